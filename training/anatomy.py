@@ -1,0 +1,197 @@
+"""Two labelled heads at 1 mm in MNI space, made from data that PyPI and Debian packages ship.
+
+Colin27 (`ch2`, Debian `mricron-data`) gives a folded cortex and the tissues outside the brain; the
+ICBM152 2009a average with its tissue maps (nilearn) gives a second brain. Tissue comes from the
+images; the deep grey nuclei, ventricles, cerebellum and brain stem are ellipsoids in MNI space that
+we placed by eye, intersected with the tissue. They look right at 2 mm; they are no atlas.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import tempfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Labels = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+SHAPE = (181, 217, 181)
+ORIGIN = (-90.0, -125.0, -71.0)  # mm, MNI; x grows to the right
+DEBIAN_PACKAGE = "mricron-data"
+
+CSF, GREY, SKULL, MUSCLE, FAT, SKIN = 131, 22, 120, 156, 157, 168
+WMH, TUMOUR = 150, 176
+THIRD, FOURTH, STEM = 214, 215, 220
+# name: (right, left) ids of MAISI's vocabulary (upstream configs/label_dict_ctmr.json)
+PAIRS = {
+    "amygdala": (218, 219),
+    "caudate": (221, 222),
+    "cerebellum": (223, 224),
+    "cerebellum_white": (225, 226),
+    "white": (227, 228),
+    "hippocampus": (229, 230),
+    "lateral_ventricle": (233, 234),
+    "pallidum": (235, 236),
+    "putamen": (237, 238),
+    "thalamus": (239, 240),
+}
+# centre and radii in mm for the right side, MNI; the left mirrors x
+NUCLEI = (
+    ("thalamus", (11, -19, 8), (9, 14, 8), "brain"),
+    ("caudate", (12, 14, 8), (6, 9, 10), "brain"),
+    ("caudate", (16, -3, 20), (4, 16, 5), "grey"),
+    ("putamen", (27, 4, 1), (6, 15, 9), "brain"),
+    ("pallidum", (20, -3, -1), (5, 8, 6), "brain"),
+    ("hippocampus", (27, -23, -13), (8, 16, 6), "grey"),
+    ("amygdala", (22, -4, -18), (8, 7, 7), "grey"),
+)
+
+
+def _debian_templates(cache: Path) -> Path:
+    """The unpacked `templates` folder of Debian's mricron-data."""
+    found = Path("/usr/share/mricron/templates")
+    if found.is_dir():
+        return found
+    unpacked = cache / "usr/share/mricron/templates"
+    if not unpacked.is_dir():
+        with tempfile.TemporaryDirectory() as temporary:
+            subprocess.run(["apt-get", "download", DEBIAN_PACKAGE], cwd=temporary, check=True)
+            package = next(Path(temporary).glob("*.deb"))
+            subprocess.run(["dpkg-deb", "-x", str(package), str(cache)], check=True)
+    return unpacked
+
+
+def _on_grid(path: Path) -> NDArray[np.float32]:
+    """The image at `path` (1 mm, axis aligned) moved onto the common grid `[181, 217, 181]`."""
+    image = nib.load(path)  # type: ignore[attr-defined]
+    data = np.asarray(image.dataobj, dtype=np.float32)
+    shift = [round(o - a) for o, a in zip(ORIGIN, image.affine[:3, 3], strict=True)]
+    out = np.zeros(SHAPE, np.float32)
+    source, target = [], []
+    for offset, have, want in zip(shift, data.shape, SHAPE, strict=True):
+        low, high = max(offset, 0), min(offset + want, have)
+        source.append(slice(low, high))
+        target.append(slice(low - offset, high - offset))
+    out[tuple(target)] = data[tuple(source)]
+    return out
+
+
+def _ball(radius: int) -> Mask:
+    grid = np.indices((2 * radius + 1,) * 3) - radius
+    return np.asarray((grid**2).sum(0) <= radius**2)
+
+
+def _close(mask: Mask, mm: int) -> Mask:
+    """Closing by distance transforms, which cost the same for any radius."""
+    near = ndimage.distance_transform_edt(~np.pad(mask, mm)) <= mm
+    return np.asarray(ndimage.distance_transform_edt(near) > mm)[(slice(mm, -mm),) * 3]
+
+
+def _ellipsoid(centre: tuple[float, ...], radii: tuple[float, ...]) -> Mask:
+    grid = [np.arange(n) + o for n, o in zip(SHAPE, ORIGIN, strict=True)]
+    parts = [((g - c) / r) ** 2 for g, c, r in zip(grid, centre, radii, strict=True)]
+    return np.asarray(
+        parts[0][:, None, None] + parts[1][None, :, None] + parts[2][None, None, :] <= 1
+    )
+
+
+def _outer_head(head: NDArray[np.float32], intracranial: Mask) -> Labels:
+    """Skin, fat, muscle and skull from the T1 intensities outside the intracranial space."""
+    body = ndimage.binary_opening(head > 22, _ball(1))
+    components, _ = ndimage.label(body)
+    body = components == np.bincount(components.ravel())[1:].argmax() + 1
+    body = _close(np.pad(body, ((0, 0), (0, 0), (12, 0)), mode="edge"), 6)[:, :, 12:] | intracranial
+    body = np.asarray(ndimage.binary_fill_holes(body))
+    depth = ndimage.distance_transform_edt(np.pad(body, ((1, 1), (1, 1), (0, 1))))[1:-1, 1:-1, :-1]
+    smooth = ndimage.gaussian_filter(head, 0.7)
+    to_brain = ndimage.distance_transform_edt(~intracranial)
+    labels = np.zeros(SHAPE, np.uint8)
+    outside = body & ~intracranial
+    labels[outside] = MUSCLE
+    labels[outside & (smooth > 105)] = FAT
+    labels[outside & (smooth < 52)] = SKULL
+    labels[outside & (to_brain <= 2.5)] = SKULL  # the inner table closes the vault
+    labels[outside & (depth <= 2.5)] = SKIN
+    return labels
+
+
+def _brain(grey: Mask, white: Mask, intracranial: Mask) -> Labels:
+    """Tissue classes to MAISI's brain labels, `[181, 217, 181]`."""
+    x, y, z = np.meshgrid(
+        *[np.arange(n) + o for n, o in zip(SHAPE, ORIGIN, strict=True)], indexing="ij", sparse=True
+    )
+    right = np.broadcast_to(x >= 0, SHAPE)
+    labels = np.zeros(SHAPE, np.uint8)
+
+    def paint(where: Mask, name: str) -> None:
+        labels[where & right], labels[where & ~right] = PAIRS[name]
+
+    labels[intracranial] = CSF
+    labels[grey] = GREY
+    paint(white, "white")
+    fluid = intracranial & ~grey & ~white
+    brain = grey | white
+    posterior = _ellipsoid((0, -64, -38), (56, 38, 27)) & (z < -12 - 0.25 * (y + 60)) & (y < -36)
+    paint(posterior & grey, "cerebellum")
+    paint(posterior & white, "cerebellum_white")
+    labels[brain & _ellipsoid((0, -28, -36), (16, 13, 30)) & (z < -8)] = STEM
+    tissue = {"brain": brain, "grey": grey}
+    for name, (cx, cy, cz), radii, kind in NUCLEI:
+        both = _ellipsoid((cx, cy, cz), radii) | _ellipsoid((-cx, cy, cz), radii)
+        paint(both & tissue[kind], name)
+    deep = fluid & (ndimage.distance_transform_edt(intracranial) > 22) & (np.abs(x) < 34)
+    paint(deep & (z > -2) & (z < 36) & (np.abs(x) > 1) & (y > -52) & (y < 40), "lateral_ventricle")
+    labels[deep & (np.abs(x) <= 4) & (z > -14) & (z < 12) & (y > -32) & (y < 8)] = THIRD
+    labels[fluid & (np.abs(x) < 14) & (z > -48) & (z < -20) & (y > -54) & (y < -36)] = FOURTH
+    return labels
+
+
+def _colin(templates: Path) -> tuple[Labels, Mask, NDArray[np.float32]]:
+    head = _on_grid(templates / "ch2.nii.gz")
+    inside = _on_grid(templates / "ch2bet.nii.gz") > 0
+    inside = np.asarray(ndimage.binary_opening(inside, _ball(2)))
+    intracranial = np.asarray(ndimage.binary_dilation(_close(inside, 10), _ball(1)))
+    # modes of ch2 inside the brain: fluid ~45, grey ~88, white ~112
+    tissue = ndimage.gaussian_filter(head, 0.5)
+    core = np.asarray(ndimage.binary_dilation(inside, _ball(1)))
+    white = core & (tissue > 101) & (tissue < 135)
+    grey = core & (tissue > 66) & ~white
+    return _brain(grey, white, intracranial), intracranial, head
+
+
+def _icbm() -> tuple[Labels, Mask]:
+    spec = importlib.util.find_spec("nilearn")
+    assert spec is not None and spec.origin is not None, "nilearn is needed: pip install nilearn"
+    folder = Path(spec.origin).parent / "datasets/data"
+    t1, grey, white = (
+        _on_grid(folder / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz")
+        for kind in ("t1", "gm", "wm")
+    )
+    intracranial = _close(t1 > 0, 4)
+    is_white = (white > grey) & (white > 110)
+    is_grey = (grey >= white) & (grey > 125)
+    return _brain(is_grey, is_white, intracranial), intracranial
+
+
+def heads(cache: Path) -> list[Labels]:
+    """Label maps `[181, 217, 181]` uint8 at 1 mm, RAS+, of Colin27 and of ICBM152 in Colin's skull.
+
+    Raises CalledProcessError where Debian's package cannot be had.
+    """
+    stored = cache / "heads.npz"
+    if not stored.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        brain, space, head = _colin(_debian_templates(cache))
+        other, other_space = _icbm()
+        outer = _outer_head(head, space)
+        colin = np.where(space, brain, outer)
+        icbm = np.where(other_space, other, np.where(space, np.uint8(CSF), outer))
+        np.savez_compressed(stored, colin=colin, icbm=icbm)
+    with np.load(stored) as data:
+        return [data["colin"], data["icbm"]]

@@ -1,0 +1,63 @@
+"""The training set on disk: one `.npz` a subject, made by as many processes as there are cores."""
+
+from __future__ import annotations
+
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .anatomy import heads
+from .synthesis import MODALITIES, OUTSIDE, render, subject
+
+CONTRASTS = ("mri_t1", "mri_t2", "mri_flair", "mri_swi")
+HELD_OUT = 100_000  # seeds from here on are never trained on
+
+
+def _make(task: tuple[Path, Path, int]) -> None:
+    cache, folder, seed = task
+    path = folder / f"{seed}.npz"
+    if path.exists():
+        return
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(seed)
+    who = subject(rng, heads(cache))
+    images = np.stack([render(rng, who, name) for name in CONTRASTS]).astype(np.float16)
+    temporary = path.with_suffix(".part.npz")
+    np.savez(temporary, mask=who.mask, images=images, spacing=who.spacing)
+    temporary.rename(path)
+
+
+def make(cache: Path, count: int, held_out: int, jobs: int) -> None:
+    """Write `count` training and `held_out` test subjects below `cache`; finished ones are kept."""
+    heads(cache)
+    seeds = [*range(HELD_OUT, HELD_OUT + held_out), *range(count)]
+    folder = cache / "subjects"
+    folder.mkdir(exist_ok=True)
+    with get_context("spawn").Pool(jobs) as pool:
+        pool.map(_make, [(cache, folder, seed) for seed in seeds], chunksize=1)
+
+
+def paths(cache: Path, held_out: bool = False) -> list[Path]:
+    """The subjects' files, ordered by seed."""
+    files = [p for p in (cache / "subjects").glob("*.npz") if "part" not in p.name]
+    files = [p for p in files if (int(p.stem) >= HELD_OUT) == held_out]
+    return sorted(files, key=lambda p: int(p.stem))
+
+
+def load(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float16], float]:
+    """Mask `[X, Y, Z]`, images `[4, X, Y, Z]` in the order of `CONTRASTS`, spacing in mm."""
+    with np.load(path) as data:
+        return data["mask"], data["images"], float(data["spacing"])
+
+
+def image(
+    mask: NDArray[np.uint8], images: NDArray[np.float16], modality: str
+) -> NDArray[np.float32]:
+    """The image of one modality; skull-stripped ones are the whole head outside whose brain is 0."""
+    whole = images[list(MODALITIES).index(modality) % 4].astype(np.float32)
+    if modality.endswith("skull_stripped"):
+        whole[np.isin(mask, OUTSIDE)] = 0
+    return whole

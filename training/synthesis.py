@@ -1,0 +1,194 @@
+"""Masks and renders: a head is warped, given lesions, and painted in the contrast asked for.
+
+The generative recipe follows SynthSeg (Billot et al., Medical Image Analysis 2023): intensities per
+label, a smooth bias field, noise; unlike SynthSeg the means are tied to a real contrast. A render is
+made on a grid twice as fine as the mask and averaged down, so that its edges hold partial volume.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from . import anatomy as a
+from .anatomy import Labels
+
+SIZE = (96, 112, 96)
+SPACING = 2.0  # mm
+MODALITIES = {
+    "mri_t1": 9,
+    "mri_t2": 10,
+    "mri_flair": 11,
+    "mri_swi": 20,
+    "mri_t1_skull_stripped": 29,
+    "mri_t2_skull_stripped": 30,
+    "mri_flair_skull_stripped": 31,
+    "mri_swi_skull_stripped": 32,
+}
+OUTSIDE = (a.SKULL, a.MUSCLE, a.FAT, a.SKIN)
+FLUID = (a.CSF, a.THIRD, a.FOURTH, *a.PAIRS["lateral_ventricle"])
+WHITE = a.PAIRS["white"]
+FLIP = np.arange(256, dtype=np.uint8)
+for _right, _left in a.PAIRS.values():
+    FLIP[_right], FLIP[_left] = _left, _right
+
+# mean intensity, 1.0 = bright white matter in T1; columns T1, T2, FLAIR, SWI. Chosen by eye to follow
+# the order of tissues in clinical 3 T images; not measured values.
+_MEANS: dict[int | tuple[int, ...], tuple[float, float, float, float]] = {
+    FLUID: (0.14, 0.92, 0.12, 0.82),
+    a.GREY: (0.52, 0.58, 0.62, 0.62),
+    a.PAIRS["cerebellum"]: (0.52, 0.58, 0.60, 0.62),
+    WHITE: (0.84, 0.34, 0.38, 0.42),
+    a.PAIRS["cerebellum_white"]: (0.82, 0.36, 0.40, 0.43),
+    a.STEM: (0.76, 0.42, 0.45, 0.46),
+    a.PAIRS["caudate"]: (0.56, 0.52, 0.58, 0.40),
+    a.PAIRS["putamen"]: (0.60, 0.47, 0.54, 0.34),
+    a.PAIRS["pallidum"]: (0.70, 0.32, 0.40, 0.20),
+    a.PAIRS["thalamus"]: (0.67, 0.46, 0.52, 0.50),
+    a.PAIRS["hippocampus"]: (0.53, 0.60, 0.66, 0.60),
+    a.PAIRS["amygdala"]: (0.54, 0.60, 0.66, 0.60),
+    a.WMH: (0.60, 0.68, 0.98, 0.56),
+    a.TUMOUR: (0.38, 0.78, 0.90, 0.52),
+    a.SKULL: (0.07, 0.06, 0.06, 0.05),
+    a.SKIN: (0.58, 0.36, 0.36, 0.32),
+    a.FAT: (0.96, 0.80, 0.70, 0.55),
+    a.MUSCLE: (0.36, 0.20, 0.24, 0.30),
+}
+MEANS = np.zeros((4, 256), np.float32)
+for _ids, _row in _MEANS.items():
+    MEANS[:, list(_ids) if isinstance(_ids, tuple) else [_ids]] = np.array(_row)[:, None]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A warped head: `fine` `[2X, 2Y, 2Z]` and `mask` `[X, Y, Z]`, uint8 labels; spacing in mm."""
+
+    fine: Labels
+    mask: Labels
+    spacing: float
+
+
+def _smooth_noise(
+    rng: np.random.Generator, shape: tuple[int, ...], cell: int, channels: int = 1
+) -> torch.Tensor:
+    """Unit normal values every `cell` voxels, interpolated: `[channels, *shape]` float32."""
+    coarse = [max(2, round(n / cell) + 1) for n in shape]
+    values = torch.from_numpy(rng.standard_normal((1, channels, *coarse), dtype=np.float32))
+    return torch.nn.functional.interpolate(
+        values, size=tuple(shape), mode="trilinear", align_corners=True
+    )[0]
+
+
+def _coordinates(rng: np.random.Generator, spacing: float) -> list[torch.Tensor]:
+    """For each voxel of the fine grid the position in the 1 mm head, in voxels."""
+    fine = tuple(2 * n for n in SIZE)
+    angles = rng.normal(0, 0.07, 3)
+    zoom = rng.normal(1, 0.05) * np.exp(rng.normal(0, 0.025, 3))
+    rotation = np.eye(3)
+    for axis, angle in enumerate(angles):
+        i, j = [k for k in range(3) if k != axis]
+        turn = np.eye(3)
+        turn[i, i] = turn[j, j] = np.cos(angle)
+        turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
+        rotation = rotation @ turn
+    matrix = (rotation * zoom).astype(np.float32) * spacing / 2
+    centre = (np.array(a.SHAPE, np.float32) - 1) / 2 + rng.normal(0, 3, 3).astype(np.float32)
+    grids = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in fine]
+    warp = 4.0 * _smooth_noise(rng, fine, 36, 3) + 1.4 * _smooth_noise(rng, fine, 14, 3)
+    position = []
+    for row in range(3):
+        p = centre[row] + warp[row]
+        for column, grid in enumerate(grids):
+            shape = [1, 1, 1]
+            shape[column] = -1
+            p = p + float(matrix[row, column]) * grid.view(shape)
+        position.append(p)
+    # ventricles grow or shrink: a pull towards their centre that fades over 22 mm
+    middle = torch.tensor([90.0, 112.0, 84.0])
+    offsets = [p - m for p, m in zip(position, middle, strict=True)]
+    fade = torch.exp(-sum((o / 22) ** 2 for o in offsets) / 2)
+    pull = float(rng.uniform(-0.45, 0.25))
+    return [p + pull * fade * o for p, o in zip(position, offsets, strict=True)]
+
+
+def _add_lesions(rng: np.random.Generator, labels: Labels) -> None:
+    """White matter hyperintensities near the ventricles and, at times, one tumour, in place."""
+    white = np.isin(labels[::2, ::2, ::2], WHITE)
+    if rng.random() < 0.7:
+        fluid = np.isin(labels[::2, ::2, ::2], a.PAIRS["lateral_ventricle"])
+        near = white & (ndimage.distance_transform_edt(~fluid) < rng.uniform(4, 14))
+        texture = _smooth_noise(rng, near.shape, int(rng.integers(4, 8)))[0].numpy()
+        wmh = near & (texture > rng.uniform(0.5, 1.2))
+        fine = wmh.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+        labels[fine & np.isin(labels, WHITE)] = a.WMH
+    if rng.random() < 0.35:
+        spots = np.argwhere(white)
+        centre = 2 * spots[rng.integers(len(spots))]
+        radius = rng.uniform(7, 18)  # fine voxels of about 1 mm
+        low = np.maximum(centre - 30, 0).astype(int)
+        box = tuple(slice(lo, c + 30) for lo, c in zip(low, centre, strict=True))
+        part = labels[box]
+        grid = np.indices(part.shape, dtype=np.float32)
+        distance = np.sqrt(sum((g - c + lo) ** 2 for g, c, lo in zip(grid, centre, low, strict=True)))
+        edge = radius * (1 + 0.25 * _smooth_noise(rng, part.shape, 8)[0].numpy())
+        inside = (distance < edge) & (part != 0) & ~np.isin(part, OUTSIDE)
+        part[inside] = a.TUMOUR
+
+
+def _majority(fine: Labels) -> Labels:
+    """The commonest label of each 2x2x2 block: `[2X, 2Y, 2Z]` -> `[X, Y, Z]`."""
+    x, y, z = (n // 2 for n in fine.shape)
+    blocks = fine.reshape(x, 2, y, 2, z, 2).transpose(0, 2, 4, 1, 3, 5).reshape(-1, 8)
+    blocks = np.sort(blocks, axis=1)
+    votes = (blocks[:, :, None] == blocks[:, None, :]).sum(2, dtype=np.uint8)
+    return np.take_along_axis(blocks, votes.argmax(1)[:, None], 1).reshape(x, y, z)
+
+
+def subject(rng: np.random.Generator, heads: list[Labels]) -> Subject:
+    """A new head: one of `heads` flipped, warped, resized, with lesions."""
+    head = heads[0] if rng.random() < 0.65 else heads[1]
+    if rng.random() < 0.5:
+        head = FLIP[head[::-1]]
+    spacing = float(rng.uniform(1.8, 2.2))
+    position = [p.round_().to(torch.int64) for p in _coordinates(rng, spacing)]
+    inside = torch.ones(position[0].shape, dtype=torch.bool)
+    for p, n in zip(position, a.SHAPE, strict=True):
+        inside &= (p >= 0) & (p < n)
+        p.clamp_(0, n - 1)
+    flat = (position[0] * a.SHAPE[1] + position[1]) * a.SHAPE[2] + position[2]
+    fine = np.ascontiguousarray(head).ravel()[flat.numpy()] * inside.numpy().astype(np.uint8)
+    _add_lesions(rng, fine)
+    return Subject(fine, _majority(fine), spacing)
+
+
+def render(
+    rng: np.random.Generator, who: Subject, modality: str, brain_only: bool = False
+) -> NDArray[np.float32]:
+    """An image `[X, Y, Z]` float32 of about 0..1 in the given contrast."""
+    contrast = list(MODALITIES).index(modality) % 4
+    table = MEANS[contrast] * rng.normal(1, 0.03, 256).astype(np.float32)
+    for pair in a.PAIRS.values():
+        table[pair[1]] = table[pair[0]]
+    table[list(FLUID)] = table[a.CSF]
+    if brain_only or modality.endswith("skull_stripped"):
+        table[list(OUTSIDE)] = 0
+    table[0] = 0
+    painted = torch.from_numpy(table[who.fine])[None, None]
+    image = torch.nn.functional.avg_pool3d(painted, 2)[0, 0].numpy()
+    image = ndimage.gaussian_filter(image, rng.uniform(0.25, 0.4))
+    field = torch.exp(0.06 * _smooth_noise(rng, SIZE, 40)[0]).numpy()
+    texture = 1 + 0.02 * _smooth_noise(rng, SIZE, 3)[0].numpy()
+    image = image * field * texture
+    sigma = 0.008
+    noise = rng.normal(0, sigma, (2, *SIZE)).astype(np.float32)
+    image = np.hypot(image + noise[0], noise[1])  # Rician
+    return np.asarray(np.where(who.mask == 0, 0, image), dtype=np.float32)
+
+
+def without_head(mask: Labels) -> Labels:
+    """The mask with skull, skin, fat and muscle taken out."""
+    return np.where(np.isin(mask, OUTSIDE), np.uint8(0), mask)
