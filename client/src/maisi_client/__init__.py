@@ -1,0 +1,35 @@
+"""Synthetic CT and MR volumes from label masks, by a MAISI Triton server.
+
+```python
+with maisi_client.Client("localhost:8001") as client:
+    volume = client.generate("mask.nii.gz", modality="mri_t1", seed=7)
+    volume.save("t1.nii.gz")
+```
+"""
+
+from ._client import Client
+from ._errors import (
+    InvalidRequest,
+    MaisiError,
+    MaskError,
+    ServerError,
+    ServerUnavailable,
+    Timeout,
+)
+from ._preview import preview
+from ._variant import Variant
+from ._volume import Progress, Volume
+
+__all__ = [
+    "Client",
+    "InvalidRequest",
+    "MaisiError",
+    "MaskError",
+    "Progress",
+    "ServerError",
+    "ServerUnavailable",
+    "Timeout",
+    "Variant",
+    "Volume",
+    "preview",
+]

@@ -1,0 +1,35 @@
+"""What can go wrong, as types."""
+
+from __future__ import annotations
+
+
+class MaisiError(Exception):
+    """Base of every error this package raises; `str(error)` is one sentence for a person.
+
+    MaisiError
+    ├── InvalidRequest       an argument was refused, here or by the server
+    │   └── MaskError        the mask cannot be read or is not a label map
+    ├── ServerUnavailable    no server answers, or it takes no more work; already retried
+    ├── Timeout              the whole request, or the next sign of life, took too long
+    └── ServerError          the server failed while it worked
+    """
+
+
+class InvalidRequest(MaisiError):
+    """An argument was refused, here or by the server."""
+
+
+class MaskError(InvalidRequest):
+    """The mask cannot be read or is not a label map."""
+
+
+class ServerUnavailable(MaisiError):
+    """No server answers, or it takes no more work."""
+
+
+class Timeout(MaisiError):
+    """The request, or the silence within it, lasted longer than allowed."""
+
+
+class ServerError(MaisiError):
+    """The server failed while it worked on the request."""

@@ -1,0 +1,214 @@
+"""One picture of a mask and the volumes made from it, in three planes."""
+
+from __future__ import annotations
+
+import colorsys
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import voxel_sizes
+from nibabel.spatialimages import SpatialImage
+from numpy.typing import NDArray
+
+from ._errors import InvalidRequest, MaisiError
+from ._files import atomic
+from ._mask import Spacing, load_mask, open_image, parse_spacing
+from ._volume import Volume
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Grid = NDArray[Any]
+Picture = str | os.PathLike[str] | SpatialImage | Volume
+
+_PLANES = (("axial", 0, 1), ("coronal", 0, 2), ("sagittal", 1, 2))  # name, axis across, axis up
+_GAP, _TITLE, _FOOT, _SIDE = 8, 40, 32, 22  # pixels
+_PAGE, _TILE, _INK, _FAINT = "#0d1016", "#000000", "#e8eaed", "#7d8590"
+_FOOTNOTE = "synthetic  ·  radiological view: R is the patient's right, A is anterior"
+_BRAIN = (22, 131, 150, 176, *range(213, 241))  # ids of MAISI's label dictionary
+_COLOURS = {
+    **{22: "#d98880", 227: "#f4ecdf", 228: "#f4ecdf"},  # grey and white matter
+    **{131: "#2f6db3", 214: "#56c8f2", 215: "#56c8f2", 233: "#56c8f2", 234: "#56c8f2"},  # fluid
+    **{223: "#b58ad0", 224: "#b58ad0", 225: "#e6d8f2", 226: "#e6d8f2", 220: "#e8a948"},  # hindbrain
+    **{221: "#35b59c", 222: "#35b59c", 237: "#f0709a", 238: "#f0709a"},  # caudate, putamen
+    **{235: "#8a7bf0", 236: "#8a7bf0", 239: "#6cc26a", 240: "#6cc26a"},  # pallidum, thalamus
+    **{229: "#f5d547", 230: "#f5d547", 218: "#ff9d4d", 219: "#ff9d4d"},  # hippocampus, amygdala
+    **{150: "#ff4d2e", 176: "#ff2d6f"},  # lesions
+    **{120: "#77736a", 168: "#5d4a44", 157: "#8d7a4c", 156: "#5c3236"},  # skull, skin, fat, muscle
+}
+
+
+def preview(
+    mask: Picture | None,
+    volumes: Sequence[tuple[str, Picture]],
+    path: str | os.PathLike[str],
+    *,
+    tile: int = 320,
+) -> None:
+    """Draw a mask in colours and volumes in grey, a column each, and write the PNG file `path`.
+
+    The rows are the axial, coronal and sagittal planes through the middle of the brain (or of all
+    that is labelled), cropped to what is there, at one scale in mm; the widest is `tile` pixels.
+    `volumes` are pairs of title and picture, all on the mask's grid.
+
+    Raises `InvalidRequest` if the grids differ or nothing is given, `MaisiError` without Pillow.
+    """
+    require_pillow()
+    grids = [(title, *_grid(volume)) for title, volume in volumes]
+    labels = None
+    if mask is not None:
+        held = load_mask(mask.image if isinstance(mask, Volume) else mask)
+        labels, spacing = held.labels, held.spacing
+    elif grids:
+        spacing = grids[0][2]
+    else:
+        raise InvalidRequest("a preview of nothing was asked for; give a mask or a volume")
+    first = grids[0][1] if labels is None else labels
+    for title, grid, _ in grids:
+        if grid.shape != first.shape:
+            raise InvalidRequest(
+                f"'{title}' has shape {list(grid.shape)}; all must have {list(first.shape)}"
+            )
+
+    shown = first > (0 if labels is not None else first.mean())
+    focus = shown & np.isin(first, _BRAIN) if labels is not None else shown
+    focus = focus if focus.any() else shown
+    columns: list[tuple[str, Grid, Callable[[Grid, tuple[int, int]], Image.Image]]]
+    columns = [] if labels is None else [("mask", labels, _in_colours)]
+    columns += [
+        (title, grid, partial(_in_greys, window=_window(grid, focus))) for title, grid, _ in grids
+    ]
+    box, centre = _box(shown, spacing), _centre(focus)
+    extents = [(edge.stop - edge.start) * mm for edge, mm in zip(box, spacing, strict=True)]
+    rows = []
+    for name, across, up in _PLANES:
+        through = 3 - across - up
+        scale = tile / max(extents)
+        size = (round(extents[across] * scale), round(extents[up] * scale))
+        cuts = []
+        for _, grid, paint in columns:
+            cut: Grid = np.take(grid, centre[through], axis=through)[box[across], box[up]]
+            cuts.append(paint(cut.T[::-1, ::-1], size))  # superior or anterior, and right, first
+        rows.append((name, cuts))
+    with atomic(Path(path)) as draft:
+        _page([title for title, _, _ in columns], rows).save(draft, format="PNG", optimize=True)
+
+
+def require_pillow() -> None:
+    """Raise `MaisiError` if pictures cannot be drawn here."""
+    try:
+        import PIL  # noqa: F401
+    except ImportError:
+        raise MaisiError(
+            "a preview needs Pillow, which is not installed: pip install 'maisi-client[preview]'"
+        ) from None
+
+
+def _grid(picture: Picture) -> tuple[Grid, Spacing]:
+    """Return the data `[X, Y, Z]`, RAS+, and spacing of a picture."""
+    if isinstance(picture, Volume):
+        picture = picture.image
+    _, image = open_image(picture, "volume", InvalidRequest)
+    closest = nib.as_closest_canonical(image)
+    return np.asanyarray(closest.dataobj), parse_spacing(voxel_sizes(closest.affine))
+
+
+def _box(shown: NDArray[np.bool_], spacing: Spacing) -> list[slice]:
+    """Return the slices that hold all that is shown, and a margin of 4 mm."""
+    box = []
+    for axis, mm in enumerate(spacing):
+        at = np.flatnonzero(shown.any(axis=tuple({0, 1, 2} - {axis})))
+        low, high = (int(at[0]), int(at[-1]) + 1) if at.size else (0, shown.shape[axis])
+        margin = round(4 / mm)
+        box.append(slice(max(low - margin, 0), min(high + margin, shown.shape[axis])))
+    return box
+
+
+def _centre(focus: NDArray[np.bool_]) -> list[int]:
+    return [
+        round(float(np.average(np.arange(n), weights=focus.sum(axis=tuple({0, 1, 2} - {axis})))))
+        if focus.any()
+        else n // 2
+        for axis, n in enumerate(focus.shape)
+    ]
+
+
+def _window(grid: Grid, focus: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return what is drawn black and white: MR from zero, CT (below zero) around the focus."""
+    values = grid[focus] if focus.any() else grid
+    low, high = np.percentile(values, [2, 99.5]).tolist()
+    low = low if grid.min() < 0 else 0.0
+    return low, max(1.05 * high, low + 1)
+
+
+def _in_greys(cut: Grid, size: tuple[int, int], window: tuple[float, float]) -> Image.Image:
+    from PIL import Image
+
+    low, high = window
+    smooth = Image.fromarray(cut.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
+    shade = np.clip((np.asarray(smooth) - low) / (high - low), 0, 1) ** 0.9
+    return Image.fromarray(np.rint(255 * shade).astype(np.uint8)).convert("RGB")
+
+
+def _in_colours(cut: Grid, size: tuple[int, int]) -> Image.Image:
+    """Paint labels with smooth outlines: each is enlarged alone, the strongest takes the pixel."""
+    from PIL import Image, ImageFilter
+
+    ids = np.unique(cut)
+    fine = (2 * size[0], 2 * size[1])
+    soften = ImageFilter.GaussianBlur(0.4 * fine[0] / cut.shape[1])
+    shares = [
+        np.asarray(
+            Image.fromarray((255 * (cut == id_)).astype(np.uint8))
+            .resize(fine, Image.Resampling.BICUBIC)
+            .filter(soften)
+        )
+        for id_ in ids
+    ]
+    palette = np.array([_colour(int(id_)) for id_ in ids], np.uint8)
+    return Image.fromarray(palette[np.argmax(shares, axis=0)]).resize(size, Image.Resampling.BOX)
+
+
+def _colour(label: int) -> tuple[int, int, int]:
+    if label == 0:
+        return 0, 0, 0
+    if label in _COLOURS:
+        red, green, blue = bytes.fromhex(_COLOURS[label][1:])
+        return red, green, blue
+    # Steps of the golden angle keep the hues of neighbouring ids apart.
+    rgb = colorsys.hls_to_rgb(label * 0.618034 % 1, 0.62, 0.55)
+    return round(rgb[0] * 255), round(rgb[1] * 255), round(rgb[2] * 255)
+
+
+def _page(titles: list[str], rows: list[tuple[str, list[Image.Image]]]) -> Image.Image:
+    from PIL import Image, ImageDraw, ImageFont
+
+    width = max(cut.width for _, cuts in rows for cut in cuts)
+    across = _SIDE + len(titles) * (width + _GAP)
+    down = _TITLE + sum(cuts[0].height + _GAP for _, cuts in rows) + _FOOT
+    page = Image.new("RGB", (across, down), _PAGE)
+    draw = ImageDraw.Draw(page)
+    large, small = ImageFont.load_default(19), ImageFont.load_default(13)
+    for column, title in enumerate(titles):
+        middle = _SIDE + column * (width + _GAP) + width / 2
+        draw.text((middle, _TITLE / 2), title, _INK, large, anchor="mm")
+    top = _TITLE
+    for name, cuts in rows:
+        bottom = top + cuts[0].height
+        for column, cut in enumerate(cuts):
+            left = _SIDE + column * (width + _GAP)
+            draw.rectangle((left, top, left + width - 1, bottom - 1), _TILE)
+            page.paste(cut, (left + (width - cut.width) // 2, top))
+            draw.text((left + 7, top + 7), "A" if name == "sagittal" else "R", _FAINT, small)
+        label = Image.new("RGB", (cuts[0].height, _SIDE), _PAGE)
+        middle = (label.width / 2, _SIDE / 2)
+        ImageDraw.Draw(label).text(middle, name, _FAINT, small, anchor="mm")
+        page.paste(label.rotate(90, expand=True), (0, top))
+        top = bottom + _GAP
+    draw.text((_SIDE, down - _FOOT / 2 - 2), _FOOTNOTE, _FAINT, small, anchor="lm")
+    return page

@@ -1,0 +1,101 @@
+"""gRPC through tritonclient: one stream, its silences and its errors."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Generator, Mapping
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc as triton
+from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from ._errors import InvalidRequest, MaisiError, ServerError, ServerUnavailable, Timeout
+
+# Without this header Triton reports a stream's errors as text, without their status.
+_STATUS_HEADER = {"triton_grpc_error": "true"}
+
+
+def connect(url: str) -> Any:
+    """Open a connection, lazily: whether a server is there shows at the first call."""
+    return triton.InferenceServerClient(url)
+
+
+def stream(
+    url: str,
+    model: str,
+    inputs: Mapping[str, NDArray[Any]],
+    *,
+    deadline: float,
+    idle_timeout: float,
+) -> Generator[Any, None, None]:
+    """Send one request to a decoupled model and yield its results until the server says it is done.
+
+    The first result may take until `deadline` (`time.monotonic()`), as the request may have to
+    queue; each further one at most `idle_timeout` seconds. Leaving the iterator early, by an
+    exception too, cancels the request on the server.
+    """
+    inbox: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
+    done = started = False
+    client = connect(url)  # one of its own: tritonclient runs one stream a connection
+    try:
+        client.start_stream(
+            lambda result, error: inbox.put((result, error)),
+            stream_timeout=max(deadline - time.monotonic(), 0.001),
+            headers=_STATUS_HEADER,
+        )
+        client.async_stream_infer(
+            model,
+            [_tensor(name, value) for name, value in inputs.items()],
+            enable_empty_final_response=True,
+        )
+        while not done:
+            left = deadline - time.monotonic()
+            wait = min(left, idle_timeout) if started else left
+            try:
+                result, error = inbox.get(timeout=max(wait, 0))
+            except queue.Empty:
+                if wait < left:
+                    raise Timeout(
+                        f"the server at {url} fell silent for {idle_timeout:g} s"
+                    ) from None
+                raise late(url) from None
+            if error is not None:
+                raise explain(error, url, started)
+            started = True
+            done = result.get_response().parameters["triton_final_response"].bool_param
+            yield result
+    finally:
+        client.stop_stream(cancel_requests=not done)
+        client.close()
+
+
+def late(url: str) -> Timeout:
+    """Return the error for a request that has used up its time."""
+    return Timeout(f"the server at {url} did not finish the request in time")
+
+
+def explain(error: InferenceServerException, url: str, started: bool = False) -> MaisiError:
+    """Turn a tritonclient exception into one of ours, keeping the server's own sentence."""
+    message = " ".join((error.message() or "").split()) or "no reason given"
+    match str(error.status()).removeprefix("StatusCode."):
+        case "INVALID_ARGUMENT" | "NOT_FOUND" | "OUT_OF_RANGE":
+            return InvalidRequest(message)
+        case "UNAVAILABLE" if started:
+            return ServerUnavailable(f"the connection to {url} was lost: {message}")
+        case "UNAVAILABLE" if "connect to" in message or "DNS" in message:
+            # gRPC nests its reasons; the last one says what happened.
+            return ServerUnavailable(f"no server answers at {url}: {message.rsplit(': ', 1)[-1]}")
+        case "UNAVAILABLE":
+            return ServerUnavailable(f"the server at {url} is not available: {message}")
+        case "DEADLINE_EXCEEDED":
+            return late(url)
+    return ServerError(message)
+
+
+def _tensor(name: str, value: NDArray[Any]) -> Any:
+    tensor = triton.InferInput(name, list(value.shape), np_to_triton_dtype(value.dtype))
+    tensor.set_data_from_numpy(np.ascontiguousarray(value))
+    return tensor

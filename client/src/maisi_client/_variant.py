@@ -1,0 +1,41 @@
+"""What a server offers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One model variant, as its server publishes it; every length is in mm, every size in voxels.
+
+    `modalities` maps names to class codes and `labels` the ids a mask may hold to their names.
+    `size` has `min`, `max`, `multiple`, `max_voxels`; `spacing` has `min`, `max`; `limits` bound
+    `steps` and `guidance`; `defaults` fill in what a request leaves out; `presets` are named
+    combinations that the model was trained for; `weights` are SHA-256 digests.
+    """
+
+    name: str
+    license: str = ""
+    modalities: Mapping[str, int] = field(default_factory=dict)
+    labels: Mapping[int, str] = field(default_factory=dict)
+    size: Mapping[str, Any] = field(default_factory=dict)
+    spacing: Mapping[str, Any] = field(default_factory=dict)
+    solvers: tuple[str, ...] = ()
+    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict)
+
+
+def parse_variant(text: str) -> Variant:
+    """Read the JSON that a model configuration holds as its parameter `variant`."""
+    data = json.loads(text)
+    known = {key: data[key] for key in Variant.__dataclass_fields__ if key in data}
+    known["labels"] = {int(id_): name for id_, name in data.get("labels", {}).items()}
+    known["solvers"] = tuple(data.get("solvers", ()))
+    known["limits"] = {key: (low, high) for key, (low, high) in data.get("limits", {}).items()}
+    return Variant(**known)

@@ -1,0 +1,60 @@
+"""What a request gives back."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+
+from ._errors import InvalidRequest
+from ._files import atomic
+
+SUFFIXES = (".nii.gz", ".nii")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a request is: the stage at work and the fraction of the whole that is done."""
+
+    stage: str
+    fraction: float
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A synthetic volume.
+
+    `image` is int16 (Hounsfield units for CT, 0..1000 for MR) on the mask's own grid, axes and
+    affine. `report` says how it was made: seed, every parameter, seconds a stage, weights, quality.
+    """
+
+    image: nib.Nifti1Image
+    report: Mapping[str, Any]
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write `NAME.nii.gz` (or `.nii`) and the report beside it, `NAME.json`.
+
+        Each file appears whole or not at all. Returns the path of the report.
+        Raises `InvalidRequest` for another suffix and `OSError` if the folder cannot be written.
+        """
+        path, report = Path(path), report_path(path)
+        with atomic(path) as image_draft, atomic(report) as report_draft:
+            nib.save(self.image, image_draft)
+            report_draft.write_text(
+                json.dumps(dict(self.report), indent=2) + "\n", encoding="utf-8"
+            )
+        return report
+
+
+def report_path(path: str | os.PathLike[str]) -> Path:
+    """Return where the report of a volume lies: `scan.nii.gz` has `scan.json`."""
+    path = Path(path)
+    for suffix in SUFFIXES:
+        if path.name.endswith(suffix) and path.name != suffix:
+            return path.with_name(path.name.removesuffix(suffix) + ".json")
+    raise InvalidRequest(f"the output is '{path}'; its name must end in .nii.gz or .nii")
