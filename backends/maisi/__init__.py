@@ -1,0 +1,3 @@
+"""The Triton backend `maisi`: one request's way from a label mask to a volume."""
+
+VERSION = "0.1.0"
