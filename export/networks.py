@@ -61,7 +61,8 @@ def load(variant: Variant, folder: Path) -> Networks:
         try:
             network.load_state_dict(state, strict=True)
         except RuntimeError as error:
-            raise ValueError(f"checkpoint: {path} does not fit {role}: {error}") from error
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"checkpoint: {path} does not fit {role}: {reason}") from error
         networks[role] = network.float().eval().requires_grad_(False)
         digests[role] = hashlib.sha256(path.read_bytes()).hexdigest()
         scale = metadata.get("scale_factor", scale)

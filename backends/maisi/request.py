@@ -1,0 +1,266 @@
+"""What a caller may ask: checked, completed, and written down as a `Plan`."""
+
+import dataclasses
+import json
+import math
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Variant = Mapping[str, Any]
+Inputs = Mapping[str, Array]
+
+INT64_MAX = 2**63 - 1
+
+
+class InvalidRequest(ValueError):
+    """What was asked cannot be done; the message is one sentence for the caller."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides a volume but the arrays; what `report` gives back.
+
+    `size` and `padded_size` in voxels, `spacing` in millimetres; `started` is the monotonic clock
+    of the machine and `condition_seconds` how long the first room took.
+    """
+
+    variant: str
+    modality: str
+    class_label: int
+    size: tuple[int, int, int]
+    padded_size: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    seed: int
+    steps: int
+    guidance: float
+    solver: str
+    masked: bool
+    started: float = 0.0
+    condition_seconds: float = 0.0
+
+    def to_json(self, **more: float) -> str:
+        """Return the plan, with `more` fields set, as the next rooms read it."""
+        return json.dumps(dataclasses.asdict(self) | more)
+
+    @property
+    def rows(self) -> int:
+        """Rows of conditioning: one, or conditional and unconditional under guidance."""
+        return 2 if self.guidance > 0 else 1
+
+    def latent_shape(self, variant: Variant) -> tuple[int, ...]:
+        """Return [1, C, x, y, z]."""
+        factor = variant["latent"]["factor"]
+        return (1, variant["latent"]["channels"], *(side // factor for side in self.padded_size))
+
+
+def complete(variant: Variant, inputs: Inputs) -> Plan:
+    """Check `inputs`, the tensors of the public contract that are present, and fill in the rest.
+
+    Raises InvalidRequest with one sentence naming the input, its value and what is allowed. Shapes
+    are checked before any voxel is looked at.
+    """
+    defaults, limits = variant["defaults"], variant["limits"]
+    mask = inputs.get("mask")
+    size = _size(variant, inputs)
+    padded = padded_size(variant, size)
+    modality = _modality(variant, inputs)
+    solver = _text(inputs, "solver") if "solver" in inputs else defaults["solver"]
+    if solver not in variant["solvers"]:
+        raise InvalidRequest(f"solver: {quote(solver)} is not one of {join(variant['solvers'])}")
+    plan = Plan(
+        variant=variant["name"],
+        modality=modality,
+        class_label=variant["modalities"][modality],
+        size=size,
+        padded_size=padded,
+        spacing=_spacing(variant, inputs),
+        seed=_whole(inputs, "seed", secrets.randbelow(2**31), 0, INT64_MAX),
+        steps=_whole(inputs, "steps", defaults["steps"], *limits["steps"]),
+        guidance=_number(inputs, "guidance", defaults["guidance"], *limits["guidance"]),
+        solver=solver,
+        masked=mask is not None,
+    )
+    if mask is not None:
+        _check_labels(variant, mask)
+    if "latent" in inputs:
+        check_latent(variant, plan, "latent", inputs["latent"])
+    return plan
+
+
+def parse_plan(variant: Variant, text: Array) -> Plan:
+    """Read a plan that an earlier room wrote, as untrusted as any other input.
+
+    Raises InvalidRequest.
+    """
+    written = _text({"plan": text}, "plan", limit=10_000)
+    try:
+        fields = json.loads(written)
+        for name in ("size", "padded_size", "spacing"):
+            fields[name] = tuple(fields[name])
+        plan = Plan(**fields)
+        again = {
+            "size": np.array(plan.size),
+            "spacing": np.array(plan.spacing),
+            "seed": np.array([plan.seed]),
+            "steps": np.array([plan.steps]),
+            "guidance": np.array([plan.guidance]),
+            "solver": np.array([plan.solver], dtype=object),
+            "modality": np.array([plan.modality], dtype=object),
+        }
+        times = {"started": plan.started, "condition_seconds": plan.condition_seconds}
+        agreed = dataclasses.replace(complete(variant, again), masked=bool(plan.masked), **times)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"plan: {error}") from error
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise InvalidRequest("plan: not what the condition model of this variant writes") from error
+    if agreed != plan or not all(_is_real(value) for value in times.values()):
+        raise InvalidRequest("plan: not what the condition model of this variant writes")
+    return agreed
+
+
+def check_latent(variant: Variant, plan: Plan, name: str, latent: Array) -> None:
+    """Refuse a latent of another shape than `plan` asks for, or with values that are not finite."""
+    shape = plan.latent_shape(variant)
+    if latent.shape != shape:
+        raise InvalidRequest(
+            f"{name}: shape {list(latent.shape)} does not fit a volume of {by(plan.size)} voxels, "
+            f"which takes {list(shape)}"
+        )
+    if not np.isfinite(latent).all():
+        raise InvalidRequest(f"{name}: holds NaN or infinite values, only finite ones are allowed")
+
+
+def padded_size(variant: Variant, size: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Return `size` rounded up to what the networks take."""
+    multiple = variant["size"]["multiple"]
+    x, y, z = (-(-side // multiple) * multiple for side in size)
+    return x, y, z
+
+
+def _size(variant: Variant, inputs: Inputs) -> tuple[int, int, int]:
+    if "mask" in inputs:
+        if "size" in inputs:
+            raise InvalidRequest("size: given together with a mask, which already has a size")
+        name, shape = "mask", inputs["mask"].shape
+        if len(shape) != 3:
+            raise InvalidRequest(f"mask: {len(shape)} axes, but a mask has three: [X, Y, Z]")
+        sides = [int(side) for side in shape]
+    elif "size" in inputs:
+        name = "size"
+        sides = [int(side) for side in _values(inputs, name, 3)]
+    else:
+        name, sides = "size", variant["defaults"]["size"]
+    x, y, z = sides
+    low, high, most = (variant["size"][key] for key in ("min", "max", "max_voxels"))
+    if not all(a <= side <= b for a, side, b in zip(low, sides, high, strict=True)):
+        raise InvalidRequest(
+            f"{name}: {by(sides)} voxels is outside what is allowed, {by(low)} to {by(high)}"
+        )
+    if x * y * z > most:
+        raise InvalidRequest(
+            f"{name}: {by(sides)} is {x * y * z} voxels, and at most {most} are allowed"
+        )
+    return x, y, z
+
+
+def _spacing(variant: Variant, inputs: Inputs) -> tuple[float, float, float]:
+    low, high = variant["spacing"]["min"], variant["spacing"]["max"]
+    if "spacing" not in inputs:
+        x, y, z = (float(side) for side in variant["defaults"]["spacing"])
+        return x, y, z
+    x, y, z = sides = [_shortest(side) for side in _values(inputs, "spacing", 3)]
+    # Written so that NaN fails.
+    if not all(a <= side <= b for a, side, b in zip(low, sides, high, strict=True)):
+        raise InvalidRequest(
+            f"spacing: {by(sides)} mm is outside what is allowed, {by(low)} to {by(high)} mm"
+        )
+    return x, y, z
+
+
+def _modality(variant: Variant, inputs: Inputs) -> str:
+    known: Mapping[str, int] = variant["modalities"]
+    if "modality" not in inputs:
+        return str(variant["defaults"]["modality"])
+    asked = _text(inputs, "modality")
+    for name, code in known.items():
+        if asked in (name, str(code)):
+            return name
+    allowed = join(f"{name} ({code})" for name, code in known.items())
+    raise InvalidRequest(f"modality: {quote(asked)} is not one of {allowed}")
+
+
+def _check_labels(variant: Variant, mask: Array) -> None:
+    seen = np.zeros(256, dtype=bool)
+    seen[mask] = True
+    ids = np.flatnonzero(seen).tolist()
+    unknown = [label for label in ids if str(label) not in variant["labels"]]
+    if unknown:
+        allowed = join(sorted(int(label) for label in variant["labels"]))
+        raise InvalidRequest(
+            f"mask: holds {join(unknown)}, and the labels of {variant['name']} are {allowed}"
+        )
+    if ids == [0]:
+        raise InvalidRequest("mask: every voxel is 0, and at least one must be a label")
+
+
+def _values(inputs: Inputs, name: str, count: int) -> list[Any]:
+    array = inputs[name]
+    if array.shape != (count,):
+        raise InvalidRequest(f"{name}: shape {list(array.shape)}, but {[count]} is allowed")
+    return list(array.tolist())
+
+
+def _whole(inputs: Inputs, name: str, default: int, low: int, high: int) -> int:
+    value = int(_values(inputs, name, 1)[0]) if name in inputs else int(default)
+    if not low <= value <= high:
+        raise InvalidRequest(f"{name}: {value} is outside what is allowed, {low} to {high}")
+    return value
+
+
+def _number(inputs: Inputs, name: str, default: float, low: float, high: float) -> float:
+    value = _shortest(_values(inputs, name, 1)[0]) if name in inputs else float(default)
+    if not low <= value <= high:
+        raise InvalidRequest(f"{name}: {value:g} is outside what is allowed, {low:g} to {high:g}")
+    return value
+
+
+def _text(inputs: Inputs, name: str, limit: int = 100) -> str:
+    value = _values(inputs, name, 1)[0]
+    try:
+        text = value if isinstance(value, str) else bytes(value).decode()
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"{name}: {quote(repr(value[:40]))} is not text in UTF-8") from None
+    if len(text) > limit:
+        raise InvalidRequest(f"{name}: {len(text)} characters, and at most {limit} are allowed")
+    return text
+
+
+def _shortest(value: float) -> float:
+    """Return the number that was meant: 0.9 for the float32 that prints as 0.9."""
+    with np.errstate(over="ignore"):
+        return float(str(np.float32(value)))
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, float | int) and math.isfinite(value)
+
+
+def by(sides: Any) -> str:
+    """Write three sides as `96 x 128 x 96`."""
+    return " x ".join(f"{side:g}" if isinstance(side, float) else str(side) for side in sides)
+
+
+def join(values: Any) -> str:
+    """Write values as a list in a sentence."""
+    return ", ".join(str(value) for value in values)
+
+
+def quote(text: str) -> str:
+    """Quote what came from outside, on one line."""
+    return repr(text[:60])

@@ -1,0 +1,45 @@
+"""The loop: noise to latent, one call of the flow graph a step."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from . import schedule
+from .request import Plan, Variant
+
+# Runs a model of the variant: its short name, inputs, names of outputs -> the outputs. A tensor is
+# a numpy array or whatever an earlier call gave back.
+Engine = Callable[[str, Mapping[str, Any], Sequence[str]], list[Any]]
+
+
+def sample(
+    variant: Variant,
+    plan: Plan,
+    noise: Any,
+    conditions: Mapping[str, Any],
+    engine: Engine,
+    after: Callable[[int, int], None] = lambda done, total: None,
+) -> Any:
+    """Carry `noise` [1, C, x, y, z] along the flow and return the latent of the same shape.
+
+    `conditions`: `class_labels`, `spacing_mm100` and, for a masked plan, `embedding`. `after` hears
+    of every call (calls done, calls in all) and stops the loop by raising.
+    """
+    model = "flow_masked" if plan.masked else "flow"
+    fixed = {**conditions, "guidance": np.array([plan.guidance], np.float32)}
+    numel = math.prod(plan.latent_shape(variant)[2:])
+    calls = schedule.steps(variant["schedule"], numel, plan.steps, plan.solver)
+    latent = velocity = noise
+    for done, call in enumerate(calls, start=1):
+        inputs = {
+            **fixed,
+            "latent": latent,
+            "z": velocity,
+            "timestep": np.array([call.timestep], np.float32),
+            "coefficients": np.array([call.a, call.b, call.c], np.float32),
+        }
+        latent, velocity = engine(model, inputs, ["next_latent", "velocity"])
+        after(done, len(calls))
+    return latent
