@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from . import _transport as transport
-from ._errors import InvalidRequest, ServerError, ServerUnavailable
+from ._errors import InvalidRequest, MaisiError, ServerError, ServerUnavailable
 from ._mask import Mask, Spacing, load_mask, parse_spacing, resample_nearest, restore
 from ._variant import Variant, parse_variant
 from ._volume import Progress, Volume
@@ -170,14 +170,11 @@ class Client:
 
     def _info(self) -> dict[str, Variant]:
         variants = {}
-        try:
-            index = self._unary.get_model_repository_index(client_timeout=self.timeout)
-            for name in sorted({model.name for model in index.models if model.state == "READY"}):
-                config = self._unary.get_model_config(name, client_timeout=self.timeout).config
-                if config.platform == "ensemble" and "variant" in config.parameters:
-                    variants[name] = parse_variant(config.parameters["variant"].string_value)
-        except InferenceServerException as error:
-            raise transport.explain(error, self.url) from error
+        models = self._call(self._unary.get_model_repository_index).models
+        for name in sorted({model.name for model in models if model.state == "READY"}):
+            config = self._call(self._unary.get_model_config, name).config
+            if config.platform == "ensemble" and "variant" in config.parameters:
+                variants[name] = parse_variant(config.parameters["variant"].string_value)
         return variants
 
     def _events(
@@ -197,7 +194,10 @@ class Client:
                 deadline=deadline,
                 idle_timeout=self.idle_timeout,
             )
-            return results, next(results)
+            try:
+                return results, next(results, None)
+            except transport.UnknownModel as error:
+                raise self._missing(variant) from error
 
         results, result = self._retry(begin, deadline)
         try:
@@ -213,6 +213,20 @@ class Client:
         finally:
             results.close()
         raise ServerError(f"the server at {self.url} ended without a volume")
+
+    def _missing(self, variant: str) -> MaisiError:
+        """Tell a variant that is being loaded from one that is not there."""
+        models = self._call(self._unary.get_model_repository_index).models
+        if any(model.name == f"{variant}.stream" for model in models):
+            return ServerUnavailable(f"variant '{variant}' is not ready at {self.url}")
+        served = ", ".join(self._info()) or "none"
+        return InvalidRequest(f"the variant is '{variant}'; {self.url} serves {served}")
+
+    def _call(self, method: Callable[..., Any], *args: str) -> Any:
+        try:
+            return method(*args, client_timeout=self.timeout)
+        except InferenceServerException as error:
+            raise transport.explain(error, self.url) from error
 
     def _retry(self, attempt: Callable[[], _T], deadline: float) -> _T:
         """Call until it works, an error is not ServerUnavailable, or tries or time run out."""

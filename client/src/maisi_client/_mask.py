@@ -54,7 +54,7 @@ def load_mask(mask: str | os.PathLike[str] | SpatialImage) -> Mask:
     """
     name, source = open_image(mask)
     shape = _volume_shape(name, source)
-    affine = np.asarray(source.affine)
+    affine = np.asarray(source.affine, dtype=np.float64)  # None becomes NaN
     to_ras = orientations.io_orientation(affine) if np.isfinite(affine).all() else np.array(np.nan)
     if not np.isfinite(to_ras).all():
         raise MaskError(f"{name} has an affine that is not finite or drops an axis")

@@ -206,8 +206,8 @@ def _page(titles: list[str], rows: list[tuple[str, list[Image.Image]]]) -> Image
             page.paste(cut, (left + (width - cut.width) // 2, top))
             draw.text((left + 7, top + 7), "A" if name == "sagittal" else "R", _FAINT, small)
         label = Image.new("RGB", (cuts[0].height, _SIDE), _PAGE)
-        middle = (label.width / 2, _SIDE / 2)
-        ImageDraw.Draw(label).text(middle, name, _FAINT, small, anchor="mm")
+        at = (label.width / 2, _SIDE / 2)
+        ImageDraw.Draw(label).text(at, name, _FAINT, small, anchor="mm")
         page.paste(label.rotate(90, expand=True), (0, top))
         top = bottom + _GAP
     draw.text((_SIDE, down - _FOOT / 2 - 2), _FOOTNOTE, _FAINT, small, anchor="lm")

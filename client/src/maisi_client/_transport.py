@@ -18,6 +18,10 @@ from ._errors import InvalidRequest, MaisiError, ServerError, ServerUnavailable,
 _STATUS_HEADER = {"triton_grpc_error": "true"}
 
 
+class UnknownModel(Exception):
+    """The server has no model of this name."""
+
+
 def connect(url: str) -> Any:
     """Open a connection, lazily: whether a server is there shows at the first call."""
     return triton.InferenceServerClient(url)
@@ -63,10 +67,14 @@ def stream(
                     ) from None
                 raise late(url) from None
             if error is not None:
+                if error.status() is None and "unknown model" in error.message():
+                    raise UnknownModel(model)
                 raise explain(error, url, started)
             started = True
-            done = result.get_response().parameters["triton_final_response"].bool_param
-            yield result
+            response = result.get_response()
+            done = response.parameters["triton_final_response"].bool_param
+            if response.raw_output_contents:  # the last message may be no more than the flag
+                yield result
     finally:
         client.stop_stream(cancel_requests=not done)
         client.close()

@@ -1,0 +1,182 @@
+"""Label maps: every grid in, the same grid out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from maisi_client import InvalidRequest, MaskError
+from maisi_client._mask import load_mask, parse_spacing, resample_linear, resample_nearest, restore
+
+RNG = np.random.default_rng(5)
+
+
+def oblique(codes: str, sizes: tuple[float, float, float], degrees: float = 20.0) -> Any:
+    """An affine whose voxel axes point along `codes`, tilted about x, away from the origin."""
+    turn = np.deg2rad(degrees)
+    tilt = np.array([[1, 0, 0], [0, np.cos(turn), -np.sin(turn)], [0, np.sin(turn), np.cos(turn)]])
+    axes = nib.orientations.axcodes2ornt(codes)
+    basis = np.zeros((3, 3))
+    for voxel_axis, (world_axis, sign) in enumerate(axes):
+        basis[int(world_axis), voxel_axis] = sign * sizes[voxel_axis]
+    affine = np.eye(4)
+    affine[:3, :3] = tilt @ basis
+    affine[:3, 3] = (-31.5, 12.25, 7)
+    return affine
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LAS", "LPS", "PSR", "ILA", "SPL"])
+@pytest.mark.parametrize("degrees", [0.0, 20.0])
+def test_axes_point_right_anterior_superior(codes: str, degrees: float) -> None:
+    sizes, shape = (1.0, 2.0, 3.0), (9, 10, 11)
+    data = np.zeros(shape, np.uint8)
+    data[2, 3, 4] = 150
+    mask = load_mask(nib.Nifti1Image(data, oblique(codes, sizes, degrees)))
+
+    axes = ["LR", "PA", "IS"]
+    for axis, ends in enumerate(axes):
+        stored = next(i for i, code in enumerate(codes) if code in ends)
+        at = (2, 3, 4)[stored]
+        expected = at if codes[stored] == ends[1] else shape[stored] - 1 - at
+        assert np.argwhere(mask.labels == 150)[0][axis] == expected
+        assert mask.spacing[axis] == pytest.approx(sizes[stored])
+        assert mask.labels.shape[axis] == shape[stored]
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LAS", "PSR", "ILA"])
+@pytest.mark.parametrize("degrees", [0.0, 20.0])
+def test_volume_comes_back_to_its_own_space(tmp_path: Path, codes: str, degrees: float) -> None:
+    data = RNG.integers(0, 256, (9, 10, 11)).astype(np.uint8)
+    image = nib.Nifti1Image(data, oblique(codes, (1.0, 2.0, 3.0), degrees))
+    image.header.set_qform(image.affine, 1)
+    nib.save(image, tmp_path / "mask.nii.gz")
+    mask = load_mask(tmp_path / "mask.nii.gz")
+
+    back = restore(mask.labels.astype(np.int16), mask.spacing, mask)
+    nib.save(back, tmp_path / "back.nii.gz")
+    back, image = nib.load(tmp_path / "back.nii.gz"), nib.load(tmp_path / "mask.nii.gz")
+    assert np.array_equal(np.asanyarray(back.dataobj), data)
+    assert np.array_equal(back.affine, image.affine)
+    for form in ("get_qform", "get_sform"):
+        theirs, ours = (getattr(i.header, form)(coded=True) for i in (image, back))
+        assert theirs[1] == ours[1] and np.array_equal(theirs[0], ours[0])
+    assert back.get_data_dtype() == np.int16
+
+
+def test_resampling_keeps_the_centre_and_the_labels() -> None:
+    labels = np.zeros((40, 30, 20), np.uint8)
+    labels[10:30, 10:20, 5:15] = 22
+    coarse = resample_nearest(labels, (1, 1, 1), (2, 2, 2))
+    assert coarse.shape == (20, 15, 10)
+    assert set(np.unique(coarse)) == {0, 22}
+    fine, rough = (np.argwhere(grid).mean(axis=0) + 0.5 for grid in (labels, coarse))
+    assert fine == pytest.approx(2 * rough, abs=1)  # half a coarse voxel
+
+    same = resample_nearest(labels, (1, 1, 1), (1, 1, 1))
+    assert np.array_equal(same, labels)
+
+
+def test_linear_resampling_is_exact_on_a_plane() -> None:
+    x, y, z = np.meshgrid(*map(np.arange, (20, 15, 10)), indexing="ij")
+    plane = (40 * x + 20 * y + 80 * z).astype(np.int16)
+    fine = resample_linear(plane, (2, 2, 2), (40, 30, 20), (1, 1, 1))
+    x, y, z = (np.clip((np.arange(n) - 0.5) / 2, 0, n / 2 - 1) for n in (40, 30, 20))
+    expected = 40 * x[:, None, None] + 20 * y[:, None] + 80 * z
+    assert np.abs(fine - expected).max() <= 0.5
+
+
+def test_restore_from_another_spacing_keeps_background_empty() -> None:
+    data = np.zeros((40, 30, 20), np.uint8)
+    data[11:29, 9:20, 5:15] = 22
+    mask = load_mask(nib.Nifti1Image(data, oblique("PSR", (1.0, 1.5, 1.0))))
+    coarse = resample_nearest(mask.labels, mask.spacing, (2.0, 2.0, 2.0))
+    volume = np.where(coarse > 0, 500, -1000).astype(np.int16)
+    back = np.asanyarray(restore(volume, (2.0, 2.0, 2.0), mask).dataobj)
+    assert back.shape == data.shape
+    assert (back[data == 0] == -1000).all()
+    assert (back[14:26, 12:17, 8:12] == 500).all()
+
+
+def test_whole_floats_and_a_trailing_axis_are_labels(tmp_path: Path) -> None:
+    data = RNG.integers(0, 241, (6, 7, 8)).astype(np.float64)
+    nib.save(nib.Nifti1Image(data[..., None], np.eye(4)), tmp_path / "mask.nii")
+    mask = load_mask(str(tmp_path / "mask.nii"))
+    assert mask.labels.dtype == np.uint8
+    assert np.array_equal(mask.labels, data)
+    assert restore(mask.labels.astype(np.int16), mask.spacing, mask).shape == (6, 7, 8)
+
+
+@pytest.mark.parametrize(
+    ("data", "affine", "said"),
+    [
+        (np.zeros((8, 8), np.uint8), np.eye(4), r"shape \[8, 8\]; three"),
+        (np.zeros((8, 8, 8, 2), np.uint8), np.eye(4), r"shape \[8, 8, 8, 2\]"),
+        (np.full((4, 4, 4), 1.5, np.float32), np.eye(4), r"1\.5 at voxel \[0, 0, 0\]"),
+        (np.full((4, 4, 4), np.nan, np.float32), np.eye(4), "nan at voxel"),
+        (np.full((4, 4, 4), 256, np.int16), np.eye(4), "256 at voxel"),
+        (np.full((4, 4, 4), -1, np.int16), np.eye(4), "-1 at voxel"),
+        (np.full((4, 4, 4), 1j, np.complex64), np.eye(4), "data type complex64"),
+    ],
+)
+def test_what_is_no_label_map_is_refused(data: Any, affine: Any, said: str) -> None:
+    with pytest.raises(MaskError, match=said):
+        load_mask(nib.Nifti1Image(data, affine))
+
+
+@pytest.mark.parametrize("size", [0.0, np.nan, np.inf])
+def test_a_grid_without_a_place_in_space_is_refused(tmp_path: Path, size: float) -> None:
+    path = tmp_path / "mask.nii"
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)), path)
+    content = bytearray(path.read_bytes())
+    content[300:304] = np.float32(size).tobytes()  # srow_y[1]
+    path.write_bytes(content)
+    with pytest.raises(MaskError, match="affine that is not finite or drops an axis"):
+        load_mask(path)
+    with pytest.raises(MaskError, match="affine that is not finite or drops an axis"):
+        load_mask(nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), None))
+
+
+def test_colour_data_is_refused(tmp_path: Path) -> None:
+    colours = np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    with pytest.raises(MaskError, match="data type"):
+        load_mask(nib.Nifti1Image(colours, np.eye(4)))
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_truncated_file_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"mask{suffix}"
+    nib.save(nib.Nifti1Image(RNG.integers(0, 240, (32, 32, 32), np.uint8), np.eye(4)), path)
+    path.write_bytes(path.read_bytes()[:9000])
+    with pytest.raises(MaskError, match=f"mask '{path}' cannot be read to its end: .+"):
+        load_mask(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all", bytes(range(256)) * 4096])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".txt"])
+def test_garbage_is_refused(tmp_path: Path, content: bytes, suffix: str) -> None:
+    path = tmp_path / f"mask{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(MaskError, match="is not an image that can be read"):
+        load_mask(path)
+
+
+def test_missing_file_and_wrong_type_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(MaskError, match=r"mask 'no\.nii' does not exist"):
+        load_mask("no.nii")
+    with pytest.raises(MaskError, match="does not exist or is not a file"):
+        load_mask(tmp_path)
+    with pytest.raises(MaskError, match="of type ndarray"):
+        load_mask(np.zeros((4, 4, 4)))  # type: ignore[arg-type]
+
+
+def test_spacing() -> None:
+    assert parse_spacing(2) == (2.0, 2.0, 2.0)
+    assert parse_spacing([1, 2, 3]) == (1.0, 2.0, 3.0)
+    for wrong in (0, -1, [1, 2], float("nan"), [1, 1, float("inf")], "thick", None):
+        with pytest.raises(InvalidRequest, match="spacing is"):
+            parse_spacing(wrong)
+    with pytest.raises(InvalidRequest, match="more than can be sent"):
+        resample_nearest(np.zeros((9, 9, 9), np.uint8), (1, 1, 1), (1e-3, 1e-3, 1e-4))
