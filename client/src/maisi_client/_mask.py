@@ -59,10 +59,11 @@ def load_mask(mask: str | os.PathLike[str] | SpatialImage) -> Mask:
     if not np.isfinite(to_ras).all():
         raise MaskError(f"{name} has an affine that is not finite or drops an axis")
     labels = _labels(name, source).reshape(shape)
-    order = np.argsort(to_ras[:, 0])
+    # Affines are stored in float32, which would turn 2 mm into 1.9999999.
+    sizes = np.round(voxel_sizes(affine)[np.argsort(to_ras[:, 0])], 5)
     return Mask(
         labels=np.ascontiguousarray(orientations.apply_orientation(labels, to_ras)),
-        spacing=parse_spacing(voxel_sizes(affine)[order].tolist()),
+        spacing=parse_spacing(sizes.tolist()),
         source=source,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Generator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -50,11 +51,9 @@ def stream(
             stream_timeout=max(deadline - time.monotonic(), 0.001),
             headers=_STATUS_HEADER,
         )
-        client.async_stream_infer(
-            model,
-            [_tensor(name, value) for name, value in inputs.items()],
-            enable_empty_final_response=True,
-        )
+        tensors = [_tensor(name, value) for name, value in inputs.items()]
+        with suppress(InferenceServerException):  # of a stream lost already; the inbox says why
+            client.async_stream_infer(model, tensors, enable_empty_final_response=True)
         while not done:
             left = deadline - time.monotonic()
             wait = min(left, idle_timeout) if started else left
