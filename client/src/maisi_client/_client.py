@@ -8,7 +8,8 @@ import os
 import random
 import secrets
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ from ._volume import Progress, Volume
 
 DEFAULT_URL = "localhost:8001"
 _BACKOFF_SECONDS = 0.5
+_LOOKUP_SECONDS = 30.0  # for what a server answers without any work
 _T = TypeVar("_T")
 
 
@@ -102,12 +104,13 @@ class Client:
             guidance=guidance,
             solver=solver,
         )
-        for event in events:
-            if isinstance(event, Volume):
-                return event
-            if on_progress is not None:
-                on_progress(event)
-        raise ServerError(f"the server at {self.url} ended without a volume")
+        with closing(events):
+            for event in events:
+                if isinstance(event, Volume):
+                    return event
+                if on_progress is not None:
+                    on_progress(event)
+        raise AssertionError("a stream ends with a volume or raises")
 
     def stream(
         self,
@@ -121,7 +124,7 @@ class Client:
         steps: int | None = None,
         guidance: float | None = None,
         solver: str | None = None,
-    ) -> Iterator[Progress | Volume]:
+    ) -> Generator[Progress | Volume, None, None]:
         """Yield `Progress` while the server works, then the `Volume`.
 
         `mask` is a 3-D label map, a path or an image, of any orientation and voxel size. Without
@@ -160,7 +163,7 @@ class Client:
                 raise InvalidRequest(f"guidance is {guidance!r}; a number is wanted") from None
         for name, text in (("modality", modality), ("solver", solver)):
             if text is not None:
-                inputs[name] = np.array([str(text).encode()], np.object_)
+                inputs[name] = np.array([str(text).encode(errors="replace")], np.object_)
         return self._events(variant, inputs, source, used)
 
     def info(self) -> dict[str, Variant]:
@@ -183,7 +186,7 @@ class Client:
         inputs: Mapping[str, NDArray[Any]],
         mask: Mask | None,
         spacing: Spacing | None,
-    ) -> Iterator[Progress | Volume]:
+    ) -> Generator[Progress | Volume, None, None]:
         deadline = time.monotonic() + self.timeout
 
         def begin() -> tuple[Generator[Any, None, None], Any]:
@@ -199,20 +202,19 @@ class Client:
             except transport.UnknownModel as error:
                 raise self._missing(variant) from error
 
+        volume = None
         results, result = self._retry(begin, deadline)
-        try:
+        with closing(results):
             while result is not None:
                 if (stage := result.as_numpy("stage")) is not None:
-                    fraction = float(result.as_numpy("progress").item())
-                    yield Progress(_text(stage), fraction)
+                    yield Progress(_text(stage), float(result.as_numpy("progress").item()))
                 if (image := result.as_numpy("image")) is not None:
                     report = json.loads(_text(result.as_numpy("report")))
-                    yield Volume(_place(image, report, mask, spacing), report)
-                    return
+                    volume = Volume(_place(image, report, mask, spacing), report)
                 result = next(results, None)
-        finally:
-            results.close()
-        raise ServerError(f"the server at {self.url} ended without a volume")
+        if volume is None:
+            raise ServerError(f"the server at {self.url} ended without a volume")
+        yield volume
 
     def _missing(self, variant: str) -> MaisiError:
         """Tell a variant that is being loaded from one that is not there."""
@@ -224,7 +226,7 @@ class Client:
 
     def _call(self, method: Callable[..., Any], *args: str) -> Any:
         try:
-            return method(*args, client_timeout=self.timeout)
+            return method(*args, client_timeout=min(self.timeout, _LOOKUP_SECONDS))
         except InferenceServerException as error:
             raise transport.explain(error, self.url) from error
 
