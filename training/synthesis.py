@@ -133,7 +133,9 @@ def _add_lesions(rng: np.random.Generator, labels: Labels) -> None:
         box = tuple(slice(lo, c + 30) for lo, c in zip(low, centre, strict=True))
         part = labels[box]
         grid = np.indices(part.shape, dtype=np.float32)
-        distance = np.sqrt(sum((g - c + lo) ** 2 for g, c, lo in zip(grid, centre, low, strict=True)))
+        distance = np.sqrt(
+            sum((g - c + lo) ** 2 for g, c, lo in zip(grid, centre, low, strict=True))
+        )
         edge = radius * (1 + 0.25 * _smooth_noise(rng, part.shape, 8)[0].numpy())
         inside = (distance < edge) & (part != 0) & ~np.isin(part, OUTSIDE)
         part[inside] = a.TUMOUR

@@ -1,0 +1,83 @@
+"""`python -m training all`: data, autoencoder, latents, flow, checkpoints, table of quality."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: idle threads must not spin
+
+import torch
+from safetensors.torch import save_file
+
+from export import networks, variant
+
+from . import autoencoder, data, evaluate, flow
+from .synthesis import MODALITIES
+
+STAGES = ("data", "autoencoder", "latents", "flow", "save", "evaluate")
+
+
+def _trained_autoencoder(cache: Path, device: str) -> Any:
+    network = networks.build(variant.load("mini"), "autoencoder")
+    state = torch.load(cache / "autoencoder.pt", weights_only=True, map_location=device)
+    network.load_state_dict(state["average"])
+    return autoencoder.plain_norms(network).to(device).eval()
+
+
+def _scale(cache: Path, device: str, subjects: int) -> float:
+    return flow.encode(cache, _trained_autoencoder(cache, device), subjects)
+
+
+def _save(cache: Path, folder: Path) -> None:
+    """Averaged weights as fp16 safetensors; the UNet's file carries the latent scale."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {"autoencoder": torch.load(cache / "autoencoder.pt", weights_only=True)["average"]}
+    state = torch.load(cache / "flow.pt", weights_only=True)
+    for role, prefix in (("diffusion_unet", "unet."), ("controlnet", "controlnet.")):
+        parts[role] = {
+            key.removeprefix(prefix): value
+            for key, value in state["average"].items()
+            if key.startswith(prefix)
+        }
+    for role, tensors in parts.items():
+        half = {key: value.half().contiguous() for key, value in tensors.items()}
+        metadata = {"scale_factor": str(state["scale"])} if role == "diffusion_unet" else {}
+        save_file(half, folder / f"{role}.safetensors", metadata=metadata)
+
+
+def main() -> None:
+    """Run one stage or all of them; a stage that was cut short goes on where it was."""
+    parser = argparse.ArgumentParser(prog="train-mini", description=__doc__)
+    parser.add_argument("stage", choices=("all", *STAGES), nargs="?", default="all")
+    parser.add_argument("--cache", type=Path, default=Path("build/mini"))
+    parser.add_argument("--checkpoints", type=Path, default=Path("export/checkpoints"))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--subjects", type=int, default=150)
+    parser.add_argument("--held-out", type=int, default=12)
+    parser.add_argument("--autoencoder-steps", type=int, default=2200)
+    parser.add_argument("--flow-steps", type=int, default=3000)
+    parser.add_argument("--modalities", nargs="+", default=list(MODALITIES))
+    args = parser.parse_args()
+    stages = STAGES if args.stage == "all" else (args.stage,)
+    if "data" in stages:
+        data.make(args.cache, args.subjects, args.held_out, os.cpu_count() or 1)
+    if "autoencoder" in stages:
+        autoencoder.train(args.cache, args.autoencoder_steps, args.device)
+    if "latents" in stages:
+        print(f"latent scale {_scale(args.cache, args.device, args.subjects):.4f}")
+    if "flow" in stages:
+        scale = _scale(args.cache, args.device, args.subjects)
+        flow.train(args.cache, args.flow_steps, args.device, scale)
+    if "save" in stages:
+        _save(args.cache, args.checkpoints / "mini")
+    if "evaluate" in stages:
+        table = evaluate.measure(args.cache, args.checkpoints, args.held_out, args.modalities)
+        (args.cache / "quality.json").write_text(json.dumps(table, indent=1))
+
+
+if __name__ == "__main__":
+    main()

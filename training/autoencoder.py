@@ -1,0 +1,115 @@
+"""The autoencoder: L1 on voxels and on their differences, and a faint pull of latents to N(0, 1)."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from export import networks, variant
+
+from . import data
+from .muon import Trainer
+from .synthesis import MODALITIES
+
+CROP = 48
+BATCH = 2  # crops; PyTorch takes its slow convolution for small inputs of batch 1
+
+
+def plain_norms(network: nn.Module) -> nn.Module:
+    """MAISI's GroupNorm replaced by PyTorch's, whose backward pass is faster; same parameters."""
+    for name, child in network.named_children():
+        if isinstance(child, nn.GroupNorm) and type(child) is not nn.GroupNorm:
+            norm = nn.GroupNorm(child.num_groups, child.num_channels, child.eps)
+            norm.load_state_dict(child.state_dict())
+            setattr(network, name, norm)
+        else:
+            plain_norms(child)
+    return network
+
+
+def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Peak signal-to-noise ratio in dB for a peak of 1."""
+    return float(-10 * torch.log10((a - b).square().mean()))
+
+
+class Samples:
+    """Random images from the subjects on disk, a window of which is held in memory."""
+
+    def __init__(self, cache: Path, keep: int = 24) -> None:
+        self.cache, self.held = cache, deque[Any](maxlen=keep)
+
+    def draw(self, whole: bool) -> torch.Tensor:
+        """One image `[1, 1, X, Y, Z]`, whole or a crop of 48 voxels."""
+        if len(self.held) < 8 or random.random() < 0.25:
+            self.held.append(data.load(random.choice(data.paths(self.cache))))
+        mask, images, _ = random.choice(self.held)
+        image = data.image(mask, images, random.choice(list(MODALITIES)))
+        if not whole:
+            corner = [random.randint(0, n - CROP) for n in image.shape]
+            image = image[tuple(slice(c, c + CROP) for c in corner)]
+        for axis in range(3):
+            if random.random() < 0.5:
+                image = np.flip(image, axis)
+        gain = random.uniform(0.9, 1.1)
+        return torch.from_numpy(image.copy() * np.float32(gain))[None, None]
+
+
+def _differences(x: torch.Tensor) -> list[torch.Tensor]:
+    return [x.diff(dim=axis) for axis in (2, 3, 4)]
+
+
+def _loss(network: nn.Module, image: torch.Tensor) -> torch.Tensor:
+    output, mean, sigma = network(image)
+    error = (output - image).abs().mean()
+    edges = [
+        (a - b).abs().mean() for a, b in zip(_differences(output), _differences(image), strict=True)
+    ]
+    kl = 0.5 * (mean.square() + sigma.square() - 2 * sigma.clamp_min(1e-6).log() - 1).mean()
+    return torch.as_tensor(error + 0.3 * sum(edges) + 2e-5 * kl)
+
+
+def train(cache: Path, steps: int, device: str) -> None:
+    """Train for `steps`, of which the last fifth sees whole volumes; writes `autoencoder.pt`."""
+    state_file = cache / "autoencoder.pt"
+    network = plain_norms(networks.build(variant.load("mini"), "autoencoder")).to(device)
+    nn.init.constant_(network.get_parameter("quant_conv_log_sigma.conv.bias"), -5.0)
+    network = network.to(memory_format=torch.channels_last_3d)
+    trainer = Trainer(network, steps, lr=3e-3, average=0.995)
+    if state_file.exists():
+        trainer.resume(torch.load(state_file, weights_only=True))
+    samples = Samples(cache)
+    recent: deque[float] = deque(maxlen=50)
+    while trainer.done < steps:
+        whole = trainer.done > 0.85 * steps
+        image = torch.cat([samples.draw(whole) for _ in range(1 if whole else BATCH)])
+        image = image.to(device, memory_format=torch.channels_last_3d)
+        loss = _loss(network, image)
+        trainer.step(loss)
+        recent.append(loss.item())
+        if trainer.done % 100 == 0 or trainer.done == steps:
+            torch.save(trainer.state(), state_file)
+            print(
+                f"autoencoder {trainer.done}/{steps} loss {np.mean(recent):.4f} "
+                f"psnr {held_out_psnr(trainer.average, cache, 1):.2f} dB "
+                f"{trainer.elapsed():.0f} s",
+                flush=True,
+            )
+
+
+@torch.no_grad()
+def held_out_psnr(network: Any, cache: Path, subjects: int) -> float:
+    """Mean PSNR in dB of whole held-out volumes, T1, T2 and FLAIR."""
+    values = []
+    device = next(network.parameters()).device
+    for path in data.paths(cache, held_out=True)[:subjects]:
+        mask, images, _ = data.load(path)
+        for name in data.CONTRASTS[:3]:
+            image = torch.from_numpy(data.image(mask, images, name))[None, None].to(device)
+            values.append(psnr(network.decode(network.encode(image)[0]).clamp_min(0), image))
+    return float(np.mean(values))

@@ -1,0 +1,107 @@
+"""Measures the trained networks on held-out masks and prints the tables of MODEL_CARD.md."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.networks.schedulers.rectified_flow import RFlowScheduler
+from numpy.typing import NDArray
+from skimage.metrics import structural_similarity
+
+from export import networks, variant
+
+from . import data
+from .autoencoder import psnr
+from .fidelity import lesion_contrast, tissue_dice
+from .flow import bits
+from .synthesis import MODALITIES, OUTSIDE
+
+Volume = NDArray[np.float32]
+
+
+@torch.no_grad()
+def generate(
+    nets: networks.Networks,
+    mask: NDArray[np.uint8],
+    modality: str,
+    spacing: float,
+    seed: int,
+    steps: int = 30,
+) -> Volume:
+    """The reference pipeline with MONAI's own networks and scheduler: `[X, Y, Z]`, 0..1."""
+    unet, controlnet = nets.diffusion_unet, nets.controlnet
+    device = next(unet.parameters()).device
+    condition = bits(torch.from_numpy(mask)[None].to(device))
+    generator = torch.Generator().manual_seed(seed)
+    shape = [n // 4 for n in mask.shape]
+    latent = torch.randn(1, 4, *shape, generator=generator).to(device)
+    scheduler = RFlowScheduler(use_discrete_timesteps=False, use_timestep_transform=True)
+    scheduler.set_timesteps(steps, input_img_size_numel=int(np.prod(shape)))
+    label = torch.tensor([MODALITIES[modality]], device=device)
+    mm100 = torch.full((1, 3), 100 * spacing, device=device)
+    times = scheduler.timesteps
+    for t, after in zip(times, [*times[1:], torch.tensor(0)], strict=True):
+        when = torch.tensor([float(t)], device=device)
+        down, middle = controlnet(
+            x=latent, timesteps=when, controlnet_cond=condition, class_labels=label
+        )
+        velocity = unet(
+            x=latent,
+            timesteps=when,
+            class_labels=label,
+            spacing_tensor=mm100,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
+        )
+        latent, _ = scheduler.step(velocity, t, latent, after)
+    image = nets.autoencoder.decode(latent / nets.scale_factor)[0, 0].clamp_min(0).cpu().numpy()
+    return np.asarray(np.where(mask == 0, 0, image), dtype=np.float32)
+
+
+def _mean(values: list[float]) -> float | None:
+    return round(float(np.mean(values)), 3) if values else None
+
+
+@torch.no_grad()
+def measure(cache: Path, checkpoints: Path, subjects: int, names: list[str]) -> dict[str, Any]:
+    """Quality by modality, means over held-out subjects; see MODEL_CARD.md for what each means."""
+    nets = networks.load(variant.load("mini"), checkpoints)
+    files = data.paths(cache, held_out=True)[:subjects]
+    loaded = [data.load(path) for path in files]
+    table: dict[str, Any] = {}
+    for name in names:
+        scores: dict[str, list[float]] = defaultdict(list)
+        for index, (mask, images, spacing) in enumerate(loaded):
+            other = loaded[(index + 1) % len(loaded)][0]
+            render = data.image(mask, images, name)
+            shown = np.where(np.isin(mask, OUTSIDE), 0, mask) if "stripped" in name else mask
+            image = torch.from_numpy(render)[None, None]
+            decoded = nets.autoencoder.decode(nets.autoencoder.encode(image)[0]).clamp_min(0)
+            reconstruction = np.where(mask == 0, 0, decoded[0, 0].numpy())
+            generated = generate(nets, shown, name, spacing, seed=index)
+            scores["psnr"].append(psnr(torch.from_numpy(reconstruction), image[0, 0]))
+            scores["ssim"].append(
+                float(structural_similarity(reconstruction, render, data_range=1.0))
+            )
+            for key, volume, against in (
+                ("render", render, mask),
+                ("autoencoder", reconstruction, mask),
+                ("generated", generated, mask),
+                ("shuffled", generated, other),
+            ):
+                dice = tissue_dice(volume, against, name)
+                for tissue, value in dice.items():
+                    scores[f"{key}_{tissue}"].append(value)
+                scores[f"{key}_dice"].append(float(np.mean(list(dice.values()))))
+            for key, volume in (("render", render), ("generated", generated)):
+                contrast = lesion_contrast(volume, mask)
+                if contrast is not None:
+                    scores[f"{key}_lesion"].append(contrast)
+        table[name] = {key: _mean(values) for key, values in scores.items()}
+        print(name, json.dumps(table[name]), flush=True)
+    return table

@@ -1,0 +1,59 @@
+"""Does a volume show the anatomy of its mask? Numbers for the model card and the tests."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.cluster.vq import kmeans2
+
+from . import anatomy as a
+from .synthesis import FLUID, WHITE
+
+TISSUES = {
+    "csf": FLUID,
+    "grey": (a.GREY, *a.PAIRS["cerebellum"]),
+    "white": (*WHITE, *a.PAIRS["cerebellum_white"]),
+}
+# tissues from dark to bright
+ORDER = {
+    "mri_t1": ("csf", "grey", "white"),
+    "mri_t2": ("white", "grey", "csf"),
+    "mri_flair": ("csf", "white", "grey"),
+    "mri_swi": ("white", "grey", "csf"),
+}
+
+
+def tissue_dice(
+    volume: NDArray[np.generic], mask: NDArray[np.uint8], modality: str
+) -> dict[str, float]:
+    """Dice of fluid, grey and white matter found by k-means in `volume` against `mask`.
+
+    Both `[X, Y, Z]`. Intensities inside the mask's tissues are put into three clusters, which are
+    named by their order in this contrast. Deep nuclei, brain stem and lesions do not count.
+    """
+    inside = np.isin(mask, [label for labels in TISSUES.values() for label in labels])
+    truth, values = mask[inside], volume[inside].astype(np.float64)
+    start = np.quantile(values, [0.1, 0.5, 0.9])[:, None]
+    centres, found = kmeans2(values[:, None], start, minit="matrix")
+    rank = np.argsort(np.argsort(centres[:, 0]))[found]
+    order = ORDER[modality.removesuffix("_skull_stripped")]
+    scores = {}
+    for name, labels in TISSUES.items():
+        got, want = rank == order.index(name), np.isin(truth, labels)
+        scores[name] = float(2 * (got & want).sum() / max(1, got.sum() + want.sum()))
+    return scores
+
+
+def lesion_contrast(volume: NDArray[np.generic], mask: NDArray[np.uint8]) -> float | None:
+    """Mean of lesions (WMH, tumour) less the mean of healthy white matter within 12 mm of them.
+
+    None where the mask holds fewer than 30 lesion voxels. Lesions are taken without their rim.
+    """
+    lesion = np.isin(mask, (a.WMH, a.TUMOUR))
+    core = ndimage.binary_erosion(lesion)
+    core = core if core.sum() >= 30 else lesion
+    if core.sum() < 30:
+        return None
+    near = ndimage.binary_dilation(lesion, iterations=6) & ~ndimage.binary_dilation(lesion)
+    return float(volume[core].mean() - volume[near & np.isin(mask, WHITE)].mean())

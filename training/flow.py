@@ -1,0 +1,210 @@
+"""UNet and ControlNet, trained together on rectified flow in the autoencoder's latent space.
+
+A latent at timestep t is `(1 - t/1000) * clean + t/1000 * noise` and the velocity to learn is
+`clean - noise` (Liu et al., 2022; MONAI's RFlowScheduler). All contrasts of a mask share one pass of
+the mask embedding, which does not depend on them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from export import networks, variant
+
+from . import data
+from .anatomy import TUMOUR, WMH
+from .autoencoder import plain_norms
+from .muon import Trainer
+from .synthesis import MODALITIES, without_head
+
+CROP = 16  # latent voxels
+FORMAT = torch.channels_last_3d
+
+
+def bits(mask: torch.Tensor) -> torch.Tensor:
+    """`[B, X, Y, Z]` uint8 labels -> `[B, 8, X, Y, Z]` float bits (upstream binarize_labels)."""
+    powers = 2 ** torch.arange(8, dtype=torch.uint8, device=mask.device)
+    return (mask[:, None] & powers[None, :, None, None, None]).ne(0).float()
+
+
+def _clone_entry(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+    return args, {**kwargs, "hidden_states": kwargs["hidden_states"].clone()}
+
+
+def _clone_skips(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+    skips = [skip.clone() for skip in output[1]]
+    return skips[-1], skips
+
+
+class Pair(nn.Module):
+    """UNet and ControlNet as one module to train.
+
+    MONAI adds the ControlNet's residuals to the skips in place, which autograd refuses; the hooks
+    give it copies to add to. The last skip stays the tensor that enters the middle block.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        mini = variant.load("mini")
+        self.unet = plain_norms(networks.build(mini, "diffusion_unet"))
+        self.controlnet = plain_norms(networks.build(mini, "controlnet"))
+        for block in self.unet.get_submodule("down_blocks"):
+            block.register_forward_pre_hook(_clone_entry, with_kwargs=True)
+            block.register_forward_hook(_clone_skips, with_kwargs=True)
+
+    def embed(self, mask: torch.Tensor) -> torch.Tensor:
+        """The ControlNet's embedding of label masks `[B, X, Y, Z]`."""
+        network: Any = self.controlnet
+        return torch.as_tensor(network.controlnet_cond_embedding(bits(mask)))
+
+    def forward(
+        self,
+        latent: torch.Tensor,
+        timestep: torch.Tensor,
+        label: torch.Tensor,
+        spacing: torch.Tensor,
+        embedding: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Velocity for `latent` `[B, 4, x, y, z]`; `spacing` `[B, 3]` in mm * 100."""
+        residuals: dict[str, Any] = {}
+        if embedding is not None:
+            network: Any = self.controlnet
+            original = network.controlnet_cond_embedding
+            network.controlnet_cond_embedding = _Given(embedding)
+            down, middle = network(
+                x=latent, timesteps=timestep, controlnet_cond=embedding, class_labels=label
+            )
+            network.controlnet_cond_embedding = original
+            residuals = {
+                "down_block_additional_residuals": down,
+                "mid_block_additional_residual": middle,
+            }
+        return torch.as_tensor(
+            self.unet(
+                x=latent,
+                timesteps=timestep,
+                class_labels=label,
+                spacing_tensor=spacing,
+                **residuals,
+            )
+        )
+
+
+class _Given(nn.Module):
+    def __init__(self, value: torch.Tensor) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, _: torch.Tensor) -> torch.Tensor:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Latents:
+    """One subject: mask `[X, Y, Z]` uint8, scaled latents `[8, 4, x, y, z]` by modality, spacing."""
+
+    mask: torch.Tensor
+    clean: torch.Tensor
+    spacing: float
+
+
+@torch.no_grad()
+def encode(cache: Path, autoencoder: Any, limit: int) -> float:
+    """Encode up to `limit` subjects to `latents/*.pt`, unscaled; returns 1 / their deviation."""
+    folder = cache / "latents"
+    folder.mkdir(exist_ok=True)
+    device = next(autoencoder.parameters()).device
+    for path in data.paths(cache)[:limit]:
+        target = folder / f"{path.stem}.pt"
+        if target.exists():
+            continue
+        mask, images, spacing = data.load(path)
+        stack = [
+            torch.from_numpy(data.image(mask, images, name))[None, None].to(device)
+            for name in MODALITIES
+        ]
+        clean = torch.cat([autoencoder.encode(image)[0] for image in stack]).cpu()
+        torch.save({"mask": torch.from_numpy(mask), "clean": clean, "spacing": spacing}, target)
+    some = [torch.load(p, weights_only=True)["clean"] for p in sorted(folder.glob("*.pt"))[:12]]
+    return float(1 / torch.cat(some).std())
+
+
+def _load(cache: Path, scale: float) -> list[Latents]:
+    files = [torch.load(p, weights_only=True) for p in sorted((cache / "latents").glob("*.pt"))]
+    return [Latents(f["mask"], f["clean"] * scale, f["spacing"]) for f in files]
+
+
+def _timesteps(count: int) -> torch.Tensor:
+    """Half uniform, half drawn to the noisy end, where the mask decides what will be seen."""
+    u = torch.rand(count)
+    return 1000 * torch.where(torch.rand(count) < 0.5, u, u.sqrt())
+
+
+def _batch_loss(pair: Pair, subjects: list[Latents], whole: bool, device: str) -> torch.Tensor:
+    chosen = random.sample(subjects, 1 if whole else 2)
+    names = random.sample(range(8), 2 if whole else 4)
+    brain_only = min(names) >= 4 or random.random() < 0.15
+    masks, cleans, spacings = [], [], []
+    for one in chosen:
+        shape = one.clean.shape[2:]
+        corner = [0 if whole else random.randint(0, n - CROP) for n in shape]
+        cut = tuple(slice(c, n if whole else c + CROP) for c, n in zip(corner, shape, strict=True))
+        voxels = tuple(slice(4 * s.start, 4 * s.stop) for s in cut)
+        mask = one.mask[voxels]
+        if brain_only:
+            names = [n % 4 + 4 for n in names]
+            mask = torch.from_numpy(without_head(mask.numpy()))
+        masks.append(mask)
+        cleans.append(one.clean[(slice(None), slice(None), *cut)][names])
+        spacings.append(one.spacing)
+    mask, clean = torch.stack(masks).to(device), torch.cat(cleans).to(device)
+    labels = torch.tensor(list(MODALITIES.values()))[names].repeat(len(chosen))
+    if brain_only and random.random() < 0.5:  # a mask without a head, any contrast
+        labels = torch.where(labels >= 29, torch.tensor([9, 10, 11, 20])[labels - 29], labels)
+    labels[torch.rand(len(labels)) < 0.08] = 0
+    spacing = 100 * torch.tensor(spacings).repeat_interleave(len(names))[:, None].expand(-1, 3)
+    t = _timesteps(len(labels)).to(device)
+    noise = torch.randn_like(clean)
+    share = (t / 1000).view(-1, 1, 1, 1, 1)
+    noisy = ((1 - share) * clean + share * noise).contiguous(memory_format=FORMAT)
+    unmasked = whole and random.random() < 0.2
+    embedding = None
+    weight = torch.ones_like(clean[:, :1])
+    if not unmasked:
+        embedding = pair.embed(mask).repeat_interleave(len(names), 0)
+        pool = nn.functional.max_pool3d
+        head = pool((mask != 0).float()[:, None], 4)
+        lesion = pool(((mask == WMH) | (mask == TUMOUR)).float()[:, None], 4)
+        weight = (0.15 + 0.85 * head + 4 * lesion).repeat_interleave(len(names), 0)
+    velocity = pair(noisy, t, labels.to(device), spacing.contiguous().to(device), embedding)
+    error = (velocity - (clean - noise)).square().mean(1, keepdim=True)
+    return (weight * error).sum() / weight.sum()
+
+
+def train(cache: Path, steps: int, device: str, scale: float) -> None:
+    """Train for `steps`, crops first and whole volumes in the last third; writes `flow.pt`."""
+    state_file = cache / "flow.pt"
+    pair = Pair().to(device).to(memory_format=FORMAT)
+    trainer = Trainer(pair, steps, lr=3e-3, average=0.998)
+    if state_file.exists():
+        trainer.resume(torch.load(state_file, weights_only=True))
+    subjects = _load(cache, scale)
+    recent: deque[float] = deque(maxlen=50)
+    while trainer.done < steps:
+        loss = _batch_loss(pair, subjects, trainer.done > 0.65 * steps, device)
+        trainer.step(loss)
+        recent.append(loss.item())
+        if trainer.done % 50 == 0 or trainer.done == steps:
+            torch.save({**trainer.state(), "scale": scale}, state_file)
+            print(
+                f"flow {trainer.done}/{steps} loss {np.mean(recent):.4f} {trainer.elapsed():.0f} s",
+                flush=True,
+            )

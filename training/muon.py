@@ -1,0 +1,106 @@
+"""Muon for convolutions, AdamW for the rest, and the plumbing both trainings share.
+
+Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon) turns each matrix's momentum
+into the nearest orthogonal matrix. A 3D kernel counts as the matrix `[out, in * 27]`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+# quintic Newton-Schulz coefficients of the reference implementation
+_A, _B, _C = 3.4445, -4.7750, 2.0315
+
+
+def _orthogonal(matrix: torch.Tensor) -> torch.Tensor:
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(5):
+        gram = x @ x.T
+        x = _A * x + (_B * gram + _C * gram @ gram) @ x
+    return x.T if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum 0.95 (Nesterov), then orthogonalised; `lr` is the update's RMS scale."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": 0.95})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                buffer = self.state[p].setdefault("momentum", torch.zeros_like(p.grad))
+                buffer.lerp_(p.grad, 1 - group["momentum"])
+                update = p.grad.lerp(buffer, group["momentum"]).reshape(p.shape[0], -1)
+                update = _orthogonal(update)
+                scale = 0.2 * math.sqrt(max(update.shape))
+                p.add_(update.reshape(p.shape), alpha=-group["lr"] * scale)
+
+
+class Trainer:
+    """Two optimisers, one schedule (warm-up, flat, linear to zero) and an average of the weights."""
+
+    def __init__(self, model: nn.Module, steps: int, lr: float, average: float) -> None:
+        kernels = [
+            p for p in model.parameters() if p.ndim > 2 and p.shape[0] > 4 and p[0].numel() > 64
+        ]
+        chosen = {id(p) for p in kernels}
+        rest = [p for p in model.parameters() if id(p) not in chosen]
+        self.optimisers: list[torch.optim.Optimizer] = [
+            Muon(kernels, lr),
+            torch.optim.AdamW(rest, lr, betas=(0.9, 0.98), weight_decay=0.0),
+        ]
+        self.model, self.steps, self.lr, self.decay = model, steps, lr, average
+        self.average = copy.deepcopy(model).requires_grad_(False)
+        self.done = 0
+        self.started = time.monotonic()
+
+    def step(self, loss: torch.Tensor) -> None:
+        """Backpropagate `loss` and update the weights and their average."""
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        warm = min(1.0, (self.done + 1) / 50)
+        cool = min(1.0, (self.steps - self.done) / (0.5 * self.steps))
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = self.lr * warm * cool
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        self.done += 1
+        keep = min(self.decay, self.done / (self.done + 10))
+        for slow, fast in zip(self.average.parameters(), self.model.parameters(), strict=True):
+            slow.data.lerp_(fast.data, 1 - keep)
+
+    def elapsed(self) -> float:
+        """Seconds since this run started."""
+        return time.monotonic() - self.started
+
+    def state(self) -> dict[str, Any]:
+        """What a stopped run needs to go on."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimisers": [o.state_dict() for o in self.optimisers],
+            "done": self.done,
+        }
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        self.done = state["done"]
