@@ -1,0 +1,114 @@
+"""Runs ONNX models on the CPU, in place of Triton's own ONNX Runtime backend.
+
+Triton Inference Server from PyPI has the Python backend only. Installed as a backend named
+`onnxruntime`, this file lets it serve the config.pbtxt that NVIDIA's image serves with its C++
+backend, and reads the same parameters of it:
+
+    intra_op_thread_count   threads inside one operator; 0 or absent: every core we may use
+    inter_op_thread_count   operators at a time; more than 1 runs the graph in parallel mode
+    enable_mem_arena        "1" keeps freed memory for the next request; absent: returned
+    enable_mem_pattern      "1" plans memory by the shapes of earlier requests; absent: not
+    memory.enable_memory_arena_shrinkage   "cpu:0" returns the arena's memory after each request
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import triton_python_backend_utils as pb_utils
+
+
+def cores() -> int:
+    """Count the cores this process may use: its affinity, capped by the container's CPU quota."""
+    count = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(count, int(quota) // int(period)))
+    except (OSError, ValueError):  # no cgroup v2 here, or its quota is "max"
+        return count
+
+
+def session_options(parameters: dict[str, str]) -> ort.SessionOptions:
+    """Translate config.pbtxt parameters into ONNX Runtime's session options.
+
+    Raises ValueError with one sentence when a parameter that must be a number is not one.
+    """
+
+    def number(key: str) -> int:
+        value = parameters.get(key, "0")
+        if not value.isdecimal():
+            raise ValueError(f"parameter {key} is {value!r}; allowed are whole numbers from 0")
+        return int(value)
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = number("intra_op_thread_count") or cores()
+    options.inter_op_num_threads = number("inter_op_thread_count")
+    if options.inter_op_num_threads > 1:
+        options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+    # Volumes differ in size from request to request: memory kept for one is in the way of the next.
+    options.enable_cpu_mem_arena = bool(number("enable_mem_arena"))
+    options.enable_mem_pattern = bool(number("enable_mem_pattern"))
+    return options
+
+
+class TritonPythonModel:
+    """One instance of one ONNX model."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load `<version>/model.onnx`, or the file that config.pbtxt's default_model_filename names.
+
+        Raises TritonModelException with one sentence when the model cannot be loaded.
+        """
+        config: dict[str, Any] = json.loads(args["model_config"])
+        filename = config.get("default_model_filename") or "model.onnx"
+        path = Path(args["model_repository"], args["model_version"], filename)
+        parameters = {k: v["string_value"] for k, v in config["parameters"].items()}
+        try:
+            self.session = ort.InferenceSession(
+                path, session_options(parameters), providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise pb_utils.TritonModelException(
+                f"{args['model_name']}: {sentence(error, path)}"
+            ) from None
+        self.run_options = ort.RunOptions()
+        self.run_options.only_execute_path_to_fetches = True
+        if shrink := parameters.get("memory.enable_memory_arena_shrinkage"):
+            self.run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", shrink)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer every request by itself; a request's failure is its own TritonError."""
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request: Any) -> Any:
+        """Compute the requested outputs, and nothing that leads to no other."""
+        feeds = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        names = request.requested_output_names()
+        try:
+            arrays = self.session.run(names, feeds, self.run_options)
+        except Exception as error:
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(sentence(error)))
+        # Triton copies the buffer as it lies, so an output has to be contiguous.
+        return pb_utils.InferenceResponse(
+            [
+                pb_utils.Tensor(name, np.ascontiguousarray(array))
+                for name, array in zip(names, arrays, strict=True)
+            ]
+        )
+
+    def finalize(self) -> None:
+        """Free the model's memory."""
+        del self.session
+
+
+def sentence(error: Exception, path: Path | None = None) -> str:
+    """Reduce ONNX Runtime's message to one line that names no file of this server."""
+    text = " ".join(str(error).split())
+    if path is not None:
+        text = text.replace(str(path), path.name)
+    return f"ONNX Runtime: {text}"

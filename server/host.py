@@ -1,0 +1,139 @@
+"""Whether this computer can run the embedded server, and what to do where it cannot.
+
+Read before anything else, also by a Python too old for the rest of this package: no syntax newer
+than 3.8 here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+INSTEAD = "Use NVIDIA's image nvcr.io/nvidia/tritonserver (25.01-py3 or newer) instead"
+PYTHONS = ((3, 10), (3, 11), (3, 12))
+SHM = Path("/dev/shm")
+SHM_NEEDED = 64 << 20
+
+
+@dataclass(frozen=True)
+class Host:
+    """What matters about a computer; sizes in bytes, versions as (major, minor)."""
+
+    system: str
+    machine: str
+    libc: tuple[str, str]
+    python: tuple[int, int]
+    libpython: bool
+    numpy: str
+    triton: Path | None
+    shm_free: int
+
+
+def inspect() -> Host:
+    """Look at the computer and the interpreter this runs on."""
+    version = sys.version_info[:2]
+    try:
+        numpy = importlib.metadata.version("numpy")
+    except importlib.metadata.PackageNotFoundError:
+        numpy = ""
+    try:
+        shm_free = shutil.disk_usage(SHM).free
+    except OSError:
+        shm_free = 0
+    return Host(
+        platform.system(),
+        platform.machine(),
+        platform.libc_ver(),
+        (version[0], version[1]),
+        has_libpython(),
+        numpy,
+        find_triton(),
+        shm_free,
+    )
+
+
+def has_libpython() -> bool:
+    """Tell whether the interpreter's shared library, which Triton's Python backend loads, is here."""
+    try:
+        ctypes.CDLL(str(libpython_dir() / libpython_name()))
+        return True
+    except OSError:
+        pass
+    try:
+        ctypes.CDLL(libpython_name())
+        return True
+    except OSError:
+        return False
+
+
+def libpython_dir() -> Path:
+    """Name the folder that the interpreter was built to keep its shared library in."""
+    return Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib")
+
+
+def libpython_name() -> str:
+    """Name the shared library of this interpreter, as Triton's Python backend asks for it."""
+    return f"libpython{sys.version_info[0]}.{sys.version_info[1]}.so.1.0"
+
+
+def find_triton() -> Path | None:
+    """Find the folder of the nvidia-pytriton wheel that holds Triton, without importing the wheel."""
+    spec = importlib.util.find_spec("pytriton")
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        folder = Path(place, "tritonserver")
+        if os.access(folder / "bin" / "tritonserver", os.X_OK):
+            return folder
+    return None
+
+
+def refusal(host: Host) -> str | None:
+    """Say in one sentence or two why `host` cannot run the server and what to do; None: it can."""
+    if host.system != "Linux" or host.machine != "x86_64":
+        return (
+            f"The embedded server runs on x86-64 Linux, and this is {host.system} on"
+            f" {host.machine}. {INSTEAD}, here or on another computer."
+        )
+    name, version = host.libc
+    if name != "glibc" or tuple(int(part) for part in version.split(".")[:2]) < (2, 35):
+        found = f"{name} {version}" if name else "none"
+        return (
+            "The embedded server needs glibc 2.35 or newer (Ubuntu 22.04, Debian 12, Fedora 36),"
+            f" and this system has {found}. {INSTEAD}."
+        )
+    python = ".".join(str(part) for part in host.python)
+    if host.python not in PYTHONS:
+        return (
+            f"The embedded server needs Python 3.10, 3.11 or 3.12, and this is {python}."
+            " Start it through scripts/serve, which looks for a suitable one."
+        )
+    if not host.libpython:
+        return (
+            f"This Python {python} came without its shared library (libpython{python}.so.1.0),"
+            f" which Triton loads. On Debian and Ubuntu: apt install libpython{python};"
+            " with pyenv: build with PYTHON_CONFIGURE_OPTS=--enable-shared."
+        )
+    if host.triton is None:
+        return (
+            "Triton is not installed in this Python environment. Start the server through"
+            " scripts/serve, which installs it, or: pip install --no-deps nvidia-pytriton==0.7.0."
+        )
+    if host.numpy and int(host.numpy.split(".")[0]) >= 2:
+        return (
+            f"numpy {host.numpy} is installed, and this Triton's Python backend was built for"
+            " numpy 1: with numpy 2 it returns empty tensors. Run: pip install 'numpy<2'."
+        )
+    if host.shm_free < SHM_NEEDED:
+        return (
+            f"/dev/shm has {host.shm_free >> 20} MB free, and the server needs"
+            f" {SHM_NEEDED >> 20} MB or more. In Docker: --shm-size=2g; elsewhere:"
+            " mount -o remount,size=2g /dev/shm."
+        )
+    return None
