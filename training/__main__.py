@@ -10,15 +10,19 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: idle threads must not spin
 
+import nibabel as nib
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
 from export import networks, variant
 
 from . import autoencoder, data, evaluate, flow
-from .synthesis import MODALITIES
+from .anatomy import ORIGIN, SHAPE, heads
+from .synthesis import MODALITIES, SPACING, example
 
-STAGES = ("data", "autoencoder", "latents", "flow", "save", "evaluate")
+STAGES = ("data", "autoencoder", "latents", "flow", "save", "evaluate", "example")
+EXAMPLE = Path("examples/brain_mask.nii.gz")
 
 
 def _trained_autoencoder(cache: Path, device: str) -> Any:
@@ -49,6 +53,18 @@ def _save(cache: Path, folder: Path) -> None:
         save_file(half, folder / f"{role}.safetensors", metadata=metadata)
 
 
+def _example(cache: Path) -> None:
+    """Write the mask that ships with the repository: Colin27, 2 mm, with lesions of one seed."""
+    mask = example(heads(cache)[0], seed=25)
+    affine = np.diag([SPACING, SPACING, SPACING, 1.0])
+    affine[:3, 3] = [
+        o + (SPACING - 1) / 2 - (SPACING * n - have) // 2
+        for o, n, have in zip(ORIGIN, mask.shape, SHAPE, strict=True)
+    ]
+    EXAMPLE.parent.mkdir(exist_ok=True)
+    nib.save(nib.Nifti1Image(mask, affine), EXAMPLE)
+
+
 def main() -> None:
     """Run one stage or all of them; a stage that was cut short goes on where it was."""
     parser = argparse.ArgumentParser(prog="train-mini", description=__doc__)
@@ -77,6 +93,8 @@ def main() -> None:
     if "evaluate" in stages:
         table = evaluate.measure(args.cache, args.checkpoints, args.held_out, args.modalities)
         (args.cache / "quality.json").write_text(json.dumps(table, indent=1))
+    if "example" in stages:
+        _example(args.cache)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The autoencoder: L1 on voxels and on their differences, and a faint pull of latents to N(0, 1)."""
+"""The autoencoder: L1 on voxels and on their differences, a faint pull of latents to N(0, 1)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from . import data
 from .muon import Trainer
 from .synthesis import MODALITIES
 
-CROP = 48
 BATCH = 2  # crops; PyTorch takes its slow convolution for small inputs of batch 1
+# Many steps on small cubes first, whole volumes last: a norm's statistics depend on the size.
+CROPS = ((0.87, 32), (0.99, 48), (1.0, 0))  # until this share of the steps; 0: whole volumes
 
 
 def plain_norms(network: nn.Module) -> nn.Module:
@@ -44,15 +45,15 @@ class Samples:
     def __init__(self, cache: Path, keep: int = 24) -> None:
         self.cache, self.held = cache, deque[Any](maxlen=keep)
 
-    def draw(self, whole: bool) -> torch.Tensor:
-        """One image `[1, 1, X, Y, Z]`, whole or a crop of 48 voxels."""
-        if len(self.held) < 8 or random.random() < 0.25:
+    def draw(self, crop: int) -> torch.Tensor:
+        """One image `[1, 1, X, Y, Z]`, a cube of `crop` voxels or whole (0)."""
+        if len(self.held) < 8 or random.random() < 0.15:
             self.held.append(data.load(random.choice(data.paths(self.cache))))
         mask, images, _ = random.choice(self.held)
         image = data.image(mask, images, random.choice(list(MODALITIES)))
-        if not whole:
-            corner = [random.randint(0, n - CROP) for n in image.shape]
-            image = image[tuple(slice(c, c + CROP) for c in corner)]
+        if crop:
+            corner = [random.randint(0, n - crop) for n in image.shape]
+            image = image[tuple(slice(c, c + crop) for c in corner)]
         for axis in range(3):
             if random.random() < 0.5:
                 image = np.flip(image, axis)
@@ -75,24 +76,24 @@ def _loss(network: nn.Module, image: torch.Tensor) -> torch.Tensor:
 
 
 def train(cache: Path, steps: int, device: str) -> None:
-    """Train for `steps`, of which the last fifth sees whole volumes; writes `autoencoder.pt`."""
+    """Train for `steps` on ever larger parts of volumes; writes `autoencoder.pt` as it goes."""
     state_file = cache / "autoencoder.pt"
     network = plain_norms(networks.build(variant.load("mini"), "autoencoder")).to(device)
     nn.init.constant_(network.get_parameter("quant_conv_log_sigma.conv.bias"), -5.0)
-    network = network.to(memory_format=torch.channels_last_3d)
-    trainer = Trainer(network, steps, lr=3e-3, average=0.995)
+    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    trainer = Trainer(network, steps, lr=1e-3, average=0.995)
     if state_file.exists():
         trainer.resume(torch.load(state_file, weights_only=True))
     samples = Samples(cache)
     recent: deque[float] = deque(maxlen=50)
     while trainer.done < steps:
-        whole = trainer.done > 0.85 * steps
-        image = torch.cat([samples.draw(whole) for _ in range(1 if whole else BATCH)])
+        crop = next(crop for share, crop in CROPS if trainer.done < share * steps)
+        image = torch.cat([samples.draw(crop) for _ in range(BATCH if crop else 1)])
         image = image.to(device, memory_format=torch.channels_last_3d)
         loss = _loss(network, image)
         trainer.step(loss)
         recent.append(loss.item())
-        if trainer.done % 100 == 0 or trainer.done == steps:
+        if trainer.done % 200 == 0 or trainer.done == steps:
             torch.save(trainer.state(), state_file)
             print(
                 f"autoencoder {trainer.done}/{steps} loss {np.mean(recent):.4f} "

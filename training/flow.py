@@ -1,8 +1,8 @@
 """UNet and ControlNet, trained together on rectified flow in the autoencoder's latent space.
 
 A latent at timestep t is `(1 - t/1000) * clean + t/1000 * noise` and the velocity to learn is
-`clean - noise` (Liu et al., 2022; MONAI's RFlowScheduler). All contrasts of a mask share one pass of
-the mask embedding, which does not depend on them.
+`clean - noise` (Liu et al., 2022; MONAI's RFlowScheduler). All contrasts of a mask share one pass
+of the mask embedding, which does not depend on them.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class Pair(nn.Module):
         mini = variant.load("mini")
         self.unet = plain_norms(networks.build(mini, "diffusion_unet"))
         self.controlnet = plain_norms(networks.build(mini, "controlnet"))
-        for block in self.unet.get_submodule("down_blocks"):
+        blocks: Any = self.unet.get_submodule("down_blocks")
+        for block in blocks:
             block.register_forward_pre_hook(_clone_entry, with_kwargs=True)
             block.register_forward_hook(_clone_skips, with_kwargs=True)
 
@@ -109,7 +110,7 @@ class _Given(nn.Module):
 
 @dataclass(frozen=True)
 class Latents:
-    """One subject: mask `[X, Y, Z]` uint8, scaled latents `[8, 4, x, y, z]` by modality, spacing."""
+    """A subject: mask `[X, Y, Z]` uint8, scaled latents `[8, 4, x, y, z]`, spacing in mm."""
 
     mask: torch.Tensor
     clean: torch.Tensor
@@ -163,7 +164,7 @@ def _batch_loss(pair: Pair, subjects: list[Latents], whole: bool, device: str) -
             names = [n % 4 + 4 for n in names]
             mask = torch.from_numpy(without_head(mask.numpy()))
         masks.append(mask)
-        cleans.append(one.clean[(slice(None), slice(None), *cut)][names])
+        cleans.append(one.clean[names][(slice(None), slice(None), *cut)])
         spacings.append(one.spacing)
     mask, clean = torch.stack(masks).to(device), torch.cat(cleans).to(device)
     labels = torch.tensor(list(MODALITIES.values()))[names].repeat(len(chosen))
@@ -186,13 +187,14 @@ def _batch_loss(pair: Pair, subjects: list[Latents], whole: bool, device: str) -
         weight = (0.15 + 0.85 * head + 4 * lesion).repeat_interleave(len(names), 0)
     velocity = pair(noisy, t, labels.to(device), spacing.contiguous().to(device), embedding)
     error = (velocity - (clean - noise)).square().mean(1, keepdim=True)
-    return (weight * error).sum() / weight.sum()
+    return torch.as_tensor((weight * error).sum() / weight.sum())
 
 
 def train(cache: Path, steps: int, device: str, scale: float) -> None:
     """Train for `steps`, crops first and whole volumes in the last third; writes `flow.pt`."""
     state_file = cache / "flow.pt"
-    pair = Pair().to(device).to(memory_format=FORMAT)
+    pair = Pair().to(device)
+    pair.to(memory_format=FORMAT)  # type: ignore[call-overload]
     trainer = Trainer(pair, steps, lr=3e-3, average=0.998)
     if state_file.exists():
         trainer.resume(torch.load(state_file, weights_only=True))

@@ -51,7 +51,7 @@ class Muon(torch.optim.Optimizer):
 
 
 class Trainer:
-    """Two optimisers, one schedule (warm-up, flat, linear to zero) and an average of the weights."""
+    """Two optimisers, one schedule (warm-up, flat, linear to zero), averaged weights."""
 
     def __init__(self, model: nn.Module, steps: int, lr: float, average: float) -> None:
         kernels = [

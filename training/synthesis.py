@@ -1,8 +1,9 @@
 """Masks and renders: a head is warped, given lesions, and painted in the contrast asked for.
 
-The generative recipe follows SynthSeg (Billot et al., Medical Image Analysis 2023): intensities per
-label, a smooth bias field, noise; unlike SynthSeg the means are tied to a real contrast. A render is
-made on a grid twice as fine as the mask and averaged down, so that its edges hold partial volume.
+The generative recipe follows SynthSeg (Billot et al., Medical Image Analysis 2023): intensities
+per label, a smooth bias field, noise; unlike SynthSeg the means are tied to a real contrast. A
+render is made on a grid twice as fine as the mask and averaged down, so that its edges hold partial
+volume.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ FLIP = np.arange(256, dtype=np.uint8)
 for _right, _left in a.PAIRS.values():
     FLIP[_right], FLIP[_left] = _left, _right
 
-# mean intensity, 1.0 = bright white matter in T1; columns T1, T2, FLAIR, SWI. Chosen by eye to follow
-# the order of tissues in clinical 3 T images; not measured values.
+# mean intensity, 1 is very bright; columns T1, T2, FLAIR, SWI. Chosen by eye to follow the order of
+# tissues in clinical 3 T images; not measured values.
 _MEANS: dict[int | tuple[int, ...], tuple[float, float, float, float]] = {
     FLUID: (0.14, 0.92, 0.12, 0.82),
     a.GREY: (0.52, 0.58, 0.62, 0.62),
@@ -165,6 +166,15 @@ def subject(rng: np.random.Generator, heads: list[Labels]) -> Subject:
     fine = np.ascontiguousarray(head).ravel()[flat.numpy()] * inside.numpy().astype(np.uint8)
     _add_lesions(rng, fine)
     return Subject(fine, _majority(fine), spacing)
+
+
+def example(head: Labels, seed: int) -> Labels:
+    """`head` as it is, with lesions drawn from `seed`, at 2 mm: `[96, 112, 96]`."""
+    fine = np.zeros(tuple(2 * n for n in SIZE), np.uint8)
+    low = [(n - have) // 2 for n, have in zip(fine.shape, head.shape, strict=True)]
+    fine[tuple(slice(at, at + n) for at, n in zip(low, head.shape, strict=True))] = head
+    _add_lesions(np.random.default_rng(seed), fine)
+    return _majority(fine)
 
 
 def render(
