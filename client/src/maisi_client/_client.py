@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from . import _transport as transport
-from ._errors import InvalidRequest, MaisiError, ServerError, ServerUnavailable
+from ._errors import InvalidRequest, ServerError, ServerUnavailable
 from ._mask import Mask, Spacing, load_mask, parse_spacing, resample_nearest, restore
 from ._variant import Variant, parse_variant
 from ._volume import Progress, Volume
@@ -173,8 +173,9 @@ class Client:
 
     def _info(self) -> dict[str, Variant]:
         variants = {}
-        models = self._call(self._unary.get_model_repository_index).models
-        for name in sorted({model.name for model in models if model.state == "READY"}):
+        # Statistics name what is ready, and stay open where the repository index is restricted.
+        ready = self._call(self._unary.get_inference_statistics).model_stats
+        for name in sorted({model.name for model in ready}):
             config = self._call(self._unary.get_model_config, name).config
             if config.platform == "ensemble" and "variant" in config.parameters:
                 variants[name] = parse_variant(config.parameters["variant"].string_value)
@@ -216,11 +217,7 @@ class Client:
             raise ServerError(f"the server at {self.url} ended without a volume")
         yield volume
 
-    def _missing(self, variant: str) -> MaisiError:
-        """Tell a variant that is being loaded from one that is not there."""
-        models = self._call(self._unary.get_model_repository_index).models
-        if any(model.name == f"{variant}.stream" for model in models):
-            return ServerUnavailable(f"variant '{variant}' is not ready at {self.url}")
+    def _missing(self, variant: str) -> InvalidRequest:
         served = ", ".join(self._info()) or "none"
         return InvalidRequest(f"the variant is '{variant}'; {self.url} serves {served}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import re
 import time
 from collections.abc import Generator, Mapping
 from contextlib import suppress
@@ -15,11 +16,15 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from ._errors import InvalidRequest, MaisiError, ServerError, ServerUnavailable, Timeout
 
-# Without this header Triton reports a stream's errors as text, without their status.
-_STATUS_HEADER = {"triton_grpc_error": "true"}
+# Within a stream Triton reports errors as text alone: what begins with an input's name is about the
+# request. (The header `triton_grpc_error` would add a status, but makes Triton 2.51 crash when a
+# backend sends an error and the end of its stream one after the other.)
+_INPUT = r"'?(mask|size|spacing|modality|seed|steps|guidance|solver|latent)\b'?"
+_REFUSED = re.compile(rf"{_INPUT}: |.*\binput {_INPUT}")
+_BUSY = re.compile(r"Exceeds maximum queue size|.*no available versions|.*not ready")
 
 
-class UnknownModel(Exception):
+class UnknownModel(InvalidRequest):
     """The server has no model of this name."""
 
 
@@ -36,7 +41,7 @@ def stream(
     deadline: float,
     idle_timeout: float,
 ) -> Generator[Any, None, None]:
-    """Send one request to a decoupled model and yield its results until the server says it is done.
+    """Send one request to a decoupled model and yield its results until the server is done.
 
     The first result may take until `deadline` (`time.monotonic()`), as the request may have to
     queue; each further one at most `idle_timeout` seconds. Leaving the iterator early, by an
@@ -49,7 +54,6 @@ def stream(
         client.start_stream(
             lambda result, error: inbox.put((result, error)),
             stream_timeout=max(deadline - time.monotonic(), 0.001),
-            headers=_STATUS_HEADER,
         )
         tensors = [_tensor(name, value) for name, value in inputs.items()]
         with suppress(InferenceServerException):  # of a stream lost already; the inbox says why
@@ -66,8 +70,6 @@ def stream(
                     ) from None
                 raise late(url) from None
             if error is not None:
-                if error.status() is None and "unknown model" in error.message():
-                    raise UnknownModel(model)
                 raise explain(error, url, started)
             started = True
             response = result.get_response()
@@ -88,6 +90,12 @@ def explain(error: InferenceServerException, url: str, started: bool = False) ->
     """Turn a tritonclient exception into one of ours, keeping the server's own sentence."""
     message = " ".join((error.message() or "").split()) or "no reason given"
     match str(error.status()).removeprefix("StatusCode."):
+        case "None" if _REFUSED.match(message):
+            return InvalidRequest(message)
+        case "None" if _BUSY.match(message):
+            return ServerUnavailable(f"the server at {url} is not available: {message}")
+        case "None" if "unknown model" in message:
+            return UnknownModel(message)
         case "INVALID_ARGUMENT" | "NOT_FOUND" | "OUT_OF_RANGE":
             return InvalidRequest(message)
         case "UNAVAILABLE" if started:
