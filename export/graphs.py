@@ -28,6 +28,8 @@ class Graph:
 class MaskEncoder(nn.Module):
     """Label ids -> the ControlNet's conditioning embedding, once a volume."""
 
+    bits: torch.Tensor
+
     def __init__(self, controlnet: Any) -> None:
         """Take the embedding out of `controlnet`."""
         super().__init__()

@@ -82,10 +82,12 @@ def configs(variant: Variant, digests: Mapping[str, str]) -> dict[str, pb.ModelC
     _publish(ensemble, parameter)
     for model in rooms:
         step = ensemble.ensemble_scheduling.step.add(model_name=model.name, model_version=-1)
+        # The sampler's latent is another than the noise a caller may give under that name.
+        known = {} if model.name.endswith(".condition") else {"latent": "sampled_latent"}
         for tensor in model.input:
-            step.input_map[tensor.name] = tensor.name
+            step.input_map[tensor.name] = known.get(tensor.name, tensor.name)
         for tensor in model.output:
-            step.output_map[tensor.name] = tensor.name
+            step.output_map[tensor.name] = known.get(tensor.name, tensor.name)
     models = [
         ensemble,
         stream,
@@ -97,9 +99,7 @@ def configs(variant: Variant, digests: Mapping[str, str]) -> dict[str, pb.ModelC
     return {model.name: model for model in models}
 
 
-def _config(
-    name: str, inputs: Shapes, outputs: Shapes, optional: bool = False
-) -> pb.ModelConfig:
+def _config(name: str, inputs: Shapes, outputs: Shapes, optional: bool = False) -> pb.ModelConfig:
     config = pb.ModelConfig(name=name)
     for tensor, (kind, dims) in inputs.items():
         config.input.add(name=tensor, data_type=_type(kind), dims=dims, optional=optional)

@@ -6,12 +6,18 @@ ensemble of the other three, and tells how far it is on the way.
 """
 
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+
+if not __package__:  # Triton loads this file by itself; its rooms are the package around it
+    sys.path.append(str(Path(__file__).parents[1]))
+    __package__ = "maisi"
 
 from . import conditioning, decoder, sampler
 from .report import report
@@ -80,7 +86,10 @@ class TritonPythonModel:
         def send(stage: str, progress: float, **outputs: Any) -> None:
             if request.is_cancelled():
                 raise Cancelled
-            outputs = {"stage": _text(stage), "progress": np.array([progress], np.float32)} | outputs
+            outputs = {
+                "stage": _text(stage),
+                "progress": np.array([progress], np.float32),
+            } | outputs
             sender.send(pb_utils.InferenceResponse([_tensor(*item) for item in outputs.items()]))
 
         try:
@@ -90,9 +99,7 @@ class TritonPythonModel:
         finally:
             sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
-    def _engine(
-        self, model: str, inputs: Mapping[str, Any], outputs: Sequence[str]
-    ) -> list[Any]:
+    def _engine(self, model: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
         """Call a model of this variant within the server."""
         response = pb_utils.InferenceRequest(
             model_name=f"{self.variant['name']}.{model}",
@@ -169,9 +176,7 @@ def _decoder(variant: Variant, inputs: Tensors, engine: Engine) -> Tensors:
     return {"image": image, "report": _text(report(variant, plan, seconds, image, mask))}
 
 
-def _walk(
-    variant: Variant, inputs: Tensors, engine: Engine, send: Callable[..., None]
-) -> None:
+def _walk(variant: Variant, inputs: Tensors, engine: Engine, send: Callable[..., None]) -> None:
     """Walk all rooms; `send(stage, progress, **outputs)` raises when the caller has gone."""
     started = time.monotonic()
     seconds: dict[str, float] = {}
@@ -191,7 +196,9 @@ def _walk(
     conditions = {name: made[name] for name in ("class_labels", "spacing_mm100")}
     if plan.masked:
         begin("mask_encoder")
-        (conditions["embedding"],) = engine("mask_encoder", {"labels": made["labels"]}, ["embedding"])
+        (conditions["embedding"],) = engine(
+            "mask_encoder", {"labels": made["labels"]}, ["embedding"]
+        )
         end("mask_encoder")
 
     begin("sampler")

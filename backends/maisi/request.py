@@ -113,13 +113,17 @@ def parse_plan(variant: Variant, text: Array) -> Plan:
             "solver": np.array([plan.solver], dtype=object),
             "modality": np.array([plan.modality], dtype=object),
         }
-        times = {"started": plan.started, "condition_seconds": plan.condition_seconds}
-        agreed = dataclasses.replace(complete(variant, again), masked=bool(plan.masked), **times)
+        agreed = dataclasses.replace(
+            complete(variant, again),
+            masked=bool(plan.masked),
+            started=plan.started,
+            condition_seconds=plan.condition_seconds,
+        )
     except InvalidRequest as error:
         raise InvalidRequest(f"plan: {error}") from error
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise InvalidRequest("plan: not what the condition model of this variant writes") from error
-    if agreed != plan or not all(_is_real(value) for value in times.values()):
+    if agreed != plan or not _is_real(plan.started, plan.condition_seconds):
         raise InvalidRequest("plan: not what the condition model of this variant writes")
     return agreed
 
@@ -247,8 +251,8 @@ def _shortest(value: float) -> float:
         return float(str(np.float32(value)))
 
 
-def _is_real(value: Any) -> bool:
-    return isinstance(value, float | int) and math.isfinite(value)
+def _is_real(*values: Any) -> bool:
+    return all(isinstance(value, float | int) and math.isfinite(value) for value in values)
 
 
 def by(sides: Any) -> str:

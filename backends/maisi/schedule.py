@@ -6,6 +6,7 @@ solver is a list of `Step` and knows no tensors.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ def _times(schedule: Mapping[str, Any], numel: int, count: int) -> list[float]:
 def _heun(schedule: Mapping[str, Any], numel: int, count: int) -> list[Step]:
     train, times = schedule["train_timesteps"], _times(schedule, numel, count)
     plan: list[Step] = []
-    for now, after in zip(times, times[1:], strict=False):
+    for now, after in pairwise(times):
         dt = now - after
         plan.append(Step(now * train, 1.0, dt, 0.0))
         if after > 0:
@@ -76,7 +77,7 @@ def _heun(schedule: Mapping[str, Any], numel: int, count: int) -> list[Step]:
 def _ab2(schedule: Mapping[str, Any], numel: int, count: int) -> list[Step]:
     train, times = schedule["train_timesteps"], _times(schedule, numel, count)
     plan, previous = [], None
-    for now, after in zip(times, times[1:], strict=False):
+    for now, after in pairwise(times):
         dt = now - after
         # Steps differ in length: the weights are those of a line through the last two velocities.
         bend = 0.0 if previous is None else dt * dt / (2 * previous)

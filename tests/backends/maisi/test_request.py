@@ -1,0 +1,155 @@
+"""What a caller may ask, and the sentence for what not."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backends.maisi.request import InvalidRequest, complete, parse_plan
+
+Variant = dict[str, Any]
+
+
+def text(value: str | bytes) -> np.ndarray[Any, Any]:
+    return np.array([value.encode() if isinstance(value, str) else value], dtype=object)
+
+
+def mask(*shape: int, label: int = 22) -> np.ndarray[Any, Any]:
+    return np.full(shape, label, np.uint8)
+
+
+def test_nothing_asked_gives_the_defaults(mini: Variant) -> None:
+    plan = complete(mini, {})
+    assert list(plan.size) == mini["defaults"]["size"]
+    assert plan.modality == mini["defaults"]["modality"]
+    assert plan.steps == mini["defaults"]["steps"]
+    assert not plan.masked
+    assert plan.rows == 1
+    assert 0 <= plan.seed < 2**31
+    assert complete(mini, {}).seed != plan.seed
+
+
+def test_a_mask_gives_size_and_padding(mini: Variant) -> None:
+    plan = complete(mini, {"mask": mask(33, 48, 50)})
+    assert plan.masked
+    assert plan.size == (33, 48, 50)
+    assert plan.padded_size == (48, 48, 64)
+    assert plan.latent_shape(mini) == (1, 4, 12, 12, 16)
+
+
+@pytest.mark.parametrize("asked", ["mri_flair", "11", b"mri_flair"])
+def test_modality_by_name_or_code(mini: Variant, asked: str | bytes) -> None:
+    plan = complete(mini, {"modality": text(asked)})
+    assert (plan.modality, plan.class_label) == ("mri_flair", 11)
+
+
+def test_numbers_come_back_as_they_were_meant(mini: Variant) -> None:
+    given = {"spacing": np.array([0.9, 1.1, 2], np.float32), "guidance": np.array([0.1], "f4")}
+    plan = complete(mini, given)
+    assert plan.spacing == (0.9, 1.1, 2.0)
+    assert plan.guidance == 0.1
+    assert plan.rows == 2
+
+
+def test_largest_seed(mini: Variant) -> None:
+    assert complete(mini, {"seed": np.array([2**63 - 1])}).seed == 2**63 - 1
+
+
+def i4(*values: int) -> np.ndarray[Any, Any]:
+    return np.array(values, np.int32)
+
+
+def f4(*values: float) -> np.ndarray[Any, Any]:
+    return np.array(values, np.float32)
+
+
+BAD = {
+    "both": ({"mask": mask(32, 32, 32), "size": i4(32, 32, 32)}, "size: given together"),
+    "2-D": ({"mask": mask(32, 32)}, "mask: 2 axes"),
+    "4-D": ({"mask": mask(1, 32, 32, 32)}, "mask: 4 axes"),
+    "no voxels": ({"mask": mask(0, 32, 32)}, "mask: 0 x 32 x 32 voxels is outside"),
+    "small": ({"size": i4(31, 32, 32)}, "size: 31 x 32 x 32 voxels is outside .* 32 x 32 x 32 to"),
+    "large": ({"size": i4(32, 32, 257)}, "32 x 32 x 257 voxels is outside"),
+    "many": ({"size": i4(256, 256, 256)}, "is 16777216 voxels, and at most 8388608 are"),
+    "negative": ({"size": i4(-(2**31), 32, 32)}, "size: -2147483648 x 32 x 32"),
+    "size rank": ({"size": i4(32, 32)}, r"size: shape \[2\], but \[3\] is allowed"),
+    "empty": ({"mask": mask(32, 32, 32, label=0)}, "mask: every voxel is 0"),
+    "label": ({"mask": mask(32, 32, 32, label=7)}, "mask: holds 7, and the labels of mini are 0,"),
+    "spacing NaN": ({"spacing": f4(2, float("nan"), 2)}, "spacing: 2 x nan x 2 mm is outside"),
+    "spacing < 0": ({"spacing": f4(-1, 2, 2)}, "spacing: -1 x 2 x 2 mm is outside .* to 5"),
+    "spacing inf": ({"spacing": f4(2, 2, float("inf"))}, "spacing: 2 x 2 x inf mm"),
+    "modality": ({"modality": text("ct")}, r"modality: 'ct' is not one of mri_t1 \(9\)"),
+    "not UTF-8": ({"modality": text(b"\xff\xfe")}, "modality: .* is not text in UTF-8"),
+    "long text": ({"modality": text("x" * 10**6)}, "modality: 1000000 characters, and at most 100"),
+    "no text": ({"modality": np.array([], object)}, r"modality: shape \[0\]"),
+    "solver": ({"solver": text("rk4\n")}, r"solver: 'rk4\\n' is not one of euler, heun, ab2"),
+    "steps 0": ({"steps": i4(0)}, "steps: 0 is outside what is allowed, 1 to 1000"),
+    "steps 10^6": ({"steps": i4(10**6)}, "steps: 1000000 is outside"),
+    "guidance < 0": ({"guidance": f4(-0.5)}, "guidance: -0.5 is outside what is allowed, 0 to 20"),
+    "guidance NaN": ({"guidance": f4(float("nan"))}, "guidance: nan is outside"),
+    "seed < 0": ({"seed": np.array([-(2**63)])}, "seed: -9223372036854775808 is outside"),
+    "latent": ({"latent": f4(0).reshape(1, 1, 1, 1, 1)}, r"latent: shape \[1, 1, 1, 1, 1\] does"),
+    "latent NaN": (
+        {"size": i4(32, 32, 32), "latent": np.full((1, 4, 8, 8, 8), np.nan, np.float32)},
+        "latent: holds NaN",
+    ),
+}
+
+
+@pytest.mark.parametrize(("inputs", "sentence"), BAD.values(), ids=BAD.keys())
+def test_one_sentence_for_what_is_wrong(mini: Variant, inputs: Any, sentence: str) -> None:
+    with pytest.raises(InvalidRequest, match=sentence) as caught:
+        complete(mini, inputs)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_every_unknown_label_is_listed(mini: Variant) -> None:
+    wrong = mask(32, 32, 32)
+    wrong[0, 0, :3] = 3, 255, 1
+    with pytest.raises(InvalidRequest, match="mask: holds 1, 3, 255, and"):
+        complete(mini, {"mask": wrong})
+
+
+def test_a_huge_mask_is_refused_without_looking_at_it(mini: Variant) -> None:
+    # Touching 64 TB of voxels would not end well.
+    huge = np.broadcast_to(np.uint8(22), (40000, 40000, 40000))
+    with pytest.raises(InvalidRequest, match="40000 x 40000 x 40000 voxels is outside"):
+        complete(mini, {"mask": huge})
+
+
+def test_a_plan_survives_its_way(mini: Variant) -> None:
+    plan = complete(mini, {"mask": mask(33, 48, 50), "guidance": f4(2.5), "seed": np.array([7])})
+    again = parse_plan(mini, text(plan.to_json(started=12.5, condition_seconds=0.25)))
+    assert json.loads(again.to_json()) == json.loads(plan.to_json()) | {
+        "started": 12.5,
+        "condition_seconds": 0.25,
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"size": [32, 32]},
+        {"size": [32.5, 32, 32]},
+        {"padded_size": [32, 32, 64]},
+        {"steps": 10**9},
+        {"seed": 1e400},
+        {"spacing": [None, 1, 1]},
+        {"variant": "other"},
+        {"class_label": 10},
+        {"started": "now"},
+        {"more": 1},
+    ],
+)
+def test_a_forged_plan_is_refused(mini: Variant, change: dict[str, Any]) -> None:
+    plan = json.loads(complete(mini, {"size": i4(32, 32, 32)}).to_json())
+    with pytest.raises(InvalidRequest, match=r"^plan: "):
+        parse_plan(mini, text(json.dumps(plan | change)))
+
+
+@pytest.mark.parametrize("written", ["", "[]", "[" * 9000, "null", "{}", b"\xff", "x" * 20000])
+def test_what_is_no_plan_is_refused(mini: Variant, written: str | bytes) -> None:
+    with pytest.raises(InvalidRequest, match=r"^plan: "):
+        parse_plan(mini, text(written))
