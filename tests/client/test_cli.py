@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+from maisi_client import Client
 
 NOBODY = "127.0.0.1:9"  # the discard port: nothing listens
 
@@ -103,3 +107,73 @@ def test_preview_of_files(mask: Path, tmp_path: Path) -> None:
     done = maisi("preview", mask, mask, "-o", tmp_path / "p.png")
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_generate_writes_volume_report_and_picture(server: Any, mask: Path, tmp_path: Path) -> None:
+    pytest.importorskip("PIL")
+    out, picture = tmp_path / "t2.nii.gz", tmp_path / "t2.png"
+    asked = ("--modality", "mri_t2", "--seed", "3", "--steps", "1", "--url", server.grpc)
+    done = maisi("generate", mask, "-o", out, "--preview", picture, *asked)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")  # quiet in a pipe
+    assert {p.name for p in tmp_path.iterdir()} == {"mask.nii.gz", "t2.nii.gz", "t2.json", "t2.png"}
+    report = json.loads((tmp_path / "t2.json").read_text())
+    assert (report["seed"], report["modality"], report["synthetic"]) == (3, "mri_t2", True)
+    assert nib.load(out).shape == (32, 32, 32)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+    again = maisi("generate", mask, "-o", tmp_path / "again.nii.gz", *asked, "--json")
+    line = json.loads(again.stdout)
+    assert line["report"]["seed"] == 3 and line["output"].endswith("again.nii.gz")
+    assert (tmp_path / "again.nii.gz").read_bytes() == out.read_bytes()
+
+
+def test_generate_without_a_mask(server: Any, tmp_path: Path) -> None:
+    out = tmp_path / "image.nii"
+    asked = ("--size", "32,40,32", "--spacing", "2", "--steps", "1", "--guidance", "2")
+    done = maisi("generate", "-o", out, *asked, "--solver", "heun", MAISI_URL=server.grpc)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert nib.load(out).shape == (32, 40, 32)
+
+
+def test_a_refusal_of_the_server(server: Any, mask: Path, tmp_path: Path) -> None:
+    done = maisi("generate", mask, "-o", tmp_path / "a.nii", "--steps", "0", "--url", server.grpc)
+    assert done.returncode == 1
+    assert done.stderr.startswith("maisi: steps: 0 ") and done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [mask]
+
+
+def test_info(server: Any) -> None:
+    told = maisi("info", "--url", server.grpc)
+    assert told.returncode == 0
+    assert "mri_flair" in told.stdout and "22 brain" in told.stdout
+    machine = json.loads(maisi("info", "--json", "--url", server.grpc).stdout)
+    assert machine["mini"]["modalities"]["mri_t1"] == 9
+    assert machine["mini"]["labels"]["22"] == "brain"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_cancels_on_the_server_and_leaves_nothing(
+    server: Any, tmp_path: Path, number: signal.Signals
+) -> None:
+    terminal, theirs = os.openpty()  # a terminal, so that the bar tells how far it is
+    out = tmp_path / "a.nii.gz"
+    command = [sys.executable, "-m", "maisi_client", "generate", "-o", out, "--url", server.grpc]
+    command += ["--size", "96,96,96", "--spacing", "2", "--steps", "1000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    while b"sampler" not in shown:
+        shown += os.read(terminal, 4096)
+
+    process.send_signal(number)
+    told = time.monotonic()
+    assert process.wait(timeout=5) == 130
+    assert time.monotonic() - told < 2
+    rest = os.read(terminal, 65536)
+    os.close(terminal)
+    assert process.stdout is not None and process.stdout.read() == b""
+    assert rest.endswith(b"maisi: cancelled\r\n")
+    assert list(tmp_path.iterdir()) == []
+    with Client(server.grpc) as client:  # the sampler takes new work, a thousand steps are not done
+        client.generate(size=[32, 32, 32], steps=1)
+    assert time.monotonic() - told < 20

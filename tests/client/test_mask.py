@@ -164,12 +164,13 @@ def test_garbage_is_refused(tmp_path: Path, content: bytes, suffix: str) -> None
 
 
 def test_missing_file_and_wrong_type_are_refused(tmp_path: Path) -> None:
+    wrong: Any = np.zeros((4, 4, 4))
     with pytest.raises(MaskError, match=r"mask 'no\.nii' does not exist"):
         load_mask("no.nii")
     with pytest.raises(MaskError, match="does not exist or is not a file"):
         load_mask(tmp_path)
     with pytest.raises(MaskError, match="of type ndarray"):
-        load_mask(np.zeros((4, 4, 4)))  # type: ignore[arg-type]
+        load_mask(wrong)
 
 
 def test_spacing() -> None:

@@ -36,7 +36,8 @@ def draw(path: Path, mask: Any, volumes: Any = ()) -> NDArray[np.uint8]:
 
 
 def where(page: NDArray[np.uint8], colour: tuple[int, int, int]) -> NDArray[np.bool_]:
-    return (page == colour).all(axis=-1)
+    same: NDArray[np.bool_] = (page == colour).all(axis=-1)
+    return same
 
 
 def test_radiological_view_of_the_axial_plane(tmp_path: Path) -> None:

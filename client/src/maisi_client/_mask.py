@@ -7,7 +7,7 @@ import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import nibabel as nib
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ._errors import InvalidRequest, MaskError
 
-Spacing = tuple[float, float, float]
+Spacing: TypeAlias = tuple[float, float, float]
 
 MAX_VOXELS = 2**31 - 1  # one gRPC message carries no more
 _READ_ERRORS = (
@@ -186,7 +186,7 @@ def _labels(name: str, image: SpatialImage) -> NDArray[np.uint8]:
             f"{name} has data type {data.dtype}; whole numbers from 0 to 255 are wanted"
         )
     with np.errstate(invalid="ignore"):
-        labels = data.astype(np.uint8)
+        labels: NDArray[np.uint8] = data.astype(np.uint8)
     wrong = labels != data
     if wrong.any():
         at = tuple(int(i) for i in np.unravel_index(int(wrong.argmax()), data.shape))

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import nibabel as nib
 import numpy as np
@@ -23,8 +23,8 @@ from ._volume import Volume
 if TYPE_CHECKING:
     from PIL import Image
 
-Grid = NDArray[Any]
-Picture = str | os.PathLike[str] | SpatialImage | Volume
+Grid: TypeAlias = NDArray[Any]
+Picture: TypeAlias = str | os.PathLike[str] | SpatialImage | Volume
 
 _PLANES = (("axial", 0, 1), ("coronal", 0, 2), ("sagittal", 1, 2))  # name, axis across, axis up
 _GAP, _TITLE, _FOOT, _SIDE = 8, 40, 32, 22  # pixels
