@@ -61,7 +61,7 @@ def inspect() -> Host:
 
 
 def has_libpython() -> bool:
-    """Tell whether the interpreter's shared library, which Triton's Python backend loads, is here."""
+    """Tell whether the interpreter's shared library, which Triton loads, is here."""
     try:
         ctypes.CDLL(str(libpython_dir() / libpython_name()))
         return True
@@ -85,7 +85,7 @@ def libpython_name() -> str:
 
 
 def find_triton() -> Path | None:
-    """Find the folder of the nvidia-pytriton wheel that holds Triton, without importing the wheel."""
+    """Find Triton in the nvidia-pytriton wheel, without importing the wheel."""
     spec = importlib.util.find_spec("pytriton")
     for place in (spec.submodule_search_locations or []) if spec else []:
         folder = Path(place, "tritonserver")
@@ -94,8 +94,8 @@ def find_triton() -> Path | None:
     return None
 
 
-def refusal(host: Host) -> str | None:
-    """Say in one sentence or two why `host` cannot run the server and what to do; None: it can."""
+def unfit(host: Host) -> str | None:
+    """Say why this computer or this Python cannot run the server, and what to do; None: it can."""
     if host.system != "Linux" or host.machine != "x86_64":
         return (
             f"The embedded server runs on x86-64 Linux, and this is {host.system} on"
@@ -103,7 +103,7 @@ def refusal(host: Host) -> str | None:
         )
     name, version = host.libc
     if name != "glibc" or tuple(int(part) for part in version.split(".")[:2]) < (2, 35):
-        found = f"{name} {version}" if name else "none"
+        found = f"{name} {version}" if name else "another C library"
         return (
             "The embedded server needs glibc 2.35 or newer (Ubuntu 22.04, Debian 12, Fedora 36),"
             f" and this system has {found}. {INSTEAD}."
@@ -112,23 +112,14 @@ def refusal(host: Host) -> str | None:
     if host.python not in PYTHONS:
         return (
             f"The embedded server needs Python 3.10, 3.11 or 3.12, and this is {python}."
-            " Start it through scripts/serve, which looks for a suitable one."
+            " Install one of them beside it (on Ubuntu 24.04: apt install python3.12-venv) and"
+            " start scripts/serve, which finds it."
         )
     if not host.libpython:
         return (
             f"This Python {python} came without its shared library (libpython{python}.so.1.0),"
             f" which Triton loads. On Debian and Ubuntu: apt install libpython{python};"
             " with pyenv: build with PYTHON_CONFIGURE_OPTS=--enable-shared."
-        )
-    if host.triton is None:
-        return (
-            "Triton is not installed in this Python environment. Start the server through"
-            " scripts/serve, which installs it, or: pip install --no-deps nvidia-pytriton==0.7.0."
-        )
-    if host.numpy and int(host.numpy.split(".")[0]) >= 2:
-        return (
-            f"numpy {host.numpy} is installed, and this Triton's Python backend was built for"
-            " numpy 1: with numpy 2 it returns empty tensors. Run: pip install 'numpy<2'."
         )
     if host.shm_free < SHM_NEEDED:
         return (
@@ -137,3 +128,24 @@ def refusal(host: Host) -> str | None:
             " mount -o remount,size=2g /dev/shm."
         )
     return None
+
+
+def refusal(host: Host) -> str | None:
+    """Say why the server cannot run here as things are installed; None: it can."""
+    if problem := unfit(host):
+        return problem
+    if host.triton is None:
+        return (
+            "Triton is not installed in this Python environment. Start the server through"
+            " scripts/serve, which installs it, or: pip install --no-deps nvidia-pytriton==0.7.0."
+        )
+    if host.numpy and int(host.numpy.split(".")[0]) >= 2:
+        return (
+            f"numpy {host.numpy} is installed, and this Triton's Python backend was built for"
+            " numpy 1: with numpy 2 every tensor it returns is empty. Run: pip install 'numpy<2'."
+        )
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(unfit(inspect()))

@@ -19,7 +19,9 @@ from server.triton import Address, Triton, variant_of
 
 LOOK = 0.25  # seconds between two looks at the processes
 RETRIES = 5  # attempts to load a model whose process died, with pauses of 1, 2, 4, ... seconds
-EXIT = 10.0  # seconds an idle tritonserver gets to go; open, idle streams keep it from going
+QUIET = 2.0  # seconds without work after which an open stream counts as idle
+WORK = 0.05  # seconds of processor time, or any answer, that count as work
+EXIT = 5.0  # seconds an idle tritonserver gets to go; open, idle streams keep it from going
 
 
 class ServerError(Exception):
@@ -101,7 +103,12 @@ def running(settings: Settings) -> Iterator[tuple[Triton, Address]]:
     """Start tritonserver in a place of its own, and leave nothing of it behind."""
     if left := layout.sweep_shared_memory():
         log(f"removed {left} shared memory regions that a dead server had left")
-    address = settings.address.fixed()
+    try:
+        address = settings.address.fixed()
+    except OSError as error:
+        raise ServerError(
+            f"The server cannot listen on {settings.address.host}: {error.strerror}."
+        ) from None
     if busy := address.taken():
         ports = ", ".join(str(port) for port in busy)
         raise ServerError(
@@ -206,21 +213,31 @@ def drain(triton: Triton, seconds: float, stop: Stop) -> None:
     The doors, ensembles and decoupled models, are closed: Triton then answers a new request
     NOT_FOUND, lets the running ones finish, and reports a door unloaded when they have. The models
     behind the doors stay, since every step of a running request still asks for one.
+    A stream that its client keeps open keeps its door from being unloaded even when nothing runs:
+    then it counts as idle once no model has worked for a while.
     Raises Stopped at a second signal.
     """
-    waiting = set()
+    doors = {}
     for model, state in triton.states().items():
-        if state == "READY":
-            config = triton.config(model)
-            if config.HasField("ensemble_scheduling") or config.model_transaction_policy.decoupled:
+        config = triton.config(model) if state == "READY" else None
+        if config is not None:
+            decoupled = config.model_transaction_policy.decoupled
+            if decoupled or config.HasField("ensemble_scheduling"):
                 triton.unload(model)
-                waiting.add(model)
+                doors[model] = decoupled
     log("stopping: running requests finish first (a second signal stops at once)")
-    deadline = time.monotonic() + seconds
-    while any(state == "UNLOADING" for m, state in triton.states().items() if m in waiting):
+    end = time.monotonic() + seconds
+    worked, work = time.monotonic(), triton.work()
+    while True:
+        running = [m for m, state in triton.states().items() if m in doors and state == "UNLOADING"]
+        now, done = time.monotonic(), triton.work()
+        if done - work > WORK:
+            worked, work = now, done
+        if not running or (all(doors[model] for model in running) and now - worked > QUIET):
+            return
         if stop.hurry:
             raise Stopped
-        if time.monotonic() > deadline:
-            log(f"requests still run after {seconds:g} seconds and are given up")
+        if now > end:
+            log(f"{', '.join(running)}: still running after {seconds:g} s, and given up")
             return
         time.sleep(LOOK)

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ class Address:
     metrics: int
 
     def fixed(self) -> Address:
-        """Put a free port in the place of every 0."""
+        """Put a free port in the place of every 0; raises OSError if `host` cannot be had."""
         sockets = [socket.socket() for port in (self.grpc, self.http, self.metrics) if not port]
         for each in sockets:
             each.bind((self.host, 0))
@@ -150,33 +151,39 @@ class Triton:
                 command = child.cmdline()
             except psutil.Error:
                 continue
-            # A stub is told its instance's name, model_0_0, as its last argument but one.
-            if len(command) > 2 and command[0].endswith("triton_python_backend_stub"):
-                found[child.pid] = command[-2].rsplit("_", 2)[0]
+            # A stub's first argument is the file it serves, REPOSITORY/MODEL/VERSION/FILE.
+            if len(command) > 1 and command[0].endswith("triton_python_backend_stub"):
+                found[child.pid] = Path(command[1]).parent.parent.name
         return found
+
+    def work(self) -> float:
+        """Measure what the models have done so far: answers plus seconds of processor time."""
+        statistics = self.client.get_inference_statistics(client_timeout=10).model_stats
+        total = float(sum(model.inference_count for model in statistics))
+        for pid in self.stubs():
+            with suppress(psutil.Error):
+                times = psutil.Process(pid).cpu_times()
+                total += times.user + times.system
+        return total
 
     def end(self, patience: float) -> None:
         """Ask the server to go, and after `patience` seconds make it go, with all its processes."""
         self.process.terminate()
         try:
-            self.process.wait(patience)
-        except subprocess.TimeoutExpired:
-            pass
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(patience)
         finally:
-            try:
+            with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             self.process.wait()
             self.client.close()
 
 
 def children(pid: int) -> list[psutil.Process]:
     """List the child processes of `pid`; none when it is gone."""
-    try:
-        return psutil.Process(pid).children()
-    except psutil.Error:
-        return []
+    with suppress(psutil.Error):
+        return list(psutil.Process(pid).children())
+    return []
 
 
 def environment() -> dict[str, str]:

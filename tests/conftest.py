@@ -1,0 +1,128 @@
+"""Real servers for the tests: each its own process, on free ports, and nothing left behind."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHM = Path("/dev/shm")
+
+
+class Server:
+    """A `python -m server` on free ports; ready when this is made, unless `ready` is false."""
+
+    def __init__(self, folder: Path, repository: Path, *args: str, ready: bool = True):
+        self.log_file = folder / "server.log"
+        ports = ["--grpc-port=0", "--http-port=0", "--metrics-port=0"]
+        command = [sys.executable, "-m", "server", f"--repository={repository}", *ports, *args]
+        with self.log_file.open("w") as log:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True
+            )
+        self.pid = self.process.pid
+        self.line = ""
+        if ready:
+            self.wait_ready()
+
+    def wait_ready(self) -> None:
+        self.line = self.process.stdout.readline()
+        found = re.fullmatch(
+            r"ready: grpc=(\S+) http=(\S+) metrics=(\S+) variants=(\S*)\n", self.line
+        )
+        assert found, f"no ready line but {self.line!r}; log:\n{self.log[-4000:]}"
+        self.grpc, self.http, self.metrics = found[1], found[2], found[3]
+        self.variants = found[4].split(",") if found[4] else []
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text()
+
+    @property
+    def triton(self) -> psutil.Process:
+        """The tritonserver process."""
+        (child,) = psutil.Process(self.pid).children()
+        return child
+
+    def stub(self, model: str) -> psutil.Process:
+        """The Python process that serves `model`."""
+        for child in self.triton.children():
+            if child.status() == psutil.STATUS_ZOMBIE:
+                continue
+            if any(f"/{model}/1/" in argument for argument in child.cmdline()):
+                return child
+        raise LookupError(f"no process serves {model}")
+
+    def shared_memory(self) -> list[str]:
+        """This server's names in /dev/shm."""
+        return [path.name for path in SHM.glob(f"maisi-serve-{self.pid}-*")]
+
+    def stop(self, timeout: float = 60) -> int:
+        """Ask it to stop, and return its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout)
+
+    def end(self) -> None:
+        """Make sure that it is gone, and that it took its shared memory along."""
+        if self.process.poll() is None:
+            family = psutil.Process(self.pid).children(recursive=True)
+            try:
+                self.stop()
+            except subprocess.TimeoutExpired:
+                for process in [psutil.Process(self.pid), *family]:
+                    if process.is_running():
+                        process.kill()
+                raise
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server of the repository's own models, for every test that only asks it something."""
+    server = Server(tmp_path_factory.mktemp("server"), ROOT / "model_repository")
+    yield server
+    server.end()
+    assert server.shared_memory() == []
+
+
+@pytest.fixture
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """Make servers of one's own: `start_server(repository=None, *args, ready=True)`.
+
+    The repository's own models are served when none is given. Servers end with the test.
+    """
+    servers: list[Server] = []
+
+    def start(repository: Path | None = None, *args: str, ready: bool = True) -> Server:
+        folder = tmp_path_factory.mktemp("server")
+        server = Server(folder, repository or ROOT / "model_repository", *args, ready=False)
+        servers.append(server)
+        if ready:
+            server.wait_ready()
+        return server
+
+    yield start
+    for server in servers:
+        server.end()
+    assert [name for server in servers for name in server.shared_memory()] == []
+
+
+@pytest.fixture
+def eventually() -> Callable[..., None]:
+    """Wait until a condition holds: `eventually(condition, seconds)`."""
+
+    def wait(condition: Callable[[], object], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"not within {seconds} s"
+            time.sleep(0.1)
+
+    return wait

@@ -1,0 +1,253 @@
+"""The embedded server as its operator and its clients meet it."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import socket
+import threading
+import time
+from concurrent.futures import Future
+
+import numpy as np
+import psutil
+import pytest
+import tritonclient.grpc as grpc
+
+from tests.server.tiny import HEAD, X_TO_Y, write_model, write_repository
+
+Error = grpc.InferenceServerException
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    return write_repository(tmp_path_factory.mktemp("repository"))
+
+
+def tensor(seconds):
+    tensor = grpc.InferInput("x", [1], "FP32")
+    return [tensor.set_data_from_numpy(np.array([seconds], np.float32))]
+
+
+def infer(server, model, value, timeout=30):
+    with grpc.InferenceServerClient(server.grpc) as client:
+        result = client.infer(model, tensor(value), client_timeout=timeout)
+        return float(result.as_numpy("y")[0])
+
+
+def later(function, *args):
+    future = Future()
+
+    def run():
+        try:
+            future.set_result(function(*args))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+class Stream:
+    """One decoupled request; what comes back lands in `messages`, None being the end."""
+
+    def __init__(self, server, seconds):
+        self.messages = queue.Queue()
+        self.client = grpc.InferenceServerClient(server.grpc)
+        self.client.start_stream(self.take)
+        self.client.async_stream_infer("stream", tensor(seconds), enable_empty_final_response=True)
+
+    def take(self, result, error):
+        if error:
+            self.messages.put(error)
+        elif result.get_response().parameters["triton_final_response"].bool_param:
+            self.messages.put(None)
+        else:
+            self.messages.put(float(result.as_numpy("y")[0]))
+
+    def rest(self, timeout):
+        """Everything up to the end or an error."""
+        messages = []
+        deadline = time.monotonic() + timeout
+        while True:
+            messages.append(self.messages.get(timeout=deadline - time.monotonic()))
+            if messages[-1] is None or isinstance(messages[-1], Error):
+                return messages
+
+
+def test_ready_line_names_what_answers(start_server, repository):
+    server = start_server(repository)
+    assert server.variants == ["tiny"]
+    assert infer(server, "square", 3) == 9
+    assert infer(server, "slow_square", 0.3) == pytest.approx(0.3**4)
+    assert Stream(server, 0.2).rest(10) == [pytest.approx(0.04)] * 2 + [None]
+    for address in (server.http, server.metrics):
+        host, port = address.split(":")
+        socket.create_connection((host, int(port)), 5).close()
+
+
+def test_nobody_else_on_the_network_is_served(start_server, repository):
+    server = start_server(repository)
+    listening = [c.laddr.ip for c in server.triton.net_connections() if c.status == "LISTEN"]
+    assert len(listening) >= 3
+    assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
+
+
+def test_models_are_loaded_and_unloaded_by_nobody_else(start_server, repository):
+    server = start_server(repository)
+    with grpc.InferenceServerClient(server.grpc) as client:
+        for forbidden in (client.unload_model, client.load_model):
+            with pytest.raises(Error, match="restricted"):
+                forbidden("square")
+    assert infer(server, "square", 2) == 4
+
+
+def test_only_the_chosen_variants_are_loaded(start_server, repository):
+    server = start_server(repository, "--models=tiny")
+    assert server.variants == ["tiny"]
+    with pytest.raises(Error, match="square"):
+        infer(server, "square", 2)
+
+
+def test_sigterm_lets_running_requests_finish_and_refuses_new_ones(start_server, repository):
+    server = start_server(repository)
+    idle = Stream(server, 0)  # its stream stays open to the end
+    unary = later(infer, server, "slow_square", 2)
+    stream = Stream(server, 3)
+    stream.messages.get(timeout=5)
+    server.process.send_signal(signal.SIGTERM)
+    time.sleep(0.7)
+    with pytest.raises(Error, match="NOT_FOUND"):
+        infer(server, "slow_square", 1)
+    assert unary.result(10) == 16
+    assert stream.rest(10)[-1] is None
+    stream.client.close()
+    started = time.monotonic()
+    assert server.process.wait(40) == 0
+    assert time.monotonic() - started < 20
+    assert server.shared_memory() == []
+    assert idle.rest(1)[0] is None
+
+
+def test_second_signal_stops_at_once(start_server, repository):
+    server = start_server(repository)
+    unary = later(infer, server, "slow", 60, 100)
+    time.sleep(1)
+    server.process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert server.process.poll() is None
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(5) == 0
+    with pytest.raises(Error):
+        unary.result(5)
+
+
+def test_drain_is_bounded(start_server, repository):
+    server = start_server(repository, "--drain-seconds=1")
+    unary = later(infer, server, "slow_square", 60, 100)
+    time.sleep(1)
+    started = time.monotonic()
+    server.stop(30)
+    assert time.monotonic() - started < 20
+    with pytest.raises(Error):
+        unary.result(5)
+
+
+@pytest.mark.parametrize("victim", ["slow", "square"])
+def test_killed_model_comes_back_while_others_serve(start_server, repository, eventually, victim):
+    server = start_server(repository)
+    unary = later(infer, server, "slow_square", 20)
+    time.sleep(1)
+    died = server.stub(victim).pid
+    os.kill(died, signal.SIGKILL)
+    assert infer(server, "square" if victim == "slow" else "slow_square", 0) == 0
+    with pytest.raises(Error, match="not healthy"):
+        unary.result(8)
+    eventually(lambda: f"{victim} serves again" in server.log, 10)
+    assert server.stub(victim).pid != died
+    assert infer(server, "slow_square", 0.5) == pytest.approx(0.0625)
+
+
+def test_killed_stream_reports_an_error_and_comes_back(start_server, repository, eventually):
+    server = start_server(repository)
+    stream = Stream(server, 20)
+    stream.messages.get(timeout=5)
+    server.stub("stream").kill()
+    assert isinstance(stream.rest(8)[-1], Error)
+    eventually(lambda: "stream serves again" in server.log, 10)
+    assert Stream(server, 0.1).rest(10)[-1] is None
+
+
+def test_dead_triton_ends_the_server_with_a_sentence(start_server, repository):
+    server = start_server(repository)
+    server.triton.kill()
+    assert server.process.wait(20) == 1
+    assert "tritonserver ended by itself with status -9" in server.log
+    assert server.shared_memory() == []
+
+
+def test_killed_servers_leave_nothing_for_long(start_server, repository, eventually):
+    bystander = start_server(repository)
+    dead = start_server(repository)
+    family = [psutil.Process(dead.pid), *psutil.Process(dead.pid).children(recursive=True)]
+    for process in family:
+        process.kill()
+    dead.process.wait(10)
+    eventually(lambda: not any(p.is_running() and p.status() != "zombie" for p in family), 10)
+    assert dead.shared_memory() != []
+    mine = bystander.shared_memory()
+    start_server(repository)
+    assert dead.shared_memory() == []
+    assert bystander.shared_memory() == mine
+    assert infer(bystander, "slow", 0.1) == pytest.approx(0.01)
+
+
+def test_triton_does_not_outlive_its_supervisor(start_server, repository, eventually):
+    server = start_server(repository)
+    triton = server.triton
+    os.kill(server.pid, signal.SIGKILL)
+    eventually(lambda: not triton.is_running() or triton.status() == "zombie", 20)
+    start_server(repository)
+    assert server.shared_memory() == []
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["--repository=/nowhere"], "There is no model repository /nowhere"),
+        (["--models=huge"], "has no model 'huge'; it has ["),
+        (["--host=192.0.2.1"], "cannot listen on 192.0.2.1: "),
+    ],
+)
+def test_wrong_settings_end_with_a_sentence(start_server, repository, args, sentence):
+    server = start_server(repository, *args, ready=False)
+    assert server.process.wait(20) == 1
+    assert sentence in server.log
+    assert "Traceback" not in server.log
+
+
+def test_port_in_use_ends_with_a_sentence(start_server, repository):
+    first = start_server(repository)
+    port = first.grpc.split(":")[1]
+    second = start_server(repository, "--grpc-port", port, ready=False)
+    assert second.process.wait(20) == 1
+    assert f"port {port} is in use" in second.log
+
+
+def test_variant_that_cannot_compute_is_not_called_ready(start_server, tmp_path):
+    server = start_server(write_repository(tmp_path, smallest=9), ready=False)
+    assert server.process.wait(30) == 1
+    assert server.process.stdout.read() == ""
+    assert "tiny loaded but cannot compute" in server.log
+    assert "size is above 8" in server.log
+
+
+def test_model_that_hangs_at_loading_ends_with_a_sentence(start_server, tmp_path):
+    source = HEAD + (
+        "class TritonPythonModel:\n    def initialize(self, args):\n        time.sleep(600)\n"
+    )
+    write_model(tmp_path, "hangs", f'backend: "python"{X_TO_Y}', source)
+    server = start_server(tmp_path, "--start-seconds=3", ready=False)
+    assert server.process.wait(30) == 1
+    assert "did not load within 3 seconds" in server.log
