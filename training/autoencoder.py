@@ -19,7 +19,7 @@ from .synthesis import MODALITIES
 
 BATCH = 2  # crops; PyTorch takes its slow convolution for small inputs of batch 1
 # Many steps on small cubes first, whole volumes last: a norm's statistics depend on the size.
-CROPS = ((0.87, 32), (0.99, 48), (1.0, 0))  # until this share of the steps; 0: whole volumes
+CROPS = ((0.75, 32), (0.98, 48), (1.0, 0))  # until this share of the steps; 0: whole volumes
 
 
 def plain_norms(network: nn.Module) -> nn.Module:
@@ -81,7 +81,7 @@ def train(cache: Path, steps: int, device: str) -> None:
     network = plain_norms(networks.build(variant.load("mini"), "autoencoder")).to(device)
     nn.init.constant_(network.get_parameter("quant_conv_log_sigma.conv.bias"), -5.0)
     network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    trainer = Trainer(network, steps, lr=1e-3, average=0.995)
+    trainer = Trainer(network, steps, lr=2e-3, average=0.995)
     if state_file.exists():
         trainer.resume(torch.load(state_file, weights_only=True))
     samples = Samples(cache)
