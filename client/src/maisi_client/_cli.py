@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -157,7 +158,11 @@ def _describe(variant: Variant) -> str:
         "presets": ", ".join(variant.presets),
         "labels": ", ".join(f"{id_} {name}" for id_, name in variant.labels.items()),
     }
-    lines = [f"  {name:<13} {text}" for name, text in rows.items() if text]
+    lines = [
+        textwrap.fill(f"{name:<13} {text}", 100, initial_indent="  ", subsequent_indent=" " * 16)
+        for name, text in rows.items()
+        if text
+    ]
     return "\n".join([variant.name, *lines])
 
 

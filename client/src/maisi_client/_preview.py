@@ -189,11 +189,11 @@ def _page(titles: list[str], rows: list[tuple[str, list[Image.Image]]]) -> Image
     from PIL import Image, ImageDraw, ImageFont
 
     width = max(cut.width for _, cuts in rows for cut in cuts)
-    across = _SIDE + len(titles) * (width + _GAP)
+    large, small = ImageFont.load_default(19), ImageFont.load_default(13)
+    across = _SIDE + max(len(titles) * (width + _GAP), round(small.getlength(_FOOTNOTE)) + _GAP)
     down = _TITLE + sum(cuts[0].height + _GAP for _, cuts in rows) + _FOOT
     page = Image.new("RGB", (across, down), _PAGE)
     draw = ImageDraw.Draw(page)
-    large, small = ImageFont.load_default(19), ImageFont.load_default(13)
     for column, title in enumerate(titles):
         middle = _SIDE + column * (width + _GAP) + width / 2
         draw.text((middle, _TITLE / 2), title, _INK, large, anchor="mm")

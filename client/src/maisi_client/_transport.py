@@ -21,7 +21,7 @@ from ._errors import InvalidRequest, MaisiError, ServerError, ServerUnavailable,
 # backend sends an error and the end of its stream one after the other.)
 _INPUT = r"'?(mask|size|spacing|modality|seed|steps|guidance|solver|latent)\b'?"
 _REFUSED = re.compile(rf"{_INPUT}: |.*\binput {_INPUT}")
-_BUSY = re.compile(r"Exceeds maximum queue size|.*no available versions|.*not ready")
+_BUSY = re.compile(r"Exceeds maximum queue size|.*(no available versions|not ready|not healthy)")
 
 
 class UnknownModel(InvalidRequest):
@@ -92,7 +92,7 @@ def explain(error: InferenceServerException, url: str, started: bool = False) ->
     match str(error.status()).removeprefix("StatusCode."):
         case "None" if _REFUSED.match(message):
             return InvalidRequest(message)
-        case "None" if _BUSY.match(message):
+        case "None" if not started and _BUSY.match(message):
             return ServerUnavailable(f"the server at {url} is not available: {message}")
         case "None" if "unknown model" in message:
             return UnknownModel(message)
