@@ -93,26 +93,36 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     assert server.shared_memory() == []
 
 
+def servers(factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    made: list[Server] = []
+
+    def start(repository: Path | None = None, *args: str, ready: bool = True) -> Server:
+        folder = factory.mktemp("server")
+        server = Server(folder, repository or ROOT / "model_repository", *args, ready=False)
+        made.append(server)
+        if ready:
+            server.wait_ready()
+        return server
+
+    yield start
+    for server in made:
+        server.end()
+    assert [name for server in made for name in server.shared_memory()] == []
+
+
 @pytest.fixture
 def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
     """Make servers of one's own: `start_server(repository=None, *args, ready=True)`.
 
     The repository's own models are served when none is given. Servers end with the test.
     """
-    servers: list[Server] = []
+    yield from servers(tmp_path_factory)
 
-    def start(repository: Path | None = None, *args: str, ready: bool = True) -> Server:
-        folder = tmp_path_factory.mktemp("server")
-        server = Server(folder, repository or ROOT / "model_repository", *args, ready=False)
-        servers.append(server)
-        if ready:
-            server.wait_ready()
-        return server
 
-    yield start
-    for server in servers:
-        server.end()
-    assert [name for server in servers for name in server.shared_memory()] == []
+@pytest.fixture(scope="module")
+def module_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """Make servers that end with the module, like `start_server`."""
+    yield from servers(tmp_path_factory)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class TritonPythonModel:
     """One instance of one ONNX model."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load `<version>/model.onnx`, or the file that config.pbtxt's default_model_filename names.
+        """Load `<version>/model.onnx`, or the file that default_model_filename names.
 
         Raises TritonModelException with one sentence when the model cannot be loaded.
         """
@@ -77,7 +78,6 @@ class TritonPythonModel:
                 f"{args['model_name']}: {sentence(error, path)}"
             ) from None
         self.run_options = ort.RunOptions()
-        self.run_options.only_execute_path_to_fetches = True
         if shrink := parameters.get("memory.enable_memory_arena_shrinkage"):
             self.run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", shrink)
 
@@ -86,7 +86,7 @@ class TritonPythonModel:
         return [self.answer(request) for request in requests]
 
     def answer(self, request: Any) -> Any:
-        """Compute the requested outputs, and nothing that leads to no other."""
+        """Run the graph on one request; only requested outputs leave ONNX Runtime."""
         feeds = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         names = request.requested_output_names()
         try:
@@ -107,8 +107,8 @@ class TritonPythonModel:
 
 
 def sentence(error: Exception, path: Path | None = None) -> str:
-    """Reduce ONNX Runtime's message to one line that names no file of this server."""
+    """Reduce ONNX Runtime's message to one line that names no file of this server or its source."""
     text = " ".join(str(error).split())
     if path is not None:
         text = text.replace(str(path), path.name)
-    return f"ONNX Runtime: {text}"
+    return "ONNX Runtime: " + re.sub(r"/\S+:\d+ .*?\) ", "", text)

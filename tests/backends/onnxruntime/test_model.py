@@ -1,0 +1,163 @@
+"""The ONNX Runtime stand-in inside the real server, beside ONNX Runtime in this process."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import psutil
+import pytest
+import tritonclient.grpc as grpc
+from onnx import helper, numpy_helper
+
+from tests.server.tiny import ONE, X_TO_Y, write_model, write_onnx
+
+XYZ = """
+input [{ name: "x" data_type: TYPE_FP32 dims: [-1, -1, -1, -1, -1] }]
+output [{ name: "y" data_type: TYPE_FP32 dims: [-1, -1, -1, -1, -1] }]
+"""
+ANY_TO_TWO = """
+input [{ name: "x" data_type: TYPE_FP32 dims: [-1] }]
+output [{ name: "y" data_type: TYPE_FP32 dims: [-1] },
+        { name: "pairs" data_type: TYPE_FP32 dims: [-1] }]
+"""
+
+
+def parameters(**values):
+    lines = (
+        f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}'
+        for key, value in values.items()
+    )
+    return "\n".join(lines)
+
+
+def convolutions(path):
+    """Two 3D convolutions of 1 -> 8 -> 1 channels with a SiLU between them."""
+    random = np.random.default_rng(0)
+    weights = [
+        random.normal(size=shape).astype(np.float32) / 5
+        for shape in ((8, 1, 3, 3, 3), (1, 8, 3, 3, 3))
+    ]
+    nodes = [
+        helper.make_node("Constant", [], ["w1"], value=numpy_helper.from_array(weights[0])),
+        helper.make_node("Constant", [], ["w2"], value=numpy_helper.from_array(weights[1])),
+        helper.make_node("Conv", ["x", "w1"], ["a"], pads=[1] * 6),
+        helper.make_node("Sigmoid", ["a"], ["s"]),
+        helper.make_node("Mul", ["a", "s"], ["b"]),
+        helper.make_node("Conv", ["b", "w2"], ["y"], pads=[1] * 6),
+    ]
+    write_onnx(path, nodes, ["y"], rank=5)
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("repository")
+    backend = f'backend: "onnxruntime"\n{ONE}'
+    for name, values in {
+        "conv": {},
+        "conv1": {"intra_op_thread_count": 1},
+        "conv4": {"intra_op_thread_count": 4},
+        "keep": {"intra_op_thread_count": 1, "enable_mem_arena": 1},
+        "shrink": {
+            "intra_op_thread_count": 1,
+            "enable_mem_arena": 1,
+            "memory.enable_memory_arena_shrinkage": "cpu:0",
+        },
+    }.items():
+        convolutions(write_model(folder, name, backend + XYZ + parameters(**values)) / "model.onnx")
+    renamed = backend + XYZ + 'default_model_filename: "net.onnx"'
+    convolutions(write_model(folder, "renamed", renamed) / "net.onnx")
+    # `pairs`, the halves' larger numbers, cannot be computed for lists of odd length
+    two = numpy_helper.from_array(np.array([2, -1], np.int64))
+    nodes = [
+        helper.make_node("Add", ["x", "x"], ["y"]),
+        helper.make_node("Constant", [], ["two"], value=two),
+        helper.make_node("Reshape", ["x", "two"], ["table"]),
+        helper.make_node("ReduceMax", ["table"], ["pairs"], axes=[0], keepdims=0),
+    ]
+    version = write_model(folder, "pairs", backend + ANY_TO_TWO)
+    write_onnx(version / "model.onnx", nodes, ["y", "pairs"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(module_server, repository):
+    return module_server(repository)
+
+
+def infer(server, model, array, outputs=("y",)):
+    tensor = grpc.InferInput("x", list(array.shape), "FP32")
+    tensor.set_data_from_numpy(array)
+    wanted = [grpc.InferRequestedOutput(name) for name in outputs]
+    with grpc.InferenceServerClient(server.grpc) as client:
+        result = client.infer(model, [tensor], outputs=wanted, client_timeout=60)
+        return [result.as_numpy(name) for name in outputs]
+
+
+@pytest.mark.parametrize("model", ["conv", "conv4", "shrink", "renamed"])
+@pytest.mark.parametrize("shape", [(16, 16, 16), (7, 20, 33)])
+def test_same_numbers_as_in_process(server, repository, model, shape):
+    array = np.random.default_rng(1).normal(size=(1, 1, *shape)).astype(np.float32)
+    session = onnxruntime.InferenceSession(repository / "conv" / "1" / "model.onnx")
+    (expected,) = session.run(["y"], {"x": array})
+    (found,) = infer(server, model, array)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_outputs_come_in_the_order_asked(server):
+    array = np.array([1, 2, 3, 4], np.float32)
+    pairs, doubled = infer(server, "pairs", array, ["pairs", "y"])
+    np.testing.assert_array_equal(pairs, [3, 4])
+    np.testing.assert_array_equal(doubled, array * 2)
+    np.testing.assert_array_equal(infer(server, "pairs", array)[0], array * 2)
+
+
+def test_an_error_is_one_sentence_without_paths_and_the_model_serves_on(server):
+    with pytest.raises(grpc.InferenceServerException) as caught:
+        infer(server, "pairs", np.ones(5, np.float32), ["pairs"])
+    message = caught.value.message()
+    assert "ONNX Runtime" in message
+    assert "Traceback" not in message and ".py" not in message and "/" not in message
+    assert "\n" not in message
+    assert infer(server, "pairs", np.ones(2, np.float32), ["pairs"])[0] == 1
+
+
+def test_thread_parameter_is_honoured(server):
+    threads = {model: server.stub(model).num_threads() for model in ("conv", "conv1", "conv4")}
+    assert threads["conv4"] - threads["conv1"] == 3
+    cores = len(psutil.Process().cpu_affinity())
+    assert threads["conv"] - threads["conv1"] <= cores - 1
+    assert cores == 1 or threads["conv"] > threads["conv1"]
+
+
+@pytest.mark.parametrize(("model", "returns"), [("conv", True), ("shrink", True), ("keep", False)])
+def test_memory_is_returned_after_a_large_request(server, model, returns):
+    def rss():
+        return server.stub(model).memory_info().rss / 2**20
+
+    small = np.zeros((1, 1, 8, 8, 8), np.float32)
+    infer(server, model, small)
+    before = rss()
+    infer(server, model, np.zeros((1, 1, 128, 128, 160), np.float32))
+    infer(server, model, small)
+    kept = rss() - before
+    # the graph's two widest tensors take 80 MB each
+    assert kept < 60 if returns else kept > 100
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"intra_op_thread_count": "many"}, "intra_op_thread_count is 'many'"),
+        (None, "ONNX Runtime: "),
+    ],
+)
+def test_a_model_that_cannot_load_says_why(start_server, tmp_path, values, sentence):
+    config = f'backend: "onnxruntime"\n{ONE}{X_TO_Y}{parameters(**(values or {}))}'
+    version = write_model(tmp_path, "broken", config)
+    if values is None:
+        (version / "model.onnx").write_bytes(b"not a graph")
+    else:
+        write_onnx(version / "model.onnx", [helper.make_node("Mul", ["x", "x"], ["y"])], ["y"])
+    server = start_server(tmp_path, ready=False)
+    assert server.process.wait(30) == 1
+    assert sentence in server.log

@@ -1,0 +1,61 @@
+"""What is said where the embedded server cannot run."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from server.host import Host, inspect, refusal, unfit
+
+ROOT = Path(__file__).resolve().parents[2]
+GOOD = Host("Linux", "x86_64", ("glibc", "2.35"), (3, 10), True, "1.26.4", Path("/t"), 1 << 30)
+
+
+def test_this_computer_can():
+    assert refusal(inspect()) is None
+    assert refusal(GOOD) is None
+    assert refusal(dataclasses.replace(GOOD, libc=("glibc", "2.41"), python=(3, 12))) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "found", "instead"),
+    [
+        ({"system": "Darwin", "machine": "arm64"}, "Darwin on arm64", "nvcr.io"),
+        ({"machine": "aarch64"}, "Linux on aarch64", "nvcr.io"),
+        ({"libc": ("glibc", "2.31")}, "glibc 2.31", "nvcr.io"),
+        ({"libc": ("", "")}, "another C library", "nvcr.io"),
+        ({"python": (3, 9)}, "this is 3.9", "scripts/serve"),
+        ({"python": (3, 13)}, "this is 3.13", "scripts/serve"),
+        ({"libpython": False}, "libpython3.10.so.1.0", "apt install libpython3.10"),
+        ({"shm_free": 5 << 20}, "5 MB free", "--shm-size=2g"),
+    ],
+)
+def test_unfit_computers_are_told_why_and_what_instead(change, found, instead):
+    sentence = unfit(dataclasses.replace(GOOD, **change))
+    assert found in sentence
+    assert instead in sentence
+
+
+@pytest.mark.parametrize(
+    ("change", "instead"),
+    [
+        ({"triton": None}, "nvidia-pytriton==0.7.0"),
+        ({"numpy": "2.3.5"}, "pip install 'numpy<2'"),
+    ],
+)
+def test_missing_installations_are_told(change, instead):
+    assert instead in refusal(dataclasses.replace(GOOD, **change))
+
+
+def test_an_interpreter_without_triton_gets_one_sentence():
+    # -S leaves out the installed packages
+    command = [sys._base_executable, "-S", "-m", "server"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("serve: Triton is not installed")
+    assert len(done.stderr.splitlines()) == 1
