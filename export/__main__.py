@@ -7,16 +7,20 @@ import warnings
 from pathlib import Path
 
 from export import graphs, networks, onnx_export, repository, variant
+from export.variant import Variant
 
 ROOT = Path(__file__).parent
 
 
-def export(name: str, checkpoints: Path, target: Path) -> None:
-    """Export the variant `name` from `checkpoints` into the model repository `target`.
+def export(chosen: Variant, checkpoints: Path, target: Path) -> None:
+    """Export a variant from `checkpoints` into the model repository `target`.
 
     Raises ValueError or FileNotFoundError with a sentence; `target` is untouched then.
     """
-    chosen = variant.load(name)
+    # What PyTorch's exporter says along the way is about itself.
+    warnings.simplefilter("ignore")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    name = chosen.name
     truth = networks.load(chosen, checkpoints)
     prepared = networks.load(chosen, checkpoints)
     for network in (prepared.autoencoder, prepared.diffusion_unet, prepared.controlnet):
@@ -47,11 +51,8 @@ def main() -> int:
         help="default: %(default)s",
     )
     given = parser.parse_args()
-    # What PyTorch's exporter says along the way is about itself.
-    warnings.simplefilter("ignore")
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
-        export(given.variant, given.checkpoints, given.repository)
+        export(variant.load(given.variant), given.checkpoints, given.repository)
     except (ValueError, FileNotFoundError) as error:
         print(f"export: {error}", file=sys.stderr)
         return 1

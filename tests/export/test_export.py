@@ -1,0 +1,80 @@
+"""The whole way from a checkpoint to a repository, for a small variant."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from export import graphs, networks, onnx_export, repository
+from tests.export.weights import tiny
+
+
+def config(folder: Path) -> model_config_pb2.ModelConfig:
+    text = (folder / "config.pbtxt").read_text()
+    return text_format.Parse(text, model_config_pb2.ModelConfig())
+
+
+def test_every_model_is_there_and_says_what_it_is(tiny_repository: Path) -> None:
+    models = {path.name: config(path) for path in (tiny_repository / "models").iterdir()}
+    shorts = "stream condition mask_encoder sampler decoder flow flow_masked vae_decoder"
+    assert set(models) == {"tiny", *(f"tiny.{short}" for short in shorts.split())}
+    for name, model in models.items():
+        assert model.name == name
+        assert model.max_batch_size == 0
+        assert model.input and model.output
+        assert not model.HasField("version_policy")
+        onnx_file = tiny_repository / "models" / name / "1" / "model.onnx"
+        assert onnx_file.is_file() == (model.backend == "onnxruntime")
+        if model.backend != "onnxruntime":
+            parameter = json.loads(model.parameters["variant"].string_value)
+            assert parameter["name"] == "tiny"
+            assert set(parameter["weights"]) == {"autoencoder", "diffusion_unet", "controlnet"}
+    assert models["tiny.stream"].model_transaction_policy.decoupled
+    assert all(tensor.optional for tensor in models["tiny"].input)
+
+
+def test_configs_name_the_tensors_of_their_graphs(tiny_repository: Path) -> None:
+    for folder in (tiny_repository / "models").glob("*"):
+        if not (folder / "1" / "model.onnx").is_file():
+            continue
+        graph, said = onnx.load(folder / "1" / "model.onnx").graph, config(folder)
+        for tensors, named in ((graph.input, said.input), (graph.output, said.output)):
+            dims = {
+                t.name: [d.dim_value or -1 for d in t.type.tensor_type.shape.dim] for t in tensors
+            }
+            assert dims == {tensor.name: list(tensor.dims) for tensor in named}
+
+
+def test_float16_weights_are_stored_as_such(tiny_repository: Path) -> None:
+    model = onnx.load(tiny_repository / "models" / "tiny.flow" / "1" / "model.onnx")
+    sizes = {onnx.TensorProto.FLOAT: 0, onnx.TensorProto.FLOAT16: 0}
+    for weight in model.graph.initializer:
+        if weight.data_type in sizes:
+            sizes[weight.data_type] += int(np.prod(weight.dims))
+    assert sizes[onnx.TensorProto.FLOAT] < 0.05 * sizes[onnx.TensorProto.FLOAT16]
+
+
+def test_a_graph_that_computes_something_else_is_refused(tiny_repository: Path) -> None:
+    loaded = networks.load(tiny(), tiny_repository)
+    loaded.controlnet.controlnet_cond_embedding.conv_out.conv.bias.data += 0.01
+    encoder = graphs.graphs(tiny(), loaded)[0]
+    model = tiny_repository / "models" / "tiny.mask_encoder" / "1" / "model.onnx"
+    with pytest.raises(ValueError, match="mask_encoder: ONNX Runtime differs from PyTorch by"):
+        onnx_export.verify(encoder, model.read_bytes())
+
+
+def test_writing_again_replaces_whole_models(tiny_repository: Path, tmp_path: Path) -> None:
+    target = tmp_path / "models"
+    shutil.copytree(tiny_repository / "models", target)
+    (target / "tiny.flow" / "1" / "stale").touch()
+    (target / "other").mkdir()
+    repository.write(target, tiny(), {"autoencoder": "1"}, {"flow": b"new"})
+    assert (target / "tiny.flow" / "1" / "model.onnx").read_bytes() == b"new"
+    assert not (target / "tiny.flow" / "1" / "stale").exists()
+    assert (target / "other").is_dir()
+    assert not list(target.glob(".*"))

@@ -1,0 +1,211 @@
+"""Seeds, the two doors, refusals and cancellation, over gRPC against a real server."""
+
+import json
+import queue
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+
+from tests.conftest import Server
+from tests.parity.conftest import Array, Caller, tensors
+
+Mask = Callable[..., Array]
+TWO = np.array([2], np.int32)
+
+
+def stream(server: Server, **inputs: Any) -> list[Any]:
+    """Ask the stream and return everything it says: results, or an exception at the end."""
+    said: queue.Queue[Any] = queue.Queue()
+    with triton.InferenceServerClient(server.grpc) as client:
+        client.start_stream(lambda result, error: said.put(error or result))
+        client.async_stream_infer("tiny.stream", tensors(inputs), enable_empty_final_response=True)
+        messages = []
+        while True:
+            message = said.get(timeout=60)
+            if isinstance(message, triton.InferenceServerException):
+                return [*messages, message]
+            response = message.get_response()
+            if response.outputs:
+                messages.append(message)
+            if response.parameters["triton_final_response"].bool_param:
+                return messages
+
+
+def test_the_seed_decides(caller: Caller, mask: Mask) -> None:
+    given = {"mask": mask(32, 32, 32), "steps": TWO}
+    first, report = caller.volume(**given, seed=np.array([2**63 - 1]))
+    again, _ = caller.volume(**given, seed=np.array([2**63 - 1]))
+    other, _ = caller.volume(**given, seed=np.array([0]))
+    assert report["seed"] == 2**63 - 1
+    assert first.tobytes() == again.tobytes()
+    assert (first != other).mean() > 0.1
+
+
+def test_a_seed_that_was_drawn_gives_the_volume_again(caller: Caller) -> None:
+    size = np.array([32, 32, 32], np.int32)
+    first, report = caller.volume(size=size, steps=TWO)
+    again, _ = caller.volume(size=size, steps=TWO, seed=np.array([report["seed"]]))
+    assert first.tobytes() == again.tobytes()
+
+
+@pytest.mark.parametrize("solver", [b"euler", b"heun", b"ab2"])
+def test_both_doors_give_the_same_bytes(
+    caller: Caller, tiny_server: Server, mask: Mask, solver: bytes
+) -> None:
+    given = {
+        "mask": mask(33, 32, 40),
+        "seed": np.array([4]),
+        "steps": np.array([3], np.int32),
+        "guidance": np.array([2], np.float32),
+        "solver": np.array([solver], object),
+    }
+    image, report = caller.volume(**given)
+    messages = stream(tiny_server, **given)
+    assert messages[-1].as_numpy("image").tobytes() == image.tobytes()
+    last = json.loads(messages[-1].as_numpy("report")[0])
+    timing = {"seconds", "versions"}
+    assert {k: v for k, v in last.items() if k not in timing} == {
+        k: v for k, v in report.items() if k not in timing
+    }
+    stages = [message.as_numpy("stage")[0].decode() for message in messages]
+    assert list(dict.fromkeys(stages)) == [
+        "condition",
+        "mask_encoder",
+        "sampler",
+        "decoder",
+        "done",
+    ]
+    progress = [float(message.as_numpy("progress")[0]) for message in messages]
+    assert progress == sorted(progress)
+    assert (progress[0], progress[-1]) == (0.0, 1.0)
+    assert all(message.as_numpy("image") is None for message in messages[:-1])
+
+
+def i4(*values: int) -> Array:
+    return np.array(values, np.int32)
+
+
+def f4(*values: float) -> Array:
+    return np.array(values, np.float32)
+
+
+def text(value: bytes) -> Array:
+    return np.array([value], object)
+
+
+def block(*shape: int, label: int = 22) -> Array:
+    return np.full(shape, label, np.uint8)
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "empty mask": ({"mask": block(32, 32, 32, label=0)}, "mask: every voxel is 0"),
+    "no voxels": ({"mask": block(0, 32, 32)}, "mask"),
+    "wrong type": ({"mask": np.zeros((32, 32, 32), np.float32)}, "'mask'.*FP32.*UINT8"),
+    "2-D": ({"mask": block(32, 32)}, "'mask'"),
+    "4-D": ({"mask": block(1, 32, 32, 32)}, "'mask'"),
+    "too large": ({"mask": block(32, 32, 300)}, "mask: 32 x 32 x 300 voxels is outside"),
+    "too many": ({"size": i4(256, 256, 256)}, "size: .* 16777216 voxels, and at most"),
+    "both": ({"mask": block(32, 32, 32), "size": i4(32, 32, 32)}, "size: given together"),
+    "label": ({"mask": block(32, 32, 32, label=7)}, "mask: holds 7, and the labels of tiny are"),
+    "spacing NaN": ({"spacing": f4(2, np.nan, 2)}, "spacing: 2 x nan x 2 mm"),
+    "spacing negative": ({"spacing": f4(2, -1, 2)}, "spacing: 2 x -1 x 2 mm"),
+    "modality": ({"modality": text(b"pet")}, "modality: 'pet' is not one of mri_t1"),
+    "bad UTF-8": ({"modality": text(b"\xff\xff")}, "modality: .* UTF-8"),
+    "steps 0": ({"steps": i4(0)}, "steps: 0 is outside what is allowed, 1 to 1000"),
+    "steps 10^6": ({"steps": i4(10**6)}, "steps: 1000000 is outside"),
+    "guidance": ({"guidance": f4(np.inf)}, "guidance: inf is outside what is allowed, 0 to 20"),
+    "seed": ({"seed": np.array([-(2**63)])}, "seed: -9223372036854775808 is outside"),
+    "solver": ({"solver": text(b"")}, "solver: '' is not one of euler, heun, ab2"),
+    "latent": (
+        {"size": i4(32, 32, 32), "latent": np.zeros((1, 4, 8, 8, 9), np.float32)},
+        r"latent: shape \[1, 4, 8, 8, 9\] does not fit .* takes \[1, 4, 8, 8, 8\]",
+    ),
+    "latent infinite": (
+        {"size": i4(32, 32, 32), "latent": np.full((1, 4, 8, 8, 8), np.inf, np.float32)},
+        "latent: holds NaN or infinite",
+    ),
+    "latent huge": (
+        {
+            "size": i4(32, 32, 32),
+            "latent": np.full((1, 4, 8, 8, 8), 3e38, np.float32),
+            "steps": TWO,
+        },
+        "image: the networks gave NaN or infinite",
+    ),
+}
+
+
+@pytest.mark.parametrize(("inputs", "sentence"), BAD.values(), ids=BAD.keys())
+def test_a_bad_request_gets_its_sentence_at_both_doors(
+    caller: Caller, tiny_server: Server, inputs: dict[str, Any], sentence: str
+) -> None:
+    refused = caller.refusal(**inputs)
+    streamed = stream(tiny_server, **inputs)[-1]
+    assert isinstance(streamed, triton.InferenceServerException)
+    for message in (refused, str(streamed.message())):
+        assert re.search(sentence, message), message
+        assert "Traceback" not in message
+        assert ".py" not in message
+    assert caller.client.is_model_ready("tiny")
+
+
+def test_a_gigabyte_of_garbage_is_refused_and_the_next_request_served(caller: Caller) -> None:
+    garbage = np.random.default_rng(0).integers(0, 256, (1024, 1024, 1000), np.uint8)
+    started = time.monotonic()
+    assert "mask: 1024 x 1024 x 1000 voxels is outside" in caller.refusal(mask=garbage)
+    assert time.monotonic() - started < 60
+    del garbage
+    image, _ = caller.volume(size=i4(32, 32, 32), steps=TWO)
+    assert image.shape == (32, 32, 32)
+
+
+@pytest.mark.parametrize("plan", [b"", b"{}", b"\xff", b"[" * 5000])
+def test_inner_models_do_not_trust_their_callers(caller: Caller, plan: bytes) -> None:
+    latent = np.zeros((1, 4, 8, 8, 8), np.float32)
+    refused = caller.refusal(
+        "tiny.sampler",
+        noise=latent,
+        embedding=np.zeros((1, 16, 8, 8, 8), np.float32),
+        class_labels=np.array([9]),
+        spacing_mm100=f4(200, 200, 200)[None],
+        plan=text(plan),
+    )
+    assert refused.startswith("plan: ")
+    refused = caller.refusal(
+        "tiny.decoder",
+        latent=latent,
+        sampled=text(b"{}"),
+        labels=block(1, 32, 32, 32),
+        plan=text(plan),
+    )
+    assert refused.startswith("plan: ")
+
+
+def calls_of_flow(caller: Caller) -> int:
+    stats = caller.client.get_inference_statistics("tiny.flow_masked", as_json=True)
+    return int(stats["model_stats"][0].get("execution_count", 0))
+
+
+def test_cancellation_frees_the_sampler_within_two_steps(
+    caller: Caller, tiny_server: Server, mask: Mask, eventually: Callable[..., None]
+) -> None:
+    said: queue.Queue[Any] = queue.Queue()
+    client = triton.InferenceServerClient(tiny_server.grpc)
+    client.start_stream(lambda result, error: said.put(error or result))
+    client.async_stream_infer("tiny.stream", tensors({"mask": mask(96, 96, 96), "steps": i4(1000)}))
+    stage = b""
+    while stage != b"sampler":
+        stage = said.get(timeout=60).as_numpy("stage")[0]
+    before = calls_of_flow(caller)
+    eventually(lambda: calls_of_flow(caller) >= before + 2, 60)
+    client.stop_stream(cancel_requests=True)
+    cancelled = calls_of_flow(caller)
+    # The stream takes one request at a time: an answer says that the sampler is free.
+    messages = stream(tiny_server, size=i4(32, 32, 32), steps=TWO)
+    assert messages[-1].as_numpy("image").shape == (32, 32, 32)
+    assert calls_of_flow(caller) <= cancelled + 2
