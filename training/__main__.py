@@ -23,6 +23,7 @@ from .synthesis import MODALITIES, SPACING, example
 
 STAGES = ("data", "autoencoder", "latents", "flow", "save", "evaluate", "example")
 EXAMPLE = Path("examples/brain_mask.nii.gz")
+HELD_OUT_MASKS = Path("tests/training")
 
 
 def _trained_autoencoder(cache: Path, device: str) -> Any:
@@ -54,15 +55,19 @@ def _save(cache: Path, folder: Path) -> None:
 
 
 def _example(cache: Path) -> None:
-    """Write the mask that ships with the repository: Colin27, 2 mm, with lesions of one seed."""
+    """Write the masks that ship: Colin27 with lesions for users, two held-out heads for tests."""
     mask = example(heads(cache)[0], seed=25)
     affine = np.diag([SPACING, SPACING, SPACING, 1.0])
     affine[:3, 3] = [
-        o + (SPACING - 1) / 2 - (SPACING * n - have) // 2
-        for o, n, have in zip(ORIGIN, mask.shape, SHAPE, strict=True)
+        origin + (SPACING - 1) / 2 - (SPACING * n - have) // 2
+        for origin, n, have in zip(ORIGIN, mask.shape, SHAPE, strict=True)
     ]
     EXAMPLE.parent.mkdir(exist_ok=True)
     nib.save(nib.Nifti1Image(mask, affine), EXAMPLE)
+    for path in data.paths(cache, held_out=True)[:2]:
+        mask, _, spacing = data.load(path)
+        image = nib.Nifti1Image(mask, np.diag([spacing, spacing, spacing, 1.0]))
+        nib.save(image, HELD_OUT_MASKS / f"held_out_{path.stem}.nii.gz")
 
 
 def main() -> None:

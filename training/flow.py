@@ -25,7 +25,9 @@ from .autoencoder import plain_norms
 from .muon import Trainer
 from .synthesis import MODALITIES, without_head
 
-CROP = 16  # latent voxels
+MODALITIES_A_STEP = 4
+# Latent voxels of a cube until this share of the steps; 0: whole volumes, two modalities a step.
+CROPS = ((0.7, 12), (0.95, 16), (1.0, 0))
 FORMAT = torch.channels_last_3d
 
 
@@ -149,49 +151,42 @@ def _timesteps(count: int) -> torch.Tensor:
     return 1000 * torch.where(torch.rand(count) < 0.5, u, u.sqrt())
 
 
-def _batch_loss(pair: Pair, subjects: list[Latents], whole: bool, device: str) -> torch.Tensor:
-    chosen = random.sample(subjects, 1 if whole else 2)
-    names = random.sample(range(8), 2 if whole else 4)
-    brain_only = min(names) >= 4 or random.random() < 0.15
-    masks, cleans, spacings = [], [], []
-    for one in chosen:
-        shape = one.clean.shape[2:]
-        corner = [0 if whole else random.randint(0, n - CROP) for n in shape]
-        cut = tuple(slice(c, n if whole else c + CROP) for c, n in zip(corner, shape, strict=True))
-        voxels = tuple(slice(4 * s.start, 4 * s.stop) for s in cut)
-        mask = one.mask[voxels]
-        if brain_only:
-            names = [n % 4 + 4 for n in names]
-            mask = torch.from_numpy(without_head(mask.numpy()))
-        masks.append(mask)
-        cleans.append(one.clean[names][(slice(None), slice(None), *cut)])
-        spacings.append(one.spacing)
-    mask, clean = torch.stack(masks).to(device), torch.cat(cleans).to(device)
-    labels = torch.tensor(list(MODALITIES.values()))[names].repeat(len(chosen))
-    if brain_only and random.random() < 0.5:  # a mask without a head, any contrast
-        labels = torch.where(labels >= 29, torch.tensor([9, 10, 11, 20])[labels - 29], labels)
-    labels[torch.rand(len(labels)) < 0.08] = 0
-    spacing = 100 * torch.tensor(spacings).repeat_interleave(len(names))[:, None].expand(-1, 3)
-    t = _timesteps(len(labels)).to(device)
+def _batch_loss(pair: Pair, one: Latents, crop: int, device: str) -> torch.Tensor:
+    """Weighted squared error of the velocity for several modalities of one subject."""
+    shape = one.clean.shape[2:]
+    corner = [random.randint(0, n - crop) if crop else 0 for n in shape]
+    cut = tuple(slice(c, c + (crop or n)) for c, n in zip(corner, shape, strict=True))
+    mask = one.mask[tuple(slice(4 * s.start, 4 * s.stop) for s in cut)]
+    names = random.sample(range(8), MODALITIES_A_STEP if crop else 2)
+    label = torch.tensor(list(MODALITIES.values()))
+    if random.random() < 0.2:  # a mask without a head makes a brain without one, in any modality
+        mask = torch.from_numpy(without_head(mask.numpy()))
+        clean = one.clean[[n % 4 + 4 for n in names]]
+    else:
+        clean = one.clean[names]
+    clean = clean[(slice(None), slice(None), *cut)].to(device)
+    label = label[names]
+    label[torch.rand(len(label)) < 0.08] = 0
+    mask = mask[None].to(device)
+    t = _timesteps(len(names)).to(device)
     noise = torch.randn_like(clean)
     share = (t / 1000).view(-1, 1, 1, 1, 1)
     noisy = ((1 - share) * clean + share * noise).contiguous(memory_format=FORMAT)
-    unmasked = whole and random.random() < 0.2
-    embedding = None
-    weight = torch.ones_like(clean[:, :1])
-    if not unmasked:
-        embedding = pair.embed(mask).repeat_interleave(len(names), 0)
+    weight, embedding = torch.ones_like(clean[:1, :1]), None
+    if crop or random.random() < 0.8:
+        embedding = pair.embed(mask).expand(len(names), -1, -1, -1, -1)
         pool = nn.functional.max_pool3d
-        head = pool((mask != 0).float()[:, None], 4)
-        lesion = pool(((mask == WMH) | (mask == TUMOUR)).float()[:, None], 4)
-        weight = (0.15 + 0.85 * head + 4 * lesion).repeat_interleave(len(names), 0)
-    velocity = pair(noisy, t, labels.to(device), spacing.contiguous().to(device), embedding)
+        head = pool((mask != 0).float()[None], 4)
+        lesion = pool(((mask == WMH) | (mask == TUMOUR)).float()[None], 4)
+        weight = 0.15 + 0.85 * head + 4 * lesion
+    spacing = torch.full((len(names), 3), 100 * one.spacing, device=device)
+    velocity = pair(noisy, t, label.to(device), spacing, embedding)
     error = (velocity - (clean - noise)).square().mean(1, keepdim=True)
-    return torch.as_tensor((weight * error).sum() / weight.sum())
+    return torch.as_tensor((weight * error).mean() / weight.mean())
 
 
 def train(cache: Path, steps: int, device: str, scale: float) -> None:
-    """Train for `steps`, crops first and whole volumes in the last third; writes `flow.pt`."""
+    """Train for `steps` on ever larger parts of volumes; writes `flow.pt` as it goes."""
     state_file = cache / "flow.pt"
     pair = Pair().to(device)
     pair.to(memory_format=FORMAT)  # type: ignore[call-overload]
@@ -201,10 +196,11 @@ def train(cache: Path, steps: int, device: str, scale: float) -> None:
     subjects = _load(cache, scale)
     recent: deque[float] = deque(maxlen=50)
     while trainer.done < steps:
-        loss = _batch_loss(pair, subjects, trainer.done > 0.65 * steps, device)
+        crop = next(crop for share, crop in CROPS if trainer.done < share * steps)
+        loss = _batch_loss(pair, random.choice(subjects), crop, device)
         trainer.step(loss)
         recent.append(loss.item())
-        if trainer.done % 50 == 0 or trainer.done == steps:
+        if trainer.done % 100 == 0 or trainer.done == steps:
             torch.save({**trainer.state(), "scale": scale}, state_file)
             print(
                 f"flow {trainer.done}/{steps} loss {np.mean(recent):.4f} {trainer.elapsed():.0f} s",

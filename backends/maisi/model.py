@@ -95,8 +95,12 @@ class TritonPythonModel:
         try:
             _walk(self.variant, _inputs(request), self._engine, send)
         except Exception as error:
-            sender.send(pb_utils.InferenceResponse(error=self._error(error)))
-        finally:
+            # In one message: a lone end after an error can crash Triton 2.51 (triton_grpc_error).
+            sender.send(
+                pb_utils.InferenceResponse(error=self._error(error)),
+                flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
+            )
+        else:
             sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _engine(self, model: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
