@@ -24,7 +24,7 @@ def stream(server: Server, **inputs: Any) -> list[Any]:
     with triton.InferenceServerClient(server.grpc) as client:
         client.start_stream(lambda result, error: said.put(error or result))
         client.async_stream_infer("tiny.stream", tensors(inputs), enable_empty_final_response=True)
-        messages = []
+        messages: list[Any] = []
         while True:
             message = said.get(timeout=60)
             if isinstance(message, triton.InferenceServerException):
