@@ -135,14 +135,17 @@ def encode(cache: Path, autoencoder: Any, limit: int) -> float:
             for name in MODALITIES
         ]
         clean = torch.cat([autoencoder.encode(image)[0] for image in stack]).cpu()
-        torch.save({"mask": torch.from_numpy(mask), "clean": clean, "spacing": spacing}, target)
+        part = target.with_suffix(".part")
+        torch.save({"mask": torch.from_numpy(mask), "clean": clean, "spacing": spacing}, part)
+        part.rename(target)
     some = [torch.load(p, weights_only=True)["clean"] for p in sorted(folder.glob("*.pt"))[:12]]
     return float(1 / torch.cat(some).std())
 
 
-def _load(cache: Path, scale: float) -> list[Latents]:
-    files = [torch.load(p, weights_only=True) for p in sorted((cache / "latents").glob("*.pt"))]
-    return [Latents(f["mask"], f["clean"] * scale, f["spacing"]) for f in files]
+def _draw(cache: Path, scale: float) -> Latents:
+    """A random subject of those encoded so far."""
+    file = torch.load(random.choice(list((cache / "latents").glob("*.pt"))), weights_only=True)
+    return Latents(file["mask"], file["clean"] * scale, file["spacing"])
 
 
 def _timesteps(count: int) -> torch.Tensor:
@@ -190,14 +193,13 @@ def train(cache: Path, steps: int, device: str, scale: float) -> None:
     state_file = cache / "flow.pt"
     pair = Pair().to(device)
     pair.to(memory_format=FORMAT)  # type: ignore[call-overload]
-    trainer = Trainer(pair, steps, lr=3e-3, average=0.998)
+    trainer = Trainer(pair, steps, lr=2e-3, average=0.998)
     if state_file.exists():
         trainer.resume(torch.load(state_file, weights_only=True))
-    subjects = _load(cache, scale)
     recent: deque[float] = deque(maxlen=50)
     while trainer.done < steps:
         crop = next(crop for share, crop in CROPS if trainer.done < share * steps)
-        loss = _batch_loss(pair, random.choice(subjects), crop, device)
+        loss = _batch_loss(pair, _draw(cache, scale), crop, device)
         trainer.step(loss)
         recent.append(loss.item())
         if trainer.done % 100 == 0 or trainer.done == steps:
