@@ -1,0 +1,59 @@
+"""What is trained computes what MONAI's networks compute."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from export import networks, variant
+from training.autoencoder import plain_norms
+from training.flow import Pair, bits
+
+
+def test_bits_are_those_of_the_label() -> None:
+    labels = torch.tensor([[[[0, 1, 150, 255]]]], dtype=torch.uint8)
+    powers = (2 ** np.arange(8))[None, :, None, None, None]
+    assert ((bits(labels).numpy() * powers).sum(1) == labels.numpy()).all()
+
+
+def test_the_pair_is_controlnet_and_unet_as_monai_joins_them() -> None:
+    torch.manual_seed(0)
+    pair = Pair().eval()
+    for parameter in pair.parameters():
+        if not parameter.any():  # born as zeros, which would hide everything
+            torch.nn.init.normal_(parameter, std=0.1)
+    mini = variant.load("mini")
+    unet, controlnet = (networks.build(mini, role) for role in ("diffusion_unet", "controlnet"))
+    unet.load_state_dict(pair.unet.state_dict())
+    controlnet.load_state_dict(pair.controlnet.state_dict())
+    latent = torch.randn(2, 4, 8, 8, 12)
+    mask = torch.randint(0, 255, (2, 32, 32, 48), dtype=torch.uint8)
+    time, label, spacing = torch.tensor([900.0, 30.0]), torch.tensor([9, 11]), torch.ones(2, 3)
+    with torch.no_grad():
+        got = pair(latent, time, label, spacing, pair.embed(mask))
+        down, middle = controlnet.eval()(
+            x=latent, timesteps=time, controlnet_cond=bits(mask), class_labels=label
+        )
+        given: dict[str, Any] = {"x": latent, "timesteps": time, "class_labels": label}
+        given |= {"spacing_tensor": spacing}
+        plain = unet.eval()(**given)
+        steered = unet(
+            **given,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
+        )
+    assert not torch.allclose(plain, steered, atol=1e-2), "the mask changes nothing"
+    torch.testing.assert_close(got, steered, rtol=1e-4, atol=1e-5)
+
+
+def test_plain_norms_change_nothing() -> None:
+    torch.manual_seed(0)
+    network = networks.build(variant.load("mini"), "autoencoder").eval()
+    image = torch.rand(1, 1, 16, 16, 32)
+    with torch.no_grad():
+        before = network.decode(network.encode(image)[0])
+        plain_norms(network)
+        after = network.decode(network.encode(image)[0])
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
