@@ -43,9 +43,10 @@ def random_checkpoint(chosen: Variant, folder: Path, seed: int = 0) -> None:
     torch.manual_seed(seed)
     for role in ROLES:
         network = networks.build(chosen, role)
+        gain = 3.0 if role == "controlnet" else 0.5  # loud enough for a mask to show
         for parameter in network.parameters():
             if parameter.dim() > 1 and not parameter.detach().any():
-                torch.nn.init.normal_(parameter, std=0.5 / parameter[0].numel() ** 0.5)
+                torch.nn.init.normal_(parameter, std=gain / parameter[0].numel() ** 0.5)
             if parameter.dim() == 1:
                 parameter.data += 0.05 * torch.randn_like(parameter)
         state = {key: value.half().contiguous() for key, value in network.state_dict().items()}
