@@ -1,0 +1,149 @@
+"""The mini variant through restarts, stops and deaths of the server's processes."""
+
+from __future__ import annotations
+
+import json
+import queue
+import signal
+import threading
+import time
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc
+
+SECONDS_TO_ERROR = 10
+
+
+def tensors(seed=5, steps=2, masked=False):
+    mask = np.zeros((40, 33, 35), np.uint8)
+    mask[8:30, 6:28, 9:29] = 22
+    values = {
+        "seed": (np.array([seed], np.int64), "INT64"),
+        "steps": (np.array([steps], np.int32), "INT32"),
+        **(
+            {"mask": (mask, "UINT8")}
+            if masked
+            else {"size": (np.array([40, 33, 35], np.int32), "INT32")}
+        ),
+    }
+    made = []
+    for name, (array, kind) in values.items():
+        made.append(grpc.InferInput(name, list(array.shape), kind))
+        made[-1].set_data_from_numpy(array)
+    return made
+
+
+def volume(server, **request):
+    with grpc.InferenceServerClient(server.grpc) as client:
+        result = client.infer("mini", tensors(**request), client_timeout=200)
+        report = json.loads(result.as_numpy("report")[0])
+        return result.as_numpy("image"), report
+
+
+def later(function, *args, **kwargs):
+    future = Future()
+
+    def run():
+        try:
+            future.set_result(function(*args, **kwargs))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def stream(server, **request):
+    """Start a streamed request; returns its queue of results and errors, and its client."""
+    messages = queue.Queue()
+    client = grpc.InferenceServerClient(server.grpc)
+    client.start_stream(lambda result, error: messages.put(error or result))
+    client.async_stream_infer("mini.stream", tensors(**request), enable_empty_final_response=True)
+    return messages, client
+
+
+def until_sampling(server):
+    """Wait until the flow network has begun to answer."""
+    with grpc.InferenceServerClient(server.grpc) as client:
+
+        def answered():
+            stats = client.get_inference_statistics("mini.flow_masked").model_stats
+            return sum(model.inference_count for model in stats)
+
+        before = answered()
+        deadline = time.monotonic() + 30
+        while answered() < before + 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_same_seed_same_bytes_after_a_restart(start_server):
+    images = []
+    for _ in range(2):
+        server = start_server()
+        assert server.variants == ["mini"]
+        image, report = volume(server, masked=True)
+        other, _ = volume(server, masked=True, seed=6)
+        assert report["seed"] == 5
+        images.append((image.tobytes(), other.tobytes()))
+        assert server.stop() == 0
+    assert images[0] == images[1]
+    assert images[0][0] != images[0][1]
+
+
+def test_sigterm_with_requests_in_flight(start_server):
+    server = start_server()
+    unary = later(volume, server, steps=40, masked=True)
+    until_sampling(server)
+    messages, client = stream(server, steps=40, masked=True)
+    messages.get(timeout=30)
+    server.process.send_signal(signal.SIGTERM)
+    time.sleep(1)
+    assert not unary.done()  # so it was in flight
+    with pytest.raises(grpc.InferenceServerException, match="NOT_FOUND"):
+        volume(server)
+    image, report = unary.result(120)
+    assert image.shape == (40, 33, 35)
+    assert report["steps"] == 40
+    while True:
+        message = messages.get(timeout=120)
+        assert not isinstance(message, Exception), message
+        if message.as_numpy("image") is not None:
+            break
+    np.testing.assert_array_equal(message.as_numpy("image"), image)
+    client.close()
+    assert server.process.wait(60) == 0
+
+
+@pytest.mark.parametrize("victim", ["mini.sampler", "mini.flow_masked"])
+def test_killed_process_mid_request(start_server, eventually, victim):
+    server = start_server()
+    expected, _ = volume(server, masked=True)
+    doomed = later(volume, server, steps=900, masked=True)
+    until_sampling(server)
+    server.stub(victim).kill()
+    with pytest.raises(grpc.InferenceServerException):
+        doomed.result(SECONDS_TO_ERROR)
+    eventually(lambda: f"{victim} serves again" in server.log, 20)
+    again, _ = volume(server, masked=True)
+    np.testing.assert_array_equal(again, expected)
+
+
+def test_killed_stream_mid_request(start_server, eventually):
+    server = start_server()
+    messages, client = stream(server, steps=900, masked=True)
+    until_sampling(server)
+    server.stub("mini.stream").kill()
+    deadline = time.monotonic() + SECONDS_TO_ERROR
+    while not isinstance(messages.get(timeout=deadline - time.monotonic()), Exception):
+        pass
+    client.close()
+    eventually(lambda: "mini.stream serves again" in server.log, 20)
+    messages, client = stream(server, masked=True)
+    for message in iter(lambda: messages.get(timeout=60), None):
+        assert not isinstance(message, Exception), message
+        if message.as_numpy("image") is not None:
+            break
+    client.close()
