@@ -25,9 +25,9 @@ from .autoencoder import plain_norms
 from .muon import Trainer
 from .synthesis import MODALITIES, without_head
 
-MODALITIES_A_STEP = 4
-# Latent voxels of a cube until this share of the steps; 0: whole volumes, two modalities a step.
-CROPS = ((0.7, 12), (0.95, 16), (1.0, 0))
+MODALITIES_A_STEP = 3
+# Latent voxels of a cube until this share of the steps, two subjects a step; 0: one whole volume.
+CROPS = ((0.75, 12), (0.96, 16), (1.0, 0))
 FORMAT = torch.channels_last_3d
 
 
@@ -138,7 +138,8 @@ def encode(cache: Path, autoencoder: Any, limit: int) -> float:
         part = target.with_suffix(".part")
         torch.save({"mask": torch.from_numpy(mask), "clean": clean, "spacing": spacing}, part)
         part.rename(target)
-    some = [torch.load(p, weights_only=True)["clean"] for p in sorted(folder.glob("*.pt"))[:12]]
+    first = [folder / f"{path.stem}.pt" for path in data.paths(cache)[: min(limit, 12)]]
+    some = [torch.load(path, weights_only=True)["clean"] for path in first]
     return float(1 / torch.cat(some).std())
 
 
@@ -154,38 +155,43 @@ def _timesteps(count: int) -> torch.Tensor:
     return 1000 * torch.where(torch.rand(count) < 0.5, u, u.sqrt())
 
 
-def _batch_loss(pair: Pair, one: Latents, crop: int, device: str) -> torch.Tensor:
-    """Weighted squared error of the velocity for several modalities of one subject."""
+def _cut(one: Latents, crop: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mask and latents of a random cube of `crop` latent voxels, or of the whole (0)."""
     shape = one.clean.shape[2:]
     corner = [random.randint(0, n - crop) if crop else 0 for n in shape]
     cut = tuple(slice(c, c + (crop or n)) for c, n in zip(corner, shape, strict=True))
-    mask = one.mask[tuple(slice(4 * s.start, 4 * s.stop) for s in cut)]
-    names = random.sample(range(8), MODALITIES_A_STEP if crop else 2)
-    label = torch.tensor(list(MODALITIES.values()))
+    voxels = tuple(slice(4 * s.start, 4 * s.stop) for s in cut)
+    return one.mask[voxels], one.clean[(slice(None), slice(None), *cut)]
+
+
+def _batch_loss(pair: Pair, subjects: list[Latents], crop: int, device: str) -> torch.Tensor:
+    """Weighted squared error of the velocity for a few modalities of each subject."""
+    names = random.sample(range(8), MODALITIES_A_STEP)
+    label = torch.tensor(list(MODALITIES.values()))[names].repeat(len(subjects))
+    cuts = [_cut(one, crop) for one in subjects]
+    mask = torch.stack([mask for mask, _ in cuts])
     if random.random() < 0.2:  # a mask without a head makes a brain without one, in any modality
         mask = torch.from_numpy(without_head(mask.numpy()))
-        clean = one.clean[[n % 4 + 4 for n in names]]
-    else:
-        clean = one.clean[names]
-    clean = clean[(slice(None), slice(None), *cut)].to(device)
-    label = label[names]
+        names = [n % 4 + 4 for n in names]
+    clean = torch.cat([clean[names] for _, clean in cuts]).to(device)
+    mask = mask.to(device)
     label[torch.rand(len(label)) < 0.08] = 0
-    mask = mask[None].to(device)
-    t = _timesteps(len(names)).to(device)
+    t = _timesteps(len(label)).to(device)
     noise = torch.randn_like(clean)
     share = (t / 1000).view(-1, 1, 1, 1, 1)
     noisy = ((1 - share) * clean + share * noise).contiguous(memory_format=FORMAT)
-    weight, embedding = torch.ones_like(clean[:1, :1]), None
+    weight, embedding = torch.ones_like(clean[:, :1]), None
     if crop or random.random() < 0.8:
-        embedding = pair.embed(mask).expand(len(names), -1, -1, -1, -1)
+        embedding = pair.embed(mask).repeat_interleave(len(names), 0)
         pool = nn.functional.max_pool3d
-        head = pool((mask != 0).float()[None], 4)
-        lesion = pool(((mask == WMH) | (mask == TUMOUR)).float()[None], 4)
-        weight = 0.15 + 0.85 * head + 4 * lesion
-    spacing = torch.full((len(names), 3), 100 * one.spacing, device=device)
+        head = pool((mask != 0).float()[:, None], 4)
+        lesion = pool(((mask == WMH) | (mask == TUMOUR)).float()[:, None], 4)
+        weight = (0.15 + 0.85 * head + 4 * lesion).repeat_interleave(len(names), 0)
+    mm100 = torch.tensor([100 * one.spacing for one in subjects], device=device)
+    spacing = mm100.repeat_interleave(len(names))[:, None].repeat(1, 3)
     velocity = pair(noisy, t, label.to(device), spacing, embedding)
     error = (velocity - (clean - noise)).square().mean(1, keepdim=True)
-    return torch.as_tensor((weight * error).mean() / weight.mean())
+    return torch.as_tensor((weight * error).sum() / weight.sum())
 
 
 def train(cache: Path, steps: int, device: str, scale: float) -> None:
@@ -199,7 +205,9 @@ def train(cache: Path, steps: int, device: str, scale: float) -> None:
     recent: deque[float] = deque(maxlen=50)
     while trainer.done < steps:
         crop = next(crop for share, crop in CROPS if trainer.done < share * steps)
-        loss = _batch_loss(pair, _draw(cache, scale), crop, device)
+        loss = _batch_loss(
+            pair, [_draw(cache, scale) for _ in range(2 if crop else 1)], crop, device
+        )
         trainer.step(loss)
         recent.append(loss.item())
         if trainer.done % 100 == 0 or trainer.done == steps:
