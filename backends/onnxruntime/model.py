@@ -88,7 +88,7 @@ class TritonPythonModel:
     def answer(self, request: Any) -> Any:
         """Run the graph on one request; only requested outputs leave ONNX Runtime."""
         feeds = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-        names = request.requested_output_names()
+        names = list(request.requested_output_names())
         try:
             arrays = self.session.run(names, feeds, self.run_options)
         except Exception as error:
