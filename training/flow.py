@@ -27,7 +27,7 @@ from .synthesis import MODALITIES, without_head
 
 MODALITIES_A_STEP = 3
 # Latent voxels of a cube until this share of the steps, two subjects a step; 0: one whole volume.
-CROPS = ((0.75, 12), (0.96, 16), (1.0, 0))
+CROPS = ((0.8, 12), (0.97, 16), (1.0, 0))
 FORMAT = torch.channels_last_3d
 
 

@@ -153,6 +153,23 @@ def test_a_bad_request_gets_its_sentence_at_both_doors(
     assert caller.client.is_model_ready("tiny")
 
 
+def test_an_error_with_a_status_leaves_the_server_up(caller: Caller, tiny_server: Server) -> None:
+    # The header asks Triton to end the stream with the error's status; 2.51 crashed on an error and
+    # the end of its stream sent one after the other.
+    said: queue.Queue[Any] = queue.Queue()
+    with triton.InferenceServerClient(tiny_server.grpc) as client:
+        client.start_stream(
+            lambda result, error: said.put(error or result), headers={"triton_grpc_error": "true"}
+        )
+        client.async_stream_infer("tiny.stream", tensors({"steps": i4(0)}))
+        message = said.get(timeout=60)
+        while not isinstance(message, triton.InferenceServerException):
+            message = said.get(timeout=60)
+    assert "steps: 0 is outside" in str(message.message())
+    time.sleep(1)
+    assert caller.volume(size=i4(32, 32, 32), steps=TWO)[0].shape == (32, 32, 32)
+
+
 def test_a_gigabyte_of_garbage_is_refused_and_the_next_request_served(caller: Caller) -> None:
     garbage = np.full((1024, 1024, 1000), 7, np.uint8)
     assert "mask: 1024 x 1024 x 1000 voxels is outside" in caller.refusal(mask=garbage)
