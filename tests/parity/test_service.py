@@ -3,6 +3,7 @@
 import json
 import queue
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
