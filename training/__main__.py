@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=Path, default=Path("export/checkpoints"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--subjects", type=int, default=150)
-    parser.add_argument("--held-out", type=int, default=12)
+    parser.add_argument("--held-out", type=int, default=4)
     parser.add_argument("--autoencoder-steps", type=int, default=2000)
     parser.add_argument("--flow-steps", type=int, default=1500)
     parser.add_argument("--modalities", nargs="+", default=list(MODALITIES))

@@ -69,7 +69,7 @@ def _debian_templates(cache: Path) -> Path:
 
 def _on_grid(path: Path) -> NDArray[np.float32]:
     """The image at `path` (1 mm, axis aligned) moved onto the common grid `[181, 217, 181]`."""
-    image = nib.load(path)  # type: ignore[attr-defined]
+    image = nib.load(path)
     data = np.asarray(image.dataobj, dtype=np.float32)
     shift = [round(o - a) for o, a in zip(ORIGIN, image.affine[:3, 3], strict=True)]
     out = np.zeros(SHAPE, np.float32)

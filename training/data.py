@@ -57,7 +57,7 @@ def image(
     mask: NDArray[np.uint8], images: NDArray[np.float16], modality: str
 ) -> NDArray[np.float32]:
     """The image of one modality; skull-stripped ones are 0 outside the brain."""
-    whole = images[list(MODALITIES).index(modality) % 4].astype(np.float32)
+    whole: NDArray[np.float32] = images[list(MODALITIES).index(modality) % 4].astype(np.float32)
     if modality.endswith("skull_stripped"):
         whole[np.isin(mask, OUTSIDE)] = 0
     return whole

@@ -16,9 +16,9 @@ from skimage.metrics import structural_similarity
 from export import networks, variant
 
 from . import data
-from .autoencoder import psnr
+from .autoencoder import plain_norms, psnr
 from .fidelity import lesion_contrast, tissue_dice
-from .flow import bits
+from .flow import Pair
 from .synthesis import MODALITIES, OUTSIDE
 
 Volume = NDArray[np.float32]
@@ -26,40 +26,28 @@ Volume = NDArray[np.float32]
 
 @torch.no_grad()
 def generate(
-    nets: networks.Networks,
+    pair: Pair,
+    autoencoder: Any,
+    scale: float,
     mask: NDArray[np.uint8],
     modality: str,
     spacing: float,
     seed: int,
     steps: int = 30,
 ) -> Volume:
-    """The reference pipeline with MONAI's own networks and scheduler: `[X, Y, Z]`, 0..1."""
-    unet, controlnet = nets.diffusion_unet, nets.controlnet
-    device = next(unet.parameters()).device
-    condition = bits(torch.from_numpy(mask)[None].to(device))
+    """Sample with MONAI's scheduler and decode the whole volume: `[X, Y, Z]`, 0..1."""
+    embedding = pair.embed(torch.from_numpy(mask)[None])
     generator = torch.Generator().manual_seed(seed)
     shape = [n // 4 for n in mask.shape]
-    latent = torch.randn(1, 4, *shape, generator=generator).to(device)
+    latent = torch.randn(1, 4, *shape, generator=generator)
     scheduler = RFlowScheduler(use_discrete_timesteps=False, use_timestep_transform=True)
     scheduler.set_timesteps(steps, input_img_size_numel=int(np.prod(shape)))
-    label = torch.tensor([MODALITIES[modality]], device=device)
-    mm100 = torch.full((1, 3), 100 * spacing, device=device)
+    label, mm100 = torch.tensor([MODALITIES[modality]]), torch.full((1, 3), 100 * spacing)
     times = scheduler.timesteps
     for t, after in zip(times, [*times[1:], torch.tensor(0)], strict=True):
-        when = torch.tensor([float(t)], device=device)
-        down, middle = controlnet(
-            x=latent, timesteps=when, controlnet_cond=condition, class_labels=label
-        )
-        velocity = unet(
-            x=latent,
-            timesteps=when,
-            class_labels=label,
-            spacing_tensor=mm100,
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=middle,
-        )
+        velocity = pair(latent, torch.tensor([float(t)]), label, mm100, embedding)
         latent, _ = scheduler.step(velocity, t, latent, after)
-    image = nets.autoencoder.decode(latent / nets.scale_factor)[0, 0].clamp_min(0).cpu().numpy()
+    image = autoencoder.decode(latent / scale)[0, 0].clamp_min(0).numpy()
     return np.asarray(np.where(mask == 0, 0, image), dtype=np.float32)
 
 
@@ -69,8 +57,12 @@ def _mean(values: list[float]) -> float | None:
 
 @torch.no_grad()
 def measure(cache: Path, checkpoints: Path, subjects: int, names: list[str]) -> dict[str, Any]:
-    """Quality by modality, means over held-out subjects; see MODEL_CARD.md for what each means."""
+    """Quality by modality, means over held-out subjects; MODEL_CARD.md says what each means."""
     nets = networks.load(variant.load("mini"), checkpoints)
+    pair = Pair().eval()
+    pair.unet.load_state_dict(nets.diffusion_unet.state_dict())
+    pair.controlnet.load_state_dict(nets.controlnet.state_dict())
+    autoencoder: Any = plain_norms(nets.autoencoder)
     files = data.paths(cache, held_out=True)[:subjects]
     loaded = [data.load(path) for path in files]
     table: dict[str, Any] = {}
@@ -81,9 +73,11 @@ def measure(cache: Path, checkpoints: Path, subjects: int, names: list[str]) -> 
             render = data.image(mask, images, name)
             shown = np.where(np.isin(mask, OUTSIDE), 0, mask) if "stripped" in name else mask
             image = torch.from_numpy(render)[None, None]
-            decoded = nets.autoencoder.decode(nets.autoencoder.encode(image)[0]).clamp_min(0)
+            decoded = autoencoder.decode(autoencoder.encode(image)[0]).clamp_min(0)
             reconstruction = np.where(mask == 0, 0, decoded[0, 0].numpy())
-            generated = generate(nets, shown, name, spacing, seed=index)
+            generated = generate(
+                pair, autoencoder, nets.scale_factor, shown, name, spacing, seed=index
+            )
             scores["psnr"].append(psnr(torch.from_numpy(reconstruction), image[0, 0]))
             scores["ssim"].append(
                 float(structural_similarity(reconstruction, render, data_range=1.0))

@@ -161,7 +161,8 @@ def _cut(one: Latents, crop: int) -> tuple[torch.Tensor, torch.Tensor]:
     corner = [random.randint(0, n - crop) if crop else 0 for n in shape]
     cut = tuple(slice(c, c + (crop or n)) for c, n in zip(corner, shape, strict=True))
     voxels = tuple(slice(4 * s.start, 4 * s.stop) for s in cut)
-    return one.mask[voxels], one.clean[(slice(None), slice(None), *cut)]
+    latents = (slice(None), slice(None), *cut)
+    return one.mask[voxels], one.clean[latents]
 
 
 def _batch_loss(pair: Pair, subjects: list[Latents], crop: int, device: str) -> torch.Tensor:

@@ -26,7 +26,7 @@ def _orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     for _ in range(5):
         gram = x @ x.T
         x = _A * x + (_B * gram + _C * gram @ gram) @ x
-    return x.T if tall else x
+    return torch.as_tensor(x.T if tall else x)
 
 
 class Muon(torch.optim.Optimizer):
