@@ -12,7 +12,7 @@ from export.variant import ROLES, Variant
 
 
 def tiny() -> Variant:
-    """Return a variant like mini with two UNet levels and a handful of channels."""
+    """Return a variant like mini with one UNet level and a handful of channels."""
     mini = variant.load("mini")
     changed = copy.deepcopy(mini.networks)
     changed["autoencoder"] |= {
@@ -21,9 +21,9 @@ def tiny() -> Variant:
         "norm_num_groups": 4,
     }
     unet = {
-        "num_channels": [16, 32],
-        "attention_levels": [False, True],
-        "num_head_channels": [0, 16],
+        "num_channels": [16],
+        "attention_levels": [True],
+        "num_head_channels": [16],
         "num_res_blocks": 1,
         "norm_num_groups": 4,
         "resblock_updown": True,

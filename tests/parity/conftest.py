@@ -1,4 +1,4 @@
-"""A server of a small variant with random weights, and how these tests ask it."""
+"""How these tests ask a server: for the shipped variant, and for a small one of random weights."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -71,7 +71,13 @@ def tiny_server(
 
 
 @pytest.fixture(scope="session")
-def caller(tiny_server: Server) -> Caller:
+def caller(server: Server) -> Caller:
+    """Ask the shipped variant."""
+    return Caller(triton.InferenceServerClient(server.grpc), "mini")
+
+
+@pytest.fixture(scope="session")
+def tiny_caller(tiny_server: Server) -> Caller:
     """Ask the small variant."""
     return Caller(triton.InferenceServerClient(tiny_server.grpc), "tiny")
 

@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tritonclient.grpc as triton
 
 from export import networks, variant
 from export.variant import Variant
-from tests.conftest import ROOT, Server
+from tests.conftest import ROOT
 from tests.export.weights import tiny
 from tests.parity import reference
 from tests.parity.conftest import Array, Caller
@@ -65,20 +64,19 @@ def compare(
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_random_weights(
-    case: Any, caller: Caller, tiny_repository: Path, mask: Callable[..., Array]
-) -> None:
-    compare(tiny(), tiny_repository, caller, case, mask)
-
-
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_the_shipped_weights(case: Any, server: Server, mask: Callable[..., Array]) -> None:
-    caller = Caller(triton.InferenceServerClient(server.grpc), "mini")
+def test_the_shipped_weights(case: Any, caller: Caller, mask: Callable[..., Array]) -> None:
     compare(variant.load("mini"), ROOT / "export" / "checkpoints", caller, case, mask)
 
 
+@pytest.mark.parametrize("name", ["padded and guided", "without mask, padded and guided"])
+def test_random_weights_of_another_variant(
+    name: str, tiny_caller: Caller, tiny_repository: Path, mask: Callable[..., Array]
+) -> None:
+    compare(tiny(), tiny_repository, tiny_caller, CASES[name], mask)
+
+
 def test_the_comparison_sees_the_mask_guidance_and_spacing(
-    caller: Caller, mask: Callable[..., Array]
+    tiny_caller: Caller, mask: Callable[..., Array]
 ) -> None:
     def made(**changed: Any) -> Array:
         given: dict[str, Any] = {
@@ -86,7 +84,7 @@ def test_the_comparison_sees_the_mask_guidance_and_spacing(
             "seed": np.array([1]),
             "steps": np.array([2], np.int32),
         }
-        return caller.volume(**given | changed)[0]
+        return tiny_caller.volume(**given | changed)[0]
 
     plain = made()
     inside = mask(32, 32, 32) > 0

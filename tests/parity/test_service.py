@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
+from export import variant
 from tests.conftest import Server
 from tests.parity.conftest import Array, Caller, tensors
 
 Mask = Callable[..., Array]
+WIDTH = variant.load("mini").networks["controlnet"]["num_channels"][0]
 TWO = np.array([2], np.int32)
 
 
@@ -23,7 +25,7 @@ def stream(server: Server, **inputs: Any) -> list[Any]:
     said: queue.Queue[Any] = queue.Queue()
     with triton.InferenceServerClient(server.grpc) as client:
         client.start_stream(lambda result, error: said.put(error or result))
-        client.async_stream_infer("tiny.stream", tensors(inputs), enable_empty_final_response=True)
+        client.async_stream_infer("mini.stream", tensors(inputs), enable_empty_final_response=True)
         messages: list[Any] = []
         while True:
             message = said.get(timeout=60)
@@ -55,7 +57,7 @@ def test_a_seed_that_was_drawn_gives_the_volume_again(caller: Caller) -> None:
 
 @pytest.mark.parametrize("solver", [b"euler", b"heun", b"ab2"])
 def test_both_doors_give_the_same_bytes(
-    caller: Caller, tiny_server: Server, mask: Mask, solver: bytes
+    caller: Caller, server: Server, mask: Mask, solver: bytes
 ) -> None:
     given = {
         "mask": mask(33, 32, 40),
@@ -65,7 +67,7 @@ def test_both_doors_give_the_same_bytes(
         "solver": np.array([solver], object),
     }
     image, report = caller.volume(**given)
-    messages = stream(tiny_server, **given)
+    messages = stream(server, **given)
     assert messages[-1].as_numpy("image").tobytes() == image.tobytes()
     last = json.loads(messages[-1].as_numpy("report")[0])
     timing = {"seconds", "versions"}
@@ -111,7 +113,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "too large": ({"mask": block(32, 32, 300)}, "mask: 32 x 32 x 300 voxels is outside"),
     "too many": ({"size": i4(256, 256, 256)}, "size: .* 16777216 voxels, and at most"),
     "both": ({"mask": block(32, 32, 32), "size": i4(32, 32, 32)}, "size: given together"),
-    "label": ({"mask": block(32, 32, 32, label=7)}, "mask: holds 7, and the labels of tiny are"),
+    "label": ({"mask": block(32, 32, 32, label=7)}, "mask: holds 7, and the labels of mini are"),
     "spacing NaN": ({"spacing": f4(2, np.nan, 2)}, "spacing: 2 x nan x 2 mm"),
     "spacing negative": ({"spacing": f4(2, -1, 2)}, "spacing: 2 x -1 x 2 mm"),
     "modality": ({"modality": text(b"pet")}, "modality: 'pet' is not one of mri_t1"),
@@ -142,27 +144,27 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(("inputs", "sentence"), BAD.values(), ids=BAD.keys())
 def test_a_bad_request_gets_its_sentence_at_both_doors(
-    caller: Caller, tiny_server: Server, inputs: dict[str, Any], sentence: str
+    caller: Caller, server: Server, inputs: dict[str, Any], sentence: str
 ) -> None:
     refused = caller.refusal(**inputs)
-    streamed = stream(tiny_server, **inputs)[-1]
+    streamed = stream(server, **inputs)[-1]
     assert isinstance(streamed, triton.InferenceServerException)
     for message in (refused, str(streamed.message())):
         assert re.search(sentence, message), message
         assert "Traceback" not in message
         assert ".py" not in message
-    assert caller.client.is_model_ready("tiny")
+    assert caller.client.is_model_ready("mini")
 
 
-def test_an_error_with_a_status_leaves_the_server_up(caller: Caller, tiny_server: Server) -> None:
+def test_an_error_with_a_status_leaves_the_server_up(caller: Caller, server: Server) -> None:
     # The header asks Triton to end the stream with the error's status; 2.51 crashed on an error and
     # the end of its stream sent one after the other.
     said: queue.Queue[Any] = queue.Queue()
-    with triton.InferenceServerClient(tiny_server.grpc) as client:
+    with triton.InferenceServerClient(server.grpc) as client:
         client.start_stream(
             lambda result, error: said.put(error or result), headers={"triton_grpc_error": "true"}
         )
-        client.async_stream_infer("tiny.stream", tensors({"steps": i4(0)}))
+        client.async_stream_infer("mini.stream", tensors({"steps": i4(0)}))
         message = said.get(timeout=60)
         while not isinstance(message, triton.InferenceServerException):
             message = said.get(timeout=60)
@@ -183,16 +185,16 @@ def test_a_gigabyte_of_garbage_is_refused_and_the_next_request_served(caller: Ca
 def test_inner_models_do_not_trust_their_callers(caller: Caller, plan: bytes) -> None:
     latent = np.zeros((1, 4, 8, 8, 8), np.float32)
     refused = caller.refusal(
-        "tiny.sampler",
+        "mini.sampler",
         noise=latent,
-        embedding=np.zeros((1, 16, 8, 8, 8), np.float32),
+        embedding=np.zeros((1, WIDTH, 8, 8, 8), np.float32),
         class_labels=np.array([9]),
         spacing_mm100=f4(200, 200, 200)[None],
         plan=text(plan),
     )
     assert refused.startswith("plan: ")
     refused = caller.refusal(
-        "tiny.decoder",
+        "mini.decoder",
         latent=latent,
         sampled=text(b"{}"),
         labels=block(1, 32, 32, 32),
@@ -202,17 +204,17 @@ def test_inner_models_do_not_trust_their_callers(caller: Caller, plan: bytes) ->
 
 
 def calls_of_flow(caller: Caller) -> int:
-    stats = caller.client.get_inference_statistics("tiny.flow_masked", as_json=True)
+    stats = caller.client.get_inference_statistics("mini.flow_masked", as_json=True)
     return int(stats["model_stats"][0].get("execution_count", 0))
 
 
 def test_cancellation_frees_the_sampler_within_two_steps(
-    caller: Caller, tiny_server: Server, mask: Mask, eventually: Callable[..., None]
+    caller: Caller, server: Server, mask: Mask, eventually: Callable[..., None]
 ) -> None:
     said: queue.Queue[Any] = queue.Queue()
-    client = triton.InferenceServerClient(tiny_server.grpc)
+    client = triton.InferenceServerClient(server.grpc)
     client.start_stream(lambda result, error: said.put(error or result))
-    client.async_stream_infer("tiny.stream", tensors({"mask": mask(96, 96, 96), "steps": i4(1000)}))
+    client.async_stream_infer("mini.stream", tensors({"mask": mask(96, 96, 96), "steps": i4(1000)}))
     stage = b""
     while stage != b"sampler":
         stage = said.get(timeout=60).as_numpy("stage")[0]
@@ -221,6 +223,6 @@ def test_cancellation_frees_the_sampler_within_two_steps(
     client.stop_stream(cancel_requests=True)
     cancelled = calls_of_flow(caller)
     # The stream takes one request at a time: an answer says that the sampler is free.
-    messages = stream(tiny_server, size=i4(32, 32, 32), steps=TWO)
+    messages = stream(server, size=i4(32, 32, 32), steps=TWO)
     assert messages[-1].as_numpy("image").shape == (32, 32, 32)
     assert calls_of_flow(caller) <= cancelled + 2
