@@ -98,6 +98,7 @@ def main() -> None:
     if "evaluate" in stages:
         table = evaluate.measure(args.cache, args.checkpoints, args.held_out, args.modalities)
         (args.cache / "quality.json").write_text(json.dumps(table, indent=1))
+        print(evaluate.markdown(table))
     if "example" in stages:
         _example(args.cache)
 

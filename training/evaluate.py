@@ -99,3 +99,23 @@ def measure(cache: Path, checkpoints: Path, subjects: int, names: list[str]) -> 
         table[name] = {key: _mean(values) for key, values in scores.items()}
         print(name, json.dumps(table[name]), flush=True)
     return table
+
+
+def markdown(table: dict[str, Any]) -> str:
+    """The table of MODEL_CARD.md."""
+    rows = [
+        "| modality | PSNR | SSIM | Dice render | Dice autoencoder | Dice generated | share "
+        "| Dice shuffled | lesion render | lesion generated |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, q in table.items():
+        share = q["generated_dice"] / q["autoencoder_dice"]
+        lesion = [q.get(f"{key}_lesion") for key in ("render", "generated")]
+        cells = [
+            *(f"{q['psnr']:.1f}", f"{q['ssim']:.2f}", f"{q['render_dice']:.2f}"),
+            *(f"{q['autoencoder_dice']:.2f}", f"{q['generated_dice']:.2f}", f"{share:.2f}"),
+            f"{q['shuffled_dice']:.2f}",
+            *("" if value is None else f"{1000 * value:.0f}" for value in lesion),
+        ]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(rows)
