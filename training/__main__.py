@@ -77,6 +77,9 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("build/mini"))
     parser.add_argument("--checkpoints", type=Path, default=Path("export/checkpoints"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--start", type=Path, help="checkpoints to go on from instead of fresh weights"
+    )
     parser.add_argument("--subjects", type=int, default=150)
     parser.add_argument("--held-out", type=int, default=4)
     parser.add_argument("--autoencoder-steps", type=int, default=2000)
@@ -84,15 +87,16 @@ def main() -> None:
     parser.add_argument("--modalities", nargs="+", default=list(MODALITIES))
     args = parser.parse_args()
     stages = STAGES if args.stage == "all" else (args.stage,)
+    start = networks.load(variant.load("mini"), args.start) if args.start else None
     if "data" in stages:
         data.make(args.cache, args.subjects, args.held_out, os.cpu_count() or 1)
     if "autoencoder" in stages:
-        autoencoder.train(args.cache, args.autoencoder_steps, args.device)
+        autoencoder.train(args.cache, args.autoencoder_steps, args.device, start)
     if "latents" in stages:
         print(f"latent scale {_scale(args.cache, args.device, args.subjects):.4f}")
     if "flow" in stages:
         scale = _scale(args.cache, args.device, args.subjects)
-        flow.train(args.cache, args.flow_steps, args.device, scale)
+        flow.train(args.cache, args.flow_steps, args.device, scale, start)
     if "save" in stages:
         _save(args.cache, args.checkpoints / "mini")
     if "evaluate" in stages:

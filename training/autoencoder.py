@@ -75,11 +75,16 @@ def _loss(network: nn.Module, image: torch.Tensor) -> torch.Tensor:
     return torch.as_tensor(error + 0.3 * sum(edges) + 2e-5 * kl)
 
 
-def train(cache: Path, steps: int, device: str) -> None:
-    """Train for `steps` on ever larger parts of volumes; writes `autoencoder.pt` as it goes."""
+def train(cache: Path, steps: int, device: str, start: networks.Networks | None) -> None:
+    """Train for `steps` on ever larger parts of volumes; writes `autoencoder.pt` as it goes.
+
+    `start`: weights to begin with instead of fresh ones.
+    """
     state_file = cache / "autoencoder.pt"
     network = plain_norms(networks.build(variant.load("mini"), "autoencoder")).to(device)
     nn.init.constant_(network.get_parameter("quant_conv_log_sigma.conv.bias"), -5.0)
+    if start is not None:
+        network.load_state_dict(start.autoencoder.state_dict())
     network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     trainer = Trainer(network, steps, lr=2e-3, average=0.995)
     if state_file.exists():

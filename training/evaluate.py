@@ -60,8 +60,7 @@ def measure(cache: Path, checkpoints: Path, subjects: int, names: list[str]) -> 
     """Quality by modality, means over held-out subjects; MODEL_CARD.md says what each means."""
     nets = networks.load(variant.load("mini"), checkpoints)
     pair = Pair().eval()
-    pair.unet.load_state_dict(nets.diffusion_unet.state_dict())
-    pair.controlnet.load_state_dict(nets.controlnet.state_dict())
+    pair.take(nets)
     autoencoder: Any = plain_norms(nets.autoencoder)
     files = data.paths(cache, held_out=True)[:subjects]
     loaded = [data.load(path) for path in files]

@@ -63,6 +63,11 @@ class Pair(nn.Module):
             block.register_forward_pre_hook(_clone_entry, with_kwargs=True)
             block.register_forward_hook(_clone_skips, with_kwargs=True)
 
+    def take(self, weights: networks.Networks) -> None:
+        """Copy the weights of loaded networks."""
+        self.unet.load_state_dict(weights.diffusion_unet.state_dict())
+        self.controlnet.load_state_dict(weights.controlnet.state_dict())
+
     def embed(self, mask: torch.Tensor) -> torch.Tensor:
         """The ControlNet's embedding of label masks `[B, X, Y, Z]`."""
         network: Any = self.controlnet
@@ -195,10 +200,17 @@ def _batch_loss(pair: Pair, subjects: list[Latents], crop: int, device: str) -> 
     return torch.as_tensor((weight * error).sum() / weight.sum())
 
 
-def train(cache: Path, steps: int, device: str, scale: float) -> None:
-    """Train for `steps` on ever larger parts of volumes; writes `flow.pt` as it goes."""
+def train(
+    cache: Path, steps: int, device: str, scale: float, start: networks.Networks | None
+) -> None:
+    """Train for `steps` on ever larger parts of volumes; writes `flow.pt` as it goes.
+
+    `start`: weights to begin with instead of fresh ones.
+    """
     state_file = cache / "flow.pt"
     pair = Pair().to(device)
+    if start is not None:
+        pair.take(start)
     pair.to(memory_format=FORMAT)  # type: ignore[call-overload]
     trainer = Trainer(pair, steps, lr=2e-3, average=0.998)
     if state_file.exists():
