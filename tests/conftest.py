@@ -16,6 +16,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SHM = Path("/dev/shm")
 
+# A shell's background job has SIGINT ignored, and what the tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 class Server:
     """A `python -m server` on free ports; ready when this is made, unless `ready` is false."""
