@@ -212,7 +212,7 @@ def train(
     if start is not None:
         pair.take(start)
     pair.to(memory_format=FORMAT)  # type: ignore[call-overload]
-    trainer = Trainer(pair, steps, lr=2e-3, average=0.998)
+    trainer = Trainer(pair, steps, lr=2e-3, average=0.99)
     if state_file.exists():
         trainer.resume(torch.load(state_file, weights_only=True))
     recent: deque[float] = deque(maxlen=50)
