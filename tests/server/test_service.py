@@ -170,7 +170,7 @@ def test_killed_model_comes_back_while_others_serve(start_server, repository, ev
     died = server.stub(victim).pid
     os.kill(died, signal.SIGKILL)
     assert volume(server, [5, 6, 7]).shape == (5, 6, 7)
-    with pytest.raises(Error, match="not (healthy|ready)"):
+    with pytest.raises(Error, match=r"not (healthy|ready)"):
         unary.result(8)
     eventually(lambda: f"{victim} serves again" in server.log, 10)
     assert server.stub(victim).pid != died
