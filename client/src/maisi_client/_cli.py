@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.run(args)
     except KeyboardInterrupt:
         return _fail(args, "Cancelled", "cancelled", 130)
+    except BrokenPipeError:  # who read our output has seen enough, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (MaisiError, OSError) as error:
         return _fail(args, type(error).__name__, str(error), 1)
     return 0
