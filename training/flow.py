@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from export import networks, variant
+from export.graphs import Control
 
 from . import data
 from .anatomy import TUMOUR, WMH
@@ -84,13 +85,7 @@ class Pair(nn.Module):
         """Velocity for `latent` `[B, 4, x, y, z]`; `spacing` `[B, 3]` in mm * 100."""
         residuals: dict[str, Any] = {}
         if embedding is not None:
-            network: Any = self.controlnet
-            original = network.controlnet_cond_embedding
-            network.controlnet_cond_embedding = _Given(embedding)
-            down, middle = network(
-                x=latent, timesteps=timestep, controlnet_cond=embedding, class_labels=label
-            )
-            network.controlnet_cond_embedding = original
+            down, middle = Control(self.controlnet)(latent, timestep, label, embedding)
             residuals = {
                 "down_block_additional_residuals": down,
                 "mid_block_additional_residual": middle,
@@ -104,15 +99,6 @@ class Pair(nn.Module):
                 **residuals,
             )
         )
-
-
-class _Given(nn.Module):
-    def __init__(self, value: torch.Tensor) -> None:
-        super().__init__()
-        self.value = value
-
-    def forward(self, _: torch.Tensor) -> torch.Tensor:
-        return self.value
 
 
 @dataclass(frozen=True)
