@@ -1,7 +1,8 @@
-"""Flow schedules as numbers: when to ask the network, and how to move the latent after it.
+"""Schedules as numbers: when to ask the network, and how to move the latent after it.
 
-Every move is `next = a*x + b*v + c*z` with v the network's velocity and z the one before it, so a
-solver is a list of `Step` and knows no tensors.
+Every move is `next = a*x + b*v + c*z`. Rectified flow: v is the network's velocity and z the one
+before it. DDPM: v is the noise that the network sees in x, and z is fresh noise. So a solver is a
+list of `Step` and knows no tensors.
 """
 
 from collections.abc import Mapping
@@ -10,35 +11,39 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 
 @dataclass(frozen=True)
 class Step:
-    """One call of the network at `timestep` (0..train_timesteps), then `a*x + b*v + c*z`."""
+    """One call of the network at `timestep` (0..train_timesteps), then `a*x + b*v + c*z`.
+
+    `fresh`: z is to be drawn anew; else it is the network's output of the step before, or anything
+    where c is 0.
+    """
 
     timestep: float
     a: float
     b: float
     c: float
+    fresh: bool = False
 
 
 def steps(schedule: Mapping[str, Any], numel: int, count: int, solver: str) -> list[Step]:
     """Return the calls that carry noise to a latent of `numel` = x*y*z elements in `count` steps.
 
-    `euler` repeats MONAI's RFlowScheduler bit for bit, its rounding of times to float16 included.
-    `heun` and `ab2` (Adams-Bashforth, second order) keep exact times. Heun calls the network twice
-    a step except in the last, which would ask it at time zero.
+    Rectified flow: `euler` repeats MONAI's RFlowScheduler bit for bit, its rounding of times to
+    float16 included. `heun` and `ab2` (Adams-Bashforth, second order) keep exact times. Heun calls
+    the network twice a step except in the last, which would ask it at time zero.
+    DDPM: `ddpm` repeats MONAI's DDPMScheduler.
     Raises ValueError for a schedule or a solver that is not known here.
     """
-    if schedule["kind"] != "rflow":
-        raise ValueError(f"schedule: {schedule['kind']!r} is not one of rflow")
-    if solver == "euler":
-        return _euler(schedule, numel, count)
-    if solver == "heun":
-        return _heun(schedule, numel, count)
-    if solver == "ab2":
-        return _ab2(schedule, numel, count)
-    raise ValueError(f"solver: {solver!r} is not one of euler, heun, ab2")
+    kind = schedule["kind"]
+    if kind not in _SOLVERS:
+        raise ValueError(f"schedule: {kind!r} is not one of {', '.join(_SOLVERS)}")
+    if solver not in _SOLVERS[kind]:
+        raise ValueError(f"solver: {solver!r} is not one of {', '.join(_SOLVERS[kind])}")
+    return _SOLVERS[kind][solver](schedule, numel, count)
 
 
 def _euler(schedule: Mapping[str, Any], numel: int, count: int) -> list[Step]:
@@ -84,3 +89,43 @@ def _ab2(schedule: Mapping[str, Any], numel: int, count: int) -> list[Step]:
         plan.append(Step(now * train, 1.0, dt + bend, -bend))
         previous = dt
     return plan
+
+
+def _ddpm(schedule: Mapping[str, Any], numel: int, count: int) -> list[Step]:
+    """Return what MONAI's DDPMScheduler does with a `scaled_linear_beta` schedule and its defaults.
+
+    Those are: the network predicts noise, its guess of the image is not clipped, the variance is
+    `fixed_small`. Ho et al., https://arxiv.org/abs/2006.11239, equations 6, 7 and 15. MONAI always
+    goes to the time one training step earlier, so with `count` below train_timesteps noise is left
+    over, there as here. Its float32 tables are repeated, the rest is exact.
+    """
+    train = schedule["train_timesteps"]
+    roots = _linspace(schedule["beta_start"] ** 0.5, schedule["beta_end"] ** 0.5, train)
+    betas = roots**2
+    alphas = np.float32(1) - betas
+    products = np.cumprod(alphas.astype(np.float64)).astype(np.float32)
+    plan = []
+    for time in np.rint(_linspace(train - 1, 0, count)).astype(int).tolist():
+        beta, alpha, product = float(betas[time]), float(alphas[time]), float(products[time])
+        before = float(products[time - 1]) if time > 0 else 1.0
+        image = before**0.5 * beta / (1 - product)  # weight of the image guessed from x and v
+        a = image / product**0.5 + alpha**0.5 * (1 - before) / (1 - product)
+        b = -image * ((1 - product) / product) ** 0.5
+        c = max((1 - before) / (1 - product) * beta, 1e-20) ** 0.5 if time > 0 else 0.0
+        plan.append(Step(float(time), a, b, c, fresh=time > 0))
+    return plan
+
+
+def _linspace(start: float, end: float, count: int) -> npt.NDArray[np.float32]:
+    """Return what torch.linspace does in float32: the second half is counted from the end."""
+    first, last = float(np.float32(start)), float(np.float32(end))
+    step = float(np.float32((last - first) / (count - 1))) if count > 1 else 0.0
+    up, down = np.arange(count), np.arange(count)[::-1]
+    ahead = (up < count // 2) | (count == 1)
+    return np.where(ahead, first + step * up, last - step * down).astype(np.float32)
+
+
+_SOLVERS = {
+    "rflow": {"euler": _euler, "heun": _heun, "ab2": _ab2},
+    "ddpm": {"ddpm": _ddpm},
+}

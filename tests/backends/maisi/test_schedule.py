@@ -1,4 +1,4 @@
-"""The flow schedule against MONAI's, and against what solvers must integrate exactly."""
+"""The schedules against MONAI's, and against what solvers must integrate exactly."""
 
 import math
 from typing import Any
@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from monai.networks.schedulers.ddpm import DDPMScheduler
 from monai.networks.schedulers.rectified_flow import RFlowScheduler
 
 from backends.maisi.schedule import Step, steps
 
 RFLOW = {"kind": "rflow", "train_timesteps": 1000, "base_numel": 32768}
+DDPM = {"kind": "ddpm", "train_timesteps": 1000, "beta_start": 0.0015, "beta_end": 0.0195}
 
 
 def monai(shape: tuple[int, ...], count: int) -> list[tuple[float, float]]:
@@ -78,8 +80,55 @@ def test_calls_a_solver_takes(solver: str, calls: int) -> None:
     assert all(0 < step.timestep <= 1000 for step in plan)
 
 
+def monai_ddpm(count: int) -> DDPMScheduler:
+    """Return upstream's scheduler of ddpm-ct, set to `count` steps."""
+    beta = {"beta_start": 0.0015, "beta_end": 0.0195}
+    scheduler = DDPMScheduler(1000, "scaled_linear_beta", clip_sample=False, **beta)
+    scheduler.set_timesteps(count)
+    return scheduler
+
+
+@pytest.mark.parametrize("count", [*range(1, 40), 250, 333, 667, 998, 999, 1000])
+def test_ddpm_asks_at_monais_times(count: int) -> None:
+    ours = steps(DDPM, 512, count, "ddpm")
+    assert [step.timestep for step in ours] == monai_ddpm(count).timesteps.tolist()
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 1000])
+def test_every_ddpm_step_is_monais(count: int) -> None:
+    scheduler = monai_ddpm(count)
+    draw = torch.Generator().manual_seed(count)
+    for step in steps(DDPM, 512, count, "ddpm"):
+        x, output = torch.randn(2, 1, 4, 64, generator=draw)
+        theirs, _ = scheduler.step(output, int(step.timestep), x, torch.Generator().manual_seed(3))
+        z = torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
+        a, b, c = np.array([step.a, step.b, step.c], np.float32).tolist()
+        ours = a * x + b * output + c * z
+        assert (ours - theirs).abs().max() < 1e-6 * theirs.abs().max(), step
+        assert step.fresh == (step.timestep > 0) == (c > 0)
+
+
+def test_a_thousand_ddpm_steps_end_where_monais_do() -> None:
+    def network(x: torch.Tensor, time: float) -> torch.Tensor:
+        # Sees noise that depends on the time and bends with x, as a trained one does.
+        return torch.tanh(x) * (0.2 + time / 1250)
+
+    scheduler, draw = monai_ddpm(1000), torch.Generator().manual_seed(0)
+    ours = theirs = torch.randn((1, 4, 8, 8, 8), generator=draw)
+    for step in steps(DDPM, 512, 1000, "ddpm"):
+        state = draw.get_state()
+        output = network(theirs, step.timestep)
+        theirs, _ = scheduler.step(output, int(step.timestep), theirs, draw)
+        draw.set_state(state)
+        z = torch.randn(ours.shape, generator=draw) if step.fresh else 0 * ours
+        ours = step.a * ours + step.b * network(ours, step.timestep) + step.c * z
+    assert (ours - theirs).norm() / theirs.norm() < 1e-5
+
+
 def test_unknown_schedule_and_solver_are_named() -> None:
-    with pytest.raises(ValueError, match="'ddim'"):
+    with pytest.raises(ValueError, match="'ddim' is not one of rflow, ddpm"):
         steps({**RFLOW, "kind": "ddim"}, 512, 10, "euler")
-    with pytest.raises(ValueError, match="'rk4'"):
+    with pytest.raises(ValueError, match="'rk4' is not one of euler, heun, ab2"):
         steps(RFLOW, 512, 10, "rk4")
+    with pytest.raises(ValueError, match="'euler' is not one of ddpm"):
+        steps(DDPM, 512, 10, "euler")
