@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from export.variant import ROLES, Variant
+from export.variant import Variant
 
 _PACKAGE = "monai.apps.generation.maisi.networks"
 _CLASSES = {
@@ -35,7 +35,7 @@ class Networks:
 
 
 def build(variant: Variant, role: str) -> Any:
-    """Return the variant's network for `role` (see `ROLES`) with fresh weights.
+    """Return the variant's network for `role` (see `variant.ROLES`) with fresh weights.
 
     It is the MONAI class itself; typed Any because MONAI's attributes are not typed.
     """
@@ -50,7 +50,7 @@ def load(variant: Variant, folder: Path) -> Networks:
     Raises FileNotFoundError for a missing file and ValueError for one that does not fit.
     """
     networks, digests, scale = {}, {}, None
-    for role in ROLES:
+    for role in variant.networks:
         path = folder / variant.checkpoints[role]
         if not path.is_file():
             raise FileNotFoundError(f"checkpoint: {path} does not exist")

@@ -1,7 +1,9 @@
 """A variant: which networks, which checkpoint files, and what its server accepts."""
 
+import os
+import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,10 @@ else:
     import tomli as tomllib
 
 VARIANTS = Path(__file__).parent / "variants"
-ROLES = ("autoencoder", "diffusion_unet", "controlnet")
+REQUIRED = ("autoencoder", "diffusion_unet")
+OPTIONAL = ("controlnet", "mask_autoencoder", "mask_diffusion")
+ROLES = REQUIRED + OPTIONAL
+# What a server checks requests against and publishes; the second list where a variant has it.
 SERVING = (
     "modalities",
     "labels",
@@ -26,21 +31,29 @@ SERVING = (
     "intensity",
     "presets",
 )
+SERVING_OPTIONAL = ("lesion_neighbours", "regions")
+TYPES = ("FP32", "FP16", "INT64", "UINT8")
+PRECISIONS = ("fp32", "fp16")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One `variants/*.toml`.
+    """One `variants/*.toml`, or a file of a user's own.
 
     `networks`: role -> keyword arguments of its MONAI class; `checkpoints`: role -> file relative
-    to the checkpoint folder; `serving`: the tables a server checks requests against.
+    to the checkpoint folder, the same roles; `tensors`: what crosses a graph's border -> its type
+    in float16 builds; `serving`: the tables a server checks requests against; `hub`: role ->
+    `repo`, `file`, `revision` and perhaps `sha256` on Hugging Face.
     """
 
     name: str
     license: str
     networks: dict[str, dict[str, Any]]
     checkpoints: dict[str, str]
+    tensors: dict[str, str]
     serving: dict[str, Any]
+    license_url: str = ""
+    hub: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def multiple(self) -> int:
@@ -52,12 +65,25 @@ class Variant:
 
         `digests`: role -> sha256 of the checkpoint file.
         """
+        has = [key for key in SERVING_OPTIONAL if key in self.serving]
         return {
             "name": self.name,
             "license": self.license,
-            **{key: self.serving[key] for key in SERVING},
+            **{key: self.serving[key] for key in (*SERVING, *has)},
             "weights": digests,
         }
+
+    def tensor_type(self, name: str, precision: str) -> str:
+        """Return FP32, FP16, INT64 or UINT8: the type of tensor `name` in a build of `precision`.
+
+        Raises ValueError for a tensor or a precision there is not.
+        """
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision: {precision!r} is not one of {', '.join(PRECISIONS)}")
+        if name not in self.tensors:
+            raise ValueError(f"{self.name}: {name!r} is not one of its tensors")
+        kind = self.tensors[name]
+        return "FP32" if kind == "FP16" and precision == "fp32" else kind
 
 
 def names(folder: Path = VARIANTS) -> list[str]:
@@ -65,36 +91,131 @@ def names(folder: Path = VARIANTS) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.toml"))
 
 
-def load(name: str, folder: Path = VARIANTS) -> Variant:
-    """Read and check one variant.
+def load(name_or_path: str | Path, folder: Path = VARIANTS) -> Variant:
+    """Read and check a variant of `folder` by its name, or a `.toml` file by its path.
 
-    Raises ValueError when there is no such variant or its file contradicts itself.
+    `base = "rflow-ct"` in a file means: everything of that variant, and over it, table by table,
+    what the file gives. Raises ValueError when there is no such variant or file, or when it
+    contradicts itself.
     """
-    if name not in names(folder):
-        raise ValueError(f"variant: {name!r} is not one of {', '.join(names(folder))}")
-    with (folder / f"{name}.toml").open("rb") as file:
-        table = tomllib.load(file)
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        if name_or_path not in names(folder):
+            known = ", ".join(names(folder))
+            raise ValueError(
+                f"variant: {os.fspath(name_or_path)!r} is not one of {known}, nor a .toml file"
+            )
+        path = folder / f"{name_or_path}.toml"
+    table = _read(path)
+    if "base" in table:
+        table = _on_base(table, path, folder)
     try:
         variant = Variant(**table)
-        _check(variant)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"variants/{name}.toml: {error} is missing or misplaced") from error
+        _check(variant, path.name)
+    except KeyError as error:
+        raise ValueError(f"{path.name}: {error.args[0]!r} is missing") from error
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{path.name}: {error}, so a table is missing or misplaced") from error
     return variant
 
 
-def _check(variant: Variant) -> None:
-    serving, where = variant.serving, f"variants/{variant.name}.toml"
-    for role in ROLES:
-        variant.networks[role], variant.checkpoints[role]
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            table: dict[str, Any] = tomllib.load(file)
+    except OSError as error:
+        raise ValueError(f"variant: {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"variant: {path} is not TOML: {error}") from error
+    return table
+
+
+def _on_base(table: dict[str, Any], path: Path, folder: Path) -> dict[str, Any]:
+    base = table.pop("base")
+    if base not in names(folder):
+        raise ValueError(f"{path.name}: base {base!r} is not one of {', '.join(names(folder))}")
+    if "name" not in table:
+        raise ValueError(f"{path.name}: 'name' is missing, which tells it from {base}")
+    merged = _merge(_read(folder / f"{base}.toml"), table)
+    for role in set(table.get("checkpoints", {})) - set(table.get("hub", {})):
+        merged["hub"].pop(role, None)  # a file of one's own is not the one on the hub
+    return merged
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old = base.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[key] = _merge(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _check(variant: Variant, where: str) -> None:
+    """Raise ValueError for what contradicts itself, KeyError for what is missing."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", variant.name):
+        raise ValueError(f"{where}: name {variant.name!r} may hold letters, digits, - and _ only")
+    for table in ("networks", "checkpoints"):
+        for role in REQUIRED:
+            getattr(variant, table)[role]
+        if unknown := set(getattr(variant, table)) - set(ROLES):
+            raise ValueError(f"{where}: {table} has {sorted(unknown)}, not one of {list(ROLES)}")
+    if set(variant.networks) != set(variant.checkpoints):
+        raise ValueError(f"{where}: networks and checkpoints do not have the same roles")
+    if ("mask_autoencoder" in variant.networks) != ("mask_diffusion" in variant.networks):
+        raise ValueError(f"{where}: mask_autoencoder and mask_diffusion come together or not")
+    if wrong := set(variant.tensors.values()) - set(TYPES):
+        raise ValueError(f"{where}: tensors has {sorted(wrong)}, and types are {', '.join(TYPES)}")
+    for role, entry in variant.hub.items():
+        variant.checkpoints[role], entry["repo"], entry["file"], entry["revision"]
     for key in SERVING:
-        serving[key]
+        variant.serving[key]
+    _check_labels(variant, where)
+    _check_sizes(variant, where)
+
+
+def _check_labels(variant: Variant, where: str) -> None:
+    serving = variant.serving
     labels = {int(label) for label in serving["labels"]}
-    lesions = {int(a) for a in serving["lesions"]} | set(serving["lesions"].values())
+    neighbours = serving.get("lesion_neighbours", {})
+    lesions = {int(label) for label in (*serving["lesions"], *neighbours)}
+    lesions |= set(serving["lesions"].values()).union(*neighbours.values())
     if not all(0 <= label <= 255 for label in labels) or not lesions <= labels or 0 not in labels:
         raise ValueError(f"{where}: labels must lie in 0..255, hold 0 and every id of `lesions`")
-    for preset in (serving["defaults"], *serving["presets"].values()):
-        if preset["modality"] not in serving["modalities"]:
-            raise ValueError(f"{where}: {preset['modality']!r} is not one of its modalities")
+    if "mask_autoencoder" in variant.networks:
+        classes = variant.networks["mask_autoencoder"]["out_channels"]
+        ids = serving["mask_labels"]
+        if len(ids) != classes or not set(ids) <= labels:
+            raise ValueError(f"{where}: mask_labels must be {classes} ids out of `labels`")
+    if "regions" in serving:
+        regions = serving["regions"]
+        known = set(regions["names"])
+        if not {regions["top"], regions["bottom"], *regions["labels"]} <= known:
+            raise ValueError(f"{where}: regions.top, bottom and labels must be out of its names")
+
+
+def _check_sizes(variant: Variant, where: str) -> None:
+    serving = variant.serving
+    size, spacing = serving["size"], serving["spacing"]
     step = variant.multiple * serving["latent"]["factor"]
-    if serving["size"]["multiple"] % step:
+    if size["multiple"] % step:
         raise ValueError(f"{where}: size.multiple must be a multiple of {step}")
+    if serving["defaults"]["solver"] not in serving["solvers"]:
+        raise ValueError(f"{where}: {serving['defaults']['solver']!r} is not one of its solvers")
+    for name, preset in {"defaults": serving["defaults"], **serving["presets"]}.items():
+        if preset["modality"] not in serving["modalities"]:
+            raise ValueError(
+                f"{where}: {name}: {preset['modality']!r} is not one of its modalities"
+            )
+        x, y, z = preset["size"]
+        if not _within(preset["size"], size) or x * y * z > size["max_voxels"]:
+            raise ValueError(f"{where}: {name}: size {preset['size']} is outside `serving.size`")
+        if not _within(preset["spacing"], spacing):
+            raise ValueError(
+                f"{where}: {name}: spacing {preset['spacing']} is outside `serving.spacing`"
+            )
+
+
+def _within(sides: list[float], bounds: dict[str, Any]) -> bool:
+    limits = zip(bounds["min"], sides, bounds["max"], strict=True)
+    return all(low <= side <= high for low, side, high in limits)

@@ -1,15 +1,18 @@
 """What a TOML file must say."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from export import variant
-from export.variant import VARIANTS
+from export.variant import SERVING, VARIANTS
+
+OFFICIAL = ["ddpm-ct", "rflow-ct", "rflow-mr", "rflow-mr-brain"]
 
 
 def test_every_variant_loads() -> None:
-    assert "mini" in variant.names()
+    assert set(variant.names()) == {"mini", *OFFICIAL}
     for name in variant.names():
         assert variant.load(name).name == name
 
@@ -22,9 +25,119 @@ def test_the_parameter_holds_what_a_client_asks_for() -> None:
     assert parameter["license"] == "Apache-2.0"
 
 
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_what_is_published_is_compact(name: str) -> None:
+    parameter = variant.load(name).parameter({})
+    assert set(SERVING) < set(parameter)
+    assert "mask_labels" not in parameter
+    assert len(json.dumps(parameter)) < 8192
+
+
+def test_roles_are_those_a_variant_has() -> None:
+    assert list(variant.load("rflow-mr").networks) == ["autoencoder", "diffusion_unet"]
+    assert set(variant.load("rflow-ct").checkpoints) == set(variant.ROLES)
+    with pytest.raises(KeyError):
+        variant.load("rflow-mr-brain").networks["controlnet"]
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_every_file_is_pinned_on_the_hub(name: str) -> None:
+    loaded = variant.load(name)
+    assert loaded.license_url.startswith("https://")
+    assert set(loaded.hub) == set(loaded.checkpoints)
+    for role, entry in loaded.hub.items():
+        assert entry["file"] == loaded.checkpoints[role]
+        assert len(entry["revision"]) == 40
+
+
+# docs/inference.md of NV-Generate-CTMR.
+@pytest.mark.parametrize(
+    ("name", "preset", "fov"),
+    [
+        ("rflow-mr", "brain-flair", (199.9, 250.0, 250.0)),
+        ("rflow-mr", "abdomen-t1", (380.0, 308.8, 288.0)),
+        ("rflow-mr-brain", "t2-axial", (240, 240, 158)),
+        ("rflow-mr-brain", "swi-coronal", (230, 155, 230)),
+        ("rflow-ct", "head-chest-abdomen-lower", (512 * 1.367, 512 * 1.367, 384 * 4.603)),
+    ],
+)
+def test_presets_give_the_published_field_of_view(
+    name: str, preset: str, fov: tuple[float, ...]
+) -> None:
+    given = variant.load(name).serving["presets"][preset]
+    sides = [size * mm for size, mm in zip(given["size"], given["spacing"], strict=True)]
+    assert sides == pytest.approx(fov, abs=1e-9)
+    assert not any(size % 32 for size in given["size"])
+
+
+def test_presets_know_the_share_of_training_data() -> None:
+    presets = variant.load("ddpm-ct").serving["presets"].values()
+    assert sum(preset.get("share", 0) for preset in presets) == pytest.approx(1, abs=1e-3)
+    brain = variant.load("rflow-mr-brain").serving["presets"]
+    assert brain["t1-sagittal"]["scans"] == 142290
+
+
+def test_mask_labels_remap_the_generators_classes() -> None:
+    labels = variant.load("rflow-ct").serving["mask_labels"]
+    assert (len(labels), labels[0], labels[18], labels[124]) == (125, 0, 23, 200)
+
+
+def test_the_type_of_a_tensor_follows_the_precision() -> None:
+    brain = variant.load("rflow-ct")
+    assert brain.tensor_type("embedding", "fp16") == "FP16"
+    assert brain.tensor_type("embedding", "fp32") == "FP32"
+    assert brain.tensor_type("class_labels", "fp16") == "INT64"
+    with pytest.raises(ValueError, match=r"rflow-ct: 'salt' is not one of its tensors"):
+        brain.tensor_type("salt", "fp16")
+    with pytest.raises(ValueError, match=r"precision: 'int8' is not one of fp32, fp16"):
+        brain.tensor_type("latent", "int8")
+
+
 def test_an_unknown_variant_is_named_with_those_there_are() -> None:
     with pytest.raises(ValueError, match=r"'maxi' is not one of .*mini"):
         variant.load("maxi")
+
+
+def test_a_file_of_ones_own_stands_on_a_shipped_variant(tmp_path: Path) -> None:
+    path = tmp_path / "ours.toml"
+    path.write_text(
+        'base = "rflow-ct"\nname = "ward-7"\n'
+        '[checkpoints]\ndiffusion_unet = "/data/tuned.pt"\n'
+        "[serving.defaults]\nsteps = 20\n"
+    )
+    ours, base = variant.load(path), variant.load("rflow-ct")
+    assert variant.load(str(path)) == ours
+    assert (ours.name, ours.serving["defaults"]["steps"]) == ("ward-7", 20)
+    assert ours.serving["defaults"]["size"] == base.serving["defaults"]["size"]
+    assert ours.checkpoints["diffusion_unet"] == "/data/tuned.pt"
+    assert ours.networks == base.networks
+    assert set(base.hub) - set(ours.hub) == {"diffusion_unet"}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('base = "rflow-ct"', r"own.toml: 'name' is missing, which tells it from rflow-ct"),
+        ('base = "big"\nname = "a"', r"own.toml: base 'big' is not one of .*rflow-ct"),
+        ('base = "mini"\nname = "../a"', r"name '../a' may hold letters"),
+        ('base = "mini"\nname = 7', r"own.toml: .* a table is missing or misplaced"),
+        ('base = "mini"\nname = "a"\nserving = 7', r"own.toml: .* a table is missing or misplaced"),
+        ('base = "mini"\nname = "a"\nsalt = 7', r"own.toml: .*salt.* missing or misplaced"),
+        ("name = ", r"own.toml is not TOML: "),
+    ],
+)
+def test_a_broken_file_of_ones_own_gets_one_sentence(
+    tmp_path: Path, text: str, sentence: str
+) -> None:
+    (tmp_path / "own.toml").write_text(text)
+    with pytest.raises(ValueError, match=sentence) as no:
+        variant.load(tmp_path / "own.toml")
+    assert "\n" not in str(no.value)
+
+
+def test_a_file_that_is_not_there_gets_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no.toml cannot be read: No such file"):
+        variant.load(tmp_path / "no.toml")
 
 
 @pytest.mark.parametrize(
@@ -35,6 +148,12 @@ def test_an_unknown_variant_is_named_with_those_there_are() -> None:
         ('modality = "mri_t1"', 'modality = "ct"', "'ct' is not one of its modalities"),
         ("[serving.latent]", "[serving.other]", "'latent' is missing"),
         ('name = "mini"', 'nome = "mini"', "nome"),
+        ("max_voxels = 8388608", "max_voxels = 64", "size .* is outside `serving.size`"),
+        ("max = [5.0, 5.0, 5.0]", "max = [1.0, 1.0, 1.0]", "spacing .* is outside"),
+        ('solver = "euler"', 'solver = "rk4"', "'rk4' is not one of its solvers"),
+        ("[networks.controlnet]", "[networks.control]", r"networks has \['control'\]"),
+        ('controlnet = "mini', 'mask_diffusion = "mini', "do not have the same roles"),
+        ('embedding = "FP16"', 'embedding = "BF16"', r"tensors has \['BF16'\]"),
     ],
 )
 def test_a_contradiction_is_named(tmp_path: Path, line: str, instead: str, sentence: str) -> None:
@@ -43,3 +162,22 @@ def test_a_contradiction_is_named(tmp_path: Path, line: str, instead: str, sente
     (tmp_path / "mini.toml").write_text(text.replace(line, instead))
     with pytest.raises(ValueError, match=sentence):
         variant.load("mini", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "sentence"),
+    [
+        ("    0, 1, 3, 4,", "    0, 1, 3,", "mask_labels must be 125 ids"),
+        ("    0, 1, 3, 4,", "    0, 1, 3, 250,", "mask_labels must be 125 ids"),
+        ('top = "chest"', 'top = "neck"', "regions.top, bottom and labels must be out of"),
+        ("23 = [28,", "23 = [250,", "hold 0 and every id of `lesions`"),
+    ],
+)
+def test_a_contradiction_of_ct_is_named(
+    tmp_path: Path, line: str, instead: str, sentence: str
+) -> None:
+    text = (VARIANTS / "ddpm-ct.toml").read_text()
+    assert line in text
+    (tmp_path / "ddpm-ct.toml").write_text(text.replace(line, instead))
+    with pytest.raises(ValueError, match=sentence):
+        variant.load("ddpm-ct", tmp_path)

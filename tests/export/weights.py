@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from export import networks, variant
-from export.variant import ROLES, Variant
+from export.variant import Variant
 
 
 def tiny() -> Variant:
@@ -30,7 +30,7 @@ def tiny() -> Variant:
     }
     changed["diffusion_unet"] |= unet
     changed["controlnet"] |= {**unet, "conditioning_embedding_num_channels": [8, 8, 16]}
-    files = {role: f"tiny/{role}.safetensors" for role in ROLES}
+    files = {role: f"tiny/{role}.safetensors" for role in changed}
     return dataclasses.replace(mini, name="tiny", networks=changed, checkpoints=files)
 
 
@@ -41,7 +41,7 @@ def random_checkpoint(chosen: Variant, folder: Path, seed: int = 0) -> None:
     test could see it; the decoder's last bias lifts the image to the middle of its range.
     """
     torch.manual_seed(seed)
-    for role in ROLES:
+    for role in chosen.networks:
         network = networks.build(chosen, role)
         gain = 3.0 if role == "controlnet" else 0.5  # loud enough for a mask to show
         for parameter in network.parameters():
