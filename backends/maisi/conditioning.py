@@ -1,9 +1,19 @@
 """From a plan and a mask to what the networks take."""
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 import numpy.typing as npt
 
-from .request import Array, Plan, Variant
+from .inputs import Array
+from .request import Plan, Variant, conditions
+
+
+def tensors(variant: Variant, plan: Plan, mask: Array | None) -> dict[str, Array]:
+    """Return what the networks are steered by, with R rows each; which ones, the variant says."""
+    wanted = conditions(variant)
+    made = {name: make(variant, plan) for name, make in _ROWS.items() if name in wanted}
+    return made | ({"labels": labels(variant, plan, mask)} if "labels" in wanted else {})
 
 
 def labels(variant: Variant, plan: Plan, mask: Array | None) -> npt.NDArray[np.uint8]:
@@ -22,23 +32,92 @@ def labels(variant: Variant, plan: Plan, mask: Array | None) -> npt.NDArray[np.u
         healthy = np.arange(256, dtype=np.uint8)
         for lesion, organ in variant["lesions"].items():
             healthy[int(lesion)] = organ
-        np.take(healthy, rows[0], out=rows[1])
+        for lesion, organs in variant.get("lesion_neighbours", {}).items():
+            if (mask == int(lesion)).any():
+                healthy[int(lesion)] = _most_frequent_around(mask, int(lesion), organs)
+        for diseased, cured in zip(rows[0], rows[1], strict=True):
+            np.take(healthy, diseased, out=cured)
     return rows
+
+
+def _most_frequent_around(mask: Array, lesion: int, organs: list[int]) -> int:
+    """Return which of `organs` holds most of the voxels that touch `lesion`, by a corner even.
+
+    As remove_tumors_majority_vote in scripts/augmentation.py of NV-Generate-CTMR, where all lesions
+    vote together and the faces of the volume count as touched. When none touches, the whole volume
+    votes; of two equals the smaller id wins.
+    """
+    sick = mask == lesion
+    near = np.zeros(mask.shape, bool)
+    box = []
+    for axis in range(3):
+        near.swapaxes(0, axis)[[0, -1]] = True
+        found = np.flatnonzero(sick.any(tuple({0, 1, 2} - {axis})))
+        box.append(slice(max(found[0] - 1, 0), found[-1] + 2))
+    grown = sick[tuple(box)].copy()
+    for axis in range(3):
+        line, before = grown.swapaxes(0, axis), grown.swapaxes(0, axis).copy()
+        line[1:] |= before[:-1]
+        line[:-1] |= before[1:]
+    near[tuple(box)] |= grown
+    ids = np.sort(np.array(organs))
+    around = mask[near & ~sick]
+    counts = [np.count_nonzero(around == organ) for organ in ids]
+    if not any(counts):
+        counts = [np.count_nonzero(mask == organ) for organ in ids]
+    return int(ids[np.argmax(counts)])
 
 
 def noise(variant: Variant, plan: Plan, latent: Array | None) -> npt.NDArray[np.float32]:
     """Return the latent to start from, [1, C, x, y, z]: `latent`, or noise drawn from the seed."""
     if latent is not None:
         return np.ascontiguousarray(latent, np.float32)
-    generator = np.random.Generator(np.random.Philox(plan.seed))
-    return generator.standard_normal(plan.latent_shape(variant), np.float32)
+    return _draw(variant, plan, np.random.Philox(plan.seed))
 
 
-def class_labels(plan: Plan) -> npt.NDArray[np.int64]:
+def fresh_noise(variant: Variant, plan: Plan) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield a new [1, C, x, y, z] for every step that asks for one.
+
+    It comes from a stream of its own, so that it is the same whether or not the latent to start
+    from was given: `Philox(SeedSequence(seed, spawn_key=(1,)))`.
+    """
+    stream = np.random.Philox(np.random.SeedSequence(plan.seed, spawn_key=(1,)))
+    while True:
+        yield _draw(variant, plan, stream)
+
+
+def _draw(variant: Variant, plan: Plan, stream: np.random.Philox) -> npt.NDArray[np.float32]:
+    return np.random.Generator(stream).standard_normal(plan.latent_shape(variant), np.float32)
+
+
+def class_labels(variant: Variant, plan: Plan) -> npt.NDArray[np.int64]:
     """Return the modality's code [R]; 0 stands for no modality in the unconditional row."""
     return np.array([plan.class_label, 0][: plan.rows], np.int64)
 
 
-def spacing_mm100(plan: Plan) -> npt.NDArray[np.float32]:
+def spacing_mm100(variant: Variant, plan: Plan) -> npt.NDArray[np.float32]:
     """Return the spacing in hundredths of a millimetre, [R, 3]."""
     return np.tile(np.array(plan.spacing, np.float32) * np.float32(100), (plan.rows, 1))
+
+
+def top_region_index(variant: Variant, plan: Plan) -> npt.NDArray[np.float32]:
+    """Return 100 at the region of the volume's top, 0 elsewhere, [R, regions]."""
+    return _one_hot(variant, plan, plan.top_region)
+
+
+def bottom_region_index(variant: Variant, plan: Plan) -> npt.NDArray[np.float32]:
+    """Return 100 at the region of the volume's bottom, 0 elsewhere, [R, regions]."""
+    return _one_hot(variant, plan, plan.bottom_region)
+
+
+def _one_hot(variant: Variant, plan: Plan, region: str | None) -> npt.NDArray[np.float32]:
+    row = [100.0 * (name == region) for name in variant["regions"]["names"]]
+    return np.tile(np.array(row, np.float32), (plan.rows, 1))
+
+
+_ROWS: dict[str, Callable[[Variant, Plan], Array]] = {
+    "class_labels": class_labels,
+    "spacing_mm100": spacing_mm100,
+    "top_region_index": top_region_index,
+    "bottom_region_index": bottom_region_index,
+}

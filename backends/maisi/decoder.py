@@ -5,8 +5,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .request import Array, InvalidRequest, Plan, Variant
+from .inputs import Array, InvalidRequest
+from .request import Plan, Variant
 from .sampler import Engine
+
+_PLANES = 16  # worked on at a time, so that a volume is not held several times over
 
 
 def decode(
@@ -25,16 +28,23 @@ def decode(
 
 
 def intensity(variant: Variant, decoded: Array) -> npt.NDArray[np.int16]:
-    """Map the autoencoder's 0..1 onto the variant's grey levels, whole numbers in int16."""
+    """Map the autoencoder's 0..1 onto the variant's grey levels, whole numbers in int16.
+
+    `decoded` is float32 or float16; the arithmetic is float32.
+    """
     scale = variant["intensity"]
     low, high = scale["min"], scale["max"]
-    if not np.isfinite(decoded).all():
-        raise InvalidRequest(
-            "image: the networks gave NaN or infinite values; "
-            "a smaller guidance or an ordinary latent avoids that"
-        )
-    image = np.clip(decoded, 0, 1 if scale["clip_above"] else None)
-    image *= high - low
-    image += low
-    np.rint(image, out=image)
-    return np.clip(image, -32768, 32767).astype(np.int16)
+    image = np.empty(decoded.shape, np.int16)
+    for start in range(0, len(decoded), _PLANES):
+        slab = decoded[start : start + _PLANES].astype(np.float32)
+        if not np.isfinite(slab).all():
+            raise InvalidRequest(
+                "image: the networks gave NaN or infinite values; "
+                "a smaller guidance or an ordinary latent avoids that"
+            )
+        np.clip(slab, 0, 1 if scale["clip_above"] else None, out=slab)
+        slab *= high - low
+        slab += low
+        np.rint(slab, out=slab)
+        image[start : start + _PLANES] = np.clip(slab, -32768, 32767)
+    return image

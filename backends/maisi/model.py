@@ -20,8 +20,9 @@ if not __package__:  # Triton loads this file by itself; its rooms are the packa
     __package__ = "maisi"
 
 from . import conditioning, decoder, sampler
+from .inputs import Array, InvalidRequest
 from .report import report
-from .request import Array, InvalidRequest, Plan, Variant, check_latent, complete, parse_plan
+from .request import Plan, Variant, check_latent, complete, conditions, parse_plan
 from .sampler import Engine
 
 Tensors = dict[str, Any]
@@ -138,10 +139,8 @@ def _condition(variant: Variant, inputs: Tensors, engine: Engine) -> Tensors:
     given = {name: tensor.as_numpy() for name, tensor in inputs.items()}
     plan = complete(variant, given)
     outputs = {
-        "labels": conditioning.labels(variant, plan, given.get("mask")),
         "noise": conditioning.noise(variant, plan, given.get("latent")),
-        "class_labels": conditioning.class_labels(plan),
-        "spacing_mm100": conditioning.spacing_mm100(plan),
+        **conditioning.tensors(variant, plan, given.get("mask")),
     }
     took = {"started": started, "condition_seconds": time.monotonic() - started}
     return {**outputs, "plan": _text(plan.to_json(**took))}
@@ -152,7 +151,7 @@ def _sampler(variant: Variant, inputs: Tensors, engine: Engine) -> Tensors:
     started = time.monotonic()
     plan = parse_plan(variant, inputs["plan"].as_numpy())
     check_latent(variant, plan, "noise", inputs["noise"].as_numpy())
-    names = ["class_labels", "spacing_mm100", *(["embedding"] if plan.masked else [])]
+    names = [*_rows(variant), *(["embedding"] if plan.masked else [])]
     latent = sampler.sample(
         variant, plan, inputs["noise"], {name: inputs[name] for name in names}, engine
     )
@@ -164,12 +163,14 @@ def _decoder(variant: Variant, inputs: Tensors, engine: Engine) -> Tensors:
     """Run the last room of the ensemble."""
     started = time.monotonic()
     plan = parse_plan(variant, inputs["plan"].as_numpy())
-    latent, labels = inputs["latent"].as_numpy(), inputs["labels"].as_numpy()
+    latent, mask = inputs["latent"].as_numpy(), None
     if latent.shape != plan.latent_shape(variant):
         raise InvalidRequest(f"latent: shape {list(latent.shape)} does not fit the plan")
-    if plan.masked and labels.shape != (plan.rows, *plan.padded_size):
-        raise InvalidRequest(f"labels: shape {list(labels.shape)} does not fit the plan")
-    mask = _crop(plan, labels) if plan.masked else None
+    if plan.masked:
+        labels = inputs["labels"].as_numpy()
+        if labels.shape != (plan.rows, *plan.padded_size):
+            raise InvalidRequest(f"labels: shape {list(labels.shape)} does not fit the plan")
+        mask = _crop(plan, labels)
     image = decoder.decode(variant, plan, inputs["latent"], mask, engine)
     seconds = {
         "condition": plan.condition_seconds,
@@ -197,12 +198,10 @@ def _walk(variant: Variant, inputs: Tensors, engine: Engine, send: Callable[...,
     plan = parse_plan(variant, made["plan"])
     end("condition")
 
-    conditions = {name: made[name] for name in ("class_labels", "spacing_mm100")}
+    steered = {name: made[name] for name in _rows(variant)}
     if plan.masked:
         begin("mask_encoder")
-        (conditions["embedding"],) = engine(
-            "mask_encoder", {"labels": made["labels"]}, ["embedding"]
-        )
+        (steered["embedding"],) = engine("mask_encoder", {"labels": made["labels"]}, ["embedding"])
         end("mask_encoder")
 
     begin("sampler")
@@ -211,7 +210,7 @@ def _walk(variant: Variant, inputs: Tensors, engine: Engine, send: Callable[...,
         variant,
         plan,
         made["noise"],
-        conditions,
+        steered,
         engine,
         lambda done, total: send("sampler", _BEGINS["sampler"] + share * done / total),
     )
@@ -231,6 +230,11 @@ _ROOMS: dict[str, Callable[[Variant, Tensors, Engine], Tensors]] = {
     "sampler": _sampler,
     "decoder": _decoder,
 }
+
+
+def _rows(variant: Variant) -> list[str]:
+    """Name what the flow takes of the condition model's tensors."""
+    return [name for name in conditions(variant) if name != "labels"]
 
 
 def _inputs(request: Any) -> Tensors:

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 
 from . import VERSION
-from .request import Array, Plan, Variant
+from .inputs import Array
+from .request import Plan, Variant
 
 
 def report(
     variant: Variant, plan: Plan, seconds: Mapping[str, float], image: Array, mask: Array | None
 ) -> str:
     """Return the JSON that goes with `image` [X, Y, Z]; `seconds`: stage -> time it took."""
+    ends = {"top_region": plan.top_region, "bottom_region": plan.bottom_region}
+    regions = ends if "regions" in variant else {}
     return json.dumps(
         {
             "synthetic": True,
@@ -30,6 +33,7 @@ def report(
             "guidance": plan.guidance,
             "solver": plan.solver,
             "masked": plan.masked,
+            **regions,
             "seconds": {stage: round(value, 4) for stage, value in seconds.items()},
             "quality": quality(image, mask),
             "versions": {
@@ -48,8 +52,10 @@ def quality(image: Array, mask: Array | None) -> dict[str, Any]:
         "mean": round(float(image.mean()), 2),
     }
     if mask is not None:
-        voxels = np.bincount(mask.ravel(), minlength=256)
-        sums = np.bincount(mask.ravel(), weights=image.ravel(), minlength=256)
+        voxels, sums = np.zeros(256, np.int64), np.zeros(256)
+        for labels, greys in zip(mask, image, strict=True):  # bincount takes 16 bytes a voxel
+            voxels += np.bincount(labels.ravel(), minlength=256)
+            sums += np.bincount(labels.ravel(), weights=greys.ravel(), minlength=256)
         found["label_means"] = {
             str(label): round(float(sums[label] / voxels[label]), 2)
             for label in np.flatnonzero(voxels)

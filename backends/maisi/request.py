@@ -4,30 +4,38 @@ import dataclasses
 import json
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from .inputs import (
+    Array,
+    Inputs,
+    InvalidRequest,
+    by,
+    join,
+    number,
+    quote,
+    shortest,
+    text,
+    values,
+    whole,
+)
+
 Variant = Mapping[str, Any]
-Inputs = Mapping[str, Array]
 
 INT64_MAX = 2**63 - 1
-
-
-class InvalidRequest(ValueError):
-    """What was asked cannot be done; the message is one sentence for the caller."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """Everything that decides a volume but the arrays; what `report` gives back.
 
-    `size` and `padded_size` in voxels, `spacing` in millimetres; `started` is the monotonic clock
-    of the machine and `condition_seconds` how long the first room took.
+    `size` and `padded_size` in voxels, `spacing` in millimetres; regions are None where the variant
+    has none; `started` is the monotonic clock of the machine and `condition_seconds` how long the
+    first room took.
     """
 
     variant: str
@@ -41,6 +49,8 @@ class Plan:
     guidance: float
     solver: str
     masked: bool
+    top_region: str | None = None
+    bottom_region: str | None = None
     started: float = 0.0
     condition_seconds: float = 0.0
 
@@ -70,35 +80,38 @@ def complete(variant: Variant, inputs: Inputs) -> Plan:
     size = _size(variant, inputs)
     padded = padded_size(variant, size)
     modality = _modality(variant, inputs)
-    solver = _text(inputs, "solver") if "solver" in inputs else defaults["solver"]
+    solver = text(inputs, "solver") if "solver" in inputs else defaults["solver"]
     if solver not in variant["solvers"]:
         raise InvalidRequest(f"solver: {quote(solver)} is not one of {join(variant['solvers'])}")
+    spacing = _spacing(variant, inputs)
+    ids = [] if mask is None else _labels(variant, mask)
+    top, bottom = _regions(variant, inputs, ids)
     plan = Plan(
         variant=variant["name"],
         modality=modality,
         class_label=variant["modalities"][modality],
         size=size,
         padded_size=padded,
-        spacing=_spacing(variant, inputs),
-        seed=_whole(inputs, "seed", secrets.randbelow(2**31), 0, INT64_MAX),
-        steps=_whole(inputs, "steps", defaults["steps"], *limits["steps"]),
-        guidance=_number(inputs, "guidance", defaults["guidance"], *limits["guidance"]),
+        spacing=spacing,
+        seed=whole(inputs, "seed", secrets.randbelow(2**31), 0, INT64_MAX),
+        steps=whole(inputs, "steps", defaults["steps"], *limits["steps"]),
+        guidance=number(inputs, "guidance", defaults["guidance"], *limits["guidance"]),
         solver=solver,
         masked=mask is not None,
+        top_region=top,
+        bottom_region=bottom,
     )
-    if mask is not None:
-        _check_labels(variant, mask)
     if "latent" in inputs:
         check_latent(variant, plan, "latent", inputs["latent"])
     return plan
 
 
-def parse_plan(variant: Variant, text: Array) -> Plan:
+def parse_plan(variant: Variant, sent: Array) -> Plan:
     """Read a plan that an earlier room wrote, as untrusted as any other input.
 
     Raises InvalidRequest.
     """
-    written = _text({"plan": text}, "plan", limit=10_000)
+    written = text({"plan": sent}, "plan", limit=10_000)
     try:
         fields = json.loads(written)
         for name in ("size", "padded_size", "spacing"):
@@ -113,9 +126,12 @@ def parse_plan(variant: Variant, text: Array) -> Plan:
             "solver": np.array([plan.solver], dtype=object),
             "modality": np.array([plan.modality], dtype=object),
         }
+        if "regions" in variant:
+            again["top_region"] = np.array([plan.top_region], dtype=object)
+            again["bottom_region"] = np.array([plan.bottom_region], dtype=object)
         agreed = dataclasses.replace(
             complete(variant, again),
-            masked=bool(plan.masked),
+            masked=bool(plan.masked) and takes_mask(variant),
             started=plan.started,
             condition_seconds=plan.condition_seconds,
         )
@@ -126,6 +142,16 @@ def parse_plan(variant: Variant, text: Array) -> Plan:
     if agreed != plan or not _is_real(plan.started, plan.condition_seconds):
         raise InvalidRequest("plan: not what the condition model of this variant writes")
     return agreed
+
+
+def takes_mask(variant: Variant) -> bool:
+    """Tell whether the variant has a ControlNet, which alone understands masks."""
+    return "labels" in conditions(variant)
+
+
+def conditions(variant: Variant) -> tuple[str, ...]:
+    """Return the names of the tensors with a row each for the condition and its absence."""
+    return tuple(variant.get("conditions", ("labels", "class_labels", "spacing_mm100")))
 
 
 def check_latent(variant: Variant, plan: Plan, name: str, latent: Array) -> None:
@@ -157,7 +183,7 @@ def _size(variant: Variant, inputs: Inputs) -> tuple[int, int, int]:
         sides = [int(side) for side in shape]
     elif "size" in inputs:
         name = "size"
-        sides = [int(side) for side in _values(inputs, name, 3)]
+        sides = [int(side) for side in values(inputs, name, 3)]
     else:
         name, sides = "size", variant["defaults"]["size"]
     x, y, z = sides
@@ -178,7 +204,7 @@ def _spacing(variant: Variant, inputs: Inputs) -> tuple[float, float, float]:
     if "spacing" not in inputs:
         x, y, z = (float(side) for side in variant["defaults"]["spacing"])
         return x, y, z
-    x, y, z = sides = [_shortest(side) for side in _values(inputs, "spacing", 3)]
+    x, y, z = sides = [shortest(side) for side in values(inputs, "spacing", 3)]
     # Written so that NaN fails.
     if not all(a <= side <= b for a, side, b in zip(low, sides, high, strict=True)):
         raise InvalidRequest(
@@ -191,7 +217,7 @@ def _modality(variant: Variant, inputs: Inputs) -> str:
     known: Mapping[str, int] = variant["modalities"]
     if "modality" not in inputs:
         return str(variant["defaults"]["modality"])
-    asked = _text(inputs, "modality")
+    asked = text(inputs, "modality")
     for name, code in known.items():
         if asked in (name, str(code)):
             return name
@@ -199,10 +225,12 @@ def _modality(variant: Variant, inputs: Inputs) -> str:
     raise InvalidRequest(f"modality: {quote(asked)} is not one of {allowed}")
 
 
-def _check_labels(variant: Variant, mask: Array) -> None:
+def _labels(variant: Variant, mask: Array) -> list[int]:
+    """Return the ids in `mask`; refuse those that the variant does not know, and an empty mask."""
     seen = np.zeros(256, dtype=bool)
-    seen[mask] = True
-    ids = np.flatnonzero(seen).tolist()
+    for plane in mask:  # one at a time: an index takes eight bytes a voxel
+        seen[plane] = True
+    ids: list[int] = np.flatnonzero(seen).tolist()
     unknown = [label for label in ids if str(label) not in variant["labels"]]
     if unknown:
         allowed = join(sorted(int(label) for label in variant["labels"]))
@@ -211,60 +239,39 @@ def _check_labels(variant: Variant, mask: Array) -> None:
         )
     if ids == [0]:
         raise InvalidRequest("mask: every voxel is 0, and at least one must be a label")
+    return ids
 
 
-def _values(inputs: Inputs, name: str, count: int) -> list[Any]:
-    array = inputs[name]
-    if array.shape != (count,):
-        raise InvalidRequest(f"{name}: shape {list(array.shape)}, but {[count]} is allowed")
-    return list(array.tolist())
+def _regions(
+    variant: Variant, inputs: Inputs, ids: Collection[int]
+) -> tuple[str | None, str | None]:
+    """Return the body regions that hold the volume's top and bottom, as given or found in `ids`.
 
-
-def _whole(inputs: Inputs, name: str, default: int, low: int, high: int) -> int:
-    value = int(_values(inputs, name, 1)[0]) if name in inputs else int(default)
-    if not low <= value <= high:
-        raise InvalidRequest(f"{name}: {value} is outside what is allowed, {low} to {high}")
-    return value
-
-
-def _number(inputs: Inputs, name: str, default: float, low: float, high: float) -> float:
-    value = _shortest(_values(inputs, name, 1)[0]) if name in inputs else float(default)
-    if not low <= value <= high:
-        raise InvalidRequest(f"{name}: {value:g} is outside what is allowed, {low:g} to {high:g}")
-    return value
-
-
-def _text(inputs: Inputs, name: str, limit: int = 100) -> str:
-    value = _values(inputs, name, 1)[0]
-    try:
-        text = value if isinstance(value, str) else bytes(value).decode()
-    except UnicodeDecodeError:
-        raise InvalidRequest(f"{name}: {quote(repr(value[:40]))} is not text in UTF-8") from None
-    if len(text) > limit:
-        raise InvalidRequest(f"{name}: {len(text)} characters, and at most {limit} are allowed")
-    return text
-
-
-def _shortest(value: float) -> float:
-    """Return the number that was meant: 0.9 for the float32 that prints as 0.9."""
-    with np.errstate(over="ignore"):
-        return float(str(np.float32(value)))
+    A region is found when one of its labels is; without any, the variant's defaults stand. As
+    get_body_region_index_from_mask in scripts/utils.py of NV-Generate-CTMR.
+    """
+    regions = variant.get("regions")
+    if regions is None:
+        return None, None
+    names = regions["names"]
+    found = [name for name in names if not set(ids).isdisjoint(regions["labels"][name])]
+    ends = []
+    for end, default in (
+        ("top", found[0] if found else regions["top"]),
+        ("bottom", found[-1] if found else regions["bottom"]),
+    ):
+        region = text(inputs, f"{end}_region") if f"{end}_region" in inputs else default
+        if region not in names:
+            raise InvalidRequest(f"{end}_region: {quote(region)} is not one of {join(names)}")
+        ends.append(region)
+    top, bottom = ends
+    if names.index(top) > names.index(bottom):
+        raise InvalidRequest(
+            f"top_region: {top!r} lies below bottom_region, which is {bottom!r}; "
+            f"from top to bottom the regions are {join(names)}"
+        )
+    return top, bottom
 
 
 def _is_real(*values: Any) -> bool:
     return all(isinstance(value, float | int) and math.isfinite(value) for value in values)
-
-
-def by(sides: Any) -> str:
-    """Write three sides as `96 x 128 x 96`."""
-    return " x ".join(f"{side:g}" if isinstance(side, float) else str(side) for side in sides)
-
-
-def join(values: Any) -> str:
-    """Write values as a list in a sentence."""
-    return ", ".join(str(value) for value in values)
-
-
-def quote(text: str) -> str:
-    """Quote what came from outside, on one line."""
-    return repr(text[:60])

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from . import schedule
+from . import conditioning, schedule
 from .request import Plan, Variant
 
 # Runs a model of the variant: its short name, inputs, names of outputs -> the outputs. A tensor is
@@ -24,19 +24,21 @@ def sample(
 ) -> Any:
     """Carry `noise` [1, C, x, y, z] along the flow and return the latent of the same shape.
 
-    `conditions`: `class_labels`, `spacing_mm100` and, for a masked plan, `embedding`. `after` hears
-    of every call (calls done, calls in all) and stops the loop by raising.
+    `conditions`: what the flow is steered by, such as `spacing_mm100`, and for a masked plan
+    `embedding`. `after` hears of every call (calls done, calls in all) and stops the loop by
+    raising.
     """
     model = "flow_masked" if plan.masked else "flow"
     fixed = {**conditions, "guidance": np.array([plan.guidance], np.float32)}
     numel = math.prod(plan.latent_shape(variant)[2:])
     calls = schedule.steps(variant["schedule"], numel, plan.steps, plan.solver)
+    fresh = conditioning.fresh_noise(variant, plan)
     latent = velocity = noise
     for done, call in enumerate(calls, start=1):
         inputs = {
             **fixed,
             "latent": latent,
-            "z": velocity,
+            "z": next(fresh) if call.fresh else velocity,
             "timestep": np.array([call.timestep], np.float32),
             "coefficients": np.array([call.a, call.b, call.c], np.float32),
         }

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backends.maisi.request import InvalidRequest, complete, parse_plan
+from backends.maisi.inputs import InvalidRequest
+from backends.maisi.request import complete, parse_plan
 
 Variant = dict[str, Any]
 
@@ -153,3 +154,73 @@ def test_a_forged_plan_is_refused(mini: Variant, change: dict[str, Any]) -> None
 def test_what_is_no_plan_is_refused(mini: Variant, written: str | bytes) -> None:
     with pytest.raises(InvalidRequest, match=r"^plan: "):
         parse_plan(mini, text(written))
+
+
+def region_mask(*ids: int) -> np.ndarray[Any, Any]:
+    found = mask(32, 32, 32, label=200)
+    found[0, 0, : len(ids)] = ids
+    return found
+
+
+@pytest.mark.parametrize(
+    ("inputs", "top", "bottom"),
+    [
+        ({}, "chest", "abdomen"),
+        ({"mask": region_mask()}, "chest", "abdomen"),
+        ({"mask": region_mask(93, 22)}, "head", "lower"),
+        ({"mask": region_mask(28)}, "chest", "chest"),
+        ({"mask": region_mask(1, 93), "top_region": text("head")}, "head", "lower"),
+        ({"mask": region_mask(1, 93), "bottom_region": text("abdomen")}, "abdomen", "abdomen"),
+        ({"top_region": text("lower"), "bottom_region": text("lower")}, "lower", "lower"),
+    ],
+)
+def test_regions_are_given_or_found_or_the_defaults(
+    regional: Variant, inputs: Any, top: str, bottom: str
+) -> None:
+    plan = complete(regional, inputs)
+    assert (plan.top_region, plan.bottom_region) == (top, bottom)
+    assert parse_plan(regional, text(plan.to_json())) == plan
+
+
+@pytest.mark.parametrize(
+    ("inputs", "sentence"),
+    [
+        ({"top_region": text("foot")}, "top_region: 'foot' is not one of head, chest, abdomen"),
+        ({"bottom_region": text("")}, "bottom_region: '' is not one of head"),
+        ({"bottom_region": text(b"\xff")}, "bottom_region: .* is not text in UTF-8"),
+        (
+            {"top_region": text("lower"), "bottom_region": text("head")},
+            "top_region: 'lower' lies below bottom_region, which is 'head'; from top to bottom",
+        ),
+        ({"top_region": text("lower")}, "'lower' lies below bottom_region, which is 'abdomen'"),
+    ],
+)
+def test_regions_that_cannot_be(regional: Variant, inputs: Any, sentence: str) -> None:
+    with pytest.raises(InvalidRequest, match=sentence) as caught:
+        complete(regional, inputs)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_variants_have_no_regions(mini: Variant) -> None:
+    plan = complete(mini, {"top_region": text("head")})
+    assert (plan.top_region, plan.bottom_region) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("variant", "change"),
+    [
+        ("mini", {"top_region": "head", "bottom_region": "head"}),
+        ("regional", {"top_region": None, "bottom_region": None}),
+        ("regional", {"top_region": "lower"}),
+        ("regional", {"bottom_region": 3}),
+        ("unmasked", {"masked": True}),
+    ],
+)
+def test_a_plan_that_the_variant_cannot_have_is_refused(
+    request: pytest.FixtureRequest, variant: str, change: dict[str, Any]
+) -> None:
+    chosen = request.getfixturevalue(variant)
+    plan = json.loads(complete(chosen, {"size": i4(32, 32, 32)}).to_json())
+    assert parse_plan(chosen, text(json.dumps(plan)))
+    with pytest.raises(InvalidRequest, match=r"^plan: "):
+        parse_plan(chosen, text(json.dumps(plan | change)))

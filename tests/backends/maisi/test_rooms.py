@@ -1,14 +1,18 @@
 """Conditioning, sampling, decoding and reporting, without a server."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from monai.transforms.utils_morphological_ops import dilate
 
 from backends.maisi import conditioning, decoder, sampler
+from backends.maisi.inputs import InvalidRequest
 from backends.maisi.report import report
-from backends.maisi.request import InvalidRequest, complete
+from backends.maisi.request import complete
 
 Variant = dict[str, Any]
 
@@ -49,10 +53,88 @@ def test_rows_of_conditioning(mini: Variant) -> None:
     plan = ask(
         mini, guidance=np.array([1.5], np.float32), spacing=np.array([1.5, 2, 0.9], np.float32)
     )
-    assert conditioning.class_labels(plan).tolist() == [9, 0]
-    assert conditioning.spacing_mm100(plan).shape == (2, 3)
-    np.testing.assert_allclose(conditioning.spacing_mm100(plan)[1], [150, 200, 90], rtol=1e-6)
-    assert conditioning.class_labels(ask(mini)).tolist() == [9]
+    assert conditioning.class_labels(mini, plan).tolist() == [9, 0]
+    assert conditioning.spacing_mm100(mini, plan).shape == (2, 3)
+    np.testing.assert_allclose(conditioning.spacing_mm100(mini, plan)[1], [150, 200, 90], rtol=1e-6)
+    assert conditioning.class_labels(mini, ask(mini)).tolist() == [9]
+
+
+def test_each_variant_is_steered_by_its_own_tensors(
+    mini: Variant, regional: Variant, unmasked: Variant
+) -> None:
+    def made(variant: Variant, **inputs: Any) -> dict[str, Any]:
+        plan = ask(variant, guidance=np.array([2], np.float32), **inputs)
+        return conditioning.tensors(variant, plan, inputs.get("mask"))
+
+    assert set(made(mini)) == {"labels", "class_labels", "spacing_mm100"}
+    assert set(made(unmasked)) == {"class_labels", "spacing_mm100"}
+    mask = np.full((32, 32, 32), 93, np.uint8)
+    mask[0] = 28
+    found = made(regional, mask=mask)
+    assert set(found) == {"labels", "spacing_mm100", "top_region_index", "bottom_region_index"}
+    assert found["top_region_index"].tolist() == [[0, 100, 0, 0]] * 2
+    assert found["bottom_region_index"].tolist() == [[0, 0, 0, 100]] * 2
+    assert found["bottom_region_index"].dtype == np.float32
+
+
+def upstream_vote(mask: Any, lesion: int, organs: list[int]) -> int:
+    """Say what NV-Generate-CTMR makes of a lesion: the mode of the ring that a dilation adds."""
+    ids = torch.from_numpy(mask.astype(np.int64))
+    sick = ids == lesion
+    dilated = dilate(sick[None, None].float(), 3, pad_value=1.0)[0, 0]
+    ring = dilated.bool() & ~sick & torch.isin(ids, torch.tensor(organs))
+    if ring.any():
+        return int(ids[ring].mode()[0])
+    return organs[int(torch.tensor([(ids == organ).sum() for organ in organs]).argmax())]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_lesion_becomes_what_is_most_frequent_around_it(regional: Variant, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    blocks = random.choice(np.array([0, 1, 200, 28, 30], np.uint8), (8, 8, 8))
+    mask = np.kron(blocks, np.ones((4, 4, 4), np.uint8))
+    mask[random.random(mask.shape) < (0.5, 0.002)[seed % 2]] = 23
+    if seed > 3:  # none at the edges or around the lesions: then the whole volume votes
+        mask[np.isin(mask, [28, 30])] = 1
+        mask[mask == 23] = 1
+        mask[5, 5, 5], mask[15, 15, 15:25], mask[20, 20, 10:15] = 23, 28, 30
+    plan = ask(regional, mask=mask, guidance=np.array([2], np.float32))
+    rows = conditioning.labels(regional, plan, mask)
+    truth = mask.copy()
+    truth[mask == 23] = upstream_vote(mask, 23, [28, 30])
+    np.testing.assert_array_equal(rows[0], mask)
+    np.testing.assert_array_equal(rows[1], truth)
+
+
+def test_fresh_noise_follows_the_seed_and_is_not_the_first_noise(regional: Variant) -> None:
+    def drawn(seed: int) -> list[Any]:
+        plan = ask(regional, size=np.array([32, 48, 32], np.int32), seed=[seed])
+        fresh = conditioning.fresh_noise(regional, plan)
+        return [conditioning.noise(regional, plan, None), next(fresh), next(fresh)]
+
+    first, second, third = drawn(5)
+    assert first.shape == second.shape == third.shape == (1, 4, 8, 12, 8)
+    assert second.dtype == np.float32
+    for one, other in ((first, second), (second, third), (first, third)):
+        assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.05
+    assert all((one == other).all() for one, other in zip(drawn(5), drawn(5), strict=True))
+    assert (drawn(6)[1] != second).all()
+
+
+def test_ddpm_gets_fresh_noise_at_every_step_but_the_last(regional: Variant) -> None:
+    plan = ask(regional, size=np.array([32, 32, 32], np.int32), steps=[4], seed=[1])
+    seen: list[Any] = []
+
+    def engine(model: str, inputs: Any, outputs: Any) -> list[Any]:
+        seen.append(inputs)
+        return ["latent", "velocity"]
+
+    sampler.sample(regional, plan, "noise", {"spacing_mm100": 1}, engine)
+    fresh = conditioning.fresh_noise(regional, plan)
+    assert all((given["z"] == next(fresh)).all() for given in seen[:3])
+    assert seen[3]["z"] == "velocity"
+    assert [given["coefficients"][2] > 0 for given in seen] == [True, True, True, False]
+    assert [given["timestep"].item() for given in seen] == [999, 666, 333, 0]
 
 
 def test_the_loop_hands_latent_and_velocity_on(mini: Variant) -> None:
@@ -102,8 +184,28 @@ def test_grey_levels(mini: Variant) -> None:
     assert decoder.intensity(mini, decoded).tolist() == [0, 0, 0, 1, 1000, 1200, 32767]
     ct = {"intensity": {"min": -1000, "max": 1000, "clip_above": True}}
     assert decoder.intensity(ct, decoded).tolist() == [-1000, -1000, -999, -999, 1000, 1000, 1000]
-    with pytest.raises(InvalidRequest, match="image: the networks gave NaN"):
-        decoder.intensity(mini, np.array([0, np.nan]))
+    half = np.linspace(-0.1, 1.1, 100).astype(np.float16)
+    exact = np.rint(np.clip(half.astype(np.float64), 0, 1) * 2000 - 1000)
+    assert (decoder.intensity(ct, half) == exact).all()
+    for bad in (np.nan, np.inf):
+        with pytest.raises(InvalidRequest, match="image: the networks gave NaN"):
+            decoder.intensity(mini, np.array([0] * 40 + [bad], np.float16))
+
+
+def test_a_volume_is_not_held_several_times_over(mini: Variant) -> None:
+    decoded = np.zeros((128, 128, 128), np.float32)
+    tracemalloc.start()
+    decoder.intensity(mini, decoded)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.2 * decoded.nbytes
+
+
+def test_the_report_names_regions_where_there_are_any(mini: Variant, regional: Variant) -> None:
+    image = np.zeros((2, 2, 2), np.int16)
+    said = json.loads(report(regional, ask(regional), {}, image, None))
+    assert (said["top_region"], said["bottom_region"]) == ("chest", "abdomen")
+    assert "top_region" not in json.loads(report(mini, ask(mini), {}, image, None))
 
 
 def test_the_report_says_what_was_done(mini: Variant) -> None:

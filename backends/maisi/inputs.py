@@ -1,0 +1,71 @@
+"""One input at a time: its shape, its range, and the sentence when it is wrong."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Inputs = Mapping[str, Array]
+
+
+class InvalidRequest(ValueError):
+    """What was asked cannot be done; the message is one sentence for the caller."""
+
+
+def values(inputs: Inputs, name: str, count: int) -> list[Any]:
+    """Return the input's values, which must be `count` in one axis."""
+    array = inputs[name]
+    if array.shape != (count,):
+        raise InvalidRequest(f"{name}: shape {list(array.shape)}, but {[count]} is allowed")
+    return list(array.tolist())
+
+
+def whole(inputs: Inputs, name: str, default: int, low: int, high: int) -> int:
+    """Return the one whole number of an input, or `default`, which must lie in low..high."""
+    value = int(values(inputs, name, 1)[0]) if name in inputs else int(default)
+    if not low <= value <= high:
+        raise InvalidRequest(f"{name}: {value} is outside what is allowed, {low} to {high}")
+    return value
+
+
+def number(inputs: Inputs, name: str, default: float, low: float, high: float) -> float:
+    """Return the one number of an input, or `default`, which must lie in low..high."""
+    value = shortest(values(inputs, name, 1)[0]) if name in inputs else float(default)
+    if not low <= value <= high:
+        raise InvalidRequest(f"{name}: {value:g} is outside what is allowed, {low:g} to {high:g}")
+    return value
+
+
+def text(inputs: Inputs, name: str, limit: int = 100) -> str:
+    """Return the one text of an input, of at most `limit` characters in UTF-8."""
+    value = values(inputs, name, 1)[0]
+    try:
+        said = value if isinstance(value, str) else bytes(value).decode()
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"{name}: {quote(repr(value[:40]))} is not text in UTF-8") from None
+    if len(said) > limit:
+        raise InvalidRequest(f"{name}: {len(said)} characters, and at most {limit} are allowed")
+    return said
+
+
+def shortest(value: float) -> float:
+    """Return the number that was meant: 0.9 for the float32 that prints as 0.9."""
+    with np.errstate(over="ignore"):
+        return float(str(np.float32(value)))
+
+
+def by(sides: Any) -> str:
+    """Write three sides as `96 x 128 x 96`."""
+    return " x ".join(f"{side:g}" if isinstance(side, float) else str(side) for side in sides)
+
+
+def join(items: Any) -> str:
+    """Write values as a list in a sentence."""
+    return ", ".join(str(item) for item in items)
+
+
+def quote(said: str) -> str:
+    """Quote what came from outside, on one line."""
+    return repr(said[:60])
