@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
+import onnx
 import onnxruntime
 import psutil
 import pytest
 import tritonclient.grpc as grpc
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.server.tiny import ONE, X_TO_Y, write_model, write_onnx
 
@@ -20,6 +23,9 @@ input [{ name: "x" data_type: TYPE_FP32 dims: [-1] }]
 output [{ name: "y" data_type: TYPE_FP32 dims: [-1] },
         { name: "pairs" data_type: TYPE_FP32 dims: [-1] }]
 """
+
+
+HALF = XYZ.replace("FP32", "FP16")
 
 
 def parameters(**values):
@@ -48,9 +54,45 @@ def convolutions(path):
     write_onnx(path, nodes, ["y"], rank=5)
 
 
+def beside(path):
+    """The convolutions again, their weights in a file beside them, both files hard links."""
+    source = path.parents[3] / "made"
+    source.mkdir()
+    convolutions(source / "one.onnx")
+    model = onnx.load(source / "one.onnx")
+    for node in list(model.graph.node):
+        if node.op_type == "Constant":
+            weight = model.graph.initializer.add()
+            weight.CopyFrom(node.attribute[0].t)
+            weight.name = node.output[0]
+            model.graph.node.remove(node)
+    onnx.save(
+        model,
+        source / "model.onnx",
+        save_as_external_data=True,
+        location="model.onnx.data",
+        size_threshold=0,
+    )
+    for name in ("model.onnx", "model.onnx.data"):
+        os.link(source / name, path.with_name(name))
+    assert path.with_name("model.onnx.data").stat().st_size >= 2 * 8 * 27 * 4
+
+
+def doubled_half(path):
+    """A graph of float16 in and out: y = x + x."""
+    x, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT16, [f"{name}{i}" for i in range(5)])
+        for name in "xy"
+    )
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "graph", [x], [y])
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
+
+
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("repository")
+    folder = tmp_path_factory.mktemp("served") / "repository"
+    folder.mkdir()
     backend = f'backend: "onnxruntime"\n{ONE}'
     for name, values in {
         "conv": {},
@@ -66,6 +108,8 @@ def repository(tmp_path_factory):
         convolutions(write_model(folder, name, backend + XYZ + parameters(**values)) / "model.onnx")
     renamed = backend + XYZ + 'default_model_filename: "net.onnx"'
     convolutions(write_model(folder, "renamed", renamed) / "net.onnx")
+    beside(write_model(folder, "external", backend + XYZ) / "model.onnx")
+    doubled_half(write_model(folder, "half", backend + HALF) / "model.onnx")
     # `pairs`, the halves' larger numbers, cannot be computed for lists of odd length
     two = numpy_helper.from_array(np.array([2, -1], np.int64))
     nodes = [
@@ -85,7 +129,8 @@ def server(module_server, repository):
 
 
 def infer(server, model, array, outputs=("y",)):
-    tensor = grpc.InferInput("x", list(array.shape), "FP32")
+    kind = {np.float32: "FP32", np.float16: "FP16"}[array.dtype.type]
+    tensor = grpc.InferInput("x", list(array.shape), kind)
     tensor.set_data_from_numpy(array)
     wanted = [grpc.InferRequestedOutput(name) for name in outputs]
     with grpc.InferenceServerClient(server.grpc) as client:
@@ -93,7 +138,7 @@ def infer(server, model, array, outputs=("y",)):
         return [result.as_numpy(name) for name in outputs]
 
 
-@pytest.mark.parametrize("model", ["conv", "conv4", "shrink", "renamed"])
+@pytest.mark.parametrize("model", ["conv", "conv4", "shrink", "renamed", "external"])
 @pytest.mark.parametrize("shape", [(16, 16, 16), (7, 20, 33)])
 def test_same_numbers_as_in_process(server, repository, model, shape):
     array = np.random.default_rng(1).normal(size=(1, 1, *shape)).astype(np.float32)
@@ -101,6 +146,13 @@ def test_same_numbers_as_in_process(server, repository, model, shape):
     (expected,) = session.run(["y"], {"x": array})
     (found,) = infer(server, model, array)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_float16_goes_in_and_comes_out(server):
+    array = np.random.default_rng(1).normal(size=(2, 3, 4, 5, 6)).astype(np.float16)
+    (found,) = infer(server, "half", array)
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found, array + array)
 
 
 def test_outputs_come_in_the_order_asked(server):
