@@ -1,6 +1,5 @@
 """Checkpoint files, read without running what is in them, and fitted to networks strictly."""
 
-import hashlib
 import math
 import re
 import warnings
@@ -16,20 +15,23 @@ from monai.data import MetaTensor
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from export.files import sha256
+
 # Where torch.save files of NV-Generate-CTMR keep the weights (scripts/diff_model_train.py,
 # train_controlnet.py); a file without such a key is a state dict itself.
 _KEYS = ("unet_state_dict", "controlnet_state_dict")
-# What MONAI's training leaves beside the weights: numbers, which are data. torch names the type of
-# a numpy scalar by numpy's old module.
+# What MONAI's training leaves beside the weights: numbers, which are data. How a numpy scalar is
+# made has one name in files of numpy 1 and another in those of numpy 2.
+_SCALAR = np.float64(0).__reduce__()[0]
 _SAFE: list[Any] = [
-    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
     np.dtype,
     type(np.dtype(np.float32)),
     type(np.dtype(np.float64)),
     type(np.dtype(np.int64)),
     MetaTensor,
 ]
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -65,15 +67,6 @@ def read(path: Path, role: str) -> Checkpoint:
     if not state:
         raise ValueError(f"{where} holds no weights for {role}")
     return Checkpoint(state, scale, digest)
-
-
-def sha256(path: Path) -> str:
-    """Return the digest of a file of any size, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def fit(

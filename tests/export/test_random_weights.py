@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from export import checkpoints, networks, random_weights, variant
+from export.files import sha256
 from export.variant import Variant
 from tests.export.weights import tiny
 
@@ -82,10 +83,10 @@ def test_the_same_seed_gives_the_same_bytes(folder: Path, tmp_path: Path) -> Non
     assert torch.equal(state, torch.random.get_rng_state())
     for role, path in again.items():
         known = folder / tiny_ct().checkpoints[role]
-        assert checkpoints.sha256(path) == checkpoints.sha256(known), role
+        assert sha256(path) == sha256(known), role
     random_weights.write(tiny_ct(), tmp_path, seed=1)
     path = again["controlnet"]
-    assert checkpoints.sha256(path) != checkpoints.sha256(folder / "models" / path.name)
+    assert sha256(path) != sha256(folder / "models" / path.name)
 
 
 def test_no_checkpoint_of_a_users_is_replaced(tmp_path: Path) -> None:

@@ -1,0 +1,15 @@
+"""What several rooms do with files."""
+
+import hashlib
+from pathlib import Path
+
+_BLOCK = 1 << 20
+
+
+def sha256(path: Path) -> str:
+    """Return the digest of a file of any size, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
