@@ -1,15 +1,15 @@
 """`python -m export VARIANT`: checkpoint -> ONNX -> model repository, with proof of equality."""
 
 import argparse
-import logging
 import sys
-import warnings
+import tempfile
 from pathlib import Path
 
 from export import graphs, networks, onnx_export, repository, variant
 from export.variant import Variant
 
 ROOT = Path(__file__).parent
+TOLERANCE = 1e-5
 
 
 def export(chosen: Variant, checkpoints: Path, target: Path) -> None:
@@ -17,23 +17,17 @@ def export(chosen: Variant, checkpoints: Path, target: Path) -> None:
 
     Raises ValueError or FileNotFoundError with a sentence; `target` is untouched then.
     """
-    # What PyTorch's exporter says along the way is about itself.
-    warnings.simplefilter("ignore")
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     name = chosen.name
-    truth = networks.load(chosen, checkpoints)
-    prepared = networks.load(chosen, checkpoints)
-    for network in (prepared.autoencoder, prepared.diffusion_unet, prepared.controlnet):
-        networks.prepare(network)
+    loaded = networks.load(chosen, checkpoints)
     models: dict[str, bytes] = {}
-    pairs = zip(graphs.graphs(chosen, prepared), graphs.graphs(chosen, truth), strict=True)
-    for graph, original in pairs:
-        model = onnx_export.to_onnx(graph).SerializeToString()
-        # Against the networks as MONAI made them: proves the prepared ones as well.
-        error = onnx_export.verify(original, model)
-        print(f"{name}.{graph.name}: {len(model) / 1e6:.1f} MB, relative error {error:.1e}")
-        models[graph.name] = model
-    repository.write(target, chosen, prepared.digests, models)
+    with tempfile.TemporaryDirectory() as folder:
+        for graph in graphs.graphs(chosen, loaded):
+            path = onnx_export.write(graph, Path(folder) / graph.name, "fp32")
+            error = onnx_export.verify(graph, path, TOLERANCE)
+            models[graph.name] = path.read_bytes()
+            size = len(models[graph.name]) / 1e6
+            print(f"{name}.{graph.name}: {size:.1f} MB, relative error {error:.1e}")
+    repository.write(target, chosen, loaded.digests, models)
     print(f"{name}: written to {target}")
 
 

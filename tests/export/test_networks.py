@@ -1,13 +1,16 @@
-"""Loading strictly, and the modules that replace others."""
+"""Every role of every variant, loading strictly, and the modules that replace others."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from monai.networks.blocks import CrossAttentionBlock, SABlock
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from export import networks
+from export import networks, variant
 from tests.export.weights import random_checkpoint, tiny
 
 
@@ -18,25 +21,100 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("name", variant.names())
+def test_every_network_is_built_to_compute_plainly(name: str) -> None:
+    chosen = variant.load(name)
+    for role in chosen.networks:
+        with torch.device("meta"):
+            network = networks.build(chosen, role)
+        for module in network.modules():
+            assert not getattr(module, "use_flash_attention", False)
+            assert not getattr(module, "norm_float16", False)
+            assert not getattr(module, "use_checkpointing", False)
+            assert getattr(module, "num_splits", 1) == 1
+
+
+def test_the_official_networks_have_the_official_size() -> None:
+    chosen = variant.load("rflow-ct")
+    counts = {}
+    for role in chosen.networks:
+        with torch.device("meta"):
+            network = networks.build(chosen, role)
+        counts[role] = round(sum(p.numel() for p in network.parameters()) / 1e6)
+    assert counts == {
+        "autoencoder": 21,
+        "diffusion_unet": 181,
+        "controlnet": 72,
+        "mask_autoencoder": 5,
+        "mask_diffusion": 197,
+    }
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_volume_in_one_piece_gives_what_slabs_give(transposed: bool) -> None:
+    # MONAI's own cutting, at sizes that its slabs divide: 8 of at least 4 voxels at every level.
+    keywords = tiny().networks["autoencoder"] | {"use_convtranspose": transposed}
+    pieces = dataclasses.replace(tiny(), networks={"autoencoder": keywords})
+    whole = networks.build(pieces, "autoencoder").eval()
+    cut = type(whole)(**keywords | {"num_splits": 8}).eval()
+    cut.load_state_dict(whole.state_dict())
+    torch.manual_seed(0)
+    latent, image = torch.randn(1, 4, 4, 32, 4), torch.rand(1, 1, 8, 128, 8)
+    with torch.no_grad():
+        for name, given in (("decode", latent), ("encode", image)):
+            ours, theirs = getattr(whole, name)(given), getattr(cut, name)(given)
+            if isinstance(ours, tuple):
+                ours, theirs = ours[0], theirs[0]
+            assert (ours - theirs).norm() / theirs.norm() < 1e-6, name
+
+
 def test_loaded_networks_know_scale_and_digests(checkpoints: Path) -> None:
     loaded = networks.load(tiny(), checkpoints)
     assert loaded.scale_factor == 0.9
+    assert loaded.mask_scale_factor is None
+    assert set(loaded.digests) == {"autoencoder", "diffusion_unet", "controlnet"}
     assert {len(digest) for digest in loaded.digests.values()} == {64}
     assert not loaded.diffusion_unet.training
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused(checkpoints: Path) -> None:
     other = tiny()
-    other.networks["controlnet"]["num_res_blocks"] = 2
-    with pytest.raises(ValueError, match=r"controlnet\.safetensors does not fit controlnet") as no:
+    other.networks["autoencoder"]["num_res_blocks"] = [1, 1, 2]
+    with pytest.raises(ValueError, match=r"autoencoder\.safetensors lacks .* parameters") as no:
         networks.load(other, checkpoints)
     assert "\n" not in str(no.value)
+
+
+def test_a_checkpoint_with_parameters_to_spare_is_refused(checkpoints: Path) -> None:
+    other = tiny()
+    other.networks["diffusion_unet"]["num_class_embeds"] = None
+    with pytest.raises(ValueError, match=r"has 1 parameters more .* class_embedding\.weight"):
+        networks.load(other, checkpoints)
 
 
 def test_a_missing_checkpoint_is_named(checkpoints: Path) -> None:
     other = dataclasses.replace(tiny(), checkpoints={**tiny().checkpoints, "controlnet": "no.pt"})
     with pytest.raises(FileNotFoundError, match=r"no\.pt does not exist"):
         networks.load(other, checkpoints)
+
+
+def test_a_checkpoint_without_scale_is_refused(checkpoints: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoints, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / tiny().checkpoints["diffusion_unet"]
+    save_file(load_file(path), path)
+    with pytest.raises(ValueError, match=r"diffusion_unet\.safetensors does not tell its scale"):
+        networks.load(tiny(), tmp_path)
+
+
+def test_a_controlnet_has_from_its_unet_what_it_lacks(checkpoints: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoints, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / tiny().checkpoints["controlnet"]
+    state = load_file(path)
+    del state["conv_in.conv.weight"]
+    save_file(state, path)
+    loaded = networks.load(tiny(), tmp_path)
+    weights = loaded.controlnet.conv_in.conv.weight, loaded.diffusion_unet.conv_in.conv.weight
+    assert torch.equal(*weights)
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 5, 4, 3), (1, 8, 96, 96, 96)])
@@ -52,9 +130,20 @@ def test_group_norm_by_moments_is_accurate(shape: tuple[int, ...]) -> None:
     assert (ours - truth).norm() / truth.norm() < 1e-6
 
 
+@pytest.mark.parametrize("include_fc", [False, True])
+def test_attention_is_monais(include_fc: bool) -> None:
+    torch.manual_seed(0)
+    own = SABlock(32, 4, qkv_bias=True, include_fc=include_fc, use_combined_linear=False)
+    cross = CrossAttentionBlock(32, 4, context_input_size=10, dim_head=8)
+    x, context = torch.randn(2, 60, 32), torch.randn(2, 3, 10)
+    with torch.no_grad():
+        for block, given in ((own, (x,)), (cross, (x, context))):
+            assert torch.allclose(networks.Attention(block)(*given), block(*given), atol=1e-6)
+
+
 def test_prepared_networks_hold_none_of_what_exports_badly(checkpoints: Path) -> None:
     loaded = networks.load(tiny(), checkpoints)
-    network = networks.prepare(loaded.autoencoder)
-    kinds = {type(module).__name__ for module in network.modules()}
-    assert "MomentsGroupNorm" in kinds
-    assert not {"GroupNorm", "MaisiGroupNorm3D", "MaisiConvolution"} & kinds
+    for network in (loaded.autoencoder, loaded.diffusion_unet, loaded.controlnet):
+        kinds = {type(module).__name__ for module in networks.prepare(network).modules()}
+        assert "MomentsGroupNorm" in kinds
+        assert not {"GroupNorm", "MaisiGroupNorm3D", "SABlock", "CrossAttentionBlock"} & kinds

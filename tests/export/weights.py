@@ -34,3 +34,20 @@ def tiny() -> Variant:
 def random_checkpoint(chosen: Variant, folder: Path, seed: int = 0) -> None:
     """Write float16 checkpoints of `chosen` below `folder`, as training would."""
     random_weights.write(chosen, folder, seed, scale_factor=0.9)
+
+
+def shrunk(name: str) -> Variant:
+    """Return a shipped variant with two levels and a handful of channels in every network."""
+    official = variant.load(name)
+    small = copy.deepcopy(official.networks)
+    for role, table in small.items():
+        if "autoencoder" in role:
+            table |= {"num_channels": [8, 8, 16], "num_res_blocks": [1, 1, 1]}
+        else:
+            channels = "channels" if role == "mask_diffusion" else "num_channels"
+            table |= {channels: [16, 16], "attention_levels": [False, True]}
+            table |= {"num_head_channels": [0, 8], "num_res_blocks": 1}
+        table["norm_num_groups"] = 4
+    if "controlnet" in small:
+        small["controlnet"]["conditioning_embedding_num_channels"] = [8, 8, 8]
+    return dataclasses.replace(official, networks=small)

@@ -1,0 +1,65 @@
+"""Float16 where it is safe: weights, convolutions and matrix products; the rest stays float32.
+
+What stays, and what each choice is worth, is measured in docs/precision.md.
+"""
+
+import copy
+
+import torch
+from torch import nn
+
+# Their input is a phase of up to 1000 radians, a spacing or a region index: a few numbers a row,
+# added to by every block of the network. They stay float32 throughout.
+EMBEDDINGS = (
+    "time_embed",
+    "class_embedding",
+    "spacing_layer",
+    "top_region_index_layer",
+    "bottom_region_index_layer",
+)
+# Turns those embeddings into what a block adds to its activations, once a block.
+PROJECTION = "time_emb_proj"
+_LAYERS = (nn.Conv3d, nn.ConvTranspose3d, nn.Linear, nn.LayerNorm)
+
+
+class Border(nn.Module):
+    """A layer, and the casts to its own type before it and to the network's behind it."""
+
+    def __init__(self, layer: nn.Module, inside: torch.dtype) -> None:
+        """Take `layer`, whose parameters are of type `inside`."""
+        super().__init__()
+        self.layer, self.inside = layer, inside
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Cast `x`, apply the layer, give float16."""
+        y: torch.Tensor = self.layer(x.to(self.inside))
+        return y.half()
+
+
+def half(module: nn.Module) -> nn.Module:
+    """Turn a prepared module into float16, in place, where that is safe; return it.
+
+    What it takes and gives at its own border may stay float32: the first layer casts, and the
+    graphs in `graphs` cast back. Parameters are copied, so that those shared with another module
+    stay as they are. Raises ValueError for a weight beyond float16's range.
+    """
+    for name, child in module.named_children():
+        if name in EMBEDDINGS:
+            continue
+        if name == PROJECTION:
+            setattr(module, name, Border(child, torch.float32))
+        elif isinstance(child, _LAYERS):
+            setattr(module, name, Border(_rounded(child), torch.float16))
+        else:
+            half(child)
+    return module
+
+
+def _rounded(layer: nn.Module) -> nn.Module:
+    layer = copy.deepcopy(layer).half()
+    for name, weight in layer.named_parameters():
+        if not weight.isfinite().all():
+            raise ValueError(
+                f"{name} of {layer} holds a number that float16 cannot (65504 at most)"
+            )
+    return layer
