@@ -1,0 +1,261 @@
+"""What needs TensorRT or TensorRT-RTX, in a process of its own: `python -m export.compiler`.
+
+Of its own because polygraphy drives one of the two in a process and MONAI has imported it before
+anybody could say which, and because a crash or the kernel's last resort against a full memory then
+costs an engine and not the export.
+
+`engines` sends one job as JSON to its standard input and reads one reply as JSON from its standard
+output, which is {"error": "a sentence"} where the job cannot be done. polygraphy writes the
+profile, configures, compiles and runs. The ONNX parser is called directly, since polygraphy prints
+its reasons and does not raise them.
+"""
+
+import ctypes
+import functools
+import importlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+NAMES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
+INSTALL = {
+    "tensorrt": "pip install '.[tensorrt]' --extra-index-url https://pypi.nvidia.com, or use "
+    "NVIDIA's image nvcr.io/nvidia/tensorrt of the same release as your Triton",
+    "tensorrt-rtx": "pip install '.[rtx]'",
+}
+# TensorRT's names of types, and Triton's.
+TYPES = {
+    "FLOAT": "FP32",
+    "HALF": "FP16",
+    "INT64": "INT64",
+    "INT32": "INT32",
+    "UINT8": "UINT8",
+    "BOOL": "BOOL",
+}
+# Name of an input -> its smallest, usual and largest shape.
+Profile = dict[str, list[list[int]]]
+
+
+def build(
+    target: str,
+    onnx: str,
+    plan: str,
+    profile: Profile,
+    compute_capabilities: list[str],
+    timing_cache: str | None,
+) -> dict[str, Any]:
+    """Write the plan; return `version`, `compute_capabilities`, `inputs` and `outputs`.
+
+    Those map a name to (type, shape), -1 where the size is free. Raises ValueError with a sentence.
+    """
+    here = gpu()
+    if target == "tensorrt" and here is None:
+        raise ValueError("TensorRT builds on the GPU that it builds for, and there is none here")
+    trt = tensorrt(target)
+    wanted = capabilities(trt, target, compute_capabilities, here)
+    log = logger(target)
+    builder = trt.Builder(log)
+    # Strongly typed: every tensor has the type that the ONNX file gives it.
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    # From the path and not from bytes: weights may lie in a file beside it.
+    if not parser.parse_from_file(onnx):
+        raise ValueError(f"{onnx}: {NAMES[target]} does not parse it: {_reason(parser, log)}")
+    sides = {
+        "inputs": [network.get_input(index) for index in range(network.num_inputs)],
+        "outputs": [network.get_output(index) for index in range(network.num_outputs)],
+    }
+    told = {
+        side: {tensor.name: (TYPES[tensor.dtype.name], list(tensor.shape)) for tensor in tensors}
+        for side, tensors in sides.items()
+    }
+    _check({name: shape for name, (_, shape) in told["inputs"].items()}, profile, onnx)
+    try:
+        config = _config(trt, target, profile, wanted, timing_cache)
+        compiled = importlib.import_module("polygraphy.backend.trt").engine_bytes_from_network(
+            (builder, network), config, save_timing_cache=timing_cache
+        )
+    except importlib.import_module("polygraphy.exception").PolygraphyException as error:
+        reason = (log.errors or str(error).splitlines() or ["no reason given"])[0]
+        raise ValueError(f"{onnx}: {NAMES[target]} cannot compile it: {reason}") from error
+    Path(plan).write_bytes(compiled)
+    return {"version": trt.__version__, "compute_capabilities": wanted, **told}
+
+
+def run(target: str, plan: str, feeds: list[str], into: list[str]) -> dict[str, Any]:
+    """Run the plan on each of the .npz files `feeds` and write its outputs to those of `into`.
+
+    Raises ValueError with a sentence.
+    """
+    if gpu() is None:
+        raise ValueError("engine: it runs on a GPU, and there is none here")
+    tensorrt(target)
+    backend = importlib.import_module("polygraphy.backend.trt")
+    failed = importlib.import_module("polygraphy.exception").PolygraphyException
+    try:
+        # "runtime": memory for the shapes at hand, and not for the largest ones.
+        loader = backend.EngineFromPath(plan)
+        with backend.TrtRunner(loader, allocation_strategy="runtime") as runner:
+            for feed, outputs in zip(feeds, into, strict=True):
+                with np.load(feed) as arrays:
+                    np.savez(outputs, **runner.infer(dict(arrays)))
+    except failed as error:
+        raise ValueError(f"{plan}: {NAMES[target]} cannot run it: {error}") from error
+    return {}
+
+
+def gpu() -> str | None:
+    """Return the compute capability of the first GPU, such as 8.9; None if there is no GPU."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    device, count, value = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+        return None
+    cuda.cuDeviceGet(ctypes.byref(device), 0)
+    numbers = []
+    for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+        cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+        numbers.append(str(value.value))
+    return ".".join(numbers)
+
+
+def tensorrt(target: str) -> Any:
+    """Return the target's module, once polygraphy is there as well and quiet.
+
+    Raises ValueError with what to install.
+    """
+    try:
+        trt = importlib.import_module(MODULES[target])
+        log = importlib.import_module("polygraphy.logger").G_LOGGER
+    except ImportError as error:
+        raise ValueError(
+            f"{NAMES[target]} is not installed here ({error}): {INSTALL[target]}"
+        ) from error
+    log.module_severity = log.CRITICAL + 1  # what it would print is raised
+    return trt
+
+
+def capabilities(trt: Any, target: str, wanted: Sequence[str], here: str | None) -> list[str]:
+    """Return `wanted` in order and once each, or the compute capability `here`.
+
+    Raises ValueError for one that the target cannot build for.
+    """
+    if target == "tensorrt":
+        allowed = [str(here)]
+        reason = f"TensorRT builds for the GPU that is here, {here}"
+    else:
+        found = (re.fullmatch(r"SM(\d+)(\d)", name) for name in trt.ComputeCapability.__members__)
+        allowed = sorted((".".join(match.groups()) for match in found if match), key=_numbers)
+        reason = f"TensorRT-RTX {trt.__version__} builds for {', '.join(allowed)}"
+    if not wanted and here is None:
+        raise ValueError("compute-capability: none is given, and there is no GPU here to ask")
+    wanted = wanted or [str(here)]
+    for value in wanted:
+        if value not in allowed:
+            raise ValueError(f"compute-capability: {value!r} is not possible; {reason}")
+    return sorted(set(wanted), key=_numbers)
+
+
+def _numbers(capability: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in capability.split("."))
+
+
+def _reason(parser: Any, log: Any) -> str:
+    """Return the parser's first error: where it is and what it is."""
+    if parser.num_errors:
+        error = parser.get_error(0)
+        lines = [line for line in error.desc().splitlines() if not _about_drivers(line)]
+        node = f"node {error.node_name()} ({error.node_operator()}): " if error.node_name() else ""
+        return node + " ".join(lines[-1:])
+    return " ".join(log.errors[:1]) or "no reason given"
+
+
+def _check(shapes: dict[str, list[int]], profile: Profile, onnx: str) -> None:
+    """Raise ValueError unless the profile has every input with a free size, and those fit."""
+    free = {name: shape for name, shape in shapes.items() if -1 in shape}
+    if set(free) != set(profile):
+        raise ValueError(
+            f"profile: it has {sorted(profile)}, and {onnx} has free sizes in {sorted(free)}"
+        )
+    for name, shape in free.items():
+        for given in profile[name]:
+            pairs = zip(shape, given, strict=False)
+            if len(given) != len(shape) or any(size not in (-1, value) for size, value in pairs):
+                raise ValueError(f"profile: {name} is {shape} in {onnx}, not {given}")
+        low, usual, high = profile[name]
+        if not all(a <= b <= c for a, b, c in zip(low, usual, high, strict=True)):
+            raise ValueError(f"profile: {name} goes from {low} over {usual} to {high}, not upwards")
+
+
+def _config(
+    trt: Any, target: str, profile: Profile, wanted: Sequence[str], timing_cache: str | None
+) -> Any:
+    """Return what makes the builder's configuration, in polygraphy's way."""
+    backend = importlib.import_module("polygraphy.backend.trt")
+    shapes = backend.Profile()
+    for name, (low, usual, high) in profile.items():
+        shapes.add(name, low, usual, high)
+    if target == "tensorrt-rtx":
+        create = importlib.import_module("polygraphy.backend.tensorrt_rtx").CreateConfigRTX(
+            compute_capabilities=[_numbers(value) for value in wanted], profiles=[shapes]
+        )
+    else:
+        if timing_cache is not None:
+            Path(timing_cache).touch()
+        create = backend.CreateConfig(profiles=[shapes], load_timing_cache=timing_cache)
+
+    def configured(builder: Any, network: Any) -> Any:
+        config = create(builder, network)
+        # Float32 is float32: TensorRT's default rounds what convolutions take to ten bits.
+        config.clear_flag(trt.BuilderFlag.TF32)
+        return config
+
+    return configured
+
+
+@functools.cache
+def logger(target: str) -> Any:
+    """Return the one logger of this process; `errors` are the messages of errors."""
+    trt = importlib.import_module(MODULES[target])
+
+    class Log(trt.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.ERROR and not _about_drivers(message):
+                self.errors.append(" ".join(message.split()))
+
+    return Log()
+
+
+def _about_drivers(message: str) -> bool:
+    """Tell what TensorRT-RTX says on a machine without a GPU, at every turn, before it goes on."""
+    return "CUDA driver version is insufficient" in message
+
+
+def main() -> int:
+    """Do the job on standard input; return the exit status."""
+    job = json.load(sys.stdin)
+    os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = str(int(job["target"] == "tensorrt-rtx"))
+    actions: dict[str, Callable[..., dict[str, Any]]] = {"build": build, "run": run}
+    try:
+        reply = actions[job.pop("action")](**job)
+    except ValueError as error:
+        reply = {"error": str(error)}
+    print(json.dumps(reply))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,260 @@
+"""TensorRT-RTX engines, built without a GPU, and what is said where that cannot be."""
+
+import json
+import re
+import resource
+import shutil
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+from export import compiler, engines, variant
+from export.engines import Profile, Tensor
+from export.graphs import Graph
+
+CAPABILITIES = ("8.6", "8.9", "12.0")
+MODELS = Path(__file__).parents[2] / "model_repository"
+DECODER = MODELS / "mini.vae_decoder" / "1" / "model.onnx"
+DECODED: Profile = {"latent": ((1, 4, 8, 8, 8), (1, 4, 24, 32, 24), (1, 4, 64, 64, 64))}
+without_gpu = pytest.mark.skipif(compiler.gpu() is not None, reason="there is a GPU here")
+# Names of ONNX's types, and Triton's.
+TYPES = {"FLOAT": "FP32", "FLOAT16": "FP16", "INT64": "INT64", "UINT8": "UINT8"}
+
+
+def graph_of(path: Path) -> Graph:
+    """Return the axes of an ONNX file as `graphs` has them."""
+    shapes = []
+    model = onnx.load(path, load_external_data=False).graph
+    for tensors in (model.input, model.output):
+        shapes.append(
+            {
+                tensor.name: tuple(
+                    size.dim_value or size.dim_param for size in tensor.type.tensor_type.shape.dim
+                )
+                for tensor in tensors
+            }
+        )
+    return Graph(path.parents[1].name, torch.nn.Identity(), *shapes, {})
+
+
+def types_of(path: Path) -> dict[str, str]:
+    model = onnx.load(path, load_external_data=False).graph
+    kind = onnx.TensorProto.DataType.Name
+    return {
+        tensor.name: TYPES[kind(tensor.type.tensor_type.elem_type)]
+        for tensor in (*model.input, *model.output)
+    }
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return mini's decoder as a plan for one GPU."""
+    plan = tmp_path_factory.mktemp("decoder") / "model.plan"
+    engines.build(DECODER, plan, "tensorrt-rtx", DECODED, ["8.9"])
+    return plan
+
+
+@pytest.mark.parametrize("name", ["vae_decoder", "flow_masked"])
+def test_the_graphs_of_mini_compile_for_three_gpus(name: str, tmp_path: Path) -> None:
+    path = MODELS / f"mini.{name}" / "1" / "model.onnx"
+    mini, graph, plan = variant.load("mini"), graph_of(path), tmp_path / "model.plan"
+    profile = engines.profile(graph.inputs, engines.sizes(mini, graph))
+    built = engines.build(path, plan, "tensorrt-rtx", profile, ["12.0", "8.6", "8.9", "8.6"])
+    assert engines.inspect(plan, "tensorrt-rtx") == built
+    assert built.compute_capabilities == CAPABILITIES
+    assert {**built.inputs, **built.outputs}.keys() == types_of(path).keys()
+    for tensor, kind in types_of(path).items():
+        assert {**built.inputs, **built.outputs}[tensor].type == kind
+    assert built.inputs["latent"] == Tensor("FP32", (1, 4, 8, 8, 8), (1, 4, 64, 64, 64))
+    if name == "flow_masked":
+        assert built.inputs["spacing_mm100"] == Tensor("FP32", (1, 3), (2, 3))
+        assert built.inputs["embedding"].max == (2, 32, 64, 64, 64)
+        assert built.inputs["coefficients"] == Tensor("FP32", (3,), (3,))
+    else:
+        assert built.outputs["image"].max == (1, 1, -1, -1, -1)
+    assert {path.name for path in tmp_path.iterdir()} == {"model.plan", "model.plan.json"}
+
+
+def test_weights_in_a_file_beside_the_graph_are_found(tmp_path: Path, decoder: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(onnx.load(DECODER), path, save_as_external_data=True, location="model.onnx.data")
+    assert path.stat().st_size < 0.5 * DECODER.stat().st_size
+    plan = tmp_path / "plans" / "model.plan"
+    engines.build(path, plan, "tensorrt-rtx", DECODED, ["8.9"])
+    assert plan.stat().st_size == pytest.approx(decoder.stat().st_size, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("largest", "expected"),
+    [
+        (None, [(1, 4, 8, 8, 8), (1, 4, 64, 64, 32), (1, 4, 128, 128, 192)]),
+        ([256, 200, 96], [(1, 4, 8, 8, 8), (1, 4, 64, 56, 24), (1, 4, 64, 56, 24)]),
+    ],
+)
+def test_a_profile_follows_from_the_limits_of_a_variant(
+    largest: list[int] | None, expected: list[tuple[int, ...]]
+) -> None:
+    latent = (1, 4, "8*x", "8*y", "8*z")
+    inputs = {"latent": latent, "coefficients": (3,), "spacing_mm100": ("rows", 3)}
+    graph = Graph("flow", torch.nn.Identity(), inputs, {"next_latent": latent}, {})
+    found = engines.profile(inputs, engines.sizes(variant.load("rflow-ct"), graph, largest))
+    assert found == {"latent": tuple(expected), "spacing_mm100": ((1, 3), (1, 3), (2, 3))}
+
+
+def test_a_profile_counts_voxels_where_the_graph_does() -> None:
+    labels = ("rows", "32*x", "32*y", "32*z")
+    embedding = ("rows", 64, "8*x", "8*y", "8*z")
+    graph = Graph(
+        "mask_encoder", torch.nn.Identity(), {"labels": labels}, {"embedding": embedding}, {}
+    )
+    found = engines.profile(graph.inputs, engines.sizes(variant.load("rflow-ct"), graph))
+    assert found == {"labels": ((1, 32, 32, 32), (1, 256, 256, 128), (2, 512, 512, 768))}
+
+
+def test_guidance_by_default_makes_two_rows_the_usual() -> None:
+    latent = (1, 4, "8*x", "8*y", "8*z")
+    graph = Graph(
+        "flow", torch.nn.Identity(), {"latent": latent, "class_labels": ("rows",)}, {}, {}
+    )
+    found = engines.profile(graph.inputs, engines.sizes(variant.load("rflow-mr"), graph))
+    assert found["class_labels"] == ((1,), (2,), (2,))
+
+
+def test_a_size_beyond_the_limits_is_refused() -> None:
+    graph = Graph("vae_decoder", torch.nn.Identity(), {"latent": (1, 4, "x", "y", "z")}, {}, {})
+    with pytest.raises(
+        ValueError, match=r"^max-size: \[512, 64, 64\] is not within \[32, 32, 32\]"
+    ):
+        engines.sizes(variant.load("mini"), graph, [512, 64, 64])
+
+
+def refused(
+    reason: str, path: Path, plan: Path, target: str, profile: Profile, *given: str
+) -> None:
+    with pytest.raises(ValueError, match=reason) as caught:
+        engines.build(path, plan, target, profile, given)
+    assert "\n" not in str(caught.value)
+    assert not plan.exists() and not list(plan.parent.glob(".*"))
+
+
+def test_what_cannot_be_built_is_said_in_one_sentence(tmp_path: Path) -> None:
+    plan = tmp_path / "model.plan"
+    known = re.escape("builds for 7.5, 8.0, 8.6, 8.9, 12.0, 12.1")
+    refused(
+        f"'9.0' is not possible; .*{known}", DECODER, plan, "tensorrt-rtx", DECODED, "8.9", "9.0"
+    )
+    refused("not one of tensorrt, tensorrt-rtx", DECODER, plan, "onnx", DECODED, "8.9")
+    with pytest.raises(FileNotFoundError, match=r"none\.onnx does not exist"):
+        engines.build(tmp_path / "none.onnx", plan, "tensorrt-rtx", DECODED, ["8.9"])
+
+
+def test_a_profile_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    plan = tmp_path / "model.plan"
+    shape = (1, 4, 8, 8, 8)
+    for reason, profile in {
+        r"it has \['z'\], and .* free sizes in \['latent'\]": {"z": (shape, shape, shape)},
+        r"latent is \[1, 4, -1, -1, -1\] in .*, not \[1, 4, 8\]": {"latent": ((1, 4, 8),) * 3},
+        r"not \[1, 8, 8, 8, 8\]": {"latent": ((1, 8, 8, 8, 8),) * 3},
+        r"\[1, 4, 9, 8, 8\] over .* not upwards": {"latent": ((1, 4, 9, 8, 8), shape, shape)},
+    }.items():
+        refused(reason, DECODER, plan, "tensorrt-rtx", profile, "8.9")
+
+
+def test_an_onnx_file_that_does_not_parse_is_named_with_the_reason(tmp_path: Path) -> None:
+    plan = tmp_path / "models" / "model.plan"
+    cut = tmp_path / "cut.onnx"
+    cut.write_bytes(DECODER.read_bytes()[:-1000])
+    refused(
+        "cut.onnx: TensorRT-RTX does not parse it: .*Failed to parse",
+        cut,
+        plan,
+        "tensorrt-rtx",
+        DECODED,
+        "8.9",
+    )
+    bits = tmp_path / "bits.onnx"
+    value = onnx.helper.make_tensor_value_info
+    node = onnx.helper.make_node("BitwiseAnd", ["a", "b"], ["c"], name="and")
+    kind = onnx.TensorProto.INT32
+    tensors = [value(name, kind, [8]) for name in "abc"]
+    graph = onnx.helper.make_graph([node], "bits", tensors[:2], tensors[2:])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)]), bits)
+    refused(
+        "bits.onnx: .* does not parse it: node and .BitwiseAnd.: ",
+        bits,
+        plan,
+        "tensorrt-rtx",
+        {},
+        "8.9",
+    )
+
+
+def test_a_compiler_that_cannot_write_or_is_killed_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = tmp_path / "plans" / "model.plan"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    try:
+        refused(
+            "ended with status 1: OSError: .*File too large",
+            DECODER,
+            plan,
+            "tensorrt-rtx",
+            DECODED,
+            "8.9",
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    killed = tmp_path / "python"
+    killed.write_text("#!/bin/sh\nkill -9 $$\n")
+    killed.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(killed))
+    refused(
+        "ended with SIGKILL, perhaps for want of memory",
+        DECODER,
+        plan,
+        "tensorrt-rtx",
+        DECODED,
+        "8.9",
+    )
+
+
+def test_a_target_that_is_not_installed_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)  # as if it were not
+    with pytest.raises(ValueError, match=r"^TensorRT is not installed here .*pypi.nvidia.com"):
+        compiler.tensorrt("tensorrt")
+
+
+@without_gpu
+def test_what_needs_a_gpu_says_so(decoder: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "model.plan"
+    refused("there is none here", DECODER, plan, "tensorrt", DECODED)
+    refused("none is given, and there is no GPU", DECODER, plan, "tensorrt-rtx", DECODED)
+    with pytest.raises(ValueError, match="it runs on a GPU, and there is none here"):
+        engines.run(decoder, "tensorrt-rtx", [])
+
+
+def test_a_plan_and_its_description_belong_together(decoder: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "model.plan"
+    shutil.copy(decoder, plan)
+    with pytest.raises(FileNotFoundError, match=r"model\.plan\.json does not exist"):
+        engines.inspect(plan, "tensorrt-rtx")
+    shutil.copy(engines.described(decoder), engines.described(plan))
+    assert engines.inspect(plan, "tensorrt-rtx").compute_capabilities == ("8.9",)
+    with pytest.raises(ValueError, match=r"is for tensorrt-rtx, not for tensorrt$"):
+        engines.inspect(plan, "tensorrt")
+    with plan.open("r+b") as file:
+        file.truncate(plan.stat().st_size - 1)
+    with pytest.raises(ValueError, match="not the one described; build it again"):
+        engines.inspect(plan, "tensorrt-rtx")
+    told = json.loads(engines.described(plan).read_text())
+    for damaged in ("{", "[]", json.dumps(told | {"inputs": {"latent": {}}}), json.dumps({})):
+        engines.described(plan).write_text(damaged)
+        with pytest.raises(ValueError, match=r"json is damaged; build it again"):
+            engines.inspect(plan, "tensorrt-rtx")
