@@ -1,0 +1,183 @@
+"""The TensorRT-RTX backend: what a machine without a GPU can run of it, and the rest with one."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import tritonclient.grpc as grpc
+
+from export import compiler, engines
+from server import host
+from server.supervisor import Settings, running
+from server.triton import Address
+from tests.server.tiny import ONE, X_TO_Y, write_model, write_onnx
+
+ROOT = Path(__file__).resolve().parents[3]
+DECODER = ROOT / "model_repository" / "mini.vae_decoder" / "1" / "model.onnx"
+LATENT_TO_IMAGE = """
+input [{ name: "latent" data_type: TYPE_FP32 dims: [1, 4, -1, -1, -1] }]
+output [{ name: "image" data_type: TYPE_FP32 dims: [1, 1, -1, -1, -1] }]
+"""
+GPU = compiler.gpu()
+BUILT = [GPU] if GPU else ["8.6", "12.0"]
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    """Mini's decoder, for the GPU that is here, or for two that are not."""
+    path = tmp_path_factory.mktemp("plan") / "model.plan"
+    profile = {"latent": ((1, 4, 8, 8, 8), (1, 4, 16, 16, 16), (1, 4, 32, 32, 32))}
+    engines.build(DECODER, path, "tensorrt-rtx", profile, BUILT)
+    return path
+
+
+@pytest.fixture(scope="module")
+def backend():
+    """The backend's file as a module, with Triton's own utilities."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(host.find_triton() / "backends" / "python")
+        yield importlib.import_module("backends.tensorrt_rtx.model")
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory, plan):
+    """A model `square` that needs no GPU, and the engine `decoder`."""
+    folder = tmp_path_factory.mktemp("repository")
+    version = write_model(folder, "square", f'backend: "onnxruntime"\n{ONE}{X_TO_Y}')
+    write_onnx(version / "model.onnx", [onnx.helper.make_node("Mul", ["x", "x"], ["y"])], ["y"])
+    keep = f'parameters {{ key: "runtime_cache" value {{ string_value: "{folder}/cache" }} }}'
+    config = f'backend: "tensorrt_rtx"\n{ONE}{LATENT_TO_IMAGE}{keep}'
+    version = write_model(folder, "decoder", config)
+    for path in (plan, engines.described(plan)):
+        shutil.copy(path, version)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def triton(repository):
+    """A server that has loaded `square`, and loads others when told to."""
+    address = Address("127.0.0.1", 0, 0, 0)
+    models = repository, ["square"], address, 60, 10
+    with running(Settings(host.find_triton(), ROOT / "backends", *models)) as (server, _):
+        try:
+            deadline = time.monotonic() + 60
+            while not server.ready():
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            yield server
+        finally:
+            server.end(10)
+
+
+def ask(triton, model, **tensors):
+    inputs = []
+    for name, array in tensors.items():
+        inputs.append(grpc.InferInput(name, list(array.shape), "FP32"))
+        inputs[-1].set_data_from_numpy(array)
+    return triton.client.infer(model, inputs, client_timeout=60)
+
+
+@pytest.mark.skipif(GPU is not None, reason="there is a GPU here")
+def test_without_a_gpu_a_model_says_so_in_one_sentence_and_the_server_lives_on(triton, repository):
+    with pytest.raises(grpc.InferenceServerException) as caught:
+        triton.load("decoder")
+    said = caught.value.message()
+    assert "decoder: TensorRT-RTX needs an NVIDIA GPU and its driver: cuda" in said
+    assert "Traceback" not in said and str(repository) not in said
+    assert ask(triton, "square", x=np.array([3], np.float32)).as_numpy("y") == 9
+    assert triton.states() == {"square": "READY", "decoder": "UNAVAILABLE"}
+
+
+@pytest.mark.skipif(GPU is None, reason="there is no GPU here")
+def test_the_same_image_as_onnx_runtime_and_kernels_are_kept(triton, repository):
+    triton.load("decoder")
+    session = onnxruntime.InferenceSession(DECODER)
+    for shape in ((8, 8, 8), (16, 24, 8), (8, 8, 8)):
+        latent = np.random.default_rng(1).normal(size=(1, 4, *shape)).astype(np.float32)
+        found = ask(triton, "decoder", latent=latent).as_numpy("image")
+        (expected,) = session.run(["image"], {"latent": latent})
+        assert np.linalg.norm(found - expected) < 1e-4 * np.linalg.norm(expected)
+    with pytest.raises(grpc.InferenceServerException, match=r"latent: \[.* is not within"):
+        ask(triton, "decoder", latent=np.zeros((1, 4, 40, 8, 8), np.float32))
+    assert [path.suffix for path in (repository / "cache").iterdir()] == [".cache"]
+
+
+def test_a_plan_for_the_device_alone_is_preferred(backend, tmp_path):
+    with pytest.raises(ValueError, match=r"8\.9 needs model_sm89\.plan or model\.plan, .*: none$"):
+        backend.choose(tmp_path, "model.plan", "8.9")
+    (tmp_path / "model_sm86.plan").touch()
+    with pytest.raises(ValueError, match=r"the plans here are: model_sm86\.plan$"):
+        backend.choose(tmp_path, "model.plan", "8.9")
+    (tmp_path / "model.plan").touch()
+    assert backend.choose(tmp_path, "model.plan", "8.9").name == "model.plan"
+    (tmp_path / "model_sm89.plan").touch()
+    assert backend.choose(tmp_path, "model.plan", "8.9").name == "model_sm89.plan"
+    assert backend.choose(tmp_path, "model.plan", "8.6").name == "model_sm86.plan"
+    assert backend.choose(tmp_path, "model.plan", "12.0").name == "model.plan"
+
+
+def test_what_export_tells_of_a_plan_is_understood(backend, plan):
+    told = backend.describe(plan, BUILT[-1])
+    assert told["version"] == importlib.import_module("tensorrt_rtx").__version__
+    assert backend.numpy_type(told["inputs"]["latent"]["type"]) is np.float32
+    for kind, expected in (("FP16", np.float16), ("INT64", np.int64), ("UINT8", np.uint8)):
+        assert backend.numpy_type(kind) is expected
+    with pytest.raises(
+        ValueError, match=r"this GPU has 7\.5: export with --compute-capability 7\.5"
+    ):
+        backend.describe(plan, "7.5")
+
+
+def test_a_plan_without_its_description_is_refused(backend, plan, tmp_path):
+    copy = Path(shutil.copy(plan, tmp_path))
+    with pytest.raises(ValueError, match=r"^model\.plan\.json, .*: No such file or directory$"):
+        backend.describe(copy, BUILT[0])
+    told = json.loads(engines.described(plan).read_text())
+    strange = {"latent": {"type": "COLOUR", "min": [1], "max": [1]}}
+    for damaged in ("{", "[]", "{}", json.dumps(told | {"inputs": strange})):
+        engines.described(copy).write_text(damaged)
+        with pytest.raises(ValueError, match=r"^model\.plan\.json is damaged; export the model"):
+            backend.describe(copy, BUILT[0])
+    engines.described(copy).write_text(json.dumps(told | {"target": "tensorrt"}))
+    with pytest.raises(ValueError, match=r"is for tensorrt, not for tensorrt-rtx"):
+        backend.describe(copy, BUILT[0])
+
+
+def test_shapes_are_checked_against_what_was_built(backend, plan):
+    inputs = backend.describe(plan, BUILT[0])["inputs"]
+    backend.check(inputs, {"latent": (1, 4, 8, 32, 17)})
+    for shape in ((1, 4, 8, 8, 33), (1, 4, 7, 8, 8), (2, 4, 8, 8, 8), (1, 4, 8, 8)):
+        with pytest.raises(ValueError, match=r"latent: \[.*\] is not within \[1, 4, 8, 8, 8\] to"):
+            backend.check(inputs, {"latent": shape})
+    with pytest.raises(ValueError, match="latent: missing"):
+        backend.check(inputs, {})
+    with pytest.raises(ValueError, match="z: not one of the engine's inputs, latent"):
+        backend.check(inputs, {"latent": (1, 4, 8, 8, 8), "z": (1,)})
+
+
+def test_what_is_not_installed_is_named(backend, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)  # as if it were not
+    with pytest.raises(ValueError, match=r"lacks TensorRT-RTX .*cupy.*: pip install tensorrt-rtx"):
+        backend.libraries()
+
+
+def test_kernels_are_kept_where_told(backend, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache")
+    assert str(backend.cache_folder({})) == "/var/cache/maisi-triton"
+    assert str(backend.cache_folder({"runtime_cache": "/data"})) == "/data"
+    assert backend.cache_folder({"runtime_cache": ""}) is None
+    path = tmp_path / "new" / "a.cache"
+    for data in (b"1", b"22"):
+        backend.write(path, data)
+        assert path.read_bytes() == data
+    backend.write(path / "below a file", b"3")
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.cache"]
