@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from .anatomy import heads
-from .synthesis import MODALITIES, OUTSIDE, render, subject
+from .synthesis import CONTRASTS, render, subject, without_head
 
-CONTRASTS = ("mri_t1", "mri_t2", "mri_flair", "mri_swi")
 HELD_OUT = 100_000  # seeds from here on are never trained on
 
 
@@ -56,8 +56,10 @@ def load(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float16], float]:
 def image(
     mask: NDArray[np.uint8], images: NDArray[np.float16], modality: str
 ) -> NDArray[np.float32]:
-    """The image of one modality; skull-stripped ones are 0 outside the brain."""
-    whole: NDArray[np.float32] = images[list(MODALITIES).index(modality) % 4].astype(np.float32)
-    if modality.endswith("skull_stripped"):
-        whole[np.isin(mask, OUTSIDE)] = 0
+    """The image of one modality; skull-stripped ones fade to 0 at the brain's border."""
+    contrast = modality.removesuffix("_skull_stripped")
+    whole: NDArray[np.float32] = images[CONTRASTS.index(contrast)].astype(np.float32)
+    if contrast != modality:
+        brain = (without_head(mask) != 0).astype(np.float32)
+        whole *= ndimage.gaussian_filter(brain, 0.7, truncate=3)
     return whole

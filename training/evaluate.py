@@ -19,7 +19,7 @@ from . import data
 from .autoencoder import plain_norms, psnr
 from .fidelity import lesion_contrast, tissue_dice
 from .flow import Pair
-from .synthesis import MODALITIES, OUTSIDE
+from .synthesis import MODALITIES, without_head
 
 Volume = NDArray[np.float32]
 
@@ -47,8 +47,7 @@ def generate(
     for t, after in zip(times, [*times[1:], torch.tensor(0)], strict=True):
         velocity = pair(latent, torch.tensor([float(t)]), label, mm100, embedding)
         latent, _ = scheduler.step(velocity, t, latent, after)
-    image = autoencoder.decode(latent / scale)[0, 0].clamp_min(0).numpy()
-    return np.asarray(np.where(mask == 0, 0, image), dtype=np.float32)
+    return np.asarray(autoencoder.decode(latent / scale)[0, 0].clamp_min(0).numpy())
 
 
 def _mean(values: list[float]) -> float | None:
@@ -70,10 +69,10 @@ def measure(cache: Path, checkpoints: Path, subjects: int, names: list[str]) -> 
         for index, (mask, images, spacing) in enumerate(loaded):
             other = loaded[(index + 1) % len(loaded)][0]
             render = data.image(mask, images, name)
-            shown = np.where(np.isin(mask, OUTSIDE), 0, mask) if "stripped" in name else mask
+            shown = without_head(mask) if "stripped" in name else mask
             image = torch.from_numpy(render)[None, None]
             decoded = autoencoder.decode(autoencoder.encode(image)[0]).clamp_min(0)
-            reconstruction = np.where(mask == 0, 0, decoded[0, 0].numpy())
+            reconstruction = decoded[0, 0].numpy()
             generated = generate(
                 pair, autoencoder, nets.scale_factor, shown, name, spacing, seed=index
             )

@@ -46,14 +46,21 @@ def tissue_dice(
 
 
 def lesion_contrast(volume: NDArray[np.generic], mask: NDArray[np.uint8]) -> float | None:
-    """Mean of lesions (WMH, tumour) less the mean of healthy white matter within 12 mm of them.
+    """Mean of lesions (WMH, tumour) less that of their mirror, where it is healthy white matter.
 
-    None where the mask holds fewer than 30 lesion voxels. Lesions are taken without their rim.
+    Left and right are mirrored at the brain's centre. Lesions are taken without their rim. None
+    where lesions or their healthy mirror have fewer than 30 voxels.
     """
     lesion = np.isin(mask, (a.WMH, a.TUMOUR))
     core = ndimage.binary_erosion(lesion)
     core = core if core.sum() >= 30 else lesion
-    if core.sum() < 30:
+    brain = np.flatnonzero(np.isin(mask, (*WHITE, a.GREY)).any((1, 2)))
+    mirror = np.zeros_like(lesion)
+    x, y, z = np.nonzero(core)
+    mirrored = brain[0] + brain[-1] - x
+    kept = (mirrored >= 0) & (mirrored < len(mask))
+    mirror[mirrored[kept], y[kept], z[kept]] = True
+    mirror &= np.isin(mask, WHITE) & ~ndimage.binary_dilation(lesion)
+    if min(core.sum(), mirror.sum()) < 30:
         return None
-    near = ndimage.binary_dilation(lesion, iterations=6) & ~ndimage.binary_dilation(lesion)
-    return float(volume[core].mean() - volume[near & np.isin(mask, WHITE)].mean())
+    return float(volume[core].mean() - volume[mirror].mean())

@@ -28,7 +28,7 @@ from .synthesis import MODALITIES, without_head
 
 MODALITIES_A_STEP = 3
 # Latent voxels of a cube until this share of the steps, two subjects a step; 0: one whole volume.
-CROPS = ((0.8, 12), (0.97, 16), (1.0, 0))
+CROPS = ((0.5, 12), (0.7, 16), (1.0, 0))
 FORMAT = torch.channels_last_3d
 
 
@@ -173,7 +173,7 @@ def _batch_loss(pair: Pair, subjects: list[Latents], crop: int, device: str) -> 
     share = (t / 1000).view(-1, 1, 1, 1, 1)
     noisy = ((1 - share) * clean + share * noise).contiguous(memory_format=FORMAT)
     weight, embedding = torch.ones_like(clean[:, :1]), None
-    if crop or random.random() < 0.8:
+    if crop or random.random() < 0.65:
         embedding = pair.embed(mask).repeat_interleave(len(names), 0)
         pool = nn.functional.max_pool3d
         head = pool((mask != 0).float()[:, None], 4)

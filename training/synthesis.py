@@ -30,6 +30,7 @@ MODALITIES = {
     "mri_flair_skull_stripped": 31,
     "mri_swi_skull_stripped": 32,
 }
+CONTRASTS = tuple(MODALITIES)[:4]
 OUTSIDE = (a.SKULL, a.MUSCLE, a.FAT, a.SKIN)
 FLUID = (a.CSF, a.THIRD, a.FOURTH, *a.PAIRS["lateral_ventricle"])
 WHITE = a.PAIRS["white"]
@@ -177,17 +178,12 @@ def example(head: Labels, seed: int) -> Labels:
     return _majority(fine)
 
 
-def render(
-    rng: np.random.Generator, who: Subject, modality: str, brain_only: bool = False
-) -> NDArray[np.float32]:
-    """An image `[X, Y, Z]` float32 of about 0..1 in the given contrast."""
-    contrast = list(MODALITIES).index(modality) % 4
-    table = MEANS[contrast] * rng.normal(1, 0.03, 256).astype(np.float32)
+def render(rng: np.random.Generator, who: Subject, contrast: str) -> NDArray[np.float32]:
+    """A whole head `[X, Y, Z]` float32 of about 0..1 in one of `CONTRASTS`."""
+    table = MEANS[CONTRASTS.index(contrast)] * rng.normal(1, 0.03, 256).astype(np.float32)
     for pair in a.PAIRS.values():
         table[pair[1]] = table[pair[0]]
     table[list(FLUID)] = table[a.CSF]
-    if brain_only or modality.endswith("skull_stripped"):
-        table[list(OUTSIDE)] = 0
     table[0] = 0
     painted = torch.from_numpy(table[who.fine])[None, None]
     image = torch.nn.functional.avg_pool3d(painted, 2)[0, 0].numpy()
@@ -196,8 +192,8 @@ def render(
     texture = 1 + 0.02 * _smooth_noise(rng, SIZE, 3)[0].numpy()
     image = image * field * texture
     noise = rng.normal(0, 0.006, (2, *SIZE)).astype(np.float32)
-    image = np.hypot(image + noise[0], noise[1])  # Rician
-    return np.asarray(np.where(who.mask == 0, 0, image), dtype=np.float32)
+    noisy = np.hypot(image + noise[0], noise[1])  # Rician
+    return np.asarray(np.where(image < 0.01, 0, noisy), dtype=np.float32)
 
 
 def without_head(mask: Labels) -> Labels:

@@ -41,12 +41,15 @@ def test_dice_follows_the_order_of_tissues_in_a_contrast() -> None:
     assert tissue_dice(1 - volume, mask, "mri_t1")["csf"] == 0.0
 
 
-def test_lesion_contrast_is_lesion_less_white_matter() -> None:
+def test_lesion_contrast_is_lesion_less_its_mirror() -> None:
     mask = np.full((20, 20, 20), 227, np.uint8)
-    mask[8:13, 8:13, 8:13] = 150
-    volume = np.where(mask == 150, 900, 400)
+    mask[2:7, 8:13, 8:13] = 150
+    volume = np.where(mask == 150, 900, 300)
+    volume[13:18, 8:13, 8:13] = 400
     assert lesion_contrast(volume, mask) == 500
     assert lesion_contrast(volume, np.full_like(mask, 227)) is None
+    mask[13:18, 8:13, 8:13] = 150  # its mirror is ill too
+    assert lesion_contrast(volume, mask) is None
 
 
 @pytest.mark.parametrize("modality", ["mri_t1", "mri_t2", "mri_flair", "mri_swi"])
