@@ -19,15 +19,15 @@ def export(chosen: Variant, checkpoints: Path, target: Path) -> None:
     """
     name = chosen.name
     loaded = networks.load(chosen, checkpoints)
-    models: dict[str, bytes] = {}
+    files: dict[str, list[Path]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for graph in graphs.graphs(chosen, loaded):
             path = onnx_export.write(graph, Path(folder) / graph.name, "fp32")
             error = onnx_export.verify(graph, path, TOLERANCE)
-            models[graph.name] = path.read_bytes()
-            size = len(models[graph.name]) / 1e6
+            files[graph.name] = sorted(path.parent.iterdir())
+            size = sum(file.stat().st_size for file in files[graph.name]) / 1e6
             print(f"{name}.{graph.name}: {size:.1f} MB, relative error {error:.1e}")
-    repository.write(target, chosen, loaded.digests, models)
+        repository.write(target, chosen, loaded.digests, files, "onnx", "fp32")
     print(f"{name}: written to {target}")
 
 

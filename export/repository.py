@@ -1,10 +1,11 @@
-"""The model repository's entries of a variant: config.pbtxt and model.onnx of each model."""
+"""The model repository's entries of a variant: config.pbtxt and files of each model."""
 
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from export.variant import Variant
 # Shapes as Triton knows them; -1 is any size. Ranges are the backend's to check.
 Shapes = dict[str, tuple[str, tuple[int, ...]]]
 
-_GRID, _VOLUME = (-1, -1, -1), (-1, -1, -1)
+_VOLUME = (-1, -1, -1)
 REQUEST: Shapes = {
     "mask": ("UINT8", _VOLUME),
     "size": ("INT32", (3,)),
     "spacing": ("FP32", (3,)),
     "modality": ("STRING", (1,)),
+    "top_region": ("STRING", (1,)),
+    "bottom_region": ("STRING", (1,)),
     "seed": ("INT64", (1,)),
     "steps": ("INT32", (1,)),
     "guidance": ("FP32", (1,)),
@@ -29,58 +32,121 @@ REQUEST: Shapes = {
 }
 ANSWER: Shapes = {"image": ("INT16", _VOLUME), "report": ("STRING", (1,))}
 PROGRESS: Shapes = {"stage": ("STRING", (1,)), "progress": ("FP32", (1,))}
-_ROWS: Shapes = {"class_labels": ("INT64", (-1,)), "spacing_mm100": ("FP32", (-1, 3))}
 _PLAN: Shapes = {"plan": ("STRING", (1,))}
+# What a target's engines are for Triton: its backend, or the platform of its own, and the file.
+_TARGETS = {
+    "onnx": ("backend", "onnxruntime", "model.onnx"),
+    "tensorrt": ("platform", "tensorrt_plan", "model.plan"),
+    "tensorrt-rtx": ("backend", "tensorrt_rtx", "model.plan"),
+}
+TARGETS = tuple(_TARGETS)
+_HEAD = "# Written by `python -m export"
 
 
-def configs(variant: Variant, digests: Mapping[str, str]) -> dict[str, pb.ModelConfig]:
-    """Return name -> configuration of every model of `variant`, the ensemble included."""
-    name = variant.name
-    channels = variant.serving["latent"]["channels"]
-    width = variant.networks["controlnet"]["num_channels"][0]
-    parameter = variant.parameter(dict(digests))
+def configs(
+    variant: Variant, digests: Mapping[str, str], target: str, precision: str
+) -> dict[str, pb.ModelConfig]:
+    """Return name -> configuration of every model of `variant`, the ensemble included.
 
-    latent = ("FP32", (1, channels, *_GRID))
-    embedding: Shapes = {"embedding": ("FP32", (-1, width, *_GRID))}
-    labels: Shapes = {"labels": ("UINT8", (-1, *_VOLUME))}
-    request: Shapes = {**REQUEST, "latent": latent}
-    flow: Shapes = {
-        "latent": latent,
-        "z": latent,
+    `digests`: role -> sha256 of its checkpoint; `target` is one of `TARGETS`, `precision` fp32 or
+    fp16, which decides the types of the tensors between the models.
+    """
+    name, parts = variant.name, _parts(variant, precision)
+    latent, labels, embedding = parts["latent"], parts["labels"], parts["embedding"]
+    rows, image = parts["rows"], parts["image"]
+    noise: Shapes = {"noise": latent["latent"]}
+    request: Shapes = {key: REQUEST[key] for key in REQUEST if key not in _missing(variant)}
+    request |= latent
+    update: Shapes = {
+        **latent,
+        "z": latent["latent"],
         "coefficients": ("FP32", (3,)),
         "timestep": ("FP32", (1,)),
-        "guidance": ("FP32", (1,)),
-        **_ROWS,
     }
-    moved: Shapes = {"next_latent": latent, "velocity": latent}
-    decoded: Shapes = {"image": ("FP32", (1, 1, *_VOLUME))}
-    sampled: Shapes = {"latent": latent, "sampled": ("STRING", (1,))}
+    flow: Shapes = {**update, "guidance": ("FP32", (1,)), **rows}
+    moved: Shapes = {"next_latent": latent["latent"], "velocity": latent["latent"]}
+    sampled: Shapes = {**latent, "sampled": ("STRING", (1,))}
+    parameter = json.dumps({**variant.parameter(dict(digests)), "conditions": [*labels, *rows]})
 
     def engine(short: str, inputs: Shapes, outputs: Shapes) -> pb.ModelConfig:
         config = _config(f"{name}.{short}", inputs, outputs)
-        config.backend = "onnxruntime"
-        config.default_model_filename = "model.onnx"
+        field, value, filename = _TARGETS[target]
+        setattr(config, field, value)
+        config.default_model_filename = filename
+        if target == "tensorrt-rtx":
+            _take_as_they_are(config)
         return config
 
     def room(role: str, inputs: Shapes, outputs: Shapes) -> pb.ModelConfig:
         config = _config(f"{name}.{role}", inputs, outputs, optional=inputs is request)
         config.backend = "maisi"
         config.parameters["role"].string_value = role
-        _publish(config, parameter)
+        config.parameters["variant"].string_value = parameter
         return config
 
+    sampler = room("sampler", {**noise, **embedding, **rows, **_PLAN}, sampled)
+    _take_as_they_are(sampler)  # it hands the embedding on at every step
     stream = room("stream", request, {**PROGRESS, **ANSWER})
     stream.model_transaction_policy.decoupled = True
-    rooms = [
-        room("condition", request, {**labels, "noise": latent, **_ROWS, **_PLAN}),
-        engine("mask_encoder", labels, embedding),
-        room("sampler", {"noise": latent, **embedding, **_ROWS, **_PLAN}, sampled),
+    steps = [
+        room("condition", request, {**labels, **noise, **rows, **_PLAN}),
+        *([engine("mask_encoder", labels, embedding)] if labels else []),
+        sampler,
         room("decoder", {**sampled, **labels, **_PLAN}, ANSWER),
     ]
+    ensemble = _ensemble(name, request, steps)
+    ensemble.parameters["variant"].string_value = parameter
+    models = [ensemble, stream, *steps, engine("flow", flow, moved)]
+    if labels:
+        models.append(engine("flow_masked", {**flow, **embedding}, moved))
+    models += [engine("vae_decoder", latent, image), engine("vae_encoder", image, latent)]
+    if "mask_diffusion" in variant.networks:
+        models.append(engine("mask_flow", {**update, **parts["sizes"]}, moved))
+        models.append(engine("mask_decoder", latent, parts["mask"]))
+    return {model.name: model for model in models}
+
+
+def _parts(variant: Variant, precision: str) -> dict[str, Shapes]:
+    """Return the tensors between a variant's models in groups; a group it lacks is empty."""
+    channels = variant.serving["latent"]["channels"]
+    unet, controlnet = variant.networks["diffusion_unet"], variant.networks.get("controlnet")
+    rows: dict[str, tuple[int, ...]] = {"spacing_mm100": (-1, 3)}
+    if unet.get("num_class_embeds") is not None:
+        rows = {"class_labels": (-1,), **rows}
+    for region in ("top_region_index", "bottom_region_index"):
+        if unet.get(f"include_{region}_input"):
+            rows[region] = (-1, 4)
+    groups: dict[str, dict[str, tuple[int, ...]]] = {
+        "latent": {"latent": (1, channels, *_VOLUME)},
+        "image": {"image": (1, 1, *_VOLUME)},
+        "rows": rows,
+        "labels": {},
+        "embedding": {},
+        "sizes": {},
+        "mask": {},
+    }
+    if controlnet is not None:
+        groups["labels"] = {"labels": (-1, *_VOLUME)}
+        groups["embedding"] = {"embedding": (-1, controlnet["num_channels"][0], *_VOLUME)}
+    if "mask_diffusion" in variant.networks:
+        width = variant.networks["mask_diffusion"]["cross_attention_dim"]
+        groups |= {"sizes": {"anatomy_sizes": (1, width)}, "mask": {"labels": (1, *_VOLUME)}}
+    return {
+        group: {key: (variant.tensor_type(key, precision), dims) for key, dims in tensors.items()}
+        for group, tensors in groups.items()
+    }
+
+
+def _missing(variant: Variant) -> set[str]:
+    """Name the inputs of a request that mean nothing to `variant`."""
+    missing = set() if "controlnet" in variant.networks else {"mask"}
+    return missing if "regions" in variant.serving else missing | {"top_region", "bottom_region"}
+
+
+def _ensemble(name: str, request: Shapes, steps: Sequence[pb.ModelConfig]) -> pb.ModelConfig:
     ensemble = _config(name, request, ANSWER, optional=True)
     ensemble.platform = "ensemble"
-    _publish(ensemble, parameter)
-    for model in rooms:
+    for model in steps:
         step = ensemble.ensemble_scheduling.step.add(model_name=model.name, model_version=-1)
         # The sampler's latent is another than the noise a caller may give under that name.
         known = {} if model.name.endswith(".condition") else {"latent": "sampled_latent"}
@@ -88,15 +154,7 @@ def configs(variant: Variant, digests: Mapping[str, str]) -> dict[str, pb.ModelC
             step.input_map[tensor.name] = known.get(tensor.name, tensor.name)
         for tensor in model.output:
             step.output_map[tensor.name] = known.get(tensor.name, tensor.name)
-    models = [
-        ensemble,
-        stream,
-        *rooms,
-        engine("flow", flow, moved),
-        engine("flow_masked", {**flow, **embedding}, moved),
-        engine("vae_decoder", {"latent": latent}, decoded),
-    ]
-    return {model.name: model for model in models}
+    return ensemble
 
 
 def _config(name: str, inputs: Shapes, outputs: Shapes, optional: bool = False) -> pb.ModelConfig:
@@ -108,41 +166,74 @@ def _config(name: str, inputs: Shapes, outputs: Shapes, optional: bool = False) 
     return config
 
 
+def _take_as_they_are(config: pb.ModelConfig) -> None:
+    """Let a model in Python have tensors that are on a GPU, instead of copies in host memory."""
+    config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
+
+
 def _type(kind: str) -> Any:
     return pb.DataType.Value(f"TYPE_{kind}")
 
 
-def _publish(config: pb.ModelConfig, parameter: Mapping[str, Any]) -> None:
-    config.parameters["variant"].string_value = json.dumps(parameter)
-
-
 def write(
-    repository: Path, variant: Variant, digests: Mapping[str, str], graphs: Mapping[str, bytes]
+    repository: Path,
+    variant: Variant,
+    digests: Mapping[str, str],
+    files: Mapping[str, Sequence[Path]],
+    target: str,
+    precision: str,
 ) -> None:
     """Put the variant's models into `repository`, each whole or not at all.
 
-    `graphs`: short name -> serialized ONNX. A model that is already there is replaced.
+    `files`: short name of an engine -> its files, which are linked where the file system allows,
+    else copied, under their own names: `model.onnx` and perhaps `model.onnx.data`, `model.plan`, or
+    one `model_sm86.plan` a compute capability. Models of the variant that are already there are
+    replaced, and those that it no longer has are removed.
+    Raises ValueError when an engine has no file; `repository` is untouched then.
     """
+    models = configs(variant, digests, target, precision)
     repository.mkdir(parents=True, exist_ok=True)
-    for name, config in configs(variant, digests).items():
-        if not config.platform:
-            config.instance_group.add(count=1)
-        # Beside its place, so that the rename stays on one file system.
-        new = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=repository))
-        new.chmod(0o755)
-        (new / "1").mkdir()
-        short = name.removeprefix(f"{variant.name}.")
-        if short in graphs:
-            (new / "1" / "model.onnx").write_bytes(graphs[short])
-        else:
-            (new / "1" / ".gitkeep").touch()  # Triton asks for the folder, git keeps no empty one
-        head = f"# Written by `python -m export {variant.name}` from its TOML file.\n"
-        (new / "config.pbtxt").write_text(head + text_format.MessageToString(config))
-        old = repository / name
-        if old.exists():
-            gone = new.with_name(f"{new.name}-old")
-            os.replace(old, gone)
-            os.replace(new, old)
-            shutil.rmtree(gone)
-        else:
-            os.replace(new, old)
+    # Inside the repository, so that a rename stays on one file system.
+    with tempfile.TemporaryDirectory(prefix=f".{variant.name}-", dir=repository) as folder:
+        new, old = Path(folder, "new"), Path(folder, "old")
+        old.mkdir()
+        for name, config in models.items():
+            short = name.removeprefix(f"{variant.name}.")
+            _stage(new / name, variant, config, files.get(short, ()))
+        for name in models:
+            if (repository / name).exists():
+                os.replace(repository / name, old / name)
+            os.replace(new / name, repository / name)
+        for path in repository.glob(f"{variant.name}.*/config.pbtxt"):
+            if path.parent.name not in models and path.read_text().startswith(_HEAD):
+                os.replace(path.parent, old / path.parent.name)
+
+
+def _stage(folder: Path, variant: Variant, config: pb.ModelConfig, files: Sequence[Path]) -> None:
+    version = folder / "1"
+    version.mkdir(parents=True)
+    if config.platform != "ensemble":
+        config.instance_group.add(count=1)
+    for path in files:
+        _link(path, version / path.name)
+    if capable := _capabilities(files):
+        config.cc_model_filenames.update(capable)
+    elif config.default_model_filename and not (version / config.default_model_filename).exists():
+        raise ValueError(f"{config.name}: no {config.default_model_filename} was made for it")
+    if not files:
+        (version / ".gitkeep").touch()  # Triton asks for the folder, git keeps no empty one
+    head = f"{_HEAD} build {variant.name}` from its TOML file.\n"
+    (folder / "config.pbtxt").write_text(head + text_format.MessageToString(config))
+
+
+def _capabilities(files: Sequence[Path]) -> dict[str, str]:
+    """Return compute capability -> file for `model_sm86.plan` and its like."""
+    found = {path.name: re.fullmatch(r".*_sm(\d+)(\d)\.plan", path.name) for path in files}
+    return {f"{match[1]}.{match[2]}": name for name, match in found.items() if match}
+
+
+def _link(source: Path, place: Path) -> None:
+    try:
+        os.link(source.resolve(), place)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, place)

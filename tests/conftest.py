@@ -128,6 +128,24 @@ def module_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
     yield from servers(tmp_path_factory)
 
 
+@pytest.fixture(scope="session")
+def official_repository() -> Path:
+    """Return a folder with checkpoints and, in `models/`, small variants like the official ones."""
+    from tests.export.repository_of_tiny import exported_official
+
+    return Path(exported_official().name)
+
+
+@pytest.fixture(scope="session")
+def official_server(
+    official_repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """Serve them."""
+    server = Server(tmp_path_factory.mktemp("official"), official_repository / "models")
+    yield server
+    server.end()
+
+
 @pytest.fixture
 def eventually() -> Callable[..., None]:
     """Wait until a condition holds: `eventually(condition, seconds)`."""
