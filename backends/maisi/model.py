@@ -105,11 +105,21 @@ class TritonPythonModel:
             sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _engine(self, model: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
-        """Call a model of this variant within the server."""
+        """Call a model of this variant within the server.
+
+        What it gives stays where it is, on a GPU perhaps, for the next model; but for images, which
+        are read here.
+        """
+        place = (
+            {"preferred_memory": pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)}
+            if "image" in outputs
+            else {}
+        )
         response = pb_utils.InferenceRequest(
             model_name=f"{self.variant['name']}.{model}",
             requested_output_names=list(outputs),
             inputs=[_tensor(*item) for item in inputs.items()],
+            **place,
         ).exec()
         if response.has_error():
             error = response.error()

@@ -1,7 +1,8 @@
 """How these tests ask a server: for the shipped variant, and for a small one of random weights."""
 
 import json
-from collections.abc import Callable, Iterator
+import queue
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import tritonclient.grpc as triton
 
 from tests.conftest import Server
-from tests.export.repository_of_tiny import exported
+from tests.export.repository_of_tiny import OFFICIAL, exported
 
 Array = npt.NDArray[Any]
 
@@ -54,6 +55,26 @@ class Caller:
         return str(caught.value.message())
 
 
+def stream(server: Server, variant: str = "mini", **inputs: Any) -> list[Any]:
+    """Ask the stream and return everything it says: results, or an exception at the end."""
+    said: queue.Queue[Any] = queue.Queue()
+    with triton.InferenceServerClient(server.grpc) as client:
+        client.start_stream(lambda result, error: said.put(error or result))
+        client.async_stream_infer(
+            f"{variant}.stream", tensors(inputs), enable_empty_final_response=True
+        )
+        messages: list[Any] = []
+        while True:
+            message = said.get(timeout=60)
+            if isinstance(message, triton.InferenceServerException):
+                return [*messages, message]
+            response = message.get_response()
+            if response.outputs:
+                messages.append(message)
+            if response.parameters["triton_final_response"].bool_param:
+                return messages
+
+
 @pytest.fixture(scope="session")
 def tiny_repository() -> Path:
     """Return a folder with the checkpoints and, in `models/`, the export of a small variant."""
@@ -71,6 +92,13 @@ def tiny_server(
 
 
 @pytest.fixture(scope="session")
+def official_callers(official_server: Server) -> dict[str, Caller]:
+    """Ask each of `OFFICIAL`."""
+    client = triton.InferenceServerClient(official_server.grpc)
+    return {name: Caller(client, name) for name in OFFICIAL}
+
+
+@pytest.fixture(scope="session")
 def caller(server: Server) -> Caller:
     """Ask the shipped variant."""
     return Caller(triton.InferenceServerClient(server.grpc), "mini")
@@ -84,11 +112,12 @@ def tiny_caller(tiny_server: Server) -> Caller:
 
 @pytest.fixture
 def mask() -> Callable[..., Array]:
-    """Make a mask of random blocks: `mask(x, y, z)`."""
+    """Make a mask of random blocks: `mask(x, y, z)`, by default of labels of mini."""
+    mini = (0, 22, 120, 131, 150, 168, 176, 227, 228, 240)
 
-    def make(*shape: int, seed: int = 0) -> Array:
-        ids = np.array([0, 22, 120, 131, 150, 168, 176, 227, 228, 240], np.uint8)
-        blocks = np.random.default_rng(seed).choice(ids, [-(-side // 5) for side in shape])
+    def make(*shape: int, seed: int = 0, ids: Sequence[int] = mini) -> Array:
+        sides = [-(-side // 5) for side in shape]
+        blocks = np.random.default_rng(seed).choice(np.array(ids, np.uint8), sides)
         x, y, z = shape
         grown = np.kron(blocks, np.ones((5, 5, 5), np.uint8))[:x, :y, :z]
         return np.ascontiguousarray(grown)

@@ -1,13 +1,16 @@
-"""The same volume the long way round: MONAI's networks and scheduler, nothing of the server's.
+"""The same volume the long way round: MONAI's networks and schedulers, nothing of the server's.
 
 It follows the upstream inference scripts, in float32 and with one decode of the whole volume.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from monai.networks.schedulers.ddpm import DDPMScheduler
 from monai.networks.schedulers.rectified_flow import RFlowScheduler
 
 Array = npt.NDArray[Any]
@@ -21,26 +24,67 @@ def bits_of(labels: torch.Tensor) -> torch.Tensor:
 def volume(
     networks: Any,
     noise: Array,
-    mask: Array | None,
-    class_label: int,
-    spacing: tuple[float, float, float],
+    rows: dict[str, Sequence[float]],
     steps: int,
     guidance: float,
-    organs: dict[int, int],
+    fresh: Iterator[Array] | None,
+    mask: Array | None = None,
+    healthy: Array | None = None,
 ) -> Array:
-    """Return grey levels [X', Y', Z'] in float32, before rounding.
+    """Return the decoded volume [X', Y', Z'] in float32, about 0..1.
 
-    `noise` [1, 4, x, y, z]; `mask` [X', Y', Z'] already padded; `organs`: lesion -> organ.
+    `noise` [1, 4, x, y, z]; `rows`: the UNet's keywords but for `x` and `timesteps`, a row each;
+    `fresh` gives the noise of DDPM's steps, without it the schedule is rectified flow; `mask`
+    [X', Y', Z'] is already padded, `healthy` is the same without lesions.
     """
-    latents = torch.from_numpy(noise)
-    label = torch.tensor([class_label])
-    spaced = torch.tensor([spacing]) * 100
-    if mask is not None:
-        ids = torch.from_numpy(mask.astype(np.int64))
-        healthy = ids.clone()
-        for lesion, organ in organs.items():
-            healthy[ids == lesion] = organ
-        condition, unconditional = bits_of(ids), bits_of(healthy)
+    latents, steered = torch.from_numpy(noise), _steered(rows, guidance > 0)
+    condition = None
+    if mask is not None and healthy is not None:
+        given = [mask, healthy] if guidance > 0 else [mask]
+        condition = torch.cat([bits_of(torch.from_numpy(ids.astype(np.int64))) for ids in given])
+    scheduler = _flow(latents, steps) if fresh is None else _ddpm(steps)
+    times = scheduler.timesteps
+    following = torch.cat((times[1:], torch.tensor([0], dtype=times.dtype)))
+    with torch.no_grad():
+        for time, after in zip(times, following, strict=True):
+            x = torch.cat([latents] * len(steered["spacing_tensor"]))
+            t = torch.cat([torch.Tensor((time,))] * len(x))
+            more = {}
+            if condition is not None:
+                classes = {key: steered[key] for key in steered if key == "class_labels"}
+                down, middle = networks.controlnet(
+                    x=x, timesteps=t, controlnet_cond=condition, **classes
+                )
+                more = {
+                    "down_block_additional_residuals": down,
+                    "mid_block_additional_residual": middle,
+                }
+            out = networks.diffusion_unet(x=x, timesteps=t, **steered, **more)
+            if guidance > 0:
+                with_it, without = out.chunk(2)
+                out = without + guidance * (with_it - without)
+            if fresh is None:
+                latents, _ = scheduler.step(out, time, latents, after)
+            else:
+                with mock.patch("torch.randn", lambda *_, **__: torch.from_numpy(next(fresh))):
+                    latents, _ = scheduler.step(out, time, latents)
+        decoded = networks.autoencoder.decode_stage_2_outputs(latents / networks.scale_factor)
+    image: Array = decoded[0, 0].numpy()
+    return image
+
+
+def _steered(rows: dict[str, Sequence[float]], guided: bool) -> dict[str, torch.Tensor]:
+    """Return tensors of one row, or the conditional and the unconditional one."""
+    found = {}
+    for name, row in rows.items():
+        if name == "class_labels":
+            found[name] = torch.tensor([*row, 0][: 1 + guided], dtype=torch.int64)
+        else:
+            found[name] = 100 * torch.tensor([row] * (1 + guided), dtype=torch.float32)
+    return found
+
+
+def _flow(latents: torch.Tensor, steps: int) -> Any:
     scheduler = RFlowScheduler(
         num_train_timesteps=1000,
         use_discrete_timesteps=False,
@@ -50,31 +94,19 @@ def volume(
     )
     numel: Any = torch.prod(torch.tensor(latents.shape[-3:]))
     scheduler.set_timesteps(steps, input_img_size_numel=numel)
-    times = scheduler.timesteps
-    following = torch.cat((times[1:], torch.tensor([0], dtype=times.dtype)))
-    with torch.no_grad():
-        for time, after in zip(times, following, strict=True):
-            x, t, classes, space = latents, torch.Tensor((time,)), label, spaced
-            if guidance > 0:
-                x, t, space = torch.cat([x] * 2), torch.cat([t] * 2), torch.cat([space] * 2)
-                classes = torch.cat([label, torch.zeros_like(label)])
-            more = {}
-            if mask is not None:
-                given = torch.cat([condition, unconditional]) if guidance > 0 else condition
-                down, middle = networks.controlnet(
-                    x=x, timesteps=t, controlnet_cond=given, class_labels=classes
-                )
-                more = {
-                    "down_block_additional_residuals": down,
-                    "mid_block_additional_residual": middle,
-                }
-            out = networks.diffusion_unet(
-                x=x, timesteps=t, class_labels=classes, spacing_tensor=space, **more
-            )
-            if guidance > 0:
-                with_it, without = out.chunk(2)
-                out = without + guidance * (with_it - without)
-            latents, _ = scheduler.step(out, time, latents, after)
-        decoded = networks.autoencoder.decode_stage_2_outputs(latents / networks.scale_factor)
-    grey: Array = (decoded[0, 0].clip(0, None) * 1000).numpy()
-    return grey
+    return scheduler
+
+
+def _ddpm(steps: int) -> Any:
+    betas = {"beta_start": 0.0015, "beta_end": 0.0195}
+    scheduler = DDPMScheduler(1000, "scaled_linear_beta", clip_sample=False, **betas)
+    scheduler.set_timesteps(steps)
+    return scheduler
+
+
+def fresh_noise(seed: int, shape: tuple[int, ...]) -> Iterator[Array]:
+    """Yield what docs/architecture.md says the server draws for DDPM's steps."""
+    sequence = np.random.SeedSequence(seed, spawn_key=(1,))
+    generator = np.random.Generator(np.random.Philox(sequence))
+    while True:
+        yield generator.standard_normal(shape, np.float32)

@@ -10,6 +10,7 @@ import pytest
 from export import networks, variant
 from export.variant import Variant
 from tests.conftest import ROOT
+from tests.export.repository_of_tiny import official
 from tests.export.weights import tiny
 from tests.parity import reference
 from tests.parity.conftest import Array, Caller
@@ -22,6 +23,9 @@ CASES = {
     "without mask": ((32, 48, 32), 0.0, False),
     "without mask, padded and guided": ((33, 40, 32), 2.5, False),
 }
+SEED, STEPS, SPACING = 2**40 + 7, 4, (1.5, 2.0, 0.9)
+# Ids of ddpm-ct, tumours of lung (23) and liver (26) among them; the topmost region is the chest.
+CT = (0, 1, 5, 23, 26, 28, 30, 93, 200)
 
 
 def compare(
@@ -30,32 +34,51 @@ def compare(
     caller: Caller,
     case: tuple[tuple[int, int, int], float, bool],
     make_mask: Callable[..., Array],
+    modality: str = "mri_flair",
+    regions: tuple[str, str] | None = None,
 ) -> None:
     """Generate both ways from the same noise; at most one level apart on 99.9 % of voxels."""
     shape, guidance, masked = case
-    padded = tuple(-(-side // 16) * 16 for side in shape)
+    serving = chosen.serving
+    multiple = serving["size"]["multiple"]
+    padded = tuple(-(-side // multiple) * multiple for side in shape)
     noise = np.random.default_rng(1).standard_normal((1, 4, *(s // 4 for s in padded)), np.float32)
     x, y, z = shape
     given: dict[str, Any] = {"size": np.array(shape, np.int32)}
-    grid = None
+    grid = healthy = None
     if masked:
         given = {"mask": make_mask(*shape)}
         grid = np.zeros(padded, np.uint8)
         grid[:x, :y, :z] = given["mask"]
+        healthy = grid.copy()
+        for lesion, organ in serving["lesions"].items():
+            healthy[grid == int(lesion)] = organ
+        if "lesion_neighbours" in serving:
+            healthy[grid == 23] = 28  # see CT: its lobes are 28 and, rarer, 30
     image, report = caller.volume(
         **given,
         latent=noise,
-        steps=np.array([4], np.int32),
+        seed=np.array([SEED]),
+        steps=np.array([STEPS], np.int32),
         guidance=np.array([guidance], np.float32),
-        spacing=np.array([1.5, 2, 0.9], np.float32),
-        modality=np.array([b"mri_flair"], object),
+        spacing=np.array(SPACING, np.float32),
+        modality=np.array([modality.encode()], object),
     )
     loaded = networks.load(chosen, checkpoints)
-    organs = {int(lesion): organ for lesion, organ in chosen.serving["lesions"].items()}
-    truth = reference.volume(loaded, noise, grid, 11, (1.5, 2.0, 0.9), 4, guidance, organs)
-    truth = truth[:x, :y, :z]
+    rows: dict[str, Any] = {"spacing_tensor": SPACING}
+    if loaded.diffusion_unet.num_class_embeds is not None:
+        rows["class_labels"] = [serving["modalities"][modality]]
+    if regions is not None:
+        assert (report["top_region"], report["bottom_region"]) == regions
+        for end, region in zip(("top", "bottom"), regions, strict=True):
+            names = ["head", "chest", "abdomen", "lower"]
+            rows[f"{end}_region_index_tensor"] = [float(name == region) for name in names]
+    fresh = reference.fresh_noise(SEED, noise.shape) if serving["solvers"] == ["ddpm"] else None
+    truth = reference.volume(loaded, noise, rows, STEPS, guidance, fresh, grid, healthy)
+    low, high = (-1000, 1000) if modality == "ct" else (0, 1000)
+    truth = truth[:x, :y, :z].clip(0, 1 if modality == "ct" else None) * (high - low) + low
     if masked:
-        truth[given["mask"] == 0] = 0
+        truth[given["mask"] == 0] = low
     assert image.shape == shape
     assert image.dtype == np.int16
     assert report["masked"] == masked
@@ -73,6 +96,42 @@ def test_random_weights_of_another_variant(
     name: str, tiny_caller: Caller, tiny_repository: Path, mask: Callable[..., Array]
 ) -> None:
     compare(tiny(), tiny_repository, tiny_caller, CASES[name], mask)
+
+
+@pytest.mark.parametrize(
+    ("name", "regions"),
+    [
+        ("cubic", ("chest", "lower")),
+        ("padded and guided", ("chest", "lower")),
+        ("without mask", ("chest", "abdomen")),
+    ],
+)
+def test_body_regions_and_ddpm(
+    name: str,
+    regions: tuple[str, str],
+    official_callers: dict[str, Caller],
+    official_repository: Path,
+    mask: Callable[..., Array],
+) -> None:
+    def make(*shape: int) -> Array:
+        made = mask(*shape, ids=CT)
+        made[made == 30] = 200
+        made[:2, :2, :2] = 30
+        return made
+
+    caller, chosen = official_callers["tiny-ddpm"], official("tiny-ddpm")
+    compare(chosen, official_repository, caller, CASES[name], make, "ct", regions)
+
+
+@pytest.mark.parametrize("name", ["without mask", "without mask, padded and guided"])
+def test_a_variant_without_masks(
+    name: str,
+    official_callers: dict[str, Caller],
+    official_repository: Path,
+    mask: Callable[..., Array],
+) -> None:
+    caller, chosen = official_callers["tiny-brain"], official("tiny-brain")
+    compare(chosen, official_repository, caller, CASES[name], mask)
 
 
 def test_the_comparison_sees_the_mask_guidance_and_spacing(

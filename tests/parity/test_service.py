@@ -13,29 +13,11 @@ import tritonclient.grpc as triton
 
 from export import variant
 from tests.conftest import Server
-from tests.parity.conftest import Array, Caller, tensors
+from tests.parity.conftest import Array, Caller, stream, tensors
 
 Mask = Callable[..., Array]
 WIDTH = variant.load("mini").networks["controlnet"]["num_channels"][0]
 TWO = np.array([2], np.int32)
-
-
-def stream(server: Server, **inputs: Any) -> list[Any]:
-    """Ask the stream and return everything it says: results, or an exception at the end."""
-    said: queue.Queue[Any] = queue.Queue()
-    with triton.InferenceServerClient(server.grpc) as client:
-        client.start_stream(lambda result, error: said.put(error or result))
-        client.async_stream_infer("mini.stream", tensors(inputs), enable_empty_final_response=True)
-        messages: list[Any] = []
-        while True:
-            message = said.get(timeout=60)
-            if isinstance(message, triton.InferenceServerException):
-                return [*messages, message]
-            response = message.get_response()
-            if response.outputs:
-                messages.append(message)
-            if response.parameters["triton_final_response"].bool_param:
-                return messages
 
 
 def test_the_seed_decides(caller: Caller, mask: Mask) -> None:
