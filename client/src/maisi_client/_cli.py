@@ -70,6 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--solver", help="such as euler, heun, ab2")
     make.add_argument("--size", type=_integers, metavar="X,Y,Z", help="voxels, without a mask")
     make.add_argument("--spacing", type=_numbers, metavar="MM", help="one length, or X,Y,Z")
+    make.add_argument("--top-region", metavar="R", help="such as chest, of variants with regions")
+    make.add_argument("--bottom-region", metavar="R", help="such as abdomen")
     make.add_argument("--preview", metavar="PNG", help="also draw mask and volume in three planes")
     make.set_defaults(run=_generate)
 
@@ -116,6 +118,8 @@ def _generate(args: argparse.Namespace) -> None:
                 steps=args.steps,
                 guidance=args.guidance,
                 solver=args.solver,
+                top_region=args.top_region,
+                bottom_region=args.bottom_region,
                 on_progress=bar,
             )
         finally:
@@ -148,17 +152,20 @@ def _describe(variant: Variant) -> str:
     def pairs(mapping: Any) -> str:
         return ", ".join(f"{key} {value}" for key, value in mapping.items())
 
+    labels = variant.labels if variant.masks else {}
     limits = {key: f"{low:g}..{high:g}" for key, (low, high) in variant.limits.items()}
     rows = {
         "license": variant.license,
         "modalities": ", ".join(variant.modalities),
+        "masks": "" if variant.masks else "none: it makes images without",
+        "regions": ", ".join(variant.regions),
         "size": pairs(variant.size),
         "spacing (mm)": pairs(variant.spacing),
         "limits": pairs(limits),
         "solvers": ", ".join(variant.solvers),
         "defaults": pairs(variant.defaults),
         "presets": ", ".join(variant.presets),
-        "labels": ", ".join(f"{id_} {name}" for id_, name in variant.labels.items()),
+        "labels": ", ".join(f"{id_} {name}" for id_, name in labels.items()),
     }
     lines = [
         textwrap.fill(f"{name:<13} {text}", 100, initial_indent="  ", subsequent_indent=" " * 16)

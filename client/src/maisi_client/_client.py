@@ -27,6 +27,7 @@ from ._volume import Progress, Volume
 
 DEFAULT_URL = "localhost:8001"
 _BACKOFF_SECONDS = 0.5
+_NOT_EVERYWHERE = frozenset({"mask", "top_region", "bottom_region"})  # inputs of some variants
 _LOOKUP_SECONDS = 30.0  # for what a server answers without any work
 _T = TypeVar("_T")
 
@@ -86,6 +87,8 @@ class Client:
         steps: int | None = None,
         guidance: float | None = None,
         solver: str | None = None,
+        top_region: str | None = None,
+        bottom_region: str | None = None,
         on_progress: Callable[[Progress], object] | None = None,
     ) -> Volume:
         """Make a volume and wait for it; the arguments are those of `stream`.
@@ -103,6 +106,8 @@ class Client:
             steps=steps,
             guidance=guidance,
             solver=solver,
+            top_region=top_region,
+            bottom_region=bottom_region,
         )
         with closing(events):
             for event in events:
@@ -124,6 +129,8 @@ class Client:
         steps: int | None = None,
         guidance: float | None = None,
         solver: str | None = None,
+        top_region: str | None = None,
+        bottom_region: str | None = None,
     ) -> Generator[Progress | Volume, None, None]:
         """Yield `Progress` while the server works, then the `Volume`.
 
@@ -131,7 +138,9 @@ class Client:
         one, an image alone is made: `size` voxels `[X, Y, Z]` at `spacing` mm, RAS+, its middle
         at the origin. With one, `spacing` (mm along right, anterior, superior) makes the server
         work on another grid: the labels are resampled by nearest neighbour, and the volume comes
-        back to the mask's own grid by linear interpolation.
+        back to the mask's own grid by linear interpolation. Some variants take no mask.
+        `top_region` and `bottom_region` are for variants that have body regions; there, regions
+        left out are found in the mask.
 
         What is left out takes the variant's default. The same seed, mask and parameters give the
         same volume; without a seed one is drawn, and reported. `InvalidRequest` about the
@@ -161,7 +170,13 @@ class Client:
                 inputs["guidance"] = np.array([float(guidance)], np.float32)
             except (TypeError, ValueError):
                 raise InvalidRequest(f"guidance is {guidance!r}; a number is wanted") from None
-        for name, text in (("modality", modality), ("solver", solver)):
+        texts = {
+            "modality": modality,
+            "solver": solver,
+            "top_region": top_region,
+            "bottom_region": bottom_region,
+        }
+        for name, text in texts.items():
             if text is not None:
                 inputs[name] = np.array([str(text).encode(errors="replace")], np.object_)
         return self._events(variant, inputs, source, used)
@@ -191,6 +206,7 @@ class Client:
         deadline = time.monotonic() + self.timeout
 
         def begin() -> tuple[Generator[Any, None, None], Any]:
+            self._check_taken(variant, inputs)
             results = transport.stream(
                 self.url,
                 f"{variant}.stream",
@@ -216,6 +232,21 @@ class Client:
         if volume is None:
             raise ServerError(f"the server at {self.url} ended without a volume")
         yield volume
+
+    def _check_taken(self, variant: str, inputs: Mapping[str, NDArray[Any]]) -> None:
+        """Refuse what this variant has no input for, before it travels."""
+        if _NOT_EVERYWHERE.isdisjoint(inputs):
+            return
+        try:
+            config = self._call(self._unary.get_model_config, f"{variant}.stream").config
+        except InvalidRequest:  # no such model: the stream's own error says it best
+            return
+        taken = [tensor.name for tensor in config.input]
+        for name in inputs:
+            if name not in taken:
+                raise InvalidRequest(
+                    f"{name}: {variant} takes none; what it takes is {', '.join(taken)}"
+                )
 
     def _missing(self, variant: str) -> InvalidRequest:
         served = ", ".join(self._info()) or "none"

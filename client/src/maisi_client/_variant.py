@@ -12,7 +12,9 @@ from typing import Any
 class Variant:
     """One model variant, as its server publishes it; every length is in mm, every size in voxels.
 
-    `modalities` maps names to class codes and `labels` the ids a mask may hold to their names.
+    `modalities` maps names to class codes and `labels` the ids a mask may hold to their names;
+    `masks` tells whether it takes masks at all. `regions` are the body regions that steer it, from
+    top to bottom; most variants have none.
     `size` has `min`, `max`, `multiple`, `max_voxels`; `spacing` has `min`, `max`; `limits` bound
     `steps` and `guidance`; `defaults` fill in what a request leaves out; `presets` are named
     combinations that the model was trained for; `weights` are SHA-256 digests.
@@ -22,6 +24,8 @@ class Variant:
     license: str = ""
     modalities: Mapping[str, int] = field(default_factory=dict)
     labels: Mapping[int, str] = field(default_factory=dict)
+    masks: bool = True
+    regions: tuple[str, ...] = ()
     size: Mapping[str, Any] = field(default_factory=dict)
     spacing: Mapping[str, Any] = field(default_factory=dict)
     solvers: tuple[str, ...] = ()
@@ -36,6 +40,8 @@ def parse_variant(text: str) -> Variant:
     data = json.loads(text)
     known = {key: data[key] for key in Variant.__dataclass_fields__ if key in data}
     known["labels"] = {int(id_): name for id_, name in data.get("labels", {}).items()}
+    known["masks"] = "labels" in data.get("conditions", ("labels",))
+    known["regions"] = tuple(data.get("regions", {}).get("names", ()))
     known["solvers"] = tuple(data.get("solvers", ()))
     known["limits"] = {key: (low, high) for key, (low, high) in data.get("limits", {}).items()}
     return Variant(**known)
