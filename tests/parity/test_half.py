@@ -1,0 +1,79 @@
+"""A float16 embedding between the models, through both doors.
+
+The graphs are those of the small variant with a cast at that border: what a float16 build computes
+inside is export's to prove.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import tritonclient.grpc as triton
+from onnx import TensorProto, helper
+
+from export import repository
+from tests.conftest import Server
+from tests.export.weights import tiny
+from tests.parity.conftest import Array, Caller, stream
+
+
+def recast(model: onnx.ModelProto) -> None:
+    """Make `embedding`, an input or an output, float16 at the border of the graph."""
+    graph = model.graph
+    for value in (*graph.input, *graph.output):
+        if value.name == "embedding":
+            value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    taken = any(value.name == "embedding" for value in graph.input)
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = ["single" if name == "embedding" else name for name in names]
+    if taken:
+        cast = helper.make_node("Cast", ["embedding"], ["single"], to=TensorProto.FLOAT)
+        graph.node.insert(0, cast)
+    else:
+        cast = helper.make_node("Cast", ["single"], ["embedding"], to=TensorProto.FLOAT16)
+        graph.node.append(cast)
+
+
+@pytest.fixture(scope="module")
+def half(
+    tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Caller, Server]]:
+    """Serve the small variant with a float16 embedding."""
+    folder = tmp_path_factory.mktemp("half")
+    files = {}
+    for path in (tiny_repository / "models").glob("tiny.*/1/model.onnx"):
+        short = path.parents[1].name.removeprefix("tiny.")
+        files[short] = [path]
+        if short in ("mask_encoder", "flow_masked"):
+            model = onnx.load(path)
+            recast(model)
+            files[short] = [folder / short / "model.onnx"]
+            files[short][0].parent.mkdir()
+            onnx.save(model, files[short][0])
+    repository.write(folder / "models", tiny(), {}, files, "onnx", "fp16")
+    server = Server(tmp_path_factory.mktemp("server"), folder / "models")
+    yield Caller(triton.InferenceServerClient(server.grpc), "tiny"), server
+    server.end()
+
+
+def test_both_doors_carry_it(
+    half: tuple[Caller, Server], tiny_caller: Caller, mask: Callable[..., Array]
+) -> None:
+    given: dict[str, Any] = {
+        "mask": mask(33, 32, 40),
+        "seed": np.array([3]),
+        "steps": np.array([3], np.int32),
+        "guidance": np.array([2], np.float32),
+    }
+    caller, server = half
+    image, _ = caller.volume(**given)
+    assert stream(server, "tiny", **given)[-1].as_numpy("image").tobytes() == image.tobytes()
+    labels = given["mask"][None, :32, :32, :32]
+    assert caller.ask("tiny.mask_encoder", labels=labels)["embedding"].dtype == np.float16
+    single, _ = tiny_caller.volume(**given)
+    assert (image != single).mean() > 0
+    assert (np.abs(image.astype(int) - single) <= 2).mean() > 0.99
