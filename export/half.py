@@ -59,7 +59,5 @@ def _rounded(layer: nn.Module) -> nn.Module:
     layer = copy.deepcopy(layer).half()
     for name, weight in layer.named_parameters():
         if not weight.isfinite().all():
-            raise ValueError(
-                f"{name} of {layer} holds a number that float16 cannot (65504 at most)"
-            )
+            raise ValueError(f"{name} of {layer} holds a number above 65504, float16's largest")
     return layer

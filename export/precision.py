@@ -1,0 +1,187 @@
+"""What float32 and float16 cost in accuracy, graph by graph: the tables of docs/precision.md.
+
+ONNX Runtime on a CPU computes float16 graphs in float32 and drops the casts between their nodes,
+so its numbers show the rounding of weights and little more. A GPU sums in float32 and rounds the
+result of every operation; PyTorch does so here, in the column "every operation rounded".
+"""
+
+import argparse
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from export import graphs, half, networks, onnx_export, random_weights, variant
+from export.graphs import Graph
+from export.networks import Networks
+from export.variant import Variant
+
+_SUMS = {
+    torch.ops.aten.convolution.default,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten.mm.default,
+    torch.ops.aten.bmm.default,
+    torch.ops.aten.avg_pool3d.default,
+}
+# What each choice in `half` is worth: which modules compute in float16 throughout for once.
+_CHOICES: dict[str, Callable[[str, nn.Module], bool]] = {
+    "as built": lambda name, module: False,
+    "norms in float16": lambda name, module: isinstance(module, networks.MomentsGroupNorm),
+    "softmax in float16": lambda name, module: isinstance(module, networks.Attention),
+    "embeddings in float16": lambda name, module: name in (*half.EMBEDDINGS, half.PROJECTION),
+    "timestep in float16": lambda name, module: False,
+}
+_SHAPES = onnx_export.CHECKED
+# Largest activation behind the first convolution of loud networks: its square is beyond float16.
+LOUD = 5000.0
+
+
+class SumsInFloat32(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sums of float16 are taken in float32 and rounded once, as on a GPU."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operation."""
+        is_half = func in _SUMS and args[0].dtype == torch.float16
+        if is_half:
+            args = tree_map(lambda a: a.float() if isinstance(a, torch.Tensor) else a, args)
+        result = func(*args, **(kwargs or {}))
+        return result.half() if is_half else result
+
+
+class RoundEverything(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Every result in float32 is rounded to float16, and so overflows above 65504."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operation."""
+        return tree_map(_round, func(*args, **(kwargs or {})))
+
+
+def _round(value: Any) -> Any:
+    is_float = isinstance(value, torch.Tensor) and value.dtype == torch.float32
+    return value.half().float() if is_float else value
+
+
+class InFloat16(nn.Module):
+    """A module whose every result is rounded to float16."""
+
+    def __init__(self, module: nn.Module) -> None:
+        """Wrap `module`."""
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
+        """Run the module."""
+        given = [value for value in (x, context) if value is not None]
+        with RoundEverything():  # type: ignore[no-untyped-call]
+            result: torch.Tensor = self.module(*given)
+        return result
+
+
+def rounded(
+    graph: Graph, inputs: dict[str, torch.Tensor], choice: str = "as built"
+) -> list[np.ndarray[Any, Any]]:
+    """Run the float16 build of `graph` as a GPU does; `choice`: a key of `_CHOICES`."""
+    module = onnx_export.exportable(graph.module, "fp16")
+    _wrap(module, _CHOICES[choice])
+    given = {name: value.to(graph.dtype(name, "fp16")) for name, value in inputs.items()}
+    if choice == "timestep in float16":
+        given["timestep"] = _round(given["timestep"])
+    with SumsInFloat32():  # type: ignore[no-untyped-call]
+        return onnx_export.evaluate(module, given)
+
+
+def _wrap(module: nn.Module, chosen: Callable[[str, nn.Module], bool]) -> None:
+    for name, child in module.named_children():
+        if chosen(name, child):
+            setattr(module, name, InFloat16(child))
+        else:
+            _wrap(child, chosen)
+
+
+def table(chosen: Variant, loaded: Networks, folder: Path) -> Iterator[str]:
+    """Yield the lines of a variant's table; graphs are written to `folder`, one at a time."""
+    yield f"| {chosen.name} | latent | float32 | float16 | every operation rounded |"
+    yield "|---|---|---|---|---|"
+    for graph in graphs.graphs(chosen, loaded):
+        found: dict[Any, list[float]] = {}
+        cases = {
+            shape: onnx_export.example(graph, *shape, seed) for seed, shape in enumerate(_SHAPES)
+        }
+        truth = {shape: onnx_export.evaluate(graph.module, case) for shape, case in cases.items()}
+        for precision in ("fp32", "fp16"):
+            path = onnx_export.write(graph, folder / "graph", precision)
+            session = onnx_export.load(path)
+            for shape, case in cases.items():
+                outputs = onnx_export.run(session, case)
+                found.setdefault(shape, []).append(_worst(outputs, truth[shape]))
+            del session
+            shutil.rmtree(path.parent)
+        for shape, case in cases.items():
+            found[shape].append(_worst(rounded(graph, case), truth[shape]))
+            errors = " | ".join(f"{error:.1e}" for error in found[shape])
+            yield f"| {graph.name} | {'x'.join(map(str, shape[0]))} | {errors} |"
+
+
+def choices(chosen: Variant, loaded: Networks) -> Iterator[str]:
+    """Yield the lines of the table of what each choice is worth, for the largest flow there is.
+
+    The last column is for a UNet with activations whose squares float16 cannot hold.
+    """
+    yield f"| {chosen.name}, every operation rounded | error | with activations of thousands |"
+    yield "|---|---|---|"
+    flow = next(g for g in reversed(graphs.graphs(chosen, loaded)) if g.name.startswith("flow"))
+    inputs = onnx_export.example(flow, *_SHAPES[-1])
+    found: dict[str, list[float]] = {choice: [] for choice in _CHOICES}
+    for loud in (False, True):
+        if loud:
+            make_loud(flow, loaded.diffusion_unet.conv_in.conv, inputs)
+        truth = onnx_export.evaluate(flow.module, inputs)
+        for choice, errors in found.items():
+            errors.append(_worst(rounded(flow, inputs, choice), truth))
+    for choice, errors in found.items():
+        yield f"| {choice} | " + " | ".join(f"{error:.1e}" for error in errors) + " |"
+
+
+def make_loud(graph: Graph, first: nn.Module, inputs: dict[str, torch.Tensor]) -> None:
+    """Scale `first`, a convolution of the graph's module, so that it gives up to `LOUD`."""
+    peaks = []
+    hook = first.register_forward_hook(lambda layer, given, out: peaks.append(out.abs().max()))
+    onnx_export.evaluate(graph.module, inputs)
+    hook.remove()
+    for parameter in first.parameters():
+        parameter.mul_(LOUD / peaks[0])
+
+
+def _worst(found: list[Any], truth: list[Any]) -> float:
+    return max(map(onnx_export.difference, found, truth))
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(prog="python -m export.precision", description=__doc__)
+    parser.add_argument("variants", nargs="*", default=["rflow-ct"], help="default: rflow-ct")
+    parser.add_argument("--checkpoints", type=Path, help="default: random weights of full size")
+    parser.add_argument("--choices", action="store_true", help="what each choice is worth, instead")
+    given = parser.parse_args()
+    for name in given.variants:
+        chosen = variant.load(name)
+        with tempfile.TemporaryDirectory() as folder:
+            if given.checkpoints is None:
+                random_weights.write(chosen, Path(folder))
+            loaded = networks.load(chosen, given.checkpoints or Path(folder))
+            lines = (
+                choices(chosen, loaded) if given.choices else table(chosen, loaded, Path(folder))
+            )
+            for line in lines:
+                print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
