@@ -77,6 +77,8 @@ def build(
         for side, tensors in sides.items()
     }
     _check({name: shape for name, (_, shape) in told["inputs"].items()}, profile, onnx)
+    if target == "tensorrt-rtx":
+        timing_cache = None  # it times nothing
     try:
         config = _config(trt, target, profile, wanted, timing_cache)
         compiled = importlib.import_module("polygraphy.backend.trt").engine_bytes_from_network(
