@@ -11,33 +11,18 @@ import onnx
 import pytest
 import torch
 
-from export import compiler, engines, variant
+from export import compiler, engines, graphs, networks, variant
 from export.engines import Profile, Tensor
 from export.graphs import Graph
 
 CAPABILITIES = ("8.6", "8.9", "12.0")
 MODELS = Path(__file__).parents[2] / "model_repository"
+CHECKPOINTS = MODELS.parent / "export" / "checkpoints"
 DECODER = MODELS / "mini.vae_decoder" / "1" / "model.onnx"
 DECODED: Profile = {"latent": ((1, 4, 8, 8, 8), (1, 4, 24, 32, 24), (1, 4, 64, 64, 64))}
 without_gpu = pytest.mark.skipif(compiler.gpu() is not None, reason="there is a GPU here")
 # Names of ONNX's types, and Triton's.
 TYPES = {"FLOAT": "FP32", "FLOAT16": "FP16", "INT64": "INT64", "UINT8": "UINT8"}
-
-
-def graph_of(path: Path) -> Graph:
-    """Return the axes of an ONNX file as `graphs` has them."""
-    shapes = []
-    model = onnx.load(path, load_external_data=False).graph
-    for tensors in (model.input, model.output):
-        shapes.append(
-            {
-                tensor.name: tuple(
-                    size.dim_value or size.dim_param for size in tensor.type.tensor_type.shape.dim
-                )
-                for tensor in tensors
-            }
-        )
-    return Graph(path.parents[1].name, torch.nn.Identity(), *shapes, {})
 
 
 def types_of(path: Path) -> dict[str, str]:
@@ -50,6 +35,12 @@ def types_of(path: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
+def graphs_of_mini() -> dict[str, Graph]:
+    mini = variant.load("mini")
+    return {graph.name: graph for graph in graphs.graphs(mini, networks.load(mini, CHECKPOINTS))}
+
+
+@pytest.fixture(scope="module")
 def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return mini's decoder as a plan for one GPU."""
     plan = tmp_path_factory.mktemp("decoder") / "model.plan"
@@ -57,24 +48,29 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return plan
 
 
-@pytest.mark.parametrize("name", ["vae_decoder", "flow_masked"])
-def test_the_graphs_of_mini_compile_for_three_gpus(name: str, tmp_path: Path) -> None:
-    path = MODELS / f"mini.{name}" / "1" / "model.onnx"
-    mini, graph, plan = variant.load("mini"), graph_of(path), tmp_path / "model.plan"
-    profile = engines.profile(graph.inputs, engines.sizes(mini, graph))
+@pytest.mark.parametrize("name", ["mask_encoder", "vae_decoder", "flow_masked"])
+def test_the_graphs_of_mini_compile_for_three_gpus(
+    graphs_of_mini: dict[str, Graph], name: str, tmp_path: Path
+) -> None:
+    path, plan = MODELS / f"mini.{name}" / "1" / "model.onnx", tmp_path / "model.plan"
+    graph = graphs_of_mini[name]
+    profile = engines.profile(graph.inputs, engines.sizes(variant.load("mini"), graph))
     built = engines.build(path, plan, "tensorrt-rtx", profile, ["12.0", "8.6", "8.9", "8.6"])
     assert engines.inspect(plan, "tensorrt-rtx") == built
     assert built.compute_capabilities == CAPABILITIES
     assert {**built.inputs, **built.outputs}.keys() == types_of(path).keys()
     for tensor, kind in types_of(path).items():
         assert {**built.inputs, **built.outputs}[tensor].type == kind
-    assert built.inputs["latent"] == Tensor("FP32", (1, 4, 8, 8, 8), (1, 4, 64, 64, 64))
+    if name == "mask_encoder":
+        assert built.inputs == {"labels": Tensor("UINT8", (1, 32, 32, 32), (2, 256, 256, 256))}
+    else:
+        assert built.inputs["latent"] == Tensor("FP32", (1, 4, 8, 8, 8), (1, 4, 64, 64, 64))
+    if name == "vae_decoder":
+        assert built.outputs["image"].max == (1, 1, -1, -1, -1)
     if name == "flow_masked":
         assert built.inputs["spacing_mm100"] == Tensor("FP32", (1, 3), (2, 3))
         assert built.inputs["embedding"].max == (2, 32, 64, 64, 64)
         assert built.inputs["coefficients"] == Tensor("FP32", (3,), (3,))
-    else:
-        assert built.outputs["image"].max == (1, 1, -1, -1, -1)
     assert {path.name for path in tmp_path.iterdir()} == {"model.plan", "model.plan.json"}
 
 
