@@ -8,9 +8,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from monai.networks.blocks import SpatialAttentionBlock
 from onnx import TensorProto
+from torch import nn
 
-from export import graphs, networks, onnx_export, precision, random_weights
+from export import engines, graphs, networks, onnx_export, precision, random_weights
 from export.graphs import Graph
 from export.onnx_export import difference, evaluate, example
 from tests.export.weights import shrunk
@@ -92,3 +94,30 @@ def test_the_mask_embedding_crosses_in_float16(made: dict[str, Graph], tmp_path:
     assert made["flow_masked"].dtype("embedding", "fp16") == torch.float16
     bound = onnx_export.TOLERANCE["fp16"]
     assert 1e-5 < onnx_export.verify(made["mask_encoder"], path, bound) < bound
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        keywords = {"spatial_dims": 3, "num_channels": 64, "num_head_channels": 32}
+        self.block = SpatialAttentionBlock(**keywords, norm_num_groups=8, include_fc=True)
+
+    def forward(self, embedding: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.block(embedding)
+        return out
+
+
+def test_tensorrt_rtx_never_holds_the_matrix_of_attention(tmp_path: Path) -> None:
+    shape = (1, 64, "x", "y", "z")
+    tensors = {"embedding": shape}, {"attended": shape}
+    types = {"embedding": "FP16", "attended": "FP16"}
+    graph = Graph("attention", Attending().requires_grad_(False), *tensors, types)
+    plans = {}
+    for kind in ("fp16", "fp32"):
+        path = onnx_export.write(graph, tmp_path / kind, kind)
+        profile = {"embedding": ((1, 64, 2, 2, 2), (1, 64, 16, 16, 16), (1, 64, 32, 32, 32))}
+        engines.build(path, path.with_suffix(".plan"), "tensorrt-rtx", profile, ["8.9"])
+        plans[kind] = path.with_suffix(".plan").read_bytes()
+    kernel = b"fused_multihead_flash_attention"
+    assert kernel in plans["fp16"]
+    assert kernel not in plans["fp32"]

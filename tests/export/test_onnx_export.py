@@ -1,6 +1,6 @@
 """Every graph of every official variant as ONNX, at sizes it was not traced with."""
 
-import gc
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from export import graphs, networks, onnx_export, random_weights
+from export import graphs, networks, onnx_export, random_weights, variant
 from export.graphs import Graph
 from export.onnx_export import TOLERANCE
 from tests.export.weights import shrunk
@@ -81,15 +81,11 @@ def test_more_than_two_gigabytes(tmp_path: Path) -> None:
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_every_graph_at_full_size(name: str, tmp_path: Path) -> None:
-    from export import variant
-
     chosen = variant.load(name)
     random_weights.write(chosen, tmp_path)
     for graph in graphs.graphs(chosen, networks.load(chosen, tmp_path)):
         for precision, bound in TOLERANCE.items():
             path = onnx_export.write(graph, tmp_path / graph.name / precision, precision)
-            if graph.name == "mask_decoder":
-                bound = 0.02
             error = onnx_export.verify(graph, path, bound)
             print(f"{name}.{graph.name} {precision}: {error:.1e}", flush=True)
-            gc.collect()
+            shutil.rmtree(path.parent)
