@@ -1,56 +1,129 @@
-"""`python -m export VARIANT`: checkpoint -> ONNX -> model repository, with proof of equality."""
+"""`python -m export`: fetch weights, build a served model of them, verify that nothing was lost.
+
+    python -m export fetch rflow-ct --to checkpoints --accept-license
+    python -m export build rflow-ct --checkpoints checkpoints --target tensorrt --precision fp16
+    python -m export verify rflow-ct --checkpoints checkpoints
+
+`python -m export mini` is short for `python -m export build mini`.
+"""
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
-from export import graphs, networks, onnx_export, repository, variant
-from export.variant import Variant
+from export import build, fetch, random_weights, variant, verify
+from export.build import Job
+from export.variant import PRECISIONS
 
-ROOT = Path(__file__).parent
-TOLERANCE = 1e-5
-
-
-def export(chosen: Variant, checkpoints: Path, target: Path) -> None:
-    """Export a variant from `checkpoints` into the model repository `target`.
-
-    Raises ValueError or FileNotFoundError with a sentence; `target` is untouched then.
-    """
-    name = chosen.name
-    loaded = networks.load(chosen, checkpoints)
-    files: dict[str, list[Path]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for graph in graphs.graphs(chosen, loaded):
-            path = onnx_export.write(graph, Path(folder) / graph.name, "fp32")
-            error = onnx_export.verify(graph, path, TOLERANCE)
-            files[graph.name] = sorted(path.parent.iterdir())
-            size = sum(file.stat().st_size for file in files[graph.name]) / 1e6
-            print(f"{name}.{graph.name}: {size:.1f} MB, relative error {error:.1e}")
-        repository.write(target, chosen, loaded.digests, files, "onnx", "fp32")
-    print(f"{name}: written to {target}")
+ROOT = Path(__file__).parent.parent
 
 
-def main() -> int:
-    """Run the command line; return its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
-    parser.add_argument("variant", help=f"one of {', '.join(variant.names())}")
-    parser.add_argument(
-        "--checkpoints", type=Path, default=ROOT / "checkpoints", help="default: %(default)s"
+def _build(given: argparse.Namespace) -> int:
+    chosen = variant.load(given.variant)
+    if given.max_size:
+        chosen = build.limit(chosen, given.max_size)
+    _weights(given)
+    job = Job(
+        chosen,
+        given.checkpoints,
+        given.repository,
+        given.cache,
+        given.target,
+        given.precision,
+        tuple(given.compute_capability),
     )
-    parser.add_argument(
+    build.build(job)
+    return 0
+
+
+def _verify(given: argparse.Namespace) -> int:
+    chosen = variant.load(given.variant)
+    _weights(given)
+    rows = verify.verify(chosen, given.checkpoints, given.cache, _aside)
+    print(verify.table(rows))
+    if given.json:
+        given.json.write_text(verify.as_json(chosen, rows) + "\n")
+    return 0 if all(row.holds for row in rows) else 1
+
+
+def _weights(given: argparse.Namespace) -> None:
+    if given.random_weights:
+        random_weights.write(variant.load(given.variant), given.checkpoints)
+
+
+def _aside(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _size(text: str) -> tuple[int, int, int]:
+    x, y, z = (int(side) for side in text.split(","))
+    return x, y, z
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    fetch.add_arguments(verbs.add_parser("fetch", help="download official weights"))
+    known = f"one of {', '.join(variant.names())}, or a .toml file"
+    building = verbs.add_parser("build", help="checkpoint -> ONNX -> engine -> model repository")
+    verifying = verbs.add_parser("verify", help="compare PyTorch, ONNX Runtime and engines")
+    for one in (building, verifying):
+        one.add_argument("variant", help=known)
+        one.add_argument(
+            "--checkpoints",
+            type=Path,
+            default=ROOT / "export" / "checkpoints",
+            help="folder of the weights (default: %(default)s)",
+        )
+        one.add_argument(
+            "--cache",
+            type=Path,
+            default=ROOT / "build" / "export",
+            help="where finished graphs and engines are kept (default: %(default)s)",
+        )
+        one.add_argument(
+            "--random-weights",
+            action="store_true",
+            help="first write random checkpoints of the official layout and size there",
+        )
+    building.add_argument("--target", choices=build.TARGETS, default="onnx")
+    building.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    building.add_argument(
         "--repository",
         type=Path,
-        default=ROOT.parent / "model_repository",
-        help="default: %(default)s",
+        default=ROOT / "model_repository",
+        help="Triton's model repository (default: %(default)s)",
     )
-    given = parser.parse_args()
+    building.add_argument(
+        "--compute-capability",
+        nargs="+",
+        default=[],
+        metavar="X.Y",
+        help="GPUs that engines are built for, such as 8.9 (default: the one at hand)",
+    )
+    building.add_argument(
+        "--max-size", type=_size, metavar="X,Y,Z", help="largest volume to serve, in voxels"
+    )
+    verifying.add_argument("--json", type=Path, help="write the rows to this file as well")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return its exit status: 1 for a failure, told in one sentence."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if words and words[0] not in ("fetch", "build", "verify") and not words[0].startswith("-"):
+        words = ["build", *words]
+    given = _parser().parse_args(words)
+    verbs = {"fetch": fetch.run, "build": _build, "verify": _verify}
     try:
-        export(variant.load(given.variant), given.checkpoints, given.repository)
+        return verbs[given.verb](given)
     except (ValueError, FileNotFoundError) as error:
-        print(f"export: {error}", file=sys.stderr)
+        _aside(f"export: {error}")
         return 1
-    return 0
 
 
 if __name__ == "__main__":

@@ -43,6 +43,19 @@ TYPES = {
 Profile = dict[str, list[list[int]]]
 
 
+def ready(target: str, compute_capabilities: list[str]) -> dict[str, Any]:
+    """Return the target's `version` and the `compute_capabilities` that it would build for.
+
+    Raises ValueError with a sentence where it cannot build.
+    """
+    here = gpu()
+    if target == "tensorrt" and here is None:
+        raise ValueError("TensorRT builds on the GPU that it builds for, and there is none here")
+    trt = tensorrt(target)
+    wanted = capabilities(trt, target, compute_capabilities, here)
+    return {"version": trt.__version__, "compute_capabilities": wanted}
+
+
 def build(
     target: str,
     onnx: str,
@@ -55,11 +68,8 @@ def build(
 
     Those map a name to (type, shape), -1 where the size is free. Raises ValueError with a sentence.
     """
-    here = gpu()
-    if target == "tensorrt" and here is None:
-        raise ValueError("TensorRT builds on the GPU that it builds for, and there is none here")
-    trt = tensorrt(target)
-    wanted = capabilities(trt, target, compute_capabilities, here)
+    able = ready(target, compute_capabilities)
+    trt, wanted = tensorrt(target), able["compute_capabilities"]
     log = logger(target)
     builder = trt.Builder(log)
     # Strongly typed: every tensor has the type that the ONNX file gives it.
@@ -88,7 +98,7 @@ def build(
         reason = (log.errors or str(error).splitlines() or ["no reason given"])[0]
         raise ValueError(f"{onnx}: {NAMES[target]} cannot compile it: {reason}") from error
     Path(plan).write_bytes(compiled)
-    return {"version": trt.__version__, "compute_capabilities": wanted, **told}
+    return {**able, **told}
 
 
 def run(target: str, plan: str, feeds: list[str], into: list[str]) -> dict[str, Any]:
@@ -250,7 +260,7 @@ def main() -> int:
     """Do the job on standard input; return the exit status."""
     job = json.load(sys.stdin)
     os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = str(int(job["target"] == "tensorrt-rtx"))
-    actions: dict[str, Callable[..., dict[str, Any]]] = {"build": build, "run": run}
+    actions: dict[str, Callable[..., dict[str, Any]]] = {"ready": ready, "build": build, "run": run}
     try:
         reply = actions[job.pop("action")](**job)
     except ValueError as error:

@@ -10,7 +10,6 @@ description lies beside it, for `inspect` and for the server.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import signal
@@ -26,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.compiler import NAMES
+from export.files import sha256
 from export.graphs import Graph, Shape
 from export.onnx_export import axes, resolve
 from export.variant import Variant
@@ -99,6 +99,17 @@ def profile(inputs: Mapping[str, Shape], sizes: tuple[Sizes, Sizes, Sizes]) -> P
     }
 
 
+def ready(target: str, compute_capabilities: Sequence[str] = ()) -> tuple[str, tuple[str, ...]]:
+    """Return the version of the target here and the compute capabilities it would build for.
+
+    Raises ValueError as `build` does where it cannot.
+    """
+    told = _compiler(
+        target, action="ready", target=target, compute_capabilities=list(compute_capabilities)
+    )
+    return told["version"], tuple(told["compute_capabilities"])
+
+
 def build(
     onnx_path: Path,
     plan_path: Path,
@@ -140,7 +151,7 @@ def build(
             target,
             told["version"],
             tuple(told["compute_capabilities"]),
-            _digest(plan),
+            sha256(plan),
             {
                 name: Tensor(kind, *_range(tuple(shape), profile.get(name)))
                 for name, (kind, shape) in told["inputs"].items()
@@ -187,7 +198,7 @@ def inspect(plan_path: Path, target: str) -> Engine:
         raise ValueError(f"engine: {described(plan_path)} is damaged; build it again") from error
     if engine.target != target:
         raise ValueError(f"engine: {plan_path} is for {engine.target}, not for {target}")
-    if _digest(plan_path) != engine.sha256:
+    if sha256(plan_path) != engine.sha256:
         raise ValueError(f"engine: {plan_path} is not the one described; build it again")
     return engine
 
@@ -240,11 +251,3 @@ def _compiler(what: str, **job: Any) -> dict[str, Any]:
     if "error" in reply:
         raise ValueError(reply["error"])
     return reply
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(1 << 24):
-            digest.update(part)
-    return digest.hexdigest()

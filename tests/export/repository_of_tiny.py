@@ -4,8 +4,7 @@ import functools
 import tempfile
 from pathlib import Path
 
-from export import graphs, networks, onnx_export, repository, variant
-from export.__main__ import export
+from export import build, variant
 from export.variant import Variant
 from tests.export.weights import random_checkpoint, tiny
 
@@ -18,8 +17,7 @@ OFFICIAL = ("tiny-ddpm", "tiny-brain")
 def exported() -> tempfile.TemporaryDirectory[str]:
     """Return a folder that holds the checkpoints `tiny/` and the model repository `models/`."""
     folder = tempfile.TemporaryDirectory(prefix="tiny-")
-    random_checkpoint(tiny(), Path(folder.name))
-    export(tiny(), Path(folder.name), Path(folder.name) / "models")
+    _export(tiny(), Path(folder.name))
     return folder
 
 
@@ -39,9 +37,4 @@ def official(name: str) -> Variant:
 
 def _export(chosen: Variant, folder: Path) -> None:
     random_checkpoint(chosen, folder)
-    loaded = networks.load(chosen, folder)
-    files = {}
-    for graph in graphs.graphs(chosen, loaded):
-        path = onnx_export.write(graph, folder / "graphs" / chosen.name / graph.name, "fp32")
-        files[graph.name] = sorted(path.parent.iterdir())
-    repository.write(folder / "models", chosen, loaded.digests, files, "onnx", "fp32")
+    build.build(build.Job(chosen, folder, folder / "models", folder / "cache"))

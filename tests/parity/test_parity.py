@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export import networks, variant
+from export import networks, reference, variant
 from export.variant import Variant
 from tests.conftest import ROOT
 from tests.export.repository_of_tiny import official
 from tests.export.weights import tiny
-from tests.parity import reference
 from tests.parity.conftest import Array, Caller
 
 CASES = {

@@ -80,7 +80,7 @@ def _steered(rows: dict[str, Sequence[float]], guided: bool) -> dict[str, torch.
         if name == "class_labels":
             found[name] = torch.tensor([*row, 0][: 1 + guided], dtype=torch.int64)
         else:
-            found[name] = 100 * torch.tensor([row] * (1 + guided), dtype=torch.float32)
+            found[name] = 100 * torch.tensor([[*map(float, row)]] * (1 + guided))
     return found
 
 

@@ -1,0 +1,127 @@
+"""Builds: what is kept, what is refused, and that a failure leaves the repository as it was."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from export import build, variant
+from export.__main__ import main
+from export.build import Job
+from export.files import sha256
+from tests.export.weights import random_checkpoint, tiny
+
+
+def job(folder: Path) -> Job:
+    return Job(tiny(), folder, folder / "models", folder / "cache")
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {str(path): sha256(path) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_manifest_has_the_digest_of_every_file(tiny_repository: Path) -> None:
+    models = tiny_repository / "models"
+    manifest = json.loads((models / "tiny" / "manifest.json").read_text())
+    assert set(manifest["graphs"]) == set(build.NEEDS) - {"mask_flow", "mask_decoder"}
+    for name, graph in manifest["graphs"].items():
+        assert graph["relative_error"] < 1e-5
+        for file, about in graph["files"].items():
+            path = models / f"tiny.{name}" / "1" / file
+            assert about == {"sha256": sha256(path), "bytes": path.stat().st_size}
+    for about in manifest["checkpoints"].values():
+        assert about["sha256"] == sha256(tiny_repository / about["file"])
+
+
+def test_a_second_build_exports_nothing(tiny_repository: Path) -> None:
+    before = files(tiny_repository / "models")
+    said: list[str] = []
+    build.build(job(tiny_repository), said.append)
+    assert len([line for line in said if "kept from an earlier build" in line]) == 5
+    assert not any("relative error" in line for line in said)
+    assert files(tiny_repository / "models") == before
+
+
+def test_a_graph_is_known_by_its_weights_its_networks_and_the_precision() -> None:
+    chosen = tiny()
+    digests = dict.fromkeys(chosen.networks, "0")
+    flow = build.key(chosen, "flow", digests, "fp32")
+    assert flow != build.key(chosen, "flow", digests, "fp16")
+    assert flow != build.key(chosen, "flow", {**digests, "diffusion_unet": "1"}, "fp32")
+    assert flow == build.key(chosen, "flow", {**digests, "controlnet": "1"}, "fp32")
+    wider = {**chosen.networks, "diffusion_unet": {**chosen.networks["diffusion_unet"], "a": 1}}
+    assert flow != build.key(dataclasses.replace(chosen, networks=wider), "flow", digests, "fp32")
+
+
+def test_only_what_changed_is_exported_again(tmp_path: Path, tiny_repository: Path) -> None:
+    random_checkpoint(tiny(), tmp_path, seed=0)
+    other = tmp_path / "other"
+    random_checkpoint(tiny(), other, seed=1)
+    name = tiny().checkpoints["autoencoder"]
+    (tmp_path / name).write_bytes((other / name).read_bytes())
+    said: list[str] = []
+    changed = dataclasses.replace(job(tiny_repository), checkpoints=tmp_path)
+    changed = dataclasses.replace(changed, repository=tmp_path / "models")
+    build.build(changed, said.append)
+    exported = {line.split(":")[0] for line in said if "relative error" in line}
+    assert exported == {"tiny.vae_decoder", "tiny.vae_encoder"}
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda path: path.unlink(), "does not exist"),
+        (lambda path: path.write_bytes(path.read_bytes()[:1000]), "truncated"),
+    ],
+)
+def test_a_bad_checkpoint_leaves_the_repository_as_it_was(
+    damage: object, sentence: str, tmp_path: Path, tiny_repository: Path
+) -> None:
+    random_checkpoint(tiny(), tmp_path)
+    assert callable(damage)
+    damage(tmp_path / tiny().checkpoints["controlnet"])
+    before = files(tiny_repository / "models")
+    bad = dataclasses.replace(job(tiny_repository), checkpoints=tmp_path)
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+        build.build(bad)
+    assert files(tiny_repository / "models") == before
+
+
+def test_a_build_that_memory_will_not_hold_does_not_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random_checkpoint(tiny(), tmp_path)
+    monkeypatch.setattr(build, "EXPORT_BYTES", 10**9)
+    with pytest.raises(ValueError, match=r"memory: building tiny needs .* GB and .* GB are free"):
+        build.build(job(tmp_path))
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_limit_is_published_and_must_fit() -> None:
+    limited = build.limit(variant.load("mini"), (128, 128, 96))
+    assert limited.serving["size"]["max"] == [128, 128, 96]
+    assert limited.serving["size"]["max_voxels"] == 128 * 128 * 96
+    assert variant.load("mini").serving["size"]["max"] == [256, 256, 256]
+    for size in ((128, 128, 100), (16, 128, 128), (128, 128, 512)):
+        with pytest.raises(ValueError, match=r"max-size: .* must be multiples of 16 from"):
+            build.limit(variant.load("mini"), size)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["nothing"], "variant: 'nothing' is not one of"),
+        (["build", "rflow-ct", "--checkpoints", "/nowhere"], "checkpoint: /nowhere/models/"),
+        (["build", "mini", "--max-size", "8,8,8"], "max-size: 8,8,8 must be multiples of 16"),
+        (["verify", "mini", "--checkpoints", "/nowhere"], "checkpoint: /nowhere/mini/"),
+    ],
+)
+def test_failures_are_one_sentence(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("export: ")
+    assert sentence in error
+    assert error.count("\n") == 1
