@@ -39,7 +39,7 @@ NEEDS = {
     "mask_decoder": ("mask_autoencoder", "mask_diffusion"),
 }
 # Bytes of memory a parameter takes while its graph is exported and compared; measured, rounded up.
-EXPORT_BYTES = 20
+EXPORT_BYTES = 12
 _SOURCES = ("networks.py", "graphs.py", "half.py", "onnx_export.py")
 
 Say = Callable[[str], None]
