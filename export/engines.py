@@ -60,20 +60,13 @@ class Engine:
     outputs: dict[str, Tensor]
 
 
-def sizes(
-    variant: Variant, graph: Graph, largest: Sequence[int] | None = None
-) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+def sizes(variant: Variant, graph: Graph) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
     """Return the smallest, usual and largest sizes of the graph's axes.
 
     They are the variant's smallest size, its default and its largest size in voxels [X, Y, Z],
-    padded as the server pads; `largest` takes the place of the last. Raises ValueError when that
-    is not within the variant's limits.
+    padded as the server pads.
     """
     size, default = variant.serving["size"], variant.serving["defaults"]
-    largest = list(size["max"] if largest is None else largest)
-    within = zip(size["min"], largest, size["max"], strict=True)
-    if not all(low <= value <= high for low, value, high in within):
-        raise ValueError(f"max-size: {largest} is not within {size['min']} to {size['max']}")
     factor = variant.serving["latent"]["factor"]
     step = variant.multiple * factor
 
@@ -81,9 +74,9 @@ def sizes(
         x, y, z = (-(-value // step) * step // factor for value in voxels)
         return axes(graph, (x, y, z), rows)
 
-    usual = [min(pair) for pair in zip(default["size"], largest, strict=True)]
+    usual = [min(pair) for pair in zip(default["size"], size["max"], strict=True)]
     guided = 2 if default["guidance"] else 1
-    return padded(size["min"], 1), padded(usual, guided), padded(largest, 2)
+    return padded(size["min"], 1), padded(usual, guided), padded(size["max"], 2)
 
 
 def profile(inputs: Mapping[str, Shape], sizes: tuple[Sizes, Sizes, Sizes]) -> Profile:
