@@ -1,6 +1,7 @@
 """The official networks at full size in float16, as TensorRT-RTX engines for three GPUs."""
 
 import functools
+import shutil
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,7 @@ def test_the_largest_graph_compiles(tmp_path: Path) -> None:
     assert (tmp_path / "model.onnx.data").stat().st_size > 500e6
     largest = engines.inspect(tmp_path / "model.plan", "tensorrt-rtx").inputs["embedding"].max
     assert largest == (2, 64, 128, 128, 192)
+    shutil.rmtree(tmp_path)  # a gigabyte, of which pytest would keep three
 
 
 @pytest.mark.slow
@@ -60,3 +62,4 @@ def test_the_largest_graph_compiles(tmp_path: Path) -> None:
 def test_every_graph_compiles(name: str, tmp_path: Path) -> None:
     for graph in made(name).values():
         compile_for_three_gpus(name, graph, tmp_path / graph.name)
+        shutil.rmtree(tmp_path / graph.name)
