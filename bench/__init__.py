@@ -1,0 +1,1 @@
+"""Measurements: what the scripts bench, loadtest and solvers do, and the page they write."""
