@@ -22,7 +22,7 @@ import psutil
 import torch
 from torch import nn
 
-from export import engines, graphs, networks, onnx_export, repository
+from export import engines, graphs, networks, onnx_export, repository, stages
 from export.files import sha256
 from export.graphs import Graph
 from export.variant import Variant
@@ -40,7 +40,7 @@ NEEDS = {
 }
 # Bytes of memory a parameter takes while its graph is exported and compared; measured, rounded up.
 EXPORT_BYTES = 12
-_SOURCES = ("networks.py", "graphs.py", "half.py", "onnx_export.py")
+_SOURCES = ("networks.py", "graphs.py", "chains.py", "stages.py", "half.py", "onnx_export.py")
 
 Say = Callable[[str], None]
 
@@ -88,7 +88,10 @@ def build(job: Job, say: Say = print) -> dict[str, Any]:
     digests = digest(job.variant, job.checkpoints)
     found = export(job, digests, say)
     homes = compile_engines(job, found, made_by, say) if made_by else found
-    files = {name: sorted(home.glob("model.*")) for name, home in homes.items()}
+    files = {
+        name: sorted(path for path in home.iterdir() if path.name != "graph.json")
+        for name, home in homes.items()
+    }
     repository.write(job.repository, job.variant, digests, files, job.target, job.precision)
     manifest = describe(job, digests, found, files) | ({"engine": made_by} if made_by else {})
     path = job.repository / job.variant.name / "manifest.json"
@@ -135,7 +138,12 @@ def _export(job: Job, graph: Graph, folder: Path, say: Say) -> None:
     path = onnx_export.write(graph, folder, job.precision)
     error = onnx_export.verify(graph, path, onnx_export.TOLERANCE[job.precision])
     size, took = _size(folder), time.monotonic() - started
-    about = {"inputs": graph.inputs, "outputs": graph.outputs, "relative_error": error}
+    about = {
+        "relative_error": error,
+        "inputs": graph.inputs,
+        "outputs": graph.outputs,
+        "stages": _stages(graph),
+    }
     (folder / "graph.json").write_text(json.dumps(about))
     say(
         f"{job.variant.name}.{graph.name}: {size / 1e6:.1f} MB in {took:.0f} s, "
@@ -143,31 +151,48 @@ def _export(job: Job, graph: Graph, folder: Path, say: Say) -> None:
     )
 
 
+def _stages(graph: Graph) -> dict[str, Any]:
+    """Return stem -> shapes of the inputs of every stage that the graph is written as, if it is."""
+    if (chain := graph.chain) is None:
+        return {}
+    return {f"{number:02}": stages.shapes(chain, x)[0] for number, x in enumerate(chain.stages)}
+
+
+def _profiles(job: Job, name: str, about: Mapping[str, Any]) -> dict[str, engines.Profile]:
+    """Return stem -> the shapes that the engine of that ONNX file is for."""
+    if about["stages"]:
+        sizes = engines.stage_sizes(job.variant)
+        return {stem: engines.profile(x, sizes) for stem, x in about["stages"].items()}
+    shapes = Graph(name, nn.Identity(), about["inputs"], about["outputs"], {})
+    return {"model": engines.profile(shapes.inputs, engines.sizes(job.variant, shapes))}
+
+
 def compile_engines(job: Job, found: Mapping[str, Path], made_by: Any, say: Say) -> dict[str, Path]:
     """Return graph -> folder in the cache with its engine, `model.plan`, and its description.
 
-    `made_by`: what `engines.ready` says.
+    A chain has one for each stage, and `chain.json`. `made_by`: what `engines.ready` says.
     """
     folders = {}
     for name, folder in found.items():
-        about = _about(folder)
-        shapes = Graph(name, nn.Identity(), about["inputs"], about["outputs"], {})
-        profile = engines.profile(shapes.inputs, engines.sizes(job.variant, shapes))
-        home_key = _hash([folder.name, job.target, made_by, profile])
+        profiles = _profiles(job, name, _about(folder))
+        home_key = _hash([folder.name, job.target, made_by, profiles])
         folders[name] = home = job.cache / home_key
         if home.is_dir():
             say(f"{job.variant.name}.{name}: engine kept from an earlier build")
             continue
         with _kept(home) as new:
             started = time.monotonic()
-            engines.build(
-                folder / "model.onnx",
-                new / "model.plan",
-                job.target,
-                profile,
-                job.capabilities,
-                job.cache / f"{job.target}.timing",
-            )
+            for stem, profile in profiles.items():
+                engines.build(
+                    folder / f"{stem}.onnx",
+                    new / f"{stem}.plan",
+                    job.target,
+                    profile,
+                    job.capabilities,
+                    job.cache / f"{job.target}.timing",
+                )
+            for chain in folder.glob("chain.json"):
+                shutil.copy(chain, new)
             took = time.monotonic() - started
             say(f"{job.variant.name}.{name}: engine of {_size(new) / 1e6:.1f} MB in {took:.0f} s")
     return folders

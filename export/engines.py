@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from backends.slabs.budget import THICKEST
 from export.compiler import NAMES
 from export.files import sha256
 from export.graphs import Graph, Shape
@@ -34,6 +35,10 @@ TARGETS = tuple(NAMES)
 # Name of an input -> its smallest, usual and largest shape.
 Profile = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 Sizes = Mapping[str, int]
+
+
+# Latent planes in a slab: the fewest, what engines are tuned for, the most.
+_THICKNESS = (1, 4, THICKEST)
 
 
 @dataclass(frozen=True)
@@ -66,17 +71,31 @@ def sizes(variant: Variant, graph: Graph) -> tuple[dict[str, int], dict[str, int
     They are the variant's smallest size, its default and its largest size in voxels [X, Y, Z],
     padded as the server pads.
     """
+    low, usual, high = (axes(graph, *latent) for latent in _latents(variant))
+    return low, usual, high
+
+
+def stage_sizes(variant: Variant) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+    """Return the smallest, usual and largest sizes of the axes of a chain's stages."""
+    low, usual, high = (
+        {"rows": rows, "t": thickness, "y": y, "z": z}
+        for ((_, y, z), rows), thickness in zip(_latents(variant), _THICKNESS, strict=True)
+    )
+    return low, usual, high
+
+
+def _latents(variant: Variant) -> list[tuple[tuple[int, int, int], int]]:
     size, default = variant.serving["size"], variant.serving["defaults"]
     factor = variant.serving["latent"]["factor"]
     step = variant.multiple * factor
 
-    def padded(voxels: Sequence[int], rows: int) -> dict[str, int]:
+    def padded(voxels: Sequence[int]) -> tuple[int, int, int]:
         x, y, z = (-(-value // step) * step // factor for value in voxels)
-        return axes(graph, (x, y, z), rows)
+        return x, y, z
 
     usual = [min(pair) for pair in zip(default["size"], size["max"], strict=True)]
     guided = 2 if default["guidance"] else 1
-    return padded(size["min"], 1), padded(usual, guided), padded(size["max"], 2)
+    return [(padded(size["min"]), 1), (padded(usual), guided), (padded(size["max"]), 2)]
 
 
 def profile(inputs: Mapping[str, Shape], sizes: tuple[Sizes, Sizes, Sizes]) -> Profile:

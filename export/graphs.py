@@ -1,5 +1,6 @@
 """The modules that become ONNX graphs; what they take and give is the serving contract.
 
+Those that are convolutions throughout are written as chains of stages, see `chains`.
 They hold MONAI's networks as they are. Each computes in float32 at its border, whatever the type
 inside: the update of the latent loses nothing to float16. What TensorRT cannot do with UINT8 is
 done in float32: it can only cast it.
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from export import chains
+from export.chains import Chain
 from export.networks import Networks
 from export.variant import Variant
 
@@ -30,7 +33,8 @@ class Graph:
 
     `inputs` and `outputs`: name -> shape, where a string is a dynamic axis: `rows`, `x`, or
     `8*x`, which is a multiple of 8. `types`: name -> FP32, FP16, INT64 or UINT8 in a build of
-    float16; in one of float32, FP16 is FP32.
+    float16; in one of float32, FP16 is FP32. `chain`: the same network in stages, which is what is
+    written where there is one.
     """
 
     name: str
@@ -38,6 +42,12 @@ class Graph:
     inputs: dict[str, Shape]
     outputs: dict[str, Shape]
     types: dict[str, str]
+    chain: Chain | None = None
+
+    @property
+    def file(self) -> str:
+        """The file that stands for the graph in its folder."""
+        return "model.onnx" if self.chain is None else "chain.json"
 
     def dtype(self, tensor: str, precision: str) -> torch.dtype:
         """Return the type of an input or output in a build of `precision`, fp32 or fp16."""
@@ -244,30 +254,38 @@ def graphs(variant: Variant, networks: Networks) -> list[Graph]:
     made: list[Graph] = []
 
     def add(
-        name: str, module: nn.Module, inputs: dict[str, Shape], outputs: dict[str, Shape]
+        name: str,
+        module: nn.Module,
+        inputs: dict[str, Shape],
+        outputs: dict[str, Shape],
+        chain: Chain | None = None,
     ) -> None:
-        made.append(Graph(name, module, inputs, outputs, variant.tensors))
+        made.append(Graph(name, module, inputs, outputs, variant.tensors, chain))
 
     if networks.controlnet is not None:
         width = variant.networks["controlnet"]["num_channels"][0]
         embedding: dict[str, Shape] = {"embedding": ("rows", width, *_grid(step))}
         labels: dict[str, Shape] = {"labels": ("rows", *_grid(step * factor))}
-        add("mask_encoder", MaskEncoder(networks.controlnet), labels, embedding)
+        cut = chains.mask_encoder(networks.controlnet, factor)
+        add("mask_encoder", MaskEncoder(networks.controlnet), labels, embedding, cut)
     add("flow", Flow(networks.diffusion_unet), flow, moved)
     if networks.controlnet is not None:
         both = Flow(networks.diffusion_unet, networks.controlnet)
         add("flow_masked", both, {**flow, **embedding}, moved)
     scale, autoencoder = networks.scale_factor, networks.autoencoder
     image: dict[str, Shape] = {"image": (1, 1, *voxels)}
-    add("vae_decoder", VaeDecoder(autoencoder, scale), {"latent": free}, image)
-    add("vae_encoder", VaeEncoder(autoencoder, scale), image, {"latent": free})
+    cut = chains.decoder(autoencoder, scale)
+    add("vae_decoder", VaeDecoder(autoencoder, scale), {"latent": free}, image, cut)
+    cut = chains.encoder(autoencoder, scale, factor)
+    add("vae_encoder", VaeEncoder(autoencoder, scale), image, {"latent": free}, cut)
     if networks.mask_diffusion is not None:
         sizes: dict[str, Shape] = {"anatomy_sizes": (1, 10)}
         add("mask_flow", MaskFlow(networks.mask_diffusion), {**update, **sizes}, moved)
         assert networks.mask_scale_factor is not None
         ids = variant.serving["mask_labels"]
         decoder = MaskDecoder(networks.mask_autoencoder, networks.mask_scale_factor, ids)
-        add("mask_decoder", decoder, {"latent": free}, {"labels": (1, *voxels)})
+        cut = chains.decoder(networks.mask_autoencoder, networks.mask_scale_factor, ids)
+        add("mask_decoder", decoder, {"latent": free}, {"labels": (1, *voxels)}, cut)
     return made
 
 

@@ -4,10 +4,10 @@ import importlib
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
-from monai.networks.blocks import CrossAttentionBlock, SABlock
+from monai.networks.blocks import CrossAttentionBlock, SABlock, UpSample
 from torch import nn
 
 from export import checkpoints
@@ -160,16 +160,53 @@ class Attention(nn.Module):
         return x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
-def prepare(network: nn.Module) -> nn.Module:
+class Doubled(nn.Module):
+    """Nearest-neighbour upsampling and a convolution of 3 x 3 x 3, as one transposed convolution.
+
+    Each output voxel sees the 3 x 3 x 3 voxels around it in the doubled volume, which hold at most
+    2 x 2 x 2 different values: their weights can be added up beforehand, and 8 products remain of
+    27. That is a transposed convolution of 4 x 4 x 4 with stride 2.
+    """
+
+    def __init__(self, conv: nn.Conv3d) -> None:
+        """Take over the parameters of `conv`."""
+        super().__init__()
+        # Row m: which of the three taps fall on tap m of the four.
+        taps = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.float64)
+        weight = torch.einsum("oixyz,ax,by,cz->ioabc", conv.weight.double(), taps, taps, taps)
+        self.conv = nn.ConvTranspose3d(conv.in_channels, conv.out_channels, 4, 2, 1)
+        self.conv.weight = nn.Parameter(weight.float(), requires_grad=False)
+        assert conv.bias is not None
+        self.conv.bias = conv.bias
+
+    def forward(self, x: torch.Tensor, emb: torch.Tensor | None = None) -> torch.Tensor:
+        """Turn [N, C, X, Y, Z] into [N, C, 2X, 2Y, 2Z]; `emb` is MONAI's, and unused."""
+        doubled: torch.Tensor = self.conv(x)
+        return doubled
+
+
+def prepare(network: nn.Module, doubled: bool = False) -> nn.Module:
     """Swap, in place, the modules that export badly for ones that compute the same.
 
-    GroupNorm and MAISI's GroupNorm become `MomentsGroupNorm`, MONAI's attention `Attention`.
+    GroupNorm and MAISI's GroupNorm become `MomentsGroupNorm`, MONAI's attention `Attention`; with
+    `doubled`, upsampling and the convolution behind it become `Doubled`.
     """
     for name, child in network.named_children():
         if isinstance(child, nn.GroupNorm):
             setattr(network, name, MomentsGroupNorm(child))
         elif isinstance(child, SABlock | CrossAttentionBlock):
             setattr(network, name, Attention(child))
+        elif doubled and _doubles(child):
+            setattr(network, name, Doubled(child.postconv.conv))
         else:
-            prepare(child)
+            prepare(child, doubled)
     return network
+
+
+def _doubles(module: nn.Module) -> TypeGuard[Any]:
+    """Tell whether it repeats every voxel and then convolves, as the UNets of MONAI do."""
+    if not isinstance(module, UpSample) or not hasattr(module, "postconv"):
+        return False
+    (repeat,) = (layer for layer in module.children() if isinstance(layer, nn.Upsample))
+    conv = module.postconv.conv
+    return repeat.mode == "nearest" and conv.kernel_size == (3, 3, 3) and conv.padding == (1, 1, 1)

@@ -8,23 +8,30 @@ import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnx_ir.passes.common as passes
 import onnxruntime
 import torch
+from onnxscript import optimizer
 from torch import nn
 from torch.export import Dim
 
-from export import networks
+from export import networks, stages
 from export.graphs import Graph, Shape
-from export.half import half
+from export.half import half, store_in_half
 
-OPSET = 20
+Session: TypeAlias = onnxruntime.InferenceSession | stages.Session
 # Largest difference allowed between ONNX Runtime and PyTorch, relative to the output's own norm;
 # docs/precision.md has what was measured.
+_KINDS = {
+    torch.float32: ir.DataType.FLOAT,
+    torch.float16: ir.DataType.FLOAT16,
+    torch.uint8: ir.DataType.UINT8,
+}
 TOLERANCE = {"fp32": 1e-4, "fp16": 5e-3}
 # Weights above this size, in bytes, go into a file of their own; a file of ONNX ends at 2 GB.
 INLINE = 100_000_000
@@ -36,14 +43,20 @@ CHECKED = (((8, 8, 8), 1), ((8, 16, 8), 2))
 def write(graph: Graph, folder: Path, precision: str) -> Path:
     """Export `graph` to `folder/model.onnx`, made if need be; return its path.
 
+    A graph that has a chain is written as its stages instead, and `chain.json` is the path.
     `precision`: fp32, where weights that float16 holds exactly are stored so, or fp16. Weights
     above `INLINE` go into `model.onnx.data` beside it. The graph's module is left as it is.
     Raises ValueError for weights that `precision` cannot hold.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if graph.chain is not None:
+        names = (graph.chain.input, graph.chain.output)
+        kinds = {name: _KINDS[graph.dtype(name, precision)] for name in names}
+        return stages.write(graph.chain, folder, precision, kinds)
     path = folder / "model.onnx"
     model = to_onnx(graph, precision)
-    large = sum(value.const_value.nbytes for value in _weights(model)) > INLINE
+    weights = (value.const_value for value in model.graph.initializers.values())
+    large = sum(weight.nbytes for weight in weights if weight is not None) > INLINE
     ir.save(model, path, external_data=f"{path.name}.data" if large else None)
     onnx.checker.check_model(path, full_check=True)
     return path
@@ -57,7 +70,7 @@ def to_onnx(graph: Graph, precision: str) -> ir.Model:
         found = {}
         for index, size in enumerate(shape):
             if isinstance(size, str):
-                factor, axis = _parse(size)
+                factor, axis, _ = _parse(size)
                 found[index] = axes[axis] if factor == 1 else factor * axes[axis]
         return found
 
@@ -70,16 +83,34 @@ def to_onnx(graph: Graph, precision: str) -> ir.Model:
             output_names=list(graph.outputs),
             dynamic_shapes={name: dynamic(shape) for name, shape in graph.inputs.items()},
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=stages.OPSET,
             verbose=False,
+            optimize=False,
         )
     assert program is not None
     model: ir.Model = program.model
+    _simplify(model)
     for node in model.graph:
         node.metadata_props.clear()  # where in which source file it came from
     if precision == "fp32":
-        _store_in_half(model)
+        store_in_half(model)
     return model
+
+
+def _simplify(model: ir.Model) -> None:
+    """Do what PyTorch's own optimizer does but shape inference, which is quadratic in nodes."""
+    passes.InlinePass()(model)
+    optimizer.fold_constants(model, input_size_limit=1024, output_size_limit=1024)
+    ir.passes.Sequential(
+        passes.RemoveUnusedNodesPass(),
+        passes.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
+        passes.RemoveUnusedOpsetsPass(),
+        passes.LiftConstantsToInitializersPass(),
+        passes.DeduplicateInitializersPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.OutputFixPass(),
+        passes.NameFixPass(),
+    )(model)
 
 
 @contextlib.contextmanager
@@ -99,13 +130,15 @@ def exportable(module: nn.Module, precision: str) -> nn.Module:
     """Return a copy of `module` that exports well in `precision`; it shares its parameters."""
     shared = itertools.chain(module.parameters(), module.buffers())
     copied = copy.deepcopy(module, {id(tensor): tensor for tensor in shared}).eval()
-    networks.prepare(copied)
+    networks.prepare(copied, doubled=precision == "fp32")
     return half(copied) if precision == "fp16" else copied
 
 
-def _parse(size: str) -> tuple[int, str]:
-    factor, _, axis = size.rpartition("*")
-    return int(factor or 1), axis
+def _parse(size: str) -> tuple[int, str, int]:
+    """Read `x`, `8*x` or `8*x+2`."""
+    product, _, more = size.partition("+")
+    factor, _, axis = product.rpartition("*")
+    return int(factor or 1), axis, int(more or 0)
 
 
 def axes(graph: Graph, latent: tuple[int, int, int], rows: int) -> dict[str, int]:
@@ -115,7 +148,7 @@ def axes(graph: Graph, latent: tuple[int, int, int], rows: int) -> dict[str, int
     assert grid is not None
     found = {"rows": rows}
     for size, voxels in zip(grid[-3:], latent, strict=True):
-        factor, axis = _parse(str(size))
+        factor, axis, _ = _parse(str(size))
         found[axis] = voxels // factor
     return found
 
@@ -126,8 +159,8 @@ def resolve(shape: Shape, axes: dict[str, int]) -> tuple[int, ...]:
     def value(size: int | str) -> int:
         if isinstance(size, int):
             return size
-        factor, axis = _parse(size)
-        return factor * axes[axis]
+        factor, axis, more = _parse(size)
+        return factor * axes[axis] + more
 
     return tuple(value(size) for size in shape)
 
@@ -155,34 +188,6 @@ def example(
     return inputs
 
 
-def _weights(model: ir.Model) -> list[Any]:
-    return list(model.graph.initializers.values())
-
-
-def _store_in_half(model: ir.Model) -> None:
-    """Store in float16, with a cast back, every weight that loses nothing by it.
-
-    Where checkpoints are float16 this halves the files; runtimes fold the casts at load.
-    """
-    graph = model.graph
-    for value in _weights(model):
-        if value.dtype != ir.DataType.FLOAT or value.const_value.size <= 64:
-            continue
-        array = value.const_value.numpy()
-        with np.errstate(over="ignore"):
-            stored = array.astype(np.float16)
-        if np.array_equal(stored, array):
-            name = value.name
-            del graph.initializers[name]
-            weight = ir.val(f"{name}_fp16", const_value=ir.tensor(stored, name=f"{name}_fp16"))
-            cast = ir.node("Cast", [weight], attributes={"to": ir.DataType.FLOAT})
-            graph.register_initializer(weight)
-            ir.convenience.replace_all_uses_with(value, cast.outputs[0])
-            cast.outputs[0].name = name
-            cast.outputs[0].shape, cast.outputs[0].dtype = value.shape, value.dtype
-            graph.insert_before(graph[0], cast)
-
-
 def verify(graph: Graph, path: Path, tolerance: float) -> float:
     """Run the ONNX file at `path` in ONNX Runtime at sizes it was not traced with.
 
@@ -202,23 +207,40 @@ def verify(graph: Graph, path: Path, tolerance: float) -> float:
     return worst
 
 
-def load(path: Path) -> onnxruntime.InferenceSession:
-    """Return a session of ONNX Runtime on the CPU."""
+def load(path: Path) -> Session:
+    """Return what runs the graph at `path`, as `write` returned it, by ONNX Runtime on the CPU."""
+    if path.suffix == ".json":
+        return stages.Session(
+            path, lambda stem: stages.OnnxStage(_session(stem.with_suffix(".onnx")))
+        )
+    return _session(path)
+
+
+def _session(path: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def run(
-    session: onnxruntime.InferenceSession, inputs: dict[str, torch.Tensor]
-) -> list[np.ndarray[Any, Any]]:
-    """Run a session on `inputs`, cast to float16 where it takes that."""
+def outputs(session: Session) -> list[str]:
+    """Name what a session gives, in order."""
+    if isinstance(session, stages.Session):
+        return [session.chain.output]
+    return [output.name for output in session.get_outputs()]
+
+
+def run(session: Session, inputs: dict[str, torch.Tensor]) -> list[np.ndarray[Any, Any]]:
+    """Run a session on `inputs`, cast to float16 where it takes that; a chain in thin slabs."""
+    if isinstance(session, stages.Session):
+        (x,) = (tensor.numpy() for tensor in inputs.values())
+        y = session(x[:, None] if x.ndim == 4 else x)
+        return [y[:, 0] if y.dtype == np.uint8 else y]
     given = {}
     for tensor in session.get_inputs():
         array = inputs[tensor.name].numpy()
         given[tensor.name] = array.astype(np.float16) if "float16" in tensor.type else array
-    outputs: list[np.ndarray[Any, Any]] = session.run(None, given)
-    return outputs
+    found: list[np.ndarray[Any, Any]] = session.run(None, given)
+    return found
 
 
 def evaluate(module: nn.Module, inputs: dict[str, torch.Tensor]) -> list[np.ndarray[Any, Any]]:

@@ -73,8 +73,16 @@ def configs(
         field, value, filename = _TARGETS[target]
         setattr(config, field, value)
         config.default_model_filename = filename
+        if target == "onnx":
+            fastest = config.optimization.execution_accelerators.cpu_execution_accelerator
+            fastest.add(name="openvino")
         if target == "tensorrt-rtx":
             _take_as_they_are(config)
+        return config
+
+    def chain(short: str, inputs: Shapes, outputs: Shapes) -> pb.ModelConfig:
+        config = _config(f"{name}.{short}", inputs, outputs)
+        config.backend, config.default_model_filename = "slabs", "chain.json"
         return config
 
     def room(role: str, inputs: Shapes, outputs: Shapes) -> pb.ModelConfig:
@@ -90,7 +98,7 @@ def configs(
     stream.model_transaction_policy.decoupled = True
     steps = [
         room("condition", request, {**labels, **noise, **rows, **_PLAN}),
-        *([engine("mask_encoder", labels, embedding)] if labels else []),
+        *([chain("mask_encoder", labels, embedding)] if labels else []),
         sampler,
         room("decoder", {**sampled, **labels, **_PLAN}, ANSWER),
     ]
@@ -99,10 +107,10 @@ def configs(
     models = [ensemble, stream, *steps, engine("flow", flow, moved)]
     if labels:
         models.append(engine("flow_masked", {**flow, **embedding}, moved))
-    models += [engine("vae_decoder", latent, image), engine("vae_encoder", image, latent)]
+    models += [chain("vae_decoder", latent, image), chain("vae_encoder", image, latent)]
     if "mask_diffusion" in variant.networks:
         models.append(engine("mask_flow", {**update, **parts["sizes"]}, moved))
-        models.append(engine("mask_decoder", latent, parts["mask"]))
+        models.append(chain("mask_decoder", latent, parts["mask"]))
     return {model.name: model for model in models}
 
 

@@ -7,17 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 
 from backends.maisi import conditioning, decoder, sampler
 from backends.maisi.request import Plan, complete
-from export import build, engines, graphs, networks, onnx_export, reference, repository
+from export import (
+    build,
+    engines,
+    graphs,
+    networks,
+    onnx_export,
+    reference,
+    repository,
+    stages,
+)
 from export.build import Job, Say
 from export.variant import PRECISIONS, Variant
 
 Array = np.ndarray[Any, Any]
-Sessions = Mapping[str, onnxruntime.InferenceSession]
+Sessions = Mapping[str, onnx_export.Session]
 # Whole volumes: share of voxels that may differ by more than one grey level (HU for CT). Random
 # weights, whose volumes are noise of any height, gave up to 0.08 in float16, mini's none.
 SHARE = {"fp32": 1e-3, "fp16": 0.2}
@@ -59,7 +67,7 @@ def verify(variant: Variant, checkpoints: Path, cache: Path, say: Say = print) -
         job = Job(variant, checkpoints, Path(), cache, precision=precision)
         folders = build.export(job, digests, say)
         sessions = {
-            name: onnx_export.load(folder / "model.onnx") for name, folder in folders.items()
+            graph.name: onnx_export.load(folders[graph.name] / graph.file) for graph in made
         }
         for graph in made:
             for seed, size in enumerate(onnx_export.CHECKED):
@@ -87,12 +95,41 @@ def _engine_rows(
                 onnx_export.example(graph, *size, seed)
                 for seed, size in enumerate(onnx_export.CHECKED)
             ]
-            feeds = [_cast(graph, inputs, job.precision) for inputs in asked]
-            answers = engines.run(homes[graph.name] / "model.plan", target, feeds)
-            for size, inputs, answer in zip(onnx_export.CHECKED, asked, answers, strict=True):
-                found = [answer[name] for name in graph.outputs]
+            answers = _engine_answers(graph, asked, homes[graph.name], target, job.precision)
+            for size, inputs, found in zip(onnx_export.CHECKED, asked, answers, strict=True):
                 rows.append(_row(graph, size, inputs, found, target, job.precision))
     return rows
+
+
+def _engine_answers(
+    graph: graphs.Graph,
+    asked: list[dict[str, torch.Tensor]],
+    home: Path,
+    target: str,
+    precision: str,
+) -> list[list[Array]]:
+    if graph.chain is not None:
+        session = stages.Session(
+            home / "chain.json", lambda stem: _Plan(stem.with_suffix(".plan"), target)
+        )
+        return [onnx_export.run(session, inputs) for inputs in asked]
+    feeds = [_cast(graph, inputs, precision) for inputs in asked]
+    answers = engines.run(home / "model.plan", target, feeds)
+    return [[answer[name] for name in graph.outputs] for answer in answers]
+
+
+class _Plan:
+    """A plan of one stage, as a chain calls it."""
+
+    def __init__(self, path: Path, target: str) -> None:
+        self.path, self.target = path, target
+
+    def __call__(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        (found,) = engines.run(self.path, self.target, [feeds])
+        return found
+
+    def release(self) -> None:
+        """Every call is a process of its own."""
 
 
 def _cast(
@@ -158,7 +195,7 @@ def _volumes(
     def engine(model: str, inputs: Mapping[str, Any], outputs: Any) -> list[Any]:
         tensors = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in inputs.items()}
         found = onnx_export.run(sessions[model], tensors)
-        names = [output.name for output in sessions[model].get_outputs()]
+        names = onnx_export.outputs(sessions[model])
         return [found[names.index(name)] for name in outputs]
 
     rooms = dict(steered)

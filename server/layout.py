@@ -16,20 +16,20 @@ PREFIX = "maisi-serve-"
 
 
 def lay_backends(triton: Path, ours: Path, target: Path) -> None:
-    """Fill the empty folder `target` with Triton's Python backend and the backends in `ours`.
+    """Fill the new folder `target` with Triton's Python backend and the packages in `ours`.
 
     Triton refuses a shared library that a link leads out of the backend directory, so that one
     and its utilities are copied; the rest is linked.
     """
     python = target / "python"
-    python.mkdir()
+    python.mkdir(parents=True)
     for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
         shutil.copy(triton / "backends" / "python" / name, python)
     stub = "triton_python_backend_stub"
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     (python / stub).symlink_to(triton / "python_backend_stubs" / version / stub)
-    for model in sorted(ours.glob("*/model.py")):
-        (target / model.parent.name).symlink_to(model.parent.resolve())
+    for module in sorted(ours.glob("*/__init__.py")):
+        (target / module.parent.name).symlink_to(module.parent.resolve())
 
 
 def claim_shared_memory() -> tuple[str, int]:

@@ -118,11 +118,12 @@ def running(settings: Settings) -> Iterator[tuple[Triton, Address]]:
     shared_memory = layout.claim_shared_memory()
     try:
         with tempfile.TemporaryDirectory(prefix="maisi-serve-") as folder:
-            layout.lay_backends(settings.triton, settings.backends, Path(folder))
+            backends = Path(folder, "backends")  # the name of the package that ours are in
+            layout.lay_backends(settings.triton, settings.backends, backends)
             yield (
                 Triton(
                     settings.triton,
-                    Path(folder),
+                    backends,
                     settings.repository,
                     settings.models,
                     address,

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-if not __package__:  # Triton loads this file by itself; its rooms are the package around it
-    sys.path.append(str(Path(__file__).parents[1]))
-    __package__ = "maisi"
+if not __package__:  # Triton loads this file by itself; the folder of all backends is a package
+    sys.path.append(str(Path(__file__).parents[2]))
+    __package__ = "backends.maisi"
 
 from . import conditioning, decoder, sampler
 from .inputs import Array, InvalidRequest

@@ -2,7 +2,8 @@
 
 Triton Inference Server from PyPI has the Python backend only. Installed as a backend named
 `onnxruntime`, this file lets it serve the config.pbtxt that NVIDIA's image serves with its C++
-backend, and reads the same parameters of it:
+backend, and reads the same settings of it: the execution accelerator `openvino` for the CPU, which
+then runs the model instead, and the parameters
 
     intra_op_thread_count   threads inside one operator; 0 or absent: every core we may use
     inter_op_thread_count   operators at a time; more than 1 runs the graph in parallel mode
@@ -14,24 +15,27 @@ backend, and reads the same parameters of it:
 from __future__ import annotations
 
 import json
-import os
 import re
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
+import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
+import onnxruntime as ort
 
-def cores() -> int:
-    """Count the cores this process may use: its affinity, capped by the container's CPU quota."""
-    count = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(count, int(quota) // int(period)))
-    except (OSError, ValueError):  # no cgroup v2 here, or its quota is "max"
-        return count
+if not __package__:  # Triton loads this file by itself; the folder of all backends is a package
+    sys.path.append(str(Path(__file__).parents[2]))
+    __package__ = "backends.onnxruntime"
+
+from ..engines import openvino
+
+Array = npt.NDArray[Any]
+# Names of outputs and the inputs by name -> these outputs.
+Run = Callable[[list[str], Mapping[str, Array]], list[Array]]
 
 
 def session_options(parameters: dict[str, str]) -> ort.SessionOptions:
@@ -47,7 +51,7 @@ def session_options(parameters: dict[str, str]) -> ort.SessionOptions:
         return int(value)
 
     options = ort.SessionOptions()
-    options.intra_op_num_threads = number("intra_op_thread_count") or cores()
+    options.intra_op_num_threads = number("intra_op_thread_count") or openvino.cores()
     options.inter_op_num_threads = number("inter_op_thread_count")
     if options.inter_op_num_threads > 1:
         options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
@@ -69,28 +73,24 @@ class TritonPythonModel:
         filename = config.get("default_model_filename") or "model.onnx"
         path = Path(args["model_repository"], args["model_version"], filename)
         parameters = {k: v["string_value"] for k, v in config["parameters"].items()}
+        load = load_openvino if "openvino" in accelerators(config) else load_onnxruntime
         try:
-            self.session = ort.InferenceSession(
-                path, session_options(parameters), providers=["CPUExecutionProvider"]
-            )
+            self.run = load(path, parameters)
         except Exception as error:
             raise pb_utils.TritonModelException(
                 f"{args['model_name']}: {sentence(error, path)}"
             ) from None
-        self.run_options = ort.RunOptions()
-        if shrink := parameters.get("memory.enable_memory_arena_shrinkage"):
-            self.run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", shrink)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer every request by itself; a request's failure is its own TritonError."""
         return [self.answer(request) for request in requests]
 
     def answer(self, request: Any) -> Any:
-        """Run the graph on one request; only requested outputs leave ONNX Runtime."""
+        """Run the graph on one request."""
         feeds = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         names = list(request.requested_output_names())
         try:
-            arrays = self.session.run(names, feeds, self.run_options)
+            arrays = self.run(names, feeds)
         except Exception as error:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(sentence(error)))
         # Triton copies the buffer as it lies, so an output has to be contiguous.
@@ -103,11 +103,46 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Free the model's memory."""
-        del self.session
+        del self.run
+
+
+def accelerators(config: Mapping[str, Any]) -> list[str]:
+    """Name the execution accelerators that a model's configuration asks for on the CPU."""
+    asked = config.get("optimization", {}).get("execution_accelerators", {})
+    return [accelerator["name"] for accelerator in asked.get("cpu_execution_accelerator", [])]
+
+
+def load_onnxruntime(path: Path, parameters: dict[str, str]) -> Run:
+    """Return what runs the file at `path` by ONNX Runtime; only asked outputs leave it."""
+    session = ort.InferenceSession(
+        path, session_options(parameters), providers=["CPUExecutionProvider"]
+    )
+    options = ort.RunOptions()
+    if shrink := parameters.get("memory.enable_memory_arena_shrinkage"):
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", shrink)
+    return lambda names, feeds: session.run(names, feeds, options)
+
+
+def load_openvino(path: Path, parameters: dict[str, str]) -> Run:
+    """Return what runs the file at `path` by OpenVINO, which keeps memory while sizes stay."""
+    engine = openvino.Engine(path, session_options(parameters).intra_op_num_threads)
+    seen: dict[str, tuple[int, ...]] = {}
+
+    def run(names: list[str], feeds: Mapping[str, Array]) -> list[Array]:
+        shapes = {name: feed.shape for name, feed in feeds.items()}
+        if seen and shapes != seen:
+            engine.release()
+        seen.update(shapes)
+        outputs = engine(feeds)
+        return [outputs[name].copy() for name in names]  # the next call writes into the same memory
+
+    return run
 
 
 def sentence(error: Exception, path: Path | None = None) -> str:
-    """Reduce ONNX Runtime's message to one line that names no file of this server or its source."""
+    """Reduce a library's message to one line that names no file of this server or its source."""
+    if "OpenVINO" in str(error) or "Exception from src/" in str(error):
+        return openvino.sentence(error, path and path.parent)
     text = " ".join(str(error).split())
     if path is not None:
         text = text.replace(str(path), path.name)

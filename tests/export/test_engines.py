@@ -5,20 +5,23 @@ import re
 import resource
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import onnx
 import pytest
 import torch
 
-from export import build, compiler, engines, graphs, networks, variant
+from export import build, compiler, engines, graphs, networks, onnx_export, stages, variant
 from export.engines import Profile, Tensor
 from export.graphs import Graph
+from tests.export.decoder import write as write_decoder
 
 CAPABILITIES = ("8.6", "8.9", "12.0")
 MODELS = Path(__file__).parents[2] / "model_repository"
 CHECKPOINTS = MODELS.parent / "export" / "checkpoints"
-DECODER = MODELS / "mini.vae_decoder" / "1" / "model.onnx"
+FOLDER = tempfile.TemporaryDirectory(prefix="decoder-")
+DECODER = write_decoder(Path(FOLDER.name) / "model.onnx")
 DECODED: Profile = {"latent": ((1, 4, 8, 8, 8), (1, 4, 24, 32, 24), (1, 4, 64, 64, 64))}
 without_gpu = pytest.mark.skipif(compiler.gpu() is not None, reason="there is a GPU here")
 # Names of ONNX's types, and Triton's.
@@ -42,18 +45,17 @@ def graphs_of_mini() -> dict[str, Graph]:
 
 @pytest.fixture(scope="module")
 def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return mini's decoder as a plan for one GPU."""
+    """Return a decoder as a plan for one GPU."""
     plan = tmp_path_factory.mktemp("decoder") / "model.plan"
     engines.build(DECODER, plan, "tensorrt-rtx", DECODED, ["8.9"])
     return plan
 
 
-@pytest.mark.parametrize("name", ["mask_encoder", "vae_decoder", "vae_encoder", "flow_masked"])
-def test_the_graphs_of_mini_compile_for_three_gpus(
-    graphs_of_mini: dict[str, Graph], name: str, tmp_path: Path
+def test_the_flow_of_mini_compiles_for_three_gpus(
+    graphs_of_mini: dict[str, Graph], tmp_path: Path
 ) -> None:
-    path, plan = MODELS / f"mini.{name}" / "1" / "model.onnx", tmp_path / "model.plan"
-    graph = graphs_of_mini[name]
+    path, plan = MODELS / "mini.flow_masked" / "1" / "model.onnx", tmp_path / "model.plan"
+    graph = graphs_of_mini["flow_masked"]
     profile = engines.profile(graph.inputs, engines.sizes(variant.load("mini"), graph))
     built = engines.build(path, plan, "tensorrt-rtx", profile, ["12.0", "8.6", "8.9", "8.6"])
     assert engines.inspect(plan, "tensorrt-rtx") == built
@@ -61,17 +63,45 @@ def test_the_graphs_of_mini_compile_for_three_gpus(
     assert {**built.inputs, **built.outputs}.keys() == types_of(path).keys()
     for tensor, kind in types_of(path).items():
         assert {**built.inputs, **built.outputs}[tensor].type == kind
-    if name == "mask_encoder":
-        assert built.inputs == {"labels": Tensor("UINT8", (1, 32, 32, 32), (2, 256, 256, 256))}
-    elif "latent" in graph.inputs:
-        assert built.inputs["latent"] == Tensor("FP32", (1, 4, 8, 8, 8), (1, 4, 64, 64, 64))
-    if name == "vae_decoder":
-        assert built.outputs["image"].max == (1, 1, -1, -1, -1)
-    if name == "flow_masked":
-        assert built.inputs["spacing_mm100"] == Tensor("FP32", (1, 3), (2, 3))
-        assert built.inputs["embedding"].max == (2, 32, 64, 64, 64)
-        assert built.inputs["coefficients"] == Tensor("FP32", (3,), (3,))
+    assert built.inputs["latent"] == Tensor("FP32", (1, 4, 8, 8, 8), (1, 4, 64, 64, 64))
+    assert built.inputs["spacing_mm100"] == Tensor("FP32", (1, 3), (2, 3))
+    assert built.inputs["embedding"].max == (2, 32, 64, 64, 64)
+    assert built.inputs["coefficients"] == Tensor("FP32", (3,), (3,))
     assert {path.name for path in tmp_path.iterdir()} == {"model.plan", "model.plan.json"}
+
+
+# One of each kind: bits and stride; a norm; a shortcut; interpolation; the last of both halves.
+STAGES = [
+    ("mask_encoder", 0),
+    ("mask_encoder", 2),
+    ("vae_decoder", 0),
+    ("vae_decoder", 5),
+    ("vae_decoder", 6),
+    ("vae_decoder", 11),
+    ("vae_encoder", 3),
+]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_stages_of_mini_compile(
+    graphs_of_mini: dict[str, Graph], precision: str, tmp_path: Path
+) -> None:
+    for name, number in STAGES:
+        graph = graphs_of_mini[name]
+        assert graph.chain is not None
+        stage = graph.chain.stages[number]
+        onnx_export.write(graph, tmp_path / name, precision)
+        sizes = engines.stage_sizes(variant.load("mini"))
+        profile = engines.profile(stages.shapes(graph.chain, stage)[0], sizes)
+        path, plan = tmp_path / name / f"{number:02}.onnx", tmp_path / "one.plan"
+        built = engines.build(path, plan, "tensorrt-rtx", profile, ["8.9"])
+        found = {**built.inputs, **built.outputs}
+        assert {tensor: found[tensor].type for tensor in found} == types_of(path)
+        slab = built.inputs["x"]
+        planes = graph.chain.activations[stage.input].planes
+        assert (slab.min[0], slab.max[0]) == (1, 2)
+        assert (slab.min[2], slab.max[2]) == (planes + 2, 16 * planes + 2)
+        assert (slab.min[3], slab.max[4]) == (8 * planes, 64 * planes)
 
 
 def test_weights_in_a_file_beside_the_graph_are_found(tmp_path: Path, decoder: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from export import engines, graphs, networks, onnx_export, variant
+from export import engines, graphs, networks, onnx_export, stages, variant
 from export.graphs import Graph
 
 CAPABILITIES = ("8.6", "8.9", "12.0")
@@ -35,6 +35,13 @@ def made(name: str) -> dict[str, Graph]:
 def compile_for_three_gpus(name: str, graph: Graph, folder: Path) -> None:
     chosen, plan = variant.load(name), folder / "model.plan"
     path = onnx_export.write(graph, folder, "fp16")
+    if graph.chain is not None:
+        sizes = engines.stage_sizes(chosen)
+        for number, stage in enumerate(graph.chain.stages):
+            profile = engines.profile(stages.shapes(graph.chain, stage)[0], sizes)
+            path, plan = folder / f"{number:02}.onnx", folder / f"{number:02}.plan"
+            engines.build(path, plan, "tensorrt-rtx", profile, CAPABILITIES)
+        return
     profile = engines.profile(graph.inputs, engines.sizes(chosen, graph))
     engine = engines.build(path, plan, "tensorrt-rtx", profile, CAPABILITIES)
     assert engine.compute_capabilities == CAPABILITIES

@@ -41,11 +41,12 @@ def test_large_weights_go_into_a_file_of_their_own(
     made: dict[str, Graph], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnx_export, "INLINE", 10_000)
-    path = onnx_export.write(made["mask_encoder"], tmp_path, "fp32")
+    path = onnx_export.write(made["mask_flow"], tmp_path, "fp32")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
-    weights = sum(p.numel() for p in made["mask_encoder"].module.parameters())
-    assert (tmp_path / "model.onnx.data").stat().st_size > 3.5 * weights
-    assert onnx_export.verify(made["mask_encoder"], path, 1e-5) < 1e-5
+    weights = sum(p.numel() for p in made["mask_flow"].module.parameters())
+    # Weights are float16, and stored so where they are not sums.
+    assert (tmp_path / "model.onnx.data").stat().st_size > 1.9 * weights
+    assert onnx_export.verify(made["mask_flow"], path, 1e-5) < 1e-5
 
 
 def test_differences_are_relative_and_of_labels_a_share() -> None:

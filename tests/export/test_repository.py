@@ -1,5 +1,6 @@
 """Configurations and files of a variant's models, for every target and precision."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -134,7 +135,10 @@ def test_each_target_has_its_backend_and_file() -> None:
         for short in (*ENGINES, *MASKS):
             engine = models[f"ddpm-ct.{short}"]
             found = (engine.platform, engine.backend, engine.default_model_filename)
-            assert found == facts
+            assert found == (facts if "flow" in short else ("", "slabs", "chain.json"))
+        engine = models["ddpm-ct.flow"]
+        accelerators = engine.optimization.execution_accelerators.cpu_execution_accelerator
+        assert [found.name for found in accelerators] == ["openvino"] * (target == "onnx")
         on_gpu = engine.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value
         assert on_gpu == ("no" if target == "tensorrt-rtx" else "")
         assert models["ddpm-ct.sampler"].backend == "maisi"
@@ -146,10 +150,18 @@ def test_configurations_name_the_tensors_of_their_graphs(
     name: str, count: int, tiny_repository: Path, official_repository: Path
 ) -> None:
     models = (tiny_repository if name == "tiny" else official_repository) / "models"
-    graphs = list(models.glob(f"{name}.*/1/model.onnx"))
-    assert len(graphs) == count
-    for path in graphs:
-        graph, said = onnx.load(path).graph, config(path.parents[1])
+    files = [*models.glob(f"{name}.*/1/model.onnx"), *models.glob(f"{name}.*/1/chain.json")]
+    assert len(files) == count
+    for path in files:
+        said = config(path.parents[1])
+        if path.suffix == ".json":
+            chain = json.loads(path.read_text())
+            assert ([chain["input"]], [chain["output"]]) == (
+                [tensor.name for tensor in said.input],
+                [tensor.name for tensor in said.output],
+            )
+            continue
+        graph = onnx.load(path).graph
         for tensors, named in ((graph.input, said.input), (graph.output, said.output)):
             found = {}
             for tensor in tensors:

@@ -15,14 +15,15 @@ import onnxruntime
 import pytest
 import tritonclient.grpc as grpc
 
+from backends.engines import tensorrt
 from export import compiler, engines
 from server import host
 from server.supervisor import Settings, running
 from server.triton import Address
+from tests.export import decoder
 from tests.server.tiny import ONE, X_TO_Y, write_model, write_onnx
 
 ROOT = Path(__file__).resolve().parents[3]
-DECODER = ROOT / "model_repository" / "mini.vae_decoder" / "1" / "model.onnx"
 LATENT_TO_IMAGE = """
 input [{ name: "latent" data_type: TYPE_FP32 dims: [1, 4, -1, -1, -1] }]
 output [{ name: "image" data_type: TYPE_FP32 dims: [1, 1, -1, -1, -1] }]
@@ -33,19 +34,17 @@ BUILT = [GPU] if GPU else ["8.6", "12.0"]
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
-    """Mini's decoder, for the GPU that is here, or for two that are not."""
+    """A decoder, for the GPU that is here, or for two that are not."""
     path = tmp_path_factory.mktemp("plan") / "model.plan"
     profile = {"latent": ((1, 4, 8, 8, 8), (1, 4, 16, 16, 16), (1, 4, 32, 32, 32))}
-    engines.build(DECODER, path, "tensorrt-rtx", profile, BUILT)
+    engines.build(decoder.write(path.with_suffix(".onnx")), path, "tensorrt-rtx", profile, BUILT)
     return path
 
 
 @pytest.fixture(scope="module")
 def backend():
-    """The backend's file as a module, with Triton's own utilities."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(host.find_triton() / "backends" / "python")
-        yield importlib.import_module("backends.tensorrt_rtx.model")
+    """What runs plans, as a module."""
+    return tensorrt
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +90,7 @@ def test_without_a_gpu_a_model_says_so_in_one_sentence_and_the_server_lives_on(t
     with pytest.raises(grpc.InferenceServerException) as caught:
         triton.load("decoder")
     said = caught.value.message()
-    assert "decoder: TensorRT-RTX needs an NVIDIA GPU and its driver: cuda" in said
+    assert "decoder: a plan needs an NVIDIA GPU and its driver: cuda" in said
     assert "Traceback" not in said and str(repository) not in said
     assert ask(triton, "square", x=np.array([3], np.float32)).as_numpy("y") == 9
     assert triton.states() == {"square": "READY", "decoder": "UNAVAILABLE"}
@@ -100,7 +99,7 @@ def test_without_a_gpu_a_model_says_so_in_one_sentence_and_the_server_lives_on(t
 @pytest.mark.skipif(GPU is None, reason="there is no GPU here")
 def test_the_same_image_as_onnx_runtime_and_kernels_are_kept(triton, repository):
     triton.load("decoder")
-    session = onnxruntime.InferenceSession(DECODER)
+    session = onnxruntime.InferenceSession(decoder.write(repository / "decoder.onnx"))
     for shape in ((8, 8, 8), (16, 24, 8), (8, 8, 8)):
         latent = np.random.default_rng(1).normal(size=(1, 4, *shape)).astype(np.float32)
         found = ask(triton, "decoder", latent=latent).as_numpy("image")
@@ -147,8 +146,8 @@ def test_a_plan_without_its_description_is_refused(backend, plan, tmp_path):
         engines.described(copy).write_text(damaged)
         with pytest.raises(ValueError, match=r"^model\.plan\.json is damaged; export the model"):
             backend.describe(copy, BUILT[0])
-    engines.described(copy).write_text(json.dumps(told | {"target": "tensorrt"}))
-    with pytest.raises(ValueError, match=r"is for tensorrt, not for tensorrt-rtx"):
+    engines.described(copy).write_text(json.dumps(told | {"target": "onnx"}))
+    with pytest.raises(ValueError, match=r"is for onnx, not for tensorrt-rtx or tensorrt$"):
         backend.describe(copy, BUILT[0])
 
 
@@ -165,9 +164,9 @@ def test_shapes_are_checked_against_what_was_built(backend, plan):
 
 
 def test_what_is_not_installed_is_named(backend, monkeypatch):
-    monkeypatch.setitem(sys.modules, "cupy", None)  # as if it were not
-    with pytest.raises(ValueError, match=r"lacks TensorRT-RTX .*cupy.*: pip install tensorrt-rtx"):
-        backend.libraries()
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)  # as if it were not
+    with pytest.raises(ValueError, match=r"lacks tensorrt_rtx .*: pip install tensorrt-rtx-cu13"):
+        backend.library(*backend.MODULES["tensorrt-rtx"])
 
 
 def test_kernels_are_kept_where_told(backend, monkeypatch, tmp_path):

@@ -1,0 +1,1 @@
+"""Networks in files, run in this process: what the backends of this folder share."""

@@ -1,0 +1,1 @@
+"""The Triton backend `onnxruntime`, in place of Triton's own."""

@@ -1,0 +1,56 @@
+"""How thick a slab may be, and how much memory is ours."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .chain import Chain, Stage
+
+# A slab of more bytes is no faster; an engine holds a few times what goes in and comes out.
+_ENOUGH, _ENGINE = 100e6, 5
+THICKEST = 16
+
+
+def available() -> int:
+    """Return the bytes of memory still to be had, as the system and a container's limit say."""
+    free = _meminfo("MemAvailable")
+    try:
+        folder = Path("/sys/fs/cgroup")
+        limit, used = ((folder / f"memory.{name}").read_text() for name in ("max", "current"))
+        cached = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        free = min(free, int(limit) - int(used) + int(cached["inactive_file"]))
+    except (OSError, ValueError, KeyError):  # no cgroup v2 here, or it has no limit
+        pass
+    return max(free, 0)
+
+
+def _meminfo(name: str) -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+
+
+def divide(chain: Chain, shape: tuple[int, ...], budget: int) -> tuple[int, int]:
+    """Return how many latent planes a slab has, and how many bytes activations may take.
+
+    `shape` [R, C, X, Y, Z] of the chain's input; `budget`: bytes for all, of which an engine at
+    work has its share. Slabs are all about as thick as each other.
+    """
+    rows, _, *sides = shape
+    x, y, z = (side / chain.planes[chain.input] for side in sides)
+
+    def plane(name: str) -> float:
+        """Return the bytes of an activation in one plane of the latent."""
+        return rows * chain.channels[name] * chain.planes[name] ** 3 * y * z * chain.itemsize
+
+    def through(stage: Stage) -> float:
+        skip = plane(stage.skip) if stage.skip else 0
+        return plane(stage.input) * (8 if stage.up else 1) + plane(stage.output) + skip
+
+    widest = max(through(stage) for stage in chain.stages)
+    most = max(1, min(THICKEST, int(min(_ENOUGH, budget / 2 / _ENGINE) / widest)))
+    slabs = -(-x // most)
+    thickness = int(-(-x // slabs))
+    return thickness, max(0, int(budget - _ENGINE * thickness * widest))

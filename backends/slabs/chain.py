@@ -1,0 +1,228 @@
+"""The loop over slabs: a chain of stages, each run on one slab after the other along the x axis.
+
+An activation is a list of slabs [R, C, p, Y, Z]. Where a convolution takes it, each slab carries a
+plane of either neighbour, so that it goes into the engine as it lies. What a norm must know of the
+whole volume is put together from the moments of all slabs (Chan, Golub, LeVeque: Updating Formulae
+and a Pairwise Algorithm for Computing Sample Variances, 1979), so that any thickness gives the same
+result up to rounding.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .room import Room
+
+Array = npt.NDArray[Any]
+
+
+class Engine(Protocol):
+    """What runs one stage."""
+
+    def __call__(self, feeds: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the outputs by name; the next call may overwrite them. Moments are numpy's."""
+
+    def release(self) -> None:
+        """Give back the memory that calls have taken."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage, as `export/stages.py` describes it.
+
+    `groups`: of the norm of its input, 0 where there is none; `up`: it doubles the planes.
+    """
+
+    engine: Engine
+    input: str
+    output: str
+    skip: str | None
+    shortcut: str | None
+    groups: int
+    up: bool
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Stages from the activation `input` to `output`.
+
+    `planes`: activation -> how many of its planes lie in one of the latent, and so its rows and
+    columns; `channels`: activation -> its channels; `itemsize`: bytes of a number in an activation.
+    """
+
+    input: str
+    output: str
+    planes: Mapping[str, int]
+    channels: Mapping[str, int]
+    itemsize: int
+    stages: tuple[Stage, ...]
+
+
+def load(path: Path, engine: Callable[[Path], Engine]) -> Chain:
+    """Read `chain.json` and load the stages beside it, each by `engine(path without its suffix)`.
+
+    Raises OSError, ValueError or KeyError for a file that is missing or damaged.
+    """
+    told = json.loads(path.read_bytes())
+    activations = told["activations"]
+    stages = [
+        Stage(
+            engine(path.with_name(stage["file"])),
+            stage["input"],
+            stage["output"],
+            stage["skip"],
+            stage["shortcut"],
+            stage["groups"],
+            stage["up"],
+        )
+        for stage in told["stages"]
+    ]
+    return Chain(
+        told["input"],
+        told["output"],
+        {name: activation["planes"] for name, activation in activations.items()},
+        {name: activation["channels"] for name, activation in activations.items()},
+        told["itemsize"],
+        tuple(stages),
+    )
+
+
+class NotFinite(ValueError):
+    """A network gave numbers that are none."""
+
+
+def run(chain: Chain, x: Any, thickness: int, room: Room) -> Any:
+    """Return the chain's output for its input `x` [R, C, X, Y, Z], in slabs of that many planes.
+
+    `thickness` is in planes of the latent; the last slab may be thinner. Activations lie in `room`.
+    Raises NotFinite when the moments of an activation are not finite.
+    """
+    step = thickness * chain.planes[chain.input]
+    count = math.ceil(x.shape[2] / step)
+    haloed = {stage.input for stage in chain.stages}
+    last_use = {
+        name: index
+        for index, stage in enumerate(chain.stages)
+        for name in (stage.input, stage.skip)
+        if name is not None
+    }
+    slabs: dict[str, _Slabs] = {chain.input: _cut(x, step, count, room)}
+    moments: dict[str, list[tuple[int, Array, Array]]] = {}
+    for index, stage in enumerate(chain.stages):
+        norm = {}
+        if stage.groups:
+            norm = merge(moments.pop(stage.input), stage.groups)
+        made = _Slabs(count, stage.output in haloed, room)
+        short = _Slabs(count, False, room)
+        seen = moments.setdefault(stage.output, [])
+        for number in range(count):
+            source = slabs[stage.input].slabs[number]
+            feeds = {"x": source, "inside": inside(source.shape[2], number, count, stage.up)}
+            if stage.skip is not None:
+                feeds["skip"] = slabs[stage.skip].slabs[number]
+            found = stage.engine({**feeds, **norm})
+            made.put(number, found["y"])
+            if "shortcut" in found:
+                short.put(number, found["shortcut"])
+            if "y_mean" in found:
+                voxels = math.prod(found["y"].shape[2:])
+                seen.append((voxels, found["y_mean"].copy(), found["y_variance"].copy()))
+            for name in (stage.input, stage.skip):
+                if name is not None and last_use[name] == index:
+                    slabs[name].drop(number)
+        stage.engine.release()
+        slabs[stage.output] = made
+        if stage.shortcut is not None:
+            slabs[stage.shortcut] = short
+    return slabs[chain.output].whole()
+
+
+def inside(planes: int, number: int, count: int, up: bool) -> npt.NDArray[np.float32]:
+    """Return 1 for each plane that a slab's convolution sees, 0 for one beyond the volume."""
+    seen = np.ones((2 * planes - 2 if up else planes, 1, 1), np.float32)
+    seen[0] = number > 0
+    seen[-1] = number < count - 1
+    return seen
+
+
+def merge(parts: list[tuple[int, Array, Array]], groups: int) -> dict[str, npt.NDArray[np.float32]]:
+    """Return `mean` and `variance` [C] of each channel's group from the moments of all slabs.
+
+    `parts`: voxels, mean [C] and variance [C] of each. Raises NotFinite.
+    """
+    voxels = np.array([part[0] for part in parts], np.float64)[:, None, None]
+    means = np.stack([part[1] for part in parts]).astype(np.float64)
+    variances = np.stack([part[2] for part in parts]).astype(np.float64)
+    channels = means.shape[1]
+    means = means.reshape(len(parts), groups, -1)
+    variances = variances.reshape(means.shape)
+    total = voxels.sum() * means.shape[2]
+    mean = (voxels * means).sum((0, 2), keepdims=True) / total
+    variance = (voxels * (variances + (means - mean) ** 2)).sum((0, 2)) / total
+    if not np.isfinite(variance).all():
+        raise NotFinite("the network gave NaN or infinite values")
+    each = channels // groups
+    return {
+        "mean": np.repeat(mean[0, :, 0], each).astype(np.float32),
+        "variance": np.repeat(variance, each).astype(np.float32),
+    }
+
+
+class _Slabs:
+    """An activation in slabs; `haloed` ones carry a plane of either neighbour.
+
+    Beyond the volume that plane repeats the last one, which is what interpolation wants there;
+    convolutions have it multiplied by 0.
+    """
+
+    def __init__(self, count: int, haloed: bool, room: Room) -> None:
+        self.slabs: list[Any] = [None] * count
+        self.haloed, self.room = haloed, room
+
+    def put(self, number: int, core: Any) -> None:
+        """Keep a copy of a slab's own planes [R, C, p, Y, Z]; slabs come in order."""
+        rows, channels, planes, *sides = core.shape
+        if not self.haloed:
+            self.slabs[number] = self.room.empty(core.shape, core.dtype)
+            self.room.copy(self.slabs[number], core)
+            return
+        slab = self.room.empty((rows, channels, planes + 2, *sides), core.dtype)
+        before = self.slabs[number - 1] if number else None
+        self.room.copy(slab[:, :, 1:-1], core)
+        self.room.copy(slab[:, :, 0], core[:, :, 0] if before is None else before[:, :, -2])
+        self.room.copy(slab[:, :, -1], core[:, :, -1])
+        if before is not None:
+            self.room.copy(before[:, :, -1], core[:, :, 0])
+        self.slabs[number] = slab
+
+    def drop(self, number: int) -> None:
+        """Let go of a slab."""
+        slab, self.slabs[number] = self.slabs[number], None
+        self.room.free(slab)
+
+    def whole(self) -> Any:
+        """Return all slabs in one array, letting go of each."""
+        planes = sum(slab.shape[2] for slab in self.slabs)
+        rows, channels, _, *sides = self.slabs[0].shape
+        whole = self.room.near((rows, channels, planes, *sides), self.slabs[0].dtype)
+        start = 0
+        for number, slab in enumerate(self.slabs):
+            self.room.copy(whole[:, :, start : start + slab.shape[2]], slab)
+            start += slab.shape[2]
+            self.drop(number)
+        return whole
+
+
+def _cut(x: Any, step: int, count: int, room: Room) -> _Slabs:
+    slabs = _Slabs(count, True, room)
+    for number in range(count):
+        slabs.put(number, x[:, :, number * step : (number + 1) * step])
+    return slabs

@@ -1,0 +1,1 @@
+"""The Triton backend `tensorrt_rtx`."""

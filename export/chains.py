@@ -1,0 +1,173 @@
+"""Convolutional networks cut before every normalisation, into stages that run slab by slab.
+
+Between two GroupNorms there are only convolutions, whose reach is one voxel. So a stage can take
+its input a slab at a time, with one plane of each neighbour, and give what the whole volume would
+have given. What the next GroupNorm has to know of the whole volume is a mean and a variance a
+channel, and each slab's stage gives its own along. `stages` writes them as ONNX, `backends/slabs`
+runs them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from monai.apps.generation.maisi.networks.autoencoderkl_maisi import (
+    MaisiConvolution,
+    MaisiDownsample,
+    MaisiGroupNorm3D,
+    MaisiResBlock,
+    MaisiUpsample,
+)
+from torch import nn
+
+Convolution: TypeAlias = nn.Conv3d | nn.ConvTranspose3d
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What goes from stage to stage: its channels, and how many of its planes lie in a latent's."""
+
+    channels: int
+    planes: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One convolution of 3 x 3 x 3 and what is between it and the stages around.
+
+    In this order: the input times `scale`, `norm` and SiLU, `before` (1 x 1 x 1), the convolution
+    with a change of size, the addition of `skip`, SiLU, `after` (1 x 1 x 1), times `scale_after`.
+    `resize`: `up` doubles the input by trilinear interpolation first, `transpose` is a transposed
+    convolution with a stride of 2, `down` a stride of 2 with zeros behind, `stride` one with zeros
+    on both sides. `shortcut` is a 1 x 1 x 1 convolution of
+    the input as it came, which is the output `shortcut_to`. `moments`: mean and variance of each
+    channel of the output are given along. `bits`: the input are label ids, whose bits are the
+    channels; `ids`: the output is the id of the largest channel.
+    """
+
+    input: str
+    output: str
+    conv: Convolution
+    scale: float = 1.0
+    norm: nn.GroupNorm | None = None
+    silu: bool = False
+    before: Convolution | None = None
+    resize: str | None = None
+    skip: str | None = None
+    silu_after: bool = False
+    after: Convolution | None = None
+    scale_after: float = 1.0
+    shortcut: Convolution | None = None
+    shortcut_to: str | None = None
+    moments: bool = False
+    bits: bool = False
+    ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A network in stages: from the activation `input` to `output`."""
+
+    input: str
+    output: str
+    activations: dict[str, Activation]
+    stages: list[Stage]
+
+
+class _Cutter:
+    """Collects stages while a network is walked."""
+
+    def __init__(self, name: str, channels: int, planes: int) -> None:
+        self.stages: list[Stage] = []
+        self.activations = {name: Activation(channels, planes)}
+        self.at = name  # what the next stage takes
+
+    def add(self, layer: nn.Module, **parts: Any) -> None:
+        """Add a stage from where we are."""
+        conv, resize = _convolution(layer), parts.get("resize")
+        planes = self.activations[self.at].planes
+        if resize is not None:
+            planes = planes * 2 if resize in ("up", "transpose") else planes // 2
+        name = f"x{len(self.stages)}"
+        self.activations[name] = Activation(conv.out_channels, planes)
+        self.stages.append(Stage(self.at, name, conv, **parts))
+        self.at = name
+
+    def residual(self, block: MaisiResBlock) -> None:
+        """Add both halves of a block; a convolved shortcut is taken while its input is at hand."""
+        skip, parts = self.at, {}
+        if isinstance(block.nin_shortcut, MaisiConvolution):
+            skip, shortcut = f"s{len(self.stages)}", _convolution(block.nin_shortcut)
+            planes = self.activations[self.at].planes
+            self.activations[skip] = Activation(shortcut.out_channels, planes)
+            parts = {"shortcut": shortcut, "shortcut_to": skip}
+        self.add(block.conv1, norm=block.norm1, silu=True, **parts)
+        self.add(block.conv2, norm=block.norm2, silu=True, skip=skip)
+
+    def walk(self, blocks: Sequence[nn.Module]) -> None:
+        """Add a MAISI encoder or decoder.
+
+        Raises ValueError for a block that sees more than a voxel's neighbours, as attention does.
+        """
+        norm = {}
+        for block in blocks:
+            if isinstance(block, MaisiResBlock):
+                self.residual(block)
+            elif isinstance(block, MaisiUpsample):
+                self.add(block.conv, resize="transpose" if block.use_convtranspose else "up")
+            elif isinstance(block, MaisiDownsample):
+                self.add(block.conv, resize="down")
+            elif isinstance(block, MaisiGroupNorm3D):
+                norm = {"norm": block}
+            elif isinstance(block, MaisiConvolution):
+                self.add(block, **norm)
+            else:
+                raise ValueError(f"{type(block).__name__} cannot be cut into slabs")
+
+    def done(self, output: str, first: dict[str, Any], last: dict[str, Any]) -> Chain:
+        """Return the chain; `first` and `last` are parts of its first and last stage."""
+        stages = list(self.stages)
+        stages[0] = replace(stages[0], **first)
+        self.activations[output] = self.activations.pop(stages[-1].output)
+        if "after" in last:
+            self.activations[output] = replace(
+                self.activations[output], channels=last["after"].out_channels
+            )
+        stages[-1] = replace(stages[-1], output=output, **last)
+        normed = {stage.input for stage in stages if stage.norm is not None}
+        stages = [replace(stage, moments=stage.output in normed) for stage in stages]
+        return Chain(stages[0].input, output, self.activations, stages)
+
+
+def decoder(autoencoder: Any, scale_factor: float, ids: Sequence[int] = ()) -> Chain:
+    """Cut the decoding half: latent -> image; with `ids`, one a class, -> labels."""
+    cutter = _Cutter("latent", autoencoder.post_quant_conv.conv.in_channels, 1)
+    cutter.walk(autoencoder.decoder.blocks)
+    first = {"scale": 1 / scale_factor, "before": _convolution(autoencoder.post_quant_conv)}
+    return cutter.done("labels" if ids else "image", first, {"ids": tuple(ids)})
+
+
+def encoder(autoencoder: Any, scale_factor: float, factor: int) -> Chain:
+    """Cut the encoding half: image -> latent, the mean of the posterior, scaled."""
+    blocks = autoencoder.encoder.blocks
+    cutter = _Cutter("image", _convolution(blocks[0]).in_channels, factor)
+    cutter.walk(blocks)
+    last = {"after": _convolution(autoencoder.quant_conv_mu), "scale_after": scale_factor}
+    return cutter.done("latent", {}, last)
+
+
+def mask_encoder(controlnet: Any, factor: int) -> Chain:
+    """Cut the ControlNet's embedding of a mask: labels -> embedding."""
+    embed = controlnet.controlnet_cond_embedding
+    cutter = _Cutter("labels", 1, factor)
+    for block in (embed.conv_in, *embed.blocks):
+        strided = max(block.conv.stride) == 2
+        cutter.add(block, resize="stride" if strided else None, silu_after=True)
+    cutter.add(embed.conv_out)
+    return cutter.done("embedding", {"bits": True}, {})
+
+
+def _convolution(layer: nn.Module) -> Convolution:
+    """Return the one convolution inside MONAI's wrappers."""
+    (conv,) = (module for module in layer.modules() if isinstance(module, Convolution))
+    return conv

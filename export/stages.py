@@ -1,0 +1,297 @@
+"""A chain's stages as ONNX, written node by node from the weights.
+
+A stage takes `x` [R, C, p, Y, Z], a slab of its input with one plane of each neighbour; `inside`
+[q, 1, 1], 1 for each plane that the convolution sees and 0 for those beyond the volume; `mean` and
+`variance` [C] of the input over the whole volume, where there is a norm; and perhaps `skip`, which
+has planes of its neighbours where a stage needs them. It gives `y` [R, C, p - 2, Y, Z], or twice or
+half as many planes; perhaps `shortcut`; and perhaps `y_mean` and `y_variance` [C] of this slab.
+
+In float16 that is what convolutions compute in and activations are kept in; everything else is
+float32.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+from onnx_ir import tape
+from torch import nn
+
+from backends.slabs import chain as slabs
+from backends.slabs.room import Room
+from export.chains import Activation, Chain, Convolution, Stage
+from export.half import store_in_half
+
+Array = np.ndarray[Any, Any]
+Shape = tuple[int | str, ...]
+OPSET = 20
+FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
+
+
+def shapes(chain: Chain, stage: Stage) -> tuple[dict[str, Shape], dict[str, Shape]]:
+    """Return the shapes of a stage's inputs and outputs.
+
+    Axes: `rows`; `t`, the slab's latent planes; `y` and `z`, the latent's other sides.
+    """
+    takes = chain.activations[stage.input]
+    gives = chain.activations[stage.output]
+    if stage.ids:
+        gives = replace(gives, channels=1)
+    seen = 2 * takes.planes if stage.resize == "up" else takes.planes
+    inputs: dict[str, Shape] = {
+        "x": _slab(takes, haloed=True),
+        "inside": (f"{seen}*t+2", 1, 1),
+    }
+    if stage.norm is not None:
+        inputs |= {"mean": (takes.channels,), "variance": (takes.channels,)}
+    if stage.skip is not None:
+        inputs["skip"] = _slab(chain.activations[stage.skip], stage.skip in haloed(chain))
+    outputs: dict[str, Shape] = {"y": _slab(gives, haloed=False)}
+    if stage.shortcut_to is not None:
+        outputs["shortcut"] = _slab(chain.activations[stage.shortcut_to], haloed=False)
+    if stage.moments:
+        outputs |= {"y_mean": (gives.channels,), "y_variance": (gives.channels,)}
+    return inputs, outputs
+
+
+def write(chain: Chain, folder: Path, precision: str, kinds: dict[str, ir.DataType]) -> Path:
+    """Write a chain as `00.onnx` and so on, and `chain.json`, whose path is returned.
+
+    See `to_onnx` for the arguments and errors.
+    """
+    for number, stage in enumerate(chain.stages):
+        model = to_onnx(chain, stage, precision, kinds)
+        if precision == "fp32":
+            store_in_half(model)
+        ir.save(model, folder / f"{number:02}.onnx")
+    path = folder / "chain.json"
+    path.write_text(json.dumps(describe(chain, precision), indent=1) + "\n")
+    return path
+
+
+class Session:
+    """A chain that was written, run in slabs of one thickness."""
+
+    def __init__(self, path: Path, engine: Callable[[Path], slabs.Engine]) -> None:
+        """Load `chain.json` at `path`; `engine` opens a stage by its path without suffix."""
+        self.chain = slabs.load(path, engine)
+
+    def __call__(self, x: Array, thickness: int = 3) -> Array:
+        """Return the output for `x` [R, C, X, Y, Z], in slabs of that many latent planes."""
+        found: Array = slabs.run(self.chain, x, thickness, Room(0))
+        return found
+
+
+class OnnxStage:
+    """A session of ONNX Runtime, as a chain calls it."""
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self.session = session
+        self.names = [output.name for output in session.get_outputs()]
+
+    def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run it."""
+        return dict(zip(self.names, self.session.run(None, dict(feeds)), strict=True))
+
+    def release(self) -> None:
+        """Keep what there is: it serves the next comparison."""
+
+
+def describe(chain: Chain, precision: str) -> dict[str, Any]:
+    """Return what `backends/slabs` reads as `chain.json`; files go by their stem."""
+    return {
+        "itemsize": 2 if precision == "fp16" else 4,
+        "input": chain.input,
+        "output": chain.output,
+        "activations": {name: asdict(found) for name, found in chain.activations.items()},
+        "stages": [
+            {
+                "file": f"{number:02}",
+                "input": stage.input,
+                "output": stage.output,
+                "skip": stage.skip,
+                "shortcut": stage.shortcut_to,
+                "groups": stage.norm.num_groups if stage.norm is not None else 0,
+                "up": stage.resize == "up",
+            }
+            for number, stage in enumerate(chain.stages)
+        ],
+    }
+
+
+def haloed(chain: Chain) -> set[str]:
+    """Name the activations that are kept with planes of their neighbours."""
+    return {stage.input for stage in chain.stages}
+
+
+def _slab(activation: Activation, haloed: bool) -> Shape:
+    channels, n = activation.channels, activation.planes
+    planes = f"{n}*t+2" if haloed else f"{n}*t"
+    return ("rows", channels, planes, f"{n}*y", f"{n}*z")
+
+
+def to_onnx(chain: Chain, stage: Stage, precision: str, kinds: dict[str, ir.DataType]) -> ir.Model:
+    """Write one stage in `precision`, fp32 or fp16; `kinds`: the types of the chain's own ends.
+
+    Raises ValueError for a weight that float16 cannot hold.
+    """
+    inner = HALF if precision == "fp16" else FLOAT
+    ends = {"x": kinds.get(stage.input, inner), "y": kinds.get(stage.output, inner)}
+    ends |= {"skip": inner, "shortcut": inner}
+    inputs, outputs = shapes(chain, stage)
+    given = {
+        name: ir.val(name, dtype=ends.get(name, FLOAT), shape=shape)
+        for name, shape in inputs.items()
+    }
+    writer = _Writer(inner)
+    made = writer.stage(stage, given, stage.skip in haloed(chain))
+    for name, shape in outputs.items():
+        kind = ends.get(name, FLOAT)
+        if kind != FLOAT:
+            made[name] = writer.op("Cast", [made[name]], {"to": kind})
+        made[name].name, made[name].dtype, made[name].shape = name, kind, ir.Shape(shape)
+    graph = ir.Graph(
+        list(given.values()),
+        [made[name] for name in outputs],
+        nodes=writer.nodes,
+        initializers=writer.initializers,
+        opset_imports={"": OPSET},
+        name=stage.output,
+    )
+    return ir.Model(graph, ir_version=10)
+
+
+class _Writer(tape.Tape):
+    """The nodes of one stage; `inner` is the type that convolutions compute in."""
+
+    def __init__(self, inner: ir.DataType) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def stage(
+        self, stage: Stage, given: dict[str, ir.Value], skip_haloed: bool
+    ) -> dict[str, ir.Value]:
+        """Write all of it; return its outputs, not yet cast to their types."""
+        made: dict[str, ir.Value] = {}
+        x = self.bits(given["x"], stage.conv.in_channels) if stage.bits else self.floats(given["x"])
+        x = self.times(x, stage.scale)
+        if stage.shortcut is not None:
+            made["shortcut"] = self.convolve(stage.shortcut, self.planes(x, 1, -1))
+        if stage.norm is not None:
+            x = self.normalise(x, stage.norm, given["mean"], given["variance"])
+        if stage.silu:
+            x = self.silu(x)
+        if stage.before is not None:
+            x = self.convolve(stage.before, x)
+        if stage.resize == "up":
+            x = self.planes(self.twice(x), 1, -1)
+        x = self.op("Mul", [x, given["inside"]])
+        if stage.resize == "down":
+            x = self.convolve(stage.conv, self.planes(x, 1, 2**62), (0, 0, 0, 0, 1, 1))
+        elif stage.resize == "transpose":
+            x = self.convolve(stage.conv, self.planes(x, 1, 2**62), (1, 1, 1, 2, 0, 0))
+        else:
+            x = self.convolve(stage.conv, x, (0, 1, 1, 0, 1, 1))
+        if stage.skip is not None:
+            skip = self.floats(given["skip"])
+            x = self.op("Add", [x, self.planes(skip, 1, -1) if skip_haloed else skip])
+        if stage.moments:
+            made["y_mean"], made["y_variance"] = self.moments(x)
+        if stage.silu_after:
+            x = self.silu(x)
+        if stage.after is not None:
+            x = self.convolve(stage.after, x)
+        if stage.ids:
+            x = self.largest(x, stage.ids)
+        return {**made, "y": self.times(x, stage.scale_after)}
+
+    def const(self, array: Any) -> ir.Value:
+        """Return a constant."""
+        name = f"c{len(self.initializers)}"
+        return self.initializer(ir.tensor(np.ascontiguousarray(array), name=name), name=name)
+
+    def weight(self, parameter: Any) -> ir.Value:
+        """Return a parameter in the type that convolutions compute in."""
+        array = parameter.detach().numpy()
+        if self.inner == HALF:
+            with np.errstate(over="ignore"):
+                array = array.astype(np.float16)
+            if not np.isfinite(array).all():
+                raise ValueError("a convolution holds a number above 65504, float16's largest")
+        return self.const(array)
+
+    def floats(self, x: ir.Value) -> ir.Value:
+        """Return `x` in float32."""
+        return x if self.inner == FLOAT else self.op("Cast", [x], {"to": FLOAT})
+
+    def times(self, x: ir.Value, factor: float) -> ir.Value:
+        """Multiply float32 by a number."""
+        return x if factor == 1 else self.op("Mul", [x, self.const(np.float32(factor))])
+
+    def silu(self, x: ir.Value) -> ir.Value:
+        """Apply SiLU."""
+        return self.op("Mul", [x, self.op("Sigmoid", [x])])
+
+    def planes(self, x: ir.Value, first: int, end: int) -> ir.Value:
+        """Return the planes from `first` to before `end`."""
+        return self.op("Slice", [x, *(self.const(np.array([n])) for n in (first, end, 2))])
+
+    def normalise(
+        self, x: ir.Value, norm: nn.GroupNorm, mean: ir.Value, variance: ir.Value
+    ) -> ir.Value:
+        """Apply a norm by one scale and one shift a channel; mean and variance are the groups'."""
+        eps = self.op("Add", [variance, self.const(np.float32(norm.eps))])
+        weight = self.const(norm.weight.detach().numpy())
+        scale = self.op("Div", [weight, self.op("Sqrt", [eps])])
+        bias = self.const(norm.bias.detach().numpy())
+        shift = self.op("Sub", [bias, self.op("Mul", [mean, scale])])
+        axes = self.const(np.array([1, 2, 3]))
+        scale, shift = (self.op("Unsqueeze", [value, axes]) for value in (scale, shift))
+        return self.op("Add", [self.op("Mul", [x, scale]), shift])
+
+    def moments(self, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Return mean and variance [C] of [1, C, p, Y, Z]."""
+        mean = self.mean(x)
+        apart = self.op("Sub", [x, mean])
+        variance = self.mean(self.op("Mul", [apart, apart]))
+        axes = self.const(np.array([0, 2, 3, 4]))
+        return self.op("Squeeze", [mean, axes]), self.op("Squeeze", [variance, axes])
+
+    def mean(self, x: ir.Value) -> ir.Value:
+        """Average over space, an axis at a time, which keeps float32 accurate."""
+        for axis in (4, 3, 2):
+            x = self.op("ReduceMean", [x, self.const(np.array([axis]))])
+        return x
+
+    def twice(self, x: ir.Value) -> ir.Value:
+        """Double all sides by trilinear interpolation."""
+        scales = self.const(np.array([1, 1, 2, 2, 2], np.float32))
+        how = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+        return self.op("Resize", [x, None, scales], how)
+
+    def convolve(self, conv: Convolution, x: ir.Value, pads: Sequence[int] = (0,) * 6) -> ir.Value:
+        """Convolve; `pads` as ONNX has them: in front of the three axes, then behind them."""
+        if self.inner == HALF:
+            x = self.op("Cast", [x], {"to": HALF})
+        tensors = [x, self.weight(conv.weight), self.weight(conv.bias)]
+        how = {"pads": list(pads), "strides": list(conv.stride)}
+        kind = "ConvTranspose" if isinstance(conv, nn.ConvTranspose3d) else "Conv"
+        return self.floats(self.op(kind, tensors, how))
+
+    def bits(self, labels: ir.Value, count: int) -> ir.Value:
+        """Turn label ids [R, 1, p, Y, Z] into their `count` lowest bits, in float32."""
+        values = self.const((2.0 ** np.arange(count, dtype=np.float32)).reshape(-1, 1, 1, 1))
+        ids = self.op("Cast", [labels], {"to": FLOAT})
+        shifted = self.op("Floor", [self.op("Div", [ids, values])])
+        half = self.op("Floor", [self.op("Mul", [shifted, self.const(np.float32(0.5))])])
+        return self.op("Sub", [shifted, self.op("Mul", [half, self.const(np.float32(2))])])
+
+    def largest(self, x: ir.Value, ids: Sequence[int]) -> ir.Value:
+        """Return the id of the largest channel, [R, 1, p, Y, Z] in float32."""
+        classes = self.op("ArgMax", [x], {"axis": 1})
+        return self.op("Gather", [self.const(np.array(ids, np.float32)), classes])

@@ -1,0 +1,40 @@
+"""How thick slabs are."""
+
+from backends.slabs import budget
+from backends.slabs.chain import Chain, Stage
+from tests.backends.slabs.test_chain import Blur
+
+GB = 10**9
+
+
+def decoder() -> Chain:
+    """Return the widest stage of the official decoder: 128 channels at full resolution to 64."""
+    return Chain(
+        "x",
+        "y",
+        {"x": 4, "y": 4},
+        {"x": 128, "y": 64},
+        4,
+        (Stage(Blur(), "x", "y", None, None, 0, False),),
+    )
+
+
+def test_slabs_are_as_thick_as_is_useful_and_all_alike() -> None:
+    chain = decoder()
+    plane = (128 + 64) * 4 * 4**3  # bytes a latent column
+    thickness, left = budget.divide(chain, (1, 128, 128, 128, 128), 8 * GB)
+    assert thickness == int(100e6 / (plane * 32 * 32)) == 1
+    assert 7 * GB < left < 8 * GB
+    assert budget.divide(chain, (1, 128, 32, 32, 32), 8 * GB)[0] == 8  # 8 fit into one slab
+    assert budget.divide(chain, (1, 128, 72, 32, 32), 8 * GB)[0] == 9  # 18: two of 9, not 16 and 2
+
+
+def test_a_small_budget_makes_thin_slabs_and_never_none() -> None:
+    for size, most in ((GB, 6), (10**8, 1), (10**6, 1), (0, 1)):
+        thickness, left = budget.divide(decoder(), (1, 128, 64, 64, 64), size)
+        assert 1 <= thickness <= most
+        assert 0 <= left <= size
+
+
+def test_memory_to_be_had_is_some() -> None:
+    assert 10**7 < budget.available() < 10**14

@@ -1,0 +1,123 @@
+"""Slabs of any thickness give what the whole volume gives, of stages that are plain numpy here."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backends.slabs import chain
+from backends.slabs.chain import Chain, NotFinite, Stage
+from backends.slabs.room import Room, in_files
+
+Array = np.ndarray[Any, Any]
+
+
+class Blur:
+    """The mean of three planes, after a norm where there is one, in exact arithmetic."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        self.scale, self.calls, self.released = scale, 0, 0
+
+    def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        self.calls += 1
+        x = feeds["x"].astype(np.float64)
+        if "mean" in feeds:
+            mean, variance = (feeds[name].reshape(-1, 1, 1, 1) for name in ("mean", "variance"))
+            x = (x - mean) / np.sqrt(variance)
+        x = x * feeds["inside"]
+        y = self.scale * (x[:, :, :-2] + 2 * x[:, :, 1:-1] + 4 * x[:, :, 2:])
+        if "skip" in feeds:
+            y = y + feeds["skip"][:, :, 1:-1]
+        y = y.astype(np.float32)
+        moments = y.mean((0, 2, 3, 4)), y.var((0, 2, 3, 4))
+        return {"y": y, "y_mean": moments[0], "y_variance": moments[1]}
+
+    def release(self) -> None:
+        self.released += 1
+
+
+def blurs(scale: float = 1.0, groups: int = 2) -> Chain:
+    """Return three stages, the last two with a norm, the last one with what came out first."""
+    return Chain(
+        "in",
+        "c",
+        {"in": 2, "a": 2, "b": 2, "c": 2},
+        {"in": 4, "a": 4, "b": 4, "c": 4},
+        4,
+        (
+            Stage(Blur(scale), "in", "a", None, None, 0, False),
+            Stage(Blur(), "a", "b", None, None, groups, False),
+            Stage(Blur(), "b", "c", "a", None, groups, False),
+        ),
+    )
+
+
+def whole(x: Array, groups: int) -> Array:
+    """Return what the stages of `blurs` are meant to compute."""
+
+    def blur(x: Array) -> Array:
+        padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0), (0, 0)))
+        return padded[:, :, :-2] + 2 * padded[:, :, 1:-1] + 4 * padded[:, :, 2:]
+
+    def norm(x: Array) -> Array:
+        grouped = x.reshape(1, groups, -1)
+        found = (grouped - grouped.mean(2, keepdims=True)) / grouped.std(2, keepdims=True)
+        return found.reshape(x.shape)
+
+    a = blur(x.astype(np.float64))
+    return blur(norm(blur(norm(a)))) + a
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("thickness", [1, 2, 3, 5, 8])
+def test_any_thickness_gives_the_whole(thickness: int, groups: int) -> None:
+    x = np.random.default_rng(0).normal(5, 2, (1, 4, 10, 3, 5)).astype(np.float32)
+    found = chain.run(blurs(groups=groups), x, thickness, Room(1 << 30))
+    np.testing.assert_allclose(found, whole(x, groups), rtol=1e-5, atol=1e-4)
+
+
+def test_activations_that_do_not_fit_lie_in_files_and_nothing_is_left(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(5, 2, (1, 4, 64, 16, 16)).astype(np.float32)
+    near, far = Room(1 << 30), Room(400_000, far=in_files(tmp_path))
+    made, wanted = blurs(), chain.run(blurs(), x, 4, near)
+    assert near.most > 600_000 and near.spilled == 0
+    found = chain.run(made, x, 4, far)
+    assert found.tobytes() == wanted.tobytes()
+    assert far.most <= 400_000 and far.spilled > 0
+    assert near.held == far.held == 0
+    assert list(tmp_path.iterdir()) == []
+    engines: list[Any] = [stage.engine for stage in made.stages]
+    assert [engine.calls for engine in engines] == [8, 8, 8]
+    assert [engine.released for engine in engines] == [1, 1, 1]
+
+
+def test_moments_of_unequal_parts_are_those_of_the_whole() -> None:
+    x = np.random.default_rng(1).normal(1000, 1e-2, (6, 700))  # squares would lose all digits
+    parts = [
+        (part.shape[1], part.mean(1).astype(np.float32), part.var(1).astype(np.float32))
+        for part in np.split(x, [100, 350], 1)
+    ]
+    found = chain.merge(parts, 3)
+    groups = x.reshape(3, -1)
+    np.testing.assert_allclose(found["mean"], groups.mean(1).repeat(2), rtol=1e-6)
+    np.testing.assert_allclose(found["variance"], groups.var(1).repeat(2), rtol=2e-2)
+    assert found["mean"].dtype == found["variance"].dtype == np.float32
+
+
+def test_numbers_that_are_none_end_it() -> None:
+    x = np.ones((1, 4, 4, 2, 2), np.float32)
+    x[0, 0, 0, 0, 0] = np.nan
+    with pytest.raises(NotFinite, match="NaN or infinite"):
+        chain.run(blurs(), x, 1, Room(1 << 30))
+
+
+def test_a_damaged_description_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "chain.json"
+    with pytest.raises(OSError, match="No such file"):
+        chain.load(path, lambda stem: Blur())
+    for damaged in ("{", "{}"):
+        path.write_text(damaged)
+        with pytest.raises((KeyError, ValueError)):
+            chain.load(path, lambda stem: Blur())

@@ -1,0 +1,172 @@
+"""Mini's networks in slabs inside the real server, beside MONAI's whole ones."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import tritonclient.grpc as grpc
+from google.protobuf import text_format  # type: ignore[import-untyped]
+from tritonclient.grpc import model_config_pb2 as pb
+
+from export import graphs, networks, onnx_export, variant
+from export.graphs import Graph
+from tests.conftest import ROOT, Server
+
+MODELS = ROOT / "model_repository"
+TYPES = {"f4": "FP32", "u1": "UINT8"}
+
+
+def served(folder: Path, name: str, **parameters: str) -> None:
+    """Put mini's model into another repository, with parameters."""
+    path = folder / name
+    shutil.copytree(MODELS / f"mini.{name.split('-')[0]}", path)
+    config = text_format.Parse((path / "config.pbtxt").read_text(), pb.ModelConfig())
+    config.name = name
+    for key, value in parameters.items():
+        config.parameters[key].string_value = value
+    (path / "config.pbtxt").write_text(text_format.MessageToString(config))
+
+
+@pytest.fixture(scope="module")
+def spill(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("spill")
+
+
+@pytest.fixture(scope="module")
+def server(
+    module_server: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory, spill: Path
+) -> Server:
+    folder = tmp_path_factory.mktemp("slabs")
+    for name in ("vae_decoder", "vae_encoder", "mask_encoder"):
+        served(folder, name)
+    served(folder, "vae_decoder-small", memory_budget_gb="0.03", spill_folder=str(spill))
+    return module_server(folder)
+
+
+@pytest.fixture(scope="module")
+def mini() -> dict[str, Graph]:
+    chosen = variant.load("mini")
+    loaded = networks.load(chosen, ROOT / "export" / "checkpoints")
+    return {graph.name: graph for graph in graphs.graphs(chosen, loaded)}
+
+
+def infer(server: Server, model: str, output: str, **inputs: Any) -> Any:
+    tensors = []
+    for name, array in inputs.items():
+        tensors.append(grpc.InferInput(name, list(array.shape), TYPES[array.dtype.str[1:]]))
+        tensors[-1].set_data_from_numpy(array)
+    with grpc.InferenceServerClient(server.grpc) as client:
+        return client.infer(model, tensors, client_timeout=120).as_numpy(output)
+
+
+@pytest.mark.parametrize("sides", [(16, 16, 16), (31, 9, 20)])
+@pytest.mark.parametrize("model", ["vae_decoder", "vae_decoder-small"])
+def test_a_decoded_volume_is_the_whole_ones(
+    server: Server, mini: dict[str, Graph], model: str, sides: tuple[int, ...], spill: Path
+) -> None:
+    latent = torch.randn(1, 4, *sides, generator=torch.Generator().manual_seed(1))
+    (truth,) = onnx_export.evaluate(mini["vae_decoder"].module, {"latent": latent})
+    found = infer(server, model, "image", latent=latent.numpy())
+    assert found.shape == truth.shape
+    assert np.abs(found - truth).max() < 1e-4  # a tenth of a grey level
+    assert list(spill.iterdir()) == []
+
+
+def test_the_other_networks_too(server: Server, mini: dict[str, Graph]) -> None:
+    image = torch.rand(1, 1, 72, 32, 48, generator=torch.Generator().manual_seed(1))
+    (truth,) = onnx_export.evaluate(mini["vae_encoder"].module, {"image": image})
+    found = infer(server, "vae_encoder", "latent", image=image.numpy())
+    assert onnx_export.difference(found, truth) < 1e-5
+    ids = torch.tensor([0, 22, 120, 131, 176, 240], dtype=torch.uint8)
+    labels = ids[torch.randint(0, 6, (2, 32, 64, 48))]
+    (truth,) = onnx_export.evaluate(mini["mask_encoder"].module, {"labels": labels})
+    found = infer(server, "mask_encoder", "embedding", labels=labels.numpy())
+    assert onnx_export.difference(found, truth) < 1e-5
+
+
+def anonymous(pid: int) -> int:
+    """Return the bytes of memory that a process has of its own; pages of files can be dropped."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024
+
+
+def test_memory_stays_within_the_budget_and_is_given_back(server: Server) -> None:
+    latent = np.zeros((1, 4, 40, 40, 40), np.float32)
+    peaks, kept = {}, {}
+    for model in ("vae_decoder", "vae_decoder-small"):
+        pid, seen, ended = server.stub(model).pid, [0], threading.Event()
+        infer(server, model, "image", latent=latent[:, :, :8, :8, :8])
+        before = anonymous(pid)
+
+        def watch(pid: int = pid, seen: list[int] = seen, ended: threading.Event = ended) -> None:
+            while not ended.wait(0.002):
+                seen[0] = max(seen[0], anonymous(pid))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        infer(server, model, "image", latent=latent)
+        ended.set()
+        watcher.join()
+        peaks[model] = seen[0] - before
+        kept[model] = anonymous(pid) - before
+    image = latent.nbytes * 16  # what comes out is in memory twice, beyond the budget
+    assert peaks["vae_decoder-small"] < 30e6 + 2 * image + 50e6
+    assert peaks["vae_decoder-small"] < 0.5 * peaks["vae_decoder"]
+    assert kept["vae_decoder"] < 0.5 * peaks["vae_decoder"]
+    assert kept["vae_decoder-small"] < 80e6
+
+
+@pytest.mark.parametrize(
+    ("inputs", "sentence"),
+    [
+        ({"labels": np.zeros((1, 30, 32, 32), np.uint8)}, "labels: .*must be multiples of 4"),
+        ({"labels": np.zeros((1, 0, 32, 32), np.uint8)}, "labels: .*must be multiples of 4"),
+    ],
+)
+def test_sides_that_do_not_divide_are_refused(
+    server: Server, inputs: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(grpc.InferenceServerException, match=sentence):
+        infer(server, "mask_encoder", "embedding", **inputs)
+
+
+def test_numbers_that_are_none_are_an_error_and_the_model_serves_on(server: Server) -> None:
+    latent = np.full((1, 4, 8, 8, 8), np.nan, np.float32)
+    with pytest.raises(grpc.InferenceServerException, match="gave NaN or infinite values"):
+        infer(server, "vae_decoder", "image", latent=latent)
+    assert infer(server, "vae_decoder", "image", latent=0 * np.ones_like(latent)).shape[2] == 32
+
+
+@pytest.mark.parametrize(
+    ("damage", "parameters", "sentence"),
+    [
+        (lambda folder: (folder / "03.onnx").unlink(), {}, "03.onnx"),
+        (lambda folder: (folder / "03.onnx").write_bytes(b"no"), {}, "03.onnx"),
+        (lambda folder: (folder / "chain.json").unlink(), {}, "chain.json: No such file"),
+        (lambda folder: None, {"memory_budget_gb": "much"}, "'much'"),
+    ],
+)
+def test_a_model_that_cannot_load_says_why(
+    start_server: Callable[..., Server],
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+    parameters: dict[str, str],
+    sentence: str,
+) -> None:
+    served(tmp_path, "vae_decoder", **parameters)
+    damage(tmp_path / "vae_decoder" / "1")
+    server = start_server(tmp_path, ready=False)
+    assert server.process.wait(30) == 1
+    said = [
+        line.split("vae_decoder: ", 1)[1] for line in server.log.splitlines() if sentence in line
+    ]
+    assert said
+    # Triton adds the place in the code, which is in the log alone.
+    assert all(str(tmp_path) not in line.split("\\n\\nAt:")[0] for line in said)

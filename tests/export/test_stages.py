@@ -1,0 +1,118 @@
+"""Networks in stages compute what MONAI's compute whole, at any thickness of slabs."""
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from monai.networks.blocks import SpatialAttentionBlock
+
+from export import chains, graphs, networks, onnx_export, random_weights, stages, variant
+from export.graphs import Graph
+from tests.export.weights import shrunk
+
+# Sides of a latent; the first is cut into slabs.
+LATENT = (7, 3, 4)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Graph]:
+    chosen, folder = shrunk("rflow-ct"), tmp_path_factory.mktemp("checkpoints")
+    random_weights.write(chosen, folder)
+    return {graph.name: graph for graph in graphs.graphs(chosen, networks.load(chosen, folder))}
+
+
+def given(graph: Graph, rows: int = 1) -> dict[str, torch.Tensor]:
+    sides = [4 * side for side in LATENT]
+    generator = torch.Generator().manual_seed(0)
+    if graph.name == "mask_encoder":
+        labels = torch.randint(0, 133, (rows, *sides), generator=generator)
+        return {"labels": labels.to(torch.uint8)}
+    shape = (1, 1, *sides) if "image" in graph.inputs else (1, 4, *LATENT)
+    return {name: torch.randn(shape, generator=generator) for name in graph.inputs}
+
+
+@pytest.mark.parametrize("name", ["vae_decoder", "vae_encoder", "mask_encoder", "mask_decoder"])
+def test_slabs_of_any_thickness_give_the_whole(
+    made: dict[str, Graph], name: str, tmp_path: Path
+) -> None:
+    graph = made[name]
+    inputs = given(graph, rows=2)
+    session = onnx_export.load(onnx_export.write(graph, tmp_path, "fp32"))
+    assert isinstance(session, stages.Session)
+    (truth,) = onnx_export.evaluate(graph.module, inputs)
+    (x,) = (tensor.numpy() for tensor in inputs.values())
+    for thickness in (1, 2, 3, 7):
+        found = session(x[:, None] if x.ndim == 4 else x, thickness)
+        found = found[:, 0] if name == "mask_decoder" else found
+        assert found.shape == truth.shape and found.dtype == truth.dtype
+        if name == "mask_decoder":  # of 125 random, so nearly equal, scores
+            assert (found != truth).mean() < 1e-3
+        else:
+            assert onnx_export.difference(found, truth) < 2e-6, thickness
+
+
+def test_the_official_decoder_has_sixteen_stages_with_thirteen_norms() -> None:
+    with torch.device("meta"):
+        autoencoder = networks.build(variant.load("rflow-ct"), "autoencoder")
+    chain = chains.decoder(autoencoder, 1.0)
+    assert len(chain.stages) == 16
+    assert sum(stage.norm is not None for stage in chain.stages) == 13
+    assert [stage.resize for stage in chain.stages if stage.resize] == ["up", "up"]
+    assert chain.activations["image"] == chains.Activation(1, 4)
+    widest = max(found.channels * found.planes**3 for found in chain.activations.values())
+    assert widest == 128 * 4**3
+
+
+def test_what_is_half_in_float16(made: dict[str, Graph], tmp_path: Path) -> None:
+    path = onnx_export.write(made["vae_decoder"], tmp_path, "fp16")
+    half, single = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    model = onnx.load(tmp_path / "02.onnx")
+    types = {tensor.name: tensor.type.tensor_type.elem_type for tensor in model.graph.input}
+    types |= {tensor.name: tensor.type.tensor_type.elem_type for tensor in model.graph.output}
+    assert types["x"] == types["skip"] == types["y"] == half
+    assert {types[name] for name in types if name not in ("x", "skip", "y")} == {single}
+    ends = [onnx.load(tmp_path / f"{number:02}.onnx").graph for number in (0, 9)]
+    assert ends[0].input[0].type.tensor_type.elem_type == single
+    assert ends[1].output[0].type.tensor_type.elem_type == single
+    bound = onnx_export.TOLERANCE["fp16"]
+    assert 1e-5 < onnx_export.verify(made["vae_decoder"], path, bound) < bound
+
+
+def test_a_weight_that_float16_cannot_hold_is_refused(
+    made: dict[str, Graph], tmp_path: Path
+) -> None:
+    chain = made["vae_encoder"].chain
+    assert chain is not None
+    bias = chain.stages[0].conv.bias
+    assert bias is not None
+    bias[0] += 1e5
+    try:
+        with pytest.raises(ValueError, match="above 65504, float16's largest"):
+            onnx_export.write(made["vae_encoder"], tmp_path, "fp16")
+    finally:
+        bias[0] -= 1e5
+
+
+def test_attention_cannot_be_cut() -> None:
+    attention = SpatialAttentionBlock(spatial_dims=3, num_channels=8, norm_num_groups=4)
+    cutter = chains._Cutter("image", 1, 4)
+    with pytest.raises(ValueError, match="SpatialAttentionBlock cannot be cut into slabs"):
+        cutter.walk([attention])
+
+
+def test_every_stage_is_a_valid_graph_of_the_shapes_it_tells(
+    made: dict[str, Graph], tmp_path: Path
+) -> None:
+    for graph in made.values():
+        if graph.chain is None:
+            continue
+        onnx_export.write(graph, tmp_path / graph.name, "fp32")
+        for number, stage in enumerate(graph.chain.stages):
+            path = tmp_path / graph.name / f"{number:02}.onnx"
+            onnx.checker.check_model(path, full_check=True)
+            model = onnx.load(path).graph
+            inputs, outputs = stages.shapes(graph.chain, stage)
+            for tensors, told in ((model.input, inputs), (model.output, outputs)):
+                dims = {t.name: len(t.type.tensor_type.shape.dim) for t in tensors}
+                assert dims == {name: len(shape) for name, shape in told.items()}
