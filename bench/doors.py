@@ -1,0 +1,202 @@
+"""What a load test needs of a server: one of its own, doors that fit, inputs, statistics."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import tritonclient.grpc as grpc
+from google.protobuf import text_format  # type: ignore[import-untyped]
+from tritonclient.grpc import model_config_pb2 as pb
+
+ROOT = Path(__file__).resolve().parents[1]
+MASK = ROOT / "examples" / "brain_mask.nii.gz"
+NARROW, NARROW_STREAM = "loadtest", "loadtest_stream"
+_SEED = 7
+
+
+class ServerFailed(RuntimeError):
+    """The server did not start, does not answer or has no such model; one sentence."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a model has done since it was loaded: requests answered and failed, nanoseconds."""
+
+    answered: int
+    failed: int
+    total_ns: int
+    queue_ns: int
+
+    def since(self, before: "Counts") -> "Counts":
+        """Return what was added after `before`."""
+        return Counts(
+            self.answered - before.answered,
+            self.failed - before.failed,
+            self.total_ns - before.total_ns,
+            self.queue_ns - before.queue_ns,
+        )
+
+
+NOTHING = Counts(0, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server: where its gRPC is, and tritonclient's connection to it."""
+
+    url: str
+    client: Any
+
+    def statistics(self) -> dict[str, Counts]:
+        """Read Triton's own statistics of every model."""
+        return {
+            model.name: Counts(
+                model.inference_stats.success.count,
+                model.inference_stats.fail.count,
+                model.inference_stats.success.ns,
+                model.inference_stats.queue.ns,
+            )
+            for model in self.client.get_inference_statistics(client_timeout=30).model_stats
+        }
+
+    def variant(self, name: str) -> dict[str, Any]:
+        """Read what a variant says of itself (labels and more), and whether it takes `mask`."""
+        return _facts(self.client.get_model_config(name, client_timeout=30).config, self.url)
+
+
+@contextmanager
+def connected(url: str) -> Iterator[Server]:
+    """Talk to a server; whatever it refuses within becomes ServerFailed."""
+    client = grpc.InferenceServerClient(url)
+    try:
+        yield Server(url, client)
+    except grpc.InferenceServerException as error:
+        said = (error.message() or "no reason given").strip().rstrip(".")
+        raise ServerFailed(f"The server at {url} did not answer: {said}.") from None
+    finally:
+        client.close()
+
+
+def variant_in(repository: Path, name: str) -> dict[str, Any]:
+    """Read what `Server.variant` does in a model repository."""
+    return _facts(_config(repository, name), str(repository))
+
+
+def _facts(config: Any, where: str) -> dict[str, Any]:
+    if "variant" not in config.parameters or not config.HasField("ensemble_scheduling"):
+        raise ServerFailed(f"The model {config.name!r} of {where} is not a variant's ensemble.")
+    facts: dict[str, Any] = json.loads(config.parameters["variant"].string_value)
+    return {**facts, "masks": any(tensor.name == "mask" for tensor in config.input)}
+
+
+def _config(repository: Path, model: str) -> Any:
+    text = repository / model / "config.pbtxt"
+    if not text.is_file():
+        raise ServerFailed(f"The model repository {repository} has no model {model!r}.")
+    return text_format.Parse(text.read_text(), pb.ModelConfig())
+
+
+@contextmanager
+def serving(repository: Path, name: str, log: Path) -> Iterator[Server]:
+    """Serve one variant of `repository` on free ports.
+
+    On leaving, running requests finish and the server stops. Raises ServerFailed.
+    """
+    ports = [f"--{service}-port=0" for service in ("grpc", "http", "metrics")]
+    words = [sys.executable, "-m", "server", f"--repository={repository}", f"--models={name}"]
+    with log.open("w") as err:
+        process = subprocess.Popen(
+            [*words, *ports],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=err,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for us, who tell it when to stop
+        )
+    assert process.stdout is not None
+    try:
+        ready = process.stdout.readline()
+        if not ready.startswith("ready: grpc="):
+            lines = [line for line in log.read_text().splitlines() if line.startswith("serve: ")]
+            why = lines[-1].removeprefix("serve: ") if lines else f"its log {log} says why."
+            raise ServerFailed(f"The server did not start: {why}")
+        with connected(ready.split()[1].removeprefix("grpc=")) as server:
+            yield server
+    finally:
+        process.terminate()
+        process.wait()
+        process.stdout.close()
+
+
+def add_narrow_doors(repository: Path, name: str, sent: Mapping[str, Any], folder: Path) -> None:
+    """Fill the empty `folder` with `repository`'s models of a variant and two narrowed doors.
+
+    Those, `<variant>.loadtest` and `<variant>.loadtest_stream`, are the ensemble and the stream
+    without the inputs that are not `sent`: perf_analyzer wants to put every input of a model into
+    shared memory, and the optional ones exclude each other.
+    Raises ServerFailed when there is no such variant.
+    """
+    for model in repository.glob(f"{name}*"):
+        if model.name == name or model.name.startswith(f"{name}."):
+            (folder / model.name).symlink_to(model.resolve())
+    for original, copy in ((name, NARROW), (f"{name}.stream", NARROW_STREAM)):
+        config = _config(repository, original)
+        config.name = f"{name}.{copy}"
+        dropped = {tensor.name for tensor in config.input} - sent.keys()
+        kept = [tensor for tensor in config.input if tensor.name not in dropped]
+        del config.input[:]
+        config.input.extend(kept)
+        if config.HasField("ensemble_scheduling"):
+            # Ensembles with it are variants, which the server asks for a volume at its start.
+            del config.parameters["variant"]
+            for step in config.ensemble_scheduling.step:
+                for tensor, source in list(step.input_map.items()):
+                    if source in dropped:
+                        del step.input_map[tensor]
+        version = folder / config.name / "1"
+        version.mkdir(parents=True)
+        (version.parent / "config.pbtxt").write_text(text_format.MessageToString(config))
+
+
+def inputs(facts: Mapping[str, Any], size: tuple[int, int, int], steps: int) -> dict[str, Any]:
+    """Return one request as perf_analyzer reads it: the example's mask at `size`, a fixed seed.
+
+    A variant that takes no mask gets the size alone. Raises ServerFailed when it knows none of
+    the example's labels.
+    """
+    request: dict[str, Any] = {
+        "seed": {"content": [_SEED], "shape": [1]},
+        "steps": {"content": [steps], "shape": [1]},
+    }
+    if not facts["masks"]:
+        return request | {"size": {"content": list(size), "shape": [3]}}
+    labels = example(size)
+    known = np.array([str(label) in facts["labels"] for label in range(256)])
+    labels[~known[labels]] = 0
+    if not labels.any():
+        raise ServerFailed(f"{facts['name']} knows none of the labels in {MASK.name}.")
+    content = {"b64": base64.b64encode(labels.tobytes()).decode()}
+    return request | {"mask": {"content": content, "shape": list(size)}}
+
+
+def example(size: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+    """Return the example's labels [X, Y, Z], the whole head, at `size` by nearest neighbour."""
+    image = nib.as_closest_canonical(nib.load(MASK))
+    labels = np.asarray(image.dataobj).astype(np.uint8)
+    at = [
+        ((np.arange(count) + 0.5) * of / count).astype(np.intp)
+        for count, of in zip(size, labels.shape, strict=True)
+    ]
+    return np.ascontiguousarray(labels[np.ix_(*at)])

@@ -1,0 +1,160 @@
+"""One level of load: measured, summarised, shown."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench import page, perf_analyzer
+from bench.doors import NOTHING, Counts, Server
+from bench.perf_analyzer import Door, Failed, Load, Request
+
+STEPS_OF_ENSEMBLE = ("condition", "mask_encoder", "sampler", "decoder")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A level of load: volumes a second, latencies and mean times a request in milliseconds.
+
+    None where there is no such number. `flow` is part of `sampler`, `vae_decoder` of `decoder`;
+    `rest` is what the mean latency has beyond queue and stages.
+    """
+
+    door: str
+    transport: str
+    load: str
+    requests: int
+    errors: int
+    volumes_per_s: float | None = None
+    mean: float | None = None
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    queue: float | None = None
+    condition: float | None = None
+    mask_encoder: float | None = None
+    sampler: float | None = None
+    flow: float | None = None
+    decoder: float | None = None
+    vae_decoder: float | None = None
+    rest: float | None = None
+
+
+def row(
+    name: str,
+    door: Door,
+    load: Load,
+    requests: Sequence[Request],
+    done: Mapping[str, Counts],
+    masked: bool,
+) -> Row:
+    """Summarise a level; `done`: model -> what it did meanwhile, `masked`: with a mask encoder."""
+    # perf_analyzer may send more than it counts, when it is given a rate.
+    answered = max(done.get(door.model, NOTHING).answered, 1)
+    latencies = np.array([request.latency for request in requests]) * 1e3
+    span = max(request.responses[-1] for request in requests) - requests[0].sent
+    # Nearest rank: a latency that was measured, not one between two of them.
+    p50, p95, p99 = np.percentile(latencies, [50, 95, 99], method="inverted_cdf").tolist()
+
+    def spent(*models: str) -> float:
+        each = [done.get(f"{name}.{model}", NOTHING) for model in models]
+        return sum(model.total_ns - model.queue_ns for model in each) / answered / 1e6
+
+    if door.streaming:
+        queue = done.get(door.model, NOTHING).queue_ns / answered / 1e6
+        stages = stages_of_stream(requests, masked)
+    else:
+        models = [done.get(f"{name}.{step}", NOTHING) for step in STEPS_OF_ENSEMBLE]
+        queue = sum(model.queue_ns for model in models) / answered / 1e6
+        steps = [step for step in STEPS_OF_ENSEMBLE if masked or step != "mask_encoder"]
+        stages = {step: spent(step) for step in steps}
+    mean = float(latencies.mean())
+    return Row(
+        *names(door),
+        load=str(load),
+        requests=len(requests),
+        errors=0,
+        volumes_per_s=len(requests) / span,
+        mean=mean,
+        p50=p50,
+        p95=p95,
+        p99=p99,
+        queue=queue,
+        condition=stages["condition"],
+        mask_encoder=stages.get("mask_encoder"),
+        sampler=stages["sampler"],
+        flow=spent("flow", "flow_masked"),
+        decoder=stages["decoder"],
+        vae_decoder=spent("vae_decoder"),
+        rest=mean - queue - sum(stages.values()),
+    )
+
+
+def stages_of_stream(requests: Sequence[Request], masked: bool) -> dict[str, float]:
+    """Return stage -> mean milliseconds, by when a stream told that each stage began.
+
+    A stream tells: condition, mask_encoder where there is one, sampler, every step, decoder, done.
+    Raises Failed for a stream that told less.
+    """
+    first = 1 + masked  # where the sampler's beginning stands
+    if any(len(request.responses) < first + 3 for request in requests):
+        raise Failed("The stream did not tell every stage.")
+    times = np.array([[*r.responses[: first + 1], *r.responses[-2:]] for r in requests])
+    names = ("condition", *(("mask_encoder",) if masked else ()), "sampler", "decoder")
+    return dict(zip(names, (np.diff(times).mean(0) * 1e3).tolist(), strict=True))
+
+
+def names(door: Door) -> tuple[str, str]:
+    """Name a door and its transport for the table."""
+    door_name = "stream" if door.streaming else "ensemble"
+    return door_name, "shared memory" if door.shared_memory else "gRPC"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return the rows in Markdown, times in milliseconds; errors only if there were any."""
+
+    def ms(value: float | None, part: float | None = None) -> str:
+        if value is None:
+            return ""
+        digits = 0 if value >= 10 else 1
+        return f"{value:.{digits}f}" + ("" if part is None else f" ({part:.{digits}f})")
+
+    errors = any(each.errors for each in rows)
+    head = ["door", "transport", "load", "volumes/s", "p50", "p95", "p99", "queue", "condition"]
+    head += ["mask encoder", "sampler (flow)", "decoder (VAE)", "rest", *(["errors"] * errors)]
+    lines = []
+    for each in rows:
+        speed = "" if each.volumes_per_s is None else f"{each.volumes_per_s:.3g}"
+        line = [each.door, each.transport, each.load, speed]
+        line += [ms(value) for value in (each.p50, each.p95, each.p99)]
+        line += [ms(value) for value in (each.queue, each.condition, each.mask_encoder)]
+        line += [ms(each.sampler, each.flow), ms(each.decoder, each.vae_decoder), ms(each.rest)]
+        lines.append([*line, *([str(each.errors)] * errors)])
+    return page.table(head, lines)
+
+
+def measure(
+    program: Sequence[str],
+    server: Server,
+    name: str,
+    door: Door,
+    load: Load,
+    data: Path,
+    masked: bool,
+    seconds: float,
+) -> tuple[Row, str]:
+    """Run one level; returns its row and, when it failed, the sentence that says why."""
+    before = server.statistics()
+    try:
+        requests = perf_analyzer.run(program, server.url, door, load, data, seconds)
+        done = _since(before, server.statistics())
+        return row(name, door, load, requests, done, masked), ""
+    except Failed as error:
+        failed = _since(before, server.statistics()).get(door.model, NOTHING).failed
+        errors = max(failed, 1)
+        return Row(*names(door), load=str(load), requests=load.requests, errors=errors), str(error)
+
+
+def _since(before: Mapping[str, Counts], after: Mapping[str, Counts]) -> dict[str, Counts]:
+    return {model: counts.since(before.get(model, NOTHING)) for model, counts in after.items()}

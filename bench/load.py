@@ -1,0 +1,216 @@
+"""The load test: `python -m bench.load`."""
+
+import argparse
+import csv
+import json
+import math
+import shlex
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench import doors, page, perf_analyzer
+from bench.doors import Server, ServerFailed
+from bench.levels import Row, measure, names, table
+from bench.perf_analyzer import Door, Failed, Load, Unavailable
+
+_SLACK = 1 << 16  # bytes of shared memory for the report, above those for the volume
+
+
+@contextmanager
+def place(options: argparse.Namespace) -> Iterator[tuple[Server, list[Door], Path, bool]]:
+    """Give a server, ours or another's, its doors, the file of inputs, whether it has a mask."""
+    name, size, data = options.variant, options.size, options.out / "inputs.json"
+    plain, stream = Door(name, False), Door(f"{name}.stream", True)
+
+    def prepare(facts: dict[str, Any]) -> dict[str, Any]:
+        request = doors.inputs(facts, size, options.steps)
+        data.write_text(json.dumps({"data": [request]}))
+        return request
+
+    if options.url:
+        with doors.connected(options.url) as server:
+            request = prepare(server.variant(name))
+            yield server, [plain, stream], data, "mask" in request
+        return
+    repository = doors.ROOT / "model_repository"
+    request = prepare(doors.variant_in(repository, name))
+    room = 2 * math.prod(size) + _SLACK
+    narrow = Door(f"{name}.{doors.NARROW}", False, room)
+    narrow_stream = Door(f"{name}.{doors.NARROW_STREAM}", True, room)
+    with tempfile.TemporaryDirectory(prefix="loadtest-") as folder:
+        doors.add_narrow_doors(repository, name, request, Path(folder))
+        with doors.serving(Path(folder), name, options.out / "server.log") as server:
+            yield server, [plain, narrow, stream, narrow_stream], data, "mask" in request
+
+
+def test(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
+    """Run every level on every door; returns the rows and what went wrong in some of them.
+
+    `load.csv` in the output folder has each row as soon as it is measured. Raises Unavailable
+    without perf_analyzer, ServerFailed when a door cannot answer even one request.
+    """
+    program = perf_analyzer.command()
+    options.out.mkdir(parents=True, exist_ok=True)
+    count = options.requests
+    loads = [Load(max(count, number), concurrency=number) for number in options.concurrency]
+    loads += [Load(max(count, math.ceil(rate)), rate=rate) for rate in options.rate]
+    rows, notes = [], []
+    with (
+        place(options) as (server, all_doors, data, masked),
+        (options.out / "load.csv").open("w") as f,
+    ):
+        lines = csv.DictWriter(f, [field.name for field in fields(Row)])
+        lines.writeheader()
+        needed = max(
+            perf_analyzer.memory(load, door, math.prod(options.size))
+            for load in loads
+            for door in all_doors
+        )
+        if needed > (free := psutil.virtual_memory().available):
+            raise ServerFailed(
+                f"perf_analyzer keeps every answer and would take about {needed >> 20} MB of"
+                f" {free >> 20} MB free: give fewer --requests or a smaller --size."
+            )
+        for door in all_doors:
+            what = " by ".join(names(door))
+            try:  # not measured: a first request of a size is slower
+                perf_analyzer.run(program, server.url, door, Load(1, 1), data, options.seconds)
+            except Failed as error:
+                raise ServerFailed(f"The {what} does not answer: {error}") from None
+            for load in loads:
+                print(f"{what}, {load} ...", file=sys.stderr)
+                each, why = measure(
+                    program, server, options.variant, door, load, data, masked, options.seconds
+                )
+                rows.append(each)
+                lines.writerow(asdict(each))
+                f.flush()
+                if why:
+                    notes.append(f"{what}, {load}: {why}")
+    return rows, notes
+
+
+def text(options: argparse.Namespace, rows: Sequence[Row], notes: Sequence[str]) -> str:
+    """Return the section of the page."""
+    by = " x ".join(str(side) for side in options.size)
+    steps = f"{options.steps} step{'s' if options.steps > 1 else ''}"
+    said = [
+        f"`{options.variant}`, {by} voxels, {steps}, one server. Each level is"
+        f" {options.requests} requests or as many as it has at once, whichever is more, sent by"
+        " perf_analyzer: a number of them at once, or so many a second whether or not answers come"
+        " back. Times are milliseconds. The percentiles are latencies that the client saw; of fewer"
+        " than 20 requests p95 is the slowest, and of fewer than 100 p99. The other columns are the"
+        " way of a mean request: waiting for a model that is busy, the stages, and the rest, which"
+        " is transport and Triton itself.",
+        table(rows),
+        "Stages of the ensemble are Triton's statistics; those of the stream are by when it tells"
+        " its progress.",
+    ]
+    if not options.url:
+        said[-1] += (
+            " perf_analyzer puts every input of a model into shared memory and can leave none out,"
+            " so its rows call copies of the two models that have only the inputs that are sent."
+        )
+    else:
+        said[-1] += (
+            " Shared memory is measured only with a server of the script's own: perf_analyzer can"
+            " leave out no input of a model then, and this one's are optional."
+        )
+    return "\n\n".join([*said, *notes])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    options = _parser().parse_args(words)
+    # SIGTERM leaves as Ctrl-C does; and a shell's background job has SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        rows, notes = test(options)
+    except KeyboardInterrupt:
+        print("loadtest: cancelled", file=sys.stderr)
+        return 130
+    except (Unavailable, ServerFailed) as error:
+        print(f"loadtest: {error}", file=sys.stderr)
+        return 1
+    section = text(options, rows, notes)
+    if options.write:
+        kept = [word for word in words if word != "--write"]
+        page.write("Load", shlex.join(["scripts/loadtest", *kept]), section)
+    print(section)
+    print(f"\n{options.out / 'load.csv'} has these rows, and more columns.\n")
+    print(json.dumps({"rows": [asdict(each) for each in rows]}))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="loadtest",
+        description="perf_analyzer against a variant: how fast, and where the time goes.",
+    )
+    parser.add_argument("--url", help="host:port of a server's gRPC [start one of its own]")
+    parser.add_argument("--variant", default="mini", help="[%(default)s]")
+    parser.add_argument(
+        "--size", type=_sides, default="64,64,64", metavar="X,Y,Z", help="voxels [%(default)s]"
+    )
+    parser.add_argument("--steps", type=_positive, default=4, help="of the solver [%(default)s]")
+    parser.add_argument(
+        "--concurrency",
+        type=_list(_positive),
+        default="1,2,4,8",
+        metavar="N,...",
+        help="requests at once [%(default)s]",
+    )
+    parser.add_argument(
+        "--rate",
+        type=_list(_rate),
+        default="0.5,1",
+        metavar="R,...",
+        help="requests a second [%(default)s]; '' for none",
+    )
+    parser.add_argument(
+        "--requests", type=_positive, default=8, metavar="N", help="of each level [%(default)s]"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=600, help="the most that a level may take [%(default)s]"
+    )
+    parser.add_argument("--out", type=Path, default=Path("out/loadtest"), help="[%(default)s]")
+    parser.add_argument("--write", action="store_true", help="also into docs/benchmarks.md")
+    return parser
+
+
+def _positive(word: str) -> int:
+    if not word.isdecimal() or not int(word):
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number above 0")
+    return int(word)
+
+
+def _rate(word: str) -> float:
+    with suppress(ValueError):
+        if 0 < float(word) < math.inf:
+            return float(word)
+    raise argparse.ArgumentTypeError(f"{word!r} is not a number above 0")
+
+
+def _list(one: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    return lambda words: [one(word) for word in words.split(",") if word]
+
+
+def _sides(words: str) -> tuple[int, int, int]:
+    sides = [_positive(word) for word in words.split(",")]
+    if len(sides) != 3:
+        raise argparse.ArgumentTypeError(f"{words!r} is not three numbers X,Y,Z")
+    return sides[0], sides[1], sides[2]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

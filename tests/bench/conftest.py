@@ -1,0 +1,13 @@
+"""perf_analyzer, or the reason why there is none."""
+
+import pytest
+
+from bench import perf_analyzer
+
+
+@pytest.fixture(scope="session")
+def program() -> list[str]:
+    try:
+        return perf_analyzer.command()
+    except perf_analyzer.Unavailable as error:
+        pytest.skip(str(error))

@@ -1,0 +1,68 @@
+"""A level of load becomes a row, and rows a table."""
+
+import pytest
+
+from bench import levels
+from bench.doors import NOTHING, Counts
+from bench.perf_analyzer import Door, Failed, Load, Request
+
+MS = 1_000_000
+
+
+def counts(answered: int, total: int, queue: int) -> Counts:
+    """Times in milliseconds, of all requests together."""
+    return Counts(answered, 0, total * MS, queue * MS)
+
+
+def test_an_ensembles_way_is_tritons_statistics() -> None:
+    requests = [Request(100.0, (101.0,)), Request(100.0, (102.0,)), Request(101.0, (104.0,))]
+    done = {
+        "v": counts(3, 5700, 0),
+        "v.condition": counts(3, 30, 0),
+        "v.mask_encoder": counts(3, 300, 150),
+        "v.sampler": counts(3, 3000, 600),
+        "v.flow_masked": counts(12, 2100, 0),
+        "v.decoder": counts(3, 900, 0),
+        "v.vae_decoder": counts(3, 600, 0),
+    }
+    row = levels.row("v", Door("v", False), Load(3, 2), requests, done, True)
+    assert (row.door, row.transport, row.load, row.errors) == ("ensemble", "gRPC", "2 at once", 0)
+    assert row.volumes_per_s == pytest.approx(3 / 4)
+    assert (row.mean, row.p50, row.p95, row.p99) == (2000, 2000, 3000, 3000)
+    assert (row.queue, row.condition, row.mask_encoder) == (250, 10, 50)
+    assert (row.sampler, row.flow, row.decoder, row.vae_decoder) == (800, 700, 300, 200)
+    assert row.rest == 2000 - 250 - 10 - 50 - 800 - 300
+
+
+def test_a_stream_tells_its_way_itself() -> None:
+    # condition, mask_encoder, sampler, two steps, decoder, done
+    masked = Request(10.0, (11.0, 11.5, 12.5, 13.0, 14.0, 14.5, 16.5))
+    assert levels.stages_of_stream([masked], True) == {
+        "condition": 500,
+        "mask_encoder": 1000,
+        "sampler": 2000,
+        "decoder": 2000,
+    }
+    plain = Request(10.0, (11.0, 11.5, 13.0, 14.0, 16.0))
+    assert levels.stages_of_stream([plain], False) == {
+        "condition": 500,
+        "sampler": 2500,
+        "decoder": 2000,
+    }
+    with pytest.raises(Failed, match="did not tell every stage"):
+        levels.stages_of_stream([Request(10.0, (11.0, 12.0))], True)
+
+
+def test_a_table_has_errors_only_where_there_are_some() -> None:
+    door = Door("v.loadtest", False, 1000)
+    good = levels.row("v", door, Load(1, rate=0.5), [Request(0.0, (0.004,))], {}, True)
+    assert "| ensemble | shared memory | 0.5/s | 250 | 4.0 | 4.0 | 4.0 |" in levels.table([good])
+    assert "errors" not in levels.table([good])
+    bad = levels.Row("stream", "gRPC", "8 at once", 8, 3)
+    assert levels.table([good, bad]).splitlines()[-1].startswith("| stream | gRPC | 8 at once |  |")
+    assert levels.table([good, bad]).splitlines()[-1].endswith("|  | 3 |")
+
+
+def test_counts_are_those_since_a_moment() -> None:
+    assert Counts(5, 1, 70, 20).since(Counts(2, 1, 30, 20)) == Counts(3, 0, 40, 0)
+    assert NOTHING.since(NOTHING) == NOTHING

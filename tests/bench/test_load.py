@@ -1,0 +1,125 @@
+"""The load test itself, with the real perf_analyzer and real servers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bench import load
+from bench.doors import ROOT
+from tests.conftest import SHM
+
+REGIONS = ("image", "report", "mask_0_0", "seed_0_0", "steps_0_0")  # named by perf_analyzer
+SMALL = ["--size", "32,32,32", "--steps", "1", "--requests", "2", "--concurrency", "2"]
+
+
+def test_both_doors_of_a_running_server(
+    program: list[str], server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert load.main([*SMALL, "--rate", "", "--url", server.grpc, "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    rows = json.loads(said[-1])["rows"]
+    assert [(row["door"], row["transport"]) for row in rows] == [
+        ("ensemble", "gRPC"),
+        ("stream", "gRPC"),
+    ]
+    for row in rows:
+        assert (row["load"], row["requests"], row["errors"]) == ("2 at once", 2, 0)
+        assert 0 < row["flow"] < 1.1 * row["sampler"] < row["p50"] <= row["p95"] <= row["p99"]
+        assert 0 < row["vae_decoder"] < 1.1 * row["decoder"] < row["p50"]
+        assert row["condition"] > 0 and row["mask_encoder"] > 0 and row["queue"] > 0
+        assert abs(row["rest"]) < 0.25 * row["mean"]
+    with (tmp_path / "load.csv").open() as file:
+        written = list(csv.DictReader(file))
+    assert [float(row["p50"]) for row in written] == [row["p50"] for row in rows]
+    assert sum(line.startswith("| ensemble | gRPC | 2 at once |") for line in said) == 1
+    assert any("Shared memory is measured only with" in line for line in said)
+
+
+def test_what_the_server_refuses_is_said(
+    program: list[str], server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--url", server.grpc, "--out", str(tmp_path), "--size", "16,16,16"]
+    assert load.main([*SMALL, *asked]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("loadtest: The ensemble by gRPC does not answer: ")
+    assert said.endswith(
+        "16 x 16 x 16 voxels is outside what is allowed, 32 x 32 x 32 to 256 x 256 x 256"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--size", "64,64"], "'64,64' is not three numbers X,Y,Z"),
+        (["--concurrency", "1,x"], "'x' is not a whole number above 0"),
+        (["--rate", "0"], "'0' is not a number above 0"),
+    ],
+)
+def test_wrong_words_are_refused(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        load.main(words)
+    assert exit_.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def run(folder: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "bench.load", *SMALL, *words, "--out", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(folder)},  # so that what it starts can be told by that
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def left_behind(folder: Path) -> list[str]:
+    """perf_analyzer's shared memory, and processes of the server."""
+    regions = [name for name in REGIONS if (SHM / name).exists()]
+    words = [" ".join(each.info["cmdline"] or []) for each in psutil.process_iter(["cmdline"])]
+    return [*regions, *(line for line in words if str(folder) in line)]
+
+
+@pytest.mark.slow
+def test_all_doors_of_a_server_of_its_own(program: list[str], tmp_path: Path) -> None:
+    process = run(tmp_path, "--rate", "0.5")
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    rows = json.loads(out.splitlines()[-1])["rows"]
+    assert [(row["door"], row["transport"], row["load"]) for row in rows] == [
+        (door, transport, level)
+        for door in ("ensemble", "stream")
+        for transport in ("gRPC", "shared memory")
+        for level in ("2 at once", "0.5/s")
+    ]
+    assert all(row["errors"] == 0 and row["p50"] > 0 and row["sampler"] > 0 for row in rows)
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_nothing_behind(program: list[str], tmp_path: Path) -> None:
+    process = run(tmp_path, "--requests", "400", "--rate", "", "--seconds", "3")
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("ensemble by shared memory"):
+            break
+    time.sleep(1.5)  # perf_analyzer is at work
+    assert len(left_behind(tmp_path)) > len(REGIONS)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and err.splitlines()[-1] == "loadtest: cancelled"
+    assert left_behind(tmp_path) == []
+    written = (tmp_path / "load.csv").read_text().splitlines()
+    assert len(written) == 2 and written[1].startswith("ensemble,gRPC,2 at once,400,1,")
