@@ -93,8 +93,9 @@ def prepare(given: argparse.Namespace) -> Task:
     target = "onnx" if device == "cpu" else given.target
     models = ROOT / "model_repository" if shipped else work / f"models-{target}"
     weights = ROOT / "export" / "checkpoints" if chosen.name == "mini" else work / "checkpoints"
+    own = Path(given.variant).suffix == ".toml"
     task = Task(
-        str(given.variant),
+        str(Path(given.variant).resolve()) if own else chosen.name,
         given.size,
         given.steps,
         device,
@@ -141,7 +142,7 @@ def _build(task: Task, given: argparse.Namespace) -> None:
     command += ["--cache", str(given.work / "cache"), "--target", task.target]
     command += ["--precision", precision]
     say(shlex.join(command[1:]))
-    done = subprocess.run(command, cwd=ROOT, stdout=sys.stderr)
+    done = subprocess.run(command, cwd=ROOT, stdout=2)  # its words beside ours
     if done.returncode:
         raise ValueError(f"export: {task.variant} could not be built; what it said stands above")
 

@@ -127,7 +127,8 @@ def engines(task: Task) -> Iterator[tuple[Make, str]]:
 def open_model(task: Task, model: str) -> Callable[[Mapping[str, Any]], Mapping[str, Array]]:
     """Open a model of the repository with the runtime that the server has for it.
 
-    Returns a function from inputs to outputs by name.
+    Returns a function from inputs to outputs by name; it leaves out inputs that the graph has not,
+    as its network does not use them.
     """
     folder = task.models / f"{task.load().name}.{model}" / "1"
     if task.target != "onnx":
@@ -140,15 +141,19 @@ def open_model(task: Task, model: str) -> Callable[[Mapping[str, Any]], Mapping[
         plan = trt.EngineFromPath(str(folder / "model.plan"))
         runner = trt.TrtRunner(plan, allocation_strategy="runtime")
         runner.activate()
-        # Its results are overwritten by the next call.
-        return lambda inputs: {name: x.copy() for name, x in runner.infer(dict(inputs)).items()}
+        taken = set(runner.get_input_metadata())
+
+        def infer(inputs: Mapping[str, Any]) -> Mapping[str, Array]:
+            found = runner.infer({name: x for name, x in inputs.items() if name in taken})
+            return {name: x.copy() for name, x in found.items()}  # the next call writes over them
+
+        return infer
     openvino = importlib.import_module("openvino")
     settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     compiled = openvino.Core().compile_model(str(folder / "model.onnx"), "CPU", settings)
     asked, taken = compiled.create_infer_request(), {i.any_name for i in compiled.inputs}
 
     def run(inputs: Mapping[str, Any]) -> Mapping[str, Array]:
-        # A graph does not have what its network does not use.
         found = asked.infer({name: x for name, x in inputs.items() if name in taken})
         return {output.any_name: found[output] for output in compiled.outputs}
 

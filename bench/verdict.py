@@ -135,7 +135,7 @@ def text(task: Task, results: Sequence[Result], repeat: int) -> str:
     kind = "float32 on the CPU" if task.device == "cpu" else f"float16 on the GPU, {task.target}"
     weights = ", random weights" if _is_random(task) else ""
     lines = [
-        f"`{task.variant}`{weights}, {task.size}^3 voxels from a mask, {task.steps} steps, no "
+        f"`{task.load().name}`{weights}, {task.size}^3 voxels from a mask, {task.steps} steps, no "
         f"guidance, {kind}. Medians of {repeat} (smallest to largest).",
         "",
         table(results),
@@ -178,7 +178,7 @@ def as_json(task: Task, results: Sequence[Result], repeat: int) -> str:
             "faster": ratio(base, found),
             "notes": found.notes,
         }
-    asked = {"variant": task.variant, "size": task.size, "steps": task.steps, "repeat": repeat}
+    asked = {"variant": task.load().name, "size": task.size, "steps": task.steps, "repeat": repeat}
     asked |= {"device": task.device, "target": task.target, "random_weights": _is_random(task)}
     where = {"machine": page.machine(), "base": base.name if base else None}
     return json.dumps({"benchmark": "compare", **asked, **where, "contenders": contenders})

@@ -7,6 +7,23 @@ import pytest
 
 from bench import compare
 
+SMALL = """
+base = "mini"
+name = "small"
+[networks.autoencoder]
+num_channels = [8, 8, 8]
+num_res_blocks = [1, 1, 1]
+[networks.diffusion_unet]
+num_channels = [16]
+attention_levels = [true]
+num_head_channels = [16]
+[networks.controlnet]
+num_channels = [16]
+attention_levels = [true]
+num_head_channels = [16]
+conditioning_embedding_num_channels = [8, 8, 16]
+"""
+
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
     status = compare.main(list(words))
@@ -32,6 +49,19 @@ def test_all_contenders_make_the_same_volume(
         assert 0 < seconds["mask_encoder"] < seconds["total"]
         started = seconds["first_request"] - seconds["first_volume"]
         assert started == pytest.approx(0 if name == "service" else seconds["start"], abs=1e-3)
+
+
+@pytest.mark.slow
+def test_weights_and_models_that_are_missing_are_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "small.toml"
+    own.write_text(SMALL)
+    words = (f"--variant={own}", "--size=32", "--steps=2", "--repeat=1", "--device=cpu")
+    status, out, _ = run(capsys, *words, "--contenders=engines", f"--work={tmp_path / 'work'}")
+    told = json.loads(out.splitlines()[-1])
+    assert status == 0 and told["variant"] == "small" and told["random_weights"]
+    assert (tmp_path / "work" / "small" / "models-onnx" / "small" / "manifest.json").is_file()
 
 
 @pytest.mark.parametrize(
