@@ -30,25 +30,29 @@ def volume(
     fresh: Iterator[Array] | None,
     mask: Array | None = None,
     healthy: Array | None = None,
+    device: str = "cpu",
 ) -> Array:
     """Return the decoded volume [X', Y', Z'] in float32, about 0..1.
 
     `noise` [1, 4, x, y, z]; `rows`: the UNet's keywords but for `x` and `timesteps`, a row each;
     `fresh` gives the noise of DDPM's steps, without it the schedule is rectified flow; `mask`
-    [X', Y', Z'] is already padded, `healthy` is the same without lesions.
+    [X', Y', Z'] is already padded, `healthy` is the same without lesions. The networks are on
+    `device`.
     """
-    latents, steered = torch.from_numpy(noise), _steered(rows, guidance > 0)
+    latents = torch.from_numpy(noise).to(device)
+    steered = {name: row.to(device) for name, row in _steered(rows, guidance > 0).items()}
     condition = None
     if mask is not None and healthy is not None:
         given = [mask, healthy] if guidance > 0 else [mask]
         condition = torch.cat([bits_of(torch.from_numpy(ids.astype(np.int64))) for ids in given])
+        condition = condition.to(device)
     scheduler = _flow(latents, steps) if fresh is None else _ddpm(steps)
     times = scheduler.timesteps
     following = torch.cat((times[1:], torch.tensor([0], dtype=times.dtype)))
     with torch.no_grad():
         for time, after in zip(times, following, strict=True):
             x = torch.cat([latents] * len(steered["spacing_tensor"]))
-            t = torch.cat([torch.Tensor((time,))] * len(x))
+            t = torch.cat([torch.Tensor((time,))] * len(x)).to(device)
             more = {}
             if condition is not None:
                 classes = {key: steered[key] for key in steered if key == "class_labels"}
@@ -69,7 +73,7 @@ def volume(
                 with mock.patch("torch.randn", lambda *_, **__: torch.from_numpy(next(fresh))):
                     latents, _ = scheduler.step(out, time, latents)
         decoded = networks.autoencoder.decode_stage_2_outputs(latents / networks.scale_factor)
-    image: Array = decoded[0, 0].numpy()
+    image: Array = decoded[0, 0].float().cpu().numpy()
     return image
 
 

@@ -1,0 +1,253 @@
+"""The contenders, each in a process of its own: `python -m bench.rivals NAME TASK`.
+
+`bench.life` starts it, waits for the line {"ready": true}, and writes the path of an .npy file for
+each volume it wants; each is answered with a line of seconds. Whatever libraries print goes to
+standard error. PyTorch is imported only by those that need it.
+"""
+
+import importlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import task as tasks
+from bench.task import Array, Task, Volume
+
+ROOT = Path(__file__).resolve().parents[1]
+_WAIT = 3600.0  # seconds; volumes of 512^3 on a CPU are slow
+
+Make = Callable[[], Volume]
+Contender = Callable[[Task], AbstractContextManager[tuple[Make, str]]]
+
+
+def upstream(task: Task) -> AbstractContextManager[tuple[Make, str]]:
+    """Give NV-Generate-CTMR's own code."""
+    made: AbstractContextManager[tuple[Make, str]] = importlib.import_module(
+        "bench.upstream"
+    ).upstream(task)
+    return made
+
+
+@contextmanager
+def eager(task: Task, compiled: bool = False) -> Iterator[tuple[Make, str]]:
+    """Give MONAI's networks and scheduler in plain PyTorch, float32 on a CPU, autocast on a GPU."""
+    import torch
+
+    from backends.maisi.request import complete
+    from bench.stages import Stages
+    from export import networks, reference
+
+    chosen = task.load()
+    loaded = networks.load(chosen, Path(task.checkpoints))
+    for network in (loaded.autoencoder, loaded.diffusion_unet, loaded.controlnet):
+        network.to(task.device)
+    stages = Stages(loaded.autoencoder, loaded.controlnet, task.device, inside=not compiled)
+    if compiled:
+        loaded.controlnet.compile()
+        loaded.diffusion_unet.compile()
+        loaded.autoencoder.decoder.compile()
+    labels, drawn = tasks.mask(task), tasks.noise(task)
+    plan = complete(chosen.parameter({}), tasks.request(task))
+    rows: dict[str, Sequence[float]] = {
+        "spacing_tensor": plan.spacing,
+        "class_labels": [plan.class_label],
+    }
+
+    def sample() -> Array:
+        with torch.autocast("cuda", enabled=task.device == "cuda"):
+            image = reference.volume(
+                loaded, drawn, rows, task.steps, 0.0, None, labels, labels, task.device
+            )
+        return tasks.grey_levels(chosen.serving, image, labels)
+
+    notes = "MONAI's networks without split convolutions, one decode of the whole volume"
+    yield lambda: Volume(*stages.run(sample)), notes
+
+
+@contextmanager
+def compile(task: Task) -> Iterator[tuple[Make, str]]:
+    """Give the same through torch.compile, whose first volume compiles with an empty cache."""
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        with eager(task, compiled=True) as (make, _):
+            yield make, "the networks of eager through torch.compile; its first volume compiles"
+
+
+@contextmanager
+def engines(task: Task) -> Iterator[tuple[Make, str]]:
+    """Give the repository's graphs and the server's own rooms in this process, without Triton."""
+    from backends.maisi import conditioning, decoder, sampler
+    from backends.maisi.request import complete
+
+    table = _published(task)
+    models = ("mask_encoder", "flow_masked", "vae_decoder")
+    opened = {model: open_model(task, model) for model in models}
+    asked = tasks.request(task)
+
+    def engine(model: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
+        found = opened[model](inputs)
+        return [found[name] for name in outputs]
+
+    def make() -> Volume:
+        begin = time.perf_counter()
+        plan = complete(table, asked)
+        first = conditioning.noise(table, plan, asked["latent"])
+        steered = conditioning.tensors(table, plan, asked["mask"])
+        encoding = time.perf_counter()
+        labels = {"labels": steered.pop("labels")}
+        (steered["embedding"],) = engine("mask_encoder", labels, ["embedding"])
+        sampling = time.perf_counter()
+        latent = sampler.sample(table, plan, first, steered, engine)
+        decoding = time.perf_counter()
+        image = decoder.decode(table, plan, latent, asked["mask"], engine)
+        end = time.perf_counter()
+        seconds: dict[str, float | None] = {
+            "mask_encoder": sampling - encoding,
+            "sampler": decoding - sampling,
+            "decoder": end - decoding,
+            "total": end - begin,
+        }
+        return Volume(image, seconds)
+
+    yield make, "the graphs and the code of our service in one process"
+
+
+def open_model(task: Task, model: str) -> Callable[[Mapping[str, Any]], Mapping[str, Array]]:
+    """Open a model of the repository with the runtime that the server has for it.
+
+    Returns a function from inputs to outputs by name; it leaves out inputs that the graph has not,
+    as its network does not use them.
+    """
+    folder = task.models / f"{task.load().name}.{model}" / "1"
+    if task.target != "onnx":
+        from export import compiler
+
+        # polygraphy drives one of the two in a process.
+        os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = str(int(task.target == "tensorrt-rtx"))
+        compiler.tensorrt(task.target)
+        trt = importlib.import_module("polygraphy.backend.trt")
+        plan = trt.EngineFromPath(str(folder / "model.plan"))
+        runner = trt.TrtRunner(plan, allocation_strategy="runtime")
+        runner.activate()
+        taken = set(runner.get_input_metadata())
+
+        def infer(inputs: Mapping[str, Any]) -> Mapping[str, Array]:
+            found = runner.infer({name: x for name, x in inputs.items() if name in taken})
+            return {name: x.copy() for name, x in found.items()}  # the next call writes over them
+
+        return infer
+    openvino = importlib.import_module("openvino")
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    compiled = openvino.Core().compile_model(str(folder / "model.onnx"), "CPU", settings)
+    asked, taken = compiled.create_infer_request(), {i.any_name for i in compiled.inputs}
+
+    def run(inputs: Mapping[str, Any]) -> Mapping[str, Array]:
+        found = asked.infer({name: x for name, x in inputs.items() if name in taken})
+        return {output.any_name: found[output] for output in compiled.outputs}
+
+    return run
+
+
+def _published(task: Task) -> dict[str, Any]:
+    """Return the table of the variant that the repository's models carry."""
+    from google.protobuf import text_format  # type: ignore[import-untyped]
+    from tritonclient.grpc import model_config_pb2
+
+    text = (task.models / task.load().name / "config.pbtxt").read_text()
+    config = text_format.Parse(text, model_config_pb2.ModelConfig())
+    table: dict[str, Any] = json.loads(config.parameters["variant"].string_value)
+    return table
+
+
+@contextmanager
+def service(task: Task) -> Iterator[tuple[Make, str]]:
+    """Give our server, asked over gRPC by the transport of our client library."""
+    from maisi_client import _transport
+
+    name, asked = task.load().name, tasks.request(task)
+    with serving(task.models, name) as url:
+
+        def make() -> Volume:
+            begin = time.perf_counter()
+            deadline = time.monotonic() + _WAIT
+            image, report = None, None
+            for result in _transport.stream(
+                url, f"{name}.stream", asked, deadline=deadline, idle_timeout=_WAIT
+            ):
+                if result.as_numpy("image") is not None:
+                    image, report = result.as_numpy("image"), result.as_numpy("report")
+            total = time.perf_counter() - begin
+            if image is None or report is None:
+                raise RuntimeError("the server ended without a volume")
+            took = json.loads(report.item())["seconds"]
+            stages = {stage: took[stage] for stage in ("mask_encoder", "sampler", "decoder")}
+            return Volume(image, {**stages, "total": total})
+
+        yield make, "over gRPC, with the transfers; the stages are those of its report"
+
+
+@contextmanager
+def serving(repository: Path, variant: str) -> Iterator[str]:
+    """Serve `variant` on free ports and give the address for gRPC.
+
+    Raises RuntimeError where the server does not start; its log is on standard error.
+    """
+    ports = ["--grpc-port=0", "--http-port=0", "--metrics-port=0"]
+    command = [sys.executable, "-m", "server", f"--repository={repository}", *ports]
+    server = subprocess.Popen(
+        [*command, "--models", variant], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        line = server.stdout.readline() if server.stdout else ""
+        found = re.match(r"ready: grpc=(\S+) ", line)
+        if found is None:
+            raise RuntimeError("the server did not start")
+        yield found[1]
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait()
+
+
+CONTENDERS: dict[str, Contender] = {
+    "upstream": upstream,
+    "eager": eager,
+    "compile": compile,
+    "engines": engines,
+    "service": service,
+}
+
+
+def main() -> int:
+    """Make volumes until standard input ends; return the exit status."""
+    name, task = sys.argv[1], Task(**json.loads(sys.argv[2]))
+    told = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    try:
+        with CONTENDERS[name](task) as (make, notes):
+            print(json.dumps({"ready": True, "notes": notes}), file=told)
+            for line in sys.stdin:
+                volume = make()
+                np.save(line.strip(), volume.image)
+                print(json.dumps({"seconds": volume.seconds}), file=told)
+    except Exception as error:
+        traceback.print_exc()
+        said = " ".join(str(error).split()) or "no reason given"
+        print(json.dumps({"error": f"{type(error).__name__}: {said[:300]}"}), file=told)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

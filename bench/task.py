@@ -1,0 +1,108 @@
+"""The one volume that every contender of `bench.compare` makes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from export import variant
+from export.variant import Variant
+
+Array = npt.NDArray[Any]
+
+SEED = 0
+# As configs/config_infer.json of NV-Generate-CTMR; hundredths of these are exact in float16, which
+# upstream rounds the spacing to.
+SPACING = (1.5, 1.5, 2.0)
+_BLOCK = 8  # voxels a side of one label
+
+
+class Volume(NamedTuple):
+    """Grey levels int16 [X, Y, Z], and seconds by stage; None: not to be told apart."""
+
+    image: Array
+    seconds: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to make, of which weights, where: `size` voxels a side, `device` cpu or cuda.
+
+    `checkpoints` and `repository` hold the same weights, as official files and as served models of
+    `target`. `upstream` is a checkout of NV-Generate-CTMR and `config` the file of its folder
+    configs that says how to decode.
+    """
+
+    variant: str
+    size: int
+    steps: int
+    device: str
+    checkpoints: str
+    repository: str
+    target: str = "onnx"
+    upstream: str = ""
+    config: str = "config_infer.json"
+
+    def load(self) -> Variant:
+        """Return the variant."""
+        return variant.load(self.variant)
+
+    @property
+    def models(self) -> Path:
+        """The folder of the model repository."""
+        return Path(self.repository)
+
+
+def mask(task: Task) -> npt.NDArray[np.uint8]:
+    """Return blocks of all labels of the variant in an ellipsoid, 0 around it, [X, Y, Z]."""
+    ids = [int(label) for label in task.load().serving["labels"] if int(label)]
+    side = -(-task.size // _BLOCK)
+    blocks = np.random.default_rng(SEED).choice(np.array(ids, np.uint8), (side,) * 3)
+    labels = blocks.repeat(_BLOCK, 0).repeat(_BLOCK, 1).repeat(_BLOCK, 2)
+    axes = (slice(task.size),) * 3
+    labels = labels[axes]
+    x, y, z = ((line - (task.size - 1) / 2) / (0.48 * task.size) for line in np.ogrid[axes])
+    labels[x**2 + y**2 + z**2 > 1] = 0
+    return np.ascontiguousarray(labels)
+
+
+def noise(task: Task) -> npt.NDArray[np.float32]:
+    """Return the latent to start from, [1, C, x, y, z], rounded to float16 as upstream's is."""
+    latent = task.load().serving["latent"]
+    side = task.size // latent["factor"]
+    drawn = np.random.Generator(np.random.Philox(SEED)).standard_normal(
+        (1, latent["channels"], side, side, side), np.float32
+    )
+    return drawn.astype(np.float16).astype(np.float32)
+
+
+def request(task: Task) -> dict[str, Array]:
+    """Return the request as the server takes it; guidance is off."""
+    return {
+        "mask": mask(task),
+        "spacing": np.array(SPACING, np.float32),
+        "seed": np.array([SEED]),
+        "steps": np.array([task.steps], np.int32),
+        "guidance": np.array([0.0], np.float32),
+        "latent": noise(task),
+    }
+
+
+def grey_levels(serving: dict[str, Any], image: Array, labels: Array) -> npt.NDArray[np.int16]:
+    """Return the autoencoder's 0..1 [X, Y, Z] as whole grey levels, background where no label is.
+
+    As upstream, but that whole numbers are wanted here.
+    """
+    scale = serving["intensity"]
+    low, high = scale["min"], scale["max"]
+    levels = np.clip(image.astype(np.float32), 0, 1 if scale["clip_above"] else None)
+    levels = levels * (high - low) + low
+    levels[labels == 0] = low
+    return whole(levels)
+
+
+def whole(levels: Array) -> npt.NDArray[np.int16]:
+    """Round grey levels to int16."""
+    return np.clip(np.rint(levels), -32768, 32767).astype(np.int16)

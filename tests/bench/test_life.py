@@ -1,0 +1,34 @@
+"""Processes that are watched, and their failures."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.life import ContenderFailed, live, resident
+from bench.task import Task
+
+
+def test_the_memory_of_a_child_of_the_process_counts() -> None:
+    inner = "x = bytearray(200 << 20); import time; time.sleep(1)"
+    outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
+    process = subprocess.Popen([sys.executable, "-c", outer])
+    with resident(process.pid) as memory:
+        process.wait()
+    assert 200 << 20 < memory[0] < 400 << 20
+
+
+def test_what_a_contender_fails_with_is_told_in_a_sentence(tmp_path: Path) -> None:
+    task = Task("mini", 32, 2, "cpu", "", str(tmp_path / "nothing"))
+    with pytest.raises(ContenderFailed, match=r"^engines: FileNotFoundError: .*config\.pbtxt"):
+        live("engines", task, tmp_path)
+    assert "Traceback" in (tmp_path / "engines.log").read_text()
+
+
+def test_a_contender_that_dies_is_told_with_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(ContenderFailed, match=r"eager: ended with status 1; .*eager\.log"):
+        live("eager", Task("mini", 32, 2, "cpu", "", ""), tmp_path)

@@ -1,0 +1,34 @@
+"""NV-Generate-CTMR's own code; it is run where MAISI_UPSTREAM names a checkout of it."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from bench import compare
+from bench.task import Task
+from bench.upstream import upstream
+
+CHECKOUT = os.environ.get("MAISI_UPSTREAM", "")
+
+
+def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
+    task = Task("rflow-ct", 64, 2, "cpu", "", "", upstream=str(tmp_path))
+    refused = pytest.raises(ValueError, match=r"^upstream: .*environment_rflow-ct\.json")
+    with refused, upstream(task):
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(not CHECKOUT, reason="MAISI_UPSTREAM names no checkout of NV-Generate-CTMR")
+def test_upstream_and_our_engines_make_the_same_volume(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = ["--size=64", "--steps=2", "--repeat=1", "--device=cpu"]
+    chosen = ["--contenders=upstream,engines", f"--upstream={CHECKOUT}", f"--work={tmp_path}"]
+    assert compare.main([*quick, *chosen]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["base"] == "upstream" and told["random_weights"]
+    assert told["contenders"]["engines"]["difference"]["share"] < 1e-3
