@@ -28,6 +28,7 @@ REQUEST: Shapes = {
     "seed": ("INT64", (1,)),
     "steps": ("INT32", (1,)),
     "guidance": ("FP32", (1,)),
+    "guidance_interval": ("FP32", (2,)),
     "solver": ("STRING", (1,)),
 }
 ANSWER: Shapes = {"image": ("INT16", _VOLUME), "report": ("STRING", (1,))}

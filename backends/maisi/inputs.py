@@ -38,6 +38,19 @@ def number(inputs: Inputs, name: str, default: float, low: float, high: float) -
     return value
 
 
+def interval(inputs: Inputs, name: str) -> tuple[float, float]:
+    """Return the two ends of an input, within 0..1; all of it where there is none."""
+    if name not in inputs:
+        return 0.0, 1.0
+    low, high = (shortest(end) for end in values(inputs, name, 2))
+    # Written so that NaN fails.
+    if not 0 <= low <= high <= 1:
+        raise InvalidRequest(
+            f"{name}: {low:g} to {high:g} is not what is allowed, low to high within 0 to 1"
+        )
+    return low, high
+
+
 def text(inputs: Inputs, name: str, limit: int = 100) -> str:
     """Return the one text of an input, of at most `limit` characters in UTF-8."""
     value = values(inputs, name, 1)[0]

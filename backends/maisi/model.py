@@ -5,6 +5,7 @@ the JSON `variant` that says what may be asked. `<variant>.stream` walks the sam
 ensemble of the other three, and tells how far it is on the way.
 """
 
+import functools
 import json
 import sys
 import time
@@ -23,6 +24,7 @@ from . import conditioning, decoder, sampler
 from .inputs import Array, InvalidRequest
 from .report import report
 from .request import Plan, Variant, check_latent, complete, conditions, parse_plan
+from .rows import first_row
 from .sampler import Engine
 
 Tensors = dict[str, Any]
@@ -162,8 +164,9 @@ def _sampler(variant: Variant, inputs: Tensors, engine: Engine) -> Tensors:
     plan = parse_plan(variant, inputs["plan"].as_numpy())
     check_latent(variant, plan, "noise", inputs["noise"].as_numpy())
     names = [*_rows(variant), *(["embedding"] if plan.masked else [])]
+    conditions = {name: inputs[name] for name in names}
     latent = sampler.sample(
-        variant, plan, inputs["noise"], {name: inputs[name] for name in names}, engine
+        variant, plan, inputs["noise"], conditions, engine, first_row=_first_row
     )
     sampled = json.dumps({"seconds": time.monotonic() - started, "steps": plan.steps})
     return {"latent": latent, "sampled": _text(sampled)}
@@ -223,6 +226,7 @@ def _walk(variant: Variant, inputs: Tensors, engine: Engine, send: Callable[...,
         steered,
         engine,
         lambda done, total: send("sampler", _BEGINS["sampler"] + share * done / total),
+        _first_row,
     )
     end("sampler")
 
@@ -252,10 +256,23 @@ def _inputs(request: Any) -> Tensors:
 
 
 def _tensor(name: str, value: Any) -> Any:
-    """Name a value for Triton: an array, or a tensor of another name, which is not copied."""
+    """Name a value for Triton: an array, or a tensor, which is not copied.
+
+    A tensor that has the name goes as it is: Triton puts it into shared memory once for all calls.
+    """
     if isinstance(value, np.ndarray):
         return pb_utils.Tensor(name, np.ascontiguousarray(value))
+    if value.name() == name:
+        return value
     return pb_utils.Tensor.from_dlpack(name, value.to_dlpack())
+
+
+def _first_row(name: str, value: Any) -> Any:
+    """Return the first row of an array or of a tensor, without a copy."""
+    if isinstance(value, np.ndarray):
+        return value[:1]
+    take = functools.partial(pb_utils.Tensor.from_dlpack, name)
+    return first_row(value.to_dlpack(), take)
 
 
 def _text(text: str) -> Array:

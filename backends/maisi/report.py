@@ -31,6 +31,7 @@ def report(
             "spacing": plan.spacing,
             "steps": plan.steps,
             "guidance": plan.guidance,
+            "guidance_interval": plan.guidance_interval,
             "solver": plan.solver,
             "masked": plan.masked,
             **regions,

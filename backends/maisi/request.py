@@ -15,6 +15,7 @@ from .inputs import (
     Inputs,
     InvalidRequest,
     by,
+    interval,
     join,
     number,
     quote,
@@ -34,8 +35,8 @@ class Plan:
     """Everything that decides a volume but the arrays; what `report` gives back.
 
     `size` and `padded_size` in voxels, `spacing` in millimetres; regions are None where the variant
-    has none; `started` is the monotonic clock of the machine and `condition_seconds` how long the
-    first room took.
+    has none; `guidance_interval` is in time, 1 at noise and 0 at the image; `started` is the
+    monotonic clock of the machine and `condition_seconds` how long the first room took.
     """
 
     variant: str
@@ -51,6 +52,7 @@ class Plan:
     masked: bool
     top_region: str | None = None
     bottom_region: str | None = None
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
     started: float = 0.0
     condition_seconds: float = 0.0
 
@@ -62,6 +64,14 @@ class Plan:
     def rows(self) -> int:
         """Rows of conditioning: one, or conditional and unconditional under guidance."""
         return 2 if self.guidance > 0 else 1
+
+    def guides(self, time: float) -> bool:
+        """Tell whether guidance is applied at `time`, 0..1 and 1 at noise.
+
+        Kynkäänniemi et al., https://arxiv.org/abs/2404.07724, where the interval is one of sigmas.
+        """
+        low, high = self.guidance_interval
+        return low <= time <= high
 
     def latent_shape(self, variant: Variant) -> tuple[int, ...]:
         """Return [1, C, x, y, z]."""
@@ -100,6 +110,7 @@ def complete(variant: Variant, inputs: Inputs) -> Plan:
         masked=mask is not None,
         top_region=top,
         bottom_region=bottom,
+        guidance_interval=interval(inputs, "guidance_interval"),
     )
     if "latent" in inputs:
         check_latent(variant, plan, "latent", inputs["latent"])
@@ -114,7 +125,7 @@ def parse_plan(variant: Variant, sent: Array) -> Plan:
     written = text({"plan": sent}, "plan", limit=10_000)
     try:
         fields = json.loads(written)
-        for name in ("size", "padded_size", "spacing"):
+        for name in ("size", "padded_size", "spacing", "guidance_interval"):
             fields[name] = tuple(fields[name])
         plan = Plan(**fields)
         again = {
@@ -123,6 +134,7 @@ def parse_plan(variant: Variant, sent: Array) -> Plan:
             "seed": np.array([plan.seed]),
             "steps": np.array([plan.steps]),
             "guidance": np.array([plan.guidance]),
+            "guidance_interval": np.array(plan.guidance_interval),
             "solver": np.array([plan.solver], dtype=object),
             "modality": np.array([plan.modality], dtype=object),
         }

@@ -130,9 +130,11 @@ def test_generate_writes_volume_report_and_picture(server: Any, mask: Path, tmp_
 def test_generate_without_a_mask(server: Any, tmp_path: Path) -> None:
     out = tmp_path / "image.nii"
     asked = ("--size", "32,40,32", "--spacing", "2", "--steps", "1", "--guidance", "2")
-    done = maisi("generate", "-o", out, *asked, "--solver", "heun", MAISI_URL=server.grpc)
+    asked += ("--guidance-interval", "0.2,0.8", "--solver", "heun")
+    done = maisi("generate", "-o", out, *asked, MAISI_URL=server.grpc)
     assert (done.returncode, done.stderr) == (0, "")
     assert nib.load(out).shape == (32, 40, 32)
+    assert json.loads((tmp_path / "image.json").read_text())["guidance_interval"] == [0.2, 0.8]
 
 
 def test_a_refusal_of_the_server(server: Any, mask: Path, tmp_path: Path) -> None:

@@ -82,7 +82,13 @@ def test_progress_then_the_volume() -> None:
 
     with playing(answer) as (url, requests), Client(url) as client:
         *steps, last = client.stream(
-            size=[3, 4, 5], spacing=[1, 2, 3], seed=9, modality="mri_t1", steps=4, guidance=1.5
+            size=[3, 4, 5],
+            spacing=[1, 2, 3],
+            seed=9,
+            modality="mri_t1",
+            steps=4,
+            guidance=1.5,
+            guidance_interval=(0.25, 1),
         )
     assert steps == [Progress("sampler", 0.25), Progress("sampler", 0.5), Progress("done", 1.0)]
     assert isinstance(last, Volume)
@@ -92,10 +98,12 @@ def test_progress_then_the_volume() -> None:
     assert b"SYNTHETIC" in last.image.header["descrip"].item()
     sent = contents(requests[0])
     assert requests[0].model_name == "mini.stream"
-    assert set(sent) == {"size", "spacing", "seed", "modality", "steps", "guidance"}
+    scalars = {"seed", "modality", "steps", "guidance", "guidance_interval"}
+    assert set(sent) == {"size", "spacing", *scalars}
     assert np.frombuffer(sent["size"], np.int32).tolist() == [3, 4, 5]
     assert np.frombuffer(sent["spacing"], np.float32).tolist() == [1, 2, 3]
     assert np.frombuffer(sent["guidance"], np.float32).tolist() == [1.5]
+    assert np.frombuffer(sent["guidance_interval"], np.float32).tolist() == [0.25, 1]
 
 
 def test_unavailable_is_tried_again_with_the_same_seed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,7 @@ def test_both_doors_give_the_same_bytes(
         "seed": np.array([4]),
         "steps": np.array([3], np.int32),
         "guidance": np.array([2], np.float32),
+        "guidance_interval": np.array([0.3, 0.9], np.float32),
         "solver": np.array([solver], object),
     }
     image, report = caller.volume(**given)
@@ -68,6 +69,33 @@ def test_both_doors_give_the_same_bytes(
     assert progress == sorted(progress)
     assert (progress[0], progress[-1]) == (0.0, 1.0)
     assert all(message.as_numpy("image") is None for message in messages[:-1])
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_guidance_within_an_interval(
+    caller: Caller, server: Server, mask: Mask, masked: bool
+) -> None:
+    where = {"mask": mask(64, 64, 64)} if masked else {"size": i4(64, 64, 64)}
+    flow = server.stub("mini.flow_masked" if masked else "mini.flow")
+
+    def made(*interval: float, guidance: float = 2) -> tuple[Array, float]:
+        given = {"guidance_interval": f4(*interval)} if interval else {}
+        before = flow.cpu_times().user
+        image, report = caller.volume(
+            **where, **given, seed=np.array([4]), steps=i4(5), guidance=f4(guidance)
+        )
+        assert report["guidance_interval"] == [round(end, 3) for end in interval or (0, 1)]
+        return image, flow.cpu_times().user - before
+
+    made()
+    everywhere, twice = made(0, 1)
+    nowhere, once = made(0, 0)
+    assert everywhere.tobytes() == made()[0].tobytes()
+    assert nowhere.tobytes() == made(guidance=0)[0].tobytes()
+    assert once < 0.8 * twice
+    between = made(0.3, 0.9)[0]
+    for other in (everywhere, nowhere):
+        assert (between != other).mean() > 0.1
 
 
 def i4(*values: int) -> Array:
@@ -103,6 +131,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "steps 0": ({"steps": i4(0)}, "steps: 0 is outside what is allowed, 1 to 1000"),
     "steps 10^6": ({"steps": i4(10**6)}, "steps: 1000000 is outside"),
     "guidance": ({"guidance": f4(np.inf)}, "guidance: inf is outside what is allowed, 0 to 20"),
+    "interval": ({"guidance_interval": f4(0.8, 0.2)}, "guidance_interval: 0.8 to 0.2 is not"),
     "seed": ({"seed": np.array([-(2**63)])}, "seed: -9223372036854775808 is outside"),
     "solver": ({"solver": text(b"")}, "solver: '' is not one of euler, heun, ab2"),
     "latent": (

@@ -67,6 +67,12 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--seed", type=int, help="same seed, same volume [random]")
     make.add_argument("--steps", type=int, help="steps of the solver")
     make.add_argument("--guidance", type=float, help="classifier-free guidance; 0 is off")
+    make.add_argument(
+        "--guidance-interval",
+        type=_floats,
+        metavar="LOW,HIGH",
+        help="where guidance is applied, from 0 (image) to 1 (noise) [0,1]",
+    )
     make.add_argument("--solver", help="such as euler, heun, ab2")
     make.add_argument("--size", type=_integers, metavar="X,Y,Z", help="voxels, without a mask")
     make.add_argument("--spacing", type=_numbers, metavar="MM", help="one length, or X,Y,Z")
@@ -117,6 +123,7 @@ def _generate(args: argparse.Namespace) -> None:
                 seed=args.seed,
                 steps=args.steps,
                 guidance=args.guidance,
+                guidance_interval=args.guidance_interval,
                 solver=args.solver,
                 top_region=args.top_region,
                 bottom_region=args.bottom_region,
@@ -186,8 +193,12 @@ def _integers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
+def _floats(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]
+
+
 def _numbers(text: str) -> list[float]:
-    numbers = [float(part) for part in text.split(",")]
+    numbers = _floats(text)
     return numbers if len(numbers) > 1 else numbers * 3
 
 

@@ -86,6 +86,7 @@ class Client:
         seed: int | None = None,
         steps: int | None = None,
         guidance: float | None = None,
+        guidance_interval: Sequence[float] | None = None,
         solver: str | None = None,
         top_region: str | None = None,
         bottom_region: str | None = None,
@@ -105,6 +106,7 @@ class Client:
             seed=seed,
             steps=steps,
             guidance=guidance,
+            guidance_interval=guidance_interval,
             solver=solver,
             top_region=top_region,
             bottom_region=bottom_region,
@@ -128,6 +130,7 @@ class Client:
         seed: int | None = None,
         steps: int | None = None,
         guidance: float | None = None,
+        guidance_interval: Sequence[float] | None = None,
         solver: str | None = None,
         top_region: str | None = None,
         bottom_region: str | None = None,
@@ -140,7 +143,8 @@ class Client:
         work on another grid: the labels are resampled by nearest neighbour, and the volume comes
         back to the mask's own grid by linear interpolation. Some variants take no mask.
         `top_region` and `bottom_region` are for variants that have body regions; there, regions
-        left out are found in the mask.
+        left out are found in the mask. `guidance_interval` is the `[low, high]` part of the way,
+        0 at the image and 1 at noise, where guidance is applied; elsewhere a step costs half.
 
         What is left out takes the variant's default. The same seed, mask and parameters give the
         same volume; without a seed one is drawn, and reported. `InvalidRequest` about the
@@ -170,6 +174,8 @@ class Client:
                 inputs["guidance"] = np.array([float(guidance)], np.float32)
             except (TypeError, ValueError):
                 raise InvalidRequest(f"guidance is {guidance!r}; a number is wanted") from None
+        if guidance_interval is not None:
+            inputs["guidance_interval"] = _pair("guidance_interval", guidance_interval)
         texts = {
             "modality": modality,
             "solver": solver,
@@ -296,6 +302,14 @@ def _integers(name: str, values: Any, dtype: type[np.signedinteger[Any]]) -> NDA
     except TypeError:
         pass
     raise InvalidRequest(f"{name} is {values!r}; whole numbers of {limits.bits} bits are wanted")
+
+
+def _pair(name: str, values: Any) -> NDArray[Any]:
+    try:
+        low, high = values
+        return np.array([float(low), float(high)], np.float32)
+    except (TypeError, ValueError):
+        raise InvalidRequest(f"{name} is {values!r}; two numbers are wanted") from None
 
 
 def _text(value: NDArray[Any]) -> str:

@@ -1,5 +1,6 @@
 """What a caller may ask, and the sentence for what not."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -27,6 +28,7 @@ def test_nothing_asked_gives_the_defaults(mini: Variant) -> None:
     assert plan.steps == mini["defaults"]["steps"]
     assert not plan.masked
     assert plan.rows == 1
+    assert plan.guidance_interval == (0, 1)
     assert 0 <= plan.seed < 2**31
     assert complete(mini, {}).seed != plan.seed
 
@@ -51,6 +53,19 @@ def test_numbers_come_back_as_they_were_meant(mini: Variant) -> None:
     assert plan.spacing == (0.9, 1.1, 2.0)
     assert plan.guidance == 0.1
     assert plan.rows == 2
+
+
+def test_guidance_within_an_interval(mini: Variant) -> None:
+    given = {"guidance": f4(2), "guidance_interval": f4(0.1, 0.7)}
+    plan = complete(mini, given)
+    assert plan.guidance_interval == (0.1, 0.7)
+    assert [plan.guides(time) for time in (0.0, 0.1, 0.5, 0.7, 1.0)] == [
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_largest_seed(mini: Variant) -> None:
@@ -89,6 +104,10 @@ BAD = {
     "steps 10^6": ({"steps": i4(10**6)}, "steps: 1000000 is outside"),
     "guidance < 0": ({"guidance": f4(-0.5)}, "guidance: -0.5 is outside what is allowed, 0 to 20"),
     "guidance NaN": ({"guidance": f4(float("nan"))}, "guidance: nan is outside"),
+    "interval NaN": ({"guidance_interval": f4(np.nan, 1)}, "guidance_interval: nan to 1 is not"),
+    "interval down": ({"guidance_interval": f4(0.8, 0.2)}, "guidance_interval: 0.8 to 0.2 is not"),
+    "interval wide": ({"guidance_interval": f4(0, 1.5)}, "0 to 1.5 is not .* low to high within 0"),
+    "interval rank": ({"guidance_interval": f4(0.5)}, r"guidance_interval: shape \[1\], but \[2\]"),
     "seed < 0": ({"seed": np.array([-(2**63)])}, "seed: -9223372036854775808 is outside"),
     "latent": ({"latent": f4(0).reshape(1, 1, 1, 1, 1)}, r"latent: shape \[1, 1, 1, 1, 1\] does"),
     "latent NaN": (
@@ -122,6 +141,7 @@ def test_a_huge_mask_is_refused_without_looking_at_it(mini: Variant) -> None:
 
 def test_a_plan_survives_its_way(mini: Variant) -> None:
     plan = complete(mini, {"mask": mask(33, 48, 50), "guidance": f4(2.5), "seed": np.array([7])})
+    plan = dataclasses.replace(plan, guidance_interval=(0.1, 0.7))
     again = parse_plan(mini, text(plan.to_json(started=12.5, condition_seconds=0.25)))
     assert json.loads(again.to_json()) == json.loads(plan.to_json()) | {
         "started": 12.5,
@@ -141,6 +161,9 @@ def test_a_plan_survives_its_way(mini: Variant) -> None:
         {"variant": "other"},
         {"class_label": 10},
         {"started": "now"},
+        {"guidance_interval": [0.5]},
+        {"guidance_interval": [0.5, 0.4]},
+        {"guidance_interval": None},
         {"more": 1},
     ],
 )

@@ -164,6 +164,37 @@ def test_the_loop_hands_latent_and_velocity_on(mini: Variant) -> None:
     assert seen[1][1]["coefficients"][2] < 0
 
 
+@pytest.mark.parametrize("solver", ["euler", "heun", "ab2"])
+@pytest.mark.parametrize(
+    ("interval", "guided"),
+    [((0, 1), [2] * 5), ((0, 0), [1] * 5), ((0.3, 0.7), [1, 1, 2, 2, 1]), ((1, 1), [2, *[1] * 4])],
+)
+def test_outside_of_the_guidance_interval_one_row_is_computed(
+    mini: Variant, solver: str, interval: tuple[float, float], guided: list[int]
+) -> None:
+    plan = ask(
+        mini,
+        size=np.array([128, 128, 128], np.int32),  # of this size times are even: 1, 0.8, ..., 0.2
+        steps=[5],
+        solver=np.array([solver], object),
+        guidance=np.array([2], np.float32),
+        guidance_interval=np.array(interval, np.float32),
+    )
+    seen: dict[float, int] = {}
+
+    def engine(model: str, inputs: Any, outputs: Any) -> list[Any]:
+        rows = inputs["class_labels"]
+        assert rows.tolist() == [9, 0][: len(rows)]
+        assert len(inputs["spacing_mm100"]) == len(rows)
+        assert inputs["guidance"] == 2
+        assert seen.setdefault(round(inputs["timestep"].item(), 0), len(rows)) == len(rows)
+        return ["latent", "velocity"]
+
+    rows = conditioning.tensors(mini, plan, None)
+    sampler.sample(mini, plan, "noise", rows, engine)
+    assert list(seen.values()) == guided
+
+
 def test_a_mask_takes_the_masked_flow_and_its_background(mini: Variant) -> None:
     mask = np.full((32, 32, 32), 22, np.uint8)
     mask[:, :, 20:] = 0

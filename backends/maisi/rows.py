@@ -1,0 +1,50 @@
+"""The first row of a tensor that may lie on a GPU, without an array library for it.
+
+A tensor in C order begins with its first row: the row is the same memory under a shorter shape.
+DLPack, in which Triton hands tensors out and takes them, keeps that shape in a struct of C.
+"""
+
+import ctypes
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+
+
+class _DLTensor(ctypes.Structure):
+    """The head of DLManagedTensor, https://dmlc.github.io/dlpack/latest/c_api.html."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
+
+
+def first_row(capsule: Any, take: Callable[[Any], _T]) -> _T:
+    """Return what `take` makes of a DLPack capsule whose tensor is cut to its first row.
+
+    `capsule`: a tensor in C order, not taken yet; it keeps the memory alive as ever. `take` has to
+    copy the shape, as every taker does that outlives the giver's. Raises ValueError for what is no
+    such capsule.
+    """
+    tensor = _DLTensor.from_address(_pointer(capsule, b"dltensor"))
+    rows = tensor.shape[0]
+    # The shape may be the giver's own, so it is put back.
+    tensor.shape[0] = 1
+    try:
+        return take(capsule)
+    finally:
+        tensor.shape[0] = rows

@@ -1,0 +1,280 @@
+"""Solvers of the flow at equal cost: distance to the converged volume against network calls.
+
+    python -m bench.solvers [--quick] [--write]
+
+Caching of velocities is among them. A step that asks no network reuses the velocity before it, or
+continues the last two: so it is again a sum of what is known, and one longer `schedule.Step`.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from backends.maisi import decoder, schedule
+from backends.maisi.sampler import Engine
+from backends.maisi.schedule import Step
+from bench import page, rooms
+from bench.rooms import ROOT, Array, Asked
+from training.fidelity import tissue_dice
+
+CALLS = (5, 8, 10, 15, 20, 30, 50)
+CONVERGED = 200
+TRUTH = "ab2"  # its 200 steps are what counts as converged
+CASES = (
+    ("examples/brain_mask.nii.gz", "mri_t1", 1),
+    ("tests/training/held_out_100000.nii.gz", "mri_t2", 2),
+    ("tests/training/held_out_100001.nii.gz", "mri_flair", 3),
+)
+MEASURES = {
+    "latent": "Latent: relative L2 distance to the converged one.",
+    "grey": "Volume: mean absolute distance to the converged one, in grey levels of 0..1000.",
+    "features": (
+        "Features: relative L2 distance between what the autoencoder's encoder makes of the volume "
+        "and of the converged one."
+    ),
+    "dice": "Fidelity: mean Dice of fluid, grey and white matter, found by k-means, to the mask.",
+}
+Schedule = Mapping[str, Any]
+
+
+def exact_times(how: Schedule, numel: int, count: int) -> list[float]:
+    """Return `count` + 1 times from 1 to 0, not rounded."""
+    train = how["train_timesteps"]
+    return [step.timestep / train for step in schedule.steps(how, numel, count, "ab2")] + [0.0]
+
+
+def exact_euler(how: Schedule, numel: int, calls: int) -> list[Step]:
+    """Return Euler's steps without MONAI's rounding of times."""
+    times = exact_times(how, numel, calls)
+    return [
+        Step(now * how["train_timesteps"], 1.0, now - after, 0.0) for now, after in pairwise(times)
+    ]
+
+
+def heun(how: Schedule, numel: int, calls: int) -> list[Step]:
+    """Return Heun's steps of at most `calls` calls, whose number is always odd."""
+    return schedule.steps(how, numel, (calls + 1) // 2, "heun")
+
+
+def cached(how: Schedule, numel: int, calls: int, extrapolated: bool) -> list[Step]:
+    """Return Euler's steps of which every second in the middle half asks no network.
+
+    There the velocity is the one before, or lies on the line through the last two.
+    """
+    count = calls
+    while len(asking(count)) < calls:
+        count += 1
+    times = exact_times(how, numel, count)
+    made: list[Step] = []
+    for now, after in pairwise([*asking(count), count]):
+        own, ahead = times[now] - times[now + 1], times[now + 1] - times[after]
+        gap = made[-1].timestep / how["train_timesteps"] - times[now] if made else 0.0
+        bend = own * ahead / gap if extrapolated and made else 0.0
+        made.append(Step(times[now] * how["train_timesteps"], 1.0, own + ahead + bend, -bend))
+    return made
+
+
+def asking(count: int) -> list[int]:
+    """Name those of `count` steps that ask the network."""
+    start, end = count // 4, count - count // 4
+    return [i for i in range(count) if not (start < i < end and (i - start) % 2)]
+
+
+SOLVERS: dict[str, Callable[[Schedule, int, int], list[Step]]] = {
+    "euler": lambda how, numel, calls: schedule.steps(how, numel, calls, "euler"),
+    "euler, exact times": exact_euler,
+    "heun": heun,
+    "ab2": lambda how, numel, calls: schedule.steps(how, numel, calls, "ab2"),
+    "euler, velocity reused": lambda how, numel, calls: cached(how, numel, calls, False),
+    "euler, velocity extrapolated": lambda how, numel, calls: cached(how, numel, calls, True),
+}
+OWN = "euler, to its own of many steps"
+CACHED = ("euler, velocity reused", "euler, velocity extrapolated")
+SERVED = ("euler", "heun", "ab2")
+
+
+def follow(calls: Sequence[Step], asked: Asked, run: Engine) -> Array:
+    """Carry the noise along `calls` as the sampler does, and return the latent."""
+    latent = velocity = asked.noise
+    model = "flow_masked" if asked.plan.masked else "flow"
+    for call in calls:
+        inputs = {
+            **asked.conditions,
+            "guidance": np.array([asked.plan.guidance], np.float32),
+            "latent": latent,
+            "z": velocity,
+            "timestep": np.array([call.timestep], np.float32),
+            "coefficients": np.array([call.a, call.b, call.c], np.float32),
+        }
+        latent, velocity = run(model, inputs, ["next_latent", "velocity"])
+    return latent
+
+
+def apart(found: Array, truth: Array) -> float:
+    """Return the norm of the difference over that of `truth`."""
+    a, b = found.astype(np.float64), truth.astype(np.float64)
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+class Case:
+    """One mask, modality and seed, and what the solvers make of them."""
+
+    def __init__(self, variant: Mapping[str, Any], inputs: dict[str, Array], run: Engine) -> None:
+        self.variant, self.run = variant, run
+        self.asked = rooms.ask(variant, inputs, run)
+        self.numel = math.prod(self.asked.plan.latent_shape(variant)[2:])
+
+    def solve(self, solver: str, calls: int) -> tuple[Array, Array, Array]:
+        """Return latent, volume and features of a volume made in `calls` calls."""
+        steps = SOLVERS[solver](self.variant["schedule"], self.numel, calls)
+        latent = follow(steps, self.asked, self.run)
+        asked = self.asked
+        image = decoder.decode(self.variant, asked.plan, latent, asked.mask, self.run)
+        scale = self.variant["intensity"]
+        seen = (image.astype(np.float32) - scale["min"]) / (scale["max"] - scale["min"])
+        (features,) = self.run("vae_encoder", {"image": seen[None, None]}, ["latent"])
+        return latent, image, features
+
+    def measure(self, counts: Sequence[int], converged: int) -> dict[str, dict[str, list[float]]]:
+        """Return measure -> solver -> a number for each count of calls."""
+        truth, own = self.solve(TRUTH, converged), self.solve("euler", converged)
+        table: dict[str, dict[str, list[float]]] = {name: {} for name in MEASURES}
+
+        def add(row: str, found: tuple[Array, ...], against: tuple[Array, ...]) -> None:
+            numbers = {
+                "latent": apart(found[0], against[0]),
+                "grey": float(np.abs(found[1].astype(int) - against[1]).mean()),
+                "features": apart(found[2], against[2]),
+            }
+            for measure, number in numbers.items():
+                table[measure].setdefault(row, []).append(number)
+
+        for solver in SOLVERS:
+            for count in counts:
+                found = self.solve(solver, count)
+                add(solver, found, truth)
+                if solver == "euler":
+                    add(OWN, found, own)
+                table["dice"].setdefault(solver, []).append(self.dice(found[1]))
+        table["dice"]["converged"] = [self.dice(truth[1])] * len(counts)
+        return table
+
+    def dice(self, image: Array) -> float:
+        """Return the mean tissue Dice of a volume to the mask."""
+        assert self.asked.mask is not None
+        scores = tissue_dice(image, self.asked.mask, self.asked.plan.modality)
+        return float(np.mean(list(scores.values())))
+
+
+def read(path: str, modality: str, seed: int, side: int | None = None) -> dict[str, Array]:
+    """Return the request for a mask file in RAS+, or for the cube of `side` in its middle."""
+    image = nib.load(ROOT / path)
+    mask = np.asarray(image.dataobj, np.uint8)
+    if side is not None:
+        low = [(n - side) // 2 for n in mask.shape]
+        mask = mask[tuple(slice(a, a + side) for a in low)]
+    return {
+        "mask": np.ascontiguousarray(mask),
+        "spacing": np.array(image.header.get_zooms(), np.float32),
+        "modality": np.array([modality], object),
+        "seed": np.array([seed]),
+    }
+
+
+def average(tables: Sequence[Any]) -> Any:
+    """Return the mean of equal nests of dictionaries and lists of numbers."""
+    if isinstance(tables[0], dict):
+        return {key: average([table[key] for table in tables]) for key in tables[0]}
+    return np.mean(tables, axis=0).tolist()
+
+
+def judge(table: Mapping[str, Mapping[str, Sequence[float]]], counts: Sequence[int]) -> str:
+    """Say in sentences what the table shows of half the steps and of cached velocities."""
+    said = []
+    latent = table["latent"]
+    if 15 in counts and 30 in counts:
+        full = latent["euler"][counts.index(30)]
+        for solver in ("ab2", "heun"):
+            half = latent[solver][counts.index(15)]
+            word = "closer than" if half < full else "farther than"
+            said.append(
+                f"{solver} with 15 calls ({half:.4f}) is {word} euler with 30 ({full:.4f}) to the "
+                "converged latent."
+            )
+    best = [min(latent[name][i] for name in SERVED) for i in range(len(counts))]
+    won = [
+        str(count)
+        for i, count in enumerate(counts)
+        if min(latent[name][i] for name in CACHED) < best[i]
+    ]
+    said.append(
+        "Cached velocities (every second call of the middle half left out) "
+        + (
+            f"beat the best solver at equal calls with {', '.join(won)} calls."
+            if won
+            else "are farther than the best solver at every number of calls, so that the sampler "
+            "has none: reuse is Euler with longer steps, and extrapolation ab2 with less of its "
+            "second order."
+        )
+    )
+    return " ".join(said)
+
+
+def render(
+    table: Mapping[str, Any], counts: Sequence[int], cases: int, converged: int, way: float
+) -> str:
+    """Return the tables in Markdown; `way`: what Euler's `converged` steps sum to."""
+    parts = [
+        f"`mini`, means over {cases} {'volumes' if cases > 1 else 'volume'} of different masks, "
+        "modalities and seeds, no guidance. Columns are calls of the network; heun takes an odd "
+        f"number, one less where it is even. Converged is {TRUTH} with {converged} steps, whose "
+        "times are exact. Euler's are MONAI's: each step ends at a time cut to a whole number, so "
+        f"that steps are too long and {converged} of them go {way:.3f} of the way. It does not "
+        "converge; the row with exact times is Euler without that."
+    ]
+    for measure, title in MEASURES.items():
+        form = "{:.1f}" if measure == "grey" else "{:.3f}" if measure == "dice" else "{:.4f}"
+        rows = [[row, *map(form.format, numbers)] for row, numbers in table[measure].items()]
+        parts += [title, page.table(["solver", *map(str, counts)], rows)]
+    return "\n\n".join([*parts, judge(table, counts)])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    parser = argparse.ArgumentParser(prog="solvers", description="Solvers at equal network calls.")
+    parser.add_argument("--quick", action="store_true", help="a small cube and few calls, to try")
+    parser.add_argument("--write", action="store_true", help="put the tables into the page")
+    given = parser.parse_args(arguments)
+    if given.quick and given.write:
+        parser.error("--write: the page holds whole measurements, not a --quick one")
+    counts, converged, side = ((5, 8), 16, 48) if given.quick else (CALLS, CONVERGED, None)
+    cases = CASES[:1] if given.quick else CASES
+    variant, run = rooms.published("mini"), rooms.engine("mini")
+    tables = []
+    for path, modality, seed in cases:
+        print(f"{path}, {modality}, seed {seed}", file=sys.stderr, flush=True)
+        case = Case(variant, read(path, modality, seed, side), run)
+        tables.append(case.measure(counts, converged))
+    table = average(tables)
+    way = sum(step.b for step in SOLVERS["euler"](variant["schedule"], case.numel, converged))
+    text = render(table, counts, len(cases), converged, way)
+    print(text + "\n")
+    print(
+        json.dumps(
+            {"calls": counts, "cases": len(cases), "converged": converged, "way": way, **table}
+        )
+    )
+    if given.write:
+        page.write("Solvers", "scripts/solvers --write", text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
