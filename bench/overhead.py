@@ -9,7 +9,6 @@ nothing.
 
 import argparse
 import json
-import os
 import re
 import statistics
 import subprocess
@@ -23,31 +22,16 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import tritonclient.grpc as grpc
 from onnx import TensorProto, helper
 
 from bench import page
-from bench.rooms import REPOSITORY, ROOT, Array, published
+from bench.rooms import REPOSITORY, ROOT, Array, open_graph, published
 
 VARIANT, FLOW = "mini", "mini.flow_masked"
-RUNTIME = "ONNX Runtime"  # of the server's flow, and of `in_process`
+RUNTIME = "OpenVINO"  # of the server's flow
 STEPS = 5
 IDLE_STEPS = 100  # of the graph that computes nothing
-
-
-def in_process(path: Path) -> Callable[[dict[str, Array]], object]:
-    """Return what runs a graph in this process, as the server's backend `onnxruntime` does."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = len(os.sched_getaffinity(0))
-    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-
-    def run(feeds: dict[str, Array]) -> object:
-        return session.run(names, feeds)
-
-    return run
 
 
 def feeds(side: int) -> dict[str, Array]:
@@ -141,7 +125,7 @@ def measure(sides: Sequence[int], repeat: int) -> list[dict[str, float]]:
             for side in sides:
                 step(side, IDLE_STEPS)
                 calls[side] = [step(side, IDLE_STEPS) for _ in range(repeat)]
-    run = in_process(REPOSITORY / FLOW / "1" / "model.onnx")
+    run = open_graph(REPOSITORY / FLOW / "1")
     rows = []
     with serving(REPOSITORY) as step:
         for side in sides:

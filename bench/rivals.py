@@ -22,7 +22,10 @@ from typing import Any
 
 import numpy as np
 
+from backends.engines import tensorrt
+from backends.slabs.place import Gpu, Network
 from bench import task as tasks
+from bench.rooms import open_graph
 from bench.task import Array, Task, Volume
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -131,33 +134,21 @@ def open_model(task: Task, model: str) -> Callable[[Mapping[str, Any]], Mapping[
     as its network does not use them.
     """
     folder = task.models / f"{task.load().name}.{model}" / "1"
-    if task.target != "onnx":
-        from export import compiler
+    if task.target == "onnx":
+        return open_graph(folder)
+    if (folder / "chain.json").is_file():
+        network = Network(folder / "chain.json", Gpu(0, None))
 
-        # polygraphy drives one of the two in a process.
-        os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = str(int(task.target == "tensorrt-rtx"))
-        compiler.tensorrt(task.target)
-        trt = importlib.import_module("polygraphy.backend.trt")
-        plan = trt.EngineFromPath(str(folder / "model.plan"))
-        runner = trt.TrtRunner(plan, allocation_strategy="runtime")
-        runner.activate()
-        taken = set(runner.get_input_metadata())
+        def chain(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+            (given,) = inputs.values()
+            found = network(given if isinstance(given, np.ndarray) else given.get())
+            name = network.chain.output
+            return {name: found.get() if name == "image" else found}  # the image is read here
 
-        def infer(inputs: Mapping[str, Any]) -> Mapping[str, Array]:
-            found = runner.infer({name: x for name, x in inputs.items() if name in taken})
-            return {name: x.copy() for name, x in found.items()}  # the next call writes over them
-
-        return infer
-    openvino = importlib.import_module("openvino")
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    compiled = openvino.Core().compile_model(str(folder / "model.onnx"), "CPU", settings)
-    asked, taken = compiled.create_infer_request(), {i.any_name for i in compiled.inputs}
-
-    def run(inputs: Mapping[str, Any]) -> Mapping[str, Array]:
-        found = asked.infer({name: x for name, x in inputs.items() if name in taken})
-        return {output.any_name: found[output] for output in compiled.outputs}
-
-    return run
+        return chain
+    plan = tensorrt.Engine(folder, "model.plan", 0, None)
+    taken = plan.told["inputs"]
+    return lambda inputs: plan.run({name: x for name, x in inputs.items() if name in taken})
 
 
 def _published(task: Task) -> dict[str, Any]:

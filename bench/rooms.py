@@ -1,20 +1,22 @@
 """A variant's rooms and graphs in this process, without a server."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import openvino
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from tritonclient.grpc import model_config_pb2
 
+from backends.engines import openvino
 from backends.maisi import conditioning
 from backends.maisi.request import Plan, complete
 from backends.maisi.sampler import Engine
+from backends.slabs.place import Host, Network
 
 ROOT = Path(__file__).resolve().parents[1]
 REPOSITORY = ROOT / "model_repository"
@@ -29,20 +31,35 @@ def published(name: str, repository: Path = REPOSITORY) -> dict[str, Any]:
     return table
 
 
+Graph = Callable[[Mapping[str, Any]], Mapping[str, Array]]
+
+
+def open_graph(folder: Path) -> Graph:
+    """Load a model's version folder as the server's backends do on a CPU.
+
+    Returns a function from inputs to outputs by name, which the next call may overwrite.
+    """
+    if (folder / "chain.json").is_file():
+        network = Network(folder / "chain.json", Host(Path(gettempdir()), 0))
+
+        def chain(inputs: Mapping[str, Any]) -> Mapping[str, Array]:
+            (given,) = inputs.values()
+            return {network.chain.output: network(given)}
+
+        return chain
+    return openvino.Engine(folder / "model.onnx")
+
+
 def engine(name: str, repository: Path = REPOSITORY) -> Engine:
-    """Return what runs the variant's ONNX graphs by OpenVINO in float32, each loaded once."""
-    core = openvino.Core()
-    loaded: dict[str, Any] = {}
+    """Return what runs the variant's graphs in this process, each loaded once."""
+    loaded: dict[str, Graph] = {}
 
     def run(model: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
         if model not in loaded:
-            path = repository / f"{name}.{model}" / "1" / "model.onnx"
-            exact = {"INFERENCE_PRECISION_HINT": "f32"}
-            loaded[model] = core.compile_model(path, "CPU", exact).create_infer_request()
-        request = loaded[model]
-        request.infer({key: np.ascontiguousarray(value) for key, value in inputs.items()})
-        # The request writes into the same memory when it is asked again.
-        return [np.array(request.get_tensor(output).data) for output in outputs]
+            loaded[model] = open_graph(repository / f"{name}.{model}" / "1")
+        arrays = {key: np.ascontiguousarray(value) for key, value in inputs.items()}
+        found = loaded[model](arrays)
+        return [np.array(found[output]) for output in outputs]
 
     return run
 

@@ -20,7 +20,6 @@ from tempfile import gettempdir
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
 if not __package__:  # Triton loads this file by itself; the folder of all backends is a package
@@ -29,10 +28,7 @@ if not __package__:  # Triton loads this file by itself; the folder of all backe
 
 from ..engines import openvino, tensorrt
 from ..engines.tensorrt import cache_folder
-from . import budget, chain
-from .room import Room, in_files
-
-Array = npt.NDArray[Any]
+from .place import Gpu, Host, Network
 
 
 class TritonPythonModel:
@@ -51,14 +47,14 @@ class TritonPythonModel:
         own = args["model_instance_kind"] == "GPU"  # else the instance has no device of its own
         device = int(args["model_instance_device_id"]) if own else 0
         try:
-            self.gigabytes = float(parameters.get("memory_budget_gb", "0"))
-            threads = int(parameters.get("thread_count", "0"))
+            gigabytes = float(parameters.get("memory_budget_gb", "0"))
             path = folder / (config.get("default_model_filename") or "chain.json")
             if any(folder.glob("*.plan")):
-                self.place: Host | Gpu = Gpu(device, cache_folder(parameters))
+                place: Host | Gpu = Gpu(device, cache_folder(parameters))
             else:
-                self.place = Host(Path(parameters.get("spill_folder") or gettempdir()), threads)
-            self.chain = chain.load(path, self.place.engine)
+                threads = int(parameters.get("thread_count", "0"))
+                place = Host(Path(parameters.get("spill_folder") or gettempdir()), threads)
+            self.network = Network(path, place, gigabytes)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise pb_utils.TritonModelException(
                 f"{args['model_name']}: {sentence(error, folder)}"
@@ -72,87 +68,17 @@ class TritonPythonModel:
         """Run the chain on one request."""
         (tensor,) = request.inputs()
         try:
-            found = self.run(tensor.name(), tensor.as_numpy())
+            found = self.network(tensor.as_numpy())
         except (OSError, ValueError, RuntimeError, MemoryError) as error:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(sentence(error)))
+        found = found[:, 0] if self.axes == 4 else found
         if isinstance(found, np.ndarray):
             return pb_utils.InferenceResponse([pb_utils.Tensor(self.output, found)])
         return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack(self.output, found)])
 
-    def run(self, name: str, given: Array) -> Any:
-        """Return the chain's output for one input [R, C, X, Y, Z], or of labels [R, X, Y, Z]."""
-        x = given[:, None] if given.ndim == 4 else given
-        step = self.chain.planes[self.chain.input]
-        if 0 in x.shape or any(side % step for side in x.shape[2:]):
-            raise ValueError(f"{name}: {list(given.shape)}, but sides must be multiples of {step}")
-        memory = int(self.gigabytes * 1e9) or self.place.available() // 2
-        thickness, left = budget.divide(self.chain, x.shape, memory)
-        found = chain.run(self.chain, x, thickness, self.place.room(left))
-        return found[:, 0] if self.axes == 4 else found
-
     def finalize(self) -> None:
         """Free the networks' memory."""
-        del self.chain
-
-
-class Host:
-    """The CPU and its memory, with files for what does not fit."""
-
-    def __init__(self, spill: Path, threads: int) -> None:
-        """Keep where files go and how many threads engines have."""
-        self.spill, self.threads = spill, threads
-
-    def engine(self, stem: Path) -> chain.Engine:
-        """Load a stage by its path without suffix."""
-        return openvino.Engine(stem.with_suffix(".onnx"), self.threads)
-
-    def available(self) -> int:
-        """Return the bytes to be had."""
-        return budget.available()
-
-    def room(self, size: int) -> Room:
-        """Return a room with `size` bytes of memory."""
-        return Room(size, np.empty, in_files(self.spill))
-
-
-class Gpu:
-    """A GPU and its memory, with the host's for what does not fit."""
-
-    def __init__(self, device: int, cache: Path | None) -> None:
-        """Take a device by its number; raise ValueError where CuPy is not installed."""
-        self.cupy = tensorrt.library("cupy", f"pip install {tensorrt.CUPY}")
-        self.device, self.cache = device, cache
-
-    def engine(self, stem: Path) -> chain.Engine:
-        """Load a stage by its path without suffix."""
-        return OnGpu(tensorrt.Engine(stem.parent, f"{stem.name}.plan", self.device, self.cache))
-
-    def available(self) -> int:
-        """Return the bytes to be had."""
-        with self.cupy.cuda.Device(self.device):
-            free: int = self.cupy.cuda.runtime.memGetInfo()[0]
-            return free + int(self.cupy.get_default_memory_pool().free_bytes())
-
-    def room(self, size: int) -> Room:
-        """Return a room with `size` bytes of memory."""
-        self.cupy.cuda.Device(self.device).use()
-        return Room(size, self.cupy.empty, np.empty, self.cupy.asarray)
-
-
-class OnGpu:
-    """A plan as a chain calls it."""
-
-    def __init__(self, engine: tensorrt.Engine) -> None:
-        """Take the plan over."""
-        self.engine = engine
-
-    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """Run it; outputs stay on the GPU but for the moments, which are few numbers."""
-        found = self.engine.run(feeds)
-        return {name: array.get() if array.ndim == 1 else array for name, array in found.items()}
-
-    def release(self) -> None:
-        """Nothing is held: memory is the pool's."""
+        del self.network
 
 
 def sentence(error: Exception, folder: Path | None = None) -> str:

@@ -1,0 +1,103 @@
+"""Where a chain runs: on the CPU or on a GPU, each with its engines and its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..engines import openvino, tensorrt
+from . import budget, chain
+from .room import Room, in_files
+
+Array = npt.NDArray[Any]
+
+
+class Network:
+    """A chain in its place, within a budget of memory."""
+
+    def __init__(self, path: Path, place: Host | Gpu, gigabytes: float = 0) -> None:
+        """Load `chain.json` at `path`; `gigabytes` 0: half of what is free when it runs.
+
+        Raises OSError, ValueError, KeyError, TypeError or RuntimeError for files that are missing
+        or damaged.
+        """
+        self.place, self.gigabytes = place, gigabytes
+        self.chain = chain.load(path, place.engine)
+
+    def __call__(self, given: Array) -> Any:
+        """Return the output [R, C, X, Y, Z] for an input [R, C, X, Y, Z], or labels [R, X, Y, Z].
+
+        Raises ValueError for sides that do not divide and for numbers that are none, OSError when
+        the disk is full, MemoryError or RuntimeError when an engine fails.
+        """
+        x = given[:, None] if given.ndim == 4 else given
+        name, step = self.chain.input, self.chain.planes[self.chain.input]
+        if 0 in x.shape or any(side % step for side in x.shape[2:]):
+            raise ValueError(f"{name}: {list(given.shape)}, but sides must be multiples of {step}")
+        memory = int(self.gigabytes * 1e9) or self.place.available() // 2
+        thickness, left = budget.divide(self.chain, x.shape, memory)
+        return chain.run(self.chain, x, thickness, self.place.room(left))
+
+
+class Host:
+    """The CPU and its memory, with files for what does not fit."""
+
+    def __init__(self, spill: Path, threads: int) -> None:
+        """Keep where files go and how many threads engines have."""
+        self.spill, self.threads = spill, threads
+
+    def engine(self, stem: Path) -> chain.Engine:
+        """Load a stage by its path without suffix."""
+        return openvino.Engine(stem.with_suffix(".onnx"), self.threads)
+
+    def available(self) -> int:
+        """Return the bytes to be had."""
+        return budget.available()
+
+    def room(self, size: int) -> Room:
+        """Return a room with `size` bytes of memory."""
+        return Room(size, np.empty, in_files(self.spill))
+
+
+class Gpu:
+    """A GPU and its memory, with the host's for what does not fit."""
+
+    def __init__(self, device: int, cache: Path | None) -> None:
+        """Take a device by its number; raise ValueError where CuPy is not installed."""
+        self.cupy = tensorrt.library("cupy", f"pip install {tensorrt.CUPY}")
+        self.device, self.cache = device, cache
+
+    def engine(self, stem: Path) -> chain.Engine:
+        """Load a stage by its path without suffix."""
+        return OnGpu(tensorrt.Engine(stem.parent, f"{stem.name}.plan", self.device, self.cache))
+
+    def available(self) -> int:
+        """Return the bytes to be had."""
+        with self.cupy.cuda.Device(self.device):
+            free: int = self.cupy.cuda.runtime.memGetInfo()[0]
+            return free + int(self.cupy.get_default_memory_pool().free_bytes())
+
+    def room(self, size: int) -> Room:
+        """Return a room with `size` bytes of memory."""
+        self.cupy.cuda.Device(self.device).use()
+        return Room(size, self.cupy.empty, np.empty, self.cupy.asarray)
+
+
+class OnGpu:
+    """A plan as a chain calls it."""
+
+    def __init__(self, engine: tensorrt.Engine) -> None:
+        """Take the plan over."""
+        self.engine = engine
+
+    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """Run it; outputs stay on the GPU but for the moments, which are few numbers."""
+        found = self.engine.run(feeds)
+        return {name: array.get() if array.ndim == 1 else array for name, array in found.items()}
+
+    def release(self) -> None:
+        """Nothing is held: memory is the pool's."""
