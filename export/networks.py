@@ -8,6 +8,7 @@ from typing import Any, TypeGuard
 
 import torch
 from monai.networks.blocks import CrossAttentionBlock, SABlock, UpSample
+from monai.networks.nets.diffusion_model_unet import DiffusionUNetResnetBlock
 from torch import nn
 
 from export import checkpoints
@@ -185,6 +186,25 @@ class Doubled(nn.Module):
         return doubled
 
 
+class DoublingBlock(nn.Module):
+    """MONAI's residual block that doubles its grid, with `Doubled` for its first convolution."""
+
+    def __init__(self, block: DiffusionUNetResnetBlock) -> None:
+        """Take over the layers of `block`."""
+        super().__init__()
+        self.block = block
+        self.doubled = Doubled(block.conv1.conv)
+
+    def forward(self, x: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
+        """Turn [N, C, X, Y, Z] and an embedding [N, E] into [N, C', 2X, 2Y, 2Z]."""
+        block = self.block
+        h = self.doubled(block.nonlinearity(block.norm1(x)))
+        h = h + block.time_emb_proj(block.nonlinearity(emb))[:, :, None, None, None]
+        h = block.conv2(block.nonlinearity(block.norm2(h)))
+        added: torch.Tensor = block.skip_connection(block.upsample(x)) + h
+        return added
+
+
 def prepare(network: nn.Module, doubled: bool = False) -> nn.Module:
     """Swap, in place, the modules that export badly for ones that compute the same.
 
@@ -198,15 +218,22 @@ def prepare(network: nn.Module, doubled: bool = False) -> nn.Module:
             setattr(network, name, Attention(child))
         elif doubled and _doubles(child):
             setattr(network, name, Doubled(child.postconv.conv))
+        elif doubled and isinstance(child, DiffusionUNetResnetBlock) and _repeats(child.upsample):
+            setattr(network, name, DoublingBlock(child))
+            prepare(child)
         else:
             prepare(child, doubled)
     return network
 
 
 def _doubles(module: nn.Module) -> TypeGuard[Any]:
-    """Tell whether it repeats every voxel and then convolves, as the UNets of MONAI do."""
-    if not isinstance(module, UpSample) or not hasattr(module, "postconv"):
-        return False
-    (repeat,) = (layer for layer in module.children() if isinstance(layer, nn.Upsample))
-    conv = module.postconv.conv
-    return repeat.mode == "nearest" and conv.kernel_size == (3, 3, 3) and conv.padding == (1, 1, 1)
+    """Tell whether it repeats every voxel and then convolves, as without `resblock_updown`."""
+    return _repeats(module) and hasattr(module, "postconv")
+
+
+def _repeats(module: nn.Module | None) -> bool:
+    return isinstance(module, UpSample) and any(
+        layer.mode == "nearest" and layer.scale_factor == (2.0, 2.0, 2.0)
+        for layer in module.children()
+        if isinstance(layer, nn.Upsample)
+    )

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from .chain import Chain, Stage
 
-# A slab of more bytes is no faster; an engine holds a few times what goes in and comes out.
-_ENOUGH, _ENGINE = 100e6, 5
+# An engine at work holds a few times what goes in and comes out.
+_ENGINE = 5
 THICKEST = 16
 
 
@@ -32,11 +32,12 @@ def _meminfo(name: str) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
-def divide(chain: Chain, shape: tuple[int, ...], budget: int) -> tuple[int, int]:
+def divide(chain: Chain, shape: tuple[int, ...], budget: int, enough: float) -> tuple[int, int]:
     """Return how many latent planes a slab has, and how many bytes activations may take.
 
     `shape` [R, C, X, Y, Z] of the chain's input; `budget`: bytes for all, of which an engine at
-    work has its share. Slabs are all about as thick as each other.
+    work has its share; `enough`: bytes beyond which a slab is no faster. Slabs are all about as
+    thick as each other.
     """
     rows, _, *sides = shape
     x, y, z = (side / chain.planes[chain.input] for side in sides)
@@ -50,7 +51,7 @@ def divide(chain: Chain, shape: tuple[int, ...], budget: int) -> tuple[int, int]
         return plane(stage.input) * (8 if stage.up else 1) + plane(stage.output) + skip
 
     widest = max(through(stage) for stage in chain.stages)
-    most = max(1, min(THICKEST, int(min(_ENOUGH, budget / 2 / _ENGINE) / widest)))
+    most = max(1, min(THICKEST, int(min(enough, budget / 2 / _ENGINE) / widest)))
     slabs = -(-x // most)
     thickness = int(-(-x // slabs))
     return thickness, max(0, int(budget - _ENGINE * thickness * widest))

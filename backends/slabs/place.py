@@ -39,12 +39,14 @@ class Network:
         if 0 in x.shape or any(side % step for side in x.shape[2:]):
             raise ValueError(f"{name}: {list(given.shape)}, but sides must be multiples of {step}")
         memory = int(self.gigabytes * 1e9) or self.place.available() // 2
-        thickness, left = budget.divide(self.chain, x.shape, memory)
+        thickness, left = budget.divide(self.chain, x.shape, memory, self.place.enough)
         return chain.run(self.chain, x, thickness, self.place.room(left))
 
 
 class Host:
     """The CPU and its memory, with files for what does not fit."""
+
+    enough = 400e6
 
     def __init__(self, spill: Path, threads: int) -> None:
         """Keep where files go and how many threads engines have."""
@@ -65,6 +67,8 @@ class Host:
 
 class Gpu:
     """A GPU and its memory, with the host's for what does not fit."""
+
+    enough = 2e9
 
     def __init__(self, device: int, cache: Path | None) -> None:
         """Take a device by its number; raise ValueError where CuPy is not installed."""

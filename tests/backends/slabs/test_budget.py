@@ -22,16 +22,18 @@ def decoder() -> Chain:
 def test_slabs_are_as_thick_as_is_useful_and_all_alike() -> None:
     chain = decoder()
     plane = (128 + 64) * 4 * 4**3  # bytes a latent column
-    thickness, left = budget.divide(chain, (1, 128, 128, 128, 128), 8 * GB)
+    thickness, left = budget.divide(chain, (1, 128, 128, 128, 128), 8 * GB, 100e6)
     assert thickness == int(100e6 / (plane * 32 * 32)) == 1
     assert 7 * GB < left < 8 * GB
-    assert budget.divide(chain, (1, 128, 32, 32, 32), 8 * GB)[0] == 8  # 8 fit into one slab
-    assert budget.divide(chain, (1, 128, 72, 32, 32), 8 * GB)[0] == 9  # 18: two of 9, not 16 and 2
+    assert budget.divide(chain, (1, 128, 32, 32, 32), 8 * GB, 100e6)[0] == 8  # 8 fit into one slab
+    assert (
+        budget.divide(chain, (1, 128, 72, 32, 32), 8 * GB, 100e6)[0] == 9
+    )  # 18: two of 9, not 16 and 2
 
 
 def test_a_small_budget_makes_thin_slabs_and_never_none() -> None:
     for size, most in ((GB, 6), (10**8, 1), (10**6, 1), (0, 1)):
-        thickness, left = budget.divide(decoder(), (1, 128, 64, 64, 64), size)
+        thickness, left = budget.divide(decoder(), (1, 128, 64, 64, 64), size, 100e6)
         assert 1 <= thickness <= most
         assert 0 <= left <= size
 

@@ -1,0 +1,162 @@
+"""What a volume costs in network calls and voxels decoded, beside the published times.
+
+    python -m bench.cost [--write]
+
+The times are those of docs/performance.md of NV-Generate-CTMR (NVIDIA, one A100 with 80 GB). The
+counts are made here: of upstream's windows by MONAI's own code, of our stages and slabs by the code
+that the server runs. Nothing is timed.
+"""
+
+import argparse
+import json
+import math
+import shlex
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from backends.slabs import budget, chain
+from backends.slabs.place import Gpu
+from bench import page
+from bench.rooms import ROOT
+from export import chains, networks, variant
+
+PAGE = ROOT / "docs" / "published.md"
+STEPS = 30
+MEMORY = 24 * 10**9  # bytes, of which half are the decoder's
+
+
+class Published(NamedTuple):
+    """A row of the published table: voxels, window in latent voxels, overlap, seconds, GB."""
+
+    size: tuple[int, int, int]
+    window: tuple[int, int, int]
+    overlap: float
+    vae: int
+    rflow: int
+    ddpm: int
+    memory: float
+
+
+PUBLISHED = (
+    Published((256, 256, 128), (96, 96, 96), 0.25, 1, 2, 57, 15.0),
+    Published((256, 256, 256), (48, 48, 64), 0.6666, 5, 3, 81, 15.4),
+    Published((512, 512, 128), (64, 64, 32), 0.5, 8, 5, 138, 15.7),
+    Published((256, 256, 256), (64, 64, 64), 0.25, 2, 3, 81, 22.7),
+    Published((512, 512, 128), (80, 80, 32), 0.4, 6, 5, 138, 21.0),
+    Published((512, 512, 512), (64, 64, 48), 0.4, 29, 19, 569, 22.8),
+    Published((512, 512, 512), (80, 80, 48), 0.4, 30, 19, 569, 28.4),
+    Published((512, 512, 512), (80, 80, 80), 0.4, 32, 19, 569, 45.3),
+    Published((512, 512, 768), (80, 80, 96), 0.4, 57, 30, 904, 49.7),
+)
+
+
+def windows(row: Published) -> int:
+    """Return how many windows MONAI lays; 1 where the latent fits into one."""
+    from monai.data.utils import dense_patch_slices
+    from monai.inferers.utils import _get_scan_interval
+
+    latent = tuple(side // 4 for side in row.size)
+    if math.prod(latent) <= math.prod(row.window):  # as dynamic_infer in scripts/utils.py
+        return 1
+    roi = tuple(map(min, row.window, latent))
+    interval = _get_scan_interval(latent, roi, 3, (row.overlap,) * 3)
+    return len(dense_patch_slices(latent, roi, interval))
+
+
+def decoded(row: Published) -> float:
+    """Return how many times the volume upstream decodes."""
+    count, latent = windows(row), math.prod(row.size) // 64
+    return 1.0 if count == 1 else count * math.prod(row.window) / latent
+
+
+def decoder() -> chain.Chain:
+    """Return the official decoder's stages, without weights."""
+
+    class Nothing:
+        def __call__(self, feeds: object) -> dict[str, object]:
+            raise NotImplementedError
+
+        def release(self) -> None:
+            """Hold nothing."""
+
+    with torch.device("meta"):
+        cut = chains.decoder(networks.build(variant.load("rflow-ct"), "autoencoder"), 1.0)
+    stages = [
+        chain.Stage(
+            Nothing(),
+            stage.input,
+            stage.output,
+            stage.skip,
+            stage.shortcut_to,
+            stage.norm.num_groups if stage.norm is not None else 0,
+            stage.resize == "up",
+        )
+        for stage in cut.stages
+    ]
+    planes = {name: found.planes for name, found in cut.activations.items()}
+    channels = {name: found.channels for name, found in cut.activations.items()}
+    return chain.Chain(cut.input, cut.output, planes, channels, 2, tuple(stages))
+
+
+def calls(row: Published, official: chain.Chain) -> tuple[int, int]:
+    """Return the decoder's slabs and its calls of a stage, in half of `MEMORY`, in float16."""
+    latent = [side // 4 for side in row.size]
+    thickness, _ = budget.divide(official, (1, 4, *latent), MEMORY // 2, Gpu.enough)
+    slabs = math.ceil(latent[0] / thickness)
+    return slabs, slabs * len(official.stages)
+
+
+def main() -> None:
+    """Print the table and a line of JSON."""
+    parser = argparse.ArgumentParser(prog="scripts/cost", description=__doc__)
+    parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
+    given = parser.parse_args()
+    official, lines, told = decoder(), [], []
+    for row in PUBLISHED:
+        size = "x".join(map(str, row.size))
+        slabs, stage_calls = calls(row, official)
+        times = decoded(row)
+        told.append({"size": size, "windows": windows(row), "decoded": times, "slabs": slabs})
+        lines.append(
+            [
+                size,
+                "x".join(map(str, row.window)),
+                row.overlap,
+                f"{row.vae} s",
+                f"{row.rflow} s",
+                f"{row.ddpm} s",
+                f"{row.memory:.1f}",
+                windows(row),
+                f"{times:.2f}",
+                STEPS,
+                "1.00",
+                f"{slabs} x {len(official.stages)} = {stage_calls}",
+                1,
+            ]
+        )
+    head = ["volume", "window", "overlap", "VAE", "rflow", "ddpm", "GB", "windows", "decoded"]
+    head += ["mask embeddings", "decoded here", "stage calls here", "mask embeddings here"]
+    text = TEXT.format(steps=STEPS, memory=MEMORY // 10**9) + "\n\n" + page.table(head, lines)
+    if given.write:
+        page.write(
+            "The published times, and what is counted",
+            shlex.join(["scripts/cost", *sys.argv[1:]]),
+            text,
+            Path(PAGE),
+        )
+    print(text, json.dumps(told), sep="\n\n")
+
+
+TEXT = """*VAE*, *rflow*, *ddpm* and *GB* are upstream's, of one A100: seconds of decoding, of 30
+steps of rectified flow and of 1000 of DDPM, and peak memory. *Windows* are how many of them its
+settings make, and *decoded* how many times the volume they hold together: what is decoded more
+than once is blended. From a mask upstream embeds it in each of {steps} steps. Here every voxel is
+decoded once, in slabs through 16 stages, as many as a GPU of {memory} GB takes in float16, and a
+mask is embedded once. Both call the network as often as there are steps. No GPU has timed ours yet."""
+
+
+if __name__ == "__main__":
+    main()

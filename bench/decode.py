@@ -1,0 +1,240 @@
+"""Decoding in slabs beside a whole decode and beside windows that are blended, as upstream does it.
+
+    python -m bench.decode [--variant mini] [--sizes 128 192 256] [--write]
+
+Windows are those of MONAI's SlidingWindowInferer as NV-Generate-CTMR calls it: gaussian weights,
+and a side of the latent and an overlap that its config files name. Every decode is a process of its
+own. Without `--checkpoints` an official network has random weights; that changes no time, but makes
+windows differ more than trained ones do.
+"""
+
+import argparse
+import json
+import resource
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from bench import page
+from bench.rooms import ROOT, Array
+
+# Side in latent voxels, overlap: diff_model_infer.py's overlap and config_infer.json's.
+WINDOWS = ((48, 0.4), (48, 0.6666))
+SECTION = "Decoding"
+HEAD = ("volume", "way", "seconds", "of upstream's", "GB", "largest", "mean", "beyond 1", "seams")
+
+
+def image(side: int) -> Array:
+    """Return something like a scan, 0..1, [1, 1, X, Y, Z]: the example's labels as grey levels."""
+    labels: Array = np.asarray(nib.load(ROOT / "examples" / "brain_mask.nii.gz").dataobj)
+    picked = [np.arange(side) * length // side for length in labels.shape]
+    grey = (labels[np.ix_(*picked)].astype(int) * 37 % 101 / 120).astype(np.float32)
+    grey += np.random.default_rng(0).normal(0, 0.01, grey.shape).astype(np.float32) * (grey > 0)
+    found: Array = grey.clip(0, 1)[None, None]
+    return found
+
+
+def latent(given: argparse.Namespace, side: int) -> Array:
+    """Return the latent to decode, [1, C, x, y, z]: of `image` where the encoder is trained."""
+    if given.variant == "mini":
+        network = _chain(given, "vae_encoder", 0)
+        return np.array(network(image(side)), np.float32)
+    return np.random.default_rng(0).standard_normal((1, 4, *[side // 4] * 3), np.float32)
+
+
+def _chain(given: argparse.Namespace, name: str, gigabytes: float) -> Any:
+    from backends.slabs.place import Host, Network
+
+    path = given.repository / f"{given.variant}.{name}" / "1" / "chain.json"
+    return Network(path, Host(Path(tempfile.gettempdir()), 0), gigabytes)
+
+
+def _pytorch(given: argparse.Namespace) -> Callable[[Any], Any]:
+    """Return MONAI's own decode, from a scaled latent to an image."""
+    import torch
+
+    from export import networks, variant
+
+    loaded = networks.load(variant.load(given.variant), given.checkpoints)
+    torch.set_grad_enabled(False)
+    return lambda x: loaded.autoencoder.decode_stage_2_outputs(x / loaded.scale_factor)
+
+
+def one(given: argparse.Namespace) -> dict[str, Any]:
+    """Decode in one way, `given.one`; save the image, return seconds, memory and borders."""
+    x = np.load(given.folder / "latent.npy")
+    side, (way, *numbers) = x.shape[2], given.one.split()
+    borders: list[int] = []
+    share = 1.0
+    if way == "slabs":
+        from backends.slabs import budget
+
+        network = _chain(given, "vae_decoder", float(numbers[0]))
+        memory = int(float(numbers[0]) * 1e9) or network.place.available() // 2
+        thickness = budget.divide(network.chain, x.shape, memory, network.place.enough)[0]
+        borders = list(range(4 * thickness, 4 * side, 4 * thickness))
+        decode: Callable[[], Array] = lambda: network(x)  # noqa: E731
+    else:
+        import torch
+        from monai.inferers import SlidingWindowInferer
+
+        pytorch, tensor = _pytorch(given), torch.from_numpy(x)
+        decode = lambda: pytorch(tensor).numpy()  # noqa: E731
+        if way == "windows":
+            roi, overlap = int(numbers[0]), float(numbers[1])
+            starts = windows(side, roi, overlap)
+            borders = sorted({4 * n for s in starts for n in (s, s + roi)} - {0, 4 * side})
+            if given.one_window:
+                share, cut = len(starts) ** 3, tensor[:, :, :roi, :roi, :roi]
+                decode = lambda: pytorch(cut).numpy()  # noqa: E731
+            else:
+                infer = SlidingWindowInferer([roi] * 3, 1, overlap, mode="gaussian")
+                decode = lambda: infer(tensor, pytorch).numpy()  # noqa: E731
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    times = []
+    for _ in range(given.repeat):
+        begin = time.perf_counter()
+        found = decode()
+        times.append(share * (time.perf_counter() - begin))
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if share == 1:
+        np.save(given.folder / f"{given.one}.npy", found[0, 0])
+    seconds = statistics.median(times)
+    return {"seconds": seconds, "memory": (after - before) * 1024, "borders": borders}
+
+
+def windows(side: int, roi: int, overlap: float) -> list[int]:
+    """Return where windows begin along one side of the latent, as MONAI lays them."""
+    from monai.data.utils import dense_patch_slices
+    from monai.inferers.utils import _get_scan_interval
+
+    sides, rois = (side,) * 3, (min(roi, side),) * 3
+    interval = _get_scan_interval(sides, rois, 3, (overlap,) * 3)
+    return sorted({found[0].start for found in dense_patch_slices(sides, rois, interval)})
+
+
+def seams(volume: Array, borders: Sequence[int]) -> float:
+    """Return how much neighbours along x differ across `borders`, over how much they do elsewhere.
+
+    `volume` [X, Y, Z]; a border n lies between the planes n - 1 and n.
+    """
+    steps = np.abs(np.diff(volume.astype(np.float64), axis=0)).mean((1, 2))
+    across = np.zeros(len(steps), bool)
+    across[[border - 1 for border in borders]] = True
+    return float(steps[across].mean() / steps[~across].mean())
+
+
+def compare(given: argparse.Namespace, size: int) -> list[dict[str, Any]]:
+    """Decode a volume of `size` voxels a side in every way and return a row for each.
+
+    Differences are to the whole decode, or where memory does not hold it, to the first in slabs.
+    """
+    slabs = [f"slabs {budget:g}" for budget in given.budgets]
+    whole = ["whole"] if size <= given.whole_to else []
+    blended = [f"windows {roi} {overlap}" for roi, overlap in WINDOWS if size // 4 > roi]
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        given.folder = Path(name)
+        np.save(given.folder / "latent.npy", latent(given, size))
+        for way in [*whole, *slabs, *blended]:
+            told = _child(given, way)
+            rows.append({"size": size, "way": way, **told})
+            print(f"{size} {way}: {told['seconds']:.1f} s", file=sys.stderr, flush=True)
+        truth = np.load(given.folder / f"{rows[0]['way']}.npy")
+        for row in rows:
+            path = given.folder / f"{row['way']}.npy"
+            if not path.is_file():
+                continue
+            found = np.load(path)
+            apart = 1000 * np.abs(found.astype(np.float64) - truth)
+            row |= {"largest": apart.max(), "mean": apart.mean(), "beyond": (apart > 1).mean()}
+            if row["borders"]:
+                row["seams"] = seams(found, row["borders"]) / seams(truth, row["borders"])
+    return rows
+
+
+def _child(given: argparse.Namespace, way: str) -> dict[str, Any]:
+    words = ["--variant", given.variant, "--one", way, "--folder", str(given.folder)]
+    words += ["--repository", str(given.repository), "--checkpoints", str(given.checkpoints)]
+    words += ["--repeat", str(given.repeat), *(["--one-window"] if given.one_window else [])]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.decode", *words], cwd=ROOT, stdout=subprocess.PIPE, check=True
+    )
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows as Markdown."""
+    lines = []
+    for row in rows:
+        rival = [r for r in rows if r["size"] == row["size"] and r["way"] == "windows 48 0.6666"]
+        rival = rival or [r for r in rows if r["size"] == row["size"] and r["way"] == "whole"]
+        ratio = f"{row['seconds'] / rival[0]['seconds']:.2f}" if rival else ""
+        numbers = [
+            format(row[key], shape) if key in row else ""
+            for key, shape in (
+                ("largest", ".3g"),
+                ("mean", ".2g"),
+                ("beyond", ".3%"),
+                ("seams", ".3f"),
+            )
+        ]
+        way = {"slabs": "slabs, budget {} GB", "windows": "windows of {}, overlap {}"}
+        kind, *words = row["way"].split()
+        said = way.get(kind, "whole, PyTorch").format(*words).replace(" 0 GB", " not set")
+        memory = f"{row['memory'] / 1e9:.1f}"
+        lines.append([f"{row['size']}³", said, f"{row['seconds']:.1f}", ratio, memory, *numbers])
+    return page.table(HEAD, lines)
+
+
+TEXT = """Decoder of `{variant}`, {weights}; medians of {repeat}. *Of upstream's*: seconds over
+those of windows with overlap 0.6666, or where the latent fits one window, of the whole in PyTorch,
+which is what upstream does then. *GB*: memory beyond the loaded network, at most. Differences are
+to the first row of a size, in thousandths of the image's range: *largest*, *mean*, and the share of
+voxels *beyond 1*. *Seams*: how much neighbours differ across the borders of slabs or windows, over
+how much they do there in that first row.{note}"""
+
+
+def main() -> None:
+    """Print the table and a line of JSON."""
+    parser = argparse.ArgumentParser(prog="scripts/decode", description=__doc__)
+    add = parser.add_argument
+    add("--variant", default="mini")
+    add("--sizes", type=int, nargs="+", default=[128, 256], help="voxels a side")
+    add("--budgets", type=float, nargs="+", default=[0, 1], help="GB; 0: not set")
+    add("--whole-to", type=int, default=256, help="largest size that memory holds whole")
+    add("--one-window", action="store_true", help="time one window and count the others")
+    add("--repeat", type=int, default=5)
+    add("--repository", type=Path, default=ROOT / "model_repository")
+    add("--checkpoints", type=Path, default=ROOT / "export" / "checkpoints")
+    add("--write", action="store_true", help="write the section of docs/benchmarks.md")
+    add("--one", help=argparse.SUPPRESS)
+    add("--folder", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(one(given)))
+        return
+    words = sys.argv[1:]
+    rows = [row for size in given.sizes for row in compare(given, size)]
+    trained = "trained" if given.variant == "mini" else "full size, random weights"
+    note = " Of windows one was timed, and the time taken as often." if given.one_window else ""
+    text = TEXT.format(variant=given.variant, weights=trained, repeat=given.repeat, note=note)
+    text = f"{text}\n\n{table(rows)}"
+    if given.write:
+        page.write(f"{SECTION}: {given.variant}", shlex.join(["scripts/decode", *words]), text)
+    told = [{key: value for key, value in row.items() if key != "borders"} for row in rows]
+    print(text, json.dumps(told), sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()
