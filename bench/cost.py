@@ -155,7 +155,8 @@ steps of rectified flow and of 1000 of DDPM, and peak memory. *Windows* are how 
 settings make, and *decoded* how many times the volume they hold together: what is decoded more
 than once is blended. From a mask upstream embeds it in each of {steps} steps. Here every voxel is
 decoded once, in slabs through 16 stages, as many as a GPU of {memory} GB takes in float16, and a
-mask is embedded once. Both call the network as often as there are steps. No GPU has timed ours yet."""
+mask is embedded once. Both call the network as often as there are steps. No GPU has timed ours
+yet."""
 
 
 if __name__ == "__main__":

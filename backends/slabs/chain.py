@@ -95,15 +95,10 @@ def load(path: Path, engine: Callable[[Path], Engine]) -> Chain:
     )
 
 
-class NotFinite(ValueError):
-    """A network gave numbers that are none."""
-
-
 def run(chain: Chain, x: Any, thickness: int, room: Room) -> Any:
     """Return the chain's output for its input `x` [R, C, X, Y, Z], in slabs of that many planes.
 
     `thickness` is in planes of the latent; the last slab may be thinner. Activations lie in `room`.
-    Raises NotFinite when the moments of an activation are not finite.
     """
     step = thickness * chain.planes[chain.input]
     count = math.ceil(x.shape[2] / step)
@@ -156,7 +151,7 @@ def inside(planes: int, number: int, count: int, up: bool) -> npt.NDArray[np.flo
 def merge(parts: list[tuple[int, Array, Array]], groups: int) -> dict[str, npt.NDArray[np.float32]]:
     """Return `mean` and `variance` [C] of each channel's group from the moments of all slabs.
 
-    `parts`: voxels, mean [C] and variance [C] of each. Raises NotFinite.
+    `parts`: voxels, mean [C] and variance [C] of each. What is not finite stays so.
     """
     voxels = np.array([part[0] for part in parts], np.float64)[:, None, None]
     means = np.stack([part[1] for part in parts]).astype(np.float64)
@@ -165,10 +160,9 @@ def merge(parts: list[tuple[int, Array, Array]], groups: int) -> dict[str, npt.N
     means = means.reshape(len(parts), groups, -1)
     variances = variances.reshape(means.shape)
     total = voxels.sum() * means.shape[2]
-    mean = (voxels * means).sum((0, 2), keepdims=True) / total
-    variance = (voxels * (variances + (means - mean) ** 2)).sum((0, 2)) / total
-    if not np.isfinite(variance).all():
-        raise NotFinite("the network gave NaN or infinite values")
+    with np.errstate(invalid="ignore"):
+        mean = (voxels * means).sum((0, 2), keepdims=True) / total
+        variance = (voxels * (variances + (means - mean) ** 2)).sum((0, 2)) / total
     each = channels // groups
     return {
         "mean": np.repeat(mean[0, :, 0], each).astype(np.float32),

@@ -31,8 +31,8 @@ class Network:
     def __call__(self, given: Array) -> Any:
         """Return the output [R, C, X, Y, Z] for an input [R, C, X, Y, Z], or labels [R, X, Y, Z].
 
-        Raises ValueError for sides that do not divide and for numbers that are none, OSError when
-        the disk is full, MemoryError or RuntimeError when an engine fails.
+        Raises ValueError for sides that do not divide, OSError when the disk is full, MemoryError
+        or RuntimeError when an engine fails.
         """
         x = given[:, None] if given.ndim == 4 else given
         name, step = self.chain.input, self.chain.planes[self.chain.input]

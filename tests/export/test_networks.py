@@ -1,5 +1,6 @@
 """Every role of every variant, loading strictly, and the modules that replace others."""
 
+import copy
 import dataclasses
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from export import networks, variant
-from tests.export.weights import random_checkpoint, tiny
+from tests.export.weights import random_checkpoint, shrunk, tiny
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +148,22 @@ def test_prepared_networks_hold_none_of_what_exports_badly(checkpoints: Path) ->
         kinds = {type(module).__name__ for module in networks.prepare(network).modules()}
         assert "MomentsGroupNorm" in kinds
         assert not {"GroupNorm", "MaisiGroupNorm3D", "SABlock", "CrossAttentionBlock"} & kinds
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_doubled_grid_is_monais_with_a_third_of_the_work(inside: bool) -> None:
+    chosen = shrunk("rflow-ct")
+    chosen.networks["diffusion_unet"]["resblock_updown"] = inside
+    network = networks.build(chosen, "diffusion_unet").eval().requires_grad_(False)
+    for parameter in network.parameters():
+        parameter.normal_(std=0.1)
+    swapped = networks.prepare(copy.deepcopy(network), doubled=True)
+    kinds = {type(module) for module in swapped.modules()}
+    assert networks.Doubled in kinds and (networks.DoublingBlock in kinds) == inside
+    assert networks.Doubled not in {type(m) for m in networks.prepare(network).modules()}
+    x, time = torch.randn(2, 4, 6, 8, 4), torch.tensor([300.0, 300.0])
+    rows = {"class_labels": torch.tensor([1, 0]), "spacing_tensor": torch.rand(2, 3)}
+    truth, found = network(x, time, **rows), swapped(x, time, **rows)
+    assert (found - truth).norm() < 1e-5 * truth.norm()
+    block = next(m for m in swapped.modules() if isinstance(m, networks.Doubled))
+    assert block.conv.weight.shape[2:] == (4, 4, 4) and block.conv.stride == (2, 2, 2)

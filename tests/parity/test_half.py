@@ -20,22 +20,24 @@ from tests.export.weights import tiny
 from tests.parity.conftest import Array, Caller, stream
 
 
-def recast(model: onnx.ModelProto) -> None:
-    """Make `embedding`, an input or an output, float16 at the border of the graph."""
+def recast(path: Path, name: str, folder: Path) -> Path:
+    """Make `name`, an input or an output, float16 at the border of a graph; return its new file."""
+    model = onnx.load(path)
     graph = model.graph
     for value in (*graph.input, *graph.output):
-        if value.name == "embedding":
+        if value.name == name:
             value.type.tensor_type.elem_type = TensorProto.FLOAT16
-    taken = any(value.name == "embedding" for value in graph.input)
+    taken = any(value.name == name for value in graph.input)
     for node in graph.node:
         for names in (node.input, node.output):
-            names[:] = ["single" if name == "embedding" else name for name in names]
+            names[:] = ["single" if found == name else found for found in names]
     if taken:
-        cast = helper.make_node("Cast", ["embedding"], ["single"], to=TensorProto.FLOAT)
-        graph.node.insert(0, cast)
+        graph.node.insert(0, helper.make_node("Cast", [name], ["single"], to=TensorProto.FLOAT))
     else:
-        cast = helper.make_node("Cast", ["single"], ["embedding"], to=TensorProto.FLOAT16)
-        graph.node.append(cast)
+        graph.node.append(helper.make_node("Cast", ["single"], [name], to=TensorProto.FLOAT16))
+    folder.mkdir(exist_ok=True)
+    onnx.save(model, folder / path.name)
+    return folder / path.name
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +47,13 @@ def half(
     """Serve the small variant with a float16 embedding."""
     folder = tmp_path_factory.mktemp("half")
     files = {}
-    for path in (tiny_repository / "models").glob("tiny.*/1/model.onnx"):
-        short = path.parents[1].name.removeprefix("tiny.")
-        files[short] = [path]
-        if short in ("mask_encoder", "flow_masked"):
-            model = onnx.load(path)
-            recast(model)
-            files[short] = [folder / short / "model.onnx"]
-            files[short][0].parent.mkdir()
-            onnx.save(model, files[short][0])
+    for version in (tiny_repository / "models").glob("tiny.*/1"):
+        short = version.parent.name.removeprefix("tiny.")
+        files[short] = sorted(path for path in version.iterdir() if path.suffix != ".gitkeep")
+    (flow,) = files["flow_masked"]
+    files["flow_masked"] = [recast(flow, "embedding", folder / "flow")]
+    *others, last, chain = files["mask_encoder"]
+    files["mask_encoder"] = [*others, recast(last, "y", folder / "encoder"), chain]
     repository.write(folder / "models", tiny(), {}, files, "onnx", "fp16")
     server = Server(tmp_path_factory.mktemp("server"), folder / "models")
     yield Caller(triton.InferenceServerClient(server.grpc), "tiny"), server
