@@ -28,9 +28,10 @@ def test_every_model_is_there_and_says_what_it_is(tiny_repository: Path) -> None
         assert model.max_batch_size == 0
         assert model.input and model.output
         assert not model.HasField("version_policy")
-        onnx_file = tiny_repository / "models" / name / "1" / "model.onnx"
-        assert onnx_file.is_file() == (model.backend == "onnxruntime")
-        if model.backend != "onnxruntime":
+        version = tiny_repository / "models" / name / "1"
+        assert (version / "model.onnx").is_file() == (model.backend == "onnxruntime")
+        assert (version / "chain.json").is_file() == (model.backend == "slabs")
+        if model.backend not in ("onnxruntime", "slabs"):
             parameter = json.loads(model.parameters["variant"].string_value)
             assert parameter["name"] == "tiny"
             assert set(parameter["weights"]) == {"autoencoder", "diffusion_unet", "controlnet"}
@@ -51,6 +52,6 @@ def test_a_graph_that_computes_something_else_is_refused(tiny_repository: Path) 
     loaded = networks.load(tiny(), tiny_repository)
     loaded.controlnet.controlnet_cond_embedding.conv_out.conv.bias.data += 0.01
     encoder = graphs.graphs(tiny(), loaded)[0]
-    model = tiny_repository / "models" / "tiny.mask_encoder" / "1" / "model.onnx"
+    model = tiny_repository / "models" / "tiny.mask_encoder" / "1" / "chain.json"
     with pytest.raises(ValueError, match="mask_encoder: ONNX Runtime differs from PyTorch by"):
         onnx_export.verify(encoder, model, 1e-5)

@@ -36,8 +36,14 @@ def made(folder: Path, *names: str) -> list[Path]:
 def files(chosen: Variant, folder: Path, *names: str) -> dict[str, list[Path]]:
     """Return made-up files for every engine of `chosen`."""
     models = repository.configs(chosen, {}, "onnx", "fp32").values()
-    shorts = [m.name.split(".")[1] for m in models if m.backend == "onnxruntime"]
-    return {short: made(folder / short, *names) for short in shorts}
+    found = {}
+    for model in models:
+        short = model.name.split(".")[-1]
+        if model.backend == "slabs":
+            found[short] = made(folder / short, "00.onnx", "chain.json")
+        elif model.backend == "onnxruntime":
+            found[short] = made(folder / short, *names)
+    return found
 
 
 def shapes(tensors: Any) -> dict[str, tuple[str, list[int]]]:
@@ -238,7 +244,7 @@ def test_an_engine_without_a_file_leaves_the_repository_as_it_was(tmp_path: Path
     repository.write(target, tiny(), {}, given, "onnx", "fp32")
     before = {path: path.stat().st_mtime_ns for path in target.rglob("*")}
     del given["vae_decoder"]
-    with pytest.raises(ValueError, match=r"tiny\.vae_decoder: no model\.onnx was made for it"):
+    with pytest.raises(ValueError, match=r"tiny\.vae_decoder: no chain\.json was made for it"):
         repository.write(target, tiny(), {"autoencoder": "2"}, given, "onnx", "fp32")
     given["vae_decoder"] = [tmp_path / "gone" / "model.onnx"]
     with pytest.raises(FileNotFoundError):
