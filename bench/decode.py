@@ -119,7 +119,7 @@ def windows(side: int, roi: int, overlap: float) -> list[int]:
 
     sides, rois = (side,) * 3, (min(roi, side),) * 3
     interval = _get_scan_interval(sides, rois, 3, (overlap,) * 3)
-    return sorted({found[0].start for found in dense_patch_slices(sides, rois, interval)})
+    return sorted({int(found[0].start) for found in dense_patch_slices(sides, rois, interval)})
 
 
 def seams(volume: Array, borders: Sequence[int]) -> float:

@@ -118,22 +118,24 @@ def run(chain: Chain, x: Any, thickness: int, room: Room) -> Any:
         made = _Slabs(count, stage.output in haloed, room)
         short = _Slabs(count, False, room)
         seen = moments.setdefault(stage.output, [])
-        for number in range(count):
-            source = slabs[stage.input].slabs[number]
-            feeds = {"x": source, "inside": inside(source.shape[2], number, count, stage.up)}
-            if stage.skip is not None:
-                feeds["skip"] = slabs[stage.skip].slabs[number]
-            found = stage.engine({**feeds, **norm})
-            made.put(number, found["y"])
-            if "shortcut" in found:
-                short.put(number, found["shortcut"])
-            if "y_mean" in found:
-                voxels = math.prod(found["y"].shape[2:])
-                seen.append((voxels, found["y_mean"].copy(), found["y_variance"].copy()))
-            for name in (stage.input, stage.skip):
-                if name is not None and last_use[name] == index:
-                    slabs[name].drop(number)
-        stage.engine.release()
+        try:
+            for number in range(count):
+                source = slabs[stage.input].slabs[number]
+                feeds = {"x": source, "inside": inside(source.shape[2], number, count, stage.up)}
+                if stage.skip is not None:
+                    feeds["skip"] = slabs[stage.skip].slabs[number]
+                found = stage.engine({**feeds, **norm})
+                made.put(number, found["y"])
+                if "shortcut" in found:
+                    short.put(number, found["shortcut"])
+                if "y_mean" in found:
+                    voxels = math.prod(found["y"].shape[2:])
+                    seen.append((voxels, found["y_mean"].copy(), found["y_variance"].copy()))
+                for name in (stage.input, stage.skip):
+                    if name is not None and last_use[name] == index:
+                        slabs[name].drop(number)
+        finally:
+            stage.engine.release()
         slabs[stage.output] = made
         if stage.shortcut is not None:
             slabs[stage.shortcut] = short

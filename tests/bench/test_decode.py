@@ -22,6 +22,7 @@ def test_windows_begin_where_monai_lays_them() -> None:
     assert decode.windows(32, 48, 0.4) == [0]
     assert decode.windows(64, 48, 0.6666) == [0, 16]
     assert decode.windows(128, 80, 0.4) == [0, 48]
+    assert json.dumps(decode.windows(128, 80, 0.4)) == "[0, 48]"
     assert decode.windows(128, 48, 0.6666) == [0, 16, 32, 48, 64, 80]
 
 
