@@ -6,6 +6,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import EnumMeta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,18 @@ _KEYS = ("unet_state_dict", "controlnet_state_dict")
 # What MONAI's training leaves beside the weights: numbers, which are data. How a numpy scalar is
 # made has one name in files of numpy 1 and another in those of numpy 2.
 _SCALAR = np.float64(0).__reduce__()[0]
+
+
+def _member(owner: Any, name: str) -> Any:
+    """Return a member of an enumeration; what else `getattr` could reach stays out of reach."""
+    if not isinstance(owner, EnumMeta):
+        raise ValueError("Unsupported GLOBAL getattr")
+    return owner[name]
+
+
 _SAFE: list[Any] = [
+    # How Python before 3.11.4 writes the enumerations that MetaTensor holds.
+    (_member, "builtins.getattr"),
     (_SCALAR, "numpy.core.multiarray.scalar"),
     (_SCALAR, "numpy._core.multiarray.scalar"),
     np.dtype,

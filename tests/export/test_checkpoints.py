@@ -64,6 +64,20 @@ def test_what_training_leaves_beside_the_weights_is_no_harm(tmp_path: Path, key:
     assert got.scale_factor == pytest.approx(1 / torch.arange(8.0).std().item())
 
 
+class Reaching:
+    """What is written as a call of getattr on what may be read."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return getattr, (MetaTensor, "__init__")
+
+
+def test_getattr_reaches_enumerations_alone(tmp_path: Path) -> None:
+    path = tmp_path / "diff_unet.pt"
+    write_torch(path, {"unet_state_dict": state(), "more": Reaching()})
+    with pytest.raises(ValueError, match=r"holds code \(getattr\), and only weights are read"):
+        checkpoints.read(path, "diffusion_unet")
+
+
 def test_a_file_of_old_pytorch_is_read(tmp_path: Path) -> None:
     path = tmp_path / "old.pt"
     torch.save(state(), path, _use_new_zipfile_serialization=False)
