@@ -21,7 +21,7 @@ from backends.slabs import budget, chain
 from backends.slabs.place import Gpu
 from bench import page
 from bench.rooms import ROOT
-from export import chains, networks, variant
+from export import chains, networks, stages, variant
 
 PAGE = ROOT / "docs" / "published.md"
 STEPS = 30
@@ -84,21 +84,7 @@ def decoder() -> chain.Chain:
 
     with torch.device("meta"):
         cut = chains.decoder(networks.build(variant.load("rflow-ct"), "autoencoder"), 1.0)
-    stages = [
-        chain.Stage(
-            Nothing(),
-            stage.input,
-            stage.output,
-            stage.skip,
-            stage.shortcut_to,
-            stage.norm.num_groups if stage.norm is not None else 0,
-            stage.resize == "up",
-        )
-        for stage in cut.stages
-    ]
-    planes = {name: found.planes for name, found in cut.activations.items()}
-    channels = {name: found.channels for name, found in cut.activations.items()}
-    return chain.Chain(cut.input, cut.output, planes, channels, 2, tuple(stages))
+    return chain.assemble(stages.describe(cut, "fp16"), lambda file: Nothing())
 
 
 def calls(row: Published, official: chain.Chain) -> tuple[int, int]:

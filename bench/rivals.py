@@ -25,7 +25,7 @@ import numpy as np
 from backends.engines import tensorrt
 from backends.slabs.place import Gpu, Network
 from bench import task as tasks
-from bench.rooms import open_graph
+from bench.rooms import open_graph, published
 from bench.task import Array, Task, Volume
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,7 +94,7 @@ def engines(task: Task) -> Iterator[tuple[Make, str]]:
     from backends.maisi import conditioning, decoder, sampler
     from backends.maisi.request import complete
 
-    table = _published(task)
+    table = published(task.load().name, task.models)
     models = ("mask_encoder", "flow_masked", "vae_decoder")
     opened = {model: open_model(task, model) for model in models}
     asked = tasks.request(task)
@@ -149,17 +149,6 @@ def open_model(task: Task, model: str) -> Callable[[Mapping[str, Any]], Mapping[
     plan = tensorrt.Engine(folder, "model.plan", 0, None)
     taken = plan.told["inputs"]
     return lambda inputs: plan.run({name: x for name, x in inputs.items() if name in taken})
-
-
-def _published(task: Task) -> dict[str, Any]:
-    """Return the table of the variant that the repository's models carry."""
-    from google.protobuf import text_format  # type: ignore[import-untyped]
-    from tritonclient.grpc import model_config_pb2
-
-    text = (task.models / task.load().name / "config.pbtxt").read_text()
-    config = text_format.Parse(text, model_config_pb2.ModelConfig())
-    table: dict[str, Any] = json.loads(config.parameters["variant"].string_value)
-    return table
 
 
 @contextmanager

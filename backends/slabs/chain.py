@@ -72,10 +72,18 @@ def load(path: Path, engine: Callable[[Path], Engine]) -> Chain:
     Raises OSError, ValueError or KeyError for a file that is missing or damaged.
     """
     told = json.loads(path.read_bytes())
+    return assemble(told, lambda file: engine(path.with_name(file)))
+
+
+def assemble(told: Mapping[str, Any], engine: Callable[[str], Engine]) -> Chain:
+    """Return the chain that `chain.json` tells of, each stage by `engine(its file)`.
+
+    Raises KeyError or TypeError for what is no such description.
+    """
     activations = told["activations"]
     stages = [
         Stage(
-            engine(path.with_name(stage["file"])),
+            engine(stage["file"]),
             stage["input"],
             stage["output"],
             stage["skip"],
