@@ -86,9 +86,8 @@ def change(model: Any, convolve: Convolve, outside: bool) -> Any:
                 replace(node, fresh.output(0))
             continue
         inputs = node.input_values()
-        if kind == "Convolution" and len(inputs[0].get_shape()) == 5:
-            weight = constant(inputs[1])
-            if weight is not None:
+        if kind == "Convolution" and (weight := constant(inputs[1])) is not None:
+            if weight.ndim == 5:
                 replace(node, convolve(last(inputs[0]), weight, node))
                 continue
         if not any(map(is_last, inputs)):
@@ -127,7 +126,7 @@ def change(model: Any, convolve: Convolve, outside: bool) -> Any:
 
 
 def _doubled(node: Any) -> list[int]:
-    """Return the axes along which a node doubles its input linearly, if it does nothing else."""
+    """Return the axes along which a node doubles its input linearly; none if it does other things."""
     how, (_, factors, *axes) = node.get_attributes(), node.input_values()
     scales = constant(factors)
     linear = how["mode"].startswith("linear") and not how["antialias"]
@@ -141,7 +140,7 @@ def _doubled(node: Any) -> list[int]:
 
 
 def _double(x: Any, axis: int) -> Any:
-    """Interpolate linearly: each half takes a quarter of the neighbour on its side."""
+    """Interpolate between neighbours: each gives its two halves a quarter of what is beside them."""
     from openvino import opset13 as op
 
     def part(begin: int, end: int) -> Any:

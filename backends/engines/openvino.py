@@ -32,8 +32,8 @@ def cores() -> int:
 class Engine:
     """An ONNX file on the CPU, in float32 whatever its weights are.
 
-    Where Winograd's convolutions help it is compiled for the shapes it gets, with them and in
-    channels last, and the two last sets of shapes are kept. Else it is compiled once.
+    It is compiled for the shapes it gets, in channels last and with Winograd's convolutions where
+    those pay; the two last sets of shapes are kept.
     """
 
     def __init__(self, path: Path, threads: int = 0, innermost: bool = False) -> None:
@@ -54,21 +54,18 @@ class Engine:
         self.compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
         self.at: tuple[tuple[int, ...], ...] = ()
         self.request: Any = None
-        self.fixed = innermost or winograd.helps(self.model)
-        if not self.fixed:
-            self.compiled[()] = self._compile(self.model)
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs [by name], which the next call overwrites.
 
         Raises RuntimeError for inputs that do not fit.
         """
-        shapes = tuple(tuple(feeds[name].shape) for name in self.inputs) if self.fixed else ()
+        shapes = tuple(tuple(feeds[name].shape) for name in self.inputs)
         if shapes not in self.compiled:
             if len(self.compiled) == _KEPT:
                 del self.compiled[next(iter(self.compiled))]
-            self.compiled[shapes] = self._compile(self._changed(shapes))
-        if self.request is None or self.at != shapes:
+            self.compiled[shapes] = self._compile(shapes)
+        if self.at != shapes:
             self.at, self.request = shapes, self.compiled[shapes].create_infer_request()
         turned = {name: self._turn(feeds[name], channels_last.LAST) for name in self.inputs}
         self.request.infer(turned, share_inputs=True)
@@ -80,14 +77,12 @@ class Engine:
     def _turn(self, array: Array, order: tuple[int, ...]) -> Array:
         return array.transpose(order) if self.innermost and array.ndim == 5 else array
 
-    def _changed(self, shapes: Sequence[tuple[int, ...]]) -> Any:
+    def _compile(self, shapes: Sequence[tuple[int, ...]]) -> Any:
         import openvino
 
         model = self.model.clone()
         model.reshape(dict(zip(self.inputs, map(openvino.PartialShape, shapes), strict=True)))
-        return channels_last.change(model, winograd.convolve, self.innermost)
-
-    def _compile(self, model: Any) -> Any:
+        model = channels_last.change(model, winograd.convolve, self.innermost)
         return self.core.compile_model(
             model,
             "CPU",
@@ -101,7 +96,7 @@ class Engine:
 
     def release(self) -> None:
         """Give back the memory that runs have taken; outputs are gone with it."""
-        self.request = None
+        self.at, self.request = (), None
         for compiled in self.compiled.values():
             compiled.release_memory()
         ctypes.CDLL(None).malloc_trim(0)  # glibc would keep what its threads have freed

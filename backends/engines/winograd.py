@@ -20,7 +20,7 @@ from .channels_last import FIRST, LAST, turn
 
 Array = npt.NDArray[Any]
 
-# m -> the transforms of the paper: G of the taps, B^T of the inputs, A^T of the products.
+# m -> the taps' transform G [m + 2, 3], in the paper's notation.
 _TAPS = {
     2: np.array([[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]]),
     4: np.array(
@@ -34,40 +34,9 @@ _TAPS = {
         ]
     ),
 }
-_INPUTS = {
-    2: np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float32),
-    4: np.array(
-        [
-            [4, 0, -5, 0, 1, 0],
-            [0, -4, -4, 1, 1, 0],
-            [0, 4, -4, -1, 1, 0],
-            [0, -2, -1, 2, 1, 0],
-            [0, 2, -1, -2, 1, 0],
-            [0, 4, 0, -5, 0, 1],
-        ],
-        np.float32,
-    ),
-}
-_PRODUCTS = {
-    2: np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32),
-    4: np.array(
-        [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
-        np.float32,
-    ),
-}
 _NARROW = 64  # channels, below which the sums cost more than the products they save
 _FEW = 32  # rows of a matrix product, below which reading its weights costs more
 _TILE = 4096  # voxels whose sums stay in a core's cache
-
-
-def helps(model: Any) -> bool:
-    """Tell whether a model has a convolution that may be worth it."""
-    weights = [
-        node.get_input_shape(1)
-        for node in model.get_ordered_ops()
-        if node.get_type_name() == "Convolution" and node.get_input_partial_shape(1).is_static
-    ]
-    return any(list(w[2:]) == [3, 3, 3] and min(w[:2]) >= _NARROW for w in weights)
 
 
 def factor(sides: Sequence[int], channels: Sequence[int]) -> int:
@@ -88,40 +57,35 @@ def convolve(x: Any, weight: Array, node: Any) -> Any:
     sides = [side + a + b - 2 for side, a, b in zip(x.get_shape()[1:4], before, after, strict=True)]
     most = factor(sides, weight.shape[:2]) if plain else 0
     if most:
-        kind = x.get_element_type()  # of a float16 graph, which a CPU computes in float32
-        y = _convolve(_cast(x, np.float32), weight.astype(np.float32), before, after, most)
-        return _cast(y, kind.to_dtype())
+        return _convolve(x, weight.astype(np.float32), before, after, most)
     turned = op.convolution(
         turn(x, FIRST), op.constant(weight), how["strides"], before, after, how["dilations"]
     )
     return turn(turned.output(0), LAST)
 
 
-def _cast(x: Any, dtype: Any) -> Any:
-    from openvino import opset13 as op
-
-    return x if x.get_element_type().to_dtype() == dtype else op.convert(x, dtype).output(0)
-
-
 def _convolve(x: Any, weight: Array, before: Sequence[int], after: Sequence[int], most: int) -> Any:
     """Convolve with 3 x 3 x 3 taps, at most `most` outputs an axis at a time."""
     from openvino import opset13 as op
 
-    sides = [a + b + c - 2 for a, b, c in zip(x.get_shape()[1:4], before, after, strict=True)]
+    rows, *sides, _ = x.get_shape()
+    sides = [a + b + c - 2 for a, b, c in zip(sides, before, after, strict=True)]
     steps = [most if side % most == 0 or side > 2 * most else 2 for side in sides]
     full = [-(-side // m) * m for side, m in zip(sides, steps, strict=True)]
     after = [b + c - a for a, b, c in zip(sides, after, full, strict=True)]
     if any(before) or any(after):
         zero = op.constant(np.float32(0))
-        pads = (op.constant(np.array([0, *ends, 0])) for ends in (before, after))
-        x = op.pad(x, *pads, "constant", zero).output(0)
+        ends = (op.constant(np.array([0, *ends, 0])) for ends in (before, after))
+        x = op.pad(x, *ends, "constant", zero).output(0)
     taps = _transform(weight, steps)
     lines = _lines(full, steps[1])
-    alone = lines == full[1]
-    y = _whole(x, taps, steps) if alone else _looped(x, taps, steps, lines, full)
+    if lines == full[1]:
+        y = _whole(x, taps, steps)
+    else:
+        y = _looped(x, taps, steps, lines, full)
     if full != sides:
-        cut = (op.constant(np.array(a)) for a in ([0] * 3, sides, [1] * 3, [1, 2, 3]))
-        y = op.slice(y, *cut).output(0)
+        ends = [op.constant(np.array(a)) for a in ([0] * 3, sides, [1] * 3, [1, 2, 3])]
+        y = op.slice(y, *ends).output(0)
     return y
 
 
@@ -149,45 +113,96 @@ def _looped(x: Any, taps: Array, steps: Sequence[int], lines: int, sides: Sequen
     loop.set_special_body_ports([0, 1])
     loop.set_invariant_input(whole, x)
     y = loop.get_concatenated_slices(body.get_results()[0].output(0), 0, 1, 1, -1, 2)
-    shape = [x.get_shape()[0], *sides, taps.shape[1]]
+    shape = [x.get_shape()[0], *sides, taps.shape[-1]]
     return op.reshape(y, op.constant(np.array(shape)), False).output(0)
 
 
 def _transform(weight: Array, steps: Sequence[int]) -> npt.NDArray[np.float32]:
-    """Return the taps' sums, [products, O, C]; the last axis' products are outermost."""
+    """Return the taps' sums, [products, C, O]; the last axis' products are outermost."""
     x, y, z = (_TAPS[m] for m in steps)
     kernel = np.einsum("cz,by,ax->cbaxyz", z, y, x).reshape(-1, 27).astype(np.float32)
     outputs, channels = weight.shape[:2]
-    sums: npt.NDArray[np.float32] = kernel @ weight.reshape(-1, 27).T
-    return sums.reshape(-1, outputs, channels)
+    taps = weight.transpose(2, 3, 4, 1, 0).reshape(27, -1)
+    return (kernel @ taps).reshape(-1, channels, outputs)
 
 
 def _whole(x: Any, taps: Array, steps: Sequence[int]) -> Any:
-    """Convolve all of it at once."""
+    """Convolve all of it at once; the sums of an axis lie behind each other, as more rows."""
     from openvino import opset13 as op
 
-    def shaped(x: Any, *shape: int) -> Any:
-        return op.reshape(x, op.constant(np.array(shape)), False)
-
+    for axis, m in enumerate(steps, start=1):
+        last = [op.constant(np.array([k])) for k in (m, axis)]
+        parts = [
+            op.slice(x, op.constant(np.array([k])), op.constant(np.array([_end(k, m)])), *last)
+            for k in range(m + 2)
+        ]
+        x = op.concat(_SUMS[m](parts), 0).output(0)
     rows, *sides, channels = x.get_shape()
-    outputs = taps.shape[1]
-    counts = [(side - 2) // m for side, m in zip(sides, steps, strict=True)]
-    outer = rows
-    for axis, (m, count) in enumerate(zip(steps, counts, strict=True)):
-        seen = np.arange(m + 2)[:, None] + m * np.arange(count)  # planes, for each of the sums
-        x = op.gather(shaped(x, outer, sides[axis], -1), op.constant(seen), op.constant(1))
-        x = op.matmul(op.constant(_INPUTS[m]), shaped(x, outer, m + 2, -1), False, False)
-        outer *= (m + 2) * count
-    pairs = [n for m, count in zip(steps, counts, strict=True) for n in (m + 2, count)]
-    x = op.transpose(shaped(x, rows, *pairs, channels), op.constant([5, 3, 1, 0, 2, 4, 6, 7]))
-    y = op.matmul(
-        shaped(x, len(taps), -1, channels), op.constant(taps, shared_memory=True), False, True
-    )
-    outer = 1
-    for m in reversed(steps):
-        y = op.matmul(op.constant(_PRODUCTS[m]), shaped(y, outer, m + 2, -1), False, False)
-        outer *= m
-    y = shaped(y, *reversed(steps), rows, *counts, outputs)
-    y = op.transpose(y, op.constant([3, 4, 2, 5, 1, 6, 0, 7]))
-    full = [m * count for m, count in zip(steps, counts, strict=True)]
-    return shaped(y, rows, *full, outputs).output(0)
+    flat = op.reshape(x, op.constant(np.array([len(taps), -1, channels])), False)
+    y = op.matmul(flat, op.constant(taps, shared_memory=True), False, False)
+    y = op.reshape(y, op.constant(np.array([rows, *sides, taps.shape[-1]])), False).output(0)
+    for axis, m in reversed(list(enumerate(steps, start=1))):
+        parts = op.split(y, op.constant(np.int64(0)), m + 2)
+        found = _OUTPUTS[m](parts.outputs())
+        shape = list(found[0].get_output_shape(0))
+        shape[axis] *= m
+        y = op.concat([op.unsqueeze(part, op.constant([axis + 1])) for part in found], axis + 1)
+        y = op.reshape(y, op.constant(np.array(shape)), False).output(0)
+    return y
+
+
+def _end(k: int, m: int) -> int:
+    """Return where the slice of every m-th plane from `k` ends, so that all are as long."""
+    return k - m - 1 if k < m + 1 else 2**31 - 1
+
+
+def _times(x: Any, number: float) -> Any:
+    from openvino import opset13 as op
+
+    return op.multiply(x, op.constant(np.float32(number)))
+
+
+def _sums_of_4(d: Sequence[Any]) -> list[Any]:
+    """Return B^T d of the paper's F(4, 3)."""
+    from openvino import opset13 as op
+
+    add, less = op.add, op.subtract
+    a, b = less(d[4], _times(d[2], 4)), less(d[3], _times(d[1], 4))
+    e, f = less(d[4], d[2]), _times(less(d[3], d[1]), 2)
+    first = add(less(_times(d[0], 4), _times(d[2], 5)), d[4])
+    final = add(less(_times(d[1], 4), _times(d[3], 5)), d[5])
+    return [first, add(a, b), less(a, b), add(e, f), less(e, f), final]
+
+
+def _outputs_of_4(m: Sequence[Any]) -> list[Any]:
+    """Return A^T m of the paper's F(4, 3)."""
+    from openvino import opset13 as op
+
+    add, less = op.add, op.subtract
+    a, b, c, d = add(m[1], m[2]), less(m[1], m[2]), add(m[3], m[4]), less(m[3], m[4])
+    return [
+        add(add(m[0], a), c),
+        add(b, _times(d, 2)),
+        add(a, _times(c, 4)),
+        add(add(b, _times(d, 8)), m[5]),
+    ]
+
+
+def _sums_of_2(d: Sequence[Any]) -> list[Any]:
+    """Return B^T d of the paper's F(2, 3)."""
+    from openvino import opset13 as op
+
+    add, less = op.add, op.subtract
+    return [less(d[0], d[2]), add(d[1], d[2]), less(d[2], d[1]), less(d[1], d[3])]
+
+
+def _outputs_of_2(m: Sequence[Any]) -> list[Any]:
+    """Return A^T m of the paper's F(2, 3)."""
+    from openvino import opset13 as op
+
+    add, less = op.add, op.subtract
+    return [add(add(m[0], m[1]), m[2]), less(less(m[1], m[2]), m[3])]
+
+
+_SUMS = {2: _sums_of_2, 4: _sums_of_4}
+_OUTPUTS = {2: _outputs_of_2, 4: _outputs_of_4}

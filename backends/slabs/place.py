@@ -57,7 +57,7 @@ def innermost(allocate: Allocate) -> Allocate:
 class Host:
     """The CPU and its memory, with files for what does not fit."""
 
-    enough = 150e6
+    enough = 400e6
 
     def __init__(self, spill: Path, threads: int) -> None:
         """Keep where files go and how many threads engines have."""
