@@ -5,15 +5,18 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
+from . import channels_last, winograd
+
 INSTALL = "pip install openvino==2026.4.1"
 
 Array = npt.NDArray[Any]
+_KEPT = 2  # sets of shapes: all slabs but the last, and the last
 
 
 def cores() -> int:
@@ -27,42 +30,80 @@ def cores() -> int:
 
 
 class Engine:
-    """An ONNX file on the CPU, in float32 whatever its weights are."""
+    """An ONNX file on the CPU, in float32 whatever its weights are.
 
-    def __init__(self, path: Path, threads: int = 0) -> None:
+    Where Winograd's convolutions help it is compiled for the shapes it gets, with them and in
+    channels last, and the two last sets of shapes are kept. Else it is compiled once.
+    """
+
+    def __init__(self, path: Path, threads: int = 0, innermost: bool = False) -> None:
         """Load the file; `threads` 0: every core we may use.
 
+        `innermost`: arrays of five axes [R, C, X, Y, Z] come and go with C innermost in memory.
         Raises RuntimeError when it cannot be loaded, and where OpenVINO is not installed.
         """
         try:
             import openvino
         except ImportError as error:
             raise RuntimeError(f"this server lacks OpenVINO ({error}): {INSTALL}") from None
-        self.compiled = openvino.Core().compile_model(
-            str(path),
-            "CPU",
-            {
-                # Where the CPU has bfloat16, OpenVINO by itself would compute in that.
-                "INFERENCE_PRECISION_HINT": "f32",
-                "INFERENCE_NUM_THREADS": threads or cores(),
-                "PERFORMANCE_HINT": "LATENCY",
-            },
-        )
-        self.request = self.compiled.create_infer_request()
-        self.outputs = {port.get_any_name(): port for port in self.compiled.outputs}
+        self.core, self.innermost = openvino.Core(), innermost
+        self.threads = threads or cores()
+        self.model = self.core.read_model(str(path))
+        self.inputs = [port.get_any_name() for port in self.model.inputs]
+        self.outputs = [port.get_any_name() for port in self.model.outputs]
+        self.compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
+        self.at: tuple[tuple[int, ...], ...] = ()
+        self.request: Any = None
+        self.fixed = innermost or winograd.helps(self.model)
+        if not self.fixed:
+            self.compiled[()] = self._compile(self.model)
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs [by name], which the next call overwrites.
 
         Raises RuntimeError for inputs that do not fit.
         """
-        self.request.infer(dict(feeds), share_inputs=True)
-        return {name: self.request.get_tensor(port).data for name, port in self.outputs.items()}
+        shapes = tuple(tuple(feeds[name].shape) for name in self.inputs) if self.fixed else ()
+        if shapes not in self.compiled:
+            if len(self.compiled) == _KEPT:
+                del self.compiled[next(iter(self.compiled))]
+            self.compiled[shapes] = self._compile(self._changed(shapes))
+        if self.request is None or self.at != shapes:
+            self.at, self.request = shapes, self.compiled[shapes].create_infer_request()
+        turned = {name: self._turn(feeds[name], channels_last.LAST) for name in self.inputs}
+        self.request.infer(turned, share_inputs=True)
+        return {
+            name: self._turn(self.request.get_tensor(name).data, channels_last.FIRST)
+            for name in self.outputs
+        }
+
+    def _turn(self, array: Array, order: tuple[int, ...]) -> Array:
+        return array.transpose(order) if self.innermost and array.ndim == 5 else array
+
+    def _changed(self, shapes: Sequence[tuple[int, ...]]) -> Any:
+        import openvino
+
+        model = self.model.clone()
+        model.reshape(dict(zip(self.inputs, map(openvino.PartialShape, shapes), strict=True)))
+        return channels_last.change(model, winograd.convolve, self.innermost)
+
+    def _compile(self, model: Any) -> Any:
+        return self.core.compile_model(
+            model,
+            "CPU",
+            {
+                # Where the CPU has bfloat16, OpenVINO by itself would compute in that.
+                "INFERENCE_PRECISION_HINT": "f32",
+                "INFERENCE_NUM_THREADS": self.threads,
+                "PERFORMANCE_HINT": "LATENCY",
+            },
+        )
 
     def release(self) -> None:
         """Give back the memory that runs have taken; outputs are gone with it."""
-        self.request = self.compiled.create_infer_request()
-        self.compiled.release_memory()
+        self.request = None
+        for compiled in self.compiled.values():
+            compiled.release_memory()
         ctypes.CDLL(None).malloc_trim(0)  # glibc would keep what its threads have freed
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..engines import openvino, tensorrt
+from ..engines import channels_last, openvino, tensorrt
 from . import budget, chain
-from .room import Room, in_files
+from .room import Allocate, Room, in_files
 
 Array = npt.NDArray[Any]
 
@@ -43,10 +43,21 @@ class Network:
         return chain.run(self.chain, x, thickness, self.place.room(left))
 
 
+def innermost(allocate: Allocate) -> Allocate:
+    """Return what makes arrays [R, C, X, Y, Z] with C innermost in memory, as our engines do."""
+
+    def made(shape: tuple[int, ...], dtype: Any) -> Array:
+        rows, channels, *sides = shape
+        array: Array = allocate((rows, *sides, channels), dtype).transpose(channels_last.FIRST)
+        return array
+
+    return made
+
+
 class Host:
     """The CPU and its memory, with files for what does not fit."""
 
-    enough = 400e6
+    enough = 150e6
 
     def __init__(self, spill: Path, threads: int) -> None:
         """Keep where files go and how many threads engines have."""
@@ -54,7 +65,7 @@ class Host:
 
     def engine(self, stem: Path) -> chain.Engine:
         """Load a stage by its path without suffix."""
-        return openvino.Engine(stem.with_suffix(".onnx"), self.threads)
+        return openvino.Engine(stem.with_suffix(".onnx"), self.threads, innermost=True)
 
     def available(self) -> int:
         """Return the bytes to be had."""
@@ -62,7 +73,7 @@ class Host:
 
     def room(self, size: int) -> Room:
         """Return a room with `size` bytes of memory."""
-        return Room(size, np.empty, in_files(self.spill))
+        return Room(size, innermost(np.empty), innermost(in_files(self.spill)))
 
 
 class Gpu:

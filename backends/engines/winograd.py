@@ -1,0 +1,195 @@
+"""Convolutions of 3 x 3 x 3 with an eighth of the products, after Winograd.
+
+Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (1509.09308): m outputs of a
+convolution with three taps need m + 2 products, not 3 m, of sums of the inputs and of the taps.
+Along all three axes that is 216 products for 64 outputs with m = 4, where there were 1728; with
+m = 2, 64 for 8 instead of 216. The products of all channels are matrix products. Rounding grows: to
+1e-5 of the output's spread (m = 4), 1e-6 (m = 2).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .channels_last import FIRST, LAST, turn
+
+Array = npt.NDArray[Any]
+
+# m -> the transforms of the paper: G of the taps, B^T of the inputs, A^T of the products.
+_TAPS = {
+    2: np.array([[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]]),
+    4: np.array(
+        [
+            [1 / 4, 0, 0],
+            [-1 / 6, -1 / 6, -1 / 6],
+            [-1 / 6, 1 / 6, -1 / 6],
+            [1 / 24, 1 / 12, 1 / 6],
+            [1 / 24, -1 / 12, 1 / 6],
+            [0, 0, 1],
+        ]
+    ),
+}
+_INPUTS = {
+    2: np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float32),
+    4: np.array(
+        [
+            [4, 0, -5, 0, 1, 0],
+            [0, -4, -4, 1, 1, 0],
+            [0, 4, -4, -1, 1, 0],
+            [0, -2, -1, 2, 1, 0],
+            [0, 2, -1, -2, 1, 0],
+            [0, 4, 0, -5, 0, 1],
+        ],
+        np.float32,
+    ),
+}
+_PRODUCTS = {
+    2: np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32),
+    4: np.array(
+        [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
+        np.float32,
+    ),
+}
+_NARROW = 64  # channels, below which the sums cost more than the products they save
+_FEW = 32  # rows of a matrix product, below which reading its weights costs more
+_TILE = 4096  # voxels whose sums stay in a core's cache
+
+
+def helps(model: Any) -> bool:
+    """Tell whether a model is worth it: at its full resolution, where most of its time is, too."""
+    weights = [
+        node.get_input_shape(1)
+        for node in model.get_ordered_ops()
+        if node.get_type_name() == "Convolution" and node.get_input_partial_shape(1).is_static
+    ]
+    cubes = [w[:2] for w in weights if list(w[2:]) == [3, 3, 3]]
+    wide = any(min(channels) >= _NARROW for channels in cubes)
+    return wide and all(max(channels) >= _NARROW for channels in cubes)
+
+
+def factor(sides: Sequence[int], channels: Sequence[int]) -> int:
+    """Return the largest m that pays for an output of `sides` [X, Y, Z], 0 where none does."""
+    if min(channels) < _NARROW:
+        return 0
+    rows = {m: math.prod(-(-side // m) for side in sides) for m in (4, 2)}
+    return next((m for m, count in rows.items() if count >= _FEW), 0)
+
+
+def convolve(x: Any, weight: Array, node: Any) -> Any:
+    """Return what the convolution `node` makes of `x` [R, X, Y, Z, C], in channels last, too."""
+    from openvino import opset13 as op
+
+    how = node.get_attributes()
+    before, after = how["pads_begin"], how["pads_end"]
+    plain = weight.shape[2:] == (3, 3, 3) and set(how["strides"]) == set(how["dilations"]) == {1}
+    sides = [side + a + b - 2 for side, a, b in zip(x.get_shape()[1:4], before, after, strict=True)]
+    most = factor(sides, weight.shape[:2]) if plain else 0
+    if most:
+        kind = x.get_element_type()  # of a float16 graph, which a CPU computes in float32
+        y = _convolve(_cast(x, np.float32), weight.astype(np.float32), before, after, most)
+        return _cast(y, kind.to_dtype())
+    turned = op.convolution(
+        turn(x, FIRST), op.constant(weight), how["strides"], before, after, how["dilations"]
+    )
+    return turn(turned.output(0), LAST)
+
+
+def _cast(x: Any, dtype: Any) -> Any:
+    from openvino import opset13 as op
+
+    return x if x.get_element_type().to_dtype() == dtype else op.convert(x, dtype).output(0)
+
+
+def _convolve(x: Any, weight: Array, before: Sequence[int], after: Sequence[int], most: int) -> Any:
+    """Convolve with 3 x 3 x 3 taps, at most `most` outputs an axis at a time."""
+    from openvino import opset13 as op
+
+    sides = [a + b + c - 2 for a, b, c in zip(x.get_shape()[1:4], before, after, strict=True)]
+    steps = [most if side % most == 0 or side > 2 * most else 2 for side in sides]
+    full = [-(-side // m) * m for side, m in zip(sides, steps, strict=True)]
+    after = [b + c - a for a, b, c in zip(sides, after, full, strict=True)]
+    if any(before) or any(after):
+        zero = op.constant(np.float32(0))
+        pads = (op.constant(np.array([0, *ends, 0])) for ends in (before, after))
+        x = op.pad(x, *pads, "constant", zero).output(0)
+    taps = _transform(weight, steps)
+    lines = _lines(full, steps[1])
+    alone = lines == full[1]
+    y = _whole(x, taps, steps) if alone else _looped(x, taps, steps, lines, full)
+    if full != sides:
+        cut = (op.constant(np.array(a)) for a in ([0] * 3, sides, [1] * 3, [1, 2, 3]))
+        y = op.slice(y, *cut).output(0)
+    return y
+
+
+def _lines(sides: Sequence[int], step: int) -> int:
+    """Return how many lines along y are worked on at a time; they divide the side."""
+    x, y, z = sides
+    fit = [n for n in range(step, y + 1, step) if y % n == 0 and x * n * z <= _TILE]
+    return max(fit, default=step)
+
+
+def _looped(x: Any, taps: Array, steps: Sequence[int], lines: int, sides: Sequence[int]) -> Any:
+    """Work on some lines along y after the others, so that sums stay in the cache."""
+    import openvino
+    from openvino import opset13 as op
+
+    number = op.parameter([], np.int64)
+    whole = op.parameter(x.get_shape(), np.float32)
+    first = op.multiply(number, op.constant(np.int64(lines)))
+    seen = op.add(first, op.constant(np.arange(lines + 2)))
+    part = _whole(op.gather(whole, seen, op.constant(np.int64(2))).output(0), taps, steps)
+    made = op.unsqueeze(part, op.constant(np.array([2])))
+    body = openvino.Model([made.output(0), op.constant(True).output(0)], [number, whole], "tile")
+    loop = op.loop(op.constant(np.int64(sides[1] // lines)), op.constant(True))
+    loop.set_function(body)
+    loop.set_special_body_ports([0, 1])
+    loop.set_invariant_input(whole, x)
+    y = loop.get_concatenated_slices(body.get_results()[0].output(0), 0, 1, 1, -1, 2)
+    shape = [x.get_shape()[0], *sides, taps.shape[1]]
+    return op.reshape(y, op.constant(np.array(shape)), False).output(0)
+
+
+def _transform(weight: Array, steps: Sequence[int]) -> npt.NDArray[np.float32]:
+    """Return the taps' sums, [products, O, C]; the last axis' products are outermost."""
+    x, y, z = (_TAPS[m] for m in steps)
+    kernel = np.einsum("cz,by,ax->cbaxyz", z, y, x).reshape(-1, 27).astype(np.float32)
+    outputs, channels = weight.shape[:2]
+    sums: npt.NDArray[np.float32] = kernel @ weight.reshape(-1, 27).T
+    return sums.reshape(-1, outputs, channels)
+
+
+def _whole(x: Any, taps: Array, steps: Sequence[int]) -> Any:
+    """Convolve all of it at once."""
+    from openvino import opset13 as op
+
+    def shaped(x: Any, *shape: int) -> Any:
+        return op.reshape(x, op.constant(np.array(shape)), False)
+
+    rows, *sides, channels = x.get_shape()
+    outputs = taps.shape[1]
+    counts = [(side - 2) // m for side, m in zip(sides, steps, strict=True)]
+    outer = rows
+    for axis, (m, count) in enumerate(zip(steps, counts, strict=True)):
+        seen = np.arange(m + 2)[:, None] + m * np.arange(count)  # planes, for each of the sums
+        x = op.gather(shaped(x, outer, sides[axis], -1), op.constant(seen), op.constant(1))
+        x = op.matmul(op.constant(_INPUTS[m]), shaped(x, outer, m + 2, -1), False, False)
+        outer *= (m + 2) * count
+    pairs = [n for m, count in zip(steps, counts, strict=True) for n in (m + 2, count)]
+    x = op.transpose(shaped(x, rows, *pairs, channels), op.constant([5, 3, 1, 0, 2, 4, 6, 7]))
+    y = op.matmul(
+        shaped(x, len(taps), -1, channels), op.constant(taps, shared_memory=True), False, True
+    )
+    outer = 1
+    for m in reversed(steps):
+        y = op.matmul(op.constant(_PRODUCTS[m]), shaped(y, outer, m + 2, -1), False, False)
+        outer *= m
+    y = shaped(y, *reversed(steps), rows, *counts, outputs)
+    y = op.transpose(y, op.constant([3, 4, 2, 5, 1, 6, 0, 7]))
+    full = [m * count for m, count in zip(steps, counts, strict=True)]
+    return shaped(y, rows, *full, outputs).output(0)

@@ -1,0 +1,78 @@
+"""A graph in channels last computes what it did, wherever its channels come from and go to."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import openvino
+import pytest
+from openvino import opset13 as op
+
+from backends.engines import channels_last, winograd
+from backends.engines.channels_last import FIRST, LAST
+
+Array = np.ndarray[Any, Any]
+SHAPE = (2, 4, 3, 5, 6)
+RANDOM = np.random.default_rng(0)
+WEIGHT = RANDOM.standard_normal((4, 4, 3, 3, 3)).astype(np.float32)
+
+
+def conv(x: Any) -> Any:
+    return op.convolution(x, op.constant(WEIGHT), [1] * 3, [1] * 3, [1] * 3, [1] * 3)
+
+
+def ints(*numbers: int) -> Any:
+    return op.constant(np.array(numbers))
+
+
+def mean(x: Any, axis: int) -> Any:
+    return op.reduce_mean(x, ints(axis), True)
+
+
+GRAPHS: dict[str, Callable[[Any], Any]] = {
+    "a scale of four axes": lambda x: op.multiply(conv(x), op.constant(WEIGHT[:, :1, :1, 0, :1])),
+    "a number": lambda x: op.add(op.constant(np.float32(3)), conv(x)),
+    "planes": lambda x: op.multiply(
+        conv(x), op.constant(WEIGHT[:3, 0, 0, 0].reshape(3, 3, 1)[:, :1])
+    ),
+    "the input beside": lambda x: op.add(x, conv(x)),
+    "concatenated": lambda x: op.concat([conv(x), conv(op.sigmoid(x))], 1),
+    "concatenated with what is not turned": lambda x: conv(
+        op.slice(op.concat([x, op.relu(conv(x))], 1), ints(2), ints(6), ints(1), ints(1))
+    ),
+    "moments": lambda x: op.subtract(conv(x), mean(mean(mean(conv(x), 4), -2), 2)),
+    "a slice": lambda x: op.slice(conv(x), ints(1), ints(-1), ints(1), ints(-3)),
+    "what is not turned, at the end": lambda x: op.relu(conv(x)),
+    "attention": lambda x: op.softmax(op.reshape(conv(x), ints(2, 4, -1), False), 2),
+    "the mean of channels": lambda x: op.reduce_mean(conv(x), ints(1), False),
+    "float16 weights": lambda x: op.convolution(
+        conv(x),
+        op.convert(op.constant(WEIGHT.astype(np.float16)), "f32"),
+        [2] * 3,
+        [1] * 3,
+        [0] * 3,
+        [1] * 3,
+    ),
+}
+
+
+def run(model: Any, x: Array) -> Array:
+    hints = {"INFERENCE_PRECISION_HINT": "f32"}
+    found: Array = openvino.Core().compile_model(model, "CPU", hints)([x])[0]
+    return found
+
+
+def model(name: str) -> Any:
+    given = op.parameter(SHAPE, np.float32, name="x")
+    return openvino.Model([GRAPHS[name](given)], [given])
+
+
+@pytest.mark.parametrize("outside", [False, True])
+@pytest.mark.parametrize("name", GRAPHS)
+def test_it_computes_what_it_did(name: str, outside: bool) -> None:
+    x = RANDOM.standard_normal(SHAPE).astype(np.float32)
+    truth = run(model(name), x)
+    changed = channels_last.change(model(name), winograd.convolve, outside)
+    found = run(changed, np.ascontiguousarray(x.transpose(LAST)) if outside else x)
+    found = found.transpose(FIRST) if outside and found.ndim == 5 else found
+    np.testing.assert_allclose(found, truth, rtol=1e-4, atol=1e-4)

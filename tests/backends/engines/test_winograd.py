@@ -1,0 +1,117 @@
+"""Winograd's convolutions equal PyTorch's, of any size and padding."""
+
+from typing import Any
+
+import numpy as np
+import openvino
+import pytest
+import torch
+from openvino import opset13 as op
+
+from backends.engines import channels_last, winograd
+
+Array = np.ndarray[Any, Any]
+
+
+def convolution(x: Array, weight: Array, before: list[int], after: list[int]) -> Any:
+    """Return a model of one convolution, [R, C, X, Y, Z]."""
+    given = op.parameter(x.shape, np.float32, name="x")
+    made = op.convolution(given, op.constant(weight), [1] * 3, before, after, [1] * 3)
+    return openvino.Model([made], [given])
+
+
+def run(model: Any, x: Array) -> Array:
+    hints = {"INFERENCE_PRECISION_HINT": "f32"}
+    found: Array = openvino.Core().compile_model(model, "CPU", hints)([x])[0]
+    return found
+
+
+def products(model: Any) -> int:
+    """Count matrix products, those of a loop's body too; Winograd's are seven a convolution."""
+    kinds = [node.get_type_name() for node in model.get_ordered_ops()]
+    loops = [node for node in model.get_ordered_ops() if node.get_type_name() == "Loop"]
+    return kinds.count("MatMul") + sum(products(loop.get_function()) for loop in loops)
+
+
+@pytest.mark.parametrize(
+    ("sides", "before", "after"),
+    [
+        ((18, 16, 16), [0, 1, 1], [0, 1, 1]),  # a slab with planes of its neighbours
+        ((8, 8, 8), [1, 1, 1], [1, 1, 1]),
+        ((5, 13, 11), [1, 1, 1], [1, 1, 1]),  # nothing divides
+        ((3, 30, 14), [0, 1, 1], [0, 1, 1]),  # a slab of one plane
+        ((6, 64, 32), [0, 1, 0], [0, 1, 2]),  # several tiles, and uneven zeros
+    ],
+)
+@pytest.mark.parametrize("rows", [1, 2])
+def test_it_equals_the_convolution(
+    sides: tuple[int, ...], before: list[int], after: list[int], rows: int
+) -> None:
+    random = np.random.default_rng(0)
+    x = random.standard_normal((rows, 64, *sides), np.float32)
+    weight = random.standard_normal((72, 64, 3, 3, 3), np.float32) / 40
+    model = channels_last.change(convolution(x, weight, before, after), winograd.convolve, False)
+    assert products(model) == 7
+    found = run(model, x)
+    pads = [n for ends in zip(before[::-1], after[::-1], strict=True) for n in ends]
+    padded = torch.nn.functional.pad(torch.from_numpy(x).double(), pads)
+    truth = torch.nn.functional.conv3d(padded, torch.from_numpy(weight).double()).numpy()
+    assert found.shape == truth.shape
+    error = found - truth
+    assert np.sqrt((error**2).mean()) < 2e-5 * truth.std()
+    assert np.abs(error).max() < 5e-4 * truth.std()
+
+
+@pytest.mark.parametrize(
+    ("sides", "channels", "most"),
+    [
+        ((16, 128, 128), (64, 64), 4),
+        ((8, 8, 8), (256, 512), 2),  # a matrix product of eight rows would read more weights
+        ((4, 4, 4), (512, 512), 0),
+        ((64, 64, 64), (64, 1), 0),
+        ((64, 64, 64), (32, 64), 0),
+    ],
+)
+def test_where_it_pays(sides: tuple[int, ...], channels: tuple[int, ...], most: int) -> None:
+    assert winograd.factor(sides, channels) == most
+
+
+@pytest.mark.parametrize(
+    ("weights", "worth"),
+    [
+        ([(64, 4, 3), (64, 64, 3), (128, 64, 3)], True),
+        ([(64, 4, 3), (64, 64, 1)], False),
+        ([(32, 4, 3), (64, 32, 3), (64, 64, 3)], False),  # most time is where it does not pay
+    ],
+)
+def test_whole_networks_it_pays_for(weights: list[tuple[int, int, int]], worth: bool) -> None:
+    given = op.parameter([1, -1, -1, -1, -1], np.float32)
+    x = given
+    for outputs, inputs, taps in weights:
+        weight = op.constant(np.ones((outputs, inputs, taps, taps, taps), np.float32))
+        x = op.convolution(x, weight, [1] * 3, [1] * 3, [1] * 3, [1] * 3)
+    assert winograd.helps(openvino.Model([x], [given])) == worth
+
+
+def test_strides_are_left_to_openvino() -> None:
+    given = op.parameter([1, 64, 16, 16, 16], np.float32)
+    weight = np.ones((64, 64, 3, 3, 3), np.float32)
+    made = op.convolution(given, op.constant(weight), [2] * 3, [1] * 3, [1] * 3, [1] * 3)
+    x = np.random.default_rng(0).standard_normal((1, 64, 16, 16, 16), np.float32)
+    plain = run(openvino.Model([made], [given]), x)
+    model = channels_last.change(openvino.Model([made], [given]), winograd.convolve, False)
+    assert products(model) == 0
+    np.testing.assert_allclose(run(model, x), plain, rtol=1e-5, atol=1e-3)
+
+
+def test_float16_stays_float16_outside() -> None:
+    given = op.parameter([1, 64, 16, 16, 16], np.float16)
+    weight = np.random.default_rng(0).standard_normal((64, 64, 3, 3, 3)).astype(np.float16) / 40
+    made = op.convolution(given, op.constant(weight), [1] * 3, [1] * 3, [1] * 3, [1] * 3)
+    x = np.random.default_rng(0).standard_normal((1, 64, 16, 16, 16)).astype(np.float16)
+    plain = run(openvino.Model([made], [given]), x)
+    model = channels_last.change(openvino.Model([made], [given]), winograd.convolve, False)
+    assert products(model) == 7
+    found = run(model, x)
+    assert found.dtype == plain.dtype == np.float16
+    np.testing.assert_allclose(found, plain, atol=5e-3)
