@@ -31,13 +31,16 @@ def volume(
     mask: Array | None = None,
     healthy: Array | None = None,
     device: str = "cpu",
+    source: Array | None = None,
+    strength: float = 1.0,
 ) -> Array:
     """Return the decoded volume [X', Y', Z'] in float32, about 0..1.
 
     `noise` [1, 4, x, y, z]; `rows`: the UNet's keywords but for `x` and `timesteps`, a row each;
     `fresh` gives the noise of DDPM's steps, without it the schedule is rectified flow; `mask`
-    [X', Y', Z'] is already padded, `healthy` is the same without lesions. The networks are on
-    `device`.
+    [X', Y', Z'] is already padded, `healthy` is the same without lesions; `source` [X', Y', Z']
+    in 0..1 is encoded and noised to the first time of the schedule up to `strength`. The networks
+    are on `device`.
     """
     latents = torch.from_numpy(noise).to(device)
     steered = {name: row.to(device) for name, row in _steered(rows, guidance > 0).items()}
@@ -49,7 +52,15 @@ def volume(
     scheduler = _flow(latents, steps) if fresh is None else _ddpm(steps)
     times = scheduler.timesteps
     following = torch.cat((times[1:], torch.tensor([0], dtype=times.dtype)))
+    if strength < 1:
+        kept = (times <= strength * 1000) & (strength > 0)
+        times, following = times[kept], following[kept]
     with torch.no_grad():
+        if source is not None:
+            levels = torch.from_numpy(source)[None, None].to(device)
+            encoded = networks.autoencoder.encode(levels)[0] * networks.scale_factor
+            at = times[:1].to(device)
+            latents = scheduler.add_noise(encoded, latents, at) if len(times) else encoded
         for time, after in zip(times, following, strict=True):
             x = torch.cat([latents] * len(steered["spacing_tensor"]))
             t = torch.cat([torch.Tensor((time,))] * len(x)).to(device)
@@ -75,6 +86,27 @@ def volume(
         decoded = networks.autoencoder.decode_stage_2_outputs(latents / networks.scale_factor)
     image: Array = decoded[0, 0].float().cpu().numpy()
     return image
+
+
+def labels(
+    networks: Any, noise: Iterator[Array], sizes: Sequence[float], steps: int, ids: Sequence[int]
+) -> Array:
+    """Return the labels [X', Y', Z'] that the mask networks make of ten `sizes`.
+
+    `noise` gives what to start from and then what each step adds; `ids`: class -> label.
+    """
+    latents = torch.from_numpy(next(noise))
+    scheduler, context = _ddpm(steps), torch.tensor(sizes)[None, None]
+    with torch.no_grad():
+        for time in scheduler.timesteps:
+            out = networks.mask_diffusion(latents, torch.Tensor((time,)), context=context)
+            with mock.patch("torch.randn", lambda *_, **__: torch.from_numpy(next(noise))):
+                latents, _ = scheduler.step(out, time, latents)
+        decoded = networks.mask_autoencoder.decode_stage_2_outputs(
+            latents / networks.mask_scale_factor
+        )
+    found: Array = np.array(ids, np.uint8)[decoded[0].argmax(0).numpy()]
+    return found
 
 
 def _steered(rows: dict[str, Sequence[float]], guided: bool) -> dict[str, torch.Tensor]:
@@ -110,7 +142,16 @@ def _ddpm(steps: int) -> Any:
 
 def fresh_noise(seed: int, shape: tuple[int, ...]) -> Iterator[Array]:
     """Yield what docs/architecture.md says the server draws for DDPM's steps."""
-    sequence = np.random.SeedSequence(seed, spawn_key=(1,))
+    yield from _noise(seed, shape, 1)
+
+
+def mask_noise(seed: int, shape: tuple[int, ...]) -> Iterator[Array]:
+    """Yield the same for a mask that is made."""
+    yield from _noise(seed, shape, 3)
+
+
+def _noise(seed: int, shape: tuple[int, ...], key: int) -> Iterator[Array]:
+    sequence = np.random.SeedSequence(seed, spawn_key=(key,))
     generator = np.random.Generator(np.random.Philox(sequence))
     while True:
         yield generator.standard_normal(shape, np.float32)

@@ -20,8 +20,15 @@ Shapes = dict[str, tuple[str, tuple[int, ...]]]
 _VOLUME = (-1, -1, -1)
 REQUEST: Shapes = {
     "mask": ("UINT8", _VOLUME),
+    "source": ("FP32", _VOLUME),
+    "strength": ("FP32", (1,)),
+    "preset": ("STRING", (1,)),
     "size": ("INT32", (3,)),
     "spacing": ("FP32", (3,)),
+    "vocabulary": ("STRING", (1,)),
+    "anatomy": ("STRING", (1,)),
+    "organs": ("STRING", (1,)),
+    "augment": ("BOOL", (1,)),
     "modality": ("STRING", (1,)),
     "top_region": ("STRING", (1,)),
     "bottom_region": ("STRING", (1,)),
@@ -31,7 +38,14 @@ REQUEST: Shapes = {
     "guidance_interval": ("FP32", (2,)),
     "solver": ("STRING", (1,)),
 }
+# What an ensemble, which has neither loops nor branches, cannot do.
+STREAM: Shapes = {
+    "redraws": ("INT32", (1,)),
+    "mask_only": ("BOOL", (1,)),
+    "check": ("BOOL", (1,)),
+}
 ANSWER: Shapes = {"image": ("INT16", _VOLUME), "report": ("STRING", (1,))}
+MASK_ANSWER: Shapes = {"used_mask": ("UINT8", _VOLUME)}
 PROGRESS: Shapes = {"stage": ("STRING", (1,)), "progress": ("FP32", (1,))}
 _PLAN: Shapes = {"plan": ("STRING", (1,))}
 # What a target's engines are for Triton: its backend, or the platform of its own, and the file.
@@ -87,7 +101,9 @@ def configs(
         return config
 
     def room(role: str, inputs: Shapes, outputs: Shapes) -> pb.ModelConfig:
-        config = _config(f"{name}.{role}", inputs, outputs, optional=inputs is request)
+        config = _config(
+            f"{name}.{role}", inputs, outputs, optional=role in ("condition", "stream")
+        )
         config.backend = "maisi"
         config.parameters["role"].string_value = role
         config.parameters["variant"].string_value = parameter
@@ -95,15 +111,17 @@ def configs(
 
     sampler = room("sampler", {**noise, **embedding, **rows, **_PLAN}, sampled)
     _take_as_they_are(sampler)  # it hands the embedding on at every step
-    stream = room("stream", request, {**PROGRESS, **ANSWER})
+    answer = {**ANSWER, **(MASK_ANSWER if labels else {})}
+    more = {key: STREAM[key] for key in STREAM if key not in _missing(variant)}
+    stream = room("stream", {**request, **more}, {**PROGRESS, **answer})
     stream.model_transaction_policy.decoupled = True
     steps = [
         room("condition", request, {**labels, **noise, **rows, **_PLAN}),
         *([chain("mask_encoder", labels, embedding)] if labels else []),
         sampler,
-        room("decoder", {**sampled, **labels, **_PLAN}, ANSWER),
+        room("decoder", {**sampled, **labels, **_PLAN}, answer),
     ]
-    ensemble = _ensemble(name, request, steps)
+    ensemble = _ensemble(name, request, answer, steps)
     ensemble.parameters["variant"].string_value = parameter
     models = [ensemble, stream, *steps, engine("flow", flow, moved)]
     if labels:
@@ -148,12 +166,22 @@ def _parts(variant: Variant, precision: str) -> dict[str, Shapes]:
 
 def _missing(variant: Variant) -> set[str]:
     """Name the inputs of a request that mean nothing to `variant`."""
-    missing = set() if "controlnet" in variant.networks else {"mask"}
+    has = {
+        "controlnet": ("mask", "vocabulary", "organs", "augment", "mask_only", "redraws"),
+        "mask_diffusion": ("anatomy",),
+    }
+    missing = {
+        name for role, names in has.items() if role not in variant.networks for name in names
+    }
+    if "vocabularies" not in variant.serving:
+        missing.add("vocabulary")
     return missing if "regions" in variant.serving else missing | {"top_region", "bottom_region"}
 
 
-def _ensemble(name: str, request: Shapes, steps: Sequence[pb.ModelConfig]) -> pb.ModelConfig:
-    ensemble = _config(name, request, ANSWER, optional=True)
+def _ensemble(
+    name: str, request: Shapes, answer: Shapes, steps: Sequence[pb.ModelConfig]
+) -> pb.ModelConfig:
+    ensemble = _config(name, request, answer, optional=True)
     ensemble.platform = "ensemble"
     for model in steps:
         step = ensemble.ensemble_scheduling.step.add(model_name=model.name, model_version=-1)

@@ -13,6 +13,7 @@ else:
     import tomli as tomllib
 
 VARIANTS = Path(__file__).parent / "variants"
+VOCABULARIES = Path(__file__).parent / "vocabularies.toml"
 REQUIRED = ("autoencoder", "diffusion_unet")
 OPTIONAL = ("controlnet", "mask_autoencoder", "mask_diffusion")
 ROLES = REQUIRED + OPTIONAL
@@ -31,7 +32,13 @@ SERVING = (
     "intensity",
     "presets",
 )
-SERVING_OPTIONAL = ("lesion_neighbours", "regions")
+SERVING_OPTIONAL = (
+    "lesion_neighbours",
+    "regions",
+    "reference",
+    "mask_generation",
+    "anatomy_sizes",
+)
 TYPES = ("FP32", "FP16", "INT64", "UINT8")
 PRECISIONS = ("fp32", "fp16")
 
@@ -70,8 +77,22 @@ class Variant:
             "name": self.name,
             "license": self.license,
             **{key: self.serving[key] for key in (*SERVING, *has)},
+            **({"vocabularies": self.vocabularies()} if "vocabularies" in self.serving else {}),
+            # The decoder's widest activation lies between its last doubling and the block after it.
+            "bytes_per_voxel": 4 * self.networks["autoencoder"]["num_channels"][1],
             "weights": digests,
         }
+
+    def vocabularies(self) -> dict[str, list[int]]:
+        """Return the label vocabularies its masks may be in: name -> MAISI's id of every id.
+
+        0 where the vocabulary has no such id; a list, as a model's configuration is to be small.
+        """
+        found = {}
+        for name in self.serving["vocabularies"]:
+            ids = {int(label): own for label, own in _read(VOCABULARIES)[name].items()}
+            found[name] = [ids.get(label, 0) for label in range(max(ids) + 1)]
+        return found
 
     def tensor_type(self, name: str, precision: str) -> str:
         """Return FP32, FP16, INT64 or UINT8: the type of tensor `name` in a build of `precision`.
@@ -187,6 +208,15 @@ def _check_labels(variant: Variant, where: str) -> None:
         ids = serving["mask_labels"]
         if len(ids) != classes or not set(ids) <= labels:
             raise ValueError(f"{where}: mask_labels must be {classes} ids out of `labels`")
+    if "mask_autoencoder" in variant.networks:
+        serving["mask_generation"]
+        width = variant.networks["mask_diffusion"]["cross_attention_dim"]
+        if any(len(row) != width for row in serving.get("anatomy_sizes", [])):
+            raise ValueError(f"{where}: every row of anatomy_sizes must have {width} sizes")
+    if "vocabularies" in serving:
+        unknown = [name for name in serving["vocabularies"] if name not in _read(VOCABULARIES)]
+        if unknown:
+            raise ValueError(f"{where}: {unknown[0]!r} is not one of vocabularies.toml")
     if "regions" in serving:
         regions = serving["regions"]
         known = set(regions["names"])

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from .inputs import Array
-from .request import Plan, Variant, conditions
+from .inputs import Array, Variant
+from .request import Plan, conditions
 
 
 def tensors(variant: Variant, plan: Plan, mask: Array | None) -> dict[str, Array]:
@@ -29,15 +29,21 @@ def labels(variant: Variant, plan: Plan, mask: Array | None) -> npt.NDArray[np.u
     x, y, z = plan.size
     rows[0, :x, :y, :z] = mask
     if plan.rows == 2:
-        healthy = np.arange(256, dtype=np.uint8)
-        for lesion, organ in variant["lesions"].items():
-            healthy[int(lesion)] = organ
-        for lesion, organs in variant.get("lesion_neighbours", {}).items():
-            if (mask == int(lesion)).any():
-                healthy[int(lesion)] = _most_frequent_around(mask, int(lesion), organs)
+        healthy = organs_of_lesions(variant, mask)
         for diseased, cured in zip(rows[0], rows[1], strict=True):
             np.take(healthy, diseased, out=cured)
     return rows
+
+
+def organs_of_lesions(variant: Variant, mask: Array) -> npt.NDArray[np.uint8]:
+    """Return for every label id [256] the organ it sits in where it is a lesion, else itself."""
+    healthy = np.arange(256, dtype=np.uint8)
+    for lesion, organ in variant["lesions"].items():
+        healthy[int(lesion)] = organ
+    for lesion, organs in variant.get("lesion_neighbours", {}).items():
+        if (mask == int(lesion)).any():
+            healthy[int(lesion)] = _most_frequent_around(mask, int(lesion), organs)
+    return healthy
 
 
 def _most_frequent_around(mask: Array, lesion: int, organs: list[int]) -> int:
@@ -68,22 +74,39 @@ def _most_frequent_around(mask: Array, lesion: int, organs: list[int]) -> int:
     return int(ids[np.argmax(counts)])
 
 
-def noise(variant: Variant, plan: Plan, latent: Array | None) -> npt.NDArray[np.float32]:
-    """Return the latent to start from, [1, C, x, y, z]: `latent`, or noise drawn from the seed."""
+def noise(
+    variant: Variant, plan: Plan, latent: Array | None, attempt: int = 0
+) -> npt.NDArray[np.float32]:
+    """Return the latent to start from, [1, C, x, y, z]: `latent`, or noise drawn from the seed.
+
+    An `attempt` after the first, which is 0, has noise of its own:
+    `Philox(SeedSequence(seed, spawn_key=(2, attempt)))`.
+    """
     if latent is not None:
         return np.ascontiguousarray(latent, np.float32)
-    return _draw(variant, plan, np.random.Philox(plan.seed))
+    seed = np.random.SeedSequence(plan.seed, spawn_key=(2, attempt)) if attempt else plan.seed
+    return _draw(variant, plan, np.random.Philox(seed))
 
 
-def fresh_noise(variant: Variant, plan: Plan) -> Iterator[npt.NDArray[np.float32]]:
+def fresh_noise(
+    variant: Variant, plan: Plan, attempt: int = 0
+) -> Iterator[npt.NDArray[np.float32]]:
     """Yield a new [1, C, x, y, z] for every step that asks for one.
 
     It comes from a stream of its own, so that it is the same whether or not the latent to start
-    from was given: `Philox(SeedSequence(seed, spawn_key=(1,)))`.
+    from was given: `Philox(SeedSequence(seed, spawn_key=(1,)))`, or `(1, attempt)` after the first.
     """
-    stream = np.random.Philox(np.random.SeedSequence(plan.seed, spawn_key=(1,)))
+    key = (1, attempt) if attempt else (1,)
+    stream = np.random.Philox(np.random.SeedSequence(plan.seed, spawn_key=key))
     while True:
         yield _draw(variant, plan, stream)
+
+
+def mask_noise(plan: Plan, shape: tuple[int, ...]) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield noise for a mask to be made: `Philox(SeedSequence(seed, spawn_key=(3,)))`."""
+    stream = np.random.Philox(np.random.SeedSequence(plan.seed, spawn_key=(3,)))
+    while True:
+        yield np.random.Generator(stream).standard_normal(shape, np.float32)
 
 
 def _draw(variant: Variant, plan: Plan, stream: np.random.Philox) -> npt.NDArray[np.float32]:

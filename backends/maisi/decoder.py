@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .inputs import Array, InvalidRequest
-from .request import Plan, Variant
+from .inputs import Array, InvalidRequest, Variant
+from .request import Plan
 from .sampler import Engine
 
 _PLANES = 16  # worked on at a time, so that a volume is not held several times over

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 Inputs = Mapping[str, Array]
+Variant = Mapping[str, Any]  # what its model configurations publish as the parameter `variant`
 
 
 class InvalidRequest(ValueError):

@@ -4,30 +4,33 @@ import dataclasses
 import json
 import math
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from . import anatomy, grid
+from .envelope import BODY
+from .grid import Lengths, Sides
 from .inputs import (
     Array,
     Inputs,
     InvalidRequest,
+    Variant,
     by,
     interval,
     join,
     number,
     quote,
-    shortest,
     text,
     values,
     whole,
 )
 
-Variant = Mapping[str, Any]
-
 INT64_MAX = 2**63 - 1
+_STRENGTH = 0.8
+_MOST_RETRIES = 5
 
 
 @dataclass(frozen=True)
@@ -35,16 +38,21 @@ class Plan:
     """Everything that decides a volume but the arrays; what `report` gives back.
 
     `size` and `padded_size` in voxels, `spacing` in millimetres; regions are None where the variant
-    has none; `guidance_interval` is in time, 1 at noise and 0 at the image; `started` is the
-    monotonic clock of the machine and `condition_seconds` how long the first room took.
+    has none; `guidance_interval` is in time, 1 at noise and 0 at the image; `vocabulary` names the
+    labels of the mask that came, `body_added` tells that it lacks the body around its organs and
+    `augmented` that it is to be made a little different;
+    `anatomy` are the ten sizes of a mask to be made, and `organs` the ids that the mask given back
+    keeps; `sourced` tells that it starts from an image noised to `strength`, 1 being noise alone;
+    `redraws` is how often a volume that is not faithful is made anew. `started` is the monotonic
+    clock of the machine and `condition_seconds` how long the first room took.
     """
 
     variant: str
     modality: str
     class_label: int
-    size: tuple[int, int, int]
-    padded_size: tuple[int, int, int]
-    spacing: tuple[float, float, float]
+    size: Sides
+    padded_size: Sides
+    spacing: Lengths
     seed: int
     steps: int
     guidance: float
@@ -53,6 +61,15 @@ class Plan:
     top_region: str | None = None
     bottom_region: str | None = None
     guidance_interval: tuple[float, float] = (0.0, 1.0)
+    preset: str | None = None
+    vocabulary: str | None = None
+    body_added: bool = False
+    augmented: bool = False
+    anatomy: tuple[float, ...] | None = None
+    organs: tuple[int, ...] | None = None
+    sourced: bool = False
+    strength: float = 1.0
+    redraws: int = 0
     started: float = 0.0
     condition_seconds: float = 0.0
 
@@ -86,31 +103,48 @@ def complete(variant: Variant, inputs: Inputs) -> Plan:
     are checked before any voxel is looked at.
     """
     defaults, limits = variant["defaults"], variant["limits"]
-    mask = inputs.get("mask")
-    size = _size(variant, inputs)
-    padded = padded_size(variant, size)
-    modality = _modality(variant, inputs)
+    mask, sourced = inputs.get("mask"), "source" in inputs
+    preset, chosen = grid.preset(variant, inputs)
+    size = grid.size(variant, inputs, chosen["size"])
+    modality = _modality(variant, inputs, chosen["modality"])
+    sizes = anatomy.parse(variant, inputs)
+    if sizes is not None and (given := [name for name in ("mask", "source") if name in inputs]):
+        raise InvalidRequest(f"anatomy: given together with a {given[0]}, which has its own")
     solver = text(inputs, "solver") if "solver" in inputs else defaults["solver"]
     if solver not in variant["solvers"]:
         raise InvalidRequest(f"solver: {quote(solver)} is not one of {join(variant['solvers'])}")
-    spacing = _spacing(variant, inputs)
-    ids = [] if mask is None else _labels(variant, mask)
-    top, bottom = _regions(variant, inputs, ids)
+    if "strength" in inputs and not sourced:
+        raise InvalidRequest("strength: given without a source, the volume to start from")
+    if _flag(inputs, "augment") and mask is None:
+        raise InvalidRequest("augment: given without a mask, the one to be made different")
+    if "redraws" in inputs and "latent" in inputs:
+        raise InvalidRequest("redraws: given together with a latent, which is the only noise then")
+    ids = [] if mask is None else labels(variant, mask)
+    top, bottom = regions(variant, inputs, ids, chosen.get("regions", ()))
     plan = Plan(
         variant=variant["name"],
         modality=modality,
         class_label=variant["modalities"][modality],
         size=size,
-        padded_size=padded,
-        spacing=spacing,
+        padded_size=grid.padded_size(variant, size),
+        spacing=grid.spacing(variant, inputs, chosen["spacing"]),
         seed=whole(inputs, "seed", secrets.randbelow(2**31), 0, INT64_MAX),
         steps=whole(inputs, "steps", defaults["steps"], *limits["steps"]),
         guidance=number(inputs, "guidance", defaults["guidance"], *limits["guidance"]),
         solver=solver,
-        masked=mask is not None,
+        masked=mask is not None or sizes is not None,
         top_region=top,
         bottom_region=bottom,
         guidance_interval=interval(inputs, "guidance_interval"),
+        preset=preset,
+        vocabulary=text(inputs, "vocabulary") if "vocabulary" in inputs else None,
+        body_added=bool(ids) and str(BODY) in variant["labels"] and BODY not in ids,
+        augmented=_flag(inputs, "augment"),
+        anatomy=sizes,
+        organs=anatomy.keep(variant, inputs),
+        sourced=sourced,
+        strength=number(inputs, "strength", _STRENGTH if sourced else 1, 0, 1),
+        redraws=whole(inputs, "redraws", 0, 0, _MOST_RETRIES),
     )
     if "latent" in inputs:
         check_latent(variant, plan, "latent", inputs["latent"])
@@ -125,8 +159,8 @@ def parse_plan(variant: Variant, sent: Array) -> Plan:
     written = text({"plan": sent}, "plan", limit=10_000)
     try:
         fields = json.loads(written)
-        for name in ("size", "padded_size", "spacing", "guidance_interval"):
-            fields[name] = tuple(fields[name])
+        for name in ("size", "padded_size", "spacing", "guidance_interval", "anatomy", "organs"):
+            fields[name] = None if fields[name] is None else tuple(fields[name])
         plan = Plan(**fields)
         again = {
             "size": np.array(plan.size),
@@ -138,12 +172,23 @@ def parse_plan(variant: Variant, sent: Array) -> Plan:
             "solver": np.array([plan.solver], dtype=object),
             "modality": np.array([plan.modality], dtype=object),
         }
+        if plan.preset is not None:
+            again["preset"] = np.array([plan.preset], dtype=object)
+        if plan.redraws:
+            again["redraws"] = np.array([plan.redraws])
         if "regions" in variant:
             again["top_region"] = np.array([plan.top_region], dtype=object)
             again["bottom_region"] = np.array([plan.bottom_region], dtype=object)
         agreed = dataclasses.replace(
             complete(variant, again),
             masked=bool(plan.masked) and takes_mask(variant),
+            vocabulary=None if plan.vocabulary is None else str(plan.vocabulary),
+            body_added=bool(plan.body_added),
+            augmented=bool(plan.augmented),
+            anatomy=None if plan.anatomy is None else tuple(map(float, plan.anatomy)),
+            organs=None if plan.organs is None else tuple(map(int, plan.organs)),
+            sourced=bool(plan.sourced),
+            strength=_share(plan.strength) if plan.sourced else 1.0,
             started=plan.started,
             condition_seconds=plan.condition_seconds,
         )
@@ -178,57 +223,10 @@ def check_latent(variant: Variant, plan: Plan, name: str, latent: Array) -> None
         raise InvalidRequest(f"{name}: holds NaN or infinite values, only finite ones are allowed")
 
 
-def padded_size(variant: Variant, size: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Return `size` rounded up to what the networks take."""
-    multiple = variant["size"]["multiple"]
-    x, y, z = (-(-side // multiple) * multiple for side in size)
-    return x, y, z
-
-
-def _size(variant: Variant, inputs: Inputs) -> tuple[int, int, int]:
-    if "mask" in inputs:
-        if "size" in inputs:
-            raise InvalidRequest("size: given together with a mask, which already has a size")
-        name, shape = "mask", inputs["mask"].shape
-        if len(shape) != 3:
-            raise InvalidRequest(f"mask: {len(shape)} axes, but a mask has three: [X, Y, Z]")
-        sides = [int(side) for side in shape]
-    elif "size" in inputs:
-        name = "size"
-        sides = [int(side) for side in values(inputs, name, 3)]
-    else:
-        name, sides = "size", variant["defaults"]["size"]
-    x, y, z = sides
-    low, high, most = (variant["size"][key] for key in ("min", "max", "max_voxels"))
-    if not all(a <= side <= b for a, side, b in zip(low, sides, high, strict=True)):
-        raise InvalidRequest(
-            f"{name}: {by(sides)} voxels is outside what is allowed, {by(low)} to {by(high)}"
-        )
-    if x * y * z > most:
-        raise InvalidRequest(
-            f"{name}: {by(sides)} is {x * y * z} voxels, and at most {most} are allowed"
-        )
-    return x, y, z
-
-
-def _spacing(variant: Variant, inputs: Inputs) -> tuple[float, float, float]:
-    low, high = variant["spacing"]["min"], variant["spacing"]["max"]
-    if "spacing" not in inputs:
-        x, y, z = (float(side) for side in variant["defaults"]["spacing"])
-        return x, y, z
-    x, y, z = sides = [shortest(side) for side in values(inputs, "spacing", 3)]
-    # Written so that NaN fails.
-    if not all(a <= side <= b for a, side, b in zip(low, sides, high, strict=True)):
-        raise InvalidRequest(
-            f"spacing: {by(sides)} mm is outside what is allowed, {by(low)} to {by(high)} mm"
-        )
-    return x, y, z
-
-
-def _modality(variant: Variant, inputs: Inputs) -> str:
+def _modality(variant: Variant, inputs: Inputs, default: str) -> str:
     known: Mapping[str, int] = variant["modalities"]
     if "modality" not in inputs:
-        return str(variant["defaults"]["modality"])
+        return default
     asked = text(inputs, "modality")
     for name, code in known.items():
         if asked in (name, str(code)):
@@ -237,7 +235,7 @@ def _modality(variant: Variant, inputs: Inputs) -> str:
     raise InvalidRequest(f"modality: {quote(asked)} is not one of {allowed}")
 
 
-def _labels(variant: Variant, mask: Array) -> list[int]:
+def labels(variant: Variant, mask: Array) -> list[int]:
     """Return the ids in `mask`; refuse those that the variant does not know, and an empty mask."""
     seen = np.zeros(256, dtype=bool)
     for plane in mask:  # one at a time: an index takes eight bytes a voxel
@@ -254,23 +252,25 @@ def _labels(variant: Variant, mask: Array) -> list[int]:
     return ids
 
 
-def _regions(
-    variant: Variant, inputs: Inputs, ids: Collection[int]
+def regions(
+    variant: Variant, inputs: Inputs, ids: Collection[int], chosen: Sequence[str]
 ) -> tuple[str | None, str | None]:
     """Return the body regions that hold the volume's top and bottom, as given or found in `ids`.
 
-    A region is found when one of its labels is; without any, the variant's defaults stand. As
+    A region is found when one of its labels is; without any, those `chosen` by a preset, else the
+    variant's defaults stand. As
     get_body_region_index_from_mask in scripts/utils.py of NV-Generate-CTMR.
     """
-    regions = variant.get("regions")
-    if regions is None:
+    known = variant.get("regions")
+    if known is None:
         return None, None
-    names = regions["names"]
-    found = [name for name in names if not set(ids).isdisjoint(regions["labels"][name])]
+    names = known["names"]
+    found = [name for name in names if not set(ids).isdisjoint(known["labels"][name])]
+    found = found or [name for name in names if name in chosen]
     ends = []
     for end, default in (
-        ("top", found[0] if found else regions["top"]),
-        ("bottom", found[-1] if found else regions["bottom"]),
+        ("top", found[0] if found else known["top"]),
+        ("bottom", found[-1] if found else known["bottom"]),
     ):
         region = text(inputs, f"{end}_region") if f"{end}_region" in inputs else default
         if region not in names:
@@ -283,6 +283,14 @@ def _regions(
             f"from top to bottom the regions are {join(names)}"
         )
     return top, bottom
+
+
+def _flag(inputs: Inputs, name: str) -> bool:
+    return bool(values(inputs, name, 1)[0]) if name in inputs else False
+
+
+def _share(value: float) -> float:
+    return min(max(float(value), 0.0), 1.0)
 
 
 def _is_real(*values: Any) -> bool:

@@ -5,6 +5,7 @@ before it. DDPM: v is the noise that the network sees in x, and z is fresh noise
 list of `Step` and knows no tensors.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+Table = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,14 @@ class Step:
     fresh: bool = False
 
 
-def steps(schedule: Mapping[str, Any], numel: int, count: int, solver: str) -> list[Step]:
+def steps(
+    schedule: Mapping[str, Any], numel: int, count: int, solver: str, strength: float = 1.0
+) -> list[Step]:
     """Return the calls that carry noise to a latent of `numel` = x*y*z elements in `count` steps.
+
+    `strength` below 1 leaves out the steps that begin above that share of train_timesteps: the way
+    of an image that was noised to the first one left, as SDEdit has it (Meng et al.,
+    https://arxiv.org/abs/2108.01073). With 0 none is left.
 
     Rectified flow: `euler` repeats MONAI's RFlowScheduler bit for bit, its rounding of times to
     float16 included. `heun` and `ab2` (Adams-Bashforth, second order) keep exact times. Heun calls
@@ -43,10 +52,26 @@ def steps(schedule: Mapping[str, Any], numel: int, count: int, solver: str) -> l
         raise ValueError(f"schedule: {kind!r} is not one of {', '.join(_SOLVERS)}")
     if solver not in _SOLVERS[kind]:
         raise ValueError(f"solver: {solver!r} is not one of {', '.join(_SOLVERS[kind])}")
-    return _SOLVERS[kind][solver](schedule, numel, count)
+    if strength == 0:
+        return []
+    # A first time may be a rounding above train_timesteps.
+    latest = strength * schedule["train_timesteps"] if strength < 1 else math.inf
+    return _SOLVERS[kind][solver](schedule, numel, count, latest)
 
 
-def _euler(schedule: Mapping[str, Any], numel: int, count: int) -> list[Step]:
+def noised(schedule: Mapping[str, Any], timestep: float) -> tuple[float, float]:
+    """Return what an image and noise are multiplied by, whose sum the network expects at a time.
+
+    As `add_noise` of MONAI's RFlowScheduler and DDPMScheduler, whose timestep is a whole number.
+    """
+    if schedule["kind"] == "rflow":
+        share = timestep / schedule["train_timesteps"]
+        return 1 - share, share
+    product = float(_ddpm_tables(schedule)[2][int(timestep)])
+    return product**0.5, (1 - product) ** 0.5
+
+
+def _euler(schedule: Mapping[str, Any], numel: int, count: int, latest: float) -> list[Step]:
     train = schedule["train_timesteps"]
     one, total = np.float32(1), np.float32(train)
     relative = np.float32(numel) / np.float32(schedule["base_numel"])
@@ -57,18 +82,20 @@ def _euler(schedule: Mapping[str, Any], numel: int, count: int) -> list[Step]:
     # The next time is cut to an integer, so the steps do not sum to one exactly.
     after = [np.float16(int(time)) for time in times[1:]] + [np.float16(0)]
     deltas = [float(np.float16(a - b)) / train for a, b in zip(times, after, strict=True)]
-    return [Step(float(t), 1.0, dt, 0.0) for t, dt in zip(times, deltas, strict=True)]
+    plan = [Step(float(t), 1.0, dt, 0.0) for t, dt in zip(times, deltas, strict=True)]
+    return [step for step in plan if step.timestep <= latest]
 
 
-def _times(schedule: Mapping[str, Any], numel: int, count: int) -> list[float]:
-    """Return `count` + 1 times from 1 to 0, denser near 1 the larger the latent is."""
+def _times(schedule: Mapping[str, Any], numel: int, count: int, latest: float) -> list[float]:
+    """Return the times of `count` steps from 1 to 0, denser near 1 the larger the latent is."""
     ratio = (numel / schedule["base_numel"]) ** (1 / 3)
     even = [1.0 - i / count for i in range(count + 1)]
-    return [ratio * u / (1 + (ratio - 1) * u) for u in even]
+    times = [ratio * u / (1 + (ratio - 1) * u) for u in even]
+    return [time for time in times if time * schedule["train_timesteps"] <= latest]
 
 
-def _heun(schedule: Mapping[str, Any], numel: int, count: int) -> list[Step]:
-    train, times = schedule["train_timesteps"], _times(schedule, numel, count)
+def _heun(schedule: Mapping[str, Any], numel: int, count: int, latest: float) -> list[Step]:
+    train, times = schedule["train_timesteps"], _times(schedule, numel, count, latest)
     plan: list[Step] = []
     for now, after in pairwise(times):
         dt = now - after
@@ -79,8 +106,8 @@ def _heun(schedule: Mapping[str, Any], numel: int, count: int) -> list[Step]:
     return plan
 
 
-def _ab2(schedule: Mapping[str, Any], numel: int, count: int) -> list[Step]:
-    train, times = schedule["train_timesteps"], _times(schedule, numel, count)
+def _ab2(schedule: Mapping[str, Any], numel: int, count: int, latest: float) -> list[Step]:
+    train, times = schedule["train_timesteps"], _times(schedule, numel, count, latest)
     plan, previous = [], None
     for now, after in pairwise(times):
         dt = now - after
@@ -91,7 +118,7 @@ def _ab2(schedule: Mapping[str, Any], numel: int, count: int) -> list[Step]:
     return plan
 
 
-def _ddpm(schedule: Mapping[str, Any], numel: int, count: int) -> list[Step]:
+def _ddpm(schedule: Mapping[str, Any], numel: int, count: int, latest: float) -> list[Step]:
     """Return what MONAI's DDPMScheduler does with a `scaled_linear_beta` schedule and its defaults.
 
     Those are: the network predicts noise, its guess of the image is not clipped, the variance is
@@ -100,10 +127,7 @@ def _ddpm(schedule: Mapping[str, Any], numel: int, count: int) -> list[Step]:
     over, there as here. Its float32 tables are repeated, the rest is exact.
     """
     train = schedule["train_timesteps"]
-    roots = _linspace(schedule["beta_start"] ** 0.5, schedule["beta_end"] ** 0.5, train)
-    betas = roots**2
-    alphas = np.float32(1) - betas
-    products = np.cumprod(alphas.astype(np.float64)).astype(np.float32)
+    betas, alphas, products = _ddpm_tables(schedule)
     plan = []
     for time in np.rint(_linspace(train - 1, 0, count)).astype(int).tolist():
         beta, alpha, product = float(betas[time]), float(alphas[time]), float(products[time])
@@ -113,10 +137,19 @@ def _ddpm(schedule: Mapping[str, Any], numel: int, count: int) -> list[Step]:
         b = -image * ((1 - product) / product) ** 0.5
         c = max((1 - before) / (1 - product) * beta, 1e-20) ** 0.5 if time > 0 else 0.0
         plan.append(Step(float(time), a, b, c, fresh=time > 0))
-    return plan
+    return [step for step in plan if step.timestep <= latest]
 
 
-def _linspace(start: float, end: float, count: int) -> npt.NDArray[np.float32]:
+def _ddpm_tables(schedule: Mapping[str, Any]) -> tuple[Table, Table, Table]:
+    """Return beta, alpha and the product of alphas at every time."""
+    train = schedule["train_timesteps"]
+    roots = _linspace(schedule["beta_start"] ** 0.5, schedule["beta_end"] ** 0.5, train)
+    betas = roots**2
+    alphas = np.float32(1) - betas
+    return betas, alphas, np.cumprod(alphas.astype(np.float64)).astype(np.float32)
+
+
+def _linspace(start: float, end: float, count: int) -> Table:
     """Return what torch.linspace does in float32: the second half is counted from the end."""
     first, last = float(np.float32(start)), float(np.float32(end))
     step = float(np.float32((last - first) / (count - 1))) if count > 1 else 0.0

@@ -9,7 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from maisi_client import InvalidRequest, MaskError
-from maisi_client._mask import load_mask, parse_spacing, resample_linear, resample_nearest, restore
+from maisi_client._grid import parse_spacing, resample_linear, resample_nearest, restore
+from maisi_client._mask import load_mask
 
 RNG = np.random.default_rng(5)
 
@@ -41,9 +42,9 @@ def test_axes_point_right_anterior_superior(codes: str, degrees: float) -> None:
         stored = next(i for i, code in enumerate(codes) if code in ends)
         at = (2, 3, 4)[stored]
         expected = at if codes[stored] == ends[1] else shape[stored] - 1 - at
-        assert np.argwhere(mask.labels == 150)[0][axis] == expected
+        assert np.argwhere(mask.values == 150)[0][axis] == expected
         assert mask.spacing[axis] == pytest.approx(sizes[stored])
-        assert mask.labels.shape[axis] == shape[stored]
+        assert mask.values.shape[axis] == shape[stored]
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LAS", "PSR", "ILA"])
@@ -55,7 +56,7 @@ def test_volume_comes_back_to_its_own_space(tmp_path: Path, codes: str, degrees:
     nib.save(image, tmp_path / "mask.nii.gz")
     mask = load_mask(tmp_path / "mask.nii.gz")
 
-    back = restore(mask.labels.astype(np.int16), mask.spacing, mask)
+    back = restore(mask.values.astype(np.int16), mask.spacing, mask)
     nib.save(back, tmp_path / "back.nii.gz")
     back, image = nib.load(tmp_path / "back.nii.gz"), nib.load(tmp_path / "mask.nii.gz")
     assert np.array_equal(np.asanyarray(back.dataobj), data)
@@ -92,9 +93,9 @@ def test_restore_from_another_spacing_keeps_background_empty() -> None:
     data = np.zeros((40, 30, 20), np.uint8)
     data[11:29, 9:20, 5:15] = 22
     mask = load_mask(nib.Nifti1Image(data, oblique("PSR", (1.0, 1.5, 1.0))))
-    coarse = resample_nearest(mask.labels, mask.spacing, (2.0, 2.0, 2.0))
+    coarse = resample_nearest(mask.values, mask.spacing, (2.0, 2.0, 2.0))
     volume = np.where(coarse > 0, 500, -1000).astype(np.int16)
-    back = np.asanyarray(restore(volume, (2.0, 2.0, 2.0), mask).dataobj)
+    back = np.asanyarray(restore(volume, (2.0, 2.0, 2.0), mask, mask.values).dataobj)
     assert back.shape == data.shape
     assert (back[data == 0] == -1000).all()
     assert (back[14:26, 12:17, 8:12] == 500).all()
@@ -104,9 +105,9 @@ def test_whole_floats_and_a_trailing_axis_are_labels(tmp_path: Path) -> None:
     data = RNG.integers(0, 241, (6, 7, 8)).astype(np.float64)
     nib.save(nib.Nifti1Image(data[..., None], np.eye(4)), tmp_path / "mask.nii")
     mask = load_mask(str(tmp_path / "mask.nii"))
-    assert mask.labels.dtype == np.uint8
-    assert np.array_equal(mask.labels, data)
-    assert restore(mask.labels.astype(np.int16), mask.spacing, mask).shape == (6, 7, 8)
+    assert mask.values.dtype == np.uint8
+    assert np.array_equal(mask.values, data)
+    assert restore(mask.values.astype(np.int16), mask.spacing, mask).shape == (6, 7, 8)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 
 from export import variant
 from export.variant import SERVING, VARIANTS
+from tests.conftest import ROOT
 
 OFFICIAL = ["ddpm-ct", "rflow-ct", "rflow-mr", "rflow-mr-brain"]
 
@@ -31,6 +32,14 @@ def test_what_is_published_is_compact(name: str) -> None:
     assert set(SERVING) < set(parameter)
     assert "mask_labels" not in parameter
     assert len(json.dumps(parameter)) < 8192
+
+
+def test_the_widest_activation_is_the_one_of_the_decoder() -> None:
+    chain = ROOT / "model_repository" / "mini.vae_decoder" / "1" / "chain.json"
+    told = json.loads(chain.read_bytes())
+    wide = [one["channels"] * one["planes"] ** 3 for one in told["activations"].values()]
+    published = variant.load("mini").parameter({})["bytes_per_voxel"]
+    assert published * 4**3 == told["itemsize"] * max(wide)
 
 
 def test_roles_are_those_a_variant_has() -> None:
@@ -171,6 +180,8 @@ def test_a_contradiction_is_named(tmp_path: Path, line: str, instead: str, sente
         ("    0, 1, 3, 4,", "    0, 1, 3, 250,", "mask_labels must be 125 ids"),
         ('top = "chest"', 'top = "neck"', "regions.top, bottom and labels must be out of"),
         ("23 = [28,", "23 = [250,", "hold 0 and every id of `lesions`"),
+        ('"maisi-124"', '"snomed"', "'snomed' is not one of vocabularies.toml"),
+        ("mask_labels = [", "anatomy_sizes = [[1, 2]]\nmask_labels = [", "must have 10 sizes"),
     ],
 )
 def test_a_contradiction_of_ct_is_named(

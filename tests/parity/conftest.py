@@ -17,7 +17,10 @@ from tests.export.repository_of_tiny import OFFICIAL, exported
 
 Array = npt.NDArray[Any]
 
-TYPES = {"u1": "UINT8", "i4": "INT32", "i8": "INT64", "f4": "FP32", "f8": "FP64", "O": "BYTES"}
+TYPES = {
+    **{"u1": "UINT8", "i4": "INT32", "i8": "INT64", "f4": "FP32", "f8": "FP64"},
+    **{"O": "BYTES", "b1": "BOOL"},
+}
 
 
 def tensors(arrays: dict[str, Any]) -> list[triton.InferInput]:

@@ -35,8 +35,12 @@ def compare(
     make_mask: Callable[..., Array],
     modality: str = "mri_flair",
     regions: tuple[str, str] | None = None,
+    strength: float | None = None,
 ) -> None:
-    """Generate both ways from the same noise; at most one level apart on 99.9 % of voxels."""
+    """Generate both ways from the same noise; at most one level apart on 99.9 % of voxels.
+
+    With a `strength`, from the same image.
+    """
     shape, guidance, masked = case
     serving = chosen.serving
     multiple = serving["size"]["multiple"]
@@ -54,6 +58,17 @@ def compare(
             healthy[grid == int(lesion)] = organ
         if "lesion_neighbours" in serving:
             healthy[grid == 23] = 28  # see CT: its lobes are 28 and, rarer, 30
+    more: dict[str, Any] = {}
+    if strength is not None:
+        source = np.random.default_rng(2).gamma(2, 200, shape).astype(np.float32)
+        given = {key: given[key] for key in given if key != "size"}
+        given |= {"source": source, "strength": np.array([strength], np.float32)}
+        more = {
+            "source": np.pad(
+                unit(serving, source), [(0, p - s) for p, s in zip(padded, shape, strict=True)]
+            )
+        }
+        more["strength"] = strength
     image, report = caller.volume(
         **given,
         latent=noise,
@@ -73,7 +88,7 @@ def compare(
             names = ["head", "chest", "abdomen", "lower"]
             rows[f"{end}_region_index_tensor"] = [float(name == region) for name in names]
     fresh = reference.fresh_noise(SEED, noise.shape) if serving["solvers"] == ["ddpm"] else None
-    truth = reference.volume(loaded, noise, rows, STEPS, guidance, fresh, grid, healthy)
+    truth = reference.volume(loaded, noise, rows, STEPS, guidance, fresh, grid, healthy, **more)
     low, high = (-1000, 1000) if modality == "ct" else (0, 1000)
     truth = truth[:x, :y, :z].clip(0, 1 if modality == "ct" else None) * (high - low) + low
     if masked:
@@ -85,9 +100,28 @@ def compare(
     assert (np.abs(image - truth) <= 1).mean() >= 0.999
 
 
+def unit(serving: dict[str, Any], source: Array) -> Array:
+    """Put grey levels onto 0..1 as upstream's transforms do."""
+    scale = serving["intensity"]
+    low, high = scale["min"], scale["max"]
+    if "percentile" in scale:
+        low, high = np.percentile(source, 0), np.percentile(source, scale["percentile"])
+    found = (source - low) / (high - low)
+    return (found.clip(0, 1) if scale["clip_above"] else found.clip(0)).astype(np.float32)
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_the_shipped_weights(case: Any, caller: Caller, mask: Callable[..., Array]) -> None:
     compare(variant.load("mini"), ROOT / "export" / "checkpoints", caller, case, mask)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.55, 1.0])
+@pytest.mark.parametrize("name", ["cubic", "without mask, padded and guided"])
+def test_image_to_image(
+    name: str, strength: float, caller: Caller, mask: Callable[..., Array]
+) -> None:
+    checkpoints = ROOT / "export" / "checkpoints"
+    compare(variant.load("mini"), checkpoints, caller, CASES[name], mask, strength=strength)
 
 
 @pytest.mark.parametrize("name", ["padded and guided", "without mask, padded and guided"])
@@ -111,6 +145,7 @@ def test_body_regions_and_ddpm(
     official_callers: dict[str, Caller],
     official_repository: Path,
     mask: Callable[..., Array],
+    strength: float | None = None,
 ) -> None:
     def make(*shape: int) -> Array:
         made = mask(*shape, ids=CT)
@@ -119,7 +154,21 @@ def test_body_regions_and_ddpm(
         return made
 
     caller, chosen = official_callers["tiny-ddpm"], official("tiny-ddpm")
-    compare(chosen, official_repository, caller, CASES[name], make, "ct", regions)
+    compare(chosen, official_repository, caller, CASES[name], make, "ct", regions, strength)
+
+
+def test_image_to_image_of_ct(
+    official_callers: dict[str, Caller], official_repository: Path, mask: Callable[..., Array]
+) -> None:
+    regions = ("chest", "lower")
+    test_body_regions_and_ddpm("cubic", regions, official_callers, official_repository, mask, 0.7)
+
+
+def test_image_to_image_of_mr_from_any_scanner(
+    official_callers: dict[str, Caller], official_repository: Path, mask: Callable[..., Array]
+) -> None:
+    caller, chosen = official_callers["tiny-brain"], official("tiny-brain")
+    compare(chosen, official_repository, caller, CASES["without mask"], mask, strength=0.8)
 
 
 @pytest.mark.parametrize("name", ["without mask", "without mask, padded and guided"])

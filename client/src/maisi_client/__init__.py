@@ -16,11 +16,13 @@ from ._errors import (
     ServerUnavailable,
     Timeout,
 )
+from ._library import Candidate, find_masks
 from ._preview import preview
 from ._variant import Variant
 from ._volume import Progress, Volume
 
 __all__ = [
+    "Candidate",
     "Client",
     "InvalidRequest",
     "MaisiError",
@@ -31,5 +33,6 @@ __all__ = [
     "Timeout",
     "Variant",
     "Volume",
+    "find_masks",
     "preview",
 ]

@@ -7,18 +7,11 @@ import json
 import os
 import signal
 import sys
-import textwrap
-import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from ._bar import Bar
-from ._client import DEFAULT_URL, Client
-from ._errors import InvalidRequest, MaisiError
-from ._preview import preview, require_pillow
-from ._variant import Variant
-from ._volume import report_path
+from . import _commands
+from ._client import DEFAULT_URL
+from ._errors import MaisiError
 
 _EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 cancelled (Ctrl-C)"
 
@@ -62,11 +55,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     make.add_argument("mask", nargs="?", metavar="MASK", help="label map (NIfTI); none: image only")
     make.add_argument("-o", "--output", required=True, metavar="OUT", help=".nii.gz or .nii")
-    make.add_argument("--variant", default="mini", help="model variant [%(default)s]")
-    make.add_argument("--modality", help="such as mri_t1; `maisi info` lists them")
+    make.add_argument(
+        "--source", metavar="VOLUME", help="volume (NIfTI) to start from: image to image"
+    )
+    make.add_argument(
+        "--strength", type=float, metavar="S", help="noise put on the source, 0 to 1 [0.8]"
+    )
+    make.add_argument(
+        "--redraws", type=int, metavar="N", help="times to make anew what is not faithful [0]"
+    )
     make.add_argument("--seed", type=int, help="same seed, same volume [random]")
-    make.add_argument("--steps", type=int, help="steps of the solver")
-    make.add_argument("--guidance", type=float, help="classifier-free guidance; 0 is off")
     make.add_argument(
         "--guidance-interval",
         type=_floats,
@@ -74,17 +72,61 @@ def _parser() -> argparse.ArgumentParser:
         help="where guidance is applied, from 0 (image) to 1 (noise) [0,1]",
     )
     make.add_argument("--solver", help="such as euler, heun, ab2")
-    make.add_argument("--size", type=_integers, metavar="X,Y,Z", help="voxels, without a mask")
-    make.add_argument("--spacing", type=_numbers, metavar="MM", help="one length, or X,Y,Z")
     make.add_argument("--top-region", metavar="R", help="such as chest, of variants with regions")
     make.add_argument("--bottom-region", metavar="R", help="such as abdomen")
     make.add_argument("--preview", metavar="PNG", help="also draw mask and volume in three planes")
-    make.set_defaults(run=_generate)
+    make.set_defaults(run=_commands.generate)
+
+    look = commands.add_parser(
+        "check",
+        parents=[server, machine],
+        help="what generate would do, without doing it",
+        description="Tell what would be made of a mask: labels, padding, warnings, time.",
+        epilog=_EXIT_CODES,
+    )
+    look.add_argument("mask", nargs="?", metavar="MASK", help="label map (NIfTI)")
+    look.set_defaults(run=_commands.check)
+
+    masks = commands.add_parser(
+        "mask",
+        parents=[server, machine],
+        help="a mask alone: made of an anatomy, or one completed",
+        description="Write the mask that generate would follow, in MAISI's label ids.",
+        epilog=_EXIT_CODES,
+    )
+    masks.add_argument("mask", nargs="?", metavar="MASK", help="label map (NIfTI) to complete")
+    masks.add_argument("-o", "--output", required=True, metavar="OUT", help=".nii.gz or .nii")
+    masks.add_argument("--seed", type=int, help="same seed, same mask [random]")
+    masks.set_defaults(run=_commands.mask)
+
+    for command in (look, make, masks):
+        _grid(command)
+    for command in (look, make):
+        _what(command)
+    for command in (make, masks):
+        _anatomy(command)
+
+    find = commands.add_parser(
+        "find",
+        parents=[machine],
+        help="masks of a library of one's own, the nearest first",
+        description="Print the files of the masks that hold what is asked; see docs/generation.md.",
+        epilog=_EXIT_CODES,
+    )
+    find.add_argument("database", metavar="JSON", help="as upstream's candidate_masks.json")
+    find.add_argument("folder", metavar="FOLDER", help="where the masks lie")
+    find.add_argument(
+        "--labels", type=_integers, default=[], metavar="ID,...", help="labels it has"
+    )
+    find.add_argument("--regions", metavar="R,...", help="such as chest,abdomen")
+    find.add_argument("--size", type=_integers, metavar="X,Y,Z", help="voxels to be near to")
+    find.add_argument("--spacing", type=_numbers, metavar="MM", help="one length, or X,Y,Z")
+    find.set_defaults(run=_commands.find)
 
     info = commands.add_parser(
         "info", parents=[server, machine], help="what the server offers", epilog=_EXIT_CODES
     )
-    info.set_defaults(run=_info)
+    info.set_defaults(run=_commands.info)
 
     draw = commands.add_parser(
         "preview",
@@ -96,97 +138,31 @@ def _parser() -> argparse.ArgumentParser:
     draw.add_argument("mask", metavar="MASK", help="label map (NIfTI)")
     draw.add_argument("volumes", nargs="+", metavar="VOLUME", help="volumes on the mask's grid")
     draw.add_argument("-o", "--output", required=True, metavar="PNG", help="picture to write")
-    draw.set_defaults(run=_preview)
+    draw.set_defaults(run=_commands.preview)
     return parser
 
 
-def _generate(args: argparse.Namespace) -> None:
-    report_at = report_path(args.output)
-    # Better now than after minutes of work:
-    for path in filter(None, (args.output, args.preview)):
-        if not os.access(Path(path).parent, os.W_OK | os.X_OK):
-            raise InvalidRequest(
-                f"folder '{Path(path).parent}' does not exist or cannot be written"
-            )
-    if args.preview:
-        require_pillow()
-    started = time.monotonic()
-    bar = Bar(sys.stderr)
-    with Client(args.url, timeout=args.timeout) as client:
-        try:
-            volume = client.generate(
-                args.mask,
-                variant=args.variant,
-                modality=args.modality,
-                size=args.size,
-                spacing=args.spacing,
-                seed=args.seed,
-                steps=args.steps,
-                guidance=args.guidance,
-                guidance_interval=args.guidance_interval,
-                solver=args.solver,
-                top_region=args.top_region,
-                bottom_region=args.bottom_region,
-                on_progress=bar,
-            )
-        finally:
-            bar.clear()
-    if args.preview:
-        title = str(volume.report.get("modality", "volume"))
-        preview(args.mask, [(title, volume)], args.preview)
-    volume.save(args.output)
-    if args.json:
-        files = {"output": args.output, "report_path": str(report_at), "preview": args.preview}
-        print(json.dumps({**files, "report": dict(volume.report)}))
-    elif sys.stderr.isatty():
-        shape = " x ".join(map(str, volume.image.shape))
-        seed, seconds = volume.report.get("seed"), time.monotonic() - started
-        print(f"{args.output}: {shape} voxels, seed {seed}, {seconds:.1f} s", file=sys.stderr)
+def _grid(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--variant", default="mini", help="model variant [%(default)s]")
+    add("--vocabulary", metavar="V", help="label ids of MASK, such as totalsegmentator-v2 [maisi]")
+    add("--size", type=_integers, metavar="X,Y,Z", help="voxels, without a mask")
+    add("--spacing", type=_numbers, metavar="MM", help="one length, or X,Y,Z")
 
 
-def _info(args: argparse.Namespace) -> None:
-    with Client(args.url, timeout=args.timeout) as client:
-        variants = client.info()
-    if args.json:
-        print(json.dumps({name: vars(variant) for name, variant in variants.items()}))
-    else:
-        print(
-            "\n\n".join(map(_describe, variants.values())) or f"no variant is ready at {client.url}"
-        )
+def _anatomy(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--anatomy", metavar="A=S,...", help="make the mask: 'liver=0.5, hepatic tumor=0.3'")
+    add("--augment", action="store_true", default=None, help="make MASK a little different")
+    add("--organs", metavar="A,...", help="labels that the mask given back keeps [all]")
 
 
-def _describe(variant: Variant) -> str:
-    def pairs(mapping: Any) -> str:
-        return ", ".join(f"{key} {value}" for key, value in mapping.items())
-
-    labels = variant.labels if variant.masks else {}
-    limits = {key: f"{low:g}..{high:g}" for key, (low, high) in variant.limits.items()}
-    rows = {
-        "license": variant.license,
-        "modalities": ", ".join(variant.modalities),
-        "masks": "" if variant.masks else "none: it makes images without",
-        "regions": ", ".join(variant.regions),
-        "size": pairs(variant.size),
-        "spacing (mm)": pairs(variant.spacing),
-        "limits": pairs(limits),
-        "solvers": ", ".join(variant.solvers),
-        "defaults": pairs(variant.defaults),
-        "presets": ", ".join(variant.presets),
-        "labels": ", ".join(f"{id_} {name}" for id_, name in labels.items()),
-    }
-    lines = [
-        textwrap.fill(f"{name:<13} {text}", 100, initial_indent="  ", subsequent_indent=" " * 16)
-        for name, text in rows.items()
-        if text
-    ]
-    return "\n".join([variant.name, *lines])
-
-
-def _preview(args: argparse.Namespace) -> None:
-    names = [Path(volume).name.removesuffix(".gz").removesuffix(".nii") for volume in args.volumes]
-    preview(args.mask, list(zip(names, args.volumes, strict=True)), args.output)
-    if args.json:
-        print(json.dumps({"output": args.output}))
+def _what(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--preset", metavar="NAME", help="size, spacing and modality by name, see info")
+    add("--modality", help="such as mri_t1; `maisi info` lists them")
+    add("--steps", type=int, help="steps of the solver")
+    add("--guidance", type=float, help="classifier-free guidance; 0 is off")
 
 
 def _integers(text: str) -> list[int]:

@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import json
-import operator
 import os
-import random
 import secrets
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import nibabel as nib
-import numpy as np
-from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
-from tritonclient.utils import InferenceServerException
 
-from . import _transport as transport
-from ._errors import InvalidRequest, ServerError, ServerUnavailable
-from ._mask import Mask, Spacing, load_mask, parse_spacing, resample_nearest, restore
-from ._variant import Variant, parse_variant
+from ._connection import Connection
+from ._errors import InvalidRequest, ServerError
+from ._request import Picture, Request, place, place_mask, prepare
+from ._variant import Variant
 from ._volume import Progress, Volume
 
 DEFAULT_URL = "localhost:8001"
-_BACKOFF_SECONDS = 0.5
-_NOT_EVERYWHERE = frozenset({"mask", "top_region", "bottom_region"})  # inputs of some variants
-_LOOKUP_SECONDS = 30.0  # for what a server answers without any work
-_T = TypeVar("_T")
 
 
 class Client:
@@ -55,10 +45,7 @@ class Client:
             raise InvalidRequest(
                 f"the url is '{self.url}'; allowed is host:port of the gRPC service"
             )
-        self.timeout = timeout
-        self.idle_timeout = idle_timeout
-        self.retries = retries
-        self._unary = transport.connect(self.url)
+        self._server = Connection(self.url, timeout, idle_timeout, retries)
 
     def __enter__(self) -> Client:
         return self
@@ -73,13 +60,20 @@ class Client:
 
     def close(self) -> None:
         """Close the connection."""
-        self._unary.close()
+        self._server.close()
 
     def generate(
         self,
-        mask: str | os.PathLike[str] | SpatialImage | None = None,
+        mask: Picture | None = None,
         *,
         variant: str = "mini",
+        vocabulary: str | None = None,
+        anatomy: str | Mapping[str, float] | None = None,
+        organs: str | Sequence[str | int] | None = None,
+        augment: bool | None = None,
+        source: Picture | None = None,
+        strength: float | None = None,
+        preset: str | None = None,
         modality: str | None = None,
         size: Sequence[int] | None = None,
         spacing: float | Sequence[float] | None = None,
@@ -90,6 +84,7 @@ class Client:
         solver: str | None = None,
         top_region: str | None = None,
         bottom_region: str | None = None,
+        redraws: int | None = None,
         on_progress: Callable[[Progress], object] | None = None,
     ) -> Volume:
         """Make a volume and wait for it; the arguments are those of `stream`.
@@ -100,6 +95,13 @@ class Client:
         events = self.stream(
             mask,
             variant=variant,
+            vocabulary=vocabulary,
+            anatomy=anatomy,
+            organs=organs,
+            augment=augment,
+            source=source,
+            strength=strength,
+            preset=preset,
             modality=modality,
             size=size,
             spacing=spacing,
@@ -110,6 +112,7 @@ class Client:
             solver=solver,
             top_region=top_region,
             bottom_region=bottom_region,
+            redraws=redraws,
         )
         with closing(events):
             for event in events:
@@ -121,9 +124,16 @@ class Client:
 
     def stream(
         self,
-        mask: str | os.PathLike[str] | SpatialImage | None = None,
+        mask: Picture | None = None,
         *,
         variant: str = "mini",
+        vocabulary: str | None = None,
+        anatomy: str | Mapping[str, float] | None = None,
+        organs: str | Sequence[str | int] | None = None,
+        augment: bool | None = None,
+        source: Picture | None = None,
+        strength: float | None = None,
+        preset: str | None = None,
         modality: str | None = None,
         size: Sequence[int] | None = None,
         spacing: float | Sequence[float] | None = None,
@@ -134,14 +144,28 @@ class Client:
         solver: str | None = None,
         top_region: str | None = None,
         bottom_region: str | None = None,
+        redraws: int | None = None,
     ) -> Generator[Progress | Volume, None, None]:
         """Yield `Progress` while the server works, then the `Volume`.
 
         `mask` is a 3-D label map, a path or an image, of any orientation and voxel size. Without
         one, an image alone is made: `size` voxels `[X, Y, Z]` at `spacing` mm, RAS+, its middle
-        at the origin. With one, `spacing` (mm along right, anterior, superior) makes the server
-        work on another grid: the labels are resampled by nearest neighbour, and the volume comes
-        back to the mask's own grid by linear interpolation. Some variants take no mask.
+        at the origin; `preset` names a size, spacing and modality that the variant was trained
+        for. With one, `spacing` (mm along right, anterior, superior) makes the server work on
+        another grid: the labels are resampled by nearest neighbour, and the volume comes back to
+        the mask's own grid by linear interpolation. Some variants take no mask.
+
+        `source` is a volume to start from, in Hounsfield units or, for MR, in any: it is noised to
+        `strength`, 1 being noise alone and 0 the autoencoder's own picture of it, and denoised
+        under what else is asked. With a mask, both have one grid.
+
+        `vocabulary` names the label ids of the mask, such as `totalsegmentator-v2`, where they are
+        not MAISI's. `anatomy`, such as `{"liver": 0.5, "hepatic tumor": 0.3}`, has the server make
+        the mask: sizes 0 to 1 of what is controllable. `organs` names the labels that the mask
+        given back keeps. `augment` makes the mask a little different, by the seed: a tumour moves
+        within its organ, or all is zoomed. `redraws`: how often a volume
+        that does not follow its mask is made anew; the best is given, the report tells of all.
+
         `top_region` and `bottom_region` are for variants that have body regions; there, regions
         left out are found in the mask. `guidance_interval` is the `[low, high]` part of the way,
         0 at the image and 1 at noise, where guidance is applied; elsewhere a step costs half.
@@ -151,165 +175,129 @@ class Client:
         arguments is raised by the call itself, what the server refuses at the first item. Closing
         the iterator early cancels the request. Raises `MaisiError`; see there.
         """
-        inputs: dict[str, NDArray[Any]] = {}
-        source = None if mask is None else load_mask(mask)
-        used = None if spacing is None else parse_spacing(spacing)
-        if source is not None:
-            used = used or source.spacing
-            same = used == source.spacing
-            inputs["mask"] = (
-                source.labels if same else resample_nearest(source.labels, source.spacing, used)
-            )
-        if used is not None:
-            inputs["spacing"] = np.array(used, np.float32)
-        if size is not None:
-            inputs["size"] = _integers("size", size, np.int32)
         if seed is None:
             seed = secrets.randbelow(2**32)  # drawn here, so that every try makes the same volume
-        inputs["seed"] = _integers("seed", [seed], np.int64)
-        if steps is not None:
-            inputs["steps"] = _integers("steps", [steps], np.int32)
-        if guidance is not None:
-            try:
-                inputs["guidance"] = np.array([float(guidance)], np.float32)
-            except (TypeError, ValueError):
-                raise InvalidRequest(f"guidance is {guidance!r}; a number is wanted") from None
-        if guidance_interval is not None:
-            inputs["guidance_interval"] = _pair("guidance_interval", guidance_interval)
-        texts = {
+        asked = {
+            "vocabulary": vocabulary,
+            "anatomy": anatomy,
+            "organs": organs,
+            "augment": augment,
+            "strength": strength,
+            "preset": preset,
             "modality": modality,
+            "size": size,
+            "seed": seed,
+            "steps": steps,
+            "guidance": guidance,
+            "guidance_interval": guidance_interval,
             "solver": solver,
             "top_region": top_region,
             "bottom_region": bottom_region,
+            "redraws": redraws,
         }
-        for name, text in texts.items():
-            if text is not None:
-                inputs[name] = np.array([str(text).encode(errors="replace")], np.object_)
-        return self._events(variant, inputs, source, used)
+        return self._events(variant, prepare(mask, source, spacing, asked))
+
+    def mask(
+        self,
+        mask: Picture | None = None,
+        *,
+        variant: str = "rflow-ct",
+        vocabulary: str | None = None,
+        anatomy: str | Mapping[str, float] | None = None,
+        organs: str | Sequence[str | int] | None = None,
+        augment: bool | None = None,
+        size: Sequence[int] | None = None,
+        spacing: float | Sequence[float] | None = None,
+        seed: int | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
+    ) -> nib.Nifti1Image:
+        """Return the mask alone that `generate` would follow, uint8 in MAISI's ids.
+
+        Made from an `anatomy`, or a `mask` as the server completes it: translated from its
+        vocabulary, with the body around its organs. Raises `MaisiError`.
+        """
+        asked = {
+            "vocabulary": vocabulary,
+            "anatomy": anatomy,
+            "organs": organs,
+            "augment": augment,
+            "size": size,
+            "seed": secrets.randbelow(2**32) if seed is None else seed,
+            "mask_only": True,
+        }
+        request = prepare(mask, None, spacing, asked)
+        with closing(self._server.results(variant, request.inputs)) as results:
+            for result in results:
+                if on_progress is not None and (stage := result.as_numpy("stage")) is not None:
+                    on_progress(Progress(_text(stage), float(result.as_numpy("progress").item())))
+                if result.as_numpy("report") is not None:
+                    report = json.loads(_text(result.as_numpy("report")))
+                    made = _mask(result, report, request)
+                    if made is not None:
+                        return made
+        raise ServerError(f"the server at {self.url} ended without a mask")
+
+    def check(
+        self,
+        mask: Picture | None = None,
+        *,
+        variant: str = "mini",
+        vocabulary: str | None = None,
+        preset: str | None = None,
+        modality: str | None = None,
+        size: Sequence[int] | None = None,
+        spacing: float | Sequence[float] | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+    ) -> dict[str, Any]:
+        """Return what `generate` would do with these arguments, without doing it.
+
+        The answer has every parameter completed, `padded_size`, `labels` (id, name, voxels and
+        millilitres of each in the mask as the server would see it), `warnings` where the request is
+        unlike the training data, `expected_gb`, which the decoder would like to hold, and
+        `expected_seconds`, None until the server has made a volume.
+        Raises `MaisiError`, as `generate` would.
+        """
+        asked = {
+            "vocabulary": vocabulary,
+            "preset": preset,
+            "modality": modality,
+            "size": size,
+            "steps": steps,
+            "guidance": guidance,
+            "check": True,
+        }
+        request = prepare(mask, None, spacing, asked)
+        with closing(self._server.results(variant, request.inputs)) as results:
+            for result in results:
+                if (report := result.as_numpy("report")) is not None:
+                    told: dict[str, Any] = json.loads(_text(report))
+                    return told
+        raise ServerError(f"the server at {self.url} ended without an answer")
 
     def info(self) -> dict[str, Variant]:
         """Return every variant that is ready on the server, by name."""
-        deadline = time.monotonic() + self.timeout
-        return self._retry(self._info, deadline)
+        return self._server.variants()
 
-    def _info(self) -> dict[str, Variant]:
-        variants = {}
-        # Statistics name what is ready, and stay open where the repository index is restricted.
-        ready = self._call(self._unary.get_inference_statistics).model_stats
-        for name in sorted({model.name for model in ready}):
-            config = self._call(self._unary.get_model_config, name).config
-            if config.platform == "ensemble" and "variant" in config.parameters:
-                variants[name] = parse_variant(config.parameters["variant"].string_value)
-        return variants
-
-    def _events(
-        self,
-        variant: str,
-        inputs: Mapping[str, NDArray[Any]],
-        mask: Mask | None,
-        spacing: Spacing | None,
-    ) -> Generator[Progress | Volume, None, None]:
-        deadline = time.monotonic() + self.timeout
-
-        def begin() -> tuple[Generator[Any, None, None], Any]:
-            self._check_taken(variant, inputs)
-            results = transport.stream(
-                self.url,
-                f"{variant}.stream",
-                inputs,
-                deadline=deadline,
-                idle_timeout=self.idle_timeout,
-            )
-            try:
-                return results, next(results, None)
-            except transport.UnknownModel as error:
-                raise self._missing(variant) from error
-
+    def _events(self, variant: str, request: Request) -> Generator[Progress | Volume, None, None]:
         volume = None
-        results, result = self._retry(begin, deadline)
-        with closing(results):
-            while result is not None:
+        with closing(self._server.results(variant, request.inputs)) as results:
+            for result in results:
                 if (stage := result.as_numpy("stage")) is not None:
                     yield Progress(_text(stage), float(result.as_numpy("progress").item()))
                 if (image := result.as_numpy("image")) is not None:
                     report = json.loads(_text(result.as_numpy("report")))
-                    volume = Volume(_place(image, report, mask, spacing), report)
-                result = next(results, None)
+                    volume = Volume(
+                        place(image, report, request), report, _mask(result, report, request)
+                    )
         if volume is None:
             raise ServerError(f"the server at {self.url} ended without a volume")
         yield volume
 
-    def _check_taken(self, variant: str, inputs: Mapping[str, NDArray[Any]]) -> None:
-        """Refuse what this variant has no input for, before it travels."""
-        if _NOT_EVERYWHERE.isdisjoint(inputs):
-            return
-        try:
-            config = self._call(self._unary.get_model_config, f"{variant}.stream").config
-        except InvalidRequest:  # no such model: the stream's own error says it best
-            return
-        taken = [tensor.name for tensor in config.input]
-        for name in inputs:
-            if name not in taken:
-                raise InvalidRequest(
-                    f"{name}: {variant} takes none; what it takes is {', '.join(taken)}"
-                )
 
-    def _missing(self, variant: str) -> InvalidRequest:
-        served = ", ".join(self._info()) or "none"
-        return InvalidRequest(f"the variant is '{variant}'; {self.url} serves {served}")
-
-    def _call(self, method: Callable[..., Any], *args: str) -> Any:
-        try:
-            return method(*args, client_timeout=min(self.timeout, _LOOKUP_SECONDS))
-        except InferenceServerException as error:
-            raise transport.explain(error, self.url) from error
-
-    def _retry(self, attempt: Callable[[], _T], deadline: float) -> _T:
-        """Call until it works, an error is not ServerUnavailable, or tries or time run out."""
-        for tried in range(self.retries + 1):
-            try:
-                return attempt()
-            except ServerUnavailable:
-                pause = _BACKOFF_SECONDS * 2**tried * random.uniform(0.5, 1.5)  # apart from others
-                if tried == self.retries or time.monotonic() + pause > deadline:
-                    raise
-            time.sleep(pause)
-        raise AssertionError("unreachable")
-
-
-def _place(
-    image: NDArray[np.int16], report: Mapping[str, Any], mask: Mask | None, spacing: Spacing | None
-) -> nib.Nifti1Image:
-    if mask is not None and spacing is not None:
-        placed = restore(image, spacing, mask)
-    else:
-        lengths = np.array(report["spacing"], dtype=np.float64)
-        affine = np.diag([*lengths, 1.0])
-        affine[:3, 3] = -lengths * (np.array(image.shape) - 1) / 2
-        placed = nib.Nifti1Image(image, affine)
-        placed.header.set_xyzt_units("mm")
-    label = f"SYNTHETIC {report.get('variant')} {report.get('modality')} seed {report.get('seed')}"
-    placed.header["descrip"] = label.encode()[:79]
-    return placed
-
-
-def _integers(name: str, values: Any, dtype: type[np.signedinteger[Any]]) -> NDArray[Any]:
-    limits = np.iinfo(dtype)
-    try:
-        whole = [operator.index(value) for value in values]
-        if all(limits.min <= value <= limits.max for value in whole):
-            return np.array(whole, dtype)
-    except TypeError:
-        pass
-    raise InvalidRequest(f"{name} is {values!r}; whole numbers of {limits.bits} bits are wanted")
-
-
-def _pair(name: str, values: Any) -> NDArray[Any]:
-    try:
-        low, high = values
-        return np.array([float(low), float(high)], np.float32)
-    except (TypeError, ValueError):
-        raise InvalidRequest(f"{name} is {values!r}; two numbers are wanted") from None
+def _mask(result: Any, report: Mapping[str, Any], request: Request) -> nib.Nifti1Image | None:
+    used = result.as_numpy("used_mask")
+    return None if used is None else place_mask(used, report, request)
 
 
 def _text(value: NDArray[Any]) -> str:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from ._errors import InvalidRequest, MaisiError
 from ._files import atomic
-from ._mask import Spacing, load_mask, open_image, parse_spacing
+from ._grid import Spacing, open_image, parse_spacing
+from ._mask import load_mask
 from ._volume import Volume
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def preview(
     labels = None
     if mask is not None:
         held = load_mask(mask.image if isinstance(mask, Volume) else mask)
-        labels, spacing = held.labels, held.spacing
+        labels, spacing = held.values, held.spacing
     elif grids:
         spacing = grids[0][2]
     else:

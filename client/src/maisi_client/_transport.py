@@ -15,15 +15,12 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from ._errors import InvalidRequest, MaisiError, ServerError, ServerUnavailable, Timeout
+from ._request import NAMES
 
 # Within a stream Triton reports errors as text alone: what begins with an input's name is about the
 # request. (The header `triton_grpc_error` would add a status, but makes Triton 2.51 crash when a
 # backend sends an error and the end of its stream one after the other.)
-_NAMES = (
-    "mask|size|spacing|modality|top_region|bottom_region|seed|steps|guidance|guidance_interval"
-    "|solver|latent"
-)
-_INPUT = rf"'?({_NAMES})\b'?"
+_INPUT = rf"'?({'|'.join(NAMES)})\b'?"
 _REFUSED = re.compile(rf"{_INPUT}: |.*\binput {_INPUT}")
 _BUSY = re.compile(r"Exceeds maximum queue size|.*(no available versions|not ready|not healthy)")
 

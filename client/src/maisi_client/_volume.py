@@ -31,24 +31,37 @@ class Volume:
 
     `image` is int16 (Hounsfield units for CT, 0..1000 for MR) on the mask's own grid, axes and
     affine. `report` says how it was made: seed, every parameter, seconds a stage, weights, quality.
+    `mask` is the label map it follows, uint8, where that is another than the one that was sent.
     """
 
     image: nib.Nifti1Image
     report: Mapping[str, Any]
+    mask: nib.Nifti1Image | None = None
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write `NAME.nii.gz` (or `.nii`) and the report beside it, `NAME.json`.
+        """Write `NAME.nii.gz` (or `.nii`), beside it the report and a mask if there is one.
+
+        Those are `NAME.json` and `NAME_mask.nii.gz`.
 
         Each file appears whole or not at all. Returns the path of the report.
         Raises `InvalidRequest` for another suffix and `OSError` if the folder cannot be written.
         """
         path, report = Path(path), report_path(path)
+        if self.mask is not None:
+            with atomic(mask_path(path)) as mask_draft:
+                nib.save(self.mask, mask_draft)
         with atomic(path) as image_draft, atomic(report) as report_draft:
             nib.save(self.image, image_draft)
             report_draft.write_text(
                 json.dumps(dict(self.report), indent=2) + "\n", encoding="utf-8"
             )
         return report
+
+
+def mask_path(path: str | os.PathLike[str]) -> Path:
+    """Return where the mask of a volume lies: `scan.nii.gz` has `scan_mask.nii.gz`."""
+    report = report_path(path)
+    return report.with_name(report.name.removesuffix(".json") + "_mask.nii.gz")
 
 
 def report_path(path: str | os.PathLike[str]) -> Path:

@@ -247,3 +247,76 @@ def test_a_plan_that_the_variant_cannot_have_is_refused(
     assert parse_plan(chosen, text(json.dumps(plan)))
     with pytest.raises(InvalidRequest, match=r"^plan: "):
         parse_plan(chosen, text(json.dumps(plan | change)))
+
+
+def test_a_preset_gives_size_spacing_and_modality(mini: Variant) -> None:
+    plan = complete(mini, {"preset": text("brain-t2")})
+    chosen = mini["presets"]["brain-t2"]
+    assert (plan.preset, plan.modality) == ("brain-t2", "mri_t2")
+    assert (list(plan.size), list(plan.spacing)) == (chosen["size"], chosen["spacing"])
+    plan = complete(mini, {"preset": text("brain-t2"), "modality": text("mri_flair")})
+    assert plan.modality == "mri_flair"
+
+
+def test_a_preset_gives_regions(regional: Variant) -> None:
+    lower = {"modality": "mri_t1", "size": [32] * 3, "spacing": [2] * 3, "regions": ["lower"]}
+    of = regional | {"presets": {"lower": lower}}
+    plan = complete(of, {"preset": text("lower")})
+    assert (plan.top_region, plan.bottom_region) == ("lower", "lower")
+    assert complete(of, {}).top_region == "chest"
+
+
+def test_a_source_gives_size_and_a_strength(mini: Variant) -> None:
+    source = np.zeros((40, 48, 50), np.float32)
+    plan = complete(mini, {"source": source})
+    assert (plan.size, plan.sourced, plan.strength) == ((40, 48, 50), True, 0.8)
+    assert not plan.masked
+    plan = complete(mini, {"source": source, "mask": mask(40, 48, 50), "strength": f4(0.25)})
+    assert (plan.masked, plan.strength) == (True, 0.25)
+    assert complete(mini, {}).strength == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"preset": text("knee")}, "preset: 'knee' is not one of those of mini: brain-t1, "),
+        (
+            {"preset": text("brain-t1"), "mask": mask(32, 32, 32)},
+            "preset: given together with a mask, which has its own size",
+        ),
+        (
+            {"source": np.zeros((32, 32, 40), np.float32), "mask": mask(32, 32, 32)},
+            "source: 32 x 32 x 40 voxels, but the mask has 32 x 32 x 32",
+        ),
+        ({"strength": np.array([0.5], np.float32)}, "strength: given without a source"),
+        (
+            {"source": np.zeros((32, 32, 32), "f4"), "strength": np.array([1.5], "f4")},
+            "strength: 1.5 is outside what is allowed, 0 to 1",
+        ),
+        (
+            {"source": np.zeros((32, 32, 32), "f4"), "size": np.array([32, 32, 32])},
+            "size: given together with a source, which already has a size",
+        ),
+        ({"redraws": np.array([6])}, "redraws: 6 is outside what is allowed, 0 to 5"),
+        (
+            {"redraws": np.array([1]), "latent": np.zeros((1, 4, 24, 28, 24), np.float32)},
+            "redraws: given together with a latent",
+        ),
+    ],
+)
+def test_new_ways_to_be_wrong(mini: Variant, given: Any, sentence: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"^{sentence}"):
+        complete(mini, given)
+
+
+def test_a_plan_of_every_mode_comes_back(mini: Variant) -> None:
+    for given in (
+        {"preset": text("brain-flair"), "redraws": np.array([2])},
+        {"source": np.zeros((32, 32, 32), np.float32), "strength": f4(0.3)},
+        {"source": np.zeros((32, 32, 32), np.float32), "mask": mask(32, 32, 32)},
+    ):
+        plan = complete(mini, given)
+        assert parse_plan(mini, text(plan.to_json())) == plan
+    forged = dataclasses.replace(plan, strength=1.5)
+    with pytest.raises(InvalidRequest, match="plan: not what the condition model"):
+        parse_plan(mini, text(forged.to_json()))

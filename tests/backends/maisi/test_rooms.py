@@ -234,9 +234,9 @@ def test_a_volume_is_not_held_several_times_over(mini: Variant) -> None:
 
 def test_the_report_names_regions_where_there_are_any(mini: Variant, regional: Variant) -> None:
     image = np.zeros((2, 2, 2), np.int16)
-    said = json.loads(report(regional, ask(regional), {}, image, None))
+    said = json.loads(report(regional, ask(regional), {}, image, None, []))
     assert (said["top_region"], said["bottom_region"]) == ("chest", "abdomen")
-    assert "top_region" not in json.loads(report(mini, ask(mini), {}, image, None))
+    assert "top_region" not in json.loads(report(mini, ask(mini), {}, image, None, []))
 
 
 def test_the_report_says_what_was_done(mini: Variant) -> None:
@@ -244,7 +244,7 @@ def test_the_report_says_what_was_done(mini: Variant) -> None:
     mask[0] = 0
     image = np.where(mask == 22, 500, 0).astype(np.int16)
     plan = ask(mini, mask=mask, seed=[3])
-    said = json.loads(report(mini, plan, {"total": 1.23456}, image, mask))
+    said = json.loads(report(mini, plan, {"total": 1.23456}, image, mask, []))
     assert said["synthetic"] is True
     assert said["seed"] == 3
     assert said["weights"] == mini["weights"]

@@ -132,3 +132,25 @@ def test_unknown_schedule_and_solver_are_named() -> None:
         steps(RFLOW, 512, 10, "rk4")
     with pytest.raises(ValueError, match="'euler' is not one of ddpm"):
         steps(DDPM, 512, 10, "euler")
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun", "ab2"])
+@pytest.mark.parametrize("count", [7, 30])
+def test_strength_leaves_out_the_beginning(solver: str, count: int) -> None:
+    whole = steps(RFLOW, 24**3, count, solver)
+    for strength in (0.2, 0.55, 0.9):
+        part = steps(RFLOW, 24**3, count, solver, strength)
+        times = [step.timestep for step in part]
+        assert times == [step.timestep for step in whole[len(whole) - len(part) :]]
+        assert times[0] <= 1000 * strength
+        # A line is followed to its end from there, so nothing of the way is missing.
+        assert run(part, lambda time, x: 1.0) == pytest.approx(times[0] / 1000, abs=0.03)
+        assert part[0].c == 0  # there is no velocity before it
+    assert steps(RFLOW, 24**3, count, solver, 1.0) == whole
+    assert steps(RFLOW, 24**3, count, solver, 0.0) == []
+
+
+def test_strength_of_ddpm() -> None:
+    whole = steps(DDPM, 512, 1000, "ddpm")
+    assert steps(DDPM, 512, 1000, "ddpm", 0.25) == whole[-251:]
+    assert steps(DDPM, 512, 1000, "ddpm", 0.0) == []

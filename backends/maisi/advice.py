@@ -1,0 +1,113 @@
+"""What a caller should know before the cost: how far a request is from what a model was trained on.
+
+The facts are the variant's presets: size, spacing, and how much of the training data was like that.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from .anatomy import tumour
+from .inputs import Array, Variant, by
+from .request import Plan
+
+_FAR = 1.25  # ratio of fields of view along an axis
+_COARSE = 1.5  # ratio of spacings along an axis
+_RARE = 0.01  # share of the training data
+
+Preset = Mapping[str, Any]
+
+
+def warnings(variant: Variant, plan: Plan, mask: Array | None = None) -> list[str]:
+    """Return a sentence for each way in which the plan is unlike the presets of its modality.
+
+    And one where the mask [X, Y, Z] that was made of an anatomy lacks the tumour asked for.
+    """
+    lost = [] if plan.anatomy is None or mask is None else _lost(variant, plan, mask)
+    return [*_unlike(variant, plan), *lost]
+
+
+def _lost(variant: Variant, plan: Plan, mask: Array) -> list[str]:
+    asked = tumour(plan.anatomy or ())
+    if asked is None or any((plane == asked).any() for plane in mask):
+        return []
+    name = variant["labels"][str(asked)]
+    return [f"anatomy: the mask that was made has no {name} at this size, spacing and seed"]
+
+
+def _unlike(variant: Variant, plan: Plan) -> list[str]:
+    near = nearest(variant, plan)
+    if near is None:
+        return []
+    name, preset = near
+    field = [side * mm for side, mm in zip(plan.size, plan.spacing, strict=True)]
+    described = _describe(variant, name)
+    found = []
+    if _apart(field, _field(preset)) > math.log(_FAR):
+        found.append(
+            f"field of view: {_mm(field)} is far from what {plan.variant} was trained for; "
+            f"the nearest preset is {described}"
+        )
+    if _apart(plan.spacing, preset["spacing"]) > math.log(_COARSE):
+        found.append(
+            f"spacing: {by(plan.spacing)} mm is far from what {plan.variant} was trained for; "
+            f"the nearest preset is {described}"
+        )
+    share = training_share(variant, name)
+    if share is not None and share < _RARE:
+        found.append(
+            f"training data: {plan.modality} like this was rare, so expect less; "
+            f"the nearest preset is {described}"
+        )
+    return found
+
+
+def nearest(variant: Variant, plan: Plan) -> tuple[str, Preset] | None:
+    """Return the preset of the plan's modality whose field of view is most like the plan's.
+
+    Skull-stripped brains have the presets of whole ones. None where the modality has no preset.
+    """
+    whole = plan.modality.removesuffix("_skull_stripped")
+    presets = {
+        name: preset
+        for name, preset in variant["presets"].items()
+        if preset["modality"] in (plan.modality, whole)
+    }
+    if plan.preset is not None and plan.preset in presets:
+        return plan.preset, presets[plan.preset]
+    field = [side * mm for side, mm in zip(plan.size, plan.spacing, strict=True)]
+    apart = {name: _apart(field, _field(preset)) for name, preset in presets.items()}
+    if not apart:
+        return None
+    name = min(apart, key=lambda name: apart[name])
+    return name, presets[name]
+
+
+def training_share(variant: Variant, name: str) -> float | None:
+    """Return the share of the training data that was like a preset, None where it is not known."""
+    presets = variant["presets"]
+    if "share" in presets[name]:
+        return float(presets[name]["share"])
+    if "scans" in presets[name]:
+        every = sum(preset.get("scans", 0) for preset in presets.values())
+        return float(presets[name]["scans"] / every)
+    return None
+
+
+def _describe(variant: Variant, name: str) -> str:
+    preset, share = variant["presets"][name], training_share(variant, name)
+    told = "" if share is None else f", {100 * share:.2g} % of the training data"
+    size, spacing = by(preset["size"]), by(preset["spacing"])
+    return f"{name} ({size} voxels of {spacing} mm{told})"
+
+
+def _field(preset: Preset) -> list[float]:
+    return [side * mm for side, mm in zip(preset["size"], preset["spacing"], strict=True)]
+
+
+def _apart(one: Any, other: Any) -> float:
+    return max(abs(math.log(a / b)) for a, b in zip(one, other, strict=True))
+
+
+def _mm(lengths: list[float]) -> str:
+    return " x ".join(f"{length:.0f}" for length in lengths) + " mm"

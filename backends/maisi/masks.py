@@ -1,0 +1,103 @@
+"""Where the mask comes from: the caller, in any of the label vocabularies, or the mask networks."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import anatomy, envelope, schedule, vocabulary
+from .augmentation import augment
+from .conditioning import mask_noise, organs_of_lesions
+from .inputs import Array, Inputs, InvalidRequest, Variant
+from .postprocess import BONE_LESION, LUNG_LOBES, postprocess
+from .request import Plan
+from .sampler import Engine
+
+
+def translate(variant: Variant, inputs: Inputs) -> Inputs:
+    """Return the inputs with the mask in MAISI's ids. Raises InvalidRequest."""
+    if "vocabulary" not in inputs:
+        return inputs
+    table = vocabulary.table(variant, inputs)
+    if "mask" not in inputs:
+        raise InvalidRequest("vocabulary: given without a mask, whose labels it names")
+    return inputs if table is None else {**inputs, "mask": vocabulary.remap(inputs["mask"], table)}
+
+
+def complete(variant: Variant, plan: Plan, inputs: Inputs) -> Array | None:
+    """Return the caller's mask [X, Y, Z], with the body around its organs where it has none.
+
+    The body is seen in a source, else guessed from the labels; see `envelope`. Then the mask is
+    made a little different, where that was asked.
+    """
+    mask = inputs.get("mask")
+    if mask is not None and plan.body_added:
+        mask = _with_body(mask, plan, inputs)
+    if mask is not None and plan.augmented:
+        healthy = organs_of_lesions(variant, mask)
+        healthy[BONE_LESION] = envelope.BODY  # of any bone; as augmentation_tumor_bone has it
+        mask = augment(mask, healthy, plan.seed)
+    return mask
+
+
+def _with_body(mask: Array, plan: Plan, inputs: Inputs) -> npt.NDArray[np.uint8]:
+    if not plan.sourced:
+        return envelope.fill(mask, plan.spacing)
+    lungs = np.isin(np.arange(256), LUNG_LOBES)
+    return envelope.envelope(mask, inputs["source"], any(lungs[plane].any() for plane in mask))
+
+
+def generate(
+    variant: Variant, plan: Plan, engine: Engine, after: Callable[[int, int], None]
+) -> npt.NDArray[np.uint8]:
+    """Return a mask [X, Y, Z] of the anatomy that the plan asks for, on its grid.
+
+    As ldm_conditional_sample_one_mask in scripts/sample_mask.py of NV-Generate-CTMR, but decoded
+    whole: DDPM from noise, conditioned on ten sizes, then `postprocess`. The networks were trained
+    for one size and spacing; the mask is resampled from there. `after` hears of every call.
+    """
+    assert plan.anatomy is not None
+    how = variant["mask_generation"]
+    factor = variant["latent"]["factor"]
+    shape = (1, variant["latent"]["channels"], *(side // factor for side in how["size"]))
+    steps = schedule.steps(how["schedule"], math.prod(shape[2:]), how["steps"], "ddpm")
+    latent: Any = next(noise := mask_noise(plan, shape))
+    sizes = np.array([plan.anatomy], np.float32)
+    for done, step in enumerate(steps, start=1):
+        inputs = {
+            "latent": latent,
+            "z": next(noise) if step.fresh else latent,
+            "coefficients": np.array([step.a, step.b, step.c], np.float32),
+            "timestep": np.array([step.timestep], np.float32),
+            "anatomy_sizes": sizes,
+        }
+        (latent,) = engine("mask_flow", inputs, ["next_latent"])
+        after(done, len(steps))
+    (labels,) = engine("mask_decoder", {"latent": latent}, ["labels"])
+    made = postprocess(np.from_dlpack(labels)[0], anatomy.tumour(plan.anatomy))
+    return resample(made, how["spacing"], plan.size, plan.spacing)
+
+
+def resample(
+    mask: npt.NDArray[np.uint8],
+    spacing: Sequence[float],
+    size: Sequence[int],
+    to: Sequence[float],
+) -> npt.NDArray[np.uint8]:
+    """Return `mask` at another spacing by nearest neighbour, cropped or padded around its middle.
+
+    As ensure_output_size_and_spacing in scripts/sample.py: MONAI's Spacing, which keeps the first
+    voxel's centre, then its ResizeWithPadOrCrop.
+    """
+    for axis, (old, side, new) in enumerate(zip(spacing, size, to, strict=True)):
+        count = round((mask.shape[axis] - 1) * old / new + 1)
+        nearest = np.rint(np.arange(count) * (new / old)).astype(int)
+        start = count // 2 - side // 2 if count > side else -((side - count) // 2)
+        at = np.arange(start, start + side)
+        taken = nearest[np.clip(at, 0, count - 1)]
+        mask = np.take(mask, np.clip(taken, 0, mask.shape[axis] - 1), axis)
+        beyond = (at < 0) | (at >= count)
+        mask.swapaxes(0, axis)[beyond] = 0
+    return np.ascontiguousarray(mask)

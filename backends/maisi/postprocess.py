@@ -1,0 +1,178 @@
+"""What is put right in a generated mask: specks, gaps and organs in the wrong place.
+
+The steps and their order are those of general_mask_generation_post_process in scripts/utils.py of
+github.com/NVIDIA-Medtech/NV-Generate-CTMR at commit da438fe, as are all ids and distances here.
+Ids are those of its configs/label_dict.json.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from .morphology import Bits, grow, shrink
+
+Labels = npt.NDArray[np.uint8]
+Box = tuple[slice, ...]
+
+LIVER, SPLEEN, HEPATIC_VESSEL, AIRWAY, BODY = 1, 3, 25, 132, 200
+LUNG_TUMOR, HEPATIC_TUMOR, COLON_CANCER, BONE_LESION = 23, 26, 27, 128
+LUNG_LOBES = [28, 29, 30, 31, 32]
+STOMACH, DUODENUM, SMALL_BOWEL, COLON = 12, 13, 19, 62
+
+# Tumour -> what is there when it was not asked for.
+ORGAN_OF = {LUNG_TUMOR: 28, 24: 4, HEPATIC_TUMOR: LIVER, COLON_CANCER: COLON, BONE_LESION: BODY}
+
+# Organs of one piece, in the order in which they are closed: a later one takes from an earlier, so
+# that the gallbladder (10) has two turns. Bones (33 and up) stay in pieces with a bone lesion.
+ORGANS = [1, 4, 10, 12, 3, *LUNG_LOBES, 5, 14, 13, 6, 7, 8, 9, 10]
+BONES = list(range(33, 60))
+
+CORNERS = np.ones((3, 3, 3), bool)  # voxels that share a corner are one piece
+
+
+def postprocess(labels: Labels, tumour: int | None) -> Labels:
+    """Return `labels` [X, Y, Z] put right, a new array; `tumour`: the id asked for, or None.
+
+    `tumour` is one of 23, 24, 26, 27 and 128. In this order:
+
+    - of the body only the largest piece stays, without what is thinner than three voxels;
+    - every other tumour becomes the organ it belongs to, and gaps in the one asked for are closed;
+    - of that tumour, in lung, pancreas or colon, only the largest piece stays, and so of every
+      organ that has but one; the other pieces become body;
+    - small bowel and colon become body where they are apart from the intestines' largest piece;
+    - gaps of up to two voxels in those organs are closed, whatever is in them;
+    - a tumour of lung, liver or colon, liver and spleen get back some of what was taken near them;
+    - hepatic vessels become liver, the airway is what it was, and so is the tumour, unless hepatic.
+    """
+    data = np.where(_body(labels != 0), labels, np.uint8(0))
+    for sick, organ in ORGAN_OF.items():
+        if sick != tumour:
+            data[data == sick] = organ
+    if tumour is not None:
+        close(data, [tumour])
+        if tumour not in (HEPATIC_TUMOR, BONE_LESION):
+            largest(data, [tumour])
+    asked = data == tumour if tumour is not None else np.zeros(data.shape, bool)
+
+    before = data.copy()
+    organs = ORGANS if tumour == BONE_LESION else ORGANS + BONES
+    largest(data, organs)
+    removed = data != before
+    del before
+    astray = _astray_bowel(data)
+    data[astray] = BODY
+    close(data, organs)
+
+    if asked.any():
+        if tumour == LUNG_TUMOR:
+            _around_lung_tumor(data, removed)
+        elif tumour == HEPATIC_TUMOR:
+            _around_hepatic_tumor(data, removed, astray)
+            # The source means to restore that in the liver, but its mask (`> 1`) is always empty.
+            asked[:] = False
+        elif tumour == COLON_CANCER:
+            data[removed & _near(data, COLON_CANCER, 2)] = COLON_CANCER
+    data[labels == HEPATIC_VESSEL] = LIVER
+    data[labels == AIRWAY] = AIRWAY
+    if tumour is not None:
+        data[asked] = tumour
+    return data
+
+
+def largest(data: Labels, ids: Sequence[int], instead: int = BODY) -> None:
+    """Leave of every label in `ids` its largest piece, in place; the others become `instead`.
+
+    As supress_non_largest_components in scripts/utils.py, which keeps the two most frequent of all
+    pieces and the rest: two pieces that are both larger than the rest stay, and the rest becomes
+    `instead`. Of few equal pieces the last stays, of many (over 16) any, as numpy.argsort sorts.
+    """
+    boxes = ndimage.find_objects(data, max_label=max(ids))
+    for label in dict.fromkeys(ids):
+        box = boxes[label - 1]
+        if box is None:
+            continue
+        part = data[box] == label
+        pieces, count = ndimage.label(part, CORNERS)
+        if count < 2:
+            continue
+        pieces = pieces[part]
+        sizes = np.bincount(pieces, minlength=count + 1)
+        sizes[0] = data.size - pieces.size
+        dropped = np.ones(count + 1, bool)
+        dropped[np.argsort(sizes)[-2:]] = False
+        data[box][part] = np.where(dropped, instead, label).astype(np.uint8)[pieces]
+        if dropped[0]:
+            rest = np.ones(data.shape, bool)
+            rest[box] = ~part
+            data[rest] = instead
+
+
+def close(data: Labels, ids: Sequence[int]) -> None:
+    """Give every label in turn, in place, its gaps: where no cube of 3 voxels a side fits in.
+
+    As organ_fill_by_closing in scripts/utils.py, which closes twice; a second time adds nothing.
+    Voxels on a face of the volume are never added.
+    """
+    # Closing adds nothing outside of a label's box, so one look at the volume does for all.
+    boxes = ndimage.find_objects(data, max_label=max(ids))
+    for label in ids:
+        box = boxes[label - 1]
+        if box is not None:
+            part = data[_wider(box, 1)]
+            part[shrink(grow(part == label))] = label
+
+
+def _body(inside: Bits) -> Bits:
+    """Return the largest piece of `inside` after an erosion, dilated again."""
+    piece = shrink(inside).view(np.uint8)
+    largest(piece, [1], instead=0)
+    return grow(piece.view(bool))
+
+
+def _astray_bowel(data: Labels) -> Bits:
+    """Return where small bowel and colon are apart from the largest piece of the intestines."""
+    bowel: Bits = (data == SMALL_BOWEL) | (data == COLON)
+    piece = (bowel | (data == STOMACH) | (data == DUODENUM)).view(np.uint8)
+    largest(piece, [1], instead=0)
+    bowel &= piece == 0
+    return bowel
+
+
+def _around_lung_tumor(data: Labels, removed: Bits) -> None:
+    around = _near(data, LUNG_TUMOR, 1) & (data != LUNG_TUMOR)
+    votes = np.bincount(data[around], minlength=256)
+    votes[0] = 0
+    most = int(np.argmax(votes))  # 0 where nothing is around, at which the source raises
+    distance = 2
+    if most in LUNG_LOBES:
+        distance = 3
+        around = _near(data, LUNG_TUMOR, 2) & (data != LUNG_TUMOR)
+        data[around & _near(data, most, 3)] = most
+    data[removed & _near(data, LUNG_TUMOR, distance)] = LUNG_TUMOR
+    close(data, LUNG_LOBES)
+
+
+def _around_hepatic_tumor(data: Labels, removed: Bits, astray: Bits) -> None:
+    for organ, free in ((LIVER, astray), (SPLEEN, removed)):
+        for _ in range(2):
+            data[free & _near(data, organ, 3)] = organ
+    data[removed & _near(data, HEPATIC_TUMOR, 2)] = HEPATIC_TUMOR
+    close(data, [LIVER])
+
+
+def _near(data: Labels, label: int, distance: int) -> Bits:
+    """Return where `label` is within `distance` voxels along every axis."""
+    near = np.zeros(data.shape, bool)
+    box = ndimage.find_objects(data, max_label=label)[label - 1]
+    if box is not None:
+        box = _wider(box, distance)
+        near[box] = data[box] == label
+        for _ in range(distance):
+            near[box] = grow(near[box])
+    return near
+
+
+def _wider(box: Box, margin: int) -> Box:
+    return tuple(slice(max(side.start - margin, 0), side.stop + margin) for side in box)

@@ -1,0 +1,246 @@
+"""The rooms that a request walks through: condition, sampler, decoder, and all of them in a row."""
+
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import anatomy, conditioning, decoder, fidelity, masks, sampler, source
+from .forecast import Pace
+from .inputs import Array, Inputs, InvalidRequest, Variant
+from .report import best, outlook, report
+from .request import (
+    Plan,
+    check_latent,
+    complete,
+    conditions,
+    labels,
+    parse_plan,
+    regions,
+    takes_mask,
+)
+from .rows import first_row
+from .sampler import Engine
+
+Tensors = dict[str, Any]
+
+# How much of a whole request has passed when it begins, and of an attempt when sampling ends.
+_MASK_ENCODER, _ATTEMPTS = 0.02, 0.05
+_SAMPLING = 0.84
+
+
+def condition(variant: Variant, inputs: Tensors, engine: Engine) -> Tensors:
+    """Run the first room: check, complete, and prepare what the networks take."""
+    started = time.monotonic()
+    given = {name: tensor.as_numpy() for name, tensor in inputs.items()}
+    plan, mask = _prepare(variant, given, engine)
+    tensors = conditioning.tensors(variant, plan, mask)
+    noise = _start(variant, plan, _encoded(variant, plan, given, engine), given.get("latent"))
+    took = {"started": started, "condition_seconds": time.monotonic() - started}
+    return {"noise": noise, **tensors, "plan": as_text(plan.to_json(**took))}
+
+
+def sample(variant: Variant, inputs: Tensors, engine: Engine) -> Tensors:
+    """Run the loop."""
+    started = time.monotonic()
+    plan = parse_plan(variant, inputs["plan"].as_numpy())
+    check_latent(variant, plan, "noise", inputs["noise"].as_numpy())
+    names = [*_rows(variant), *(["embedding"] if plan.masked else [])]
+    steered = {name: inputs[name] for name in names}
+    latent = sampler.sample(variant, plan, inputs["noise"], steered, engine, first_row=_first_row)
+    sampled = json.dumps({"seconds": time.monotonic() - started, "steps": plan.steps})
+    return {"latent": latent, "sampled": as_text(sampled)}
+
+
+def decode(variant: Variant, inputs: Tensors, engine: Engine) -> Tensors:
+    """Run the last room of the ensemble."""
+    started = time.monotonic()
+    plan = parse_plan(variant, inputs["plan"].as_numpy())
+    latent, mask = inputs["latent"].as_numpy(), None
+    if latent.shape != plan.latent_shape(variant):
+        raise InvalidRequest(f"latent: shape {list(latent.shape)} does not fit the plan")
+    if plan.masked:
+        ids = inputs["labels"].as_numpy()
+        if ids.shape != (plan.rows, *plan.padded_size):
+            raise InvalidRequest(f"labels: shape {list(ids.shape)} does not fit the plan")
+        mask = _crop(plan, ids)
+    image = decoder.decode(variant, plan, inputs["latent"], mask, engine)
+    attempts = [] if mask is None else [fidelity.check(variant, image, mask)]
+    seconds = {
+        "condition": plan.condition_seconds,
+        "sampler": _seconds(inputs["sampled"].as_numpy()),
+        "decoder": time.monotonic() - started,
+        "total": time.monotonic() - plan.started,
+    }
+    return {
+        "image": image,
+        "report": as_text(report(variant, plan, seconds, image, mask, attempts)),
+        **({"used_mask": _kept(plan, mask)} if takes_mask(variant) else {}),
+    }
+
+
+ROOMS: dict[str, Callable[[Variant, Tensors, Engine], Tensors]] = {
+    "condition": condition,
+    "sampler": sample,
+    "decoder": decode,
+}
+
+
+def walk(
+    variant: Variant, inputs: Tensors, engine: Engine, send: Callable[..., None], pace: Pace
+) -> None:
+    """Walk all rooms; `send(stage, progress, **outputs)` raises when the caller has gone.
+
+    A volume that is not faithful to its mask is made again from new noise, as often as the plan
+    says; the best of them is sent. With the input `check` nothing is made: the answer is what
+    would be. `pace` learns how long it took.
+    """
+    given = {name: tensor.as_numpy() for name, tensor in inputs.items()}
+    if given.pop("check", np.array(False)).any():
+        known = masks.translate(variant, given)
+        plan = complete(variant, known)
+        mask = masks.complete(variant, plan, known)
+        told = outlook(variant, plan, mask, pace.expect(variant, plan))
+        send("done", 1.0, report=as_text(told))
+        return
+    started = time.monotonic()
+    seconds: dict[str, float] = {}
+
+    def begin(stage: str, progress: float) -> None:
+        send(stage, progress)
+        seconds[stage] = seconds.get(stage, 0.0) - time.monotonic()
+
+    def end(stage: str) -> None:
+        seconds[stage] += time.monotonic()
+
+    def masking(done: int, total: int) -> None:
+        send("mask", _MASK_ENCODER * done / total)
+
+    begin("condition", 0.0)
+    alone = bool(given.pop("mask_only", np.array(False)).any())
+    plan, mask = _prepare(variant, given, engine, masking)
+    as_sent = mask is given.get("mask") and plan.organs is None
+    used = {} if mask is None or as_sent else {"used_mask": _kept(plan, mask)}
+    if alone:
+        if mask is None:
+            raise InvalidRequest("mask_only: given without a mask or an anatomy")
+        used = {"used_mask": _kept(plan, mask)}
+        end("condition")
+        told = outlook(variant, plan, mask, None)
+        send("done", 1.0, **used, report=as_text(told))
+        return
+    steered = conditioning.tensors(variant, plan, mask)
+    ids = steered.pop("labels", None)
+    encoded = _encoded(variant, plan, given, engine)
+    end("condition")
+
+    if mask is not None:
+        begin("mask_encoder", _MASK_ENCODER)
+        (steered["embedding"],) = engine("mask_encoder", {"labels": ids}, ["embedding"])
+        end("mask_encoder")
+
+    attempts: list[dict[str, Any]] = []
+
+    def make(attempt: int) -> Array:
+        at = functools.partial(_progress, plan, attempt)
+
+        def after(done: int, total: int) -> None:
+            send("sampler", at(_SAMPLING * done / total))
+
+        begin("sampler", at(0))
+        noise = _start(variant, plan, encoded, given.get("latent"), attempt)
+        latent = sampler.sample(variant, plan, noise, steered, engine, after, _first_row, attempt)
+        end("sampler")
+        begin("decoder", at(_SAMPLING))
+        image = decoder.decode(variant, plan, latent, mask, engine)
+        if mask is not None:
+            attempts.append(fidelity.check(variant, image, mask))
+        end("decoder")
+        return image
+
+    image = make(0)
+    pace.note(variant, plan, seconds)
+    for attempt in range(1, plan.redraws + 1):
+        if not attempts or attempts[-1]["faithful"] is not False:
+            break
+        another = make(attempt)
+        image = another if best(attempts) is attempts[-1] else image
+    seconds["total"] = time.monotonic() - started
+    summary = report(variant, plan, seconds, image, mask, attempts)
+    send("done", 1.0, image=image, **used, report=as_text(summary))
+
+
+def _prepare(
+    variant: Variant,
+    given: Inputs,
+    engine: Engine,
+    after: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Plan, Array | None]:
+    """Return the plan and the mask [X, Y, Z] that came or was made; `after` hears of its steps."""
+    given = masks.translate(variant, given)
+    plan = complete(variant, given)
+    if plan.anatomy is None:
+        return plan, masks.complete(variant, plan, given)
+    mask = masks.generate(variant, plan, engine, after)
+    top, bottom = regions(variant, given, labels(variant, mask), ())
+    return dataclasses.replace(plan, top_region=top, bottom_region=bottom), mask
+
+
+def _encoded(variant: Variant, plan: Plan, given: Inputs, engine: Engine) -> Array | None:
+    """Return the latent of the source, where there is one."""
+    return source.encode(variant, plan, given["source"], engine) if plan.sourced else None
+
+
+def _start(
+    variant: Variant, plan: Plan, encoded: Array | None, latent: Array | None, attempt: int = 0
+) -> Array:
+    """Return the latent that an attempt starts from."""
+    noise = conditioning.noise(variant, plan, latent, attempt)
+    return noise if encoded is None else source.noised(variant, plan, encoded, noise)
+
+
+def _progress(plan: Plan, attempt: int, done: float) -> float:
+    """Return how much of the whole has passed when an attempt is `done`, 0..1."""
+    return _ATTEMPTS + (1 - _ATTEMPTS) * (attempt + done) / (plan.redraws + 1)
+
+
+def _rows(variant: Variant) -> list[str]:
+    """Name what the flow takes of the condition model's tensors."""
+    return [name for name in conditions(variant) if name != "labels"]
+
+
+def _first_row(name: str, value: Any) -> Any:
+    """Return the first row of an array or of a tensor of Triton, without a copy."""
+    if isinstance(value, np.ndarray):
+        return value[:1]
+    take = functools.partial(type(value).from_dlpack, name)
+    return first_row(value.to_dlpack(), take)
+
+
+def as_text(text: str) -> Array:
+    """Return a text as a tensor of Triton holds it."""
+    return np.array([text.encode()], dtype=object)
+
+
+def _kept(plan: Plan, mask: Array | None) -> npt.NDArray[np.uint8]:
+    """Return the mask to give back; one voxel of background where there is none."""
+    if mask is None:
+        return np.zeros((1, 1, 1), np.uint8)
+    return mask if plan.organs is None else anatomy.only(mask, plan.organs)
+
+
+def _crop(plan: Plan, labels: Array) -> Array:
+    x, y, z = plan.size
+    return labels[0, :x, :y, :z]
+
+
+def _seconds(sampled: Array) -> float:
+    try:
+        return float(json.loads(sampled[0])["seconds"])
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError):
+        raise InvalidRequest("sampled: not what the sampler model writes") from None

@@ -1,0 +1,48 @@
+"""Image to image: from a given volume to the latent that the sampler starts from."""
+
+import numpy as np
+import numpy.typing as npt
+
+from . import schedule
+from .inputs import Array, InvalidRequest, Variant
+from .request import Plan
+from .sampler import Engine, calls
+
+
+def encode(variant: Variant, plan: Plan, source: Array, engine: Engine) -> npt.NDArray[np.float32]:
+    """Return the latent [1, C, x, y, z] of `source` [X, Y, Z], in the variant's grey levels.
+
+    Raises InvalidRequest where a value is not finite.
+    """
+    padded = np.zeros((1, 1, *plan.padded_size), np.float32)
+    x, y, z = plan.size
+    padded[0, 0, :x, :y, :z] = unit(variant, source)
+    (latent,) = engine("vae_encoder", {"image": padded}, ["latent"])
+    return np.array(np.from_dlpack(latent), np.float32)
+
+
+def unit(variant: Variant, source: Array) -> npt.NDArray[np.float32]:
+    """Map grey levels onto the autoencoder's 0..1.
+
+    As upstream prepares training data (scripts/transforms.py): CT is cut at both ends of the
+    variant's range. MR is not cut above; where the variant has a `percentile`, the lowest value
+    becomes 0 and that percentile 1, whatever the scanner's units are.
+    """
+    if not np.isfinite(source).all():
+        raise InvalidRequest("source: holds NaN or infinite values, only finite ones are allowed")
+    scale = variant["intensity"]
+    low, high = scale["min"], scale["max"]
+    if "percentile" in scale:
+        low, high = np.percentile(source, [0, scale["percentile"]])
+    found = (source.astype(np.float32) - np.float32(low)) / np.float32(max(high - low, 1e-6))
+    return np.clip(found, 0, 1 if scale["clip_above"] else None, out=found)
+
+
+def noised(variant: Variant, plan: Plan, encoded: Array, noise: Array) -> npt.NDArray[np.float32]:
+    """Return `encoded` with as much of `noise` as the first step of the plan expects.
+
+    Both [1, C, x, y, z]. Without a step, as at strength 0, it is `encoded`.
+    """
+    steps = calls(variant, plan)
+    kept, added = schedule.noised(variant["schedule"], steps[0].timestep) if steps else (1, 0)
+    return np.float32(kept) * encoded + np.float32(added) * noise

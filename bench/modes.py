@@ -1,0 +1,269 @@
+"""What the ways to generate do with the trained mini variant, in numbers and in pictures.
+
+`python -m bench.modes [--write]` serves mini, makes volumes of two masks of heads that no training
+saw, and tells: how volumes that follow a mask differ from such that do not, by the report's own
+measure; what an image to image keeps and changes; and whether a lesion drawn into a mask appears
+there and nowhere else. The last line printed is JSON.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from maisi_client import Client, Volume, preview
+from scipy import ndimage
+
+from backends.maisi.fidelity import FAITHFUL, borders
+from bench import page
+from bench.rivals import ROOT, serving
+from training.fidelity import lesion_contrast, tissue_dice
+
+PAGE = ROOT / "docs" / "generation.md"
+SECTION = "What mini does, measured"
+MASKS = [ROOT / "tests" / "training" / f"held_out_{seed}.nii.gz" for seed in (100000, 100001)]
+MODALITIES = ("mri_t1", "mri_t2", "mri_flair", "mri_swi")
+STRENGTHS = (0.4, 0.6, 0.8, 0.9)
+LESION = 150
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Head:
+    """A mask of a head, with and without a lesion in the white matter."""
+
+    image: nib.Nifti1Image
+    labels: npt.NDArray[np.uint8]
+    ill: npt.NDArray[np.uint8]
+
+    def picture(self, labels: Array) -> nib.Nifti1Image:
+        """Return labels as an image of the same place."""
+        return nib.Nifti1Image(labels, self.image.affine)
+
+
+def head(path: Path) -> Head:
+    """Read a mask; its own lesions become white matter, and one is drawn where that is deepest."""
+    image = nib.load(path)
+    labels = np.asarray(image.dataobj).astype(np.uint8)
+    labels[np.isin(labels, (LESION, 176))] = 228
+    ill = with_lesion(labels, slice(None))
+    return Head(nib.Nifti1Image(labels, image.affine), labels, ill)
+
+
+def with_lesion(labels: Array, planes: slice) -> npt.NDArray[np.uint8]:
+    """Return `labels` with a ball of 5 voxels in the right white matter, its middle in `planes`."""
+    white = labels == 227
+    deep = ndimage.distance_transform_edt(white)
+    deep[..., [z not in range(*planes.indices(white.shape[2])) for z in range(white.shape[2])]] = 0
+    centre = np.unravel_index(int(deep.argmax()), deep.shape)
+    away = np.linalg.norm(np.indices(labels.shape).T - np.array(centre), axis=-1).T
+    ill: npt.NDArray[np.uint8] = np.where((away <= 5) & white, np.uint8(LESION), labels)
+    return ill
+
+
+def levels(volume: Volume) -> Array:
+    """Return the grey levels of a volume, [X, Y, Z]."""
+    found: Array = np.asarray(volume.image.dataobj).astype(np.int16)
+    return found
+
+
+def fidelity(client: Client, heads: Sequence[Head]) -> list[dict[str, Any]]:
+    """Return the ratio of border contrasts for volumes with their own mask and with others."""
+    rows = []
+    for modality in MODALITIES:
+        own, other, without = [], [], []
+        for number, one in enumerate(heads):
+            made = client.generate(one.image, modality=modality, seed=number)
+            alone = client.generate(modality=modality, seed=number, size=one.labels.shape)
+            own.append(made.report["fidelity"]["borders"]["ratio"])
+            for changed in (heads[1 - number].labels, one.labels[:, ::-1]):
+                other.append(_ratio(levels(made), changed))
+            without.append(_ratio(levels(alone), one.labels))
+        rows.append({"modality": modality, "own": own, "other": other, "without": without})
+    return rows
+
+
+def _ratio(image: Array, mask: Array) -> float:
+    found = borders(image, mask)
+    return float("nan") if found is None else found["ratio"]
+
+
+def translation(client: Client, heads: Sequence[Head]) -> list[dict[str, Any]]:
+    """Return what is left of a T1 that is asked to become a T2, by strength, with its mask or not.
+
+    `edges`: correlation of gradients with the source's; `as_t1`, `as_t2`: mean Dice of tissues that
+    are told apart by the order of that contrast.
+    """
+    rows = []
+    sources = [client.generate(one.image, modality="mri_t1", seed=5) for one in heads]
+    for masked in (True, False):
+        for strength in STRENGTHS:
+            found: dict[str, list[float]] = {"edges": [], "as_t1": [], "as_t2": []}
+            for one, source in zip(heads, sources, strict=True):
+                made = levels(
+                    client.generate(
+                        one.image if masked else None,
+                        source=source.image,
+                        strength=strength,
+                        modality="mri_t2",
+                        seed=6,
+                    )
+                )
+                found["edges"].append(_edges_in_common(levels(source), made, one.labels))
+                for name in ("t1", "t2"):
+                    found[f"as_{name}"].append(_dice(made, one.labels, f"mri_{name}"))
+            means = {name: float(np.mean(values)) for name, values in found.items()}
+            rows.append({"masked": masked, "strength": strength, **means})
+    return rows
+
+
+def _dice(image: Array, labels: Array, modality: str) -> float:
+    return float(np.mean(list(tissue_dice(image, labels, modality).values())))
+
+
+def _edges_in_common(one: Array, other: Array, labels: Array) -> float:
+    """Return the correlation of the lengths of gradients within the head."""
+    inside = labels > 0
+    steep = [
+        ndimage.gaussian_gradient_magnitude(image.astype(np.float32), 1)[inside]
+        for image in (one, other)
+    ]
+    return float(np.corrcoef(steep)[0, 1])
+
+
+def insertion(client: Client, heads: Sequence[Head]) -> list[dict[str, Any]]:
+    """Return what drawing a lesion into the mask does to a FLAIR volume, by strength.
+
+    `lesion`: its grey level less its mirror's; `elsewhere`: mean difference to the same request
+    without lesion, 3 voxels away or more; `noise`: that of two seeds without lesion.
+    """
+    rows = []
+    sources = [client.generate(one.image, modality="mri_flair", seed=5) for one in heads]
+    for strength in STRENGTHS:
+        lesion, elsewhere, noise = [], [], []
+        for one, source in zip(heads, sources, strict=True):
+
+            def make(mask: Array, seed: int, one: Head = one, source: Volume = source) -> Array:
+                return levels(
+                    client.generate(
+                        one.picture(mask),
+                        source=source.image,
+                        strength=strength,  # noqa: B023
+                        modality="mri_flair",
+                        seed=seed,
+                    )
+                )
+
+            healthy, ill, again = make(one.labels, 1), make(one.ill, 1), make(one.labels, 2)
+            near = ndimage.binary_dilation(one.ill != one.labels, iterations=3)
+            away = (one.labels > 0) & ~near
+            lesion.append(lesion_contrast(ill, one.ill))
+            elsewhere.append(np.abs(ill - healthy)[away].mean())
+            noise.append(np.abs(again - healthy)[away].mean())
+        found = {"lesion": lesion, "elsewhere": elsewhere, "noise": noise}
+        means = {name: float(np.mean(values)) for name, values in found.items()}
+        rows.append({"strength": strength, **means})
+    return rows
+
+
+def pictures(client: Client, one: Head, folder: Path) -> None:
+    """Draw a picture for each way to generate."""
+    make: Callable[..., Volume] = client.generate
+    t1, flair = (make(one.image, modality=f"mri_{name}", seed=5) for name in ("t1", "flair"))
+    alone = [(name, make(preset=f"brain-{name}", seed=3)) for name in ("t1", "t2", "flair")]
+    preview(None, alone, folder / "image-only.png", tile=200)
+    t2 = [
+        (
+            f"T2, strength {s:g}",
+            make(one.image, source=t1.image, strength=s, modality="mri_t2", seed=6),
+        )
+        for s in (0.6, 0.8, 0.9)
+    ]
+    preview(None, [("T1, the source", t1), *t2], folder / "image-to-image.png", tile=200)
+    ill = make(one.picture(one.ill), source=flair.image, strength=0.6, modality="mri_flair", seed=1)
+    both = [("FLAIR, the source", flair), ("with the lesion", ill)]
+    preview(one.picture(one.ill), both, folder / "lesion.png", tile=200)
+
+
+def text(found: dict[str, list[dict[str, Any]]]) -> str:
+    """Return the section of the page."""
+
+    def span(values: Sequence[float]) -> str:
+        return f"{min(values):.2f} to {max(values):.2f}"
+
+    rows = found["fidelity"]
+    least = min(value for row in rows for value in row["own"])
+    most = max(value for row in rows for key in ("other", "without") for value in row[key])
+    return "\n\n".join(
+        [
+            "Contrast across the borders of a mask over that across displaced borders, for volumes "
+            "with their own mask, with another's (a second head, and the same one turned back to "
+            f"front), and of volumes made without a mask. The least of the former is {least:.2f}, "
+            f"the most of the others {most:.2f}; a report calls {FAITHFUL} and above faithful.",
+            page.table(
+                ["modality", "own mask", "another's", "made without"],
+                [[r["modality"], *(span(r[k]) for k in ("own", "other", "without"))] for r in rows],
+            ),
+            "T1 to T2, image to image. *Edges*: correlation of gradients with the source's. *As "
+            "T1* and *as T2*: mean Dice of fluid, grey and white matter when they are told apart "
+            "by the order that they have in that contrast.",
+            page.table(
+                ["mask", "strength", "edges", "as T1", "as T2"],
+                [
+                    [
+                        "its own" if r["masked"] else "none",
+                        r["strength"],
+                        *(f"{r[k]:.2f}" for k in ("edges", "as_t1", "as_t2")),
+                    ]
+                    for r in found["translation"]
+                ],
+            ),
+            "A lesion drawn into the mask of a FLAIR volume, image to image. *Lesion*: its grey "
+            "level less its mirror's in the healthy half. *Elsewhere*: mean change 3 voxels away "
+            "and more. *Noise*: the same between two seeds, without lesion.",
+            page.table(
+                ["strength", "lesion", "elsewhere", "noise"],
+                [
+                    [r["strength"], *(f"{r[k]:.1f}" for k in ("lesion", "elsewhere", "noise"))]
+                    for r in found["insertion"]
+                ],
+            ),
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/modes",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--write", action="store_true", help="write docs/generation.md, pictures")
+    words = sys.argv[1:] if arguments is None else arguments
+    given = parser.parse_args(words)
+    heads = [head(path) for path in MASKS]
+    with serving(ROOT / "model_repository", "mini") as url, Client(url) as client:
+        found = {
+            "fidelity": fidelity(client, heads),
+            "translation": translation(client, heads),
+            "insertion": insertion(client, heads),
+        }
+        if given.write:
+            pictures(client, heads[0], ROOT / "docs")
+    told = text(found)
+    if given.write:
+        page.write(SECTION, shlex.join(["scripts/modes", *words]), told, PAGE)
+    print(told, json.dumps(found), sep="\n\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""What the commands of `maisi` do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import textwrap
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+
+from ._bar import Bar
+from ._client import Client
+from ._errors import InvalidRequest
+from ._files import atomic
+from ._library import find_masks
+from ._preview import preview as draw
+from ._preview import require_pillow
+from ._variant import Variant
+from ._volume import report_path
+
+
+def generate(args: argparse.Namespace) -> None:
+    """Make a volume, write it and its report."""
+    report_at = report_path(args.output)
+    _writable(args.output, args.preview)
+    if args.preview:
+        require_pillow()
+    started = time.monotonic()
+    bar = Bar(sys.stderr)
+    with Client(args.url, timeout=args.timeout) as client:
+        try:
+            volume = client.generate(
+                args.mask,
+                variant=args.variant,
+                vocabulary=args.vocabulary,
+                anatomy=args.anatomy,
+                organs=args.organs,
+                augment=args.augment,
+                source=args.source,
+                strength=args.strength,
+                preset=args.preset,
+                modality=args.modality,
+                size=args.size,
+                spacing=args.spacing,
+                seed=args.seed,
+                steps=args.steps,
+                guidance=args.guidance,
+                guidance_interval=args.guidance_interval,
+                solver=args.solver,
+                top_region=args.top_region,
+                bottom_region=args.bottom_region,
+                redraws=args.redraws,
+                on_progress=bar,
+            )
+        finally:
+            bar.clear()
+    if args.preview:
+        title = str(volume.report.get("modality", "volume"))
+        draw(volume.mask or args.mask, [(title, volume)], args.preview)
+    volume.save(args.output)
+    _warn(volume.report)
+    if args.json:
+        files = {"output": args.output, "report_path": str(report_at), "preview": args.preview}
+        print(json.dumps({**files, "report": dict(volume.report)}))
+    elif sys.stderr.isatty():
+        shape = " x ".join(map(str, volume.image.shape))
+        seed, seconds = volume.report.get("seed"), time.monotonic() - started
+        print(f"{args.output}: {shape} voxels, seed {seed}, {seconds:.1f} s", file=sys.stderr)
+
+
+def mask(args: argparse.Namespace) -> None:
+    """Make or complete a mask and write it."""
+    report_path(args.output)  # the name ends as it should
+    _writable(args.output)
+    bar = Bar(sys.stderr)
+    with Client(args.url, timeout=args.timeout) as client:
+        try:
+            made = client.mask(
+                args.mask,
+                variant=args.variant,
+                vocabulary=args.vocabulary,
+                anatomy=args.anatomy,
+                organs=args.organs,
+                augment=args.augment,
+                size=args.size,
+                spacing=args.spacing,
+                seed=args.seed,
+                on_progress=bar,
+            )
+        finally:
+            bar.clear()
+    with atomic(Path(args.output)) as draft:
+        nib.save(made, draft)
+    if args.json:
+        print(json.dumps({"output": args.output}))
+
+
+def _writable(*paths: str | None) -> None:
+    """Refuse folders that cannot be written: better now than after minutes of work."""
+    for path in filter(None, paths):
+        if not os.access(Path(path).parent, os.W_OK | os.X_OK):
+            raise InvalidRequest(
+                f"folder '{Path(path).parent}' does not exist or cannot be written"
+            )
+
+
+def check(args: argparse.Namespace) -> None:
+    """Tell what would be done."""
+    with Client(args.url, timeout=args.timeout) as client:
+        told = client.check(
+            args.mask,
+            variant=args.variant,
+            vocabulary=args.vocabulary,
+            preset=args.preset,
+            modality=args.modality,
+            size=args.size,
+            spacing=args.spacing,
+            steps=args.steps,
+            guidance=args.guidance,
+        )
+    if args.json:
+        print(json.dumps(told))
+        return
+    sides, padded = (" x ".join(map(str, told[key])) for key in ("size", "padded_size"))
+    spacing = " x ".join(f"{length:g}" for length in told["spacing"])
+    seconds = told["expected_seconds"]
+    rows = {
+        "variant": told["variant"],
+        "modality": told["modality"],
+        "voxels": sides if sides == padded else f"{sides}, padded to {padded} inside",
+        "spacing": f"{spacing} mm",
+        "steps": f"{told['steps']} of {told['solver']}, guidance {told['guidance']:g}",
+        "time": "not known yet" if seconds is None else f"about {seconds:.0f} s",
+        "memory": f"{told['expected_gb']:.1f} GB for the decoder, less with a budget",
+    }
+    print("\n".join(f"{name:<10}{text}" for name, text in rows.items()))
+    for label in told["labels"]:
+        print(f"{label['id']:>8}  {label['name']:<32}{label['ml']:>10.1f} ml")
+    _warn(told)
+
+
+def _warn(report: Mapping[str, Any]) -> None:
+    for warning in report.get("warnings", ()):
+        print(f"maisi: warning: {warning}", file=sys.stderr)
+
+
+def find(args: argparse.Namespace) -> None:
+    """Print the masks of a library that hold what is asked."""
+    regions = args.regions.split(",") if args.regions else []
+    found = find_masks(
+        args.database,
+        args.folder,
+        labels=args.labels,
+        regions=regions,
+        size=args.size,
+        spacing=args.spacing,
+    )
+    if not found:
+        raise InvalidRequest(f"no mask of '{args.database}' holds what is asked")
+    paths = [str(candidate.path) for candidate in found]
+    print(json.dumps(paths) if args.json else "\n".join(paths))
+
+
+def info(args: argparse.Namespace) -> None:
+    """Tell what the server offers."""
+    with Client(args.url, timeout=args.timeout) as client:
+        variants = client.info()
+    if args.json:
+        print(json.dumps({name: vars(variant) for name, variant in variants.items()}))
+    else:
+        print(
+            "\n\n".join(map(_describe, variants.values())) or f"no variant is ready at {client.url}"
+        )
+
+
+def _describe(variant: Variant) -> str:
+    def pairs(mapping: Any) -> str:
+        return ", ".join(f"{key} {value}" for key, value in mapping.items())
+
+    labels = variant.labels if variant.masks else {}
+    limits = {key: f"{low:g}..{high:g}" for key, (low, high) in variant.limits.items()}
+    rows = {
+        "license": variant.license,
+        "modalities": ", ".join(variant.modalities),
+        "masks": "" if variant.masks else "none: it makes images without",
+        "regions": ", ".join(variant.regions),
+        "size": pairs(variant.size),
+        "spacing (mm)": pairs(variant.spacing),
+        "limits": pairs(limits),
+        "solvers": ", ".join(variant.solvers),
+        "defaults": pairs(variant.defaults),
+        "labels": ", ".join(f"{id_} {name}" for id_, name in labels.items()),
+    }
+    lines = [
+        textwrap.fill(f"{name:<13} {text}", 100, initial_indent="  ", subsequent_indent=" " * 16)
+        for name, text in rows.items()
+        if text
+    ]
+    return "\n".join([variant.name, *lines, *_presets(variant)])
+
+
+def _presets(variant: Variant) -> list[str]:
+    """Return a table of what the model was trained for."""
+    scans = sum(preset.get("scans", 0) for preset in variant.presets.values())
+    rows = [("preset", "modality", "voxels", "spacing (mm)", "training data")] * bool(
+        variant.presets
+    )
+    for name, preset in variant.presets.items():
+        share = preset.get("share", preset["scans"] / scans if "scans" in preset else None)
+        told = "" if share is None else f"{100 * share:.2g} %"
+        sides, lengths = (" x ".join(f"{n:g}" for n in preset[key]) for key in ("size", "spacing"))
+        rows.append((name, preset["modality"], sides, lengths, told))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return [f"  {line}" for line in lines] if variant.presets else []
+
+
+def preview(args: argparse.Namespace) -> None:
+    """Draw a mask and volumes."""
+    names = [Path(volume).name.removesuffix(".gz").removesuffix(".nii") for volume in args.volumes]
+    draw(args.mask, list(zip(names, args.volumes, strict=True)), args.output)
+    if args.json:
+        print(json.dumps({"output": args.output}))

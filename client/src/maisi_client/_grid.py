@@ -1,0 +1,211 @@
+"""Pictures: from any NIfTI grid to the RAS+ grid that the server works on, and back."""
+
+from __future__ import annotations
+
+import math
+import os
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import nibabel as nib
+import numpy as np
+from nibabel import orientations
+from nibabel.affines import voxel_sizes
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError, HeaderTypeError, SpatialImage
+from numpy.typing import NDArray
+
+from ._errors import InvalidRequest
+
+Spacing: TypeAlias = tuple[float, float, float]
+
+MAX_VOXELS = 2**31 - 1  # one gRPC message carries no more
+_READ_ERRORS = (
+    *(OSError, EOFError, ValueError, MemoryError, zlib.error),
+    *(ImageFileError, HeaderDataError, HeaderTypeError),
+)
+_GEOMETRY = (  # the header fields that place a grid in space
+    *("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
+)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A picture turned to RAS+, with the image it came from.
+
+    `values` is `[X, Y, Z]`, its axes point right, anterior, superior; `spacing` is in mm.
+    """
+
+    values: NDArray[Any]
+    spacing: Spacing
+    image: SpatialImage
+
+
+def hold(
+    name: str,
+    image: SpatialImage,
+    failure: type[InvalidRequest],
+    check: Callable[[str, NDArray[Any]], NDArray[Any]],
+) -> Held:
+    """Read a picture and turn it to RAS+; `check(name, values)` sees and changes the values first.
+
+    Axes are permuted and flipped, never rotated: what is oblique stays in the affine.
+    `[X, Y, Z, 1]` counts as `[X, Y, Z]`. Raises `failure` if it cannot be read or is not 3-D.
+    """
+    shape = _volume_shape(name, image, failure)
+    affine = np.asarray(image.affine, dtype=np.float64)  # None becomes NaN
+    to_ras = orientations.io_orientation(affine) if np.isfinite(affine).all() else np.array(np.nan)
+    if not np.isfinite(to_ras).all():
+        raise failure(f"{name} has an affine that is not finite or drops an axis")
+    try:
+        data = np.asanyarray(image.dataobj)
+    except _READ_ERRORS as error:
+        raise failure(f"{name} cannot be read to its end: {_first_line(error)}") from error
+    # Affines are stored in float32, which would turn 2 mm into 1.9999999.
+    sizes = np.round(voxel_sizes(affine)[np.argsort(to_ras[:, 0])], 5)
+    return Held(
+        values=np.ascontiguousarray(
+            orientations.apply_orientation(check(name, data).reshape(shape), to_ras)
+        ),
+        spacing=parse_spacing(sizes.tolist()),
+        image=image,
+    )
+
+
+def parse_spacing(spacing: Any) -> Spacing:
+    """Return lengths in mm along X, Y, Z from one number or three.
+
+    Raises `InvalidRequest` unless they are finite and positive.
+    """
+    try:
+        x, y, z = np.broadcast_to(np.asarray(spacing, dtype=np.float64), (3,)).tolist()
+    except (TypeError, ValueError):
+        x = y = z = math.nan
+    if not all(0 < length < math.inf for length in (x, y, z)):
+        raise InvalidRequest(f"spacing is {spacing!r}; allowed are one or three lengths above 0 mm")
+    return x, y, z
+
+
+def resampled(shape: tuple[int, ...], spacing: Spacing, to: Spacing) -> tuple[int, ...]:
+    """Return the voxels a side at another spacing; the extent is kept to within half a voxel.
+
+    Raises `InvalidRequest` if those are too many.
+    """
+    sides = tuple(max(1, round(n * a / b)) for n, a, b in zip(shape, spacing, to, strict=True))
+    if math.prod(sides) > MAX_VOXELS:
+        raise InvalidRequest(
+            f"spacing is {list(to)}; it makes {list(sides)} voxels, more than can be sent"
+        )
+    return sides
+
+
+def same_grid(one: Held, other: Held) -> bool:
+    """Tell whether two pictures lie on the same voxels, to a hundredth of a millimetre."""
+    a, b = (np.asarray(held.image.affine, np.float64) for held in (one, other))
+    return one.image.shape[:3] == other.image.shape[:3] and bool(np.allclose(a, b, atol=1e-2))
+
+
+def resample_nearest(
+    labels: NDArray[np.uint8], spacing: Spacing, to: Spacing, shape: tuple[int, ...] | None = None
+) -> NDArray[np.uint8]:
+    """Sample labels `[X, Y, Z]` at another spacing, `shape` being `resampled` by default."""
+    if spacing == to:
+        return labels
+    shape = shape or resampled(labels.shape, spacing, to)
+    nearest = [
+        np.clip(np.floor(_positions(m, n, b / a) + 0.5), 0, n - 1).astype(np.intp)
+        for m, n, a, b in zip(shape, labels.shape, spacing, to, strict=True)
+    ]
+    return np.ascontiguousarray(labels[np.ix_(*nearest)])
+
+
+def resample_linear(
+    volume: NDArray[Any], spacing: Spacing, shape: tuple[int, ...], to: Spacing
+) -> NDArray[np.float32]:
+    """Interpolate a volume `[X, Y, Z]` on a grid of the same centre."""
+    values = volume.astype(np.float32)
+    for axis in range(3):
+        last = values.shape[axis] - 1
+        at = np.clip(_positions(shape[axis], last + 1, to[axis] / spacing[axis]), 0, last)
+        low = np.floor(at).astype(np.intp)
+        weight = (at - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
+        below, above = values.take(low, axis), values.take(np.minimum(low + 1, last), axis)
+        values = below + weight * (above - below)
+    return values
+
+
+def restore(
+    volume: NDArray[Any], spacing: Spacing, onto: Held, mask: NDArray[np.uint8] | None = None
+) -> nib.Nifti1Image:
+    """Bring a RAS+ volume `[X, Y, Z]` to the grid, axis order and affine of `onto.image`.
+
+    If it was made at another spacing it is interpolated, and what a mask leaves empty stays
+    background, the volume's lowest value.
+    """
+    if spacing != onto.spacing:
+        background = volume.min()
+        fine = resample_linear(volume, spacing, onto.values.shape, onto.spacing)
+        volume = np.rint(fine).astype(np.int16)
+        if mask is not None:
+            volume[mask == 0] = background
+    affine = np.asarray(onto.image.affine)
+    from_ras = orientations.ornt_transform(
+        np.array([[0, 1], [1, 1], [2, 1]]), orientations.io_orientation(affine)
+    )
+    data = np.ascontiguousarray(orientations.apply_orientation(volume, from_ras))
+    header = nib.Nifti1Header()
+    if isinstance(onto.image.header, nib.Nifti1Header):
+        # Both forms, copied: readers differ in which of qform and sform they trust.
+        for field in _GEOMETRY:
+            header[field] = onto.image.header[field]
+        header["pixdim"][4:] = 0
+    header.set_data_dtype(data.dtype)
+    header.set_xyzt_units("mm")
+    return nib.Nifti1Image(data, affine, header)
+
+
+def _positions(count: int, of: int, ratio: float) -> NDArray[np.float64]:
+    """Return where `count` voxels, `ratio` apart, lie among `of` others of the same centre."""
+    return (np.arange(count, dtype=np.float64) - (count - 1) / 2) * ratio + (of - 1) / 2
+
+
+def open_image(
+    picture: str | os.PathLike[str] | SpatialImage,
+    what: str,
+    failure: type[InvalidRequest],
+) -> tuple[str, SpatialImage]:
+    """Open an image, its data not read yet; return what to call it, too. Raises `failure`."""
+    if isinstance(picture, SpatialImage):
+        return f"the {what}", picture
+    if not isinstance(picture, (str, os.PathLike)):
+        kind = type(picture).__name__
+        raise failure(f"the {what} is of type {kind}; allowed are a path or a nibabel image")
+    name = f"{what} '{os.fspath(picture)}'"
+    if not Path(picture).is_file():
+        raise failure(f"{name} does not exist or is not a file")
+    try:
+        image = nib.load(picture)
+    except _READ_ERRORS as error:
+        raise failure(f"{name} is not an image that can be read: {_first_line(error)}") from error
+    if not isinstance(image, SpatialImage):
+        raise failure(f"{name} is a {type(image).__name__}; a volume is wanted")
+    return name, image
+
+
+def _volume_shape(name: str, image: SpatialImage, failure: type[InvalidRequest]) -> tuple[int, ...]:
+    shape = tuple(int(n) for n in image.shape)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3 or 0 in shape:
+        raise failure(f"{name} has shape {list(image.shape)}; three dimensions are wanted")
+    if math.prod(shape) > MAX_VOXELS:
+        raise failure(f"{name} has shape {list(shape)}, more voxels than can be sent")
+    return shape
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -1,0 +1,75 @@
+"""Warnings name the nearest preset, and come only where something is far from it."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backends.maisi.advice import nearest, training_share, warnings
+from backends.maisi.request import complete
+from export import variant
+
+Variant = dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def brain() -> Variant:
+    return variant.load("rflow-mr-brain").parameter({})
+
+
+@pytest.fixture(scope="session")
+def ct() -> Variant:
+    return variant.load("rflow-ct").parameter({})
+
+
+def ask(of: Variant, **given: Any) -> Any:
+    texts = {"modality", "preset"}
+    kinds = {"size": np.int32, "spacing": np.float32}
+    return complete(
+        of,
+        {
+            name: np.array([value], object) if name in texts else np.array(value, kinds[name])
+            for name, value in given.items()
+        },
+    )
+
+
+def test_common_presets_raise_no_warning(brain: Variant, ct: Variant) -> None:
+    for of in (brain, ct):
+        for name in of["presets"]:
+            share = training_share(of, name)
+            found = warnings(of, ask(of, preset=name))
+            assert bool(found) == (share is not None and share < 0.01), name
+
+
+def test_a_far_field_of_view_names_the_nearest_preset(brain: Variant) -> None:
+    found = warnings(brain, ask(brain, size=[128, 128, 128], spacing=[1, 1, 1.0]))
+    assert len(found) == 1
+    assert found[0].startswith("field of view: 128 x 128 x 128 mm is far from what rflow-mr-brain")
+    assert "t1-axial (256 x 256 x 128 voxels of 0.9375 x 0.9375 x 1.35938 mm, 15 % of" in found[0]
+
+
+def test_a_coarse_spacing_at_the_right_field_of_view(brain: Variant) -> None:
+    found = warnings(brain, ask(brain, size=[120, 120, 87], spacing=[2, 2, 2.0]))
+    assert [text.split(":")[0] for text in found] == ["spacing"]
+
+
+def test_planes_with_few_scans(brain: Variant) -> None:
+    plan = ask(brain, preset="swi-sagittal")
+    assert plan.modality == "mri_swi"
+    assert plan.size == (128, 256, 256)
+    (found,) = warnings(brain, plan)
+    assert found.startswith("training data: mri_swi like this was rare")
+    assert "swi-sagittal" in found
+
+
+def test_skull_stripped_brains_have_the_presets_of_whole_ones(brain: Variant) -> None:
+    plan = ask(brain, modality="mri_flair_skull_stripped", size=[128, 256, 256])
+    found = nearest(brain, plan)
+    assert found is not None
+    assert found[0].startswith("flair")
+
+
+def test_a_modality_without_presets_has_no_advice(ct: Variant) -> None:
+    assert nearest(ct | {"presets": {}}, ask(ct)) is None
+    assert warnings(ct | {"presets": {}}, ask(ct, size=[32, 32, 32])) == []

@@ -1,0 +1,177 @@
+"""What a caller asks a generated mask to hold, and the sentence for what cannot be."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backends.maisi import anatomy
+from backends.maisi.inputs import InvalidRequest
+
+Variant = dict[str, Any]
+
+
+def said(name: str, value: str | bytes) -> dict[str, Any]:
+    return {name: np.array([value.encode() if isinstance(value, str) else value], dtype=object)}
+
+
+def test_nothing_asked_is_nothing(regional: Variant) -> None:
+    assert anatomy.parse(regional, {}) is None
+    assert anatomy.keep(regional, {}) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "sizes"),
+    [
+        ("liver=0.3", (0.5, 0.3, 0.5, 0.5, 0.5, -1, -1, -1, -1, -1)),
+        (" hepatic tumor = 1 ,liver=0", (0.5, 0, 0.5, 0.5, 0.5, -1, -1, 1, -1, -1)),
+        ("bone lesion=2e-1, gallbladder=-1", (-1, 0.5, 0.5, 0.5, 0.5, -1, -1, -1, -1, 0.2)),
+        ("colon cancer primaries=-1.0,colon=0.1", (0.5, 0.5, 0.5, 0.5, 0.1, -1, -1, -1, -1, -1)),
+    ],
+)
+def test_sizes_by_name_and_the_defaults(
+    regional: Variant, asked: str, sizes: tuple[float, ...]
+) -> None:
+    assert anatomy.parse(regional, said("anatomy", asked)) == sizes
+
+
+def test_every_name_has_its_place(regional: Variant) -> None:
+    names = ["gallbladder", "liver", "stomach", "pancreas", "colon"]
+    for place, name in enumerate(names):
+        sizes = anatomy.parse(regional, said("anatomy", f"{name}=0.25"))
+        assert sizes is not None
+        assert sizes[place] == 0.25
+    assert anatomy.tumour(anatomy.DEFAULT) is None
+    tumours = {"lung tumor": 23, "pancreatic tumor": 24, "hepatic tumor": 26}
+    tumours |= {"colon cancer primaries": 27, "bone lesion": 128}
+    for place, (name, label) in enumerate(tumours.items(), 5):
+        sizes = anatomy.parse(regional, said("anatomy", f"{name}=0"))
+        assert sizes is not None
+        assert sizes[place] == 0
+        assert anatomy.tumour(sizes) == label
+
+
+TABLE = [
+    [0.1, 0.9, 0.1, 0.1, 0.1, -1, -1, 0.4, -1, -1],
+    [0.2, 0.4, 0.2, 0.2, 0.2, -1, -1, -1, -1, -1],
+    [0.3, 0.6, 0.3, 0.3, 0.3, 0.5, -1, -1, -1, 0.5],
+    [0.4, 0.4, 0.4, 0.4, 0.4, -1, -1, -1, -1, -1],
+]
+
+
+@pytest.mark.parametrize(
+    ("asked", "row"),
+    [
+        ({}, 0),
+        ({"liver": 0.4}, 1),  # and 3 is as near
+        ({"liver": 0.7}, 2),
+        ({"liver": 0.4, "colon": 0.5}, 3),
+        ({"liver": 0.4, "hepatic tumor": 0.4}, 0),
+        ({"liver": 0.4, "gallbladder": -1}, 1),
+    ],
+)
+def test_the_nearest_row_gives_what_was_not_asked(asked: dict[str, float], row: int) -> None:
+    before = [list(sizes) for sizes in TABLE]
+    want = dict(zip(anatomy.NAMES, TABLE[row], strict=True)) | asked
+    assert anatomy.complete(asked, TABLE) == tuple(want.values())
+    assert before == TABLE
+
+
+def test_the_table_is_the_variants(regional: Variant) -> None:
+    sizes = anatomy.parse(regional | {"anatomy_sizes": TABLE}, said("anatomy", "liver=0.8"))
+    assert sizes == (0.1, 0.8, *TABLE[0][2:])
+
+
+def test_of_two_tumours_in_a_row_the_last_counts() -> None:
+    assert anatomy.tumour(TABLE[2]) == 128
+
+
+TEN = "gallbladder, liver, stomach, pancreas, colon, lung tumor, pancreatic tumor, hepatic tumor"
+TEN += ", colon cancer primaries, bone lesion"
+
+BAD = {
+    "": f"anatomy: empty, but name=size is needed, names being {TEN}$",
+    " ": "anatomy: empty",
+    "liver": "anatomy: 'liver' is not name=size, such as liver=0.5",
+    "liver=0.5,": "anatomy: '' is not name=size",
+    "liver=0.5; colon": "anatomy: liver of size '0.5; colon' is not what is allowed",
+    "spleen=0.5": f"anatomy: 'spleen' is not one of {TEN}$",
+    "=0.5": "anatomy: '' is not one of",
+    "Liver=0.5": "anatomy: 'Liver' is not one of",
+    "liver=": "anatomy: liver of size '' is not what is allowed, 0 to 1, or -1 for absent",
+    "liver=big": "anatomy: liver of size 'big' is not",
+    "liver=1.01": "anatomy: liver of size '1.01' is not what is allowed",
+    "liver=-0.5": "anatomy: liver of size '-0.5' is not",
+    "liver=nan": "anatomy: liver of size 'nan' is not",
+    "liver=-inf": "anatomy: liver of size '-inf' is not",
+    "liver=0.5=1": "anatomy: liver of size '0.5=1' is not",
+    "colon=1\n\n2": r"anatomy: colon of size '1\\n\\n2' is not",
+    "liver=0.5, colon=1, liver=0.5": "anatomy: liver is given twice, and once is allowed",
+    "lung tumor=0.5, liver=1, bone lesion=-1": (
+        "anatomy: lung tumor, bone lesion are 2 tumours, and at most one is allowed"
+    ),
+    "x" * 501: "anatomy: 501 characters, and at most 500 are allowed",
+}
+
+
+@pytest.mark.parametrize(("asked", "sentence"), BAD.items())
+def test_one_sentence_for_what_cannot_be(regional: Variant, asked: str, sentence: str) -> None:
+    with pytest.raises(InvalidRequest, match=sentence) as caught:
+        anatomy.parse(regional, said("anatomy", asked))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_one_text_in_utf8(regional: Variant) -> None:
+    with pytest.raises(InvalidRequest, match=r"anatomy: .* is not text in UTF-8"):
+        anatomy.parse(regional, said("anatomy", b"\xff"))
+    with pytest.raises(InvalidRequest, match=r"organs: shape \[2\], but \[1\] is allowed"):
+        anatomy.keep(regional, {"organs": np.array([b"liver", b"body"], dtype=object)})
+
+
+def test_the_longest_text_fits_the_limit(regional: Variant) -> None:
+    asked = ", ".join(f"{name}=0.3333333333333333" for name in anatomy.NAMES[:6])
+    assert anatomy.parse(regional, said("anatomy", asked)) == (1 / 3,) * 6 + (-1,) * 4
+
+
+@pytest.mark.parametrize(
+    ("asked", "ids"),
+    [
+        ("liver", (1,)),
+        ("body,  liver ,22", (200, 1, 22)),
+        ("1, liver, 93, 1", (1, 93)),
+        ("left lung upper lobe, background", (28, 0)),
+    ],
+)
+def test_labels_to_keep_by_name_or_id(regional: Variant, asked: str, ids: tuple[int, ...]) -> None:
+    assert anatomy.keep(regional, said("organs", asked)) == ids
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ("", "organs: '' is neither name nor id of a label of regional; the closest names are "),
+        ("liver, lungs", "organs: 'lungs' is neither .*; the closest names are .*lung"),
+        ("lung tumour\n", "organs: 'lung tumour' is .* closest names are lung tumor, "),
+        ("brian", "organs: 'brian' is neither name nor .* the closest names are brain, "),
+        ("2", "organs: '2' is neither name nor id"),
+        ("01", "organs: '01' is neither name nor id"),
+        ("x" * 4001, "organs: 4001 characters, and at most 4000 are allowed"),
+    ],
+)
+def test_labels_that_there_are_not(regional: Variant, asked: str, sentence: str) -> None:
+    with pytest.raises(InvalidRequest, match=sentence) as caught:
+        anatomy.keep(regional, said("organs", asked))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_only_what_is_kept_is_left_with_its_id() -> None:
+    mask = np.arange(256, dtype=np.uint8).reshape(8, 4, 8)
+    out = anatomy.only(mask, (200, 1, 255))
+    assert out.dtype == np.uint8
+    assert out.shape == (8, 4, 8)
+    assert np.flatnonzero(out).tolist() == [1, 200, 255]
+    assert (out[out > 0] == mask[out > 0]).all()
+    assert mask[0, 0, 2] == 2
+    assert not anatomy.only(mask, ()).any()

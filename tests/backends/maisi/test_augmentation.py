@@ -1,0 +1,64 @@
+"""Tumours move, but stay in their organ and about as large; the rest is left alone."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from backends.maisi.augmentation import MOVES, augment, zoom
+
+Mask = np.ndarray[Any, Any]
+HEALTHY = np.arange(256, dtype=np.uint8)
+HEALTHY[[23, 24, 26, 27, 128]] = 29, 4, 1, 62, 200
+HOSTS = {23: 29, 24: 4, 26: 1, 27: 62, 128: 40}
+
+
+def body(tumour: int | None) -> Mask:
+    x, y, z = np.indices((64, 72, 56)) - np.array([32, 36, 28])[:, None, None, None]
+    mask = np.where((x / 30) ** 2 + (y / 34) ** 2 < 1, 200, 0).astype(np.uint8)
+    organ = (x / 22) ** 2 + (y / 25) ** 2 + (z / 20) ** 2 < 1
+    mask[organ] = 1 if tumour is None else HOSTS[tumour]
+    if tumour is not None:
+        mask[((x - 3) / 5) ** 2 + (y / 6) ** 2 + (z / 4) ** 2 < 1] = tumour
+    return mask
+
+
+@pytest.mark.parametrize("tumour", MOVES)
+def test_a_tumour_moves_within_its_organ(tumour: int) -> None:
+    mask = body(tumour)
+    before = mask.copy()
+    made = [augment(mask, HEALTHY, seed) for seed in range(4)]
+    assert (mask == before).all()
+    size = (mask == tumour).sum()
+    places = []
+    for one in made:
+        sick = one == tumour
+        assert 0.7 * size < sick.sum() < 1.8 * size
+        assert np.isin(mask[sick], (tumour, HOSTS[tumour])).all()
+        left = (mask == tumour) & ~sick
+        assert (one[left] == HEALTHY[tumour]).all()
+        assert (one[(mask != tumour) & ~sick] == mask[(mask != tumour) & ~sick]).all()
+        places.append(np.array(ndimage.center_of_mass(sick)))
+    moved = np.linalg.norm(np.ptp(places, axis=0))
+    assert moved > 1
+    assert (augment(mask, HEALTHY, 2) == made[2]).all()
+
+
+def test_a_tumour_without_a_place_stays() -> None:
+    mask = np.zeros((40, 40, 40), np.uint8)
+    mask[18:22, 18:22, 18:22] = 23  # no lung around it
+    found = augment(mask, HEALTHY, 0)
+    assert (found == mask).mean() > 0.999
+
+
+def test_a_body_without_tumour_is_zoomed() -> None:
+    mask = body(None)
+    found = augment(mask, HEALTHY, 0)
+    assert set(np.unique(found)) == {0, 1, 200}
+    assert 0.97 < (found == 1).sum() / (mask == 1).sum() < 1.035
+    larger, smaller = zoom(mask, 1.1), zoom(mask, 0.9)
+    assert (larger == 1).sum() == pytest.approx(1.1**3 * (mask == 1).sum(), rel=0.03)
+    assert (smaller == 1).sum() == pytest.approx(0.9**3 * (mask == 1).sum(), rel=0.03)
+    assert (smaller[:, :, [0, -1]] == 0).all()  # beyond the mask is nothing
+    assert (zoom(mask, 1.0) == mask).all()

@@ -1,0 +1,87 @@
+"""Masks are found by what they hold and how near their grid is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from maisi_client import InvalidRequest, find_masks
+
+
+def entry(name: str, labels: list[int], **more: Any) -> dict[str, Any]:
+    grid = {"dim": [256, 256, 128], "spacing": [1.5, 1.5, 4.0]}
+    return {"pseudo_label_filename": f"{name}.nii.gz", "label_list": labels, **grid, **more}
+
+
+CHEST, ABDOMEN = [0, 1, 0, 0], [0, 0, 1, 0]
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    entries = [
+        entry("liver", [1, 3, 200], top_region_index=CHEST, bottom_region_index=ABDOMEN),
+        entry("tumour", [1, 3, 26, 200], top_region_index=ABDOMEN, bottom_region_index=ABDOMEN),
+        entry("fine", [1, 200], dim=[512, 512, 128], spacing=[0.8, 0.8, 2.5]),
+        entry("small", [1, 200], dim=[128, 128, 128], spacing=[3, 3, 3]),
+    ]
+    path = tmp_path / "candidates.json"
+    path.write_text(json.dumps(entries))
+    return path
+
+
+def names(*args: Any, **asked: Any) -> list[str]:
+    return [found.path.name.split(".")[0] for found in find_masks(*args, **asked)]
+
+
+def test_a_tumour_is_there_only_when_asked_for(database: Path) -> None:
+    assert names(database, "masks", labels=[1, 3]) == ["liver"]
+    assert names(database, "masks", labels=[1, 26]) == ["tumour"]
+    assert names(database, "masks", labels=[5]) == []
+
+
+def test_regions_have_to_lie_within(database: Path) -> None:
+    assert names(database, "masks", labels=[3], regions=["chest", "abdomen"]) == ["liver"]
+    assert names(database, "masks", labels=[3], regions=["lower"]) == []
+    assert names(database, "masks", labels=[26], regions=["thorax"]) == []
+    with pytest.raises(InvalidRequest, match="region is 'knee'; allowed are head, chest"):
+        find_masks(database, "masks", regions=["knee"])
+
+
+def test_the_nearest_grid_comes_first(database: Path) -> None:
+    order = names(database, "masks", size=[512, 512, 128], spacing=[0.8, 0.8, 2.5])
+    assert order == ["fine"]  # the others would have to grow by more than 128 voxels
+    order = names(database, "masks", size=[256, 256, 128], spacing=[1.5, 1.5, 3.5])
+    assert order == ["liver", "fine"]
+    (first, *_) = find_masks(database, "masks", size=[256, 256, 128], spacing=[1.5, 1.5, 4])
+    assert first.path == Path("masks/liver.nii.gz")
+    assert (first.size, first.spacing) == ((256, 256, 128), (1.5, 1.5, 4.0))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "cannot be read"),
+        ('{"a": 1}', "is not a list of masks"),
+        ('[{"dim": [1, 2, 3]}]', "lacks or garbles 'pseudo_label_filename'"),
+        (json.dumps([entry("a", [1], dim=[1, 2])]), "lacks or garbles"),
+        (json.dumps([entry("a", [1], spacing=[0, 1, 1])]), "spacing is"),
+    ],
+)
+def test_a_damaged_database(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "candidates.json"
+    path.write_text(text)
+    with pytest.raises(InvalidRequest, match=said):
+        find_masks(path, tmp_path)
+
+
+def test_the_command_prints_paths(database: Path) -> None:
+    command = [sys.executable, "-m", "maisi_client", "find", str(database), "masks"]
+    done = subprocess.run([*command, "--labels", "1,3"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "masks/liver.nii.gz\n")
+    done = subprocess.run([*command, "--labels", "77"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "no mask" in done.stderr

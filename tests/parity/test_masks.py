@@ -1,0 +1,157 @@
+"""A mask made of an anatomy, alone and with its image, and masks that the server completes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import monai.transforms
+import numpy as np
+import pytest
+import torch
+import tritonclient.grpc as triton
+from monai.data import MetaTensor
+
+from backends.maisi.postprocess import postprocess
+from export import networks, reference
+from tests.conftest import Server
+from tests.export.repository_of_tiny import official
+from tests.parity.conftest import Array, Caller, stream
+
+SIZE, SPACING, SEED = (32, 40, 32), (1.5, 2.0, 1.5), 11
+ASKED: dict[str, Any] = {
+    "anatomy": np.array([b"liver=0.8, lung tumor=0.4"], object),
+    "size": np.array(SIZE, np.int32),
+    "spacing": np.array(SPACING, np.float32),
+    "seed": np.array([SEED]),
+    "steps": np.array([2], np.int32),
+}
+
+
+@pytest.fixture
+def ddpm(official_callers: dict[str, Caller]) -> Caller:
+    return official_callers["tiny-ddpm"]
+
+
+def test_it_is_what_monai_and_upstream_make(ddpm: Caller, official_repository: Path) -> None:
+    chosen = official("tiny-ddpm")
+    how = chosen.serving["mask_generation"]
+    loaded = networks.load(chosen, official_repository)
+    shape = (1, 4, *(side // 4 for side in how["size"]))
+    sizes = [0.5, 0.8, 0.5, 0.5, 0.5, 0.4, -1, -1, -1, -1]
+    noise = reference.mask_noise(SEED, shape)
+    raw = reference.labels(loaded, noise, sizes, how["steps"], chosen.serving["mask_labels"])
+    assert len(np.unique(raw)) > 20, "labels are too few to tell right from wrong"
+    made = postprocess(raw, 23)
+    held = MetaTensor(
+        torch.from_numpy(made)[None], affine=torch.diag(torch.tensor([1.5] * 3 + [1]))
+    )
+    fit = monai.transforms.ResizeWithPadOrCrop(spatial_size=SIZE)
+    truth = fit(monai.transforms.Spacing(pixdim=SPACING, mode="nearest")(held))[0].numpy()
+
+    answer = ddpm.ask(**ASKED)
+    found, report = answer["used_mask"], json.loads(answer["report"][0])
+    assert found.shape == answer["image"].shape == SIZE
+    assert (found == truth).mean() > 0.999  # a class may win by a rounding
+    assert len(np.unique(found)) > 5
+    assert (answer["image"][found == 0] == -1000).all()
+    assert report["anatomy"]["liver"] == pytest.approx(0.8)
+    assert report["anatomy"]["hepatic tumor"] == -1
+
+
+def test_both_doors_give_the_same_pair_and_the_mask_alone(
+    ddpm: Caller, official_server: Server
+) -> None:
+    answer = ddpm.ask(**ASKED)
+    messages = stream(official_server, "tiny-ddpm", **ASKED)
+    for name in ("image", "used_mask"):
+        assert messages[-1].as_numpy(name).tobytes() == answer[name].tobytes()
+    stages = [message.as_numpy("stage")[0].decode() for message in messages]
+    assert list(dict.fromkeys(stages))[:2] == ["condition", "mask"]
+    progress = [float(message.as_numpy("progress")[0]) for message in messages]
+    assert progress == sorted(progress)
+
+    alone = stream(official_server, "tiny-ddpm", **ASKED, mask_only=np.array([True]))
+    assert alone[-1].as_numpy("used_mask").tobytes() == answer["used_mask"].tobytes()
+    assert alone[-1].as_numpy("image") is None
+    held = {label["id"] for label in json.loads(alone[-1].as_numpy("report")[0])["labels"]}
+    assert held == set(np.unique(answer["used_mask"])) - {0}
+
+
+def test_only_the_organs_asked_for_are_given_back(ddpm: Caller) -> None:
+    whole = ddpm.ask(**ASKED)
+    some = ddpm.ask(**ASKED, organs=np.array([b"body, 57"], object))
+    kept = np.where(np.isin(whole["used_mask"], (200, 57)), whole["used_mask"], 0)
+    assert (some["used_mask"] == kept).all()
+    assert some["image"].tobytes() == whole["image"].tobytes()
+
+
+def test_a_mask_of_another_vocabulary_and_without_a_body(
+    ddpm: Caller, official_server: Server
+) -> None:
+    theirs = np.zeros((40, 40, 40), np.uint8)
+    theirs[10:20, 10:30, 10:30], theirs[20:28, 10:30, 10:30] = 5, 11  # liver, a lobe of the lung
+    given: dict[str, Any] = {
+        "mask": theirs,
+        "vocabulary": np.array([b"totalsegmentator-v2"], object),
+        "spacing": np.array([3, 3, 3], np.float32),
+        "seed": np.array([1]),
+        "steps": np.array([2], np.int32),
+    }
+    answer = ddpm.ask(**given)
+    used, report = answer["used_mask"], json.loads(answer["report"][0])
+    assert (used[theirs == 5] == 1).all()
+    assert (used[theirs == 11] == 29).all()
+    assert (used == 200).sum() > 1000
+    assert (report["vocabulary"], report["body_added"]) == ("totalsegmentator-v2", True)
+    assert report["top_region"] == "chest"
+    checked = stream(official_server, "tiny-ddpm", **given, check=np.array([True]))
+    (told,) = [json.loads(message.as_numpy("report")[0]) for message in checked]
+    names = {label["name"]: label["voxels"] for label in told["labels"]}
+    assert names["liver"] == (theirs == 5).sum()
+    assert set(names) == {"liver", "left lung lower lobe", "body"}
+    assert checked[0].as_numpy("image") is None
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "mask and anatomy": ({"mask": np.ones((32, 32, 32), np.uint8)}, "anatomy: given together"),
+    "two tumours": (
+        {"anatomy": np.array([b"lung tumor=0.1, bone lesion=0.2"], object)},
+        "anatomy: lung tumor, bone lesion are 2 tumours, and at most one is allowed",
+    ),
+    "size": ({"anatomy": np.array([b"liver=1.2"], object)}, "anatomy: liver of size '1.2' is not"),
+    "not controllable": (
+        {"anatomy": np.array([b"heart=0.2"], object)},
+        "anatomy: 'heart' is not one of gallbladder, liver",
+    ),
+    "organ": ({"organs": np.array([b"livr"], object)}, "organs: 'livr' is neither name nor id"),
+    "vocabulary": (
+        {"anatomy": None, "vocabulary": np.array([b"snomed"], object), "size": None}
+        | {"mask": np.ones((32, 32, 32), np.uint8)},
+        "vocabulary: 'snomed' is not one of maisi, totalsegmentator-v2, maisi-124",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changed", "sentence"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_contradicts_itself_is_refused_at_both_doors(
+    ddpm: Caller, official_server: Server, changed: dict[str, Any], sentence: str
+) -> None:
+    given = {name: value for name, value in (ASKED | changed).items() if value is not None}
+    if "mask" in changed:
+        given.pop("size", None)
+    streamed = stream(official_server, "tiny-ddpm", **given)[-1]
+    assert isinstance(streamed, triton.InferenceServerException)
+    for message in (ddpm.refusal(**given), str(streamed.message())):
+        assert sentence in message
+        assert "Traceback" not in message
+
+
+def test_variants_without_mask_networks_have_no_such_inputs(
+    caller: Caller, official_callers: dict[str, Caller], mask: Callable[..., Array]
+) -> None:
+    assert "'anatomy'" in caller.refusal(anatomy=ASKED["anatomy"])
+    assert "'vocabulary'" in caller.refusal(
+        mask=mask(32, 32, 32), vocabulary=np.array([b"maisi"], object)
+    )
+    assert "'organs'" in official_callers["tiny-brain"].refusal(organs=ASKED["anatomy"])
