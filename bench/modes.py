@@ -187,9 +187,13 @@ def pictures(client: Client, one: Head, folder: Path) -> None:
         for s in (0.6, 0.8, 0.9)
     ]
     preview(None, [("T1, the source", t1), *t2], folder / "image-to-image.png", tile=200)
-    ill = make(one.picture(one.ill), source=flair.image, strength=0.6, modality="mri_flair", seed=1)
+    # In the axial plane that the picture shows, which is about the middle one of the brain.
+    brain = np.flatnonzero(np.isin(one.labels, (22, 131, *range(213, 241))).any((0, 1)))
+    middle = int(brain[0] + brain[-1]) // 2
+    drawn = one.picture(with_lesion(one.labels, slice(middle - 1, middle + 2)))
+    ill = make(drawn, source=flair.image, strength=0.6, modality="mri_flair", seed=1)
     both = [("FLAIR, the source", flair), ("with the lesion", ill)]
-    preview(one.picture(one.ill), both, folder / "lesion.png", tile=200)
+    preview(drawn, both, folder / "lesion.png", tile=200)
 
 
 def text(found: dict[str, list[dict[str, Any]]]) -> str:

@@ -196,6 +196,8 @@ def test_a_mask_alone_by_command(official_server: Any, tmp_path: Path) -> None:
     words = ("--variant", "tiny-ddpm", "--vocabulary", "totalsegmentator-v2")
     done = maisi("mask", tmp_path / "seg.nii.gz", "-o", out, *words, url=official_server.grpc)
     assert done.returncode == 0, done.stderr
+    told = maisi("check", tmp_path / "seg.nii.gz", *words, url=official_server.grpc).stdout
+    assert "ids of totalsegmentator-v2 become MAISI's, the body around the organs is added" in told
     found = nib.load(out)
     assert np.array_equal(found.affine, np.diag([-3.0, 3, 3, 1]))
     assert (np.asarray(found.dataobj)[theirs == 5] == 1).all()

@@ -201,7 +201,7 @@ class Client:
         self,
         mask: Picture | None = None,
         *,
-        variant: str = "rflow-ct",
+        variant: str = "mini",
         vocabulary: str | None = None,
         anatomy: str | Mapping[str, float] | None = None,
         organs: str | Sequence[str | int] | None = None,

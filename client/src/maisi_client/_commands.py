@@ -139,6 +139,12 @@ def check(args: argparse.Namespace) -> None:
         "time": "not known yet" if seconds is None else f"about {seconds:.0f} s",
         "memory": f"{told['expected_gb']:.1f} GB for the decoder, less with a budget",
     }
+    changes = {
+        f"ids of {told['vocabulary']} become MAISI's": told["vocabulary"],
+        "the body around the organs is added": told["body_added"],
+    }
+    if any(changes.values()):
+        rows["mask"] = ", ".join(change for change, made in changes.items() if made)
     print("\n".join(f"{name:<10}{text}" for name, text in rows.items()))
     for label in told["labels"]:
         print(f"{label['id']:>8}  {label['name']:<32}{label['ml']:>10.1f} ml")
