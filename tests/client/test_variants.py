@@ -38,7 +38,7 @@ def test_a_variant_without_masks_makes_images(client: Client) -> None:
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"mask": MASK}, "mask: tiny-brain takes none; what it takes is size, spacing, modality"),
+        ({"mask": MASK}, "mask: tiny-brain takes none; what it takes is source, strength, preset"),
         ({"top_region": "head"}, "top_region: tiny-brain takes none"),
         ({"variant": "tiny-brian", "mask": MASK}, "the variant is 'tiny-brian'; .*tiny-brain"),
     ],
@@ -86,5 +86,5 @@ def test_the_command_makes_them(official_server: Any, tmp_path: Path) -> None:
     nib.save(MASK, tmp_path / "mask.nii.gz")
     done = maisi("generate", tmp_path / "mask.nii.gz", "-o", tmp_path / "no.nii.gz", *brain)
     assert done.returncode == 1
-    assert done.stderr.startswith("maisi: mask: tiny-brain takes none; what it takes is size")
+    assert done.stderr.startswith("maisi: mask: tiny-brain takes none; what it takes is source")
     assert not (tmp_path / "no.nii.gz").exists()
