@@ -81,8 +81,7 @@ def volume(
             if fresh is None:
                 latents, _ = scheduler.step(out, time, latents, after)
             else:
-                with mock.patch("torch.randn", lambda *_, **__: torch.from_numpy(next(fresh))):
-                    latents, _ = scheduler.step(out, time, latents)
+                latents = _ddpm_step(scheduler, out, time, latents, fresh)
         decoded = networks.autoencoder.decode_stage_2_outputs(latents / networks.scale_factor)
     image: Array = decoded[0, 0].float().cpu().numpy()
     return image
@@ -100,8 +99,7 @@ def labels(
     with torch.no_grad():
         for time in scheduler.timesteps:
             out = networks.mask_diffusion(latents, torch.Tensor((time,)), context=context)
-            with mock.patch("torch.randn", lambda *_, **__: torch.from_numpy(next(noise))):
-                latents, _ = scheduler.step(out, time, latents)
+            latents = _ddpm_step(scheduler, out, time, latents, noise)
         decoded = networks.mask_autoencoder.decode_stage_2_outputs(
             latents / networks.mask_scale_factor
         )
@@ -138,6 +136,11 @@ def _ddpm(steps: int) -> Any:
     scheduler = DDPMScheduler(1000, "scaled_linear_beta", clip_sample=False, **betas)
     scheduler.set_timesteps(steps)
     return scheduler
+
+
+def _ddpm_step(scheduler: Any, out: Any, time: Any, latents: Any, noise: Iterator[Array]) -> Any:
+    with mock.patch("torch.randn", lambda *_, **__: torch.from_numpy(next(noise))):
+        return scheduler.step(out, time, latents)[0]
 
 
 def fresh_noise(seed: int, shape: tuple[int, ...]) -> Iterator[Array]:

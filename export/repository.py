@@ -70,7 +70,8 @@ def configs(
     latent, labels, embedding = parts["latent"], parts["labels"], parts["embedding"]
     rows, image = parts["rows"], parts["image"]
     noise: Shapes = {"noise": latent["latent"]}
-    request: Shapes = {key: REQUEST[key] for key in REQUEST if key not in _missing(variant)}
+    missing = _missing(variant)
+    request: Shapes = {key: REQUEST[key] for key in REQUEST if key not in missing}
     request |= latent
     update: Shapes = {
         **latent,
@@ -112,7 +113,7 @@ def configs(
     sampler = room("sampler", {**noise, **embedding, **rows, **_PLAN}, sampled)
     _take_as_they_are(sampler)  # it hands the embedding on at every step
     answer = {**ANSWER, **(MASK_ANSWER if labels else {})}
-    more = {key: STREAM[key] for key in STREAM if key not in _missing(variant)}
+    more = {key: STREAM[key] for key in STREAM if key not in missing}
     stream = room("stream", {**request, **more}, {**PROGRESS, **answer})
     stream.model_transaction_policy.decoupled = True
     steps = [

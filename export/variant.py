@@ -88,9 +88,9 @@ class Variant:
 
         0 where the vocabulary has no such id; a list, as a model's configuration is to be small.
         """
-        found = {}
+        tables, found = _read(VOCABULARIES), {}
         for name in self.serving["vocabularies"]:
-            ids = {int(label): own for label, own in _read(VOCABULARIES)[name].items()}
+            ids = {int(label): own for label, own in tables[name].items()}
             found[name] = [ids.get(label, 0) for label in range(max(ids) + 1)]
         return found
 
@@ -214,8 +214,8 @@ def _check_labels(variant: Variant, where: str) -> None:
         if any(len(row) != width for row in serving.get("anatomy_sizes", [])):
             raise ValueError(f"{where}: every row of anatomy_sizes must have {width} sizes")
     if "vocabularies" in serving:
-        unknown = [name for name in serving["vocabularies"] if name not in _read(VOCABULARIES)]
-        if unknown:
+        tables = _read(VOCABULARIES)
+        if unknown := [name for name in serving["vocabularies"] if name not in tables]:
             raise ValueError(f"{where}: {unknown[0]!r} is not one of vocabularies.toml")
     if "regions" in serving:
         regions = serving["regions"]

@@ -4,7 +4,7 @@ The facts are the variant's presets: size, spacing, and how much of the training
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .anatomy import tumour
@@ -40,10 +40,10 @@ def _unlike(variant: Variant, plan: Plan) -> list[str]:
     if near is None:
         return []
     name, preset = near
-    field = [side * mm for side, mm in zip(plan.size, plan.spacing, strict=True)]
+    field = _field(plan.size, plan.spacing)
     described = _describe(variant, name)
     found = []
-    if _apart(field, _field(preset)) > math.log(_FAR):
+    if _apart(field, _field(preset["size"], preset["spacing"])) > math.log(_FAR):
         found.append(
             f"field of view: {_mm(field)} is far from what {plan.variant} was trained for; "
             f"the nearest preset is {described}"
@@ -75,8 +75,11 @@ def nearest(variant: Variant, plan: Plan) -> tuple[str, Preset] | None:
     }
     if plan.preset is not None and plan.preset in presets:
         return plan.preset, presets[plan.preset]
-    field = [side * mm for side, mm in zip(plan.size, plan.spacing, strict=True)]
-    apart = {name: _apart(field, _field(preset)) for name, preset in presets.items()}
+    field = _field(plan.size, plan.spacing)
+    apart = {
+        name: _apart(field, _field(preset["size"], preset["spacing"]))
+        for name, preset in presets.items()
+    }
     if not apart:
         return None
     name = min(apart, key=lambda name: apart[name])
@@ -101,8 +104,8 @@ def _describe(variant: Variant, name: str) -> str:
     return f"{name} ({size} voxels of {spacing} mm{told})"
 
 
-def _field(preset: Preset) -> list[float]:
-    return [side * mm for side, mm in zip(preset["size"], preset["spacing"], strict=True)]
+def _field(size: Sequence[int], spacing: Sequence[float]) -> list[float]:
+    return [side * mm for side, mm in zip(size, spacing, strict=True)]
 
 
 def _apart(one: Any, other: Any) -> float:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from .conditioning import stream
 from .morphology import Bits, grow, shrink
 
 Mask = npt.NDArray[np.uint8]
@@ -53,8 +54,7 @@ def augment(mask: Mask, healthy: npt.NDArray[np.uint8], seed: int) -> Mask:
     A tumour for which no place is found in so many tries stays where it is. The draw is
     `Philox(SeedSequence(seed, spawn_key=(4,)))`.
     """
-    stream = np.random.Philox(np.random.SeedSequence(seed, spawn_key=(4,)))
-    random = np.random.Generator(stream)
+    random = stream(seed, 4)
     for tumour, move in MOVES.items():
         sick = mask == tumour
         if sick.any():

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .inputs import Array, Variant
+from .morphology import grow
 from .request import Plan, conditions
 
 
@@ -60,12 +61,7 @@ def _most_frequent_around(mask: Array, lesion: int, organs: list[int]) -> int:
         near.swapaxes(0, axis)[[0, -1]] = True
         found = np.flatnonzero(sick.any(tuple({0, 1, 2} - {axis})))
         box.append(slice(max(found[0] - 1, 0), found[-1] + 2))
-    grown = sick[tuple(box)].copy()
-    for axis in range(3):
-        line, before = grown.swapaxes(0, axis), grown.swapaxes(0, axis).copy()
-        line[1:] |= before[:-1]
-        line[:-1] |= before[1:]
-    near[tuple(box)] |= grown
+    near[tuple(box)] |= grow(sick[tuple(box)])
     ids = np.sort(np.array(organs))
     around = mask[near & ~sick]
     counts = [np.count_nonzero(around == organ) for organ in ids]
@@ -84,8 +80,8 @@ def noise(
     """
     if latent is not None:
         return np.ascontiguousarray(latent, np.float32)
-    seed = np.random.SeedSequence(plan.seed, spawn_key=(2, attempt)) if attempt else plan.seed
-    return _draw(variant, plan, np.random.Philox(seed))
+    key = (2, attempt) if attempt else ()
+    return stream(plan.seed, *key).standard_normal(plan.latent_shape(variant), np.float32)
 
 
 def fresh_noise(
@@ -97,20 +93,27 @@ def fresh_noise(
     from was given: `Philox(SeedSequence(seed, spawn_key=(1,)))`, or `(1, attempt)` after the first.
     """
     key = (1, attempt) if attempt else (1,)
-    stream = np.random.Philox(np.random.SeedSequence(plan.seed, spawn_key=key))
-    while True:
-        yield _draw(variant, plan, stream)
+    yield from _noises(stream(plan.seed, *key), plan.latent_shape(variant))
 
 
 def mask_noise(plan: Plan, shape: tuple[int, ...]) -> Iterator[npt.NDArray[np.float32]]:
     """Yield noise for a mask to be made: `Philox(SeedSequence(seed, spawn_key=(3,)))`."""
-    stream = np.random.Philox(np.random.SeedSequence(plan.seed, spawn_key=(3,)))
+    yield from _noises(stream(plan.seed, 3), shape)
+
+
+def stream(seed: int, *key: int) -> np.random.Generator:
+    """Return random numbers of a request: `Philox(SeedSequence(seed, spawn_key=key))`.
+
+    Streams of different keys are apart; without a key it is `Philox(seed)`.
+    """
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=key)))
+
+
+def _noises(
+    random: np.random.Generator, shape: tuple[int, ...]
+) -> Iterator[npt.NDArray[np.float32]]:
     while True:
-        yield np.random.Generator(stream).standard_normal(shape, np.float32)
-
-
-def _draw(variant: Variant, plan: Plan, stream: np.random.Philox) -> npt.NDArray[np.float32]:
-    return np.random.Generator(stream).standard_normal(plan.latent_shape(variant), np.float32)
+        yield random.standard_normal(shape, np.float32)
 
 
 def class_labels(variant: Variant, plan: Plan) -> npt.NDArray[np.int64]:

@@ -52,6 +52,11 @@ def interval(inputs: Inputs, name: str) -> tuple[float, float]:
     return low, high
 
 
+def flag(inputs: Inputs, name: str) -> bool:
+    """Return the one truth of an input, false where there is none."""
+    return bool(values(inputs, name, 1)[0]) if name in inputs else False
+
+
 def text(inputs: Inputs, name: str, limit: int = 100) -> str:
     """Return the one text of an input, of at most `limit` characters in UTF-8."""
     value = values(inputs, name, 1)[0]

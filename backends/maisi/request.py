@@ -19,12 +19,12 @@ from .inputs import (
     InvalidRequest,
     Variant,
     by,
+    flag,
     interval,
     join,
     number,
     quote,
     text,
-    values,
     whole,
 )
 
@@ -115,7 +115,7 @@ def complete(variant: Variant, inputs: Inputs) -> Plan:
         raise InvalidRequest(f"solver: {quote(solver)} is not one of {join(variant['solvers'])}")
     if "strength" in inputs and not sourced:
         raise InvalidRequest("strength: given without a source, the volume to start from")
-    if _flag(inputs, "augment") and mask is None:
+    if flag(inputs, "augment") and mask is None:
         raise InvalidRequest("augment: given without a mask, the one to be made different")
     if "redraws" in inputs and "latent" in inputs:
         raise InvalidRequest("redraws: given together with a latent, which is the only noise then")
@@ -139,7 +139,7 @@ def complete(variant: Variant, inputs: Inputs) -> Plan:
         preset=preset,
         vocabulary=text(inputs, "vocabulary") if "vocabulary" in inputs else None,
         body_added=bool(ids) and str(BODY) in variant["labels"] and BODY not in ids,
-        augmented=_flag(inputs, "augment"),
+        augmented=flag(inputs, "augment"),
         anatomy=sizes,
         organs=anatomy.keep(variant, inputs),
         sourced=sourced,
@@ -283,10 +283,6 @@ def regions(
             f"from top to bottom the regions are {join(names)}"
         )
     return top, bottom
-
-
-def _flag(inputs: Inputs, name: str) -> bool:
-    return bool(values(inputs, name, 1)[0]) if name in inputs else False
 
 
 def _share(value: float) -> float:

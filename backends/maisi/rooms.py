@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from . import anatomy, conditioning, decoder, fidelity, masks, sampler, source
 from .forecast import Pace
-from .inputs import Array, Inputs, InvalidRequest, Variant
+from .inputs import Array, Inputs, InvalidRequest, Variant, flag
 from .report import best, outlook, report
 from .request import (
     Plan,
@@ -101,7 +101,7 @@ def walk(
     would be. `pace` learns how long it took.
     """
     given = {name: tensor.as_numpy() for name, tensor in inputs.items()}
-    if given.pop("check", np.array(False)).any():
+    if flag(given, "check"):
         known = masks.translate(variant, given)
         plan = complete(variant, known)
         mask = masks.complete(variant, plan, known)
@@ -122,14 +122,13 @@ def walk(
         send("mask", _MASK_ENCODER * done / total)
 
     begin("condition", 0.0)
-    alone = bool(given.pop("mask_only", np.array(False)).any())
+    alone = flag(given, "mask_only")
     plan, mask = _prepare(variant, given, engine, masking)
-    as_sent = mask is given.get("mask") and plan.organs is None
+    if alone and mask is None:
+        raise InvalidRequest("mask_only: given without a mask or an anatomy")
+    as_sent = mask is given.get("mask") and plan.organs is None and not alone
     used = {} if mask is None or as_sent else {"used_mask": _kept(plan, mask)}
     if alone:
-        if mask is None:
-            raise InvalidRequest("mask_only: given without a mask or an anatomy")
-        used = {"used_mask": _kept(plan, mask)}
         end("condition")
         told = outlook(variant, plan, mask, None)
         send("done", 1.0, **used, report=as_text(told))

@@ -12,7 +12,7 @@ _CLEAR_LINE = "\r\x1b[2K"
 
 
 class Bar:
-    """Draws `Progress` on a terminal; writes nothing to anything else."""
+    """Draws `Progress` on a terminal and leaves with its block; writes nothing to anything else."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out if out.isatty() else None
@@ -31,8 +31,10 @@ class Bar:
         )
         self._out.flush()
 
-    def clear(self) -> None:
-        """Remove the bar from the terminal."""
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if self._out is not None:
             self._out.write(_CLEAR_LINE)
             self._out.flush()

@@ -228,8 +228,8 @@ class Client:
         request = prepare(mask, None, spacing, asked)
         with closing(self._server.results(variant, request.inputs)) as results:
             for result in results:
-                if on_progress is not None and (stage := result.as_numpy("stage")) is not None:
-                    on_progress(Progress(_text(stage), float(result.as_numpy("progress").item())))
+                if on_progress is not None and (progress := _progress(result)) is not None:
+                    on_progress(progress)
                 if result.as_numpy("report") is not None:
                     report = json.loads(_text(result.as_numpy("report")))
                     made = _mask(result, report, request)
@@ -283,8 +283,8 @@ class Client:
         volume = None
         with closing(self._server.results(variant, request.inputs)) as results:
             for result in results:
-                if (stage := result.as_numpy("stage")) is not None:
-                    yield Progress(_text(stage), float(result.as_numpy("progress").item()))
+                if (progress := _progress(result)) is not None:
+                    yield progress
                 if (image := result.as_numpy("image")) is not None:
                     report = json.loads(_text(result.as_numpy("report")))
                     volume = Volume(
@@ -293,6 +293,11 @@ class Client:
         if volume is None:
             raise ServerError(f"the server at {self.url} ended without a volume")
         yield volume
+
+
+def _progress(result: Any) -> Progress | None:
+    stage = result.as_numpy("stage")
+    return None if stage is None else Progress(_text(stage), result.as_numpy("progress").item())
 
 
 def _mask(result: Any, report: Mapping[str, Any], request: Request) -> nib.Nifti1Image | None:

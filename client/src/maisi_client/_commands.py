@@ -32,34 +32,30 @@ def generate(args: argparse.Namespace) -> None:
     if args.preview:
         require_pillow()
     started = time.monotonic()
-    bar = Bar(sys.stderr)
-    with Client(args.url, timeout=args.timeout) as client:
-        try:
-            volume = client.generate(
-                args.mask,
-                variant=args.variant,
-                vocabulary=args.vocabulary,
-                anatomy=args.anatomy,
-                organs=args.organs,
-                augment=args.augment,
-                source=args.source,
-                strength=args.strength,
-                preset=args.preset,
-                modality=args.modality,
-                size=args.size,
-                spacing=args.spacing,
-                seed=args.seed,
-                steps=args.steps,
-                guidance=args.guidance,
-                guidance_interval=args.guidance_interval,
-                solver=args.solver,
-                top_region=args.top_region,
-                bottom_region=args.bottom_region,
-                redraws=args.redraws,
-                on_progress=bar,
-            )
-        finally:
-            bar.clear()
+    with Client(args.url, timeout=args.timeout) as client, Bar(sys.stderr) as bar:
+        volume = client.generate(
+            args.mask,
+            variant=args.variant,
+            vocabulary=args.vocabulary,
+            anatomy=args.anatomy,
+            organs=args.organs,
+            augment=args.augment,
+            source=args.source,
+            strength=args.strength,
+            preset=args.preset,
+            modality=args.modality,
+            size=args.size,
+            spacing=args.spacing,
+            seed=args.seed,
+            steps=args.steps,
+            guidance=args.guidance,
+            guidance_interval=args.guidance_interval,
+            solver=args.solver,
+            top_region=args.top_region,
+            bottom_region=args.bottom_region,
+            redraws=args.redraws,
+            on_progress=bar,
+        )
     if args.preview:
         title = str(volume.report.get("modality", "volume"))
         draw(volume.mask or args.mask, [(title, volume)], args.preview)
@@ -78,23 +74,19 @@ def mask(args: argparse.Namespace) -> None:
     """Make or complete a mask and write it."""
     report_path(args.output)  # the name ends as it should
     _writable(args.output)
-    bar = Bar(sys.stderr)
-    with Client(args.url, timeout=args.timeout) as client:
-        try:
-            made = client.mask(
-                args.mask,
-                variant=args.variant,
-                vocabulary=args.vocabulary,
-                anatomy=args.anatomy,
-                organs=args.organs,
-                augment=args.augment,
-                size=args.size,
-                spacing=args.spacing,
-                seed=args.seed,
-                on_progress=bar,
-            )
-        finally:
-            bar.clear()
+    with Client(args.url, timeout=args.timeout) as client, Bar(sys.stderr) as bar:
+        made = client.mask(
+            args.mask,
+            variant=args.variant,
+            vocabulary=args.vocabulary,
+            anatomy=args.anatomy,
+            organs=args.organs,
+            augment=args.augment,
+            size=args.size,
+            spacing=args.spacing,
+            seed=args.seed,
+            on_progress=bar,
+        )
     with atomic(Path(args.output)) as draft:
         nib.save(made, draft)
     if args.json:

@@ -22,6 +22,7 @@ _NOT_EVERYWHERE = frozenset(  # inputs of some variants
         "vocabulary",
         "anatomy",
         "organs",
+        "augment",
         "redraws",
         "mask_only",
         "top_region",
