@@ -112,7 +112,7 @@ def serving(repository: Path, name: str, log: Path) -> Iterator[Server]:
 
     On leaving, running requests finish and the server stops. Raises ServerFailed.
     """
-    ports = [f"--{service}-port=0" for service in ("grpc", "http", "metrics")]
+    ports = [f"--{service}-port=0" for service in ("grpc", "http", "metrics", "status")]
     words = [sys.executable, "-m", "server", f"--repository={repository}", f"--models={name}"]
     with log.open("w") as err:
         process = subprocess.Popen(

@@ -164,7 +164,7 @@ def service(task: Task) -> Iterator[tuple[Make, str]]:
             deadline = time.monotonic() + _WAIT
             image, report = None, None
             for result in _transport.stream(
-                url, f"{name}.stream", asked, deadline=deadline, idle_timeout=_WAIT
+                url, None, f"{name}.stream", asked, deadline=deadline, idle_timeout=_WAIT
             ):
                 if result.as_numpy("image") is not None:
                     image, report = result.as_numpy("image"), result.as_numpy("report")
@@ -184,7 +184,7 @@ def serving(repository: Path, variant: str) -> Iterator[str]:
 
     Raises RuntimeError where the server does not start; its log is on standard error.
     """
-    ports = ["--grpc-port=0", "--http-port=0", "--metrics-port=0"]
+    ports = [f"--{name}-port=0" for name in ("grpc", "http", "metrics", "status")]
     command = [sys.executable, "-m", "server", f"--repository={repository}", *ports]
     server = subprocess.Popen(
         [*command, "--models", variant], cwd=ROOT, stdout=subprocess.PIPE, text=True

@@ -31,6 +31,7 @@ def _build(given: argparse.Namespace) -> int:
         given.target,
         given.precision,
         tuple(given.compute_capability),
+        given.version,
     )
     build.build(job)
     return 0
@@ -58,6 +59,13 @@ def _aside(line: str) -> None:
 def _size(text: str) -> tuple[int, int, int]:
     x, y, z = (int(side) for side in text.split(","))
     return x, y, z
+
+
+def _version(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+    return number
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -104,6 +112,13 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="X.Y",
         help="GPUs that engines are built for, such as 8.9 (default: the one at hand)",
+    )
+    building.add_argument(
+        "--version",
+        type=_version,
+        default=1,
+        metavar="N",
+        help="of the models; other versions stay beside it (docs/operations.md)",
     )
     building.add_argument(
         "--max-size", type=_size, metavar="X,Y,Z", help="largest volume to serve, in voxels"

@@ -5,6 +5,7 @@ and this exporter; an engine under that of its graph, the target and the sizes i
 """
 
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
@@ -50,7 +51,8 @@ class Job:
     """What to build, from where, to where.
 
     `capabilities`: compute capabilities such as "8.9" that engines are built for; none: the device
-    at hand. `cache`: the folder where finished graphs and engines are kept.
+    at hand. `cache`: the folder where finished graphs and engines are kept. `version` is Triton's,
+    of all models of the variant: others that are in the repository stay.
     """
 
     variant: Variant
@@ -60,6 +62,7 @@ class Job:
     target: str = "onnx"
     precision: str = "fp32"
     capabilities: tuple[str, ...] = ()
+    version: int = 1
 
 
 def limit(variant: Variant, size: tuple[int, int, int]) -> Variant:
@@ -82,8 +85,17 @@ def limit(variant: Variant, size: tuple[int, int, int]) -> Variant:
 def build(job: Job, say: Say = print) -> dict[str, Any]:
     """Build what `job` says into its repository and return the manifest written there.
 
-    Raises ValueError or FileNotFoundError with one sentence; the repository is untouched then.
+    A repository that has just that already is left alone. Builds with one cache wait for each
+    other. Raises ValueError or FileNotFoundError with one sentence; the repository is untouched
+    then.
     """
+    job.cache.mkdir(parents=True, exist_ok=True)
+    with (job.cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # lifted by the kernel, however this ends
+        return _build(job, say)
+
+
+def _build(job: Job, say: Say) -> dict[str, Any]:
     made_by = "" if job.target == "onnx" else engines.ready(job.target, job.capabilities)
     digests = digest(job.variant, job.checkpoints)
     found = export(job, digests, say)
@@ -92,9 +104,13 @@ def build(job: Job, say: Say = print) -> dict[str, Any]:
         name: sorted(path for path in home.iterdir() if path.name != "graph.json")
         for name, home in homes.items()
     }
-    repository.write(job.repository, job.variant, digests, files, job.target, job.precision)
     manifest = describe(job, digests, found, files) | ({"engine": made_by} if made_by else {})
-    path = job.repository / job.variant.name / "manifest.json"
+    path = job.repository / job.variant.name / str(job.version) / "manifest.json"
+    if _has(job, path, manifest):
+        say(f"{job.variant.name}: {job.repository} has it already")
+        return manifest
+    where, how = (job.repository, job.variant, digests), (job.target, job.precision, job.version)
+    repository.write(*where, files, *how)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(manifest, indent=1) + "\n")
     os.replace(part, path)
@@ -265,6 +281,14 @@ def describe(
         "target": job.target,
         "precision": job.precision,
         "max_size": job.variant.serving["size"]["max"],
+        "configuration": _hash(
+            {
+                name: str(config)
+                for name, config in repository.configs(
+                    job.variant, digests, job.target, job.precision
+                ).items()
+            }
+        ),
         "checkpoints": {
             role: {"file": file, "sha256": digests[role]}
             for role, file in job.variant.checkpoints.items()
@@ -281,6 +305,18 @@ def describe(
         },
         "tools": {tool: version(tool) for tool in tools},
     }
+
+
+def _has(job: Job, path: Path, manifest: Mapping[str, Any]) -> bool:
+    """Tell whether the repository holds `manifest`, and it is what `path` says."""
+    if not path.is_file() or json.loads(path.read_text()) != json.loads(json.dumps(manifest)):
+        return False
+    home = {name: job.repository / f"{job.variant.name}.{name}" for name in manifest["graphs"]}
+    return all(
+        (home[name] / str(job.version) / file).is_file()
+        for name, graph in manifest["graphs"].items()
+        for file in graph["files"]
+    )
 
 
 def _about(folder: Path) -> dict[str, Any]:

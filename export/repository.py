@@ -116,6 +116,9 @@ def configs(
     more = {key: STREAM[key] for key in STREAM if key not in missing}
     stream = room("stream", {**request, **more}, {**PROGRESS, **answer})
     stream.model_transaction_policy.decoupled = True
+    for door in (sampler, stream):  # an ensemble's requests wait for its sampler
+        queue = door.dynamic_batching.default_queue_policy
+        queue.max_queue_size = variant.serving["limits"]["waiting"][1]
     steps = [
         room("condition", request, {**labels, **noise, **rows, **_PLAN}),
         *([chain("mask_encoder", labels, embedding)] if labels else []),
@@ -220,35 +223,82 @@ def write(
     files: Mapping[str, Sequence[Path]],
     target: str,
     precision: str,
+    version: int = 1,
 ) -> None:
-    """Put the variant's models into `repository`, each whole or not at all.
+    """Put the variant's models into `repository` as one version, each whole or not at all.
 
     `files`: short name of an engine -> its files, which are linked where the file system allows,
     else copied, under their own names: `model.onnx` and perhaps `model.onnx.data`, `model.plan`, or
-    one `model_sm86.plan` a compute capability. Models of the variant that are already there are
-    replaced, and those that it no longer has are removed.
-    Raises ValueError when an engine has no file; `repository` is untouched then.
+    one `model_sm86.plan` a compute capability. What is already there of this version is replaced,
+    and models that the variant no longer has are removed. Other versions stay: then every version
+    has its configuration in `configs/`, and `config.pbtxt` is the newest's.
+    Raises ValueError when an engine has no file, or another version has other models; `repository`
+    is untouched then.
     """
     models = configs(variant, digests, target, precision)
     repository.mkdir(parents=True, exist_ok=True)
+    gone = {
+        path.parent
+        for path in repository.glob(f"{variant.name}.*/config.pbtxt")
+        if path.parent.name not in models and path.read_text().startswith(_HEAD)
+    }
+    present = [repository / name for name in models if (repository / name).exists()]
+    if any(_versions(folder) - {version} for folder in present) and (
+        gone or len(present) < len(models)
+    ):
+        raise ValueError(
+            f"version: {version} of {variant.name} has other models than the versions that are"
+            f" in {repository}; build it under another name"
+        )
     # Inside the repository, so that a rename stays on one file system.
     with tempfile.TemporaryDirectory(prefix=f".{variant.name}-", dir=repository) as folder:
         new, old = Path(folder, "new"), Path(folder, "old")
         old.mkdir()
         for name, config in models.items():
             short = name.removeprefix(f"{variant.name}.")
-            _stage(new / name, variant, config, files.get(short, ()))
+            _stage(new / name, variant, config, files.get(short, ()), version)
+            _keep(repository / name, new / name, version)
         for name in models:
             if (repository / name).exists():
                 os.replace(repository / name, old / name)
             os.replace(new / name, repository / name)
-        for path in repository.glob(f"{variant.name}.*/config.pbtxt"):
-            if path.parent.name not in models and path.read_text().startswith(_HEAD):
-                os.replace(path.parent, old / path.parent.name)
+        for model in gone:
+            os.replace(model, old / model.name)
 
 
-def _stage(folder: Path, variant: Variant, config: pb.ModelConfig, files: Sequence[Path]) -> None:
-    version = folder / "1"
+def _versions(folder: Path) -> set[int]:
+    return {int(path.name) for path in folder.iterdir() if path.name.isdigit()}
+
+
+def _keep(old: Path, new: Path, version: int) -> None:
+    """Take the other versions of a model along, and give each its own configuration."""
+    others = _versions(old) - {version} if old.exists() else set()
+    if not others:
+        return
+    for other in others:
+        shutil.copytree(old / str(other), new / str(other), copy_function=_link)
+    known = new / "configs"
+    known.mkdir()
+    for other in others:
+        text = old / "configs" / f"{other}.pbtxt"
+        _pin(text if text.exists() else old / "config.pbtxt", known, other)
+    _pin(new / "config.pbtxt", known, version)
+    if max(others) > version:
+        shutil.copyfile(old / "config.pbtxt", new / "config.pbtxt")
+
+
+def _pin(text: Path, folder: Path, version: int) -> None:
+    """Write a configuration that has Triton load `version` and no other."""
+    head = text.read_text().partition("\n")[0]
+    config = text_format.Parse(text.read_text(), pb.ModelConfig())
+    config.version_policy.specific.versions[:] = [version]
+    (folder / f"{version}.pbtxt").write_text(f"{head}\n{text_format.MessageToString(config)}")
+
+
+def _stage(
+    folder: Path, variant: Variant, config: pb.ModelConfig, files: Sequence[Path], number: int
+) -> None:
+    version = folder / str(number)
     version.mkdir(parents=True)
     if config.platform != "ensemble":
         config.instance_group.add(count=1)
@@ -270,8 +320,8 @@ def _capabilities(files: Sequence[Path]) -> dict[str, str]:
     return {f"{match[1]}.{match[2]}": name for name, match in found.items() if match}
 
 
-def _link(source: Path, place: Path) -> None:
+def _link(source: str | Path, place: str | Path) -> None:
     try:
-        os.link(source.resolve(), place)
+        os.link(Path(source).resolve(), place)
     except OSError:  # another file system, or one without links
         shutil.copyfile(source, place)

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import os
+import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from server import host
+
+if TYPE_CHECKING:
+    from server.triton import Tls
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -19,17 +26,49 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--repository", type=Path, default=ROOT / "model_repository", help="folder of the models"
     )
+    parser.add_argument(
+        "--triton",
+        type=Path,
+        metavar="FOLDER",
+        help="of a Triton that has our backends (docker/Dockerfile); that of the wheel",
+    )
     parser.add_argument("--models", nargs="+", default=[], metavar="VARIANT", help="default: all")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 opens it to the network")
     parser.add_argument("--grpc-port", type=int, default=8001, help="0 takes a free port")
     parser.add_argument("--http-port", type=int, default=8000, help="0 takes a free port")
     parser.add_argument("--metrics-port", type=int, default=8002, help="0 takes a free port")
     parser.add_argument(
+        "--status-port", type=int, default=8003, help="/live, /ready, /metrics; 0: a free port"
+    )
+    parser.add_argument(
         "--start-seconds", type=float, default=300, help="how long the models may take to load"
     )
     parser.add_argument(
         "--drain-seconds", type=float, default=300, help="how long a stop waits for requests"
     )
+    parser.add_argument(
+        "--stall-seconds",
+        type=float,
+        default=1800,
+        help="how long work may show no progress before /live fails",
+    )
+    parser.add_argument(
+        "--version", type=int, metavar="N", help="of the models (docs/operations.md); the newest"
+    )
+    parser.add_argument(
+        "--max-voxels", type=int, metavar="N", help="of a volume, below the models'"
+    )
+    parser.add_argument("--max-waiting", type=int, metavar="N", help="requests in the queue")
+    add = parser.add_argument_group("security (docs/operations.md)").add_argument
+    add(
+        "--key-file",
+        type=Path,
+        metavar="FILE",
+        help="the key that loading models, logging, tracing and shared memory need; else nobody's",
+    )
+    add("--tls-certificate", type=Path, metavar="PEM", help="gRPC speaks TLS with it")
+    add("--tls-key", type=Path, metavar="PEM", help="its key")
+    add("--tls-clients", type=Path, metavar="PEM", help="who signs clients' certificates: mTLS")
     return parser.parse_args()
 
 
@@ -37,33 +76,65 @@ def main() -> int:
     """Serve until told to stop; returns the exit status."""
     options = arguments()
     facts = host.inspect()
-    problem = host.refusal(facts)
-    if problem or facts.triton is None:
+    triton, backends = options.triton or facts.triton, None if options.triton else ROOT / "backends"
+    problem = host.unfit(facts) if options.triton else host.refusal(facts)
+    if problem or triton is None:
         print(f"serve: {problem}", file=sys.stderr)
         return 2
 
     # Only now: these need what the check has just found.
-    from server.layout import model_names
+    from server.layout import Limits, model_names
     from server.supervisor import ServerError, Settings, serve
     from server.triton import Address
 
-    address = Address(options.host, options.grpc_port, options.http_port, options.metrics_port)
+    ports = (options.grpc_port, options.http_port, options.metrics_port, options.status_port)
     try:
-        serve(
-            Settings(
-                facts.triton,
-                ROOT / "backends",
-                options.repository.resolve(),
-                model_names(options.repository, options.models),
-                address,
-                options.start_seconds,
-                options.drain_seconds,
-            )
+        settings = Settings(
+            triton,
+            backends,
+            options.repository.resolve(),
+            model_names(options.repository, options.models),
+            Address(options.host, *ports),
+            options.start_seconds,
+            options.drain_seconds,
+            options.stall_seconds,
+            tls=tls(options),
+            version=options.version,
+            limits=Limits(options.max_voxels, options.max_waiting),
         )
+        if options.key_file is not None:
+            settings = dataclasses.replace(settings, key=key(options.key_file))
+        serve(settings)
     except (ServerError, ValueError) as error:
         print(f"serve: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def key(path: Path) -> str:
+    """Read the operator's key; raises ValueError with one sentence."""
+    try:
+        found = path.read_text().strip()
+    except OSError as error:
+        raise ValueError(f"--key-file: {path} cannot be read: {error.strerror}.") from None
+    if not re.fullmatch(r"[A-Za-z0-9_-]{16,}", found):
+        raise ValueError(f"--key-file: {path} must hold 16 or more of A-Z, a-z, 0-9, _ and -.")
+    return found
+
+
+def tls(options: argparse.Namespace) -> Tls | None:
+    """Return the files of TLS, none where none is asked for; raises ValueError."""
+    from server.triton import Tls
+
+    certificate, secret, clients = options.tls_certificate, options.tls_key, options.tls_clients
+    if certificate is None and secret is None and clients is None:
+        return None
+    if certificate is None or secret is None:
+        raise ValueError("--tls-certificate and --tls-key come together, for mTLS too.")
+    for path in (certificate, secret, clients):
+        if path is not None and not os.access(path, os.R_OK):
+            raise ValueError(f"TLS: {path} cannot be read.")
+    return Tls(certificate, secret, clients)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,11 @@ import os
 import secrets
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+
+from google.protobuf import text_format  # type: ignore[import-untyped]
+from tritonclient.grpc import model_config_pb2 as pb
 
 from server.host import SHM
 
@@ -30,6 +34,50 @@ def lay_backends(triton: Path, ours: Path, target: Path) -> None:
     (python / stub).symlink_to(triton / "python_backend_stubs" / version / stub)
     for module in sorted(ours.glob("*/__init__.py")):
         (target / module.parent.name).symlink_to(module.parent.resolve())
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What this server takes where that is less than the models could; None: as they say."""
+
+    voxels: int | None = None
+    waiting: int | None = None
+
+
+UNLIMITED = Limits()
+
+
+def lay_models(repository: Path, limits: Limits, target: Path) -> None:
+    """Fill the new folder `target` with the models of `repository` under tighter limits.
+
+    What a configuration publishes says so, too. Files of the models are linked.
+    """
+    for source in sorted(repository.glob("*/config.pbtxt")):
+        folder = target / source.parent.name
+        folder.mkdir(parents=True)
+        for path in source.parent.iterdir():
+            if path.is_dir() and path.name != "configs":
+                (folder / path.name).symlink_to(path.resolve())
+        for text in (source, *source.parent.glob("configs/*.pbtxt")):
+            place = folder / text.relative_to(source.parent)
+            place.parent.mkdir(exist_ok=True)
+            place.write_text(_limited(text.read_text(), limits))
+
+
+def _limited(text: str, limits: Limits) -> str:
+    config = text_format.Parse(text, pb.ModelConfig())
+    if "variant" in config.parameters:
+        variant = json.loads(config.parameters["variant"].string_value)
+        if limits.voxels is not None:
+            most = variant["size"]["max_voxels"]
+            variant["size"]["max_voxels"] = min(most, limits.voxels)
+        if limits.waiting is not None:
+            variant["limits"]["waiting"] = [0, limits.waiting]
+        config.parameters["variant"].string_value = json.dumps(variant)
+    if limits.waiting is not None and config.HasField("dynamic_batching"):
+        config.dynamic_batching.default_queue_policy.max_queue_size = limits.waiting
+    found: str = text_format.MessageToString(config)
+    return found
 
 
 def claim_shared_memory() -> tuple[str, int]:

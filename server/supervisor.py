@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import signal
+import secrets
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import tritonclient.grpc as grpc
+from server import layout, status
+from server.layout import UNLIMITED, Limits
+from server.status import Health
+from server.stopping import FILE_VARIABLE, LOOK, Stop, Stopped, drain
+from server.triton import Address, Launch, Refused, Tls, Triton, variant_of
 
-from server import layout
-from server.triton import Address, Triton, variant_of
-
-LOOK = 0.25  # seconds between two looks at the processes
 RETRIES = 5  # attempts to load a model whose process died, with pauses of 1, 2, 4, ... seconds
-QUIET = 2.0  # seconds without work after which an open stream counts as idle
-WORK = 0.05  # seconds of processor time, or any answer, that count as work
 EXIT = 5.0  # seconds an idle tritonserver gets to go; open, idle streams keep it from going
 
 
@@ -30,15 +27,24 @@ class ServerError(Exception):
 
 @dataclass(frozen=True)
 class Settings:
-    """What to serve and how; paths exist, times in seconds."""
+    """What to serve and how; paths exist, times in seconds.
+
+    `backends` has ours; none where `triton` has them among its own. `key` is what an operator shows
+    to load models and the like; nobody knows the default one.
+    """
 
     triton: Path
-    backends: Path
+    backends: Path | None
     repository: Path
     models: list[str]
     address: Address
     start_seconds: float
     drain_seconds: float
+    stall_seconds: float = 1800.0
+    key: str = field(default_factory=lambda: secrets.token_hex(16))
+    tls: Tls | None = None
+    version: int | None = None
+    limits: Limits = UNLIMITED
 
 
 def log(message: str) -> None:
@@ -52,55 +58,39 @@ def serve(settings: Settings) -> None:
     Raises ServerError when the server does not start or ends by itself.
     """
     stop = Stop()
-    with running(settings) as (triton, address):
+    with running(settings) as (triton, address, folder):
         try:
             variants = wait_until_ready(triton, settings, stop)
-            print(
-                f"ready: grpc={address.host}:{address.grpc} http={address.host}:{address.http}"
-                f" metrics={address.host}:{address.metrics} variants={','.join(variants)}",
-                flush=True,
+            health = Health(
+                triton, variants, settings.stall_seconds, address if settings.tls else None
             )
-            watch(triton, stop)
-            drain(triton, settings.drain_seconds, stop)
+            answering = status.serving(health, address)
+            places = zip(("grpc", "http", "metrics", "status"), address.ports, strict=True)
+            listed = " ".join(f"{name}={address.host}:{port}" for name, port in places)
+            print(f"ready: {listed} variants={','.join(variants)}", flush=True)
+            watch(triton, health, stop)
+            health.stopping = True
+            log("stopping: running requests finish first (a second signal stops at once)")
+            if late := drain(triton, settings.drain_seconds, stopping_file(folder), stop):
+                log(f"{late}: still running after {settings.drain_seconds:g} s, and given up")
+            answering.shutdown()
+            answering.server_close()
         except Stopped:
             log("stopped at once")
+        except Refused as error:
+            raise ServerError(f"tritonserver does not answer any more: {error}.") from None
         finally:
             triton.end(0.0 if stop.hurry else EXIT)
 
 
-class Stopped(Exception):
-    """The operator does not want to wait."""
-
-
-class Stop:
-    """Counts the signals: the first asks to stop, the second not to wait any longer."""
-
-    def __init__(self) -> None:
-        """Catch SIGTERM and SIGINT from here on."""
-        self.count = 0
-        self.event = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self.caught)
-
-    def caught(self, number: int, frame: object) -> None:
-        """Note a signal."""
-        self.count += 1
-        self.event.set()
-
-    @property
-    def asked(self) -> bool:
-        """Whether to stop."""
-        return self.count > 0
-
-    @property
-    def hurry(self) -> bool:
-        """Whether to stop without waiting for requests."""
-        return self.count > 1
+def stopping_file(folder: Path) -> Path:
+    """Name the file whose content tells the models until when they may work."""
+    return folder / "stopping"
 
 
 @contextmanager
-def running(settings: Settings) -> Iterator[tuple[Triton, Address]]:
-    """Start tritonserver in a place of its own, and leave nothing of it behind."""
+def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
+    """Start tritonserver in a folder of its own, and leave nothing of it behind."""
     if left := layout.sweep_shared_memory():
         log(f"removed {left} shared memory regions that a dead server had left")
     try:
@@ -113,32 +103,42 @@ def running(settings: Settings) -> Iterator[tuple[Triton, Address]]:
         ports = ", ".join(str(port) for port in busy)
         raise ServerError(
             f"{address.host} port {ports} is in use: stop who listens there, or give"
-            " --grpc-port, --http-port and --metrics-port others (0 takes a free one)."
+            " --grpc-port, --http-port, --metrics-port and --status-port others (0 takes a free"
+            " one)."
         )
     shared_memory = layout.claim_shared_memory()
     try:
-        with tempfile.TemporaryDirectory(prefix="maisi-serve-") as folder:
-            backends = Path(folder, "backends")  # the name of the package that ours are in
-            layout.lay_backends(settings.triton, settings.backends, backends)
-            yield (
-                Triton(
-                    settings.triton,
-                    backends,
-                    settings.repository,
-                    settings.models,
-                    address,
-                    shared_memory,
-                ),
+        with tempfile.TemporaryDirectory(prefix="maisi-serve-") as name:
+            folder = Path(name)
+            backends = settings.triton / "backends"
+            if settings.backends is not None:
+                backends = folder / "backends"  # the name of the package that ours are in
+                layout.lay_backends(settings.triton, settings.backends, backends)
+            launch = Launch(
+                settings.triton,
+                backends,
+                settings.repository,
+                settings.models,
                 address,
+                settings.key,
+                settings.tls,
+                settings.version,
             )
+            if settings.limits != UNLIMITED:
+                limited = folder / "models"
+                layout.lay_models(settings.repository, settings.limits, limited)
+                launch = replace(launch, repository=limited)
+            state = {FILE_VARIABLE: str(stopping_file(folder))}
+            yield Triton(launch, shared_memory, state), address, folder
     finally:
         layout.remove_shared_memory(shared_memory[0])
 
 
-def wait_until_ready(triton: Triton, settings: Settings, stop: Stop) -> list[str]:
-    """Wait for the server, then for one tiny volume of every variant; returns the variants.
+def wait_until_ready(triton: Triton, settings: Settings, stop: Stop) -> dict[str, list[int]]:
+    """Wait for the server, then for one tiny volume of every variant.
 
-    Raises ServerError when it does not come in `start_seconds`, Stopped when asked to stop.
+    Returns variant -> its smallest size. Raises ServerError when that does not come in
+    `start_seconds`, Stopped when asked to stop.
     """
     deadline = time.monotonic() + settings.start_seconds
     while not triton.ready():
@@ -155,22 +155,20 @@ def wait_until_ready(triton: Triton, settings: Settings, stop: Stop) -> list[str
                 " 'loading' line above names the one that hangs (--start-seconds waits longer)."
             )
         time.sleep(0.1)
-    variants = []
+    variants = {}
     for model, state in sorted(triton.states().items()):
-        config = triton.config(model) if state == "READY" else None
-        if config is None or not config.HasField("ensemble_scheduling"):
-            continue
-        if (variant := variant_of(config)) is None:
+        config = triton.config(model) if state == "READY" else {}
+        if "ensemble_scheduling" not in config or (variant := variant_of(config)) is None:
             continue
         try:
-            triton.probe(model, variant["size"]["min"])
-        except grpc.InferenceServerException as error:
-            raise ServerError(f"{model} loaded but cannot compute: {error.message()}") from None
-        variants.append(model)
+            triton.probe(model, variant["size"]["min"], settings.start_seconds)
+        except Refused as error:
+            raise ServerError(f"{model} loaded but cannot compute: {error}") from None
+        variants[model] = variant["size"]["min"]
     return variants
 
 
-def watch(triton: Triton, stop: Stop) -> None:
+def watch(triton: Triton, health: Health, stop: Stop) -> None:
     """Bring back models whose process died, until asked to stop.
 
     Raises ServerError when tritonserver itself ended.
@@ -182,7 +180,10 @@ def watch(triton: Triton, stop: Stop) -> None:
         alive = triton.stubs()
         dead = {known[pid] for pid in known.keys() - alive.keys()}
         for model in sorted(dead):
+            health.loading = model
+            health.restarts[model] += 1
             revive(triton, model, stop)
+            health.loading = ""
         known = triton.stubs() if dead else alive
 
 
@@ -198,47 +199,11 @@ def revive(triton: Triton, model: str, stop: Stop) -> None:
         try:
             triton.unload(model)
             triton.load(model)
-        except grpc.InferenceServerException as error:
-            log(f"{model} did not load: {error.message()}")
+        except Refused as error:
+            log(f"{model} did not load: {error}")
             if stop.event.wait(2.0**attempt):
                 return
         else:
             log(f"{model} serves again after {time.monotonic() - started:.1f} s")
             return
     raise ServerError(f"{model} died and did not load again in {RETRIES} attempts.")
-
-
-def drain(triton: Triton, seconds: float, stop: Stop) -> None:
-    """Refuse new requests, and wait until the running ones are answered.
-
-    The doors, ensembles and decoupled models, are closed: Triton then answers a new request
-    NOT_FOUND, lets the running ones finish, and reports a door unloaded when they have. The models
-    behind the doors stay, since every step of a running request still asks for one.
-    A stream that its client keeps open keeps its door from being unloaded even when nothing runs:
-    then it counts as idle once no model has worked for a while.
-    Raises Stopped at a second signal.
-    """
-    doors = {}
-    for model, state in triton.states().items():
-        config = triton.config(model) if state == "READY" else None
-        if config is not None:
-            decoupled = config.model_transaction_policy.decoupled
-            if decoupled or config.HasField("ensemble_scheduling"):
-                triton.unload(model)
-                doors[model] = decoupled
-    log("stopping: running requests finish first (a second signal stops at once)")
-    end = time.monotonic() + seconds
-    worked, work = time.monotonic(), triton.work()
-    while True:
-        running = [m for m, state in triton.states().items() if m in doors and state == "UNLOADING"]
-        now, done = time.monotonic(), triton.work()
-        if done - work > WORK:
-            worked, work = now, done
-        if not running or (all(doors[model] for model in running) and now - worked > QUIET):
-            return
-        if stop.hurry:
-            raise Stopped
-        if now > end:
-            log(f"{', '.join(running)}: still running after {seconds:g} s, and given up")
-            return
-        time.sleep(LOOK)

@@ -5,23 +5,40 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import secrets
+import re
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, Request, build_opener
 
-import numpy as np
 import psutil
-import tritonclient.grpc as grpc
 
 from server.host import libpython_dir
 
-KEY = "maisi-control"
+KEY = "maisi-control"  # the name of the header that has the key
+# What needs the key: who loads models runs code here, who writes logs fills the disk, and who
+# registers shared memory reads that of others.
+CLOSED = ("model-repository", "shared-memory", "trace", "logging")
+# What Triton's HTTP, which knows no TLS, gives without the key where gRPC has TLS: its health.
+CLOSED_WITH_TLS = (*CLOSED, "inference", "metadata", "model-config", "statistics")
+# How many requests our models work on, and how many wait in Triton's queues.
+_BUSY = re.compile(
+    r"^(?:maisi_requests_running|nv_inference_pending_request_count){[^}]*} (\S+)$", re.MULTILINE
+)
+_PROGRESS = re.compile(r"^maisi_progress_timestamp_seconds{[^}]*} (\S+)$", re.MULTILINE)
+PROBE = "probe"  # the id of our own requests, which the models do not count
+_http = build_opener(ProxyHandler({}))  # whatever proxy the environment names: this is ourselves
+
+
+class Refused(Exception):
+    """Triton refused, or does not answer; the message is its sentence."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +49,25 @@ class Address:
     grpc: int
     http: int
     metrics: int
+    status: int
+
+    @property
+    def near(self) -> str:
+        """The host as this computer reaches it."""
+        return "127.0.0.1" if self.host == "0.0.0.0" else self.host
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """All ports, in order."""
+        return self.grpc, self.http, self.metrics, self.status
 
     def fixed(self) -> Address:
         """Put a free port in the place of every 0; raises OSError if `host` cannot be had."""
-        sockets = [socket.socket() for port in (self.grpc, self.http, self.metrics) if not port]
+        sockets = [socket.socket() for port in self.ports if not port]
         for each in sockets:
             each.bind((self.host, 0))
         free = iter([each.getsockname()[1] for each in sockets])
-        ports = [port or next(free) for port in (self.grpc, self.http, self.metrics)]
+        ports = [port or next(free) for port in self.ports]
         for each in sockets:
             each.close()
         return Address(self.host, *ports)
@@ -47,7 +75,7 @@ class Address:
     def taken(self) -> list[int]:
         """List the ports that somebody else listens on."""
         busy = []
-        for port in (self.grpc, self.http, self.metrics):
+        for port in self.ports:
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
@@ -57,89 +85,123 @@ class Address:
         return busy
 
 
-class Triton:
-    """A running tritonserver and the control connection to it.
+@dataclass(frozen=True)
+class Tls:
+    """PEM files: the server's certificate and key and, for mTLS, who signs those of clients."""
 
-    Only the holder of a random secret may load and unload models: whoever can load a model can
-    also run code in the server.
+    certificate: Path
+    key: Path
+    clients: Path | None
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What tritonserver is started with; `version` of the models, none: the newest."""
+
+    home: Path
+    backends: Path
+    repository: Path
+    models: list[str]
+    address: Address
+    key: str
+    tls: Tls | None = None
+    version: int | None = None
+
+
+class Triton:
+    """A running tritonserver and the control connection to it, HTTP on this computer.
+
+    Only who has the key may do what `CLOSED` names.
     """
 
-    def __init__(
-        self,
-        triton: Path,
-        backends: Path,
-        repository: Path,
-        models: list[str],
-        address: Address,
-        shared_memory: tuple[str, int],
-    ) -> None:
-        """Start it; returns at once. `shared_memory` is the claimed prefix and its lock."""
+    def __init__(self, launch: Launch, shared_memory: tuple[str, int], state: Mapping[str, str]):
+        """Start it; returns at once. `shared_memory` is the claimed prefix and its lock.
+
+        `state`: variables of the environment that the models read.
+        """
         prefix, lock = shared_memory
-        secret = secrets.token_hex(16)
-        command = [
-            str(triton / "bin" / "tritonserver"),
-            f"--model-repository={repository}",
-            f"--backend-directory={backends}",
-            "--disable-auto-complete-config",
-            "--model-control-mode=explicit",
-            *(f"--load-model={name}" for name in models),
-            f"--grpc-address={address.host}",
-            f"--http-address={address.host}",
-            f"--metrics-address={address.host}",
-            f"--grpc-port={address.grpc}",
-            f"--http-port={address.http}",
-            f"--metrics-port={address.metrics}",
-            f"--grpc-restricted-protocol=model-repository:{KEY}={secret}",
-            f"--http-restricted-api=model-repository:{KEY}={secret}",
-            "--allow-gpu-metrics=false",
-            f"--backend-config=python,shm-region-prefix-name={prefix}",
-        ]
         self.process = subprocess.Popen(
-            command,
+            [*command(launch), f"--backend-config=python,shm-region-prefix-name={prefix}"],
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr,
             stderr=sys.stderr,
-            env=environment(),
+            env={**environment(), **state},
             pass_fds=[lock],
             start_new_session=True,  # Ctrl-C is for us, not for the models at work
             preexec_fn=end_with_parent,
         )
-        host = "127.0.0.1" if address.host == "0.0.0.0" else address.host
-        self.client = grpc.InferenceServerClient(f"{host}:{address.grpc}")
-        self.headers = {f"triton-grpc-protocol-{KEY}": secret}
+        host = launch.address.near
+        self._url = f"http://{host}:{launch.address.http}/v2/"
+        self._metrics = f"http://{host}:{launch.address.metrics}/metrics"
+        self._key = launch.key
+
+    def _ask(self, url: str, body: Any = None, timeout: float = 10) -> bytes:
+        request = Request(url, None if body is None else json.dumps(body).encode())
+        request.add_header(KEY, self._key)
+        try:
+            with _http.open(request, timeout=timeout) as answer:
+                found: bytes = answer.read()
+        except HTTPError as error:
+            text = error.read().decode(errors="replace")
+            with suppress(ValueError, KeyError, TypeError):
+                text = json.loads(text)["error"]
+            raise Refused(text or f"HTTP status {error.code}") from None
+        except OSError as error:
+            raise Refused(f"no answer: {error}") from None
+        return found
 
     def ready(self) -> bool:
         """Tell whether the server says that it is ready; it may not answer at all yet."""
         try:
-            return bool(self.client.is_server_ready(client_timeout=5))
-        except grpc.InferenceServerException:
+            self._ask(f"{self._url}health/ready", timeout=5)
+        except Refused:
             return False
+        return True
 
     def states(self) -> dict[str, str]:
         """Give every model's state: READY, UNLOADING, UNAVAILABLE, LOADING."""
-        index = self.client.get_model_repository_index(self.headers, client_timeout=10)
-        return {model.name: model.state for model in index.models}
+        index = json.loads(self._ask(f"{self._url}repository/index", {}))
+        return {model["name"]: model.get("state", "") for model in index}
 
-    def config(self, model: str) -> Any:
-        """Give a loaded model's configuration as Triton holds it (a protobuf message)."""
-        return self.client.get_model_config(model, client_timeout=10).config
+    def config(self, model: str) -> dict[str, Any]:
+        """Give a loaded model's configuration as Triton holds it."""
+        found: dict[str, Any] = json.loads(self._ask(f"{self._url}models/{model}/config"))
+        return found
 
-    def load(self, model: str) -> None:
-        """Load a model and the ensembles that wait for it."""
-        self.client.load_model(model, self.headers, client_timeout=300)
+    def load(self, model: str, config: Mapping[str, Any] | None = None) -> None:
+        """Load a model and the ensembles that wait for it.
+
+        With its configuration it is loaded though it is loaded already: new requests go to the new
+        one, the old one finishes what it has and goes.
+        """
+        body = {} if config is None else {"parameters": {"config": json.dumps(config)}}
+        self._ask(f"{self._url}repository/models/{model}/load", body, 300)
 
     def unload(self, model: str) -> None:
         """Close a model to new requests; those that are running finish."""
-        self.client.unload_model(model, self.headers, client_timeout=30)
+        self._ask(f"{self._url}repository/models/{model}/unload", {}, 30)
 
-    def probe(self, model: str, size: list[int]) -> None:
-        """Make the variant's smallest volume, in one step; raises what the client raises."""
-        inputs = []
-        for name, values, kind in (("size", size, np.int32), ("steps", [1], np.int32)):
-            tensor = grpc.InferInput(name, [len(values)], "INT32")
-            tensor.set_data_from_numpy(np.array(values, kind))
-            inputs.append(tensor)
-        self.client.infer(model, inputs, client_timeout=300)
+    def probe(self, model: str, size: Sequence[int], seconds: float) -> None:
+        """Make the variant's smallest volume, in one step; raises Refused."""
+        inputs = [
+            {"name": name, "shape": [len(data)], "datatype": "INT32", "data": list(data)}
+            for name, data in (("size", size), ("steps", [1]))
+        ]
+        binary = {"binary_data_output": True}  # nobody reads the volume, so it need not be text
+        body = {"id": PROBE, "inputs": inputs, "parameters": binary}
+        self._ask(f"{self._url}models/{model}/infer", body, seconds)
+
+    def metrics(self) -> str:
+        """Give the metrics of Triton and of our models, as Prometheus reads them."""
+        return self._ask(self._metrics).decode()
+
+    def busy(self) -> float:
+        """Count the requests that run or wait."""
+        return sum(map(float, _BUSY.findall(self.metrics())))
+
+    def progress(self) -> float:
+        """Tell when a model last got on with its work, in seconds since the epoch."""
+        return max(map(float, _PROGRESS.findall(self.metrics())), default=0.0)
 
     def stubs(self) -> dict[int, str]:
         """Map the process id of every living Python backend process to its model."""
@@ -158,8 +220,8 @@ class Triton:
 
     def work(self) -> float:
         """Measure what the models have done so far: answers plus seconds of processor time."""
-        statistics = self.client.get_inference_statistics(client_timeout=10).model_stats
-        total = float(sum(model.inference_count for model in statistics))
+        statistics = json.loads(self._ask(f"{self._url}models/stats"))["model_stats"]
+        total = float(sum(int(model["inference_count"]) for model in statistics))
         for pid in self.stubs():
             with suppress(psutil.Error):
                 times = psutil.Process(pid).cpu_times()
@@ -176,7 +238,40 @@ class Triton:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-            self.client.close()
+
+
+def command(launch: Launch) -> list[str]:
+    """Give the command line of tritonserver."""
+    address, tls = launch.address, launch.tls
+    closed = ",".join(CLOSED_WITH_TLS if tls else CLOSED)
+    words = [
+        str(launch.home / "bin" / "tritonserver"),
+        f"--model-repository={launch.repository}",
+        f"--backend-directory={launch.backends}",
+        "--disable-auto-complete-config",
+        "--model-control-mode=explicit",
+        *(f"--load-model={name}" for name in launch.models),
+        f"--grpc-address={address.host}",
+        f"--http-address={address.host}",
+        f"--metrics-address={address.host}",
+        f"--grpc-port={address.grpc}",
+        f"--http-port={address.http}",
+        f"--metrics-port={address.metrics}",
+        f"--grpc-restricted-protocol={','.join(CLOSED)}:{KEY}={launch.key}",
+        f"--http-restricted-api={closed}:{KEY}={launch.key}",
+        "--allow-gpu-metrics=false",
+    ]
+    if launch.version is not None:
+        words.append(f"--model-config-name={launch.version}")
+    if tls is not None:
+        words += [
+            "--grpc-use-ssl=true",
+            f"--grpc-server-cert={tls.certificate}",
+            f"--grpc-server-key={tls.key}",
+        ]
+    if tls is not None and tls.clients is not None:
+        words += ["--grpc-use-ssl-mutual=true", f"--grpc-root-cert={tls.clients}"]
+    return words
 
 
 def children(pid: int) -> list[psutil.Process]:
@@ -203,9 +298,10 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
-def variant_of(config: Any) -> dict[str, Any] | None:
+def variant_of(config: Mapping[str, Any]) -> dict[str, Any] | None:
     """Read the `variant` parameter of a model's configuration; None if it has none."""
-    if "variant" not in config.parameters:
+    parameter = config.get("parameters", {}).get("variant")
+    if parameter is None:
         return None
-    variant: dict[str, Any] = json.loads(config.parameters["variant"].string_value)
+    variant: dict[str, Any] = json.loads(parameter["string_value"])
     return variant

@@ -25,7 +25,7 @@ class Server:
 
     def __init__(self, folder: Path, repository: Path, *args: str, ready: bool = True):
         self.log_file = folder / "server.log"
-        ports = ["--grpc-port=0", "--http-port=0", "--metrics-port=0"]
+        ports = [f"--{name}-port=0" for name in ("grpc", "http", "metrics", "status")]
         command = [sys.executable, "-m", "server", f"--repository={repository}", *ports, *args]
         with self.log_file.open("w") as log:
             self.process = subprocess.Popen(
@@ -39,11 +39,13 @@ class Server:
     def wait_ready(self) -> None:
         self.line = self.process.stdout.readline()
         found = re.fullmatch(
-            r"ready: grpc=(\S+) http=(\S+) metrics=(\S+) variants=(\S*)\n", self.line
+            r"ready: grpc=(\S+) http=(\S+) metrics=(\S+) status=(\S+) variants=(\S*)\n",
+            self.line,
         )
         assert found, f"no ready line but {self.line!r}; log:\n{self.log[-4000:]}"
         self.grpc, self.http, self.metrics = found[1], found[2], found[3]
-        self.variants = found[4].split(",") if found[4] else []
+        self.status = found[4]
+        self.variants = found[5].split(",") if found[5] else []
 
     @property
     def log(self) -> str:

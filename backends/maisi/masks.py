@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import anatomy, envelope, schedule, vocabulary
+from . import anatomy, envelope, schedule, stopping, vocabulary
 from .augmentation import augment
 from .conditioning import mask_noise, organs_of_lesions
 from .inputs import Array, Inputs, InvalidRequest, Variant
@@ -66,6 +66,7 @@ def generate(
     latent: Any = next(noise := mask_noise(plan, shape))
     sizes = np.array([plan.anatomy], np.float32)
     for done, step in enumerate(steps, start=1):
+        stopping.go_on(plan.seed)
         inputs = {
             "latent": latent,
             "z": next(noise) if step.fresh else latent,

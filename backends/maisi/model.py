@@ -7,6 +7,7 @@ ensemble of the other three, and tells how far it is on the way.
 
 import json
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,16 @@ if not __package__:  # Triton loads this file by itself; the folder of all backe
     sys.path.append(str(Path(__file__).parents[2]))
     __package__ = "backends.maisi"
 
+from . import stopping
 from .forecast import Pace
 from .inputs import InvalidRequest, Variant
+from .metrics import Metrics
 from .rooms import ROOMS, Tensors, as_text, walk
+from .stopping import Stopping
 
 _READ = ("vae_decoder", "vae_encoder", "mask_decoder")
+_PROBE = "probe"  # the id of the supervisor's own requests, which count as nobody's
+_FLOWS = ("flow", "flow_masked", "mask_flow")
 
 
 class Cancelled(Exception):
@@ -54,14 +60,19 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(
                 f"{args['model_name']}: parameters `role` and `variant` (JSON) are needed"
             ) from error
-        self.pace = Pace()
         if self.role not in (*ROOMS, "stream"):
             raise pb_utils.TritonModelException(
                 f"{args['model_name']}: role {self.role!r} is not one of {', '.join(ROOMS)}, stream"
             )
+        self.pace = Pace()
+        self.metrics = Metrics(self.variant["name"], args["model_name"])
+        self.started = time.time()
 
     def execute(self, requests: Sequence[Any]) -> list[Any] | None:
-        """Answer each request; a stream answers through its own sender."""
+        """Answer each request; a stream answers through its own sender.
+
+        It returns when they are answered: of a process that dies after that nobody would hear.
+        """
         if self.role == "stream":
             for request in requests:
                 self._stream(request)
@@ -70,7 +81,12 @@ class TritonPythonModel:
 
     def _answer(self, request: Any) -> Any:
         try:
-            outputs = ROOMS[self.role](self.variant, _inputs(request), self._engine)
+            if self.role == "condition":
+                stopping.admit()
+            with self.metrics.running():
+                outputs = ROOMS[self.role](self.variant, _inputs(request), self._engine)
+            if self.role == "decoder" and request.request_id() != _PROBE:
+                self._made(outputs)
             return pb_utils.InferenceResponse([_tensor(*item) for item in outputs.items()])
         except Exception as error:
             return pb_utils.InferenceResponse(error=self._error(error))
@@ -81,6 +97,9 @@ class TritonPythonModel:
         def send(stage: str, progress: float, **outputs: Any) -> None:
             if request.is_cancelled():
                 raise Cancelled
+            self.metrics.progress()
+            if "report" in outputs:
+                self._made(outputs)
             outputs = {
                 "stage": as_text(stage),
                 "progress": np.array([progress], np.float32),
@@ -88,7 +107,9 @@ class TritonPythonModel:
             sender.send(pb_utils.InferenceResponse([_tensor(*item) for item in outputs.items()]))
 
         try:
-            walk(self.variant, _inputs(request), self._engine, send, self.pace)
+            stopping.admit(self.started)
+            with self.metrics.running():
+                walk(self.variant, _inputs(request), self._engine, send, self.pace)
         except Exception as error:
             # In one message: a lone end after an error can crash Triton 2.51 (triton_grpc_error).
             sender.send(
@@ -98,12 +119,20 @@ class TritonPythonModel:
         else:
             sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
+    def _made(self, outputs: Mapping[str, Any]) -> None:
+        """Count what was made; an answer without an image made none."""
+        self.metrics.ended("done")
+        if "image" in outputs:
+            self.metrics.volume(json.loads(outputs["report"][0]))
+
     def _engine(self, model: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
         """Call a model of this variant within the server.
 
         What it gives stays where it is, on a GPU perhaps, for the next model; but for what is read
         here, `_READ`.
         """
+        if model in _FLOWS:
+            self.metrics.step()
         place = (
             {"preferred_memory": pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)}
             if model in _READ
@@ -124,16 +153,26 @@ class TritonPythonModel:
         return [pb_utils.get_output_tensor_by_name(response, name) for name in outputs]
 
     def _error(self, error: Exception) -> Any:
+        outcome, code, sentence = self._outcome(error)
+        self.metrics.ended(outcome)
+        return pb_utils.TritonError(sentence, code)
+
+    def _outcome(self, error: Exception) -> tuple[str, int, str]:
+        """Return what to count an error as, Triton's code for it and the sentence."""
+        codes = pb_utils.TritonError
         if isinstance(error, InvalidRequest):
-            return pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+            return "invalid", codes.INVALID_ARG, str(error)
         if isinstance(error, Cancelled):
-            return pb_utils.TritonError("the caller cancelled", pb_utils.TritonError.CANCELLED)
+            return "cancelled", codes.CANCELLED, "the caller cancelled"
+        if isinstance(error, Stopping):
+            return "unavailable", codes.UNAVAILABLE, str(error)
         if isinstance(error, EngineFailed):
-            return pb_utils.TritonError(str(error), error.code)
+            return "failed", error.code, str(error)
         pb_utils.Logger.log_error(f"{self.role}: {type(error).__name__}: {error}")
-        return pb_utils.TritonError(
+        return (
+            "failed",
+            codes.INTERNAL,
             f"{self.role}: failed with {type(error).__name__}; the server's log says more",
-            pb_utils.TritonError.INTERNAL,
         )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from . import conditioning, schedule
+from . import conditioning, schedule, stopping
 from .inputs import Variant
 from .request import Plan
 
@@ -43,6 +43,7 @@ def sample(
     `embedding`. `after` hears of every call (calls done, calls in all) and stops the loop by
     raising. `first_row` gives the conditional row of a named condition where those are no arrays:
     outside of the plan's guidance interval the network sees that row alone, at half the cost.
+    Raises Stopping when the server's time is over.
     """
     model = "flow_masked" if plan.masked else "flow"
     guidance = np.array([plan.guidance], np.float32)
@@ -56,6 +57,7 @@ def sample(
     fresh = conditioning.fresh_noise(variant, plan, attempt)
     latent = velocity = noise
     for done, (step, both) in enumerate(zip(steps, guided, strict=True), start=1):
+        stopping.go_on(plan.seed)
         inputs = {
             **(conditions if both else alone),
             "guidance": guidance,

@@ -61,7 +61,7 @@ def test_weights_and_models_that_are_missing_are_made(
     status, out, _ = run(capsys, *words, "--contenders=engines", f"--work={tmp_path / 'work'}")
     told = json.loads(out.splitlines()[-1])
     assert status == 0 and told["variant"] == "small" and told["random_weights"]
-    assert (tmp_path / "work" / "small" / "models-onnx" / "small" / "manifest.json").is_file()
+    assert (tmp_path / "work" / "small" / "models-onnx" / "small" / "1" / "manifest.json").is_file()
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,12 @@
 """Builds: what is kept, what is refused, and that a failure leaves the repository as it was."""
 
 import dataclasses
+import fcntl
 import json
+import shutil
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +27,7 @@ def files(folder: Path) -> dict[str, str]:
 
 def test_the_manifest_has_the_digest_of_every_file(tiny_repository: Path) -> None:
     models = tiny_repository / "models"
-    manifest = json.loads((models / "tiny" / "manifest.json").read_text())
+    manifest = json.loads((models / "tiny" / "1" / "manifest.json").read_text())
     assert set(manifest["graphs"]) == set(build.NEEDS) - {"mask_flow", "mask_decoder"}
     for name, graph in manifest["graphs"].items():
         assert graph["relative_error"] < 1e-5
@@ -40,7 +44,39 @@ def test_a_second_build_exports_nothing(tiny_repository: Path) -> None:
     build.build(job(tiny_repository), said.append)
     assert len([line for line in said if "kept from an earlier build" in line]) == 5
     assert not any("relative error" in line for line in said)
+    assert said[-1] == f"tiny: {tiny_repository / 'models'} has it already"
     assert files(tiny_repository / "models") == before
+
+
+def test_what_differs_in_its_configuration_or_lacks_a_file_is_written_again(
+    tmp_path: Path, tiny_repository: Path
+) -> None:
+    def again(**changes: Any) -> str:
+        said: list[str] = []
+        build.build(dataclasses.replace(here, **changes), said.append)
+        return said[-1]
+
+    models = tmp_path / "models"
+    shutil.copytree(tiny_repository / "models", models)
+    here = dataclasses.replace(job(tiny_repository), repository=models)
+    assert again().endswith("has it already")
+    smaller = build.limit(tiny(), (64, 64, 64))
+    assert again(variant=smaller) == f"tiny: written to {models}"
+    assert again(variant=smaller).endswith("has it already")
+    (models / "tiny.flow" / "1" / "model.onnx").unlink()
+    assert again(variant=smaller) == f"tiny: written to {models}"
+
+
+def test_builds_with_one_cache_wait_for_each_other(tiny_repository: Path) -> None:
+    said: list[str] = []
+    with (tiny_repository / "cache" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        other = threading.Thread(target=build.build, args=(job(tiny_repository), said.append))
+        other.start()
+        other.join(1)
+        assert other.is_alive() and not said
+    other.join(60)
+    assert said[-1].endswith("has it already")
 
 
 def test_a_graph_is_known_by_its_weights_its_networks_and_the_precision() -> None:

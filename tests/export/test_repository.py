@@ -242,6 +242,43 @@ def test_writing_again_replaces_whole_models_and_removes_those_no_longer_there(
     assert names == {*models, "other", "tiny-ddpm.notes", "tiny-ddpm-2.mask_flow"}
 
 
+def test_versions_lie_beside_each_other_each_with_its_configuration(tmp_path: Path) -> None:
+    target = tmp_path / "models"
+    for version, digest in ((1, "old"), (3, "new"), (2, "between")):
+        given = files(tiny(), tmp_path / digest, "model.onnx")
+        given["flow"][0].write_text(digest)
+        repository.write(
+            target, tiny(), {"autoencoder": digest}, given, "onnx", "fp32", version=version
+        )
+    flow = target / "tiny.flow"
+    held = {path.parent.name: path.read_text() for path in flow.glob("*/model.onnx")}
+    assert held == {"1": "old", "2": "between", "3": "new"}
+    for folder in target.iterdir():
+        for version, digest in ((1, "old"), (2, "between"), (3, "new")):
+            text = (folder / "configs" / f"{version}.pbtxt").read_text()
+            pinned = text_format.Parse(text, pb.ModelConfig())
+            assert list(pinned.version_policy.specific.versions) == [version]
+            if "variant" in pinned.parameters:
+                published = json.loads(pinned.parameters["variant"].string_value)
+                assert published["weights"] == {"autoencoder": digest}
+    newest = json.loads(config(target / "tiny").parameters["variant"].string_value)
+    assert newest["weights"] == {"autoencoder": "new"}
+    assert not config(target / "tiny").HasField("version_policy")
+
+
+def test_versions_have_the_same_models(tmp_path: Path) -> None:
+    target, whole = tmp_path / "models", official("tiny-ddpm")
+    given = files(whole, tmp_path / "made", "model.onnx")
+    repository.write(target, whole, {}, given, "onnx", "fp32")
+    smaller = official("tiny-ddpm")
+    for role in ("mask_autoencoder", "mask_diffusion"):
+        del smaller.networks[role]
+    new = files(smaller, tmp_path / "newer", "model.onnx")
+    with pytest.raises(ValueError, match="version: 2 of tiny-ddpm has other models than"):
+        repository.write(target, smaller, {}, new, "onnx", "fp32", version=2)
+    assert not list(target.glob("*/2"))
+
+
 def test_an_engine_without_a_file_leaves_the_repository_as_it_was(tmp_path: Path) -> None:
     target = tmp_path / "models"
     given = files(tiny(), tmp_path / "made", "model.onnx")

@@ -1,7 +1,10 @@
 """The official networks at full size, random weights, through the embedded server."""
 
+import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,27 +12,76 @@ import tritonclient.grpc as triton
 
 from export import build, random_weights, variant
 from export.build import Job
+from export.variant import Variant
 from tests.conftest import Server
-from tests.parity.conftest import Caller
+from tests.parity import test_masks
+from tests.parity.conftest import Array, Caller
+from tests.parity.test_parity import compare
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
+SIDE = 128
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", ["rflow-ct", "rflow-mr-brain"])
+def serve(chosen: Variant, folder: Path, start: Callable[..., Server]) -> Caller:
+    """Serve `chosen` with random weights, which are kept in `folder`."""
+    random_weights.write(chosen, folder)
+    build.build(Job(chosen, folder, folder / "models", folder / "cache"))
+    server = start(folder / "models")
+    return Caller(triton.InferenceServerClient(server.grpc), chosen.name)
+
+
 def test_a_volume_of_128_cubed_is_answered(
-    name: str, tmp_path: Path, start_server: Callable[..., Server]
+    tmp_path: Path, start_server: Callable[..., Server]
 ) -> None:
-    chosen = variant.load(name)
-    random_weights.write(chosen, tmp_path / "weights")
-    build.build(Job(chosen, tmp_path / "weights", tmp_path / "models", tmp_path / "cache"))
-    given = {"size": np.array([128, 128, 128], np.int32)}
-    if "controlnet" in chosen.networks:
-        mask = np.zeros((128, 128, 128), np.uint8)
-        mask[32:96, 32:96, 32:96] = 1
-        given = {"mask": mask}
-    server = start_server(tmp_path / "models")
-    caller = Caller(triton.InferenceServerClient(server.grpc), name)
-    image, report = caller.volume(**given, steps=np.array([2], np.int32))
-    assert image.shape == (128, 128, 128)
+    caller = serve(variant.load("rflow-mr-brain"), tmp_path, start_server)
+    size = np.array([SIDE, SIDE, SIDE], np.int32)
+    image, report = caller.volume(size=size, steps=np.array([2], np.int32))
+    assert image.shape == (SIDE, SIDE, SIDE)
     assert np.unique(image).size > 10
-    assert report["size"] == [128, 128, 128] and report["variant"] == name
+    assert report["size"] == [SIDE, SIDE, SIDE] and report["variant"] == "rflow-mr-brain"
+
+
+@pytest.fixture(scope="module")
+def chosen() -> Variant:
+    """Return rflow-ct whose masks take 3 steps of 1000, and half their size along each axis."""
+    ct = variant.load("rflow-ct")
+    masks = {**ct.serving["mask_generation"], "size": [SIDE, SIDE, SIDE], "steps": 3}
+    return dataclasses.replace(ct, serving={**ct.serving, "mask_generation": masks})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ct")
+
+
+@pytest.fixture(scope="module")
+def ct(chosen: Variant, folder: Path, module_server: Callable[..., Server]) -> Caller:
+    return serve(chosen, folder, module_server)
+
+
+@pytest.mark.parametrize("strength", [None, 0.5], ids=["from a mask", "image to image"])
+def test_volumes_are_what_monai_makes(
+    strength: float | None, chosen: Variant, folder: Path, ct: Caller, mask: Callable[..., Array]
+) -> None:
+    def make(*shape: int) -> Array:
+        return mask(*shape, ids=(0, 1, 5, 28, 30, 93, 200))
+
+    case = ((SIDE, SIDE, SIDE), 0.0, True)
+    compare(chosen, folder, ct, case, make, "ct", strength=strength)
+
+
+def test_a_pair_of_an_anatomy_is_what_monai_and_upstream_make(
+    chosen: Variant, folder: Path, ct: Caller
+) -> None:
+    asked: dict[str, Any] = test_masks.ASKED | {"size": np.array([SIDE, SIDE, SIDE], np.int32)}
+    answer = ct.ask(**asked)
+    found, report = answer["used_mask"], json.loads(answer["report"][0])
+    truth = test_masks.mask_of_monai(chosen, folder, (SIDE, SIDE, SIDE))
+    assert (found == truth).mean() > 0.999  # a class may win by a rounding
+    assert len(np.unique(found)) > 5
+    assert report["anatomy"]["liver"] == pytest.approx(0.8)
+    # The image is the one that this mask alone gives, which is compared above.
+    given = {key: value for key, value in asked.items() if key not in ("anatomy", "size")}
+    image, _ = ct.volume(**given, mask=found)
+    assert image.tobytes() == answer["image"].tobytes()

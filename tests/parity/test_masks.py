@@ -14,6 +14,7 @@ from monai.data import MetaTensor
 
 from backends.maisi.postprocess import postprocess
 from export import networks, reference
+from export.variant import Variant
 from tests.conftest import Server
 from tests.export.repository_of_tiny import official
 from tests.parity.conftest import Array, Caller, stream
@@ -33,10 +34,10 @@ def ddpm(official_callers: dict[str, Caller]) -> Caller:
     return official_callers["tiny-ddpm"]
 
 
-def test_it_is_what_monai_and_upstream_make(ddpm: Caller, official_repository: Path) -> None:
-    chosen = official("tiny-ddpm")
+def mask_of_monai(chosen: Variant, checkpoints: Path, size: tuple[int, int, int] = SIZE) -> Array:
+    """Return the mask of `ASKED`, at `size`, by MONAI's networks, scheduler and resampling."""
     how = chosen.serving["mask_generation"]
-    loaded = networks.load(chosen, official_repository)
+    loaded = networks.load(chosen, checkpoints)
     shape = (1, 4, *(side // 4 for side in how["size"]))
     sizes = [0.5, 0.8, 0.5, 0.5, 0.5, 0.4, -1, -1, -1, -1]
     noise = reference.mask_noise(SEED, shape)
@@ -46,9 +47,13 @@ def test_it_is_what_monai_and_upstream_make(ddpm: Caller, official_repository: P
     held = MetaTensor(
         torch.from_numpy(made)[None], affine=torch.diag(torch.tensor([1.5] * 3 + [1]))
     )
-    fit = monai.transforms.ResizeWithPadOrCrop(spatial_size=SIZE)
-    truth = fit(monai.transforms.Spacing(pixdim=SPACING, mode="nearest")(held))[0].numpy()
+    fit = monai.transforms.ResizeWithPadOrCrop(spatial_size=size)
+    fitted: Array = fit(monai.transforms.Spacing(pixdim=SPACING, mode="nearest")(held))[0].numpy()
+    return fitted
 
+
+def test_it_is_what_monai_and_upstream_make(ddpm: Caller, official_repository: Path) -> None:
+    truth = mask_of_monai(official("tiny-ddpm"), official_repository)
     answer = ddpm.ask(**ASKED)
     found, report = answer["used_mask"], json.loads(answer["report"][0])
     assert found.shape == answer["image"].shape == SIZE

@@ -102,8 +102,14 @@ def test_sigterm_with_requests_in_flight(start_server):
     server.process.send_signal(signal.SIGTERM)
     time.sleep(1)
     assert not unary.done()  # so it was in flight
-    with pytest.raises(grpc.InferenceServerException, match="NOT_FOUND"):
+    started = time.monotonic()
+    with pytest.raises(grpc.InferenceServerException, match="server is stopping") as refused:
         volume(server)
+    assert refused.value.status() == "StatusCode.UNAVAILABLE"
+    late, other = stream(server)
+    assert "the server is stopping" in str(late.get(timeout=5))
+    other.close()
+    assert time.monotonic() - started < 2  # at once, and not when the running ones are done
     image, report = unary.result(120)
     assert image.shape == (40, 33, 35)
     assert report["steps"] == 40
@@ -147,3 +153,71 @@ def test_killed_stream_mid_request(start_server, eventually):
         if message.as_numpy("image") is not None:
             break
     client.close()
+
+
+def test_what_is_not_done_in_time_is_told_how_to_go_on_elsewhere(start_server):
+    server = start_server(None, "--drain-seconds=1")
+    unary = later(volume, server, steps=900, masked=True)
+    until_sampling(server)
+    messages, client = stream(server, steps=900, seed=6)
+    messages.get(timeout=30)
+    server.process.send_signal(signal.SIGTERM)
+    with pytest.raises(grpc.InferenceServerException, match="seed 5 makes the same") as handed_on:
+        unary.result(20)
+    assert handed_on.value.status() == "StatusCode.UNAVAILABLE"
+    for message in iter(lambda: messages.get(timeout=20), None):
+        if isinstance(message, Exception):
+            break
+    assert "the server stopped before this volume was done" in str(message)
+    assert "seed 6 makes the same volume" in str(message)
+    client.close()
+    assert server.process.wait(30) == 0
+
+
+def test_requests_that_were_taken_are_answered_though_they_wait(start_server):
+    server = start_server()
+    waiting = [stream(server, steps=steps) for steps in (20, 1, 1)]
+    waiting[0][0].get(timeout=30)
+    time.sleep(0.5)
+    server.process.send_signal(signal.SIGTERM)
+    for messages, client in waiting:
+        for message in iter(lambda: messages.get(timeout=60), None):  # noqa: B023
+            assert not isinstance(message, Exception), message
+            if message.as_numpy("image") is not None:
+                break
+        client.close()
+    assert server.process.wait(60) == 0
+
+
+def test_more_than_may_wait_are_refused_at_once(start_server):
+    server = start_server(None, "--max-waiting=1")
+    first, client = stream(server, steps=60, masked=True)
+    first.get(timeout=30)
+    second, another = stream(server)
+    time.sleep(0.2)
+    started = time.monotonic()
+    third, last = stream(server)
+    assert "Exceeds maximum queue size" in str(third.get(timeout=5))
+    assert time.monotonic() - started < 1
+    for messages in (first, second):
+        for message in iter(lambda: messages.get(timeout=60), None):  # noqa: B023
+            assert not isinstance(message, Exception), message
+            if message.as_numpy("image") is not None:
+                break
+    for each in (client, another, last):
+        each.close()
+
+
+def test_tighter_limits_hold_and_are_published(start_server):
+    server = start_server(None, "--max-voxels=46200", "--max-waiting=3")
+    image, _ = volume(server)  # 40 x 33 x 35 voxels
+    assert image.size == 46200
+    size = grpc.InferInput("size", [3], "INT32")
+    size.set_data_from_numpy(np.array([40, 33, 36], np.int32))
+    with grpc.InferenceServerClient(server.grpc) as client:
+        with pytest.raises(grpc.InferenceServerException, match=r"size: .*46200"):
+            client.infer("mini", [size])
+        config = client.get_model_config("mini").config
+    published = json.loads(config.parameters["variant"].string_value)
+    assert published["size"]["max_voxels"] == 46200
+    assert published["limits"]["waiting"] == [0, 3]

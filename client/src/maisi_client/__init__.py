@@ -18,6 +18,7 @@ from ._errors import (
 )
 from ._library import Candidate, find_masks
 from ._preview import preview
+from ._tls import Tls
 from ._variant import Variant
 from ._volume import Progress, Volume
 
@@ -31,6 +32,7 @@ __all__ = [
     "ServerError",
     "ServerUnavailable",
     "Timeout",
+    "Tls",
     "Variant",
     "Volume",
     "find_masks",

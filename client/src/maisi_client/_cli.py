@@ -42,6 +42,9 @@ def _parser() -> argparse.ArgumentParser:
 
     server = argparse.ArgumentParser(add_help=False)
     server.add_argument("--url", help=f"host:port of gRPC [$MAISI_URL, else {DEFAULT_URL}]")
+    server.add_argument("--ca", metavar="PEM", help="TLS: who signed the server [$MAISI_CA]")
+    server.add_argument("--certificate", metavar="PEM", help="mTLS: ours [$MAISI_CERTIFICATE]")
+    server.add_argument("--key", metavar="PEM", help="mTLS: its key [$MAISI_KEY]")
     server.add_argument("--timeout", type=float, default=3600, help="seconds in all [%(default)s]")
     machine = argparse.ArgumentParser(add_help=False)
     machine.add_argument("--json", action="store_true", help="JSON on stdout, errors too")

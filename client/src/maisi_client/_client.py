@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ._connection import Connection
 from ._errors import InvalidRequest, ServerError
 from ._request import Picture, Request, place, place_mask, prepare
+from ._tls import Tls
 from ._variant import Variant
 from ._volume import Progress, Volume
 
@@ -26,16 +27,19 @@ class Client:
     """A MAISI Triton server, reached by gRPC.
 
     `url` is `host:port`; by default the environment variable `MAISI_URL`, else `localhost:8001`.
-    `timeout` bounds a whole request in seconds, waiting and retries included; `idle_timeout` bounds
-    the silence between two signs of progress once the server has begun. A server that cannot be
-    reached or has no room is tried `retries` more times, ever more seldom; a request that has begun
-    is never sent again. Threads may share a client.
+    `tls` encrypts; by default the files that `MAISI_CA`, `MAISI_CERTIFICATE` and `MAISI_KEY` name,
+    else nothing. `timeout` bounds a whole request in seconds, waiting and retries included;
+    `idle_timeout` bounds the silence between two signs of progress once the server has begun.
+    A request that finds no server or no room, or that a server leaves unfinished as it stops or
+    dies, is sent again, `retries` more times, ever more seldom: the seed makes the same volume.
+    Threads may share a client.
     """
 
     def __init__(
         self,
         url: str | None = None,
         *,
+        tls: Tls | None = None,
         timeout: float = 3600.0,
         idle_timeout: float = 300.0,
         retries: int = 3,
@@ -45,7 +49,7 @@ class Client:
             raise InvalidRequest(
                 f"the url is '{self.url}'; allowed is host:port of the gRPC service"
             )
-        self._server = Connection(self.url, timeout, idle_timeout, retries)
+        self._server = Connection(self.url, tls or Tls.of(), timeout, idle_timeout, retries)
 
     def __enter__(self) -> Client:
         return self

@@ -21,6 +21,7 @@ from ._files import atomic
 from ._library import find_masks
 from ._preview import preview as draw
 from ._preview import require_pillow
+from ._tls import Tls
 from ._variant import Variant
 from ._volume import report_path
 
@@ -32,7 +33,7 @@ def generate(args: argparse.Namespace) -> None:
     if args.preview:
         require_pillow()
     started = time.monotonic()
-    with Client(args.url, timeout=args.timeout) as client, Bar(sys.stderr) as bar:
+    with _client(args) as client, Bar(sys.stderr) as bar:
         volume = client.generate(
             args.mask,
             variant=args.variant,
@@ -74,7 +75,7 @@ def mask(args: argparse.Namespace) -> None:
     """Make or complete a mask and write it."""
     report_path(args.output)  # the name ends as it should
     _writable(args.output)
-    with Client(args.url, timeout=args.timeout) as client, Bar(sys.stderr) as bar:
+    with _client(args) as client, Bar(sys.stderr) as bar:
         made = client.mask(
             args.mask,
             variant=args.variant,
@@ -104,7 +105,7 @@ def _writable(*paths: str | None) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Tell what would be done."""
-    with Client(args.url, timeout=args.timeout) as client:
+    with _client(args) as client:
         told = client.check(
             args.mask,
             variant=args.variant,
@@ -167,7 +168,7 @@ def find(args: argparse.Namespace) -> None:
 
 def info(args: argparse.Namespace) -> None:
     """Tell what the server offers."""
-    with Client(args.url, timeout=args.timeout) as client:
+    with _client(args) as client:
         variants = client.info()
     if args.json:
         print(json.dumps({name: vars(variant) for name, variant in variants.items()}))
@@ -225,3 +226,7 @@ def preview(args: argparse.Namespace) -> None:
     draw(args.mask, list(zip(names, args.volumes, strict=True)), args.output)
     if args.json:
         print(json.dumps({"output": args.output}))
+
+
+def _client(args: argparse.Namespace) -> Client:
+    return Client(args.url, tls=Tls.of(args.ca, args.certificate, args.key), timeout=args.timeout)

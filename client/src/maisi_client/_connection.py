@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import random
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -13,6 +15,7 @@ from tritonclient.utils import InferenceServerException
 
 from . import _transport as transport
 from ._errors import InvalidRequest, ServerUnavailable
+from ._tls import Tls
 from ._variant import Variant, parse_variant
 
 _BACKOFF_SECONDS = 0.5
@@ -31,15 +34,19 @@ _NOT_EVERYWHERE = frozenset(  # inputs of some variants
 )
 _LOOKUP_SECONDS = 30.0  # for what a server answers without any work
 _T = TypeVar("_T")
+_log = logging.getLogger("maisi_client")
 
 
 class Connection:
     """A server at `url`, with the limits that `Client` explains."""
 
-    def __init__(self, url: str, timeout: float, idle_timeout: float, retries: int) -> None:
+    def __init__(
+        self, url: str, tls: Tls | None, timeout: float, idle_timeout: float, retries: int
+    ) -> None:
         self.url, self.timeout = url, timeout
         self.idle_timeout, self.retries = idle_timeout, retries
-        self._unary = transport.connect(url)
+        self._tls = tls
+        self._unary = transport.connect(url, tls)
 
     def close(self) -> None:
         """Close it."""
@@ -62,28 +69,37 @@ class Connection:
     def results(
         self, variant: str, inputs: Mapping[str, NDArray[Any]]
     ) -> Generator[Any, None, None]:
-        """Yield what the stream says, from the first message on that a server gives."""
-        deadline = time.monotonic() + self.timeout
+        """Yield what the stream says.
 
-        def begin() -> tuple[Generator[Any, None, None], Any]:
-            self._check_taken(variant, inputs)
-            results = transport.stream(
-                self.url,
-                f"{variant}.stream",
-                inputs,
-                deadline=deadline,
-                idle_timeout=self.idle_timeout,
-            )
+        What a server leaves unfinished, as it stops or dies, is sent again: then the stream says
+        the same from its beginning, as the inputs name a seed.
+        """
+        deadline = time.monotonic() + self.timeout
+        for tried in itertools.count():
             try:
-                return results, next(results, None)
+                yield from self._once(variant, inputs, deadline)
+                return
+            except ServerUnavailable as error:
+                if not self._pause(tried, deadline, error):
+                    raise
+
+    def _once(
+        self, variant: str, inputs: Mapping[str, NDArray[Any]], deadline: float
+    ) -> Generator[Any, None, None]:
+        self._check_taken(variant, inputs)
+        results = transport.stream(
+            self.url,
+            self._tls,
+            f"{variant}.stream",
+            inputs,
+            deadline=deadline,
+            idle_timeout=self.idle_timeout,
+        )
+        with closing(results):
+            try:
+                yield from results
             except transport.UnknownModel as error:
                 raise self._missing(variant) from error
-
-        results, result = self._retry(begin, deadline)
-        with closing(results):
-            while result is not None:
-                yield result
-                result = next(results, None)
 
     def _check_taken(self, variant: str, inputs: Mapping[str, NDArray[Any]]) -> None:
         """Refuse what this variant has no input for, before it travels."""
@@ -112,12 +128,19 @@ class Connection:
 
     def _retry(self, attempt: Callable[[], _T], deadline: float) -> _T:
         """Call until it works, an error is not ServerUnavailable, or tries or time run out."""
-        for tried in range(self.retries + 1):
+        for tried in itertools.count():
             try:
                 return attempt()
-            except ServerUnavailable:
-                pause = _BACKOFF_SECONDS * 2**tried * random.uniform(0.5, 1.5)  # apart from others
-                if tried == self.retries or time.monotonic() + pause > deadline:
+            except ServerUnavailable as error:
+                if not self._pause(tried, deadline, error):
                     raise
-            time.sleep(pause)
         raise AssertionError("unreachable")
+
+    def _pause(self, tried: int, deadline: float, error: ServerUnavailable) -> bool:
+        """Wait before the next try, ever longer; tell at once if there is none left."""
+        pause = _BACKOFF_SECONDS * 2**tried * random.uniform(0.5, 1.5)  # apart from others
+        if tried >= self.retries or time.monotonic() + pause > deadline:
+            return False
+        _log.info("again in %.1f s: %s", pause, error)
+        time.sleep(pause)
+        return True

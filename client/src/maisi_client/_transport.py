@@ -16,6 +16,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from ._errors import InvalidRequest, MaisiError, ServerError, ServerUnavailable, Timeout
 from ._request import NAMES
+from ._tls import Tls
 
 # Within a stream Triton reports errors as text alone: what begins with an input's name is about the
 # request. (The header `triton_grpc_error` would add a status, but makes Triton 2.51 crash when a
@@ -23,19 +24,21 @@ from ._request import NAMES
 _INPUT = rf"'?({'|'.join(NAMES)})\b'?"
 _REFUSED = re.compile(rf"{_INPUT}: |.*\binput {_INPUT}")
 _BUSY = re.compile(r"Exceeds maximum queue size|.*(no available versions|not ready|not healthy)")
+_ELSEWHERE = re.compile(r"the server (is stopping|stopped)")
 
 
 class UnknownModel(InvalidRequest):
     """The server has no model of this name."""
 
 
-def connect(url: str) -> Any:
+def connect(url: str, tls: Tls | None) -> Any:
     """Open a connection, lazily: whether a server is there shows at the first call."""
-    return triton.InferenceServerClient(url)
+    return triton.InferenceServerClient(url, **({} if tls is None else tls.options()))
 
 
 def stream(
     url: str,
+    tls: Tls | None,
     model: str,
     inputs: Mapping[str, NDArray[Any]],
     *,
@@ -50,7 +53,7 @@ def stream(
     """
     inbox: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
     done = started = False
-    client = connect(url)  # one of its own: tritonclient runs one stream a connection
+    client = connect(url, tls)  # one of its own: tritonclient runs one stream a connection
     try:
         client.start_stream(
             lambda result, error: inbox.put((result, error)),
@@ -93,7 +96,7 @@ def explain(error: InferenceServerException, url: str, started: bool = False) ->
     match str(error.status()).removeprefix("StatusCode."):
         case "None" if _REFUSED.match(message):
             return InvalidRequest(message)
-        case "None" if not started and _BUSY.match(message):
+        case "None" if _ELSEWHERE.match(message) or (not started and _BUSY.match(message)):
             return ServerUnavailable(f"the server at {url} is not available: {message}")
         case "None" if "unknown model" in message:
             return UnknownModel(message)

@@ -1,0 +1,88 @@
+"""What an operator counts, among Triton's own metrics; docs/operations.md explains them."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from . import stopping
+
+_COUNTERS = {
+    "maisi_requests_total": "Requests that ended, by outcome",
+    "maisi_steps_total": "Calls of a flow network",
+    "maisi_stage_seconds_total": "Seconds spent on volumes that were made, by stage",
+    "maisi_voxels_total": "Voxels of volumes that were made",
+    "maisi_redraws_total": "Volumes made anew as they did not follow their mask",
+    "maisi_unfaithful_total": "Volumes given back that do not follow their mask",
+}
+_GAUGES = {
+    "maisi_requests_running": "Requests that a model works on",
+    "maisi_progress_timestamp_seconds": "When work last went on, seconds since the epoch",
+}
+
+
+class Metrics:
+    """The metrics of one model of a variant."""
+
+    def __init__(self, variant: str, model: str) -> None:
+        """Show this model's gauges at once; a counter appears when it first counts."""
+        self._variant, self._model = variant, model
+        self._families = {
+            name: pb_utils.MetricFamily(name=name, description=told, kind=kind)
+            for table, kind in (
+                (_COUNTERS, pb_utils.MetricFamily.COUNTER),
+                (_GAUGES, pb_utils.MetricFamily.GAUGE),
+            )
+            for name, told in table.items()
+        }
+        self._kept: dict[tuple[str, ...], Any] = {}
+        for name in _GAUGES:
+            gauge = self._metric(name, model=model)
+            if stopping.deadline() is None:  # of a process that died; else the old one still counts
+                gauge.set(0)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count a request as running within."""
+        gauge = self._metric("maisi_requests_running", model=self._model)
+        self.progress()
+        gauge.increment(1)
+        try:
+            yield
+        finally:
+            gauge.increment(-1)
+
+    def progress(self) -> None:
+        """Note that work goes on."""
+        self._metric("maisi_progress_timestamp_seconds", model=self._model).set(time.time())
+
+    def step(self) -> None:
+        """Count a call of a flow network."""
+        self._metric("maisi_steps_total").increment(1)
+        self.progress()
+
+    def ended(self, outcome: str) -> None:
+        """Count a request: done, invalid, cancelled, unavailable or failed."""
+        self._metric("maisi_requests_total", outcome=outcome).increment(1)
+
+    def volume(self, report: Mapping[str, Any]) -> None:
+        """Count a volume that was made, by its report."""
+        self._metric("maisi_voxels_total").increment(math.prod(report["size"]))
+        for stage, seconds in report["seconds"].items():
+            if stage != "total":
+                self._metric("maisi_stage_seconds_total", stage=stage).increment(seconds)
+        if len(attempts := report.get("attempts", [])) > 1:
+            self._metric("maisi_redraws_total").increment(len(attempts) - 1)
+        if report.get("fidelity", {}).get("faithful") is False:
+            self._metric("maisi_unfaithful_total").increment(1)
+
+    def _metric(self, name: str, **labels: str) -> Any:
+        key = (name, *labels.values())
+        if key not in self._kept:
+            self._kept[key] = self._families[name].Metric(
+                labels={"variant": self._variant, **labels}
+            )
+        return self._kept[key]

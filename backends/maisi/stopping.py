@@ -1,0 +1,52 @@
+"""A server that is about to stop takes nothing new, and says where running work can go on.
+
+The supervisor writes the file that the environment names: the time (`time.time()`, seconds) when
+what runs has to end. Whatever starts a server without a supervisor has no such file.
+"""
+
+import math
+import os
+import time
+from pathlib import Path
+
+ENV = "MAISI_STOPPING"
+
+
+class Stopping(Exception):
+    """The server does not do this any more; the message is one sentence for the caller."""
+
+
+def deadline() -> float | None:
+    """Return when running work has to end; None while nobody wants the server to stop."""
+    try:
+        return float(Path(os.environ[ENV]).read_text())
+    except (KeyError, OSError, ValueError):
+        return None
+
+
+def admit(started: float = math.inf) -> None:
+    """Raise Stopping for a new request where the server is about to stop.
+
+    A process that `started` before the stop takes what waits for it already, until the deadline: it
+    gets nothing new, which goes to another process that the supervisor starts in its place.
+    """
+    end = deadline()
+    if end is None:
+        return
+    asked = Path(os.environ[ENV]).stat().st_mtime
+    if started > asked:
+        raise Stopping("the server is stopping and takes no new request: send it to another one")
+    if time.time() > end:
+        raise Stopping(
+            "the server stopped before this request had its turn: send it to another one"
+        )
+
+
+def go_on(seed: int) -> None:
+    """Raise Stopping where the time of the running work is over; called between two steps."""
+    end = deadline()
+    if end is not None and time.time() > end:
+        raise Stopping(
+            "the server stopped before this volume was done: send the request to another one, and"
+            f" seed {seed} makes the same volume"
+        )

@@ -1,0 +1,217 @@
+{{- define "maisi.labels" -}}
+app.kubernetes.io/name: maisi
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "maisi.image" -}}
+{{- with .Values.image -}}
+{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{/* What passes through shared memory at once: docs/operations.md has the formula. MiB. */}}
+{{- define "maisi.shm" -}}
+{{- add 512 (div (mul 40 (int64 .Values.server.maxVoxels)) 1048576) -}}
+{{- end }}
+
+{{/* A stop: preStop, the drain, the time to tell who is left, and Triton's own. Seconds. */}}
+{{- define "maisi.grace" -}}
+{{- add 5 (int .Values.server.drainSeconds) 15 20 -}}
+{{- end }}
+
+{{- define "maisi.hardened" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{/* How a pod is kept. */}}
+{{- define "maisi.pod" -}}
+serviceAccountName: {{ .Release.Name }}
+automountServiceAccountToken: false
+terminationGracePeriodSeconds: {{ include "maisi.grace" . }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 10001
+  runAsGroup: 10001
+  fsGroup: 10001
+  seccompProfile: {type: RuntimeDefault}
+topologySpreadConstraints:
+  - maxSkew: 1
+    topologyKey: kubernetes.io/hostname
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector: {matchLabels: {{ include "maisi.labels" . | fromYaml | toJson }} }
+{{- include "maisi.init" . }}
+{{- end }}
+
+{{/* What runs in it, and where. */}}
+{{- define "maisi.server" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations: {{ toYaml . | nindent 2 }}
+{{- end }}
+containers:
+  - name: {{ ternary "kserve-container" "server" .Values.kserve.enabled }}
+    image: {{ include "maisi.image" . }}
+    imagePullPolicy: {{ .Values.image.pullPolicy }}
+    args:
+      - --host=0.0.0.0
+      {{- with .Values.server }}
+      - --max-voxels={{ int64 .maxVoxels }}
+      - --max-waiting={{ .maxWaiting }}
+      - --start-seconds={{ .startSeconds }}
+      - --drain-seconds={{ .drainSeconds }}
+      - --stall-seconds={{ .stallSeconds }}
+      {{- if .version }}
+      - --version={{ .version }}
+      {{- end }}
+      {{- if .keySecret }}
+      - --key-file=/secrets/key/key
+      {{- end }}
+      {{- if .tls.secret }}
+      - --tls-certificate=/secrets/tls/tls.crt
+      - --tls-key=/secrets/tls/tls.key
+      {{- if .tls.clients }}
+      - --tls-clients=/secrets/tls/ca.crt
+      {{- end }}
+      {{- end }}
+      {{- end }}
+      {{- if ne .Values.models.source "image" }}
+      - --repository=/models/{{ .Values.models.path }}
+      {{- end }}
+      {{- with .Values.server.variants }}
+      - --models
+      {{- range . }}
+      - {{ . }}
+      {{- end }}
+      {{- end }}
+    ports:
+      - {name: grpc, containerPort: 8001}
+      - {name: http, containerPort: 8000}
+      - {name: metrics, containerPort: 8002}
+      - {name: status, containerPort: 8003}
+    # Ready means that a volume is being made, or that a tiny one was made a moment ago.
+    startupProbe:
+      httpGet: {path: /ready, port: status}
+      periodSeconds: 5
+      failureThreshold: {{ add 12 (div (int .Values.server.startSeconds) 5) }}
+      timeoutSeconds: 70
+    readinessProbe:
+      httpGet: {path: /ready, port: status}
+      periodSeconds: 10
+      timeoutSeconds: 70
+      failureThreshold: 2
+    livenessProbe:
+      httpGet: {path: /live, port: status}
+      periodSeconds: 30
+      timeoutSeconds: 70
+    lifecycle:
+      preStop: {sleep: {seconds: 5}} # until no client is sent here any more
+    resources:
+      requests: {{ toYaml .Values.resources.requests | nindent 8 }}
+      limits:
+        {{- toYaml .Values.resources.limits | nindent 8 }}
+        {{- if .Values.gpus }}
+        nvidia.com/gpu: {{ .Values.gpus }}
+        {{- end }}
+    securityContext: {{ include "maisi.hardened" . | nindent 6 }}
+    volumeMounts:
+      - {name: tmp, mountPath: /tmp}
+      - {name: shm, mountPath: /dev/shm}
+      {{- if ne .Values.models.source "image" }}
+      - {name: models, mountPath: /models, readOnly: true}
+      {{- end }}
+      {{- if .Values.server.keySecret }}
+      - {name: key, mountPath: /secrets/key, readOnly: true}
+      {{- end }}
+      {{- if .Values.server.tls.secret }}
+      - {name: tls, mountPath: /secrets/tls, readOnly: true}
+      {{- end }}
+volumes: {{- include "maisi.volumes" . | nindent 2 }}
+{{- end }}
+
+{{- define "maisi.volumes" -}}
+- {name: tmp, emptyDir: {}}
+- name: shm
+  emptyDir: {medium: Memory, sizeLimit: {{ include "maisi.shm" . }}Mi}
+{{- with .Values.models }}
+{{- if eq .source "claim" }}
+- name: models
+  persistentVolumeClaim: {claimName: {{ required "models.claim names the PersistentVolumeClaim" .claim }}, readOnly: true}
+{{- else if eq .source "oci" }}
+- name: models
+  image: {reference: {{ required "models.oci is the reference of an image" .oci }}, pullPolicy: IfNotPresent}
+{{- else if eq .source "s3" }}
+- {name: models, emptyDir: {}}
+{{- else if eq .source "build" }}
+- name: models
+  persistentVolumeClaim: {claimName: {{ $.Release.Name }}-models}
+- name: weights
+  persistentVolumeClaim: {claimName: {{ required "models.build.weightsClaim has the checkpoints" .build.weightsClaim }}, readOnly: true}
+{{- end }}
+{{- end }}
+{{- with .Values.server.keySecret }}
+- name: key
+  secret: {secretName: {{ . }}, defaultMode: 288}
+{{- end }}
+{{- with .Values.server.tls.secret }}
+- name: tls
+  secret: {secretName: {{ . }}, defaultMode: 288}
+{{- end }}
+{{- end }}
+
+{{/* What fetches or makes the models before the server starts. */}}
+{{- define "maisi.init" -}}
+{{- with .Values.models }}
+{{- if eq .source "s3" }}
+initContainers:
+  - name: models
+    image: {{ .s3.image }}
+    args: [copy, ":s3,env_auth,provider=AWS:{{ required "models.s3.url is s3://bucket/folder" .s3.url | trimPrefix "s3://" }}", "/models/{{ .path }}"]
+    {{- with .s3.secret }}
+    envFrom: [{secretRef: {name: {{ . }} }}]
+    {{- end }}
+    resources:
+      requests: {cpu: "1", memory: 512Mi}
+      limits: {memory: 512Mi}
+    securityContext: {{ include "maisi.hardened" $ | nindent 6 }}
+    volumeMounts:
+      - {name: models, mountPath: /models}
+      - {name: tmp, mountPath: /tmp}
+{{- else if eq .source "build" }}
+initContainers:
+  - name: engines
+    image: {{ .build.image }}
+    # One pod builds, behind a lock; the others find what it made.
+    args:
+      - build
+      - {{ .build.variant }}
+      - --checkpoints=/weights
+      - --repository=/models/{{ .path }}
+      - --cache=/models/cache
+      - --target={{ .build.target }}
+      - --precision={{ .build.precision }}
+      - --version={{ .build.version }}
+      {{- with .build.maxSize }}
+      - --max-size={{ . }}
+      {{- end }}
+    resources:
+      requests: {{ toYaml $.Values.resources.requests | nindent 8 }}
+      limits:
+        {{- toYaml $.Values.resources.limits | nindent 8 }}
+        {{- if $.Values.gpus }}
+        nvidia.com/gpu: {{ $.Values.gpus }}
+        {{- end }}
+    securityContext: {{ include "maisi.hardened" $ | nindent 6 }}
+    volumeMounts:
+      - {name: models, mountPath: /models}
+      - {name: weights, mountPath: /weights, readOnly: true}
+      - {name: tmp, mountPath: /tmp}
+{{- end }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,155 @@
+"""What Kubernetes and Prometheus ask: /live, /ready and /metrics, of the server as a whole.
+
+Triton calls a model ready whose process is dead or hangs. Here ready means that a volume is being
+made right now, or that a tiny one could be made a moment ago.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import ssl
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import psutil
+
+from server.host import SHM
+from server.triton import Address, Refused, Triton
+
+FRESH = 1.0  # seconds for which an answer stands
+PROBE = 60.0  # seconds that a tiny volume may take
+
+
+class Health:
+    """What is known of a running server; threads may share it.
+
+    `variants`: name -> its smallest size. `stall`: seconds without progress after which work counts
+    as hanging.
+    """
+
+    def __init__(
+        self, triton: Triton, variants: Mapping[str, list[int]], stall: float, tls: Address | None
+    ):
+        """Begin with a server that has just answered."""
+        self.triton, self.variants, self.stall = triton, variants, stall
+        self.restarts: Counter[str] = Counter()
+        self.loading = ""  # a model that died and is being loaded again
+        self.stopping = False
+        self._tls = tls
+        self._lock = threading.Lock()
+        self._asked = self._well = time.monotonic()
+        self._problem: str | None = None
+
+    def ready(self) -> str | None:
+        """Say why no request should come here now; None: it may."""
+        if self.stopping:
+            return "stopping: running requests finish first"
+        if self.loading:
+            return f"{self.loading} died and is being loaded again"
+        with self._lock:
+            if time.monotonic() - self._asked > FRESH:
+                self._problem = self._look()
+                self._asked = time.monotonic()
+                if self._problem is None:
+                    self._well = self._asked
+            return self._problem
+
+    def live(self) -> str | None:
+        """Say why only a restart would help; None: it lives."""
+        if self.stopping or self.ready() is None:
+            return None
+        ill = time.monotonic() - self._well
+        return f"not ready for {ill:.0f} s: {self._problem}" if ill > self.stall else None
+
+    def _look(self) -> str | None:
+        try:
+            if self.triton.busy():
+                silent = time.time() - self.triton.progress()
+                return None if silent < self.stall else f"no progress for {silent:.0f} s"
+            for variant, size in self.variants.items():
+                self.triton.probe(variant, size, PROBE)
+        except Refused as error:
+            return f"cannot make a volume: {error}"
+        return None
+
+    def metrics(self) -> str:
+        """Give what Triton's own metrics do not know, as Prometheus reads it."""
+        rows: list[tuple[str, str, dict[str, str], float]] = [
+            ("maisi_server_ready", "gauge", {}, float(self.ready() is None)),
+            ("maisi_server_stopping", "gauge", {}, float(self.stopping)),
+            ("maisi_shared_memory_free_bytes", "gauge", {}, float(shutil.disk_usage(SHM).free)),
+        ]
+        stubs = self.triton.stubs()
+        for pid, model in stubs.items():
+            with suppress(psutil.Error):
+                held = float(psutil.Process(pid).memory_info().rss)
+                rows.append(("maisi_model_resident_bytes", "gauge", {"model": model}, held))
+        for model in sorted({*stubs.values(), *self.restarts}):
+            count = float(self.restarts[model])
+            rows.append(("maisi_model_restarts_total", "counter", {"model": model}, count))
+        if self._tls is not None and (expiry := expires(self._tls)) is not None:
+            rows.append(("maisi_certificate_expiry_timestamp_seconds", "gauge", {}, expiry))
+        lines, seen = [], set()
+        for name, kind, labels, value in rows:
+            if name not in seen:
+                lines.append(f"# TYPE {name} {kind}")
+                seen.add(name)
+            inside = ",".join(f'{key}="{text}"' for key, text in labels.items())
+            lines.append(f"{name}{{{inside}}} {value:.15g}")
+        return "\n".join(lines) + "\n"
+
+
+def expires(address: Address) -> float | None:
+    """Return when the certificate that gRPC serves ends, in seconds since the epoch.
+
+    0 for one that has ended; None where nobody answers. What is served counts, and not what lies in
+    the file: Triton reads that once.
+    """
+    where = (address.near, address.grpc)
+    try:
+        held = ssl.create_default_context(cadata=ssl.get_server_certificate(where, timeout=5))
+        held.check_hostname = False
+        held.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the certificate vouches for itself
+        held.set_alpn_protocols(["h2"])
+        with socket.create_connection(where, 5) as plain, held.wrap_socket(plain) as secure:
+            found = secure.getpeercert()
+    except ssl.SSLCertVerificationError:
+        return 0.0
+    except OSError:
+        return None
+    return float(ssl.cert_time_to_seconds(str(found["notAfter"]))) if found else None
+
+
+def serving(health: Health, address: Address) -> ThreadingHTTPServer:
+    """Answer at the address's status port, in threads, until `shutdown` and `server_close`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/metrics":
+                status, text = 200, health.metrics()
+            elif self.path in ("/live", "/ready"):
+                problem = health.live() if self.path == "/live" else health.ready()
+                status, text = (200, "ok\n") if problem is None else (503, f"{problem}\n")
+            else:
+                status, text = 404, "there are /live, /ready and /metrics\n"
+            body = text.encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            with suppress(OSError):  # who asked has gone
+                self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Say nothing: somebody asks every few seconds."""
+
+    server = ThreadingHTTPServer((address.host, address.status), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server

@@ -1,0 +1,213 @@
+"""The chart renders for every profile, to what Kubernetes takes and our policies allow."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from tests.docker import tools
+
+CHART = ROOT / "docker" / "helm" / "maisi"
+PROFILES = sorted(path.stem for path in CHART.glob("profiles/*.yaml"))
+KUBERNETES = "1.33"
+# Kinds that are not Kubernetes' own, and where their schema is; of KServe none is to be had.
+CUSTOM = {
+    "ScaledObject": "keda/keda.sh/v1alpha1/ScaledObject",
+    "PodMonitor": "prometheus-operator/monitoring.coreos.com/v1/PodMonitor",
+    "PrometheusRule": "prometheus-operator/monitoring.coreos.com/v1/PrometheusRule",
+    "GRPCRoute": "gateway-api/gateway.networking.k8s.io/v1/GRPCRoute",
+}
+UNKNOWN = {"ServingRuntime", "InferenceService"}
+CHECK = """
+const [kind, text] = process.argv.slice(1);
+const found = require(`@kubernetes-models/${kind}`);
+const Kind = found[Object.keys(found).find(key => key === kind.split("/").pop())];
+new Kind(JSON.parse(text)).validate();
+"""
+
+
+def template(*args: str) -> list[dict[str, Any]]:
+    text = tools.run(tools.helm(), "template", "maisi", CHART, "--namespace", "imaging", *args)
+    return [document for document in yaml.safe_load_all(text) if document]
+
+
+def refusal(*args: str) -> str:
+    words = [str(tools.helm()), "template", "maisi", str(CHART), *args]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    return done.stderr
+
+
+@pytest.fixture(scope="module", params=[None, *PROFILES])
+def documents(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    profile = request.param
+    return template(*([f"--values={CHART}/profiles/{profile}.yaml"] if profile else []))
+
+
+def pods(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The pod specifications; KServe has them in two halves."""
+    found, halves = [], {}
+    for document in documents:
+        if document["kind"] in ("Deployment", "Job"):
+            found.append(document["spec"]["template"]["spec"])
+        elif document["kind"] == "ServingRuntime":
+            halves |= document["spec"]
+        elif document["kind"] == "InferenceService":
+            halves |= document["spec"]["predictor"]
+    return [*found, *([halves] if halves else [])]
+
+
+def test_helm_has_nothing_to_say() -> None:
+    assert "[ERROR]" not in (said := tools.run(tools.helm(), "lint", "--strict", CHART))
+    assert "[WARNING]" not in said
+
+
+def test_kubernetes_takes_it(documents: list[dict[str, Any]], tmp_path: Path) -> None:
+    own = [document for document in documents if document["kind"] not in {*CUSTOM, *UNKNOWN}]
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump_all(own))
+    validate = Path(sys.executable).with_name("kubernetes-validate")
+    said = tools.run(validate, "-k", KUBERNETES, "--strict", tmp_path / "own.yaml")
+    assert said.count("passed for resource") == len(own) >= 5
+    for document in documents:
+        if (where := CUSTOM.get(document["kind"])) is not None:
+            tools.run("node", "-e", CHECK, where, json.dumps(document), folder=tools.schemas())
+
+
+def test_the_schemas_of_custom_kinds_refuse_what_is_wrong() -> None:
+    wrong = {"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "spec": {"triggers": 1}}
+    with pytest.raises(AssertionError, match="triggers"):
+        where = CUSTOM["ScaledObject"]
+        tools.run("node", "-e", CHECK, where, json.dumps(wrong), folder=tools.schemas())
+
+
+def test_pods_have_no_rights_and_bounded_resources(documents: list[dict[str, Any]]) -> None:
+    (pod,) = pods(documents)
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not pod.keys() & {"hostNetwork", "hostPID", "hostIPC"}
+    assert not [volume for volume in pod["volumes"] if "hostPath" in volume]
+    for container in [*pod["containers"], *pod.get("initContainers", [])]:
+        held = container["securityContext"]
+        assert held["allowPrivilegeEscalation"] is False and not held.get("privileged")
+        assert held["readOnlyRootFilesystem"] is True
+        assert held["capabilities"] == {"drop": ["ALL"]}
+        assert container["resources"]["limits"]["memory"]
+        assert container["resources"]["requests"].keys() >= {"cpu", "memory"}
+        assert ":latest" not in container["image"] and re.search(r"[:@]", container["image"])
+
+
+def test_probes_ask_for_a_real_volume_and_a_stop_waits_for_one(
+    documents: list[dict[str, Any]],
+) -> None:
+    (pod,) = pods(documents)
+    (server,) = pod["containers"]
+    names = {port["name"]: port["containerPort"] for port in server["ports"]}
+    for probe, path in (("startup", "/ready"), ("readiness", "/ready"), ("liveness", "/live")):
+        asked = server[f"{probe}Probe"]
+        assert asked["httpGet"] == {"path": path, "port": "status"} and names["status"] == 8003
+        assert asked["timeoutSeconds"] > 60  # server/status.py: what a tiny volume may take
+    seconds = {
+        name: float(value)
+        for name, _, value in (word.removeprefix("--").partition("=") for word in server["args"])
+        if name.endswith("-seconds")
+    }
+    patience = server["lifecycle"]["preStop"]["sleep"]["seconds"] + seconds["drain-seconds"]
+    assert pod["terminationGracePeriodSeconds"] >= patience + 15 + 5  # TELL, EXIT
+    started = server["startupProbe"]
+    assert started["failureThreshold"] * started["periodSeconds"] >= seconds["start-seconds"]
+
+
+def test_the_network_is_closed_but_for_clients_and_scrapers(
+    documents: list[dict[str, Any]],
+) -> None:
+    (policy,) = [x["spec"] for x in documents if x["kind"] == "NetworkPolicy"]
+    assert set(policy["policyTypes"]) == {"Ingress", "Egress"} and policy["egress"] == []
+    for rule in policy["ingress"]:
+        assert rule["from"] and all(rule["from"])
+        ports = {entry["port"] for entry in rule["ports"]}
+        assert ports in ({"grpc"}, {"metrics", "status"})
+    deployments = [x for x in documents if x["kind"] == "Deployment"]
+    for document in deployments:
+        labels = document["spec"]["template"]["metadata"]["labels"]
+        selected = [x["spec"] for x in documents if x["kind"] in ("Service", "NetworkPolicy")]
+        for spec in selected:
+            wanted = spec.get("selector") or spec["podSelector"]["matchLabels"]
+            assert wanted.items() <= labels.items()
+
+
+def test_what_the_chart_says_the_server_understands(documents: list[dict[str, Any]]) -> None:
+    ((server,),) = [pod["containers"] for pod in pods(documents)]
+    words = [sys.executable, "-m", "server", *server["args"], "--help"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    builds = [c for pod in pods(documents) for c in pod.get("initContainers", [])]
+    for build in builds:
+        if build["args"][0] == "build":
+            words = [sys.executable, "-m", "export", *build["args"], "--help"]
+            assert subprocess.run(words, cwd=ROOT, capture_output=True, timeout=60).returncode == 0
+
+
+def test_shared_memory_and_tmp_are_the_only_places_to_write(
+    documents: list[dict[str, Any]],
+) -> None:
+    (pod,) = pods(documents)
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    for mount in pod["containers"][0]["volumeMounts"]:
+        writable = not mount.get("readOnly")
+        assert writable == (mount["mountPath"] in ("/tmp", "/dev/shm"))
+        if mount["mountPath"] == "/dev/shm":
+            assert volumes[mount["name"]]["emptyDir"]["medium"] == "Memory"
+            assert volumes[mount["name"]]["emptyDir"]["sizeLimit"] in ("1152Mi", "5632Mi")
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_rendered_profile_is_as_it_was_reviewed(profile: str) -> None:
+    """Golden files: UPDATE_GOLDEN=1 writes them anew; then read the difference."""
+    kept = Path(__file__).parent / "golden" / f"{profile}.yaml"
+    made = [
+        document
+        for document in template(f"--values={CHART}/profiles/{profile}.yaml")
+        if document["kind"] not in ("ConfigMap", "PrometheusRule")  # files of their own
+    ]
+    text = yaml.safe_dump_all(made, sort_keys=True, width=100)
+    if UPDATE:
+        kept.parent.mkdir(exist_ok=True)
+        kept.write_text(text)
+    assert text == kept.read_text()
+
+
+UPDATE = bool(os.environ.get("UPDATE_GOLDEN"))
+
+WRONG = {
+    "unknown": (["--set=serevr.version=1"], "serevr"),
+    "source": (["--set=models.source=ftp"], "source"),
+    "claim": (["--set=models.source=claim"], "models.claim names the PersistentVolumeClaim"),
+    "weights": (["--set=models.source=build"], "models.build.weightsClaim has the checkpoints"),
+    "digest": (["--set=image.digest=sha256:1"], "digest"),
+    "variant": (["--set=server.variants={a b}"], "variants"),
+    "bucket": (["--set=models.source=s3,models.s3.url=http://x"], "url"),
+}
+
+
+@pytest.mark.parametrize(("args", "named"), WRONG.values(), ids=WRONG.keys())
+def test_wrong_values_are_refused_by_name(args: list[str], named: str) -> None:
+    assert named in refusal(*args)
+
+
+def test_models_come_from_a_bucket() -> None:
+    documents = template("--set=models.source=s3,models.s3.url=s3://weights/maisi")
+    (pod,) = pods(documents)
+    (fetch,) = pod["initContainers"]
+    assert fetch["args"][1:] == [":s3,env_auth,provider=AWS:weights/maisi", "/models/repository"]
+    (policy,) = [x["spec"] for x in documents if x["kind"] == "NetworkPolicy"]
+    assert policy["egress"]

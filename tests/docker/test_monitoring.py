@@ -1,0 +1,96 @@
+"""Alerts by promtool, and a real Prometheus that scrapes the real server: queries have data."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+
+import yaml
+
+from tests.conftest import ROOT, Server
+from tests.docker import tools
+from tests.server.test_mini_service import stream, volume
+
+DOCKER = ROOT / "docker"
+# What has no samples while all goes well, or only in Triton's own image.
+QUIET = re.compile(r"maisi_(unfaithful|redraws)_total")
+
+
+def prometheus(name: str = "promtool") -> str:
+    return str(tools.debian("prometheus") / "usr" / "bin" / name)
+
+
+def test_every_alert_fires_when_it_should_and_not_otherwise() -> None:
+    tools.run(prometheus(), "check", "rules", DOCKER / "helm/maisi/files/alerts.yaml")
+    tested = DOCKER / "prometheus" / "alerts_test.yaml"
+    tools.run(prometheus(), "test", "rules", tested)
+    rules = yaml.safe_load((DOCKER / "helm/maisi/files/alerts.yaml").read_text())
+    alerts = {rule["alert"] for group in rules["groups"] for rule in group["rules"]}
+    told = yaml.safe_load(tested.read_text())["tests"]
+    fired = {
+        case["alertname"] for test in told for case in test["alert_rule_test"] if case["exp_alerts"]
+    }
+    assert fired == alerts
+    pages = (ROOT / "docs" / "operations.md").read_text()
+    assert [alert for alert in alerts if f"### {alert}" not in pages] == []
+
+
+def query(port: int, expression: str) -> list[object]:
+    asked = urllib.parse.urlencode({"query": expression})
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query?{asked}") as answer:
+        found = json.load(answer)
+    assert found["status"] == "success", expression
+    result: list[object] = found["data"]["result"]
+    return result
+
+
+def test_the_dashboard_and_the_alerts_ask_for_what_the_server_tells(
+    start_server: object, tmp_path: object, eventually: object
+) -> None:
+    server: Server = start_server()
+    config = yaml.safe_load((DOCKER / "prometheus" / "prometheus.yml").read_text())
+    (job,) = config["scrape_configs"]
+    (targets,) = job["static_configs"]
+    targets["targets"] = [server.metrics, server.status]
+    targets["labels"] = {"namespace": "here"}  # which Kubernetes adds
+    config["global"]["scrape_interval"] = "1s"
+    config["rule_files"] = [str(DOCKER / "helm/maisi/files/alerts.yaml")]
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [
+        prometheus("prometheus"),
+        f"--config.file={tmp_path / 'prometheus.yml'}",
+        f"--storage.tsdb.path={tmp_path / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(words, stdout=log, stderr=log)
+    try:
+        volume(server, masked=True)
+        time.sleep(3)
+        messages, client = stream(server, masked=True, steps=2)
+        while messages.get(timeout=60).as_numpy("image") is None:
+            pass
+        client.close()
+        time.sleep(3)
+        eventually(lambda: query(port, 'up{job="maisi"} == 1')[1:], 20)
+        dashboard = json.loads((DOCKER / "helm/maisi/files/dashboard.json").read_text())
+        asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+        assert len(asked) > 12
+        for expression in asked:
+            for name, value in {"$namespace": ".*", "$__rate_interval": "1m"}.items():
+                expression = expression.replace(name, value)
+            if not QUIET.search(expression):
+                assert query(port, expression), expression
+        assert query(port, 'count(count by (instance) ({job="maisi"}))') != []
+        assert query(port, "ALERTS") == []
+    finally:
+        process.terminate()
+        process.wait(20)

