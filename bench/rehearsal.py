@@ -29,6 +29,7 @@ from google.protobuf import text_format  # type: ignore[import-untyped]
 from onnx import numpy_helper
 from tritonclient.grpc import model_config_pb2 as pb
 
+from bench import page
 from export import repository, variant
 from export.files import sha256
 
@@ -166,7 +167,9 @@ frontend grpc
 backend servers
   balance leastconn
   option httpchk GET /ready
-  default-server check port 8003 inter 500ms fall 2 rise 1 on-marked-down shutdown-sessions proto h2
+  http-check connect port 8003 proto h1
+  http-check send meth GET uri /ready
+  default-server proto h2 check inter 500ms fall 2 rise 1 on-marked-down shutdown-sessions
 """
 
 
@@ -312,12 +315,25 @@ def rehearse(hosts: int, asking: int, haproxy: str, folder: Path) -> dict[str, A
     return {"servers": hosts, "clients": asking, "seconds": seconds, **by_version, **counts}
 
 
+def table(found: dict[str, Any]) -> str:
+    """Return the counts as the section of the page."""
+    acts = ", ".join(f"{name} {took} s" for name, took in found["seconds"].items())
+    counts = ("sent", "answered", "failed", "retried", "of version 1", "of version 2")
+    counted = page.table(counts, [[found.get(count, 0) for count in counts]])
+    return (
+        f"{found['servers']} servers on hosts (network namespaces) of their own behind haproxy, and"
+        f" {found['clients']} clients: {acts}. Answers to one seed from different servers that"
+        f" differ: {len(found['different'])}.\n\n{counted}"
+    )
+
+
 def main() -> int:
     """Run the command line; return 0 if every request was answered, and the same for one seed."""
     parser = argparse.ArgumentParser(prog="scripts/rehearse", description=__doc__)
     parser.add_argument("--servers", type=int, default=3)
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--haproxy", default="haproxy", help="the program")
+    parser.add_argument("--write", action="store_true", help="write it to docs/benchmarks.md")
     parser.add_argument("--load", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.load:
@@ -327,6 +343,8 @@ def main() -> int:
         parser.error(f"{options.haproxy} is not here: apt install haproxy")
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder:
         found = rehearse(options.servers, options.clients, options.haproxy, Path(folder))
+    if options.write:
+        page.write("Rehearsal", "scripts/rehearse --write", table(found))
     print(json.dumps(found))
     lost = found["sent"] - found.get("answered", 0)
     return int(lost > 0 or bool(found["different"]))

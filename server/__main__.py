@@ -7,6 +7,7 @@ import dataclasses
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def arguments() -> argparse.Namespace:
+def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="serve", description="Serve a model repository with Triton, without Docker or GPU."
@@ -69,7 +70,7 @@ def arguments() -> argparse.Namespace:
     add("--tls-certificate", type=Path, metavar="PEM", help="gRPC speaks TLS with it")
     add("--tls-key", type=Path, metavar="PEM", help="its key")
     add("--tls-clients", type=Path, metavar="PEM", help="who signs clients' certificates: mTLS")
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 def main() -> int:

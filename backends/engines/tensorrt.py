@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import json
 import os
 import tempfile
@@ -119,6 +120,9 @@ class Engine:
 
 def library(name: str, install: str) -> Any:
     """Return a Python module; raise ValueError with what to install."""
+    # NVIDIA's image has TensorRT's libraries; then the bindings alone are enough.
+    if name == "tensorrt" and not importlib.util.find_spec(name):
+        name = "tensorrt_bindings"
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -87,6 +87,20 @@ def debian(*packages: str) -> Path:
     return folder
 
 
+@functools.cache
+def haproxy() -> Path:
+    """Return haproxy, with what it links to."""
+    own = ("liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1")
+    folder = debian("haproxy", *own)
+    libraries = folder / "usr" / "lib" / "x86_64-linux-gnu"
+    program = folder / "haproxy"
+    program.write_text(
+        f'#!/bin/sh\nLD_LIBRARY_PATH={libraries} exec {folder}/usr/sbin/haproxy "$@"\n'
+    )
+    program.chmod(0o755)
+    return program
+
+
 class _draft:
     """A folder that appears under its name when it is whole."""
 

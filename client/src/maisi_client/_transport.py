@@ -24,6 +24,7 @@ from ._tls import Tls
 _INPUT = rf"'?({'|'.join(NAMES)})\b'?"
 _REFUSED = re.compile(rf"{_INPUT}: |.*\binput {_INPUT}")
 _BUSY = re.compile(r"Exceeds maximum queue size|.*(no available versions|not ready|not healthy)")
+_LOST = re.compile(r".*(RST_STREAM|Stream removed|Socket closed|GOAWAY)")  # by a balancer, too
 _ELSEWHERE = re.compile(r"the server (is stopping|stopped)")
 
 
@@ -102,6 +103,8 @@ def explain(error: InferenceServerException, url: str, started: bool = False) ->
             return UnknownModel(message)
         case "INVALID_ARGUMENT" | "NOT_FOUND" | "OUT_OF_RANGE":
             return InvalidRequest(message)
+        case _ if _LOST.match(message):
+            return ServerUnavailable(f"the connection to {url} was lost: {message}")
         case "UNAVAILABLE" if started:
             return ServerUnavailable(f"the connection to {url} was lost: {message}")
         case "UNAVAILABLE" if "connect to" in message or "DNS" in message:

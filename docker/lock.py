@@ -1,0 +1,71 @@
+"""What the images install, with the digest of every file: `python -m docker.lock`.
+
+pip resolves for the Python of each image, whatever Python this is. Run by scripts/lock.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FOLDER = Path(__file__).parent
+HEAD = "# Written by scripts/lock: what the image has, and the digest of every file.\n"
+DEBIAN = ("3.11", "manylinux_2_36_x86_64")  # bookworm
+UBUNTU = ("3.12", "manylinux_2_39_x86_64")  # that of NVIDIA's image, noble
+CPU_ALONE = ("onnxruntime", "openvino")
+# To the TensorRT that is in the image already; see TAG in docker/Dockerfile.
+GPU_ALONE = ("tensorrt-cu13-bindings==10.13.3.9",)
+
+
+def extras() -> dict[str, list[str]]:
+    """Return the optional dependencies of pyproject.toml."""
+    text = (FOLDER.parent / "pyproject.toml").read_text()
+    found: dict[str, list[str]] = tomllib.loads(text)["project"]["optional-dependencies"]
+    return found
+
+
+def resolve(image: tuple[str, str], wanted: list[str], *flags: str) -> list[str]:
+    """Return `name==version --hash=sha256:digest` of everything that `wanted` comes to."""
+    python, platform = image
+    glibc = int(re.findall(r"\d+", platform)[1])
+    # pip takes a platform for one tag alone; wheels name any glibc up to that.
+    tags = [f"--platform=manylinux_2_{minor}_x86_64" for minor in range(glibc, 4, -1)]
+    tags += ["--platform=manylinux2014_x86_64", "--platform=manylinux1_x86_64"]
+    report = subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"),
+            *("--only-binary=:all:", f"--python-version={python}", *tags, "--target=nowhere"),
+            *("--report=-", *flags, *wanted),
+        ],
+        check=True,
+        stdout=subprocess.PIPE,
+    )
+    lines = []
+    for item in json.loads(report.stdout)["install"]:
+        about: dict[str, Any] = item["metadata"]
+        digest = item["download_info"]["archive_info"]["hashes"]["sha256"]
+        lines.append(f"{about['name']}=={about['version']} --hash=sha256:{digest}")
+    return lines
+
+
+def main() -> None:
+    """Write both lists."""
+    known = extras()
+    triton = ["nvidia-pytriton==0.7.0"]  # of which nothing but tritonserver is used
+    cpu = resolve(DEBIAN, known["serve"]) + resolve(DEBIAN, triton, "--no-deps")
+    serve = [line for line in known["serve"] if not line.startswith(CPU_ALONE)]
+    cupy = [line for line in known["rtx"] if line.startswith("cupy")]
+    gpu = resolve(UBUNTU, [*serve, *cupy, *GPU_ALONE])
+    for name, lines in (("cpu", cpu), ("gpu", gpu)):
+        (FOLDER / f"requirements-{name}.txt").write_text(HEAD + "\n".join(sorted(lines)) + "\n")
+
+
+if __name__ == "__main__":
+    main()
