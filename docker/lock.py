@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parent
 HEAD = "# Written by scripts/lock: what the image has, and the digest of every file.\n"
 DEBIAN = ("3.11", "manylinux_2_36_x86_64")  # bookworm
 UBUNTU = ("3.12", "manylinux_2_39_x86_64")  # that of NVIDIA's image, noble
-CPU_ALONE = ("onnxruntime", "openvino")
+CPU_ALONE = ("onnxruntime",)  # which that image has
 # To the TensorRT that is in the image already; see TAG in docker/Dockerfile.
 GPU_ALONE = ("tensorrt-cu13-bindings==10.13.3.9",)
 

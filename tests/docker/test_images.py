@@ -75,9 +75,9 @@ def test_the_cpu_image_is_built_and_answers(tmp_path: Path) -> None:
     tools.run("mmdebstrap", "--variant=minbase", "bookworm", tmp_path / "debian.tar")
     (tmp_path / "Base").write_text("FROM scratch\nADD debian.tar /\n")
     tools.run(*buildah, "bud", "-t", "debian-here", "-f", tmp_path / "Base", tmp_path, env=env)
-    trusted = "/etc/ssl/certs/ca-certificates.crt"
+    trusted, there = "/etc/ssl/certs/ca-certificates.crt", "/mnt/trusted.pem"
     made = [*buildah, "bud", "-t", "maisi-cpu", "--build-arg=BASE=localhost/debian-here"]
-    made += [f"--volume={trusted}:{trusted}:ro", f"--env=PIP_CERT={trusted}"]
+    made += [f"--volume={trusted}:{there}:ro", f"--env=PIP_CERT={there}"]
     tools.run(*made, "-f", DOCKER / "Dockerfile.cpu", ROOT, env=env)
     container = tools.run(*buildah, "from", "maisi-cpu", env=env).strip()
     root = tools.run(*buildah, "mount", container, env=env).strip()
