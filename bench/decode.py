@@ -10,7 +10,7 @@ windows differ more than trained ones do.
 
 import argparse
 import json
-import resource
+import os
 import shlex
 import statistics
 import subprocess
@@ -24,7 +24,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from bench import page
+from bench import page, watch
 from bench.rooms import ROOT, Array
 
 # Side in latent voxels, overlap: diff_model_infer.py's overlap and config_infer.json's.
@@ -99,17 +99,17 @@ def one(given: argparse.Namespace) -> dict[str, Any]:
             else:
                 infer = SlidingWindowInferer([roi] * 3, 1, overlap, mode="gaussian")
                 decode = lambda: infer(tensor, pytorch).numpy()  # noqa: E731
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    times = []
-    for _ in range(given.repeat):
-        begin = time.perf_counter()
-        found = decode()
-        times.append(share * (time.perf_counter() - begin))
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    pid = os.getpid()
+    before, times = watch.private(pid), []
+    with watch.most(lambda: watch.private(pid)) as most:
+        for _ in range(given.repeat):
+            begin = time.perf_counter()
+            found = decode()
+            times.append(share * (time.perf_counter() - begin))
     if share == 1:
         np.save(given.folder / f"{given.one}.npy", found[0, 0])
     seconds = statistics.median(times)
-    return {"seconds": seconds, "memory": (after - before) * 1024, "borders": borders}
+    return {"seconds": seconds, "memory": most[0] - before, "borders": borders}
 
 
 def windows(side: int, roi: int, overlap: float) -> list[int]:
@@ -199,8 +199,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 TEXT = """Decoder of `{variant}`, {weights}; medians of {repeat}. *Of upstream's*: seconds over
 those of windows with overlap 0.6666, or where the latent fits one window, of the whole in PyTorch,
-which is what upstream does then. *GB*: memory beyond the loaded network, at most. Differences are
-to the first row of a size, in thousandths of the image's range: *largest*, *mean*, and the share of
+which is what upstream does then. *GB*: private memory beyond the loaded network, at most; what
+slabs keep in files where a budget is set is not in it, as the system takes that back. Differences
+are to the first row of a size, in thousandths of the image's range: *largest*, *mean*, the share of
 voxels *beyond 1*. *Seams*: how much neighbours differ across the borders of slabs or windows, over
 how much they do there in that first row.{note}"""
 

@@ -56,14 +56,17 @@ def resolve(image: tuple[str, str], wanted: list[str], *flags: str) -> list[str]
 
 
 def main() -> None:
-    """Write both lists."""
+    """Write the lists."""
     known = extras()
     triton = ["nvidia-pytriton==0.7.0"]  # of which nothing but tritonserver is used
     cpu = resolve(DEBIAN, known["serve"]) + resolve(DEBIAN, triton, "--no-deps")
     serve = [line for line in known["serve"] if not line.startswith(CPU_ALONE)]
     cupy = [line for line in known["rtx"] if line.startswith("cupy")]
     gpu = resolve(UBUNTU, [*serve, *cupy, *GPU_ALONE])
-    for name, lines in (("cpu", cpu), ("gpu", gpu)):
+    text = (FOLDER.parent / "client" / "pyproject.toml").read_text()
+    build = ["setuptools>=68", "wheel"]
+    client = resolve(DEBIAN, [*tomllib.loads(text)["project"]["dependencies"], *build])
+    for name, lines in (("cpu", cpu), ("gpu", gpu), ("client", client)):
         (FOLDER / f"requirements-{name}.txt").write_text(HEAD + "\n".join(sorted(lines)) + "\n")
 
 

@@ -22,29 +22,34 @@ import psutil
 from server.host import SHM
 from server.triton import Address, Refused, Triton
 
-FRESH = 1.0  # seconds for which an answer stands
+LOOK = 0.5  # seconds between two looks at a server
+IDLE = 30.0  # seconds between two tiny volumes where nothing else is made
 PROBE = 60.0  # seconds that a tiny volume may take
 
 
 class Health:
-    """What is known of a running server; threads may share it.
+    """What is known of a running server, looked at all the time; threads may share it.
 
     `variants`: name -> its smallest size. `stall`: seconds without progress after which work counts
-    as hanging.
+    as hanging. `address`: where gRPC speaks TLS, None where it does not.
     """
 
     def __init__(
-        self, triton: Triton, variants: Mapping[str, list[int]], stall: float, tls: Address | None
+        self,
+        triton: Triton,
+        variants: Mapping[str, list[int]],
+        stall: float,
+        address: Address | None,
     ):
         """Begin with a server that has just answered."""
         self.triton, self.variants, self.stall = triton, variants, stall
         self.restarts: Counter[str] = Counter()
         self.loading = ""  # a model that died and is being loaded again
         self.stopping = False
-        self._tls = tls
-        self._lock = threading.Lock()
-        self._asked = self._well = time.monotonic()
+        self._tls = address
         self._problem: str | None = None
+        self._well = self._probed = time.monotonic()
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def ready(self) -> str | None:
         """Say why no request should come here now; None: it may."""
@@ -52,31 +57,47 @@ class Health:
             return "stopping: running requests finish first"
         if self.loading:
             return f"{self.loading} died and is being loaded again"
-        with self._lock:
-            if time.monotonic() - self._asked > FRESH:
-                self._problem = self._look()
-                self._asked = time.monotonic()
-                if self._problem is None:
-                    self._well = self._asked
-            return self._problem
+        return self._problem
 
     def live(self) -> str | None:
         """Say why only a restart would help; None: it lives."""
-        if self.stopping or self.ready() is None:
-            return None
         ill = time.monotonic() - self._well
-        return f"not ready for {ill:.0f} s: {self._problem}" if ill > self.stall else None
+        if self.stopping or self._problem is None or ill <= self.stall:
+            return None
+        return f"not ready for {ill:.0f} s: {self._problem}"
 
-    def _look(self) -> str | None:
-        try:
-            if self.triton.busy():
-                silent = time.time() - self.triton.progress()
-                return None if silent < self.stall else f"no progress for {silent:.0f} s"
-            for variant, size in self.variants.items():
+    def _watch(self) -> None:
+        while not self.stopping:
+            problem = None
+            try:
+                problem = self._hang()
+                if problem is None:
+                    self._probe()
+            except Refused as error:
+                problem = f"cannot make a volume: {error}"
+            self._problem = problem
+            if problem is None:
+                self._well = time.monotonic()
+            time.sleep(LOOK)
+
+    def _hang(self) -> str | None:
+        if not self.triton.busy():
+            return None
+        silent = time.time() - self.triton.progress()
+        return None if silent < self.stall else f"no progress for {silent:.0f} s"
+
+    def _probe(self) -> None:
+        """Make tiny volumes where nothing else is made, now and then; raises Refused."""
+        recent = time.monotonic() - self._probed < IDLE and self._problem is None
+        if recent or self.triton.busy():
+            return
+        for variant, size in self.variants.items():
+            try:
                 self.triton.probe(variant, size, PROBE)
-        except Refused as error:
-            return f"cannot make a volume: {error}"
-        return None
+            except Refused:
+                if not self.triton.busy():  # else it waited behind a request that came before it
+                    raise
+        self._probed = time.monotonic()
 
     def metrics(self) -> str:
         """Give what Triton's own metrics do not know, as Prometheus reads it."""

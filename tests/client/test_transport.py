@@ -141,18 +141,19 @@ def test_retries_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(requests) == 3
 
 
-def test_work_that_has_begun_is_never_sent_again() -> None:
+def test_work_that_a_server_left_unfinished_is_sent_again_as_it_was() -> None:
     def answer(request: pb.ModelInferRequest, context: grpc.ServicerContext) -> Iterator[Any]:
         yield progress(0.5)
         context.abort(grpc.StatusCode.UNAVAILABLE, "going down")
 
     with (
         playing(answer) as (url, requests),
-        Client(url) as client,
+        Client(url, retries=2) as client,
         pytest.raises(ServerUnavailable, match="was lost: going down"),
     ):
         client.generate(size=[3, 4, 5])
-    assert len(requests) == 1
+    assert len(requests) == 3
+    assert requests[0].raw_input_contents == requests[2].raw_input_contents  # the seed, too
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from maisi_client import _cli as maisi
 
 from export import __main__ as export
 from server import __main__ as serve
@@ -65,11 +66,11 @@ def documents(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     return template(*([f"--values={CHART}/profiles/{profile}.yaml"] if profile else []))
 
 
-def pods(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def pods(documents: list[dict[str, Any]], *kinds: str) -> list[dict[str, Any]]:
     """The pod specifications; KServe has them in two halves."""
     found, halves = [], {}
     for document in documents:
-        if document["kind"] in ("Deployment", "Job"):
+        if document["kind"] in (kinds or ("Deployment",)):
             found.append(document["spec"]["template"]["spec"])
         elif document["kind"] == "ServingRuntime":
             halves |= document["spec"]
@@ -102,13 +103,15 @@ def test_the_schemas_of_custom_kinds_refuse_what_is_wrong() -> None:
 
 
 def test_pods_have_no_rights_and_bounded_resources(documents: list[dict[str, Any]]) -> None:
-    (pod,) = pods(documents)
-    assert pod["automountServiceAccountToken"] is False
-    assert pod["securityContext"]["runAsNonRoot"] is True
-    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert not pod.keys() & {"hostNetwork", "hostPID", "hostIPC"}
-    assert not [volume for volume in pod["volumes"] if "hostPath" in volume]
-    for container in [*pod["containers"], *pod.get("initContainers", [])]:
+    containers: list[dict[str, Any]] = []
+    for pod in pods(documents, "Deployment", "Job"):
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not pod.keys() & {"hostNetwork", "hostPID", "hostIPC"}
+        assert not [volume for volume in pod["volumes"] if "hostPath" in volume]
+        containers += [*pod["containers"], *pod.get("initContainers", [])]
+    for container in containers:
         held = container["securityContext"]
         assert held["allowPrivilegeEscalation"] is False and not held.get("privileged")
         assert held["readOnlyRootFilesystem"] is True
@@ -168,6 +171,20 @@ def test_what_the_chart_says_the_programs_understand(documents: list[dict[str, A
             assert (options.variant, options.cache) == ("rflow-ct", Path("/models/cache"))
 
 
+def test_a_job_of_a_pod_a_shard_makes_a_dataset() -> None:
+    documents = template("--set=dataset.enabled=true,dataset.claim=data,dataset.shards=3")
+    (job,) = [x["spec"] for x in documents if x["kind"] == "Job"]
+    assert (job["completionMode"], job["completions"]) == ("Indexed", 3)
+    (container,) = job["template"]["spec"]["containers"]
+    words = [word.replace("$(JOB_COMPLETION_INDEX)", "2") for word in container["args"]]
+    options = maisi._parser().parse_args(words)
+    assert (options.shard, options.url) == ((2, 3), "maisi.imaging.svc:8001")
+    (policy,) = [x["spec"] for x in documents if x["kind"] == "NetworkPolicy"]
+    (peer,) = policy["ingress"][0]["from"]
+    labels = job["template"]["metadata"]["labels"]
+    assert peer["podSelector"]["matchLabels"] == labels
+
+
 def test_shared_memory_and_tmp_are_the_only_places_to_write(
     documents: list[dict[str, Any]],
 ) -> None:
@@ -206,6 +223,7 @@ WRONG = {
     "weights": (["--set=models.source=build"], "models.build.weightsClaim has the checkpoints"),
     "digest": (["--set=image.digest=sha256:1"], "digest"),
     "variant": (["--set=server.variants={a b}"], "variants"),
+    "dataset": (["--set=dataset.enabled=true"], "dataset.claim has the plan"),
     "bucket": (["--set=models.source=s3,models.s3.url=http://x"], "url"),
 }
 

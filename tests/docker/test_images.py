@@ -9,25 +9,28 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import maisi_client
 import pytest
 import yaml
 
+from docker import lock
 from tests.conftest import ROOT
 from tests.docker import tools
 
 DOCKER = ROOT / "docker"
+FILES = ["Dockerfile", "Dockerfile.cpu", "Dockerfile.client"]
 
 
-@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.cpu"])
+@pytest.mark.parametrize("name", FILES)
 def test_hadolint_has_nothing_to_say(name: str) -> None:
     lint = Path(sys.executable).with_name("hadolint")
     assert tools.run(lint, "--failure-threshold=style", DOCKER / name) == ""
 
 
-@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.cpu"])
+@pytest.mark.parametrize("name", FILES)
 def test_every_run_is_a_script_and_the_user_has_no_rights(name: str) -> None:
     text = re.sub(r"\\\n", " ", (DOCKER / name).read_text())
     for line in re.findall(r"^RUN (.*)$", text, re.MULTILINE):
@@ -44,7 +47,7 @@ def test_every_run_is_a_script_and_the_user_has_no_rights(name: str) -> None:
 
 
 def test_packages_are_pinned_to_what_is_in_them() -> None:
-    for name in ("cpu", "gpu"):
+    for name in ("cpu", "gpu", "client"):
         lines = (DOCKER / f"requirements-{name}.txt").read_text().splitlines()
         packages = [line for line in lines if line and not line.startswith("#")]
         assert len(packages) > 5
@@ -65,25 +68,99 @@ def test_the_compose_file_says_what_is_there() -> None:
             assert port.startswith("127.0.0.1:")
 
 
+class Builder:
+    """buildah, whose storage is in a folder of the test."""
+
+    def __init__(self, folder: Path) -> None:
+        tools.need("buildah", "mmdebstrap", "unshare")
+        self.words = ["buildah", f"--root={folder / 'storage'}", f"--runroot={folder / 'run'}"]
+        self.env = {**os.environ, "STORAGE_DRIVER": "vfs", "BUILDAH_ISOLATION": "chroot"}
+
+    def __call__(self, *words: object) -> str:
+        return tools.run(*self.words, *words, env=self.env).strip()
+
+    def build(self, name: str, file: Path, context: Path, *args: str) -> None:
+        """Build as docker would; what this computer trusts, pip there does."""
+        trusted, there = "/etc/ssl/certs/ca-certificates.crt", "/mnt/trusted.pem"
+        more = [f"--volume={trusted}:{there}:ro", f"--env=PIP_CERT={there}"]
+        self("bud", "-t", name, *more, *args, "-f", file, context)
+
+    def root(self, image: str) -> Path:
+        """Return where a container of the image has its root."""
+        assert '"User": "10001:10001"' in self("inspect", "--type=image", image)
+        return Path(self("mount", self("from", image)))
+
+
+@pytest.fixture(scope="module")
+def builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builder]:
+    """Return a builder that has a new Debian as `debian-here`."""
+    folder = tmp_path_factory.mktemp("images")
+    built = Builder(folder)
+    tools.run("mmdebstrap", "--variant=minbase", "bookworm", folder / "debian.tar")
+    (folder / "Base").write_text("FROM scratch\nADD debian.tar /\n")
+    built("bud", "-t", "debian-here", "-f", folder / "Base", folder)
+    yield built
+    built("umount", "--all")
+    built("rm", "--all")
+    built("rmi", "--all", "--force")
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(3000)
-def test_the_cpu_image_is_built_and_answers(tmp_path: Path) -> None:
-    """Built by buildah from a new Debian; the server runs without rights on a read-only root."""
-    tools.need("buildah", "mmdebstrap", "unshare")
-    buildah = ["buildah", f"--root={tmp_path / 'storage'}", f"--runroot={tmp_path / 'run'}"]
-    env = {**os.environ, "STORAGE_DRIVER": "vfs", "BUILDAH_ISOLATION": "chroot"}
-    tools.run("mmdebstrap", "--variant=minbase", "bookworm", tmp_path / "debian.tar")
-    (tmp_path / "Base").write_text("FROM scratch\nADD debian.tar /\n")
-    tools.run(*buildah, "bud", "-t", "debian-here", "-f", tmp_path / "Base", tmp_path, env=env)
-    trusted, there = "/etc/ssl/certs/ca-certificates.crt", "/mnt/trusted.pem"
-    made = [*buildah, "bud", "-t", "maisi-cpu", "--build-arg=BASE=localhost/debian-here"]
-    made += [f"--volume={trusted}:{there}:ro", f"--env=PIP_CERT={there}"]
-    tools.run(*made, "-f", DOCKER / "Dockerfile.cpu", ROOT, env=env)
-    container = tools.run(*buildah, "from", "maisi-cpu", env=env).strip()
-    root = tools.run(*buildah, "mount", container, env=env).strip()
-    inspected = tools.run(*buildah, "inspect", "--type=image", "maisi-cpu", env=env)
-    assert '"User": "10001:10001"' in inspected
-    answer(Path(root), ["/opt/maisi/venv/bin/python", "-m", "server"], tmp_path)
+@pytest.mark.timeout(1500)
+def test_the_cpu_image_is_built_and_answers(builder: Builder, tmp_path: Path) -> None:
+    file = DOCKER / "Dockerfile.cpu"
+    builder.build("maisi-cpu", file, ROOT, "--build-arg=BASE=localhost/debian-here")
+    entry = ["/opt/maisi/venv/bin/python", "-m", "server"]
+    answer(builder.root("maisi-cpu"), entry, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_the_client_image_is_built_and_runs(builder: Builder) -> None:
+    file = DOCKER / "Dockerfile.client"
+    builder.build("maisi-client", file, ROOT, "--build-arg=BASE=localhost/debian-here")
+    root = builder.root("maisi-client")
+    maisi = "/opt/maisi/venv/bin/maisi"
+    said = tools.run("chroot", "--userspec=10001:10001", root, maisi, "dataset", "--help")
+    assert "--shard" in said
+
+
+def test_what_builds_engines_has_the_tensorrt_that_runs_them() -> None:
+    pinned = re.compile(r"tensorrt[_-]cu13(?:_bindings)?==(\S+)")
+    (builds,) = pinned.findall((DOCKER / "steps" / "export").read_text())
+    (runs,) = pinned.findall((DOCKER / "requirements-gpu.txt").read_text())
+    assert builds == runs
+
+
+# NVIDIA's image where it cannot be had: its Triton in its place, its onnxruntime by our stand-in.
+NGC = """
+FROM localhost/debian-here
+COPY docker/steps/system /tmp/
+RUN /tmp/system && apt-get update -qq && apt-get install -qq --no-install-recommends python3-pip
+RUN userdel maisi && pip install --quiet --break-system-packages onnxruntime==1.23.2 \\
+    && pip install --quiet --no-deps --break-system-packages nvidia-pytriton==0.7.0 \\
+    && cp -r /usr/local/lib/python3.11/dist-packages/pytriton/tritonserver /opt/tritonserver \\
+    && cp /opt/tritonserver/python_backend_stubs/3.11/triton_python_backend_stub \\
+          /opt/tritonserver/backends/python/
+COPY backends/onnxruntime /opt/tritonserver/backends/onnxruntime
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_the_gpu_image_is_built_and_answers(builder: Builder, tmp_path: Path) -> None:
+    """Every step of it, in a Debian that looks like NVIDIA's image but has an older Python."""
+    context = tmp_path / "context"
+    tools.run("git", "clone", "--quiet", ROOT, context)
+    (context / "Base").write_text(NGC)
+    builder.build("ngc-here", context / "Base", context)
+    known = lock.extras()["serve"]
+    lines = [*lock.HEAD.splitlines(), *lock.resolve(lock.DEBIAN, known)]
+    (context / "docker" / "requirements-gpu.txt").write_text("\n".join(lines) + "\n")
+    arguments = ("--build-arg=BASE=localhost/ngc-here", "--target=server")
+    builder.build("maisi", context / "docker" / "Dockerfile", context, *arguments)
+    entry = ["python3", "-m", "server", "--triton", "/opt/tritonserver"]
+    answer(builder.root("maisi"), entry, tmp_path)
 
 
 def answer(root: Path, entry: list[str], folder: Path) -> None:

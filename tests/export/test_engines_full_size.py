@@ -53,6 +53,7 @@ def compile_for_three_gpus(name: str, graph: Graph, folder: Path) -> None:
     print(f"{name}.{graph.name}: {plan.stat().st_size / 1e6:.0f} MB", flush=True)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_largest_graph_compiles(tmp_path: Path) -> None:
     graph = made("rflow-ct")["flow_masked"]

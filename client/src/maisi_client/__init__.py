@@ -8,6 +8,7 @@ with maisi_client.Client("localhost:8001") as client:
 """
 
 from ._client import Client
+from ._dataset import Outcome, make_dataset
 from ._errors import (
     InvalidRequest,
     MaisiError,
@@ -17,6 +18,7 @@ from ._errors import (
     Timeout,
 )
 from ._library import Candidate, find_masks
+from ._plan import Row, read_plan
 from ._preview import preview
 from ._tls import Tls
 from ._variant import Variant
@@ -28,7 +30,9 @@ __all__ = [
     "InvalidRequest",
     "MaisiError",
     "MaskError",
+    "Outcome",
     "Progress",
+    "Row",
     "ServerError",
     "ServerUnavailable",
     "Timeout",
@@ -36,5 +40,7 @@ __all__ = [
     "Variant",
     "Volume",
     "find_masks",
+    "make_dataset",
     "preview",
+    "read_plan",
 ]

@@ -8,7 +8,7 @@ from typing import TextIO
 from ._volume import Progress
 
 _WIDTH = 30
-_CLEAR_LINE = "\r\x1b[2K"
+CLEAR = "\r\x1b[2K"
 
 
 class Bar:
@@ -26,9 +26,7 @@ class Bar:
         seconds = time.monotonic() - self._start
         filled = "━" * round(done * _WIDTH)
         left = f"{seconds / done - seconds:4.0f} s left" if done > 0.05 else ""
-        self._out.write(
-            f"{_CLEAR_LINE}{progress.stage:<12.12} {filled:╌<{_WIDTH}} {done:4.0%} {left}"
-        )
+        self._out.write(f"{CLEAR}{progress.stage:<12.12} {filled:╌<{_WIDTH}} {done:4.0%} {left}")
         self._out.flush()
 
     def __enter__(self) -> Bar:
@@ -36,5 +34,5 @@ class Bar:
 
     def __exit__(self, *_: object) -> None:
         if self._out is not None:
-            self._out.write(_CLEAR_LINE)
+            self._out.write(CLEAR)
             self._out.flush()

@@ -109,6 +109,29 @@ def _parser() -> argparse.ArgumentParser:
     for command in (make, masks):
         _anatomy(command)
 
+    table = commands.add_parser(
+        "dataset",
+        parents=[server, machine],
+        help="make every volume of a plan; can be stopped and gone on with",
+        description="Make the rows of a plan that are not there yet; see docs/datasets.md."
+        " --url may name several servers, with commas.",
+        epilog=_EXIT_CODES,
+    )
+    table.add_argument("plan", metavar="PLAN", help=".csv or .jsonl, a row a volume")
+    table.add_argument("--to", required=True, metavar="DIR", help="where the dataset lies")
+    table.add_argument("--jobs", type=_count, default=2, metavar="N", help="at a time [2]")
+    table.add_argument(
+        "--attempts", type=_count, default=3, metavar="N", help="tries of a row that fails [3]"
+    )
+    table.add_argument(
+        "--shard",
+        type=_shard,
+        default=(0, 1),
+        metavar="I/N",
+        help="rows I, I+N, ... alone",
+    )
+    table.set_defaults(run=_commands.dataset)
+
     find = commands.add_parser(
         "find",
         parents=[machine],
@@ -166,6 +189,20 @@ def _what(parser: argparse.ArgumentParser) -> None:
     add("--modality", help="such as mri_t1; `maisi info` lists them")
     add("--steps", type=int, help="steps of the solver")
     add("--guidance", type=float, help="classifier-free guidance; 0 is off")
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+    return number
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, _, count = text.partition("/")
+    if not 0 <= int(index) < int(count):
+        raise argparse.ArgumentTypeError(f"{text} is not I/N with I from 0 to N-1")
+    return int(index), int(count)
 
 
 def _integers(text: str) -> list[int]:

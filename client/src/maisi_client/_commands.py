@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
 import textwrap
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 
-from ._bar import Bar
+from ._bar import CLEAR, Bar
 from ._client import Client
-from ._errors import InvalidRequest
+from ._dataset import make_dataset
+from ._errors import InvalidRequest, ServerError
 from ._files import atomic
 from ._library import find_masks
+from ._plan import read_plan
 from ._preview import preview as draw
 from ._preview import require_pillow
 from ._tls import Tls
@@ -166,6 +170,48 @@ def find(args: argparse.Namespace) -> None:
     print(json.dumps(paths) if args.json else "\n".join(paths))
 
 
+def dataset(args: argparse.Namespace) -> None:
+    """Make the rows of a plan; raises ServerError where some failed."""
+    rows = read_plan(args.plan)
+    index, count = args.shard
+    total, started = len(rows[index::count]), time.monotonic()
+    states: Counter[str] = Counter()
+    line = sys.stderr if sys.stderr.isatty() else None
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(_client(args, url)) for url in (args.url or "").split(",")]
+        outcomes = make_dataset(
+            rows, args.to, clients, jobs=args.jobs, attempts=args.attempts, shard=args.shard
+        )
+        for outcome in stack.enter_context(contextlib.closing(outcomes)):
+            states[outcome.state] += 1
+            if outcome.error:
+                print(f"{CLEAR if line else ''}{outcome.name}: {outcome.error}", file=sys.stderr)
+            if line:
+                line.write(CLEAR + _pace(states, total, time.monotonic() - started))
+                line.flush()
+    if line:
+        line.write("\n")
+    if args.json:
+        print(json.dumps({"rows": total, **states}))
+    else:
+        print(", ".join(f"{number} {state}" for state, number in states.items()))
+    if states["failed"]:
+        raise ServerError(f"{states['failed']} of {total} rows failed; {args.to}/failed says why")
+
+
+def _pace(states: Counter[str], total: int, seconds: float) -> str:
+    """Return a line that tells how far a dataset is."""
+    made, ended = states.total() - states["kept"], states.total()
+    hours = seconds / 3600
+    told = f"{ended}/{total}"
+    if states["failed"]:
+        told += f", {states['failed']} failed"
+    if made:
+        left = hours * (total - ended) / made
+        told += f", {made / hours:.0f} volumes/h, {left:.1f} h left"
+    return told
+
+
 def info(args: argparse.Namespace) -> None:
     """Tell what the server offers."""
     with _client(args) as client:
@@ -228,5 +274,6 @@ def preview(args: argparse.Namespace) -> None:
         print(json.dumps({"output": args.output}))
 
 
-def _client(args: argparse.Namespace) -> Client:
-    return Client(args.url, tls=Tls.of(args.ca, args.certificate, args.key), timeout=args.timeout)
+def _client(args: argparse.Namespace, url: str | None = None) -> Client:
+    tls = Tls.of(args.ca, args.certificate, args.key)
+    return Client(url or args.url, tls=tls, timeout=args.timeout)

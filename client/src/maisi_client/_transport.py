@@ -24,6 +24,12 @@ from ._tls import Tls
 _INPUT = rf"'?({'|'.join(NAMES)})\b'?"
 _REFUSED = re.compile(rf"{_INPUT}: |.*\binput {_INPUT}")
 _BUSY = re.compile(r"Exceeds maximum queue size|.*(no available versions|not ready|not healthy)")
+_CHANNEL = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # Over all addresses of a name, such as that of a headless Service.
+    ("grpc.lb_policy_name", "round_robin"),
+]
 _LOST = re.compile(r".*(RST_STREAM|Stream removed|Socket closed|GOAWAY)")  # by a balancer, too
 _ELSEWHERE = re.compile(r"the server (is stopping|stopped)")
 
@@ -34,7 +40,8 @@ class UnknownModel(InvalidRequest):
 
 def connect(url: str, tls: Tls | None) -> Any:
     """Open a connection, lazily: whether a server is there shows at the first call."""
-    return triton.InferenceServerClient(url, **({} if tls is None else tls.options()))
+    options = {} if tls is None else tls.options()
+    return triton.InferenceServerClient(url, channel_args=_CHANNEL, **options)
 
 
 def stream(

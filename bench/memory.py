@@ -1,0 +1,94 @@
+"""What a server holds: idle, and at most while it makes a volume. `python -m bench.memory`.
+
+Memory is what a container is charged for and cannot give back: private pages of all processes, and
+shared memory. Files that are mapped, such as activations beyond the budget, are not in it. The last
+line is JSON.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import psutil
+from maisi_client import Client
+
+from bench import doors, page, watch
+
+SHM = Path("/dev/shm")
+
+
+def private() -> int:
+    """Return the bytes of private memory of all processes that this one started."""
+    return sum(watch.private(x.pid) for x in psutil.Process().children(recursive=True))
+
+
+def shared() -> int:
+    """Return the bytes that servers hold in shared memory."""
+    total = 0
+    for path in SHM.glob("maisi-serve-*"):
+        with suppress(OSError):
+            total += 512 * path.stat().st_blocks
+    return total
+
+
+def measure(variant: str, repository: Path, sides: list[int]) -> list[dict[str, Any]]:
+    """Return a row for the idle server and one for each size: bytes private and shared, at most."""
+    facts = doors.variant_in(repository, variant)
+    label = next(int(label) for label in facts["labels"] if int(label))
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, "log")
+        with doors.serving(repository, variant, log) as server, Client(server.url) as client:
+            rows = [{"voxels": 0, "private": private(), "shared": shared()}]
+            for side in sides:
+                mask = np.full([side] * 3, label, np.uint8)
+                given = {"mask": nib.Nifti1Image(mask, np.diag([1.5, 1.5, 1.5, 1]))}
+                if not facts["masks"]:
+                    given = {"size": [side] * 3}
+                with watch.most(private, shared) as most:
+                    client.generate(variant=variant, steps=2, guidance=1.0, seed=1, **given)
+                rows.append({"voxels": side**3, "private": most[0], "shared": most[1]})
+    return rows
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="scripts/memory", description=__doc__)
+    parser.add_argument("--variant", default="mini")
+    parser.add_argument("--repository", type=Path, default=doors.ROOT / "model_repository")
+    parser.add_argument("--sides", type=int, nargs="+", default=[64, 128, 192], help="voxels")
+    parser.add_argument("--write", action="store_true", help="write it to docs/benchmarks.md")
+    options = parser.parse_args()
+    rows = measure(options.variant, options.repository, options.sides)
+    idle = rows[0]["shared"]
+    cells = [
+        [
+            f"{round(row['voxels'] ** (1 / 3))}³" if row["voxels"] else "idle",
+            f"{row['private'] / 1e9:.2f}",
+            f"{row['shared'] / 1e6:.0f}",
+            f"{(row['shared'] - idle) / row['voxels']:.1f}" if row["voxels"] else "",
+        ]
+        for row in rows
+    ]
+    head = (
+        "volume",
+        "private memory, GB",
+        "shared memory, MB",
+        "shared beyond idle, bytes a voxel",
+    )
+    table = page.table(head, cells)
+    print(table)
+    if options.write:
+        told = "The most that a server held, with a mask, guidance, two steps, at the stream.\n\n"
+        command = f"scripts/memory {' '.join(sys.argv[1:])}"
+        page.write(f"Memory: {options.variant}", command, told + table)
+    print(json.dumps({"variant": options.variant, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()

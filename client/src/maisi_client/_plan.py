@@ -1,0 +1,138 @@
+"""The plan of a dataset: a table, a row a volume."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ._errors import InvalidRequest
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A volume to make: its name, and the arguments of `Client.generate`."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+def read_plan(path: str | Path) -> list[Row]:
+    """Read a plan, `.csv` with a head line or `.jsonl` with an object a line.
+
+    Columns are `name` and the arguments of `Client.generate`; what is empty takes the variant's
+    default. Paths of `mask` and `source` are relative to the plan's folder. Without a `name` a row
+    is `case_0000` by its number from 0, and without a `seed` that number is its seed, so that a
+    plan always makes the same dataset. Sides and lengths are `96,112,96`. Raises
+    `InvalidRequest` with the line and the column of what is wrong.
+    """
+    path = Path(path)
+    rows: list[Row] = []
+    names: set[str] = set()
+    for number, (line, cells) in enumerate(_lines(path)):
+        where = f"{path}, line {line}"
+        given = {key: value for key, value in cells.items() if value not in (None, "")}
+        name = str(given.pop("name", f"case_{number:04}"))
+        if not _NAME.fullmatch(name):
+            raise InvalidRequest(f"{where}: name is '{name}'; letters, digits, . _ - are allowed")
+        if name in names:
+            raise InvalidRequest(f"{where}: name '{name}' is taken by an earlier row")
+        names.add(name)
+        arguments = {key: _value(where, key, value) for key, value in given.items()}
+        for key in ("mask", "source"):
+            if key in arguments:
+                arguments[key] = path.parent / arguments[key]
+                if not arguments[key].is_file():
+                    raise InvalidRequest(f"{where}: {key} '{arguments[key]}' does not exist")
+        rows.append(Row(name, {"seed": number, **arguments}))
+    if not rows:
+        raise InvalidRequest(f"{path}: the plan has no row")
+    return rows
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (number of the line, cells)."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            if path.suffix == ".jsonl":
+                for number, text in enumerate(file, 1):
+                    if text.strip():
+                        yield number, _object(path, number, text)
+            elif path.suffix == ".csv":
+                table = csv.DictReader(file)
+                for cells in table:
+                    if None in cells:
+                        raise InvalidRequest(
+                            f"{path}, line {table.line_num}: more cells than the head has columns"
+                        )
+                    yield table.line_num, dict(cells)
+            else:
+                raise InvalidRequest(f"the plan is '{path}'; its name must end in .csv or .jsonl")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"the plan '{path}' cannot be read: {error}") from error
+
+
+def _object(path: Path, number: int, text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise InvalidRequest(f"{path}, line {number}: not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise InvalidRequest(f"{path}, line {number}: an object is wanted, such as {{'seed': 1}}")
+    return found
+
+
+def _value(where: str, key: str, value: Any) -> Any:
+    if key not in _COLUMNS:
+        raise InvalidRequest(f"{where}: '{key}' is no column; {', '.join(_COLUMNS)} are")
+    if not isinstance(value, str):
+        return value
+    try:
+        return _COLUMNS[key](value.strip())
+    except ValueError:
+        raise InvalidRequest(f"{where}: {key} is '{value}', which cannot be read") from None
+
+
+def _integers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _numbers(text: str) -> float | list[float]:
+    numbers = [float(part) for part in text.split(",")]
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "1", "false", "0"):
+        raise ValueError
+    return text.lower() in ("true", "1")
+
+
+_COLUMNS: Mapping[str, Callable[[str], Any]] = {
+    "variant": str,
+    "mask": str,
+    "vocabulary": str,
+    "anatomy": str,
+    "organs": str,
+    "augment": _truth,
+    "source": str,
+    "strength": float,
+    "preset": str,
+    "modality": str,
+    "size": _integers,
+    "spacing": _numbers,
+    "seed": int,
+    "steps": int,
+    "guidance": float,
+    "guidance_interval": _numbers,
+    "solver": str,
+    "top_region": str,
+    "bottom_region": str,
+    "redraws": int,
+}

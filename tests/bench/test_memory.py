@@ -1,0 +1,29 @@
+"""Memory is seen: private pages and shared ones, and no more than there is."""
+
+import os
+import time
+
+import numpy as np
+import psutil
+
+from bench import memory, watch
+from tests.conftest import ROOT
+
+
+def test_private_pages_are_counted_and_mapped_files_are_not(tmp_path) -> None:
+    with watch.most(lambda: watch.private(os.getpid())) as most:
+        before = most[0]
+        held = np.ones(50_000_000, np.uint8)
+        time.sleep(0.2)
+        del held
+        mapped = np.memmap(tmp_path / "file", np.uint8, "w+", shape=200_000_000)
+        mapped[:] = 1
+        time.sleep(0.2)
+    assert 45e6 < most[0] - before < 150e6
+    assert watch.private(2**22 + 1) == 0  # nobody
+
+
+def test_a_server_is_measured_idle_and_at_work() -> None:
+    idle, busy = memory.measure("mini", ROOT / "model_repository", [64])
+    assert 1e8 < idle["private"] < busy["private"] < psutil.virtual_memory().total
+    assert idle["shared"] < busy["shared"] < idle["shared"] + 200 * busy["voxels"]

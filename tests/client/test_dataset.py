@@ -1,0 +1,138 @@
+"""Datasets: whole, also after kill -9; no volume is made twice; servers share the work."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from maisi_client import Client, InvalidRequest, make_dataset, read_plan
+
+from tests.conftest import Server
+
+ROWS = 100
+HEAD = "name,mask,size,modality,steps\n"
+
+
+def plan(folder: Path, rows: int, more: str = "") -> Path:
+    grid = np.zeros((32, 32, 32), np.uint8)
+    grid[8:24, 8:24, 8:24] = 22
+    nib.save(nib.Nifti1Image(grid, np.diag([2, 2, 2, 1])), folder / "mask.nii.gz")
+    masked, alone = "mask.nii.gz,", ',"32,32,32"'
+    lines = [f"row-{n},{masked if n % 2 else alone},mri_t2,1" for n in range(rows)]
+    (folder / "plan.csv").write_text(HEAD + "\n".join(lines) + "\n" + more)
+    return folder / "plan.csv"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): gzip.decompress(path.read_bytes())
+        for path in folder.rglob("*.nii.gz")
+    }
+
+
+def command(server: str, path: Path, to: Path, *more: str) -> list[str]:
+    words = [sys.executable, "-m", "maisi_client", "dataset", str(path), "--to", str(to)]
+    return [*words, "--url", server, *more]
+
+
+def test_a_plan_becomes_a_dataset(server: Server, tmp_path: Path) -> None:
+    path, to = plan(tmp_path, 4), tmp_path / "set"
+    with Client(server.grpc) as client:
+        outcomes = list(make_dataset(read_plan(path), to, [client]))
+        again = list(make_dataset(read_plan(path), to, [client]))
+        assert {outcome.state for outcome in again} == {"kept"}
+        row = read_plan(path)[1]
+        volume = client.generate(**row.arguments)
+    made = {outcome.name: outcome.state for outcome in outcomes}
+    assert made.keys() == {f"row-{n}" for n in range(4)}
+    assert set(made.values()) <= {"done", "unfaithful"}
+    places = {name: to if state == "done" else to / "unfaithful" for name, state in made.items()}
+    for name, place in places.items():
+        report = json.loads((place / "reports" / f"{name}.json").read_text())
+        assert (report["name"], report["synthetic"]) == (name, True)
+        assert (place / "labels" / f"{name}.nii.gz").exists() == report["masked"]
+        assert report["seed"] == report["row"]["seed"] == int(name[-1])
+    image = nib.load(places["row-1"] / "images" / "row-1.nii.gz")
+    assert (image.get_fdata() == volume.image.get_fdata()).all()
+    labels = nib.load(places["row-1"] / "labels" / "row-1.nii.gz")
+    assert (labels.affine == image.affine).all() and labels.shape == image.shape
+
+
+def test_a_row_that_fails_is_written_down_and_the_rest_goes_on(
+    server: Server, tmp_path: Path
+) -> None:
+    path, to = plan(tmp_path, 2, 'bad,,"32,32,32",mri_t9,1\n'), tmp_path / "set"
+    done = subprocess.run(
+        command(server.grpc, path, to, "--json"), capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 1
+    told = json.loads(done.stdout.splitlines()[0])
+    assert told["rows"] == 3 and told["failed"] == 1
+    failed = json.loads((to / "failed" / "bad.json").read_text())
+    assert failed["type"] == "InvalidRequest" and "mri_t9" in failed["error"]
+    assert "bad: modality: 'mri_t9'" in done.stderr and "Traceback" not in done.stderr
+    path.write_text(path.read_text().replace("mri_t9", "mri_t1"))
+    done = subprocess.run(command(server.grpc, path, to), capture_output=True, timeout=100)
+    assert done.returncode == 0
+    assert not (to / "failed" / "bad.json").exists()
+
+
+def test_killed_at_any_moment_it_ends_whole_and_the_same(server: Server, tmp_path: Path) -> None:
+    path, whole, killed = plan(tmp_path, ROWS), tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(server.grpc, path, whole), check=True, timeout=200)
+    chance = random.Random(1)
+    for _ in range(3):
+        process = subprocess.Popen(command(server.grpc, path, killed))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(chance.uniform(1.5, 3.0))
+        process.kill()
+        process.wait()
+    before = {report: report.stat().st_mtime_ns for report in killed.rglob("reports/*.json")}
+    assert 0 < len(before) < ROWS
+    subprocess.run(command(server.grpc, path, killed), check=True, timeout=200)
+    assert contents(killed) == contents(whole)
+    assert {report.stem for report in killed.rglob("reports/*.json")} == {
+        f"row-{n}" for n in range(ROWS)
+    }
+    assert {report: report.stat().st_mtime_ns for report in before} == before  # none made twice
+    assert not list(killed.rglob("*/.????????.*"))
+
+
+def test_shards_share_a_plan_and_nobody_works_twice(server: Server, tmp_path: Path) -> None:
+    path, to = plan(tmp_path, 6), tmp_path / "set"
+    processes = [
+        subprocess.Popen(command(server.grpc, path, to, f"--shard={n}/3", "--json"))
+        for n in range(3)
+    ]
+    assert [process.wait(200) for process in processes] == [0, 0, 0]
+    assert len(list(to.rglob("reports/*.json"))) == 6
+    rows = read_plan(path)
+    with Client(server.grpc) as client:
+        first = make_dataset(rows, tmp_path / "other", [client], shard=(1, 2))
+        next(first)
+        with pytest.raises(InvalidRequest, match="another process makes this shard"):
+            next(make_dataset(rows, tmp_path / "other", [client], shard=(1, 2)))
+        first.close()
+
+
+def test_a_dead_server_loses_no_row(start_server: Callable[..., Server], tmp_path: Path) -> None:
+    path, to = plan(tmp_path, 12), tmp_path / "set"
+    servers = [start_server(), start_server()]
+    urls = ",".join(server.grpc for server in servers)
+    process = subprocess.Popen(command(urls, path, to, "--jobs=2", "--json"))
+    while len(list(to.rglob("reports/*.json"))) < 3:
+        time.sleep(0.05)
+    servers[0].triton.kill()
+    assert process.wait(250) == 0
+    assert len(list(to.rglob("reports/*.json"))) == 12
+    assert not list((to / "failed").iterdir())
