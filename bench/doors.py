@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -52,10 +53,11 @@ NOTHING = Counts(0, 0, 0, 0)
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: where its gRPC is, and tritonclient's connection to it."""
+    """A running server: where its gRPC is, tritonclient's connection to it, its operator's key."""
 
     url: str
     client: Any
+    key: str = ""
 
     def statistics(self) -> dict[str, Counts]:
         """Read Triton's own statistics of every model."""
@@ -75,11 +77,11 @@ class Server:
 
 
 @contextmanager
-def connected(url: str) -> Iterator[Server]:
+def connected(url: str, key: str = "") -> Iterator[Server]:
     """Talk to a server; whatever it refuses within becomes ServerFailed."""
     client = grpc.InferenceServerClient(url)
     try:
-        yield Server(url, client)
+        yield Server(url, client, key)
     except grpc.InferenceServerException as error:
         said = (error.message() or "no reason given").strip().rstrip(".")
         raise ServerFailed(f"The server at {url} did not answer: {said}.") from None
@@ -114,6 +116,9 @@ def serving(repository: Path, name: str, log: Path) -> Iterator[Server]:
     """
     ports = [f"--{service}-port=0" for service in ("grpc", "http", "metrics", "status")]
     words = [sys.executable, "-m", "server", f"--repository={repository}", f"--models={name}"]
+    key, key_file = secrets.token_hex(16), log.with_suffix(".key")
+    key_file.write_text(key)
+    words.append(f"--key-file={key_file}")  # for shared memory
     with log.open("w") as err:
         process = subprocess.Popen(
             [*words, *ports],
@@ -132,12 +137,13 @@ def serving(repository: Path, name: str, log: Path) -> Iterator[Server]:
             lines = [line for line in log.read_text().splitlines() if line.startswith("serve: ")]
             why = lines[-1].removeprefix("serve: ") if lines else f"its log {log} says why."
             raise ServerFailed(f"The server did not start: {why}")
-        with connected(ready.split()[1].removeprefix("grpc=")) as server:
+        with connected(ready.split()[1].removeprefix("grpc="), key) as server:
             yield server
     finally:
         process.terminate()
         process.wait()
         process.stdout.close()
+        key_file.unlink()
 
 
 def add_narrow_doors(repository: Path, name: str, sent: Mapping[str, Any], folder: Path) -> None:

@@ -147,7 +147,7 @@ def measure(
     """Run one level; returns its row and, when it failed, the sentence that says why."""
     before = server.statistics()
     try:
-        requests = perf_analyzer.run(program, server.url, door, load, data, seconds)
+        requests = perf_analyzer.run(program, server.url, door, load, data, seconds, server.key)
         done = _since(before, server.statistics())
         return row(name, door, load, requests, done, masked), ""
     except Failed as error:

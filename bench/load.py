@@ -82,7 +82,9 @@ def test(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
         for door in all_doors:
             what = " by ".join(names(door))
             try:  # not measured: a first request of a size is slower
-                perf_analyzer.run(program, server.url, door, Load(1, 1), data, options.seconds)
+                perf_analyzer.run(
+                    program, server.url, door, Load(1, 1), data, options.seconds, server.key
+                )
             except Failed as error:
                 raise ServerFailed(f"The {what} does not answer: {error}") from None
             for load in loads:

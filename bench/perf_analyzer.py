@@ -202,12 +202,18 @@ def memory(load: Load, door: Door, voxels: int) -> int:
 
 
 def run(
-    program: Sequence[str], url: str, door: Door, load: Load, data: Path, seconds: float
+    program: Sequence[str],
+    url: str,
+    door: Door,
+    load: Load,
+    data: Path,
+    seconds: float,
+    key: str = "",
 ) -> list[Request]:
     """Put `load` on `door` of the server at `url` (gRPC), each request with the inputs in `data`.
 
-    `data` is JSON as `--input-data` takes it. Raises Failed when a request failed, which ends
-    perf_analyzer, or when it took more than `seconds`.
+    `data` is JSON as `--input-data` takes it, `key` what shared memory needs. Raises Failed when a
+    request failed, which ends perf_analyzer, or when it took more than `seconds`.
     """
     with tempfile.TemporaryDirectory(prefix="loadtest-") as folder:
         profile, log = Path(folder, "profile.json"), Path(folder, "log")
@@ -216,6 +222,7 @@ def run(
         words.append("--streaming" if door.streaming else "--async")
         if door.shared_memory:
             words.append("--shared-memory=system")
+            words += ["-H", f"triton-grpc-protocol-maisi-control:{key}"]
             words.append(f"--output-shared-memory-size={door.shared_memory}")
         # A range with itself as its end: one number alone means "up to 1".
         words.append(

@@ -38,6 +38,7 @@ def test_a_lesion_is_drawn_where_it_was_asked_and_nowhere_else(
     assert found["elsewhere"] < found["noise"]
 
 
+@pytest.mark.slow
 def test_a_report_tells_volumes_that_follow_from_those_that_do_not(
     client: Client, heads: list[Head], monkeypatch: pytest.MonkeyPatch
 ) -> None:

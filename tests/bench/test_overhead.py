@@ -7,6 +7,7 @@ import pytest
 from bench import overhead
 
 
+@pytest.mark.slow
 def test_a_step_through_the_server_and_beside_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert overhead.main(["--sides", "8", "--repeat", "1"]) == 0
     text, line = capsys.readouterr().out.rstrip().rsplit("\n", 1)
