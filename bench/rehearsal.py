@@ -25,11 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf import text_format  # type: ignore[import-untyped]
 from onnx import numpy_helper
-from tritonclient.grpc import model_config_pb2 as pb
 
-from bench import page
+from bench import doors, page
 from export import repository, variant
 from export.files import sha256
 
@@ -128,9 +126,7 @@ def two_versions(folder: Path) -> tuple[Path, dict[str, int]]:
     other weights, so that its volumes differ.
     """
     source, chosen = ROOT / "model_repository", variant.load("mini")
-    text = (source / "mini" / "config.pbtxt").read_text()
-    config = text_format.Parse(text, pb.ModelConfig())
-    digests = json.loads(config.parameters["variant"].string_value)["weights"]
+    digests = doors.variant_in(source, "mini")["weights"]
     files = {}
     for model in source.glob("mini.*/1"):
         found = [path for path in model.iterdir() if path.name != ".gitkeep"]

@@ -70,9 +70,7 @@ class Health:
         while not self.stopping:
             problem = None
             try:
-                problem = self._hang()
-                if problem is None:
-                    self._probe()
+                problem = self._look()
             except Refused as error:
                 problem = f"cannot make a volume: {error}"
             self._problem = problem
@@ -80,17 +78,13 @@ class Health:
                 self._well = time.monotonic()
             time.sleep(LOOK)
 
-    def _hang(self) -> str | None:
-        if not self.triton.busy():
+    def _look(self) -> str | None:
+        """Say whether work hangs; where there is none, make tiny volumes now and then."""
+        if self.triton.busy():
+            silent = time.time() - self.triton.progress()
+            return None if silent < self.stall else f"no progress for {silent:.0f} s"
+        if self._problem is None and time.monotonic() - self._probed < IDLE:
             return None
-        silent = time.time() - self.triton.progress()
-        return None if silent < self.stall else f"no progress for {silent:.0f} s"
-
-    def _probe(self) -> None:
-        """Make tiny volumes where nothing else is made, now and then; raises Refused."""
-        recent = time.monotonic() - self._probed < IDLE and self._problem is None
-        if recent or self.triton.busy():
-            return
         for variant, size in self.variants.items():
             try:
                 self.triton.probe(variant, size, PROBE)
@@ -98,6 +92,7 @@ class Health:
                 if not self.triton.busy():  # else it waited behind a request that came before it
                     raise
         self._probed = time.monotonic()
+        return None
 
     def metrics(self) -> str:
         """Give what Triton's own metrics do not know, as Prometheus reads it."""

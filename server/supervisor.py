@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from server import layout, status
@@ -114,20 +114,20 @@ def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
             if settings.backends is not None:
                 backends = folder / "backends"  # the name of the package that ours are in
                 layout.lay_backends(settings.triton, settings.backends, backends)
+            repository = settings.repository
+            if settings.limits != UNLIMITED:
+                repository = folder / "models"
+                layout.lay_models(settings.repository, settings.limits, repository)
             launch = Launch(
                 settings.triton,
                 backends,
-                settings.repository,
+                repository,
                 settings.models,
                 address,
                 settings.key,
                 settings.tls,
                 settings.version,
             )
-            if settings.limits != UNLIMITED:
-                limited = folder / "models"
-                layout.lay_models(settings.repository, settings.limits, limited)
-                launch = replace(launch, repository=limited)
             state = {FILE_VARIABLE: str(stopping_file(folder))}
             yield Triton(launch, shared_memory, state), address, folder
     finally:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from . import _commands
 from ._client import DEFAULT_URL
 from ._errors import MaisiError
+from ._plan import integers
 
 _EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 cancelled (Ctrl-C)"
 
@@ -141,11 +142,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     find.add_argument("database", metavar="JSON", help="as upstream's candidate_masks.json")
     find.add_argument("folder", metavar="FOLDER", help="where the masks lie")
-    find.add_argument(
-        "--labels", type=_integers, default=[], metavar="ID,...", help="labels it has"
-    )
+    find.add_argument("--labels", type=integers, default=[], metavar="ID,...", help="labels it has")
     find.add_argument("--regions", metavar="R,...", help="such as chest,abdomen")
-    find.add_argument("--size", type=_integers, metavar="X,Y,Z", help="voxels to be near to")
+    find.add_argument("--size", type=integers, metavar="X,Y,Z", help="voxels to be near to")
     find.add_argument("--spacing", type=_numbers, metavar="MM", help="one length, or X,Y,Z")
     find.set_defaults(run=_commands.find)
 
@@ -172,7 +171,7 @@ def _grid(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--variant", default="mini", help="model variant [%(default)s]")
     add("--vocabulary", metavar="V", help="label ids of MASK, such as totalsegmentator-v2 [maisi]")
-    add("--size", type=_integers, metavar="X,Y,Z", help="voxels, without a mask")
+    add("--size", type=integers, metavar="X,Y,Z", help="voxels, without a mask")
     add("--spacing", type=_numbers, metavar="MM", help="one length, or X,Y,Z")
 
 
@@ -203,10 +202,6 @@ def _shard(text: str) -> tuple[int, int]:
     if not 0 <= int(index) < int(count):
         raise argparse.ArgumentTypeError(f"{text} is not I/N with I from 0 to N-1")
     return int(index), int(count)
-
-
-def _integers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
 
 
 def _floats(text: str) -> list[float]:

@@ -99,7 +99,8 @@ def _value(where: str, key: str, value: Any) -> Any:
         raise InvalidRequest(f"{where}: {key} is '{value}', which cannot be read") from None
 
 
-def _integers(text: str) -> list[int]:
+def integers(text: str) -> list[int]:
+    """Read `1,2,3`; raises ValueError."""
     return [int(part) for part in text.split(",")]
 
 
@@ -125,7 +126,7 @@ _COLUMNS: Mapping[str, Callable[[str], Any]] = {
     "strength": float,
     "preset": str,
     "modality": str,
-    "size": _integers,
+    "size": integers,
     "spacing": _numbers,
     "seed": int,
     "steps": int,
