@@ -211,7 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = measure(task, given.contenders, given.repeat, logs)
     text = verdict.text(task, results, given.repeat)
     if given.write:
-        page.write(SECTION, shlex.join(["scripts/bench", *words]), text)
+        section = f"{SECTION}: {task.variant}, {task.size}^3"
+        page.write(section, shlex.join(["scripts/bench", *words]), text)
     print(text, verdict.as_json(task, results, given.repeat), sep="\n\n")
     return int(any(found.error and found.name != "compile" for found in results))
 

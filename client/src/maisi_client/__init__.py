@@ -7,12 +7,15 @@ with maisi_client.Client("localhost:8001") as client:
 ```
 """
 
+from . import aio
+from ._arguments import Arguments, MaskArguments
 from ._client import Client
 from ._dataset import Outcome, make_dataset
 from ._errors import (
     InvalidRequest,
     MaisiError,
     MaskError,
+    Mismatch,
     ServerError,
     ServerUnavailable,
     Timeout,
@@ -20,16 +23,20 @@ from ._errors import (
 from ._library import Candidate, find_masks
 from ._plan import Row, read_plan
 from ._preview import preview
+from ._reproduce import reproduce
 from ._tls import Tls
 from ._variant import Variant
 from ._volume import Progress, Volume
 
 __all__ = [
+    "Arguments",
     "Candidate",
     "Client",
     "InvalidRequest",
     "MaisiError",
+    "MaskArguments",
     "MaskError",
+    "Mismatch",
     "Outcome",
     "Progress",
     "Row",
@@ -39,8 +46,10 @@ __all__ = [
     "Tls",
     "Variant",
     "Volume",
+    "aio",
     "find_masks",
     "make_dataset",
     "preview",
     "read_plan",
+    "reproduce",
 ]

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from . import _commands
+from . import _layouts as layouts
 from ._client import DEFAULT_URL
 from ._errors import MaisiError
 from ._plan import integers
@@ -42,7 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     server = argparse.ArgumentParser(add_help=False)
-    server.add_argument("--url", help=f"host:port of gRPC [$MAISI_URL, else {DEFAULT_URL}]")
+    server.add_argument(
+        "--url", help=f"host:port of gRPC, several with commas [$MAISI_URL, else {DEFAULT_URL}]"
+    )
     server.add_argument("--ca", metavar="PEM", help="TLS: who signed the server [$MAISI_CA]")
     server.add_argument("--certificate", metavar="PEM", help="mTLS: ours [$MAISI_CERTIFICATE]")
     server.add_argument("--key", metavar="PEM", help="mTLS: its key [$MAISI_KEY]")
@@ -114,12 +117,14 @@ def _parser() -> argparse.ArgumentParser:
         "dataset",
         parents=[server, machine],
         help="make every volume of a plan; can be stopped and gone on with",
-        description="Make the rows of a plan that are not there yet; see docs/datasets.md."
-        " --url may name several servers, with commas.",
+        description="Make the rows of a plan that are not there yet; see docs/datasets.md.",
         epilog=_EXIT_CODES,
     )
     table.add_argument("plan", metavar="PLAN", help=".csv or .jsonl, a row a volume")
     table.add_argument("--to", required=True, metavar="DIR", help="where the dataset lies")
+    table.add_argument(
+        "--layout", choices=layouts.NAMES, default="plain", help="whose folders [%(default)s]"
+    )
     table.add_argument("--jobs", type=_count, default=2, metavar="N", help="at a time [2]")
     table.add_argument(
         "--attempts", type=_count, default=3, metavar="N", help="tries of a row that fails [3]"
@@ -132,6 +137,19 @@ def _parser() -> argparse.ArgumentParser:
         help="rows I, I+N, ... alone",
     )
     table.set_defaults(run=_commands.dataset)
+
+    again = commands.add_parser(
+        "reproduce",
+        parents=[server, machine],
+        help="make a volume again from its report, and prove it the same",
+        description="Make the volume of a report again; fails where a digest differs.",
+        epilog=_EXIT_CODES,
+    )
+    again.add_argument("sidecar", metavar="REPORT", help="the .json beside a volume")
+    again.add_argument("-o", "--output", metavar="OUT", help="also write it: .nii.gz or .nii")
+    again.add_argument("--mask", metavar="MASK", help="where the mask is now [where it was]")
+    again.add_argument("--source", metavar="VOLUME", help="where the source is now [where it was]")
+    again.set_defaults(run=_commands.again)
 
     find = commands.add_parser(
         "find",

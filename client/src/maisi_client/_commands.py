@@ -16,6 +16,7 @@ from typing import Any
 
 import nibabel as nib
 
+from ._arguments import ARGUMENTS
 from ._bar import CLEAR, Bar
 from ._client import Client
 from ._dataset import make_dataset
@@ -25,6 +26,7 @@ from ._library import find_masks
 from ._plan import read_plan
 from ._preview import preview as draw
 from ._preview import require_pillow
+from ._reproduce import reproduce
 from ._tls import Tls
 from ._variant import Variant
 from ._volume import report_path
@@ -38,29 +40,7 @@ def generate(args: argparse.Namespace) -> None:
         require_pillow()
     started = time.monotonic()
     with _client(args) as client, Bar(sys.stderr) as bar:
-        volume = client.generate(
-            args.mask,
-            variant=args.variant,
-            vocabulary=args.vocabulary,
-            anatomy=args.anatomy,
-            organs=args.organs,
-            augment=args.augment,
-            source=args.source,
-            strength=args.strength,
-            preset=args.preset,
-            modality=args.modality,
-            size=args.size,
-            spacing=args.spacing,
-            seed=args.seed,
-            steps=args.steps,
-            guidance=args.guidance,
-            guidance_interval=args.guidance_interval,
-            solver=args.solver,
-            top_region=args.top_region,
-            bottom_region=args.bottom_region,
-            redraws=args.redraws,
-            on_progress=bar,
-        )
+        volume = client.generate(args.mask, on_progress=bar, **_given(args))
     if args.preview:
         title = str(volume.report.get("modality", "volume"))
         draw(volume.mask or args.mask, [(title, volume)], args.preview)
@@ -80,18 +60,7 @@ def mask(args: argparse.Namespace) -> None:
     report_path(args.output)  # the name ends as it should
     _writable(args.output)
     with _client(args) as client, Bar(sys.stderr) as bar:
-        made = client.mask(
-            args.mask,
-            variant=args.variant,
-            vocabulary=args.vocabulary,
-            anatomy=args.anatomy,
-            organs=args.organs,
-            augment=args.augment,
-            size=args.size,
-            spacing=args.spacing,
-            seed=args.seed,
-            on_progress=bar,
-        )
+        made = client.mask(args.mask, on_progress=bar, **_given(args))
     with atomic(Path(args.output)) as draft:
         nib.save(made, draft)
     if args.json:
@@ -110,17 +79,7 @@ def _writable(*paths: str | None) -> None:
 def check(args: argparse.Namespace) -> None:
     """Tell what would be done."""
     with _client(args) as client:
-        told = client.check(
-            args.mask,
-            variant=args.variant,
-            vocabulary=args.vocabulary,
-            preset=args.preset,
-            modality=args.modality,
-            size=args.size,
-            spacing=args.spacing,
-            steps=args.steps,
-            guidance=args.guidance,
-        )
+        told = client.check(args.mask, **_given(args))
     if args.json:
         print(json.dumps(told))
         return
@@ -177,12 +136,21 @@ def dataset(args: argparse.Namespace) -> None:
     total, started = len(rows[index::count]), time.monotonic()
     states: Counter[str] = Counter()
     line = sys.stderr if sys.stderr.isatty() else None
-    with contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(_client(args, url)) for url in (args.url or "").split(",")]
-        outcomes = make_dataset(
-            rows, args.to, clients, jobs=args.jobs, attempts=args.attempts, shard=args.shard
-        )
-        for outcome in stack.enter_context(contextlib.closing(outcomes)):
+    with (
+        _client(args) as client,
+        contextlib.closing(
+            make_dataset(
+                rows,
+                args.to,
+                client,
+                layout=args.layout,
+                jobs=args.jobs,
+                attempts=args.attempts,
+                shard=args.shard,
+            )
+        ) as outcomes,
+    ):
+        for outcome in outcomes:
             states[outcome.state] += 1
             if outcome.error:
                 print(f"{CLEAR if line else ''}{outcome.name}: {outcome.error}", file=sys.stderr)
@@ -197,6 +165,21 @@ def dataset(args: argparse.Namespace) -> None:
         print(", ".join(f"{number} {state}" for state, number in states.items()))
     if states["failed"]:
         raise ServerError(f"{states['failed']} of {total} rows failed; {args.to}/failed says why")
+
+
+def again(args: argparse.Namespace) -> None:
+    """Make a volume anew from its sidecar; raises Mismatch where it is another."""
+    if args.output:
+        report_path(args.output)  # the name ends as it should
+        _writable(args.output)
+    with _client(args) as client, Bar(sys.stderr) as bar:
+        volume = reproduce(
+            client, args.sidecar, mask=args.mask, source=args.source, on_progress=bar
+        )
+    if args.output:
+        volume.save(args.output)
+    digest = volume.report["sha256"]["image"]
+    print(json.dumps({"sha256": digest}) if args.json else f"the same: SHA-256 {digest}")
 
 
 def _pace(states: Counter[str], total: int, seconds: float) -> str:
@@ -274,6 +257,11 @@ def preview(args: argparse.Namespace) -> None:
         print(json.dumps({"output": args.output}))
 
 
-def _client(args: argparse.Namespace, url: str | None = None) -> Client:
+def _client(args: argparse.Namespace) -> Client:
     tls = Tls.of(args.ca, args.certificate, args.key)
-    return Client(url or args.url, tls=tls, timeout=args.timeout)
+    return Client(args.url, tls=tls, timeout=args.timeout)
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what the command line says of a request's arguments."""
+    return {name: value for name, value in vars(args).items() if name in ARGUMENTS}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import json
-import shutil
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,14 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
+import numpy as np
 
+from . import _layouts as layouts
 from ._client import Client
-from ._errors import InvalidRequest, MaisiError
+from ._errors import InvalidRequest, MaisiError, MaskError
 from ._files import atomic
+from ._grid import open_image
+from ._layouts import Layout
 from ._plan import Row
+from ._provenance import plain
 from ._volume import Progress, Volume
 
-_FOLDERS = ("images", "labels", "reports")
 _ASIDE, _FAILED = "unfaithful", "failed"
 
 
@@ -41,53 +44,58 @@ class Outcome:
 def make_dataset(
     rows: Sequence[Row],
     to: str | Path,
-    clients: Sequence[Client],
+    client: Client,
     *,
+    layout: str = "plain",
     jobs: int = 2,
     attempts: int = 3,
     shard: tuple[int, int] = (0, 1),
 ) -> Generator[Outcome, None, None]:
     """Make every row of a plan that is not there yet, `jobs` at a time; yield what became of it.
 
-    A row has `images/NAME.nii.gz`, `labels/NAME.nii.gz` where it has a mask, and last, when those
-    are whole, `reports/NAME.json`: who stops at any moment, by kill -9 too, loses no volume, and
-    whoever goes on makes no volume twice. A volume that does not follow its mask by its report lies
-    below `unfaithful/` instead. A row that fails is tried `attempts` times, each time at the next
-    of the `clients`; then `failed/NAME.json` says why, and the next run tries again.
+    A row has an image, labels where it has a mask, and last, when those are whole, a sidecar: who
+    stops at any moment, by kill -9 too, loses no volume, and whoever goes on makes no volume twice.
+    `layout` says where they lie: `plain` (`images/NAME.nii.gz`, `labels/NAME.nii.gz`,
+    `reports/NAME.json`), `nnunet`, `msd` or `bids`; what describes the dataset as a whole is
+    written at the end. A volume that does not follow its mask by its report lies below
+    `unfaithful/` instead. A row that fails is asked for `attempts` times; then `failed/NAME.json`
+    says why, and the next run tries again.
 
     `shard` (I, N) makes the rows I, I + N, ...: processes with the other I need no coordinator.
-    Raises `InvalidRequest` where another process makes the same shard into the same folder.
+    Raises `InvalidRequest` where another process makes the same shard into the same folder, or the
+    layout has no place for a row.
     """
     folder, (index, count) = Path(to), shard
+    chosen = layouts.of(layout, folder, rows, client.info)
     mine = list(rows[index::count])
-    for place in (folder, folder / _ASIDE):
-        for name in _FOLDERS:
-            (place / name).mkdir(parents=True, exist_ok=True)
-    (folder / _FAILED).mkdir(exist_ok=True)
+    (folder / _FAILED).mkdir(parents=True, exist_ok=True)
     with _alone(folder / f".shard-{index}-of-{count}"):
-        _sweep(folder, mine)
         missing = []
         for row in mine:
-            if _report(folder, row).exists() or _report(folder / _ASIDE, row).exists():
+            at = chosen.place(row)
+            if any((place / at.sidecar).exists() for place in (folder, folder / _ASIDE)):
                 yield Outcome(row.name, "kept")
             else:
                 missing.append(row)
-        yield from _work(missing, folder, clients, jobs, attempts)
+        _sweep(folder, [path for row in missing for path in chosen.place(row).files])
+        yield from _work(missing, folder, chosen, client, jobs, attempts)
+        with (folder / ".describing").open("w") as lock:  # shards may end at once
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            chosen.describe()
 
 
 def _work(
-    rows: Sequence[Row], folder: Path, clients: Sequence[Client], jobs: int, attempts: int
+    rows: Sequence[Row], folder: Path, layout: Layout, client: Client, jobs: int, attempts: int
 ) -> Iterator[Outcome]:
     stopped = threading.Event()
     with ThreadPoolExecutor(jobs) as pool:
         running: set[Future[Outcome]] = set()
-        left = iter(enumerate(rows))
+        left = iter(rows)
         try:
             while True:
                 # No more than are at work: a plan may have a million rows.
-                for number, row in left:
-                    turns = [clients[(number + n) % len(clients)] for n in range(attempts)]
-                    running.add(pool.submit(_make, row, folder, turns, stopped))
+                for row in left:
+                    running.add(pool.submit(_make, row, folder, layout, client, attempts, stopped))
                     if len(running) >= jobs:
                         break
                 if not running:
@@ -99,14 +107,21 @@ def _work(
             stopped.set()
 
 
-def _make(row: Row, folder: Path, clients: Sequence[Client], stopped: threading.Event) -> Outcome:
+def _make(
+    row: Row,
+    folder: Path,
+    layout: Layout,
+    client: Client,
+    attempts: int,
+    stopped: threading.Event,
+) -> Outcome:
     def go_on(progress: Progress) -> None:
         if stopped.is_set():
             raise _Stopped
 
     failed = folder / _FAILED / f"{row.name}.json"
     error: MaisiError | None = None
-    for client in clients:
+    for _ in range(attempts):
         try:
             volume = client.generate(**row.arguments, on_progress=go_on)
         except _Stopped:
@@ -117,53 +132,44 @@ def _make(row: Row, folder: Path, clients: Sequence[Client], stopped: threading.
                 break
         else:
             faithful = volume.report.get("fidelity", {}).get("faithful") is not False
-            _save(row, volume, folder if faithful else folder / _ASIDE)
+            _save(row, volume, folder if faithful else folder / _ASIDE, layout)
             failed.unlink(missing_ok=True)
             return Outcome(row.name, "done" if faithful else "unfaithful")
     told = {"name": row.name, "error": str(error), "type": type(error).__name__}
     with atomic(failed) as draft:
-        draft.write_text(json.dumps(told | {"row": _plain(row)}, indent=2) + "\n")
+        draft.write_text(json.dumps(told | {"request": plain(row.arguments)}, indent=2) + "\n")
     return Outcome(row.name, "failed", str(error))
 
 
-def _save(row: Row, volume: Volume, folder: Path) -> None:
-    labels, given = folder / "labels" / f"{row.name}.nii.gz", row.arguments.get("mask")
-    if volume.mask is not None:
-        with atomic(labels) as draft:
-            nib.save(volume.mask, draft)
-    elif given is not None:
-        with atomic(labels) as draft:
-            if str(given).endswith(".nii.gz"):
-                shutil.copyfile(given, draft)
-            else:
-                nib.save(nib.load(given), draft)
-    with atomic(folder / "images" / f"{row.name}.nii.gz") as draft:
+def _save(row: Row, volume: Volume, folder: Path, layout: Layout) -> None:
+    at, given = layout.place(row), row.arguments.get("mask")
+    for path in at.files:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    labels = volume.mask or (given and open_image(given, "mask", MaskError)[1])
+    if labels:
+        with atomic(folder / at.labels) as draft:
+            nib.save(_numbered(labels, layout.ids), draft)
+    with atomic(folder / at.image) as draft:
         nib.save(volume.image, draft)
-    with atomic(_report(folder, row)) as draft:
-        told = {"name": row.name, "row": _plain(row), **volume.report}
-        draft.write_text(json.dumps(told, indent=2) + "\n")
+    with atomic(folder / at.sidecar) as draft:
+        draft.write_text(json.dumps({"name": row.name, **volume.report}, indent=2) + "\n")
 
 
-def _plain(row: Row) -> dict[str, Any]:
-    return {
-        key: str(value) if isinstance(value, Path) else value
-        for key, value in row.arguments.items()
-    }
+def _numbered(mask: Any, ids: Mapping[int, int]) -> Any:
+    """Return the mask with a dataset's ids; what has none there is background."""
+    if not ids:
+        return mask
+    table = np.zeros(256, np.uint8)
+    table[list(ids)] = list(ids.values())
+    return nib.Nifti1Image(table[np.asarray(mask.dataobj).astype(np.uint8)], mask.affine)
 
 
-def _report(folder: Path, row: Row) -> Path:
-    return folder / "reports" / f"{row.name}.json"
-
-
-def _sweep(folder: Path, rows: Sequence[Row]) -> None:
-    """Remove the drafts that a killed process left of these rows."""
-    names = {row.name for row in rows}
-    places = [folder / name for name in (*_FOLDERS, _FAILED)]
-    places += [folder / _ASIDE / name for name in _FOLDERS]
-    for place in places:
+def _sweep(folder: Path, files: Sequence[Path]) -> None:
+    """Remove the drafts that a killed process left of these files."""
+    names = {path.name for path in files}
+    for place in {place / path.parent for place in (folder, folder / _ASIDE) for path in files}:
         for draft in place.glob(".????????.*"):
-            name = draft.name[10:].removesuffix(".json").removesuffix(".nii.gz")
-            if name in names:
+            if draft.name[10:] in names:
                 draft.unlink(missing_ok=True)
 
 

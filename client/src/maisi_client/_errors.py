@@ -10,6 +10,7 @@ class MaisiError(Exception):
     ├── InvalidRequest       an argument was refused, here or by the server
     │   └── MaskError        the mask cannot be read or is not a label map
     ├── ServerUnavailable    no server answers, or it takes no more work; already retried
+    ├── Mismatch             what was made again is not what it was
     ├── Timeout              the whole request, or the next sign of life, took too long
     └── ServerError          the server failed while it worked
     """
@@ -25,6 +26,10 @@ class MaskError(InvalidRequest):
 
 class ServerUnavailable(MaisiError):
     """No server answers, or it takes no more work."""
+
+
+class Mismatch(MaisiError):
+    """What was made again, or what it is made of, differs from what a sidecar recorded."""
 
 
 class Timeout(MaisiError):

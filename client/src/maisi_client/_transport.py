@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import re
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -14,9 +14,25 @@ import tritonclient.grpc as triton
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from ._arguments import NAMES
 from ._errors import InvalidRequest, MaisiError, ServerError, ServerUnavailable, Timeout
-from ._request import NAMES
+from ._request import Request
 from ._tls import Tls
+
+LOOKUP_SECONDS = 30.0  # for what a server answers without any work
+_NOT_EVERYWHERE = frozenset(  # inputs of some variants
+    {
+        "mask",
+        "vocabulary",
+        "anatomy",
+        "organs",
+        "augment",
+        "redraws",
+        "mask_only",
+        "top_region",
+        "bottom_region",
+    }
+)
 
 # Within a stream Triton reports errors as text alone: what begins with an input's name is about the
 # request. (The header `triton_grpc_error` would add a status, but makes Triton 2.51 crash when a
@@ -24,7 +40,7 @@ from ._tls import Tls
 _INPUT = rf"'?({'|'.join(NAMES)})\b'?"
 _REFUSED = re.compile(rf"{_INPUT}: |.*\binput {_INPUT}")
 _BUSY = re.compile(r"Exceeds maximum queue size|.*(no available versions|not ready|not healthy)")
-_CHANNEL = [
+CHANNEL = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     # Over all addresses of a name, such as that of a headless Service.
@@ -41,7 +57,7 @@ class UnknownModel(InvalidRequest):
 def connect(url: str, tls: Tls | None) -> Any:
     """Open a connection, lazily: whether a server is there shows at the first call."""
     options = {} if tls is None else tls.options()
-    return triton.InferenceServerClient(url, channel_args=_CHANNEL, **options)
+    return triton.InferenceServerClient(url, channel_args=CHANNEL, **options)
 
 
 def stream(
@@ -67,7 +83,7 @@ def stream(
             lambda result, error: inbox.put((result, error)),
             stream_timeout=max(deadline - time.monotonic(), 0.001),
         )
-        tensors = [_tensor(name, value) for name, value in inputs.items()]
+        tensors = to_triton(inputs)
         with suppress(InferenceServerException):  # of a stream lost already; the inbox says why
             client.async_stream_infer(model, tensors, enable_empty_final_response=True)
         while not done:
@@ -77,9 +93,7 @@ def stream(
                 result, error = inbox.get(timeout=max(wait, 0))
             except queue.Empty:
                 if wait < left:
-                    raise Timeout(
-                        f"the server at {url} fell silent for {idle_timeout:g} s"
-                    ) from None
+                    raise silent(url, idle_timeout) from None
                 raise late(url) from None
             if error is not None:
                 raise explain(error, url, started)
@@ -91,6 +105,11 @@ def stream(
     finally:
         client.stop_stream(cancel_requests=not done)
         client.close()
+
+
+def silent(url: str, seconds: float) -> Timeout:
+    """Return the error for a server that stopped telling how far it is."""
+    return Timeout(f"the server at {url} fell silent for {seconds:g} s")
 
 
 def late(url: str) -> Timeout:
@@ -122,6 +141,32 @@ def explain(error: InferenceServerException, url: str, started: bool = False) ->
         case "DEADLINE_EXCEEDED":
             return late(url)
     return ServerError(message)
+
+
+def to_triton(inputs: Mapping[str, NDArray[Any]]) -> list[Any]:
+    """Return the tensors as tritonclient has them."""
+    return [_tensor(name, value) for name, value in inputs.items()]
+
+
+def everywhere(request: Request) -> bool:
+    """Tell whether every variant has the inputs of the request."""
+    return _NOT_EVERYWHERE.isdisjoint(request.inputs)
+
+
+def check_taken(request: Request, config: Any) -> None:
+    """Raise `InvalidRequest` where the variant's stream, by its `config`, has no such input."""
+    taken = [tensor.name for tensor in config.input]
+    for name in request.inputs:
+        if name not in taken:
+            raise InvalidRequest(
+                f"{name}: {request.variant} takes none; what it takes is {', '.join(taken)}"
+            )
+
+
+def unknown(variant: str, url: str, served: Iterable[str]) -> InvalidRequest:
+    """Return the error for a variant that is not among the `served`."""
+    told = ", ".join(served) or "none"
+    return InvalidRequest(f"the variant is '{variant}'; {url} serves {told}")
 
 
 def _tensor(name: str, value: NDArray[Any]) -> Any:

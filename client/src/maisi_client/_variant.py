@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,3 +45,12 @@ def parse_variant(text: str) -> Variant:
     known["solvers"] = tuple(data.get("solvers", ()))
     known["limits"] = {key: (low, high) for key, (low, high) in data.get("limits", {}).items()}
     return Variant(**known)
+
+
+def offered(configs: Iterable[Any]) -> dict[str, Variant]:
+    """Return the variants among the configurations of a server's models, by name."""
+    return {
+        config.name: parse_variant(config.parameters["variant"].string_value)
+        for config in sorted(configs, key=lambda config: str(config.name))
+        if config.platform == "ensemble" and "variant" in config.parameters
+    }

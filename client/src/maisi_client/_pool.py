@@ -1,0 +1,81 @@
+"""Which of several servers is asked next."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from ._errors import InvalidRequest, ServerUnavailable, Timeout
+
+_REST_SECONDS = 0.5  # of a server that could not be had; twice that the next time, and so on
+_LONGEST_REST_SECONDS = 30.0
+_T = TypeVar("_T")
+
+
+@dataclass
+class Server(Generic[_T]):
+    """A server: its connection, requests of ours that it works on, and when to ask it again."""
+
+    url: str
+    connection: _T
+    pending: int = 0
+    failures: int = 0  # one after the other
+    rests_until: float = 0.0  # time.monotonic()
+
+
+class Pool(Generic[_T]):
+    """Servers at `urls`, `host:port` with commas between; `connect` opens one, lazily."""
+
+    def __init__(self, urls: str, connect: Callable[[str], _T]) -> None:
+        if "/" in urls or not all(url.strip() for url in urls.split(",")):
+            raise InvalidRequest(
+                f"the url is '{urls}'; allowed is host:port of the gRPC service, or several with"
+                " commas"
+            )
+        self._lock = threading.Lock()
+        self.servers: Sequence[Server[_T]] = [
+            Server(url.strip(), connect(url.strip())) for url in urls.split(",")
+        ]
+
+    @contextmanager
+    def server(self) -> Iterator[Server[_T]]:
+        """Hold the server with the fewest requests of ours, among those that do not rest.
+
+        A server that is not available or falls silent meanwhile rests, ever longer until it works.
+        If all rest, it is the one that wakes first.
+        """
+        with self._lock:
+            now = time.monotonic()
+            server = min(
+                self.servers, key=lambda one: (max(one.rests_until - now, 0.0), one.pending)
+            )
+            server.pending += 1
+        try:
+            yield server
+        except (ServerUnavailable, Timeout):
+            self._rest(server)
+            raise
+        else:
+            server.failures = 0
+            server.rests_until = 0.0
+        finally:
+            with self._lock:
+                server.pending -= 1
+
+    def pause(self) -> float:
+        """Return the seconds until some server may be asked again, a little more by chance."""
+        left = min(server.rests_until for server in self.servers) - time.monotonic()
+        return max(left, 0.0) * random.uniform(1.0, 1.5)  # apart from other clients
+
+    def _rest(self, server: Server[_T]) -> None:
+        with self._lock:
+            now = time.monotonic()
+            if server.rests_until <= now:  # not once for each request that it loses
+                rest = min(_REST_SECONDS * 2**server.failures, _LONGEST_REST_SECONDS)
+                server.failures += 1
+                server.rests_until = now + rest * random.uniform(0.75, 1.25)

@@ -1,0 +1,92 @@
+"""A volume made again from its sidecar, and proof that it is the same."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ._arguments import Picture
+from ._client import Client
+from ._errors import InvalidRequest, Mismatch
+from ._mask import load_mask, load_source
+from ._provenance import digest
+from ._volume import Progress, Volume
+
+
+def reproduce(
+    client: Client,
+    sidecar: str | os.PathLike[str],
+    *,
+    mask: Picture | None = None,
+    source: Picture | None = None,
+    on_progress: Callable[[Progress], object] | None = None,
+) -> Volume:
+    """Make the volume of a report (`NAME.json`) again; return it if it is the same to the bit.
+
+    `mask` and `source` are needed where the files that were sent are no longer where they were.
+    Raises `Mismatch`, which names the digest that differs: of the mask or source, of the server's
+    weights (both before any work), or of what was made. Raises `InvalidRequest` for a sidecar that
+    cannot be read or has no digests, and what `Client.generate` raises.
+    """
+    told = _read(Path(sidecar))
+    request, digests = dict(told["request"]), dict(told["sha256"])
+    pictures = {
+        name: _same(name, given or request.pop(name, None), digests[name])
+        for name, given in (("mask", mask), ("source", source))
+        if name in digests
+    }
+    _same_weights(client, str(told["variant"]), told["weights"])
+    volume = client.generate(**{**request, **pictures}, on_progress=on_progress)
+    for name, made in volume.report["sha256"].items():
+        if made != digests.get(name):
+            raise Mismatch(
+                f"the {name} has SHA-256 {made}, not {digests.get(name)};"
+                f" {_apart(told['versions'], volume.report['versions'])}"
+            )
+    return volume
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        told["request"], told["sha256"]["image"], told["weights"], told["versions"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidRequest(
+            f"'{path}' is not the report of a volume with request and sha256: {error!r}"
+        ) from error
+    return dict(told)
+
+
+def _same(name: str, picture: Picture | None, wanted: str) -> Picture:
+    """Return the picture if it is the one that was sent."""
+    if picture is None:
+        raise InvalidRequest(f"the {name} was no file; give the same {name} again")
+    held = load_mask(picture) if name == "mask" else load_source(picture)
+    found = digest(held.values, held.image.affine)
+    if found != wanted:
+        raise Mismatch(f"the {name} has SHA-256 {found}; the volume was made of {wanted}")
+    return picture
+
+
+def _same_weights(client: Client, variant: str, wanted: Mapping[str, str]) -> None:
+    served = client.info()
+    if variant not in served:
+        raise InvalidRequest(f"the variant is '{variant}'; the server has {', '.join(served)}")
+    for network, found in served[variant].weights.items():
+        if found != wanted.get(network):
+            raise Mismatch(
+                f"weights of {network}: the server has SHA-256 {found}; the volume was made with"
+                f" {wanted.get(network)}"
+            )
+
+
+def _apart(then: Mapping[str, str], now: Mapping[str, str]) -> str:
+    changed = (
+        f"{name} was {then.get(name)} and is {version}"
+        for name, version in now.items()
+        if then.get(name) != version
+    )
+    return ", ".join(changed) or "the versions are the same, so processor or engines differ"

@@ -1,0 +1,290 @@
+"""The client for asyncio: the same names as `maisi_client.Client`, and many requests at once.
+
+```python
+async with maisi_client.aio.Client("a:8001,b:8001") as client:
+    async for request, volume in client.gather(({"mask": mask, "seed": n} for n in range(1000))):
+        ...
+```
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import aclosing
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import nibabel as nib
+import tritonclient.grpc.aio as triton
+from tritonclient.utils import InferenceServerException
+
+from . import _answer as answer
+from . import _transport as transport
+from ._arguments import Arguments, MaskArguments, Picture
+from ._client import DEFAULT_URL
+from ._errors import InvalidRequest, MaisiError, ServerError, ServerUnavailable
+from ._pool import Pool, Server
+from ._request import Request, prepare
+from ._tls import Tls
+from ._variant import Variant, offered
+from ._volume import Progress, Volume
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["Client"]
+
+_log = logging.getLogger("maisi_client")
+
+
+class Client:
+    """MAISI Triton servers, as `maisi_client.Client` explains them.
+
+    It is made and used in one event loop. Cancelling a task cancels its request on the server.
+    Files are read, and pictures resampled, in threads beside the loop.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        tls: Tls | None = None,
+        timeout: float = 3600.0,
+        idle_timeout: float = 300.0,
+        retries: int = 3,
+    ) -> None:
+        self.url = url or os.environ.get("MAISI_URL") or DEFAULT_URL
+        self.timeout, self.idle_timeout, self.retries = timeout, idle_timeout, retries
+        encryption = tls or Tls.of()
+        self._pool = Pool(self.url, lambda url: _connect(url, encryption))
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for server in self._pool.servers:
+            await server.connection.close()
+
+    async def generate(
+        self,
+        mask: Picture | None = None,
+        *,
+        on_progress: Callable[[Progress], object] | None = None,
+        **arguments: Unpack[Arguments],
+    ) -> Volume:
+        """Make a volume and wait for it; see `maisi_client.Client.generate`."""
+        async with aclosing(self.stream(mask, **arguments)) as events:
+            async for event in events:
+                if isinstance(event, Volume):
+                    return event
+                if on_progress is not None:
+                    on_progress(event)
+        raise AssertionError("a stream ends with a volume or raises")
+
+    async def stream(
+        self, mask: Picture | None = None, **arguments: Unpack[Arguments]
+    ) -> AsyncGenerator[Progress | Volume, None]:
+        """Yield `Progress`, then the `Volume`; see `maisi_client.Client.stream`.
+
+        All errors are raised at an item.
+        """
+        request = await asyncio.to_thread(prepare, mask, arguments)
+        volume = None
+        async with aclosing(self._results(request)) as results:
+            async for result in results:
+                if (progress := answer.progress(result)) is not None:
+                    yield progress
+                volume = await asyncio.to_thread(answer.volume, result, request) or volume
+        if volume is None:
+            raise ServerError(f"the server at {self.url} ended without a volume")
+        yield volume
+
+    async def gather(
+        self, requests: Iterable[Mapping[str, Any]], *, limit: int = 8
+    ) -> AsyncGenerator[tuple[Mapping[str, Any], Volume | MaisiError], None]:
+        """Yield each request with its volume, or its error, as they are done.
+
+        Requests are mappings of `mask` and `Arguments`, drawn one by one: no more than `limit` are
+        at work, or done and not yet taken, so that any number of them needs the memory of `limit`.
+        Leaving early cancels what is at work.
+        """
+
+        async def one(request: Mapping[str, Any]) -> tuple[Mapping[str, Any], Volume | MaisiError]:
+            try:
+                return request, await self.generate(**request)
+            except MaisiError as error:
+                return request, error
+
+        left, working = iter(requests), set[asyncio.Task[Any]]()
+        try:
+            while True:
+                for request in itertools.islice(left, limit - len(working)):
+                    working.add(asyncio.create_task(one(request)))
+                if not working:
+                    return
+                done, _ = await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    working.remove(task)
+                    yield task.result()
+        finally:
+            for task in working:
+                task.cancel()
+            await asyncio.gather(*working, return_exceptions=True)
+
+    async def mask(
+        self,
+        mask: Picture | None = None,
+        *,
+        on_progress: Callable[[Progress], object] | None = None,
+        **arguments: Unpack[MaskArguments],
+    ) -> nib.Nifti1Image:
+        """Return the mask alone; see `maisi_client.Client.mask`."""
+        request = await asyncio.to_thread(prepare, mask, arguments, mask_only=True)
+        async with aclosing(self._results(request)) as results:
+            async for result in results:
+                if on_progress is not None and (progress := answer.progress(result)) is not None:
+                    on_progress(progress)
+                if (report := answer.report(result)) is not None and (
+                    made := await asyncio.to_thread(answer.mask, result, report, request)
+                ) is not None:
+                    return made
+        raise ServerError(f"the server at {self.url} ended without a mask")
+
+    async def check(
+        self, mask: Picture | None = None, **arguments: Unpack[Arguments]
+    ) -> dict[str, Any]:
+        """Return what `generate` would do; see `maisi_client.Client.check`."""
+        request = await asyncio.to_thread(prepare, mask, arguments, check=True)
+        async with aclosing(self._results(request)) as results:
+            async for result in results:
+                if (report := answer.report(result)) is not None:
+                    return report
+        raise ServerError(f"the server at {self.url} ended without an answer")
+
+    async def info(self) -> dict[str, Variant]:
+        """Return every variant that is ready on one of the servers, by name."""
+
+        async def once(server: Server[Any], _: float) -> AsyncGenerator[dict[str, Variant], None]:
+            yield await self._info(server)
+
+        found: dict[str, Variant]
+        [found] = [found async for found in self._tries(once)]
+        return found
+
+    async def _results(self, request: Request) -> AsyncGenerator[Any, None]:
+        """Yield what the stream says; what a server leaves unfinished is sent again."""
+
+        async def once(server: Server[Any], deadline: float) -> AsyncGenerator[Any, None]:
+            await self._check_taken(server, request)
+            async with aclosing(self._stream(server, request, deadline)) as results:
+                try:
+                    async for result in results:
+                        yield result
+                except transport.UnknownModel as error:
+                    served = await self._info(server)
+                    raise transport.unknown(request.variant, server.url, served) from error
+
+        async with aclosing(self._tries(once)) as results:
+            async for result in results:
+                yield result
+
+    async def _tries(
+        self, attempt: Callable[[Server[Any], float], AsyncGenerator[Any, None]]
+    ) -> AsyncGenerator[Any, None]:
+        """Yield from an attempt, or another where no server was available, while time lasts."""
+        deadline = time.monotonic() + self.timeout
+        for tried in itertools.count():
+            try:
+                with self._pool.server() as server:
+                    async with aclosing(attempt(server, deadline)) as results:
+                        async for result in results:
+                            yield result
+                return
+            except ServerUnavailable as error:
+                pause = self._pool.pause()
+                if tried >= self.retries or time.monotonic() + pause > deadline:
+                    raise
+                _log.info("again in %.1f s: %s", pause, error)
+                await asyncio.sleep(pause)
+
+    async def _stream(
+        self, server: Server[Any], request: Request, deadline: float
+    ) -> AsyncGenerator[Any, None]:
+        """Send one request and yield its results, as `_transport.stream` does."""
+
+        async def sent() -> AsyncGenerator[dict[str, Any], None]:
+            inputs = transport.to_triton(request.inputs)
+            yield {"model_name": f"{request.variant}.stream", "inputs": inputs}
+
+        started = False
+        replies = server.connection.stream_infer(
+            sent(), stream_timeout=max(deadline - time.monotonic(), 0.001)
+        )
+        try:
+            while True:
+                left = deadline - time.monotonic()
+                wait = min(left, self.idle_timeout) if started else left
+                try:
+                    result, error = await asyncio.wait_for(anext(replies), max(wait, 0))
+                except StopAsyncIteration:
+                    return
+                except asyncio.TimeoutError:
+                    if wait < left:
+                        raise transport.silent(server.url, self.idle_timeout) from None
+                    raise transport.late(server.url) from None
+                if error is not None:
+                    raise transport.explain(error, server.url, started)
+                started = True
+                yield result
+        except grpc.RpcError as error:
+            raise transport.explain(_translated(error), server.url, started) from error
+        finally:
+            replies.cancel()
+
+    async def _info(self, server: Server[Any]) -> dict[str, Variant]:
+        ready = (await self._call(server.connection.get_inference_statistics, server)).model_stats
+        names = {model.name for model in ready}
+        return offered([await self._config(server, name) for name in names])
+
+    async def _check_taken(self, server: Server[Any], request: Request) -> None:
+        if transport.everywhere(request):
+            return
+        try:
+            config = await self._config(server, f"{request.variant}.stream")
+        except InvalidRequest:  # no such model: the stream's own error says it best
+            return
+        transport.check_taken(request, config)
+
+    async def _config(self, server: Server[Any], model: str) -> Any:
+        return (await self._call(server.connection.get_model_config, server, model)).config
+
+    async def _call(self, method: Any, server: Server[Any], *args: str) -> Any:
+        limit = min(self.timeout, transport.LOOKUP_SECONDS)
+        try:
+            return await method(*args, client_timeout=limit)
+        except InferenceServerException as error:
+            raise transport.explain(error, server.url) from error
+
+
+def _connect(url: str, tls: Tls | None) -> Any:
+    options = {} if tls is None else tls.options()
+    return triton.InferenceServerClient(url, channel_args=transport.CHANNEL, **options)
+
+
+def _translated(error: Any) -> InferenceServerException:
+    return InferenceServerException(error.details(), str(error.code()))
