@@ -8,6 +8,7 @@ with maisi_client.Client("localhost:8001") as client:
 """
 
 from ._client import Client
+from ._cohort import Cohort, plan_like
 from ._dataset import Outcome, make_dataset
 from ._errors import (
     InvalidRequest,
@@ -18,7 +19,8 @@ from ._errors import (
     Timeout,
 )
 from ._library import Candidate, find_masks
-from ._plan import Row, read_plan
+from ._plan import Row, read_plan, write_plan
+from ._planning import make_plan
 from ._preview import preview
 from ._tls import Tls
 from ._variant import Variant
@@ -27,6 +29,7 @@ from ._volume import Progress, Volume
 __all__ = [
     "Candidate",
     "Client",
+    "Cohort",
     "InvalidRequest",
     "MaisiError",
     "MaskError",
@@ -41,6 +44,9 @@ __all__ = [
     "Volume",
     "find_masks",
     "make_dataset",
+    "make_plan",
+    "plan_like",
     "preview",
     "read_plan",
+    "write_plan",
 ]
