@@ -115,15 +115,9 @@ def plan_like(
     chance = random.Random(seed)
     ordered = dict(sorted(strata.items()))
     counts = largest_remainder({key: len(held) for key, held in ordered.items()}, count)
-    shared = {key: value for key, value in same.items() if value is not None}
+    shared = {**same, "variant": variant.name}
     drawn = [
-        {
-            **shared,
-            "variant": variant.name,
-            "modality": modality,
-            "size": list(size),
-            "spacing": list(spacing),
-        }
+        {**shared, "modality": modality, "size": size, "spacing": spacing}
         for (modality, plane), held in ordered.items()
         for size, spacing in deal(held, counts[modality, plane], chance)
     ]

@@ -49,7 +49,7 @@ def make_plan(
     if augment and not files:
         raise InvalidRequest("augment is given without masks, which it would make different")
     chance = random.Random(seed)
-    drawn = [{key: value for key, value in same.items() if value is not None} for _ in range(count)]
+    drawn: list[dict[str, Any]] = [dict(same) for _ in range(count)]
     if modalities:
         counts = largest_remainder(modalities, count)
         contrasts = [name for name, times in counts.items() for _ in range(times)]
@@ -103,8 +103,9 @@ def largest_remainder(shares: Mapping[_Name, float], count: int) -> dict[_Name, 
     for name, share in shares.items():
         if not 0 < share < math.inf:
             raise InvalidRequest(f"the share of {name} is {share}; allowed is what is above 0")
-    whole = sum(map(Fraction, shares.values()))
-    exact = {name: count * Fraction(share) / whole for name, share in shares.items()}
+    as_written = {name: Fraction(str(share)) for name, share in shares.items()}  # 0.15 is 15/100
+    whole = sum(as_written.values())
+    exact = {name: count * share / whole for name, share in as_written.items()}
     counts = {name: math.floor(part) for name, part in exact.items()}
     by_remainder = sorted(exact, key=lambda name: counts[name] - exact[name])
     for name in by_remainder[: count - sum(counts.values())]:
@@ -127,9 +128,18 @@ def shuffled(items: Sequence[_Item], chance: random.Random) -> list[_Item]:
 
 
 def number(drawn: Sequence[Mapping[str, Any]], seed: int, license_: str = "") -> list[Row]:
-    """Return rows with these arguments, named and seeded by their number."""
+    """Return rows with these arguments, named and seeded by their number, as `read_plan` has them.
+
+    What is None is left out.
+    """
     width = max(4, len(str(len(drawn) - 1)))
-    return [
-        Row(f"case_{at:0{width}}", {**arguments, "seed": seed * _SEEDS + at}, license_)
-        for at, arguments in enumerate(drawn)
-    ]
+    rows = []
+    for at, asked in enumerate(drawn):
+        arguments = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asked.items()
+            if value is not None
+        }
+        arguments["seed"] = seed * _SEEDS + at
+        rows.append(Row(f"case_{at:0{width}}", arguments, license_))
+    return rows
