@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 import pytest
-from maisi_client import InvalidRequest, Variant, plan_like, read_plan, write_plan
+from maisi_client import Client, InvalidRequest, Variant, plan_like, read_plan, write_plan
 from maisi_client._cohort import MR_RATE_LICENSE
 from maisi_client._variant import parse_variant
 
@@ -244,13 +244,11 @@ def maisi(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=100)
 
 
-def test_the_command_asks_the_server_and_its_plan_becomes_a_dataset(
-    server: Server, tmp_path: Path
-) -> None:
+def test_the_command_plans_what_the_server_takes(server: Server, tmp_path: Path) -> None:
     lines = [line("T1w", "CORONAL", [32, 32, 32], [5.0, 5.0, 4.5])] * 2
     lines += [line("FLAIR", "AXIAL", [32, 32, 32], [4.5, 4.5, 5.0])]
     lines += [line("MRA", "AXIAL", [32, 32, 32], [4.5, 4.5, 5.0])]
-    path, plan, to = table(tmp_path / "m.csv", lines), tmp_path / "plan.csv", tmp_path / "set"
+    path, plan = table(tmp_path / "metadata.csv", lines), tmp_path / "plan.csv"
     words = ["plan", plan, "--like", path, "-n", "3", "--url", server.grpc]
     done = maisi(*words, "--steps", "1")
     assert done.returncode == 0, done.stderr
@@ -259,13 +257,16 @@ def test_the_command_asks_the_server_and_its_plan_becomes_a_dataset(
         "maisi: 1 series left out: contrast 'MRA', which 'mini' lacks",
         f"maisi: licence of the plan: {MR_RATE_LICENSE}",
     ]
-    done = maisi("dataset", plan, "--to", to, "--url", server.grpc)
-    assert done.returncode == 0, done.stderr
-    reports = [json.loads(report.read_text()) for report in to.glob("reports/*.json")]
-    assert Counter((report["modality"], *report["spacing"]) for report in reports) == {
+    with Client(server.grpc) as client:
+        told = []
+        for row in read_plan(plan):
+            asked = {key: value for key, value in row.arguments.items() if key != "seed"}
+            told.append(client.check(**asked))
+    assert Counter((one["modality"], *one["spacing"]) for one in told) == {
         ("mri_t1", 5.0, 4.5, 5.0): 2,
         ("mri_flair", 4.5, 4.5, 5.0): 1,
     }
+    assert all(one["size"] == one["padded_size"] and one["steps"] == 1 for one in told)
     done = maisi(*words, "--variant", "maxi")
     assert (done.returncode, done.stderr) == (
         1,
