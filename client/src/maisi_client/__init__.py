@@ -10,6 +10,7 @@ with maisi_client.Client("localhost:8001") as client:
 from . import aio
 from ._arguments import Arguments, MaskArguments
 from ._client import Client
+from ._cohort import Cohort, plan_like
 from ._dataset import Outcome, make_dataset
 from ._errors import (
     InvalidRequest,
@@ -21,7 +22,8 @@ from ._errors import (
     Timeout,
 )
 from ._library import Candidate, find_masks
-from ._plan import Row, read_plan
+from ._plan import Row, read_plan, write_plan
+from ._planning import make_plan
 from ._preview import preview
 from ._reproduce import reproduce
 from ._tls import Tls
@@ -32,6 +34,7 @@ __all__ = [
     "Arguments",
     "Candidate",
     "Client",
+    "Cohort",
     "InvalidRequest",
     "MaisiError",
     "MaskArguments",
@@ -49,7 +52,10 @@ __all__ = [
     "aio",
     "find_masks",
     "make_dataset",
+    "make_plan",
+    "plan_like",
     "preview",
     "read_plan",
     "reproduce",
+    "write_plan",
 ]

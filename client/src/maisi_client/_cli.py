@@ -7,9 +7,10 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from . import _commands
+from . import _commands, _plan_command
 from . import _layouts as layouts
 from ._client import DEFAULT_URL
 from ._errors import MaisiError
@@ -151,6 +152,30 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("--source", metavar="VOLUME", help="where the source is now [where it was]")
     again.set_defaults(run=_commands.again)
 
+    draft = commands.add_parser(
+        "plan",
+        parents=[server, machine],
+        help="write a plan for dataset: contrasts in shares, masks in turn",
+        description="Write a plan of N rows; see docs/datasets.md. --like alone asks a server.",
+        epilog=_EXIT_CODES,
+    )
+    draft.add_argument("plan", metavar="PLAN", help="to write, .csv or .jsonl")
+    draft.add_argument("-n", "--rows", type=_count, required=True, metavar="N", help="volumes")
+    draft.add_argument(
+        "--masks", nargs="+", default=[], metavar="PATH", help="label maps, folders of them"
+    )
+    draft.add_argument("--augment", action="store_true", help="make each mask a little different")
+    draft.add_argument(
+        "--like",
+        nargs="+",
+        metavar="CSV",
+        help="metadata of MR-RATE: its contrasts, planes, fields of view and spacings",
+    )
+    draft.add_argument("--seed", type=int, default=0, help="of the plan; same seed, same plan [0]")
+    _grid(draft)
+    _what(draft, _shares, "with shares: mri_t1=0.5,mri_flair=0.5")
+    draft.set_defaults(run=_plan_command.plan)
+
     find = commands.add_parser(
         "find",
         parents=[machine],
@@ -200,10 +225,14 @@ def _anatomy(parser: argparse.ArgumentParser) -> None:
     add("--organs", metavar="A,...", help="labels that the mask given back keeps [all]")
 
 
-def _what(parser: argparse.ArgumentParser) -> None:
+def _what(
+    parser: argparse.ArgumentParser,
+    modality: Callable[[str], Any] = str,
+    told: str = "such as mri_t1; `maisi info` lists them",
+) -> None:
     add = parser.add_argument
     add("--preset", metavar="NAME", help="size, spacing and modality by name, see info")
-    add("--modality", help="such as mri_t1; `maisi info` lists them")
+    add("--modality", type=modality, help=told)
     add("--steps", type=int, help="steps of the solver")
     add("--guidance", type=float, help="classifier-free guidance; 0 is off")
 
@@ -220,6 +249,15 @@ def _shard(text: str) -> tuple[int, int]:
     if not 0 <= int(index) < int(count):
         raise argparse.ArgumentTypeError(f"{text} is not I/N with I from 0 to N-1")
     return int(index), int(count)
+
+
+def _shares(text: str) -> dict[str, float]:
+    """Read `mri_t1=2,mri_t2=1`; without a number a share is 1."""
+    parts = [part.partition("=") for part in text.split(",")]
+    shares = {name.strip(): float(share or 1) for name, _, share in parts}
+    if len(shares) < len(parts) or not all(shares):
+        raise argparse.ArgumentTypeError(f"'{text}' has a name twice or none")
+    return shares
 
 
 def _floats(text: str) -> list[float]:

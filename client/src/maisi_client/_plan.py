@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ._errors import InvalidRequest
+from ._files import atomic
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_ENDING = "the plan is '{}'; its name must end in .csv or .jsonl"
+_NO_COLUMN = "{}: '{}' is no column; {} are"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A volume to make: its name, and the arguments of `Client.generate`."""
+    """A volume to make: its name, and the arguments of `Client.generate`.
+
+    `license` tells whose terms the row comes under, where it was drawn from other data.
+    """
 
     name: str
     arguments: Mapping[str, Any]
+    license: str = ""
 
 
 def read_plan(path: str | Path) -> list[Row]:
     """Read a plan, `.csv` with a head line or `.jsonl` with an object a line.
 
-    Columns are `name` and the arguments of `Client.generate`; what is empty takes the variant's
-    default. Paths of `mask` and `source` are relative to the plan's folder. Without a `name` a row
-    is `case_0000` by its number from 0, and without a `seed` that number is its seed, so that a
-    plan always makes the same dataset. Sides and lengths are `96,112,96`. Raises
+    Columns are `name`, `license` and the arguments of `Client.generate`; what is empty takes the
+    variant's default. Paths of `mask` and `source` are relative to the plan's folder. Without a
+    `name` a row is `case_0000` by its number from 0, and without a `seed` that number is its seed,
+    so that a plan always makes the same dataset. Sides and lengths are `96,112,96`. Raises
     `InvalidRequest` with the line and the column of what is wrong.
     """
     path = Path(path)
@@ -44,16 +53,79 @@ def read_plan(path: str | Path) -> list[Row]:
         if name in names:
             raise InvalidRequest(f"{where}: name '{name}' is taken by an earlier row")
         names.add(name)
+        license_ = str(given.pop("license", ""))
         arguments = {key: _value(where, key, value) for key, value in given.items()}
         for key in ("mask", "source"):
             if key in arguments:
                 arguments[key] = path.parent / arguments[key]
                 if not arguments[key].is_file():
                     raise InvalidRequest(f"{where}: {key} '{arguments[key]}' does not exist")
-        rows.append(Row(name, {"seed": number, **arguments}))
+        rows.append(Row(name, {"seed": number, **arguments}, license_))
     if not rows:
         raise InvalidRequest(f"{path}: the plan has no row")
     return rows
+
+
+def write_plan(rows: Sequence[Row], path: str | Path) -> Path:
+    """Write a plan that `read_plan` reads; returns its path.
+
+    The same rows are the same bytes. `mask` and `source` must be paths; they are written relative
+    to the plan's folder, so that the two can be moved together. Raises `InvalidRequest` for a row
+    that no plan can hold, and where the plan cannot be written.
+    """
+    path = Path(path)
+    records = [_record(row, path.parent) for row in rows]
+    used = {key for record in records for key in record}
+    columns = [key for key in ("name", *_COLUMNS, "license") if key in used]
+    text = io.StringIO()
+    if path.suffix == ".jsonl":
+        for record in records:
+            text.write(json.dumps({key: record[key] for key in columns if key in record}) + "\n")
+    elif path.suffix == ".csv":
+        table = csv.DictWriter(text, columns, lineterminator="\n")
+        table.writeheader()
+        for record in records:
+            table.writerow({key: _cell(value) for key, value in record.items()})
+    else:
+        raise InvalidRequest(_ENDING.format(path))
+    try:
+        with atomic(path) as draft:
+            draft.write_text(text.getvalue(), encoding="utf-8")
+    except OSError as error:
+        raise InvalidRequest(f"the plan '{path}' cannot be written: {error}") from error
+    return path
+
+
+def _record(row: Row, folder: Path) -> dict[str, Any]:
+    """Return the cells of a row that is to lie in `folder`."""
+    record: dict[str, Any] = {"name": row.name}
+    for key, value in row.arguments.items():
+        if key not in _COLUMNS:
+            raise InvalidRequest(_NO_COLUMN.format(f"row {row.name}", key, ", ".join(_COLUMNS)))
+        if key in ("mask", "source") and isinstance(value, (str, os.PathLike)):
+            # Links on the way to a folder are followed, for `..` to lead back; the file's own is
+            # not, since what it points to may be named otherwise.
+            file = Path(value)
+            place = os.path.relpath(file.parent.resolve() / file.name, folder.resolve())
+            record[key] = Path(place).as_posix()
+        elif isinstance(value, (list, tuple)):
+            record[key] = list(value)
+        elif value is None or isinstance(value, (str, int, float)):
+            record[key] = value
+        else:
+            kind = type(value).__name__
+            raise InvalidRequest(
+                f"row {row.name}: {key} is of type {kind}; a plan holds text, numbers and paths"
+            )
+    if row.license:
+        record["license"] = row.license
+    return {key: value for key, value in record.items() if value is not None}
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -73,7 +145,7 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                         )
                     yield table.line_num, dict(cells)
             else:
-                raise InvalidRequest(f"the plan is '{path}'; its name must end in .csv or .jsonl")
+                raise InvalidRequest(_ENDING.format(path))
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"the plan '{path}' cannot be read: {error}") from error
 
@@ -90,7 +162,7 @@ def _object(path: Path, number: int, text: str) -> dict[str, Any]:
 
 def _value(where: str, key: str, value: Any) -> Any:
     if key not in _COLUMNS:
-        raise InvalidRequest(f"{where}: '{key}' is no column; {', '.join(_COLUMNS)} are")
+        raise InvalidRequest(_NO_COLUMN.format(where, key, ", ".join(_COLUMNS)))
     if not isinstance(value, str):
         return value
     try:
