@@ -9,6 +9,7 @@ with maisi_client.Client("localhost:8001") as client:
 
 from ._client import Client
 from ._dataset import Outcome, make_dataset
+from ._dicom import save_dicom
 from ._errors import (
     InvalidRequest,
     MaisiError,
@@ -43,4 +44,5 @@ __all__ = [
     "make_dataset",
     "preview",
     "read_plan",
+    "save_dicom",
 ]

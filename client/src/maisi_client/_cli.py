@@ -164,6 +164,18 @@ def _parser() -> argparse.ArgumentParser:
     draw.add_argument("volumes", nargs="+", metavar="VOLUME", help="volumes on the mask's grid")
     draw.add_argument("-o", "--output", required=True, metavar="PNG", help="picture to write")
     draw.set_defaults(run=_commands.preview)
+
+    dicom = commands.add_parser(
+        "dicom",
+        parents=[machine],
+        help="write a volume and its mask as DICOM",
+        description="Write a CT or MR series, and the mask as a Segmentation; see docs/dicom.md.",
+        epilog=_EXIT_CODES,
+    )
+    dicom.add_argument("volume", metavar="VOLUME", help="NIfTI, its report beside it")
+    dicom.add_argument("--to", required=True, metavar="DIR", help="new folder of the series")
+    dicom.add_argument("--mask", metavar="MASK", help="label map it follows [VOLUME_mask]")
+    dicom.set_defaults(run=_commands.dicom)
     return parser
 
 

@@ -18,6 +18,7 @@ import nibabel as nib
 from ._client import Client
 from ._errors import InvalidRequest, MaisiError
 from ._files import atomic
+from ._mask import open_mask
 from ._plan import Row
 from ._volume import Progress, Volume
 
@@ -136,7 +137,7 @@ def _save(row: Row, volume: Volume, folder: Path) -> None:
             if str(given).endswith(".nii.gz"):
                 shutil.copyfile(given, draft)
             else:
-                nib.save(nib.load(given), draft)
+                nib.save(open_mask(given)[1], draft)
     with atomic(folder / "images" / f"{row.name}.nii.gz") as draft:
         nib.save(volume.image, draft)
     with atomic(_report(folder, row)) as draft:
