@@ -116,7 +116,6 @@ def _series(
 
     kind, planes = _kind(report, held.values), planes_of(held)
     told = json.dumps([report.get(key) for key in ("variant", "modality", "seed", "weights")])
-    # As NIfTI files hold it, so that a volume and its file are the same.
     place = np.asarray(held.image.affine, np.float32).tobytes().hex()
     subject = _uid("subject", place, _digest(held if mask is None else mask))
     series = _uid(subject, "series", _digest(held), told)

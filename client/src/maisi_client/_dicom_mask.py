@@ -50,14 +50,17 @@ def read_segmentation(path: str | os.PathLike[str], name: str) -> nib.Nifti1Imag
     require_dicom()
     import highdicom as hd
     from pydicom import dcmread
+    from pydicom.uid import UID
 
     try:
         dataset = dcmread(path)
     except _ERRORS as error:
         raise MaskError(f"{name} cannot be read: {_first_line(error)}") from error
-    kind = dataset.file_meta.get("MediaStorageSOPClassUID", "")
+    kind = UID(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
     if kind not in _SOP_CLASSES:
-        raise MaskError(f"{name} is DICOM of {kind.name}; of DICOM, Segmentations are wanted")
+        raise MaskError(
+            f"{name} is DICOM of {kind.name or 'no kind'}; of DICOM, Segmentations are wanted"
+        )
     if dataset.get("SegmentationType") == "FRACTIONAL":
         raise MaskError(f"{name} is a fractional Segmentation; BINARY or LABELMAP is wanted")
     try:

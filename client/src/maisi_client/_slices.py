@@ -34,7 +34,8 @@ def slice_grid(name: str, held: Held) -> SliceGrid:
     Columns go to the left, rows to posterior, slices to the head. Raises `InvalidRequest` if the
     affine of the picture called `name` is sheared.
     """
-    affine = np.asarray(held.image.affine, np.float64)
+    # In float32, as NIfTI files hold it: so a volume and its file are the same.
+    affine = np.asarray(held.image.affine, np.float32).astype(np.float64)
     shape = held.image.shape[:3]
     columns, rows, slices = held.values.shape
     to_ras = orientations.inv_ornt_aff(orientations.io_orientation(affine), shape)
