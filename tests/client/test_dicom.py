@@ -19,7 +19,16 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from highdicom.sr import CodedConcept
-from maisi_client import Client, InvalidRequest, MaisiError, MaskError, Volume, save_dicom
+from maisi_client import (
+    Client,
+    InvalidRequest,
+    MaisiError,
+    MaskError,
+    Row,
+    Volume,
+    make_dataset,
+    save_dicom,
+)
 from maisi_client._grid import same_grid
 from maisi_client._mask import load_mask, load_source
 from maisi_client._request import prepare
@@ -130,6 +139,7 @@ def test_every_object_is_whole_synthetic_and_nobodys(
     assert heights == sorted(heights)
     assert slices[0].Modality == {"ct": "CT", "mri_t1": "MR"}[report["modality"]]
     assert f"seed {report['seed']}" in slices[0].ImageComments
+    assert slices[0].DerivationDescription.endswith("from noise, a label mask")
     if report["modality"] == "ct":
         assert (slices[0].RescaleIntercept, slices[0].RescaleSlope) == (0, 1)
     referenced = segmentation.ReferencedSeriesSequence[0]
@@ -209,6 +219,8 @@ def test_same_content_same_uids_and_a_mask_is_a_patient(tmp_path: Path) -> None:
     other = volume(made.image.affine, seed=8)
     another = read(save_dicom(other, tmp_path / "3", mask=mask))[0]
     bare = read(save_dicom(made, tmp_path / "4"))[0]
+    sourced = read(save_dicom(volume(strength=0.6), tmp_path / "5"))[0]
+    assert sourced.DerivationDescription.endswith("from noise, a volume that was given")
     one = read(first)[0]
     shared = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID")
     assert [one[k].value for k in shared] == [another[k].value for k in shared]
@@ -353,8 +365,12 @@ def test_command(server: Any, tmp_path: Path) -> None:
         done = maisi("dicom", tmp_path / "t2.nii.gz", "--to", series, "--mask", mask, "--json")
         assert (done.returncode, done.stderr) == (0, "")
         assert len(json.loads(done.stdout)["files"]) == 41
-        again = client.generate(series / "mask.dcm", **asked)
-    one, other = (load_source(image) for image in (made.image, again.image))
+        rows = [Row("again", {"mask": series / "mask.dcm", **asked})]
+        assert [o.state for o in make_dataset(rows, tmp_path / "set", [client])] == ["done"]
+    again = tmp_path / "set" / "images" / "again.nii.gz"
+    one, other = (load_source(image) for image in (made.image, again))
+    kept = load_mask(tmp_path / "set" / "labels" / "again.nii.gz")
+    assert np.array_equal(kept.values, load_mask(mask).values)
     assert np.array_equal(one.values, other.values)
     assert same_grid(*(replace(h, image=nib.as_closest_canonical(h.image)) for h in (one, other)))
     slices = read(sorted(series.glob("0*.dcm")))
@@ -362,8 +378,6 @@ def test_command(server: Any, tmp_path: Path) -> None:
     assert np.array_equal(pixels.transpose(2, 1, 0)[::-1, ::-1], one.values)
     assert slices[0].SeriesDescription == "mini mri_t2 seed 5"
 
-    again_there = maisi("dicom", tmp_path / "t2.nii.gz", "--to", series)
-    assert (again_there.returncode, "is there already" in again_there.stderr) == (1, True)
     (tmp_path / "t2.json").unlink()
     alone = maisi("dicom", tmp_path / "t2.nii.gz", "--to", tmp_path / "new")
     assert (alone.returncode, alone.stderr.count("\n")) == (1, 1)

@@ -57,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Make a volume; its report is written beside it (OUT.nii.gz, OUT.json).",
         epilog=_EXIT_CODES,
     )
-    make.add_argument("mask", nargs="?", metavar="MASK", help="label map (NIfTI); none: image only")
+    make.add_argument(
+        "mask", nargs="?", metavar="MASK", help="label map (NIfTI, DICOM SEG); none: image only"
+    )
     make.add_argument("-o", "--output", required=True, metavar="OUT", help=".nii.gz or .nii")
     make.add_argument(
         "--source", metavar="VOLUME", help="volume (NIfTI) to start from: image to image"
@@ -88,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Tell what would be made of a mask: labels, padding, warnings, time.",
         epilog=_EXIT_CODES,
     )
-    look.add_argument("mask", nargs="?", metavar="MASK", help="label map (NIfTI)")
+    look.add_argument("mask", nargs="?", metavar="MASK", help="label map (NIfTI, DICOM SEG)")
     look.set_defaults(run=_commands.check)
 
     masks = commands.add_parser(
@@ -98,7 +100,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Write the mask that generate would follow, in MAISI's label ids.",
         epilog=_EXIT_CODES,
     )
-    masks.add_argument("mask", nargs="?", metavar="MASK", help="label map (NIfTI) to complete")
+    masks.add_argument(
+        "mask", nargs="?", metavar="MASK", help="label map (NIfTI, DICOM SEG) to complete"
+    )
     masks.add_argument("-o", "--output", required=True, metavar="OUT", help=".nii.gz or .nii")
     masks.add_argument("--seed", type=int, help="same seed, same mask [random]")
     masks.set_defaults(run=_commands.mask)
@@ -160,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Draw a column for each; a volume is titled by its file name.",
         epilog=_EXIT_CODES,
     )
-    draw.add_argument("mask", metavar="MASK", help="label map (NIfTI)")
+    draw.add_argument("mask", metavar="MASK", help="label map (NIfTI, DICOM SEG)")
     draw.add_argument("volumes", nargs="+", metavar="VOLUME", help="volumes on the mask's grid")
     draw.add_argument("-o", "--output", required=True, metavar="PNG", help="picture to write")
     draw.set_defaults(run=_commands.preview)

@@ -27,6 +27,7 @@ from ._volume import Volume
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
+_TOLD = ("variant", "modality", "seed", "steps", "guidance")
 _SOFT_TISSUE = (40, 400)  # HU: the usual window of the trunk
 
 
@@ -185,19 +186,19 @@ def _kind(report: Mapping[str, Any], values: NDArray[np.int16]) -> Dataset:
 
 
 def _common(report: Mapping[str, Any], subject: str, series: str, masked: bool) -> Dataset:
-    """Return what all images have: nobody's name, and how they were made."""
+    """Return what all images have: no patient's name, and how they were made."""
     from pydicom.dataset import Dataset
 
-    told = {key: report.get(key) for key in ("variant", "modality", "seed", "steps", "guidance")}
+    told = {key: report[key] for key in _TOLD if report.get(key) is not None}
     weights = json.dumps(report.get("weights"), sort_keys=True).encode()
-    server = report.get("versions", {}).get("maisi")
+    server = (report.get("versions") or {}).get("maisi", "of unknown version")
     common = Dataset()
     common.SpecificCharacterSet = "ISO_IR 192"
     common.SyntheticData = "YES"
     common.PatientID = f"MAISI-{hashlib.sha256(subject.encode()).hexdigest()[:16]}"
     common.PatientName = "Synthetic^MAISI"
     common.PatientBirthDate = common.PatientSex = None
-    common.PatientComments = "Synthetic: no patient's data"
+    common.PatientComments = "Synthetic image"
     common.StudyInstanceUID = _uid(subject, "study")
     common.StudyID = common.PatientID[-16:]
     common.StudyDate = common.StudyTime = None
@@ -205,21 +206,25 @@ def _common(report: Mapping[str, Any], subject: str, series: str, masked: bool) 
     common.StudyDescription = "MAISI synthetic"
     common.SeriesInstanceUID = series
     common.SeriesNumber = 1
-    common.SeriesDescription = f"{told['variant']} {told['modality']} seed {told['seed']}"[:59]
+    common.SeriesDescription = " ".join(
+        f"seed {value}" if key == "seed" else str(value) for key, value in list(told.items())[:3]
+    )[:59]
     common.Laterality = None
     common.PatientPosition = "HFS"
     common.FrameOfReferenceUID = _uid(subject, "frame of reference")
     common.PositionReferenceIndicator = None
     common.Manufacturer = "maisi-client"
-    common.ManufacturerModelName = str(told["variant"])[:64]
+    common.ManufacturerModelName = str(told.get("variant", "unknown"))[:64]
     common.DeviceSerialNumber = hashlib.sha256(weights).hexdigest()[:16]
     common.SoftwareVersions = [f"maisi-client {version('maisi-client')}", f"maisi {server}"]
     common.AcquisitionNumber = None
-    common.ImageComments = "SYNTHETIC, of no patient. " + ", ".join(
+    common.ImageComments = "SYNTHETIC IMAGE: " + ", ".join(
         f"{key} {value}" for key, value in told.items()
     )
-    origin = "a label mask" if masked or report.get("masked") else "noise"
-    common.DerivationDescription = f"Made from {origin} by a generative model (MAISI)"
+    given = ["noise"]
+    given += ["a label mask"] if masked or report.get("masked") else []
+    given += ["a volume that was given"] if "strength" in report else []
+    common.DerivationDescription = f"Made by a generative model (MAISI) from {', '.join(given)}"
     common.SamplesPerPixel, common.PhotometricInterpretation = 1, "MONOCHROME2"
     common.BitsAllocated, common.BitsStored, common.HighBit = 16, 16, 15
     common.PixelRepresentation = 1

@@ -160,7 +160,10 @@ def _whole(volume: highdicom.Volume, dataset: Dataset, folder: Path) -> highdico
     tags = ["SOPInstanceUID", "ImagePositionPatient"]
     positions = []
     for path in filter(is_dicom, folder.iterdir()):
-        header = dcmread(path, stop_before_pixels=True, specific_tags=tags)
+        try:
+            header = dcmread(path, stop_before_pixels=True, specific_tags=tags)
+        except _ERRORS:
+            continue  # none of the images, or not whole
         if header.get("SOPInstanceUID") in images and "ImagePositionPatient" in header:
             positions.append(header.ImagePositionPatient)
     if not positions:

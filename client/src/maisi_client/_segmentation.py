@@ -93,7 +93,7 @@ def _segment(
         else hd.AlgorithmIdentificationSequence(
             name=f"MAISI {report.get('variant', '')}".strip(),
             family=codes.DCM.ArtificialIntelligence,
-            version=str(report.get("versions", {}).get("maisi", "unknown")),
+            version=str((report.get("versions") or {}).get("maisi", "unknown")),
         ),
         anatomic_regions=[_code(known.region)] if known and known.region else None,
     )
