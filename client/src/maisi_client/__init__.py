@@ -12,6 +12,7 @@ from ._arguments import Arguments, MaskArguments
 from ._client import Client
 from ._cohort import Cohort, plan_like
 from ._dataset import Outcome, make_dataset
+from ._dicom import save_dicom
 from ._errors import (
     InvalidRequest,
     MaisiError,
@@ -57,5 +58,6 @@ __all__ = [
     "preview",
     "read_plan",
     "reproduce",
+    "save_dicom",
     "write_plan",
 ]

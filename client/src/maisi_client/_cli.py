@@ -61,7 +61,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Make a volume; its report is written beside it (OUT.nii.gz, OUT.json).",
         epilog=_EXIT_CODES,
     )
-    make.add_argument("mask", nargs="?", metavar="MASK", help="label map (NIfTI); none: image only")
+    make.add_argument(
+        "mask", nargs="?", metavar="MASK", help="label map (NIfTI, DICOM SEG); none: image only"
+    )
     make.add_argument("-o", "--output", required=True, metavar="OUT", help=".nii.gz or .nii")
     make.add_argument(
         "--source", metavar="VOLUME", help="volume (NIfTI) to start from: image to image"
@@ -92,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Tell what would be made of a mask: labels, padding, warnings, time.",
         epilog=_EXIT_CODES,
     )
-    look.add_argument("mask", nargs="?", metavar="MASK", help="label map (NIfTI)")
+    look.add_argument("mask", nargs="?", metavar="MASK", help="label map (NIfTI, DICOM SEG)")
     look.set_defaults(run=_commands.check)
 
     masks = commands.add_parser(
@@ -102,7 +104,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Write the mask that generate would follow, in MAISI's label ids.",
         epilog=_EXIT_CODES,
     )
-    masks.add_argument("mask", nargs="?", metavar="MASK", help="label map (NIfTI) to complete")
+    masks.add_argument(
+        "mask", nargs="?", metavar="MASK", help="label map (NIfTI, DICOM SEG) to complete"
+    )
     masks.add_argument("-o", "--output", required=True, metavar="OUT", help=".nii.gz or .nii")
     masks.add_argument("--seed", type=int, help="same seed, same mask [random]")
     masks.set_defaults(run=_commands.mask)
@@ -203,10 +207,22 @@ def _parser() -> argparse.ArgumentParser:
         description="Draw a column for each; a volume is titled by its file name.",
         epilog=_EXIT_CODES,
     )
-    draw.add_argument("mask", metavar="MASK", help="label map (NIfTI)")
+    draw.add_argument("mask", metavar="MASK", help="label map (NIfTI, DICOM SEG)")
     draw.add_argument("volumes", nargs="+", metavar="VOLUME", help="volumes on the mask's grid")
     draw.add_argument("-o", "--output", required=True, metavar="PNG", help="picture to write")
     draw.set_defaults(run=_commands.preview)
+
+    dicom = commands.add_parser(
+        "dicom",
+        parents=[machine],
+        help="write a volume and its mask as DICOM",
+        description="Write a CT or MR series, and the mask as a Segmentation; see docs/dicom.md.",
+        epilog=_EXIT_CODES,
+    )
+    dicom.add_argument("volume", metavar="VOLUME", help="NIfTI, its report beside it")
+    dicom.add_argument("--to", required=True, metavar="DIR", help="new folder of the series")
+    dicom.add_argument("--mask", metavar="MASK", help="label map it follows [VOLUME_mask]")
+    dicom.set_defaults(run=_commands.dicom)
     return parser
 
 

@@ -20,6 +20,7 @@ from ._arguments import ARGUMENTS
 from ._bar import CLEAR, Bar
 from ._client import Client
 from ._dataset import make_dataset
+from ._dicom import save_dicom
 from ._errors import InvalidRequest, ServerError
 from ._files import atomic
 from ._library import find_masks
@@ -29,7 +30,7 @@ from ._preview import require_pillow
 from ._reproduce import reproduce
 from ._tls import Tls
 from ._variant import Variant
-from ._volume import report_path
+from ._volume import Volume, report_path
 
 
 def generate(args: argparse.Namespace) -> None:
@@ -255,6 +256,14 @@ def preview(args: argparse.Namespace) -> None:
     draw(args.mask, list(zip(names, args.volumes, strict=True)), args.output)
     if args.json:
         print(json.dumps({"output": args.output}))
+
+
+def dicom(args: argparse.Namespace) -> None:
+    """Write a volume and its mask as DICOM."""
+    _writable(args.to)
+    files = save_dicom(Volume.load(args.volume), args.to, mask=args.mask)
+    if args.json:
+        print(json.dumps({"output": args.to, "files": [str(path) for path in files]}))
 
 
 def _client(args: argparse.Namespace) -> Client:

@@ -17,10 +17,10 @@ import numpy as np
 
 from . import _layouts as layouts
 from ._client import Client
-from ._errors import InvalidRequest, MaisiError, MaskError
+from ._errors import InvalidRequest, MaisiError
 from ._files import atomic
-from ._grid import open_image
 from ._layouts import Layout
+from ._mask import open_mask
 from ._plan import Row
 from ._provenance import plain
 from ._volume import Progress, Volume
@@ -145,14 +145,16 @@ def _save(row: Row, volume: Volume, folder: Path, layout: Layout) -> None:
     at, given = layout.place(row), row.arguments.get("mask")
     for path in at.files:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-    labels = volume.mask or (given and open_image(given, "mask", MaskError)[1])
+    labels = volume.mask or (given and open_mask(given)[1])
     if labels:
         with atomic(folder / at.labels) as draft:
             nib.save(_numbered(labels, layout.ids), draft)
     with atomic(folder / at.image) as draft:
         nib.save(volume.image, draft)
     with atomic(folder / at.sidecar) as draft:
-        draft.write_text(json.dumps({"name": row.name, **volume.report}, indent=2) + "\n")
+        of_plan = {"plan_license": row.license} if row.license else {}
+        told = {"name": row.name, **of_plan, **volume.report}
+        draft.write_text(json.dumps(told, indent=2) + "\n")
 
 
 def _numbered(mask: Any, ids: Mapping[int, int]) -> Any:

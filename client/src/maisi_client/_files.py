@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,3 +22,18 @@ def atomic(path: Path) -> Iterator[Path]:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path` to fill; on success it becomes `path`, else it is removed.
+
+    Raises `OSError` if `path` is there and not an empty folder.
+    """
+    draft = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    draft.mkdir()
+    try:
+        yield draft
+        os.replace(draft, path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

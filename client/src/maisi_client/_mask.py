@@ -9,6 +9,7 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
+from ._dicom_mask import is_dicom, read_segmentation
 from ._errors import InvalidRequest, MaskError
 from ._grid import Held, hold, open_image
 
@@ -19,8 +20,18 @@ def load_mask(mask: str | os.PathLike[str] | SpatialImage) -> Held:
     Floating-point data is fine if its values are whole. Raises `MaskError` if the mask cannot be
     read, is not 3-D, or holds anything but 0..255.
     """
-    name, image = open_image(mask, "mask", MaskError)
-    return hold(name, image, MaskError, _labels)
+    return hold(*open_mask(mask), MaskError, _labels)
+
+
+def open_mask(mask: str | os.PathLike[str] | SpatialImage) -> tuple[str, SpatialImage]:
+    """Open a label map, a DICOM Segmentation too; return what to call it first.
+
+    Raises `MaskError` if it cannot be read.
+    """
+    if isinstance(mask, (str, os.PathLike)) and is_dicom(mask):
+        name = f"mask '{os.fspath(mask)}'"
+        return name, read_segmentation(mask, name)
+    return open_image(mask, "mask", MaskError)
 
 
 def load_source(source: str | os.PathLike[str] | SpatialImage) -> Held:

@@ -54,6 +54,11 @@ def prepare(mask: Picture | None, arguments: Mapping[str, Any], **flags: bool) -
     if labels is not None and greys is not None and not same_grid(labels, greys):
         raise InvalidRequest("the source lies on another grid than the mask; resample one of them")
     held = labels or greys
+    known = labels and labels.image.extra.get("vocabulary")
+    if known and asked.get("vocabulary") not in (None, known):
+        raise InvalidRequest(
+            f"vocabulary is '{asked['vocabulary']}'; the mask's codes are read as {known}'s ids"
+        )
     used = None if spacing is None else parse_spacing(spacing)
     if held is not None:
         used = used or held.spacing

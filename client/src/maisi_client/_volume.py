@@ -13,6 +13,7 @@ import nibabel as nib
 
 from ._errors import InvalidRequest
 from ._files import atomic
+from ._grid import open_image
 
 SUFFIXES = (".nii.gz", ".nii")
 
@@ -56,6 +57,24 @@ class Volume:
                 json.dumps(dict(self.report), indent=2) + "\n", encoding="utf-8"
             )
         return report
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Volume:
+        """Read what `save` wrote: `path`, its report, and its mask if one is there.
+
+        Raises `InvalidRequest` if the volume or the report cannot be read.
+        """
+        report = report_path(path)
+        _, image = open_image(path, "volume", InvalidRequest)
+        try:
+            told = json.loads(report.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InvalidRequest(f"report '{report}' cannot be read: {error}") from error
+        if not isinstance(told, dict):
+            raise InvalidRequest(f"report '{report}' is no JSON object")
+        mask = mask_path(path)
+        mask_image = open_image(mask, "mask", InvalidRequest)[1] if mask.is_file() else None
+        return cls(image, told, mask_image)
 
 
 def mask_path(path: str | os.PathLike[str]) -> Path:
