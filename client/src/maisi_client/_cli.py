@@ -13,6 +13,7 @@ from typing import Any
 from . import _commands, _plan_command
 from . import _layouts as layouts
 from ._client import DEFAULT_URL
+from ._completion import SHELLS, script
 from ._errors import MaisiError
 from ._plan import integers
 
@@ -38,33 +39,39 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="maisi",
-        description="Synthetic CT and MR volumes from label masks.",
+        description="Synthetic CT and MR volumes from label masks, made by a MAISI Triton server."
+        " `maisi COMMAND --help` tells the options of a command.",
         epilog=_EXIT_CODES,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     server = argparse.ArgumentParser(add_help=False)
-    server.add_argument(
-        "--url", help=f"host:port of gRPC, several with commas [$MAISI_URL, else {DEFAULT_URL}]"
-    )
-    server.add_argument("--ca", metavar="PEM", help="TLS: who signed the server [$MAISI_CA]")
-    server.add_argument("--certificate", metavar="PEM", help="mTLS: ours [$MAISI_CERTIFICATE]")
-    server.add_argument("--key", metavar="PEM", help="mTLS: its key [$MAISI_KEY]")
-    server.add_argument("--timeout", type=float, default=3600, help="seconds in all [%(default)s]")
+    add = server.add_argument_group("server").add_argument
+    add("--url", help=f"gRPC at host:port, several with commas [$MAISI_URL, else {DEFAULT_URL}]")
+    add("--ca", metavar="PEM", help="TLS: certificate that the server's is signed by [$MAISI_CA]")
+    add("--certificate", metavar="PEM", help="mTLS: this client's own [$MAISI_CERTIFICATE]")
+    add("--key", metavar="PEM", help="mTLS: the key of that certificate [$MAISI_KEY]")
+    add("--timeout", type=float, default=3600, metavar="S", help="seconds for a request [3600]")
     machine = argparse.ArgumentParser(add_help=False)
-    machine.add_argument("--json", action="store_true", help="JSON on stdout, errors too")
+    machine.add_argument("--json", action="store_true", help="print JSON, errors too")
 
     make = commands.add_parser(
         "generate",
         parents=[server, machine],
         help="make a volume from a mask, or without one",
-        description="Make a volume; its report is written beside it (OUT.nii.gz, OUT.json).",
+        description="Make a volume, on the mask's own grid; its report is written beside it"
+        " (OUT.nii.gz, OUT.json). What is not given takes the variant's default.",
         epilog=_EXIT_CODES,
     )
     make.add_argument(
-        "mask", nargs="?", metavar="MASK", help="label map (NIfTI, DICOM SEG); none: image only"
+        "mask",
+        nargs="?",
+        metavar="MASK",
+        help="label map (NIfTI, DICOM SEG); without one, an image alone",
     )
-    make.add_argument("-o", "--output", required=True, metavar="OUT", help=".nii.gz or .nii")
+    make.add_argument(
+        "-o", "--output", required=True, metavar="OUT", help="volume to write, .nii.gz or .nii"
+    )
     make.add_argument(
         "--source", metavar="VOLUME", help="volume (NIfTI) to start from: image to image"
     )
@@ -72,18 +79,18 @@ def _parser() -> argparse.ArgumentParser:
         "--strength", type=float, metavar="S", help="noise put on the source, 0 to 1 [0.8]"
     )
     make.add_argument(
-        "--redraws", type=int, metavar="N", help="times to make anew what is not faithful [0]"
+        "--redraws", type=int, metavar="N", help="times to retry what does not follow its mask [0]"
     )
-    make.add_argument("--seed", type=int, help="same seed, same volume [random]")
+    make.add_argument("--seed", type=int, metavar="N", help="same seed, same volume [random]")
     make.add_argument(
         "--guidance-interval",
         type=_floats,
         metavar="LOW,HIGH",
         help="where guidance is applied, from 0 (image) to 1 (noise) [0,1]",
     )
-    make.add_argument("--solver", help="such as euler, heun, ab2")
-    make.add_argument("--top-region", metavar="R", help="such as chest, of variants with regions")
-    make.add_argument("--bottom-region", metavar="R", help="such as abdomen")
+    make.add_argument("--solver", metavar="NAME", help="such as euler; `maisi info` lists them")
+    make.add_argument("--top-region", metavar="R", help="body region, such as chest, of ddpm-ct")
+    make.add_argument("--bottom-region", metavar="R", help="body region, such as abdomen")
     make.add_argument("--preview", metavar="PNG", help="also draw mask and volume in three planes")
     make.set_defaults(run=_commands.generate)
 
@@ -91,10 +98,13 @@ def _parser() -> argparse.ArgumentParser:
         "check",
         parents=[server, machine],
         help="what generate would do, without doing it",
-        description="Tell what would be made of a mask: labels, padding, warnings, time.",
+        description="Tell what generate would make: labels, padding, memory, time, and warnings"
+        " of what is unlike the training data. Nothing is made.",
         epilog=_EXIT_CODES,
     )
-    look.add_argument("mask", nargs="?", metavar="MASK", help="label map (NIfTI, DICOM SEG)")
+    look.add_argument(
+        "mask", nargs="?", metavar="MASK", help="label map (NIfTI, DICOM SEG), if there is one"
+    )
     look.set_defaults(run=_commands.check)
 
     masks = commands.add_parser(
@@ -107,8 +117,10 @@ def _parser() -> argparse.ArgumentParser:
     masks.add_argument(
         "mask", nargs="?", metavar="MASK", help="label map (NIfTI, DICOM SEG) to complete"
     )
-    masks.add_argument("-o", "--output", required=True, metavar="OUT", help=".nii.gz or .nii")
-    masks.add_argument("--seed", type=int, help="same seed, same mask [random]")
+    masks.add_argument(
+        "-o", "--output", required=True, metavar="OUT", help="mask to write, .nii.gz or .nii"
+    )
+    masks.add_argument("--seed", type=int, metavar="N", help="same seed, same mask [random]")
     masks.set_defaults(run=_commands.mask)
 
     for command in (look, make, masks):
@@ -126,11 +138,11 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXIT_CODES,
     )
     table.add_argument("plan", metavar="PLAN", help=".csv or .jsonl, a row a volume")
-    table.add_argument("--to", required=True, metavar="DIR", help="where the dataset lies")
+    table.add_argument("--to", required=True, metavar="DIR", help="folder, made if missing")
+    table.add_argument("--jobs", type=_count, default=2, metavar="N", help="volumes at a time [2]")
     table.add_argument(
         "--layout", choices=layouts.NAMES, default="plain", help="whose folders [%(default)s]"
     )
-    table.add_argument("--jobs", type=_count, default=2, metavar="N", help="at a time [2]")
     table.add_argument(
         "--attempts", type=_count, default=3, metavar="N", help="tries of a row that fails [3]"
     )
@@ -139,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_shard,
         default=(0, 1),
         metavar="I/N",
-        help="rows I, I+N, ... alone",
+        help="only the rows I, I+N, I+2N, ..., counted from 0",
     )
     table.set_defaults(run=_commands.dataset)
 
@@ -183,20 +195,27 @@ def _parser() -> argparse.ArgumentParser:
     find = commands.add_parser(
         "find",
         parents=[machine],
-        help="masks of a library of one's own, the nearest first",
-        description="Print the files of the masks that hold what is asked; see docs/generation.md.",
+        help="search a library of masks",
+        description="Print the masks of a library that hold all that is asked, the nearest first;"
+        " see docs/generation.md.",
         epilog=_EXIT_CODES,
     )
-    find.add_argument("database", metavar="JSON", help="as upstream's candidate_masks.json")
+    find.add_argument("database", metavar="JSON", help="such as NVIDIA's candidate_masks.json")
     find.add_argument("folder", metavar="FOLDER", help="where the masks lie")
-    find.add_argument("--labels", type=integers, default=[], metavar="ID,...", help="labels it has")
-    find.add_argument("--regions", metavar="R,...", help="such as chest,abdomen")
+    find.add_argument(
+        "--labels", type=integers, default=[], metavar="ID,...", help="ids it must hold"
+    )
+    find.add_argument("--regions", metavar="R,...", help="regions it must show")
     find.add_argument("--size", type=integers, metavar="X,Y,Z", help="voxels to be near to")
-    find.add_argument("--spacing", type=_numbers, metavar="MM", help="one length, or X,Y,Z")
+    find.add_argument("--spacing", type=_numbers, metavar="MM", help="to be near to: one, or X,Y,Z")
     find.set_defaults(run=_commands.find)
 
     info = commands.add_parser(
-        "info", parents=[server, machine], help="what the server offers", epilog=_EXIT_CODES
+        "info",
+        parents=[server, machine],
+        help="what the server offers",
+        description="Tell of every variant: modalities, labels, limits, defaults and presets.",
+        epilog=_EXIT_CODES,
     )
     info.set_defaults(run=_commands.info)
 
@@ -204,7 +223,7 @@ def _parser() -> argparse.ArgumentParser:
         "preview",
         parents=[machine],
         help="draw a mask and volumes in three planes",
-        description="Draw a column for each; a volume is titled by its file name.",
+        description="Draw a column for the mask and for each volume, titled by its file name.",
         epilog=_EXIT_CODES,
     )
     draw.add_argument("mask", metavar="MASK", help="label map (NIfTI, DICOM SEG)")
@@ -223,22 +242,37 @@ def _parser() -> argparse.ArgumentParser:
     dicom.add_argument("--to", required=True, metavar="DIR", help="new folder of the series")
     dicom.add_argument("--mask", metavar="MASK", help="label map it follows [VOLUME_mask]")
     dicom.set_defaults(run=_commands.dicom)
+
+    words = commands.add_parser(
+        "completion",
+        help="let the shell complete commands, options and files",
+        description="Print a script for the shell. bash: `maisi completion bash >"
+        " ~/.local/share/bash-completion/completions/maisi`. zsh: write it to a file `_maisi` in"
+        " a folder of $fpath. New shells know it.",
+        epilog=_EXIT_CODES,
+    )
+    words.add_argument("shell", choices=SHELLS, help="whose")
+    words.set_defaults(run=lambda args: print(script(parser, args.shell)), json=False)
     return parser
 
 
 def _grid(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--variant", default="mini", help="model variant [%(default)s]")
+    add("--variant", default="mini", metavar="NAME", help="model, `maisi info` lists them [mini]")
     add("--vocabulary", metavar="V", help="label ids of MASK, such as totalsegmentator-v2 [maisi]")
-    add("--size", type=integers, metavar="X,Y,Z", help="voxels, without a mask")
-    add("--spacing", type=_numbers, metavar="MM", help="one length, or X,Y,Z")
+    add("--size", type=integers, metavar="X,Y,Z", help="voxels, where no MASK is given")
+    add("--spacing", type=_numbers, metavar="MM", help="voxel size to work at: one, or X,Y,Z")
 
 
 def _anatomy(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--anatomy", metavar="A=S,...", help="make the mask: 'liver=0.5, hepatic tumor=0.3'")
-    add("--augment", action="store_true", default=None, help="make MASK a little different")
-    add("--organs", metavar="A,...", help="labels that the mask given back keeps [all]")
+    add(
+        "--anatomy",
+        metavar="A=S,...",
+        help="make the mask, of sizes 0 to 1: 'liver=0.5, hepatic tumor=0.3'",
+    )
+    add("--augment", action="store_true", default=None, help="vary MASK a little, by the seed")
+    add("--organs", metavar="A,...", help="labels to keep in the mask that is written [all]")
 
 
 def _what(

@@ -1,0 +1,186 @@
+"""Pairs of image and label for PyTorch, made by servers while a network trains.
+
+```python
+from maisi_client.torch import SyntheticPairs
+
+pairs = SyntheticPairs(maisi_client.read_plan("plan.csv"), ["a:8001", "b:8001"], endless=True)
+for batch in torch.utils.data.DataLoader(pairs, batch_size=2, num_workers=2):
+    loss = criterion(network(batch["image"]), batch["label"])
+```
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ._client import Client
+from ._errors import InvalidRequest, MaisiError, MaskError
+from ._grid import open_image
+from ._plan import Row
+from ._tls import Tls
+from ._volume import Progress, Volume
+
+try:
+    import torch
+    from torch.utils.data import IterableDataset, get_worker_info
+except ImportError:
+    raise InvalidRequest(
+        "maisi_client.torch needs PyTorch, which is not installed:"
+        " pip install 'maisi-client[torch]'"
+    ) from None
+
+Rows: TypeAlias = Iterable[Row | Mapping[str, Any]]
+
+
+class _Stopped(Exception):
+    """Nobody waits for the pairs any more."""
+
+
+class SyntheticPairs(IterableDataset[Any]):
+    """An image and its label for every row, in the order of the rows.
+
+    `rows` are those of a plan, or mappings of the arguments of `Client.generate`, each with a
+    `mask` or an `anatomy`; or a function from the number of an epoch, from 0, to such rows, however
+    many. What is made of one is a dictionary, or what `transform` turns that into:
+
+    - `image` float32 `[1, X, Y, Z]`, Hounsfield units for CT and 0..1000 for MR;
+    - `label` uint8 `[1, X, Y, Z]`, the mask that the image follows, on the same grid;
+    - `affine` float64 `[4, 4]`, from voxels to mm, RAS+;
+    - `name`, `modality`, `seed`, and `faithful`: False where, by the report, the image does not
+      follow its mask.
+
+    One pass is one `epoch`; if `endless`, the next ones follow. In epoch 0 a row has its own seed,
+    or its number where it has none, in later ones a seed drawn from that and the epoch. A function
+    gives its rows their seeds; what has none is given one drawn from its number and the epoch.
+
+    `urls` are the servers, by default that of `Client`; rows take turns. Up to `prefetch` pairs are
+    ahead of who iterates, made at the same time by threads. The workers of a `DataLoader` share the
+    rows, and so do the ranks of `torch.distributed` if its group is there when this is made.
+
+    While iterating, what is refused raises `InvalidRequest`; a row that fails otherwise is tried
+    `attempts` times, each at the next server, and then raises the last `MaisiError`. Leaving early
+    cancels what is being made.
+    """
+
+    def __init__(
+        self,
+        rows: Rows | Callable[[int], Rows],
+        urls: str | Sequence[str] | None = None,
+        *,
+        transform: Callable[[dict[str, Any]], Any] | None = None,
+        endless: bool = False,
+        epoch: int = 0,
+        prefetch: int = 4,
+        attempts: int = 3,
+        tls: Tls | None = None,
+        timeout: float = 3600.0,
+    ) -> None:
+        limits = (("epoch", epoch, 0), ("prefetch", prefetch, 1), ("attempts", attempts, 1))
+        for name, value, least in limits:
+            if value < least:
+                raise InvalidRequest(f"{name} is {value}; {least} or more is wanted")
+        self.rows = rows if callable(rows) else list(rows)
+        self.urls = [urls] if urls is None or isinstance(urls, str) else list(urls)
+        if not self.urls:
+            raise InvalidRequest("urls is empty; host:port of a server is wanted")
+        self.transform, self.endless, self.epoch = transform, endless, epoch
+        self.prefetch, self.attempts, self.tls, self.timeout = prefetch, attempts, tls, timeout
+        self.rank, self.ranks = 0, 1
+        group = torch.distributed
+        if group.is_available() and group.is_initialized():  # a spawned worker cannot tell
+            self.rank, self.ranks = group.get_rank(), group.get_world_size()
+
+    def __iter__(self) -> Iterator[Any]:
+        with closing(self._pairs()) as pairs:
+            for pair in pairs:
+                yield pair if self.transform is None else self.transform(pair)
+
+    def _pairs(self) -> Generator[dict[str, Any], None, None]:
+        rows, stopped = self._share(), threading.Event()
+        ahead: deque[Future[dict[str, Any]]] = deque()
+        with ExitStack() as stack:
+            clients = [  # opened here, for connections do not live through the fork of a worker
+                stack.enter_context(Client(url, tls=self.tls, timeout=self.timeout))
+                for url in self.urls
+            ]
+            pool = stack.enter_context(ThreadPoolExecutor(self.prefetch))
+            stack.callback(stopped.set)
+            while True:
+                for number, row in itertools.islice(rows, self.prefetch - len(ahead)):
+                    turns = [clients[(number + n) % len(clients)] for n in range(self.attempts)]
+                    ahead.append(pool.submit(_make, row, turns, stopped))
+                if not ahead:
+                    return
+                yield ahead.popleft().result()
+
+    def _share(self) -> Iterator[tuple[int, Row]]:
+        """Yield (number, row) of what this worker of this rank makes."""
+        worker = get_worker_info()
+        index, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        # Of all epochs in a line, so that no share of an endless one is empty.
+        line = enumerate(self._line())
+        return itertools.islice(line, self.rank * workers + index, None, self.ranks * workers)
+
+    def _line(self) -> Iterator[Row]:
+        given = callable(self.rows)
+        for epoch in itertools.count(self.epoch) if self.endless else [self.epoch]:
+            number = -1
+            for number, row in enumerate(self.rows(epoch) if callable(self.rows) else self.rows):
+                row = row if isinstance(row, Row) else Row(f"case_{number:04}", row)
+                if not any(row.arguments.get(key) is not None for key in ("mask", "anatomy")):
+                    raise InvalidRequest(f"row '{row.name}': a pair needs a mask or an anatomy")
+                seed = row.arguments.get("seed")
+                if seed is None and not given and not epoch:
+                    seed = number
+                elif seed is None or (not given and epoch):
+                    seed = _drawn(number if seed is None else seed, epoch)
+                yield Row(row.name, {**row.arguments, "seed": seed})
+            if number < 0:
+                raise InvalidRequest(f"epoch {epoch} has no row; at least one is wanted")
+
+
+def _drawn(seed: int, epoch: int) -> int:
+    """Return a seed of 32 bits, by numpy's SeedSequence another for each seed and epoch."""
+    return int(np.random.SeedSequence([seed % 2**64, epoch]).generate_state(1)[0])
+
+
+def _make(row: Row, clients: Sequence[Client], stopped: threading.Event) -> dict[str, Any]:
+    def go_on(progress: Progress | None = None) -> None:
+        if stopped.is_set():
+            raise _Stopped
+
+    error: MaisiError | None = None
+    for client in clients:
+        go_on()
+        try:
+            return _pair(row, client.generate(**row.arguments, on_progress=go_on))
+        except MaisiError as problem:
+            error = problem
+            if isinstance(problem, InvalidRequest):  # which no server takes
+                break
+    assert error is not None
+    raise type(error)(f"row '{row.name}': {error}") from error
+
+
+def _pair(row: Row, volume: Volume) -> dict[str, Any]:
+    mask = volume.mask
+    if mask is None:
+        _, mask = open_image(row.arguments["mask"], "mask", MaskError)
+    sides = (1, *volume.image.shape[:3])
+    return {
+        "image": torch.from_numpy(np.array(volume.image.dataobj, np.float32).reshape(sides)),
+        "label": torch.from_numpy(np.array(mask.dataobj).astype(np.uint8).reshape(sides)),
+        "affine": torch.from_numpy(np.array(volume.image.affine, np.float64)),
+        "name": row.name,
+        "modality": volume.report["modality"],
+        "seed": volume.report["seed"],
+        "faithful": volume.report.get("fidelity", {}).get("faithful") is not False,
+    }

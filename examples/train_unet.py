@@ -1,0 +1,128 @@
+"""Train a UNet for brain tissue on volumes that a server makes meanwhile; test it on a real one.
+
+The training set is nobody's: T1, T2 and FLAIR that `mini` makes of crops of `brain_mask.nii.gz`.
+The test is real: the ICBM152 2009a template (an average of many T1 scans) with its maps of grey and
+white matter, which nilearn ships. See docs/training-loop.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from maisi_client.torch import SyntheticPairs
+from monai import transforms
+from monai.data import DataLoader
+from monai.losses import DiceCELoss
+from monai.networks.nets import UNet
+from monai.utils import set_determinism
+
+MODALITIES = [f"mri_{contrast}_skull_stripped" for contrast in ("t1", "t2", "flair")]
+TISSUES = ("fluid", "grey", "white")  # classes 1 to 3; 0 is what is around
+HEAD = (120, 156, 157, 168)  # MAISI's ids of skull, muscle, fat, skin: the template has none
+CLASS_OF = torch.full((256,), 2)
+CLASS_OF[[131, 214, 215, 233, 234]] = 1
+CLASS_OF[[220, 225, 226, 227, 228]] = 3
+CLASS_OF[[0, *HEAD]] = 0
+
+scale = transforms.ScaleIntensityRangePercentiles(0, 99.5, 0, 1, clip=True)
+criterion = DiceCELoss(to_onehot_y=True, softmax=True)
+
+
+def rows(side: int, steps: int, epoch: int) -> Iterator[dict[str, Any]]:
+    """Yield what to make: for each contrast a crop of the mask, a little different each time."""
+    mask = nib.load(Path(__file__).with_name("brain_mask.nii.gz"))
+    labels = np.asarray(mask.dataobj)
+    labels = np.where(np.isin(labels, HEAD), np.uint8(0), labels)
+    brain = np.argwhere(labels)
+    first, last = brain.min(0), np.maximum(brain.max(0) - side, brain.min(0))
+    rng = np.random.default_rng(epoch)
+    for modality in rng.permutation(MODALITIES):
+        crop = tuple(slice(at, at + side) for at in rng.integers(first, last + 1))
+        image = nib.Nifti1Image(np.ascontiguousarray(labels[crop]), mask.affine)
+        yield {"mask": image, "modality": modality, "steps": steps, "augment": True}
+
+
+def classes(label: torch.Tensor) -> torch.Tensor:
+    """Turn MAISI's label ids to the classes of this task."""
+    return CLASS_OF[label.long()]
+
+
+def template() -> dict[str, torch.Tensor]:
+    """Return the real pair at 2 mm, `[1, 1, X, Y, Z]` each."""
+    spec = importlib.util.find_spec("nilearn")
+    assert spec is not None and spec.origin is not None, "the template: pip install nilearn"
+    folder = Path(spec.origin).parent / "datasets/data"
+    maps = []
+    for kind in ("t1", "gm", "wm"):
+        image = nib.load(folder / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz")
+        maps.append(torch.from_numpy(image.get_fdata(dtype=np.float32))[None])
+    t1, grey, white = (torch.nn.functional.avg_pool3d(fine, 2) for fine in maps)
+    share = torch.cat([255 - grey - white, grey, white])
+    label = torch.where(t1 > 0, 1 + share.argmax(0, keepdim=True), 0)
+    pad = transforms.DivisiblePad(8)
+    return {"image": pad(scale(t1))[None], "label": pad(label)[None]}
+
+
+@torch.no_grad()
+def test(network: torch.nn.Module, pair: dict[str, torch.Tensor]) -> tuple[float, dict[str, float]]:
+    """Return the loss on a pair, and the Dice of each tissue."""
+    scores = network(pair["image"])
+    found, dice = scores.argmax(1, keepdim=True), {}
+    for number, name in enumerate(TISSUES, 1):
+        got, want = found == number, pair["label"] == number
+        dice[name] = round(float(2 * (got & want).sum() / (got.sum() + want.sum())), 3)
+    return float(criterion(scores, pair["label"])), dice
+
+
+def main() -> None:
+    """Train, and print the losses; the last line is JSON."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--url", help="host:port of the server [$MAISI_URL, else localhost:8001]")
+    parser.add_argument("--steps", type=int, default=100, help="of training [100]")
+    parser.add_argument("--side", type=int, default=64, help="voxels of a crop, along a side [64]")
+    parser.add_argument("--sampler-steps", type=int, default=6, help="of a volume [6]")
+    parser.add_argument("--workers", type=int, default=0, help="processes that load [0]")
+    args = parser.parse_args()
+    set_determinism(0)
+    augment = transforms.Compose(
+        [
+            transforms.Lambdad("label", classes),
+            transforms.Lambdad("image", scale),
+            transforms.RandFlipd(["image", "label"], prob=0.5, spatial_axis=0),
+            transforms.RandAdjustContrastd("image", prob=0.5, gamma=(0.7, 1.5)),
+            transforms.RandGaussianNoised("image", prob=0.5, std=0.03),
+        ]
+    )
+    wanted = partial(rows, args.side, args.sampler_steps)
+    pairs = SyntheticPairs(wanted, args.url, transform=augment, endless=True)
+    batches = iter(DataLoader(pairs, batch_size=2, num_workers=args.workers))
+    network = UNet(3, 1, 4, channels=(8, 16, 32), strides=(2, 2), num_res_units=1)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=5e-3)
+    real, started = template(), time.monotonic()
+    before, _ = test(network, real)
+    print(f"step   0: on the real template {before:.3f}", flush=True)
+    for step, batch in enumerate(itertools.islice(batches, args.steps), 1):
+        loss = criterion(network(batch["image"]), batch["label"])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step % 10 == 0 or step == args.steps:
+            after, dice = test(network, real)
+            print(f"step {step:3}: {loss:.3f}, on the real template {after:.3f}", flush=True)
+    told = {"pairs": 2 * args.steps, "seconds": round(time.monotonic() - started, 1)}
+    print(json.dumps({**told, "before": before, "after": after, "dice": dice}))
+
+
+if __name__ == "__main__":
+    main()

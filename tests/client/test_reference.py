@@ -1,0 +1,23 @@
+"""docs/cli.md says what the command's parser says, on any Python and terminal."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from tests.conftest import ROOT
+
+
+def test_the_reference_is_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, "client/reference.py"],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "40"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == (ROOT / "docs/cli.md").read_text(), "run scripts/cli"
+    assert "maisi generate -o OUT [OPTION ...] [MASK]" in done.stdout
+    assert done.stdout.count("Exit codes: 0 done, 1 failed") == done.stdout.count("\n## ")

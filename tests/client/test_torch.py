@@ -1,0 +1,209 @@
+"""Pairs for training: equal to what `generate` makes, in order, and shared by who loads them."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from maisi_client import Client, InvalidRequest, Row, ServerUnavailable, read_plan
+from maisi_client.torch import SyntheticPairs
+from monai.data import DataLoader as MonaiLoader
+from monai.data import MetaTensor
+from monai.transforms import Compose, Lambda, RandFlipd, RandSpatialCropd
+from torch.utils.data import DataLoader
+
+from tests.conftest import Server
+
+NOBODY = "127.0.0.1:9"  # the discard port: nothing listens
+MODALITIES = ("mri_t1", "mri_t2", "mri_flair")
+LONG = {"steps": 1000}
+
+
+def mask() -> nib.Nifti1Image:
+    """Return a cube of labels, oblique to nothing but in another order than RAS+."""
+    grid = np.zeros((32, 40, 36), np.uint8)
+    grid[8:24, 8:30, 8:24] = 22
+    grid[10:14, 12:14, 9:20] = 227
+    affine = np.array([[0, -2, 0, 7], [0, 0, 2, 8], [2, 0, 0, 9], [0, 0, 0, 1]])
+    return nib.Nifti1Image(grid, affine)
+
+
+ROWS = [Row(f"row-{m}", {"mask": mask(), "modality": m, "steps": 1}) for m in MODALITIES]
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> list[Row]:
+    nib.save(mask(), tmp_path / "mask.nii.gz")
+    lines = [f"{m},mask.nii.gz,{m},1,{n % 2}" for n, m in enumerate(MODALITIES)]
+    (tmp_path / "plan.csv").write_text("\n".join(["name,mask,modality,steps,augment", *lines]))
+    return read_plan(tmp_path / "plan.csv")
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one["name"] == other["name"] and torch.equal(one["image"], other["image"])
+
+
+def test_pairs_are_what_generate_makes_of_the_rows(server: Server, plan: list[Row]) -> None:
+    pairs = list(SyntheticPairs(plan, server.grpc, prefetch=2))
+    assert [pair["name"] for pair in pairs] == list(MODALITIES)
+    with Client(server.grpc) as client:
+        volumes = [client.generate(**row.arguments) for row in plan]
+    for number, (pair, volume) in enumerate(zip(pairs, volumes, strict=True)):
+        assert (pair["image"].dtype, pair["label"].dtype) == (torch.float32, torch.uint8)
+        assert pair["image"].shape == pair["label"].shape == (1, 32, 40, 36)
+        assert (pair["image"][0].numpy() == volume.image.get_fdata()).all()
+        followed = volume.mask or nib.load(plan[number].arguments["mask"])
+        assert (volume.mask is not None) == (number == 1)  # the one that is augmented
+        assert (pair["label"][0].numpy() == np.asarray(followed.dataobj)).all()
+        assert (pair["affine"].numpy() == volume.image.affine).all()
+        assert (pair["seed"], pair["modality"]) == (number, MODALITIES[number])
+        assert pair["faithful"] == (volume.report["fidelity"]["faithful"] is not False)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_share_the_rows(server: Server, method: str) -> None:
+    with Client(server.grpc) as client:
+        client.info()  # this process has a connection open while the workers are made
+        loader = DataLoader(
+            SyntheticPairs(ROWS, server.grpc),
+            batch_size=None,
+            num_workers=2,
+            multiprocessing_context=method,
+        )
+        loaded = list(loader)
+    alone = list(SyntheticPairs(ROWS, server.grpc))
+    assert len(loaded) == len(alone) == 3
+    assert all(map(same, loaded, alone))
+
+
+def test_epochs_draw_other_seeds_always_the_same(server: Server) -> None:
+    def seeds(epoch: int, count: int) -> list[int]:
+        endless = SyntheticPairs(ROWS[:2], server.grpc, endless=True, epoch=epoch)
+        return [pair["seed"] for pair in itertools.islice(endless, count)]
+
+    drawn = seeds(0, 6)
+    assert drawn[:2] == [0, 1] and len(set(drawn)) == 6
+    assert seeds(1, 4) == drawn[2:]
+
+
+def test_rows_of_a_function(server: Server) -> None:
+    def rows(epoch: int) -> Iterator[dict[str, Any]]:
+        yield {**ROWS[epoch % 3].arguments, "seed": 7}
+        yield ROWS[0].arguments
+
+    pairs = itertools.islice(SyntheticPairs(rows, server.grpc, endless=True), 4)
+    told = [(pair["name"], pair["modality"], pair["seed"]) for pair in pairs]
+    assert [modality for _, modality, _ in told] == ["mri_t1", "mri_t1", "mri_t2", "mri_t1"]
+    assert told[0][0] == "case_0000" and told[0][2] == told[2][2] == 7
+    assert len({seed for _, _, seed in told}) == 3
+
+
+def test_monai_transforms_and_loader(server: Server) -> None:
+    keys = ["image", "label"]
+    meta = Lambda(lambda d: d | {k: MetaTensor(d[k], affine=d["affine"]) for k in keys})
+    crop = RandSpatialCropd(keys, [16, 16, 16], random_size=False)
+    transform = Compose([meta, RandFlipd(keys, prob=1.0, spatial_axis=0), crop])
+    pairs = SyntheticPairs(ROWS[:2], server.grpc, transform=transform)
+    (batch,) = MonaiLoader(pairs, batch_size=2)
+    assert batch["image"].shape == (2, 1, 16, 16, 16)
+    assert batch["label"].dtype == torch.uint8
+    moved = batch["image"].affine - torch.from_numpy(mask().affine)
+    assert moved.abs().sum() > 0  # MONAI followed what was flipped and cropped
+
+
+def test_leaving_early_cancels_what_runs(server: Server) -> None:
+    rows = [ROWS[0], *({"mask": mask(), **LONG} for _ in range(3))]
+    pairs = iter(SyntheticPairs(rows, server.grpc, prefetch=3))
+    next(pairs)
+    left = time.monotonic()
+    pairs.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - left < 4
+    with Client(server.grpc) as client:  # nobody's steps are in the way
+        client.generate(size=[32, 32, 32], steps=1)
+    assert time.monotonic() - left < 8
+
+
+def test_no_more_is_asked_for_than_is_to_be_ahead(server: Server) -> None:
+    asked = []
+
+    def rows(epoch: int) -> Iterator[Row]:
+        for row in ROWS:
+            asked.append(row)
+            yield row
+
+    pairs = iter(SyntheticPairs(rows, server.grpc, endless=True, prefetch=2))
+    next(pairs)
+    assert len(asked) == 2
+    next(pairs)
+    assert len(asked) == 3
+    pairs.close()  # type: ignore[attr-defined]
+
+
+def test_a_row_goes_to_another_server_if_one_is_gone(server: Server) -> None:
+    pairs = SyntheticPairs(ROWS[:1], [NOBODY, server.grpc], attempts=2)
+    assert [pair["name"] for pair in pairs] == ["row-mri_t1"]
+
+
+def test_what_fails_everywhere_is_raised_with_its_row() -> None:
+    with pytest.raises(ServerUnavailable, match=r"row 'row-mri_t1': no server answers"):
+        list(SyntheticPairs(ROWS, NOBODY, attempts=1, timeout=1))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_is_refused_is_raised_at_once(server: Server, workers: int) -> None:
+    pairs = SyntheticPairs([{"mask": mask(), "modality": "mri_t9"}], [server.grpc, NOBODY])
+    with pytest.raises(InvalidRequest, match="row 'case_0000': modality: 'mri_t9'"):
+        list(DataLoader(pairs, batch_size=None, num_workers=workers))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"rows": []}, "epoch 0 has no row"),
+        ({"rows": [{"size": [32, 32, 32]}]}, "row 'case_0000': a pair needs a mask or an anatomy"),
+        ({"rows": ROWS, "prefetch": 0}, "prefetch is 0"),
+        ({"rows": ROWS, "urls": []}, "urls is empty"),
+    ],
+)
+def test_what_needs_no_server_is_refused(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidRequest, match=said):
+        list(SyntheticPairs(**{"urls": NOBODY, **arguments}))
+
+
+RANK = """
+import sys, torch
+from maisi_client.torch import SyntheticPairs
+rank, store = int(sys.argv[1]), f"file://{sys.argv[2]}"
+torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+pairs = SyntheticPairs([{"mask": "mask.nii"}] * 5)
+torch.distributed.destroy_process_group()
+print([row.arguments["seed"] for _, row in pairs._share()])
+"""
+
+
+def test_ranks_share_the_rows(tmp_path: Path) -> None:
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, str(n), str(tmp_path / "store")],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for n in (0, 1)
+    ]
+    told = [process.communicate(timeout=60)[0] for process in ranks]
+    assert told == ["[0, 2, 4]\n", "[1, 3]\n"]
+
+
+def test_without_torch_the_extra_is_named() -> None:
+    code = "import sys; sys.modules['torch'] = None; import maisi_client.torch"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "InvalidRequest" in done.stderr and "pip install 'maisi-client[torch]'" in done.stderr
