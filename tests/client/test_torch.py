@@ -149,7 +149,7 @@ def test_no_more_is_asked_for_than_is_to_be_ahead(server: Server) -> None:
 
 
 def test_a_row_goes_to_another_server_if_one_is_gone(server: Server) -> None:
-    pairs = SyntheticPairs(ROWS[:1], [NOBODY, server.grpc], attempts=2)
+    pairs = SyntheticPairs(ROWS[:1], f"{NOBODY},{server.grpc}", attempts=2)
     assert [pair["name"] for pair in pairs] == ["row-mri_t1"]
 
 
@@ -160,7 +160,7 @@ def test_what_fails_everywhere_is_raised_with_its_row() -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_what_is_refused_is_raised_at_once(server: Server, workers: int) -> None:
-    pairs = SyntheticPairs([{"mask": mask(), "modality": "mri_t9"}], [server.grpc, NOBODY])
+    pairs = SyntheticPairs([{"mask": mask(), "modality": "mri_t9"}], f"{server.grpc},{NOBODY}")
     with pytest.raises(InvalidRequest, match="row 'case_0000': modality: 'mri_t9'"):
         list(DataLoader(pairs, batch_size=None, num_workers=workers))
 
@@ -171,12 +171,12 @@ def test_what_is_refused_is_raised_at_once(server: Server, workers: int) -> None
         ({"rows": []}, "epoch 0 has no row"),
         ({"rows": [{"size": [32, 32, 32]}]}, "row 'case_0000': a pair needs a mask or an anatomy"),
         ({"rows": ROWS, "prefetch": 0}, "prefetch is 0"),
-        ({"rows": ROWS, "urls": []}, "urls is empty"),
+        ({"rows": ROWS, "url": "a:1,"}, "the url is 'a:1,'"),
     ],
 )
 def test_what_needs_no_server_is_refused(arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidRequest, match=said):
-        list(SyntheticPairs(**{"urls": NOBODY, **arguments}))
+        list(SyntheticPairs(**{"url": NOBODY, **arguments}))
 
 
 RANK = """

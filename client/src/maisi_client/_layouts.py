@@ -25,13 +25,14 @@ _BIDS = {
     "mri_flair": "FLAIR",
     "mri_pd": "PDw",
     "mri_mra": "angio",
-    "mri_swi": "desc-swi_T2starw",
-    "mri_t1_skull_stripped": "desc-brain_T1w",
-    "mri_t2_skull_stripped": "desc-brain_T2w",
-    "mri_flair_skull_stripped": "desc-brain_FLAIR",
-    "mri_swi_skull_stripped": "desc-brainswi_T2starw",
+    "mri_swi": "acq-swi_T2starw",
+    "mri_t1_skull_stripped": "acq-skullstripped_T1w",
+    "mri_t2_skull_stripped": "acq-skullstripped_T2w",
+    "mri_flair_skull_stripped": "acq-skullstripped_FLAIR",
+    "mri_swi_skull_stripped": "acq-swiskullstripped_T2starw",
 }
 _BIDS_VERSION = "1.8.0"
+_BIDS_LABELS = Path("derivatives", "labels")
 _ABOUT = "Synthetic volumes, made by generative models of masks. No patient was scanned."
 
 
@@ -210,7 +211,7 @@ def _msd(about: _About) -> Layout:
 
 
 def _bids(about: _About) -> Layout:
-    """A derivative dataset of the Brain Imaging Data Structure; labels keep MAISI's ids."""
+    """The Brain Imaging Data Structure's; labels keep MAISI's ids, in a dataset below."""
     for kind in about.modalities:
         if kind not in _BIDS:
             raise InvalidRequest(
@@ -230,24 +231,25 @@ def _bids(about: _About) -> Layout:
         stem = Path(subject, "anat", f"{subject}_{_BIDS[about.modality(row)]}")
         return Places(
             stem.with_name(f"{stem.name}.nii.gz"),
-            stem.with_name(f"{subject}_dseg.nii.gz"),
+            _BIDS_LABELS / subject / "anat" / f"{subject}_dseg.nii.gz",
             stem.with_name(f"{stem.name}.json"),
         )
 
     def describe() -> None:
-        made = {"Name": "maisi-triton", "Version": version("maisi-client")}
-        _json(
-            folder / "dataset_description.json",
-            {
-                "Name": folder.resolve().name,
-                "BIDSVersion": _BIDS_VERSION,
-                "DatasetType": "derivative",
-                "GeneratedBy": [made],
-                "License": about.licence,
-            },
-        )
+        for dataset in (folder, folder / _BIDS_LABELS):
+            dataset.mkdir(parents=True, exist_ok=True)
+            _json(
+                dataset / "dataset_description.json",
+                {
+                    "Name": folder.resolve().name,
+                    "BIDSVersion": _BIDS_VERSION,
+                    "DatasetType": "derivative",
+                    "GeneratedBy": [{"Name": "maisi-triton", "Version": version("maisi-client")}],
+                    "License": about.licence,
+                },
+            )
         labels = (f"{id_}\t{name}" for id_, name in about.labels.items())
-        _text(folder / "dseg.tsv", "\n".join(["index\tname", "0\tbackground", *labels]))
+        _text(folder / _BIDS_LABELS / "dseg.tsv", "\n".join(["index\tname", *labels]))
         people = sorted(path.parent.parent.name for path in folder.glob("sub-*/anat/sub-*.json"))
         _text(folder / "participants.tsv", "\n".join(["participant_id", *people]))
         _text(folder / "README", _ABOUT)

@@ -3,7 +3,7 @@
 ```python
 from maisi_client.torch import SyntheticPairs
 
-pairs = SyntheticPairs(maisi_client.read_plan("plan.csv"), ["a:8001", "b:8001"], endless=True)
+pairs = SyntheticPairs(maisi_client.read_plan("plan.csv"), "a:8001,b:8001", endless=True)
 for batch in torch.utils.data.DataLoader(pairs, batch_size=2, num_workers=2):
     loss = criterion(network(batch["image"]), batch["label"])
 ```
@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from typing import Any, TypeAlias
@@ -22,8 +22,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ._client import Client
-from ._errors import InvalidRequest, MaisiError, MaskError
-from ._grid import open_image
+from ._errors import InvalidRequest, MaisiError
+from ._mask import open_mask
 from ._plan import Row
 from ._tls import Tls
 from ._volume import Progress, Volume
@@ -61,19 +61,19 @@ class SyntheticPairs(IterableDataset[Any]):
     or its number where it has none, in later ones a seed drawn from that and the epoch. A function
     gives its rows their seeds; what has none is given one drawn from its number and the epoch.
 
-    `urls` are the servers, by default that of `Client`; rows take turns. Up to `prefetch` pairs are
+    `url` names one server or, with commas, several, as for `Client`. Up to `prefetch` pairs are
     ahead of who iterates, made at the same time by threads. The workers of a `DataLoader` share the
     rows, and so do the ranks of `torch.distributed` if its group is there when this is made.
 
     While iterating, what is refused raises `InvalidRequest`; a row that fails otherwise is tried
-    `attempts` times, each at the next server, and then raises the last `MaisiError`. Leaving early
+    `attempts` times and then raises the last `MaisiError`. Leaving early
     cancels what is being made.
     """
 
     def __init__(
         self,
         rows: Rows | Callable[[int], Rows],
-        urls: str | Sequence[str] | None = None,
+        url: str | None = None,
         *,
         transform: Callable[[dict[str, Any]], Any] | None = None,
         endless: bool = False,
@@ -88,9 +88,7 @@ class SyntheticPairs(IterableDataset[Any]):
             if value < least:
                 raise InvalidRequest(f"{name} is {value}; {least} or more is wanted")
         self.rows = rows if callable(rows) else list(rows)
-        self.urls = [urls] if urls is None or isinstance(urls, str) else list(urls)
-        if not self.urls:
-            raise InvalidRequest("urls is empty; host:port of a server is wanted")
+        self.url = url
         self.transform, self.endless, self.epoch = transform, endless, epoch
         self.prefetch, self.attempts, self.tls, self.timeout = prefetch, attempts, tls, timeout
         self.rank, self.ranks = 0, 1
@@ -107,27 +105,24 @@ class SyntheticPairs(IterableDataset[Any]):
         rows, stopped = self._share(), threading.Event()
         ahead: deque[Future[dict[str, Any]]] = deque()
         with ExitStack() as stack:
-            clients = [  # opened here, for connections do not live through the fork of a worker
-                stack.enter_context(Client(url, tls=self.tls, timeout=self.timeout))
-                for url in self.urls
-            ]
+            # Opened here, for connections do not live through the fork of a worker.
+            client = stack.enter_context(Client(self.url, tls=self.tls, timeout=self.timeout))
             pool = stack.enter_context(ThreadPoolExecutor(self.prefetch))
             stack.callback(stopped.set)
             while True:
-                for number, row in itertools.islice(rows, self.prefetch - len(ahead)):
-                    turns = [clients[(number + n) % len(clients)] for n in range(self.attempts)]
-                    ahead.append(pool.submit(_make, row, turns, stopped))
+                for row in itertools.islice(rows, self.prefetch - len(ahead)):
+                    ahead.append(pool.submit(_make, row, client, self.attempts, stopped))
                 if not ahead:
                     return
                 yield ahead.popleft().result()
 
-    def _share(self) -> Iterator[tuple[int, Row]]:
-        """Yield (number, row) of what this worker of this rank makes."""
+    def _share(self) -> Iterator[Row]:
+        """Yield what this worker of this rank makes."""
         worker = get_worker_info()
         index, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
         # Of all epochs in a line, so that no share of an endless one is empty.
-        line = enumerate(self._line())
-        return itertools.islice(line, self.rank * workers + index, None, self.ranks * workers)
+        first, turn = self.rank * workers + index, self.ranks * workers
+        return itertools.islice(self._line(), first, None, turn)
 
     def _line(self) -> Iterator[Row]:
         given = callable(self.rows)
@@ -152,13 +147,13 @@ def _drawn(seed: int, epoch: int) -> int:
     return int(np.random.SeedSequence([seed % 2**64, epoch]).generate_state(1)[0])
 
 
-def _make(row: Row, clients: Sequence[Client], stopped: threading.Event) -> dict[str, Any]:
+def _make(row: Row, client: Client, attempts: int, stopped: threading.Event) -> dict[str, Any]:
     def go_on(progress: Progress | None = None) -> None:
         if stopped.is_set():
             raise _Stopped
 
     error: MaisiError | None = None
-    for client in clients:
+    for _ in range(attempts):
         go_on()
         try:
             return _pair(row, client.generate(**row.arguments, on_progress=go_on))
@@ -173,7 +168,7 @@ def _make(row: Row, clients: Sequence[Client], stopped: threading.Event) -> dict
 def _pair(row: Row, volume: Volume) -> dict[str, Any]:
     mask = volume.mask
     if mask is None:
-        _, mask = open_image(row.arguments["mask"], "mask", MaskError)
+        _, mask = open_mask(row.arguments["mask"])
     sides = (1, *volume.image.shape[:3])
     return {
         "image": torch.from_numpy(np.array(volume.image.dataobj, np.float32).reshape(sides)),

@@ -1,0 +1,153 @@
+"""Datasets in the layouts of trainers: what reads them takes them."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from maisi_client import Client, InvalidRequest, Row, make_dataset
+
+from tests.conftest import Server
+
+
+def mask(folder: Path) -> Path:
+    grid = np.zeros((32, 36, 40), np.uint8)
+    grid[4:28, 4:30, 4:30] = 22
+    grid[10:20, 12:24, 9:25] = 227
+    affine = np.array([[-2.0, 0, 0, 7], [0, 2, 0, 8], [0, 0, 2, 9], [0, 0, 0, 1]])
+    nib.save(nib.Nifti1Image(grid, affine), folder / "mask.nii.gz")
+    return folder / "mask.nii.gz"
+
+
+@pytest.fixture(scope="module")
+def client(server: Server):
+    with Client(server.grpc) as client:
+        yield client
+
+
+def rows(folder: Path) -> list[Row]:
+    """Return three, the last of the default modality."""
+    asked = {"mask": mask(folder), "steps": 1}
+    return [
+        Row("case_1", {**asked, "modality": "mri_t1", "seed": 1}),
+        Row("case-2", {**asked, "modality": "mri_flair", "seed": 2}),
+        Row("three", {**asked, "seed": 3}),
+    ]
+
+
+@pytest.fixture
+def faithful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take every volume: a step makes none that follows its mask."""
+    generate = Client.generate
+
+    def accepted(self, *args, **arguments):
+        volume = generate(self, *args, **arguments)
+        volume.report.pop("fidelity", None)
+        return volume
+
+    monkeypatch.setattr(Client, "generate", accepted)
+
+
+def made(client: Client, to: Path, layout: str) -> Path:
+    outcomes = list(make_dataset(rows(to.parent), to, client, layout=layout))
+    assert [outcome.state for outcome in outcomes] == ["done"] * 3, outcomes
+    again = list(make_dataset(rows(to.parent), to, client, layout=layout))
+    assert [outcome.state for outcome in again] == ["kept"] * 3
+    return to
+
+
+@pytest.mark.usefixtures("faithful")
+def test_nnunet(client: Client, tmp_path: Path) -> None:
+    to = made(client, tmp_path / "Dataset501_Synthetic", "nnunet")
+    told = json.loads((to / "dataset.json").read_text())
+    served = client.info()["mini"].labels
+    assert list(told["labels"].values()) == list(range(len(served)))
+    assert list(told["labels"]) == [served[id_] for id_ in sorted(served)]
+    assert told["channel_names"] == {"0": "MRI"} and told["numTraining"] == 3
+    labels = nib.load(to / "labelsTr" / "case_1.nii.gz")
+    given = np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj)
+    found = np.asarray(labels.dataobj)
+    for id_ in (0, 22, 227):
+        assert (found[given == id_] == told["labels"][served[id_]]).all()
+    if importlib.util.find_spec("nnunetv2") is None:
+        pytest.skip("the rules hold; nnunetv2 itself is not installed")
+    from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
+
+    verify_dataset_integrity(str(to), num_processes=1)
+
+
+@pytest.mark.usefixtures("faithful")
+def test_msd_is_read_by_monai(client: Client, tmp_path: Path) -> None:
+    from monai.data import load_decathlon_datalist
+    from monai.transforms import LoadImaged
+
+    to = made(client, tmp_path / "Task01_Synthetic", "msd")
+    listed = load_decathlon_datalist(to / "dataset.json", True, "training")
+    assert len(listed) == 3
+    pair = LoadImaged(["image", "label"])(listed[0])
+    assert pair["image"].shape == pair["label"].shape == (32, 36, 40)
+    names = json.loads((to / "dataset.json").read_text())["labels"]
+    held = {names[str(int(label))] for label in np.unique(pair["label"])}
+    assert held == {"background", "brain", "right cerebral white matter"}
+
+
+@pytest.mark.usefixtures("faithful")
+def test_bids(client: Client, tmp_path: Path) -> None:
+    to = made(client, tmp_path / "synthetic", "bids")
+    below = to / "derivatives" / "labels"
+    for subject, suffix in (("case1", "T1w"), ("case2", "FLAIR"), ("three", "T1w")):
+        at = Path(f"sub-{subject}", "anat")
+        assert {path.name for path in (to / at).iterdir()} == {
+            f"sub-{subject}_{suffix}{end}" for end in (".nii.gz", ".json")
+        }
+        (labels,) = (below / at).iterdir()
+        assert labels.name == f"sub-{subject}_dseg.nii.gz"
+    with (below / "dseg.tsv").open() as table:
+        names = {row["index"]: row["name"] for row in csv.DictReader(table, delimiter="\t")}
+    assert names["227"] == "right cerebral white matter"
+    assert json.loads((to / "dataset_description.json").read_text())["DatasetType"] == "derivative"
+    validator = shutil.which("bids-validator")
+    if validator is None:
+        pytest.skip("the names hold; bids-validator (npm) is not installed")
+    done = subprocess.run([validator, str(to), "--json"], capture_output=True, text=True)
+    issues = json.loads(done.stdout)["issues"]
+    assert not issues["errors"], [(one["key"], one["files"][:1]) for one in issues["errors"]]
+
+
+def test_organs_choose_what_a_trainer_is_told_of(client: Client, tmp_path: Path) -> None:
+    asked = {"mask": mask(tmp_path), "steps": 1, "seed": 1}
+    ask = [Row("a", {**asked, "organs": "brain"}), Row("b", {**asked, "organs": [22, "227"]})]
+    to = tmp_path / "Dataset002_Two"
+    list(make_dataset(ask, to, client, layout="nnunet"))
+    told = json.loads((to / "dataset.json").read_text())["labels"]
+    assert told == {"background": 0, "brain": 1, "right cerebral white matter": 2}
+
+
+@pytest.mark.parametrize(
+    ("layout", "to", "arguments", "said"),
+    [
+        ("tar", "x", {}, "the layout is 'tar'; allowed are plain, nnunet, msd, bids"),
+        ("nnunet", "x", {"anatomy": "a=1"}, "nnU-Net wants DatasetNNN_NAME"),
+        ("nnunet", "Dataset001_X", {}, "row 'one' has neither mask nor anatomy; nnunet wants"),
+        ("msd", "x", {"size": [32, 32, 32]}, "row 'one' has neither mask nor anatomy; msd wants"),
+        ("bids", "x", {"variant": "none"}, "the variant is 'none'; the server has mini"),
+        ("bids", "x", {"modality": "ct"}, "modality 'ct' has no name in BIDS; those that have"),
+    ],
+)
+def test_what_has_no_place(client: Client, tmp_path: Path, layout, to, arguments, said) -> None:
+    with pytest.raises(InvalidRequest, match=said):
+        next(make_dataset([Row("one", arguments)], tmp_path / to, client, layout=layout))
+    assert not (tmp_path / to).exists()
+
+
+def test_two_names_of_one_subject(client: Client, tmp_path: Path) -> None:
+    pair = [Row("a-1", {}), Row("a_1", {})]
+    with pytest.raises(InvalidRequest, match="rows 'a-1' and 'a_1' are both sub-a1 in BIDS"):
+        next(make_dataset(pair, tmp_path / "x", client, layout="bids"))
