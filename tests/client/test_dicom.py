@@ -277,14 +277,14 @@ def test_others_segments_get_maisis_ids_by_code_or_name(tmp_path: Path, kind: st
     mask = load_mask(tmp_path / "other" / "other.dcm")
     assert mask.values[0, 0].tolist() == [0, 0, 14, 14, 5, 5, 1, 1, 123, 123, 3, 3, 0, 0]
     with pytest.raises(InvalidRequest, match="vocabulary is 'totalsegmentator-v2'; the mask's co"):
-        prepare(file, None, None, {"vocabulary": "totalsegmentator-v2"})
-    assert prepare(file, None, None, {"vocabulary": "maisi"}).labels is not None
+        prepare(file, {"vocabulary": "totalsegmentator-v2"})
+    assert prepare(file, {"vocabulary": "maisi"}).labels is not None
 
 
 def test_numbers_are_ids_where_nothing_is_known(tmp_path: Path) -> None:
     file = foreign(tmp_path / "other.dcm", {"x": (TISSUE, None), "y": (TISSUE, "Left")})
     assert np.unique(load_mask(file).values).tolist() == [1, 2]
-    prepare(file, None, None, {"vocabulary": "totalsegmentator-v2"})
+    prepare(file, {"vocabulary": "totalsegmentator-v2"})
 
     mixed = foreign(tmp_path / "mixed.dcm", {"x": (TISSUE, None), "k": (KIDNEY, "Left")})
     with pytest.raises(MaskError, match="segment 1, 'x', that is none of MAISI's labels"):
