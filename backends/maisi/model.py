@@ -6,6 +6,7 @@ ensemble of the other three, and tells how far it is on the way.
 """
 
 import json
+import secrets
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -67,6 +68,7 @@ class TritonPythonModel:
         self.pace = Pace()
         self.metrics = Metrics(self.variant["name"], args["model_name"])
         self.started = time.time()
+        self.request_id = ""
 
     def execute(self, requests: Sequence[Any]) -> list[Any] | None:
         """Answer each request; a stream answers through its own sender.
@@ -80,26 +82,28 @@ class TritonPythonModel:
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Any) -> Any:
+        self.request_id = request.request_id() or secrets.token_hex(6)
         try:
             if self.role == "condition":
                 stopping.admit()
             with self.metrics.running():
                 outputs = ROOMS[self.role](self.variant, _inputs(request), self._engine)
-            if self.role == "decoder" and request.request_id() != _PROBE:
-                self._made(outputs)
+            if self.role == "decoder":
+                outputs = self._made(outputs)
             return pb_utils.InferenceResponse([_tensor(*item) for item in outputs.items()])
         except Exception as error:
             return pb_utils.InferenceResponse(error=self._error(error))
 
     def _stream(self, request: Any) -> None:
         sender = request.get_response_sender()
+        self.request_id = request.request_id() or secrets.token_hex(6)
 
         def send(stage: str, progress: float, **outputs: Any) -> None:
             if request.is_cancelled():
                 raise Cancelled
             self.metrics.progress()
             if "report" in outputs:
-                self._made(outputs)
+                outputs = self._made(outputs)
             outputs = {
                 "stage": as_text(stage),
                 "progress": np.array([progress], np.float32),
@@ -119,11 +123,17 @@ class TritonPythonModel:
         else:
             sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
-    def _made(self, outputs: Mapping[str, Any]) -> None:
-        """Count what was made; an answer without an image made none."""
-        self.metrics.ended("done")
-        if "image" in outputs:
-            self.metrics.volume(json.loads(outputs["report"][0]))
+    def _made(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Count what was made and put the request's id into its report.
+
+        An answer without an image made none.
+        """
+        report = json.loads(outputs["report"][0])
+        if self.request_id != _PROBE:
+            self.metrics.ended("done")
+            if "image" in outputs:
+                self.metrics.volume(report)
+        return {**outputs, "report": as_text(json.dumps({"request_id": self.request_id, **report}))}
 
     def _engine(self, model: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
         """Call a model of this variant within the server.
@@ -142,13 +152,14 @@ class TritonPythonModel:
             model_name=f"{self.variant['name']}.{model}",
             requested_output_names=list(outputs),
             inputs=[_tensor(*item) for item in inputs.items()],
+            request_id=self.request_id,
             **place,
         ).exec()
         if response.has_error():
             error = response.error()
-            pb_utils.Logger.log_error(f"{self.role}: {model}: {error.message()}")
+            self._log(f"{model}: {error.message()}")
             raise EngineFailed(
-                f"{self.role}: the model {model} failed; the server's log says why", error.code()
+                f"{self.role}: the model {model} failed; {self._where()}", error.code()
             )
         return [pb_utils.get_output_tensor_by_name(response, name) for name in outputs]
 
@@ -168,12 +179,15 @@ class TritonPythonModel:
             return "unavailable", codes.UNAVAILABLE, str(error)
         if isinstance(error, EngineFailed):
             return "failed", error.code, str(error)
-        pb_utils.Logger.log_error(f"{self.role}: {type(error).__name__}: {error}")
-        return (
-            "failed",
-            codes.INTERNAL,
-            f"{self.role}: failed with {type(error).__name__}; the server's log says more",
-        )
+        self._log(f"{type(error).__name__}: {error}")
+        sentence = f"{self.role}: failed with {type(error).__name__}; {self._where()}"
+        return "failed", codes.INTERNAL, sentence
+
+    def _log(self, text: str) -> None:
+        pb_utils.Logger.log_error(f"request '{self.request_id}': {self.role}: {text}")
+
+    def _where(self) -> str:
+        return f"the server's log says why, at request '{self.request_id}'"
 
 
 def _inputs(request: Any) -> Tensors:

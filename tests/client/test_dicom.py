@@ -366,7 +366,7 @@ def test_command(server: Any, tmp_path: Path) -> None:
         assert (done.returncode, done.stderr) == (0, "")
         assert len(json.loads(done.stdout)["files"]) == 41
         rows = [Row("again", {"mask": series / "mask.dcm", **asked})]
-        assert [o.state for o in make_dataset(rows, tmp_path / "set", [client])] == ["done"]
+        assert [o.state for o in make_dataset(rows, tmp_path / "set", client)] == ["done"]
     again = tmp_path / "set" / "images" / "again.nii.gz"
     one, other = (load_source(image) for image in (made.image, again))
     kept = load_mask(tmp_path / "set" / "labels" / "again.nii.gz")

@@ -186,7 +186,7 @@ rank, store = int(sys.argv[1]), f"file://{sys.argv[2]}"
 torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
 pairs = SyntheticPairs([{"mask": "mask.nii"}] * 5)
 torch.distributed.destroy_process_group()
-print([row.arguments["seed"] for _, row in pairs._share()])
+print([row.arguments["seed"] for row in pairs._share()])
 """
 
 

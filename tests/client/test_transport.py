@@ -107,7 +107,7 @@ def test_progress_then_the_volume() -> None:
 
 
 def test_unavailable_is_tried_again_with_the_same_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("maisi_client._connection._BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr("maisi_client._pool._REST_SECONDS", 0.05)
     tries: list[float] = []
 
     def answer(request: pb.ModelInferRequest, context: grpc.ServicerContext) -> Iterator[Any]:
@@ -126,7 +126,7 @@ def test_unavailable_is_tried_again_with_the_same_seed(monkeypatch: pytest.Monke
 
 
 def test_retries_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("maisi_client._connection._BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr("maisi_client._pool._REST_SECONDS", 0.01)
 
     def answer(request: pb.ModelInferRequest, context: grpc.ServicerContext) -> Iterator[Any]:
         context.abort(grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size")

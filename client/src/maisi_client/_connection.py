@@ -81,7 +81,7 @@ class Connection:
                 return
             except ServerUnavailable as error:
                 pause = self._pool.pause()
-                if tried >= self.retries or time.monotonic() + pause > deadline:
+                if tried >= self._pool.tries(self.retries) or time.monotonic() + pause > deadline:
                     raise
                 _log.info("again in %.1f s: %s", pause, error)
                 time.sleep(pause)

@@ -72,6 +72,10 @@ class Pool(Generic[_T]):
         left = min(server.rests_until for server in self.servers) - time.monotonic()
         return max(left, 0.0) * random.uniform(1.0, 1.5)  # apart from other clients
 
+    def tries(self, retries: int) -> int:
+        """Return how often to try again: what finds a server dead tries the others besides."""
+        return retries + len(self.servers) - 1
+
     def _rest(self, server: Server[_T]) -> None:
         with self._lock:
             now = time.monotonic()

@@ -217,7 +217,7 @@ class Client:
                 return
             except ServerUnavailable as error:
                 pause = self._pool.pause()
-                if tried >= self.retries or time.monotonic() + pause > deadline:
+                if tried >= self._pool.tries(self.retries) or time.monotonic() + pause > deadline:
                     raise
                 _log.info("again in %.1f s: %s", pause, error)
                 await asyncio.sleep(pause)
@@ -231,7 +231,7 @@ class Client:
             inputs = transport.to_triton(request.inputs)
             yield {"model_name": f"{request.variant}.stream", "inputs": inputs}
 
-        started = False
+        started, last = False, None
         replies = server.connection.stream_infer(
             sent(), stream_timeout=max(deadline - time.monotonic(), 0.001)
         )
@@ -242,7 +242,7 @@ class Client:
                 try:
                     result, error = await asyncio.wait_for(anext(replies), max(wait, 0))
                 except StopAsyncIteration:
-                    return
+                    break
                 except asyncio.TimeoutError:
                     if wait < left:
                         raise transport.silent(server.url, self.idle_timeout) from None
@@ -250,7 +250,10 @@ class Client:
                 if error is not None:
                     raise transport.explain(error, server.url, started)
                 started = True
+                last = result
                 yield result
+            if last is None or last.as_numpy("report") is None:  # the end of all that is asked
+                raise ServerUnavailable(f"the connection to {server.url} was lost: it just ended")
         except grpc.RpcError as error:
             raise transport.explain(_translated(error), server.url, started) from error
         finally:
