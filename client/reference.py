@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from maisi_client._cli import _parser
+from maisi_client._parser import parser as made
 
 HEAD = """\
 # The command `maisi`
@@ -74,4 +74,4 @@ def _help(action: argparse.Action) -> str:
 
 
 if __name__ == "__main__":
-    print(page(_parser()), end="")
+    print(page(made()), end="")

@@ -8,6 +8,7 @@ from bench import rehearsal
 from tests.docker import tools
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(500)
 def test_no_request_is_lost(tmp_path: Path) -> None:
     tools.need("ip")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from maisi_client import _cli as maisi
+from maisi_client._parser import parser
 
 from export import __main__ as export
 from server import __main__ as serve
@@ -177,7 +177,7 @@ def test_a_job_of_a_pod_a_shard_makes_a_dataset() -> None:
     assert (job["completionMode"], job["completions"]) == ("Indexed", 3)
     (container,) = job["template"]["spec"]["containers"]
     words = [word.replace("$(JOB_COMPLETION_INDEX)", "2") for word in container["args"]]
-    options = maisi._parser().parse_args(words)
+    options = parser().parse_args(words)
     assert (options.shard, options.url) == ((2, 3), "maisi.imaging.svc:8001")
     (policy,) = [x["spec"] for x in documents if x["kind"] == "NetworkPolicy"]
     (peer,) = policy["ingress"][0]["from"]
