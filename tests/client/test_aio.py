@@ -152,3 +152,27 @@ def test_a_thousand_requests_need_no_more_memory_than_a_hundred(server: Server) 
         assert max(held[1:]) - held[0] < 20e6, held
 
     asyncio.run(ask())
+
+
+def test_a_server_that_does_not_answer_is_left_out(
+    start_server: Callable[..., Server], server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maisi_client._transport.LOOKUP_SECONDS", 1.0)
+    frozen = start_server()
+    frozen.triton.suspend()
+    try:
+
+        async def ask() -> None:
+            async with aio.Client(f"{frozen.grpc},{server.grpc}") as client:
+                assert (await client.check(MASK, augment=True))["variant"] == "mini"
+
+        asyncio.run(ask())
+        with Client(f"{frozen.grpc},{server.grpc}") as client:
+            assert client.check(MASK, augment=True)["variant"] == "mini"
+        with (
+            Client(frozen.grpc, retries=0) as client,
+            pytest.raises(ServerUnavailable, match=f"^the server at {frozen.grpc} does not"),
+        ):
+            client.info()
+    finally:
+        frozen.triton.resume()

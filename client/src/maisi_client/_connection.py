@@ -110,4 +110,5 @@ class Connection:
         try:
             return method(*args, client_timeout=limit)
         except InferenceServerException as error:
-            raise transport.explain(error, server.url) from error
+            limited = self.timeout <= transport.LOOKUP_SECONDS
+            raise transport.unanswered(error, server.url, limited) from error

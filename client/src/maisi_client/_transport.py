@@ -45,6 +45,11 @@ CHANNEL = [
     ("grpc.max_receive_message_length", -1),
     # Over all addresses of a name, such as that of a headless Service.
     ("grpc.lb_policy_name", "round_robin"),
+    # So that a host that was cut off is noticed while a request waits; no server allows less than
+    # 300 s by itself, and ends the connection of who asks more often.
+    ("grpc.keepalive_time_ms", 305_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),
 ]
 _LOST = re.compile(r".*(RST_STREAM|Stream removed|Socket closed|GOAWAY)")  # by a balancer, too
 _ELSEWHERE = re.compile(r"the server (is stopping|stopped)")
@@ -115,6 +120,14 @@ def silent(url: str, seconds: float) -> Timeout:
 def late(url: str) -> Timeout:
     """Return the error for a request that has used up its time."""
     return Timeout(f"the server at {url} did not finish the request in time")
+
+
+def unanswered(error: InferenceServerException, url: str, limited: bool) -> MaisiError:
+    """Return the error of a lookup; its time is not the request's unless that is `limited`."""
+    found = explain(error, url)
+    if isinstance(found, Timeout) and not limited:
+        return ServerUnavailable(f"the server at {url} does not answer")
+    return found
 
 
 def explain(error: InferenceServerException, url: str, started: bool = False) -> MaisiError:

@@ -281,7 +281,8 @@ class Client:
         try:
             return await method(*args, client_timeout=limit)
         except InferenceServerException as error:
-            raise transport.explain(error, server.url) from error
+            limited = self.timeout <= transport.LOOKUP_SECONDS
+            raise transport.unanswered(error, server.url, limited) from error
 
 
 def _connect(url: str, tls: Tls | None) -> Any:
