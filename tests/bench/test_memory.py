@@ -1,5 +1,6 @@
 """Memory is seen: private pages and shared ones, and no more than there is."""
 
+import mmap
 import os
 import time
 
@@ -13,9 +14,11 @@ from tests.conftest import ROOT
 def test_private_pages_are_counted_and_mapped_files_are_not(tmp_path) -> None:
     with watch.most(lambda: watch.private(os.getpid())) as most:
         before = most[0]
-        held = np.ones(50_000_000, np.uint8)
+        # Not by malloc, which may have as much from before.
+        held = mmap.mmap(-1, 50_000_000, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        np.frombuffer(held, np.uint8)[:] = 1
         time.sleep(0.2)
-        del held
+        held.close()
         mapped = np.memmap(tmp_path / "file", np.uint8, "w+", shape=200_000_000)
         mapped[:] = 1
         time.sleep(0.2)
