@@ -104,7 +104,7 @@ def main() -> int:
             limits=Limits(options.max_voxels, options.max_waiting),
         )
         if options.key_file is not None:
-            settings = dataclasses.replace(settings, key=key(options.key_file))
+            settings = dataclasses.replace(settings, key=key(options.key_file), memory_key="")
         serve(settings)
     except (ServerError, ValueError) as error:
         print(f"serve: {error}", file=sys.stderr)
