@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc
-from maisi_client import Client, _shared, aio
+from maisi_client import Client, _near, _shared, aio
 
 from tests.conftest import SHM, Server
 
@@ -31,24 +31,26 @@ def picture(dtype: type, value: float) -> nib.Nifti1Image:
 MASK, SOURCE = picture(np.uint8, 227), picture(np.float32, 300)
 
 
+def asked(server: Server, ask: str, *words: str, **more: Any) -> Any:
+    key = {_shared._KEY: _near.key(server.grpc)}
+    with grpc.InferenceServerClient(server.grpc) as client:
+        return getattr(client, f"{ask}_system_shared_memory{more.pop('what', '')}")(
+            *words, headers=key, **more
+        )
+
+
 def regions(server: Server) -> list[str]:
     """Name the shared memory that clients have registered with the server."""
-    key = {_shared._KEY: _shared._key(server.grpc.rpartition(":")[2])}
-    with grpc.InferenceServerClient(server.grpc) as client:
-        told = client.get_system_shared_memory_status(headers=key, as_json=True)
-        return [
-            name
-            for name in told.get("regions", {})
-            if "in use" in refusal(client, name, headers=key)
-        ]
+    return list(asked(server, "get", what="_status", as_json=True).get("regions", {}))
 
 
-def refusal(client: Any, region: str, **more: Any) -> str:
-    try:
-        client.unregister_system_shared_memory(region, **more)
-    except grpc.InferenceServerException as error:
-        return str(error.message())
-    return ""
+def in_use(server: Server) -> list[str]:
+    """Name those that a request uses."""
+    found = regions(server)
+    for name in found:
+        with pytest.raises(grpc.InferenceServerException, match="currently in use"):
+            asked(server, "unregister", name)
+    return found
 
 
 def files() -> list[str]:
@@ -77,13 +79,13 @@ def test_both_ways_give_the_same_bytes(
 ) -> None:
     used: list[list[str]] = []
     with Client(server.grpc) as client:
-        far = client.generate(**given, **ASKED, on_progress=lambda _: used.append(regions(server)))
+        far = client.generate(**given, **ASKED, on_progress=lambda _: used.append(in_use(server)))
         assert not any(used)  # it is small
         monkeypatch.setattr(_shared, "THRESHOLD", 1000)
         near = client.generate(
             **given,
             **ASKED,
-            on_progress=lambda one: used.append(one.stage == "done" or regions(server)),
+            on_progress=lambda one: used.append(one.stage == "done" or in_use(server)),
         )
     assert len(used[-2]) == 1
     assert near.report["sha256"] == far.report["sha256"]
@@ -99,7 +101,7 @@ def test_what_makes_no_image(server: Server, low: None) -> None:
     with Client(server.grpc) as client:
         assert client.check(MASK)["size"] == [32, 48, 32]
         assert client.mask(MASK, seed=1).shape == (32, 48, 32)
-        with pytest.raises(maisi_client.InvalidRequest, match="^modality: 'mri_t9'"):
+        with pytest.raises(maisi_client.InvalidRequest, match=r"^modality: 'mri_t9'"):
             client.generate(MASK, modality="mri_t9")
     assert regions(server) == []
 
@@ -109,16 +111,16 @@ def test_a_refusal_is_silent_and_remembered(
 ) -> None:
     keys: list[str] = []
 
-    def guess(port: str) -> str:
-        keys.append(port)
+    def guess(url: str) -> str:
+        keys.append(url)
         return "guessed"
 
     with Client(server.grpc) as client, monkeypatch.context() as patch:
-        patch.setattr(_shared, "_key", guess)
+        patch.setattr(_near, "key", guess)
         volumes = [client.generate(MASK, **ASKED) for _ in range(2)]
         assert len(keys) == 1
     with Client(server.grpc) as client, monkeypatch.context() as patch:
-        patch.setattr(_shared, "_SHARE", 10**9)
+        patch.setattr(_near, "_ROOM", 10**9)
         volumes.append(client.generate(MASK, **ASKED))
     assert len({volume.report["sha256"]["image"] for volume in volumes}) == 1
 
@@ -134,16 +136,16 @@ def test_a_server_with_an_operators_key(
         assert client._server._pool.servers[0].far_until
 
 
-def test_leaving_early_lets_the_server_finish_first(
-    server: Server, low: None, eventually: Callable[..., None]
-) -> None:
+def test_leaving_early_lets_the_server_finish_first(server: Server, low: None) -> None:
     with Client(server.grpc) as client:
         with closing(client.stream(MASK, seed=3, steps=1000)) as events:
             while next(events).stage != "sampler":
                 pass
             (name,) = files()
-            assert regions(server) == [name]
-        eventually(lambda: not files() and not regions(server), 20)
+            assert in_use(server) == [name]
+        while files():  # while the server may write, the file is there
+            pass
+        assert regions(server) == []
         client.generate(MASK, **ASKED)
 
 
@@ -155,9 +157,11 @@ def test_asyncio(server: Server, low: None, eventually: Callable[..., None]) -> 
         async with aio.Client(server.grpc) as client:
             used: list[list[str]] = []
             volume = await client.generate(
-                MASK, **ASKED, on_progress=lambda one: used.append(regions(server))
+                MASK,
+                **ASKED,
+                on_progress=lambda one: used.append(one.stage == "done" or in_use(server)),
             )
-            assert any(used)
+            assert len(used[-2]) == 1
             assert volume.report["sha256"] == before.report["sha256"]
             assert regions(server) == []
             task = asyncio.create_task(client.generate(MASK, steps=1000))
@@ -195,7 +199,7 @@ def test_what_a_killed_client_leaves_is_swept(
         while process.stdout.readline() != "sampler\n":
             assert process.poll() is None
         (name,) = files()
-        assert regions(server) == [name]
+        assert in_use(server) == [name]
         process.send_signal(signal.SIGKILL)
     eventually(lambda: not files() and not regions(server), 20)
     with Client(server.grpc) as client:

@@ -53,7 +53,10 @@ class Connection:
 
         def once(server: Server[Any], deadline: float) -> Generator[Any, None, None]:
             self._check_taken(server, request)
-            with Region(server, self._tls, f"{request.variant}.stream", request.inputs) as region:
+            model = f"{request.variant}.stream"
+            with closing(Region(server, self._tls, model, request.inputs)) as region:
+                if region.worth_it:
+                    region.open()
                 results = transport.stream(
                     server.url,
                     self._tls,
