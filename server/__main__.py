@@ -65,8 +65,8 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         "--key-file",
         type=Path,
         metavar="FILE",
-        help="the key that loading models, logging, tracing and shared memory need; without it nobody"
-        " may, but clients of this user on this machine use shared memory",
+        help="the key that loading models, logging, tracing and shared memory need; without, nobody"
+        " may, but this user's clients on this machine use shared memory",
     )
     add("--tls-certificate", type=Path, metavar="PEM", help="gRPC speaks TLS with it")
     add("--tls-key", type=Path, metavar="PEM", help="its key")
