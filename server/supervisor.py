@@ -138,6 +138,7 @@ def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
             yield Triton(launch, shared_memory, state), address, folder
     finally:
         layout.remove_shared_memory(shared_memory[0])
+        layout.sweep_clients([], lambda name: True)
 
 
 def wait_until_ready(triton: Triton, settings: Settings, stop: Stop) -> dict[str, list[int]]:
