@@ -78,9 +78,9 @@ def lay_idle(repository: Path) -> None:
 
 
 @contextmanager
-def serving(repository: Path) -> Iterator[Callable[[int, int], float]]:
-    """Serve a repository; give what returns the seconds of a step: (side of the latent, steps)."""
-    ports = [f"--{name}-port=0" for name in ("grpc", "http", "metrics")]
+def served(repository: Path) -> Iterator[str]:
+    """Serve a repository on free ports; give where its gRPC is."""
+    ports = [f"--{name}-port=0" for name in ("grpc", "http", "metrics", "status")]
     command = [sys.executable, "-m", "server", "--repository", str(repository), *ports]
     with tempfile.TemporaryFile("w+") as log:
         server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -89,13 +89,19 @@ def serving(repository: Path) -> Iterator[Callable[[int, int], float]]:
             ready = re.search(r"grpc=(\S+)", server.stdout.readline())
             if ready is None:
                 log.seek(0)
-                raise SystemExit(f"overhead: the server did not start: {log.read()[-2000:]}")
-            with grpc.InferenceServerClient(ready[1]) as client:
-                yield lambda side, steps: step_seconds(client, side, steps)
+                raise SystemExit(f"bench: the server did not start: {log.read()[-2000:]}")
+            yield ready[1]
         finally:
             server.terminate()
             server.wait()
             server.stdout.close()
+
+
+@contextmanager
+def serving(repository: Path) -> Iterator[Callable[[int, int], float]]:
+    """Serve a repository; give what returns the seconds of a step: (side of the latent, steps)."""
+    with served(repository) as url, grpc.InferenceServerClient(url) as client:
+        yield lambda side, steps: step_seconds(client, side, steps)
 
 
 def step_seconds(client: Any, side: int, steps: int) -> float:

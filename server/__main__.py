@@ -65,7 +65,8 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         "--key-file",
         type=Path,
         metavar="FILE",
-        help="the key that loading models, logging, tracing and shared memory need; else nobody's",
+        help="the key that loading models, logging, tracing and shared memory need; without, nobody"
+        " may, but this user's clients on this machine use shared memory",
     )
     add("--tls-certificate", type=Path, metavar="PEM", help="gRPC speaks TLS with it")
     add("--tls-key", type=Path, metavar="PEM", help="its key")
@@ -104,7 +105,7 @@ def main() -> int:
             limits=Limits(options.max_voxels, options.max_waiting),
         )
         if options.key_file is not None:
-            settings = dataclasses.replace(settings, key=key(options.key_file))
+            settings = dataclasses.replace(settings, key=key(options.key_file), memory_key="")
         serve(settings)
     except (ServerError, ValueError) as error:
         print(f"serve: {error}", file=sys.stderr)

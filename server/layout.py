@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from server.host import SHM
 
 PREFIX = "maisi-serve-"
+CLIENTS = "maisi-client-"  # as client/src/maisi_client/_shared.py has it
 
 
 def lay_backends(triton: Path, ours: Path, target: Path) -> None:
@@ -92,6 +94,13 @@ def claim_shared_memory() -> tuple[str, int]:
     return prefix, descriptor
 
 
+def open_door(prefix: str, port: int, key: str) -> None:
+    """Leave the key to shared memory where our own user's clients of `port` alone can read it."""
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+    with os.fdopen(os.open(SHM / f"{prefix}door-{port}", flags, 0o600), "w") as door:
+        door.write(key)
+
+
 def remove_shared_memory(prefix: str) -> int:
     """Delete what `prefix` owns in /dev/shm, the marker last; returns how many regions it was."""
     regions = [path for path in SHM.glob(f"{prefix}*") if path.name != f"{prefix}lock"]
@@ -117,6 +126,31 @@ def sweep_shared_memory() -> int:
         finally:
             os.close(descriptor)
     return count
+
+
+def sweep_clients(registered: Iterable[str], unregister: Callable[[str], bool]) -> None:
+    """Delete what dead clients left in /dev/shm and, of that, unregister what is `registered`.
+
+    A client holds the lock of its file while it lives. What is in use is not unregistered yet, and
+    stays until it is. A region without a file is a dead client's whose file another server took.
+    """
+    regions = {name for name in registered if name.startswith(CLIENTS)}
+    for name in sorted(regions | {path.name for path in SHM.glob(f"{CLIENTS}*")}):
+        try:
+            descriptor = os.open(SHM / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            unregister(name)
+            continue
+        except OSError:  # another user's
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if name not in regions or unregister(name):
+                (SHM / name).unlink(missing_ok=True)
+        except OSError:  # its client is alive
+            pass
+        finally:
+            os.close(descriptor)
 
 
 def model_names(repository: Path, variants: list[str]) -> list[str]:

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,7 +30,8 @@ class Settings:
     """What to serve and how; paths exist, times in seconds.
 
     `backends` has ours; none where `triton` has them among its own. `key` is what an operator shows
-    to load models and the like; nobody knows the default one.
+    to load models and the like; nobody knows the default one. `memory_key` opens shared memory to
+    clients of our own user on this machine, who find it there; without one, `key` does, to nobody.
     """
 
     triton: Path
@@ -42,6 +43,7 @@ class Settings:
     drain_seconds: float
     stall_seconds: float = 1800.0
     key: str = field(default_factory=lambda: secrets.token_hex(16))
+    memory_key: str = field(default_factory=lambda: secrets.token_hex(16))
     tls: Tls | None = None
     version: int | None = None
     limits: Limits = UNLIMITED
@@ -91,6 +93,7 @@ def stopping_file(folder: Path) -> Path:
 @contextmanager
 def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
     """Start tritonserver in a folder of its own, and leave nothing of it behind."""
+    layout.sweep_clients([], lambda name: True)
     if left := layout.sweep_shared_memory():
         log(f"removed {left} shared memory regions that a dead server had left")
     try:
@@ -108,6 +111,8 @@ def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
         )
     shared_memory = layout.claim_shared_memory()
     try:
+        if settings.memory_key:
+            layout.open_door(shared_memory[0], address.grpc, settings.memory_key)
         with tempfile.TemporaryDirectory(prefix="maisi-serve-") as name:
             folder = Path(name)
             backends = settings.triton / "backends"
@@ -125,6 +130,7 @@ def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
                 settings.models,
                 address,
                 settings.key,
+                settings.memory_key or settings.key,
                 settings.tls,
                 settings.version,
             )
@@ -132,6 +138,7 @@ def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
             yield Triton(launch, shared_memory, state), address, folder
     finally:
         layout.remove_shared_memory(shared_memory[0])
+        layout.sweep_clients([], lambda name: True)
 
 
 def wait_until_ready(triton: Triton, settings: Settings, stop: Stop) -> dict[str, list[int]]:
@@ -169,7 +176,7 @@ def wait_until_ready(triton: Triton, settings: Settings, stop: Stop) -> dict[str
 
 
 def watch(triton: Triton, health: Health, stop: Stop) -> None:
-    """Bring back models whose process died, until asked to stop.
+    """Bring back models whose process died, and forget dead clients, until asked to stop.
 
     Raises ServerError when tritonserver itself ended.
     """
@@ -185,6 +192,8 @@ def watch(triton: Triton, health: Health, stop: Stop) -> None:
             revive(triton, model, stop)
             health.loading = ""
         known = triton.stubs() if dead else alive
+        with suppress(Refused):  # too busy to say
+            layout.sweep_clients(triton.regions(), triton.unregister)
 
 
 def revive(triton: Triton, model: str, stop: Stop) -> None:

@@ -24,8 +24,9 @@ from server.host import libpython_dir
 
 KEY = "maisi-control"  # the name of the header that has the key
 # What needs the key: who loads models runs code here, who writes logs fills the disk, and who
-# registers shared memory reads that of others.
-CLOSED = ("model-repository", "shared-memory", "trace", "logging")
+# registers shared memory reads that of others. At gRPC that has a key of its own (`Launch`).
+MEMORY = "shared-memory"
+CLOSED = ("model-repository", MEMORY, "trace", "logging")
 # What Triton's HTTP, which knows no TLS, gives without the key where gRPC has TLS: its health.
 CLOSED_WITH_TLS = (*CLOSED, "inference", "metadata", "model-config", "statistics")
 # How many requests our models work on, and how many wait in Triton's queues.
@@ -33,6 +34,7 @@ _BUSY = re.compile(
     r"^(?:maisi_requests_running|nv_inference_pending_request_count){[^}]*} (\S+)$", re.MULTILINE
 )
 _PROGRESS = re.compile(r"^maisi_progress_timestamp_seconds{[^}]*} (\S+)$", re.MULTILINE)
+_REGIONS = "systemsharedmemory"
 PROBE = "probe"  # the id of our own requests, which the models do not count
 _http = build_opener(ProxyHandler({}))  # whatever proxy the environment names: this is ourselves
 
@@ -96,7 +98,10 @@ class Tls:
 
 @dataclass(frozen=True)
 class Launch:
-    """What tritonserver is started with; `version` of the models, none: the newest."""
+    """What tritonserver is started with; `version` of the models, none: the newest.
+
+    `memory_key` opens shared memory alone, by gRPC.
+    """
 
     home: Path
     backends: Path
@@ -104,6 +109,7 @@ class Launch:
     models: list[str]
     address: Address
     key: str
+    memory_key: str
     tls: Tls | None = None
     version: int | None = None
 
@@ -181,6 +187,18 @@ class Triton:
         """Close a model to new requests; those that are running finish."""
         self._ask(f"{self._url}repository/models/{model}/unload", {}, 30)
 
+    def regions(self) -> list[str]:
+        """Name the shared memory that clients have registered."""
+        return [one["name"] for one in json.loads(self._ask(f"{self._url}{_REGIONS}/status"))]
+
+    def unregister(self, region: str) -> bool:
+        """Forget shared memory of a client; False where a request still uses it."""
+        try:
+            self._ask(f"{self._url}{_REGIONS}/region/{region}/unregister", {})
+        except Refused:
+            return False
+        return True
+
     def probe(self, model: str, size: Sequence[int], seconds: float) -> None:
         """Make the variant's smallest volume, in one step; raises Refused."""
         inputs = [
@@ -244,6 +262,7 @@ def command(launch: Launch) -> list[str]:
     """Give the command line of tritonserver."""
     address, tls = launch.address, launch.tls
     closed = ",".join(CLOSED_WITH_TLS if tls else CLOSED)
+    kept = [protocol for protocol in CLOSED if protocol != MEMORY]
     words = [
         str(launch.home / "bin" / "tritonserver"),
         f"--model-repository={launch.repository}",
@@ -257,7 +276,8 @@ def command(launch: Launch) -> list[str]:
         f"--grpc-port={address.grpc}",
         f"--http-port={address.http}",
         f"--metrics-port={address.metrics}",
-        f"--grpc-restricted-protocol={','.join(CLOSED)}:{KEY}={launch.key}",
+        f"--grpc-restricted-protocol={','.join(kept)}:{KEY}={launch.key}",
+        f"--grpc-restricted-protocol={MEMORY}:{KEY}={launch.memory_key}",
         f"--http-restricted-api={closed}:{KEY}={launch.key}",
         "--allow-gpu-metrics=false",
     ]

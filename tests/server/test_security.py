@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import maisi_client
 import numpy as np
@@ -35,6 +36,18 @@ def test_what_needs_the_key_is_refused_without(server, what):
             CLOSED[what](client)
         with pytest.raises(Error, match="restricted"):
             CLOSED[what](client, headers={"triton-grpc-protocol-maisi-control": "guessed"})
+
+
+def test_the_key_of_shared_memory_is_our_users_and_opens_nothing_else(server):
+    (door,) = Path("/dev/shm").glob(f"maisi-serve-*-door-{server.grpc.rpartition(':')[2]}")
+    assert door.stat().st_mode & 0o777 == 0o600
+    headers = {"triton-grpc-protocol-maisi-control": door.read_text()}
+    with grpc.InferenceServerClient(server.grpc) as client:
+        for what in CLOSED.keys() - {"memory"}:
+            with pytest.raises(Error, match="restricted"):
+                CLOSED[what](client, headers=headers)
+        with pytest.raises(Error, match="Unable to open shared memory region"):  # no such file
+            CLOSED["memory"](client, headers=headers)
 
 
 def test_the_key_opens(start_server, tmp_path):

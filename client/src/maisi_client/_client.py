@@ -36,7 +36,8 @@ class Client:
     silence between two signs of progress once the server has begun.
     A request that finds no server or no room, or that a server leaves unfinished as it stops or
     dies, is sent again, `retries` more times, ever more seldom: the seed makes the same volume.
-    Threads may share a client.
+    Large volumes to and from a server of the same user on this machine go through shared memory,
+    where that can be had. Threads may share a client.
     """
 
     def __init__(

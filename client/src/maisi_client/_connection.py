@@ -15,6 +15,7 @@ from . import _transport as transport
 from ._errors import InvalidRequest, ServerUnavailable
 from ._pool import Pool, Server
 from ._request import Request
+from ._shared import Region
 from ._tls import Tls
 from ._variant import Variant, offered
 
@@ -52,20 +53,23 @@ class Connection:
 
         def once(server: Server[Any], deadline: float) -> Generator[Any, None, None]:
             self._check_taken(server, request)
-            results = transport.stream(
-                server.url,
-                self._tls,
-                f"{request.variant}.stream",
-                request.inputs,
-                deadline=deadline,
-                idle_timeout=self.idle_timeout,
-            )
-            with closing(results):
-                try:
-                    yield from results
-                except transport.UnknownModel as error:
-                    served = self._info(server)
-                    raise transport.unknown(request.variant, server.url, served) from error
+            model = f"{request.variant}.stream"
+            with closing(Region(server, self._tls, model, request.inputs)) as region:
+                if region.worth_it:
+                    region.open()
+                results = transport.stream(
+                    server.url,
+                    self._tls,
+                    region,
+                    deadline=deadline,
+                    idle_timeout=self.idle_timeout,
+                )
+                with closing(results):
+                    try:
+                        yield from results
+                    except transport.UnknownModel as error:
+                        served = self._info(server)
+                        raise transport.unknown(request.variant, server.url, served) from error
 
         return self._tries(once)
 

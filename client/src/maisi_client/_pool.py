@@ -26,6 +26,7 @@ class Server(Generic[_T]):
     pending: int = 0
     failures: int = 0  # one after the other
     rests_until: float = 0.0  # time.monotonic()
+    far_until: float = 0.0  # the same, for shared memory
 
 
 class Pool(Generic[_T]):

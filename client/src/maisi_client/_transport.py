@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tritonclient.grpc as triton
@@ -18,6 +18,9 @@ from ._arguments import NAMES
 from ._errors import InvalidRequest, MaisiError, ServerError, ServerUnavailable, Timeout
 from ._request import Request
 from ._tls import Tls
+
+if TYPE_CHECKING:
+    from ._shared import Region
 
 LOOKUP_SECONDS = 30.0  # for what a server answers without any work
 _NOT_EVERYWHERE = frozenset(  # inputs of some variants
@@ -68,8 +71,7 @@ def connect(url: str, tls: Tls | None) -> Any:
 def stream(
     url: str,
     tls: Tls | None,
-    model: str,
-    inputs: Mapping[str, NDArray[Any]],
+    region: Region,
     *,
     deadline: float,
     idle_timeout: float,
@@ -88,9 +90,11 @@ def stream(
             lambda result, error: inbox.put((result, error)),
             stream_timeout=max(deadline - time.monotonic(), 0.001),
         )
-        tensors = to_triton(inputs)
+        tensors, outputs = region.tensors(), region.outputs()
         with suppress(InferenceServerException):  # of a stream lost already; the inbox says why
-            client.async_stream_infer(model, tensors, enable_empty_final_response=True)
+            client.async_stream_infer(
+                region.model, tensors, outputs=outputs, enable_empty_final_response=True
+            )
         while not done:
             left = deadline - time.monotonic()
             wait = min(left, idle_timeout) if started else left
@@ -106,7 +110,7 @@ def stream(
             response = result.get_response()
             done = response.parameters["triton_final_response"].bool_param
             if response.raw_output_contents:  # the last message may be no more than the flag
-                yield result
+                yield region.read(result)
     finally:
         client.stop_stream(cancel_requests=not done)
         client.close()

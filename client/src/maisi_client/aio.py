@@ -15,7 +15,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from ._client import DEFAULT_URL
 from ._errors import InvalidRequest, MaisiError, ServerError, ServerUnavailable
 from ._pool import Pool, Server
 from ._request import Request, prepare
+from ._shared import Region
 from ._tls import Tls
 from ._variant import Variant, offered
 from ._volume import Progress, Volume
@@ -61,8 +62,8 @@ class Client:
     ) -> None:
         self.url = url or os.environ.get("MAISI_URL") or DEFAULT_URL
         self.timeout, self.idle_timeout, self.retries = timeout, idle_timeout, retries
-        encryption = tls or Tls.of()
-        self._pool = Pool(self.url, lambda url: _connect(url, encryption))
+        self._tls = tls or Tls.of()
+        self._pool = Pool(self.url, lambda url: _connect(url, self._tls))
 
     async def __aenter__(self) -> Client:
         return self
@@ -191,7 +192,10 @@ class Client:
 
         async def once(server: Server[Any], deadline: float) -> AsyncGenerator[Any, None]:
             await self._check_taken(server, request)
-            async with aclosing(self._stream(server, request, deadline)) as results:
+            async with (
+                self._region(server, request) as region,
+                aclosing(self._stream(server, region, deadline)) as results,
+            ):
                 try:
                     async for result in results:
                         yield result
@@ -222,14 +226,26 @@ class Client:
                 _log.info("again in %.1f s: %s", pause, error)
                 await asyncio.sleep(pause)
 
+    @asynccontextmanager
+    async def _region(self, server: Server[Any], request: Request) -> AsyncGenerator[Region, None]:
+        region = Region(server, self._tls, f"{request.variant}.stream", request.inputs)
+        if not region.worth_it:
+            yield region
+            return
+        try:
+            await asyncio.to_thread(region.open)
+            yield region
+        finally:  # in its thread to the end, even where nobody waits; after `open`, too
+            await asyncio.shield(asyncio.to_thread(region.close))
+
     async def _stream(
-        self, server: Server[Any], request: Request, deadline: float
+        self, server: Server[Any], region: Region, deadline: float
     ) -> AsyncGenerator[Any, None]:
         """Send one request and yield its results, as `_transport.stream` does."""
 
         async def sent() -> AsyncGenerator[dict[str, Any], None]:
-            inputs = transport.to_triton(request.inputs)
-            yield {"model_name": f"{request.variant}.stream", "inputs": inputs}
+            inputs, outputs = region.tensors(), region.outputs()
+            yield {"model_name": region.model, "inputs": inputs, "outputs": outputs}
 
         started, last = False, None
         replies = server.connection.stream_infer(
@@ -251,7 +267,7 @@ class Client:
                     raise transport.explain(error, server.url, started)
                 started = True
                 last = result
-                yield result
+                yield region.read(result)
             if last is None or last.as_numpy("report") is None:  # the end of all that is asked
                 raise ServerUnavailable(f"the connection to {server.url} was lost: it just ended")
         except grpc.RpcError as error:
