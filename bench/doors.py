@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,15 @@ NOTHING = Counts(0, 0, 0, 0)
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: where its gRPC is, tritonclient's connection to it, its operator's key."""
+    """A running server: where its gRPC is, tritonclient's connection to it, its operator's key.
+
+    `http` is where its HTTP is, known of a server of our own.
+    """
 
     url: str
     client: Any
     key: str = ""
+    http: str = ""
 
     def statistics(self) -> dict[str, Counts]:
         """Read Triton's own statistics of every model."""
@@ -137,8 +141,9 @@ def serving(repository: Path, name: str, log: Path) -> Iterator[Server]:
             lines = [line for line in log.read_text().splitlines() if line.startswith("serve: ")]
             why = lines[-1].removeprefix("serve: ") if lines else f"its log {log} says why."
             raise ServerFailed(f"The server did not start: {why}")
-        with connected(ready.split()[1].removeprefix("grpc="), key) as server:
-            yield server
+        told = dict(word.split("=", 1) for word in ready.split()[1:])
+        with connected(told["grpc"], key) as server:
+            yield replace(server, http=told["http"])
     finally:
         process.terminate()
         process.wait()

@@ -1,0 +1,181 @@
+"""Send a server what no client would: nothing may crash, hang, or tell more than a sentence.
+
+Messages are good KServe v2 requests that `bench.mutations` made wrong, and bytes that are no
+message, at all models and both doors, by gRPC and HTTP; files are the example mask with bytes
+changed. After each round a good request has to give the bytes that it gave at first. The last line
+is JSON; the exit code is 1 if anything was found.
+"""
+
+import argparse
+import gzip
+import json
+import logging
+import random
+import re
+import socket
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+from maisi_client import Client, MaisiError
+from maisi_client._mask import load_mask
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc as rpc
+
+from bench import doors, mutations
+
+_LONGEST = 20.0  # seconds for an answer: each is refused, or makes one step of a small volume
+_ROUND = 1000  # cases between two good requests
+_TELLTALE = re.compile(r"Traceback|File \"|\.py\b|/tmp/|/home/|/root/|/usr/|/dev/shm|site-packages")
+_SERVICE = "/inference.GRPCInferenceService/"
+
+
+def messages(url: str, http: str, models: list[str], chance: random.Random) -> Iterator[str]:
+    """Send one wrong message after the other without end; yield what each answer was.
+
+    That is `answered`, `refused`, `hung`, `told: ...` for an answer that tells what it should not,
+    or `lost: ...` for a connection that broke.
+    """
+    with grpc.insecure_channel(url) as channel:
+        stub = rpc.GRPCInferenceServiceStub(channel)
+        raw = channel.unary_unary(f"{_SERVICE}ModelInfer")
+        while True:
+            kind = chance.random()
+            try:
+                if kind < 0.05:
+                    raw(chance.randbytes(chance.randint(0, 300)), timeout=_LONGEST)
+                    yield "answered"
+                elif kind < 0.1:
+                    yield _judged(_post(http, models, chance))
+                else:
+                    request = mutations.wrong(chance, models)
+                    if request.model_name.endswith(".stream"):
+                        yield _judged(_streamed(stub, request))
+                    else:
+                        stub.ModelInfer(request, timeout=_LONGEST)
+                        yield "answered"
+            except grpc.RpcError as error:
+                yield _of_rpc(error)
+            except OSError as error:
+                yield f"lost: {error}"
+
+
+def _of_rpc(error: Any) -> str:
+    if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return "hung"
+    if error.code() == grpc.StatusCode.UNAVAILABLE and "onnect" in error.details():
+        return f"lost: {error.details()}"
+    return _judged(error.details())
+
+
+def _judged(said: str) -> str:
+    if not said:
+        return "answered"
+    return f"told: {said[:300]}" if _TELLTALE.search(said) else "refused"
+
+
+def _streamed(stub: Any, request: pb.ModelInferRequest) -> str:
+    for answer in stub.ModelStreamInfer(iter([request]), timeout=_LONGEST):
+        if answer.error_message:
+            return str(answer.error_message)
+    return ""
+
+
+def _post(http: str, models: list[str], chance: random.Random) -> str:
+    """Send an HTTP request whose length or body is wrong; return what it was refused with."""
+    body = chance.choice((b"{}", b"{", chance.randbytes(50), b'{"inputs": [{"shape": [-1]}]}'))
+    length = chance.choice((len(body), len(body) // 2, 0, -1, 2**63, "x"))
+    head = chance.choice((None, len(body), len(body) + 9, -1, 2**40))
+    lines = [f"POST /v2/models/{chance.choice(models)}/infer HTTP/1.1", "Host: x"]
+    lines += [f"Content-Length: {length}", "Connection: close"]
+    lines += [] if head is None else [f"Inference-Header-Content-Length: {head}"]
+    host, _, port = http.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=_LONGEST) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode() + body)
+        connection.shutdown(socket.SHUT_WR)
+        answer = connection.makefile("rb").read(10_000)
+    return answer.partition(b"\r\n\r\n")[2].decode(errors="replace") or "closed"
+
+
+def files(chance: random.Random, folder: Path) -> Iterator[str]:
+    """Read one broken mask after the other without end; yield what came of each."""
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it warns of what it mends
+    whole = gzip.decompress(doors.MASK.read_bytes())
+    while True:
+        data = bytearray(whole)
+        for _ in range(chance.randint(1, 8)):
+            at = chance.randrange(352 if chance.random() < 0.9 else len(data))
+            data[at] = chance.randrange(256)
+        if chance.random() < 0.2:
+            del data[chance.randrange(len(data)) :]
+        path = folder / chance.choice(("mask.nii", "mask.nii.gz"))
+        packed = gzip.compress(bytes(data), 1) if path.suffix == ".gz" else bytes(data)
+        if chance.random() < 0.2:
+            packed = packed[: chance.randrange(len(packed))]
+        path.write_bytes(packed)
+        try:
+            load_mask(path)
+            yield "answered"
+        except MaisiError as error:
+            yield "refused" if "Traceback" not in str(error) else f"told: {error}"
+        except Exception as error:
+            yield f"crashed: {type(error).__name__}: {error}"
+
+
+def fuzz(repository: Path, cases: int, seed: int, log: Path) -> dict[str, Any]:
+    """Run `cases` messages, and a tenth as many files; return counts and what was found."""
+    chance, found, started = random.Random(seed), Counter[str](), time.monotonic()
+    kept: list[str] = []
+
+    def count(outcome: str) -> None:
+        found[outcome.partition(":")[0]] += 1
+        if outcome not in ("answered", "refused"):
+            kept.append(outcome)
+
+    with doors.serving(repository, "mini", log) as server, Client(server.url) as client:
+        statistics = server.client.get_inference_statistics()
+        models = sorted({model.name for model in statistics.model_stats})
+        asked: dict[str, Any] = {
+            "size": [32, 32, 32],
+            "steps": 2,
+            "seed": seed,
+            "modality": "mri_t2",
+        }
+        before = client.generate(**asked).report["sha256"]
+        answers = messages(server.url, server.http, models, chance)
+        for number in range(1, cases + 1):
+            count(next(answers))
+            if number % _ROUND == 0 or number == cases:
+                if client.generate(**asked).report["sha256"] != before:
+                    kept.append(f"other bytes after {number} cases")
+                print(f"{number} of {cases}: {dict(found)}", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        broken = files(chance, Path(folder))
+        for _ in range(cases // 10):
+            count(next(broken))
+    seconds = round(time.monotonic() - started, 1)
+    return {"cases": cases, "files": cases // 10, "seed": seed, "seconds": seconds, **found} | {
+        "found": sorted(set(kept))[:20]
+    }
+
+
+def main() -> int:
+    """Run the command line; return its exit status."""
+    parser = argparse.ArgumentParser(prog="scripts/fuzz", description=__doc__)
+    parser.add_argument("--cases", type=int, default=20_000, help="messages [%(default)s]")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same cases [0]")
+    parser.add_argument("--repository", type=Path, default=doors.ROOT / "model_repository")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        told = fuzz(options.repository, options.cases, options.seed, Path(folder, "log"))
+    print(json.dumps(told))
+    return int(bool(told["found"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""Wrong messages and files: the short form of the fuzzing, and that it would notice."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import grpc
+import pytest
+
+from bench import fuzz, mutations
+from tests.conftest import ROOT
+
+
+def test_nothing_is_found(tmp_path: Path) -> None:
+    told = fuzz.fuzz(ROOT / "model_repository", 300, 1, tmp_path / "log")
+    assert told["found"] == []
+    assert told["refused"] > 200 and told["answered"] + told["refused"] == 330
+
+
+def test_messages_are_many_and_the_same_by_seed() -> None:
+    def drawn(seed: int) -> list[bytes]:
+        chance = random.Random(seed)
+        made = (mutations.wrong(chance, ["mini", "mini.stream"]) for _ in range(200))
+        return [message.SerializeToString(deterministic=True) for message in made]
+
+    assert drawn(1) == drawn(1) != drawn(2)
+    assert len(set(drawn(1))) > 180
+
+
+@pytest.mark.parametrize(
+    ("said", "outcome"),
+    [
+        ("", "answered"),
+        ("steps: 0 is outside 1 to 1000", "refused"),
+        ('Traceback (most recent call last): File "x"', "told: Traceback"),
+        ("could not open /tmp/maisi-serve-x/config", "told: could not open"),
+        ("model.py failed", "told: model.py"),
+    ],
+)
+def test_what_an_answer_must_not_tell(said: str, outcome: str) -> None:
+    assert fuzz._judged(said).startswith(outcome)
+
+
+def test_a_server_that_dies_or_hangs_is_noticed() -> None:
+    answers = fuzz.messages("127.0.0.1:9", "127.0.0.1:9", ["mini"], random.Random(0))
+    assert {next(answers).partition(":")[0] for _ in range(20)} == {"lost"}
+
+    class Late(grpc.RpcError):
+        def code(self) -> grpc.StatusCode:
+            return grpc.StatusCode.DEADLINE_EXCEEDED
+
+    assert fuzz._of_rpc(Late()) == "hung"
