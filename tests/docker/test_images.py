@@ -21,6 +21,7 @@ from tests.conftest import ROOT
 from tests.docker import tools
 
 DOCKER = ROOT / "docker"
+TRUSTED = "/mnt/trusted.pem"  # there, what this computer trusts
 FILES = ["Dockerfile", "Dockerfile.cpu", "Dockerfile.client"]
 
 
@@ -81,9 +82,8 @@ class Builder:
 
     def build(self, name: str, file: Path, context: Path, *args: str) -> None:
         """Build as docker would; what this computer trusts, pip there does."""
-        trusted, there = "/etc/ssl/certs/ca-certificates.crt", "/mnt/trusted.pem"
-        more = [f"--volume={trusted}:{there}:ro", f"--env=PIP_CERT={there}"]
-        self("bud", "-t", name, *more, *args, "-f", file, context)
+        more = f"--volume=/etc/ssl/certs/ca-certificates.crt:{TRUSTED}:ro"
+        self("bud", "-t", name, more, *args, "-f", file, context)
 
     def root(self, image: str) -> Path:
         """Return where a container of the image has its root."""
@@ -97,7 +97,8 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builder]:
     folder = tmp_path_factory.mktemp("images")
     built = Builder(folder)
     tools.run("mmdebstrap", "--variant=minbase", "bookworm", folder / "debian.tar")
-    (folder / "Base").write_text("FROM scratch\nADD debian.tar /\n")
+    # In the base, as what `buildah bud --env` sets is not seen by the first stage's own RUNs.
+    (folder / "Base").write_text(f"FROM scratch\nADD debian.tar /\nENV PIP_CERT={TRUSTED}\n")
     built("bud", "-t", "debian-here", "-f", folder / "Base", folder)
     yield built
     built("umount", "--all")
