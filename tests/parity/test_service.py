@@ -30,6 +30,13 @@ def test_the_seed_decides(caller: Caller, mask: Mask) -> None:
     assert (first != other).mean() > 0.1
 
 
+def test_a_request_has_its_callers_id_or_one_of_its_own(caller: Caller) -> None:
+    asked = tensors({"size": np.array([32, 32, 32], np.int32), "steps": TWO})
+    own = json.loads(caller.client.infer("mini", asked, request_id="case-7").as_numpy("report")[0])
+    drawn = json.loads(caller.client.infer("mini", asked).as_numpy("report")[0])
+    assert own["request_id"] == "case-7" and re.fullmatch(r"\w{12}", drawn["request_id"])
+
+
 def test_a_seed_that_was_drawn_gives_the_volume_again(caller: Caller) -> None:
     size = np.array([32, 32, 32], np.int32)
     first, report = caller.volume(size=size, steps=TWO)
@@ -53,7 +60,7 @@ def test_both_doors_give_the_same_bytes(
     messages = stream(server, **given)
     assert messages[-1].as_numpy("image").tobytes() == image.tobytes()
     last = json.loads(messages[-1].as_numpy("report")[0])
-    timing = {"seconds", "versions"}
+    timing = {"request_id", "seconds", "versions"}
     assert {k: v for k, v in last.items() if k not in timing} == {
         k: v for k, v in report.items() if k not in timing
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import re
 import signal
 import threading
 import time
@@ -130,8 +131,11 @@ def test_killed_process_mid_request(start_server, eventually, victim):
     doomed = later(volume, server, steps=900, masked=True)
     until_sampling(server)
     server.stub(victim).kill()
-    with pytest.raises(grpc.InferenceServerException):
+    with pytest.raises(grpc.InferenceServerException) as caught:
         doomed.result(SECONDS_TO_ERROR)
+    if victim == "mini.flow_masked":  # who called it is alive and can say so
+        told = re.search(r"; the server's log says why, at request '(\w+)'", str(caught.value))
+        assert told and f"request '{told[1]}': sampler: flow_masked: " in server.log
     eventually(lambda: f"{victim} serves again" in server.log, 20)
     again, _ = volume(server, masked=True)
     np.testing.assert_array_equal(again, expected)
