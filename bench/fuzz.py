@@ -150,10 +150,15 @@ def fuzz(repository: Path, cases: int, seed: int, log: Path) -> dict[str, Any]:
         answers = messages(server.url, server.http, models, chance)
         for number in range(1, cases + 1):
             count(next(answers))
-            if number % _ROUND == 0 or number == cases:
-                if client.generate(**asked).report["sha256"] != before:
-                    kept.append(f"other bytes after {number} cases")
+            if number % _ROUND == 0 or number == cases or found["lost"]:
+                try:
+                    if client.generate(**asked).report["sha256"] != before:
+                        kept.append(f"other bytes after {number} cases")
+                except MaisiError as error:
+                    kept.append(f"no good volume after {number} cases: {error}; see {log}")
+                    break
                 print(f"{number} of {cases}: {dict(found)}", file=sys.stderr, flush=True)
+                found["lost"] = 0
     with tempfile.TemporaryDirectory() as folder:
         broken = files(chance, Path(folder))
         for _ in range(cases // 10):

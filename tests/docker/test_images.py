@@ -142,7 +142,8 @@ RUN userdel maisi && pip install --quiet --break-system-packages onnxruntime==1.
     && pip install --quiet --no-deps --break-system-packages nvidia-pytriton==0.7.0 \\
     && cp -r /usr/local/lib/python3.11/dist-packages/pytriton/tritonserver /opt/tritonserver \\
     && cp /opt/tritonserver/python_backend_stubs/3.11/triton_python_backend_stub \\
-          /opt/tritonserver/backends/python/
+          /opt/tritonserver/backends/python/ \\
+    && ln -s /usr/local/lib/python3.11/dist-packages/nvidia_pytriton.libs /nvidia_pytriton.libs
 COPY backends/onnxruntime /opt/tritonserver/backends/onnxruntime
 """
 

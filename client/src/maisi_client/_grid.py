@@ -200,7 +200,7 @@ def _volume_shape(name: str, image: SpatialImage, failure: type[InvalidRequest])
     shape = tuple(int(n) for n in image.shape)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    if len(shape) != 3 or 0 in shape:
+    if len(shape) != 3 or min(shape) < 1:
         raise failure(f"{name} has shape {list(image.shape)}; three dimensions are wanted")
     if math.prod(shape) > MAX_VOXELS:
         raise failure(f"{name} has shape {list(shape)}, more voxels than can be sent")
