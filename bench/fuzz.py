@@ -158,7 +158,7 @@ def fuzz(repository: Path, cases: int, seed: int, log: Path) -> dict[str, Any]:
                     kept.append(f"no good volume after {number} cases: {error}; see {log}")
                     break
                 print(f"{number} of {cases}: {dict(found)}", file=sys.stderr, flush=True)
-                found["lost"] = 0
+                found.pop("lost", None)
     with tempfile.TemporaryDirectory() as folder:
         broken = files(chance, Path(folder))
         for _ in range(cases // 10):

@@ -155,6 +155,24 @@ def test_truncated_file_is_refused(tmp_path: Path, suffix: str) -> None:
         load_mask(path)
 
 
+@pytest.mark.parametrize(
+    ("at", "content"),
+    [
+        (42, b"\xff\xff"),  # dim[1] is -1
+        (108, b"\x00\x00\x80\x5f"),  # vox_offset is 2^64
+        (70, b"\xff\xff"),  # datatype
+    ],
+)
+def test_a_header_that_cannot_be_is_refused(tmp_path: Path, at: int, content: bytes) -> None:
+    path = tmp_path / "mask.nii"
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.eye(4)), path)
+    data = bytearray(path.read_bytes())
+    data[at : at + len(content)] = content
+    path.write_bytes(data)
+    with pytest.raises(MaskError, match=r"^mask '"):
+        load_mask(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"no image at all", bytes(range(256)) * 4096])
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".txt"])
 def test_garbage_is_refused(tmp_path: Path, content: bytes, suffix: str) -> None:

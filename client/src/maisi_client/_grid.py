@@ -24,7 +24,7 @@ Spacing: TypeAlias = tuple[float, float, float]
 
 MAX_VOXELS = 2**31 - 1  # one gRPC message carries no more
 _READ_ERRORS = (
-    *(OSError, EOFError, ValueError, MemoryError, zlib.error),
+    *(OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error),
     *(ImageFileError, HeaderDataError, HeaderTypeError),
 )
 _GEOMETRY = (  # the header fields that place a grid in space
