@@ -18,7 +18,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from server.host import SHM
 
 PREFIX = "maisi-serve-"
-CLIENTS = "maisi-client-"  # as client/src/maisi_client/_shared.py has it
+CLIENTS = "maisi-client-"  # as client/src/maisi_client/_near.py has it
 
 
 def lay_backends(triton: Path, ours: Path, target: Path) -> None:

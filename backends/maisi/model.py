@@ -75,14 +75,13 @@ class TritonPythonModel:
 
         It returns when they are answered: of a process that dies after that nobody would hear.
         """
-        if self.role == "stream":
-            for request in requests:
-                self._stream(request)
-            return None
-        return [self._answer(request) for request in requests]
+        answers = []
+        for request in requests:
+            self.request_id = request.request_id() or secrets.token_hex(6)
+            answers.append((self._stream if self.role == "stream" else self._answer)(request))
+        return None if self.role == "stream" else answers
 
     def _answer(self, request: Any) -> Any:
-        self.request_id = request.request_id() or secrets.token_hex(6)
         try:
             if self.role == "condition":
                 stopping.admit()
@@ -96,7 +95,6 @@ class TritonPythonModel:
 
     def _stream(self, request: Any) -> None:
         sender = request.get_response_sender()
-        self.request_id = request.request_id() or secrets.token_hex(6)
 
         def send(stage: str, progress: float, **outputs: Any) -> None:
             if request.is_cancelled():

@@ -84,8 +84,7 @@ class Connection:
                     yield from attempt(server, deadline)
                 return
             except ServerUnavailable as error:
-                pause = self._pool.pause()
-                if tried >= self._pool.tries(self.retries) or time.monotonic() + pause > deadline:
+                if (pause := self._pool.pause(tried, self.retries, deadline)) is None:
                     raise
                 _log.info("again in %.1f s: %s", pause, error)
                 time.sleep(pause)
@@ -110,9 +109,7 @@ class Connection:
         return self._call(server, server.connection.get_model_config, model).config
 
     def _call(self, server: Server[Any], method: Callable[..., Any], *args: str) -> Any:
-        limit = min(self.timeout, transport.LOOKUP_SECONDS)
         try:
-            return method(*args, client_timeout=limit)
+            return method(*args, client_timeout=transport.lookup_seconds(self.timeout))
         except InferenceServerException as error:
-            limited = self.timeout <= transport.LOOKUP_SECONDS
-            raise transport.unanswered(error, server.url, limited) from error
+            raise transport.unanswered(error, server.url, self.timeout) from error

@@ -28,8 +28,8 @@ from ._volume import Progress, Volume
 _ASIDE, _FAILED = "unfaithful", "failed"
 
 
-class _Stopped(Exception):
-    """Nobody waits for the dataset any more."""
+class Stopped(Exception):
+    """Nobody waits for the volume any more."""
 
 
 @dataclass(frozen=True)
@@ -115,30 +115,39 @@ def _make(
     attempts: int,
     stopped: threading.Event,
 ) -> Outcome:
-    def go_on(progress: Progress) -> None:
-        if stopped.is_set():
-            raise _Stopped
-
     failed = folder / _FAILED / f"{row.name}.json"
-    error: MaisiError | None = None
-    for _ in range(attempts):
+    try:
+        volume = insist(row, client, attempts, stopped)
+    except Stopped:
+        return Outcome(row.name, "failed", "stopped")
+    except MaisiError as error:
+        told = {"name": row.name, "error": str(error), "type": type(error).__name__}
+        with atomic(failed) as draft:
+            draft.write_text(json.dumps(told | {"request": plain(row.arguments)}, indent=2) + "\n")
+        return Outcome(row.name, "failed", str(error))
+    _save(row, volume, folder if volume.faithful else folder / _ASIDE, layout)
+    failed.unlink(missing_ok=True)
+    return Outcome(row.name, "done" if volume.faithful else "unfaithful")
+
+
+def insist(row: Row, client: Client, attempts: int, stopped: threading.Event) -> Volume:
+    """Make a row, asking up to `attempts` times; what is refused is not asked again.
+
+    Raises the last `MaisiError`, or `Stopped` once `stopped` is set, which cancels the request.
+    """
+
+    def go_on(progress: Progress | None = None) -> None:
+        if stopped.is_set():
+            raise Stopped
+
+    for left in reversed(range(attempts)):
+        go_on()
         try:
-            volume = client.generate(**row.arguments, on_progress=go_on)
-        except _Stopped:
-            return Outcome(row.name, "failed", "stopped")
-        except MaisiError as problem:
-            error = problem
-            if isinstance(problem, InvalidRequest):  # which no server takes
-                break
-        else:
-            faithful = volume.report.get("fidelity", {}).get("faithful") is not False
-            _save(row, volume, folder if faithful else folder / _ASIDE, layout)
-            failed.unlink(missing_ok=True)
-            return Outcome(row.name, "done" if faithful else "unfaithful")
-    told = {"name": row.name, "error": str(error), "type": type(error).__name__}
-    with atomic(failed) as draft:
-        draft.write_text(json.dumps(told | {"request": plain(row.arguments)}, indent=2) + "\n")
-    return Outcome(row.name, "failed", str(error))
+            return client.generate(**row.arguments, on_progress=go_on)
+        except MaisiError as error:
+            if isinstance(error, InvalidRequest) or not left:  # no server takes it, or no more
+                raise
+    raise AssertionError("an attempt ends with a volume or raises")
 
 
 def _save(row: Row, volume: Volume, folder: Path, layout: Layout) -> None:

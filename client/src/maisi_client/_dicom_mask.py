@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 
 from ._anatomy import NAMES, SYNONYMS, Anatomy, anatomy_of
-from ._errors import MaskError
+from ._errors import MaskError, first_line
 from ._segmentation import ID, require_dicom
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def read_segmentation(path: str | os.PathLike[str], name: str) -> nib.Nifti1Imag
     try:
         dataset = dcmread(path)
     except _ERRORS as error:
-        raise MaskError(f"{name} cannot be read: {_first_line(error)}") from error
+        raise MaskError(f"{name} cannot be read: {first_line(error)}") from error
     kind = UID(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
     if kind not in _SOP_CLASSES:
         raise MaskError(
@@ -70,7 +70,7 @@ def read_segmentation(path: str | os.PathLike[str], name: str) -> nib.Nifti1Imag
         ids, vocabulary = _ids(name, dataset.SegmentSequence)
         volume = _whole(numbers, dataset, Path(path).parent)
     except _ERRORS as error:
-        told = _first_line(error)
+        told = first_line(error)
         raise MaskError(f"{name} is no label map on a regular grid: {told}") from error
     labels = np.zeros(max(ids) + 1, np.uint16)
     labels[list(ids)] = list(ids.values())
@@ -174,7 +174,3 @@ def _whole(volume: highdicom.Volume, dataset: Dataset, folder: Path) -> highdico
         return volume  # images of another grid
     before, after = max(0, -int(slices.min())), max(0, int(slices.max()) - volume.shape[0] + 1)
     return volume.pad([(before, after), (0, 0), (0, 0)])
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

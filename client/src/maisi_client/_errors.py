@@ -16,6 +16,11 @@ class MaisiError(Exception):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """Return what another library's error says, for a sentence of ours."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
 class InvalidRequest(MaisiError):
     """An argument was refused, here or by the server."""
 

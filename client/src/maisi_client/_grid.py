@@ -18,7 +18,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, HeaderTypeError, SpatialImage
 from numpy.typing import NDArray
 
-from ._errors import InvalidRequest
+from ._errors import InvalidRequest, first_line
 
 Spacing: TypeAlias = tuple[float, float, float]
 
@@ -64,7 +64,7 @@ def hold(
     try:
         data = np.asanyarray(image.dataobj)
     except _READ_ERRORS as error:
-        raise failure(f"{name} cannot be read to its end: {_first_line(error)}") from error
+        raise failure(f"{name} cannot be read to its end: {first_line(error)}") from error
     # Affines are stored in float32, which would turn 2 mm into 1.9999999.
     sizes = np.round(voxel_sizes(affine)[np.argsort(to_ras[:, 0])], 5)
     return Held(
@@ -190,7 +190,7 @@ def open_image(
     try:
         image = nib.load(picture)
     except _READ_ERRORS as error:
-        raise failure(f"{name} is not an image that can be read: {_first_line(error)}") from error
+        raise failure(f"{name} is not an image that can be read: {first_line(error)}") from error
     if not isinstance(image, SpatialImage):
         raise failure(f"{name} is a {type(image).__name__}; a volume is wanted")
     return name, image
@@ -205,7 +205,3 @@ def _volume_shape(name: str, image: SpatialImage, failure: type[InvalidRequest])
     if math.prod(shape) > MAX_VOXELS:
         raise failure(f"{name} has shape {list(shape)}, more voxels than can be sent")
     return shape
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

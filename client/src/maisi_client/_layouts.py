@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 from ._errors import InvalidRequest
 from ._files import atomic
 from ._plan import Row
-from ._variant import Variant
+from ._variant import Variant, named
 
 NAMES = ("plain", "nnunet", "msd", "bids")
 
@@ -76,9 +76,7 @@ def of(
         raise InvalidRequest(f"the layout is '{name}'; allowed are {', '.join(NAMES)}")
     served = variants()
     used = {row.arguments.get("variant", "mini") for row in rows}
-    for unknown in sorted(used - served.keys()):
-        raise InvalidRequest(f"the variant is '{unknown}'; the server has {', '.join(served)}")
-    about = _About(folder, rows, [served[variant] for variant in sorted(used)])
+    about = _About(folder, rows, [named(variant, served) for variant in sorted(used)])
     return {"nnunet": _nnunet, "msd": _msd, "bids": _bids}[name](about)
 
 
@@ -147,6 +145,11 @@ def _channel(about: _About) -> str:
     return kinds.pop()
 
 
+def _consecutive(labels: Iterable[int]) -> dict[int, int]:
+    """Return labels by number from 1, as these trainers want them; 0 is the background."""
+    return {id_: number for number, id_ in enumerate(labels, 1)}
+
+
 def _nnunet(about: _About) -> Layout:
     """nnU-Net v2's raw dataset (its documentation/dataset_format.md): labels are 0, 1, 2, ..."""
     if not re.fullmatch(r"Dataset\d{3}_\w+", about.folder.resolve().name):
@@ -156,12 +159,13 @@ def _nnunet(about: _About) -> Layout:
         )
     _need_masks("nnunet", about.rows)
     folder, labels, channel = about.folder, about.labels, _channel(about)
+    ids = _consecutive(labels)
 
     def place(row: Row) -> Places:
         return _places("imagesTr", "labelsTr", row.name, "_0000")
 
     def describe() -> None:
-        names = {name: new for new, name in enumerate(labels.values(), 1)}
+        names = {name: ids[id_] for id_, name in labels.items()}
         _json(
             folder / "dataset.json",
             {
@@ -174,20 +178,21 @@ def _nnunet(about: _About) -> Layout:
             },
         )
 
-    return Layout(place, {id_: new for new, id_ in enumerate(labels, 1)}, describe)
+    return Layout(place, ids, describe)
 
 
 def _msd(about: _About) -> Layout:
     """The Medical Segmentation Decathlon's, as MONAI's DecathlonDataset reads it."""
     _need_masks("msd", about.rows)
     folder, labels, channel = about.folder, about.labels, _channel(about)
+    ids = _consecutive(labels)
 
     def place(row: Row) -> Places:
         return _places("imagesTr", "labelsTr", row.name)
 
     def describe() -> None:
         made = _made(folder)
-        names = {str(new): name for new, name in enumerate(labels.values(), 1)}
+        names = {str(ids[id_]): name for id_, name in labels.items()}
         _json(
             folder / "dataset.json",
             {
@@ -207,7 +212,7 @@ def _msd(about: _About) -> Layout:
             },
         )
 
-    return Layout(place, {id_: new for new, id_ in enumerate(labels, 1)}, describe)
+    return Layout(place, ids, describe)
 
 
 def _bids(about: _About) -> Layout:

@@ -68,14 +68,19 @@ class Pool(Generic[_T]):
             with self._lock:
                 server.pending -= 1
 
-    def pause(self) -> float:
-        """Return the seconds until some server may be asked again, a little more by chance."""
-        left = min(server.rests_until for server in self.servers) - time.monotonic()
-        return max(left, 0.0) * random.uniform(1.0, 1.5)  # apart from other clients
+    def pause(self, tried: int, retries: int, deadline: float) -> float | None:
+        """Return the seconds until some server may be asked again, a little more by chance.
 
-    def tries(self, retries: int) -> int:
-        """Return how often to try again: what finds a server dead tries the others besides."""
-        return retries + len(self.servers) - 1
+        None where a request that was tried again `tried` times is not to be any more: that is after
+        `retries` times, and once for each other server, as what finds one dead tries the others;
+        or if the pause would last beyond `deadline` (`time.monotonic()`).
+        """
+        now = time.monotonic()
+        left = min(server.rests_until for server in self.servers) - now
+        pause = max(left, 0.0) * random.uniform(1.0, 1.5)  # apart from other clients
+        if tried >= retries + len(self.servers) - 1 or now + pause > deadline:
+            return None
+        return pause
 
     def _rest(self, server: Server[_T]) -> None:
         with self._lock:

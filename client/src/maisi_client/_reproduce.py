@@ -13,6 +13,7 @@ from ._client import Client
 from ._errors import InvalidRequest, Mismatch
 from ._mask import load_mask, load_source
 from ._provenance import digest
+from ._variant import named
 from ._volume import Progress, Volume
 
 
@@ -72,10 +73,7 @@ def _same(name: str, picture: Picture | None, wanted: str) -> Picture:
 
 
 def _same_weights(client: Client, variant: str, wanted: Mapping[str, str]) -> None:
-    served = client.info()
-    if variant not in served:
-        raise InvalidRequest(f"the variant is '{variant}'; the server has {', '.join(served)}")
-    for network, found in served[variant].weights.items():
+    for network, found in named(variant, client.info()).weights.items():
         if found != wanted.get(network):
             raise Mismatch(
                 f"weights of {network}: the server has SHA-256 {found}; the volume was made with"

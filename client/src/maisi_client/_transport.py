@@ -43,7 +43,7 @@ _NOT_EVERYWHERE = frozenset(  # inputs of some variants
 _INPUT = rf"'?({'|'.join(NAMES)})\b'?"
 _REFUSED = re.compile(rf"{_INPUT}: |.*\binput {_INPUT}")
 _BUSY = re.compile(r"Exceeds maximum queue size|.*(no available versions|not ready|not healthy)")
-CHANNEL = [
+_CHANNEL = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     # Over all addresses of a name, such as that of a headless Service.
@@ -62,10 +62,10 @@ class UnknownModel(InvalidRequest):
     """The server has no model of this name."""
 
 
-def connect(url: str, tls: Tls | None) -> Any:
+def connect(url: str, tls: Tls | None, kind: Any = triton.InferenceServerClient) -> Any:
     """Open a connection, lazily: whether a server is there shows at the first call."""
     options = {} if tls is None else tls.options()
-    return triton.InferenceServerClient(url, channel_args=CHANNEL, **options)
+    return kind(url, channel_args=_CHANNEL, **options)
 
 
 def stream(
@@ -126,10 +126,15 @@ def late(url: str) -> Timeout:
     return Timeout(f"the server at {url} did not finish the request in time")
 
 
-def unanswered(error: InferenceServerException, url: str, limited: bool) -> MaisiError:
-    """Return the error of a lookup; its time is not the request's unless that is `limited`."""
+def lookup_seconds(timeout: float) -> float:
+    """Return how long a lookup may take for a request that has `timeout` seconds."""
+    return min(timeout, LOOKUP_SECONDS)
+
+
+def unanswered(error: InferenceServerException, url: str, timeout: float) -> MaisiError:
+    """Return the error of a lookup: out of its time is not out of the request's `timeout`."""
     found = explain(error, url)
-    if isinstance(found, Timeout) and not limited:
+    if isinstance(found, Timeout) and lookup_seconds(timeout) < timeout:
         return ServerUnavailable(f"the server at {url} does not answer")
     return found
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ._errors import InvalidRequest
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -45,6 +47,13 @@ def parse_variant(text: str) -> Variant:
     known["solvers"] = tuple(data.get("solvers", ()))
     known["limits"] = {key: (low, high) for key, (low, high) in data.get("limits", {}).items()}
     return Variant(**known)
+
+
+def named(name: str, variants: Mapping[str, Variant]) -> Variant:
+    """Return a variant of those that are served; raises `InvalidRequest` where it is none."""
+    if name not in variants:
+        raise InvalidRequest(f"the variant is '{name}'; the server has {', '.join(variants)}")
+    return variants[name]
 
 
 def offered(configs: Iterable[Any]) -> dict[str, Variant]:

@@ -39,6 +39,11 @@ class Volume:
     report: Mapping[str, Any]
     mask: nib.Nifti1Image | None = None
 
+    @property
+    def faithful(self) -> bool:
+        """False where, by the report, the volume does not follow its mask."""
+        return self.report.get("fidelity", {}).get("faithful") is not False
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write `NAME.nii.gz` (or `.nii`), beside it the report and a mask if there is one.
 

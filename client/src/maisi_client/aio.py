@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import nibabel as nib
-import tritonclient.grpc.aio as triton
+from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from . import _answer as answer
@@ -63,7 +63,9 @@ class Client:
         self.url = url or os.environ.get("MAISI_URL") or DEFAULT_URL
         self.timeout, self.idle_timeout, self.retries = timeout, idle_timeout, retries
         self._tls = tls or Tls.of()
-        self._pool = Pool(self.url, lambda url: _connect(url, self._tls))
+        self._pool = Pool(
+            self.url, lambda url: transport.connect(url, self._tls, InferenceServerClient)
+        )
 
     async def __aenter__(self) -> Client:
         return self
@@ -110,7 +112,8 @@ class Client:
             async for result in results:
                 if (progress := answer.progress(result)) is not None:
                     yield progress
-                volume = await asyncio.to_thread(answer.volume, result, request) or volume
+                if answer.report(result) is not None:  # the end; no other message has an image
+                    volume = await asyncio.to_thread(answer.volume, result, request)
         if volume is None:
             raise ServerError(f"the server at {self.url} ended without a volume")
         yield volume
@@ -220,8 +223,7 @@ class Client:
                             yield result
                 return
             except ServerUnavailable as error:
-                pause = self._pool.pause()
-                if tried >= self._pool.tries(self.retries) or time.monotonic() + pause > deadline:
+                if (pause := self._pool.pause(tried, self.retries, deadline)) is None:
                     raise
                 _log.info("again in %.1f s: %s", pause, error)
                 await asyncio.sleep(pause)
@@ -293,17 +295,10 @@ class Client:
         return (await self._call(server.connection.get_model_config, server, model)).config
 
     async def _call(self, method: Any, server: Server[Any], *args: str) -> Any:
-        limit = min(self.timeout, transport.LOOKUP_SECONDS)
         try:
-            return await method(*args, client_timeout=limit)
+            return await method(*args, client_timeout=transport.lookup_seconds(self.timeout))
         except InferenceServerException as error:
-            limited = self.timeout <= transport.LOOKUP_SECONDS
-            raise transport.unanswered(error, server.url, limited) from error
-
-
-def _connect(url: str, tls: Tls | None) -> Any:
-    options = {} if tls is None else tls.options()
-    return triton.InferenceServerClient(url, channel_args=transport.CHANNEL, **options)
+            raise transport.unanswered(error, server.url, self.timeout) from error
 
 
 def _translated(error: Any) -> InferenceServerException:

@@ -22,11 +22,12 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ._client import Client
+from ._dataset import insist
 from ._errors import InvalidRequest, MaisiError
 from ._mask import open_mask
 from ._plan import Row
 from ._tls import Tls
-from ._volume import Progress, Volume
+from ._volume import Volume
 
 try:
     import torch
@@ -38,10 +39,6 @@ except ImportError:
     ) from None
 
 Rows: TypeAlias = Iterable[Row | Mapping[str, Any]]
-
-
-class _Stopped(Exception):
-    """Nobody waits for the pairs any more."""
 
 
 class SyntheticPairs(IterableDataset[Any]):
@@ -66,8 +63,8 @@ class SyntheticPairs(IterableDataset[Any]):
     rows, and so do the ranks of `torch.distributed` if its group is there when this is made.
 
     While iterating, what is refused raises `InvalidRequest`; a row that fails otherwise is tried
-    `attempts` times and then raises the last `MaisiError`. Leaving early
-    cancels what is being made.
+    `attempts` times and then raises the last `MaisiError`. Leaving early cancels what is being
+    made.
     """
 
     def __init__(
@@ -148,21 +145,10 @@ def _drawn(seed: int, epoch: int) -> int:
 
 
 def _make(row: Row, client: Client, attempts: int, stopped: threading.Event) -> dict[str, Any]:
-    def go_on(progress: Progress | None = None) -> None:
-        if stopped.is_set():
-            raise _Stopped
-
-    error: MaisiError | None = None
-    for _ in range(attempts):
-        go_on()
-        try:
-            return _pair(row, client.generate(**row.arguments, on_progress=go_on))
-        except MaisiError as problem:
-            error = problem
-            if isinstance(problem, InvalidRequest):  # which no server takes
-                break
-    assert error is not None
-    raise type(error)(f"row '{row.name}': {error}") from error
+    try:
+        return _pair(row, insist(row, client, attempts, stopped))
+    except MaisiError as error:
+        raise type(error)(f"row '{row.name}': {error}") from error
 
 
 def _pair(row: Row, volume: Volume) -> dict[str, Any]:
@@ -177,5 +163,5 @@ def _pair(row: Row, volume: Volume) -> dict[str, Any]:
         "name": row.name,
         "modality": volume.report["modality"],
         "seed": volume.report["seed"],
-        "faithful": volume.report.get("fidelity", {}).get("faithful") is not False,
+        "faithful": volume.faithful,
     }
