@@ -101,6 +101,13 @@ def open_door(prefix: str, port: int, key: str) -> None:
         door.write(key)
 
 
+def remove_regions(prefix: str) -> None:
+    """Delete what tritonserver and its models have in /dev/shm under `prefix`."""
+    for path in SHM.glob(f"{prefix}*"):
+        if not path.name.startswith((f"{prefix}lock", f"{prefix}door-")):
+            path.unlink(missing_ok=True)
+
+
 def remove_shared_memory(prefix: str) -> int:
     """Delete what `prefix` owns in /dev/shm, the marker last; returns how many regions it was."""
     regions = [path for path in SHM.glob(f"{prefix}*") if path.name != f"{prefix}lock"]

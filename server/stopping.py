@@ -63,7 +63,7 @@ def drain(triton: Triton, seconds: float, file: Path, stop: Stop) -> str | None:
     part.write_text(str(time.time() + seconds))
     os.replace(part, file)
     for model, config in _doors(triton).items():
-        if _decoupled(config):
+        if decoupled(config):
             triton.load(model, config)
     end = time.monotonic() + seconds + TELL
     looks = 0
@@ -83,11 +83,12 @@ def _doors(triton: Triton) -> dict[str, dict[str, Any]]:
     return {
         model: config
         for model, config in configs.items()
-        if _decoupled(config) or "ensemble_scheduling" in config
+        if decoupled(config) or "ensemble_scheduling" in config
     }
 
 
-def _decoupled(config: Mapping[str, Any]) -> bool:
+def decoupled(config: Mapping[str, Any]) -> bool:
+    """Tell whether a model sends answers when it likes, as a stream does."""
     return bool(config.get("model_transaction_policy", {}).get("decoupled"))
 
 
@@ -97,7 +98,7 @@ def _close(triton: Triton, end: float, stop: Stop) -> str | None:
     A stream that its client keeps open keeps its door from being unloaded even when nothing runs:
     then it counts as idle once no model has worked for a while.
     """
-    doors = {model: _decoupled(config) for model, config in _doors(triton).items()}
+    doors = {model: decoupled(config) for model, config in _doors(triton).items()}
     for model in doors:
         triton.unload(model)
     worked, work = time.monotonic(), triton.work()

@@ -125,21 +125,31 @@ class Triton:
 
         `state`: variables of the environment that the models read.
         """
-        prefix, lock = shared_memory
-        self.process = subprocess.Popen(
-            [*command(launch), f"--backend-config=python,shm-region-prefix-name={prefix}"],
-            stdin=subprocess.DEVNULL,
-            stdout=sys.stderr,
-            stderr=sys.stderr,
-            env={**environment(), **state},
-            pass_fds=[lock],
-            start_new_session=True,  # Ctrl-C is for us, not for the models at work
-            preexec_fn=end_with_parent,
-        )
+        self.prefix, self._lock = shared_memory
+        self._command = [
+            *command(launch),
+            f"--backend-config=python,shm-region-prefix-name={self.prefix}",
+        ]
+        self._state = state
+        self.process = self.start()
         host = launch.address.near
         self._url = f"http://{host}:{launch.address.http}/v2/"
         self._metrics = f"http://{host}:{launch.address.metrics}/metrics"
         self._key = launch.key
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start the process, again where there was one; the caller has ended that."""
+        self.process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr,
+            stderr=sys.stderr,
+            env={**environment(), **self._state},
+            pass_fds=[self._lock],
+            start_new_session=True,  # Ctrl-C is for us, not for the models at work
+            preexec_fn=end_with_parent,
+        )
+        return self.process
 
     def _ask(self, url: str, body: Any = None, timeout: float = 10) -> bytes:
         request = Request(url, None if body is None else json.dumps(body).encode())
