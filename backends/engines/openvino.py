@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 import numpy.typing as npt
 
 from . import channels_last, winograd
+from .memory import trim
 
 INSTALL = "pip install openvino==2026.4.1"
 
@@ -104,7 +104,14 @@ class Engine:
         self.request = None
         for compiled in self.compiled.values():
             compiled.release_memory()
-        ctypes.CDLL(None).malloc_trim(0)  # glibc would keep what its threads have freed
+        trim()
+
+    def forget(self) -> None:
+        """Give back what was compiled for shapes, too; the model itself stays."""
+        self.request = None
+        if self.fixed:
+            self.compiled.clear()
+        self.release()
 
 
 def sentence(error: Exception, folder: Path | None = None) -> str:
