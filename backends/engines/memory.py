@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -35,6 +36,11 @@ def out_of_memory(error: BaseException) -> bool:
     said = str(error)
     ours = "Exception from src/" in said and _NO_THREAD in said
     return ours or any(words in said for words in _SAID)
+
+
+def expect(size: int) -> None:
+    """Raise OSError, which `out_of_memory` knows, unless so many bytes can be had right now."""
+    mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
 
 
 def trim() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -11,12 +12,14 @@ from typing import Any
 import numpy.typing as npt
 
 from . import channels_last, winograd
-from .memory import trim
+from .memory import expect, trim
 
 INSTALL = "pip install openvino==2026.4.1"
 
 Array = npt.NDArray[Any]
 _KEPT = 2  # sets of shapes: all slabs but the last, and the last
+# Of what goes in and comes out, what a run takes at most; and what it takes besides.
+_TIMES, _SPARE = 3, 48 << 20
 
 
 def cores() -> int:
@@ -61,15 +64,20 @@ class Engine:
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs [by name], which the next call overwrites.
 
-        Raises RuntimeError for inputs that do not fit.
+        Raises RuntimeError for inputs that do not fit; what `out_of_memory` knows where memory is
+        short.
         """
         shapes = tuple(tuple(feeds[name].shape) for name in self.inputs) if self.fixed else ()
         if shapes not in self.compiled:
+            expect(_SPARE)
             if len(self.compiled) == _KEPT:
                 del self.compiled[next(iter(self.compiled))]
             self.compiled[shapes] = self._compile(self._changed(shapes))
+        compiled = self.compiled[shapes]
+        # oneTBB ends the process where the last kilobytes go; so it must not come to that.
+        expect(_SPARE + _TIMES * (sum(feeds[name].nbytes for name in self.inputs) + made(compiled)))
         if self.request is None or self.at != shapes:
-            self.at, self.request = shapes, self.compiled[shapes].create_infer_request()
+            self.at, self.request = shapes, compiled.create_infer_request()
         turned = {name: self._turn(feeds[name], channels_last.LAST) for name in self.inputs}
         self.request.infer(turned, share_inputs=True)
         return {
@@ -112,6 +120,12 @@ class Engine:
         if self.fixed:
             self.compiled.clear()
         self.release()
+
+
+def made(compiled: Any) -> int:
+    """Return the bytes of a compiled model's outputs, as far as their shapes are known."""
+    known = [port for port in compiled.outputs if port.get_partial_shape().is_static]
+    return sum(math.prod(port.get_shape()) * port.get_element_type().size for port in known)
 
 
 def sentence(error: Exception, folder: Path | None = None) -> str:

@@ -12,6 +12,7 @@ import pytest
 import tritonclient.grpc as grpc
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.backends.shortage import short_of_memory
 from tests.server.tiny import ONE, X_TO_Y, write_model, write_onnx
 
 XYZ = """
@@ -213,3 +214,18 @@ def test_a_model_that_cannot_load_says_why(start_server, tmp_path, values, sente
     server = start_server(tmp_path, ready=False)
     assert server.process.wait(30) == 1
     assert sentence in server.log
+
+
+@pytest.mark.parametrize("model", ["conv", "keep"])
+def test_without_memory_a_request_is_unavailable_and_the_next_one_is_as_ever(server, model):
+    array = np.random.default_rng(1).normal(size=(1, 1, 96, 96, 96)).astype(np.float32)
+    (good,) = infer(server, model, array)
+    pid = server.stub(model).pid
+    large = np.zeros((1, 1, 160, 160, 160), np.float32)
+    with short_of_memory(pid), pytest.raises(grpc.InferenceServerException) as caught:
+        infer(server, model, large)
+    assert caught.value.status() == "StatusCode.UNAVAILABLE"
+    assert "out of memory: the request was too large" in caught.value.message()
+    assert "/" not in caught.value.message() and "\n" not in caught.value.message()
+    assert infer(server, model, array)[0].tobytes() == good.tobytes()
+    assert server.stub(model).pid == pid
