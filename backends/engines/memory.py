@@ -20,6 +20,7 @@ _SAID = (
     "out of memory",  # CUDA
     "OutOfMemory",  # TensorRT
 )
+SPARE = 48 << 20  # bytes that any run takes beside its arrays
 _NO_THREAD = "Resource temporarily unavailable"  # nor memory for its stack
 
 

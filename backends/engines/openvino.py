@@ -12,14 +12,13 @@ from typing import Any
 import numpy.typing as npt
 
 from . import channels_last, winograd
-from .memory import expect, trim
+from .memory import SPARE, expect, trim
 
 INSTALL = "pip install openvino==2026.4.1"
 
 Array = npt.NDArray[Any]
 _KEPT = 2  # sets of shapes: all slabs but the last, and the last
-# Of what goes in and comes out, what a run takes at most; and what it takes besides.
-_TIMES, _SPARE = 3, 48 << 20
+_TIMES = 3  # what goes in and comes out, a run takes at most
 
 
 def cores() -> int:
@@ -69,13 +68,13 @@ class Engine:
         """
         shapes = tuple(tuple(feeds[name].shape) for name in self.inputs) if self.fixed else ()
         if shapes not in self.compiled:
-            expect(_SPARE)
+            expect(SPARE)
             if len(self.compiled) == _KEPT:
                 del self.compiled[next(iter(self.compiled))]
             self.compiled[shapes] = self._compile(self._changed(shapes))
         compiled = self.compiled[shapes]
         # oneTBB ends the process where the last kilobytes go; so it must not come to that.
-        expect(_SPARE + _TIMES * (sum(feeds[name].nbytes for name in self.inputs) + made(compiled)))
+        expect(SPARE + _TIMES * (sum(feeds[name].nbytes for name in self.inputs) + made(compiled)))
         if self.request is None or self.at != shapes:
             self.at, self.request = shapes, compiled.create_infer_request()
         turned = {name: self._turn(feeds[name], channels_last.LAST) for name in self.inputs}

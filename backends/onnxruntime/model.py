@@ -33,7 +33,7 @@ if not __package__:  # Triton loads this file by itself; the folder of all backe
     __package__ = "backends.onnxruntime"
 
 from ..engines import openvino
-from ..engines.memory import OutOfMemory, trim, twice
+from ..engines.memory import SPARE, OutOfMemory, expect, trim, twice
 
 Array = npt.NDArray[Any]
 # Names of outputs and the inputs by name -> these outputs.
@@ -138,7 +138,12 @@ def load_onnxruntime(path: Path, parameters: dict[str, str]) -> tuple[Run, Forge
                 session.run(None, feeds, ended)
         trim()
 
-    return lambda names, feeds: session.run(names, feeds, options), forget
+    def run(names: list[str], feeds: Mapping[str, Array]) -> list[Array]:
+        expect(SPARE)  # where the last kilobytes go, its threads end the process
+        outputs: list[Array] = session.run(names, feeds, options)
+        return outputs
+
+    return run, forget
 
 
 def load_openvino(path: Path, parameters: dict[str, str]) -> tuple[Run, Forget]:

@@ -22,7 +22,7 @@ BAD = {
             "id": "PYSEC-2019-217",
             "fix_versions": ["2.10.1"],
             "aliases": ["CVE-2019-10906", "GHSA-462w-v97r-4m45"],
-            "description": "In Pallets Jinja before 2.10.1, str.format_map allows a sandbox escape.",
+            "description": "In Pallets Jinja before 2.10.1, str.format_map escapes the sandbox.",
         }
     ],
 }
@@ -50,7 +50,7 @@ def test_an_sbom_of_something_else_is_refused(tmp_path: Path) -> None:
     digest = "0" * 64
     # The second digest is nobody's: the SBOM has both, the list must have one a package.
     other.write_text(f"numpy==1.26.4 --hash=sha256:{digest}\nnumpy==1.26.4\n")
-    with pytest.raises(ValueError, match="'numpy==1.26.4' is not NAME==VERSION --hash"):
+    with pytest.raises(ValueError, match=r"'numpy==1\.26\.4' is not NAME==VERSION"):
         audit.locked(other)
     bom = {"components": [{"name": "a_B", "version": "1", "externalReferences": []}]}
     assert audit.components(bom) == set()
