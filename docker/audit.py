@@ -106,7 +106,13 @@ def advisories(requirements: Path) -> Audit:
     told = subprocess.run(
         [
             *(sys.executable, "-m", "pip_audit", "--requirement", str(requirements), "--no-deps"),
-            *("--disable-pip", "--format=json", "--progress-spinner=off", "--timeout=30"),
+            *(
+                "--disable-pip",
+                "--format=json",
+                "--aliases=on",
+                "--progress-spinner=off",
+                "--timeout=30",
+            ),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
