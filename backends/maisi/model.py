@@ -126,7 +126,7 @@ class TritonPythonModel:
 
         An answer without an image made none.
         """
-        report = json.loads(outputs["report"][0])
+        report = json.loads(outputs["report"].tobytes())
         if self.request_id != _PROBE:
             self.metrics.ended("done")
             if "image" in outputs:
