@@ -44,8 +44,8 @@ STREAM: Shapes = {
     "mask_only": ("BOOL", (1,)),
     "check": ("BOOL", (1,)),
 }
-# The UTF-8 bytes of a text. No output is a STRING: Triton 2.51 divides by the size of an element, 0,
-# and ends by SIGFPE where one is asked for as classes (`classification` of KServe v2).
+# The UTF-8 bytes of a text. No output is a STRING: asked for one as classes (`classification` of
+# KServe v2), Triton 2.51 divides by the size of an element, 0, and ends by SIGFPE.
 _TEXT = ("UINT8", (-1,))
 ANSWER: Shapes = {"image": ("INT16", _VOLUME), "report": _TEXT}
 MASK_ANSWER: Shapes = {"used_mask": ("UINT8", _VOLUME)}
