@@ -25,6 +25,7 @@ from server.triton import Address, Refused, Triton
 LOOK = 0.5  # seconds between two looks at a server
 IDLE = 30.0  # seconds between two tiny volumes where nothing else is made
 PROBE = 60.0  # seconds that a tiny volume may take
+FAILING = 30.0  # seconds of attempts after which tritonserver starts again
 
 
 class Health:
@@ -44,10 +45,11 @@ class Health:
         """Begin with a server that has just answered."""
         self.triton, self.variants, self.stall = triton, variants, stall
         self.restarts: Counter[str] = Counter()
-        self.loading = ""  # a model that died and is being loaded again
+        self.loading = ""  # what died and is being loaded again
         self.stopping = False
         self._tls = address
         self._problem: str | None = None
+        self._patience = 0.0  # seconds after which a problem needs a new start
         self._well = self._probed = time.monotonic()
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -59,40 +61,49 @@ class Health:
             return f"{self.loading} died and is being loaded again"
         return self._problem
 
-    def live(self) -> str | None:
-        """Say why only a restart would help; None: it lives."""
+    def hung(self) -> str | None:
+        """Say why tritonserver has to start again though it runs; None: it need not."""
         ill = time.monotonic() - self._well
-        if self.stopping or self._problem is None or ill <= self.stall:
+        return self._problem if not self.loading and ill > self._patience else None
+
+    def healed(self) -> None:
+        """Note that what was `loading` serves again."""
+        self._problem, self._well, self.loading = None, time.monotonic(), ""
+
+    def live(self) -> str | None:
+        """Say what is not mended though it should be by now; None: nothing."""
+        ill = time.monotonic() - self._well
+        if self.stopping or self.loading or ill <= self.stall + FAILING:
             return None
         return f"not ready for {ill:.0f} s: {self._problem}"
 
     def _watch(self) -> None:
         while not self.stopping:
-            problem = None
             try:
-                problem = self._look()
+                problem, patience = self._stalled() if self.triton.busy() else self._failing()
             except Refused as error:
-                problem = f"cannot make a volume: {error}"
-            self._problem = problem
+                problem, patience = f"tritonserver does not answer: {error}", self.stall
+            self._patience, self._problem = patience, problem
             if problem is None:
                 self._well = time.monotonic()
             time.sleep(LOOK)
 
-    def _look(self) -> str | None:
-        """Say whether work hangs; where there is none, make tiny volumes now and then."""
-        if self.triton.busy():
-            silent = time.time() - self.triton.progress()
-            return None if silent < self.stall else f"no progress for {silent:.0f} s"
-        if self._problem is None and time.monotonic() - self._probed < IDLE:
-            return None
-        for variant, size in self.variants.items():
-            try:
-                self.triton.probe(variant, size, PROBE)
-            except Refused:
-                if not self.triton.busy():  # else it waited behind a request that came before it
-                    raise
-        self._probed = time.monotonic()
-        return None
+    def _stalled(self) -> tuple[str | None, float]:
+        """Say whether work hangs, and how long that may be."""
+        silent = time.time() - self.triton.progress()
+        return None if silent < self.stall else f"no progress for {silent:.0f} s", self.stall
+
+    def _failing(self) -> tuple[str | None, float]:
+        """Make tiny volumes, now and then; say whether that fails, and how long it may."""
+        if self._problem is not None or time.monotonic() - self._probed >= IDLE:
+            for variant, size in self.variants.items():
+                try:
+                    self.triton.probe(variant, size, PROBE)
+                except Refused as error:
+                    if not self.triton.busy():  # else it waited behind a request before it
+                        return f"cannot make a volume: {error}", FAILING
+            self._probed = time.monotonic()
+        return None, 0.0
 
     def metrics(self) -> str:
         """Give what Triton's own metrics do not know, as Prometheus reads it."""

@@ -54,17 +54,12 @@ def drain(triton: Triton, seconds: float, file: Path, stop: Stop) -> str | None:
     """Refuse new requests, wait until those taken are answered; return who was given up.
 
     The models read `file` and refuse new work with UNAVAILABLE, and running work once `seconds` are
-    over, with the seed that makes the same volume elsewhere. A decoupled model is busy with one
-    request at a time and would let a new one wait, so another process takes its place that refuses
-    at once, while the old one finishes what it has. When nothing is left, the doors are closed:
-    Triton then waits for what it has itself. Raises Stopped at a second signal.
+    over, with the seed that makes the same volume elsewhere. When nothing is left, the doors are
+    closed: Triton then waits for what it has itself. Raises Stopped at a second signal.
     """
     part = file.with_suffix(".part")
     part.write_text(str(time.time() + seconds))
     os.replace(part, file)
-    for model, config in _doors(triton).items():
-        if _decoupled(config):
-            triton.load(model, config)
     end = time.monotonic() + seconds + TELL
     looks = 0
     while looks < SETTLED and time.monotonic() < end:
@@ -83,11 +78,12 @@ def _doors(triton: Triton) -> dict[str, dict[str, Any]]:
     return {
         model: config
         for model, config in configs.items()
-        if _decoupled(config) or "ensemble_scheduling" in config
+        if decoupled(config) or "ensemble_scheduling" in config
     }
 
 
-def _decoupled(config: Mapping[str, Any]) -> bool:
+def decoupled(config: Mapping[str, Any]) -> bool:
+    """Tell whether a model sends answers when it likes, as a stream does."""
     return bool(config.get("model_transaction_policy", {}).get("decoupled"))
 
 
@@ -97,7 +93,7 @@ def _close(triton: Triton, end: float, stop: Stop) -> str | None:
     A stream that its client keeps open keeps its door from being unloaded even when nothing runs:
     then it counts as idle once no model has worked for a while.
     """
-    doors = {model: _decoupled(config) for model, config in _doors(triton).items()}
+    doors = {model: decoupled(config) for model, config in _doors(triton).items()}
     for model in doors:
         triton.unload(model)
     worked, work = time.monotonic(), triton.work()

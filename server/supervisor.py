@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import secrets
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from server import layout, status
+from server import healing, layout, status
+from server.healing import ServerError, log
 from server.layout import UNLIMITED, Limits
 from server.status import Health
-from server.stopping import FILE_VARIABLE, LOOK, Stop, Stopped, drain
+from server.stopping import FILE_VARIABLE, Stop, Stopped, drain
 from server.triton import Address, Launch, Refused, Tls, Triton, variant_of
 
-RETRIES = 5  # attempts to load a model whose process died, with pauses of 1, 2, 4, ... seconds
 EXIT = 5.0  # seconds an idle tritonserver gets to go; open, idle streams keep it from going
-
-
-class ServerError(Exception):
-    """The server cannot go on; the message is one sentence for its operator."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +44,6 @@ class Settings:
     limits: Limits = UNLIMITED
 
 
-def log(message: str) -> None:
-    """Write one line for the operator, between Triton's own lines."""
-    print(f"serve: {message}", file=sys.stderr, flush=True)
-
-
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return; a second signal returns at once.
 
@@ -69,8 +59,10 @@ def serve(settings: Settings) -> None:
             answering = status.serving(health, address)
             places = zip(("grpc", "http", "metrics", "status"), address.ports, strict=True)
             listed = " ".join(f"{name}={address.host}:{port}" for name, port in places)
+            known = triton.stubs()
             print(f"ready: {listed} variants={','.join(variants)}", flush=True)
-            watch(triton, health, stop)
+            while reason := healing.watch(triton, known, health, stop):
+                known = start_again(triton, settings, health, stop, reason)
             health.stopping = True
             log("stopping: running requests finish first (a second signal stops at once)")
             if late := drain(triton, settings.drain_seconds, stopping_file(folder), stop):
@@ -175,44 +167,24 @@ def wait_until_ready(triton: Triton, settings: Settings, stop: Stop) -> dict[str
     return variants
 
 
-def watch(triton: Triton, health: Health, stop: Stop) -> None:
-    """Bring back models whose process died, and forget dead clients, until asked to stop.
+def start_again(
+    triton: Triton, settings: Settings, health: Health, stop: Stop, reason: str
+) -> dict[int, str]:
+    """Start tritonserver once more, at the same ports, after `reason`.
 
-    Raises ServerError when tritonserver itself ended.
+    Returns its models' processes. Connections break, so that every client is told, and sends again
+    what it lost. Raises ServerError or Stopped as `wait_until_ready` does.
     """
-    known = triton.stubs()
-    while not stop.event.wait(LOOK):
-        if (status := triton.process.poll()) is not None:
-            raise ServerError(f"tritonserver ended by itself with status {status}.")
-        alive = triton.stubs()
-        dead = {known[pid] for pid in known.keys() - alive.keys()}
-        for model in sorted(dead):
-            health.loading = model
-            health.restarts[model] += 1
-            revive(triton, model, stop)
-            health.loading = ""
-        known = triton.stubs() if dead else alive
-        with suppress(Refused):  # too busy to say
-            layout.sweep_clients(triton.regions(), triton.unregister)
-
-
-def revive(triton: Triton, model: str, stop: Stop) -> None:
-    """Unload and load a model whose process died; its clients get an error, others go on.
-
-    Triton itself does neither notice nor repair that, and calls the model ready. Raises
-    ServerError when the model does not load again.
-    """
-    log(f"the process of {model} died; loading it again")
+    log(f"{reason}; starting tritonserver again")
     started = time.monotonic()
-    for attempt in range(RETRIES):
-        try:
-            triton.unload(model)
-            triton.load(model)
-        except Refused as error:
-            log(f"{model} did not load: {error}")
-            if stop.event.wait(2.0**attempt):
-                return
-        else:
-            log(f"{model} serves again after {time.monotonic() - started:.1f} s")
-            return
-    raise ServerError(f"{model} died and did not load again in {RETRIES} attempts.")
+    health.loading = "tritonserver"
+    health.restarts["tritonserver"] += 1
+    triton.end(0.0)
+    layout.remove_regions(triton.prefix)
+    layout.sweep_clients([], lambda name: True)
+    triton.start()
+    health.variants = wait_until_ready(triton, settings, stop)
+    health.healed()
+    known = triton.stubs()
+    log(f"tritonserver serves again after {time.monotonic() - started:.1f} s")
+    return known

@@ -180,15 +180,50 @@ def test_killed_stream_reports_an_error_and_comes_back(start_server, repository,
     stream.messages.get(timeout=5)
     server.stub("stream").kill()
     assert isinstance(stream.rest(8)[-1], Error)
-    eventually(lambda: "stream serves again" in server.log, 10)
+    eventually(lambda: "tritonserver serves again" in server.log, 20)
+    assert "the process of stream died; starting tritonserver again" in server.log
     assert Stream(server, 0.1).rest(10)[-1] is None
 
 
-def test_dead_triton_ends_the_server_with_a_sentence(start_server, repository):
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
+def test_triton_that_died_or_stands_still_starts_again(start_server, repository, eventually, end):
     server = start_server(repository)
+    doomed = later(infer, server, "slow", 60, 100)
+    time.sleep(1)
+    before = server.triton.pid
+    server.triton.send_signal(end)
+    eventually(lambda: "tritonserver serves again" in server.log, 20)
+    assert "tritonserver ended by itself with status -9; starting tritonserver" in server.log
+    with pytest.raises(Error):
+        doomed.result(5)
+    assert infer(server, "slow_square", 0.5) == pytest.approx(0.0625)
+    assert server.triton.pid != before
+    assert server.stop() == 0
+    assert server.shared_memory() == []
+
+
+@pytest.mark.parametrize("victim", ["slow", "square"])
+def test_model_that_stands_still_is_ended_and_comes_back(
+    start_server, repository, eventually, victim
+):
+    server = start_server(repository)
+    doomed = later(infer, server, "slow_square", 60, 100)
+    time.sleep(1)
+    server.stub(victim).suspend()
+    eventually(lambda: f"{victim} serves again" in server.log, 20)
+    assert f"the process of {victim} was stopped from outside" in server.log
+    with pytest.raises(Error):
+        doomed.result(5)
+    assert infer(server, "slow_square", 0.5) == pytest.approx(0.0625)
+
+
+def test_triton_that_cannot_start_again_ends_the_server(start_server, tmp_path):
+    repository = write_repository(tmp_path)
+    server = start_server(repository)
+    (repository / "square" / "1" / "model.onnx").write_bytes(b"damaged")
     server.triton.kill()
-    assert server.process.wait(20) == 1
-    assert "tritonserver ended by itself with status -9" in server.log
+    assert server.process.wait(30) == 1
+    assert "serve: tritonserver ended with status" in server.log
     assert server.shared_memory() == []
 
 

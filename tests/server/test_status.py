@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 
 import numpy as np
+import pytest
 import tritonclient.grpc as grpc
 
 from tests.server.test_mini_service import later, stream, until_sampling, volume
@@ -73,26 +74,30 @@ def test_bad_requests_and_cancelled_ones_are_counted_apart(start_server, eventua
     assert 'maisi_requests_total{outcome="done",variant="mini"}' not in found
 
 
-def test_a_busy_server_is_ready_and_one_without_progress_is_not(start_server, eventually):
-    server = start_server(None, "--stall-seconds=1")
+def test_a_busy_server_is_ready_and_one_without_progress_starts_again(start_server, eventually):
+    server = start_server(None, "--stall-seconds=2")
+    expected, _ = volume(server, masked=True)
     small = later(volume, server, steps=100, masked=True)
     until_sampling(server)
     assert get(server.status, "ready") == (200, "ok\n")
     small.result(120)
     # Nothing is heard of a decoder at work, for seconds where the volume is large.
     large = grpc.InferInput("size", [3], "INT32")
-    large.set_data_from_numpy(np.array([144, 144, 144], np.int32))
+    large.set_data_from_numpy(np.array([192, 192, 192], np.int32))
     step = grpc.InferInput("steps", [1], "INT32")
     step.set_data_from_numpy(np.array([1], np.int32))
     with grpc.InferenceServerClient(server.grpc) as client:
         working = later(client.infer, "mini", [large, step])
         eventually(lambda: get(server.status, "ready")[0] == 503, 60)
         assert re.fullmatch(r"no progress for \d+ s\n", get(server.status, "ready")[1])
-        eventually(lambda: get(server.status, "live")[0] == 503, 20)
-        assert "not ready for" in get(server.status, "live")[1]
-        working.result(120)
-    eventually(lambda: get(server.status, "live")[0] == 200, 20)
+        assert get(server.status, "live")[0] == 200
+        with pytest.raises(grpc.InferenceServerException):
+            working.result(20)
+    eventually(lambda: "tritonserver serves again" in server.log, 30)
+    assert re.search(r"no progress for \d+ s; starting tritonserver again", server.log)
     assert get(server.status, "ready") == (200, "ok\n")
+    assert numbers(server.status)['maisi_model_restarts_total{model="tritonserver"}'] == 1
+    np.testing.assert_array_equal(volume(server, masked=True)[0], expected)
 
 
 def test_a_dead_process_is_counted_and_a_stopping_server_not_ready(start_server, eventually):

@@ -1,0 +1,102 @@
+"""What dies or hangs in a running server, and how it is brought back."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import suppress
+
+import psutil
+
+from server import layout
+from server.status import Health
+from server.stopping import LOOK, Stop, decoupled
+from server.triton import Refused, Triton
+
+RETRIES = 5  # attempts to load a model whose process died, with pauses of 1, 2, 4, ... seconds
+FROZEN = 5.0  # seconds for which a process may be stopped, as a debugger does, before it is killed
+
+
+class ServerError(Exception):
+    """The server cannot go on; the message is one sentence for its operator."""
+
+
+def log(message: str) -> None:
+    """Write one line for the operator, between Triton's own lines."""
+    print(f"serve: {message}", file=sys.stderr, flush=True)
+
+
+def watch(triton: Triton, known: dict[int, str], health: Health, stop: Stop) -> str | None:
+    """Bring back models whose process died or froze, and forget dead clients.
+
+    `known`: process id -> model, of all that have to live.
+
+    Returns why tritonserver itself has to start again, None once asked to stop. That is when it
+    ended, when volumes fail or work hangs, and when the process of a decoupled model died: of its
+    streams Triton tells nobody, so that their connections have to end. Raises ServerError when a
+    model does not load again.
+    """
+    frozen: dict[int, float] = {}
+    while not stop.event.wait(LOOK):
+        if (status := triton.process.poll()) is not None:
+            return f"tritonserver ended by itself with status {status}"
+        if hung := health.hung():
+            return hung
+        alive = triton.stubs()
+        frozen = _frozen({triton.process.pid: "tritonserver", **alive}, frozen)
+        dead = sorted({known[pid] for pid in known.keys() - alive.keys()})
+        for model in dead:
+            if _streams(triton, model):
+                return f"the process of {model} died"
+        for model in dead:
+            health.loading = model
+            health.restarts[model] += 1
+            revive(triton, model, stop)
+            health.healed()
+        known = triton.stubs() if dead else alive
+        with suppress(Refused):  # too busy to say
+            layout.sweep_clients(triton.regions(), triton.unregister)
+    return None
+
+
+def _streams(triton: Triton, model: str) -> bool:
+    try:
+        return decoupled(triton.config(model))
+    except Refused:  # it died as well, or is no better
+        return True
+
+
+def _frozen(alive: dict[int, str], since: dict[int, float]) -> dict[int, float]:
+    """Kill what has been stopped for too long; return who is stopped, and since when."""
+    now, found = time.monotonic(), {}
+    for pid, model in alive.items():
+        with suppress(psutil.Error):
+            process = psutil.Process(pid)
+            if process.status() == psutil.STATUS_STOPPED:
+                found[pid] = since.get(pid, now)
+                if now - found[pid] > FROZEN:
+                    log(f"the process of {model} was stopped from outside; ending it")
+                    process.kill()
+    return found
+
+
+def revive(triton: Triton, model: str, stop: Stop) -> None:
+    """Unload and load a model whose process died; its clients get an error, others go on.
+
+    Triton itself does neither notice nor repair that, and calls the model ready. Raises
+    ServerError when the model does not load again.
+    """
+    log(f"the process of {model} died; loading it again")
+    started = time.monotonic()
+    for attempt in range(RETRIES):
+        try:
+            triton.unload(model)
+            triton.load(model)
+        except Refused as error:
+            log(f"{model} did not load: {error}")
+            if stop.event.wait(2.0**attempt):
+                return
+        else:
+            log(f"{model} serves again after {time.monotonic() - started:.1f} s")
+            return
+    raise ServerError(f"{model} died and did not load again in {RETRIES} attempts.")
