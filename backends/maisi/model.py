@@ -137,7 +137,7 @@ class TritonPythonModel:
 
         An answer without an image made none.
         """
-        report = json.loads(outputs["report"][0])
+        report = json.loads(outputs["report"].tobytes())
         if known != _PROBE:
             self.metrics.ended("done")
             if "image" in outputs:
