@@ -20,6 +20,7 @@ _SAID = (
     "out of memory",  # CUDA
     "OutOfMemory",  # TensorRT
 )
+AGAIN = 10  # seconds after which there may be memory
 SPARE = 48 << 20  # bytes that any run takes beside its arrays
 _NO_THREAD = "Resource temporarily unavailable"  # nor memory for its stack
 
@@ -63,7 +64,7 @@ def first_that_fits(
             if not out_of_memory(error):
                 raise
         forget()  # now that the error has gone, and with it what the attempt had
-    raise OutOfMemory(f"out of memory: {sentence}")
+    raise OutOfMemory(f"out of memory: {sentence}; try again in {AGAIN} s")
 
 
 def twice(work: Callable[[], Result], forget: Callable[[], None]) -> Result:
@@ -71,5 +72,4 @@ def twice(work: Callable[[], Result], forget: Callable[[], None]) -> Result:
 
     Raises OutOfMemory when it ran out again, and any other error as it comes.
     """
-    sentence = "the request was too large for what is free; try again later"
-    return first_that_fits((work, work), forget, sentence)
+    return first_that_fits((work, work), forget, "the request was too large for what is free")

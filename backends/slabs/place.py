@@ -60,7 +60,7 @@ class Network:
         return first_that_fits(
             (partial(attempt, *plan) for plan in budget.thinner(*planned)),
             self.place.forget,
-            f"{name} {list(given.shape)} was too large, even a plane at a time; try again later",
+            f"{name} {list(given.shape)} was too large, even a plane at a time",
         )
 
 
