@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -194,3 +196,23 @@ def test_leaving_frees_the_sampler_within_two_steps(client: Client) -> None:
             break
     step = max(late - early for early, late in pairwise(stamps[-4:]))
     assert quick() < 2 * step + 3 * alone + 1
+
+
+def test_requests_that_end_early_leave_no_threads(client: Client) -> None:
+    def left(request: dict[str, Any]) -> None:
+        with (
+            contextlib.suppress(InvalidRequest),
+            contextlib.closing(client.stream(**request)) as it,
+        ):
+            next(it)
+
+    cancelled, refused = {"size": [32, 32, 32], **QUICK}, {"size": [32, 32, 32], "steps": 0}
+    left(cancelled)
+    before = threading.active_count()
+    for _ in range(10):
+        left(cancelled)
+        left(refused)
+    deadline = time.monotonic() + 5
+    while threading.active_count() > before + 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -118,8 +118,20 @@ def stream(
             if response.raw_output_contents:  # the last message may be no more than the flag
                 yield region.read(result)
     finally:
-        client.stop_stream(cancel_requests=not done)
+        _stop(client, cancel=not done)
         client.close()
+
+
+def _stop(client: Any, cancel: bool) -> None:
+    """End the stream of tritonclient's `client`.
+
+    One that is cancelled leaves a thread that waits for its next request for ever (tritonclient
+    2.73), so it is told that none comes.
+    """
+    stream = client._stream
+    client.stop_stream(cancel_requests=cancel)
+    if stream is not None:
+        stream._request_queue.put(None)
 
 
 def microseconds(deadline: float) -> int:
