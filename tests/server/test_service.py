@@ -216,6 +216,18 @@ def test_model_that_stands_still_is_ended_and_comes_back(
     assert infer(server, "slow_square", 0.5) == pytest.approx(0.0625)
 
 
+@pytest.mark.slow  # tiny volumes are made each half minute, and may fail for another one
+def test_triton_that_makes_no_volumes_any_more_starts_again(start_server, tmp_path, eventually):
+    repository = write_repository(tmp_path)
+    server = start_server(repository)
+    (repository / "tiny.volume" / "1" / "broken").touch()
+    with pytest.raises(Error, match="a GPU error"):
+        volume(server, [4, 4, 4])
+    eventually(lambda: "tritonserver serves again" in server.log, 120)
+    assert "cannot make a volume: " in server.log and "; starting tritonserver again" in server.log
+    assert volume(server, [4, 4, 4]).shape == (4, 4, 4)
+
+
 def test_triton_that_cannot_start_again_ends_the_server(start_server, tmp_path):
     repository = write_repository(tmp_path)
     server = start_server(repository)

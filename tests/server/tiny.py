@@ -53,14 +53,20 @@ class TritonPythonModel:
             sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 """
 
-# A variant that makes a "volume" of the size asked for.
+# A variant that makes a "volume" of the size asked for, and fails once a file `broken` lies there.
 VOLUME = f"""{HEAD}
+from pathlib import Path
+LOADED = time.time()
+BROKEN = Path(__file__).with_name("broken")
+
 class TritonPythonModel:
     def execute(self, requests):
         return [self.answer(request) for request in requests]
 
     def answer(self, request):
         size = pb_utils.get_input_tensor_by_name(request, "size").as_numpy()
+        if BROKEN.exists() and LOADED < BROKEN.stat().st_mtime:  # as a GPU that only a start mends
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError("a GPU error"))
         if size[0] > 8:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError("size is above 8"))
         return pb_utils.InferenceResponse([pb_utils.Tensor("image", np.zeros(size, np.int16))])
