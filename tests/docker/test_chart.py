@@ -195,7 +195,7 @@ def test_shared_memory_and_tmp_are_the_only_places_to_write(
         assert writable == (mount["mountPath"] in ("/tmp", "/dev/shm"))
         if mount["mountPath"] == "/dev/shm":
             assert volumes[mount["name"]]["emptyDir"]["medium"] == "Memory"
-            assert volumes[mount["name"]]["emptyDir"]["sizeLimit"] in ("1152Mi", "5632Mi")
+            assert volumes[mount["name"]]["emptyDir"]["sizeLimit"] in ("1408Mi", "7680Mi")
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -11,7 +11,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{/* What passes through shared memory at once: docs/operations.md has the formula. MiB. */}}
 {{- define "maisi.shm" -}}
-{{- add 512 (div (mul 40 (int64 .Values.server.maxVoxels)) 1048576) -}}
+{{- add 512 (div (mul (add 40 (int64 .Values.server.maxWaiting)) (int64 .Values.server.maxVoxels)) 1048576) -}}
 {{- end }}
 
 {{/* A stop: preStop, the drain, the time to tell who is left, and Triton's own. Seconds. */}}
