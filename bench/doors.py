@@ -55,13 +55,14 @@ NOTHING = Counts(0, 0, 0, 0)
 class Server:
     """A running server: where its gRPC is, tritonclient's connection to it, its operator's key.
 
-    `http` is where its HTTP is, known of a server of our own.
+    `http`, where its HTTP is, and `pid`, the supervisor's, are known of a server of our own.
     """
 
     url: str
     client: Any
     key: str = ""
     http: str = ""
+    pid: int = 0
 
     def statistics(self) -> dict[str, Counts]:
         """Read Triton's own statistics of every model."""
@@ -113,16 +114,18 @@ def _config(repository: Path, model: str) -> Any:
 
 
 @contextmanager
-def serving(repository: Path, name: str, log: Path) -> Iterator[Server]:
+def serving(repository: Path, name: str, log: Path, keyed: bool = True) -> Iterator[Server]:
     """Serve one variant of `repository` on free ports.
 
-    On leaving, running requests finish and the server stops. Raises ServerFailed.
+    `keyed`: with an operator's key, and so without the shared memory that clients find by
+    themselves. On leaving, running requests finish and the server stops. Raises ServerFailed.
     """
     ports = [f"--{service}-port=0" for service in ("grpc", "http", "metrics", "status")]
     words = [sys.executable, "-m", "server", f"--repository={repository}", f"--models={name}"]
-    key, key_file = secrets.token_hex(16), log.with_suffix(".key")
-    key_file.write_text(key)
-    words.append(f"--key-file={key_file}")  # for shared memory
+    key, key_file = secrets.token_hex(16) if keyed else "", log.with_suffix(".key")
+    if keyed:
+        key_file.write_text(key)
+        words.append(f"--key-file={key_file}")  # for shared memory
     with log.open("w") as err:
         process = subprocess.Popen(
             [*words, *ports],
@@ -143,12 +146,12 @@ def serving(repository: Path, name: str, log: Path) -> Iterator[Server]:
             raise ServerFailed(f"The server did not start: {why}")
         told = dict(word.split("=", 1) for word in ready.split()[1:])
         with connected(told["grpc"], key) as server:
-            yield replace(server, http=told["http"])
+            yield replace(server, http=told["http"], pid=process.pid)
     finally:
         process.terminate()
         process.wait()
         process.stdout.close()
-        key_file.unlink()
+        key_file.unlink(missing_ok=True)
 
 
 def add_narrow_doors(repository: Path, name: str, sent: Mapping[str, Any], folder: Path) -> None:
