@@ -116,9 +116,9 @@ def configs(
     more = {key: STREAM[key] for key in STREAM if key not in missing}
     stream = room("stream", {**request, **more}, {**PROGRESS, **answer})
     stream.model_transaction_policy.decoupled = True
-    for door in (sampler, stream):  # an ensemble's requests wait for its sampler
-        queue = door.dynamic_batching.default_queue_policy
-        queue.max_queue_size = variant.serving["limits"]["waiting"][1]
+    # An ensemble's requests wait for its sampler; a stream queues by itself.
+    queue = sampler.dynamic_batching.default_queue_policy
+    queue.max_queue_size = variant.serving["limits"]["waiting"][1]
     steps = [
         room("condition", request, {**labels, **noise, **rows, **_PLAN}),
         *([chain("mask_encoder", labels, embedding)] if labels else []),

@@ -59,7 +59,16 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--max-voxels", type=int, metavar="N", help="of a volume, below the models'"
     )
-    parser.add_argument("--max-waiting", type=int, metavar="N", help="requests in the queue")
+    parser.add_argument("--max-waiting", type=int, metavar="N", help="requests in a queue")
+    parser.add_argument(
+        "--max-seconds", type=int, metavar="N", help="of a request, waiting included; a day"
+    )
+    parser.add_argument(
+        "--memory-gb",
+        type=float,
+        metavar="N",
+        help="memory that a request's decoder may take; half of what is free",
+    )
     add = parser.add_argument_group("security (docs/operations.md)").add_argument
     add(
         "--key-file",
@@ -103,7 +112,9 @@ def main() -> int:
             options.stall_seconds,
             tls=tls(options),
             version=options.version,
-            limits=Limits(options.max_voxels, options.max_waiting),
+            limits=Limits(
+                options.max_voxels, options.max_waiting, options.max_seconds, options.memory_gb
+            ),
         )
         if options.key_file is not None:
             settings = dataclasses.replace(settings, key=key(options.key_file), memory_key="")

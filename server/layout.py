@@ -40,10 +40,16 @@ def lay_backends(triton: Path, ours: Path, target: Path) -> None:
 
 @dataclass(frozen=True)
 class Limits:
-    """What this server takes where that is less than the models could; None: as they say."""
+    """What this server takes where that is less than the models could; None: as they say.
+
+    `voxels` of a volume, requests `waiting`, `seconds` of a request, and `memory_gb` that a request
+    may take in the networks of any size, in 10^9 bytes.
+    """
 
     voxels: int | None = None
     waiting: int | None = None
+    seconds: int | None = None
+    memory_gb: float | None = None
 
 
 UNLIMITED = Limits()
@@ -75,9 +81,15 @@ def _limited(text: str, limits: Limits) -> str:
             variant["size"]["max_voxels"] = min(most, limits.voxels)
         if limits.waiting is not None:
             variant["limits"]["waiting"] = [0, limits.waiting]
+        if limits.seconds is not None:
+            variant["limits"]["seconds"] = [0, limits.seconds]
+        if limits.memory_gb is not None:
+            variant["limits"]["memory_gb"] = [0, limits.memory_gb]
         config.parameters["variant"].string_value = json.dumps(variant)
     if limits.waiting is not None and config.HasField("dynamic_batching"):
         config.dynamic_batching.default_queue_policy.max_queue_size = limits.waiting
+    if limits.memory_gb is not None and config.backend == "slabs":
+        config.parameters["memory_budget_gb"].string_value = f"{limits.memory_gb:g}"
     found: str = text_format.MessageToString(config)
     return found
 

@@ -54,17 +54,12 @@ def drain(triton: Triton, seconds: float, file: Path, stop: Stop) -> str | None:
     """Refuse new requests, wait until those taken are answered; return who was given up.
 
     The models read `file` and refuse new work with UNAVAILABLE, and running work once `seconds` are
-    over, with the seed that makes the same volume elsewhere. A decoupled model is busy with one
-    request at a time and would let a new one wait, so another process takes its place that refuses
-    at once, while the old one finishes what it has. When nothing is left, the doors are closed:
-    Triton then waits for what it has itself. Raises Stopped at a second signal.
+    over, with the seed that makes the same volume elsewhere. When nothing is left, the doors are
+    closed: Triton then waits for what it has itself. Raises Stopped at a second signal.
     """
     part = file.with_suffix(".part")
     part.write_text(str(time.time() + seconds))
     os.replace(part, file)
-    for model, config in _doors(triton).items():
-        if decoupled(config):
-            triton.load(model, config)
     end = time.monotonic() + seconds + TELL
     looks = 0
     while looks < SETTLED and time.monotonic() < end:

@@ -31,7 +31,9 @@ CLOSED = ("model-repository", MEMORY, "trace", "logging")
 CLOSED_WITH_TLS = (*CLOSED, "inference", "metadata", "model-config", "statistics")
 # How many requests our models work on, and how many wait in Triton's queues.
 _BUSY = re.compile(
-    r"^(?:maisi_requests_running|nv_inference_pending_request_count){[^}]*} (\S+)$", re.MULTILINE
+    r"^(?:maisi_requests_running|maisi_requests_waiting|nv_inference_pending_request_count)"
+    r"{[^}]*} (\S+)$",
+    re.MULTILINE,
 )
 _PROGRESS = re.compile(r"^maisi_progress_timestamp_seconds{[^}]*} (\S+)$", re.MULTILINE)
 _REGIONS = "systemsharedmemory"
@@ -184,14 +186,9 @@ class Triton:
         found: dict[str, Any] = json.loads(self._ask(f"{self._url}models/{model}/config"))
         return found
 
-    def load(self, model: str, config: Mapping[str, Any] | None = None) -> None:
-        """Load a model and the ensembles that wait for it.
-
-        With its configuration it is loaded though it is loaded already: new requests go to the new
-        one, the old one finishes what it has and goes.
-        """
-        body = {} if config is None else {"parameters": {"config": json.dumps(config)}}
-        self._ask(f"{self._url}repository/models/{model}/load", body, 300)
+    def load(self, model: str) -> None:
+        """Load a model and the ensembles that wait for it."""
+        self._ask(f"{self._url}repository/models/{model}/load", {}, 300)
 
     def unload(self, model: str) -> None:
         """Close a model to new requests; those that are running finish."""

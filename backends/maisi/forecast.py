@@ -11,6 +11,8 @@ from .request import Plan
 from .sampler import calls
 
 _KEPT = 5  # volumes remembered; the median of so few follows a machine that gets busier
+_SURE = 2  # volumes without which nothing is refused: the first of a shape may have compiled
+_FARTHEST = 4  # how many times the work of what was made one can tell of
 
 
 @dataclass
@@ -22,22 +24,35 @@ class Pace:
     larger than those made before.
     """
 
-    seen: dict[str, deque[float]] = field(default_factory=dict)
+    seen: dict[str, deque[tuple[float, float]]] = field(default_factory=dict)
 
     def note(self, variant: Variant, plan: Plan, seconds: dict[str, float]) -> None:
         """Remember how long the stages of an attempt took."""
         for stage, units in _units(variant, plan).items():
             if stage in seconds:
                 kept = self.seen.setdefault(stage, deque(maxlen=_KEPT))
-                kept.append(seconds[stage] / units)
+                kept.append((seconds[stage] / units, units))
 
     def expect(self, variant: Variant, plan: Plan) -> float | None:
         """Return the seconds of one attempt; None where nothing like it was made yet."""
         work = _units(variant, plan)
         if not work.keys() <= self.seen.keys():
             return None
-        middle = {stage: sorted(kept)[len(kept) // 2] for stage, kept in self.seen.items()}
+        middle = {stage: sorted(kept)[len(kept) // 2][0] for stage, kept in self.seen.items()}
         return sum(middle[stage] * units for stage, units in work.items())
+
+    def least(self, variant: Variant, plan: Plan) -> float | None:
+        """Return the seconds that an attempt takes even on a good day; None where that is unsure.
+
+        It orders the queue, and a request is refused by it, so it has to be no more than they are.
+        """
+        seconds = 0.0
+        for stage, units in _units(variant, plan).items():
+            kept = self.seen.get(stage, ())
+            if len(kept) < _SURE or units > _FARTHEST * max(work for _, work in kept):
+                return None
+            seconds += min(kept)[0] * units
+        return seconds
 
 
 def _units(variant: Variant, plan: Plan) -> dict[str, float]:

@@ -8,8 +8,6 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from . import stopping
-
 _COUNTERS = {
     "maisi_requests_total": "Requests that ended, by outcome",
     "maisi_steps_total": "Calls of a flow network",
@@ -20,6 +18,7 @@ _COUNTERS = {
 }
 _GAUGES = {
     "maisi_requests_running": "Requests that a model works on",
+    "maisi_requests_waiting": "Requests that wait for their turn",
     "maisi_progress_timestamp_seconds": "When work last went on, seconds since the epoch",
 }
 
@@ -30,6 +29,7 @@ class Metrics:
     def __init__(self, variant: str, model: str) -> None:
         """Show this model's gauges at once; a counter appears when it first counts."""
         self._variant, self._model = variant, model
+        self._running = 0
         self._families = {
             name: pb_utils.MetricFamily(name=name, description=told, kind=kind)
             for table, kind in (
@@ -40,9 +40,7 @@ class Metrics:
         }
         self._kept: dict[tuple[str, ...], Any] = {}
         for name in _GAUGES:
-            gauge = self._metric(name, model=model)
-            if stopping.deadline() is None:  # of a process that died; else the old one still counts
-                gauge.set(0)
+            self._metric(name, model=model).set(0)  # also where a process died that had counted
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -54,6 +52,14 @@ class Metrics:
             yield
         finally:
             gauge.increment(-1)
+
+    def queue(self, running: int, waiting: int) -> None:
+        """Tell how many requests run and how many wait; one that begins to run is progress."""
+        if running > self._running:
+            self.progress()
+        self._running = running
+        self._metric("maisi_requests_running", model=self._model).set(running)
+        self._metric("maisi_requests_waiting", model=self._model).set(waiting)
 
     def progress(self) -> None:
         """Note that work goes on."""

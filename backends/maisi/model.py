@@ -5,10 +5,11 @@ the JSON `variant` that says what may be asked. `<variant>.stream` walks the sam
 ensemble of the other three, and tells how far it is on the way.
 """
 
+import functools
 import json
 import secrets
 import sys
-import time
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ if not __package__:  # Triton loads this file by itself; the folder of all backe
 
 from . import stopping
 from .forecast import Pace
+from .gate import Gate, Overloaded, TimeUp
 from .inputs import InvalidRequest, Variant
 from .metrics import Metrics
-from .rooms import ROOMS, Tensors, as_text, walk
+from .rooms import ROOMS, WAITING, Tensors, as_text, walk
 from .stopping import Stopping
 
 _READ = ("vae_decoder", "vae_encoder", "mask_decoder")
@@ -67,41 +69,44 @@ class TritonPythonModel:
             )
         self.pace = Pace()
         self.metrics = Metrics(self.variant["name"], args["model_name"])
-        self.started = time.time()
-        self.request_id = ""
+        self.gate = Gate(self.variant["limits"]["waiting"][1], self.metrics.queue)
 
     def execute(self, requests: Sequence[Any]) -> list[Any] | None:
-        """Answer each request; a stream answers through its own sender.
+        """Answer each request; a stream answers in threads, each through its request's own sender.
 
-        It returns when they are answered: of a process that dies after that nobody would hear.
+        Should this process die, Triton tells nobody whose stream it was: the supervisor does, which
+        starts Triton again.
         """
-        answers = []
-        for request in requests:
-            self.request_id = request.request_id() or secrets.token_hex(6)
-            answers.append((self._stream if self.role == "stream" else self._answer)(request))
-        return None if self.role == "stream" else answers
+        if self.role == "stream":
+            for request in requests:
+                threading.Thread(target=self._stream, args=(request,), daemon=True).start()
+            return None
+        return [self._answer(request) for request in requests]
 
     def _answer(self, request: Any) -> Any:
+        known = _id(request)
         try:
             if self.role == "condition":
                 stopping.admit()
             with self.metrics.running():
-                outputs = ROOMS[self.role](self.variant, _inputs(request), self._engine)
+                engine = functools.partial(self._engine, known)
+                outputs = ROOMS[self.role](self.variant, _inputs(request), engine)
             if self.role == "decoder":
-                outputs = self._made(outputs)
+                outputs = self._made(known, outputs)
             return pb_utils.InferenceResponse([_tensor(*item) for item in outputs.items()])
         except Exception as error:
-            return pb_utils.InferenceResponse(error=self._error(error))
+            return pb_utils.InferenceResponse(error=self._error(known, error))
 
     def _stream(self, request: Any) -> None:
-        sender = request.get_response_sender()
+        sender, known = request.get_response_sender(), _id(request)
 
         def send(stage: str, progress: float, **outputs: Any) -> None:
             if request.is_cancelled():
                 raise Cancelled
-            self.metrics.progress()
+            if stage != WAITING:
+                self.metrics.progress()
             if "report" in outputs:
-                outputs = self._made(outputs)
+                outputs = self._made(known, outputs)
             outputs = {
                 "stage": as_text(stage),
                 "progress": np.array([progress], np.float32),
@@ -109,31 +114,39 @@ class TritonPythonModel:
             sender.send(pb_utils.InferenceResponse([_tensor(*item) for item in outputs.items()]))
 
         try:
-            stopping.admit(self.started)
-            with self.metrics.running():
-                walk(self.variant, _inputs(request), self._engine, send, self.pace)
+            stopping.admit()
+            engine = functools.partial(self._engine, known)
+            seconds = self._seconds(request)
+            walk(self.variant, _inputs(request), engine, send, self.pace, self.gate, seconds)
         except Exception as error:
             # In one message: a lone end after an error can crash Triton 2.51 (triton_grpc_error).
             sender.send(
-                pb_utils.InferenceResponse(error=self._error(error)),
+                pb_utils.InferenceResponse(error=self._error(known, error)),
                 flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
             )
         else:
             sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
-    def _made(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
+    def _seconds(self, request: Any) -> float:
+        """Return how long a request may take: what the caller says, within the limit."""
+        longest: float = self.variant["limits"]["seconds"][1]
+        return min(request.timeout() / 1e6 or longest, longest)
+
+    def _made(self, known: str, outputs: Mapping[str, Any]) -> dict[str, Any]:
         """Count what was made and put the request's id into its report.
 
         An answer without an image made none.
         """
         report = json.loads(outputs["report"][0])
-        if self.request_id != _PROBE:
+        if known != _PROBE:
             self.metrics.ended("done")
             if "image" in outputs:
                 self.metrics.volume(report)
-        return {**outputs, "report": as_text(json.dumps({"request_id": self.request_id, **report}))}
+        return {**outputs, "report": as_text(json.dumps({"request_id": known, **report}))}
 
-    def _engine(self, model: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
+    def _engine(
+        self, known: str, model: str, inputs: Mapping[str, Any], outputs: Sequence[str]
+    ) -> list[Any]:
         """Call a model of this variant within the server.
 
         What it gives stays where it is, on a GPU perhaps, for the next model; but for what is read
@@ -150,42 +163,51 @@ class TritonPythonModel:
             model_name=f"{self.variant['name']}.{model}",
             requested_output_names=list(outputs),
             inputs=[_tensor(*item) for item in inputs.items()],
-            request_id=self.request_id,
+            request_id=known,
             **place,
         ).exec()
         if response.has_error():
             error = response.error()
-            self._log(f"{model}: {error.message()}")
+            _log(known, f"{self.role}: {model}: {error.message()}")
             raise EngineFailed(
-                f"{self.role}: the model {model} failed; {self._where()}", error.code()
+                f"{self.role}: the model {model} failed; {_where(known)}", error.code()
             )
         return [pb_utils.get_output_tensor_by_name(response, name) for name in outputs]
 
-    def _error(self, error: Exception) -> Any:
-        outcome, code, sentence = self._outcome(error)
+    def _error(self, known: str, error: Exception) -> Any:
+        outcome, code, sentence = self._outcome(known, error)
         self.metrics.ended(outcome)
         return pb_utils.TritonError(sentence, code)
 
-    def _outcome(self, error: Exception) -> tuple[str, int, str]:
+    def _outcome(self, known: str, error: Exception) -> tuple[str, int, str]:
         """Return what to count an error as, Triton's code for it and the sentence."""
         codes = pb_utils.TritonError
         if isinstance(error, InvalidRequest):
             return "invalid", codes.INVALID_ARG, str(error)
         if isinstance(error, Cancelled):
             return "cancelled", codes.CANCELLED, "the caller cancelled"
-        if isinstance(error, Stopping):
+        if isinstance(error, TimeUp):
+            return "cancelled", codes.CANCELLED, str(error)
+        if isinstance(error, Stopping | Overloaded):
             return "unavailable", codes.UNAVAILABLE, str(error)
         if isinstance(error, EngineFailed):
             return "failed", error.code, str(error)
-        self._log(f"{type(error).__name__}: {error}")
-        sentence = f"{self.role}: failed with {type(error).__name__}; {self._where()}"
+        _log(known, f"{self.role}: {type(error).__name__}: {error}")
+        sentence = f"{self.role}: failed with {type(error).__name__}; {_where(known)}"
         return "failed", codes.INTERNAL, sentence
 
-    def _log(self, text: str) -> None:
-        pb_utils.Logger.log_error(f"request '{self.request_id}': {self.role}: {text}")
 
-    def _where(self) -> str:
-        return f"the server's log says why, at request '{self.request_id}'"
+def _id(request: Any) -> str:
+    """Return the caller's name for the request, or one of ours."""
+    return request.request_id() or secrets.token_hex(6)
+
+
+def _log(known: str, text: str) -> None:
+    pb_utils.Logger.log_error(f"request '{known}': {text}")
+
+
+def _where(known: str) -> str:
+    return f"the server's log says why, at request '{known}'"
 
 
 def _inputs(request: Any) -> Tensors:

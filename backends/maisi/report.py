@@ -80,11 +80,18 @@ def _of_mask(plan: Plan) -> dict[str, Any]:
     }
 
 
-def outlook(variant: Variant, plan: Plan, mask: Array | None, seconds: float | None) -> str:
+def outlook(
+    variant: Variant,
+    plan: Plan,
+    mask: Array | None,
+    seconds: float | None = None,
+    wait: float = 0.0,
+) -> str:
     """Return the JSON of what would be done: the plan, warnings, what the mask holds, the time.
 
-    `seconds` is what one attempt is expected to take, None where nobody knows yet. `expected_gb` is
-    the decoder's widest activation, in 10^9 bytes; what exceeds its budget lies in files.
+    `seconds` is what one attempt is expected to take, None where nobody knows yet, and `wait` what
+    comes before it. `expected_gb` is the decoder's widest activation, in 10^9 bytes; what exceeds
+    its budget lies in files.
     """
     voxel = math.prod(plan.spacing) / 1000
     held = np.zeros(256, np.int64)
@@ -100,6 +107,7 @@ def outlook(variant: Variant, plan: Plan, mask: Array | None, seconds: float | N
     widest = math.prod(plan.padded_size) * variant["bytes_per_voxel"]
     expected = {
         "expected_seconds": seconds and round(seconds, 1),
+        "expected_wait_seconds": round(wait, 1),
         "expected_gb": round(widest / 1e9, 3),
     }
     return json.dumps({**told, **found, **expected})

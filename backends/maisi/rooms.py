@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import anatomy, conditioning, decoder, fidelity, masks, sampler, source
+from . import anatomy, conditioning, decoder, fidelity, masks, sampler, source, stopping
 from .forecast import Pace
+from .gate import Gate, Place
 from .inputs import Array, Inputs, InvalidRequest, Variant, flag
 from .report import best, outlook, report
 from .request import (
@@ -32,13 +33,15 @@ Tensors = dict[str, Any]
 # How much of a whole request has passed when it begins, and of an attempt when sampling ends.
 _MASK_ENCODER, _ATTEMPTS = 0.02, 0.05
 _SAMPLING = 0.84
+WAITING = "waiting"  # the stage of a request that stands still
+_TELL = 1.0  # seconds between two signs of life while it does
 
 
 def condition(variant: Variant, inputs: Tensors, engine: Engine) -> Tensors:
     """Run the first room: check, complete, and prepare what the networks take."""
     started = time.monotonic()
     given = {name: tensor.as_numpy() for name, tensor in inputs.items()}
-    plan, mask = _prepare(variant, given, engine)
+    plan, mask = _masked(variant, *_planned(variant, given), engine)
     tensors = conditioning.tensors(variant, plan, mask)
     noise = _start(variant, plan, _encoded(variant, plan, given, engine), given.get("latent"))
     took = {"started": started, "condition_seconds": time.monotonic() - started}
@@ -92,46 +95,82 @@ ROOMS: dict[str, Callable[[Variant, Tensors, Engine], Tensors]] = {
 
 
 def walk(
-    variant: Variant, inputs: Tensors, engine: Engine, send: Callable[..., None], pace: Pace
+    variant: Variant,
+    inputs: Tensors,
+    engine: Engine,
+    send: Callable[..., None],
+    pace: Pace,
+    gate: Gate,
+    seconds: float,
 ) -> None:
     """Walk all rooms; `send(stage, progress, **outputs)` raises when the caller has gone.
 
-    A volume that is not faithful to its mask is made again from new noise, as often as the plan
-    says; the best of them is sent. With the input `check` nothing is made: the answer is what
-    would be. `pace` learns how long it took.
+    The request has so many `seconds`, and goes through the `gate` to the networks. A volume that is
+    not faithful to its mask is made again from new noise, as often as the plan says; the best of
+    them is sent. With the input `check` nothing is made: the answer is what would be. `pace` learns
+    how long it took.
     """
     given = {name: tensor.as_numpy() for name, tensor in inputs.items()}
     if flag(given, "check"):
-        known = masks.translate(variant, given)
-        plan = complete(variant, known)
+        plan, known = _planned(variant, given)
         mask = masks.complete(variant, plan, known)
-        told = outlook(variant, plan, mask, pace.expect(variant, plan))
+        wait = gate.ahead(pace.least(variant, plan) or 0.0)
+        told = outlook(variant, plan, mask, pace.expect(variant, plan), wait)
         send("done", 1.0, report=as_text(told))
         return
-    started = time.monotonic()
+    with gate.place(seconds) as place:
+        _make(variant, given, engine, send, pace, place)
+
+
+def _make(
+    variant: Variant,
+    given: Inputs,
+    engine: Engine,
+    send: Callable[..., None],
+    pace: Pace,
+    place: Place,
+) -> None:
+    plan, known = _planned(variant, given)
+    alone = flag(given, "mask_only")
+    if alone and not plan.masked:
+        raise InvalidRequest("mask_only: given without a mask or an anatomy")
     seconds: dict[str, float] = {}
+    reached, told = 0.0, 0.0
+
+    def tell(stage: str, progress: float) -> None:
+        nonlocal reached
+        send(stage, progress)
+        reached = progress
+
+    def still() -> None:
+        nonlocal told
+        stopping.go_on(plan.seed)
+        if time.monotonic() - told > _TELL:
+            send(WAITING, reached)
+            told = time.monotonic()
 
     def begin(stage: str, progress: float) -> None:
-        send(stage, progress)
-        seconds[stage] = seconds.get(stage, 0.0) - time.monotonic()
+        tell(stage, progress)
+        seconds[stage] = seconds.get(stage, 0.0) - place.clock()
 
     def end(stage: str) -> None:
-        seconds[stage] += time.monotonic()
+        seconds[stage] += place.clock()
 
-    def masking(done: int, total: int) -> None:
-        send("mask", _MASK_ENCODER * done / total)
+    def step(stage: str, progress: float) -> None:
+        tell(stage, progress)
+        place.step(progress, still)
 
+    place.expect(pace.least(variant, plan))
+    place.begin(still)
     begin("condition", 0.0)
-    alone = flag(given, "mask_only")
-    plan, mask = _prepare(variant, given, engine, masking)
-    if alone and mask is None:
-        raise InvalidRequest("mask_only: given without a mask or an anatomy")
+    plan, mask = _masked(
+        variant, plan, known, engine, lambda done, total: step("mask", _MASK_ENCODER * done / total)
+    )
     as_sent = mask is given.get("mask") and plan.organs is None and not alone
     used = {} if mask is None or as_sent else {"used_mask": _kept(plan, mask)}
     if alone:
         end("condition")
-        told = outlook(variant, plan, mask, None)
-        send("done", 1.0, **used, report=as_text(told))
+        send("done", 1.0, **used, report=as_text(outlook(variant, plan, mask)))
         return
     steered = conditioning.tensors(variant, plan, mask)
     ids = steered.pop("labels", None)
@@ -149,7 +188,7 @@ def walk(
         at = functools.partial(_progress, plan, attempt)
 
         def after(done: int, total: int) -> None:
-            send("sampler", at(_SAMPLING * done / total))
+            step("sampler", at(_SAMPLING * done / total))
 
         begin("sampler", at(0))
         noise = _start(variant, plan, encoded, given.get("latent"), attempt)
@@ -169,24 +208,29 @@ def walk(
             break
         another = make(attempt)
         image = another if best(attempts) is attempts[-1] else image
-    seconds["total"] = time.monotonic() - started
+    seconds |= {WAITING: place.waited, "total": time.monotonic() - place.arrived}
     summary = report(variant, plan, seconds, image, mask, attempts)
     send("done", 1.0, image=image, **used, report=as_text(summary))
 
 
-def _prepare(
+def _planned(variant: Variant, given: Inputs) -> tuple[Plan, Inputs]:
+    """Return what is to be made, and the inputs with the mask in MAISI's ids."""
+    known = masks.translate(variant, given)
+    return complete(variant, known), known
+
+
+def _masked(
     variant: Variant,
-    given: Inputs,
+    plan: Plan,
+    known: Inputs,
     engine: Engine,
     after: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Plan, Array | None]:
     """Return the plan and the mask [X, Y, Z] that came or was made; `after` hears of its steps."""
-    given = masks.translate(variant, given)
-    plan = complete(variant, given)
     if plan.anatomy is None:
-        return plan, masks.complete(variant, plan, given)
+        return plan, masks.complete(variant, plan, known)
     mask = masks.generate(variant, plan, engine, after)
-    top, bottom = regions(variant, given, labels(variant, mask), ())
+    top, bottom = regions(variant, known, labels(variant, mask), ())
     return dataclasses.replace(plan, top_region=top, bottom_region=bottom), mask
 
 

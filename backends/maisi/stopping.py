@@ -4,7 +4,6 @@ The supervisor writes the file that the environment names: the time (`time.time(
 what runs has to end. Whatever starts a server without a supervisor has no such file.
 """
 
-import math
 import os
 import time
 from pathlib import Path
@@ -24,26 +23,14 @@ def deadline() -> float | None:
         return None
 
 
-def admit(started: float = math.inf) -> None:
-    """Raise Stopping for a new request where the server is about to stop.
-
-    A process that `started` before the stop takes what waits for it already, until the deadline: it
-    gets nothing new, which goes to another process that the supervisor starts in its place.
-    """
-    end = deadline()
-    if end is None:
-        return
-    asked = Path(os.environ[ENV]).stat().st_mtime
-    if started > asked:
+def admit() -> None:
+    """Raise Stopping for a new request where the server is about to stop."""
+    if deadline() is not None:
         raise Stopping("the server is stopping and takes no new request: send it to another one")
-    if time.time() > end:
-        raise Stopping(
-            "the server stopped before this request had its turn: send it to another one"
-        )
 
 
 def go_on(seed: int) -> None:
-    """Raise Stopping where the time of the running work is over; called between two steps."""
+    """Raise Stopping where the time of work that was taken is over; called between two steps."""
     end = deadline()
     if end is not None and time.time() > end:
         raise Stopping(

@@ -132,8 +132,9 @@ class Client:
 
         The answer has every parameter completed, `padded_size`, `labels` (id, name, voxels and
         millilitres of each in the mask as the server would see it), `warnings` where the request is
-        unlike the training data, `expected_gb`, which the decoder would like to hold, and
-        `expected_seconds`, None until the server has made a volume.
+        unlike the training data, `expected_gb`, which the decoder would like to hold,
+        `expected_seconds`, None until the server has made a volume, and `expected_wait_seconds`,
+        which others would take before.
         Raises `MaisiError`, as `generate` would.
         """
         with closing(self._server.results(prepare(mask, arguments, check=True))) as results:

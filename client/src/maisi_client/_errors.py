@@ -30,7 +30,15 @@ class MaskError(InvalidRequest):
 
 
 class ServerUnavailable(MaisiError):
-    """No server answers, or it takes no more work."""
+    """No server answers, or it takes no more work.
+
+    `retry_after`: the seconds after which a server that refused expects to have room, else None.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        """Keep the server's hint beside the sentence."""
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class Mismatch(MaisiError):

@@ -47,7 +47,8 @@ class Pool(Generic[_T]):
     def server(self) -> Iterator[Server[_T]]:
         """Hold the server with the fewest requests of ours, among those that do not rest.
 
-        A server that is not available or falls silent meanwhile rests, ever longer until it works.
+        A server that is not available or falls silent meanwhile rests, ever longer until it works,
+        and as long as it says itself.
         If all rest, it is the one that wakes first.
         """
         with self._lock:
@@ -58,8 +59,8 @@ class Pool(Generic[_T]):
             server.pending += 1
         try:
             yield server
-        except (ServerUnavailable, Timeout):
-            self._rest(server)
+        except (ServerUnavailable, Timeout) as error:
+            self._rest(server, getattr(error, "retry_after", None) or 0.0)
             raise
         else:
             server.failures = 0
@@ -82,10 +83,11 @@ class Pool(Generic[_T]):
             return None
         return pause
 
-    def _rest(self, server: Server[_T]) -> None:
+    def _rest(self, server: Server[_T], least: float) -> None:
         with self._lock:
             now = time.monotonic()
             if server.rests_until <= now:  # not once for each request that it loses
                 rest = min(_REST_SECONDS * 2**server.failures, _LONGEST_REST_SECONDS)
+                rest = max(rest, least / 0.75)
                 server.failures += 1
                 server.rests_until = now + rest * random.uniform(0.75, 1.25)

@@ -42,7 +42,8 @@ _NOT_EVERYWHERE = frozenset(  # inputs of some variants
 # backend sends an error and the end of its stream one after the other.)
 _INPUT = rf"'?({'|'.join(NAMES)})\b'?"
 _REFUSED = re.compile(rf"{_INPUT}: |.*\binput {_INPUT}")
-_BUSY = re.compile(r"Exceeds maximum queue size|.*(no available versions|not ready|not healthy)")
+_OVERLOADED = re.compile(r"overloaded: .*; try again (?:in (\d+) s|with more time)$")
+_ASLEEP = re.compile(r".*(no available versions|not ready|not healthy)")
 _CHANNEL = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -93,7 +94,11 @@ def stream(
         tensors, outputs = region.tensors(), region.outputs()
         with suppress(InferenceServerException):  # of a stream lost already; the inbox says why
             client.async_stream_infer(
-                region.model, tensors, outputs=outputs, enable_empty_final_response=True
+                region.model,
+                tensors,
+                outputs=outputs,
+                enable_empty_final_response=True,
+                timeout=microseconds(deadline),
             )
         while not done:
             left = deadline - time.monotonic()
@@ -114,6 +119,11 @@ def stream(
     finally:
         client.stop_stream(cancel_requests=not done)
         client.close()
+
+
+def microseconds(deadline: float) -> int:
+    """Return how long a request may take from now on, as the server is told."""
+    return int(1e6 * max(deadline - time.monotonic(), 0.001))
 
 
 def silent(url: str, seconds: float) -> Timeout:
@@ -142,10 +152,16 @@ def unanswered(error: InferenceServerException, url: str, timeout: float) -> Mai
 def explain(error: InferenceServerException, url: str, started: bool = False) -> MaisiError:
     """Turn a tritonclient exception into one of ours, keeping the server's own sentence."""
     message = " ".join((error.message() or "").split()) or "no reason given"
+    if (overloaded := _OVERLOADED.match(message)) is not None:
+        if overloaded[1] is None:  # not even an idle server has the time
+            return InvalidRequest(f"timeout: {message}")
+        return ServerUnavailable(
+            f"the server at {url} is not available: {message}", float(overloaded[1])
+        )
     match str(error.status()).removeprefix("StatusCode."):
         case "None" if _REFUSED.match(message):
             return InvalidRequest(message)
-        case "None" if _ELSEWHERE.match(message) or (not started and _BUSY.match(message)):
+        case "None" if _ELSEWHERE.match(message) or (not started and _ASLEEP.match(message)):
             return ServerUnavailable(f"the server at {url} is not available: {message}")
         case "None" if "unknown model" in message:
             return UnknownModel(message)

@@ -247,7 +247,12 @@ class Client:
 
         async def sent() -> AsyncGenerator[dict[str, Any], None]:
             inputs, outputs = region.tensors(), region.outputs()
-            yield {"model_name": region.model, "inputs": inputs, "outputs": outputs}
+            yield {
+                "model_name": region.model,
+                "inputs": inputs,
+                "outputs": outputs,
+                "timeout": transport.microseconds(deadline),
+            }
 
         started, last = False, None
         replies = server.connection.stream_infer(

@@ -1,0 +1,181 @@
+"""Who works next, and who need not wait: the queue before the networks of a variant.
+
+One request works at a time. Who waits is served in the order of arrival + expected seconds, so a
+short request passes a long one that came a little before, and a long one is passed only by what
+comes within its own length: neither starves. Between two steps the one at work gives way to a
+shorter one; then two are begun, and no more are. Until a volume of its kind was made nothing is
+known of a request, and it counts as short.
+
+What could not be done in its time, or finds the queue full, is refused at once.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+_LOOK = 0.25  # seconds between two looks at whether the caller still waits
+_BEGUN = 2  # requests that may be begun, one of them standing still
+_UNKNOWN = 5.0  # seconds until to try again, where nothing is known
+
+
+class Overloaded(Exception):
+    """There is no room, or no time; the message is one sentence that says when to try again."""
+
+
+class TimeUp(Exception):
+    """The request has used up its time; the message is one sentence for the caller."""
+
+
+class Place:
+    """A request's place in the queue; times in seconds, of `time.monotonic()`.
+
+    `expected`: what its work takes, 0 while unknown; `done`: how much of that is, 0..1; `waited`:
+    how long it stood still.
+    """
+
+    def __init__(self, gate: Gate, seconds: float) -> None:
+        """Arrive; the request has so many seconds."""
+        self.arrived = time.monotonic()
+        self.seconds = seconds
+        self.expected = self.done = self.waited = 0.0
+        self._gate = gate
+
+    @property
+    def rank(self) -> float:
+        """Who has the lowest is next."""
+        return self.arrived + self.expected
+
+    @property
+    def left(self) -> float:
+        """Seconds of work that are left, as far as known."""
+        return self.expected * (1 - self.done)
+
+    def clock(self) -> float:
+        """Tell the time, but for what was spent standing still."""
+        return time.monotonic() - self.waited
+
+    def expect(self, seconds: float | None) -> None:
+        """Say what the work will take; raises Overloaded where that is more time than there is."""
+        self._gate.expect(self, seconds or 0.0)
+
+    def begin(self, still: Callable[[], None]) -> None:
+        """Wait for the turn; `still` is called meanwhile and raises where nobody waits any more.
+
+        Raises TimeUp.
+        """
+        self._gate.take(self, still)
+
+    def step(self, done: float, still: Callable[[], None]) -> None:
+        """Say how much is done, and give way to who comes first; raises TimeUp."""
+        self.done = done
+        self.check()
+        if not self._gate.keeps(self):
+            self._gate.take(self, still)
+
+    def check(self) -> None:
+        """Raise TimeUp where the request's time is over."""
+        if time.monotonic() - self.arrived > self.seconds:
+            raise TimeUp(f"the request was not done within its {self.seconds:g} s")
+
+
+class Gate:
+    """The queue of one process; threads share it."""
+
+    def __init__(self, waiting: int, changed: Callable[[int, int], None]) -> None:
+        """Let so many wait beside the one that works; `changed` hears how many work and wait."""
+        self._waiting, self._heard = waiting, changed
+        self._changed = threading.Condition()
+        self._places: list[Place] = []
+        self._ready: list[Place] = []  # of these, who may work now
+        self._begun: list[Place] = []  # of these, who has
+        self._working: Place | None = None
+
+    @contextmanager
+    def place(self, seconds: float = math.inf) -> Iterator[Place]:
+        """Hold a place for a request that has so many seconds; raises Overloaded."""
+        with self._changed:
+            if len(self._places) > self._waiting:
+                soonest = self._working.left if self._working else 0.0
+                raise _overloaded(
+                    f"{len(self._places)} requests are here, as many as may be",
+                    soonest or _UNKNOWN,
+                )
+            self._places.append(place := Place(self, seconds))
+            self._tell()
+        try:
+            yield place
+        finally:
+            with self._changed:
+                for held in (self._places, self._ready, self._begun):
+                    if place in held:
+                        held.remove(place)
+                if self._working is place:
+                    self._working = None
+                self._tell()
+
+    def ahead(self, expected: float) -> float:
+        """Return the seconds of work before a request that comes now and takes `expected`."""
+        with self._changed:
+            return self._ahead(time.monotonic() + expected)
+
+    def _ahead(self, rank: float) -> float:
+        return sum(other.left for other in self._places if other.rank < rank)
+
+    def expect(self, place: Place, seconds: float) -> None:
+        """Say what a place's work will take; raises Overloaded where time is too short."""
+        with self._changed:
+            place.expected = seconds
+            wait = self._ahead(place.rank)
+            late = time.monotonic() + wait + seconds - place.arrived - place.seconds
+            if seconds and late > 0:
+                raise _overloaded(
+                    f"the request takes about {seconds:.1f} s, after {wait:.1f} s for others, and"
+                    f" has {place.seconds:g} s",
+                    late if late <= wait else None,
+                )
+
+    def take(self, place: Place, still: Callable[[], None]) -> None:
+        """Wait until `place` is the one that works."""
+        since = time.monotonic()
+        while True:
+            with self._changed:
+                if place not in self._ready:
+                    self._ready.append(place)
+                if self._working is None and self._next() is place:
+                    self._working = place
+                    if place not in self._begun:
+                        self._begun.append(place)
+                    place.waited += time.monotonic() - since
+                    self._tell()
+                    return
+                self._changed.wait(_LOOK)
+            place.check()
+            still()
+
+    def keeps(self, place: Place) -> bool:
+        """Tell whether `place`, which works, goes on; if not, it no longer works."""
+        with self._changed:
+            if self._next() is place:
+                return True
+            self._working = None
+            self._tell()
+            return False
+
+    def _tell(self) -> None:
+        working = int(self._working is not None)
+        self._heard(working, len(self._places) - working)
+        self._changed.notify_all()
+
+    def _next(self) -> Place:
+        """Return who is first among those that may work."""
+        open_ = self._ready if len(self._begun) < _BEGUN else self._begun
+        return min(open_, key=lambda place: place.rank)
+
+
+def _overloaded(why: str, seconds: float | None) -> Overloaded:
+    again = "with more time" if seconds is None else f"in {math.ceil(seconds)} s"
+    return Overloaded(f"overloaded: {why}; try again {again}")

@@ -1,0 +1,35 @@
+"""What a request is expected to take."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backends.maisi.forecast import Pace
+from backends.maisi.request import Plan, complete
+
+
+def plan(mini: dict[str, Any], side: int, steps: int = 10) -> Plan:
+    given = {"size": np.array([side] * 3, np.int32), "steps": np.array([steps], np.int32)}
+    return complete(mini, given)
+
+
+def test_time_grows_with_voxels_and_steps(mini: dict[str, Any]) -> None:
+    pace = Pace()
+    assert pace.expect(mini, plan(mini, 64)) is None
+    pace.note(mini, plan(mini, 64), {"sampler": 8.0, "decoder": 2.0})
+    assert pace.expect(mini, plan(mini, 64)) == pytest.approx(10)
+    assert pace.expect(mini, plan(mini, 64, steps=20)) == pytest.approx(18)
+    assert pace.expect(mini, plan(mini, 128)) == pytest.approx(80)
+
+
+def test_nothing_is_refused_by_one_volume_nor_by_small_ones(mini: dict[str, Any]) -> None:
+    pace = Pace()
+    pace.note(mini, plan(mini, 64), {"sampler": 80.0, "decoder": 20.0})  # it had to compile
+    assert pace.least(mini, plan(mini, 64)) is None
+    pace.note(mini, plan(mini, 64), {"sampler": 8.0, "decoder": 2.0})
+    assert pace.least(mini, plan(mini, 64)) == pytest.approx(10)
+    assert pace.least(mini, plan(mini, 64, steps=40)) == pytest.approx(34)
+    assert pace.least(mini, plan(mini, 64, steps=50)) is None
+    assert pace.least(mini, plan(mini, 128)) is None
+    assert pace.least(mini, plan(mini, 32)) == pytest.approx(10 / 8)
