@@ -6,7 +6,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,13 +55,16 @@ NOTHING = Counts(0, 0, 0, 0)
 class Server:
     """A running server: where its gRPC is, tritonclient's connection to it, its operator's key.
 
-    `http`, where its HTTP is, and `pid`, the supervisor's, are known of a server of our own.
+    Of a server of our own `http`, `metrics` and `status` are known, where its other doors are, and
+    the supervisor's `pid`.
     """
 
     url: str
     client: Any
     key: str = ""
     http: str = ""
+    metrics: str = ""
+    status: str = ""
     pid: int = 0
 
     def statistics(self) -> dict[str, Counts]:
@@ -114,11 +117,14 @@ def _config(repository: Path, model: str) -> Any:
 
 
 @contextmanager
-def serving(repository: Path, name: str, log: Path, keyed: bool = True) -> Iterator[Server]:
+def serving(
+    repository: Path, name: str, log: Path, keyed: bool = True, under: Sequence[str] = ()
+) -> Iterator[Server]:
     """Serve one variant of `repository` on free ports.
 
     `keyed`: with an operator's key, and so without the shared memory that clients find by
-    themselves. On leaving, running requests finish and the server stops. Raises ServerFailed.
+    themselves. `under`: the beginning of a command that becomes the server, such as `env`. On
+    leaving, running requests finish and the server stops. Raises ServerFailed.
     """
     ports = [f"--{service}-port=0" for service in ("grpc", "http", "metrics", "status")]
     words = [sys.executable, "-m", "server", f"--repository={repository}", f"--models={name}"]
@@ -128,7 +134,7 @@ def serving(repository: Path, name: str, log: Path, keyed: bool = True) -> Itera
         words.append(f"--key-file={key_file}")  # for shared memory
     with log.open("w") as err:
         process = subprocess.Popen(
-            [*words, *ports],
+            [*under, *words, *ports],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdin=subprocess.DEVNULL,
@@ -145,8 +151,9 @@ def serving(repository: Path, name: str, log: Path, keyed: bool = True) -> Itera
             why = lines[-1].removeprefix("serve: ") if lines else f"its log {log} says why."
             raise ServerFailed(f"The server did not start: {why}")
         told = dict(word.split("=", 1) for word in ready.split()[1:])
+        places = {name: told[name] for name in ("http", "metrics", "status")}
         with connected(told["grpc"], key) as server:
-            yield replace(server, http=told["http"], pid=process.pid)
+            yield replace(server, pid=process.pid, **places)
     finally:
         process.terminate()
         process.wait()
