@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bench import doors, kills
+from bench import doors, kills, shortages
 from bench.scene import Scene, Unable
 
 Under = Callable[[Path], list[str]]
@@ -51,6 +51,11 @@ FAULTS = {
         f"kill a client ({stage})": Fault(partial(kills.kill_client, stage=stage))
         for stage in ("waiting", "sampler", "decoder", "answered")
     },
+    "fill /dev/shm": Fault(shortages.fill_shm, shortages.small_shm),
+    "fill the disk below maisi generate": Fault(shortages.fill_disk),
+    "fill the disk below maisi dataset": Fault(shortages.fill_disk_of_dataset),
+    "read slowly": Fault(shortages.read_slowly),
+    "set the clock": Fault(shortages.jump, shortages.own_clock),
 }
 
 

@@ -62,6 +62,7 @@ def kill_in_ensemble(scene: Scene, model: str) -> str:
     """Kill a model's process with -9 in a request of plain tritonclient."""
     victim = scene.stubs()[model]
     found = _caught(scene, model, ENSEMBLE[model], scene.ensemble, victim.kill)
+    scene.deaths += 1
     if not isinstance(found, InferenceServerException):
         raise Wrong(f"answered by a process that was dead: {found!r:.100}")
     sentence(found.message())
@@ -72,6 +73,7 @@ def kill_in_stream(scene: Scene, model: str) -> str:
     """Kill a model's process with -9 in a request of our client."""
     victim = scene.stubs()[model]
     found = _caught(scene, model, STREAM[model], scene.good, victim.kill)
+    scene.deaths = 0 if model == "mini.stream" else scene.deaths + 1  # Triton starts again
     if found == scene.sha256:
         return "our client sent the request again and got the same bytes"
     if model == "mini.stream" or not isinstance(found, MaisiError):
@@ -82,10 +84,13 @@ def kill_in_stream(scene: Scene, model: str) -> str:
 
 def stop_stub(scene: Scene, model: str) -> str:
     """Stop a model's process with SIGSTOP in a request, and leave it so."""
-    found = _caught(scene, model, "mini.mask_encoder", scene.ensemble, lambda: None)
+    victim = scene.stubs()[model]
+    found = _caught(scene, model, ENSEMBLE[model], scene.ensemble, lambda: None)
+    scene.deaths += 1
     if not isinstance(found, InferenceServerException):
         raise Wrong(f"answered by a process that stood still: {found!r:.100}")
     sentence(found.message())
+    until(lambda: model not in scene.stubs() or scene.stubs()[model] != victim, 20, "it is ended")
     return "it was ended after 5 s, that request got an error; the model was loaded again"
 
 
@@ -99,6 +104,7 @@ def end_triton(scene: Scene, how: signal.Signals) -> str:
         raise Wrong(f"not sent again: {found}")
     if scene.triton().pid == triton.pid:
         raise Wrong("it was not started again")
+    scene.deaths = 0
     return "it was started again at its ports; our client sent the request again: same bytes"
 
 
