@@ -44,7 +44,7 @@ class Pace:
     def least(self, variant: Variant, plan: Plan) -> float | None:
         """Return the seconds that an attempt takes even on a good day; None where that is unsure.
 
-        It orders the queue, and a request is refused by it, so it has to be no more than they are.
+        Requests are refused by it, so it has to be no more than it is.
         """
         seconds = 0.0
         for stage, units in _units(variant, plan).items():

@@ -3,10 +3,9 @@
 One request works at a time. Who waits is served in the order of arrival + expected seconds, so a
 short request passes a long one that came a little before, and a long one is passed only by what
 comes within its own length: neither starves. Between two steps the one at work gives way to a
-shorter one; then two are begun, and no more are. Until a volume of its kind was made nothing is
-known of a request, and it counts as short.
+shorter one; then two are begun, and no more are.
 
-What could not be done in its time, or finds the queue full, is refused at once.
+What surely cannot be done in its time, or finds the queue full, is refused at once.
 """
 
 from __future__ import annotations
@@ -33,15 +32,16 @@ class TimeUp(Exception):
 class Place:
     """A request's place in the queue; times in seconds, of `time.monotonic()`.
 
-    `expected`: what its work takes, 0 while unknown; `done`: how much of that is, 0..1; `waited`:
-    how long it stood still.
+    `expected`: what its work takes, by which it has its turn; `least`: what it surely takes, by
+    which it or others are refused; 0 where nothing is known. `done`: how much of that is, 0..1;
+    `waited`: how long it stood still.
     """
 
     def __init__(self, gate: Gate, seconds: float) -> None:
         """Arrive; the request has so many seconds."""
         self.arrived = time.monotonic()
         self.seconds = seconds
-        self.expected = self.done = self.waited = 0.0
+        self.expected = self.least = self.done = self.waited = 0.0
         self._gate = gate
 
     @property
@@ -51,16 +51,17 @@ class Place:
 
     @property
     def left(self) -> float:
-        """Seconds of work that are left, as far as known."""
-        return self.expected * (1 - self.done)
+        """Seconds of work that are surely left."""
+        return self.least * (1 - self.done)
 
     def clock(self) -> float:
         """Tell the time, but for what was spent standing still."""
         return time.monotonic() - self.waited
 
-    def expect(self, seconds: float | None) -> None:
+    def expect(self, seconds: float | None, least: float | None) -> None:
         """Say what the work will take; raises Overloaded where that is more time than there is."""
-        self._gate.expect(self, seconds or 0.0)
+        self.expected, self.least = seconds or 0.0, least or 0.0
+        self._gate.admit(self)
 
     def begin(self, still: Callable[[], None]) -> None:
         """Wait for the turn; `still` is called meanwhile and raises where nobody waits any more.
@@ -125,16 +126,15 @@ class Gate:
     def _ahead(self, rank: float) -> float:
         return sum(other.left for other in self._places if other.rank < rank)
 
-    def expect(self, place: Place, seconds: float) -> None:
-        """Say what a place's work will take; raises Overloaded where time is too short."""
+    def admit(self, place: Place) -> None:
+        """Raise Overloaded where what comes before leaves a place too little time."""
         with self._changed:
-            place.expected = seconds
             wait = self._ahead(place.rank)
-            late = time.monotonic() + wait + seconds - place.arrived - place.seconds
-            if seconds and late > 0:
+            late = time.monotonic() + wait + place.least - place.arrived - place.seconds
+            if place.least and late > 0:
                 raise _overloaded(
-                    f"the request takes about {seconds:.1f} s, after {wait:.1f} s for others, and"
-                    f" has {place.seconds:g} s",
+                    f"the request takes about {place.least:.1f} s, after {wait:.1f} s for others,"
+                    f" and has {place.seconds:g} s",
                     late if late <= wait else None,
                 )
 

@@ -1,6 +1,7 @@
 """What an operator counts, among Triton's own metrics; docs/operations.md explains them."""
 
 import math
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ class Metrics:
         """Show this model's gauges at once; a counter appears when it first counts."""
         self._variant, self._model = variant, model
         self._running = 0
+        self._lock = threading.Lock()  # two threads at one metric of Triton 2.51 crash it
         self._families = {
             name: pb_utils.MetricFamily(name=name, description=told, kind=kind)
             for table, kind in (
@@ -40,50 +42,57 @@ class Metrics:
         }
         self._kept: dict[tuple[str, ...], Any] = {}
         for name in _GAUGES:
-            self._metric(name, model=model).set(0)  # also where a process died that had counted
+            self._set(name, 0)  # also where a process died that had counted
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Count a request as running within."""
-        gauge = self._metric("maisi_requests_running", model=self._model)
         self.progress()
-        gauge.increment(1)
+        self._add("maisi_requests_running", 1, model=self._model)
         try:
             yield
         finally:
-            gauge.increment(-1)
+            self._add("maisi_requests_running", -1, model=self._model)
 
     def queue(self, running: int, waiting: int) -> None:
         """Tell how many requests run and how many wait; one that begins to run is progress."""
         if running > self._running:
             self.progress()
         self._running = running
-        self._metric("maisi_requests_running", model=self._model).set(running)
-        self._metric("maisi_requests_waiting", model=self._model).set(waiting)
+        self._set("maisi_requests_running", running)
+        self._set("maisi_requests_waiting", waiting)
 
     def progress(self) -> None:
         """Note that work goes on."""
-        self._metric("maisi_progress_timestamp_seconds", model=self._model).set(time.time())
+        self._set("maisi_progress_timestamp_seconds", time.time())
 
     def step(self) -> None:
         """Count a call of a flow network."""
-        self._metric("maisi_steps_total").increment(1)
+        self._add("maisi_steps_total", 1)
         self.progress()
 
     def ended(self, outcome: str) -> None:
         """Count a request: done, invalid, cancelled, unavailable or failed."""
-        self._metric("maisi_requests_total", outcome=outcome).increment(1)
+        self._add("maisi_requests_total", 1, outcome=outcome)
 
     def volume(self, report: Mapping[str, Any]) -> None:
         """Count a volume that was made, by its report."""
-        self._metric("maisi_voxels_total").increment(math.prod(report["size"]))
+        self._add("maisi_voxels_total", math.prod(report["size"]))
         for stage, seconds in report["seconds"].items():
             if stage != "total":
-                self._metric("maisi_stage_seconds_total", stage=stage).increment(seconds)
+                self._add("maisi_stage_seconds_total", seconds, stage=stage)
         if len(attempts := report.get("attempts", [])) > 1:
-            self._metric("maisi_redraws_total").increment(len(attempts) - 1)
+            self._add("maisi_redraws_total", len(attempts) - 1)
         if report.get("fidelity", {}).get("faithful") is False:
-            self._metric("maisi_unfaithful_total").increment(1)
+            self._add("maisi_unfaithful_total", 1)
+
+    def _set(self, gauge: str, value: float) -> None:
+        with self._lock:
+            self._metric(gauge, model=self._model).set(value)
+
+    def _add(self, name: str, more: float, **labels: str) -> None:
+        with self._lock:
+            self._metric(name, **labels).increment(more)
 
     def _metric(self, name: str, **labels: str) -> Any:
         key = (name, *labels.values())

@@ -114,8 +114,8 @@ def walk(
     if flag(given, "check"):
         plan, known = _planned(variant, given)
         mask = masks.complete(variant, plan, known)
-        wait = gate.ahead(pace.least(variant, plan) or 0.0)
-        told = outlook(variant, plan, mask, pace.expect(variant, plan), wait)
+        expected = pace.expect(variant, plan)
+        told = outlook(variant, plan, mask, expected, gate.ahead(expected or 0.0))
         send("done", 1.0, report=as_text(told))
         return
     with gate.place(seconds) as place:
@@ -160,7 +160,7 @@ def _make(
         tell(stage, progress)
         place.step(progress, still)
 
-    place.expect(pace.least(variant, plan))
+    place.expect(pace.expect(variant, plan), pace.least(variant, plan))
     place.begin(still)
     begin("condition", 0.0)
     plan, mask = _masked(

@@ -41,7 +41,7 @@ class Crowd:
     ) -> None:
         try:
             with self.gate.place(seconds) as place:
-                place.expect(expected)
+                place.expect(expected, expected)
                 arrived.set()
                 place.begin(still)
                 for step in range(1, steps + 1):
@@ -138,13 +138,22 @@ def test_what_cannot_be_done_in_its_time_is_refused_at_once(
 ) -> None:
     gate = Gate(16, lambda running, queued: None)
     with gate.place() as first, gate.place() as longer, gate.place(seconds) as place:
-        first.expect(20)
-        longer.expect(1e4)  # it is served later
+        first.expect(20, 20)
+        longer.expect(1e4, 1e4)  # it is served later
         if end is None:
-            place.expect(expected)
+            place.expect(expected, expected)
         else:
             with pytest.raises(Overloaded, match=f"^overloaded: .* try again {end}$"):
-                place.expect(expected)
+                place.expect(expected, expected)
+
+
+def test_what_is_not_sure_is_refused_to_nobody() -> None:
+    gate = Gate(16, lambda running, queued: None)
+    with gate.place() as first, gate.place(40) as place:
+        first.expect(20, None)
+        place.expect(30, 30)
+    with gate.place(40) as place:
+        place.expect(1e4, None)
 
 
 def test_time_that_is_over_ends_a_request_that_works_or_waits() -> None:

@@ -1,0 +1,135 @@
+"""More than a server can do: who is refused, how fast, and who goes first."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import re
+import statistics
+import time
+
+import grpc
+import pytest
+from maisi_client import Client, InvalidRequest, ServerUnavailable, Volume, aio
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc as rpc
+
+SMALL = {"size": [32, 32, 32], "modality": "mri_t1", "seed": 3}
+WAITING = 16  # of mini
+REFUSED = r"overloaded: 17 requests are here, as many as may be; try again in \d+ s"
+
+
+def message(steps: int) -> pb.ModelInferRequest:
+    request = pb.ModelInferRequest(model_name="mini.stream")
+    for name, values in (("size", [32, 32, 32]), ("steps", [steps])):
+        contents = pb.InferTensorContents(int_contents=values)
+        request.inputs.add(name=name, datatype="INT32", shape=[len(values)], contents=contents)
+    return request
+
+
+async def asked(stub: rpc.GRPCInferenceServiceStub, steps: int) -> tuple[float, str]:
+    """Send a request; return the seconds until its end, and its error."""
+    started = time.monotonic()
+    said = ""
+    async for answer in stub.ModelStreamInfer(iter([message(steps)]), timeout=200):
+        said = answer.error_message or said
+    return time.monotonic() - started, said
+
+
+async def flood(url: str, count: int, each: float) -> list[tuple[float, str]]:
+    async with grpc.aio.insecure_channel(url) as channel:
+        stub = rpc.GRPCInferenceServiceStub(channel)
+        tasks = []
+        for _ in range(count):
+            tasks.append(asyncio.create_task(asked(stub, 20)))
+            await asyncio.sleep(each)
+        return await asyncio.gather(*tasks)
+
+
+def resident(server) -> int:
+    family = [server.triton, *server.triton.children()]
+    return sum(process.memory_info().rss for process in family)
+
+
+@pytest.mark.parametrize(("each", "slowest"), [(0.005, 0.1), (0, 1.0)])
+def test_ten_times_what_the_queue_holds(start_server, each, slowest):
+    """`each`: seconds between two requests; at once, they wait for each other on their way, too."""
+    server = start_server()
+    with Client(server.grpc) as client:
+        expected = client.generate(**SMALL, steps=2).report["sha256"]
+        asyncio.run(flood(server.grpc, 2 * WAITING, 0.005))
+        before = resident(server)
+        answers = asyncio.run(flood(server.grpc, 10 * WAITING, each))
+        grown = (resident(server) - before) / 1e6
+        refused = sorted(seconds for seconds, said in answers if said)
+        assert all(re.fullmatch(rf".*{REFUSED}", said) for _, said in answers if said)
+        assert 10 * WAITING - len(refused) > WAITING  # the queue, and who worked, were served
+        assert len(refused) > 5 * WAITING
+        print(
+            f"refused {len(refused)} of {len(answers)}, {1000 * statistics.median(refused):.0f} ms"
+            f" at the median, {1000 * refused[-1]:.0f} ms at most; memory {grown:+.1f} MB"
+        )
+        assert refused[-1] < slowest
+        assert grown < 20
+        assert client.generate(**SMALL, steps=2).report["sha256"] == expected
+    assert "died" not in server.log
+
+
+def test_a_long_request_does_not_starve_short_ones_nor_they_it(start_server):
+    server = start_server()
+    with Client(server.grpc) as client:
+        for _ in range(2):
+            alone = client.generate(**SMALL, steps=4)
+        long = {**SMALL, "size": [96, 96, 96], "steps": 40}
+        passing = []
+        with contextlib.closing(client.stream(**long)) as events:
+            for event in events:
+                if isinstance(event, Volume):
+                    break
+                if event.stage == "sampler" and len(passing) < 3:
+                    started = time.monotonic()
+                    assert (
+                        client.generate(**SMALL, steps=4).report["sha256"] == alone.report["sha256"]
+                    )
+                    passing.append(time.monotonic() - started)
+    assert len(passing) == 3
+    assert max(passing) < 0.25 * event.report["seconds"]["sampler"]
+    assert 0.1 * sum(passing) < event.report["seconds"]["waiting"] < sum(passing)
+
+
+def test_what_cannot_be_done_in_its_time_is_refused_before_it_begins(start_server):
+    server = start_server()
+    long = {"size": [64, 64, 64], "steps": 60, "modality": "mri_t1", "seed": 3}
+    with Client(server.grpc, retries=0) as client, Client(server.grpc, timeout=1) as hasty:
+        for _ in range(2):
+            took = client.generate(**long).report["seconds"]["total"]
+        assert client.check(**long)["expected_wait_seconds"] == 0
+        assert took > 1.5
+        started = time.monotonic()
+        with pytest.raises(InvalidRequest, match=r"^timeout: overloaded: .* try again with more"):
+            hasty.generate(**long)
+        assert time.monotonic() - started < 0.3
+        events = client.stream(**long)
+        next(events)
+        assert client.check(**long)["expected_wait_seconds"] > 0.3 * took
+        with (
+            Client(server.grpc, timeout=1.4 * took, retries=0) as another,
+            pytest.raises(ServerUnavailable, match=r"after .* s for others") as refused,
+        ):
+            another.generate(**long)
+        assert 0 < refused.value.retry_after <= math.ceil(took)
+        events.close()
+
+
+def test_a_client_that_was_refused_asks_again_when_it_was_told_to(start_server):
+    server = start_server(None, "--max-waiting=1")
+
+    async def crowd():
+        async with aio.Client(server.grpc, retries=9) as client:
+            requests = [{**SMALL, "steps": 30, "seed": seed} for seed in range(6)]
+            return [made async for _, made in client.gather(requests, limit=6)]
+
+    made = asyncio.run(crowd())
+    assert all(isinstance(volume, Volume) for volume in made), made
+    assert {volume.report["seed"] for volume in made} == set(range(6))
