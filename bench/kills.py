@@ -34,6 +34,7 @@ STREAM = {
 _STEPS = 4  # of the good request, each an answer of the flow network
 _REACHED = 0.3  # seconds from the model before to this one
 _ERROR = 30.0  # seconds until who lost a request is told
+_AGAIN = 120.0  # seconds until tritonserver has started again, and has answered
 _LARGE = (96, 112, 96)  # voxels; its answer does not fit into what a connection holds
 
 
@@ -53,7 +54,7 @@ def _caught(
     time.sleep(_REACHED)
     end()
     try:
-        return asked.result(_ERROR if model != "mini.stream" else 60)
+        return asked.result(_AGAIN)
     except (MaisiError, InferenceServerException) as error:
         return error
 
