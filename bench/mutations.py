@@ -11,6 +11,12 @@ _TYPES = (*_SIZES, "BYTES", "FP16", "UINT64", "INVALID", "", "fp32", "INT32\0")
 _DIMS = (-(2**63), -1, 0, 1, 2, 3, 31, 33, 64, 2**16, 2**31, 2**40, 2**62, 2**63 - 1)
 _NUMBERS = (-(2**63), -(2**31), -1, 0, 1, 3, 255, 1001, 2**31 - 1, 2**63 - 1)
 _WORDS = (b"", b"\0", b"mri_t1", b"\xff\xfe", b"../../etc/passwd", b"{}" * 50, b"%s%n", b"x" * 5000)
+_ANSWER = ("image", "used_mask", "report")
+_OUTPUTS = {  # of the models that answer `good`
+    "": _ANSWER,
+    "stream": ("stage", "progress", *_ANSWER),
+    "condition": ("noise", "labels", "class_labels", "spacing_mm100", "plan"),
+}
 _FLOATS = (float("nan"), float("inf"), -float("inf"), -0.0, 1e-45, 3e38, -1.0, 0.5, 2.0)
 
 
@@ -166,15 +172,14 @@ def _memory(chance: random.Random, request: pb.ModelInferRequest) -> None:
 
 
 def _output(chance: random.Random, request: pb.ModelInferRequest) -> None:
-    """Outputs that are not there, twice, or as classes.
-
-    Not a text as classes: Triton 2.51 divides by the size of its elements, 0, and ends by SIGFPE.
-    """
+    """Outputs that are not there, twice, or as classes, of which Triton makes texts."""
+    known = _OUTPUTS.get(request.model_name.partition(".")[2], _OUTPUTS[""])
     for _ in range(chance.randint(1, 3)):
-        name = chance.choice(("image", "report", "nobody", "", "\0", "latent"))
+        strange = chance.random() < 0.2
+        name = chance.choice(("nobody", "", "\0", "latent") if strange else known)
         parameters = request.outputs.add(name=name).parameters
-        if name != "report" and chance.random() < 0.5:
-            parameters["classification"].int64_param = chance.choice(_NUMBERS)
+        if chance.random() < 0.5:
+            parameters["classification"].int64_param = chance.choice((*_NUMBERS, 2**32, 2**32 + 1))
 
 
 _MUTATIONS: Sequence[Callable[[random.Random, pb.ModelInferRequest], None]] = (

@@ -172,7 +172,7 @@ def service(task: Task) -> Iterator[tuple[Make, str]]:
             total = time.perf_counter() - begin
             if image is None or report is None:
                 raise RuntimeError("the server ended without a volume")
-            took = json.loads(report.item())["seconds"]
+            took = json.loads(report.tobytes())["seconds"]
             stages = {stage: took[stage] for stage in ("mask_encoder", "sampler", "decoder")}
             return Volume(image, {**stages, "total": total})
 

@@ -77,6 +77,14 @@ class Server:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout)
 
+    def die(self) -> None:
+        """Kill it with all its processes."""
+        family = [psutil.Process(self.pid), *psutil.Process(self.pid).children(recursive=True)]
+        for process in family:
+            process.kill()
+        psutil.wait_procs(family[1:], 10)
+        self.process.wait(10)
+
     def end(self) -> None:
         """Make sure that it is gone, and that it took its shared memory along."""
         if self.process.poll() is None:
@@ -91,6 +99,9 @@ class Server:
                     if process.is_running():
                         process.kill()
                 raise
+        elif self.process.returncode == -signal.SIGKILL:  # its next start would do that
+            for name in self.shared_memory():
+                (SHM / name).unlink()
         self.process.stdout.close()
 
 

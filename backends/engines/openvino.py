@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,13 @@ from typing import Any
 import numpy.typing as npt
 
 from . import channels_last, winograd
+from .memory import SPARE, expect, trim
 
 INSTALL = "pip install openvino==2026.4.1"
 
 Array = npt.NDArray[Any]
 _KEPT = 2  # sets of shapes: all slabs but the last, and the last
+_TIMES = 3  # what goes in and comes out, a run takes at most
 
 
 def cores() -> int:
@@ -61,15 +63,20 @@ class Engine:
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs [by name], which the next call overwrites.
 
-        Raises RuntimeError for inputs that do not fit.
+        Raises RuntimeError for inputs that do not fit; what `out_of_memory` knows where memory is
+        short.
         """
         shapes = tuple(tuple(feeds[name].shape) for name in self.inputs) if self.fixed else ()
         if shapes not in self.compiled:
+            expect(SPARE)
             if len(self.compiled) == _KEPT:
                 del self.compiled[next(iter(self.compiled))]
             self.compiled[shapes] = self._compile(self._changed(shapes))
+        compiled = self.compiled[shapes]
+        # oneTBB ends the process where the last kilobytes go; so it must not come to that.
+        expect(SPARE + _TIMES * (sum(feeds[name].nbytes for name in self.inputs) + made(compiled)))
         if self.request is None or self.at != shapes:
-            self.at, self.request = shapes, self.compiled[shapes].create_infer_request()
+            self.at, self.request = shapes, compiled.create_infer_request()
         turned = {name: self._turn(feeds[name], channels_last.LAST) for name in self.inputs}
         self.request.infer(turned, share_inputs=True)
         return {
@@ -104,7 +111,20 @@ class Engine:
         self.request = None
         for compiled in self.compiled.values():
             compiled.release_memory()
-        ctypes.CDLL(None).malloc_trim(0)  # glibc would keep what its threads have freed
+        trim()
+
+    def forget(self) -> None:
+        """Give back what was compiled for shapes, too; the model itself stays."""
+        self.request = None
+        if self.fixed:
+            self.compiled.clear()
+        self.release()
+
+
+def made(compiled: Any) -> int:
+    """Return the bytes of a compiled model's outputs, as far as their shapes are known."""
+    known = [port for port in compiled.outputs if port.get_partial_shape().is_static]
+    return sum(math.prod(port.get_shape()) * port.get_element_type().size for port in known)
 
 
 def sentence(error: Exception, folder: Path | None = None) -> str:

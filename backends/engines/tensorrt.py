@@ -112,6 +112,10 @@ class Engine:
             self.keep()
         return outputs
 
+    def forget(self) -> None:
+        """Give back what runs have left in the pool."""
+        empty_pools(self.cupy, self.device)
+
     def keep(self) -> None:
         """Write the runtime cache for the next start; where that cannot be, nothing is kept."""
         if self.cache is not None:
@@ -127,6 +131,13 @@ def library(name: str, install: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise ValueError(f"this server lacks {name} ({error}): {install}") from None
+
+
+def empty_pools(cupy: Any, device: Any) -> None:
+    """Give the GPU and the host what CuPy keeps of their memory for the next array."""
+    with device:
+        cupy.get_default_memory_pool().free_all_blocks()
+        cupy.get_default_pinned_memory_pool().free_all_blocks()
 
 
 def compute_capability(cupy: Any, device: int) -> str:

@@ -69,6 +69,19 @@ def text(inputs: Inputs, name: str, limit: int = 100) -> str:
     return said
 
 
+def written(name: str, sent: Array, limit: int) -> str:
+    """Return the text that an earlier room wrote: `sent` [N], at most `limit` bytes of UTF-8."""
+    if sent.ndim != 1 or sent.dtype != np.uint8:
+        raise InvalidRequest(f"{name}: {sent.dtype} {list(sent.shape)}, but uint8 [N] is allowed")
+    if sent.size > limit:
+        raise InvalidRequest(f"{name}: {sent.size} bytes, and at most {limit} are allowed")
+    try:
+        return sent.tobytes().decode()
+    except UnicodeDecodeError:
+        start = sent[:40].tobytes()
+        raise InvalidRequest(f"{name}: {quote(repr(start))} is not text in UTF-8") from None
+
+
 def shortest(value: float) -> float:
     """Return the number that was meant: 0.9 for the float32 that prints as 0.9."""
     with np.errstate(over="ignore"):

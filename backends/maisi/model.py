@@ -7,6 +7,7 @@ ensemble of the other three, and tells how far it is on the way.
 
 import functools
 import json
+import re
 import secrets
 import sys
 import threading
@@ -31,6 +32,7 @@ from .stopping import Stopping
 
 _READ = ("vae_decoder", "vae_encoder", "mask_decoder")
 _PROBE = "probe"  # the id of the supervisor's own requests, which count as nobody's
+_MEMORY = re.compile(r"out of memory: .*; try again in \d+ s")  # as backends/engines/memory.py
 _FLOWS = ("flow", "flow_masked", "mask_flow")
 
 
@@ -137,7 +139,7 @@ class TritonPythonModel:
 
         An answer without an image made none.
         """
-        report = json.loads(outputs["report"][0])
+        report = json.loads(outputs["report"].tobytes())
         if known != _PROBE:
             self.metrics.ended("done")
             if "image" in outputs:
@@ -169,6 +171,8 @@ class TritonPythonModel:
         if response.has_error():
             error = response.error()
             _log(known, f"{self.role}: {model}: {error.message()}")
+            if (found := _MEMORY.search(error.message())) is not None:
+                raise Overloaded(f"overloaded: {model}: {found[0]}")
             raise EngineFailed(
                 f"{self.role}: the model {model} failed; {_where(known)}", error.code()
             )

@@ -26,6 +26,7 @@ from .inputs import (
     quote,
     text,
     whole,
+    written,
 )
 
 INT64_MAX = 2**63 - 1
@@ -152,13 +153,13 @@ def complete(variant: Variant, inputs: Inputs) -> Plan:
 
 
 def parse_plan(variant: Variant, sent: Array) -> Plan:
-    """Read a plan that an earlier room wrote, as untrusted as any other input.
+    """Read a plan that an earlier room wrote, uint8 [N], as untrusted as any other input.
 
     Raises InvalidRequest.
     """
-    written = text({"plan": sent}, "plan", limit=10_000)
+    said = written("plan", sent, 10_000)
     try:
-        fields = json.loads(written)
+        fields = json.loads(said)
         for name in ("size", "padded_size", "spacing", "guidance_interval", "anatomy", "organs"):
             fields[name] = None if fields[name] is None else tuple(fields[name])
         plan = Plan(**fields)

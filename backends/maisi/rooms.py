@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from . import anatomy, conditioning, decoder, fidelity, masks, sampler, source, stopping
 from .forecast import Pace
 from .gate import Gate, Place
-from .inputs import Array, Inputs, InvalidRequest, Variant, flag
+from .inputs import Array, Inputs, InvalidRequest, Variant, flag, written
 from .report import best, outlook, report
 from .request import (
     Plan,
@@ -265,9 +266,9 @@ def _first_row(name: str, value: Any) -> Any:
     return first_row(value.to_dlpack(), take)
 
 
-def as_text(text: str) -> Array:
-    """Return a text as a tensor of Triton holds it."""
-    return np.array([text.encode()], dtype=object)
+def as_text(text: str) -> npt.NDArray[np.uint8]:
+    """Return a text as outputs hold it: its UTF-8 bytes, uint8 [N]."""
+    return np.frombuffer(text.encode(), np.uint8)
 
 
 def _kept(plan: Plan, mask: Array | None) -> npt.NDArray[np.uint8]:
@@ -284,6 +285,9 @@ def _crop(plan: Plan, labels: Array) -> Array:
 
 def _seconds(sampled: Array) -> float:
     try:
-        return float(json.loads(sampled[0])["seconds"])
-    except (ValueError, TypeError, KeyError, IndexError, RecursionError):
+        seconds = float(json.loads(written("sampled", sampled, 1000))["seconds"])
+        if not 0 <= seconds < math.inf:  # NaN fails, too
+            raise ValueError
+        return seconds
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         raise InvalidRequest("sampled: not what the sampler model writes") from None

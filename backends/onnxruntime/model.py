@@ -18,6 +18,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,13 @@ if not __package__:  # Triton loads this file by itself; the folder of all backe
     __package__ = "backends.onnxruntime"
 
 from ..engines import openvino
+from ..engines.memory import SPARE, OutOfMemory, expect, trim, twice
 
 Array = npt.NDArray[Any]
 # Names of outputs and the inputs by name -> these outputs.
 Run = Callable[[list[str], Mapping[str, Array]], list[Array]]
+# Gives back memory that requests have taken; the inputs are those of any request.
+Forget = Callable[[Mapping[str, Array]], None]
 
 
 def session_options(parameters: dict[str, str]) -> ort.SessionOptions:
@@ -75,7 +79,7 @@ class TritonPythonModel:
         parameters = {k: v["string_value"] for k, v in config["parameters"].items()}
         load = load_openvino if "openvino" in accelerators(config) else load_onnxruntime
         try:
-            self.run = load(path, parameters)
+            self.run, self.forget = load(path, parameters)
         except Exception as error:
             raise pb_utils.TritonModelException(
                 f"{args['model_name']}: {sentence(error, path)}"
@@ -89,21 +93,24 @@ class TritonPythonModel:
         """Run the graph on one request."""
         feeds = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         names = list(request.requested_output_names())
+
+        def run() -> list[Array]:
+            # Triton copies the buffer as it lies, so an output has to be contiguous.
+            return [np.ascontiguousarray(array) for array in self.run(names, feeds)]
+
         try:
-            arrays = self.run(names, feeds)
+            arrays = twice(run, lambda: self.forget(feeds))
         except Exception as error:
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(sentence(error)))
-        # Triton copies the buffer as it lies, so an output has to be contiguous.
+            codes = pb_utils.TritonError
+            code = codes.UNAVAILABLE if isinstance(error, OutOfMemory) else codes.INTERNAL
+            return pb_utils.InferenceResponse(error=codes(sentence(error), code))
         return pb_utils.InferenceResponse(
-            [
-                pb_utils.Tensor(name, np.ascontiguousarray(array))
-                for name, array in zip(names, arrays, strict=True)
-            ]
+            [pb_utils.Tensor(name, array) for name, array in zip(names, arrays, strict=True)]
         )
 
     def finalize(self) -> None:
         """Free the model's memory."""
-        del self.run
+        del self.run, self.forget
 
 
 def accelerators(config: Mapping[str, Any]) -> list[str]:
@@ -112,7 +119,7 @@ def accelerators(config: Mapping[str, Any]) -> list[str]:
     return [accelerator["name"] for accelerator in asked.get("cpu_execution_accelerator", [])]
 
 
-def load_onnxruntime(path: Path, parameters: dict[str, str]) -> Run:
+def load_onnxruntime(path: Path, parameters: dict[str, str]) -> tuple[Run, Forget]:
     """Return what runs the file at `path` by ONNX Runtime; only asked outputs leave it."""
     session = ort.InferenceSession(
         path, session_options(parameters), providers=["CPUExecutionProvider"]
@@ -120,10 +127,26 @@ def load_onnxruntime(path: Path, parameters: dict[str, str]) -> Run:
     options = ort.RunOptions()
     if shrink := parameters.get("memory.enable_memory_arena_shrinkage"):
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", shrink)
-    return lambda names, feeds: session.run(names, feeds, options)
+    # An arena shrinks at the end of a run alone; this one ends as it begins, with an error.
+    ended = ort.RunOptions()
+    ended.terminate = True
+    ended.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+
+    def forget(feeds: Mapping[str, Array]) -> None:
+        if parameters.get("enable_mem_arena", "0") != "0":
+            with suppress(Exception):
+                session.run(None, feeds, ended)
+        trim()
+
+    def run(names: list[str], feeds: Mapping[str, Array]) -> list[Array]:
+        expect(SPARE)  # where the last kilobytes go, its threads end the process
+        outputs: list[Array] = session.run(names, feeds, options)
+        return outputs
+
+    return run, forget
 
 
-def load_openvino(path: Path, parameters: dict[str, str]) -> Run:
+def load_openvino(path: Path, parameters: dict[str, str]) -> tuple[Run, Forget]:
     """Return what runs the file at `path` by OpenVINO, which keeps memory while sizes stay."""
     engine = openvino.Engine(path, session_options(parameters).intra_op_num_threads)
     seen: dict[str, tuple[int, ...]] = {}
@@ -136,11 +159,13 @@ def load_openvino(path: Path, parameters: dict[str, str]) -> Run:
         outputs = engine(feeds)
         return [outputs[name].copy() for name in names]  # the next call writes into the same memory
 
-    return run
+    return run, lambda feeds: engine.forget()
 
 
 def sentence(error: Exception, path: Path | None = None) -> str:
     """Reduce a library's message to one line that names no file of this server or its source."""
+    if isinstance(error, OutOfMemory):
+        return str(error)
     if "OpenVINO" in str(error) or "Exception from src/" in str(error):
         return openvino.sentence(error, path and path.parent)
     text = " ".join(str(error).split())

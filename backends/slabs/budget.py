@@ -32,6 +32,18 @@ def _meminfo(name: str) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
+def thinner(thickness: int, near: int) -> list[tuple[int, int]]:
+    """Return what to try, one after the other, as memory runs out: (thickness, bytes near).
+
+    First activations go to where memory is not short, which changes no bit; then slabs get thinner.
+    """
+    attempts = [(thickness, near), (thickness, 0)] if near else [(thickness, 0)]
+    while thickness > 1:
+        thickness //= 2
+        attempts.append((thickness, 0))
+    return attempts
+
+
 def divide(chain: Chain, shape: tuple[int, ...], budget: int, enough: float) -> tuple[int, int]:
     """Return how many latent planes a slab has, and how many bytes activations may take.
 

@@ -27,6 +27,7 @@ if not __package__:  # Triton loads this file by itself; the folder of all backe
     __package__ = "backends.slabs"
 
 from ..engines import openvino, tensorrt
+from ..engines.memory import OutOfMemory
 from ..engines.tensorrt import cache_folder
 from .place import Gpu, Host, Network
 
@@ -54,7 +55,7 @@ class TritonPythonModel:
             else:
                 threads = int(parameters.get("thread_count", "0"))
                 place = Host(Path(parameters.get("spill_folder") or gettempdir()), threads)
-            self.network = Network(path, place, gigabytes)
+            self.network = Network(path, place, gigabytes, pb_utils.Logger.log_warn)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise pb_utils.TritonModelException(
                 f"{args['model_name']}: {sentence(error, folder)}"
@@ -70,7 +71,9 @@ class TritonPythonModel:
         try:
             found = self.network(tensor.as_numpy())
         except (OSError, ValueError, RuntimeError, MemoryError) as error:
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(sentence(error)))
+            codes = pb_utils.TritonError
+            code = codes.UNAVAILABLE if isinstance(error, OutOfMemory) else codes.INTERNAL
+            return pb_utils.InferenceResponse(error=codes(sentence(error), code))
         found = found[:, 0] if self.axes == 4 else found
         if isinstance(found, np.ndarray):
             return pb_utils.InferenceResponse([pb_utils.Tensor(self.output, found)])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engines import channels_last, openvino, tensorrt
+from ..engines.memory import first_that_fits
 from . import budget, chain
 from .room import Allocate, Room, in_files
 
@@ -19,28 +21,47 @@ Array = npt.NDArray[Any]
 class Network:
     """A chain in its place, within a budget of memory."""
 
-    def __init__(self, path: Path, place: Host | Gpu, gigabytes: float = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        place: Host | Gpu,
+        gigabytes: float = 0,
+        warn: Callable[[str], None] = print,
+    ) -> None:
         """Load `chain.json` at `path`; `gigabytes` 0: half of what is free when it runs.
+
+        `warn` is told when memory runs out and less is tried.
 
         Raises OSError, ValueError, KeyError, TypeError or RuntimeError for files that are missing
         or damaged.
         """
-        self.place, self.gigabytes = place, gigabytes
+        self.place, self.gigabytes, self.warn = place, gigabytes, warn
         self.chain = chain.load(path, place.engine)
 
     def __call__(self, given: Array) -> Any:
         """Return the output [R, C, X, Y, Z] for an input [R, C, X, Y, Z], or labels [R, X, Y, Z].
 
-        Raises ValueError for sides that do not divide, OSError when the disk is full, MemoryError
-        or RuntimeError when an engine fails.
+        When memory runs out, activations leave it, and then slabs get thinner, down to one plane.
+        Raises ValueError for sides that do not divide, OSError when the disk is full, OutOfMemory
+        when one plane is too much, and RuntimeError when an engine fails.
         """
         x = given[:, None] if given.ndim == 4 else given
         name, step = self.chain.input, self.chain.planes[self.chain.input]
         if 0 in x.shape or any(side % step for side in x.shape[2:]):
             raise ValueError(f"{name}: {list(given.shape)}, but sides must be multiples of {step}")
         memory = int(self.gigabytes * 1e9) or self.place.available() // 2
-        thickness, left = budget.divide(self.chain, x.shape, memory, self.place.enough)
-        return chain.run(self.chain, x, thickness, self.place.room(left))
+        planned = budget.divide(self.chain, x.shape, memory, self.place.enough)
+
+        def attempt(thickness: int, near: int) -> Any:
+            if (thickness, near) != planned:
+                self.warn(f"out of memory; trying slabs of {thickness} with activations elsewhere")
+            return chain.run(self.chain, x, thickness, self.place.room(near))
+
+        return first_that_fits(
+            (partial(attempt, *plan) for plan in budget.thinner(*planned)),
+            self.place.forget,
+            f"{name} {list(given.shape)} was too large, even a plane at a time",
+        )
 
 
 def innermost(allocate: Allocate) -> Allocate:
@@ -62,10 +83,18 @@ class Host:
     def __init__(self, spill: Path, threads: int) -> None:
         """Keep where files go and how many threads engines have."""
         self.spill, self.threads = spill, threads
+        self.engines: list[openvino.Engine] = []
 
     def engine(self, stem: Path) -> chain.Engine:
         """Load a stage by its path without suffix."""
-        return openvino.Engine(stem.with_suffix(".onnx"), self.threads, innermost=True)
+        path = stem.with_suffix(".onnx")
+        self.engines.append(openvino.Engine(path, self.threads, innermost=True))
+        return self.engines[-1]
+
+    def forget(self) -> None:
+        """Give back all memory but that of the networks themselves."""
+        for engine in self.engines:
+            engine.forget()
 
     def available(self) -> int:
         """Return the bytes to be had."""
@@ -89,6 +118,10 @@ class Gpu:
     def engine(self, stem: Path) -> chain.Engine:
         """Load a stage by its path without suffix."""
         return OnGpu(tensorrt.Engine(stem.parent, f"{stem.name}.plan", self.device, self.cache))
+
+    def forget(self) -> None:
+        """Give back all memory but that of the plans themselves."""
+        tensorrt.empty_pools(self.cupy, self.cupy.cuda.Device(self.device))
 
     def available(self) -> int:
         """Return the bytes to be had."""

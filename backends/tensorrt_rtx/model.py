@@ -24,6 +24,7 @@ if not __package__:  # Triton loads this file by itself; the folder of all backe
     sys.path.append(str(Path(__file__).parents[2]))
     __package__ = "backends.tensorrt_rtx"
 
+from ..engines.memory import OutOfMemory, twice
 from ..engines.tensorrt import Engine, cache_folder, sentence
 
 
@@ -55,16 +56,21 @@ class TritonPythonModel:
     def answer(self, request: Any) -> Any:
         """Run the engine on one request; outputs stay on the GPU."""
         try:
-            given = {tensor.name(): self.array(tensor) for tensor in request.inputs()}
-            outputs = self.engine.run(given)
+            outputs = twice(lambda: self.run(request), self.engine.forget)
         except (ValueError, RuntimeError, MemoryError) as error:
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(sentence(error)))
+            codes = pb_utils.TritonError
+            code = codes.UNAVAILABLE if isinstance(error, OutOfMemory) else codes.INTERNAL
+            return pb_utils.InferenceResponse(error=codes(sentence(error), code))
         return pb_utils.InferenceResponse(
             [
                 pb_utils.Tensor.from_dlpack(name, outputs[name])
                 for name in request.requested_output_names()
             ]
         )
+
+    def run(self, request: Any) -> dict[str, Any]:
+        """Return the outputs by name, CuPy's arrays."""
+        return self.engine.run({tensor.name(): self.array(tensor) for tensor in request.inputs()})
 
     def array(self, tensor: Any) -> Any:
         """Return Triton's tensor as an array of CuPy where it is on the GPU, else of numpy."""

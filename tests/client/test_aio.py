@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -126,7 +127,7 @@ def test_servers_share_and_one_that_dies_is_left_out(start_server: Callable[...,
                 asked.update(one.url for one in before if one.pending)
                 if len(made) == 12:
                     assert asked.keys() == {server.grpc for server in servers}
-                    servers[0].triton.kill()
+                    servers[0].die()
             dead, alive = (
                 next(one for one in before if one.url == server.grpc) for server in servers
             )
@@ -159,6 +160,7 @@ def test_a_server_that_does_not_answer_is_left_out(
 ) -> None:
     monkeypatch.setattr("maisi_client._transport.LOOKUP_SECONDS", 1.0)
     frozen = start_server()
+    frozen.process.send_signal(signal.SIGSTOP)  # who would start it again
     frozen.triton.suspend()
     try:
 
@@ -176,3 +178,4 @@ def test_a_server_that_does_not_answer_is_left_out(
             client.info()
     finally:
         frozen.triton.resume()
+        frozen.process.send_signal(signal.SIGCONT)

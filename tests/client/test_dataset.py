@@ -100,9 +100,8 @@ def test_killed_at_any_moment_it_ends_whole_and_the_same(
 
     process = subprocess.Popen(command(urls, path, to))
     time.sleep(2)
-    servers[0].triton.kill()
+    servers[0].die()
     port = servers[0].grpc.partition(":")[2]
-    servers[0].process.wait(30)
     servers.append(start_server(None, f"--grpc-port={port}"))
     assert process.wait(250) == 0
 

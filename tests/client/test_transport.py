@@ -17,7 +17,6 @@ import pytest
 from maisi_client import Client, Progress, ServerError, ServerUnavailable, Timeout, Volume
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as rpc
-from tritonclient.utils import serialize_byte_tensor
 
 Answer = Callable[[pb.ModelInferRequest, grpc.ServicerContext], Iterator[Any]]
 
@@ -48,8 +47,8 @@ def message(final: bool = False, **tensors: Any) -> pb.ModelStreamInferResponse:
     response.parameters["triton_final_response"].bool_param = final
     for name, value in tensors.items():
         if isinstance(value, str):
-            datatype, shape = "BYTES", [1]
-            raw = serialize_byte_tensor(np.array([value.encode()], object)).item()
+            datatype, raw = "UINT8", value.encode()
+            shape = [len(raw)]
         else:
             datatype = {"float32": "FP32", "int16": "INT16"}[value.dtype.name]
             raw, shape = value.tobytes(), value.shape

@@ -49,7 +49,7 @@ class Caller:
     def volume(self, **inputs: Any) -> tuple[Array, dict[str, Any]]:
         """Ask the ensemble for a volume and its report."""
         answer = self.ask(**inputs)
-        return answer["image"], json.loads(answer["report"][0])
+        return answer["image"], json.loads(answer["report"].tobytes())
 
     def refusal(self, model: str | None = None, **inputs: Any) -> str:
         """Return the message of the error that these inputs must give."""

@@ -39,7 +39,7 @@ def tensors(seed=5, steps=2, masked=False):
 def volume(server, **request):
     with grpc.InferenceServerClient(server.grpc) as client:
         result = client.infer("mini", tensors(**request), client_timeout=200)
-        report = json.loads(result.as_numpy("report")[0])
+        report = json.loads(result.as_numpy("report").tobytes())
         return result.as_numpy("image"), report
 
 

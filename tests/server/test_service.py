@@ -11,7 +11,6 @@ import time
 from concurrent.futures import Future
 
 import numpy as np
-import psutil
 import pytest
 import tritonclient.grpc as grpc
 
@@ -227,14 +226,10 @@ def test_triton_that_cannot_start_again_ends_the_server(start_server, tmp_path):
     assert server.shared_memory() == []
 
 
-def test_killed_servers_leave_nothing_for_long(start_server, repository, eventually):
+def test_killed_servers_leave_nothing_for_long(start_server, repository):
     bystander = start_server(repository)
     dead = start_server(repository)
-    family = [psutil.Process(dead.pid), *psutil.Process(dead.pid).children(recursive=True)]
-    for process in family:
-        process.kill()
-    dead.process.wait(10)
-    eventually(lambda: not any(p.is_running() and p.status() != "zombie" for p in family), 10)
+    dead.die()
     assert dead.shared_memory() != []
     mine = bystander.shared_memory()
     start_server(repository)

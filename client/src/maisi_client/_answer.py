@@ -76,6 +76,5 @@ def _signed(placed: nib.Nifti1Image, report: Mapping[str, Any]) -> nib.Nifti1Ima
     return placed
 
 
-def _text(value: NDArray[Any]) -> str:
-    item = value.reshape(-1)[0]
-    return item.decode() if isinstance(item, bytes) else str(item)
+def _text(value: NDArray[np.uint8]) -> str:
+    return value.tobytes().decode()

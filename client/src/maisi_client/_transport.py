@@ -56,6 +56,7 @@ _CHANNEL = [
     ("grpc.http2.max_pings_without_data", 0),
 ]
 _LOST = re.compile(r".*(RST_STREAM|Stream removed|Socket closed|GOAWAY)")  # by a balancer, too
+_LATE = re.compile(r"Stream removed \(Deadline Exceeded\)", re.IGNORECASE)
 _ELSEWHERE = re.compile(r"the server (is stopping|stopped)")
 
 
@@ -167,6 +168,8 @@ def explain(error: InferenceServerException, url: str, started: bool = False) ->
             return UnknownModel(message)
         case "INVALID_ARGUMENT" | "NOT_FOUND" | "OUT_OF_RANGE":
             return InvalidRequest(message)
+        case _ if _LATE.search(message):
+            return late(url)
         case _ if _LOST.match(message):
             return ServerUnavailable(f"the connection to {url} was lost: {message}")
         case "UNAVAILABLE" if started:

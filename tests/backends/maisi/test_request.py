@@ -17,6 +17,10 @@ def text(value: str | bytes) -> np.ndarray[Any, Any]:
     return np.array([value.encode() if isinstance(value, str) else value], dtype=object)
 
 
+def written(value: str | bytes) -> np.ndarray[Any, Any]:
+    return np.frombuffer(value.encode() if isinstance(value, str) else value, np.uint8)
+
+
 def mask(*shape: int, label: int = 22) -> np.ndarray[Any, Any]:
     return np.full(shape, label, np.uint8)
 
@@ -142,7 +146,7 @@ def test_a_huge_mask_is_refused_without_looking_at_it(mini: Variant) -> None:
 def test_a_plan_survives_its_way(mini: Variant) -> None:
     plan = complete(mini, {"mask": mask(33, 48, 50), "guidance": f4(2.5), "seed": np.array([7])})
     plan = dataclasses.replace(plan, guidance_interval=(0.1, 0.7))
-    again = parse_plan(mini, text(plan.to_json(started=12.5, condition_seconds=0.25)))
+    again = parse_plan(mini, written(plan.to_json(started=12.5, condition_seconds=0.25)))
     assert json.loads(again.to_json()) == json.loads(plan.to_json()) | {
         "started": 12.5,
         "condition_seconds": 0.25,
@@ -170,13 +174,13 @@ def test_a_plan_survives_its_way(mini: Variant) -> None:
 def test_a_forged_plan_is_refused(mini: Variant, change: dict[str, Any]) -> None:
     plan = json.loads(complete(mini, {"size": i4(32, 32, 32)}).to_json())
     with pytest.raises(InvalidRequest, match=r"^plan: "):
-        parse_plan(mini, text(json.dumps(plan | change)))
+        parse_plan(mini, written(json.dumps(plan | change)))
 
 
-@pytest.mark.parametrize("written", ["", "[]", "[" * 9000, "null", "{}", b"\xff", "x" * 20000])
-def test_what_is_no_plan_is_refused(mini: Variant, written: str | bytes) -> None:
+@pytest.mark.parametrize("sent", ["", "[]", "[" * 9000, "null", "{}", b"\xff", "x" * 20000])
+def test_what_is_no_plan_is_refused(mini: Variant, sent: str | bytes) -> None:
     with pytest.raises(InvalidRequest, match=r"^plan: "):
-        parse_plan(mini, text(written))
+        parse_plan(mini, written(sent))
 
 
 def region_mask(*ids: int) -> np.ndarray[Any, Any]:
@@ -202,7 +206,7 @@ def test_regions_are_given_or_found_or_the_defaults(
 ) -> None:
     plan = complete(regional, inputs)
     assert (plan.top_region, plan.bottom_region) == (top, bottom)
-    assert parse_plan(regional, text(plan.to_json())) == plan
+    assert parse_plan(regional, written(plan.to_json())) == plan
 
 
 @pytest.mark.parametrize(
@@ -244,9 +248,9 @@ def test_a_plan_that_the_variant_cannot_have_is_refused(
 ) -> None:
     chosen = request.getfixturevalue(variant)
     plan = json.loads(complete(chosen, {"size": i4(32, 32, 32)}).to_json())
-    assert parse_plan(chosen, text(json.dumps(plan)))
+    assert parse_plan(chosen, written(json.dumps(plan)))
     with pytest.raises(InvalidRequest, match=r"^plan: "):
-        parse_plan(chosen, text(json.dumps(plan | change)))
+        parse_plan(chosen, written(json.dumps(plan | change)))
 
 
 def test_a_preset_gives_size_spacing_and_modality(mini: Variant) -> None:
@@ -316,7 +320,7 @@ def test_a_plan_of_every_mode_comes_back(mini: Variant) -> None:
         {"source": np.zeros((32, 32, 32), np.float32), "mask": mask(32, 32, 32)},
     ):
         plan = complete(mini, given)
-        assert parse_plan(mini, text(plan.to_json())) == plan
+        assert parse_plan(mini, written(plan.to_json())) == plan
     forged = dataclasses.replace(plan, strength=1.5)
     with pytest.raises(InvalidRequest, match="plan: not what the condition model"):
-        parse_plan(mini, text(forged.to_json()))
+        parse_plan(mini, written(forged.to_json()))

@@ -12,6 +12,7 @@ import pytest
 import tritonclient.grpc as grpc
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.backends.shortage import short_of_memory
 from tests.server.tiny import ONE, X_TO_Y, write_model, write_onnx
 
 XYZ = """
@@ -213,3 +214,32 @@ def test_a_model_that_cannot_load_says_why(start_server, tmp_path, values, sente
     server = start_server(tmp_path, ready=False)
     assert server.process.wait(30) == 1
     assert sentence in server.log
+
+
+def test_without_memory_a_request_is_unavailable_and_the_next_one_is_as_ever(server):
+    array = np.random.default_rng(1).normal(size=(1, 1, 96, 96, 96)).astype(np.float32)
+    (good,) = infer(server, "conv", array)
+    pid = server.stub("conv").pid
+    large = np.zeros((1, 1, 160, 160, 160), np.float32)  # 131 MB a wide tensor
+    with (
+        short_of_memory(pid, megabytes=100),
+        pytest.raises(grpc.InferenceServerException) as caught,
+    ):
+        infer(server, "conv", large)
+    said = caught.value.message()
+    assert caught.value.status() == "StatusCode.UNAVAILABLE", said
+    assert "out of memory: the request was too large" in said
+    assert "/" not in said and "\n" not in said
+    assert infer(server, "conv", array)[0].tobytes() == good.tobytes()
+    assert server.stub("conv").pid == pid
+
+
+def test_an_arena_gives_back_what_it_holds_for_the_second_try(server):
+    array = np.random.default_rng(1).normal(size=(1, 1, 96, 96, 96)).astype(np.float32)
+    (good,) = infer(server, "keep", array)
+    infer(server, "keep", np.zeros((1, 1, 128, 128, 160), np.float32))
+    pid = server.stub("keep").pid
+    with short_of_memory(pid):  # too little to begin with, unless the arena shrinks
+        (found,) = infer(server, "keep", array)
+    assert found.tobytes() == good.tobytes()
+    assert server.stub("keep").pid == pid

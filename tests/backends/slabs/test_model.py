@@ -17,6 +17,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from export import graphs, networks, onnx_export, variant
 from export.graphs import Graph
+from tests.backends.shortage import short_of_memory
 from tests.conftest import ROOT, Server
 
 MODELS = ROOT / "model_repository"
@@ -163,3 +164,21 @@ def test_a_model_that_cannot_load_says_why(
     assert said
     # Triton adds the place in the code, which is in the log alone.
     assert all(str(tmp_path) not in line.split("\\n\\nAt:")[0] for line in said)
+
+
+def test_without_memory_a_request_is_unavailable_and_the_next_one_is_as_ever(
+    server: Server,
+) -> None:
+    latent = np.random.default_rng(0).normal(size=(1, 4, 8, 8, 8)).astype(np.float32)
+    good = infer(server, "vae_decoder", "image", latent=latent)
+    pid = server.stub("vae_decoder").pid
+    large = np.zeros((1, 4, 2, 96, 96), np.float32)  # whatever else is given back
+    with short_of_memory(pid), pytest.raises(grpc.InferenceServerException) as caught:
+        infer(server, "vae_decoder", "image", latent=large)
+    assert caught.value.status() == "StatusCode.UNAVAILABLE"
+    said = caught.value.message()
+    assert "out of memory: latent [1, 4, 2, 96, 96] was too large" in said
+    assert "Traceback" not in said and "/" not in said and "\n" not in said
+    assert "out of memory; trying slabs of 1 with activations elsewhere" in server.log
+    assert infer(server, "vae_decoder", "image", latent=latent).tobytes() == good.tobytes()
+    assert server.stub("vae_decoder").pid == pid

@@ -1,0 +1,26 @@
+"""Another process without memory for a while, as a limit of its data makes it."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+UNLIMITED = resource.RLIM_INFINITY
+
+
+def data(pid: int) -> int:
+    """The bytes that RLIMIT_DATA counts: private memory, not files and not what is shared."""
+    return int(Path(f"/proc/{pid}/status").read_text().split("VmData:")[1].split()[0]) * 1024
+
+
+@contextmanager
+def short_of_memory(pid: int, megabytes: int = 16) -> Iterator[None]:
+    """Leave a process that many megabytes more than it has."""
+    limit = data(pid) + megabytes * 10**6
+    resource.prlimit(pid, resource.RLIMIT_DATA, (limit, UNLIMITED))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_DATA, (UNLIMITED, UNLIMITED))

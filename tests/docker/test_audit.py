@@ -1,0 +1,83 @@
+"""The images' SBOM, and what is made of advisories."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from docker import audit
+from tests.conftest import ROOT
+
+LOCKED = {name: ROOT / "docker" / f"requirements-{name}.txt" for name in audit.NAMES}
+# As pip-audit 2.10 writes it; the advisory is a real one.
+FINE = {"name": "numpy", "version": "1.26.4", "vulns": []}
+SILENT = {"name": "grpcio", "skip_reason": "Dependency not found on PyPI and could not be audited"}
+BAD = {
+    "name": "jinja2",
+    "version": "2.4.1",
+    "vulns": [
+        {
+            "id": "PYSEC-2019-217",
+            "fix_versions": ["2.10.1"],
+            "aliases": ["CVE-2019-10906", "GHSA-462w-v97r-4m45"],
+            "description": "In Pallets Jinja before 2.10.1, str.format_map escapes the sandbox.",
+        }
+    ],
+}
+
+
+def test_every_locked_package_is_in_the_sbom_with_its_digest(tmp_path: Path) -> None:
+    to = tmp_path / "sbom" / "cpu.cdx.json"
+    lines = [line for line in LOCKED["cpu"].read_text().splitlines() if "==" in line]
+    assert audit.sbom(LOCKED["cpu"], to) == len(lines) > 10
+    told = json.loads(to.read_text())
+    assert told["bomFormat"] == "CycloneDX"
+    numpy = next(component for component in told["components"] if component["name"] == "numpy")
+    assert numpy["purl"] == f"pkg:pypi/numpy@{numpy['version']}"
+    assert any(numpy["externalReferences"][0]["hashes"][0]["content"] in line for line in lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gpu", "client"])
+def test_of_the_other_images_too(name: str, tmp_path: Path) -> None:
+    assert audit.sbom(LOCKED[name], tmp_path / "sbom.json") > 10
+
+
+def test_an_sbom_of_something_else_is_refused(tmp_path: Path) -> None:
+    other = tmp_path / "requirements.txt"
+    digest = "0" * 64
+    # The second digest is nobody's: the SBOM has both, the list must have one a package.
+    other.write_text(f"numpy==1.26.4 --hash=sha256:{digest}\nnumpy==1.26.4\n")
+    with pytest.raises(ValueError, match=r"'numpy==1\.26\.4' is not NAME==VERSION"):
+        audit.locked(other)
+    bom = {"components": [{"name": "a_B", "version": "1", "externalReferences": []}]}
+    assert audit.components(bom) == set()
+    hashes = [{"alg": "SHA-256", "content": digest}]
+    bom["components"][0]["externalReferences"] = [{"hashes": hashes}]
+    assert audit.components(bom) == {("a-b", "1", digest)}
+
+
+@pytest.mark.parametrize(
+    ("packages", "usual", "strict"),
+    [
+        ([FINE], 0, 0),
+        ([FINE, SILENT], 0, 1),  # pip-audit itself would call that fine
+        ([SILENT], 0, 1),
+        ([], 0, 1),
+        ([FINE, BAD], 1, 1),
+        ([BAD, SILENT], 1, 1),
+    ],
+)
+def test_an_advisory_fails_and_silence_is_no_all_clear(
+    packages: list[dict[str, object]], usual: int, strict: int
+) -> None:
+    found = audit.judged({"dependencies": packages, "fixes": []})
+    assert (found.status(strict=False), found.status(strict=True)) == (usual, strict)
+
+
+def test_an_advisory_is_named() -> None:
+    (line,) = audit.judged({"dependencies": [FINE, BAD], "fixes": []}).found
+    expected = "jinja2 2.4.1: PYSEC-2019-217, CVE-2019-10906, GHSA-462w-v97r-4m45; fixed in 2.10.1"
+    assert line == expected
