@@ -118,13 +118,22 @@ def stream(
             if response.raw_output_contents:  # the last message may be no more than the flag
                 yield region.read(result)
     finally:
-        client.stop_stream(cancel_requests=not done)
+        _end(client, cancel=not done)
         client.close()
 
 
 def microseconds(deadline: float) -> int:
     """Return how long a request may take from now on, as the server is told."""
     return int(1e6 * max(deadline - time.monotonic(), 0.001))
+
+
+def _end(client: Any, cancel: bool) -> None:
+    """End a stream; of a cancelled one tritonclient would leave the thread that sends behind."""
+    held = client._stream
+    client.stop_stream(cancel_requests=cancel)
+    if cancel and held is not None:
+        with suppress(AttributeError):  # of another version
+            held._request_queue.put(None)
 
 
 def silent(url: str, seconds: float) -> Timeout:
