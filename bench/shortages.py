@@ -79,7 +79,7 @@ def fill_disk_of_dataset(scene: Scene) -> str:
     plan.write_text("\n".join(["name,size,steps,seed", *rows]) + "\n")
     command = f"{_maisi(scene)} dataset {plan} --to={folder}/set --jobs=1"
     script = (
-        f"head -c 650k /dev/zero >{folder}/filler; {command} >&2; first=$?; ls {folder}/set/images"
+        f"head -c 900k /dev/zero >{folder}/filler; {command} >&2; first=$?; ls {folder}/set/images"
         f" | wc -l; ls -A {folder}/set/images | wc -l; rm {folder}/filler; {command} && echo $first"
     )
     rc, out, said = _there(script, folder, "1200k")
