@@ -6,7 +6,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,13 +55,17 @@ NOTHING = Counts(0, 0, 0, 0)
 class Server:
     """A running server: where its gRPC is, tritonclient's connection to it, its operator's key.
 
-    `http` is where its HTTP is, known of a server of our own.
+    Of a server of our own `http`, `metrics` and `status` are known, where its other doors are, and
+    the supervisor's `pid`.
     """
 
     url: str
     client: Any
     key: str = ""
     http: str = ""
+    metrics: str = ""
+    status: str = ""
+    pid: int = 0
 
     def statistics(self) -> dict[str, Counts]:
         """Read Triton's own statistics of every model."""
@@ -113,19 +117,24 @@ def _config(repository: Path, model: str) -> Any:
 
 
 @contextmanager
-def serving(repository: Path, name: str, log: Path) -> Iterator[Server]:
+def serving(
+    repository: Path, name: str, log: Path, keyed: bool = True, under: Sequence[str] = ()
+) -> Iterator[Server]:
     """Serve one variant of `repository` on free ports.
 
-    On leaving, running requests finish and the server stops. Raises ServerFailed.
+    `keyed`: with an operator's key, and so without the shared memory that clients find by
+    themselves. `under`: the beginning of a command that becomes the server, such as `env`. On
+    leaving, running requests finish and the server stops. Raises ServerFailed.
     """
     ports = [f"--{service}-port=0" for service in ("grpc", "http", "metrics", "status")]
     words = [sys.executable, "-m", "server", f"--repository={repository}", f"--models={name}"]
-    key, key_file = secrets.token_hex(16), log.with_suffix(".key")
-    key_file.write_text(key)
-    words.append(f"--key-file={key_file}")  # for shared memory
+    key, key_file = secrets.token_hex(16) if keyed else "", log.with_suffix(".key")
+    if keyed:
+        key_file.write_text(key)
+        words.append(f"--key-file={key_file}")  # for shared memory
     with log.open("w") as err:
         process = subprocess.Popen(
-            [*words, *ports],
+            [*under, *words, *ports],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdin=subprocess.DEVNULL,
@@ -142,13 +151,14 @@ def serving(repository: Path, name: str, log: Path) -> Iterator[Server]:
             why = lines[-1].removeprefix("serve: ") if lines else f"its log {log} says why."
             raise ServerFailed(f"The server did not start: {why}")
         told = dict(word.split("=", 1) for word in ready.split()[1:])
+        places = {name: told[name] for name in ("http", "metrics", "status")}
         with connected(told["grpc"], key) as server:
-            yield replace(server, http=told["http"])
+            yield replace(server, pid=process.pid, **places)
     finally:
         process.terminate()
         process.wait()
         process.stdout.close()
-        key_file.unlink()
+        key_file.unlink(missing_ok=True)
 
 
 def add_narrow_doors(repository: Path, name: str, sent: Mapping[str, Any], folder: Path) -> None:

@@ -50,7 +50,8 @@ class Health:
         self._tls = address
         self._problem: str | None = None
         self._patience = 0.0  # seconds after which a problem needs a new start
-        self._well = self._probed = time.monotonic()
+        self._well = self._probed = self._moved = time.monotonic()
+        self._progress = 0.0  # what Triton said last, when it `_moved`
         threading.Thread(target=self._watch, daemon=True).start()
 
     def ready(self) -> str | None:
@@ -80,7 +81,11 @@ class Health:
     def _watch(self) -> None:
         while not self.stopping:
             try:
-                problem, patience = self._stalled() if self.triton.busy() else self._failing()
+                if self.triton.busy():
+                    problem, patience = self._stalled()
+                else:
+                    problem, patience = self._failing()
+                    self._moved = time.monotonic()  # what comes now has all its time
             except Refused as error:
                 problem, patience = f"tritonserver does not answer: {error}", self.stall
             self._patience, self._problem = patience, problem
@@ -89,8 +94,10 @@ class Health:
             time.sleep(LOOK)
 
     def _stalled(self) -> tuple[str | None, float]:
-        """Say whether work hangs, and how long that may be."""
-        silent = time.time() - self.triton.progress()
+        """Say whether work hangs, and how long that may be; by no clock that somebody sets."""
+        if (told := self.triton.progress()) != self._progress:
+            self._progress, self._moved = told, time.monotonic()
+        silent = time.monotonic() - self._moved
         return None if silent < self.stall else f"no progress for {silent:.0f} s", self.stall
 
     def _failing(self) -> tuple[str | None, float]:

@@ -58,7 +58,7 @@ def drain(triton: Triton, seconds: float, file: Path, stop: Stop) -> str | None:
     closed: Triton then waits for what it has itself. Raises Stopped at a second signal.
     """
     part = file.with_suffix(".part")
-    part.write_text(str(time.time() + seconds))
+    part.write_text(str(time.monotonic() + seconds))  # as backends/maisi/stopping.py reads it
     os.replace(part, file)
     end = time.monotonic() + seconds + TELL
     looks = 0

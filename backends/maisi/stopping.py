@@ -1,7 +1,8 @@
 """A server that is about to stop takes nothing new, and says where running work can go on.
 
-The supervisor writes the file that the environment names: the time (`time.time()`, seconds) when
-what runs has to end. Whatever starts a server without a supervisor has no such file.
+The supervisor writes the file that the environment names: the time when what runs has to end, in
+seconds of `time.monotonic()`, which all processes of a computer share, and no change of the clock
+moves. Whatever starts a server without a supervisor has no such file.
 """
 
 import os
@@ -32,7 +33,7 @@ def admit() -> None:
 def go_on(seed: int) -> None:
     """Raise Stopping where the time of work that was taken is over; called between two steps."""
     end = deadline()
-    if end is not None and time.time() > end:
+    if end is not None and time.monotonic() > end:
         raise Stopping(
             "the server stopped before this volume was done: send the request to another one, and"
             f" seed {seed} makes the same volume"

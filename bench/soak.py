@@ -1,0 +1,252 @@
+"""Keep a server busy for long with all that clients do, and see whether anything grows.
+
+A few clients send a seeded mix: volumes of 32 x 32 x 32 to 128 x 128 x 128 voxels with and without
+a mask, by our client, asyncio's and the ensemble by plain tritonclient, large ones through shared
+memory; some are cancelled midway, some are wrong. Every 2 s all is measured that processes may leak
+(`bench.series` says what, and what counts as flat). A good request gives the same bytes before,
+after the warm-up and at the end, and so does every request that comes twice. The last line is JSON;
+the exit code is 1 where something grew, or ended otherwise than it should.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import json
+import random
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from maisi_client import Client, InvalidRequest, MaisiError, Volume, aio
+from maisi_client._transport import to_triton
+from tritonclient import grpc
+
+from bench import doors, fuzz, series
+
+LOOK = 2.0  # seconds between two samples
+_SMALL = ((32, 32, 32), (48, 32, 40), (64, 64, 64), (33, 47, 35))
+_LARGE = ((96, 112, 96), (80, 96, 64))
+_LARGEST = (128, 128, 128)
+_SHARED = (112, 112, 96)  # voxels of which mask, source and image are above 8 MiB together
+_WRONG: tuple[dict[str, Any], ...] = (
+    {"size": [0, 32, 32]},
+    {"size": [32, 32, 4096]},
+    {"size": [32, 32, 32], "steps": 0},
+    {"size": [32, 32, 32], "modality": "photograph"},
+    {"size": [32, 32, 32], "guidance": -1.0},
+    {"size": [32, 32, 32], "spacing": 100.0},
+    {"size": [32, 32, 32], "solver": "none"},
+    {"size": [32, 32, 32], "variant": "nobody"},
+)
+_KINDS = {"steps": np.int32, "seed": np.int64, "size": np.int32, "strength": np.float32}
+_LONGEST = 600.0  # seconds for a request, which waits for the others
+_FIXED: dict[str, Any] = {"size": [48, 48, 48], "steps": 2, "seed": 11, "modality": "mri_t2"}
+
+
+_SHARES = {  # of the doors among the requests
+    "client": 0.35,
+    "ensemble": 0.2,
+    "asyncio": 0.15,
+    "cancelled": 0.15,
+    "wrong messages": 0.08,
+    "wrong arguments": 0.07,
+}
+
+
+@dataclass
+class Tally:
+    """What became of the requests; threads share it. `found`: what should not have been."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    doors: Counter[str] = field(default_factory=Counter)
+    found: list[str] = field(default_factory=list)
+    digests: dict[str, str] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(self, door: str, outcome: str, expected: bool) -> None:
+        """Count a request that ended, as it should or not."""
+        with self.lock:
+            self.counts[outcome if expected else "failed"] += 1
+            self.doors[door] += 1
+            if not expected:
+                self.found.append(f"{door}: {outcome}")
+
+    def ask(self, door: str, asked: dict[str, Any], way: Callable[[dict[str, Any]], Any]) -> None:
+        """Ask one way, which returns the image [X, Y, Z], or None where it did not wait for it."""
+        wrong = door == "wrong arguments"
+        try:
+            image = way(asked)
+        except InvalidRequest as error:
+            self.count(door, "refused" if wrong else str(error), wrong)
+        except Exception as error:  # whatever: it is what is looked for
+            self.count(door, f"{type(error).__name__}: {error}", False)
+        else:
+            if image is None:
+                self.count(door, "cancelled", door == "cancelled")
+                return
+            plain = {name: getattr(value, "shape", value) for name, value in asked.items()}
+            named, found = json.dumps(plain, sort_keys=True), hashlib.sha256(image.tobytes())
+            with self.lock:
+                same = self.digests.setdefault(named, found.hexdigest()) == found.hexdigest()
+            if wrong:
+                self.count(door, f"answered: {named}", False)
+            else:
+                self.count(door, "answered" if same else f"other bytes: {named}", same)
+
+
+def picture(size: tuple[int, int, int], kind: type = np.uint8) -> nib.Nifti1Image:
+    """Return the example's labels as an image of 2 mm, or a source of such grey levels."""
+    return nib.Nifti1Image(doors.example(size).astype(kind), np.diag([2.0, 2.0, 2.0, 1.0]))
+
+
+def drawn(chance: random.Random) -> dict[str, Any]:
+    """Draw a good request; there are few of each kind, so that most come more than once."""
+    asked = {"steps": chance.choice((1, 2, 3)), "seed": chance.randrange(3), "spacing": 2.0}
+    kind = chance.random()
+    if kind < 0.04:
+        source = picture(_SHARED, np.float32)
+        return {"mask": picture(_SHARED), "source": source, **asked, "strength": 0.5}
+    sizes = _SMALL if kind < 0.8 else _LARGE if kind < 0.97 else (_LARGEST,)
+    size = chance.choice(sizes)
+    return {**asked, "mask": picture(size)} if chance.random() < 0.5 else {**asked, "size": size}
+
+
+def keep_asking(server: doors.Server, seed: str, tally: Tally, done: threading.Event) -> None:
+    """Send one request after the other until `done`, and count them."""
+    chance = random.Random(seed)
+    models = sorted(server.statistics())
+    messages = fuzz.messages(server.url, server.http, models, random.Random(seed))
+    with Client(server.url, timeout=_LONGEST) as client:
+        ways: dict[str, Callable[[dict[str, Any]], Any]] = {
+            "client": lambda asked: _image(client.generate(**asked)),
+            "ensemble": lambda asked: _ensemble(server.url, asked),
+            "asyncio": lambda asked: asyncio.run(_aio(server.url, asked)),
+            "cancelled": lambda asked: _left(client, asked, chance.randint(1, 4)),
+            "wrong arguments": lambda asked: _image(client.generate(**asked)),
+        }
+        while not done.is_set():
+            [door] = chance.choices(list(_SHARES), list(_SHARES.values()))
+            if door == "wrong messages":
+                outcome = next(messages)
+                tally.count(door, outcome, outcome in ("answered", "refused"))
+            else:
+                wrong = door == "wrong arguments"
+                tally.ask(door, chance.choice(_WRONG) if wrong else drawn(chance), ways[door])
+
+
+def _image(volume: Volume) -> Any:
+    return np.asarray(volume.image.dataobj)
+
+
+def _left(client: Client, asked: dict[str, Any], leave: int) -> Any:
+    """Close a stream after some signs of progress; return the image of one that was faster."""
+    with closing(client.stream(**asked)) as events:
+        for number, event in enumerate(events, 1):
+            if isinstance(event, Volume):
+                return _image(event)
+            if number >= leave:
+                return None
+    raise AssertionError("a stream ends with a volume or raises")
+
+
+def _ensemble(url: str, asked: dict[str, Any]) -> Any:
+    """Ask as any KServe client does."""
+    tensors = {"spacing": np.full(3, asked["spacing"], np.float32)}
+    for name, kind in _KINDS.items():
+        if name in asked:
+            tensors[name] = np.atleast_1d(np.array(asked[name], kind))
+    for name in asked.keys() & {"mask", "source"}:
+        tensors[name] = np.asarray(asked[name].dataobj)
+    with grpc.InferenceServerClient(url) as client:
+        result = client.infer("mini", to_triton(tensors), client_timeout=_LONGEST)
+    return result.as_numpy("image")
+
+
+async def _aio(url: str, asked: dict[str, Any]) -> Any:
+    async with aio.Client(url, timeout=_LONGEST) as client:
+        return _image(await client.generate(**asked))
+
+
+def soak(
+    repository: Path, seconds: float, seed: int, clients: int, log: Path
+) -> tuple[dict[str, Any], list[series.Sample]]:
+    """Run for `seconds`; return what came of it, and the samples."""
+    tally, done, digests, samples = Tally(), threading.Event(), [], []
+    with doors.serving(repository, "mini", log, keyed=False) as server, Client(server.url) as good:
+
+        def digest() -> None:
+            try:
+                digests.append(good.generate(**_FIXED).report["sha256"])
+            except MaisiError as error:
+                tally.count("client", f"{type(error).__name__}: {error}", False)
+
+        digest()
+        threads = [
+            threading.Thread(target=keep_asking, args=(server, f"{seed} {n}", tally, done))
+            for n in range(clients)
+        ]
+        for thread in threads:
+            thread.start()
+        watcher, began = series.Watcher(server.pid), time.monotonic()
+        while (now := time.monotonic() - began) < seconds:
+            samples.append(watcher.look(now))
+            if len(digests) == 1 and now > seconds / 3:
+                digest()
+            time.sleep(min(LOOK, seconds / 9))
+        done.set()
+        for thread in threads:
+            thread.join()
+        digest()
+    if any(other != digests[0] for other in digests):
+        tally.found.append("other bytes of the good request")
+    tally.found += [f"{name} died" for name in watcher.died()]
+    grown = series.growth(samples)
+    told: dict[str, Any] = {
+        "minutes": round(seconds / 60, 1),
+        "seed": seed,
+        "clients": clients,
+        **tally.counts,
+        "doors": dict(tally.doors),
+        "growth": {
+            f"{quantity}: {name}": [round(each.before), round(each.after)]
+            for (quantity, name), each in grown.items()
+        },
+        "not flat": [": ".join(key) for key, each in grown.items() if not each.flat],
+        "found": sorted(set(tally.found))[:20],
+    }
+    return told, samples
+
+
+def main() -> int:
+    """Run the command line; return its exit status."""
+    parser = argparse.ArgumentParser(prog="scripts/soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30, help="how long [%(default)s]")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same requests [0]")
+    parser.add_argument("--clients", type=int, default=3, help="at once [%(default)s]")
+    parser.add_argument("--repository", type=Path, default=doors.ROOT / "model_repository")
+    parser.add_argument("--plot", type=Path, metavar="PATH", help="draw it: .png or .svg")
+    parser.add_argument("--csv", type=Path, metavar="PATH", help="write every sample")
+    options = parser.parse_args()
+    log = doors.ROOT / "build" / "soak.log"  # to be read where something was found
+    log.parent.mkdir(exist_ok=True)
+    told, samples = soak(
+        options.repository, 60 * options.minutes, options.seed, options.clients, log
+    )
+    if options.csv:
+        series.write_csv(samples, options.csv)
+    if options.plot:
+        series.plot(samples, options.plot)
+    print(json.dumps(told))
+    return int(bool(told["not flat"] or told["found"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
