@@ -55,7 +55,6 @@ FAULTS = {
     "fill the disk below maisi generate": Fault(shortages.fill_disk),
     "fill the disk below maisi dataset": Fault(shortages.fill_disk_of_dataset),
     "read slowly": Fault(shortages.read_slowly),
-    "set the clock": Fault(shortages.jump, shortages.own_clock),
 }
 
 

@@ -1,9 +1,7 @@
-"""Faults of the machine: a full /dev/shm or disk, readers that do not read, a clock that is set."""
+"""Faults of the machine: a full /dev/shm or disk, and readers that do not read."""
 
 import os
 import shutil
-import signal
-import struct
 import subprocess
 import sys
 import time
@@ -12,16 +10,15 @@ from functools import partial
 from pathlib import Path
 
 import grpc
-from maisi_client import MaisiError
+from maisi_client import Client, MaisiError
 from tritonclient.grpc import service_pb2_grpc as rpc
 from tritonclient.utils import InferenceServerException
 
 from bench import mutations
-from bench.scene import Scene, Unable, Wrong, picture, private, sentence, until
+from bench.scene import Scene, Wrong, picture, private, sentence, until
 
 _LARGE = (96, 112, 96)  # voxels: about 40 MB of /dev/shm
 _ROOM = 3 << 20  # bytes that are left
-_DAY = 86400
 _READERS, _SIDE = 4, 96
 _GROWN = 64 << 20  # bytes that tritonserver may grow by, beside the answers that wait in it
 
@@ -39,16 +36,17 @@ def fill_shm(scene: Scene) -> str:
             free = shutil.disk_usage(scene.shm).free
             os.posix_fallocate(file.fileno(), 0, free - _ROOM)
         told = []
-        for ask in (
-            lambda: scene.client.generate(picture(_LARGE), steps=1),
-            lambda: scene.ensemble(_LARGE),
-        ):
-            try:
-                ask()
-            except MaisiError as error:
-                told.append(sentence(error))
-            except InferenceServerException as error:
-                told.append(sentence(error.message()))
+        with Client(scene.server.url, timeout=100, retries=0) as hasty:
+            for ask in (
+                lambda: hasty.generate(picture(_LARGE), steps=1),
+                lambda: scene.ensemble(_LARGE),
+            ):
+                try:
+                    ask()
+                except MaisiError as error:
+                    told.append(sentence(error))
+                except InferenceServerException as error:
+                    told.append(sentence(error.message()))
         if len(told) != 2:
             raise Wrong("what cannot have had room was answered")
         if scene.good() != scene.sha256:
@@ -138,45 +136,3 @@ _WIDE = [("grpc.max_receive_message_length", -1)]
 
 def _has_image(answer: object) -> bool:
     return any(each.name == "image" for each in answer.infer_response.outputs)  # type: ignore[attr-defined]
-
-
-def own_clock(folder: Path) -> list[str]:
-    """Begin the command of a server whose wall clock is moved by a file (clock.c)."""
-    library, clock = folder / "clock.so", folder / "clock"
-    if sys.version_info < (3, 11):
-        raise Unable("Python 3.10 waits by the wall clock")
-    if not (compiler := shutil.which("cc")):
-        raise Unable("no C compiler is here: apt install gcc")
-    source = Path(__file__).with_name("clock.c")
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source], check=True)
-    _set(folder, 0)
-    return ["env", f"LD_PRELOAD={library}", f"MAISI_CLOCK={clock}"]
-
-
-def _set(folder: Path, days: int) -> None:
-    with (folder / "clock").open("r+b" if (folder / "clock").exists() else "wb") as file:
-        file.write(struct.pack("<q", days * _DAY))
-
-
-def jump(scene: Scene) -> str:
-    """Set the server's clock a day on, two days back, and a day on while it stops."""
-    for days in (1, -1):
-        with scene.busy():
-            _set(scene.folder, days)
-            time.sleep(2)
-            told = scene.gauge("maisi_progress_timestamp_seconds", model="mini.stream")
-            if abs(told - time.time() - days * _DAY) > 60:
-                raise Wrong("the server's clock did not jump")
-            if not scene.ready():
-                raise Wrong("it is no longer ready")
-        if scene.good() != scene.sha256:
-            raise Wrong("other bytes")
-    last = scene.later(partial(scene.good, steps=200))
-    until(lambda: scene.gauge("maisi_requests_running"), 30, "it works")
-    os.kill(scene.server.pid, signal.SIGTERM)
-    time.sleep(0.5)
-    _set(scene.folder, 1)
-    last.result(200)
-    _set(scene.folder, 0)
-    scene.start()
-    return "it stayed ready, the same seed gave the same bytes; a stop let the running work finish"

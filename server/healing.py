@@ -13,7 +13,7 @@ from server.status import Health
 from server.stopping import LOOK, Stop, decoupled
 from server.triton import Refused, Triton
 
-RETRIES = 5  # attempts to load a model whose process died, with pauses of 1, 2, 4, ... seconds
+RETRIES = 4  # attempts to load a model whose process died, with pauses of 1, 2, 4, ... seconds
 FROZEN = 5.0  # seconds for which a process may be stopped, as a debugger does, before it is killed
 
 
@@ -32,9 +32,8 @@ def watch(triton: Triton, known: dict[int, str], health: Health, stop: Stop) -> 
     `known`: process id -> model, of all that have to live.
 
     Returns why tritonserver itself has to start again, None once asked to stop. That is when it
-    ended, when volumes fail or work hangs, and when the process of a decoupled model died: of its
-    streams Triton tells nobody, so that their connections have to end. Raises ServerError when a
-    model does not load again.
+    ended, when volumes fail or work hangs, when a model does not load again, and when the process
+    of a decoupled model died: of its streams Triton tells nobody, so their connections have to end.
     """
     frozen: dict[int, float] = {}
     while not stop.event.wait(LOOK):
@@ -51,7 +50,8 @@ def watch(triton: Triton, known: dict[int, str], health: Health, stop: Stop) -> 
         for model in dead:
             health.loading = model
             health.restarts[model] += 1
-            revive(triton, model, stop)
+            if not revive(triton, model, stop):
+                return f"{model} did not load again"
             health.healed()
         known = triton.stubs() if dead else alive
         with suppress(Refused):  # too busy to say
@@ -80,11 +80,11 @@ def _frozen(alive: dict[int, str], since: dict[int, float]) -> dict[int, float]:
     return found
 
 
-def revive(triton: Triton, model: str, stop: Stop) -> None:
+def revive(triton: Triton, model: str, stop: Stop) -> bool:
     """Unload and load a model whose process died; its clients get an error, others go on.
 
-    Triton itself does neither notice nor repair that, and calls the model ready. Raises
-    ServerError when the model does not load again.
+    Triton itself does neither notice nor repair that, and calls the model ready. Returns whether it
+    loaded again.
     """
     log(f"the process of {model} died; loading it again")
     started = time.monotonic()
@@ -94,9 +94,11 @@ def revive(triton: Triton, model: str, stop: Stop) -> None:
             triton.load(model)
         except Refused as error:
             log(f"{model} did not load: {error}")
+            if triton.process.poll() is not None:
+                return False
             if stop.event.wait(2.0**attempt):
-                return
+                return True
         else:
             log(f"{model} serves again after {time.monotonic() - started:.1f} s")
-            return
-    raise ServerError(f"{model} died and did not load again in {RETRIES} attempts.")
+            return True
+    return False

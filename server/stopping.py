@@ -55,7 +55,8 @@ def drain(triton: Triton, seconds: float, file: Path, stop: Stop) -> str | None:
 
     The models read `file` and refuse new work with UNAVAILABLE, and running work once `seconds` are
     over, with the seed that makes the same volume elsewhere. When nothing is left, the doors are
-    closed: Triton then waits for what it has itself. Raises Stopped at a second signal.
+    closed: Triton then waits for what it has itself. Raises Stopped at a second signal, and Refused
+    where Triton has ended.
     """
     part = file.with_suffix(".part")
     part.write_text(str(time.monotonic() + seconds))  # as backends/maisi/stopping.py reads it
@@ -67,6 +68,8 @@ def drain(triton: Triton, seconds: float, file: Path, stop: Stop) -> str | None:
         try:
             looks = 0 if triton.busy() else looks + 1
         except Refused:  # too busy to say
+            if triton.process.poll() is not None:
+                raise
             looks = 0
     return _close(triton, end, stop)
 

@@ -33,6 +33,15 @@ from .stopping import Stopping
 _READ = ("vae_decoder", "vae_encoder", "mask_decoder")
 _PROBE = "probe"  # the id of the supervisor's own requests, which count as nobody's
 _MEMORY = re.compile(r"out of memory: .*; try again in \d+ s")  # as backends/engines/memory.py
+# What Triton 2.51 says of a model that the supervisor is about to load again, and where there is no
+# room in /dev/shm.
+_PASSING = {
+    "is not healthy": "died and is loaded again",
+    "is not ready": "is being loaded again",
+    "has no available versions": "is being loaded again",
+    "shared memory": "has no room in shared memory",
+}
+_AGAIN = "try again in 3 s"
 _FLOWS = ("flow", "flow_masked", "mask_flow")
 
 
@@ -173,6 +182,9 @@ class TritonPythonModel:
             _log(known, f"{self.role}: {model}: {error.message()}")
             if (found := _MEMORY.search(error.message())) is not None:
                 raise Overloaded(f"overloaded: {model}: {found[0]}")
+            for sign, told in _PASSING.items():
+                if sign in error.message():
+                    raise Overloaded(f"overloaded: {model} {told}; {_where(known)}; {_AGAIN}")
             raise EngineFailed(
                 f"{self.role}: the model {model} failed; {_where(known)}", error.code()
             )

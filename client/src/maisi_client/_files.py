@@ -14,12 +14,17 @@ from pathlib import Path
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a new path beside `path` to write to; on success it becomes `path`, else it is removed.
 
-    The temporary name ends like `path`, because writers choose their format by it.
+    The temporary name ends like `path`, because writers choose their format by it. An `OSError`
+    that names no file, as that of a full disk, is given `path`'s name.
     """
     draft = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     try:
         yield draft
         os.replace(draft, path)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = os.fspath(path)
+        raise
     finally:
         draft.unlink(missing_ok=True)
 
