@@ -10,6 +10,8 @@ from pathlib import Path
 
 import psutil
 
+from bench import watch
+
 SHM = Path("/dev/shm")
 MEMORY, SHARED, DESCRIPTORS, THREADS = "memory", "shared memory", "descriptors", "threads"
 _SHARE, _BYTES, _COUNT = 0.02, 10e6, 2  # what a quantity may differ by and still be flat
@@ -19,7 +21,8 @@ _SHARE, _BYTES, _COUNT = 0.02, 10e6, 2  # what a quantity may differ by and stil
 class Sample:
     """What was held at a time: seconds since the first look, (quantity, process) -> amount.
 
-    Quantities: resident memory and files in /dev/shm, bytes; open descriptors; threads.
+    Quantities: private memory and files in /dev/shm, bytes, since who maps those touches more and
+    more of them while they stay as they are; open descriptors; threads.
     """
 
     seconds: float
@@ -43,7 +46,7 @@ class Watcher:
         held: dict[tuple[str, str], float] = {}
         for name, process in self._processes().items():
             with suppress(psutil.Error):
-                held[MEMORY, name] = process.memory_info().rss
+                held[MEMORY, name] = watch.private(process.pid)
                 held[DESCRIPTORS, name] = process.num_fds()
                 held[THREADS, name] = process.num_threads()
                 self.lives.setdefault(name, set()).add(process.pid)
