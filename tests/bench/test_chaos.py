@@ -10,13 +10,11 @@ from bench import chaos, scene
 
 QUICK = (
     "kill mini.sampler (ensemble)",
-    "kill mini.vae_decoder (ensemble)",
     "kill mini.flow_masked (stream)",
     "kill a client (waiting)",
     "kill a client (decoder)",
     "fill the disk below maisi generate",
     "fill the disk below maisi dataset",
-    "read slowly",
 )
 
 

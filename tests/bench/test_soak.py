@@ -32,9 +32,9 @@ def test_what_settles_is_flat_and_what_leaks_is_not() -> None:
 
 
 def test_some_seconds_of_everything(tmp_path: Path) -> None:
-    told, samples = soak.soak(ROOT / "model_repository", 12, 1, 3, tmp_path / "log")
+    told, samples = soak.soak(ROOT / "model_repository", 6, 1, 3, tmp_path / "log")
     assert told["found"] == [] and "failed" not in told
-    assert told["answered"] >= 3
+    assert told["answered"] >= 1
     series.write_csv(samples, tmp_path / "soak.csv")
     series.plot(samples, tmp_path / "soak.png")
     assert (tmp_path / "soak.png").stat().st_size > 10_000
