@@ -17,12 +17,14 @@ import numpy as np
 import numpy.typing as npt
 import tritonclient.grpc as grpc
 from google.protobuf import text_format  # type: ignore[import-untyped]
+from maisi_client._transport import to_triton
 from tritonclient.grpc import model_config_pb2 as pb
 
 ROOT = Path(__file__).resolve().parents[1]
 MASK = ROOT / "examples" / "brain_mask.nii.gz"
 NARROW, NARROW_STREAM = "loadtest", "loadtest_stream"
 _SEED = 7
+_KINDS = {"steps": np.int32, "seed": np.int64, "size": np.int32, "strength": np.float32}
 
 
 class ServerFailed(RuntimeError):
@@ -221,3 +223,25 @@ def example(size: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
         for count, of in zip(size, labels.shape, strict=True)
     ]
     return np.ascontiguousarray(labels[np.ix_(*at)])
+
+
+def picture(size: tuple[int, int, int], kind: npt.DTypeLike = np.uint8) -> nib.Nifti1Image:
+    """Return the example's labels as an image of 2 mm, or a source of such grey levels."""
+    return nib.Nifti1Image(example(size).astype(kind), np.diag([2.0, 2.0, 2.0, 1.0]))
+
+
+def ensemble(url: str, asked: Mapping[str, Any], seconds: float) -> npt.NDArray[np.int16]:
+    """Ask mini as any KServe client does, for at most so many seconds; return the image [X, Y, Z].
+
+    `asked` is as our client takes it; images have to lie as the server sees them.
+    """
+    tensors = {"spacing": np.full(3, asked["spacing"], np.float32)}
+    for name, kind in _KINDS.items():
+        if name in asked:
+            tensors[name] = np.atleast_1d(np.array(asked[name], kind))
+    for name in asked.keys() & {"mask", "source"}:
+        tensors[name] = np.asarray(asked[name].dataobj)
+    with grpc.InferenceServerClient(url) as client:
+        result = client.infer("mini", to_triton(tensors), client_timeout=seconds)
+    image: npt.NDArray[np.int16] = result.as_numpy("image")
+    return image

@@ -13,12 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
-import numpy as np
-import numpy.typing as npt
 import psutil
 from maisi_client import Client, Progress
-from maisi_client._transport import to_triton
-from tritonclient import grpc
 
 from bench import doors
 
@@ -47,7 +43,7 @@ class Scene:
         """Start it, and ask the good request for the first time."""
         self.folder, self.under = folder, under
         self.mask = folder / "mask.nii.gz"
-        nib.save(picture(SMALL), self.mask)
+        nib.save(doors.picture(SMALL), self.mask)
         self._pool = ThreadPoolExecutor(8)
         self._stack = ExitStack()
         self.start()
@@ -81,14 +77,8 @@ class Scene:
 
     def ensemble(self, size: tuple[int, int, int] = SMALL) -> Any:
         """Ask the good request as any KServe client does; return the image [X, Y, Z]."""
-        tensors: dict[str, npt.NDArray[Any]] = {
-            "mask": doors.example(size),
-            "steps": np.array([4], np.int32),
-            "seed": np.array([11], np.int64),
-            "spacing": np.full(3, 2, np.float32),
-        }
-        with grpc.InferenceServerClient(self.server.url) as client:
-            return client.infer("mini", to_triton(tensors), client_timeout=120).as_numpy("image")
+        asked = {"mask": doors.picture(size), "steps": 4, "seed": 11, "spacing": 2.0}
+        return doors.ensemble(self.server.url, asked, 120)
 
     def later(self, ask: Callable[[], Any]) -> "Future[Any]":
         """Ask in a thread."""
@@ -174,11 +164,6 @@ class Scene:
         allowed = len(self.models) + 2 + self.deaths
         until(lambda: len(self.regions()) <= allowed, 10, "/dev/shm is as before")
         until(lambda: not self.at_work(), 10, "nothing is at work")
-
-
-def picture(size: tuple[int, int, int]) -> nib.Nifti1Image:
-    """Return the example's labels as an image of 2 mm."""
-    return nib.Nifti1Image(doors.example(size), np.diag([2.0, 2.0, 2.0, 1.0]))
 
 
 def until(holds: Callable[[], object], seconds: float, what: str) -> float:

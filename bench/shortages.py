@@ -14,8 +14,8 @@ from maisi_client import Client, MaisiError
 from tritonclient.grpc import service_pb2_grpc as rpc
 from tritonclient.utils import InferenceServerException
 
-from bench import mutations
-from bench.scene import Scene, Wrong, picture, private, sentence, until
+from bench import doors, mutations
+from bench.scene import Scene, Wrong, private, sentence, until
 
 _LARGE = (96, 112, 96)  # voxels: about 40 MB of /dev/shm
 _ROOM = 3 << 20  # bytes that are left
@@ -38,7 +38,7 @@ def fill_shm(scene: Scene) -> str:
         told = []
         with Client(scene.server.url, timeout=100, retries=0) as hasty:
             for ask in (
-                lambda: hasty.generate(picture(_LARGE), steps=1),
+                lambda: hasty.generate(doors.picture(_LARGE), steps=1),
                 lambda: scene.ensemble(_LARGE),
             ):
                 try:
@@ -53,7 +53,7 @@ def fill_shm(scene: Scene) -> str:
             raise Wrong("what has room gives other bytes")
     finally:
         filler.unlink(missing_ok=True)
-    scene.client.generate(picture(_LARGE), steps=1)
+    scene.client.generate(doors.picture(_LARGE), steps=1)
     return f"what did not fit was told: {told[0]}; what fits, and then all, went on"
 
 

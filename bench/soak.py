@@ -23,11 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from maisi_client import Client, InvalidRequest, MaisiError, Volume, aio
-from maisi_client._transport import to_triton
-from tritonclient import grpc
 
 from bench import doors, fuzz, series
 
@@ -46,7 +43,6 @@ _WRONG: tuple[dict[str, Any], ...] = (
     {"size": [32, 32, 32], "solver": "none"},
     {"size": [32, 32, 32], "variant": "nobody"},
 )
-_KINDS = {"steps": np.int32, "seed": np.int64, "size": np.int32, "strength": np.float32}
 _LONGEST = 600.0  # seconds for a request, which waits for the others
 _FIXED: dict[str, Any] = {"size": [48, 48, 48], "steps": 2, "seed": 11, "modality": "mri_t2"}
 
@@ -102,21 +98,18 @@ class Tally:
                 self.count(door, "answered" if same else f"other bytes: {named}", same)
 
 
-def picture(size: tuple[int, int, int], kind: type = np.uint8) -> nib.Nifti1Image:
-    """Return the example's labels as an image of 2 mm, or a source of such grey levels."""
-    return nib.Nifti1Image(doors.example(size).astype(kind), np.diag([2.0, 2.0, 2.0, 1.0]))
-
-
 def drawn(chance: random.Random) -> dict[str, Any]:
     """Draw a good request; there are few of each kind, so that most come more than once."""
     asked = {"steps": chance.choice((1, 2, 3)), "seed": chance.randrange(3), "spacing": 2.0}
     kind = chance.random()
     if kind < 0.04:
-        source = picture(_SHARED, np.float32)
-        return {"mask": picture(_SHARED), "source": source, **asked, "strength": 0.5}
+        source = doors.picture(_SHARED, np.float32)
+        return {"mask": doors.picture(_SHARED), "source": source, **asked, "strength": 0.5}
     sizes = _SMALL if kind < 0.8 else _LARGE if kind < 0.97 else (_LARGEST,)
     size = chance.choice(sizes)
-    return {**asked, "mask": picture(size)} if chance.random() < 0.5 else {**asked, "size": size}
+    return (
+        {**asked, "mask": doors.picture(size)} if chance.random() < 0.5 else {**asked, "size": size}
+    )
 
 
 def keep_asking(server: doors.Server, seed: str, tally: Tally, done: threading.Event) -> None:
@@ -127,7 +120,7 @@ def keep_asking(server: doors.Server, seed: str, tally: Tally, done: threading.E
     with Client(server.url, timeout=_LONGEST) as client:
         ways: dict[str, Callable[[dict[str, Any]], Any]] = {
             "client": lambda asked: _image(client.generate(**asked)),
-            "ensemble": lambda asked: _ensemble(server.url, asked),
+            "ensemble": lambda asked: doors.ensemble(server.url, asked, _LONGEST),
             "asyncio": lambda asked: asyncio.run(_aio(server.url, asked)),
             "cancelled": lambda asked: _left(client, asked, chance.randint(1, 4)),
             "wrong arguments": lambda asked: _image(client.generate(**asked)),
@@ -155,19 +148,6 @@ def _left(client: Client, asked: dict[str, Any], leave: int) -> Any:
             if number >= leave:
                 return None
     raise AssertionError("a stream ends with a volume or raises")
-
-
-def _ensemble(url: str, asked: dict[str, Any]) -> Any:
-    """Ask as any KServe client does."""
-    tensors = {"spacing": np.full(3, asked["spacing"], np.float32)}
-    for name, kind in _KINDS.items():
-        if name in asked:
-            tensors[name] = np.atleast_1d(np.array(asked[name], kind))
-    for name in asked.keys() & {"mask", "source"}:
-        tensors[name] = np.asarray(asked[name].dataobj)
-    with grpc.InferenceServerClient(url) as client:
-        result = client.infer("mini", to_triton(tensors), client_timeout=_LONGEST)
-    return result.as_numpy("image")
 
 
 async def _aio(url: str, asked: dict[str, Any]) -> Any:
