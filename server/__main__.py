@@ -94,9 +94,8 @@ def main() -> int:
         return 2
 
     # Only now: these need what the check has just found.
-    from server.healing import ServerError
     from server.layout import Limits, model_names
-    from server.supervisor import Settings, serve
+    from server.supervisor import ServerError, Settings, serve
     from server.triton import Address
 
     ports = (options.grpc_port, options.http_port, options.metrics_port, options.status_port)

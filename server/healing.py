@@ -17,10 +17,6 @@ RETRIES = 4  # attempts to load a model whose process died, with pauses of 1, 2,
 FROZEN = 5.0  # seconds for which a process may be stopped, as a debugger does, before it is killed
 
 
-class ServerError(Exception):
-    """The server cannot go on; the message is one sentence for its operator."""
-
-
 def log(message: str) -> None:
     """Write one line for the operator, between Triton's own lines."""
     print(f"serve: {message}", file=sys.stderr, flush=True)

@@ -74,7 +74,9 @@ class Health:
     def live(self) -> str | None:
         """Say what is not mended though it should be by now; None: nothing."""
         ill = time.monotonic() - self._well
-        if self.stopping or self.loading or ill <= self.stall + FAILING:
+        if self.stopping or self.loading or self._problem is None:
+            return None
+        if ill <= self.stall + FAILING:
             return None
         return f"not ready for {ill:.0f} s: {self._problem}"
 

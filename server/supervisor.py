@@ -11,13 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from server import healing, layout, status
-from server.healing import ServerError, log
+from server.healing import log
 from server.layout import UNLIMITED, Limits
 from server.status import Health
 from server.stopping import FILE_VARIABLE, Stop, Stopped, drain
 from server.triton import Address, Launch, Refused, Tls, Triton, variant_of
 
 EXIT = 5.0  # seconds an idle tritonserver gets to go; open, idle streams keep it from going
+
+
+class ServerError(Exception):
+    """The server cannot go on; the message is one sentence for its operator."""
 
 
 @dataclass(frozen=True)
