@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
@@ -31,6 +32,21 @@ def cores() -> int:
         return count
 
 
+@functools.cache
+def core() -> Any:
+    """Return OpenVINO's core, one for the whole life of the process.
+
+    It gives the thread that it is made in a stack for signals. Where it ends in another thread
+    (OpenVINO 2026.4.1), as garbage does, that stack is gone and the next signal ends the process.
+    Raises RuntimeError where OpenVINO is not installed.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise RuntimeError(f"this server lacks OpenVINO ({error}): {INSTALL}") from None
+    return openvino.Core()
+
+
 class Engine:
     """An ONNX file on the CPU, in float32 whatever its weights are.
 
@@ -44,13 +60,9 @@ class Engine:
         `innermost`: arrays of five axes [R, C, X, Y, Z] come and go with C innermost in memory.
         Raises RuntimeError when it cannot be loaded, and where OpenVINO is not installed.
         """
-        try:
-            import openvino
-        except ImportError as error:
-            raise RuntimeError(f"this server lacks OpenVINO ({error}): {INSTALL}") from None
-        self.core, self.innermost = openvino.Core(), innermost
+        self.innermost = innermost
         self.threads = threads or cores()
-        self.model = self.core.read_model(str(path))
+        self.model = core().read_model(str(path))
         self.inputs = [port.get_any_name() for port in self.model.inputs]
         self.outputs = [port.get_any_name() for port in self.model.outputs]
         self.compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
@@ -95,7 +107,7 @@ class Engine:
         return channels_last.change(model, winograd.convolve, self.innermost)
 
     def _compile(self, model: Any) -> Any:
-        return self.core.compile_model(
+        return core().compile_model(
             model,
             "CPU",
             {

@@ -10,6 +10,7 @@ from openvino import opset13 as op
 
 from backends.engines import channels_last, winograd
 from backends.engines.channels_last import FIRST, LAST
+from backends.engines.openvino import core
 
 Array = np.ndarray[Any, Any]
 SHAPE = (2, 4, 3, 5, 6)
@@ -58,7 +59,7 @@ GRAPHS: dict[str, Callable[[Any], Any]] = {
 
 def run(model: Any, x: Array) -> Array:
     hints = {"INFERENCE_PRECISION_HINT": "f32"}
-    found: Array = openvino.Core().compile_model(model, "CPU", hints)([x])[0]
+    found: Array = core().compile_model(model, "CPU", hints)([x])[0]
     return found
 
 

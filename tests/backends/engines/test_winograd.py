@@ -9,6 +9,7 @@ import torch
 from openvino import opset13 as op
 
 from backends.engines import channels_last, winograd
+from backends.engines.openvino import core
 
 Array = np.ndarray[Any, Any]
 
@@ -22,7 +23,7 @@ def convolution(x: Array, weight: Array, before: list[int], after: list[int]) ->
 
 def run(model: Any, x: Array) -> Array:
     hints = {"INFERENCE_PRECISION_HINT": "f32"}
-    found: Array = openvino.Core().compile_model(model, "CPU", hints)([x])[0]
+    found: Array = core().compile_model(model, "CPU", hints)([x])[0]
     return found
 
 
