@@ -18,7 +18,8 @@ class Row:
     """A level of load: volumes a second, latencies and mean times a request in milliseconds.
 
     None where there is no such number. `flow` is part of `sampler`, `vae_decoder` of `decoder`;
-    `rest` is what the mean latency has beyond queue and stages.
+    `rest` is what the mean latency has beyond queue and stages. A stream's `queue` is all until it
+    begins, the way of the request too.
     """
 
     door: str
@@ -48,6 +49,7 @@ def row(
     requests: Sequence[Request],
     done: Mapping[str, Counts],
     masked: bool,
+    steps: int,
 ) -> Row:
     """Summarise a level; `done`: model -> what it did meanwhile, `masked`: with a mask encoder."""
     # perf_analyzer may send more than it counts, when it is given a rate.
@@ -62,13 +64,12 @@ def row(
         return sum(model.total_ns - model.queue_ns for model in each) / answered / 1e6
 
     if door.streaming:
-        queue = done.get(door.model, NOTHING).queue_ns / answered / 1e6
-        stages = stages_of_stream(requests, masked)
+        queue, stages = stages_of_stream(requests, masked, steps)
     else:
         models = [done.get(f"{name}.{step}", NOTHING) for step in STEPS_OF_ENSEMBLE]
         queue = sum(model.queue_ns for model in models) / answered / 1e6
-        steps = [step for step in STEPS_OF_ENSEMBLE if masked or step != "mask_encoder"]
-        stages = {step: spent(step) for step in steps}
+        rooms = [room for room in STEPS_OF_ENSEMBLE if masked or room != "mask_encoder"]
+        stages = {room: spent(room) for room in rooms}
     mean = float(latencies.mean())
     return Row(
         *names(door),
@@ -91,18 +92,24 @@ def row(
     )
 
 
-def stages_of_stream(requests: Sequence[Request], masked: bool) -> dict[str, float]:
-    """Return stage -> mean milliseconds, by when a stream told that each stage began.
+def stages_of_stream(
+    requests: Sequence[Request], masked: bool, steps: int
+) -> tuple[float, dict[str, float]]:
+    """Return the mean milliseconds until a stream began, and of each stage, by when it told them.
 
-    A stream tells: condition, mask_encoder where there is one, sampler, every step, decoder, done.
-    Raises Failed for a stream that told less.
+    A stream tells: waiting, as often as may be; condition, mask_encoder where there is one,
+    sampler, every step, decoder, done. Requests of one kind, as these are, do not interrupt each
+    other. Raises Failed for a stream that told less.
     """
-    first = 1 + masked  # where the sampler's beginning stands
-    if any(len(request.responses) < first + 3 for request in requests):
+    told = 4 + masked + steps
+    if any(len(request.responses) < told for request in requests):
         raise Failed("The stream did not tell every stage.")
-    times = np.array([[*r.responses[: first + 1], *r.responses[-2:]] for r in requests])
+    begun = [request.responses[-told:] for request in requests]
+    queue = np.mean([times[0] - r.sent for times, r in zip(begun, requests, strict=True)])
+    times = np.array([[*times[: 2 + masked], *times[-2:]] for times in begun])
     names = ("condition", *(("mask_encoder",) if masked else ()), "sampler", "decoder")
-    return dict(zip(names, (np.diff(times).mean(0) * 1e3).tolist(), strict=True))
+    means = np.diff(times).mean(0) * 1e3
+    return float(queue) * 1e3, dict(zip(names, means.tolist(), strict=True))
 
 
 def names(door: Door) -> tuple[str, str]:
@@ -142,6 +149,7 @@ def measure(
     load: Load,
     data: Path,
     masked: bool,
+    steps: int,
     seconds: float,
 ) -> tuple[Row, str]:
     """Run one level; returns its row and, when it failed, the sentence that says why."""
@@ -149,7 +157,7 @@ def measure(
     try:
         requests = perf_analyzer.run(program, server.url, door, load, data, seconds, server.key)
         done = _since(before, server.statistics())
-        return row(name, door, load, requests, done, masked), ""
+        return row(name, door, load, requests, done, masked, steps), ""
     except Failed as error:
         failed = _since(before, server.statistics()).get(door.model, NOTHING).failed
         errors = max(failed, 1)

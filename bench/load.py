@@ -90,7 +90,15 @@ def test(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
             for load in loads:
                 print(f"{what}, {load} ...", file=sys.stderr)
                 each, why = measure(
-                    program, server, options.variant, door, load, data, masked, options.seconds
+                    program,
+                    server,
+                    options.variant,
+                    door,
+                    load,
+                    data,
+                    masked,
+                    options.steps,
+                    options.seconds,
                 )
                 rows.append(each)
                 lines.writerow(asdict(each))
@@ -114,7 +122,7 @@ def text(options: argparse.Namespace, rows: Sequence[Row], notes: Sequence[str])
         " is transport and Triton itself.",
         table(rows),
         "Stages of the ensemble are Triton's statistics; those of the stream are by when it tells"
-        " its progress.",
+        " its progress, and its queue is all until it begins, the way of the request too.",
     ]
     if not options.url:
         said[-1] += (

@@ -25,7 +25,7 @@ def test_an_ensembles_way_is_tritons_statistics() -> None:
         "v.decoder": counts(3, 900, 0),
         "v.vae_decoder": counts(3, 600, 0),
     }
-    row = levels.row("v", Door("v", False), Load(3, 2), requests, done, True)
+    row = levels.row("v", Door("v", False), Load(3, 2), requests, done, True, 2)
     assert (row.door, row.transport, row.load, row.errors) == ("ensemble", "gRPC", "2 at once", 0)
     assert row.volumes_per_s == pytest.approx(3 / 4)
     assert (row.mean, row.p50, row.p95, row.p99) == (2000, 2000, 3000, 3000)
@@ -35,27 +35,25 @@ def test_an_ensembles_way_is_tritons_statistics() -> None:
 
 
 def test_a_stream_tells_its_way_itself() -> None:
-    # condition, mask_encoder, sampler, two steps, decoder, done
-    masked = Request(10.0, (11.0, 11.5, 12.5, 13.0, 14.0, 14.5, 16.5))
-    assert levels.stages_of_stream([masked], True) == {
-        "condition": 500,
-        "mask_encoder": 1000,
-        "sampler": 2000,
-        "decoder": 2000,
-    }
+    # condition, mask_encoder, sampler, two steps, decoder, done; the second waits before
+    masked = (11.0, 11.5, 12.5, 13.0, 14.0, 14.5, 16.5)
+    requests = [Request(10.0, masked), Request(9.0, (9.5, 10.5, *masked))]
+    assert levels.stages_of_stream(requests, True, 2) == (
+        1500,
+        {"condition": 500, "mask_encoder": 1000, "sampler": 2000, "decoder": 2000},
+    )
     plain = Request(10.0, (11.0, 11.5, 13.0, 14.0, 16.0))
-    assert levels.stages_of_stream([plain], False) == {
-        "condition": 500,
-        "sampler": 2500,
-        "decoder": 2000,
-    }
+    assert levels.stages_of_stream([plain], False, 1) == (
+        1000,
+        {"condition": 500, "sampler": 2500, "decoder": 2000},
+    )
     with pytest.raises(Failed, match="did not tell every stage"):
-        levels.stages_of_stream([Request(10.0, (11.0, 12.0))], True)
+        levels.stages_of_stream([Request(10.0, (11.0, 12.0))], True, 1)
 
 
 def test_a_table_has_errors_only_where_there_are_some() -> None:
     door = Door("v.loadtest", False, 1000)
-    good = levels.row("v", door, Load(1, rate=0.5), [Request(0.0, (0.004,))], {}, True)
+    good = levels.row("v", door, Load(1, rate=0.5), [Request(0.0, (0.004,))], {}, True, 4)
     assert "| ensemble | shared memory | 0.5/s | 250 | 4.0 | 4.0 | 4.0 |" in levels.table([good])
     assert "errors" not in levels.table([good])
     bad = levels.Row("stream", "gRPC", "8 at once", 8, 3)
