@@ -1,0 +1,52 @@
+"""A fault of the machine: its clock is set, while requests run."""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+from maisi_client import Progress, Volume
+
+from bench.scene import Scene, Unable, Wrong
+
+_JUMP = 600.0  # seconds, more than anything waits for anything
+_STEPS = 60  # of the request that runs meanwhile
+
+
+@contextmanager
+def another_time(seconds: float) -> Iterator[None]:
+    """Have the machine's clock be so many seconds ahead within, or behind.
+
+    Raises Unable where that is not allowed.
+    """
+    ahead = time.clock_gettime(time.CLOCK_REALTIME) - time.monotonic()
+    try:
+        time.clock_settime(time.CLOCK_REALTIME, ahead + time.monotonic() + seconds)
+    except PermissionError:
+        raise Unable("this user may not set the machine's clock") from None
+    try:
+        yield
+    finally:
+        time.clock_settime(time.CLOCK_REALTIME, ahead + time.monotonic())
+
+
+def set_clock(scene: Scene) -> str:
+    """Set the clock forth and back in requests, and right again in each."""
+    before = scene.triton().pid, {name: stub.pid for name, stub in scene.stubs().items()}
+    expected = scene.good(steps=_STEPS)
+    for seconds in (_JUMP, -_JUMP):
+        with closing(scene.client.stream(scene.mask, steps=_STEPS, seed=11)) as events:
+            for event in events:
+                if isinstance(event, Progress) and event.stage == "sampler":
+                    break
+            with another_time(seconds):
+                for event in events:
+                    if isinstance(event, Progress) and event.fraction > 0.5:
+                        break
+                if scene.good() != scene.sha256:
+                    raise Wrong("other bytes at another time")
+            *_, last = events
+        if not isinstance(last, Volume) or last.report["sha256"]["image"] != expected:
+            raise Wrong("a request that ran meanwhile gave other bytes")
+    after = scene.triton().pid, {name: stub.pid for name, stub in scene.stubs().items()}
+    told = "no process was started again" if after == before else "processes were started again"
+    return f"{_JUMP:g} s forth and back: requests went on, with the same bytes; {told}"
