@@ -92,7 +92,7 @@ def _on_disk(paths: Iterable[Path]) -> float:
 
 @dataclass(frozen=True)
 class Growth:
-    """The medians of the second and of the last third of a run, and whether that counts as flat."""
+    """The higher median of a run's first two thirds, that of the last, and whether it is flat."""
 
     before: float
     after: float
@@ -100,22 +100,23 @@ class Growth:
 
 
 def growth(samples: Sequence[Sample]) -> dict[tuple[str, str], Growth]:
-    """Compare the last third of a run with the second, for each quantity and process.
+    """Compare the last third of a run with those before it, for each quantity and process.
 
-    The first third is warm-up. It is flat where the median is not more than 2 % or 10 MB higher,
-    whichever is more; for descriptors and threads, not more than 2. A process that is not there in
-    one of the two thirds is left out.
+    It is flat where the median is not more than 2 % or 10 MB, whichever is more, above the higher
+    one of the two before; for descriptors and threads, not more than 2. A process that is not there
+    in the second or the last third is left out.
     """
     length = samples[-1].seconds
     thirds = [
         [sample.held for sample in samples if low <= sample.seconds / length <= low + 1 / 3]
-        for low in (1 / 3, 2 / 3)
+        for low in (0, 1 / 3, 2 / 3)
     ]
     found = {}
     for key in sorted({key for sample in samples for key in sample.held}):
-        before, after = ([held[key] for held in third if key in held] for third in thirds)
-        if before and after:
-            old, new = statistics.median(before), statistics.median(after)
+        held = [[each[key] for each in third if key in each] for third in thirds]
+        if held[1] and held[2]:
+            *earlier, new = [statistics.median(third) for third in held if third]
+            old = max(earlier)
             allowed = _COUNT if key[0] in (DESCRIPTORS, THREADS) else max(_SHARE * old, _BYTES)
             found[key] = Growth(old, new, new - old <= allowed)
     return found
@@ -156,6 +157,6 @@ def plot(samples: Sequence[Sample], path: Path) -> None:
         axis.set_ylabel(f"{quantity} (MB)" if scale > 1 else quantity)
         axis.set_ylim(bottom=0)
         axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    axes[-1].set_xlabel("minutes; grey: the ends of the warm-up and of the second third")
+    axes[-1].set_xlabel("minutes; grey: the thirds that are compared")
     figure.savefig(path, dpi=80, bbox_inches="tight")
     pyplot.close(figure)

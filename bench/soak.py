@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +32,8 @@ LOOK = 2.0  # seconds between two samples
 _SMALL = ((32, 32, 32), (48, 32, 40), (64, 64, 64), (33, 47, 35))
 _LARGE = ((96, 112, 96), (80, 96, 64))
 _LARGEST = (128, 128, 128)
+_MOST: dict[str, Any] = {"steps": 1, "seed": 0, "spacing": 2.0}  # of the largest size
+_SHORT = 60.0  # seconds of a run that shows nothing of memory
 _SHARED = (112, 112, 96)  # voxels of which mask, source and image are above 8 MiB together
 _WRONG: tuple[dict[str, Any], ...] = (
     {"size": [0, 32, 32]},
@@ -112,8 +114,13 @@ def drawn(chance: random.Random) -> dict[str, Any]:
     )
 
 
-def keep_asking(server: doors.Server, seed: str, tally: Tally, done: threading.Event) -> None:
-    """Send one request after the other until `done`, and count them."""
+def keep_asking(
+    server: doors.Server, seed: str, tally: Tally, done: threading.Event, most: Sequence[str]
+) -> None:
+    """Send one request after the other until `done`, and count them; first `_MOST` at some doors.
+
+    With several clients that is the most that the server is asked for at once.
+    """
     chance = random.Random(seed)
     models = sorted(server.statistics())
     messages = fuzz.messages(server.url, server.http, models, random.Random(seed))
@@ -125,6 +132,8 @@ def keep_asking(server: doors.Server, seed: str, tally: Tally, done: threading.E
             "cancelled": lambda asked: _left(client, asked, chance.randint(1, 4)),
             "wrong arguments": lambda asked: _image(client.generate(**asked)),
         }
+        for door in most:
+            tally.ask(door, {**_MOST, "mask": doors.picture(_LARGEST)}, ways[door])
         while not done.is_set():
             [door] = chance.choices(list(_SHARES), list(_SHARES.values()))
             if door == "wrong messages":
@@ -169,8 +178,9 @@ def soak(
                 tally.count("client", f"{type(error).__name__}: {error}", False)
 
         digest()
+        most = ("client", "ensemble") if seconds > _SHORT else ()
         threads = [
-            threading.Thread(target=keep_asking, args=(server, f"{seed} {n}", tally, done))
+            threading.Thread(target=keep_asking, args=(server, f"{seed} {n}", tally, done, most))
             for n in range(clients)
         ]
         for thread in threads:

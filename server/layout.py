@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import secrets
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterable
@@ -19,13 +20,26 @@ from server.host import SHM
 
 PREFIX = "maisi-serve-"
 CLIENTS = "maisi-client-"  # as client/src/maisi_client/_near.py has it
+# glibc's malloc for tritonserver, whose memory crept up under volumes of many sizes, from three
+# hundred threads: one arena, and large blocks go back at once (docs/reliability.md, Soak).
+MALLOC = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+}
+# The networks on a CPU are in the stubs' processes, which would be slower with that.
+_STUB = """#!/bin/sh
+unset {names}
+exec {stub} "$@"
+"""
 
 
 def lay_backends(triton: Path, ours: Path, target: Path) -> None:
     """Fill the new folder `target` with Triton's Python backend and the packages in `ours`.
 
     Triton refuses a shared library that a link leads out of the backend directory, so that one
-    and its utilities are copied; the rest is linked.
+    and its utilities are copied; the rest is linked. The stub gets a script before it, which takes
+    `MALLOC` away.
     """
     python = target / "python"
     python.mkdir(parents=True)
@@ -33,7 +47,9 @@ def lay_backends(triton: Path, ours: Path, target: Path) -> None:
         shutil.copy(triton / "backends" / "python" / name, python)
     stub = "triton_python_backend_stub"
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    (python / stub).symlink_to(triton / "python_backend_stubs" / version / stub)
+    real = shlex.quote(str(triton / "python_backend_stubs" / version / stub))
+    (python / stub).write_text(_STUB.format(names=" ".join(MALLOC), stub=real))
+    (python / stub).chmod(0o755)
     for module in sorted(ours.glob("*/__init__.py")):
         (target / module.parent.name).symlink_to(module.parent.resolve())
 

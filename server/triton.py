@@ -20,6 +20,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import psutil
 
+from server import layout
 from server.host import libpython_dir
 
 KEY = "maisi-control"  # the name of the header that has the key
@@ -309,7 +310,7 @@ def children(pid: int) -> list[psutil.Process]:
 
 
 def environment() -> dict[str, str]:
-    """Give tritonserver this interpreter: Triton's Python backend finds its home by PATH."""
+    """Give tritonserver its malloc, and this interpreter: the Python backend finds it by PATH."""
     python = str(Path(sys.executable).parent)
     libraries = [str(libpython_dir()), os.environ.get("LD_LIBRARY_PATH", "")]
     return {
@@ -317,6 +318,7 @@ def environment() -> dict[str, str]:
         "PATH": os.pathsep.join([python, os.environ.get("PATH", "")]),
         "LD_LIBRARY_PATH": os.pathsep.join(part for part in libraries if part),
         "PYTHONUNBUFFERED": "1",
+        **layout.MALLOC,
     }
 
 
