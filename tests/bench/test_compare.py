@@ -31,6 +31,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
     return status, captured.out, captured.err
 
 
+@pytest.mark.slow
 def test_all_contenders_make_the_same_volume(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

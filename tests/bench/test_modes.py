@@ -20,6 +20,7 @@ def heads() -> list[Head]:
     return [modes.head(path) for path in modes.MASKS]
 
 
+@pytest.mark.slow
 def test_t1_becomes_t2_and_keeps_its_anatomy(
     client: Client, heads: list[Head], monkeypatch: pytest.MonkeyPatch
 ) -> None:

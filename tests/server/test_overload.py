@@ -52,7 +52,9 @@ def resident(server) -> int:
     return sum(process.memory_info().rss for process in family)
 
 
-@pytest.mark.parametrize(("each", "slowest"), [(0.005, 0.1), (0, 1.0)])
+@pytest.mark.parametrize(
+    ("each", "slowest"), [(0.005, 0.1), pytest.param(0, 1.0, marks=pytest.mark.slow)]
+)
 def test_ten_times_what_the_queue_holds(start_server, each, slowest):
     """`each`: seconds between two requests; at once, they wait for each other on their way, too."""
     server = start_server()
