@@ -262,14 +262,20 @@ class Client:
             while True:
                 left = deadline - time.monotonic()
                 wait = min(left, self.idle_timeout) if started else left
+                # `wait_for` of Python before 3.12 loses a cancel that comes with an answer.
+                reply: asyncio.Future[Any] = asyncio.ensure_future(anext(replies))
                 try:
-                    result, error = await asyncio.wait_for(anext(replies), max(wait, 0))
+                    done, _ = await asyncio.wait({reply}, timeout=max(wait, 0))
+                finally:
+                    reply.cancel()
+                if not done and wait < left:
+                    raise transport.silent(server.url, self.idle_timeout)
+                if not done:
+                    raise transport.late(server.url)
+                try:
+                    result, error = reply.result()
                 except StopAsyncIteration:
                     break
-                except asyncio.TimeoutError:
-                    if wait < left:
-                        raise transport.silent(server.url, self.idle_timeout) from None
-                    raise transport.late(server.url) from None
                 if error is not None:
                     raise transport.explain(error, server.url, started)
                 started = True
