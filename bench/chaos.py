@@ -93,9 +93,8 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="part of a name [all but clock]")
     parser.add_argument("--list", action="store_true", help="name them")
     options = parser.parse_args()
-    chosen = [name for name in FAULTS if any(word in name for word in options.names)]
-    if not options.names:
-        chosen = [name for name in FAULTS if name not in ASKED]
+    words = options.names or [name for name in FAULTS if name not in ASKED]
+    chosen = [name for name in FAULTS if any(word in name for word in words)]
     if options.list or not chosen:
         print("\n".join(FAULTS))
         return int(not chosen)

@@ -31,7 +31,7 @@ def another_time(seconds: float) -> Iterator[None]:
 
 def set_clock(scene: Scene) -> str:
     """Set the clock forth and back in requests, and right again in each."""
-    before = scene.triton().pid, {name: stub.pid for name, stub in scene.stubs().items()}
+    before = _processes(scene)
     expected = scene.good(steps=_STEPS)
     for seconds in (_JUMP, -_JUMP):
         with closing(scene.client.stream(scene.mask, steps=_STEPS, seed=11)) as events:
@@ -47,6 +47,11 @@ def set_clock(scene: Scene) -> str:
             *_, last = events
         if not isinstance(last, Volume) or last.report["sha256"]["image"] != expected:
             raise Wrong("a request that ran meanwhile gave other bytes")
-    after = scene.triton().pid, {name: stub.pid for name, stub in scene.stubs().items()}
-    told = "no process was started again" if after == before else "processes were started again"
-    return f"{_JUMP:g} s forth and back: requests went on, with the same bytes; {told}"
+    told = "no process was" if _processes(scene) == before else "processes were"
+    went = f"{_JUMP:g} s forth and back: requests went on, with the same bytes"
+    return f"{went}; {told} started again"
+
+
+def _processes(scene: Scene) -> set[int]:
+    """Return the ids of tritonserver's process and its models'."""
+    return {process.pid for process in (scene.triton(), *scene.stubs().values())}

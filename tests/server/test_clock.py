@@ -16,5 +16,4 @@ def test_who_asks_what_time_it_is() -> None:
     files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     assert len(files) > 80
     found = {str(path.relative_to(ROOT)) for path in files if asked.search(path.read_text())}
-    print(found)
     assert found == TOLD

@@ -268,9 +268,9 @@ class Client:
                     done, _ = await asyncio.wait({reply}, timeout=max(wait, 0))
                 finally:
                     reply.cancel()
-                if not done and wait < left:
-                    raise transport.silent(server.url, self.idle_timeout)
                 if not done:
+                    if wait < left:
+                        raise transport.silent(server.url, self.idle_timeout)
                     raise transport.late(server.url)
                 try:
                     result, error = reply.result()
