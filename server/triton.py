@@ -288,6 +288,8 @@ def command(launch: Launch) -> list[str]:
         f"--grpc-restricted-protocol={MEMORY}:{KEY}={launch.memory_key}",
         f"--http-restricted-api={closed}:{KEY}={launch.key}",
         "--allow-gpu-metrics=false",
+        # Messages kept for reuse keep the room of the largest answer that each ever had.
+        "--grpc-infer-allocation-pool-size=0",
     ]
     if launch.version is not None:
         words.append(f"--model-config-name={launch.version}")
