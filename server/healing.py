@@ -79,8 +79,8 @@ def _frozen(alive: dict[int, str], since: dict[int, float]) -> dict[int, float]:
 def revive(triton: Triton, model: str, stop: Stop) -> bool:
     """Unload and load a model whose process died; its clients get an error, others go on.
 
-    Triton itself does neither notice nor repair that, and calls the model ready. Returns whether it
-    loaded again.
+    Triton itself does neither notice nor repair that, and calls the model ready. Returns False
+    where it did not load again.
     """
     log(f"the process of {model} died; loading it again")
     started = time.monotonic()

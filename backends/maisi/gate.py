@@ -34,7 +34,7 @@ class Place:
 
     `expected`: what its work takes, by which it has its turn; `least`: what it surely takes, by
     which it or others are refused; 0 where nothing is known. `done`: how much of that is, 0..1;
-    `waited`: how long it stood still.
+    `waited`: how long it stood still. `ready`: it may work; `begun`: it has.
     """
 
     def __init__(self, gate: Gate, seconds: float) -> None:
@@ -42,6 +42,7 @@ class Place:
         self.arrived = time.monotonic()
         self.seconds = seconds
         self.expected = self.least = self.done = self.waited = 0.0
+        self.ready = self.begun = False
         self._gate = gate
 
     @property
@@ -91,8 +92,6 @@ class Gate:
         self._waiting, self._heard = waiting, changed
         self._changed = threading.Condition()
         self._places: list[Place] = []
-        self._ready: list[Place] = []  # of these, who may work now
-        self._begun: list[Place] = []  # of these, who has
         self._working: Place | None = None
 
     @contextmanager
@@ -111,9 +110,7 @@ class Gate:
             yield place
         finally:
             with self._changed:
-                for held in (self._places, self._ready, self._begun):
-                    if place in held:
-                        held.remove(place)
+                self._places.remove(place)
                 if self._working is place:
                     self._working = None
                 self._tell()
@@ -143,12 +140,9 @@ class Gate:
         since = time.monotonic()
         while True:
             with self._changed:
-                if place not in self._ready:
-                    self._ready.append(place)
+                place.ready = True
                 if self._working is None and self._next() is place:
-                    self._working = place
-                    if place not in self._begun:
-                        self._begun.append(place)
+                    self._working, place.begun = place, True
                     place.waited += time.monotonic() - since
                     self._tell()
                     return
@@ -172,8 +166,9 @@ class Gate:
 
     def _next(self) -> Place:
         """Return who is first among those that may work."""
-        open_ = self._ready if len(self._begun) < _BEGUN else self._begun
-        return min(open_, key=lambda place: place.rank)
+        begun = [place for place in self._places if place.begun]
+        ready = [place for place in self._places if place.ready]
+        return min(ready if len(begun) < _BEGUN else begun, key=lambda place: place.rank)
 
 
 def _overloaded(why: str, seconds: float | None) -> Overloaded:

@@ -69,10 +69,7 @@ def test_pairs_are_what_generate_makes_of_the_rows(server: Server, plan: list[Ro
         assert pair["faithful"] == (volume.report["fidelity"]["faithful"] is not False)
 
 
-# gRPC of the tests before does not always live through a fork: its parent was seen to die, once.
-@pytest.mark.parametrize(
-    ("method", "workers"), [pytest.param("fork", 2, marks=pytest.mark.slow), ("spawn", 1)]
-)
+@pytest.mark.parametrize(("method", "workers"), [("fork", 2), ("spawn", 1)])
 def test_workers_share_the_rows(server: Server, method: str, workers: int) -> None:
     with Client(server.grpc) as client:
         client.info()  # this process has a connection open while the workers are made
