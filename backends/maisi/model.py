@@ -5,6 +5,7 @@ the JSON `variant` that says what may be asked. `<variant>.stream` walks the sam
 ensemble of the other three, and tells how far it is on the way.
 """
 
+import ctypes
 import functools
 import json
 import re
@@ -42,6 +43,7 @@ _PASSING = {
     "shared memory": "has no room in shared memory",
 }
 _AGAIN = "try again in 3 s"
+_ARENA_MAX = -8  # mallopt's M_ARENA_MAX, glibc's malloc.h
 _FLOWS = ("flow", "flow_masked", "mask_flow")
 
 
@@ -78,6 +80,8 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(
                 f"{args['model_name']}: role {self.role!r} is not one of {', '.join(ROOMS)}, stream"
             )
+        if self.role == "stream":  # whose threads would have arenas, which keep what they had
+            ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
         self.pace = Pace()
         self.metrics = Metrics(self.variant["name"], args["model_name"])
         self.gate = Gate(self.variant["limits"]["waiting"][1], self.metrics.queue)
