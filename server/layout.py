@@ -163,7 +163,9 @@ def sweep_shared_memory() -> int:
     return count
 
 
-def sweep_clients(registered: Iterable[str], unregister: Callable[[str], bool]) -> None:
+def sweep_clients(
+    registered: Iterable[str] = (), unregister: Callable[[str], bool] = lambda region: True
+) -> None:
     """Delete what dead clients left in /dev/shm and, of that, unregister what is `registered`.
 
     A client holds the lock of its file while it lives. What is in use is not unregistered yet, and

@@ -89,7 +89,7 @@ def stopping_file(folder: Path) -> Path:
 @contextmanager
 def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
     """Start tritonserver in a folder of its own, and leave nothing of it behind."""
-    layout.sweep_clients([], lambda name: True)
+    layout.sweep_clients()
     if left := layout.sweep_shared_memory():
         log(f"removed {left} shared memory regions that a dead server had left")
     try:
@@ -134,7 +134,7 @@ def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
             yield Triton(launch, shared_memory, state), address, folder
     finally:
         layout.remove_shared_memory(shared_memory[0])
-        layout.sweep_clients([], lambda name: True)
+        layout.sweep_clients()
 
 
 def wait_until_ready(triton: Triton, settings: Settings, stop: Stop) -> dict[str, list[int]]:
@@ -185,7 +185,7 @@ def start_again(
     health.restarts["tritonserver"] += 1
     triton.end(0.0)
     layout.remove_regions(triton.prefix)
-    layout.sweep_clients([], lambda name: True)
+    layout.sweep_clients()
     triton.start()
     health.variants = wait_until_ready(triton, settings, stop)
     health.healed()
