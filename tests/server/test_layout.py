@@ -24,7 +24,7 @@ def test_tritonserver_gives_back_what_large_messages_took(server, eventually):
     def refused(number):
         with (
             grpc.InferenceServerClient(server.grpc) as client,
-            pytest.raises(grpc.InferenceServerException, match="spacing"),
+            pytest.raises(grpc.InferenceServerException, match="at most 8388608"),
         ):
             client.infer("mini", [mask])
 
