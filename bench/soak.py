@@ -17,7 +17,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,13 +115,16 @@ def drawn(chance: random.Random) -> dict[str, Any]:
     )
 
 
-def keep_asking(
-    server: doors.Server, seed: str, tally: Tally, done: threading.Event, most: Sequence[str]
-) -> None:
-    """Send one request after the other until `done`, and count them; first `_MOST` at some doors.
+def ask_most(server: doors.Server, tally: Tally) -> None:
+    """Ask for the largest volume at both doors, one after the other."""
+    asked = {**_MOST, "mask": doors.picture(_LARGEST)}
+    with Client(server.url, timeout=_LONGEST) as client:
+        tally.ask("client", asked, lambda asked: _image(client.generate(**asked)))
+    tally.ask("ensemble", asked, lambda asked: doors.ensemble(server.url, asked, _LONGEST))
 
-    With several clients that is the most that the server is asked for at once.
-    """
+
+def keep_asking(server: doors.Server, seed: str, tally: Tally, done: threading.Event) -> None:
+    """Send one request after the other until `done`, and count them."""
     chance = random.Random(seed)
     models = sorted(server.statistics())
     messages = fuzz.messages(server.url, server.http, models, random.Random(seed))
@@ -132,8 +136,6 @@ def keep_asking(
             "cancelled": lambda asked: _left(client, asked, chance.randint(1, 4)),
             "wrong arguments": lambda asked: _image(client.generate(**asked)),
         }
-        for door in most:
-            tally.ask(door, {**_MOST, "mask": doors.picture(_LARGEST)}, ways[door])
         while not done.is_set():
             [door] = chance.choices(list(_SHARES), list(_SHARES.values()))
             if door == "wrong messages":
@@ -178,9 +180,11 @@ def soak(
                 tally.count("client", f"{type(error).__name__}: {error}", False)
 
         digest()
-        most = ("client", "ensemble") if seconds > _SHORT else ()
+        if seconds > _SHORT:  # more at once than ever comes later, so that what is kept is there
+            with ThreadPoolExecutor(2 * clients) as pool:
+                list(pool.map(lambda number: ask_most(server, tally), range(2 * clients)))
         threads = [
-            threading.Thread(target=keep_asking, args=(server, f"{seed} {n}", tally, done, most))
+            threading.Thread(target=keep_asking, args=(server, f"{seed} {n}", tally, done))
             for n in range(clients)
         ]
         for thread in threads:
