@@ -17,9 +17,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,7 @@ LOOK = 2.0  # seconds between two samples
 _SMALL = ((32, 32, 32), (48, 32, 40), (64, 64, 64), (33, 47, 35))
 _LARGE = ((96, 112, 96), (80, 96, 64))
 _LARGEST = (128, 128, 128)
-_MOST: dict[str, Any] = {"steps": 1, "seed": 0, "spacing": 2.0}  # of the largest size
-_SHORT = 60.0  # seconds of a run that shows nothing of memory
+_SHORT = 60.0  # seconds of a run that shows nothing of memory, and is not warmed up
 _SHARED = (112, 112, 96)  # voxels of which mask, source and image are above 8 MiB together
 _WRONG: tuple[dict[str, Any], ...] = (
     {"size": [0, 32, 32]},
@@ -101,10 +100,10 @@ class Tally:
                 self.count(door, "answered" if same else f"other bytes: {named}", same)
 
 
-def drawn(chance: random.Random) -> dict[str, Any]:
+def drawn(chance: random.Random, largest: bool = False) -> dict[str, Any]:
     """Draw a good request; there are few of each kind, so that most come more than once."""
     asked = {"steps": chance.choice((1, 2, 3)), "seed": chance.randrange(3), "spacing": 2.0}
-    kind = chance.random()
+    kind = chance.choice((0.0, 1.0)) if largest else chance.random()
     if kind < 0.04:
         source = doors.picture(_SHARED, np.float32)
         return {"mask": doors.picture(_SHARED), "source": source, **asked, "strength": 0.5}
@@ -115,15 +114,28 @@ def drawn(chance: random.Random) -> dict[str, Any]:
     )
 
 
-def ask_most(server: doors.Server, tally: Tally) -> None:
-    """Ask for the largest volume at both doors, one after the other."""
-    asked = {**_MOST, "mask": doors.picture(_LARGEST)}
-    with Client(server.url, timeout=_LONGEST) as client:
-        tally.ask("client", asked, lambda asked: _image(client.generate(**asked)))
-    tally.ask("ensemble", asked, lambda asked: doors.ensemble(server.url, asked, _LONGEST))
+@contextmanager
+def busy(
+    server: doors.Server, seed: int, tally: Tally, clients: int, largest: bool = False
+) -> Iterator[None]:
+    """Have so many clients ask all the time."""
+    done = threading.Event()
+    with ThreadPoolExecutor(clients) as pool:
+        askers = [
+            pool.submit(keep_asking, server, f"{seed} {number}", tally, done, largest)
+            for number in range(clients)
+        ]
+        try:
+            yield
+        finally:
+            done.set()
+    for asker in askers:
+        asker.result()
 
 
-def keep_asking(server: doors.Server, seed: str, tally: Tally, done: threading.Event) -> None:
+def keep_asking(
+    server: doors.Server, seed: str, tally: Tally, done: threading.Event, largest: bool
+) -> None:
     """Send one request after the other until `done`, and count them."""
     chance = random.Random(seed)
     models = sorted(server.statistics())
@@ -142,8 +154,9 @@ def keep_asking(server: doors.Server, seed: str, tally: Tally, done: threading.E
                 outcome = next(messages)
                 tally.count(door, outcome, outcome in ("answered", "refused"))
             else:
-                wrong = door == "wrong arguments"
-                tally.ask(door, chance.choice(_WRONG) if wrong else drawn(chance), ways[door])
+                good = door != "wrong arguments"
+                asked = drawn(chance, largest) if good else chance.choice(_WRONG)
+                tally.ask(door, asked, ways[door])
 
 
 def _image(volume: Volume) -> Any:
@@ -170,7 +183,7 @@ def soak(
     repository: Path, seconds: float, seed: int, clients: int, log: Path
 ) -> tuple[dict[str, Any], list[series.Sample]]:
     """Run for `seconds`; return what came of it, and the samples."""
-    tally, done, digests, samples = Tally(), threading.Event(), [], []
+    tally, digests, samples = Tally(), [], []
     with doors.serving(repository, "mini", log, keyed=False) as server, Client(server.url) as good:
 
         def digest() -> None:
@@ -180,24 +193,16 @@ def soak(
                 tally.count("client", f"{type(error).__name__}: {error}", False)
 
         digest()
-        if seconds > _SHORT:  # more at once than ever comes later, so that what is kept is there
-            with ThreadPoolExecutor(2 * clients) as pool:
-                list(pool.map(lambda number: ask_most(server, tally), range(2 * clients)))
-        threads = [
-            threading.Thread(target=keep_asking, args=(server, f"{seed} {n}", tally, done))
-            for n in range(clients)
-        ]
-        for thread in threads:
-            thread.start()
-        watcher, began = series.Watcher(server.pid), time.monotonic()
-        while (now := time.monotonic() - began) < seconds:
-            samples.append(watcher.look(now))
-            if len(digests) == 1 and now > seconds / 3:
-                digest()
-            time.sleep(min(LOOK, seconds / 9))
-        done.set()
-        for thread in threads:
-            thread.join()
+        if seconds > _SHORT:  # what is kept for more at once than ever comes later, is there then
+            with busy(server, seed, tally, 2 * clients, largest=True):
+                time.sleep(seconds / 10)
+        with busy(server, seed, tally, clients):
+            watcher, began = series.Watcher(server.pid), time.monotonic()
+            while (now := time.monotonic() - began) < seconds:
+                samples.append(watcher.look(now))
+                if len(digests) == 1 and now > seconds / 3:
+                    digest()
+                time.sleep(min(LOOK, seconds / 9))
         digest()
     if any(other != digests[0] for other in digests):
         tally.found.append("other bytes of the good request")
