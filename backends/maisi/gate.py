@@ -98,12 +98,7 @@ class Gate:
     def place(self, seconds: float = math.inf) -> Iterator[Place]:
         """Hold a place for a request that has so many seconds; raises Overloaded."""
         with self._changed:
-            if len(self._places) > self._waiting:
-                soonest = self._working.left if self._working else 0.0
-                raise _overloaded(
-                    f"{len(self._places)} requests are here, as many as may be",
-                    soonest or _UNKNOWN,
-                )
+            self.look()
             self._places.append(place := Place(self, seconds))
             self._tell()
         try:
@@ -114,6 +109,16 @@ class Gate:
                 if self._working is place:
                     self._working = None
                 self._tell()
+
+    def look(self) -> None:
+        """Raise Overloaded where nobody has room any more."""
+        with self._changed:
+            if len(self._places) > self._waiting:
+                soonest = self._working.left if self._working else 0.0
+                raise _overloaded(
+                    f"{len(self._places)} requests are here, as many as may be",
+                    soonest or _UNKNOWN,
+                )
 
     def ahead(self, expected: float) -> float:
         """Return the seconds of work before a request that comes now and takes `expected`."""

@@ -94,7 +94,7 @@ class TritonPythonModel:
         """
         if self.role == "stream":
             for request in requests:
-                threading.Thread(target=self._stream, args=(request,), daemon=True).start()
+                self._take(request)
             return None
         return [self._answer(request) for request in requests]
 
@@ -111,6 +111,17 @@ class TritonPythonModel:
             return pb_utils.InferenceResponse([_tensor(*item) for item in outputs.items()])
         except Exception as error:
             return pb_utils.InferenceResponse(error=self._error(known, error))
+
+    def _take(self, request: Any) -> None:
+        """Give a request a thread, or refuse it at once: threads take turns, and a crowd waits."""
+        try:
+            stopping.admit()
+            if "check" not in _inputs(request):
+                self.gate.look()
+        except (Stopping, Overloaded) as error:
+            self._refuse(request.get_response_sender(), _id(request), error)
+        else:
+            threading.Thread(target=self._stream, args=(request,), daemon=True).start()
 
     def _stream(self, request: Any) -> None:
         sender, known = request.get_response_sender(), _id(request)
@@ -129,18 +140,20 @@ class TritonPythonModel:
             sender.send(pb_utils.InferenceResponse([_tensor(*item) for item in outputs.items()]))
 
         try:
-            stopping.admit()
             engine = functools.partial(self._engine, known)
             seconds = self._seconds(request)
             walk(self.variant, _inputs(request), engine, send, self.pace, self.gate, seconds)
         except Exception as error:
-            # In one message: a lone end after an error can crash Triton 2.51 (triton_grpc_error).
-            sender.send(
-                pb_utils.InferenceResponse(error=self._error(known, error)),
-                flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
-            )
+            self._refuse(sender, known, error)
         else:
             sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _refuse(self, sender: Any, known: str, error: Exception) -> None:
+        """End a stream in one message: a lone end after an error can crash Triton 2.51."""
+        sender.send(
+            pb_utils.InferenceResponse(error=self._error(known, error)),
+            flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
+        )
 
     def _seconds(self, request: Any) -> float:
         """Return how long a request may take: what the caller says, within the limit."""

@@ -164,7 +164,7 @@ def test_what_the_chart_says_the_programs_understand(documents: list[dict[str, A
     (pod,) = pods(documents)
     (server,) = pod["containers"]
     options = serve.arguments(server["args"])
-    assert options.host == "0.0.0.0" and options.max_waiting == 16
+    assert options.host == "0.0.0.0" and options.max_waiting == 8
     for container in pod.get("initContainers", []):
         if container["args"][0] == "build":
             options = export._parser().parse_args(container["args"])
@@ -195,7 +195,7 @@ def test_shared_memory_and_tmp_are_the_only_places_to_write(
         assert writable == (mount["mountPath"] in ("/tmp", "/dev/shm"))
         if mount["mountPath"] == "/dev/shm":
             assert volumes[mount["name"]]["emptyDir"]["medium"] == "Memory"
-            assert volumes[mount["name"]]["emptyDir"]["sizeLimit"] in ("1408Mi", "7680Mi")
+            assert volumes[mount["name"]]["emptyDir"]["sizeLimit"] in ("1280Mi", "6656Mi")
 
 
 @pytest.mark.parametrize("profile", PROFILES)

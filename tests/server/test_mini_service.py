@@ -13,6 +13,7 @@ from concurrent.futures import Future
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc
+from maisi_client import Client
 
 SECONDS_TO_ERROR = 10
 
@@ -207,6 +208,8 @@ def test_more_than_may_wait_are_refused_at_once(start_server):
         str(third.get(timeout=5)),
     )
     assert time.monotonic() - started < 0.5
+    with Client(server.grpc) as curious:  # which takes no place
+        assert curious.check(size=[32, 32, 32])["steps"] > 0
     for messages in (first, second):
         for message in iter(lambda: messages.get(timeout=60), None):  # noqa: B023
             assert not isinstance(message, Exception), message

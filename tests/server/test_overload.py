@@ -16,8 +16,8 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as rpc
 
 SMALL = {"size": [32, 32, 32], "modality": "mri_t1", "seed": 3}
-WAITING = 16  # of mini
-REFUSED = r"overloaded: 17 requests are here, as many as may be; try again in \d+ s"
+WAITING = 8  # of mini
+REFUSED = r"overloaded: 9 requests are here, as many as may be; try again in \d+ s"
 
 
 def message(steps: int) -> pb.ModelInferRequest:
@@ -52,27 +52,28 @@ def resident(server) -> int:
     return sum(process.memory_info().rss for process in family)
 
 
-@pytest.mark.parametrize(
-    ("each", "slowest"), [(0.005, 0.1), pytest.param(0, 1.0, marks=pytest.mark.slow)]
-)
-def test_ten_times_what_the_queue_holds(start_server, each, slowest):
-    """`each`: seconds between two requests; at once, they wait for each other on their way, too."""
+@pytest.mark.parametrize("each", [0.005, 0])
+def test_ten_times_what_the_queue_holds(start_server, each):
+    """`each`: seconds between two requests."""
     server = start_server()
     with Client(server.grpc) as client:
         expected = client.generate(**SMALL, steps=2).report["sha256"]
         asyncio.run(flood(server.grpc, 2 * WAITING, 0.005))
-        before = resident(server)
-        answers = asyncio.run(flood(server.grpc, 10 * WAITING, each))
+        before, floods = resident(server), []
+        for _ in range(3):
+            answers = asyncio.run(flood(server.grpc, 10 * WAITING, each))
+            refused = sorted(seconds for seconds, said in answers if said)
+            assert all(re.fullmatch(rf".*{REFUSED}", said) for _, said in answers if said)
+            assert 10 * WAITING - len(refused) > WAITING  # the queue, and who worked, were served
+            assert len(refused) > 5 * WAITING
+            floods.append(refused)
         grown = (resident(server) - before) / 1e6
-        refused = sorted(seconds for seconds, said in answers if said)
-        assert all(re.fullmatch(rf".*{REFUSED}", said) for _, said in answers if said)
-        assert 10 * WAITING - len(refused) > WAITING  # the queue, and who worked, were served
-        assert len(refused) > 5 * WAITING
-        print(
-            f"refused {len(refused)} of {len(answers)}, {1000 * statistics.median(refused):.0f} ms"
-            f" at the median, {1000 * refused[-1]:.0f} ms at most; memory {grown:+.1f} MB"
-        )
-        assert refused[-1] < slowest
+        for refused in floods:
+            print(
+                f"refused {len(refused)} of {10 * WAITING}: {1e3 * statistics.median(refused):.0f}"
+                f" ms at the median, {1e3 * refused[-1]:.0f} ms at most; memory {grown:+.1f} MB"
+            )
+        assert statistics.median(refused[-1] for refused in floods) < 0.1
         assert grown < 20
         assert client.generate(**SMALL, steps=2).report["sha256"] == expected
     assert "died" not in server.log
