@@ -2,7 +2,8 @@
 
 For each docker/requirements-*.txt a CycloneDX SBOM goes to build/sbom/, and pip-audit asks PyPI for
 advisories. PyPI's mirrors often have none: pip-audit then finds nothing, so what was not
-asked about is told apart from what is fine.
+asked about is told apart from what is fine. Without the internet, a clone of PyPA's database,
+github.com/pypa/advisory-database, is read in place of asking.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+from packaging.version import Version
+
 ROOT = Path(__file__).parent.parent
 NAMES = ("cpu", "gpu", "client")
 Locked = tuple[str, str, str]  # a package's name as PyPI normalises it, version, sha256
@@ -23,7 +27,7 @@ Locked = tuple[str, str, str]  # a package's name as PyPI normalises it, version
 
 @dataclass(frozen=True)
 class Audit:
-    """What pip-audit found: lines for people, and packages that were asked about and not."""
+    """What is known: lines for people, and packages that were asked about and that were not."""
 
     found: tuple[str, ...]
     asked: tuple[str, ...]
@@ -95,9 +99,8 @@ def judged(report: dict[str, Any]) -> Audit:
             continue
         asked.append(package["name"])
         for advisory in package["vulns"]:
-            fixed = " or ".join(advisory["fix_versions"]) or "none yet"
-            names = ", ".join([advisory["id"], *advisory["aliases"]])
-            found.append(f"{package['name']} {package['version']}: {names}; fixed in {fixed}")
+            names, fixed = [advisory["id"], *advisory["aliases"]], advisory["fix_versions"]
+            found.append(_line(package["name"], package["version"], names, fixed))
     return Audit(tuple(found), tuple(asked), tuple(skipped))
 
 
@@ -123,20 +126,73 @@ def advisories(requirements: Path) -> Audit:
         return Audit((), (), tuple(sorted(name for name, _, _ in locked(requirements))))
 
 
+def looked_up(requirements: Path, database: Path) -> Audit:
+    """Look up what a file locks in a clone of PyPA's advisory database.
+
+    Raises ValueError where the folder is none.
+    """
+    if not (database / "vulns").is_dir():
+        raise ValueError(f"{database} is no clone of github.com/pypa/advisory-database")
+    found, packages = [], sorted(locked(requirements))
+    for name, version, _ in packages:
+        for path in sorted((database / "vulns" / name).glob("*.yaml")):
+            advisory = yaml.safe_load(path.read_text())
+            hit = [each for each in advisory["affected"] if affects(each, version)]
+            if hit and "withdrawn" not in advisory:
+                events = [event for each in hit for events in _ranges(each) for event in events]
+                fixed = [event["fixed"] for event in events if "fixed" in event]
+                names = [advisory["id"], *advisory.get("aliases", [])]
+                found.append(_line(name, version, names, fixed))
+    return Audit(tuple(found), tuple(name for name, _, _ in packages), ())
+
+
+def affects(affected: dict[str, Any], version: str) -> bool:
+    """Tell whether an entry of `affected` names a version, or has it in one of its ranges.
+
+    As https://ossf.github.io/osv-schema/ says, "Evaluation".
+    """
+    asked = Version(version)
+    return version in affected.get("versions", []) or any(
+        _within(asked, events) for events in _ranges(affected)
+    )
+
+
+def _ranges(affected: dict[str, Any]) -> list[list[dict[str, str]]]:
+    return [each["events"] for each in affected.get("ranges", []) if each["type"] == "ECOSYSTEM"]
+
+
+def _within(version: Version, events: list[dict[str, str]]) -> bool:
+    inside = False
+    for event in events:  # in the order of their versions
+        [(kind, at)] = event.items()
+        if version > Version(at) or (version == Version(at) and kind != "last_affected"):
+            inside = kind == "introduced"
+    return inside
+
+
+def _line(name: str, version: str, advisories: list[str], fixed: list[str]) -> str:
+    return f"{name} {version}: {', '.join(advisories)}; fixed in {' or '.join(fixed) or 'none yet'}"
+
+
 def main() -> int:
     """Write and ask; return the exit status."""
     parser = argparse.ArgumentParser(prog="scripts/audit", description=__doc__)
     parser.add_argument("--strict", action="store_true", help="fail where not all could be asked")
-    strict, status = parser.parse_args().strict, 0
+    parser.add_argument("--database", type=Path, metavar="FOLDER", help="read it, ask nobody")
+    options = parser.parse_args()
+    status = 0
     for name in NAMES:
         requirements = ROOT / "docker" / f"requirements-{name}.txt"
         to = ROOT / "build" / "sbom" / f"{name}.cdx.json"
         try:
             print(f"{to.relative_to(ROOT)}: {sbom(requirements, to)} components")
+            if options.database:
+                audit = looked_up(requirements, options.database)
+            else:
+                audit = advisories(requirements)
         except (ValueError, subprocess.CalledProcessError) as error:
             print(error, file=sys.stderr)
             return 1
-        audit = advisories(requirements)
         for line in audit.found:
             print(line, file=sys.stderr)
         if not audit.asked:
@@ -144,7 +200,7 @@ def main() -> int:
         else:
             silent = f", not about {', '.join(audit.skipped)}" if audit.skipped else ""
             print(f"{name}: {len(audit.found)} advisories on {len(audit.asked)} packages{silent}")
-        status = max(status, audit.status(strict))
+        status = max(status, audit.status(options.strict))
     return status
 
 

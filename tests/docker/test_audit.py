@@ -77,6 +77,46 @@ def test_an_advisory_fails_and_silence_is_no_all_clear(
     assert (found.status(strict=False), found.status(strict=True)) == (usual, strict)
 
 
+ADVISORY = """\
+id: PYSEC-2022-48
+aliases: [CVE-2021-22570]
+affected:
+- package: {name: protobuf, ecosystem: PyPI}
+  ranges:
+  - type: GIT
+    events: [{introduced: "0"}, {fixed: a00f8bf}]
+  - type: ECOSYSTEM
+    events: [{introduced: "0"}, {fixed: 3.15.0}, {introduced: "4"}, {last_affected: "4.2"}]
+  versions: [3.16.0rc1]
+"""
+
+
+@pytest.mark.parametrize(
+    ("version", "affected"),
+    [
+        ("3.9", True),
+        ("3.15.0", False),
+        ("3.16.0rc1", True),
+        ("4.2", True),
+        ("4.10", False),
+        ("6.33.6", False),
+    ],
+)
+def test_a_database_is_looked_up(version: str, affected: bool, tmp_path: Path) -> None:
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text(f"Protobuf=={version} --hash=sha256:{'0' * 64}\n")
+    with pytest.raises(ValueError, match=r"is no clone of github\.com/pypa/advisory-database"):
+        audit.looked_up(requirements, tmp_path)
+    kept = tmp_path / "vulns" / "protobuf" / "PYSEC-2022-48.yaml"
+    kept.parent.mkdir(parents=True)
+    kept.write_text(ADVISORY)
+    found = audit.looked_up(requirements, tmp_path)
+    line = f"protobuf {version}: PYSEC-2022-48, CVE-2021-22570; fixed in 3.15.0"
+    assert found == audit.Audit((line,) if affected else (), ("protobuf",), ())
+    kept.write_text(f"{ADVISORY}withdrawn: 2024-01-01T00:00:00Z\n")
+    assert audit.looked_up(requirements, tmp_path).found == ()
+
+
 def test_an_advisory_is_named() -> None:
     (line,) = audit.judged({"dependencies": [FINE, BAD], "fixes": []}).found
     expected = "jinja2 2.4.1: PYSEC-2019-217, CVE-2019-10906, GHSA-462w-v97r-4m45; fixed in 2.10.1"
