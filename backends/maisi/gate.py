@@ -111,7 +111,7 @@ class Gate:
                 self._tell()
 
     def look(self) -> None:
-        """Raise Overloaded where nobody has room any more."""
+        """Raise Overloaded where the queue is full."""
         with self._changed:
             if len(self._places) > self._waiting:
                 soonest = self._working.left if self._working else 0.0

@@ -113,7 +113,7 @@ class TritonPythonModel:
             return pb_utils.InferenceResponse(error=self._error(known, error))
 
     def _take(self, request: Any) -> None:
-        """Give a request a thread, or refuse it at once: threads take turns, and a crowd waits."""
+        """Give a request a thread, or refuse it without: a crowd's threads wait for each other."""
         try:
             stopping.admit()
             if "check" not in _inputs(request):
