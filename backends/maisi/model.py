@@ -119,7 +119,7 @@ class TritonPythonModel:
             if "check" not in _inputs(request):
                 self.gate.look()
         except (Stopping, Overloaded) as error:
-            self._refuse(request.get_response_sender(), _id(request), error)
+            self._fail(request.get_response_sender(), _id(request), error)
         else:
             threading.Thread(target=self._stream, args=(request,), daemon=True).start()
 
@@ -144,11 +144,11 @@ class TritonPythonModel:
             seconds = self._seconds(request)
             walk(self.variant, _inputs(request), engine, send, self.pace, self.gate, seconds)
         except Exception as error:
-            self._refuse(sender, known, error)
+            self._fail(sender, known, error)
         else:
             sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
-    def _refuse(self, sender: Any, known: str, error: Exception) -> None:
+    def _fail(self, sender: Any, known: str, error: Exception) -> None:
         """End a stream in one message: a lone end after an error can crash Triton 2.51."""
         sender.send(
             pb_utils.InferenceResponse(error=self._error(known, error)),
