@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def looked_up(requirements: Path, database: Path) -> Audit:
             advisory = yaml.safe_load(path.read_text())
             hit = [each for each in advisory["affected"] if affects(each, version)]
             if hit and "withdrawn" not in advisory:
-                events = [event for each in hit for events in _ranges(each) for event in events]
+                events = chain.from_iterable(chain.from_iterable(map(_ranges, hit)))
                 fixed = [event["fixed"] for event in events if "fixed" in event]
                 names = [advisory["id"], *advisory.get("aliases", [])]
                 found.append(_line(name, version, names, fixed))
