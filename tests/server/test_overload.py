@@ -73,7 +73,8 @@ def test_ten_times_what_the_queue_holds(start_server, each):
                 f"refused {len(refused)} of {10 * WAITING}: {1e3 * statistics.median(refused):.0f}"
                 f" ms at the median, {1e3 * refused[-1]:.0f} ms at most; memory {grown:+.1f} MB"
             )
-        assert statistics.median(refused[-1] for refused in floods) < 0.1
+        judged = max if each else statistics.median  # at once, one flood may meet other work
+        assert judged(refused[-1] for refused in floods) < 0.1
         assert grown < 20
         assert client.generate(**SMALL, steps=2).report["sha256"] == expected
     assert "died" not in server.log
