@@ -107,10 +107,10 @@ def engines(task: Task) -> Iterator[tuple[Make, str]]:
         begin = time.perf_counter()
         plan = complete(table, asked)
         first = conditioning.noise(table, plan, asked["latent"])
-        steered = conditioning.tensors(table, plan, asked["mask"])
+        steered: dict[str, Any] = conditioning.rows(table, plan)
+        labels = conditioning.labels(table, plan, asked["mask"])
         encoding = time.perf_counter()
-        labels = {"labels": steered.pop("labels")}
-        (steered["embedding"],) = engine("mask_encoder", labels, ["embedding"])
+        (steered["embedding"],) = engine("mask_encoder", {"labels": labels}, ["embedding"])
         sampling = time.perf_counter()
         latent = sampler.sample(table, plan, first, steered, engine)
         decoding = time.perf_counter()

@@ -80,8 +80,8 @@ class Asked:
 def ask(variant: Mapping[str, Any], inputs: Mapping[str, Array], run: Engine) -> Asked:
     """Walk a request (the tensors of the public contract) to the door of the sampler."""
     plan, mask = complete(variant, inputs), inputs.get("mask")
-    conditions: dict[str, Any] = conditioning.tensors(variant, plan, mask)
-    labels = conditions.pop("labels", None)
+    conditions: dict[str, Any] = conditioning.rows(variant, plan)
     if plan.masked:
+        labels = conditioning.labels(variant, plan, mask)
         (conditions["embedding"],) = run("mask_encoder", {"labels": labels}, ["embedding"])
     return Asked(plan, conditioning.noise(variant, plan, None), conditions, mask)

@@ -1,11 +1,12 @@
 """The model repository's entries of a variant: config.pbtxt and files of each model."""
 
 import json
+import math
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,12 @@ ANSWER: Shapes = {"image": ("INT16", _VOLUME), "report": _TEXT}
 MASK_ANSWER: Shapes = {"used_mask": ("UINT8", _VOLUME)}
 PROGRESS: Shapes = {"stage": _TEXT, "progress": ("FP32", (1,))}
 _PLAN: Shapes = {"plan": _TEXT}
-# What a target's engines are for Triton: its backend, or the platform of its own, and the file.
+# What a target's engines are for Triton: one of our backends, which take requests of our stages
+# alone, and the file.
 _TARGETS = {
-    "onnx": ("backend", "onnxruntime", "model.onnx"),
-    "tensorrt": ("platform", "tensorrt_plan", "model.plan"),
-    "tensorrt-rtx": ("backend", "tensorrt_rtx", "model.plan"),
+    "onnx": ("onnxruntime", "model.onnx"),
+    "tensorrt": ("tensorrt_rtx", "model.plan"),
+    "tensorrt-rtx": ("tensorrt_rtx", "model.plan"),
 }
 TARGETS = tuple(_TARGETS)
 _HEAD = "# Written by `python -m export"
@@ -87,20 +89,24 @@ def configs(
     sampled: Shapes = {**latent, "sampled": _TEXT}
     parameter = json.dumps({**variant.parameter(dict(digests)), "conditions": [*labels, *rows]})
 
-    def engine(short: str, inputs: Shapes, outputs: Shapes) -> pb.ModelConfig:
+    def network(short: str, inputs: Shapes, outputs: Shapes) -> pb.ModelConfig:
         config = _config(f"{name}.{short}", inputs, outputs)
-        field, value, filename = _TARGETS[target]
-        setattr(config, field, value)
-        config.default_model_filename = filename
+        config.parameters["network"].string_value = json.dumps(contract(variant, short, inputs))
+        _queue(variant, config)
+        return config
+
+    def engine(short: str, inputs: Shapes, outputs: Shapes) -> pb.ModelConfig:
+        config = network(short, inputs, outputs)
+        config.backend, config.default_model_filename = _TARGETS[target]
         if target == "onnx":
             fastest = config.optimization.execution_accelerators.cpu_execution_accelerator
             fastest.add(name="openvino")
-        if target == "tensorrt-rtx":
+        else:
             _take_as_they_are(config)
         return config
 
     def chain(short: str, inputs: Shapes, outputs: Shapes) -> pb.ModelConfig:
-        config = _config(f"{name}.{short}", inputs, outputs)
+        config = network(short, inputs, outputs)
         config.backend, config.default_model_filename = "slabs", "chain.json"
         return config
 
@@ -111,21 +117,17 @@ def configs(
         config.backend = "maisi"
         config.parameters["role"].string_value = role
         config.parameters["variant"].string_value = parameter
+        if role != "stream":  # which queues by itself
+            _queue(variant, config)
         return config
 
-    sampler = room("sampler", {**noise, **embedding, **rows, **_PLAN}, sampled)
-    _take_as_they_are(sampler)  # it hands the embedding on at every step
     answer = {**ANSWER, **(MASK_ANSWER if labels else {})}
     more = {key: STREAM[key] for key in STREAM if key not in missing}
     stream = room("stream", {**request, **more}, {**PROGRESS, **answer})
     stream.model_transaction_policy.decoupled = True
-    # An ensemble's requests wait for its sampler; a stream queues by itself.
-    queue = sampler.dynamic_batching.default_queue_policy
-    queue.max_queue_size = variant.serving["limits"]["waiting"][1]
     steps = [
-        room("condition", request, {**labels, **noise, **rows, **_PLAN}),
-        *([chain("mask_encoder", labels, embedding)] if labels else []),
-        sampler,
+        room("condition", request, {**labels, **noise, **_PLAN}),
+        room("sampler", {**noise, **labels, **_PLAN}, sampled),
         room("decoder", {**sampled, **labels, **_PLAN}, answer),
     ]
     ensemble = _ensemble(name, request, answer, steps)
@@ -133,11 +135,38 @@ def configs(
     models = [ensemble, stream, *steps, engine("flow", flow, moved)]
     if labels:
         models.append(engine("flow_masked", {**flow, **embedding}, moved))
+        models.append(chain("mask_encoder", labels, embedding))
     models += [chain("vae_decoder", latent, image), chain("vae_encoder", image, latent)]
     if "mask_diffusion" in variant.networks:
         models.append(engine("mask_flow", {**update, **parts["sizes"]}, moved))
         models.append(chain("mask_decoder", latent, parts["mask"]))
     return {model.name: model for model in models}
+
+
+def contract(variant: Variant, network: str, inputs: Iterable[str]) -> dict[str, Any]:
+    """Return what `backends/engines/guard.py` checks of a network's inputs."""
+    serving, factor = variant.serving, variant.serving["latent"]["factor"]
+    factors = {"latent": factor, "z": factor, "embedding": factor, "labels": 1, "image": 1}
+    classes = variant.networks["diffusion_unet"].get("num_class_embeds")
+    ranges = {
+        "timestep": [0, serving["schedule"]["train_timesteps"]],
+        **({} if classes is None else {"class_labels": [0, classes - 1]}),
+    }
+    # A mask is made at the one size that its networks were trained for.
+    size = serving["mask_generation"]["size"] if network in ("mask_flow", "mask_decoder") else None
+    return {
+        "factors": {name: factors[name] for name in inputs if name in factors},
+        "multiple": serving["size"]["multiple"],
+        "max_voxels": serving["size"]["max_voxels"] if size is None else math.prod(size),
+        **({} if size is None else {"size": size}),
+        "ranges": {name: ranges[name] for name in inputs if name in ranges},
+    }
+
+
+def _queue(variant: Variant, config: pb.ModelConfig) -> None:
+    """Let as many requests wait for a model as the variant's limits say."""
+    queue = config.dynamic_batching.default_queue_policy
+    queue.max_queue_size = variant.serving["limits"]["waiting"][1]
 
 
 def _parts(variant: Variant, precision: str) -> dict[str, Shapes]:

@@ -189,8 +189,7 @@ def _volumes(
     table = json.loads(config.parameters["variant"].string_value)  # as the server reads it
     plan = complete(table, asked)
     noise = conditioning.noise(table, plan, None)
-    steered = conditioning.tensors(table, plan, asked.get("mask"))
-    mask = steered.pop("labels", None)
+    steered = conditioning.rows(table, plan)
 
     def engine(model: str, inputs: Mapping[str, Any], outputs: Any) -> list[Any]:
         tensors = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in inputs.items()}
@@ -198,10 +197,11 @@ def _volumes(
         names = onnx_export.outputs(sessions[model])
         return [found[names.index(name)] for name in outputs]
 
-    rooms = dict(steered)
-    if mask is not None and plan.masked:
-        (rooms["embedding"],) = engine("mask_encoder", {"labels": mask}, ["embedding"])
-    latent = sampler.sample(table, plan, noise, rooms, engine)
+    conditions: dict[str, Any] = dict(steered)
+    if plan.masked:
+        labels = conditioning.labels(table, plan, asked["mask"])
+        (conditions["embedding"],) = engine("mask_encoder", {"labels": labels}, ["embedding"])
+    latent = sampler.sample(table, plan, noise, conditions, engine)
     ours = decoder.decode(table, plan, latent, asked.get("mask"), engine)
     return ours.astype(np.float64), _monai(variant, loaded, plan, noise, steered, asked)
 

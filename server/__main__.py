@@ -69,6 +69,12 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="memory that a request's decoder may take; half of what is free",
     )
+    parser.add_argument(
+        "--spill-gb",
+        type=float,
+        metavar="N",
+        help="disk that a request's decoder may take; half of what is free",
+    )
     add = parser.add_argument_group("security (docs/operations.md)").add_argument
     add(
         "--key-file",
@@ -112,7 +118,11 @@ def main() -> int:
             tls=tls(options),
             version=options.version,
             limits=Limits(
-                options.max_voxels, options.max_waiting, options.max_seconds, options.memory_gb
+                options.max_voxels,
+                options.max_waiting,
+                options.max_seconds,
+                options.memory_gb,
+                options.spill_gb,
             ),
         )
         if options.key_file is not None:

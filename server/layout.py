@@ -58,14 +58,15 @@ def lay_backends(triton: Path, ours: Path, target: Path) -> None:
 class Limits:
     """What this server takes where that is less than the models could; None: as they say.
 
-    `voxels` of a volume, requests `waiting`, `seconds` of a request, and `memory_gb` that a request
-    may take in the networks of any size, in 10^9 bytes.
+    `voxels` of a volume, requests `waiting`, `seconds` of a request, and in 10^9 bytes `memory_gb`
+    and `spill_gb` that a request may take in the networks of any size, in memory and in files.
     """
 
     voxels: int | None = None
     waiting: int | None = None
     seconds: int | None = None
     memory_gb: float | None = None
+    spill_gb: float | None = None
 
 
 UNLIMITED = Limits()
@@ -101,11 +102,20 @@ def _limited(text: str, limits: Limits) -> str:
             variant["limits"]["seconds"] = [0, limits.seconds]
         if limits.memory_gb is not None:
             variant["limits"]["memory_gb"] = [0, limits.memory_gb]
+        if limits.spill_gb is not None:
+            variant["limits"]["spill_gb"] = [0, limits.spill_gb]
         config.parameters["variant"].string_value = json.dumps(variant)
+    if limits.voxels is not None and "network" in config.parameters:
+        network = json.loads(config.parameters["network"].string_value)
+        if "size" not in network:  # of volumes; masks are made at a size of their own
+            network["max_voxels"] = min(network["max_voxels"], limits.voxels)
+        config.parameters["network"].string_value = json.dumps(network)
     if limits.waiting is not None and config.HasField("dynamic_batching"):
         config.dynamic_batching.default_queue_policy.max_queue_size = limits.waiting
     if limits.memory_gb is not None and config.backend == "slabs":
         config.parameters["memory_budget_gb"].string_value = f"{limits.memory_gb:g}"
+    if limits.spill_gb is not None and config.backend == "slabs":
+        config.parameters["spill_limit_gb"].string_value = f"{limits.spill_gb:g}"
     found: str = text_format.MessageToString(config)
     return found
 

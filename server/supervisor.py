@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import tempfile
 import time
@@ -17,6 +18,7 @@ from server.status import Health
 from server.stopping import FILE_VARIABLE, Stop, Stopped, drain
 from server.triton import Address, Launch, Refused, Tls, Triton, variant_of
 
+TOKEN_VARIABLE = "MAISI_TOKEN"  # as backends/engines/guard.py has it
 EXIT = 5.0  # seconds an idle tritonserver gets to go; open, idle streams keep it from going
 
 
@@ -81,6 +83,11 @@ def serve(settings: Settings) -> None:
             triton.end(0.0 if stop.hurry else EXIT)
 
 
+def token() -> str:
+    """Return the secret that the models of a server share: the environment's, or a new one."""
+    return os.environ.get(TOKEN_VARIABLE) or secrets.token_hex(16)
+
+
 def stopping_file(folder: Path) -> Path:
     """Name the file whose content tells the models until when they may work."""
     return folder / "stopping"
@@ -130,7 +137,7 @@ def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
                 settings.tls,
                 settings.version,
             )
-            state = {FILE_VARIABLE: str(stopping_file(folder))}
+            state = {FILE_VARIABLE: str(stopping_file(folder)), TOKEN_VARIABLE: token()}
             yield Triton(launch, shared_memory, state), address, folder
     finally:
         layout.remove_shared_memory(shared_memory[0])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -15,6 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+# What the models of every server here share, so that a test can call a network as a stage does.
+TOKEN = os.environ.setdefault("MAISI_TOKEN", secrets.token_hex(16))
 ROOT = Path(__file__).resolve().parent.parent
 SHM = Path("/dev/shm")
 

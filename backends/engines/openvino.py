@@ -69,28 +69,34 @@ class Engine:
         self.at: tuple[tuple[int, ...], ...] = ()
         self.request: Any = None
         self.fixed = innermost or winograd.helps(self.model)
-        if not self.fixed:
+        if not self.fixed:  # at load, so that a file that cannot be compiled is refused there
             self.compiled[()] = self._compile(self.model)
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs [by name], which the next call overwrites.
 
         Raises RuntimeError for inputs that do not fit; what `out_of_memory` knows where memory is
-        short.
+        short. The next call computes as if this one had not been.
         """
         shapes = tuple(tuple(feeds[name].shape) for name in self.inputs) if self.fixed else ()
         if shapes not in self.compiled:
             expect(SPARE)
             if len(self.compiled) == _KEPT:
                 del self.compiled[next(iter(self.compiled))]
-            self.compiled[shapes] = self._compile(self._changed(shapes))
+            self.compiled[shapes] = self._compile(self._changed(shapes) if shapes else self.model)
         compiled = self.compiled[shapes]
         # oneTBB ends the process where the last kilobytes go; so it must not come to that.
         expect(SPARE + _TIMES * (sum(feeds[name].nbytes for name in self.inputs) + made(compiled)))
         if self.request is None or self.at != shapes:
             self.at, self.request = shapes, compiled.create_infer_request()
         turned = {name: self._turn(feeds[name], channels_last.LAST) for name in self.inputs}
-        self.request.infer(turned, share_inputs=True)
+        try:
+            self.request.infer(turned, share_inputs=True)
+        except Exception:
+            # OpenVINO 2026.4.1: every later run of a compiled model whose run raised fails, too.
+            self.request = None
+            del self.compiled[shapes]
+            raise
         return {
             name: self._turn(self.request.get_tensor(name).data, channels_last.FIRST)
             for name in self.outputs

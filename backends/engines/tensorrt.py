@@ -57,23 +57,29 @@ class Engine:
                     f"{path.name}, built by {self.name} {self.told['version']}, does not load in"
                     f" {trt.__version__}: {self.log.last()}; export it again"
                 )
-            strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+            self.strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
             self.cache: Path | None = None
             if self.name == "tensorrt-rtx":
                 digest = hashlib.sha256(plan).hexdigest()
                 if cache is not None:
                     self.cache = cache / f"{digest[:16]}-sm{capability.replace('.', '')}.cache"
-                self.context = self.kept_context(strategy)
-            else:
-                self.context = self.plan.create_execution_context(strategy)
-            if self.context is None:
-                raise RuntimeError(f"{path.name} cannot be run: {self.log.last()}")
+            self.context: Any = self.new_context()
         self.seen: set[tuple[tuple[str, Shape], ...]] = set()
 
-    def kept_context(self, strategy: Any) -> Any:
+    def new_context(self) -> Any:
+        """Return a context to run the plan in; raise RuntimeError where there is none."""
+        if self.name == "tensorrt-rtx":
+            context = self.kept_context()
+        else:
+            context = self.plan.create_execution_context(self.strategy)
+        if context is None:
+            raise RuntimeError(f"the plan cannot be run: {self.log.last()}")
+        return context
+
+    def kept_context(self) -> Any:
         """Return a context of TensorRT-RTX with the kernels that were compiled before."""
         config = self.plan.create_runtime_config()
-        config.set_execution_context_allocation_strategy(strategy)
+        config.set_execution_context_allocation_strategy(self.strategy)
         self.kept = config.create_runtime_cache()
         if self.cache is not None and self.cache.is_file():
             # Of another driver or GPU it is refused, and kernels are compiled anew.
@@ -85,28 +91,31 @@ class Engine:
         """Return the outputs, CuPy arrays on the GPU, for arrays of numpy or CuPy.
 
         Raises ValueError for shapes that the engine was not built for, MemoryError when the GPU has
-        not enough memory, and RuntimeError when the engine fails.
+        not enough memory, and RuntimeError when the engine fails; the next run has a new context.
         """
         shapes = {name: tuple(array.shape) for name, array in arrays.items()}
         check(self.told["inputs"], shapes)
         with self.device, self.stream:
+            context = self.context or self.new_context()
+            self.context = None  # until the run has ended well: one that failed is not used again
             # Named, so that what the engine reads lives until it has.
             given = {name: self.cupy.ascontiguousarray(array) for name, array in arrays.items()}
             for name, array in given.items():
-                self.context.set_input_shape(name, shapes[name])
-                self.context.set_tensor_address(name, array.data.ptr)
+                context.set_input_shape(name, shapes[name])
+                context.set_tensor_address(name, array.data.ptr)
             outputs = {}
             for name, told in self.told["outputs"].items():
-                shape = tuple(self.context.get_tensor_shape(name))
+                shape = tuple(context.get_tensor_shape(name))
                 outputs[name] = self.cupy.empty(shape, numpy_type(told["type"]))
-                self.context.set_tensor_address(name, outputs[name].data.ptr)
-            size = self.context.update_device_memory_size_for_shapes()
+                context.set_tensor_address(name, outputs[name].data.ptr)
+            size = context.update_device_memory_size_for_shapes()
             scratch = self.cupy.cuda.alloc(max(size, 1))
-            self.context.set_device_memory(scratch.ptr, size)
-            done = self.context.execute_async_v3(self.stream.ptr)
+            context.set_device_memory(scratch.ptr, size)
+            done = context.execute_async_v3(self.stream.ptr)
             self.stream.synchronize()
         if not done:
             raise RuntimeError(f"{self.name}: {self.log.last()}")
+        self.context = context
         if (met := tuple(sorted(shapes.items()))) not in self.seen:
             self.seen.add(met)
             self.keep()

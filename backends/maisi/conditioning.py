@@ -10,11 +10,10 @@ from .morphology import grow
 from .request import Plan, conditions
 
 
-def tensors(variant: Variant, plan: Plan, mask: Array | None) -> dict[str, Array]:
-    """Return what the networks are steered by, with R rows each; which ones, the variant says."""
+def rows(variant: Variant, plan: Plan) -> dict[str, Array]:
+    """Return what steers the flow beside a mask, R rows each; which ones, the variant says."""
     wanted = conditions(variant)
-    made = {name: make(variant, plan) for name, make in _ROWS.items() if name in wanted}
-    return made | ({"labels": labels(variant, plan, mask)} if "labels" in wanted else {})
+    return {name: rows_of(variant, plan) for name, rows_of in _ROWS.items() if name in wanted}
 
 
 def labels(variant: Variant, plan: Plan, mask: Array | None) -> npt.NDArray[np.uint8]:

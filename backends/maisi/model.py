@@ -12,6 +12,7 @@ import re
 import secrets
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ if not __package__:  # Triton loads this file by itself; the folder of all backe
     sys.path.append(str(Path(__file__).parents[2]))
     __package__ = "backends.maisi"
 
+from ..engines import guard
 from . import stopping
 from .forecast import Pace
 from .gate import Gate, Overloaded, TimeUp
@@ -41,7 +43,11 @@ _PASSING = {
     "is not ready": "is being loaded again",
     "has no available versions": "is being loaded again",
     "shared memory": "has no room in shared memory",
+    "maximum queue size": "has a full queue",
+    "a file of activations": "has no room for activations on the disk",
 }
+_QUEUE_FULL = "maximum queue size"  # as Triton 2.51 says it
+_QUEUE_SECONDS, _QUEUE_PAUSE = 30.0, 0.05
 _AGAIN = "try again in 3 s"
 _ARENA_MAX = -8  # mallopt's M_ARENA_MAX, glibc's malloc.h
 _FLOWS = ("flow", "flow_masked", "mask_flow")
@@ -80,6 +86,10 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(
                 f"{args['model_name']}: role {self.role!r} is not one of {', '.join(ROOMS)}, stream"
             )
+        try:
+            self.token = guard.token()
+        except ValueError as error:
+            raise pb_utils.TritonModelException(f"{args['model_name']}: {error}") from None
         if self.role == "stream":  # whose threads would have arenas, which keep what they had
             ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
         self.pace = Pace()
@@ -187,15 +197,26 @@ class TritonPythonModel:
             if model in _READ
             else {}
         )
-        response = pb_utils.InferenceRequest(
-            model_name=f"{self.variant['name']}.{model}",
-            requested_output_names=list(outputs),
-            inputs=[_tensor(*item) for item in inputs.items()],
-            request_id=known,
-            **place,
-        ).exec()
+        tensors = [_tensor(*item) for item in inputs.items()]
+        end = time.monotonic() + _QUEUE_SECONDS
+        while True:
+            response = pb_utils.InferenceRequest(
+                model_name=f"{self.variant['name']}.{model}",
+                requested_output_names=list(outputs),
+                inputs=tensors,
+                request_id=known,
+                parameters={guard.PARAMETER: self.token},
+                **place,
+            ).exec()
+            # Others than the stages can fill a network's queue. They are refused one by one.
+            full = response.has_error() and _QUEUE_FULL in response.error().message()
+            if not full or time.monotonic() > end:
+                break
+            time.sleep(_QUEUE_PAUSE)
         if response.has_error():
             error = response.error()
+            if error.code() == pb_utils.TritonError.INVALID_ARG:
+                raise InvalidRequest(error.message())
             _log(known, f"{self.role}: {model}: {error.message()}")
             if (found := _MEMORY.search(error.message())) is not None:
                 raise Overloaded(f"overloaded: {model}: {found[0]}")
@@ -209,7 +230,8 @@ class TritonPythonModel:
 
     def _error(self, known: str, error: Exception) -> Any:
         outcome, code, sentence = self._outcome(known, error)
-        self.metrics.ended(outcome)
+        if known != _PROBE:
+            self.metrics.ended(outcome)
         return pb_utils.TritonError(sentence, code)
 
     def _outcome(self, known: str, error: Exception) -> tuple[str, int, str]:

@@ -18,12 +18,13 @@ from .inputs import Array, Inputs, InvalidRequest, Variant, flag, written
 from .report import best, outlook, report
 from .request import (
     Plan,
+    check_labels,
     check_latent,
     complete,
-    conditions,
     labels,
     parse_plan,
     regions,
+    signed,
     takes_mask,
 )
 from .rows import first_row
@@ -43,19 +44,23 @@ def condition(variant: Variant, inputs: Tensors, engine: Engine) -> Tensors:
     started = time.monotonic()
     given = {name: tensor.as_numpy() for name, tensor in inputs.items()}
     plan, mask = _masked(variant, *_planned(variant, given), engine)
-    tensors = conditioning.tensors(variant, plan, mask)
+    ids = {"labels": conditioning.labels(variant, plan, mask)} if takes_mask(variant) else {}
     noise = _start(variant, plan, _encoded(variant, plan, given, engine), given.get("latent"))
     took = {"started": started, "condition_seconds": time.monotonic() - started}
-    return {"noise": noise, **tensors, "plan": as_text(plan.to_json(**took))}
+    return {"noise": noise, **ids, "plan": as_text(signed(plan, **took))}
 
 
 def sample(variant: Variant, inputs: Tensors, engine: Engine) -> Tensors:
-    """Run the loop."""
+    """Encode the mask and run the loop."""
     started = time.monotonic()
     plan = parse_plan(variant, inputs["plan"].as_numpy())
     check_latent(variant, plan, "noise", inputs["noise"].as_numpy())
-    names = [*_rows(variant), *(["embedding"] if plan.masked else [])]
-    steered = {name: inputs[name] for name in names}
+    steered: Tensors = conditioning.rows(variant, plan)
+    if plan.masked:
+        check_labels(plan, inputs["labels"].as_numpy())
+        (steered["embedding"],) = engine(
+            "mask_encoder", {"labels": inputs["labels"]}, ["embedding"]
+        )
     latent = sampler.sample(variant, plan, inputs["noise"], steered, engine, first_row=_first_row)
     sampled = json.dumps({"seconds": time.monotonic() - started, "steps": plan.steps})
     return {"latent": latent, "sampled": as_text(sampled)}
@@ -65,14 +70,12 @@ def decode(variant: Variant, inputs: Tensors, engine: Engine) -> Tensors:
     """Run the last room of the ensemble."""
     started = time.monotonic()
     plan = parse_plan(variant, inputs["plan"].as_numpy())
-    latent, mask = inputs["latent"].as_numpy(), None
-    if latent.shape != plan.latent_shape(variant):
-        raise InvalidRequest(f"latent: shape {list(latent.shape)} does not fit the plan")
+    check_latent(variant, plan, "latent", inputs["latent"].as_numpy())
+    mask = None
     if plan.masked:
-        ids = inputs["labels"].as_numpy()
-        if ids.shape != (plan.rows, *plan.padded_size):
-            raise InvalidRequest(f"labels: shape {list(ids.shape)} does not fit the plan")
-        mask = _crop(plan, ids)
+        check_labels(plan, inputs["labels"].as_numpy())
+        mask = _crop(plan, inputs["labels"].as_numpy())
+        labels(variant, mask)
     image = decoder.decode(variant, plan, inputs["latent"], mask, engine)
     attempts = [] if mask is None else [fidelity.check(variant, image, mask)]
     seconds = {
@@ -173,13 +176,13 @@ def _make(
         end("condition")
         send("done", 1.0, **used, report=as_text(outlook(variant, plan, mask)))
         return
-    steered = conditioning.tensors(variant, plan, mask)
-    ids = steered.pop("labels", None)
+    steered: Tensors = conditioning.rows(variant, plan)
     encoded = _encoded(variant, plan, given, engine)
     end("condition")
 
     if mask is not None:
         begin("mask_encoder", _MASK_ENCODER)
+        ids = conditioning.labels(variant, plan, mask)
         (steered["embedding"],) = engine("mask_encoder", {"labels": ids}, ["embedding"])
         end("mask_encoder")
 
@@ -251,11 +254,6 @@ def _start(
 def _progress(plan: Plan, attempt: int, done: float) -> float:
     """Return how much of the whole has passed when an attempt is `done`, 0..1."""
     return _ATTEMPTS + (1 - _ATTEMPTS) * (attempt + done) / (plan.redraws + 1)
-
-
-def _rows(variant: Variant) -> list[str]:
-    """Name what the flow takes of the condition model's tensors."""
-    return [name for name in conditions(variant) if name != "labels"]
 
 
 def _first_row(name: str, value: Any) -> Any:

@@ -32,7 +32,7 @@ if not __package__:  # Triton loads this file by itself; the folder of all backe
     sys.path.append(str(Path(__file__).parents[2]))
     __package__ = "backends.onnxruntime"
 
-from ..engines import openvino
+from ..engines import guard, openvino
 from ..engines.memory import SPARE, OutOfMemory, expect, trim, twice
 
 Array = npt.NDArray[Any]
@@ -79,6 +79,7 @@ class TritonPythonModel:
         parameters = {k: v["string_value"] for k, v in config["parameters"].items()}
         load = load_openvino if "openvino" in accelerators(config) else load_onnxruntime
         try:
+            self.contract = guard.contract(config)
             self.run, self.forget = load(path, parameters)
         except Exception as error:
             raise pb_utils.TritonModelException(
@@ -91,22 +92,24 @@ class TritonPythonModel:
 
     def answer(self, request: Any) -> Any:
         """Run the graph on one request."""
-        feeds = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         names = list(request.requested_output_names())
-
-        def run() -> list[Array]:
-            # Triton copies the buffer as it lies, so an output has to be contiguous.
-            return [np.ascontiguousarray(array) for array in self.run(names, feeds)]
-
         try:
-            arrays = twice(run, lambda: self.forget(feeds))
+            guard.admit(self.contract, request)
+            feeds = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+            guard.check(self.contract, feeds)
+            arrays = twice(lambda: self.arrays(names, feeds), lambda: self.forget(feeds))
         except Exception as error:
             codes = pb_utils.TritonError
-            code = codes.UNAVAILABLE if isinstance(error, OutOfMemory) else codes.INTERNAL
-            return pb_utils.InferenceResponse(error=codes(sentence(error), code))
+            return pb_utils.InferenceResponse(
+                error=codes(sentence(error), guard.status(codes, error))
+            )
         return pb_utils.InferenceResponse(
             [pb_utils.Tensor(name, array) for name, array in zip(names, arrays, strict=True)]
         )
+
+    def arrays(self, names: list[str], feeds: Mapping[str, Array]) -> list[Array]:
+        """Return the outputs; Triton copies a buffer as it lies, so each is contiguous."""
+        return [np.ascontiguousarray(array) for array in self.run(names, feeds)]
 
     def finalize(self) -> None:
         """Free the model's memory."""
@@ -164,7 +167,7 @@ def load_openvino(path: Path, parameters: dict[str, str]) -> tuple[Run, Forget]:
 
 def sentence(error: Exception, path: Path | None = None) -> str:
     """Reduce a library's message to one line that names no file of this server or its source."""
-    if isinstance(error, OutOfMemory):
+    if isinstance(error, OutOfMemory | guard.Refused):
         return str(error)
     if "OpenVINO" in str(error) or "Exception from src/" in str(error):
         return openvino.sentence(error, path and path.parent)

@@ -6,6 +6,7 @@ files: ONNX for the CPU, plans for a GPU. Parameters in config.pbtxt:
     memory_budget_gb   memory that a request may take in 10^9 bytes; absent: half of what is free
     spill_folder       where activations go that do not fit; absent: the folder for temporary files;
                        on a GPU they go to the host's memory
+    spill_limit_gb     how much a request may have there in 10^9 bytes; absent: half of what is free
     thread_count       absent: every core we may use
     runtime_cache      as `backends/tensorrt_rtx` has it
 """
@@ -26,8 +27,7 @@ if not __package__:  # Triton loads this file by itself; the folder of all backe
     sys.path.append(str(Path(__file__).parents[2]))
     __package__ = "backends.slabs"
 
-from ..engines import openvino, tensorrt
-from ..engines.memory import OutOfMemory
+from ..engines import guard, openvino, tensorrt
 from ..engines.tensorrt import cache_folder
 from .place import Gpu, Host, Network
 
@@ -48,13 +48,16 @@ class TritonPythonModel:
         own = args["model_instance_kind"] == "GPU"  # else the instance has no device of its own
         device = int(args["model_instance_device_id"]) if own else 0
         try:
+            self.contract = guard.contract(config)
             gigabytes = float(parameters.get("memory_budget_gb", "0"))
             path = folder / (config.get("default_model_filename") or "chain.json")
             if any(folder.glob("*.plan")):
                 place: Host | Gpu = Gpu(device, cache_folder(parameters))
             else:
                 threads = int(parameters.get("thread_count", "0"))
-                place = Host(Path(parameters.get("spill_folder") or gettempdir()), threads)
+                spill = Path(parameters.get("spill_folder") or gettempdir())
+                limit = float(parameters.get("spill_limit_gb", "0"))
+                place = Host(spill, threads, limit)
             self.network = Network(path, place, gigabytes, pb_utils.Logger.log_warn)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise pb_utils.TritonModelException(
@@ -67,13 +70,17 @@ class TritonPythonModel:
 
     def answer(self, request: Any) -> Any:
         """Run the chain on one request."""
-        (tensor,) = request.inputs()
         try:
-            found = self.network(tensor.as_numpy())
+            guard.admit(self.contract, request)
+            (tensor,) = request.inputs()
+            array = tensor.as_numpy()
+            guard.check(self.contract, {tensor.name(): array})
+            found = self.network(array)
         except (OSError, ValueError, RuntimeError, MemoryError) as error:
             codes = pb_utils.TritonError
-            code = codes.UNAVAILABLE if isinstance(error, OutOfMemory) else codes.INTERNAL
-            return pb_utils.InferenceResponse(error=codes(sentence(error), code))
+            return pb_utils.InferenceResponse(
+                error=codes(sentence(error), guard.status(codes, error))
+            )
         found = found[:, 0] if self.axes == 4 else found
         if isinstance(found, np.ndarray):
             return pb_utils.InferenceResponse([pb_utils.Tensor(self.output, found)])

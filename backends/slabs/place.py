@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -80,9 +81,12 @@ class Host:
 
     enough = 150e6
 
-    def __init__(self, spill: Path, threads: int) -> None:
-        """Keep where files go and how many threads engines have."""
-        self.spill, self.threads = spill, threads
+    def __init__(self, spill: Path, threads: int, spill_gigabytes: float = 0) -> None:
+        """Keep where files go, how much of them, and how many threads engines have.
+
+        `spill_gigabytes` 0: half of what is free there when a request runs.
+        """
+        self.spill, self.threads, self.spill_gigabytes = spill, threads, spill_gigabytes
         self.engines: list[openvino.Engine] = []
 
     def engine(self, stem: Path) -> chain.Engine:
@@ -102,7 +106,8 @@ class Host:
 
     def room(self, size: int) -> Room:
         """Return a room with `size` bytes of memory."""
-        return Room(size, innermost(np.empty), innermost(in_files(self.spill)))
+        limit = self.spill_gigabytes * 1e9 or shutil.disk_usage(self.spill).free / 2
+        return Room(size, innermost(np.empty), innermost(in_files(self.spill)), far_limit=limit)
 
 
 class Gpu:

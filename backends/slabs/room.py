@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import tempfile
@@ -35,7 +36,8 @@ class Room:
     """Hands out arrays, at most `budget` bytes of them from `near` at a time, the rest from `far`.
 
     Near is memory of this computer, or of a GPU in arrays of CuPy; `upload` makes those of numpy's.
-    `held` and `most`: bytes near now and at most; `spilled`: all that ever went far.
+    At most `far_limit` bytes are far at a time. `held` and `most`: bytes near now and at most;
+    `far_held`: bytes far now; `spilled`: all that ever went far.
     """
 
     def __init__(
@@ -44,17 +46,25 @@ class Room:
         near: Allocate = np.empty,
         far: Allocate = np.empty,
         upload: Callable[[Any], Any] = np.asarray,
+        far_limit: float = math.inf,
     ) -> None:
         self.budget, self.near, self.far, self.upload = budget, near, far, upload
-        self.held = self.most = self.spilled = 0
+        self.far_limit = far_limit
+        self.held = self.most = self.far_held = self.spilled = 0
         self.sizes: dict[int, int] = {}  # of the arrays that are near, by their identity
+        self.far_sizes: dict[int, int] = {}  # and of those that are far
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """Return an array whose values are not set."""
+        """Return an array whose values are not set; raise OSError beyond the limit."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if self.held + size > self.budget:
+            if self.far_held + size > self.far_limit:
+                raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+            array = self.far(shape, dtype)
+            self.far_sizes[id(array)] = size
+            self.far_held += size
             self.spilled += size
-            return self.far(shape, dtype)
+            return array
         array = self.near(shape, dtype)
         self.sizes[id(array)] = size
         self.held += size
@@ -64,6 +74,7 @@ class Room:
     def free(self, array: Any) -> None:
         """Say that an array is needed no more; its last reference is the caller's to drop."""
         self.held -= self.sizes.pop(id(array), 0)
+        self.far_held -= self.far_sizes.pop(id(array), 0)
 
     def copy(self, target: Any, source: Any) -> None:
         """Copy into an array or a part of one, whichever of the two is near."""

@@ -24,7 +24,8 @@ if not __package__:  # Triton loads this file by itself; the folder of all backe
     sys.path.append(str(Path(__file__).parents[2]))
     __package__ = "backends.tensorrt_rtx"
 
-from ..engines.memory import OutOfMemory, twice
+from ..engines import guard
+from ..engines.memory import twice
 from ..engines.tensorrt import Engine, cache_folder, sentence
 
 
@@ -43,6 +44,7 @@ class TritonPythonModel:
         own = args["model_instance_kind"] == "GPU"  # else the instance has no device of its own
         device = int(args["model_instance_device_id"]) if own else 0
         try:
+            self.contract = guard.contract(config)
             self.engine = Engine(folder, filename, device, cache_folder(parameters))
         except (ValueError, RuntimeError) as error:
             raise pb_utils.TritonModelException(
@@ -56,21 +58,21 @@ class TritonPythonModel:
     def answer(self, request: Any) -> Any:
         """Run the engine on one request; outputs stay on the GPU."""
         try:
-            outputs = twice(lambda: self.run(request), self.engine.forget)
+            guard.admit(self.contract, request)
+            arrays = {tensor.name(): self.array(tensor) for tensor in request.inputs()}
+            guard.check(self.contract, arrays)
+            outputs = twice(lambda: self.engine.run(arrays), self.engine.forget)
         except (ValueError, RuntimeError, MemoryError) as error:
             codes = pb_utils.TritonError
-            code = codes.UNAVAILABLE if isinstance(error, OutOfMemory) else codes.INTERNAL
-            return pb_utils.InferenceResponse(error=codes(sentence(error), code))
+            return pb_utils.InferenceResponse(
+                error=codes(sentence(error), guard.status(codes, error))
+            )
         return pb_utils.InferenceResponse(
             [
                 pb_utils.Tensor.from_dlpack(name, outputs[name])
                 for name in request.requested_output_names()
             ]
         )
-
-    def run(self, request: Any) -> dict[str, Any]:
-        """Return the outputs by name, CuPy's arrays."""
-        return self.engine.run({tensor.name(): self.array(tensor) for tensor in request.inputs()})
 
     def array(self, tensor: Any) -> Any:
         """Return Triton's tensor as an array of CuPy where it is on the GPU, else of numpy."""

@@ -62,16 +62,16 @@ def test_rows_of_conditioning(mini: Variant) -> None:
 def test_each_variant_is_steered_by_its_own_tensors(
     mini: Variant, regional: Variant, unmasked: Variant
 ) -> None:
-    def made(variant: Variant, **inputs: Any) -> dict[str, Any]:
+    def rows(variant: Variant, **inputs: Any) -> dict[str, Any]:
         plan = ask(variant, guidance=np.array([2], np.float32), **inputs)
-        return conditioning.tensors(variant, plan, inputs.get("mask"))
+        return conditioning.rows(variant, plan)
 
-    assert set(made(mini)) == {"labels", "class_labels", "spacing_mm100"}
-    assert set(made(unmasked)) == {"class_labels", "spacing_mm100"}
+    assert set(rows(mini)) == {"class_labels", "spacing_mm100"}
+    assert set(rows(unmasked)) == {"class_labels", "spacing_mm100"}
     mask = np.full((32, 32, 32), 93, np.uint8)
     mask[0] = 28
-    found = made(regional, mask=mask)
-    assert set(found) == {"labels", "spacing_mm100", "top_region_index", "bottom_region_index"}
+    found = rows(regional, mask=mask)
+    assert set(found) == {"spacing_mm100", "top_region_index", "bottom_region_index"}
     assert found["top_region_index"].tolist() == [[0, 100, 0, 0]] * 2
     assert found["bottom_region_index"].tolist() == [[0, 0, 0, 100]] * 2
     assert found["bottom_region_index"].dtype == np.float32
@@ -190,7 +190,7 @@ def test_outside_of_the_guidance_interval_one_row_is_computed(
         assert seen.setdefault(round(inputs["timestep"].item(), 0), len(rows)) == len(rows)
         return ["latent", "velocity"]
 
-    rows = conditioning.tensors(mini, plan, None)
+    rows = conditioning.rows(mini, plan)
     sampler.sample(mini, plan, "noise", rows, engine)
     assert list(seen.values()) == guided
 

@@ -1,0 +1,187 @@
+"""What a network checks before it computes: who calls it, and whether its inputs fit together.
+
+Clients call a variant's ensemble and its stream. The stages behind those call the networks inside
+the server, and show the token that the supervisor gives to every process of a model. Names, types,
+ranks and fixed sides are Triton's to check, by the configuration; the rest is checked here.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import hmac
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .memory import OutOfMemory
+
+ENV = "MAISI_TOKEN"
+PARAMETER = "maisi_token"  # of an inference request
+_ROWS = 2  # the conditional row and, under guidance, the unconditional one
+
+
+class Refused(ValueError):
+    """A request that is not computed; the message is one sentence for the caller."""
+
+
+def token() -> str:
+    """Return the token of this server; raise ValueError where the environment has none."""
+    try:
+        return os.environ[ENV]
+    except KeyError:
+        raise ValueError(
+            f"the environment has no {ENV}, a secret that the models of a server share; "
+            "`python -m server` sets one"
+        ) from None
+
+
+def sign(text: str) -> str:
+    """Return the HMAC-SHA256 of a text under the server's token, 64 hexadecimal digits."""
+    return hmac.new(token().encode(), text.encode(), hashlib.sha256).hexdigest()
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a network takes, as `export/repository.py` writes it into the parameter `network`.
+
+    `factors`: input -> voxels of the volume along one side of its elements; such an input ends in
+    three axes of space. `rows`: the inputs whose first axis is rows of conditioning. `multiple` and
+    `max_voxels` bound the volume; `size` [X, Y, Z] is the only one, where there is no choice.
+    `ranges`: input -> lowest and highest value.
+    """
+
+    model: str
+    factors: Mapping[str, int]
+    rows: frozenset[str]
+    multiple: int
+    max_voxels: int
+    size: tuple[int, ...] | None
+    ranges: Mapping[str, tuple[float, float]]
+    token: str
+
+    def admit(self, request: Any) -> None:
+        """Raise Refused for a request of Triton that does not come from the variant's stages."""
+        shown = json.loads(request.parameters() or "{}").get(PARAMETER)
+        if not isinstance(shown, str) or not hmac.compare_digest(
+            shown.encode(), self.token.encode()
+        ):
+            variant = self.model.partition(".")[0]
+            raise Refused(
+                f"{self.model}: only the stages of {variant} call it; "
+                f"send the request to {variant} or {variant}.stream"
+            )
+
+    def check(self, inputs: Mapping[str, Any]) -> None:
+        """Raise Refused for inputs, arrays of numpy or on a GPU, that do not fit together."""
+        for name, array in inputs.items():
+            if 0 in array.shape:
+                raise Refused(f"{name}: shape {list(array.shape)}, but no side may be 0")
+        self._check_rows({name: inputs[name].shape[0] for name in inputs if name in self.rows})
+        volumes = {
+            name: tuple(side * self.factors[name] for side in inputs[name].shape[-3:])
+            for name in inputs
+            if name in self.factors
+        }
+        self._check_volumes(volumes)
+        for name, array in inputs.items():
+            self._check_values(name, array)
+
+    def _check_rows(self, rows: Mapping[str, int]) -> None:
+        first = next(iter(rows.values()), 1)
+        for name, count in rows.items():
+            if count != first or count > _ROWS:
+                raise Refused(
+                    f"{name}: {count} rows, but {', '.join(rows)} need the same number, 1 or 2"
+                )
+
+    def _check_volumes(self, volumes: Mapping[str, tuple[int, ...]]) -> None:
+        first = next(iter(volumes.values()), ())
+        for name, volume in volumes.items():
+            if volume != first:
+                raise Refused(
+                    f"{name}: is of a volume of {list(volume)} voxels, but {', '.join(volumes)} "
+                    "need to be of the same"
+                )
+            if self.size is not None and volume != self.size:
+                raise Refused(f"{name}: {list(volume)} voxels, but {list(self.size)} are needed")
+            if any(side % self.multiple for side in volume):
+                raise Refused(
+                    f"{name}: {list(volume)} voxels, but sides must be multiples of {self.multiple}"
+                )
+            # The stages pad a volume up to `multiple`; this is the smallest that has these sides.
+            if math.prod(side - self.multiple + 1 for side in volume) > self.max_voxels:
+                raise Refused(
+                    f"{name}: {list(volume)} voxels, but at most {self.max_voxels} are allowed"
+                )
+
+    def _check_values(self, name: str, array: Any) -> None:
+        if not isinstance(array, np.ndarray):  # on a GPU, where only a stage can put it
+            return
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise Refused(
+                f"{name}: holds NaN or infinite values, and only finite ones are allowed; "
+                "a smaller guidance or an ordinary latent avoids that"
+            )
+        if name in self.ranges:
+            low, high = self.ranges[name]
+            outside = array[(array < low) | (array > high)]
+            if outside.size:
+                raise Refused(
+                    f"{name}: {outside.flat[0]} is outside what is allowed, {low:g} to {high:g}"
+                )
+
+
+def contract(config: Mapping[str, Any]) -> Contract | None:
+    """Read the contract in a model's configuration; None for a model that is no variant's network.
+
+    Raises ValueError for a contract that is damaged, and where the server has no token.
+    """
+    parameter = config["parameters"].get("network")
+    if parameter is None:
+        return None
+    try:
+        fields = json.loads(parameter["string_value"])
+        rows = [tensor["name"] for tensor in config["input"] if int(tensor["dims"][0]) == -1]
+        size = fields.get("size")
+        return Contract(
+            config["name"],
+            fields["factors"],
+            frozenset(rows),
+            fields["multiple"],
+            fields["max_voxels"],
+            None if size is None else tuple(size),
+            {name: (low, high) for name, (low, high) in fields["ranges"].items()},
+            token(),
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError("the parameter `network` is damaged; export the model again") from error
+
+
+def admit(contract: Contract | None, request: Any) -> None:
+    """Raise Refused for a request that its network, if it is a variant's, does not take."""
+    if contract is not None:
+        contract.admit(request)
+
+
+def check(contract: Contract | None, inputs: Mapping[str, Any]) -> None:
+    """Raise Refused for inputs that its network, if it is a variant's, does not take."""
+    if contract is not None:
+        contract.check(inputs)
+
+
+def status(codes: Any, error: Exception) -> int:
+    """Return which of Triton's `codes` (`TritonError`) an error of a network has."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, Refused):
+        code: int = codes.INVALID_ARG
+    elif isinstance(error, OutOfMemory) or full:
+        code = codes.UNAVAILABLE
+    else:
+        code = codes.INTERNAL
+    return code
