@@ -1,7 +1,7 @@
 """What Kubernetes and Prometheus ask: /live, /ready and /metrics, of the server as a whole.
 
-Triton calls a model ready whose process is dead or hangs. Here ready means that a volume is being
-made right now, or that a tiny one could be made a moment ago.
+Triton calls a model ready whose process is dead or hangs. Here ready means that the last volume to
+be made, a request's or a tiny one of our own, was made.
 """
 
 from __future__ import annotations
@@ -20,25 +20,32 @@ from typing import Any
 import psutil
 
 from server.host import SHM
-from server.triton import Address, Refused, Triton
+from server.triton import Activity, Address, Refused, Smallest, Triton
 
 LOOK = 0.5  # seconds between two looks at a server
 IDLE = 30.0  # seconds between two tiny volumes where nothing else is made
+PAUSE = 5.0  # seconds between two while requests fail and tiny volumes do not
 PROBE = 60.0  # seconds that a tiny volume may take
-FAILING = 30.0  # seconds of attempts after which tritonserver starts again
+FAILING = 15.0  # seconds of failures after which tritonserver starts again
+_QUEUE_FULL = "maximum queue size"  # as Triton 2.51 says it
 
 
 class Health:
     """What is known of a running server, looked at all the time; threads may share it.
 
-    `variants`: name -> its smallest size. `stall`: seconds without progress after which work counts
-    as hanging. `address`: where gRPC speaks TLS, None where it does not.
+    `variants`: name -> its smallest volume. `stall`: seconds without progress after which work
+    counts as hanging. `address`: where gRPC speaks TLS, None where it does not.
+
+    The smallest volumes are made every `IDLE` seconds while nothing is asked, at once when a
+    request failed (at most every `PAUSE` seconds), and again and again while they fail. The server
+    is not ready from the first that fails until all are made: what requests get does not count,
+    as some may not need what fails. After `FAILING` seconds of failures tritonserver starts again.
     """
 
     def __init__(
         self,
         triton: Triton,
-        variants: Mapping[str, list[int]],
+        variants: Mapping[str, Smallest],
         stall: float,
         address: Address | None,
     ):
@@ -48,10 +55,13 @@ class Health:
         self.loading = ""  # what died and is being loaded again
         self.stopping = False
         self._tls = address
-        self._problem: str | None = None
-        self._patience = 0.0  # seconds after which a problem needs a new start
-        self._well = self._probed = self._moved = time.monotonic()
-        self._progress = 0.0  # what Triton said last, when it `_moved`
+        self._problem: str | None = None  # as the last look found it
+        self._hung = False  # whether that needs a new start
+        self._failure: str | None = None  # of the last smallest volumes
+        self._failed_since = self._failed_at = 0.0  # when the first and the last of them failed
+        self._suspect = False  # a request failed since
+        self._well = self._made = self._probed = self._moved = self._healed = time.monotonic()
+        self._last = Activity(0, 0, 0, 0)
         threading.Thread(target=self._watch, daemon=True).start()
 
     def ready(self) -> str | None:
@@ -64,12 +74,13 @@ class Health:
 
     def hung(self) -> str | None:
         """Say why tritonserver has to start again though it runs; None: it need not."""
-        ill = time.monotonic() - self._well
-        return self._problem if not self.loading and ill > self._patience else None
+        return self._problem if self._hung and not self.loading else None
 
     def healed(self) -> None:
         """Note that what was `loading` serves again."""
-        self._problem, self._well, self.loading = None, time.monotonic(), ""
+        self._problem, self._hung, self._failure = None, False, None
+        self._well = self._made = self._moved = self._healed = time.monotonic()
+        self.loading = ""
 
     def live(self) -> str | None:
         """Say what is not mended though it should be by now; None: nothing."""
@@ -82,37 +93,66 @@ class Health:
 
     def _watch(self) -> None:
         while not self.stopping:
-            try:
-                if self.triton.busy():
-                    problem, patience = self._stalled()
-                else:
-                    problem, patience = self._failing()
-                    self._moved = time.monotonic()  # what comes now has all its time
-            except Refused as error:
-                problem, patience = f"tritonserver does not answer: {error}", self.stall
-            self._patience, self._problem = patience, problem
+            problem, patience = self._look()
+            now = time.monotonic()
             if problem is None:
-                self._well = time.monotonic()
+                self._well = now
+            if problem is not None and problem == self._failure:
+                self._hung = self._failed_at - self._failed_since > patience
+            else:
+                self._hung = now - self._well > patience
+            self._problem = problem
             time.sleep(LOOK)
 
-    def _stalled(self) -> tuple[str | None, float]:
-        """Say whether work hangs, and how long that may be; by no clock that somebody sets."""
-        if (told := self.triton.progress()) != self._progress:
-            self._progress, self._moved = told, time.monotonic()
-        silent = time.monotonic() - self._moved
-        return None if silent < self.stall else f"no progress for {silent:.0f} s", self.stall
+    def _look(self) -> tuple[str | None, float]:
+        """Return what is wrong, and the seconds after which that needs a new start."""
+        try:
+            activity = self.triton.activity()
+            if problem := self._stalled(activity):
+                return problem, self.stall
+            self._judge(activity)
+        except Refused as error:
+            return f"tritonserver does not answer: {error}", self.stall
+        return self._failure, FAILING
 
-    def _failing(self) -> tuple[str | None, float]:
-        """Make tiny volumes, now and then; say whether that fails, and how long it may."""
-        if self._problem is not None or time.monotonic() - self._probed >= IDLE:
-            for variant, size in self.variants.items():
-                try:
-                    self.triton.probe(variant, size, PROBE)
-                except Refused as error:
-                    if not self.triton.busy():  # else it waited behind a request before it
-                        return f"cannot make a volume: {error}", FAILING
-            self._probed = time.monotonic()
-        return None, 0.0
+    def _stalled(self, activity: Activity) -> str | None:
+        """Say that work hangs; by no clock that somebody sets."""
+        now = time.monotonic()
+        if not activity.busy or activity.progress != self._last.progress:
+            self._moved = now
+        silent = now - self._moved
+        return None if silent < self.stall else f"no progress for {silent:.0f} s"
+
+    def _judge(self, activity: Activity) -> None:
+        """Take requests that were answered and that failed into account, and probe where needed."""
+        now, last = time.monotonic(), self._last
+        self._last = activity
+        if activity.done > last.done:
+            self._made = now
+        if activity.failed > last.failed:
+            self._suspect = True
+        idle = not activity.busy and now - self._made >= IDLE
+        if self._failure or idle or (self._suspect and now - self._probed >= PAUSE):
+            self._probe()
+
+    def _probe(self) -> None:
+        """Make the smallest volumes."""
+        began = time.monotonic()
+        self._suspect = False
+        try:
+            for variant, smallest in self.variants.items():
+                self.triton.probe(variant, smallest, PROBE)
+        except Refused as error:
+            now = time.monotonic()
+            # One that waits behind others says nothing; nor does what ended with an old process.
+            waited = _QUEUE_FULL in str(error) or (not error.answered and self.triton.busy())
+            if not waited and not self.loading and self._healed < began:
+                if self._failure is None:
+                    self._failed_since = now
+                self._failure, self._failed_at = f"cannot make a volume: {error}", now
+        else:
+            self._failure, self._made = None, time.monotonic()
+        self._probed = time.monotonic()
 
     def metrics(self) -> str:
         """Give what Triton's own metrics do not know, as Prometheus reads it."""

@@ -16,7 +16,7 @@ from server.healing import log
 from server.layout import UNLIMITED, Limits
 from server.status import Health
 from server.stopping import FILE_VARIABLE, Stop, Stopped, drain
-from server.triton import Address, Launch, Refused, Tls, Triton, variant_of
+from server.triton import Address, Launch, Refused, Smallest, Tls, Triton, variant_of
 
 TOKEN_VARIABLE = "MAISI_TOKEN"  # as backends/engines/guard.py has it
 EXIT = 5.0  # seconds an idle tritonserver gets to go; open, idle streams keep it from going
@@ -144,10 +144,10 @@ def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
         layout.sweep_clients()
 
 
-def wait_until_ready(triton: Triton, settings: Settings, stop: Stop) -> dict[str, list[int]]:
-    """Wait for the server, then for one tiny volume of every variant.
+def wait_until_ready(triton: Triton, settings: Settings, stop: Stop) -> dict[str, Smallest]:
+    """Wait for the server, then for the smallest volumes of every variant.
 
-    Returns variant -> its smallest size. Raises ServerError when that does not come in
+    Returns variant -> its smallest volume. Raises ServerError when that does not come in
     `start_seconds`, Stopped when asked to stop.
     """
     deadline = time.monotonic() + settings.start_seconds
@@ -170,11 +170,11 @@ def wait_until_ready(triton: Triton, settings: Settings, stop: Stop) -> dict[str
         config = triton.config(model) if state == "READY" else {}
         if "ensemble_scheduling" not in config or (variant := variant_of(config)) is None:
             continue
+        variants[model] = Smallest.of(config, variant)
         try:
-            triton.probe(model, variant["size"]["min"], settings.start_seconds)
+            triton.probe(model, variants[model], settings.start_seconds)
         except Refused as error:
             raise ServerError(f"{model} loaded but cannot compute: {error}") from None
-        variants[model] = variant["size"]["min"]
     return variants
 
 

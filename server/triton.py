@@ -10,7 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,9 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
+import numpy as np
 import psutil
+from tritonclient.utils import np_to_triton_dtype
 
 from server import layout
 from server.host import libpython_dir
@@ -36,6 +39,7 @@ _BUSY = re.compile(
     r"{[^}]*} (\S+)$",
     re.MULTILINE,
 )
+_ENDED = re.compile(r'^maisi_requests_total{[^}]*outcome="(\w+)"[^}]*} (\S+)$', re.MULTILINE)
 _PROGRESS = re.compile(r"^maisi_progress_timestamp_seconds{[^}]*} (\S+)$", re.MULTILINE)
 _REGIONS = "systemsharedmemory"
 PROBE = "probe"  # the id of our own requests, which the models do not count
@@ -44,6 +48,40 @@ _http = build_opener(ProxyHandler({}))  # whatever proxy the environment names: 
 
 class Refused(Exception):
     """Triton refused, or does not answer; the message is its sentence."""
+
+    def __init__(self, message: str, answered: bool = True) -> None:
+        """Keep whether there was an answer at all."""
+        super().__init__(message)
+        self.answered = answered
+
+
+@dataclass(frozen=True)
+class Smallest:
+    """The smallest volume of a variant: its sides, and a label for a mask; None: it takes none."""
+
+    size: tuple[int, int, int]
+    label: int | None
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], variant: Mapping[str, Any]) -> Smallest:
+        """Read it out of an ensemble's configuration and its `variant`."""
+        masks = any(tensor["name"] == "mask" for tensor in config["input"])
+        x, y, z = variant["size"]["min"]
+        return cls((x, y, z), min(int(i) for i in variant["labels"] if i != "0") if masks else None)
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What the models say of their work.
+
+    `busy`: requests that run or wait; `progress`: when work last went on, in seconds since the
+    epoch; `done` and `failed`: requests that ended so.
+    """
+
+    busy: float
+    progress: float
+    done: int
+    failed: int
 
 
 @dataclass(frozen=True)
@@ -154,9 +192,13 @@ class Triton:
         )
         return self.process
 
-    def _ask(self, url: str, body: Any = None, timeout: float = 10) -> bytes:
-        request = Request(url, None if body is None else json.dumps(body).encode())
+    def _ask(self, url: str, body: Any = None, timeout: float = 10, tensors: bytes = b"") -> bytes:
+        """Return the answer to a POST of JSON, and of `tensors` behind it, or to a GET."""
+        head = b"" if body is None else json.dumps(body).encode()
+        request = Request(url, head + tensors if head else None)
         request.add_header(KEY, self._key)
+        if tensors:
+            request.add_header("Inference-Header-Content-Length", str(len(head)))
         try:
             with _http.open(request, timeout=timeout) as answer:
                 found: bytes = answer.read()
@@ -166,7 +208,7 @@ class Triton:
                 text = json.loads(text)["error"]
             raise Refused(text or f"HTTP status {error.code}") from None
         except OSError as error:
-            raise Refused(f"no answer: {error}") from None
+            raise Refused(f"no answer: {error}", answered=False) from None
         return found
 
     def ready(self) -> bool:
@@ -207,27 +249,49 @@ class Triton:
             return False
         return True
 
-    def probe(self, model: str, size: Sequence[int], seconds: float) -> None:
-        """Make the variant's smallest volume, in one step; raises Refused."""
+    def probe(self, model: str, smallest: Smallest, seconds: float) -> None:
+        """Make the variant's smallest volumes in one step, from a mask, too; raises Refused."""
+        self._make(model, {"size": np.array(smallest.size, np.int32)}, seconds)
+        if smallest.label is not None:
+            mask = np.full(smallest.size, smallest.label, np.uint8)
+            self._make(model, {"mask": mask}, seconds)
+
+    def _make(self, model: str, tensors: Mapping[str, Any], seconds: float) -> None:
+        tensors = {**tensors, "steps": np.ones(1, np.int32)}
         inputs = [
-            {"name": name, "shape": [len(data)], "datatype": "INT32", "data": list(data)}
-            for name, data in (("size", size), ("steps", [1]))
+            {
+                "name": name,
+                "shape": array.shape,
+                "datatype": np_to_triton_dtype(array.dtype),
+                "parameters": {"binary_data_size": array.nbytes},
+            }
+            for name, array in tensors.items()
         ]
         binary = {"binary_data_output": True}  # nobody reads the volume, so it need not be text
         body = {"id": PROBE, "inputs": inputs, "parameters": binary}
-        self._ask(f"{self._url}models/{model}/infer", body, seconds)
+        raw = b"".join(array.tobytes() for array in tensors.values())
+        self._ask(f"{self._url}models/{model}/infer", body, seconds, raw)
 
     def metrics(self) -> str:
         """Give the metrics of Triton and of our models, as Prometheus reads them."""
         return self._ask(self._metrics).decode()
 
+    def activity(self) -> Activity:
+        """Tell what the models say of their work."""
+        text = self.metrics()
+        ended = Counter[str]()
+        for outcome, count in _ENDED.findall(text):
+            ended[outcome] += int(float(count))
+        return Activity(
+            sum(map(float, _BUSY.findall(text))),
+            max(map(float, _PROGRESS.findall(text)), default=0.0),
+            ended["done"],
+            ended["failed"],
+        )
+
     def busy(self) -> float:
         """Count the requests that run or wait."""
-        return sum(map(float, _BUSY.findall(self.metrics())))
-
-    def progress(self) -> float:
-        """Tell when a model last got on with its work, in seconds since the epoch."""
-        return max(map(float, _PROGRESS.findall(self.metrics())), default=0.0)
+        return self.activity().busy
 
     def stubs(self) -> dict[int, str]:
         """Map the process id of every living Python backend process to its model."""

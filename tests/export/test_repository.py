@@ -97,13 +97,8 @@ def test_inputs_are_those_the_variant_understands(
     assert [tensor for tensor in flow if tensor in rows] == rows
     assert set(flow) - set(rows) == {"latent", "z", "coefficients", "timestep", "guidance"}
     conditioned = shapes(models[f"{name}.condition"].output)
-    assert set(conditioned) == {"noise", "plan", *rows, *(["labels"] if masks else [])}
-    assert set(shapes(models[f"{name}.sampler"].input)) == {
-        "noise",
-        "plan",
-        *rows,
-        *(["embedding"] if masks else []),
-    }
+    assert set(conditioned) == {"noise", "plan", *(["labels"] if masks else [])}
+    assert shapes(models[f"{name}.sampler"].input) == conditioned
 
 
 @pytest.mark.parametrize("name", variant.names())
@@ -130,15 +125,41 @@ def test_the_embedding_alone_is_half_in_fp16() -> None:
         for one, other in zip(*tensors, strict=True):
             if one != other:
                 changed.add((name, one.name, pb.DataType.Name(other.data_type)))
-    places = ("mask_encoder", "sampler", "flow_masked")
-    assert changed == {(f"rflow-ct.{place}", "embedding", "TYPE_FP16") for place in places}
+    both = ("mask_encoder", "flow_masked")
+    assert changed == {(f"rflow-ct.{model}", "embedding", "TYPE_FP16") for model in both}
+
+
+@pytest.mark.parametrize("name", variant.names())
+def test_every_network_says_what_it_takes_and_every_model_but_the_stream_has_a_queue(
+    name: str,
+) -> None:
+    chosen = variant.load(name)
+    waiting, size = chosen.serving["limits"]["waiting"][1], chosen.serving["size"]
+    for model, config in repository.configs(chosen, {}, "tensorrt", "fp16").items():
+        short = model.removeprefix(f"{name}.")
+        queue = config.dynamic_batching.default_queue_policy.max_queue_size
+        assert queue == (0 if short in (name, "stream") else waiting)
+        if config.backend in ("maisi", ""):
+            assert "network" not in config.parameters
+            continue
+        contract = json.loads(config.parameters["network"].string_value)
+        assert set(contract["factors"]) <= set(shapes(config.input))
+        assert contract["factors"] and contract["multiple"] == size["multiple"]
+        if short in ("mask_flow", "mask_decoder"):
+            assert contract["size"] == chosen.serving["mask_generation"]["size"]
+        else:
+            assert contract["max_voxels"] == size["max_voxels"]
+        if "class_labels" in shapes(config.input):
+            assert contract["ranges"]["class_labels"] == [0, 127]
+        if "timestep" in shapes(config.input):
+            assert contract["ranges"]["timestep"] == [0, 1000]
 
 
 def test_each_target_has_its_backend_and_file() -> None:
     chosen = variant.load("ddpm-ct")
     wanted = {
         "onnx": ("", "onnxruntime", "model.onnx"),
-        "tensorrt": ("tensorrt_plan", "", "model.plan"),
+        "tensorrt": ("", "tensorrt_rtx", "model.plan"),
         "tensorrt-rtx": ("", "tensorrt_rtx", "model.plan"),
     }
     assert set(repository.TARGETS) == set(wanted)
@@ -152,7 +173,7 @@ def test_each_target_has_its_backend_and_file() -> None:
         accelerators = engine.optimization.execution_accelerators.cpu_execution_accelerator
         assert [found.name for found in accelerators] == ["openvino"] * (target == "onnx")
         on_gpu = engine.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value
-        assert on_gpu == ("no" if target == "tensorrt-rtx" else "")
+        assert on_gpu == ("" if target == "onnx" else "no")
         assert models["ddpm-ct.sampler"].backend == "maisi"
         assert models["ddpm-ct"].platform == "ensemble"
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 import tritonclient.grpc as triton
 
-from tests.conftest import Server
+from tests.conftest import TOKEN, Server
 from tests.export.repository_of_tiny import OFFICIAL, exported
 
 Array = npt.NDArray[Any]
@@ -44,6 +44,12 @@ class Caller:
     def ask(self, model: str | None = None, **inputs: Any) -> dict[str, Array]:
         """Call a model (the ensemble if none is named) and return its outputs."""
         result = self.client.infer(model or self.variant, tensors(inputs))
+        return {out.name: result.as_numpy(out.name) for out in result.get_response().outputs}
+
+    def network(self, short: str, **inputs: Any) -> dict[str, Array]:
+        """Call a network as the stages of the variant do, and return its outputs."""
+        model, shown = f"{self.variant}.{short}", {"maisi_token": TOKEN}
+        result = self.client.infer(model, tensors(inputs), parameters=shown)
         return {out.name: result.as_numpy(out.name) for out in result.get_response().outputs}
 
     def volume(self, **inputs: Any) -> tuple[Array, dict[str, Any]]:

@@ -73,7 +73,7 @@ def test_both_doors_carry_it(
     image, _ = caller.volume(**given)
     assert stream(server, "tiny", **given)[-1].as_numpy("image").tobytes() == image.tobytes()
     labels = given["mask"][None, :32, :32, :32]
-    assert caller.ask("tiny.mask_encoder", labels=labels)["embedding"].dtype == np.float16
+    assert caller.network("mask_encoder", labels=labels)["embedding"].dtype == np.float16
     single, _ = tiny_caller.volume(**given)
     assert (image != single).mean() > 0
     assert (np.abs(image.astype(int) - single) <= 2).mean() > 0.99

@@ -213,9 +213,7 @@ def test_inner_models_do_not_trust_their_callers(caller: Caller, plan: bytes) ->
     refused = caller.refusal(
         "mini.sampler",
         noise=latent,
-        embedding=np.zeros((1, WIDTH, 8, 8, 8), np.float32),
-        class_labels=np.array([9]),
-        spacing_mm100=f4(200, 200, 200)[None],
+        labels=block(1, 32, 32, 32),
         plan=u1(plan),
     )
     assert refused.startswith("plan: ")
@@ -242,6 +240,31 @@ def test_forged_seconds_are_refused(caller: Caller, sampled: bytes) -> None:
         sampled=u1(sampled),
     )
     assert refused == "sampled: not what the sampler model writes"
+
+
+def test_inner_models_take_what_fits_the_plan_alone(caller: Caller) -> None:
+    asked = caller.ask("mini.condition", mask=block(32, 32, 32), guidance=f4(2))
+    noise, labels, plan = asked["noise"], asked["labels"], asked["plan"]
+    sampled = u1(b'{"seconds": 1}')
+    for tensor, wrong in (
+        ("noise", np.zeros((1, 4, 8, 8, 16), np.float32)),
+        ("noise", np.full((1, 4, 8, 8, 8), np.nan, np.float32)),
+        ("labels", labels[:1]),
+        ("labels", labels[:, :16]),
+    ):
+        sent = {"noise": noise, "labels": labels, "plan": plan} | {tensor: wrong}
+        assert caller.refusal("mini.sampler", **sent).startswith(f"{tensor}: ")
+        if tensor == "noise":
+            tensor, sent = "latent", {"latent": sent.pop("noise"), **sent}
+        else:
+            sent = {"latent": sent.pop("noise"), **sent}
+        refused = caller.refusal("mini.decoder", **sent, sampled=sampled)
+        assert refused.startswith(f"{tensor}: ")
+    strange = np.full_like(labels, 99)
+    refused = caller.refusal(
+        "mini.decoder", latent=noise, labels=strange, plan=plan, sampled=sampled
+    )
+    assert refused.startswith("mask: holds 99, and the labels of mini are 0, 22, ")
 
 
 @pytest.mark.parametrize("count", [1, 3, 2**31 - 1])

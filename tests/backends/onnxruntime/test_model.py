@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import numpy as np
 import onnx
@@ -10,8 +11,11 @@ import onnxruntime
 import psutil
 import pytest
 import tritonclient.grpc as grpc
+from google.protobuf import text_format
 from onnx import TensorProto, helper, numpy_helper
+from tritonclient.grpc import model_config_pb2 as pb
 
+from tests.backends.engines import flows
 from tests.backends.shortage import short_of_memory
 from tests.server.tiny import ONE, X_TO_Y, write_model, write_onnx
 
@@ -126,6 +130,20 @@ def repository(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(module_server, repository):
+    """Serve them, and mini's flow by both engines, open to any caller and shape."""
+    for name, accelerator in (("openvino", True), ("onnxruntime", False)):
+        target = repository / f"flow-{name}"
+        shutil.copytree(flows.FLOW.parents[1], target)
+        text = (target / "config.pbtxt").read_text()
+        config = text_format.Parse(text, pb.ModelConfig())
+        config.name = target.name
+        del config.parameters["network"]
+        if not accelerator:
+            config.ClearField("optimization")
+        # Any rank and side, so that it is not Triton who refuses.
+        for tensor in config.input:
+            tensor.dims[:] = [-1] * len(tensor.dims)
+        (target / "config.pbtxt").write_text(text_format.MessageToString(config))
     return module_server(repository)
 
 
@@ -172,6 +190,31 @@ def test_an_error_is_one_sentence_without_paths_and_the_model_serves_on(server):
     assert "Traceback" not in message and ".py" not in message and "/" not in message
     assert "\n" not in message
     assert infer(server, "pairs", np.ones(2, np.float32), ["pairs"])[0] == 1
+
+
+@pytest.mark.parametrize("model", ["flow-openvino", "flow-onnxruntime"])
+def test_after_each_kind_of_failure_the_next_request_is_as_ever(server, model):
+    kinds = {np.float32: "FP32", np.float64: "FP64", np.int64: "INT64"}
+
+    def flow(inputs):
+        tensors = []
+        for name, array in inputs.items():
+            tensors.append(grpc.InferInput(name, list(array.shape), kinds[array.dtype.type]))
+            tensors[-1].set_data_from_numpy(array)
+        with grpc.InferenceServerClient(server.grpc) as client:
+            result = client.infer(model, tensors, client_timeout=60)
+            return [result.as_numpy(name).tobytes() for name in flows.OUTPUTS]
+
+    pid, before, failed = server.stub(model).pid, flow(flows.good()), []
+    for kind, wrong in flows.WRONG.items():
+        try:
+            flow(flows.good() | wrong)
+        except grpc.InferenceServerException as error:
+            failed.append(kind)
+            assert "Traceback" not in error.message() and "\n" not in error.message()
+        assert flow(flows.good()) == before, kind
+    assert {"z of another size", "sides that do not divide", "a side of 0"} <= set(failed)
+    assert server.stub(model).pid == pid
 
 
 def test_thread_parameter_is_honoured(server):

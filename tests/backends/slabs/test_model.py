@@ -25,11 +25,12 @@ TYPES = {"f4": "FP32", "u1": "UINT8"}
 
 
 def served(folder: Path, name: str, **parameters: str) -> None:
-    """Put mini's model into another repository, with parameters."""
+    """Put mini's model into another repository, with parameters, open to any caller and shape."""
     path = folder / name
     shutil.copytree(MODELS / f"mini.{name.split('-')[0]}", path)
     config = text_format.Parse((path / "config.pbtxt").read_text(), pb.ModelConfig())
     config.name = name
+    del config.parameters["network"]
     for key, value in parameters.items():
         config.parameters[key].string_value = value
     (path / "config.pbtxt").write_text(text_format.MessageToString(config))

@@ -1,0 +1,163 @@
+"""What a network takes: its variant's stages alone, and inputs that fit together."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backends.engines import guard
+from backends.engines.guard import Contract, Refused
+from backends.engines.memory import OutOfMemory
+from export import repository, variant
+
+
+def contract(network: str = "flow_masked", name: str = "mini") -> Contract:
+    """Read a contract as a backend does, out of Triton's JSON of what export writes."""
+    message = repository.configs(variant.load(name), {}, "onnx", "fp32")[f"{name}.{network}"]
+    config = {
+        "name": message.name,
+        "input": [{"name": one.name, "dims": list(map(str, one.dims))} for one in message.input],
+        "parameters": {
+            key: {"string_value": p.string_value} for key, p in message.parameters.items()
+        },
+    }
+    found = guard.contract(config)
+    assert found is not None
+    return found
+
+
+def inputs(rows: int = 1, side: int = 8) -> dict[str, Any]:
+    latent = np.zeros((1, 4, side, side, side), np.float32)
+    return {
+        "latent": latent,
+        "z": latent,
+        "coefficients": np.zeros(3, np.float32),
+        "timestep": np.array([1000], np.float32),
+        "guidance": np.zeros(1, np.float32),
+        "class_labels": np.array([127, 0][:rows]),
+        "spacing_mm100": np.zeros((rows, 3), np.float32),
+        "embedding": np.zeros((rows, 32, side, side, side), np.float32),
+    }
+
+
+def volume(*sides: int, channels: int = 4, rows: int = 1) -> Any:
+    return np.zeros((rows, channels, *sides), np.float32)
+
+
+def test_what_the_stages_send_is_taken() -> None:
+    for rows in (1, 2):
+        contract().check(inputs(rows))
+    contract("vae_decoder").check({"latent": volume(8, 12, 16)})
+    contract("vae_encoder").check({"image": volume(32, 48, 64, channels=1)})
+    contract("mask_encoder").check({"labels": np.zeros((2, 32, 48, 64), np.uint8)})
+    contract("mask_decoder", "ddpm-ct").check({"latent": volume(64, 64, 64)})
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            {"z": volume(16, 8, 8)},
+            r"z: is of a volume of \[64, 32, 32\] voxels, but latent, z, emb",
+        ),
+        (
+            {"embedding": volume(8, 8, 4, channels=32)},
+            r"embedding: is of a volume of \[32, 32, 16\]",
+        ),
+        ({"latent": volume(8, 0, 8)}, r"latent: shape \[1, 4, 8, 0, 8\], but no side may be 0"),
+        (
+            {"class_labels": np.array([9, 9, 9])},
+            "class_labels: 3 rows, but class_labels, spacing",
+        ),
+        ({"class_labels": np.array([9, 0])}, "spacing_mm100: 1 rows, but class_labels, spacing_mm"),
+        (
+            {"class_labels": np.array([], np.int64)},
+            r"class_labels: shape \[0\], but no side",
+        ),
+        (
+            {"class_labels": np.array([128])},
+            "class_labels: 128 is outside what is allowed, 0 to",
+        ),
+        ({"class_labels": np.array([2**62])}, "class_labels: 4611686018427387904 is outside"),
+        ({"class_labels": np.array([-1])}, "class_labels: -1 is outside"),
+        ({"timestep": np.array([np.inf], np.float32)}, "timestep: holds NaN or infinite values"),
+        ({"timestep": np.array([1001], np.float32)}, "timestep: 1001.0 is outside .* 0 to 1000"),
+        ({"latent": volume(8, 8, 8) * np.nan}, "latent: holds NaN or infinite"),
+        ({"guidance": np.array([-np.inf], np.float32)}, "guidance: holds NaN or infinite values"),
+    ],
+)
+def test_inputs_that_do_not_fit_together_are_refused(change: Any, sentence: str) -> None:
+    with pytest.raises(Refused, match=f"^{sentence}") as caught:
+        contract().check(inputs() | change)
+    assert "\n" not in str(caught.value)
+
+
+def test_rows_are_one_or_two() -> None:
+    with pytest.raises(Refused, match="3 rows, but class_labels, spacing_mm100, embedding need"):
+        contract().check(
+            inputs()
+            | {
+                "class_labels": np.zeros(3, np.int64),
+                "spacing_mm100": np.zeros((3, 3), np.float32),
+                "embedding": volume(8, 8, 8, channels=32, rows=3),
+            }
+        )
+    with pytest.raises(Refused, match="labels: 200 rows"):
+        contract("mask_encoder").check({"labels": np.zeros((200, 16, 16, 16), np.uint8)})
+
+
+def test_volumes_are_bounded_by_what_any_request_is_padded_to() -> None:
+    most = 256**3 // 2  # mini's max_voxels
+    decoder = contract("vae_decoder")
+    assert decoder.max_voxels == most
+    decoder.check({"latent": volume(64, 64, 32)})  # exactly as many
+    decoder.check({"latent": volume(64, 64, 36)})  # 256 x 256 x 144, as 250 x 250 x 130 becomes
+    with pytest.raises(Refused, match=r"192\] voxels, but at most 8388608 are allowed"):
+        decoder.check({"latent": volume(64, 64, 48)})
+    with pytest.raises(Refused, match=r"latent: \[28, 12, 20\] voxels, but sides must be"):
+        decoder.check({"latent": volume(7, 3, 5)})
+    masks = contract("mask_decoder", "ddpm-ct")
+    with pytest.raises(Refused, match=r"128\] voxels, but \[256, 256, 256\] are needed"):
+        masks.check({"latent": volume(64, 64, 32)})
+
+
+class Request:
+    """The parameters of a request, as Triton gives them."""
+
+    def __init__(self, **parameters: Any) -> None:
+        self.sent = json.dumps(parameters)
+
+    def parameters(self) -> str:
+        return self.sent
+
+
+def test_only_who_has_the_token_is_admitted() -> None:
+    network = contract()
+    network.admit(Request(maisi_token=network.token))
+    for parameters in ({}, {"maisi_token": ""}, {"maisi_token": 1}, {"maisi_token": "é" * 32}):
+        with pytest.raises(Refused, match=r"^mini\.flow_masked: only the stages of mini call it; "):
+            network.admit(Request(**parameters))
+    assert guard.contract({"parameters": {}}) is None  # no network of a variant: open to all
+    guard.admit(None, Request())
+
+
+def test_a_server_without_a_token_and_a_damaged_contract_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = {"name": "mini.flow", "input": [], "parameters": {"network": {"string_value": "{}"}}}
+    with pytest.raises(ValueError, match=r"`network` is damaged; export the model again"):
+        guard.contract(config)
+    monkeypatch.delenv(guard.ENV)
+    with pytest.raises(ValueError, match=r"the environment has no MAISI_TOKEN, .* sets one"):
+        contract()
+
+
+def test_each_error_has_its_code() -> None:
+    class Codes:
+        INVALID_ARG, UNAVAILABLE, INTERNAL = range(3)
+
+    assert guard.status(Codes, Refused("x")) == Codes.INVALID_ARG
+    assert guard.status(Codes, OutOfMemory("x")) == Codes.UNAVAILABLE
+    assert guard.status(Codes, OSError(28, "No space left on device")) == Codes.UNAVAILABLE
+    assert guard.status(Codes, RuntimeError("x")) == Codes.INTERNAL

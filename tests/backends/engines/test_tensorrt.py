@@ -1,0 +1,83 @@
+"""An engine of TensorRT whose run failed is whole again, over a fake of the GPU."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backends.engines import tensorrt
+from backends.engines.memory import out_of_memory
+from tests.backends.engines import flows
+from tests.backends.engines.fake_gpu import Gpu
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    gpu = Gpu()
+    monkeypatch.setattr(
+        tensorrt, "library", lambda name, install: gpu.cupy if name == "cupy" else gpu.tensorrt
+    )
+    return gpu
+
+
+@pytest.fixture
+def flow(gpu: Gpu, tmp_path: Path) -> tensorrt.Engine:
+    shutil.copy(flows.FLOW, tmp_path / "model.plan")
+    types = {np.float32: "FP32", np.int64: "INT64"}
+
+    def tensor(array: Any) -> dict[str, Any]:
+        return {
+            "type": types[array.dtype.type],
+            "min": [min(side, 1) for side in array.shape],
+            "max": [side * 4 for side in array.shape],
+        }
+
+    good = flows.good()
+    description = {
+        "target": "tensorrt",
+        "version": "10.0",
+        "compute_capabilities": ["8.6"],
+        "inputs": {name: tensor(array) for name, array in good.items()},
+        "outputs": {name: tensor(good["latent"]) for name in flows.OUTPUTS},
+    }
+    (tmp_path / "model.plan.json").write_text(json.dumps(description))
+    return tensorrt.Engine(tmp_path, "model.plan", 0, None)
+
+
+def run(flow: tensorrt.Engine, **changed: Any) -> list[bytes]:
+    outputs = flow.run(flows.good() | changed)
+    return [outputs[name].tobytes() for name in flows.OUTPUTS]
+
+
+@pytest.mark.parametrize("what", ["execute", "allocate", "shape"])
+def test_after_a_run_that_failed_the_next_is_as_ever(
+    flow: tensorrt.Engine, gpu: Gpu, what: str
+) -> None:
+    before = run(flow)
+    assert run(flow) == before and gpu.contexts == 1  # one for all runs
+    gpu.fail = what
+    with pytest.raises((RuntimeError, MemoryError)) as caught:
+        run(flow)
+    assert out_of_memory(caught.value) == (what == "allocate")
+    assert run(flow) == before and gpu.contexts == 2
+
+
+def test_shapes_that_the_plan_was_not_built_for_cost_no_context(
+    flow: tensorrt.Engine, gpu: Gpu
+) -> None:
+    before = run(flow)
+    with pytest.raises(ValueError, match=r"^latent: \[1, 4, 64, 8, 8\] is not within"):
+        run(flow, latent=np.zeros((1, 4, 64, 8, 8), np.float32))
+    assert run(flow) == before and gpu.contexts == 1
+
+
+def test_what_a_run_raises_within_the_graph_is_no_end(flow: tensorrt.Engine, gpu: Gpu) -> None:
+    before = run(flow)
+    with pytest.raises(Exception, match="z"):
+        run(flow, z=np.zeros((1, 4, 16, 8, 8), np.float32))
+    assert run(flow) == before and gpu.contexts == 2
