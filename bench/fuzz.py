@@ -1,33 +1,39 @@
 """Send a server what no client would: nothing may crash, hang, or tell more than a sentence.
 
 Messages are good KServe v2 requests that `bench.mutations` made wrong, and bytes that are no
-message, at all models and both doors, by gRPC and HTTP; files are the example mask with bytes
-changed. After each round a good request has to give the bytes that it gave at first. The last line
-is JSON; the exit code is 1 if anything was found.
+message, at both endpoints and all inner models, by gRPC and HTTP; networks get requests of their
+stages, with the server's token. After each kind of answer (a sentence, whatever its numbers and
+names) and each round good requests have to give the bytes that they gave at first. Files are the
+example mask with bytes changed. The last line is JSON; the exit code is 1 if anything was found.
 """
 
 import argparse
 import gzip
 import json
 import logging
+import os
 import random
 import re
+import secrets
 import socket
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
+import nibabel as nib
+import numpy as np
 from maisi_client import Client, MaisiError
 from maisi_client._mask import load_mask
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as rpc
 
-from bench import doors, mutations
+from backends.engines.guard import ENV
+from bench import doors, mutations, networks
 
 _LONGEST = 20.0  # seconds for an answer: each is refused, or makes one step of a small volume
 _ROUND = 1000  # cases between two good requests
@@ -35,11 +41,32 @@ _TELLTALE = re.compile(r"Traceback|File \"|\.py\b|/tmp/|/home/|/root/|/usr/|/dev
 _SERVICE = "/inference.GRPCInferenceService/"
 
 
-def messages(url: str, http: str, models: list[str], chance: random.Random) -> Iterator[str]:
-    """Send one wrong message after the other without end; yield what each answer was.
+class Answer(NamedTuple):
+    """What an answer was, and the sentence in it.
 
     That is `answered`, `refused`, `hung`, `told: ...` for an answer that tells what it should not,
     or `lost: ...` for a connection that broke.
+    """
+
+    outcome: str
+    sentence: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The sentence without numbers, names and lists."""
+        return re.sub(r"'[^']*'|\[[^]]*\]|-?[\w.]*\d[\w.]*", "#", self.sentence)[:100]
+
+
+def messages(
+    url: str,
+    http: str,
+    models: list[str],
+    inner: Mapping[str, pb.ModelInferRequest],
+    chance: random.Random,
+) -> Iterator[Answer]:
+    """Send one wrong message after the other without end; yield the answers.
+
+    `inner`: a network's name -> a good request of its stages.
     """
     with grpc.insecure_channel(url) as channel:
         stub = rpc.GRPCInferenceServiceStub(channel)
@@ -49,34 +76,35 @@ def messages(url: str, http: str, models: list[str], chance: random.Random) -> I
             try:
                 if kind < 0.05:
                     raw(chance.randbytes(chance.randint(0, 300)), timeout=_LONGEST)
-                    yield "answered"
+                    yield Answer("answered")
                 elif kind < 0.1:
                     yield _judged(_post(http, models, chance))
                 else:
-                    request = mutations.wrong(chance, models)
+                    request = mutations.wrong(chance, models, inner)
                     if request.model_name.endswith(".stream"):
                         yield _judged(_streamed(stub, request))
                     else:
                         stub.ModelInfer(request, timeout=_LONGEST)
-                        yield "answered"
+                        yield Answer("answered")
             except grpc.RpcError as error:
                 yield _of_rpc(error)
             except OSError as error:
-                yield f"lost: {error}"
+                yield Answer(f"lost: {error}")
 
 
-def _of_rpc(error: Any) -> str:
+def _of_rpc(error: Any) -> Answer:
     if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
-        return "hung"
+        return Answer("hung")
     if error.code() == grpc.StatusCode.UNAVAILABLE and "onnect" in error.details():
-        return f"lost: {error.details()}"
+        return Answer(f"lost: {error.details()}")
     return _judged(error.details())
 
 
-def _judged(said: str) -> str:
+def _judged(said: str) -> Answer:
     if not said:
-        return "answered"
-    return f"told: {said[:300]}" if _TELLTALE.search(said) else "refused"
+        return Answer("answered")
+    outcome = f"told: {said[:300]}" if _TELLTALE.search(said) else "refused"
+    return Answer(outcome, said)
 
 
 def _streamed(stub: Any, request: pb.ModelInferRequest) -> str:
@@ -137,36 +165,44 @@ def fuzz(repository: Path, cases: int, seed: int, log: Path) -> dict[str, Any]:
         if outcome not in ("answered", "refused"):
             kept.append(outcome)
 
+    kinds: set[str] = set()
+    token = os.environ.setdefault(ENV, secrets.token_hex(16))  # the server that is started has it
     with doors.serving(repository, "mini", log) as server, Client(server.url) as client:
+        inner = {one.name: networks.message(one, token) for one in networks.networks(server.client)}
         statistics = server.client.get_inference_statistics()
         models = sorted({model.name for model in statistics.model_stats})
-        asked: dict[str, Any] = {
-            "size": [32, 32, 32],
-            "steps": 2,
-            "seed": seed,
-            "modality": "mri_t2",
-        }
-        before = client.generate(**asked).report["sha256"]
-        answers = messages(server.url, server.http, models, chance)
+        before = _good(client, seed)
+        answers = messages(server.url, server.http, models, inner, chance)
         for number in range(1, cases + 1):
-            count(next(answers))
-            if number % _ROUND == 0 or number == cases or found["lost"]:
+            answer = next(answers)
+            count(answer.outcome)
+            new = answer.kind not in kinds
+            kinds.add(answer.kind)
+            if new or number % _ROUND == 0 or number == cases or found["lost"]:
                 try:
-                    if client.generate(**asked).report["sha256"] != before:
-                        kept.append(f"other bytes after {number} cases")
+                    if _good(client, seed) != before:
+                        kept.append(f"other bytes after {number} cases, the last: {answer}")
                 except MaisiError as error:
-                    kept.append(f"no good volume after {number} cases: {error}; see {log}")
+                    kept.append(f"no good volume after {number} cases, the last: {answer}: {error}")
                     break
-                print(f"{number} of {cases}: {dict(found)}", file=sys.stderr, flush=True)
                 found.pop("lost", None)
+            if number % _ROUND == 0:
+                print(f"{number} of {cases}: {dict(found)}", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         broken = files(chance, Path(folder))
         for _ in range(cases // 10):
             count(next(broken))
     seconds = round(time.monotonic() - started, 1)
-    return {"cases": cases, "files": cases // 10, "seed": seed, "seconds": seconds, **found} | {
-        "found": sorted(set(kept))[:20]
-    }
+    counts = {"cases": cases, "files": cases // 10, "kinds": len(kinds), "seed": seed}
+    return {**counts, "seconds": seconds, **found, "found": sorted(set(kept))[:20]}
+
+
+def _good(client: Client, seed: int) -> list[dict[str, str]]:
+    """Return the digests of two good volumes, which take all networks but those of sources."""
+    asked: dict[str, Any] = {"steps": 2, "seed": seed, "modality": "mri_t2"}
+    mask = nib.Nifti1Image(np.full((32, 32, 32), 22, np.uint8), np.diag([2, 2, 2, 1]))
+    volumes = client.generate(size=[32, 32, 32], **asked), client.generate(mask, **asked)
+    return [volume.report["sha256"] for volume in volumes]
 
 
 def main() -> int:

@@ -20,7 +20,7 @@ from bench.scene import SMALL, Scene, Wrong, sentence, until
 ENSEMBLE = {
     "mini.condition": "",
     "mini.mask_encoder": "mini.condition",
-    "mini.sampler": "mini.mask_encoder",
+    "mini.sampler": "mini.condition",
     "mini.flow_masked": "mini.mask_encoder",
     "mini.decoder": "mini.sampler",
     "mini.vae_decoder": "mini.sampler",

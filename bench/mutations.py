@@ -2,7 +2,7 @@
 
 import random
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from tritonclient.grpc import service_pb2 as pb
 
@@ -30,9 +30,19 @@ def good(model: str, side: int = 32) -> pb.ModelInferRequest:
     return request
 
 
-def wrong(chance: random.Random, models: Sequence[str]) -> pb.ModelInferRequest:
-    """Return a good request, or one of an inner model, after one to three mutations."""
+def wrong(
+    chance: random.Random, models: Sequence[str], inner: Mapping[str, pb.ModelInferRequest]
+) -> pb.ModelInferRequest:
+    """Return a request after one to three mutations.
+
+    It is a good one of an endpoint, sent to any of `models`, or one of `inner`: a network's name ->
+    a good request of its stages.
+    """
     request = good(chance.choice(models))
+    if chance.random() < 0.5 and request.model_name in inner:
+        request.CopyFrom(inner[request.model_name])
+        if chance.random() < 0.2:  # as a stranger sends it
+            request.parameters.clear()
     for _ in range(chance.randint(1, 3)):
         chance.choice(_MUTATIONS)(chance, request)
     return request

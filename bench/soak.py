@@ -139,7 +139,7 @@ def keep_asking(
     """Send one request after the other until `done`, and count them."""
     chance = random.Random(seed)
     models = sorted(server.statistics())
-    messages = fuzz.messages(server.url, server.http, models, random.Random(seed))
+    messages = fuzz.messages(server.url, server.http, models, {}, random.Random(seed))
     with Client(server.url, timeout=_LONGEST) as client:
         ways: dict[str, Callable[[dict[str, Any]], Any]] = {
             "client": lambda asked: _image(client.generate(**asked)),
@@ -151,7 +151,7 @@ def keep_asking(
         while not done.is_set():
             [door] = chance.choices(list(_SHARES), list(_SHARES.values()))
             if door == "wrong messages":
-                outcome = next(messages)
+                outcome = next(messages).outcome
                 tally.count(door, outcome, outcome in ("answered", "refused"))
             else:
                 good = door != "wrong arguments"

@@ -19,7 +19,6 @@ FOLDER = Path(__file__).parent
 HEAD = "# Written by scripts/lock: what the image has, and the digest of every file.\n"
 DEBIAN = ("3.11", "manylinux_2_36_x86_64")  # bookworm
 UBUNTU = ("3.12", "manylinux_2_39_x86_64")  # that of NVIDIA's image, noble
-CPU_ALONE = ("onnxruntime",)  # which that image has
 # To the TensorRT that is in the image already; see TAG in docker/Dockerfile.
 GPU_ALONE = ("tensorrt-cu13-bindings==10.13.3.9",)
 
@@ -60,9 +59,8 @@ def main() -> None:
     known = extras()
     triton = ["nvidia-pytriton==0.7.0"]  # of which nothing but tritonserver is used
     cpu = resolve(DEBIAN, known["serve"]) + resolve(DEBIAN, triton, "--no-deps")
-    serve = [line for line in known["serve"] if not line.startswith(CPU_ALONE)]
     cupy = [line for line in known["rtx"] if line.startswith("cupy")]
-    gpu = resolve(UBUNTU, [*serve, *cupy, *GPU_ALONE])
+    gpu = resolve(UBUNTU, [*known["serve"], *cupy, *GPU_ALONE])
     text = (FOLDER.parent / "client" / "pyproject.toml").read_text()
     build = ["setuptools>=68", "wheel"]
     client = resolve(DEBIAN, [*tomllib.loads(text)["project"]["dependencies"], *build])

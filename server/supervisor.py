@@ -6,10 +6,11 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from server import healing, layout, status
 from server.healing import log
@@ -166,16 +167,35 @@ def wait_until_ready(triton: Triton, settings: Settings, stop: Stop) -> dict[str
             )
         time.sleep(0.1)
     variants = {}
-    for model, state in sorted(triton.states().items()):
-        config = triton.config(model) if state == "READY" else {}
+    configs = {
+        model: triton.config(model)
+        for model, state in sorted(triton.states().items())
+        if state == "READY"
+    }
+    for model, config in configs.items():
         if "ensemble_scheduling" not in config or (variant := variant_of(config)) is None:
             continue
+        if unguarded := [name for name in configs if anyone_may_call(configs[name], model)]:
+            raise ServerError(
+                f"{', '.join(unguarded)}: built for an earlier version of this server, and would"
+                f" compute for whoever calls; build {model} again (python -m export build)."
+            )
         variants[model] = Smallest.of(config, variant)
         try:
             triton.probe(model, variants[model], settings.start_seconds)
         except Refused as error:
             raise ServerError(f"{model} loaded but cannot compute: {error}") from None
     return variants
+
+
+def anyone_may_call(config: Mapping[str, Any], variant: str) -> bool:
+    """Tell whether a model is a network of the variant that does not ask who calls it."""
+    runs = config.get("backend") or config.get("platform")
+    return (
+        config["name"].startswith(f"{variant}.")
+        and runs in ("onnxruntime", "slabs", "tensorrt_rtx", "tensorrt", "tensorrt_plan")
+        and "network" not in config.get("parameters", {})
+    )
 
 
 def start_again(

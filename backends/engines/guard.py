@@ -23,6 +23,7 @@ from .memory import OutOfMemory
 
 ENV = "MAISI_TOKEN"
 PARAMETER = "maisi_token"  # of an inference request
+NOT_FINITE = "holds NaN or infinite values"
 _ROWS = 2  # the conditional row and, under guidance, the unconditional one
 
 
@@ -124,10 +125,7 @@ class Contract:
         if not isinstance(array, np.ndarray):  # on a GPU, where only a stage can put it
             return
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise Refused(
-                f"{name}: holds NaN or infinite values, and only finite ones are allowed; "
-                "a smaller guidance or an ordinary latent avoids that"
-            )
+            raise Refused(f"{name}: {NOT_FINITE}, and only finite ones are allowed")
         if name in self.ranges:
             low, high = self.ranges[name]
             outside = array[(array < low) | (array > high)]

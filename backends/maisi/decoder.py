@@ -9,6 +9,10 @@ from .inputs import Array, InvalidRequest, Variant
 from .request import Plan
 from .sampler import Engine
 
+NOT_FINITE = (
+    "image: the networks gave NaN or infinite values; "
+    "a smaller guidance or an ordinary latent avoids that"
+)
 _PLANES = 16  # worked on at a time, so that a volume is not held several times over
 
 
@@ -38,10 +42,7 @@ def intensity(variant: Variant, decoded: Array) -> npt.NDArray[np.int16]:
     for start in range(0, len(decoded), _PLANES):
         slab = decoded[start : start + _PLANES].astype(np.float32)
         if not np.isfinite(slab).all():
-            raise InvalidRequest(
-                "image: the networks gave NaN or infinite values; "
-                "a smaller guidance or an ordinary latent avoids that"
-            )
+            raise InvalidRequest(NOT_FINITE)
         np.clip(slab, 0, 1 if scale["clip_above"] else None, out=slab)
         slab *= high - low
         slab += low

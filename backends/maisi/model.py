@@ -26,6 +26,7 @@ if not __package__:  # Triton loads this file by itself; the folder of all backe
 
 from ..engines import guard
 from . import stopping
+from .decoder import NOT_FINITE
 from .forecast import Pace
 from .gate import Gate, Overloaded, TimeUp
 from .inputs import InvalidRequest, Variant
@@ -47,7 +48,7 @@ _PASSING = {
     "a file of activations": "has no room for activations on the disk",
 }
 _QUEUE_FULL = "maximum queue size"  # as Triton 2.51 says it
-_QUEUE_SECONDS, _QUEUE_PAUSE = 30.0, 0.05
+_QUEUE_SECONDS, _QUEUE_PAUSE = 30.0, 0.002
 _AGAIN = "try again in 3 s"
 _ARENA_MAX = -8  # mallopt's M_ARENA_MAX, glibc's malloc.h
 _FLOWS = ("flow", "flow_masked", "mask_flow")
@@ -215,8 +216,8 @@ class TritonPythonModel:
             time.sleep(_QUEUE_PAUSE)
         if response.has_error():
             error = response.error()
-            if error.code() == pb_utils.TritonError.INVALID_ARG:
-                raise InvalidRequest(error.message())
+            if guard.NOT_FINITE in error.message():  # Triton 2.51 hands no codes on
+                raise InvalidRequest(NOT_FINITE)
             _log(known, f"{self.role}: {model}: {error.message()}")
             if (found := _MEMORY.search(error.message())) is not None:
                 raise Overloaded(f"overloaded: {model}: {found[0]}")

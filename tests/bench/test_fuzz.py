@@ -16,12 +16,18 @@ def test_nothing_is_found(tmp_path: Path) -> None:
     told = fuzz.fuzz(ROOT / "model_repository", 300, 1, tmp_path / "log")
     assert told["found"] == []
     assert told["refused"] > 200 and told["answered"] + told["refused"] == 330
+    assert told["kinds"] > 25  # sentences that differ, after each of which a volume was asked for
 
 
 def test_messages_are_many_and_the_same_by_seed() -> None:
+    inner = mutations.good("mini.flow")
+    inner.inputs[0].name = "latent"
+
     def drawn(seed: int) -> list[bytes]:
         chance = random.Random(seed)
-        made = (mutations.wrong(chance, ["mini", "mini.stream"]) for _ in range(200))
+        made = (
+            mutations.wrong(chance, ["mini", "mini.flow"], {"mini.flow": inner}) for _ in range(200)
+        )
         return [message.SerializeToString(deterministic=True) for message in made]
 
     assert drawn(1) == drawn(1) != drawn(2)
@@ -39,15 +45,25 @@ def test_messages_are_many_and_the_same_by_seed() -> None:
     ],
 )
 def test_what_an_answer_must_not_tell(said: str, outcome: str) -> None:
-    assert fuzz._judged(said).startswith(outcome)
+    assert fuzz._judged(said).outcome.startswith(outcome)
+
+
+def test_answers_of_one_kind_differ_in_numbers_and_names_alone() -> None:
+    def kind(sentence: str) -> str:
+        return fuzz.Answer("refused", sentence).kind
+
+    assert kind("steps: 0 is outside 1 to 1000") == kind("steps: -7 is outside 1 to 1000")
+    assert kind("modality: 'a' is not one of x") == kind("modality: 'b' is not one of x")
+    assert kind("latent: [1, 2] does not fit") == kind("latent: [3] does not fit")
+    assert kind("latent: holds NaN") != kind("z: holds NaN") != ""
 
 
 def test_a_server_that_dies_or_hangs_is_noticed() -> None:
-    answers = fuzz.messages("127.0.0.1:9", "127.0.0.1:9", ["mini"], random.Random(0))
-    assert {next(answers).partition(":")[0] for _ in range(20)} == {"lost"}
+    answers = fuzz.messages("127.0.0.1:9", "127.0.0.1:9", ["mini"], {}, random.Random(0))
+    assert {next(answers).outcome.partition(":")[0] for _ in range(20)} == {"lost"}
 
     class Late(grpc.RpcError):
         def code(self) -> grpc.StatusCode:
             return grpc.StatusCode.DEADLINE_EXCEEDED
 
-    assert fuzz._of_rpc(Late()) == "hung"
+    assert fuzz._of_rpc(Late()).outcome == "hung"

@@ -29,9 +29,9 @@ def test_an_ensembles_way_is_tritons_statistics() -> None:
     assert (row.door, row.transport, row.load, row.errors) == ("ensemble", "gRPC", "2 at once", 0)
     assert row.volumes_per_s == pytest.approx(3 / 4)
     assert (row.mean, row.p50, row.p95, row.p99) == (2000, 2000, 3000, 3000)
-    assert (row.queue, row.condition, row.mask_encoder) == (250, 10, 50)
-    assert (row.sampler, row.flow, row.decoder, row.vae_decoder) == (800, 700, 300, 200)
-    assert row.rest == 2000 - 250 - 10 - 50 - 800 - 300
+    assert (row.queue, row.condition, row.mask_encoder) == (200, 10, 50)
+    assert (row.sampler, row.flow, row.decoder, row.vae_decoder) == (750, 700, 300, 200)
+    assert row.rest == 2000 - 200 - 10 - 50 - 750 - 300
 
 
 def test_a_stream_tells_its_way_itself() -> None:

@@ -133,18 +133,19 @@ def test_what_builds_engines_has_the_tensorrt_that_runs_them() -> None:
     assert builds == runs
 
 
-# NVIDIA's image where it cannot be had: its Triton in its place, its onnxruntime by our stand-in.
+# NVIDIA's image where it cannot be had: its Triton in its place, an onnxruntime that does not load.
 NGC = """
 FROM localhost/debian-here
 COPY docker/steps/system /tmp/
 RUN /tmp/system && apt-get update -qq && apt-get install -qq --no-install-recommends python3-pip
-RUN userdel maisi && pip install --quiet --break-system-packages onnxruntime==1.23.2 \\
+RUN userdel maisi \\
     && pip install --quiet --no-deps --break-system-packages nvidia-pytriton==0.7.0 \\
     && cp -r /usr/local/lib/python3.11/dist-packages/pytriton/tritonserver /opt/tritonserver \\
     && cp /opt/tritonserver/python_backend_stubs/3.11/triton_python_backend_stub \\
           /opt/tritonserver/backends/python/ \\
-    && ln -s /usr/local/lib/python3.11/dist-packages/nvidia_pytriton.libs /nvidia_pytriton.libs
-COPY backends/onnxruntime /opt/tritonserver/backends/onnxruntime
+    && ln -s /usr/local/lib/python3.11/dist-packages/nvidia_pytriton.libs /nvidia_pytriton.libs \\
+    && mkdir /opt/tritonserver/backends/onnxruntime \\
+    && touch /opt/tritonserver/backends/onnxruntime/libtriton_onnxruntime.so
 """
 
 

@@ -105,18 +105,18 @@ def test_what_a_variant_does_not_know_is_refused_at_both_doors(
         assert "Traceback" not in message
 
 
-def test_image_and_mask_networks_are_served_for_themselves(
+def test_image_and_mask_networks_compute_for_the_stages(
     official_callers: dict[str, Caller],
 ) -> None:
     ct, brain = official_callers["tiny-ddpm"], official_callers["tiny-brain"]
     image = np.random.default_rng(0).random((1, 1, 32, 32, 64), np.float32)
     for caller in (ct, brain):
-        latent = caller.ask(f"{caller.variant}.vae_encoder", image=image)["latent"]
+        latent = caller.network("vae_encoder", image=image)["latent"]
         assert latent.shape == (1, 4, 8, 8, 16)
         assert np.isfinite(latent).all() and latent.std() > 0
-    noise = np.random.default_rng(1).standard_normal((1, 4, 8, 8, 16), np.float32)
-    moved = ct.ask(
-        "tiny-ddpm.mask_flow",
+    noise = np.random.default_rng(1).standard_normal((1, 4, 16, 16, 8), np.float32)
+    moved = ct.network(
+        "mask_flow",
         latent=noise,
         z=noise,
         coefficients=np.array([0.5, -2, 0.25], np.float32),
@@ -126,7 +126,7 @@ def test_image_and_mask_networks_are_served_for_themselves(
     np.testing.assert_allclose(
         moved["next_latent"], 0.75 * noise - 2 * moved["velocity"], rtol=1e-4, atol=1e-5
     )
-    labels = ct.ask("tiny-ddpm.mask_decoder", latent=noise)["labels"]
-    assert labels.shape == (1, 32, 32, 64)
+    labels = ct.network("mask_decoder", latent=noise)["labels"]
+    assert labels.shape == (1, 64, 64, 32)
     assert labels.dtype == np.uint8
     assert len(np.unique(labels)) > 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shutil
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -12,7 +13,10 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 import trustme
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
 
+from tests.conftest import ROOT, TOKEN
 from tests.server.test_status import numbers
 
 Error = grpc.InferenceServerException
@@ -147,3 +151,32 @@ def test_the_environment_names_the_files(start_server, tmp_path, monkeypatch):
         ask(server, None)
     with pytest.raises(maisi_client.InvalidRequest, match="come together"):
         ask(server, maisi_client.Tls(ours.ca, certificate=ours.certificate))
+
+
+def test_networks_that_would_compute_for_anybody_are_not_served(start_server, tmp_path):
+    for source in (ROOT / "model_repository").glob("mini*"):
+        shutil.copytree(source, tmp_path / source.name)
+    path = tmp_path / "mini.flow" / "config.pbtxt"
+    config = text_format.Parse(path.read_text(), pb.ModelConfig())
+    del config.parameters["network"]
+    path.write_text(text_format.MessageToString(config))
+    server = start_server(tmp_path, ready=False)
+    assert server.process.wait(60) == 1
+    said = [line for line in server.log.splitlines() if line.startswith("serve: ")][-1]
+    assert "mini.flow: built for an earlier version of this server" in said
+    assert said.endswith("build mini again (python -m export build).")
+
+
+def test_networks_show_nobody_the_token(start_server):
+    server = start_server()
+    assert server.triton.environ()["MAISI_TOKEN"] == TOKEN
+    stubs = [server.stub(model) for model in ("mini.flow", "mini.condition", "mini.stream")]
+    assert {stub.environ()["MAISI_TOKEN"] for stub in stubs} == {TOKEN}
+    with grpc.InferenceServerClient(server.grpc) as client:
+        texts = [
+            str(client.get_model_config(model.name)) + str(client.get_model_metadata(model.name))
+            for model in client.get_inference_statistics().model_stats
+        ]
+        texts.append(str(client.get_inference_statistics()))
+    texts += [server.log, *(" ".join(stub.cmdline()) for stub in [server.triton, *stubs])]
+    assert not any(TOKEN in text for text in texts)

@@ -1,0 +1,108 @@
+"""The networks behind a variant's endpoints: inputs that fit together, and kinds that do not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc as grpc
+from tritonclient.utils import np_to_triton_dtype
+
+from backends.engines.guard import PARAMETER
+
+_DTYPES = {"TYPE_FP16": "f2", "TYPE_FP32": "f4", "TYPE_INT64": "i8", "TYPE_UINT8": "u1"}
+Inputs = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network: its contract (`export/repository.py`), and the type and sides of each input."""
+
+    name: str
+    contract: Mapping[str, Any]
+    inputs: Mapping[str, tuple[np.dtype[Any], Sequence[int]]]
+
+    def good(self, voxels: int = 32, rows: int = 1) -> Inputs:
+        """Return inputs of a volume of so many voxels a side, all 0."""
+        sides = self.contract.get("size", [voxels] * 3)
+        inputs = {}
+        for name, (dtype, dims) in self.inputs.items():
+            shape = [rows if side == -1 else side for side in dims]
+            if name in self.contract["factors"]:
+                shape[-3:] = [side // self.contract["factors"][name] for side in sides]
+            inputs[name] = np.zeros(shape, dtype)
+        return inputs
+
+    def wrong(self) -> Iterator[tuple[str, list[Inputs]]]:
+        """Yield each kind of inputs that do not fit together: its name, and some of it.
+
+        What has more voxels than allowed has 96 a side.
+        """
+        good, factors = self.good(), self.contract["factors"]
+        spaces = [name for name in good if name in factors]
+        rows = [name for name, (_, dims) in self.inputs.items() if dims[0] == -1]
+        floats = [name for name in good if good[name].dtype.kind == "f"]
+        yield "missing", [{key: good[key] for key in good if key != name} for name in good]
+        yield "of another rank", [good | {name: good[name][None]} for name in good]
+        yield "of another type", [good | {name: good[name].astype(np.int32)} for name in good]
+        for value in (np.nan, np.inf):
+            wrong = [good | {name: np.full_like(good[name], value)} for name in floats]
+            yield f"of {value}", wrong
+        if len(spaces) > 1 or "size" in self.contract:
+            wrong = [good | {name: np.concatenate([good[name]] * 2, axis=-1)} for name in spaces]
+            yield "twice as long", wrong
+        yield "a side of 0", [good | {name: good[name][..., :0]} for name in spaces]
+        odd = {name: good[name][..., :-1, :, :] for name in spaces}
+        yield "sides that do not divide", [good | odd]
+        if "size" not in self.contract:
+            yield "more voxels than any volume", [self.good(96)]
+        if rows:
+            yield "rows", [self.good(rows=count) for count in (0, 3, 200)]
+        if len(rows) > 1:
+            two = {name: np.concatenate([good[name]] * 2) for name in rows}
+            yield "two rows beside one", [good | {name: two[name]} for name in rows]
+        for name, (low, high) in self.contract["ranges"].items():
+            values = (low - 1, high + 1, 2**62)
+            wrong = [good | {name: np.full_like(good[name], value)} for value in values]
+            yield f"{name} out of range", wrong
+
+
+def networks(client: grpc.InferenceServerClient) -> list[Network]:
+    """Read what networks a server has."""
+    read = []
+    for model in client.get_inference_statistics().model_stats:
+        config = client.get_model_config(model.name, as_json=True)["config"]
+        if "network" in config.get("parameters", {}):
+            contract = json.loads(config["parameters"]["network"]["string_value"])
+            inputs = {
+                tensor["name"]: (
+                    np.dtype(_DTYPES[tensor["data_type"]]),
+                    [int(side) for side in tensor["dims"]],
+                )
+                for tensor in config["input"]
+            }
+            read.append(Network(model.name, contract, inputs))
+    return read
+
+
+def tensors(inputs: Mapping[str, Any]) -> list[grpc.InferInput]:
+    """Return arrays as tritonclient sends them."""
+    sent = []
+    for name, array in inputs.items():
+        sent.append(grpc.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype)))
+        sent[-1].set_data_from_numpy(array)
+    return sent
+
+
+def message(network: Network, token: str) -> Any:
+    """Return a good request of a stage to a network, as a message of KServe v2."""
+    request = grpc.service_pb2.ModelInferRequest(model_name=network.name)
+    for name, array in network.good().items():
+        kind = np_to_triton_dtype(array.dtype)
+        request.inputs.add(name=name, datatype=kind, shape=array.shape)
+        request.raw_input_contents.append(array.tobytes())
+    request.parameters[PARAMETER].string_param = token
+    return request
