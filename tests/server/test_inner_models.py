@@ -122,7 +122,8 @@ def test_strangers_who_fill_a_networks_queue_do_not_fail_ordinary_requests(
                         stranger.infer("mini.flow", networks.tensors(flow.good()))
                         statuses.add("answered")
                     except grpc.InferenceServerException as error:
-                        statuses.add(f"{error.status()}: {error.message()[:24]}")
+                        full = "Exceeds maximum queue size" in error.message()
+                        statuses.add("full" if full else error.message()[:24])
 
         with ThreadPoolExecutor(6) as pool:
             floods = [pool.submit(flood) for _ in range(6)]
@@ -133,10 +134,7 @@ def test_strangers_who_fill_a_networks_queue_do_not_fail_ordinary_requests(
                 stop.set()
             for each in floods:
                 each.result(60)
-    assert statuses == {
-        "StatusCode.INVALID_ARGUMENT: mini.flow: only the stag",
-        "StatusCode.UNAVAILABLE: Exceeds maximum queue si",
-    }
+    assert statuses == {"mini.flow: only the stag", "full"}
 
 
 @pytest.mark.slow

@@ -220,8 +220,9 @@ def test_more_than_may_wait_are_refused_at_once(start_server):
 
 
 def test_tighter_limits_hold_and_are_published(start_server):
+    options = ["voxels=46200", "waiting=3", "seconds=2"]
     server = start_server(
-        None, "--max-voxels=46200", "--max-waiting=3", "--max-seconds=2", "--memory-gb=0.5"
+        None, *(f"--max-{option}" for option in options), "--memory-gb=0.5", "--spill-gb=2"
     )
     image, _ = volume(server)  # 40 x 33 x 35 voxels
     assert image.size == 46200
@@ -234,9 +235,12 @@ def test_tighter_limits_hold_and_are_published(start_server):
         decoder = client.get_model_config("mini.vae_decoder").config
     published = json.loads(config.parameters["variant"].string_value)
     assert published["size"]["max_voxels"] == 46200
-    limits = {"waiting": [0, 3], "seconds": [0, 2], "memory_gb": [0, 0.5]}
+    limits = {"waiting": [0, 3], "seconds": [0, 2], "memory_gb": [0, 0.5], "spill_gb": [0, 2]}
     assert published["limits"] == published["limits"] | limits
     assert decoder.parameters["memory_budget_gb"].string_value == "0.5"
+    assert decoder.parameters["spill_limit_gb"].string_value == "2"
+    assert json.loads(decoder.parameters["network"].string_value)["max_voxels"] == 46200
+    assert decoder.dynamic_batching.default_queue_policy.max_queue_size == 3
     messages, client = stream(server, steps=900, masked=True)
     for message in iter(lambda: messages.get(timeout=20), None):
         if isinstance(message, Exception):

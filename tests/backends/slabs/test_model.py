@@ -48,7 +48,9 @@ def server(
     folder = tmp_path_factory.mktemp("slabs")
     for name in ("vae_decoder", "vae_encoder", "mask_encoder"):
         served(folder, name)
-    served(folder, "vae_decoder-small", memory_budget_gb="0.03", spill_folder=str(spill))
+    files = {"memory_budget_gb": "0.03", "spill_folder": str(spill)}
+    served(folder, "vae_decoder-small", **files)
+    served(folder, "vae_decoder-bounded", **files, spill_limit_gb="0.01")
     return module_server(folder)
 
 
@@ -91,6 +93,20 @@ def test_the_other_networks_too(server: Server, mini: dict[str, Graph]) -> None:
     (truth,) = onnx_export.evaluate(mini["mask_encoder"].module, {"labels": labels})
     found = infer(server, "mask_encoder", "embedding", labels=labels.numpy())
     assert onnx_export.difference(found, truth) < 1e-5
+
+
+def test_files_beyond_their_limit_are_refused_and_the_model_serves_on(
+    server: Server, spill: Path
+) -> None:
+    small, large = (np.zeros((1, 4, *sides), np.float32) for sides in ((8, 8, 8), (31, 9, 20)))
+    before = infer(server, "vae_decoder-bounded", "image", latent=small)
+    with pytest.raises(grpc.InferenceServerException) as caught:
+        infer(server, "vae_decoder-bounded", "image", latent=large)
+    assert caught.value.status() == "StatusCode.UNAVAILABLE"
+    assert caught.value.message() == "a file of activations: Disk quota exceeded"
+    assert list(spill.iterdir()) == []
+    after = infer(server, "vae_decoder-bounded", "image", latent=small)
+    assert after.tobytes() == before.tobytes()
 
 
 def anonymous(pid: int) -> int:

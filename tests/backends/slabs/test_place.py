@@ -5,8 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
 
 from backends.slabs import budget
+from backends.slabs.place import Host, Network
+from backends.slabs.room import Room
 from tests.conftest import ROOT
 
 
@@ -31,3 +37,25 @@ def test_without_memory_slabs_get_thinner_and_then_it_is_refused() -> None:
 def test_activations_go_first_then_slabs_get_thinner() -> None:
     assert budget.thinner(11, 10**9) == [(11, 10**9), (11, 0), (5, 0), (2, 0), (1, 0)]
     assert budget.thinner(1, 0) == [(1, 0)]
+
+
+def test_files_of_activations_are_bounded(tmp_path: Path) -> None:
+    path = ROOT / "model_repository" / "mini.vae_decoder" / "1" / "chain.json"
+    latent = np.random.default_rng(0).normal(size=(1, 4, 16, 12, 12)).astype(np.float32)
+    whole = Network(path, Host(tmp_path, 2), 4)(latent)
+    spilling = Network(path, Host(tmp_path, 2, spill_gigabytes=0.5), 0.001)
+    assert np.abs(spilling(latent) - whole).max() < 1e-4
+    spilling.place = Host(tmp_path, 2, spill_gigabytes=0.001)
+    with pytest.raises(OSError, match="Disk quota exceeded"):
+        spilling(latent)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_far_is_bounded_at_a_time_and_not_in_all() -> None:
+    room = Room(0, far_limit=100)
+    first = room.empty((100,), np.uint8)
+    with pytest.raises(OSError, match="Disk quota exceeded"):
+        room.empty((1,), np.uint8)
+    room.free(first)
+    room.empty((100,), np.uint8)
+    assert (room.far_held, room.spilled) == (100, 200)
