@@ -3,7 +3,8 @@
 Messages are good KServe v2 requests that `bench.mutations` made wrong, and bytes that are no
 message, at all models and both doors, by gRPC and HTTP; files are the example mask with bytes
 changed. After each round a good request has to give the bytes that it gave at first. The last line
-is JSON; the exit code is 1 if anything was found.
+is JSON; the exit code is 1 if anything was found. With --attacks: bombs, floods and
+connections that stay, by `bench.attacks`.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from maisi_client._mask import load_mask
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as rpc
 
-from bench import doors, mutations
+from bench import attacks, doors, mutations
 
 _LONGEST = 20.0  # seconds for an answer: each is refused, or makes one step of a small volume
 _ROUND = 1000  # cases between two good requests
@@ -175,10 +176,22 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=20_000, help="messages [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same cases [0]")
     parser.add_argument("--repository", type=Path, default=doors.ROOT / "model_repository")
+    parser.add_argument("--attacks", action="store_true", help="what is to exhaust the server")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        choices=attacks.ATTACKS,
+        default=[*attacks.ATTACKS],
+        help=f"of the attacks: {', '.join(attacks.ATTACKS)}",
+    )
     options = parser.parse_args()
     log = doors.ROOT / "build" / "fuzz.log"  # to be read where something was found
     log.parent.mkdir(exist_ok=True)
-    told = fuzz(options.repository, options.cases, options.seed, log)
+    if options.attacks:
+        told = attacks.attack(options.repository, options.only, False, log)
+    else:
+        told = fuzz(options.repository, options.cases, options.seed, log)
     print(json.dumps(told))
     return int(bool(told["found"]))
 
