@@ -1,5 +1,6 @@
 """A server under attack: what an ordinary client and the server's memory see of it."""
 
+import math
 import statistics
 import threading
 import time
@@ -38,7 +39,8 @@ class Ordinary:
 
     def __init__(self, url: str):
         """Begin to ask."""
-        self.seconds: list[float] = []
+        self.count = 0
+        self.seconds: list[float] = []  # of those that succeeded
         self.digests: set[str] = set()
         self.failures: Counter[str] = Counter()
         self._url, self._done = url, threading.Event()
@@ -51,15 +53,16 @@ class Ordinary:
                 started = time.monotonic()
                 try:
                     self.digests.add(client.generate(**_ASKED).report["sha256"]["image"])
+                    self.seconds.append(time.monotonic() - started)
                 except MaisiError as error:
                     self.failures[str(error)[:200]] += 1
                     time.sleep(0.1)
-                self.seconds.append(time.monotonic() - started)
+                self.count += 1
 
     def wait(self) -> None:
         """Return after some more requests."""
-        count = len(self.seconds) + _FEW
-        while len(self.seconds) < count:
+        count = self.count + _FEW
+        while self.count < count:
             time.sleep(0.01)
 
     def end(self) -> None:
@@ -108,7 +111,7 @@ def besiege(
         with watch.most(*looks) as most:
             answers = do(Siege(server, amount, ordinary.wait))
             seconds = time.monotonic() - started
-            if len(ordinary.seconds) < _FEW:
+            if ordinary.count < _FEW:
                 ordinary.wait()
     finally:
         ordinary.end()
@@ -117,13 +120,14 @@ def besiege(
     survived = {process.pid for process in family} == {each.pid for each in _family(server)}
     if not survived:
         _wait_until_healed(server)
+    median = statistics.median(ordinary.seconds or [math.inf])
     memory = zip(("tritonserver", "models"), before, most, after, strict=True)
     return {
         "amount": amount,
         "seconds": round(seconds, 2),
         "answers": dict(answers),
-        "ordinary": len(ordinary.seconds),
-        "slower": round(statistics.median(ordinary.seconds) / statistics.median(idle.seconds), 2),
+        "ordinary": ordinary.count,
+        "slower": round(median / statistics.median(idle.seconds), 2),
         "failures": dict(ordinary.failures),
         "same_bytes": len(idle.digests | ordinary.digests) == 1,
         "sha256": sorted(idle.digests | ordinary.digests)[0],

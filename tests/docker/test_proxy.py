@@ -96,7 +96,7 @@ def unmoved(server):
 def http(address, request, body=b"", headers=()):
     """Send a request by HTTP/1.1; return the status of its answer."""
     lines = [request + " HTTP/1.1", "Host: x", "Connection: close", *headers]
-    with connect(address) as connection, contextlib.suppress(ConnectionError):
+    with contextlib.suppress(ConnectionError), connect(address) as connection:
         connection.sendall("\r\n".join([*lines, "", ""]).encode())
         with contextlib.suppress(ConnectionError):  # refused before all was sent
             connection.sendall(body)
