@@ -77,9 +77,9 @@ def attack(repository: Path, names: Sequence[str], quick: bool, log: Path) -> di
         # ensemble whose client left, and a stop would wait for that.
         os.kill(server.pid, signal.SIGTERM)
         time.sleep(0.5)
-    found = [
+    harmful = [
         name
         for name, outcome in outcomes.items()
         if outcome["failures"] or not outcome["same_bytes"] or not outcome["survived"]
     ]
-    return {"attacks": outcomes, "found": found}
+    return {"attacks": outcomes, "found": harmful}

@@ -113,11 +113,11 @@ def leave(siege: Siege) -> Counter[str]:
     siege.hold()
     for connection in connections:
         connection.close()
-    deadline, ended = time.monotonic() + http2.LONGEST, 0
-    while ended < siege.amount and time.monotonic() < deadline:
+    deadline, count = time.monotonic() + http2.LONGEST, 0
+    while count < siege.amount and time.monotonic() < deadline:
         time.sleep(0.1)
         counts = siege.server.statistics()["mini"].since(before)
-        ended = counts.answered + counts.failed
+        count = counts.answered + counts.failed
     return Counter({"done for nobody": counts.answered, "not done": siege.amount - counts.answered})
 
 

@@ -85,9 +85,9 @@ def binary_sizes(siege: Siege) -> Counter[str]:
         tensor: dict[str, Any] = {"name": "size", "shape": [3], "datatype": "INT32"}
         head = json.dumps({"inputs": [tensor | {"parameters": {"binary_data_size": size}}]})
         for length in (len(head), len(head) + 1, 0, 2**40, -1):
-            named = {"Inference-Header-Content-Length": str(length)}
+            headers = {"Inference-Header-Content-Length": str(length)}
             for _ in range(siege.amount):
-                outcomes[post(siege.server.http, head.encode() + content, named)] += 1
+                outcomes[post(siege.server.http, head.encode() + content, headers)] += 1
     return outcomes
 
 
@@ -133,17 +133,17 @@ def silent(siege: Siege, port: str, path: str) -> Counter[str]:
     address = getattr(siege.server, port)
     outcomes = Counter[str]()
     with ExitStack() as stack:
-        opened = []
+        connections = []
         for _ in range(siege.amount):
             try:
-                opened.append(stack.enter_context(connect(address)))
-                opened[-1].sendall(b"GET /" if path else b"PRI")
+                connections.append(stack.enter_context(connect(address)))
+                connections[-1].sendall(b"GET /" if path else b"PRI")
             except OSError:
                 outcomes["refused"] += 1
         siege.hold()
         if path:
             outcomes[f"newcomer: {_ask(address, 'GET', path, b'', {})}"] += 1
-        outcomes.update("closed" if _closed(one) else "stayed" for one in opened)
+        outcomes.update("closed" if _closed(one) else "stayed" for one in connections)
     return outcomes
 
 

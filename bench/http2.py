@@ -45,7 +45,7 @@ def _text(text: bytes) -> bytes:
 
 def grpc_headers(encoding: bytes = b"identity") -> bytes:
     """Return the headers of a ModelInfer request, its messages being compressed so."""
-    named = {
+    headers = {
         b":method": b"POST",
         b":scheme": b"http",
         b":path": b"/inference.GRPCInferenceService/ModelInfer",
@@ -54,7 +54,7 @@ def grpc_headers(encoding: bytes = b"identity") -> bytes:
         b"content-type": b"application/grpc",
         b"grpc-encoding": encoding,
     }
-    return b"".join(header(name, value) for name, value in named.items())
+    return b"".join(header(name, value) for name, value in headers.items())
 
 
 class Connection:

@@ -62,7 +62,7 @@ class Ordinary:
     def wait(self) -> None:
         """Return after some more requests."""
         count = self.count + _FEW
-        while self.count < count:
+        while self.count < count and self._thread.is_alive():
             time.sleep(0.01)
 
     def end(self) -> None:
@@ -109,7 +109,10 @@ def besiege(
     started = time.monotonic()
     try:
         with watch.most(*looks) as most:
-            answers = do(Siege(server, amount, ordinary.wait))
+            try:
+                answers = do(Siege(server, amount, ordinary.wait))
+            except OSError as error:  # it has ended
+                answers = Counter([f"lost: {error}"])
             seconds = time.monotonic() - started
             if ordinary.count < _FEW:
                 ordinary.wait()

@@ -105,8 +105,8 @@ def http(address, request, body=b"", headers=()):
 
 
 def post(address, body=BODY, *headers, path="/v2/models/mini/infer", length=True):
-    told = [f"Content-Length: {len(body)}"] if length else []
-    return http(address, f"POST {path}", body, [*told, *headers])
+    sizes = [f"Content-Length: {len(body)}"] if length else []
+    return http(address, f"POST {path}", body, [*sizes, *headers])
 
 
 def test_haproxy_has_nothing_against_it():
@@ -175,7 +175,9 @@ def test_long_and_endless_bodies_are_refused(behind, unmoved):
     assert (
         http(behind[1], "POST /v2/models/mini/infer", headers=["Content-Length: 67108865"]) == 413
     )
-    assert post(behind[1], b"5\r\nabcde\r\n", "Transfer-Encoding: chunked", length=False) == 411
+    for length in (False, True):
+        body = b"1\r\n \r\n" * 100_000 + b"0\r\n\r\n"
+        assert post(behind[1], body, "Transfer-Encoding: chunked", length=length) == 411
 
 
 def test_long_heads_are_refused(behind, unmoved):
@@ -232,10 +234,10 @@ def test_other_services_are_refused(behind, path):
 def test_an_address_has_so_many_connections(server, tmp_path):
     with contextlib.ExitStack() as stack:
         _, address = stack.enter_context(proxy(server, tmp_path, CLIENT_CONNECTIONS=5))
-        opened = [stack.enter_context(connect(address)) for _ in range(5)]
+        connections = [stack.enter_context(connect(address)) for _ in range(5)]
         assert http(address, "GET /v2/health/live") == 0
-        opened[0].sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert b" 200 " in opened[0].makefile("rb").readline()
+        connections[0].sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 200 " in connections[0].makefile("rb").readline()
 
 
 def test_an_address_has_so_many_requests(server, tmp_path):

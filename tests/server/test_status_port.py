@@ -48,11 +48,11 @@ def halves(address, count=COUNT):
         pytest.skip(f"needs {count + 500} descriptors, may have {hard}")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, count + 500), hard))
     with contextlib.ExitStack() as stack:
-        opened = []
+        connections = []
         for _ in range(count):
-            opened.append(stack.enter_context(connect(address)))
-            opened[-1].sendall(HALF)
-        yield opened
+            connections.append(stack.enter_context(connect(address)))
+            connections[-1].sendall(HALF)
+        yield connections
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
@@ -187,7 +187,7 @@ def test_metrics_that_take_long_are_computed_once_and_hold_up_nobody(start_serve
 def test_the_backlog_holds_a_burst(server):
     """As many connections at once as the kernel keeps, before any of them is read."""
     with contextlib.ExitStack() as stack:
-        opened = [stack.enter_context(connect(server.status)) for _ in range(BACKLOG)]
-        for one in opened:
+        connections = [stack.enter_context(connect(server.status)) for _ in range(BACKLOG)]
+        for one in connections:
             one.sendall(READY)
-        assert {status(one.makefile("rb").read()) for one in opened} == {200}
+        assert {status(one.makefile("rb").read()) for one in connections} == {200}
