@@ -86,6 +86,8 @@ class StatusPort:
                 answer = await self._answer(head)
                 late = self._loop.call_later(PATIENCE, writer.transport.abort)
                 await _send(reader, writer, answer)
+        except asyncio.CancelledError:  # by a stop; asyncio's streams would log it as an error
+            pass
         finally:
             late.cancel()
             self._open.pop(writer, None)

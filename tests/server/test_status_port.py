@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import select
+import signal
 import socket
 import threading
 
@@ -77,19 +79,22 @@ def test_silent_clients_keep_nobody_from_being_answered(server, eventually):
     assert status(ask(server.status)) == 200
 
 
-def test_the_oldest_connection_goes_where_there_are_too_many(tmp_path):
+def test_the_oldest_connection_goes_where_there_are_too_many(tmp_path, eventually):
     descriptors, most = 600, 300
     few = ["sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh"]
-    with doors.serving(ROOT / "model_repository", "mini", tmp_path / "log", under=few) as server:
-        with halves(server.status, 2 * most) as connections:
-            for _ in range(10):
-                assert status(ask(server.status)) == 200
-            gone = closed(connections)
-            assert len(gone) >= most
-            assert connections[-1] not in gone
-            assert gone == connections[: len(gone)]
-            assert psutil.Process(server.pid).num_fds() < descriptors
-        assert status(ask(server.status)) == 200
+    with (
+        doors.serving(ROOT / "model_repository", "mini", tmp_path / "log", under=few) as server,
+        halves(server.status, 2 * most) as connections,
+    ):
+        for _ in range(10):
+            assert status(ask(server.status)) == 200
+        gone = closed(connections)
+        assert len(gone) >= most
+        assert connections[-1] not in gone
+        assert gone == connections[: len(gone)]
+        assert psutil.Process(server.pid).num_fds() < descriptors
+        os.kill(server.pid, signal.SIGTERM)  # a stop does not wait for them
+        eventually(lambda: len(closed(connections)) == len(connections), 60)
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
