@@ -5,6 +5,7 @@ message, at both endpoints and all inner models, by gRPC and HTTP; networks get 
 stages, with the server's token. After each kind of answer (a sentence, whatever its numbers and
 names) and each round good requests have to give the bytes that they gave at first. Files are the
 example mask with bytes changed. The last line is JSON; the exit code is 1 if anything was found.
+With --attacks: bombs, floods and connections that stay, by `bench.attacks`.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as rpc
 
 from backends.engines.guard import ENV
-from bench import doors, mutations, networks
+from bench import attacks, doors, mutations, networks
 
 _LONGEST = 20.0  # seconds for an answer: each is refused, or makes one step of a small volume
 _ROUND = 1000  # cases between two good requests
@@ -211,10 +212,22 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=20_000, help="messages [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same cases [0]")
     parser.add_argument("--repository", type=Path, default=doors.ROOT / "model_repository")
+    parser.add_argument("--attacks", action="store_true", help="what is to exhaust the server")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        choices=attacks.ATTACKS,
+        default=[*attacks.ATTACKS],
+        help=f"of the attacks: {', '.join(attacks.ATTACKS)}",
+    )
     options = parser.parse_args()
     log = doors.ROOT / "build" / "fuzz.log"  # to be read where something was found
     log.parent.mkdir(exist_ok=True)
-    told = fuzz(options.repository, options.cases, options.seed, log)
+    if options.attacks:
+        told = attacks.attack(options.repository, options.only, False, log)
+    else:
+        told = fuzz(options.repository, options.cases, options.seed, log)
     print(json.dumps(told))
     return int(bool(told["found"]))
 

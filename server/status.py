@@ -14,8 +14,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import psutil
 
@@ -200,32 +198,3 @@ def expires(address: Address) -> float | None:
     except OSError:
         return None
     return float(ssl.cert_time_to_seconds(str(found["notAfter"]))) if found else None
-
-
-def serving(health: Health, address: Address) -> ThreadingHTTPServer:
-    """Answer at the address's status port, in threads, until `shutdown` and `server_close`."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path == "/metrics":
-                status, text = 200, health.metrics()
-            elif self.path in ("/live", "/ready"):
-                problem = health.live() if self.path == "/live" else health.ready()
-                status, text = (200, "ok\n") if problem is None else (503, f"{problem}\n")
-            else:
-                status, text = 404, "there are /live, /ready and /metrics\n"
-            body = text.encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            with suppress(OSError):  # who asked has gone
-                self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing: somebody asks every few seconds."""
-
-    server = ThreadingHTTPServer((address.host, address.status), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from server import healing, layout, status
+from server import healing, layout
 from server.healing import log
 from server.layout import UNLIMITED, Limits
 from server.status import Health
+from server.status_port import StatusPort
 from server.stopping import FILE_VARIABLE, Stop, Stopped, drain
 from server.triton import Address, Launch, Refused, Smallest, Tls, Triton, variant_of
 
@@ -63,7 +64,7 @@ def serve(settings: Settings) -> None:
             health = Health(
                 triton, variants, settings.stall_seconds, address if settings.tls else None
             )
-            answering = status.serving(health, address)
+            status_port = StatusPort(health, address)
             places = zip(("grpc", "http", "metrics", "status"), address.ports, strict=True)
             listed = " ".join(f"{name}={address.host}:{port}" for name, port in places)
             known = triton.stubs()
@@ -74,8 +75,7 @@ def serve(settings: Settings) -> None:
             log("stopping: running requests finish first (a second signal stops at once)")
             if late := drain(triton, settings.drain_seconds, stopping_file(folder), stop):
                 log(f"{late}: still running after {settings.drain_seconds:g} s, and given up")
-            answering.shutdown()
-            answering.server_close()
+            status_port.stop()
         except Stopped:
             log("stopped at once")
         except Refused as error:

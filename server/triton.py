@@ -42,6 +42,7 @@ _BUSY = re.compile(
 _ENDED = re.compile(r'^maisi_requests_total{[^}]*outcome="(\w+)"[^}]*} (\S+)$', re.MULTILINE)
 _PROGRESS = re.compile(r"^maisi_progress_timestamp_seconds{[^}]*} (\S+)$", re.MULTILINE)
 _REGIONS = "systemsharedmemory"
+SILENCE = 300  # seconds of a gRPC connection after which its client is pinged
 PROBE = "probe"  # the id of our own requests, which the models do not count
 _http = build_opener(ProxyHandler({}))  # whatever proxy the environment names: this is ourselves
 
@@ -354,6 +355,10 @@ def command(launch: Launch) -> list[str]:
         "--allow-gpu-metrics=false",
         # Messages kept for reuse keep the room of the largest answer that each ever had.
         "--grpc-infer-allocation-pool-size=0",
+        # A client that vanished without a word, or that never answers a ping, goes after this and
+        # 20 s: without it after two hours, and never where it asked for nothing.
+        f"--grpc-keepalive-time={1000 * SILENCE}",
+        "--grpc-keepalive-permit-without-calls=1",
     ]
     if launch.version is not None:
         words.append(f"--model-config-name={launch.version}")

@@ -1,0 +1,85 @@
+"""Attack a server as strangers might, while an ordinary client asks it for volumes.
+
+`scripts/fuzz --attacks` does each once, for a bounded count, against a server of its own at
+127.0.0.1.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench import attacks_grpc, attacks_http, doors
+from bench.siege import Ordinary, Siege, besiege
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What is done, how much of it in the long form, and how much in the short one."""
+
+    do: Callable[[Siege], Counter[str]]
+    full: int
+    quick: int
+
+
+ATTACKS = {
+    "gzip at HTTP": Attack(partial(attacks_http.bomb, encoding="gzip"), 1000, 20),
+    "deflate at HTTP": Attack(partial(attacks_http.bomb, encoding="deflate"), 500, 20),
+    "gzip at gRPC": Attack(attacks_grpc.bomb, 500, 20),
+    "nested JSON": Attack(attacks_http.nesting, 100_000, 100),
+    "long numbers": Attack(attacks_http.numbers, 100_000, 1000),
+    "lengths of binary tensors": Attack(attacks_http.binary_sizes, 10, 1),
+    "endless body at HTTP": Attack(attacks_http.endless_body, 500, 10),
+    "endless head at HTTP": Attack(attacks_http.endless_head, 100, 2),
+    "endless head at gRPC": Attack(attacks_grpc.endless_head, 100, 2),
+    "resets": Attack(attacks_grpc.resets, 100_000, 500),
+    "pings": Attack(attacks_grpc.pings, 100_000, 500),
+    "settings": Attack(attacks_grpc.settings, 100_000, 500),
+    **{
+        f"silent at {name}": Attack(partial(attacks_http.silent, port=port, path=path), 2000, 50)
+        for name, port, path in (
+            ("gRPC", "url", ""),
+            ("HTTP", "http", "/v2/health/live"),
+            ("metrics", "metrics", "/metrics"),
+            ("status", "status", "/ready"),
+        )
+    },
+    "leave": Attack(attacks_grpc.leave, 4, 1),
+    "flood by gRPC": Attack(attacks_grpc.flood, 80, 10),
+    "flood by HTTP": Attack(attacks_http.flood, 80, 10),
+    "tiny chunks at HTTP": Attack(attacks_http.tiny_chunks, 1_000_000, 1000),
+}
+
+
+def attack(repository: Path, names: Sequence[str], quick: bool, log: Path) -> dict[str, Any]:
+    """Do the attacks of these names, one after the other; return what came of each.
+
+    `found` names those in which an ordinary request failed or gave other bytes, or a process of the
+    server ended. The server writes to `log`.
+    """
+    outcomes = {}
+    with doors.serving(repository, "mini", log) as server:
+        idle = Ordinary(server.url)
+        idle.wait()
+        idle.end()
+        for name in names:
+            chosen = ATTACKS[name]
+            outcome = besiege(server, idle, chosen.do, chosen.quick if quick else chosen.full)
+            print(f"{name}: {outcome}", file=sys.stderr, flush=True)
+            outcomes[name] = outcome
+        # The first of two signals, which stop a server at once: Triton 2.51 never unloads an
+        # ensemble whose client left, and a stop would wait for that.
+        os.kill(server.pid, signal.SIGTERM)
+        time.sleep(0.5)
+    harmful = [
+        name
+        for name, outcome in outcomes.items()
+        if outcome["failures"] or not outcome["same_bytes"] or not outcome["survived"]
+    ]
+    return {"attacks": outcomes, "found": harmful}

@@ -1,0 +1,153 @@
+"""A server under attack: what an ordinary client and the server's memory see of it."""
+
+import math
+import statistics
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import psutil
+from maisi_client import Client, MaisiError
+
+from bench import doors, watch
+
+_ASKED: dict[str, Any] = {"size": [32, 32, 32], "steps": 2, "seed": 7, "modality": "mri_t2"}
+_FEW = 3  # ordinary requests that are made before the attacks, and at least during each
+_SETTLE = 0.5  # seconds after an attack until its memory counts as kept
+_HEALED = 60.0  # seconds in which a server that an attack ended has to serve again
+
+
+@dataclass(frozen=True)
+class Siege:
+    """What an attack gets: a server, how much of it is wanted, and a pause.
+
+    `hold` returns when ordinary requests have been made meanwhile.
+    """
+
+    server: doors.Server
+    amount: int
+    hold: Callable[[], None]
+
+
+class Ordinary:
+    """A client that asks for a small volume again and again, in a thread."""
+
+    def __init__(self, url: str):
+        """Begin to ask."""
+        self.count = 0
+        self.seconds: list[float] = []  # of those that succeeded
+        self.digests: set[str] = set()
+        self.failures: Counter[str] = Counter()
+        self._url, self._done = url, threading.Event()
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+        self._thread.start()
+
+    def _ask(self) -> None:
+        with Client(self._url, retries=0, timeout=60) as client:
+            while not self._done.is_set():
+                started = time.monotonic()
+                try:
+                    self.digests.add(client.generate(**_ASKED).report["sha256"]["image"])
+                    self.seconds.append(time.monotonic() - started)
+                except MaisiError as error:
+                    self.failures[str(error)[:200]] += 1
+                    time.sleep(0.1)
+                self.count += 1
+
+    def wait(self) -> None:
+        """Return after some more requests."""
+        count = self.count + _FEW
+        while self.count < count and self._thread.is_alive():
+            time.sleep(0.01)
+
+    def end(self) -> None:
+        """Finish the last request."""
+        self._done.set()
+        self._thread.join()
+
+
+def _triton(server: doors.Server) -> psutil.Process | None:
+    with suppress(psutil.Error):
+        for child in psutil.Process(server.pid).children():
+            if child.name() == "tritonserver":
+                return child
+    return None
+
+
+def _family(server: doors.Server) -> list[psutil.Process]:
+    """Return tritonserver and its models' processes; nothing while it starts again."""
+    triton = _triton(server)
+    with suppress(psutil.Error):
+        return [triton, *triton.children()] if triton else []
+    return []
+
+
+def _resident(server: doors.Server, which: slice) -> int:
+    held = 0
+    for process in _family(server)[which]:
+        with suppress(psutil.Error):
+            held += process.memory_info().rss
+    return held
+
+
+def besiege(
+    server: doors.Server, idle: Ordinary, do: Callable[[Siege], Counter[str]], amount: int
+) -> dict[str, Any]:
+    """Attack a server while an ordinary client asks it; return what came of it.
+
+    `idle`: what such a client saw before the attacks; times are ratios to its. Memory in MB: before
+    the attack, at the most, and afterwards.
+    """
+    looks = (partial(_resident, server, slice(1)), partial(_resident, server, slice(1, None)))
+    family, before = _family(server), [look() for look in looks]
+    ordinary = Ordinary(server.url)
+    started = time.monotonic()
+    try:
+        with watch.most(*looks) as most:
+            try:
+                answers = do(Siege(server, amount, ordinary.wait))
+            except OSError as error:  # it has ended
+                answers = Counter([f"lost: {error}"])
+            seconds = time.monotonic() - started
+            if ordinary.count < _FEW:
+                ordinary.wait()
+    finally:
+        ordinary.end()
+    time.sleep(_SETTLE)
+    after = [look() for look in looks]
+    survived = {process.pid for process in family} == {each.pid for each in _family(server)}
+    if not survived:
+        _wait_until_healed(server)
+    median = statistics.median(ordinary.seconds or [math.inf])
+    memory = zip(("tritonserver", "models"), before, most, after, strict=True)
+    return {
+        "amount": amount,
+        "seconds": round(seconds, 2),
+        "answers": dict(answers),
+        "ordinary": ordinary.count,
+        "slower": round(median / statistics.median(idle.seconds), 2),
+        "failures": dict(ordinary.failures),
+        "same_bytes": len(idle.digests | ordinary.digests) == 1,
+        "sha256": sorted(idle.digests | ordinary.digests)[0],
+        "megabytes": {name: [round(each / 1e6) for each in sizes] for name, *sizes in memory},
+        "survived": survived,
+    }
+
+
+def _wait_until_healed(server: doors.Server) -> None:
+    """Wait for a volume; raises MaisiError where there is none in `_HEALED` seconds."""
+    deadline = time.monotonic() + _HEALED
+    with Client(server.url, retries=0, timeout=_HEALED) as client:
+        while True:
+            try:
+                client.generate(**_ASKED)
+                return
+            except MaisiError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)

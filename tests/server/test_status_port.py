@@ -1,0 +1,198 @@
+"""The status port under clients that do not behave: whoever asks next is answered."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import select
+import signal
+import socket
+import threading
+
+import psutil
+import pytest
+import trustme
+
+from bench import doors
+from server.status_port import BACKLOG, HEAD
+from tests.conftest import ROOT
+from tests.server.test_security import Papers
+
+COUNT = 2000
+READY = b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n"
+HALF = b"GET /ready HTTP/1.1\r\nHost:"
+
+
+def connect(address):
+    host, _, port = address.rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=60)
+
+
+def ask(address, request=READY, end=False):
+    """Send bytes, and perhaps their end; return all that comes back."""
+    with connect(address) as connection:
+        connection.sendall(request)
+        if end:
+            connection.shutdown(socket.SHUT_WR)
+        return connection.makefile("rb").read()
+
+
+def status(answer):
+    return int(answer.split(b" ")[1])
+
+
+@contextlib.contextmanager
+def halves(address, count=COUNT):
+    """Connections that each have sent half a request."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < count + 500:
+        pytest.skip(f"needs {count + 500} descriptors, may have {hard}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, count + 500), hard))
+    with contextlib.ExitStack() as stack:
+        connections = []
+        for _ in range(count):
+            connections.append(stack.enter_context(connect(address)))
+            connections[-1].sendall(HALF)
+        yield connections
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def closed(connections):
+    """Which connections the server has closed."""
+    poll = select.poll()
+    by_number = {one.fileno(): one for one in connections}
+    for number in by_number:
+        poll.register(number, select.POLLIN)
+    return [by_number[number] for number, _ in poll.poll(0)]
+
+
+def test_silent_clients_keep_nobody_from_being_answered(server, eventually):
+    before = psutil.Process(server.pid).num_fds()
+    with halves(server.status) as connections:
+        for _ in range(50):
+            assert ask(server.status).endswith(b"\r\n\r\nok\n")
+        # The latest is within its time: all of that was faster than one silent client's end.
+        assert connections[-1] not in closed(connections)
+        eventually(lambda: len(closed(connections)) == COUNT, 60)
+    eventually(lambda: psutil.Process(server.pid).num_fds() <= before, 10)
+    assert status(ask(server.status)) == 200
+
+
+def test_the_oldest_connection_goes_where_there_are_too_many(tmp_path, eventually):
+    descriptors, most = 600, 300
+    few = ["sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh"]
+    with (
+        doors.serving(ROOT / "model_repository", "mini", tmp_path / "log", under=few) as server,
+        halves(server.status, 2 * most) as connections,
+    ):
+        for _ in range(10):
+            assert status(ask(server.status)) == 200
+        gone = closed(connections)
+        assert len(gone) >= most
+        assert connections[-1] not in gone
+        assert gone == connections[: len(gone)]
+        assert psutil.Process(server.pid).num_fds() < descriptors
+        os.kill(server.pid, signal.SIGTERM)  # a stop does not wait for them
+        eventually(lambda: len(closed(connections)) == len(connections), 60)
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (b"\r\n\r\n", 400),
+        (b"\0" * 100 + b"\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+        (b"GET /ready\r\n\r\n", 400),
+        (b"GET /ready HTTP/1.1\r\nx: " + b"y" * HEAD + b"\r\n\r\n", 400),
+        (b"GET /" + b"y" * (1 << 20), 400),
+        (b"x: y\r\n" * 200_000, 400),
+        (b"POST /ready HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", 405),
+        (b"get /ready HTTP/1.1\r\n\r\n", 405),
+        (b"GET /ready/ HTTP/1.1\r\n\r\n", 404),
+        (b"GET /%2e%2e/metrics HTTP/1.1\r\n\r\n", 404),
+        (b"GET /ready HTTP/1.0\r\n\r\n", 200),
+        (b"GET /ready HTTP/1.1\r\nx: " + b"y" * (HEAD - 100) + b"\r\n\r\n", 200),
+    ],
+)
+def test_what_is_no_request_is_refused(server, request_, expected):
+    answer = ask(server.status, request_)
+    assert status(answer) == expected
+    assert len(answer) < 1000
+    assert (b"Allow: GET, HEAD\r\n" in answer) == (expected == 405)
+
+
+def test_half_a_request_and_none(server):
+    assert status(ask(server.status, HALF, end=True)) == 400
+    assert ask(server.status, b"", end=True) == b""
+
+
+def test_of_requests_in_one_connection_the_first_is_answered(server):
+    answer = ask(server.status, READY * 1000)
+    assert answer.count(b"HTTP/1.1") == 1
+    assert b"\r\nConnection: close\r\n" in answer
+
+
+@pytest.mark.parametrize("path", [b"live", b"ready", b"metrics", b"nothing"])
+def test_head_is_get_without_the_body(server, path):
+    get = ask(server.status, b"GET /%b HTTP/1.1\r\n\r\n" % path)
+    head = ask(server.status, b"HEAD /%b HTTP/1.1\r\n\r\n" % path)
+    names = [
+        [line.partition(b":")[0] for line in answer.partition(b"\r\n\r\n")[0].split(b"\r\n")]
+        for answer in (get, head)
+    ]
+    assert names[0] == names[1]
+    assert head.endswith(b"\r\n\r\n") and len(get) > len(head)
+    body = get.partition(b"\r\n\r\n")[2]
+    assert b"\r\nContent-Length: %d\r\n" % len(body) in get
+    assert b"\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n" in head
+
+
+def test_who_does_not_read_the_metrics_is_cut_off(server, eventually):
+    before = psutil.Process(server.pid).num_fds()
+    with contextlib.ExitStack() as stack:
+        for _ in range(100):
+            slow = stack.enter_context(socket.socket())
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+            host, _, port = server.status.rpartition(":")
+            slow.connect((host, int(port)))
+            slow.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        assert ask(server.status, b"GET /metrics HTTP/1.1\r\n\r\n").endswith(b"\n")
+        eventually(lambda: psutil.Process(server.pid).num_fds() <= before, 30)
+
+
+def test_metrics_that_take_long_are_computed_once_and_hold_up_nobody(start_server, tmp_path):
+    """The certificate is asked of tritonserver, which is stopped meanwhile."""
+    papers = Papers(trustme.CA(), tmp_path / "server", "127.0.0.1")
+    server = start_server(None, *papers.served)
+    events, threads, answers = [], [], []
+
+    def metrics():
+        answers.append(ask(server.status, b"GET /metrics HTTP/1.1\r\n\r\n"))
+        events.append("metrics")
+
+    server.triton.suspend()
+    try:
+        for _ in range(20):
+            threads.append(threading.Thread(target=metrics))
+            threads[-1].start()
+        for path in (b"live", b"ready"):
+            assert status(ask(server.status, b"GET /%b HTTP/1.1\r\n\r\n" % path)) in (200, 503)
+            events.append("answer")
+    finally:
+        server.triton.resume()
+    for thread in threads:
+        thread.join(60)
+    assert events == ["answer"] * 2 + ["metrics"] * 20
+    assert len({answer.partition(b"\r\n\r\n")[2] for answer in answers}) == 1
+
+
+def test_the_backlog_holds_a_burst(server):
+    """As many connections at once as the kernel keeps, before any of them is read."""
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(connect(server.status)) for _ in range(BACKLOG)]
+        for one in connections:
+            one.sendall(READY)
+        assert {status(one.makefile("rb").read()) for one in connections} == {200}
