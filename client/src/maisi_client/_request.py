@@ -72,3 +72,11 @@ def prepare(mask: Picture | None, arguments: Mapping[str, Any], **flags: bool) -
             inputs["source"] = resample_linear(greys.values, greys.spacing, sides, used)
     values = None if labels is None else labels.values
     return Request(asked["variant"], inputs, mask, asked, held, greys, used, values)
+
+
+def size_of(inputs: Mapping[str, NDArray[Any]]) -> tuple[int, ...] | None:
+    """Return the voxels `[X, Y, Z]` that the tensors ask for; None: those of a preset."""
+    for name in ("mask", "source"):
+        if name in inputs:
+            return inputs[name].shape
+    return tuple(map(int, inputs["size"])) if "size" in inputs else None

@@ -14,6 +14,7 @@ import nibabel as nib
 from ._errors import InvalidRequest
 from ._files import atomic
 from ._grid import open_image
+from ._wire import read_json_file
 
 SUFFIXES = (".nii.gz", ".nii")
 
@@ -72,11 +73,9 @@ class Volume:
         report = report_path(path)
         _, image = open_image(path, "volume", InvalidRequest)
         try:
-            told = json.loads(report.read_text(encoding="utf-8"))
+            told = read_json_file(report)
         except (OSError, ValueError) as error:
             raise InvalidRequest(f"report '{report}' cannot be read: {error}") from error
-        if not isinstance(told, dict):
-            raise InvalidRequest(f"report '{report}' is no JSON object")
         mask = mask_path(path)
         mask_image = open_image(mask, "mask", InvalidRequest)[1] if mask.is_file() else None
         return cls(image, told, mask_image)
