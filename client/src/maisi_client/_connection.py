@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from tritonclient.utils import InferenceServerException
 
 from . import _transport as transport
-from ._errors import InvalidRequest, ServerUnavailable
+from ._errors import InvalidRequest, MaisiError
 from ._pool import Pool, Server
 from ._request import Request
 from ._shared import Region
@@ -47,8 +47,8 @@ class Connection:
     def results(self, request: Request) -> Generator[Any, None, None]:
         """Yield what the stream says.
 
-        What a server leaves unfinished, as it stops or dies, is sent again: then the stream says
-        the same from its beginning, as the request names a seed.
+        What a server leaves unfinished, as it stops, dies or fails, is sent again: then the stream
+        says the same from its beginning, as the request names a seed.
         """
 
         def once(server: Server[Any], deadline: float) -> Generator[Any, None, None]:
@@ -83,8 +83,8 @@ class Connection:
                 with self._pool.server() as server:
                     yield from attempt(server, deadline)
                 return
-            except ServerUnavailable as error:
-                if (pause := self._pool.pause(tried, self.retries, deadline)) is None:
+            except MaisiError as error:
+                if (pause := self._pool.pause(error, tried, self.retries, deadline)) is None:
                     raise
                 _log.info("again in %.1f s: %s", pause, error)
                 time.sleep(pause)
@@ -112,4 +112,4 @@ class Connection:
         try:
             return method(*args, client_timeout=transport.lookup_seconds(self.timeout))
         except InferenceServerException as error:
-            raise transport.unanswered(error, server.url, self.timeout) from error
+            raise transport.unanswered(error, server.url, self.timeout) from None

@@ -64,7 +64,14 @@ class Client:
         self.timeout, self.idle_timeout, self.retries = timeout, idle_timeout, retries
         self._tls = tls or Tls.of()
         self._pool = Pool(
-            self.url, lambda url: transport.connect(url, self._tls, InferenceServerClient)
+            self.url,
+            lambda url: transport.connect(
+                # One for all requests, so that it has to take the answer of any.
+                url,
+                self._tls,
+                InferenceServerClient,
+                transport.MESSAGE_BYTES,
+            ),
         )
 
     async def __aenter__(self) -> Client:
@@ -112,8 +119,7 @@ class Client:
             async for result in results:
                 if (progress := answer.progress(result)) is not None:
                     yield progress
-                if answer.report(result) is not None:  # the end; no other message has an image
-                    volume = await asyncio.to_thread(answer.volume, result, request)
+                volume = await asyncio.to_thread(answer.volume, result, request) or volume
         if volume is None:
             raise ServerError(f"the server at {self.url} ended without a volume")
         yield volume
@@ -176,7 +182,7 @@ class Client:
         request = await asyncio.to_thread(prepare, mask, arguments, check=True)
         async with aclosing(self._results(request)) as results:
             async for result in results:
-                if (report := answer.report(result)) is not None:
+                if (report := answer.outlook(result)) is not None:
                     return report
         raise ServerError(f"the server at {self.url} ended without an answer")
 
@@ -222,8 +228,8 @@ class Client:
                         async for result in results:
                             yield result
                 return
-            except ServerUnavailable as error:
-                if (pause := self._pool.pause(tried, self.retries, deadline)) is None:
+            except MaisiError as error:
+                if (pause := self._pool.pause(error, tried, self.retries, deadline)) is None:
                     raise
                 _log.info("again in %.1f s: %s", pause, error)
                 await asyncio.sleep(pause)
@@ -260,12 +266,13 @@ class Client:
         )
         try:
             while True:
-                left = deadline - time.monotonic()
+                if (left := deadline - time.monotonic()) <= 0:  # of a server that never ends, too
+                    raise transport.late(server.url)
                 wait = min(left, self.idle_timeout) if started else left
                 # `wait_for` of Python before 3.12 loses a cancel that comes with an answer.
                 reply: asyncio.Future[Any] = asyncio.ensure_future(anext(replies))
                 try:
-                    done, _ = await asyncio.wait({reply}, timeout=max(wait, 0))
+                    done, _ = await asyncio.wait({reply}, timeout=wait)
                 finally:
                     reply.cancel()
                 if not done:
@@ -279,12 +286,14 @@ class Client:
                 if error is not None:
                     raise transport.explain(error, server.url, started)
                 started = True
+                if not result.get_response().raw_output_contents:  # no more than a flag
+                    continue
                 last = result
                 yield region.read(result)
-            if last is None or last.as_numpy("report") is None:  # the end of all that is asked
+            if last is None or answer.report(last) is None:  # the end of all that is asked
                 raise ServerUnavailable(f"the connection to {server.url} was lost: it just ended")
-        except grpc.RpcError as error:
-            raise transport.explain(_translated(error), server.url, started) from error
+        except grpc.RpcError as error:  # from None: its text is the server's own
+            raise transport.explain(_translated(error), server.url, started) from None
         finally:
             replies.cancel()
 
@@ -309,7 +318,7 @@ class Client:
         try:
             return await method(*args, client_timeout=transport.lookup_seconds(self.timeout))
         except InferenceServerException as error:
-            raise transport.unanswered(error, server.url, self.timeout) from error
+            raise transport.unanswered(error, server.url, self.timeout) from None
 
 
 def _translated(error: Any) -> InferenceServerException:
