@@ -70,8 +70,11 @@ def read_segmentation(path: str | os.PathLike[str], name: str) -> nib.Nifti1Imag
     if dataset.get("SegmentationType") == "FRACTIONAL":
         raise MaskError(f"{name} is a fractional Segmentation; BINARY or LABELMAP is wanted")
     try:
+        frames = len(dataset.PerFrameFunctionalGroupsSequence)
+        if dataset.NumberOfFrames != frames:
+            raise ValueError(f"it has {dataset.NumberOfFrames} frames and describes {frames}")
+        _check_size(frames, dataset.Rows, dataset.Columns)
         segments = hd.seg.Segmentation.from_dataset(dataset, copy=False)
-        _check_size(dataset.NumberOfFrames, dataset.Rows, dataset.Columns)
         if (geometry := segments.get_volume_geometry()) is not None:
             _check_size(*geometry.spatial_shape)
         numbers = segments.get_volume(combine_segments=True)

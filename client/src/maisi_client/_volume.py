@@ -11,12 +11,16 @@ from typing import Any
 
 import nibabel as nib
 
-from ._errors import InvalidRequest
+from ._errors import InvalidRequest, ServerError
 from ._files import atomic
 from ._grid import open_image
-from ._wire import read_json_file
+from ._wire import check_form, read_json_file
 
 SUFFIXES = (".nii.gz", ".nii")
+_FORM = {  # of the parts of a report that are looked into
+    "fidelity?": {"faithful?": (bool, type(None))},
+    "versions?": {str: str},
+}
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,8 @@ class Volume:
         _, image = open_image(path, "volume", InvalidRequest)
         try:
             told = read_json_file(report)
-        except (OSError, ValueError) as error:
+            check_form("it", told, _FORM)
+        except (OSError, ValueError, ServerError) as error:
             raise InvalidRequest(f"report '{report}' cannot be read: {error}") from error
         mask = mask_path(path)
         mask_image = open_image(mask, "mask", InvalidRequest)[1] if mask.is_file() else None

@@ -14,6 +14,7 @@ from ._errors import ServerError, first_line, printable
 
 JSON_BYTES = 1 << 20  # the longest report of the variants is some 40 kB
 _DEPTH = 16  # lists and objects within each other; reports and variants have 5
+_TEXT = 4096  # characters, those of the longest path of Linux
 _DIGITS = 20  # those of an int64 and its sign
 _SHOWN = 60  # characters of a wrong value in an error
 _WORDS = {
@@ -31,7 +32,7 @@ def read_json(content: str | bytes) -> dict[str, Any]:
     """Return a JSON object whose texts are printable and whose numbers are finite.
 
     Raises ValueError for anything else, and for more than a report or a variant needs: `JSON_BYTES`
-    bytes, 16 levels, numbers of 20 digits.
+    bytes, 16 levels, numbers of 20 digits. Texts are cut to 4096 characters.
     """
     if len(content) > JSON_BYTES:
         raise ValueError(f"it has more than the {JSON_BYTES} bytes that are allowed")
@@ -137,11 +138,11 @@ def _no_number(name: str) -> float:
 def _printable(value: Any, depth: int) -> Any:
     """Return the value with printable texts; raises ValueError where it is too deep."""
     if isinstance(value, str):
-        return printable(value, JSON_BYTES)
+        return printable(value, _TEXT)
     if not isinstance(value, (dict, list)):
         return value
     if depth == 0:
         raise ValueError(f"it is nested deeper than {_DEPTH} levels")
     if isinstance(value, list):
         return [_printable(item, depth - 1) for item in value]
-    return {printable(key, JSON_BYTES): _printable(item, depth - 1) for key, item in value.items()}
+    return {printable(key, _TEXT): _printable(item, depth - 1) for key, item in value.items()}
