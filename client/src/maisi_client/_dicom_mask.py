@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import nibabel as nib
 import numpy as np
@@ -51,14 +51,10 @@ def read_segmentation(path: str | os.PathLike[str], name: str) -> nib.Nifti1Imag
     """
     require_dicom()
     import highdicom as hd
-    from pydicom import dcmread
-    from pydicom.filereader import read_file_meta_info
-    from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+    from pydicom.uid import UID
 
     try:
-        if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-            raise ValueError("it is deflated as a whole, and may unpack to any size")
-        dataset = dcmread(path)
+        dataset = _read(path)
     except _ERRORS as error:
         raise MaskError(f"{name} cannot be read: {first_line(error)}") from error
     kind = UID(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
@@ -92,6 +88,17 @@ def read_segmentation(path: str | os.PathLike[str], name: str) -> nib.Nifti1Imag
     image = nib.Nifti1Image(labels[volume.array].transpose(2, 1, 0), affine, extra=vocabulary)
     image.header.set_xyzt_units("mm")
     return image
+
+
+def _read(path: str | os.PathLike[str], **options: Any) -> Dataset:
+    """Read a file that is not deflated as a whole; raises ValueError for one, and `_ERRORS`."""
+    from pydicom import dcmread
+    from pydicom.filereader import read_file_meta_info
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        raise ValueError("it is deflated as a whole, and may unpack to any size")
+    return dcmread(path, **options)
 
 
 def _check_size(*sides: int) -> None:
@@ -167,8 +174,6 @@ def _snomed(code: Dataset | None) -> str:
 
 def _whole(volume: highdicom.Volume, dataset: Dataset, folder: Path) -> highdicom.Volume:
     """Extend a segmentation, which has no frames without labels, to the slices of its images."""
-    from pydicom import dcmread
-
     images = {
         str(image.ReferencedSOPInstanceUID)
         for series in dataset.get("ReferencedSeriesSequence", [])
@@ -180,7 +185,7 @@ def _whole(volume: highdicom.Volume, dataset: Dataset, folder: Path) -> highdico
     positions = []
     for path in filter(is_dicom, folder.iterdir()):
         try:
-            header = dcmread(path, stop_before_pixels=True, specific_tags=tags)
+            header = _read(path, stop_before_pixels=True, specific_tags=tags)
         except _ERRORS:
             continue  # none of the images, or not whole
         if header.get("SOPInstanceUID") in images and "ImagePositionPatient" in header:

@@ -85,13 +85,15 @@ def parse_spacing(spacing: Any) -> Spacing:
     return x, y, z
 
 
-def resampled(shape: tuple[int, ...], spacing: Spacing, to: Spacing) -> tuple[int, ...]:
+def resampled(
+    shape: tuple[int, ...], spacing: Spacing, to: Spacing, itemsize: int = 1
+) -> tuple[int, ...]:
     """Return the voxels a side at another spacing; the extent is kept to within half a voxel.
 
-    Raises `InvalidRequest` if those are too many.
+    Raises `InvalidRequest` if those, of `itemsize` bytes, are too many.
     """
     sides = tuple(max(1, round(n * a / b)) for n, a, b in zip(shape, spacing, to, strict=True))
-    if math.prod(sides) > MAX_VOXELS:
+    if itemsize * math.prod(sides) > MAX_VOXELS:
         raise InvalidRequest(
             f"spacing is {list(to)}; it makes {list(sides)} voxels, more than can be sent"
         )

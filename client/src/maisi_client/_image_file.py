@@ -20,6 +20,7 @@ READ_ERRORS = (
     *(OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error),
     *(ImageFileError, HeaderDataError, HeaderTypeError),
 )
+_SUFFIXES = (".nii", ".nii.gz", ".mgh", ".mgz")  # what bzip2 and zstd unpack to has no bound
 _GZIP_RATIO = 1032  # what deflate can make of a byte at most: https://zlib.net/zlib_tech.html
 
 
@@ -53,6 +54,8 @@ def load(path: str | os.PathLike[str]) -> SpatialImage:
     Raises ValueError where the header promises more than `MAX_BYTES`, or more than the file can
     hold, and another of `READ_ERRORS` where it cannot be read.
     """
+    if not os.fspath(path).lower().endswith(_SUFFIXES):
+        raise ImageFileError(f"its name ends in none of {', '.join(_SUFFIXES)}")
     sniff = None
     for kind in (_Nifti1, _Nifti2, nib.MGHImage):
         fits, sniff = kind.path_maybe_image(path, sniff)
@@ -60,7 +63,7 @@ def load(path: str | os.PathLike[str]) -> SpatialImage:
             image = kind.from_filename(path)
             _check_promise(Path(path), image)
             return image
-    raise ImageFileError("it is neither NIfTI nor MGH")
+    raise ImageFileError("it is neither NIfTI nor MGH inside")
 
 
 def _check_promise(path: Path, image: Any) -> None:
@@ -70,6 +73,6 @@ def _check_promise(path: Path, image: Any) -> None:
     promise = f"its header promises {list(image.shape)} voxels of {proxy.dtype}"
     if int(proxy.offset) + voxels * max(proxy.dtype.itemsize, 8 * scaled) > MAX_BYTES:
         raise ValueError(f"{promise} from byte {proxy.offset} on; {MAX_BYTES} bytes are allowed")
-    packed = path.name.endswith((".gz", ".mgz"))
+    packed = path.suffix.lower() in (".gz", ".mgz")
     if int(proxy.offset) + voxels * proxy.dtype.itemsize > size * _GZIP_RATIO and packed:
         raise ValueError(f"{promise}; a file of {size} bytes cannot hold them")

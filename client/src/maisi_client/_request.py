@@ -68,7 +68,7 @@ def prepare(mask: Picture | None, arguments: Mapping[str, Any], **flags: bool) -
         if labels is not None:
             inputs["mask"] = resample_nearest(labels.values, labels.spacing, used)
         if greys is not None:
-            sides = resampled(greys.values.shape, greys.spacing, used)
+            sides = resampled(greys.values.shape, greys.spacing, used, itemsize=4)
             inputs["source"] = resample_linear(greys.values, greys.spacing, sides, used)
     values = None if labels is None else labels.values
     return Request(asked["variant"], inputs, mask, asked, held, greys, used, values)
