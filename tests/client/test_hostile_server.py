@@ -6,9 +6,11 @@ import asyncio
 import io
 import json
 import math
+import mmap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
@@ -31,9 +33,13 @@ from maisi_client._bar import Bar
 from maisi_client._cli import main
 from maisi_client._dataset import insist
 from maisi_client._plan import Row
+from maisi_client._pool import Server
+from maisi_client._shared import Region
 from maisi_client._variant import parse_variant
+from maisi_client._wire import read_tensor
 from tritonclient.grpc import model_config_pb2 as model_config
 from tritonclient.grpc import service_pb2 as pb
+from tritonclient.utils import InferenceServerException
 
 from tests.client.fake_server import REPORT, Answer, message, playing, progress, volume
 
@@ -163,6 +169,15 @@ def test_an_image_unlike_its_report(ask: Callable[..., Any], more: dict[str, Any
         pytest.raises(ServerError, match=r"\[4, 4, 4\] is expected|spacing \[1, 2, 0\]"),
     ):
         ask(url)
+
+
+@pytest.mark.parametrize("shape", [[2**40] * 3, [-1, -1, 4], [-7], [64, 64, 64], [0, 4, 5]])
+def test_a_shape_beyond_the_shared_memory(shape: list[int]) -> None:
+    region = Region(Server("here:1", None), None, "mini.stream", {"mask": MASK})
+    region._memory = mmap.mmap(-1, region._size)
+    result: Any = SimpleNamespace(get_output=lambda name: SimpleNamespace(shape=shape))
+    with pytest.raises(ServerError, match="the server's image "):
+        read_tensor(region.read(result), "image", np.int16, 3)
 
 
 BOMBS = {
@@ -384,6 +399,13 @@ def test_a_dataset_asks_again_too(monkeypatch: pytest.MonkeyPatch) -> None:
     row = Row("a", {"size": [3, 4, 5], "seed": 4})
     with playing(answer) as (url, requests), Client(url) as client:
         assert insist(row, client, 1, threading.Event()).report["seed"] == 4
+
+
+def test_a_status_of_a_lookup_is_judged_alike() -> None:
+    for status, passing in (("INTERNAL", True), ("UNKNOWN", False)):
+        error = InferenceServerException("failed", f"StatusCode.{status}")
+        found = transport.explain(error, "here:1")
+        assert isinstance(found, ServerError) and found.passing is passing
 
 
 @BOTH

@@ -189,8 +189,10 @@ class Client:
     async def info(self) -> dict[str, Variant]:
         """Return every variant that is ready on one of the servers, by name."""
 
-        async def once(server: Server[Any], _: float) -> AsyncGenerator[dict[str, Variant], None]:
-            yield await self._info(server)
+        async def once(
+            server: Server[Any], deadline: float
+        ) -> AsyncGenerator[dict[str, Variant], None]:
+            yield await self._info(server, deadline)
 
         found: dict[str, Variant]
         [found] = [found async for found in self._tries(once)]
@@ -200,7 +202,7 @@ class Client:
         """Yield what the stream says; what a server leaves unfinished is sent again."""
 
         async def once(server: Server[Any], deadline: float) -> AsyncGenerator[Any, None]:
-            await self._check_taken(server, request)
+            await self._check_taken(server, request, deadline)
             async with (
                 self._region(server, request) as region,
                 aclosing(self._stream(server, region, deadline)) as results,
@@ -209,7 +211,7 @@ class Client:
                     async for result in results:
                         yield result
                 except transport.UnknownModel as error:
-                    served = await self._info(server)
+                    served = await self._info(server, deadline)
                     raise transport.unknown(request.variant, server.url, served) from error
 
         async with aclosing(self._tries(once)) as results:
@@ -249,7 +251,7 @@ class Client:
     async def _stream(
         self, server: Server[Any], region: Region, deadline: float
     ) -> AsyncGenerator[Any, None]:
-        """Send one request and yield its results, as `_transport.stream` does."""
+        """Send one request and yield its results, as `_stream.stream` does."""
 
         async def sent() -> AsyncGenerator[dict[str, Any], None]:
             inputs, outputs = region.tensors(), region.outputs()
@@ -266,8 +268,7 @@ class Client:
         )
         try:
             while True:
-                if (left := deadline - time.monotonic()) <= 0:  # of a server that never ends, too
-                    raise transport.late(server.url)
+                left = transport.time_left(server.url, deadline)
                 wait = min(left, self.idle_timeout) if started else left
                 # `wait_for` of Python before 3.12 loses a cancel that comes with an answer.
                 reply: asyncio.Future[Any] = asyncio.ensure_future(anext(replies))
@@ -297,28 +298,31 @@ class Client:
         finally:
             replies.cancel()
 
-    async def _info(self, server: Server[Any]) -> dict[str, Variant]:
-        ready = (await self._call(server.connection.get_inference_statistics, server)).model_stats
+    async def _info(self, server: Server[Any], deadline: float) -> dict[str, Variant]:
+        statistics = server.connection.get_inference_statistics
+        ready = (await self._call(server, deadline, statistics)).model_stats
         names = {model.name for model in ready}
-        return offered([await self._config(server, name) for name in names])
+        return offered([await self._config(server, deadline, name) for name in names])
 
-    async def _check_taken(self, server: Server[Any], request: Request) -> None:
+    async def _check_taken(self, server: Server[Any], request: Request, deadline: float) -> None:
         if transport.everywhere(request):
             return
         try:
-            config = await self._config(server, f"{request.variant}.stream")
+            config = await self._config(server, deadline, f"{request.variant}.stream")
         except InvalidRequest:  # no such model: the stream's own error says it best
             return
         transport.check_taken(request, config)
 
-    async def _config(self, server: Server[Any], model: str) -> Any:
-        return (await self._call(server.connection.get_model_config, server, model)).config
+    async def _config(self, server: Server[Any], deadline: float, model: str) -> Any:
+        method = server.connection.get_model_config
+        return (await self._call(server, deadline, method, model)).config
 
-    async def _call(self, method: Any, server: Server[Any], *args: str) -> Any:
+    async def _call(self, server: Server[Any], deadline: float, method: Any, *args: str) -> Any:
+        left = transport.time_left(server.url, deadline)
         try:
-            return await method(*args, client_timeout=transport.lookup_seconds(self.timeout))
+            return await method(*args, client_timeout=transport.lookup_seconds(left))
         except InferenceServerException as error:
-            raise transport.unanswered(error, server.url, self.timeout) from None
+            raise transport.unanswered(error, server.url, left) from None
 
 
 def _translated(error: Any) -> InferenceServerException:
