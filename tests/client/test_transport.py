@@ -1,13 +1,10 @@
-"""Servers that misbehave on the wire: a gRPC server of our own plays them, one behaviour a test."""
+"""Servers that misbehave on the wire, one behaviour a test."""
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
@@ -16,60 +13,8 @@ import numpy as np
 import pytest
 from maisi_client import Client, Progress, ServerError, ServerUnavailable, Timeout, Volume
 from tritonclient.grpc import service_pb2 as pb
-from tritonclient.grpc import service_pb2_grpc as rpc
 
-Answer = Callable[[pb.ModelInferRequest, grpc.ServicerContext], Iterator[Any]]
-
-
-@contextmanager
-def playing(answer: Answer) -> Iterator[tuple[str, list[pb.ModelInferRequest]]]:
-    """A server that answers each streamed request by `answer`; yields its url and what it got."""
-    requests: list[pb.ModelInferRequest] = []
-
-    class Servicer(rpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-        def ModelStreamInfer(self, stream: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-            for request in stream:
-                requests.append(request)
-                yield from answer(request, context)
-
-    server = grpc.server(ThreadPoolExecutor(4))
-    rpc.add_GRPCInferenceServiceServicer_to_server(Servicer(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        yield f"127.0.0.1:{port}", requests
-    finally:
-        server.stop(0).wait()
-
-
-def message(final: bool = False, **tensors: Any) -> pb.ModelStreamInferResponse:
-    response = pb.ModelInferResponse()
-    response.parameters["triton_final_response"].bool_param = final
-    for name, value in tensors.items():
-        if isinstance(value, str):
-            datatype, raw = "UINT8", value.encode()
-            shape = [len(raw)]
-        else:
-            datatype = {"float32": "FP32", "int16": "INT16"}[value.dtype.name]
-            raw, shape = value.tobytes(), value.shape
-        response.outputs.add(name=name, datatype=datatype, shape=shape)
-        response.raw_output_contents.append(raw)
-    return pb.ModelStreamInferResponse(infer_response=response)
-
-
-def progress(fraction: float) -> pb.ModelStreamInferResponse:
-    return message(stage="sampler", progress=np.array([fraction], np.float32))
-
-
-def volume(request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
-    image = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
-    seed = np.frombuffer(contents(request)["seed"], np.int64).item()
-    report = json.dumps({"seed": seed, "spacing": [1, 2, 3]})
-    return message(stage="done", progress=np.array([1], np.float32), image=image, report=report)
-
-
-def contents(request: pb.ModelInferRequest) -> dict[str, bytes]:
-    return dict(zip((i.name for i in request.inputs), request.raw_input_contents, strict=True))
+from tests.client.fake_server import contents, message, playing, progress, volume
 
 
 def test_progress_then_the_volume() -> None:

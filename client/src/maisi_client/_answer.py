@@ -2,52 +2,137 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from ._errors import ServerError, printable
 from ._grid import resample_nearest, restore
 from ._provenance import provenance
-from ._request import Request
+from ._request import Request, size_of
 from ._volume import Progress, Volume
+from ._wire import check_form, read_json, read_tensor
+
+_STAGE_BYTES = 200
+_LONGEST_MM = 1e4  # between voxels
+_LENGTHS = [(int, float)] * 3
+_REPORT = {  # of a report, as far as the client reads it
+    "variant": str,
+    "modality": str,
+    "seed": int,
+    "spacing": _LENGTHS,
+    "size?": [int] * 3,
+    "steps?": int,
+    "guidance?": (int, float),
+    "vocabulary?": (str, type(None)),
+    "warnings?": [str],
+    "fidelity?": {"faithful?": (bool, type(None))},
+    "versions?": {str: str},
+    "weights?": {str: str},
+}
+_OUTLOOK = {  # of the report of a check
+    **_REPORT,
+    "size": [int] * 3,
+    "padded_size": [int] * 3,
+    "steps": int,
+    "solver": str,
+    "guidance": (int, float),
+    "vocabulary": (str, type(None)),
+    "body_added": bool,
+    "labels": [{"id": int, "name": str, "voxels": int, "ml": (int, float)}],
+    "warnings": [str],
+    "expected_seconds": (int, float, type(None)),
+    "expected_gb": (int, float),
+}
 
 
 def progress(result: Any) -> Progress | None:
-    """Return how far the request is, if this part of the answer says so."""
-    stage = result.as_numpy("stage")
-    return None if stage is None else Progress(_text(stage), result.as_numpy("progress").item())
+    """Return how far the request is, 0 to 1, if this part of the answer says so.
+
+    Raises `ServerError` for a stage without progress.
+    """
+    stage = read_tensor(result, "stage", np.uint8, 1)
+    if stage is None:
+        return None
+    fraction = read_tensor(result, "progress", np.float32, 1)
+    if fraction is None or fraction.size != 1:
+        raise ServerError("the server says a stage without its progress; one number is expected")
+    text = stage[:_STAGE_BYTES].tobytes().decode(errors="replace")
+    # In this order NaN is 0.
+    return Progress(printable(text), min(max(0.0, fraction.item()), 1.0))
 
 
-def report(result: Any) -> dict[str, Any] | None:
-    """Return the report, if this part of the answer has it."""
-    told = result.as_numpy("report")
-    return None if told is None else json.loads(_text(told))
+def report(result: Any, form: Any = _REPORT) -> dict[str, Any] | None:
+    """Return the report, if this part of the answer has it; else None.
+
+    Raises `ServerError` unless it is JSON of the `form`.
+    """
+    content = read_tensor(result, "report", np.uint8, 1)
+    if content is None:
+        return None
+    try:
+        parsed = read_json(content.tobytes())
+    except ValueError as error:
+        raise ServerError(f"the server's report cannot be read: {error}") from None
+    check_form("the server's report", parsed, form)
+    if not all(0 < length < _LONGEST_MM for length in parsed["spacing"]):
+        raise ServerError(
+            f"the server's report has spacing {parsed['spacing']}; lengths above 0 mm are expected"
+        )
+    return parsed
+
+
+def outlook(result: Any) -> dict[str, Any] | None:
+    """Return the report of a check, as `report` does."""
+    return report(result, _OUTLOOK)
 
 
 def volume(result: Any, request: Request) -> Volume | None:
-    """Return the volume, with where it came from in its report, if this part has it."""
-    image = result.as_numpy("image")
+    """Return the volume, with where it came from in its report, if this part has it.
+
+    Raises `ServerError` where image, mask and report do not fit the request or each other.
+    """
+    image = read_tensor(result, "image", np.int16, 3)
     if image is None:
         return None
-    told = report(result) or {}
-    placed, used = _place(image, told, request), mask(result, told, request)
-    return Volume(placed, told | provenance(placed, used, request), used)
+    parsed = report(result)
+    if parsed is None:
+        raise ServerError("the server sent an image without a report")
+    _check_size("image", image, size_of(request.inputs) or parsed.get("size") or image.shape)
+    used = mask(result, parsed, request, image.shape)
+    placed = _place(image, parsed, request)
+    return Volume(placed, parsed | provenance(placed, used, request), used)
 
 
-def mask(result: Any, report: Mapping[str, Any], request: Request) -> nib.Nifti1Image | None:
-    """Return the mask that the answer follows, uint8, where the volume lies; None: the one sent."""
-    used = result.as_numpy("used_mask")
+def mask(
+    result: Any,
+    report: Mapping[str, Any],
+    request: Request,
+    size: Sequence[int] | None = None,
+) -> nib.Nifti1Image | None:
+    """Return the mask that the answer follows, uint8, where the volume lies; None: the one sent.
+
+    Raises `ServerError` unless it has the `size`, by default the one that was asked for.
+    """
+    used = read_tensor(result, "used_mask", np.uint8, 3)
     if used is None:
         return None
+    _check_size("used_mask", used, size or size_of(request.inputs) or used.shape)
     if request.held is not None and request.spacing is not None:
         onto = request.held
         fine = resample_nearest(used, request.spacing, onto.spacing, onto.values.shape)
         return _signed(restore(fine, onto.spacing, onto), report)
     return _signed(_centred(used, report["spacing"]), report)
+
+
+def _check_size(name: str, value: NDArray[Any], size: Sequence[int]) -> None:
+    if list(value.shape) != list(size):
+        raise ServerError(
+            f"the server's {name} has size {list(value.shape)}; {list(size)} is expected"
+        )
 
 
 def _place(
@@ -74,7 +159,3 @@ def _signed(placed: nib.Nifti1Image, report: Mapping[str, Any]) -> nib.Nifti1Ima
     label = f"SYNTHETIC {report.get('variant')} {report.get('modality')} seed {report.get('seed')}"
     placed.header["descrip"] = label.encode()[:79]
     return placed
-
-
-def _text(value: NDArray[np.uint8]) -> str:
-    return value.tobytes().decode()

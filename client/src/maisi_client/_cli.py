@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import signal
@@ -16,6 +17,8 @@ from ._parser import parser
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a server's names may not fit the encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
     # A polite kill leaves as Ctrl-C does: the server is told, and no draft file stays.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -34,8 +34,8 @@ class Client:
     the files that `MAISI_CA`, `MAISI_CERTIFICATE` and `MAISI_KEY` name, else nothing. `timeout`
     bounds a whole request in seconds, waiting and retries included; `idle_timeout` bounds the
     silence between two signs of progress once the server has begun.
-    A request that finds no server or no room, or that a server leaves unfinished as it stops or
-    dies, is sent again, `retries` more times, ever more seldom: the seed makes the same volume.
+    A request that finds no server or no room, or that a server leaves unfinished as it stops, dies
+    or fails, is sent again, `retries` more times, ever more seldom: the seed makes the same volume.
     Large volumes to and from a server of the same user on this machine go through shared memory,
     where that can be had. Threads may share a client.
     """
@@ -139,7 +139,7 @@ class Client:
         """
         with closing(self._server.results(prepare(mask, arguments, check=True))) as results:
             for result in results:
-                if (report := answer.report(result)) is not None:
+                if (report := answer.outlook(result)) is not None:
                     return report
         raise ServerError(f"the server at {self.url} ended without an answer")
 

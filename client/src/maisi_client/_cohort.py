@@ -156,7 +156,7 @@ def _three(where: str, column: str, text: str) -> list[float]:
         x, y, z = (float(value) for value in json.loads(text))
         if all(0 < value < math.inf for value in (x, y, z)):
             return [x, y, z]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         pass
     raise InvalidRequest(
         f"{where}: {column} is '{text}'; three numbers above 0 are wanted, as in [256, 256, 192]"

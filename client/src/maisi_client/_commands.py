@@ -241,7 +241,7 @@ def _presets(variant: Variant) -> list[str]:
         variant.presets
     )
     for name, preset in variant.presets.items():
-        share = preset.get("share", preset["scans"] / scans if "scans" in preset else None)
+        share = preset.get("share", preset["scans"] / max(scans, 1) if "scans" in preset else None)
         told = "" if share is None else f"{100 * share:.2g} %"
         sides, lengths = (" x ".join(f"{n:g}" for n in preset[key]) for key in ("size", "spacing"))
         rows.append((name, preset["modality"], sides, lengths, told))

@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 from tritonclient.utils import InferenceServerException
 
 from . import _transport as transport
-from ._errors import InvalidRequest, ServerUnavailable
+from ._errors import InvalidRequest, MaisiError
 from ._pool import Pool, Server
 from ._request import Request
 from ._shared import Region
+from ._stream import stream
 from ._tls import Tls
 from ._variant import Variant, offered
 
@@ -41,23 +42,23 @@ class Connection:
     def variants(self) -> dict[str, Variant]:
         """Return every variant that is ready on one of the servers, by name."""
         found: dict[str, Variant]
-        [found] = self._tries(lambda server, _: [self._info(server)])
+        [found] = self._tries(lambda server, deadline: [self._info(server, deadline)])
         return found
 
     def results(self, request: Request) -> Generator[Any, None, None]:
         """Yield what the stream says.
 
-        What a server leaves unfinished, as it stops or dies, is sent again: then the stream says
-        the same from its beginning, as the request names a seed.
+        What a server leaves unfinished, as it stops, dies or fails, is sent again: then the stream
+        says the same from its beginning, as the request names a seed.
         """
 
         def once(server: Server[Any], deadline: float) -> Generator[Any, None, None]:
-            self._check_taken(server, request)
+            self._check_taken(server, request, deadline)
             model = f"{request.variant}.stream"
             with closing(Region(server, self._tls, model, request.inputs)) as region:
                 if region.worth_it:
                     region.open()
-                results = transport.stream(
+                results = stream(
                     server.url,
                     self._tls,
                     region,
@@ -68,7 +69,7 @@ class Connection:
                     try:
                         yield from results
                     except transport.UnknownModel as error:
-                        served = self._info(server)
+                        served = self._info(server, deadline)
                         raise transport.unknown(request.variant, server.url, served) from error
 
         return self._tries(once)
@@ -83,33 +84,37 @@ class Connection:
                 with self._pool.server() as server:
                     yield from attempt(server, deadline)
                 return
-            except ServerUnavailable as error:
-                if (pause := self._pool.pause(tried, self.retries, deadline)) is None:
+            except MaisiError as error:
+                if (pause := self._pool.pause(error, tried, self.retries, deadline)) is None:
                     raise
                 _log.info("again in %.1f s: %s", pause, error)
                 time.sleep(pause)
 
-    def _info(self, server: Server[Any]) -> dict[str, Variant]:
+    def _info(self, server: Server[Any], deadline: float) -> dict[str, Variant]:
         # Statistics name what is ready, and stay open where the repository index is restricted.
-        ready = self._call(server, server.connection.get_inference_statistics).model_stats
+        statistics = server.connection.get_inference_statistics
+        ready = self._call(server, deadline, statistics).model_stats
         names = {model.name for model in ready}
-        return offered(self._config(server, name) for name in names)
+        return offered(self._config(server, deadline, name) for name in names)
 
-    def _check_taken(self, server: Server[Any], request: Request) -> None:
+    def _check_taken(self, server: Server[Any], request: Request, deadline: float) -> None:
         """Refuse what this variant has no input for, before it travels."""
         if transport.everywhere(request):
             return
         try:
-            config = self._config(server, f"{request.variant}.stream")
+            config = self._config(server, deadline, f"{request.variant}.stream")
         except InvalidRequest:  # no such model: the stream's own error says it best
             return
         transport.check_taken(request, config)
 
-    def _config(self, server: Server[Any], model: str) -> Any:
-        return self._call(server, server.connection.get_model_config, model).config
+    def _config(self, server: Server[Any], deadline: float, model: str) -> Any:
+        return self._call(server, deadline, server.connection.get_model_config, model).config
 
-    def _call(self, server: Server[Any], method: Callable[..., Any], *args: str) -> Any:
+    def _call(
+        self, server: Server[Any], deadline: float, method: Callable[..., Any], *args: str
+    ) -> Any:
+        left = transport.time_left(server.url, deadline)
         try:
-            return method(*args, client_timeout=transport.lookup_seconds(self.timeout))
+            return method(*args, client_timeout=transport.lookup_seconds(left))
         except InferenceServerException as error:
-            raise transport.unanswered(error, server.url, self.timeout) from error
+            raise transport.unanswered(error, server.url, left) from None

@@ -216,7 +216,7 @@ def _common(report: Mapping[str, Any], subject: str, series: str, masked: bool) 
     common.Manufacturer = "maisi-client"
     common.ManufacturerModelName = str(told.get("variant", "unknown"))[:64]
     common.DeviceSerialNumber = hashlib.sha256(weights).hexdigest()[:16]
-    common.SoftwareVersions = [f"maisi-client {version('maisi-client')}", f"maisi {server}"]
+    common.SoftwareVersions = [f"maisi-client {version('maisi-client')}", f"maisi {server}"[:64]]
     common.AcquisitionNumber = None
     common.ImageComments = "SYNTHETIC IMAGE: " + ", ".join(
         f"{key} {value}" for key, value in told.items()

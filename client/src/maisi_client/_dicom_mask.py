@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import nibabel as nib
 import numpy as np
 
 from ._anatomy import NAMES, SYNONYMS, Anatomy, anatomy_of
-from ._errors import MaskError, first_line
+from ._errors import MaskError, first_line, printable
+from ._image_file import MAX_BYTES
 from ._segmentation import ID, require_dicom
 
 if TYPE_CHECKING:
@@ -49,29 +51,36 @@ def read_segmentation(path: str | os.PathLike[str], name: str) -> nib.Nifti1Imag
     """
     require_dicom()
     import highdicom as hd
-    from pydicom import dcmread
     from pydicom.uid import UID
 
     try:
-        dataset = dcmread(path)
+        dataset = _read(path)
     except _ERRORS as error:
         raise MaskError(f"{name} cannot be read: {first_line(error)}") from error
     kind = UID(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
     if kind not in _SOP_CLASSES:
         raise MaskError(
-            f"{name} is DICOM of {kind.name or 'no kind'}; of DICOM, Segmentations are wanted"
+            f"{name} is DICOM of {printable(kind.name) or 'no kind'};"
+            " of DICOM, Segmentations are wanted"
         )
     if dataset.get("SegmentationType") == "FRACTIONAL":
         raise MaskError(f"{name} is a fractional Segmentation; BINARY or LABELMAP is wanted")
     try:
-        numbers = hd.seg.Segmentation.from_dataset(dataset, copy=False).get_volume(
-            combine_segments=True
-        )
+        frames = len(dataset.PerFrameFunctionalGroupsSequence)
+        if dataset.NumberOfFrames != frames:
+            raise ValueError(f"it has {dataset.NumberOfFrames} frames and describes {frames}")
+        _check_size(frames, dataset.Rows, dataset.Columns)
+        segments = hd.seg.Segmentation.from_dataset(dataset, copy=False)
+        if (geometry := segments.get_volume_geometry()) is not None:
+            _check_size(*geometry.spatial_shape)
+        numbers = segments.get_volume(combine_segments=True)
         ids, vocabulary = _ids(name, dataset.SegmentSequence)
         volume = _whole(numbers, dataset, Path(path).parent)
     except _ERRORS as error:
         told = first_line(error)
         raise MaskError(f"{name} is no label map on a regular grid: {told}") from error
+    if max(ids.values()) > 255:
+        raise MaskError(f"{name} has a label {max(ids.values())}; ids from 0 to 255 are expected")
     labels = np.zeros(max(ids) + 1, np.uint16)
     labels[list(ids)] = list(ids.values())
     # Columns, rows, slices; DICOM's axes point left, posterior, superior.
@@ -81,13 +90,30 @@ def read_segmentation(path: str | os.PathLike[str], name: str) -> nib.Nifti1Imag
     return image
 
 
+def _read(path: str | os.PathLike[str], **options: Any) -> Dataset:
+    """Read a file that is not deflated as a whole; raises ValueError for one, and `_ERRORS`."""
+    from pydicom import dcmread
+    from pydicom.filereader import read_file_meta_info
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        raise ValueError("it is deflated as a whole, and may unpack to any size")
+    return dcmread(path, **options)
+
+
+def _check_size(*sides: int) -> None:
+    """Raise ValueError for more voxels, of 2 bytes, than a file may have."""
+    if 2 * math.prod(map(int, sides)) > MAX_BYTES:
+        raise ValueError(f"it has {' x '.join(map(str, sides))} voxels, more than can be read")
+
+
 def _ids(name: str, segments: Iterable[Dataset]) -> tuple[dict[int, int], dict[str, str]]:
     """Return the id of each segment number, and the vocabulary if it is known."""
     by_code = {_codes(known): id_ for id_, label in NAMES.items() if (known := anatomy_of(label))}
     by_name = {label: id_ for id_, label in NAMES.items()}
     written, found, strange = {}, {}, {}
     for segment in segments:
-        number, label = int(segment.SegmentNumber), str(segment.get("SegmentLabel", ""))
+        number, label = int(segment.SegmentNumber), printable(str(segment.get("SegmentLabel", "")))
         ours = re.fullmatch(ID.format(r"(\d+)"), str(segment.get("SegmentDescription", "")))
         matches = (by_code[codes] for codes in _readings(segment) if codes in by_code)
         if number == 0:  # the background of a LABELMAP
@@ -148,8 +174,6 @@ def _snomed(code: Dataset | None) -> str:
 
 def _whole(volume: highdicom.Volume, dataset: Dataset, folder: Path) -> highdicom.Volume:
     """Extend a segmentation, which has no frames without labels, to the slices of its images."""
-    from pydicom import dcmread
-
     images = {
         str(image.ReferencedSOPInstanceUID)
         for series in dataset.get("ReferencedSeriesSequence", [])
@@ -161,7 +185,7 @@ def _whole(volume: highdicom.Volume, dataset: Dataset, folder: Path) -> highdico
     positions = []
     for path in filter(is_dicom, folder.iterdir()):
         try:
-            header = dcmread(path, stop_before_pixels=True, specific_tags=tags)
+            header = _read(path, stop_before_pixels=True, specific_tags=tags)
         except _ERRORS:
             continue  # none of the images, or not whole
         if header.get("SOPInstanceUID") in images and "ImagePositionPatient" in header:
@@ -173,4 +197,5 @@ def _whole(volume: highdicom.Volume, dataset: Dataset, folder: Path) -> highdico
     if np.abs(at - np.stack([slices, 0 * slices, 0 * slices], 1)).max() > 0.05:
         return volume  # images of another grid
     before, after = max(0, -int(slices.min())), max(0, int(slices.max()) - volume.shape[0] + 1)
+    _check_size(volume.shape[0] + before + after, *volume.shape[1:])
     return volume.pad([(before, after), (0, 0), (0, 0)])

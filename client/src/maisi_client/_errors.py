@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 
 class MaisiError(Exception):
     """Base of every error this package raises; `str(error)` is one sentence for a person.
@@ -12,13 +14,29 @@ class MaisiError(Exception):
     ├── ServerUnavailable    no server answers, or it takes no more work; already retried
     ├── Mismatch             what was made again is not what it was
     ├── Timeout              the whole request, or the next sign of life, took too long
-    └── ServerError          the server failed while it worked
+    └── ServerError          the server failed while it worked, or its answer is none
     """
+
+
+def printable(text: str, length: int = 2000) -> str:
+    """Return a text of others, cut to `length`, for a terminal or a header.
+
+    Line ends become spaces. Control characters become question marks, and so do those that are not
+    seen, as what changes the direction of a text.
+    """
+    return "".join(map(_seen, text[:length]))
+
+
+def _seen(one: str) -> str:
+    if one.isprintable() or unicodedata.category(one) == "Zs":  # spaces, those of any width
+        return one
+    return " " if one.isspace() else "?"
 
 
 def first_line(error: BaseException) -> str:
     """Return what another library's error says, for a sentence of ours."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return printable(lines[0]).rstrip(".")
 
 
 class InvalidRequest(MaisiError):
@@ -50,4 +68,17 @@ class Timeout(MaisiError):
 
 
 class ServerError(MaisiError):
-    """The server failed while it worked on the request."""
+    """The server failed while it worked on the request, or its answer cannot be believed.
+
+    `passing`: whether another server, or the same one later, may do better.
+    """
+
+    def __init__(self, message: str, passing: bool = False) -> None:
+        """Keep beside the sentence whether to try again."""
+        super().__init__(message)
+        self.passing = passing
+
+
+def worth_another_try(error: MaisiError) -> bool:
+    """Tell whether another server, or the same one later, may answer."""
+    return isinstance(error, ServerUnavailable) or getattr(error, "passing", False)

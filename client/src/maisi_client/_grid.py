@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,19 +13,15 @@ import nibabel as nib
 import numpy as np
 from nibabel import orientations
 from nibabel.affines import voxel_sizes
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError, HeaderTypeError, SpatialImage
+from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from ._errors import InvalidRequest, first_line
+from ._image_file import READ_ERRORS, load
 
 Spacing: TypeAlias = tuple[float, float, float]
 
 MAX_VOXELS = 2**31 - 1  # one gRPC message carries no more
-_READ_ERRORS = (
-    *(OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error),
-    *(ImageFileError, HeaderDataError, HeaderTypeError),
-)
 _GEOMETRY = (  # the header fields that place a grid in space
     *("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
@@ -63,7 +58,7 @@ def hold(
         raise failure(f"{name} has an affine that is not finite or drops an axis")
     try:
         data = np.asanyarray(image.dataobj)
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise failure(f"{name} cannot be read to its end: {first_line(error)}") from error
     # Affines are stored in float32, which would turn 2 mm into 1.9999999.
     sizes = np.round(voxel_sizes(affine)[np.argsort(to_ras[:, 0])], 5)
@@ -90,13 +85,15 @@ def parse_spacing(spacing: Any) -> Spacing:
     return x, y, z
 
 
-def resampled(shape: tuple[int, ...], spacing: Spacing, to: Spacing) -> tuple[int, ...]:
+def resampled(
+    shape: tuple[int, ...], spacing: Spacing, to: Spacing, itemsize: int = 1
+) -> tuple[int, ...]:
     """Return the voxels a side at another spacing; the extent is kept to within half a voxel.
 
-    Raises `InvalidRequest` if those are too many.
+    Raises `InvalidRequest` if those, of `itemsize` bytes, are too many.
     """
     sides = tuple(max(1, round(n * a / b)) for n, a, b in zip(shape, spacing, to, strict=True))
-    if math.prod(sides) > MAX_VOXELS:
+    if itemsize * math.prod(sides) > MAX_VOXELS:
         raise InvalidRequest(
             f"spacing is {list(to)}; it makes {list(sides)} voxels, more than can be sent"
         )
@@ -178,7 +175,10 @@ def open_image(
     what: str,
     failure: type[InvalidRequest],
 ) -> tuple[str, SpatialImage]:
-    """Open an image, its data not read yet; return what to call it, too. Raises `failure`."""
+    """Open an image, its data not read yet; return what to call it, too.
+
+    Raises `failure` if it cannot be read, or promises more voxels than a file may have.
+    """
     if isinstance(picture, SpatialImage):
         return f"the {what}", picture
     if not isinstance(picture, (str, os.PathLike)):
@@ -188,11 +188,9 @@ def open_image(
     if not Path(picture).is_file():
         raise failure(f"{name} does not exist or is not a file")
     try:
-        image = nib.load(picture)
-    except _READ_ERRORS as error:
+        image = load(picture)
+    except READ_ERRORS as error:
         raise failure(f"{name} is not an image that can be read: {first_line(error)}") from error
-    if not isinstance(image, SpatialImage):
-        raise failure(f"{name} is a {type(image).__name__}; a volume is wanted")
     return name, image
 
 

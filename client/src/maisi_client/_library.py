@@ -77,7 +77,7 @@ def find_masks(
 def _entries(database: str | os.PathLike[str]) -> list[Mapping[str, Any]]:
     try:
         read = json.loads(Path(database).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidRequest(f"database '{database}' cannot be read: {error}") from error
     if not isinstance(read, list) or not all(isinstance(entry, dict) for entry in read):
         raise InvalidRequest(f"database '{database}' is not a list of masks")

@@ -10,7 +10,7 @@ from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from ._dicom_mask import is_dicom, read_segmentation
-from ._errors import InvalidRequest, MaskError
+from ._errors import InvalidRequest, MaisiError, MaskError, first_line
 from ._grid import Held, hold, open_image
 
 
@@ -30,7 +30,12 @@ def open_mask(mask: str | os.PathLike[str] | SpatialImage) -> tuple[str, Spatial
     """
     if isinstance(mask, (str, os.PathLike)) and is_dicom(mask):
         name = f"mask '{os.fspath(mask)}'"
-        return name, read_segmentation(mask, name)
+        try:
+            return name, read_segmentation(mask, name)
+        except MaisiError:
+            raise
+        except Exception as error:  # pydicom and highdicom raise what a garbled file leads to
+            raise MaskError(f"{name} cannot be read: {first_line(error)}") from error
     return open_image(mask, "mask", MaskError)
 
 

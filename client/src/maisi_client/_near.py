@@ -13,6 +13,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from ._request import size_of
+
 SHM, PREFIX = Path("/dev/shm"), "maisi-client-"  # as server/layout.py has them
 _ROOM = 8  # the server needs about 40 bytes a voxel of /dev/shm, a request 7 at most
 
@@ -56,10 +58,9 @@ def create(name: str, size: int) -> tuple[int, mmap.mmap]:
 def places(inputs: Mapping[str, NDArray[Any]]) -> tuple[dict[str, int], int]:
     """Return where each volume begins, the image last if its size is known, and where all end."""
     sizes = {name: value.nbytes for name, value in inputs.items() if value.ndim >= 3}
-    told = [inputs[name].shape for name in ("mask", "source") if name in inputs]
-    told += [tuple(map(int, inputs["size"]))] if "size" in inputs else []
-    if told and min(told[0]) > 0 and not inputs.keys() & {"check", "mask_only"}:
-        sizes["image"] = 2 * math.prod(told[0])  # int16
+    image = size_of(inputs)
+    if image and min(image) > 0 and not inputs.keys() & {"check", "mask_only"}:
+        sizes["image"] = 2 * math.prod(image)  # int16
     starts, end = {}, 0
     for name, size in sizes.items():
         starts[name] = -(-end // mmap.PAGESIZE) * mmap.PAGESIZE

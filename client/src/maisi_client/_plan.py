@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ._errors import InvalidRequest
+from ._errors import InvalidRequest, first_line
 from ._files import atomic
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -146,15 +146,15 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     yield table.line_num, dict(cells)
             else:
                 raise InvalidRequest(_ENDING.format(path))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InvalidRequest(f"the plan '{path}' cannot be read: {error}") from error
 
 
 def _object(path: Path, number: int, text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
-    except ValueError as error:
-        raise InvalidRequest(f"{path}, line {number}: not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{path}, line {number}: not JSON: {first_line(error)}") from error
     if not isinstance(found, dict):
         raise InvalidRequest(f"{path}, line {number}: an object is wanted, such as {{'seed': 1}}")
     return found

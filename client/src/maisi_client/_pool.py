@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from ._errors import InvalidRequest, ServerUnavailable, Timeout
+from ._errors import InvalidRequest, MaisiError, Timeout, worth_another_try
 
 _REST_SECONDS = 0.5  # of a server that could not be had; twice that the next time, and so on
 _LONGEST_REST_SECONDS = 30.0
@@ -47,8 +47,8 @@ class Pool(Generic[_T]):
     def server(self) -> Iterator[Server[_T]]:
         """Hold the server with the fewest requests of ours, among those that do not rest.
 
-        A server that is not available or falls silent meanwhile rests, ever longer until it works,
-        and as long as it says itself.
+        A server that is not available, fails or falls silent meanwhile rests, ever longer until it
+        works, and as long as it says itself.
         If all rest, it is the one that wakes first.
         """
         with self._lock:
@@ -59,8 +59,9 @@ class Pool(Generic[_T]):
             server.pending += 1
         try:
             yield server
-        except (ServerUnavailable, Timeout) as error:
-            self._rest(server, getattr(error, "retry_after", None) or 0.0)
+        except MaisiError as error:
+            if worth_another_try(error) or isinstance(error, Timeout):
+                self._rest(server, getattr(error, "retry_after", None) or 0.0)
             raise
         else:
             server.failures = 0
@@ -69,13 +70,16 @@ class Pool(Generic[_T]):
             with self._lock:
                 server.pending -= 1
 
-    def pause(self, tried: int, retries: int, deadline: float) -> float | None:
+    def pause(self, error: MaisiError, tried: int, retries: int, deadline: float) -> float | None:
         """Return the seconds until some server may be asked again, a little more by chance.
 
         None where a request that was tried again `tried` times is not to be any more: that is after
         `retries` times, and once for each other server, as what finds one dead tries the others;
-        or if the pause would last beyond `deadline` (`time.monotonic()`).
+        or if the pause would last beyond `deadline` (`time.monotonic()`). None, too, after an
+        `error` that any server would answer with.
         """
+        if not worth_another_try(error):
+            return None
         now = time.monotonic()
         left = min(server.rests_until for server in self.servers) - now
         pause = max(left, 0.0) * random.uniform(1.0, 1.5)  # apart from other clients

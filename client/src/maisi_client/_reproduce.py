@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,11 +9,20 @@ from typing import Any
 
 from ._arguments import Picture
 from ._client import Client
-from ._errors import InvalidRequest, Mismatch
+from ._errors import InvalidRequest, Mismatch, ServerError
 from ._mask import load_mask, load_source
 from ._provenance import digest
 from ._variant import named
 from ._volume import Progress, Volume
+from ._wire import check_form, read_json_file
+
+_SIDECAR = {
+    "request": {"mask?": (str, type(None)), "source?": (str, type(None))},
+    "sha256": {"image": str, "mask?": str, "source?": str},
+    "variant": str,
+    "weights": dict,
+    "versions": dict,
+}
 
 
 def reproduce(
@@ -45,20 +53,20 @@ def reproduce(
         if made != digests.get(name):
             raise Mismatch(
                 f"the {name} has SHA-256 {made}, not {digests.get(name)};"
-                f" {_apart(told['versions'], volume.report['versions'])}"
+                f" {_apart(told['versions'], volume.report.get('versions', {}))}"
             )
     return volume
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        told["request"], told["sha256"]["image"], told["weights"], told["versions"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        told = read_json_file(path)
+        check_form("the report", told, _SIDECAR)
+    except (OSError, ValueError, ServerError) as error:
         raise InvalidRequest(
-            f"'{path}' is not the report of a volume with request and sha256: {error!r}"
+            f"'{path}' is not the report of a volume with request and sha256: {error}"
         ) from error
-    return dict(told)
+    return told
 
 
 def _same(name: str, picture: Picture | None, wanted: str) -> Picture:

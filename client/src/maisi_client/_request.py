@@ -68,7 +68,15 @@ def prepare(mask: Picture | None, arguments: Mapping[str, Any], **flags: bool) -
         if labels is not None:
             inputs["mask"] = resample_nearest(labels.values, labels.spacing, used)
         if greys is not None:
-            sides = resampled(greys.values.shape, greys.spacing, used)
+            sides = resampled(greys.values.shape, greys.spacing, used, itemsize=4)
             inputs["source"] = resample_linear(greys.values, greys.spacing, sides, used)
     values = None if labels is None else labels.values
     return Request(asked["variant"], inputs, mask, asked, held, greys, used, values)
+
+
+def size_of(inputs: Mapping[str, NDArray[Any]]) -> tuple[int, ...] | None:
+    """Return the voxels `[X, Y, Z]` that the tensors ask for; None: those of a preset."""
+    for name in ("mask", "source"):
+        if name in inputs:
+            return inputs[name].shape
+    return tuple(map(int, inputs["size"])) if "size" in inputs else None

@@ -24,6 +24,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from . import _near as near
 from . import _transport as transport
+from ._errors import printable
 from ._pool import Server
 from ._tls import Tls
 
@@ -46,6 +47,7 @@ class Region:
         self, server: Server[Any], tls: Tls | None, model: str, inputs: Mapping[str, NDArray[Any]]
     ) -> None:
         self.model = model
+        self.answer_bytes = transport.answer_bytes(inputs)
         self._server, self._tls, self._inputs = server, tls, inputs
         self._name = f"{near.PREFIX}{secrets.token_hex(8)}"
         self._at, self._size = near.places(inputs)
@@ -77,7 +79,8 @@ class Region:
                     client.register_system_shared_memory(*words, headers=self._headers, **limit)
                 self._memory = memory
             except (OSError, InferenceServerException) as error:
-                _log.debug("no shared memory with %s: %s", self._server.url, error)
+                reason = printable(str(error))
+                _log.debug("no shared memory with %s: %s", self._server.url, reason)
                 self._server.far_until = time.monotonic() + _REST_SECONDS
 
     def close(self) -> None:
@@ -115,12 +118,17 @@ class Region:
         told, memory = result.get_output("image"), self._memory
         if memory is None or "image" not in self._at or told is None:
             return result
-        image = np.frombuffer(memory, np.int16, math.prod(told.shape), self._at["image"])
-        shaped = image.reshape(tuple(told.shape))
-        # A copy for who asks: its pages would be missing in /dev/shm as long as the volume lives.
-        return SimpleNamespace(
-            as_numpy=lambda name: shaped.copy() if name == "image" else result.as_numpy(name)
-        )
+        sides = tuple(told.shape)
+
+        def as_numpy(name: str) -> Any:
+            if name != "image":
+                return result.as_numpy(name)
+            # A server may say any sides; what is no place in this memory is a ValueError.
+            image = np.frombuffer(memory, np.int16, math.prod(sides), self._at["image"])
+            # A copy: its pages would be missing in /dev/shm as long as the volume lives.
+            return image.reshape(sides).copy()
+
+        return SimpleNamespace(as_numpy=as_numpy)
 
     def _fill(self) -> mmap.mmap:
         self._file, memory = near.create(self._name, self._size)

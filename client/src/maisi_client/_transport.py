@@ -1,13 +1,12 @@
-"""gRPC through tritonclient: one stream, its silences and its errors."""
+"""gRPC through tritonclient: connections, tensors and errors."""
 
 from __future__ import annotations
 
-import queue
+import math
 import re
 import time
-from collections.abc import Generator, Iterable, Mapping
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import tritonclient.grpc as triton
@@ -15,13 +14,20 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from ._arguments import NAMES
-from ._errors import InvalidRequest, MaisiError, ServerError, ServerUnavailable, Timeout
-from ._request import Request
+from ._errors import (
+    InvalidRequest,
+    MaisiError,
+    ServerError,
+    ServerUnavailable,
+    Timeout,
+    printable,
+)
+from ._request import Request, size_of
 from ._tls import Tls
+from ._wire import JSON_BYTES
 
-if TYPE_CHECKING:
-    from ._shared import Region
-
+MESSAGE_BYTES = 2**31 - 1  # protobuf's own limit
+LOOKUP_BYTES = 4 << 20  # a model's configuration has some 10 kB, statistics of all models 100
 LOOKUP_SECONDS = 30.0  # for what a server answers without any work
 _NOT_EVERYWHERE = frozenset(  # inputs of some variants
     {
@@ -46,7 +52,8 @@ _OVERLOADED = re.compile(r"overloaded: .*; try again (?:in (\d+) s|with more tim
 _ASLEEP = re.compile(r".*(no available versions|not ready|not healthy)")
 _CHANNEL = [
     ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
+    # No answer is compressed: one of a megabyte could become gigabytes before its size is known.
+    ("grpc.compression_enabled_algorithms_bitset", 1),
     # Over all addresses of a name, such as that of a headless Service.
     ("grpc.lb_policy_name", "round_robin"),
     # So that a host that was cut off is noticed while a request waits; no server allows less than
@@ -57,6 +64,7 @@ _CHANNEL = [
 ]
 _LOST = re.compile(r".*(RST_STREAM|Stream removed|Socket closed|GOAWAY)")  # by a balancer, too
 _LATE = re.compile(r"Stream removed \(Deadline Exceeded\)", re.IGNORECASE)
+_FAILED = re.compile(r"\w+: (the model \S+ failed|failed with \w+); the server's log says why")
 _ELSEWHERE = re.compile(r"the server (is stopping|stopped)")
 
 
@@ -64,79 +72,42 @@ class UnknownModel(InvalidRequest):
     """The server has no model of this name."""
 
 
-def connect(url: str, tls: Tls | None, kind: Any = triton.InferenceServerClient) -> Any:
-    """Open a connection, lazily: whether a server is there shows at the first call."""
-    options = {} if tls is None else tls.options()
-    return kind(url, channel_args=_CHANNEL, **options)
-
-
-def stream(
+def connect(
     url: str,
     tls: Tls | None,
-    region: Region,
-    *,
-    deadline: float,
-    idle_timeout: float,
-) -> Generator[Any, None, None]:
-    """Send one request to a decoupled model and yield its results until the server is done.
+    kind: Any = triton.InferenceServerClient,
+    answer_bytes: int = LOOKUP_BYTES,
+) -> Any:
+    """Open a connection, lazily: whether a server is there shows at the first call.
 
-    The first result may take until `deadline` (`time.monotonic()`), as the request may have to
-    queue; each further one at most `idle_timeout` seconds. Leaving the iterator early, by an
-    exception too, cancels the request on the server.
+    No message of more than `answer_bytes` is taken from it.
     """
-    inbox: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
-    done = started = False
-    client = connect(url, tls)  # one of its own: tritonclient runs one stream a connection
-    try:
-        client.start_stream(
-            lambda result, error: inbox.put((result, error)),
-            stream_timeout=max(deadline - time.monotonic(), 0.001),
-        )
-        tensors, outputs = region.tensors(), region.outputs()
-        with suppress(InferenceServerException):  # of a stream lost already; the inbox says why
-            client.async_stream_infer(
-                region.model,
-                tensors,
-                outputs=outputs,
-                enable_empty_final_response=True,
-                timeout=microseconds(deadline),
-            )
-        while not done:
-            left = deadline - time.monotonic()
-            wait = min(left, idle_timeout) if started else left
-            try:
-                result, error = inbox.get(timeout=max(wait, 0))
-            except queue.Empty:
-                if wait < left:
-                    raise silent(url, idle_timeout) from None
-                raise late(url) from None
-            if error is not None:
-                raise explain(error, url, started)
-            started = True
-            response = result.get_response()
-            done = response.parameters["triton_final_response"].bool_param
-            if response.raw_output_contents:  # the last message may be no more than the flag
-                yield region.read(result)
-    finally:
-        _stop(client, cancel=not done)
-        client.close()
+    options = {} if tls is None else tls.options()
+    limit = ("grpc.max_receive_message_length", answer_bytes)
+    return kind(url, channel_args=[*_CHANNEL, limit], **options)
 
 
-def _stop(client: Any, cancel: bool) -> None:
-    """End the stream of tritonclient's `client`.
-
-    One that is cancelled leaves a thread that waits for its next request for ever (tritonclient
-    2.73), so it is told that none comes.
-    """
-    stream = client._stream
-    client.stop_stream(cancel_requests=cancel)
-    if stream is not None:
-        stream._request_queue.put(None)
+def answer_bytes(inputs: Mapping[str, NDArray[Any]]) -> int:
+    """Return what an answer can have at most: image, mask and report of the size asked for."""
+    size = size_of(inputs)
+    if size is None or min(size, default=0) < 1:
+        return MESSAGE_BYTES
+    return min(3 * math.prod(size) + 2 * JSON_BYTES, MESSAGE_BYTES)  # int16, uint8
 
 
 def microseconds(deadline: float) -> int:
     """Return how long a request may take from now on, as the server is told."""
     return int(1e6 * max(deadline - time.monotonic(), 0.001))
+
+
+def time_left(url: str, deadline: float) -> float:
+    """Return the seconds until `deadline`, `late` raised once there are none.
+
+    Asked before each message and lookup, it ends what a server would go on with for ever.
+    """
+    if (left := deadline - time.monotonic()) <= 0:
+        raise late(url)
+    return left
 
 
 def silent(url: str, seconds: float) -> Timeout:
@@ -164,7 +135,7 @@ def unanswered(error: InferenceServerException, url: str, timeout: float) -> Mai
 
 def explain(error: InferenceServerException, url: str, started: bool = False) -> MaisiError:
     """Turn a tritonclient exception into one of ours, keeping the server's own sentence."""
-    message = " ".join((error.message() or "").split()) or "no reason given"
+    message = " ".join(printable(error.message() or "").split()) or "no reason given"
     if (overloaded := _OVERLOADED.match(message)) is not None:
         if overloaded[1] is None:  # not even an idle server has the time
             return InvalidRequest(f"timeout: {message}")
@@ -180,6 +151,8 @@ def explain(error: InferenceServerException, url: str, started: bool = False) ->
             return UnknownModel(message)
         case "INVALID_ARGUMENT" | "NOT_FOUND" | "OUT_OF_RANGE":
             return InvalidRequest(message)
+        case _ if "larger than max" in message:  # a message, by the limit of its connection
+            return ServerError(message)
         case _ if _LATE.search(message):
             return late(url)
         case _ if _LOST.match(message):
@@ -193,7 +166,9 @@ def explain(error: InferenceServerException, url: str, started: bool = False) ->
             return ServerUnavailable(f"the server at {url} is not available: {message}")
         case "DEADLINE_EXCEEDED":
             return late(url)
-    return ServerError(message)
+        case status:
+            failed = status == "INTERNAL" or _FAILED.match(message) is not None
+            return ServerError(message, passing=failed)
 
 
 def to_triton(inputs: Mapping[str, NDArray[Any]]) -> list[Any]:
@@ -208,7 +183,7 @@ def everywhere(request: Request) -> bool:
 
 def check_taken(request: Request, config: Any) -> None:
     """Raise `InvalidRequest` where the variant's stream, by its `config`, has no such input."""
-    taken = [tensor.name for tensor in config.input]
+    taken = [printable(tensor.name) for tensor in config.input]
     for name in request.inputs:
         if name not in taken:
             raise InvalidRequest(

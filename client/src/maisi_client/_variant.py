@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ._errors import InvalidRequest
+from ._errors import InvalidRequest, ServerError, printable
+from ._wire import check_form, read_json, shown
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,58 @@ class Variant:
     weights: Mapping[str, str] = field(default_factory=dict)
 
 
+_THREE = [(int, float)] * 3
+_LONGEST = 32767  # voxels of a side in NIfTI-1
+_FORM = {  # of the JSON, as far as the client reads it
+    "name": str,
+    "license?": str,
+    "modalities": {str: int},
+    "labels?": {str: str},
+    "conditions?": [str],
+    "regions?": {"names?": [str]},
+    "size": {"min": [int] * 3, "max": [int] * 3, "multiple": int, "max_voxels": int},
+    "spacing": {"min": _THREE, "max": _THREE},
+    "solvers?": [str],
+    "limits?": {str: [(int, float)] * 2},
+    "defaults": {"modality": str},
+    "presets?": {
+        str: {
+            "modality": str,
+            "size": [int] * 3,
+            "spacing": _THREE,
+            "scans?": int,
+            "share?": (int, float),
+        }
+    },
+    "weights?": {str: str},
+}
+
+
 def parse_variant(text: str) -> Variant:
-    """Read the JSON that a model configuration holds as its parameter `variant`."""
-    data = json.loads(text)
+    """Read the JSON that a model configuration holds as its parameter `variant`.
+
+    Raises `ServerError` if it is none, or not of the form that the client reads.
+    """
+    try:
+        data = read_json(text)
+        check_form("the server's variant", data, _FORM)
+        labels = {int(id_): name for id_, name in data.get("labels", {}).items()}
+    except ValueError as error:
+        raise ServerError(f"the server's variant cannot be read: {error}") from None
+    if not all(0 <= id_ <= 255 for id_ in labels):
+        raise ServerError(
+            f"the server's variant has labels {shown(list(labels))}; ids from 0 to 255 are expected"
+        )
+    size, spacing = data["size"], data["spacing"]
+    sides = [*size["min"], *size["max"], size["multiple"]]
+    if not (all(1 <= side <= _LONGEST for side in sides) and size["max_voxels"] >= 1):
+        raise ServerError(
+            f"the server's variant has size {size}; sides of 1 to {_LONGEST} voxels are expected"
+        )
+    if min(*spacing["min"], *spacing["max"]) <= 0:
+        raise ServerError(f"the server's variant has spacing {spacing}; more than 0 mm is expected")
     known = {key: data[key] for key in Variant.__dataclass_fields__ if key in data}
-    known["labels"] = {int(id_): name for id_, name in data.get("labels", {}).items()}
+    known["labels"] = labels
     known["masks"] = "labels" in data.get("conditions", ("labels",))
     known["regions"] = tuple(data.get("regions", {}).get("names", ()))
     known["solvers"] = tuple(data.get("solvers", ()))
@@ -59,7 +106,7 @@ def named(name: str, variants: Mapping[str, Variant]) -> Variant:
 def offered(configs: Iterable[Any]) -> dict[str, Variant]:
     """Return the variants among the configurations of a server's models, by name."""
     return {
-        config.name: parse_variant(config.parameters["variant"].string_value)
+        printable(config.name): parse_variant(config.parameters["variant"].string_value)
         for config in sorted(configs, key=lambda config: str(config.name))
         if config.platform == "ensemble" and "variant" in config.parameters
     }

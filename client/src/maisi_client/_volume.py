@@ -11,11 +11,16 @@ from typing import Any
 
 import nibabel as nib
 
-from ._errors import InvalidRequest
+from ._errors import InvalidRequest, ServerError
 from ._files import atomic
 from ._grid import open_image
+from ._wire import check_form, read_json_file
 
 SUFFIXES = (".nii.gz", ".nii")
+_FORM = {  # of the parts of a report that are looked into
+    "fidelity?": {"faithful?": (bool, type(None))},
+    "versions?": {str: str},
+}
 
 
 @dataclass(frozen=True)
@@ -72,11 +77,10 @@ class Volume:
         report = report_path(path)
         _, image = open_image(path, "volume", InvalidRequest)
         try:
-            told = json.loads(report.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            told = read_json_file(report)
+            check_form("it", told, _FORM)
+        except (OSError, ValueError, ServerError) as error:
             raise InvalidRequest(f"report '{report}' cannot be read: {error}") from error
-        if not isinstance(told, dict):
-            raise InvalidRequest(f"report '{report}' is no JSON object")
         mask = mask_path(path)
         mask_image = open_image(mask, "mask", InvalidRequest)[1] if mask.is_file() else None
         return cls(image, told, mask_image)

@@ -64,7 +64,14 @@ class Client:
         self.timeout, self.idle_timeout, self.retries = timeout, idle_timeout, retries
         self._tls = tls or Tls.of()
         self._pool = Pool(
-            self.url, lambda url: transport.connect(url, self._tls, InferenceServerClient)
+            self.url,
+            lambda url: transport.connect(
+                # One for all requests, so that it has to take the answer of any.
+                url,
+                self._tls,
+                InferenceServerClient,
+                transport.MESSAGE_BYTES,
+            ),
         )
 
     async def __aenter__(self) -> Client:
@@ -112,8 +119,7 @@ class Client:
             async for result in results:
                 if (progress := answer.progress(result)) is not None:
                     yield progress
-                if answer.report(result) is not None:  # the end; no other message has an image
-                    volume = await asyncio.to_thread(answer.volume, result, request)
+                volume = await asyncio.to_thread(answer.volume, result, request) or volume
         if volume is None:
             raise ServerError(f"the server at {self.url} ended without a volume")
         yield volume
@@ -176,15 +182,17 @@ class Client:
         request = await asyncio.to_thread(prepare, mask, arguments, check=True)
         async with aclosing(self._results(request)) as results:
             async for result in results:
-                if (report := answer.report(result)) is not None:
+                if (report := answer.outlook(result)) is not None:
                     return report
         raise ServerError(f"the server at {self.url} ended without an answer")
 
     async def info(self) -> dict[str, Variant]:
         """Return every variant that is ready on one of the servers, by name."""
 
-        async def once(server: Server[Any], _: float) -> AsyncGenerator[dict[str, Variant], None]:
-            yield await self._info(server)
+        async def once(
+            server: Server[Any], deadline: float
+        ) -> AsyncGenerator[dict[str, Variant], None]:
+            yield await self._info(server, deadline)
 
         found: dict[str, Variant]
         [found] = [found async for found in self._tries(once)]
@@ -194,7 +202,7 @@ class Client:
         """Yield what the stream says; what a server leaves unfinished is sent again."""
 
         async def once(server: Server[Any], deadline: float) -> AsyncGenerator[Any, None]:
-            await self._check_taken(server, request)
+            await self._check_taken(server, request, deadline)
             async with (
                 self._region(server, request) as region,
                 aclosing(self._stream(server, region, deadline)) as results,
@@ -203,7 +211,7 @@ class Client:
                     async for result in results:
                         yield result
                 except transport.UnknownModel as error:
-                    served = await self._info(server)
+                    served = await self._info(server, deadline)
                     raise transport.unknown(request.variant, server.url, served) from error
 
         async with aclosing(self._tries(once)) as results:
@@ -222,8 +230,8 @@ class Client:
                         async for result in results:
                             yield result
                 return
-            except ServerUnavailable as error:
-                if (pause := self._pool.pause(tried, self.retries, deadline)) is None:
+            except MaisiError as error:
+                if (pause := self._pool.pause(error, tried, self.retries, deadline)) is None:
                     raise
                 _log.info("again in %.1f s: %s", pause, error)
                 await asyncio.sleep(pause)
@@ -243,7 +251,7 @@ class Client:
     async def _stream(
         self, server: Server[Any], region: Region, deadline: float
     ) -> AsyncGenerator[Any, None]:
-        """Send one request and yield its results, as `_transport.stream` does."""
+        """Send one request and yield its results, as `_stream.stream` does."""
 
         async def sent() -> AsyncGenerator[dict[str, Any], None]:
             inputs, outputs = region.tensors(), region.outputs()
@@ -260,12 +268,12 @@ class Client:
         )
         try:
             while True:
-                left = deadline - time.monotonic()
+                left = transport.time_left(server.url, deadline)
                 wait = min(left, self.idle_timeout) if started else left
                 # `wait_for` of Python before 3.12 loses a cancel that comes with an answer.
                 reply: asyncio.Future[Any] = asyncio.ensure_future(anext(replies))
                 try:
-                    done, _ = await asyncio.wait({reply}, timeout=max(wait, 0))
+                    done, _ = await asyncio.wait({reply}, timeout=wait)
                 finally:
                     reply.cancel()
                 if not done:
@@ -279,37 +287,42 @@ class Client:
                 if error is not None:
                     raise transport.explain(error, server.url, started)
                 started = True
+                if not result.get_response().raw_output_contents:  # no more than a flag
+                    continue
                 last = result
                 yield region.read(result)
-            if last is None or last.as_numpy("report") is None:  # the end of all that is asked
+            if last is None or answer.report(last) is None:  # the end of all that is asked
                 raise ServerUnavailable(f"the connection to {server.url} was lost: it just ended")
-        except grpc.RpcError as error:
-            raise transport.explain(_translated(error), server.url, started) from error
+        except grpc.RpcError as error:  # from None: its text is the server's own
+            raise transport.explain(_translated(error), server.url, started) from None
         finally:
             replies.cancel()
 
-    async def _info(self, server: Server[Any]) -> dict[str, Variant]:
-        ready = (await self._call(server.connection.get_inference_statistics, server)).model_stats
+    async def _info(self, server: Server[Any], deadline: float) -> dict[str, Variant]:
+        statistics = server.connection.get_inference_statistics
+        ready = (await self._call(server, deadline, statistics)).model_stats
         names = {model.name for model in ready}
-        return offered([await self._config(server, name) for name in names])
+        return offered([await self._config(server, deadline, name) for name in names])
 
-    async def _check_taken(self, server: Server[Any], request: Request) -> None:
+    async def _check_taken(self, server: Server[Any], request: Request, deadline: float) -> None:
         if transport.everywhere(request):
             return
         try:
-            config = await self._config(server, f"{request.variant}.stream")
+            config = await self._config(server, deadline, f"{request.variant}.stream")
         except InvalidRequest:  # no such model: the stream's own error says it best
             return
         transport.check_taken(request, config)
 
-    async def _config(self, server: Server[Any], model: str) -> Any:
-        return (await self._call(server.connection.get_model_config, server, model)).config
+    async def _config(self, server: Server[Any], deadline: float, model: str) -> Any:
+        method = server.connection.get_model_config
+        return (await self._call(server, deadline, method, model)).config
 
-    async def _call(self, method: Any, server: Server[Any], *args: str) -> Any:
+    async def _call(self, server: Server[Any], deadline: float, method: Any, *args: str) -> Any:
+        left = transport.time_left(server.url, deadline)
         try:
-            return await method(*args, client_timeout=transport.lookup_seconds(self.timeout))
+            return await method(*args, client_timeout=transport.lookup_seconds(left))
         except InferenceServerException as error:
-            raise transport.unanswered(error, server.url, self.timeout) from error
+            raise transport.unanswered(error, server.url, left) from None
 
 
 def _translated(error: Any) -> InferenceServerException:

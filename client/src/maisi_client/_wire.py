@@ -1,0 +1,148 @@
+"""What a server says, before it is believed: text, JSON and tensors."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from ._errors import ServerError, first_line, printable
+
+JSON_BYTES = 1 << 20  # the longest report of the variants is some 40 kB
+_DEPTH = 16  # lists and objects within each other; reports and variants have 5
+_TEXT = 4096  # characters, those of the longest path of Linux
+_DIGITS = 20  # those of an int64 and its sign
+_SHOWN = 60  # characters of a wrong value in an error
+_WORDS = {
+    str: "a text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    dict: "an object",
+    list: "a list",
+    type(None): "null",
+}
+
+
+def read_json(content: str | bytes) -> dict[str, Any]:
+    """Return a JSON object whose texts are printable and whose numbers are finite.
+
+    Raises ValueError for anything else, and for more than a report or a variant needs: `JSON_BYTES`
+    bytes, 16 levels, numbers of 20 digits. Texts are cut to 4096 characters.
+    """
+    if len(content) > JSON_BYTES:
+        raise ValueError(f"it has more than the {JSON_BYTES} bytes that are allowed")
+    try:
+        value = json.loads(
+            content, parse_int=_whole, parse_float=_finite, parse_constant=_no_number
+        )
+    except RecursionError:
+        raise ValueError(f"it is nested deeper than {_DEPTH} levels") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"it is {_WORDS[type(value)]}; an object is expected")
+    clean: dict[str, Any] = _printable(value, _DEPTH)
+    return clean
+
+
+def read_json_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a file as `read_json` does, no more of it than that allows; raises OSError, too."""
+    with open(path, "rb") as file:
+        return read_json(file.read(JSON_BYTES + 1))
+
+
+def check_form(what: str, value: Any, form: Any) -> None:
+    """Raise `ServerError` where `value`, called `what`, is not of the `form`.
+
+    A form is a type; a tuple of types, any of which will do; a list of one form for all items, or
+    of one for each; an object of forms by key, `key?` where it may be missing; or an object of
+    `str` and one form for all values. What an object has beside its keys does not matter.
+    """
+    if isinstance(form, dict) and str in form:
+        _check_type(what, value, dict)
+        for key, item in value.items():
+            check_form(f"{what}.{key[:_SHOWN]}", item, form[str])
+    elif isinstance(form, dict):
+        _check_type(what, value, dict)
+        for key, wanted in form.items():
+            name = key.removesuffix("?")
+            if name in value:
+                check_form(f"{what}.{name}", value[name], wanted)
+            elif name == key:
+                raise ServerError(f"{what} has no '{name}'; one is expected")
+    elif isinstance(form, list):
+        _check_type(what, value, list)
+        forms = form * len(value) if len(form) == 1 else form
+        if len(value) != len(forms):
+            raise ServerError(f"{what} is {shown(value)}; {len(forms)} items are expected")
+        for number, (item, wanted) in enumerate(zip(value, forms, strict=True)):
+            check_form(f"{what}[{number}]", item, wanted)
+    else:
+        _check_type(what, value, form)
+
+
+def read_tensor(result: Any, name: str, dtype: DTypeLike, rank: int) -> NDArray[Any] | None:
+    """Return the output `name` of a part of the answer, None where it has none.
+
+    Raises `ServerError` unless it is of `dtype`, has `rank` axes that are not empty, and as many
+    bytes as its shape says.
+    """
+    try:
+        value: NDArray[Any] | None = result.as_numpy(name)
+    except Exception as error:  # tritonclient checks nothing: numpy and struct raise what they do
+        why = first_line(error)
+        raise ServerError(f"the server's {name} cannot be read: {why}") from None
+    if value is None:
+        return None
+    if value.dtype != dtype or value.ndim != rank or 0 in value.shape:
+        raise ServerError(
+            f"the server's {name} is {value.dtype} {list(value.shape)};"
+            f" {np.dtype(dtype)} with {rank} axes is expected"
+        )
+    return value
+
+
+def shown(value: Any) -> str:
+    """Return a value for an error's sentence, its beginning where it is long."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _check_type(what: str, value: Any, types: Any) -> None:
+    allowed = types if isinstance(types, tuple) else (types,)
+    if type(value) not in allowed and not (type(value) is int and float in allowed):
+        wanted = " or ".join(_WORDS[one] for one in allowed)
+        raise ServerError(f"{what} is {shown(value)}; {wanted} is expected")
+
+
+def _whole(text: str) -> int:
+    if len(text) > _DIGITS:
+        raise ValueError(f"it has a number of {len(text)} digits; at most {_DIGITS} are allowed")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("it has a number beyond what a double holds")
+    return number
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"it has {name}, which is no number of JSON")
+
+
+def _printable(value: Any, depth: int) -> Any:
+    """Return the value with printable texts; raises ValueError where it is too deep."""
+    if isinstance(value, str):
+        return printable(value, _TEXT)
+    if not isinstance(value, (dict, list)):
+        return value
+    if depth == 0:
+        raise ValueError(f"it is nested deeper than {_DEPTH} levels")
+    if isinstance(value, list):
+        return [_printable(item, depth - 1) for item in value]
+    return {printable(key, _TEXT): _printable(item, depth - 1) for key, item in value.items()}

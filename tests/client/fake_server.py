@@ -1,0 +1,94 @@
+"""A gRPC server that says what a test wants it to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]
+import numpy as np
+from tritonclient.grpc import model_config_pb2 as model_config
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc as rpc
+from tritonclient.utils import np_to_triton_dtype
+
+REPORT = {"variant": "mini", "modality": "mri_t1", "seed": 1, "spacing": [1, 2, 3]}
+Answer = Callable[[pb.ModelInferRequest, grpc.ServicerContext], Iterator[Any]]
+
+
+@contextmanager
+def playing(
+    answer: Answer | None = None,
+    configs: Iterable[model_config.ModelConfig] = (),
+    compression: grpc.Compression = grpc.Compression.NoCompression,
+) -> Iterator[tuple[str, list[pb.ModelInferRequest]]]:
+    """A server that answers each streamed request by `answer`; yields its url and what it got.
+
+    A part None of an answer ends the stream. `configs` are those of its models, which it says are
+    ready. It compresses what it says by `compression`.
+    """
+    requests: list[pb.ModelInferRequest] = []
+
+    class Servicer(rpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+        def ModelStreamInfer(self, stream: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            for request in stream:
+                requests.append(request)
+                assert answer is not None
+                for part in answer(request, context):
+                    if part is None:
+                        return
+                    yield part
+
+        def ModelStatistics(self, request: Any, context: grpc.ServicerContext) -> Any:
+            statistics = [pb.ModelStatistics(name=name) for name in known]
+            return pb.ModelStatisticsResponse(model_stats=statistics)
+
+        def ModelConfig(self, request: Any, context: grpc.ServicerContext) -> Any:
+            if request.name not in known:
+                context.abort(grpc.StatusCode.NOT_FOUND, f"unknown model '{request.name}'")
+            return pb.ModelConfigResponse(config=known[request.name])
+
+    known = {config.name: config for config in configs}
+    anything = [("grpc.max_send_message_length", -1)]
+    server = grpc.server(ThreadPoolExecutor(4), options=anything, compression=compression)
+    rpc.add_GRPCInferenceServiceServicer_to_server(Servicer(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}", requests
+    finally:
+        server.stop(0).wait()
+
+
+def message(final: bool = False, **tensors: Any) -> pb.ModelStreamInferResponse:
+    response = pb.ModelInferResponse()
+    response.parameters["triton_final_response"].bool_param = final
+    for name, value in tensors.items():
+        if isinstance(value, (str, bytes)):
+            datatype, raw = "UINT8", value.encode() if isinstance(value, str) else value
+            shape = [len(raw)]
+        elif isinstance(value, tuple):  # of what no array could say
+            datatype, shape, raw = value
+        else:
+            datatype, raw, shape = np_to_triton_dtype(value.dtype), value.tobytes(), value.shape
+        response.outputs.add(name=name, datatype=datatype, shape=shape)
+        response.raw_output_contents.append(raw)
+    return pb.ModelStreamInferResponse(infer_response=response)
+
+
+def progress(fraction: float) -> pb.ModelStreamInferResponse:
+    return message(stage="sampler", progress=np.array([fraction], np.float32))
+
+
+def volume(request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
+    image = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+    seed = np.frombuffer(contents(request)["seed"], np.int64).item()
+    done = {"stage": "done", "progress": np.array([1], np.float32)}
+    return message(**done, image=image, report=json.dumps({**REPORT, "seed": seed}))
+
+
+def contents(request: pb.ModelInferRequest) -> dict[str, bytes]:
+    return dict(zip((i.name for i in request.inputs), request.raw_input_contents, strict=True))
