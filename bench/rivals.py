@@ -154,9 +154,9 @@ def open_model(task: Task, model: str) -> Callable[[Mapping[str, Any]], Mapping[
 @contextmanager
 def service(task: Task) -> Iterator[tuple[Make, str]]:
     """Give our server, asked over gRPC by the transport of our client library."""
-    from maisi_client import _transport
     from maisi_client._pool import Server
     from maisi_client._shared import Region
+    from maisi_client._stream import stream
 
     name, asked = task.load().name, tasks.request(task)
     with serving(task.models, name) as url:
@@ -166,7 +166,7 @@ def service(task: Task) -> Iterator[tuple[Make, str]]:
             deadline = time.monotonic() + _WAIT
             image, report = None, None
             sent = Region(Server(url, None), None, f"{name}.stream", asked)  # not opened: by gRPC
-            for result in _transport.stream(url, None, sent, deadline=deadline, idle_timeout=_WAIT):
+            for result in stream(url, None, sent, deadline=deadline, idle_timeout=_WAIT):
                 if result.as_numpy("image") is not None:
                     image, report = result.as_numpy("image"), result.as_numpy("report")
             total = time.perf_counter() - begin

@@ -34,7 +34,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         help="of a Triton that has our backends (docker/Dockerfile); that of the wheel",
     )
     parser.add_argument("--models", nargs="+", default=[], metavar="VARIANT", help="default: all")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 opens it to the network")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="0.0.0.0 opens all but HTTP to the network"
+    )
     parser.add_argument("--grpc-port", type=int, default=8001, help="0 takes a free port")
     parser.add_argument("--http-port", type=int, default=8000, help="0 takes a free port")
     parser.add_argument("--metrics-port", type=int, default=8002, help="0 takes a free port")

@@ -65,8 +65,8 @@ def serve(settings: Settings) -> None:
                 triton, variants, settings.stall_seconds, address if settings.tls else None
             )
             status_port = StatusPort(health, address)
-            places = zip(("grpc", "http", "metrics", "status"), address.ports, strict=True)
-            listed = " ".join(f"{name}={address.host}:{port}" for name, port in places)
+            listeners = address.listeners.items()
+            listed = " ".join(f"{name}={host}:{port}" for name, (host, port) in listeners)
             known = triton.stubs()
             print(f"ready: {listed} variants={','.join(variants)}", flush=True)
             while reason := healing.watch(triton, known, health, stop):
@@ -107,9 +107,9 @@ def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
             f"The server cannot listen on {settings.address.host}: {error.strerror}."
         ) from None
     if busy := address.taken():
-        ports = ", ".join(str(port) for port in busy)
+        ports = ", ".join(f"{host} port {port}" for host, port in busy)
         raise ServerError(
-            f"{address.host} port {ports} is in use: stop who listens there, or give"
+            f"{ports} is in use: stop who listens there, or give"
             " --grpc-port, --http-port, --metrics-port and --status-port others (0 takes a free"
             " one)."
         )

@@ -26,6 +26,9 @@ from tritonclient.utils import np_to_triton_dtype
 from server import layout
 from server.host import libpython_dir
 
+# Where HTTP listens, whatever gRPC does: a body in gzip or in tiny chunks makes Triton 2.51 leak or
+# end (docs/security.md, Denial of service).
+LOOPBACK = "127.0.0.1"
 KEY = "maisi-control"  # the name of the header that has the key
 # What needs the key: who loads models runs code here, who writes logs fills the disk, and who
 # registers shared memory reads that of others. At gRPC that has a key of its own (`Launch`).
@@ -101,31 +104,38 @@ class Address:
         return "127.0.0.1" if self.host == "0.0.0.0" else self.host
 
     @property
-    def ports(self) -> tuple[int, ...]:
-        """All ports, in order."""
-        return self.grpc, self.http, self.metrics, self.status
+    def listeners(self) -> dict[str, tuple[str, int]]:
+        """Name -> host and port of each service; HTTP is at loopback alone."""
+        return {
+            "grpc": (self.host, self.grpc),
+            "http": (LOOPBACK, self.http),
+            "metrics": (self.host, self.metrics),
+            "status": (self.host, self.status),
+        }
 
     def fixed(self) -> Address:
         """Put a free port in the place of every 0; raises OSError if `host` cannot be had."""
-        sockets = [socket.socket() for port in self.ports if not port]
-        for each in sockets:
-            each.bind((self.host, 0))
-        free = iter([each.getsockname()[1] for each in sockets])
-        ports = [port or next(free) for port in self.ports]
+        ports, sockets = [], []
+        for host, port in self.listeners.values():
+            if not port:
+                sockets.append(socket.socket())
+                sockets[-1].bind((host, 0))
+                port = sockets[-1].getsockname()[1]
+            ports.append(port)
         for each in sockets:
             each.close()
         return Address(self.host, *ports)
 
-    def taken(self) -> list[int]:
-        """List the ports that somebody else listens on."""
+    def taken(self) -> list[tuple[str, int]]:
+        """List where somebody else listens, as host and port."""
         busy = []
-        for port in self.ports:
+        for listener in self.listeners.values():
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
-                    probe.bind((self.host, port))
+                    probe.bind(listener)
                 except OSError:
-                    busy.append(port)
+                    busy.append(listener)
         return busy
 
 
@@ -175,7 +185,7 @@ class Triton:
         self._state = state
         self.process = self.start()
         host = launch.address.near
-        self._url = f"http://{host}:{launch.address.http}/v2/"
+        self._url = f"http://{LOOPBACK}:{launch.address.http}/v2/"
         self._metrics = f"http://{host}:{launch.address.metrics}/metrics"
         self._key = launch.key
 
@@ -344,7 +354,7 @@ def command(launch: Launch) -> list[str]:
         "--model-control-mode=explicit",
         *(f"--load-model={name}" for name in launch.models),
         f"--grpc-address={address.host}",
-        f"--http-address={address.host}",
+        f"--http-address={LOOPBACK}",
         f"--metrics-address={address.host}",
         f"--grpc-port={address.grpc}",
         f"--http-port={address.http}",

@@ -180,3 +180,16 @@ def test_networks_show_nobody_the_token(start_server):
         texts.append(str(client.get_inference_statistics()))
     texts += [server.log, *(" ".join(stub.cmdline()) for stub in [server.triton, *stubs])]
     assert not any(TOKEN in text for text in texts)
+
+
+def test_http_listens_at_loopback_whatever_the_host(start_server):
+    server = start_server(None, "--host=127.0.0.2")
+    assert server.grpc.startswith("127.0.0.2:") and server.http.startswith("127.0.0.1:")
+    assert numbers(server.status)["maisi_server_ready{}"] == 1
+    with grpc.InferenceServerClient(server.grpc) as client:
+        assert client.is_server_ready()
+    with urllib.request.urlopen(f"http://{server.http}/v2/health/ready", timeout=30) as answer:
+        assert answer.status == 200
+    elsewhere = server.http.replace("127.0.0.1", "127.0.0.2")
+    with pytest.raises(urllib.error.URLError, match="refused"):
+        urllib.request.urlopen(f"http://{elsewhere}/v2/health/ready", timeout=30)

@@ -92,7 +92,6 @@ containers:
       {{- end }}
     ports:
       - {name: grpc, containerPort: 8001}
-      - {name: http, containerPort: 8000}
       - {name: metrics, containerPort: 8002}
       - {name: status, containerPort: 8003}
     # Ready means that a volume is being made, or that a tiny one was made a moment ago.
