@@ -336,20 +336,14 @@ def _stage(
         config.instance_group.add(count=1)
     for path in files:
         _link(path, version / path.name)
-    if capable := _capabilities(files):
-        config.cc_model_filenames.update(capable)
-    elif config.default_model_filename and not (version / config.default_model_filename).exists():
+    own = any(re.fullmatch(r".*_sm\d+\.plan", path.name) for path in files)  # of one GPU each
+    wanted = config.default_model_filename
+    if wanted and not own and not (version / wanted).exists():
         raise ValueError(f"{config.name}: no {config.default_model_filename} was made for it")
     if not files:
         (version / ".gitkeep").touch()  # Triton asks for the folder, git keeps no empty one
     head = f"{_HEAD} build {variant.name}` from its TOML file.\n"
     (folder / "config.pbtxt").write_text(head + text_format.MessageToString(config))
-
-
-def _capabilities(files: Sequence[Path]) -> dict[str, str]:
-    """Return compute capability -> file for `model_sm86.plan` and its like."""
-    found = {path.name: re.fullmatch(r".*_sm(\d+)(\d)\.plan", path.name) for path in files}
-    return {f"{match[1]}.{match[2]}": name for name, match in found.items() if match}
 
 
 def _link(source: str | Path, place: str | Path) -> None:

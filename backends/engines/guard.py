@@ -14,7 +14,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,13 +33,12 @@ class Refused(ValueError):
 
 def token() -> str:
     """Return the token of this server; raise ValueError where the environment has none."""
-    try:
-        return os.environ[ENV]
-    except KeyError:
-        raise ValueError(
-            f"the environment has no {ENV}, a secret that the models of a server share; "
-            "`python -m server` sets one"
-        ) from None
+    if secret := os.environ.get(ENV):
+        return secret
+    raise ValueError(
+        f"the environment has no {ENV}, a secret that the models of a server share; "
+        "`python -m server` sets one"
+    )
 
 
 def sign(text: str) -> str:
@@ -64,7 +63,7 @@ class Contract:
     max_voxels: int
     size: tuple[int, ...] | None
     ranges: Mapping[str, tuple[float, float]]
-    token: str
+    token: str = field(repr=False)
 
     def admit(self, request: Any) -> None:
         """Raise Refused for a request of Triton that does not come from the variant's stages."""

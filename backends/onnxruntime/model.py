@@ -1,9 +1,9 @@
 """Runs ONNX models on the CPU, in place of Triton's own ONNX Runtime backend.
 
-Triton Inference Server from PyPI has the Python backend only. Installed as a backend named
-`onnxruntime`, this file lets it serve the config.pbtxt that NVIDIA's image serves with its C++
-backend, and reads the same settings of it: the execution accelerator `openvino` for the CPU, which
-then runs the model instead, and the parameters
+Triton Inference Server from PyPI has the Python backend only; that of NVIDIA's image, in C++,
+computes for any client. Installed as a backend named `onnxruntime`, this file takes the same
+config.pbtxt and reads the same settings of it: the execution accelerator `openvino` for the CPU,
+which then runs the model instead, and the parameters
 
     intra_op_thread_count   threads inside one operator; 0 or absent: every core we may use
     inter_op_thread_count   operators at a time; more than 1 runs the graph in parallel mode

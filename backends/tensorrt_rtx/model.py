@@ -1,4 +1,4 @@
-"""Runs TensorRT-RTX plans on an RTX GPU, as Triton's own backend runs those of TensorRT.
+"""Runs plans of TensorRT-RTX and of TensorRT on a GPU, for the stages of their variant alone.
 
 A model's version folder holds `model.plan`, or what default_model_filename names, and beside it
 its description `model.plan.json`, both written by `python -m export`. Where there is one for the

@@ -148,6 +148,9 @@ def test_a_server_without_a_token_and_a_damaged_contract_are_refused(
     config = {"name": "mini.flow", "input": [], "parameters": {"network": {"string_value": "{}"}}}
     with pytest.raises(ValueError, match=r"`network` is damaged; export the model again"):
         guard.contract(config)
+    monkeypatch.setenv(guard.ENV, "")
+    with pytest.raises(ValueError, match=r"the environment has no MAISI_TOKEN, .* sets one"):
+        contract()
     monkeypatch.delenv(guard.ENV)
     with pytest.raises(ValueError, match=r"the environment has no MAISI_TOKEN, .* sets one"):
         contract()
