@@ -24,7 +24,7 @@ LOOK = 0.5  # seconds between two looks at a server
 IDLE = 30.0  # seconds between two tiny volumes where nothing else is made
 PAUSE = 5.0  # seconds between two while requests fail and tiny volumes do not
 PROBE = 60.0  # seconds that a tiny volume may take
-FAILING = 15.0  # seconds of failures after which tritonserver starts again
+FAILING = 10.0  # seconds of failures after which tritonserver starts again
 _QUEUE_FULL = "maximum queue size"  # as Triton 2.51 says it
 
 

@@ -13,10 +13,10 @@ from tests.conftest import ROOT
 
 
 def test_nothing_is_found(tmp_path: Path) -> None:
-    told = fuzz.fuzz(ROOT / "model_repository", 300, 1, tmp_path / "log")
+    told = fuzz.fuzz(ROOT / "model_repository", 200, 1, tmp_path / "log")
     assert told["found"] == []
-    assert told["refused"] > 200 and told["answered"] + told["refused"] == 330
-    assert told["kinds"] > 25  # sentences that differ, after each of which a volume was asked for
+    assert told["refused"] > 130 and told["answered"] + told["refused"] == 220
+    assert told["kinds"] > 20  # sentences that differ, after each of which a volume was asked for
 
 
 def test_messages_are_many_and_the_same_by_seed() -> None:
