@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,12 +62,12 @@ def messages(
     url: str,
     http: str,
     models: list[str],
-    inner: Mapping[str, pb.ModelInferRequest],
+    inner: Mapping[str, Sequence[pb.ModelInferRequest]],
     chance: random.Random,
 ) -> Iterator[Answer]:
     """Send one wrong message after the other without end; yield the answers.
 
-    `inner`: a network's name -> a good request of its stages.
+    `inner`: a network's name -> requests of its stages, see `mutations.wrong`.
     """
     with grpc.insecure_channel(url) as channel:
         stub = rpc.GRPCInferenceServiceStub(channel)
@@ -169,7 +169,8 @@ def fuzz(repository: Path, cases: int, seed: int, log: Path) -> dict[str, Any]:
     kinds: set[str] = set()
     token = os.environ.setdefault(ENV, secrets.token_hex(16))  # the server that is started has it
     with doors.serving(repository, "mini", log) as server, Client(server.url) as client:
-        inner = {one.name: networks.message(one, token) for one in networks.networks(server.client)}
+        served = networks.networks(server.client)
+        inner = {network.name: networks.messages(network, token) for network in served}
         statistics = server.client.get_inference_statistics()
         models = sorted({model.name for model in statistics.model_stats})
         before = _good(client, seed)

@@ -31,16 +31,21 @@ def good(model: str, side: int = 32) -> pb.ModelInferRequest:
 
 
 def wrong(
-    chance: random.Random, models: Sequence[str], inner: Mapping[str, pb.ModelInferRequest]
+    chance: random.Random,
+    models: Sequence[str],
+    inner: Mapping[str, Sequence[pb.ModelInferRequest]],
 ) -> pb.ModelInferRequest:
-    """Return a request after one to three mutations.
+    """Return a wrong request to one of `models`.
 
-    It is a good one of an endpoint, sent to any of `models`, or one of `inner`: a network's name ->
-    a good request of its stages.
+    That is a good one of an endpoint after one to three mutations, or one of `inner`: a network's
+    name -> requests of its stages, a good one, which is mutated, and wrong ones.
     """
     request = good(chance.choice(models))
-    if chance.random() < 0.5 and request.model_name in inner:
-        request.CopyFrom(inner[request.model_name])
+    if chance.random() < 0.7 and request.model_name in inner:
+        right, *others = inner[request.model_name]
+        if others and chance.random() < 0.7:
+            return chance.choice(others)
+        request.CopyFrom(right)
         if chance.random() < 0.2:  # as a stranger sends it
             request.parameters.clear()
     for _ in range(chance.randint(1, 3)):

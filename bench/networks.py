@@ -97,12 +97,15 @@ def tensors(inputs: Mapping[str, Any]) -> list[grpc.InferInput]:
     return sent
 
 
-def message(network: Network, token: str) -> Any:
-    """Return a good request of a stage to a network, as a message of KServe v2."""
-    request = grpc.service_pb2.ModelInferRequest(model_name=network.name)
-    for name, array in network.good().items():
-        kind = np_to_triton_dtype(array.dtype)
-        request.inputs.add(name=name, datatype=kind, shape=array.shape)
-        request.raw_input_contents.append(array.tobytes())
-    request.parameters[PARAMETER].string_param = token
-    return request
+def messages(network: Network, token: str) -> list[Any]:
+    """Return requests of a stage to a network, a good one and some of each wrong kind."""
+    requests = []
+    for inputs in (network.good(), *(inputs for _, some in network.wrong() for inputs in some)):
+        request = grpc.service_pb2.ModelInferRequest(model_name=network.name)
+        for name, array in inputs.items():
+            kind = np_to_triton_dtype(array.dtype)
+            request.inputs.add(name=name, datatype=kind, shape=array.shape)
+            request.raw_input_contents.append(array.tobytes())
+        request.parameters[PARAMETER].string_param = token
+        requests.append(request)
+    return requests

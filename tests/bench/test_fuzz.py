@@ -26,7 +26,8 @@ def test_messages_are_many_and_the_same_by_seed() -> None:
     def drawn(seed: int) -> list[bytes]:
         chance = random.Random(seed)
         made = (
-            mutations.wrong(chance, ["mini", "mini.flow"], {"mini.flow": inner}) for _ in range(200)
+            mutations.wrong(chance, ["mini", "mini.flow"], {"mini.flow": [inner]})
+            for _ in range(200)
         )
         return [message.SerializeToString(deterministic=True) for message in made]
 
