@@ -51,8 +51,8 @@ ATTACKS = {
         )
     },
     "leave": Attack(attacks_grpc.leave, 4, 1),
-    "flood by gRPC": Attack(attacks_grpc.flood, 80, 10),
-    "flood by HTTP": Attack(attacks_http.flood, 80, 10),
+    "flood by gRPC": Attack(attacks_grpc.flood, 80, 20),
+    "flood by HTTP": Attack(attacks_http.flood, 80, 20),
     "tiny chunks at HTTP": Attack(attacks_http.tiny_chunks, 1_000_000, 1000),
 }
 

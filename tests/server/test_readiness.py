@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -78,44 +77,43 @@ def ask(server: Server, side: int = 32) -> str:
 
 
 @contextmanager
+def repeating(work: Callable[[], None]) -> Iterator[None]:
+    """Do something again and again, in a thread."""
+    stop = threading.Event()
+
+    def repeat() -> None:
+        while not stop.wait(0.05):
+            work()
+
+    with ThreadPoolExecutor(1) as pool:
+        repeated = pool.submit(repeat)
+        try:
+            yield
+        finally:
+            stop.set()
+            repeated.result(60)
+
+
+@contextmanager
 def traffic(server: Server, side: int = 32) -> Iterator[list[str]]:
     """Ask all the time; yield the answers, in order."""
     answers: list[str] = []
-    stop = threading.Event()
-
-    def keep_asking() -> None:
-        while not stop.is_set():
-            answers.append(ask(server, side))
-            time.sleep(0.05)
-
-    with ThreadPoolExecutor(1) as pool:
-        asking = pool.submit(keep_asking)
-        try:
-            yield answers
-        finally:
-            stop.set()
-            asking.result(60)
+    with repeating(lambda: answers.append(ask(server, side))):
+        yield answers
 
 
 @contextmanager
 def watching(server: Server) -> Iterator[list[int]]:
     """Ask /ready all the time; yield the statuses, each once until it changes."""
     statuses: list[int] = []
-    stop = threading.Event()
 
     def look() -> None:
-        while not stop.wait(0.05):
-            status = get(server.status, "ready")[0]
-            if statuses[-1:] != [status]:
-                statuses.append(status)
+        status = get(server.status, "ready")[0]
+        if statuses[-1:] != [status]:
+            statuses.append(status)
 
-    with ThreadPoolExecutor(1) as pool:
-        looking = pool.submit(look)
-        try:
-            yield statuses
-        finally:
-            stop.set()
-            looking.result(60)
+    with repeating(look):
+        yield statuses
 
 
 @pytest.mark.parametrize("broken", ["mini.flow", "mini.flow_masked"])
