@@ -52,18 +52,19 @@ def condition(variant: Variant, inputs: Tensors, engine: Engine) -> Tensors:
 
 def sample(variant: Variant, inputs: Tensors, engine: Engine) -> Tensors:
     """Encode the mask and run the loop."""
-    started = time.monotonic()
     plan = parse_plan(variant, inputs["plan"].as_numpy())
     check_latent(variant, plan, "noise", inputs["noise"].as_numpy())
     steered: Tensors = conditioning.rows(variant, plan)
+    seconds: dict[str, float] = {}
     if plan.masked:
-        check_labels(plan, inputs["labels"].as_numpy())
-        (steered["embedding"],) = engine(
-            "mask_encoder", {"labels": inputs["labels"]}, ["embedding"]
-        )
+        started, ids = time.monotonic(), inputs["labels"]
+        check_labels(plan, ids.as_numpy())
+        (steered["embedding"],) = engine("mask_encoder", {"labels": ids}, ["embedding"])
+        seconds["mask_encoder"] = time.monotonic() - started
+    started = time.monotonic()
     latent = sampler.sample(variant, plan, inputs["noise"], steered, engine, first_row=_first_row)
-    sampled = json.dumps({"seconds": time.monotonic() - started, "steps": plan.steps})
-    return {"latent": latent, "sampled": as_text(sampled)}
+    seconds["sampler"] = time.monotonic() - started
+    return {"latent": latent, "sampled": as_text(json.dumps({"seconds": seconds}))}
 
 
 def decode(variant: Variant, inputs: Tensors, engine: Engine) -> Tensors:
@@ -80,7 +81,7 @@ def decode(variant: Variant, inputs: Tensors, engine: Engine) -> Tensors:
     attempts = [] if mask is None else [fidelity.check(variant, image, mask)]
     seconds = {
         "condition": plan.condition_seconds,
-        "sampler": _seconds(inputs["sampled"].as_numpy()),
+        **_seconds(inputs["sampled"].as_numpy()),
         "decoder": time.monotonic() - started,
         "total": time.monotonic() - plan.started,
     }
@@ -281,11 +282,15 @@ def _crop(plan: Plan, labels: Array) -> Array:
     return labels[0, :x, :y, :z]
 
 
-def _seconds(sampled: Array) -> float:
+def _seconds(sampled: Array) -> dict[str, float]:
+    """Return the seconds of the sampler's stages."""
     try:
-        seconds = float(json.loads(written("sampled", sampled, 1000))["seconds"])
-        if not 0 <= seconds < math.inf:  # NaN fails, too
+        seconds = json.loads(written("sampled", sampled, 1000))["seconds"]
+        stages = {"sampler": float(seconds["sampler"])}
+        if "mask_encoder" in seconds:
+            stages = {"mask_encoder": float(seconds["mask_encoder"]), **stages}
+        if not all(0 <= spent < math.inf for spent in stages.values()):  # NaN fails, too
             raise ValueError
-        return seconds
+        return stages
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         raise InvalidRequest("sampled: not what the sampler model writes") from None

@@ -228,7 +228,13 @@ def test_inner_models_do_not_trust_their_callers(caller: Caller, plan: bytes) ->
 
 
 @pytest.mark.parametrize(
-    "sampled", [b"", b"[]", b"\xff", b"[" * 900, b'{"seconds": NaN}', b'{"seconds": 1e999}']
+    "sampled",
+    [
+        *(b"", b"[]", b"\xff", b"[" * 900, b'{"seconds": 1}', b'{"seconds": {}}'),
+        b'{"seconds": {"sampler": NaN}}',
+        b'{"seconds": {"sampler": 1e999}}',
+        b'{"seconds": {"sampler": 1, "mask_encoder": -1}}',
+    ],
 )
 def test_forged_seconds_are_refused(caller: Caller, sampled: bytes) -> None:
     known = caller.ask("mini.condition", mask=block(32, 32, 32), guidance=f4(0))
@@ -245,7 +251,7 @@ def test_forged_seconds_are_refused(caller: Caller, sampled: bytes) -> None:
 def test_inner_models_take_what_fits_the_plan_alone(caller: Caller) -> None:
     asked = caller.ask("mini.condition", mask=block(32, 32, 32), guidance=f4(2))
     noise, labels, plan = asked["noise"], asked["labels"], asked["plan"]
-    sampled = u1(b'{"seconds": 1}')
+    sampled = u1(b'{"seconds": {"sampler": 1}}')
     for tensor, wrong in (
         ("noise", np.zeros((1, 4, 8, 8, 16), np.float32)),
         ("noise", np.full((1, 4, 8, 8, 8), np.nan, np.float32)),
