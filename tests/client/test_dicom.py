@@ -30,7 +30,7 @@ from maisi_client import (
     save_dicom,
 )
 from maisi_client._grid import same_grid
-from maisi_client._mask import load_mask, load_source
+from maisi_client._mask import load_greys, load_mask
 from maisi_client._request import prepare
 from numpy.typing import NDArray
 
@@ -314,7 +314,7 @@ def test_what_is_no_label_map_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MaskError, match=r"both\.dcm' is no label map on a regular grid: "):
         load_mask(both)
     with pytest.raises(InvalidRequest, match="is not an image that can be read"):
-        load_source(tmp_path / "f" / "0001.dcm")
+        load_greys(tmp_path / "f" / "0001.dcm")
 
 
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
@@ -368,7 +368,7 @@ def test_command(server: Any, tmp_path: Path) -> None:
         rows = [Row("again", {"mask": series / "mask.dcm", **asked})]
         assert [o.state for o in make_dataset(rows, tmp_path / "set", client)] == ["done"]
     again = tmp_path / "set" / "images" / "again.nii.gz"
-    one, other = (load_source(image) for image in (made.image, again))
+    one, other = (load_greys(image) for image in (made.image, again))
     kept = load_mask(tmp_path / "set" / "labels" / "again.nii.gz")
     assert np.array_equal(kept.values, load_mask(mask).values)
     assert np.array_equal(one.values, other.values)

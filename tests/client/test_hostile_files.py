@@ -17,9 +17,12 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from maisi_client import InvalidRequest, MaisiError, MaskError, Volume, read_plan
 from maisi_client._dicom_mask import read_segmentation
-from maisi_client._mask import load_mask, load_source
+from maisi_client._errors import printable
+from maisi_client._mask import load_greys, load_mask
 from maisi_client._segmentation import require_dicom
 
 # Reads a mask and a source in its own process; prints what was said, and how much more memory it
@@ -28,13 +31,13 @@ PROBE = """
 import re, sys
 from pathlib import Path
 import maisi_client
-from maisi_client._mask import load_mask, load_source
+from maisi_client._mask import load_mask, load_greys
 if "dcm" in sys.argv[1]:
     import highdicom
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) >> 10
 for path in sys.argv[1:]:
-    for load in (load_mask, load_source):
+    for load in (load_mask, load_greys):
         before = peak()
         try:
             said = str(load(path).values.shape)
@@ -160,7 +163,7 @@ def test_an_mgh_that_promises_gigabytes(tmp_path: Path) -> None:
         assert "promises [2000, 2000, 2000] voxels" in said
 
 
-@pytest.mark.parametrize("load", [load_mask, load_source])
+@pytest.mark.parametrize("load", [load_mask, load_greys])
 @pytest.mark.parametrize("field", ["scl_slope", "scl_inter", "vox_offset"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e38, -1e38, -7])
 def test_numbers_of_a_header(
@@ -288,3 +291,84 @@ def test_a_plan_of_brackets(tmp_path: Path) -> None:
     (tmp_path / "plan.csv").write_text("mask\n" + "a" * 200_000)
     with pytest.raises(InvalidRequest, match="cannot be read: field larger than"):
         read_plan(tmp_path / "plan.csv")
+
+
+PATCHES = st.lists(
+    st.tuples(st.integers(0, 600), st.binary(min_size=1, max_size=8)), min_size=1, max_size=4
+)
+FIELDS = st.dictionaries(
+    st.sampled_from(
+        [
+            *("dim", "datatype", "bitpix", "pixdim", "vox_offset", "scl_slope", "scl_inter"),
+            *("xyzt_units", "qform_code", "sform_code", "quatern_b", "qoffset_x", "srow_x"),
+        ]
+    ),
+    st.one_of(
+        st.integers(-(2**15), 2**15 - 1),
+        st.floats(width=32),
+        st.sampled_from([0, 1, 2, 3, 4, 16, 64, 256, 512]),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def reads_or_refuses(path: Path) -> None:
+    """Check that a file is a mask, on a grid in mm, or refused in a sentence."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            mask = load_mask(path)
+        except MaskError as error:
+            assert str(error) == printable(str(error))
+            return
+    assert mask.values.dtype == np.uint8 and mask.values.ndim == 3
+    assert all(0 < length < np.inf for length in mask.spacing)
+    assert np.isfinite(mask.affine).all()
+
+
+@settings(max_examples=500)
+@given(fields=FIELDS, patches=st.one_of(st.just([]), PATCHES), packed=st.booleans())
+def test_any_nifti_header_is_read_or_refused(
+    fields: dict[str, Any], patches: list[tuple[int, bytes]], packed: bool
+) -> None:
+    content = nifti((4, 4, 4), scl_slope=1, scl_inter=0)
+    header = np.frombuffer(content[:348], nib.Nifti1Header.template_dtype).copy()
+    for field, value in fields.items():
+        kind = header[field].dtype
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            header[field] = np.asarray(value).astype(kind)
+    data = bytearray(header.tobytes() + content[348:] + bytes(64))
+    for at, patch in patches:
+        data[at : at + len(patch)] = patch
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "a.nii.gz" if packed else "a.nii")
+        path.write_bytes(gzip.compress(data) if packed else data)
+        reads_or_refuses(path)
+
+
+@settings(max_examples=200)
+@given(
+    patches=st.lists(
+        st.tuples(st.integers(132, 4000), st.binary(min_size=1, max_size=6)), min_size=1, max_size=6
+    ),
+    length=st.integers(0, 400),
+)
+def test_any_segmentation_is_read_or_refused(
+    segmentation_bytes: bytes, patches: list[tuple[int, bytes]], length: int
+) -> None:
+    data = bytearray(segmentation_bytes)
+    for at, patch in patches:
+        data[at : at + len(patch)] = patch
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "a.dcm")
+        path.write_bytes(data[: len(data) - length])
+        reads_or_refuses(path)
+
+
+@pytest.fixture(scope="module")
+def segmentation_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("segmentation")
+    segmentation(folder)
+    return (folder / "mask.dcm").read_bytes()

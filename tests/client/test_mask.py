@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from maisi_client import InvalidRequest, MaskError
-from maisi_client._grid import parse_spacing, resample_linear, resample_nearest, restore
-from maisi_client._mask import load_mask
+from maisi_client._grid import (
+    parse_spacing,
+    resample_linear,
+    resample_nearest,
+    restore,
+    restore_labels,
+    same_grid,
+)
+from maisi_client._mask import label_image, load_greys, load_mask
 
 RNG = np.random.default_rng(5)
 
@@ -95,10 +104,10 @@ def test_restore_from_another_spacing_keeps_background_empty() -> None:
     mask = load_mask(nib.Nifti1Image(data, oblique("PSR", (1.0, 1.5, 1.0))))
     coarse = resample_nearest(mask.values, mask.spacing, (2.0, 2.0, 2.0))
     volume = np.where(coarse > 0, 500, -1000).astype(np.int16)
-    back = np.asanyarray(restore(volume, (2.0, 2.0, 2.0), mask, mask.values).dataobj)
-    assert back.shape == data.shape
-    assert (back[data == 0] == -1000).all()
-    assert (back[14:26, 12:17, 8:12] == 500).all()
+    back = np.asanyarray(restore(volume, (2.0, 2.0, 2.0), mask, coarse).dataobj)
+    followed = np.asanyarray(restore_labels(coarse, (2.0, 2.0, 2.0), mask).dataobj)
+    assert back.shape == followed.shape == data.shape
+    assert (back == np.where(followed > 0, 500, -1000)).all()  # no rim between the two
 
 
 def test_whole_floats_and_a_trailing_axis_are_labels(tmp_path: Path) -> None:
@@ -108,6 +117,147 @@ def test_whole_floats_and_a_trailing_axis_are_labels(tmp_path: Path) -> None:
     assert mask.values.dtype == np.uint8
     assert np.array_equal(mask.values, data)
     assert restore(mask.values.astype(np.int16), mask.spacing, mask).shape == (6, 7, 8)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_labels_may_be_off_by_rounding(tmp_path: Path, kind: Any) -> None:
+    labels = RNG.integers(0, 241, (6, 7, 8))
+    off = (labels + RNG.uniform(-0.009, 0.009, labels.shape)).astype(kind)
+    nib.save(nib.Nifti1Image(off, np.eye(4)), tmp_path / "mask.nii.gz")
+    assert np.array_equal(load_mask(tmp_path / "mask.nii.gz").values, labels)
+    on_disk = label_image(tmp_path / "mask.nii.gz")
+    assert on_disk.get_data_dtype() == np.uint8
+    assert np.array_equal(np.asanyarray(on_disk.dataobj), labels)
+
+
+def test_labels_stored_as_scaled_integers(tmp_path: Path) -> None:
+    """Then 30 is read as 29.9992."""
+    labels = RNG.integers(0, 241, (6, 7, 8))
+    image = nib.Nifti1Image(labels.astype(np.float64), np.eye(4))
+    image.header.set_data_dtype(np.int16)
+    nib.save(image, tmp_path / "mask.nii.gz")
+    assert not np.array_equal(nib.load(tmp_path / "mask.nii.gz").get_fdata(), labels)
+    assert np.array_equal(load_mask(tmp_path / "mask.nii.gz").values, labels)
+
+
+@pytest.mark.parametrize(
+    ("value", "digits"),
+    [
+        (227.0101, r"227\.0101"),
+        (np.float32(3.25), r"3\.25"),
+        (-0.02, r"-0\.02"),
+        (1e20, "1" + "0" * 20),
+    ],
+)
+def test_what_is_between_labels_is_said_with_its_digits(value: Any, digits: str) -> None:
+    data = np.zeros((4, 4, 4), np.asarray(value).dtype)
+    data[1, 2, 3] = value
+    with pytest.raises(MaskError, match=rf"holds {digits} at voxel \[1, 2, 3\]; labels are whole"):
+        load_mask(nib.Nifti1Image(data, np.eye(4)))
+
+
+@pytest.mark.parametrize("form", ["sform", "qform", "neither"])
+@pytest.mark.parametrize(("unit", "mm"), [("meter", 1e3), ("micron", 1e-3), ("unknown", 1)])
+def test_lengths_are_of_the_units_of_the_header(
+    tmp_path: Path, form: str, unit: str, mm: float
+) -> None:
+    affine = oblique("LPS", (1.5, 2.0, 2.5), 0 if form == "neither" else 20)
+    scaled = np.diag([1 / mm] * 3 + [1]) @ affine
+    image = nib.Nifti1Image(RNG.integers(0, 9, (5, 6, 7)).astype(np.uint8), scaled)
+    image.header.set_sform(scaled, 2 if form == "sform" else 0)
+    image.header.set_qform(scaled, 1 if form == "qform" else 0)
+    image.header.set_xyzt_units(unit, "sec")
+    image.to_filename(tmp_path / "mask.nii.gz")
+    for picture in (tmp_path / "mask.nii.gz", nib.load(tmp_path / "mask.nii.gz")):
+        mask = load_mask(picture)
+        assert mask.spacing == pytest.approx((1.5, 2.0, 2.5))
+        nib.save(restore(mask.values, mask.spacing, mask), tmp_path / "back.nii.gz")
+        ours, theirs = (sitk.ReadImage(str(tmp_path / f"{n}.nii.gz")) for n in ("back", "mask"))
+        for of in ("GetSpacing", "GetOrigin", "GetDirection"):
+            assert getattr(ours, of)() == pytest.approx(getattr(theirs, of)(), abs=1e-4), of
+    assert nib.load(tmp_path / "mask.nii.gz").header.get_xyzt_units()[0] == unit  # as it was
+
+
+@pytest.mark.parametrize("length", [0.0, np.nan, np.inf])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_an_unknown_spacing_is_refused(
+    tmp_path: Path, length: float, suffix: str, kind: Any
+) -> None:
+    """Nibabel would read 1 mm."""
+    path = tmp_path / f"mask{suffix}"
+    content = kind(np.zeros((4, 5, 6), np.uint8), np.eye(4)).to_bytes()
+    end = kind.header_class.sizeof_hdr
+    header = kind.header_class(content[:end])
+    header["sform_code"], header["pixdim"][2] = 0, length
+    content = header.binaryblock + content[end:]
+    path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else content)
+    with pytest.raises(
+        MaskError, match=r"its pixdim, the spacing, is \[1\.0, .*\]; lengths above 0"
+    ):
+        load_mask(path)
+    with pytest.raises(InvalidRequest, match=rf"source '{path}'.*its pixdim"):
+        load_greys(path)
+
+
+def test_a_spacing_that_the_sform_has_may_lack_in_pixdim(tmp_path: Path) -> None:
+    path = tmp_path / "mask.nii"
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.uint8), np.diag([2.0, 3, 4, 1])), path)
+    content = bytearray(path.read_bytes())
+    content[80:92] = bytes(12)  # pixdim[1:4]
+    path.write_bytes(content)
+    assert load_mask(path).spacing == (2.0, 3.0, 4.0)
+
+
+def moved(affine: Any, shift: Any = (0, 0, 0), degrees: float = 0, stretch: float = 1) -> Any:
+    turn = np.deg2rad(degrees)
+    rotation = np.eye(4)
+    rotation[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    other = affine @ rotation @ np.diag([stretch, stretch, stretch, 1])
+    other[:3, 3] += shift
+    return other
+
+
+@pytest.mark.parametrize(
+    ("sizes", "change", "same"),
+    [
+        ((2.0, 2.0, 2.0), {}, True),
+        ((2.0, 2.0, 2.0), {"shift": (0.02, 0, 0)}, True),
+        ((2.0, 2.0, 2.0), {"shift": (0.05, 0.05, 0.05)}, True),
+        ((2.0, 2.0, 2.0), {"shift": (0, 0.2, 0)}, False),
+        ((0.3, 0.3, 0.3), {"shift": (0, 0, 0.05)}, False),  # a sixth of a voxel
+        ((0.9766, 0.9766, 3.0), {"degrees": 0.28}, False),
+        ((0.9766, 0.9766, 3.0), {"degrees": 0.005}, True),
+        ((0.9766, 0.9766, 3.0), {"stretch": 0.98 / 0.9766}, False),
+        ((0.9765625, 0.9765625, 3.0), {"stretch": 0.9766 / 0.9765625}, True),
+        ((2.0, 2.0, 2.0), {"shift": (2.0, 0, 0)}, False),
+    ],
+)
+@pytest.mark.parametrize("codes", ["RAS", "PSR"])
+def test_same_grid_is_a_distance_of_corners(
+    sizes: tuple[float, float, float], change: Any, same: bool, codes: str
+) -> None:
+    values = np.zeros((192, 224, 48), np.uint8)
+    affine = oblique(codes, sizes)
+    one, other = (load_mask(nib.Nifti1Image(values, a)) for a in (affine, moved(affine, **change)))
+    assert same_grid(one, other) == same_grid(other, one) == same
+
+
+@pytest.mark.parametrize("degrees", [0.0, 20.0])
+@pytest.mark.parametrize("codes", ["LAS", "LPS", "PSR", "ILA"])
+def test_the_same_grid_may_be_stored_in_another_order(codes: str, degrees: float) -> None:
+    image = nib.Nifti1Image(
+        RNG.integers(0, 9, (9, 10, 11)).astype(np.uint8), oblique("RAS", (1, 2, 3), degrees)
+    )
+    turned = image.as_reoriented(
+        nib.orientations.ornt_transform(
+            nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(codes)
+        )
+    )
+    one, other = load_mask(image), load_mask(turned)
+    assert same_grid(one, other)
+    assert np.array_equal(one.values, other.values)
+    assert np.allclose(one.affine, other.affine)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._errors import ServerError, printable
-from ._grid import resample_nearest, restore
+from ._grid import restore, restore_labels
 from ._provenance import provenance
 from ._request import Request, size_of
 from ._volume import Progress, Volume
@@ -85,9 +85,10 @@ def report(result: Any, form: Any = _REPORT) -> dict[str, Any] | None:
     return parsed
 
 
-def outlook(result: Any) -> dict[str, Any] | None:
-    """Return the report of a check, as `report` does."""
-    return report(result, _OUTLOOK)
+def outlook(result: Any, request: Request) -> dict[str, Any] | None:
+    """Return the report of a check, as `report` does, with the warnings of the request."""
+    parsed = report(result, _OUTLOOK)
+    return None if parsed is None else parsed | _warnings(parsed, request)
 
 
 def volume(result: Any, request: Request) -> Volume | None:
@@ -102,30 +103,35 @@ def volume(result: Any, request: Request) -> Volume | None:
     if parsed is None:
         raise ServerError("the server sent an image without a report")
     _check_size("image", image, size_of(request.inputs) or parsed.get("size") or image.shape)
-    used = mask(result, parsed, request, image.shape)
-    placed = _place(image, parsed, request)
-    return Volume(placed, parsed | provenance(placed, used, request), used)
+    used = _used_mask(result, image.shape)
+    followed = request.inputs.get("mask") if used is None else used
+    placed = _place(image, followed, parsed, request)
+    labels = None
+    if followed is not None and (used is not None or request.changed):
+        labels = _place_labels(followed, parsed, request)
+    parsed |= _warnings(parsed, request) | provenance(placed, labels, request)
+    return Volume(placed, parsed, labels)
 
 
-def mask(
-    result: Any,
-    report: Mapping[str, Any],
-    request: Request,
-    size: Sequence[int] | None = None,
-) -> nib.Nifti1Image | None:
-    """Return the mask that the answer follows, uint8, where the volume lies; None: the one sent.
+def mask(result: Any, report: Mapping[str, Any], request: Request) -> nib.Nifti1Image | None:
+    """Return the mask that a server made alone, uint8, where it lies, if this part has it.
 
-    Raises `ServerError` unless it has the `size`, by default the one that was asked for.
+    Raises `ServerError` unless it has the size that was asked for.
     """
-    used = read_tensor(result, "used_mask", np.uint8, 3)
-    if used is None:
-        return None
-    _check_size("used_mask", used, size or size_of(request.inputs) or used.shape)
-    if request.held is not None and request.spacing is not None:
-        onto = request.held
-        fine = resample_nearest(used, request.spacing, onto.spacing, onto.values.shape)
-        return _signed(restore(fine, onto.spacing, onto), report)
-    return _signed(_centred(used, report["spacing"]), report)
+    used = _used_mask(result, size_of(request.inputs))
+    return None if used is None else _place_labels(used, report, request)
+
+
+def _warnings(report: Mapping[str, Any], request: Request) -> dict[str, list[str]]:
+    return {"warnings": [*request.warnings, *report.get("warnings", [])]}
+
+
+def _used_mask(result: Any, size: Sequence[int] | None) -> NDArray[np.uint8] | None:
+    """Return the mask that a server followed, if it is another than the one that it got."""
+    used: NDArray[np.uint8] | None = read_tensor(result, "used_mask", np.uint8, 3)
+    if used is not None:
+        _check_size("used_mask", used, size or used.shape)
+    return used
 
 
 def _check_size(name: str, value: NDArray[Any], size: Sequence[int]) -> None:
@@ -136,13 +142,27 @@ def _check_size(name: str, value: NDArray[Any], size: Sequence[int]) -> None:
 
 
 def _place(
-    image: NDArray[np.int16], report: Mapping[str, Any], request: Request
+    image: NDArray[np.int16],
+    followed: NDArray[np.uint8] | None,
+    report: Mapping[str, Any],
+    request: Request,
 ) -> nib.Nifti1Image:
-    """Return the volume on the grid of what was sent; else RAS+, centred on the origin."""
+    """Return the volume on the grid of the picture that came; else RAS+, centred on the origin."""
     if request.held is not None and request.spacing is not None:
-        placed = restore(image, request.spacing, request.held, request.labels)
+        placed = restore(image, request.spacing, request.held, followed)
     else:
         placed = _centred(image, report["spacing"])
+    return _signed(placed, report)
+
+
+def _place_labels(
+    labels: NDArray[np.uint8], report: Mapping[str, Any], request: Request
+) -> nib.Nifti1Image:
+    """Return a mask where the volume lies."""
+    if request.held is not None and request.spacing is not None:
+        placed = restore_labels(labels, request.spacing, request.held)
+    else:
+        placed = _centred(labels, report["spacing"])
     return _signed(placed, report)
 
 

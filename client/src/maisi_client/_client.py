@@ -137,9 +137,10 @@ class Client:
         which others would take before.
         Raises `MaisiError`, as `generate` would.
         """
-        with closing(self._server.results(prepare(mask, arguments, check=True))) as results:
+        request = prepare(mask, arguments, check=True)
+        with closing(self._server.results(request)) as results:
             for result in results:
-                if (report := answer.outlook(result)) is not None:
+                if (report := answer.outlook(result, request)) is not None:
                     return report
         raise ServerError(f"the server at {self.url} ended without an answer")
 

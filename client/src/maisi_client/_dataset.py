@@ -20,7 +20,7 @@ from ._client import Client
 from ._errors import InvalidRequest, MaisiError
 from ._files import atomic
 from ._layouts import Layout
-from ._mask import open_mask
+from ._mask import label_image
 from ._plan import Row
 from ._provenance import plain
 from ._volume import Progress, Volume
@@ -154,7 +154,7 @@ def _save(row: Row, volume: Volume, folder: Path, layout: Layout) -> None:
     at, given = layout.place(row), row.arguments.get("mask")
     for path in at.files:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-    labels = volume.mask or (given and open_mask(given)[1])
+    labels = volume.mask or (given and label_image(given))
     if labels:
         with atomic(folder / at.labels) as draft:
             nib.save(_numbered(labels, layout.ids), draft)
@@ -172,7 +172,7 @@ def _numbered(mask: Any, ids: Mapping[int, int]) -> Any:
         return mask
     table = np.zeros(256, np.uint8)
     table[list(ids)] = list(ids.values())
-    return nib.Nifti1Image(table[np.asarray(mask.dataobj).astype(np.uint8)], mask.affine)
+    return nib.Nifti1Image(table[np.asarray(mask.dataobj)], mask.affine, mask.header)
 
 
 def _sweep(folder: Path, files: Sequence[Path]) -> None:

@@ -18,10 +18,10 @@ from ._anatomy import NAMES
 from ._dicom_mask import OWN
 from ._errors import InvalidRequest
 from ._files import atomic_folder
-from ._grid import Held, hold
+from ._grid import Held, hold, same_grid
 from ._mask import load_mask
 from ._segmentation import require_dicom, segmentation
-from ._slices import SliceGrid, planes_of, same_slices, slice_grid
+from ._slices import SliceGrid, planes_of, slice_grid
 from ._volume import Volume
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def save_dicom(
         raise InvalidRequest(f"'{to}' is there already; a series goes into a folder of its own")
     held = hold("the volume", volume.image, InvalidRequest, _whole)
     grid = slice_grid("the volume", held)
-    drawn = _mask(volume, mask, labels, grid)
+    drawn = _mask(volume, mask, labels, held)
     with atomic_folder(to) as draft:
         headers, names = [], []
         for image in _series(grid, held, volume.report, drawn):
@@ -79,7 +79,7 @@ def _mask(
     volume: Volume,
     mask: str | os.PathLike[str] | SpatialImage | None,
     labels: Mapping[int, str] | None,
-    grid: SliceGrid,
+    onto: Held,
 ) -> Held | None:
     """Return the mask to write; raises `InvalidRequest` if it is not one of this volume."""
     theirs = volume.report.get("vocabulary", OWN)
@@ -91,8 +91,8 @@ def _mask(
     mask = volume.mask if mask is None else mask
     if mask is None:
         return None
-    held = load_mask(mask)
-    if not same_slices(grid, slice_grid("the mask", held)):
+    held = load_mask(mask, None if labels is None else OWN)
+    if not same_grid(onto, held):
         raise InvalidRequest("the mask lies on another grid than the volume")
     if not held.values.any():
         raise InvalidRequest("the mask holds no label; leave it out")

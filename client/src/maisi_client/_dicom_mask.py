@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterable
@@ -13,30 +12,18 @@ import nibabel as nib
 import numpy as np
 
 from ._anatomy import NAMES, SYNONYMS, Anatomy, anatomy_of
+from ._dicom_file import DICOM_ERRORS, check_size, read_dicom
+from ._dicom_slices import extended, referenced_positions, set_slice_spacing
 from ._errors import MaskError, first_line, printable
-from ._image_file import MAX_BYTES
+from ._label_names import label_id
 from ._segmentation import ID, require_dicom
 
 if TYPE_CHECKING:
-    import highdicom
     from pydicom.dataset import Dataset
 
 OWN = "maisi"  # the vocabulary of MAISI's ids
 _SOP_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # BINARY, LABELMAP
 _Codes: TypeAlias = tuple[str, str, str]  # type, region and side; empty without
-_ERRORS = (
-    *(AttributeError, EOFError, IndexError, KeyError, MemoryError, NotImplementedError, OSError),
-    *(RuntimeError, TypeError, ValueError),
-)
-
-
-def is_dicom(path: str | os.PathLike[str]) -> bool:
-    """Tell whether a file begins as PS3.10 says: 128 bytes of anything, then DICM."""
-    try:
-        with Path(path).open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
 
 
 def read_segmentation(path: str | os.PathLike[str], name: str) -> nib.Nifti1Image:
@@ -46,16 +33,17 @@ def read_segmentation(path: str | os.PathLike[str], name: str) -> nib.Nifti1Imag
     coded anatomy or its label's name; `extra["vocabulary"]` of the image is `maisi` then. Where
     that is so for no segment, the ids are the segments' numbers.
 
-    The grid is that of the images that it refers to, if they lie in its folder; else it ends with
-    the first and the last labelled slice. Raises `MaskError` if it is no label map.
+    The grid is that of the images that it refers to, if all of them lie in its folder; else it ends
+    with the first and the last labelled slice. `extra["warnings"]` says where the distance of
+    slices had to be taken from their thickness. Raises `MaskError` if it is no label map.
     """
     require_dicom()
     import highdicom as hd
     from pydicom.uid import UID
 
     try:
-        dataset = _read(path)
-    except _ERRORS as error:
+        dataset = read_dicom(path)
+    except DICOM_ERRORS as error:
         raise MaskError(f"{name} cannot be read: {first_line(error)}") from error
     kind = UID(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
     if kind not in _SOP_CLASSES:
@@ -69,14 +57,16 @@ def read_segmentation(path: str | os.PathLike[str], name: str) -> nib.Nifti1Imag
         frames = len(dataset.PerFrameFunctionalGroupsSequence)
         if dataset.NumberOfFrames != frames:
             raise ValueError(f"it has {dataset.NumberOfFrames} frames and describes {frames}")
-        _check_size(frames, dataset.Rows, dataset.Columns)
+        check_size(frames, dataset.Rows, dataset.Columns)
+        positions = referenced_positions(dataset, Path(path).parent)
+        warning = set_slice_spacing(dataset, positions)
         segments = hd.seg.Segmentation.from_dataset(dataset, copy=False)
         if (geometry := segments.get_volume_geometry()) is not None:
-            _check_size(*geometry.spatial_shape)
+            check_size(*geometry.spatial_shape)
         numbers = segments.get_volume(combine_segments=True)
         ids, vocabulary = _ids(name, dataset.SegmentSequence)
-        volume = _whole(numbers, dataset, Path(path).parent)
-    except _ERRORS as error:
+        volume = extended(numbers, positions)
+    except DICOM_ERRORS as error:
         told = first_line(error)
         raise MaskError(f"{name} is no label map on a regular grid: {told}") from error
     if max(ids.values()) > 255:
@@ -85,32 +75,15 @@ def read_segmentation(path: str | os.PathLike[str], name: str) -> nib.Nifti1Imag
     labels[list(ids)] = list(ids.values())
     # Columns, rows, slices; DICOM's axes point left, posterior, superior.
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine[:, [2, 1, 0, 3]]
-    image = nib.Nifti1Image(labels[volume.array].transpose(2, 1, 0), affine, extra=vocabulary)
+    extra = vocabulary | {"warnings": [f"{name}: {warning}"] if warning else []}
+    image = nib.Nifti1Image(labels[volume.array].transpose(2, 1, 0), affine, extra=extra)
     image.header.set_xyzt_units("mm")
     return image
 
 
-def _read(path: str | os.PathLike[str], **options: Any) -> Dataset:
-    """Read a file that is not deflated as a whole; raises ValueError for one, and `_ERRORS`."""
-    from pydicom import dcmread
-    from pydicom.filereader import read_file_meta_info
-    from pydicom.uid import DeflatedExplicitVRLittleEndian
-
-    if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-        raise ValueError("it is deflated as a whole, and may unpack to any size")
-    return dcmread(path, **options)
-
-
-def _check_size(*sides: int) -> None:
-    """Raise ValueError for more voxels, of 2 bytes, than a file may have."""
-    if 2 * math.prod(map(int, sides)) > MAX_BYTES:
-        raise ValueError(f"it has {' x '.join(map(str, sides))} voxels, more than can be read")
-
-
-def _ids(name: str, segments: Iterable[Dataset]) -> tuple[dict[int, int], dict[str, str]]:
+def _ids(name: str, segments: Iterable[Dataset]) -> tuple[dict[int, int], dict[str, Any]]:
     """Return the id of each segment number, and the vocabulary if it is known."""
     by_code = {_codes(known): id_ for id_, label in NAMES.items() if (known := anatomy_of(label))}
-    by_name = {label: id_ for id_, label in NAMES.items()}
     written, found, strange = {}, {}, {}
     for segment in segments:
         number, label = int(segment.SegmentNumber), printable(str(segment.get("SegmentLabel", "")))
@@ -120,7 +93,7 @@ def _ids(name: str, segments: Iterable[Dataset]) -> tuple[dict[int, int], dict[s
             continue
         if ours:
             written[number] = int(ours[1])
-        elif id_ := next(matches, by_name.get(label.lower())):
+        elif id_ := next(matches, label_id(label)):
             found[number] = id_
         else:
             strange[number] = label
@@ -170,32 +143,3 @@ def _snomed(code: Dataset | None) -> str:
     value = str(code.get("CodeValue", ""))
     value = value if scheme == "SCT" else mapping["SRT"].get(value, "")
     return SYNONYMS.get(value, value)
-
-
-def _whole(volume: highdicom.Volume, dataset: Dataset, folder: Path) -> highdicom.Volume:
-    """Extend a segmentation, which has no frames without labels, to the slices of its images."""
-    images = {
-        str(image.ReferencedSOPInstanceUID)
-        for series in dataset.get("ReferencedSeriesSequence", [])
-        for image in series.ReferencedInstanceSequence
-    }
-    if len(images) <= volume.shape[0]:
-        return volume
-    tags = ["SOPInstanceUID", "ImagePositionPatient"]
-    positions = []
-    for path in filter(is_dicom, folder.iterdir()):
-        try:
-            header = _read(path, stop_before_pixels=True, specific_tags=tags)
-        except _ERRORS:
-            continue  # none of the images, or not whole
-        if header.get("SOPInstanceUID") in images and "ImagePositionPatient" in header:
-            positions.append(header.ImagePositionPatient)
-    if not positions:
-        return volume
-    at = volume.map_reference_to_indices(np.array(positions, np.float64))
-    slices = np.rint(at[:, 0]).astype(int)
-    if np.abs(at - np.stack([slices, 0 * slices, 0 * slices], 1)).max() > 0.05:
-        return volume  # images of another grid
-    before, after = max(0, -int(slices.min())), max(0, int(slices.max()) - volume.shape[0] + 1)
-    _check_size(volume.shape[0] + before + after, *volume.shape[1:])
-    return volume.pad([(before, after), (0, 0), (0, 0)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Callable
@@ -17,11 +18,12 @@ from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from ._errors import InvalidRequest, first_line
-from ._image_file import READ_ERRORS, load
+from ._image_file import READ_ERRORS, in_mm, load
 
 Spacing: TypeAlias = tuple[float, float, float]
 
 MAX_VOXELS = 2**31 - 1  # one gRPC message carries no more
+_APART_MM, _APART_VOXELS = 0.1, 0.1  # at most, of the corners of what counts as the same grid
 _GEOMETRY = (  # the header fields that place a grid in space
     *("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
@@ -33,11 +35,25 @@ class Held:
     """A picture turned to RAS+, with the image it came from.
 
     `values` is `[X, Y, Z]`, its axes point right, anterior, superior; `spacing` is in mm.
+    `named`: the labels' ids follow from their names, and are not those of the image.
+    `warnings` are what the user should know of how it was read, a sentence each.
     """
 
     values: NDArray[Any]
     spacing: Spacing
     image: SpatialImage
+    named: bool = False
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """From indices of `values` to mm, RAS+, `[4, 4]`."""
+        affine = np.asarray(self.image.affine, np.float64)
+        to_ras = orientations.io_orientation(affine)
+        turned: NDArray[np.float64] = affine @ orientations.inv_ornt_aff(
+            to_ras, self.image.shape[:3]
+        )
+        return turned
 
 
 def hold(
@@ -56,12 +72,16 @@ def hold(
     to_ras = orientations.io_orientation(affine) if np.isfinite(affine).all() else np.array(np.nan)
     if not np.isfinite(to_ras).all():
         raise failure(f"{name} has an affine that is not finite or drops an axis")
+    if (kind := np.dtype(image.dataobj.dtype)).kind not in "buif":
+        raise failure(f"{name} has data type {kind}; numbers are expected")
     try:
         data = np.asanyarray(image.dataobj)
     except READ_ERRORS as error:
         raise failure(f"{name} cannot be read to its end: {first_line(error)}") from error
     # Affines are stored in float32, which would turn 2 mm into 1.9999999.
     sizes = np.round(voxel_sizes(affine)[np.argsort(to_ras[:, 0])], 5)
+    if not (sizes.min() > 0 and sizes.max() < math.inf):
+        raise failure(f"{name} has voxels of {sizes.tolist()} mm; lengths above 0 mm are expected")
     return Held(
         values=np.ascontiguousarray(
             orientations.apply_orientation(check(name, data).reshape(shape), to_ras)
@@ -101,9 +121,16 @@ def resampled(
 
 
 def same_grid(one: Held, other: Held) -> bool:
-    """Tell whether two pictures lie on the same voxels, to a hundredth of a millimetre."""
-    a, b = (np.asarray(held.image.affine, np.float64) for held in (one, other))
-    return one.image.shape[:3] == other.image.shape[:3] and bool(np.allclose(a, b, atol=1e-2))
+    """Return whether the voxels of two pictures lie at the same points, however they are stored.
+
+    Their corners may be 0.1 mm or a tenth of a voxel apart, what is less: affines are rounded.
+    """
+    if one.values.shape != other.values.shape:
+        return False
+    ends = [(0, side - 1) for side in one.values.shape]
+    corners = np.array([(*corner, 1) for corner in itertools.product(*ends)])
+    apart = np.linalg.norm(corners @ (one.affine - other.affine).T, axis=1).max()
+    return bool(apart <= min(_APART_MM, _APART_VOXELS * min(one.spacing)))
 
 
 def resample_nearest(
@@ -135,20 +162,43 @@ def resample_linear(
     return values
 
 
+def resample_within(
+    volume: NDArray[Any],
+    mask: NDArray[np.uint8],
+    spacing: Spacing,
+    shape: tuple[int, ...],
+    to: Spacing,
+) -> NDArray[np.float32]:
+    """Interpolate a volume `[X, Y, Z]` among the voxels that its `mask`, on the same grid, labels.
+
+    Where the mask, sampled at the nearest voxel, has no label, the volume's lowest value stays: it
+    is the background. So nothing of the background gets into what has a label.
+    """
+    labelled = mask != 0
+    # Of eight voxels around a point the nearest one weighs an eighth or more.
+    weights = resample_linear(labelled, spacing, shape, to)
+    sums = resample_linear(volume * labelled, spacing, shape, to)
+    within = resample_nearest(labelled.view(np.uint8), spacing, to, shape) != 0
+    fine = np.full(shape, volume.min(), np.float32)
+    np.divide(sums, weights, out=fine, where=within)
+    return fine
+
+
 def restore(
     volume: NDArray[Any], spacing: Spacing, onto: Held, mask: NDArray[np.uint8] | None = None
 ) -> nib.Nifti1Image:
     """Bring a RAS+ volume `[X, Y, Z]` to the grid, axis order and affine of `onto.image`.
 
-    If it was made at another spacing it is interpolated, and what a mask leaves empty stays
-    background, the volume's lowest value.
+    If it was made at another spacing it is interpolated: where a `mask`, which lies on the volume's
+    own grid, has labels, if there is one.
     """
     if spacing != onto.spacing:
-        background = volume.min()
-        fine = resample_linear(volume, spacing, onto.values.shape, onto.spacing)
+        grid = onto.values.shape, onto.spacing
+        if mask is None:
+            fine = resample_linear(volume, spacing, *grid)
+        else:
+            fine = resample_within(volume, mask, spacing, *grid)
         volume = np.rint(fine).astype(np.int16)
-        if mask is not None:
-            volume[mask == 0] = background
     affine = np.asarray(onto.image.affine)
     from_ras = orientations.ornt_transform(
         np.array([[0, 1], [1, 1], [2, 1]]), orientations.io_orientation(affine)
@@ -163,6 +213,12 @@ def restore(
     header.set_data_dtype(data.dtype)
     header.set_xyzt_units("mm")
     return nib.Nifti1Image(data, affine, header)
+
+
+def restore_labels(labels: NDArray[np.uint8], spacing: Spacing, onto: Held) -> nib.Nifti1Image:
+    """Bring RAS+ labels `[X, Y, Z]` to the grid of `onto.image`, as `restore` does volumes."""
+    fine = resample_nearest(labels, spacing, onto.spacing, onto.values.shape)
+    return restore(fine, onto.spacing, onto)
 
 
 def _positions(count: int, of: int, ratio: float) -> NDArray[np.float64]:
@@ -180,7 +236,7 @@ def open_image(
     Raises `failure` if it cannot be read, or promises more voxels than a file may have.
     """
     if isinstance(picture, SpatialImage):
-        return f"the {what}", picture
+        return f"the {what}", in_mm(picture)
     if not isinstance(picture, (str, os.PathLike)):
         kind = type(picture).__name__
         raise failure(f"the {what} is of type {kind}; allowed are a path or a nibabel image")
@@ -188,7 +244,7 @@ def open_image(
     if not Path(picture).is_file():
         raise failure(f"{name} does not exist or is not a file")
     try:
-        image = load(picture)
+        image = in_mm(load(picture))
     except READ_ERRORS as error:
         raise failure(f"{name} is not an image that can be read: {first_line(error)}") from error
     return name, image

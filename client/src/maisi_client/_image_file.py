@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
+import numpy as np
 from nibabel.filebasedimages import ImageFileError
-from nibabel.nifti1 import Nifti1Extensions
+from nibabel.nifti1 import Nifti1Extension, Nifti1Extensions
 from nibabel.spatialimages import HeaderDataError, HeaderTypeError, SpatialImage
 
 # Of a file's voxels as they are in memory. The largest grid of a variant, 512 x 512 x 768, has
@@ -21,23 +22,41 @@ READ_ERRORS = (
     *(ImageFileError, HeaderDataError, HeaderTypeError),
 )
 _SUFFIXES = (".nii", ".nii.gz", ".mgh", ".mgz")  # what bzip2 and zstd unpack to has no bound
+_MAX_TEXT = 1 << 20  # bytes of a header's extensions that are read
+_METRE, _MICRON, _LENGTH_UNITS = 1, 3, 7  # of NIfTI's xyzt_units, and the bits for lengths
 _GZIP_RATIO = 1032  # what deflate can make of a byte at most: https://zlib.net/zlib_tech.html
 
 
-class _NoExtensions(Nifti1Extensions):  # type: ignore[misc]
-    """Leaves extensions unread: nobody needs them, and they say themselves how long they are."""
+class _Text(Nifti1Extensions):  # type: ignore[misc]
+    """Extensions as one text, for they may have the names of labels."""
 
     @classmethod
-    def from_fileobj(cls, *_: Any) -> _NoExtensions:
-        return cls()
+    def from_fileobj(cls, file: Any, size: int, byteswap: bool) -> _Text:
+        # Each says itself how long it is, which is not believed.
+        return cls([Nifti1Extension(0, file.read(min(int(size) % 2**63, _MAX_TEXT)))])
 
 
-class _Nifti1Header(nib.Nifti1Header):  # type: ignore[misc]
-    exts_klass = _NoExtensions
+class _Checked:
+    """A header whose lengths are known, or its file is refused: nibabel makes unknown ones 1."""
+
+    exts_klass = _Text
+
+    @staticmethod
+    def _chk_pixdims(header: Any, fix: bool = False) -> Any:
+        lengths = header["pixdim"][1:4]
+        if not header["sform_code"] > 0 and not np.all(np.isfinite(lengths) & (lengths != 0)):
+            raise HeaderDataError(
+                f"its pixdim, the spacing, is {lengths.tolist()}; lengths above 0 are expected"
+            )
+        return nib.Nifti1Header._chk_pixdims(header, fix)
 
 
-class _Nifti2Header(nib.Nifti2Header):  # type: ignore[misc]
-    exts_klass = _NoExtensions
+class _Nifti1Header(_Checked, nib.Nifti1Header):  # type: ignore[misc]
+    pass
+
+
+class _Nifti2Header(_Checked, nib.Nifti2Header):  # type: ignore[misc]
+    pass
 
 
 class _Nifti1(nib.Nifti1Image):  # type: ignore[misc]
@@ -64,6 +83,26 @@ def load(path: str | os.PathLike[str]) -> SpatialImage:
             _check_promise(Path(path), image)
             return image
     raise ImageFileError("it is neither NIfTI nor MGH inside")
+
+
+def in_mm(image: SpatialImage) -> SpatialImage:
+    """Return an image whose header and affine are in mm, where a NIfTI header has another unit.
+
+    Without a unit mm are meant, as ITK has it.
+    """
+    header = image.header
+    if not isinstance(header, nib.Nifti1Header):
+        return image
+    factor = {_METRE: 1e3, _MICRON: 1e-3}.get(int(header["xyzt_units"]) & _LENGTH_UNITS)
+    if factor is None:
+        return image
+    header = header.copy()
+    header["pixdim"][1:4] *= factor
+    for field in ("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"):
+        header[field] *= factor
+    header.set_xyzt_units("mm")
+    affine = None if image.affine is None else header.get_best_affine()
+    return type(image)(image.dataobj, affine, header, image.extra, image.file_map)
 
 
 def _check_promise(path: Path, image: Any) -> None:

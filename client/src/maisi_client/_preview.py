@@ -9,16 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import nibabel as nib
 import numpy as np
-from nibabel.affines import voxel_sizes
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from ._errors import InvalidRequest, MaisiError
 from ._files import atomic
-from ._grid import Spacing, open_image, parse_spacing
-from ._mask import load_mask
+from ._grid import Held, Spacing, same_grid
+from ._mask import load_greys, load_mask
 from ._volume import Volume
 
 if TYPE_CHECKING:
@@ -60,30 +58,28 @@ def preview(
     Raises `InvalidRequest` if the grids differ or nothing is given, `MaisiError` without Pillow.
     """
     require_pillow()
-    grids = [(title, *_grid(volume)) for title, volume in volumes]
+    greys = [(title, _held(volume)) for title, volume in volumes]
     labels = None
     if mask is not None:
-        held = load_mask(mask.image if isinstance(mask, Volume) else mask)
-        labels, spacing = held.values, held.spacing
-    elif grids:
-        spacing = grids[0][2]
-    else:
+        labels = load_mask(mask.image if isinstance(mask, Volume) else mask)
+    elif not greys:
         raise InvalidRequest("a preview of nothing was asked for; give a mask or a volume")
-    first = grids[0][1] if labels is None else labels
-    for title, grid, _ in grids:
-        if grid.shape != first.shape:
-            raise InvalidRequest(
-                f"'{title}' has shape {list(grid.shape)}; all must have {list(first.shape)}"
-            )
-
-    shown = first > (0 if labels is not None else first.mean())
-    focus = shown & np.isin(first, _BRAIN) if labels is not None else shown
+    first = labels or greys[0][1]
+    for title, volume in greys:
+        if not same_grid(first, volume):
+            other = "the mask" if labels else "the first volume"
+            raise InvalidRequest(f"'{title}' lies on another grid than {other}")
+    grid = first.values
+    shown = grid > (0 if labels else grid.mean())
+    focus = shown & np.isin(grid, _BRAIN) if labels else shown
     focus = focus if focus.any() else shown
     columns: list[tuple[str, Grid, Callable[[Grid, tuple[int, int]], Image.Image]]]
-    columns = [] if labels is None else [("mask", labels, _in_colours)]
+    columns = [("mask", labels.values, _in_colours)] if labels else []
     columns += [
-        (title, grid, partial(_in_greys, window=_window(grid, focus))) for title, grid, _ in grids
+        (title, volume.values, partial(_in_greys, window=_window(volume.values, focus)))
+        for title, volume in greys
     ]
+    spacing = first.spacing
     box, centre = _box(shown, spacing), _centre(focus)
     extents = [(edge.stop - edge.start) * mm for edge, mm in zip(box, spacing, strict=True)]
     rows = []
@@ -110,13 +106,8 @@ def require_pillow() -> None:
         ) from None
 
 
-def _grid(picture: Picture) -> tuple[Grid, Spacing]:
-    """Return the data `[X, Y, Z]`, RAS+, and spacing of a picture."""
-    if isinstance(picture, Volume):
-        picture = picture.image
-    _, image = open_image(picture, "volume", InvalidRequest)
-    closest = nib.as_closest_canonical(image)
-    return np.asanyarray(closest.dataobj), parse_spacing(voxel_sizes(closest.affine))
+def _held(picture: Picture) -> Held:
+    return load_greys(picture.image if isinstance(picture, Volume) else picture, "volume")
 
 
 def _box(shown: NDArray[np.bool_], spacing: Spacing) -> list[slice]:

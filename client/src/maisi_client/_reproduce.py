@@ -10,7 +10,7 @@ from typing import Any
 from ._arguments import Picture
 from ._client import Client
 from ._errors import InvalidRequest, Mismatch, ServerError
-from ._mask import load_mask, load_source
+from ._mask import load_greys, load_mask
 from ._provenance import digest
 from ._variant import named
 from ._volume import Progress, Volume
@@ -43,7 +43,7 @@ def reproduce(
     told = _read(Path(sidecar))
     request, digests = dict(told["request"]), dict(told["sha256"])
     pictures = {
-        name: _same(name, given or request.pop(name, None), digests[name])
+        name: _same(name, given or request.pop(name, None), digests[name], request)
         for name, given in (("mask", mask), ("source", source))
         if name in digests
     }
@@ -69,11 +69,12 @@ def _read(path: Path) -> dict[str, Any]:
     return told
 
 
-def _same(name: str, picture: Picture | None, wanted: str) -> Picture:
+def _same(name: str, picture: Picture | None, wanted: str, request: Mapping[str, Any]) -> Picture:
     """Return the picture if it is the one that was sent."""
     if picture is None:
         raise InvalidRequest(f"the {name} was no file; give the same {name} again")
-    held = load_mask(picture) if name == "mask" else load_source(picture)
+    is_mask = name == "mask"
+    held = load_mask(picture, request.get("vocabulary")) if is_mask else load_greys(picture)
     found = digest(held.values, held.image.affine)
     if found != wanted:
         raise Mismatch(f"the {name} has SHA-256 {found}; the volume was made of {wanted}")

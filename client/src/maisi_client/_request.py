@@ -20,7 +20,7 @@ from ._grid import (
     resampled,
     same_grid,
 )
-from ._mask import load_mask, load_source
+from ._mask import load_greys, load_mask
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,9 @@ class Request:
     """What to send to which variant, and what the answer is placed on.
 
     `mask` and `arguments` are those that were given, the seed completed. `held` is the picture that
-    came: the mask, whose values are `labels`, or else the `source`.
+    came: the mask, whose values are `labels`, or else the `source`. `changed`: what is
+    sent of the mask, at the `spacing` of the request and in MAISI's ids, is not what its file has.
+    `warnings` are of how it was read.
     """
 
     variant: str
@@ -39,6 +41,8 @@ class Request:
     source: Held | None
     spacing: Spacing | None
     labels: NDArray[np.uint8] | None
+    changed: bool
+    warnings: tuple[str, ...]
 
 
 def prepare(mask: Picture | None, arguments: Mapping[str, Any], **flags: bool) -> Request:
@@ -49,8 +53,8 @@ def prepare(mask: Picture | None, arguments: Mapping[str, Any], **flags: bool) -
     """
     asked = complete(arguments)
     source, spacing = asked.get("source"), asked.get("spacing")
-    labels = None if mask is None else load_mask(mask)
-    greys = None if source is None else load_source(source)
+    labels = None if mask is None else load_mask(mask, asked.get("vocabulary"))
+    greys = None if source is None else load_greys(source)
     if labels is not None and greys is not None and not same_grid(labels, greys):
         raise InvalidRequest("the source lies on another grid than the mask; resample one of them")
     held = labels or greys
@@ -68,10 +72,29 @@ def prepare(mask: Picture | None, arguments: Mapping[str, Any], **flags: bool) -
         if labels is not None:
             inputs["mask"] = resample_nearest(labels.values, labels.spacing, used)
         if greys is not None:
-            sides = resampled(greys.values.shape, greys.spacing, used, itemsize=4)
-            inputs["source"] = resample_linear(greys.values, greys.spacing, sides, used)
-    values = None if labels is None else labels.values
-    return Request(asked["variant"], inputs, mask, asked, held, greys, used, values)
+            # On the mask's grid, if there is one: its spacing is the same but for rounding.
+            assert held is not None
+            sides = resampled(greys.values.shape, held.spacing, used, itemsize=4)
+            inputs["source"] = resample_linear(greys.values, held.spacing, sides, used)
+    return Request(
+        variant=asked["variant"],
+        inputs=inputs,
+        mask=mask,
+        arguments=asked,
+        held=held,
+        source=greys,
+        spacing=used,
+        labels=None if labels is None else labels.values,
+        changed=labels is not None and _changed(labels, inputs["mask"], used),
+        warnings=() if labels is None else labels.warnings,
+    )
+
+
+def _changed(labels: Held, sent: NDArray[np.uint8], spacing: Spacing | None) -> bool:
+    if labels.named or spacing is None or spacing == labels.spacing:
+        return labels.named
+    back = resample_nearest(sent, spacing, labels.spacing, labels.values.shape)
+    return not np.array_equal(back, labels.values)
 
 
 def size_of(inputs: Mapping[str, NDArray[Any]]) -> tuple[int, ...] | None:

@@ -57,9 +57,3 @@ def slice_grid(name: str, held: Held) -> SliceGrid:
 def planes_of(held: Held) -> NDArray[Any]:
     """Return the values of RAS+ `[X, Y, Z]` as `[slices, rows, columns]` of a `SliceGrid`."""
     return held.values[::-1, ::-1].transpose(2, 1, 0)
-
-
-def same_slices(one: SliceGrid, other: SliceGrid) -> bool:
-    """Tell whether two grids are the same, to a hundredth of a millimetre at every corner."""
-    a, b = (np.c_[g.cosines * g.spacing * g.shape, g.origin] for g in (one, other))
-    return one.shape == other.shape and bool(np.abs(a - b).max() < 1e-2)

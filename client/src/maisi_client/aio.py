@@ -182,7 +182,7 @@ class Client:
         request = await asyncio.to_thread(prepare, mask, arguments, check=True)
         async with aclosing(self._results(request)) as results:
             async for result in results:
-                if (report := answer.outlook(result)) is not None:
+                if (report := answer.outlook(result, request)) is not None:
                     return report
         raise ServerError(f"the server at {self.url} ended without an answer")
 

@@ -24,7 +24,7 @@ import numpy as np
 from ._client import Client
 from ._dataset import insist
 from ._errors import InvalidRequest, MaisiError
-from ._mask import open_mask
+from ._mask import label_image
 from ._plan import Row
 from ._tls import Tls
 from ._volume import Volume
@@ -152,13 +152,10 @@ def _make(row: Row, client: Client, attempts: int, stopped: threading.Event) -> 
 
 
 def _pair(row: Row, volume: Volume) -> dict[str, Any]:
-    mask = volume.mask
-    if mask is None:
-        _, mask = open_mask(row.arguments["mask"])
-    sides = (1, *volume.image.shape[:3])
+    mask = volume.mask or label_image(row.arguments["mask"])
     return {
-        "image": torch.from_numpy(np.array(volume.image.dataobj, np.float32).reshape(sides)),
-        "label": torch.from_numpy(np.array(mask.dataobj).astype(np.uint8).reshape(sides)),
+        "image": torch.from_numpy(np.array(volume.image.dataobj, np.float32)[None]),
+        "label": torch.from_numpy(np.array(mask.dataobj)[None]),
         "affine": torch.from_numpy(np.array(volume.image.affine, np.float64)),
         "name": row.name,
         "modality": volume.report["modality"],

@@ -1,0 +1,102 @@
+"""Names of labels in a header: they say what the ids are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from maisi_client import MaskError
+from maisi_client._image_file import load
+from maisi_client._label_names import label_id, label_names
+from maisi_client._mask import load_mask
+
+TOTAL = (
+    '<?xml version="1.0"?><CaretExtension><VolumeInformation Index="0"><LabelTable>'
+    '<Label Key="1" Red="1" Green="0" Blue="0" Alpha="1"><![CDATA[spleen]]></Label>'
+    '<Label Key="2" Red="0" Green="1" Blue="0" Alpha="1">kidney_right</Label>'
+    '<Label Key="21" Red="0" Green="1" Blue="1" Alpha="1">urinary_bladder</Label>'
+    "</LabelTable></VolumeInformation></CaretExtension>"
+)
+ITK_SNAP = """# ITK-SnAP Label Description File
+    0     0    0    0        0  0  0    "Clear Label"
+    1   255    0    0        1  1  1    "spleen"
+    2     0  255    0      0.5  1  1    "right kidney"
+   21     0  255  255        1  1  1    "bladder"
+"""
+SLICER = (
+    "Segment0_LabelValue:=1\nSegment0_Name:=Spleen\nSegment1_Name:=right kidney\n"
+    "Segment1_LabelValue:=2\nSegment2_LabelValue:=21\nSegment2_Name:=Urinary bladder\n"
+)
+OWN = {3: "spleen", 5: "right kidney", 15: "bladder"}
+
+
+def mask(path: Path, ids: tuple[int, ...], text: str, code: int = 0) -> Path:
+    labels = np.zeros((8, 8, 8), np.uint8)
+    for plane, id_ in enumerate(ids):
+        labels[plane] = id_
+    image = nib.Nifti1Image(labels, np.eye(4))
+    if text:
+        image.header.extensions.append(nib.nifti1.Nifti1Extension(code, text.encode()))
+    image.to_filename(path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize(("text", "code"), [(TOTAL, 0), (TOTAL, 30), (ITK_SNAP, 6), (SLICER, 0)])
+def test_names_make_the_ids(tmp_path: Path, text: str, code: int, suffix: str) -> None:
+    path = mask(tmp_path / f"mask{suffix}", (1, 2, 21), text, code)
+    for picture in (path, nib.load(path)):
+        held = load_mask(picture)
+        assert [int(held.values[plane, 0, 0]) for plane in range(4)] == [3, 5, 15, 0]
+        assert held.named
+        (warning,) = held.warnings
+        assert "1 " in warning and "became 3" in warning and "--vocabulary" in warning
+
+
+def test_a_vocabulary_says_more_than_names(tmp_path: Path) -> None:
+    path = mask(tmp_path / "mask.nii", (1, 2), TOTAL)
+    for vocabulary in ("maisi", "totalsegmentator-v2"):
+        held = load_mask(path, vocabulary)
+        assert set(np.unique(held.values)) == {0, 1, 2}
+        assert not held.named and not held.warnings
+
+
+def test_maisis_own_names_change_nothing(tmp_path: Path) -> None:
+    text = "".join(f'<Label Key="{id_}" Red="1">{name}</Label>' for id_, name in OWN.items())
+    held = load_mask(mask(tmp_path / "mask.nii", tuple(OWN), text))
+    assert set(np.unique(held.values)) == {0, *OWN}
+    assert not held.named and not held.warnings
+
+
+def test_names_of_other_things_are_warned_of(tmp_path: Path) -> None:
+    held = load_mask(mask(tmp_path / "mask.nii", (1,), '<Label Key="1" Red="1">Label 1</Label>'))
+    assert set(np.unique(held.values)) == {0, 1}
+    assert "names label 1 'Label 1'" in held.warnings[0] and "--vocabulary" in held.warnings[0]
+
+
+@pytest.mark.parametrize(("ids", "said"), [((1, 2, 9), "without a name"), ((1, 7), "'face'")])
+def test_half_known_names_are_refused(tmp_path: Path, ids: tuple[int, ...], said: str) -> None:
+    text = TOTAL + '<Label Key="7" Red="1">face</Label>'
+    with pytest.raises(MaskError, match=rf"has label {ids[-1]}, {said}.*--vocabulary"):
+        load_mask(mask(tmp_path / "mask.nii", ids, text))
+
+
+def test_names_of_labels_that_are_not_there_do_not_matter(tmp_path: Path) -> None:
+    text = TOTAL + '<Label Key="7" Red="1">face</Label>'
+    assert load_mask(mask(tmp_path / "mask.nii", (1,), text)).values[0, 0, 0] == 3
+
+
+def test_an_extension_that_lies_about_its_length_is_harmless(tmp_path: Path) -> None:
+    path = mask(tmp_path / "mask.nii", (1, 2), TOTAL)
+    content = bytearray(path.read_bytes())
+    content[352:356] = b"\xff\xff\xff\x7f"  # esize
+    path.write_bytes(content)
+    assert label_names(load(path))[2] == "kidney_right"
+
+
+def test_names_match_in_any_order_of_words() -> None:
+    assert label_id("kidney_right") == label_id("Right Kidney") == 5
+    assert label_id("vertebrae_L3") == label_id("vertebrae L3") == 35
+    assert label_id("left") is None and label_id("") is None
