@@ -15,8 +15,8 @@ from maisi_client._grid import (
     parse_spacing,
     resample_linear,
     resample_nearest,
+    resample_within,
     restore,
-    restore_labels,
     same_grid,
 )
 from maisi_client._mask import label_image, load_greys, load_mask
@@ -98,16 +98,28 @@ def test_linear_resampling_is_exact_on_a_plane() -> None:
     assert np.abs(fine - expected).max() <= 0.5
 
 
-def test_restore_from_another_spacing_keeps_background_empty() -> None:
+def test_a_volume_at_another_spacing_keeps_background_empty() -> None:
     data = np.zeros((40, 30, 20), np.uint8)
     data[11:29, 9:20, 5:15] = 22
     mask = load_mask(nib.Nifti1Image(data, oblique("PSR", (1.0, 1.5, 1.0))))
     coarse = resample_nearest(mask.values, mask.spacing, (2.0, 2.0, 2.0))
     volume = np.where(coarse > 0, 500, -1000).astype(np.int16)
-    back = np.asanyarray(restore(volume, (2.0, 2.0, 2.0), mask, coarse).dataobj)
-    followed = np.asanyarray(restore_labels(coarse, (2.0, 2.0, 2.0), mask).dataobj)
-    assert back.shape == followed.shape == data.shape
-    assert (back == np.where(followed > 0, 500, -1000)).all()  # no rim between the two
+    fine, labels = resample_within(volume, coarse, (2.0, 2.0, 2.0), mask.values, mask.spacing)
+    back = np.asanyarray(restore(fine, mask.spacing, mask).dataobj)
+    assert np.array_equal(labels, mask.values)
+    assert (back == np.where(data > 0, 500, -1000)).all()  # no rim between the two
+
+
+def test_labels_that_a_coarser_grid_loses_have_no_tissue() -> None:
+    labels = np.zeros((24, 24, 24), np.uint8)
+    labels[4:12, 4:12, 4:12] = 22
+    labels[20, 20, 20] = 23  # a voxel far from all else
+    coarse = resample_nearest(labels, (1, 1, 1), (3, 3, 3))
+    assert 23 not in coarse
+    volume = np.where(coarse > 0, 500, 0).astype(np.int16)
+    fine, left = resample_within(volume, coarse, (3, 3, 3), labels, (1, 1, 1))
+    assert left[20, 20, 20] == 0 and (left == np.where(labels == 22, 22, 0)).all()
+    assert (fine == np.where(left > 0, 500, 0)).all()
 
 
 def test_whole_floats_and_a_trailing_axis_are_labels(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._errors import ServerError, printable
-from ._grid import restore, restore_labels
+from ._grid import Spacing, resample_nearest, resample_within, restore
 from ._provenance import provenance
 from ._request import Request, size_of
 from ._volume import Progress, Volume
@@ -104,13 +104,11 @@ def volume(result: Any, request: Request) -> Volume | None:
         raise ServerError("the server sent an image without a report")
     _check_size("image", image, size_of(request.inputs) or parsed.get("size") or image.shape)
     used = _used_mask(result, image.shape)
-    followed = request.inputs.get("mask") if used is None else used
-    placed = _place(image, followed, parsed, request)
-    labels = None
-    if followed is not None and (used is not None or request.changed):
-        labels = _place_labels(followed, parsed, request)
-    parsed |= _warnings(parsed, request) | provenance(placed, labels, request)
-    return Volume(placed, parsed, labels)
+    image, spacing, labels = _cut(image, used, request)
+    placed = _place(image, spacing, parsed, request)
+    followed = None if labels is None else _place_labels(labels, spacing, parsed, request)
+    parsed |= _warnings(parsed, request) | provenance(placed, followed, request)
+    return Volume(placed, parsed, followed)
 
 
 def mask(result: Any, report: Mapping[str, Any], request: Request) -> nib.Nifti1Image | None:
@@ -119,7 +117,7 @@ def mask(result: Any, report: Mapping[str, Any], request: Request) -> nib.Nifti1
     Raises `ServerError` unless it has the size that was asked for.
     """
     used = _used_mask(result, size_of(request.inputs))
-    return None if used is None else _place_labels(used, report, request)
+    return None if used is None else _place_labels(used, request.spacing, report, request)
 
 
 def _warnings(report: Mapping[str, Any], request: Request) -> dict[str, list[str]]:
@@ -141,26 +139,51 @@ def _check_size(name: str, value: NDArray[Any], size: Sequence[int]) -> None:
         )
 
 
+def _cut(
+    image: NDArray[np.int16], used: NDArray[np.uint8] | None, request: Request
+) -> tuple[NDArray[np.int16], Spacing | None, NDArray[np.uint8] | None]:
+    """Return a volume, background where no label was followed, its spacing, and the labels.
+
+    The labels are None where they are those that were sent. With a mask the spacing is the mask's.
+    """
+    held, spacing, sent = request.held, request.spacing, request.labels
+    if held is None or spacing is None or sent is None:
+        return image, spacing, used
+    if used is None:
+        followed, labels = request.inputs["mask"], sent
+    else:
+        followed = used
+        labels = resample_nearest(used, spacing, held.spacing, sent.shape)
+    image, labels = resample_within(image, followed, spacing, labels, held.spacing)
+    same = used is None and not request.named and np.array_equal(labels, sent)
+    return image, held.spacing, None if same else labels
+
+
 def _place(
     image: NDArray[np.int16],
-    followed: NDArray[np.uint8] | None,
+    spacing: Spacing | None,
     report: Mapping[str, Any],
     request: Request,
 ) -> nib.Nifti1Image:
-    """Return the volume on the grid of the picture that came; else RAS+, centred on the origin."""
-    if request.held is not None and request.spacing is not None:
-        placed = restore(image, request.spacing, request.held, followed)
+    """Return a volume on the grid of the picture that came; else RAS+, centred on the origin."""
+    if request.held is not None and spacing is not None:
+        placed = restore(image, spacing, request.held)
     else:
         placed = _centred(image, report["spacing"])
     return _signed(placed, report)
 
 
 def _place_labels(
-    labels: NDArray[np.uint8], report: Mapping[str, Any], request: Request
+    labels: NDArray[np.uint8],
+    spacing: Spacing | None,
+    report: Mapping[str, Any],
+    request: Request,
 ) -> nib.Nifti1Image:
     """Return a mask where the volume lies."""
-    if request.held is not None and request.spacing is not None:
-        placed = restore_labels(labels, request.spacing, request.held)
+    held = request.held
+    if held is not None and spacing is not None:
+        labels = resample_nearest(labels, spacing, held.spacing, held.values.shape)
+        placed = restore(labels, held.spacing, held)
     else:
         placed = _centred(labels, report["spacing"])
     return _signed(placed, report)

@@ -166,39 +166,34 @@ def resample_within(
     volume: NDArray[Any],
     mask: NDArray[np.uint8],
     spacing: Spacing,
-    shape: tuple[int, ...],
+    labels: NDArray[np.uint8],
     to: Spacing,
-) -> NDArray[np.float32]:
+) -> tuple[NDArray[Any], NDArray[np.uint8]]:
     """Interpolate a volume `[X, Y, Z]` among the voxels that its `mask`, on the same grid, labels.
 
-    Where the mask, sampled at the nearest voxel, has no label, the volume's lowest value stays: it
-    is the background. So nothing of the background gets into what has a label.
+    `labels` are on the grid at the spacing `to`. Where they are 0, the volume's lowest value stays,
+    which is the background; none of it gets into what has a label. Returned with the volume are the
+    labels, without those that have no voxel of the mask around them.
     """
+    if spacing == to:
+        return volume, labels
     labelled = mask != 0
-    # Of eight voxels around a point the nearest one weighs an eighth or more.
-    weights = resample_linear(labelled, spacing, shape, to)
-    sums = resample_linear(volume * labelled, spacing, shape, to)
-    within = resample_nearest(labelled.view(np.uint8), spacing, to, shape) != 0
-    fine = np.full(shape, volume.min(), np.float32)
+    weights = resample_linear(labelled, spacing, labels.shape, to)
+    sums = resample_linear(volume * labelled, spacing, labels.shape, to)
+    within = (labels != 0) & (weights > 0)
+    fine = np.full(labels.shape, volume.min(), np.float32)
     np.divide(sums, weights, out=fine, where=within)
-    return fine
+    return np.rint(fine).astype(volume.dtype), labels * within
 
 
-def restore(
-    volume: NDArray[Any], spacing: Spacing, onto: Held, mask: NDArray[np.uint8] | None = None
-) -> nib.Nifti1Image:
+def restore(volume: NDArray[Any], spacing: Spacing, onto: Held) -> nib.Nifti1Image:
     """Bring a RAS+ volume `[X, Y, Z]` to the grid, axis order and affine of `onto.image`.
 
-    If it was made at another spacing it is interpolated: where a `mask`, which lies on the volume's
-    own grid, has labels, if there is one.
+    If it was made at another spacing it is interpolated.
     """
     if spacing != onto.spacing:
-        grid = onto.values.shape, onto.spacing
-        if mask is None:
-            fine = resample_linear(volume, spacing, *grid)
-        else:
-            fine = resample_within(volume, mask, spacing, *grid)
-        volume = np.rint(fine).astype(np.int16)
+        fine = resample_linear(volume, spacing, onto.values.shape, onto.spacing)
+        volume = np.rint(fine).astype(volume.dtype)
     affine = np.asarray(onto.image.affine)
     from_ras = orientations.ornt_transform(
         np.array([[0, 1], [1, 1], [2, 1]]), orientations.io_orientation(affine)
@@ -215,10 +210,12 @@ def restore(
     return nib.Nifti1Image(data, affine, header)
 
 
-def restore_labels(labels: NDArray[np.uint8], spacing: Spacing, onto: Held) -> nib.Nifti1Image:
-    """Bring RAS+ labels `[X, Y, Z]` to the grid of `onto.image`, as `restore` does volumes."""
-    fine = resample_nearest(labels, spacing, onto.spacing, onto.values.shape)
-    return restore(fine, onto.spacing, onto)
+def present_ids(labels: NDArray[np.uint8]) -> list[int]:
+    """Return the ids above 0 that labels `[X, Y, Z]` hold."""
+    seen = np.zeros(256, bool)
+    for plane in labels:  # an index takes eight bytes a voxel
+        seen[plane] = True
+    return [int(id_) for id_ in np.flatnonzero(seen) if id_]
 
 
 def _positions(count: int, of: int, ratio: float) -> NDArray[np.float64]:

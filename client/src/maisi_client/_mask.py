@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ._dicom_file import is_dicom
 from ._dicom_mask import OWN, read_segmentation
 from ._errors import InvalidRequest, MaisiError, MaskError, first_line
-from ._grid import Held, hold, open_image, restore
+from ._grid import Held, hold, open_image, present_ids, restore
 from ._label_names import label_id, label_names
 
 _WAYS = "a vocabulary (--vocabulary: totalsegmentator-v2, maisi, ...) says what the ids mean"
@@ -105,10 +105,7 @@ def _by_names(name: str, held: Held) -> Held:
     """
     if not (names := label_names(held.image)):
         return held
-    seen = np.zeros(256, bool)
-    for plane in held.values:
-        seen[plane] = True
-    present = [int(id_) for id_ in np.flatnonzero(seen) if id_]
+    present = present_ids(held.values)
     table = {id_: label_id(names[id_]) for id_ in present if id_ in names}
     if all(id_ == own for id_, own in table.items()):
         return held

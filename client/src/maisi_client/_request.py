@@ -15,6 +15,7 @@ from ._grid import (
     Held,
     Spacing,
     parse_spacing,
+    present_ids,
     resample_linear,
     resample_nearest,
     resampled,
@@ -28,9 +29,8 @@ class Request:
     """What to send to which variant, and what the answer is placed on.
 
     `mask` and `arguments` are those that were given, the seed completed. `held` is the picture that
-    came: the mask, whose values are `labels`, or else the `source`. `changed`: what is
-    sent of the mask, at the `spacing` of the request and in MAISI's ids, is not what its file has.
-    `warnings` are of how it was read.
+    came: the mask, whose values are `labels`, or else the `source`. `named`: its labels' names
+    made the ids, which are not those of its file. `warnings` are of how it was read and resampled.
     """
 
     variant: str
@@ -41,7 +41,7 @@ class Request:
     source: Held | None
     spacing: Spacing | None
     labels: NDArray[np.uint8] | None
-    changed: bool
+    named: bool
     warnings: tuple[str, ...]
 
 
@@ -85,16 +85,21 @@ def prepare(mask: Picture | None, arguments: Mapping[str, Any], **flags: bool) -
         source=greys,
         spacing=used,
         labels=None if labels is None else labels.values,
-        changed=labels is not None and _changed(labels, inputs["mask"], used),
-        warnings=() if labels is None else labels.warnings,
+        named=labels is not None and labels.named,
+        warnings=() if labels is None else (*labels.warnings, *_lost(labels, inputs["mask"], used)),
     )
 
 
-def _changed(labels: Held, sent: NDArray[np.uint8], spacing: Spacing | None) -> bool:
-    if labels.named or spacing is None or spacing == labels.spacing:
-        return labels.named
-    back = resample_nearest(sent, spacing, labels.spacing, labels.values.shape)
-    return not np.array_equal(back, labels.values)
+def _lost(labels: Held, sent: NDArray[np.uint8], spacing: Spacing | None) -> list[str]:
+    """Return a warning where labels are too small to be in a mask at another spacing."""
+    if spacing is None or spacing == labels.spacing:
+        return []
+    if not (lost := sorted({*present_ids(labels.values)} - {*present_ids(sent)})):
+        return []
+    return [
+        f"labels {', '.join(map(str, lost))} of the mask are too small to be in it at spacing"
+        f" {list(spacing)} mm; the volume does not show them"
+    ]
 
 
 def size_of(inputs: Mapping[str, NDArray[Any]]) -> tuple[int, ...] | None:

@@ -38,7 +38,7 @@ class Volume:
     `image` is int16 (Hounsfield units for CT, 0..1000 for MR) on the mask's own grid, axes and
     affine. `report` says how it was made: seed, every parameter, seconds a stage, weights, quality.
     `mask` is the label map it follows, uint8, on the same grid, where that is another than the one
-    that was sent: made or changed by the server, or resampled to another spacing.
+    that was sent: made or changed by the server, or without what another spacing lost.
     """
 
     image: nib.Nifti1Image
