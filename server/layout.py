@@ -5,18 +5,18 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import secrets
-import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from tritonclient.grpc import model_config_pb2 as pb
 
-from server.host import SHM
+from server.host import SHM, libpython_dir
 
 PREFIX = "maisi-serve-"
 CLIENTS = "maisi-client-"  # as client/src/maisi_client/_near.py has it
@@ -32,26 +32,6 @@ _STUB = """#!/bin/sh
 unset {names}
 exec {stub} "$@"
 """
-
-
-def lay_backends(triton: Path, ours: Path, target: Path) -> None:
-    """Fill the new folder `target` with Triton's Python backend and the packages in `ours`.
-
-    Triton refuses a shared library that a link leads out of the backend directory, so that one
-    and its utilities are copied; the rest is linked. The stub gets a script before it, which takes
-    `MALLOC` away.
-    """
-    python = target / "python"
-    python.mkdir(parents=True)
-    for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
-        shutil.copy(triton / "backends" / "python" / name, python)
-    stub = "triton_python_backend_stub"
-    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    real = shlex.quote(str(triton / "python_backend_stubs" / version / stub))
-    (python / stub).write_text(_STUB.format(names=" ".join(MALLOC), stub=real))
-    (python / stub).chmod(0o755)
-    for module in sorted(ours.glob("*/__init__.py")):
-        (target / module.parent.name).symlink_to(module.parent.resolve())
 
 
 @dataclass(frozen=True)
@@ -70,6 +50,80 @@ class Limits:
 
 
 UNLIMITED = Limits()
+
+
+@dataclass(frozen=True)
+class Laid:
+    """Folders of tritonserver: of backends, models, libpython and the program python3."""
+
+    backends: Path
+    models: Path
+    libraries: Path
+    programs: Path
+
+
+def lay(triton: Path, ours: Path | None, repository: Path, limits: Limits, target: Path) -> Laid:
+    """Fill the new folder `target`, whose path is plain, with what tritonserver needs.
+
+    `ours`: the packages of our backends; None where `triton` has them among its own. All paths of
+    others are behind links: Triton's shell does not quote what it gets, its models' interpreters
+    know ASCII alone, and the loader divides LD_LIBRARY_PATH at semicolons.
+    """
+    laid = Laid(*(target / name for name in ("backends", "models", "lib", "python/bin")))
+    if ours is None:
+        laid.backends.symlink_to((triton / "backends").absolute())
+    else:
+        lay_backends(triton, ours, laid.backends)
+    if limits == UNLIMITED:
+        laid.models.symlink_to(repository.absolute())
+    else:
+        lay_models(repository, limits, laid.models)
+    laid.libraries.symlink_to(libpython_dir())
+    if all(map(str.isascii, [sys.prefix, sys.base_prefix, *sys.path])):
+        return replace(laid, programs=Path(sys.executable).parent)
+    lay_python(laid.programs)
+    return laid
+
+
+def lay_python(programs: Path) -> None:
+    """Make a virtual environment of links to this interpreter and its packages around `programs`.
+
+    It has no *.pth: one whose content is not ASCII ends the models' interpreters.
+    """
+    programs.mkdir(parents=True)
+    (programs / "python3").symlink_to(sys.executable)
+    base = programs.parent / "base"
+    base.symlink_to(sys.base_prefix)
+    (programs.parent / "pyvenv.cfg").write_text(f"home = {base / 'bin'}\n")
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    packages = programs.parent / "lib" / version / "site-packages"
+    packages.mkdir(parents=True)
+    for folder in map(Path, sys.path):
+        if folder.name in ("site-packages", "dist-packages") and folder.is_dir():
+            for path in folder.iterdir():
+                link = packages / path.name
+                if path.suffix != ".pth" and not link.is_symlink():  # the first counts
+                    link.symlink_to(path)
+
+
+def lay_backends(triton: Path, ours: Path, target: Path) -> None:
+    """Fill the new folder `target` with Triton's Python backend and the packages in `ours`.
+
+    Triton refuses a shared library that a link leads out of the backend directory, so that one
+    and its utilities are copied; the rest is linked. The stub gets a script before it, which takes
+    `MALLOC` away.
+    """
+    python = target / "python"
+    python.mkdir(parents=True)
+    for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
+        shutil.copy(triton / "backends" / "python" / name, python)
+    stub = "triton_python_backend_stub"
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    (python / version).symlink_to((triton / "python_backend_stubs" / version).absolute())
+    (python / stub).write_text(_STUB.format(names=" ".join(MALLOC), stub=python / version / stub))
+    (python / stub).chmod(0o755)
+    for module in sorted(ours.glob("*/__init__.py")):
+        (target / module.parent.name).symlink_to(module.parent.resolve())
 
 
 def lay_models(repository: Path, limits: Limits, target: Path) -> None:
@@ -210,6 +264,12 @@ def model_names(repository: Path, variants: list[str]) -> list[str]:
     here = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
     if not here:
         raise ValueError(f"The model repository {repository} holds no */config.pbtxt.")
+    for name in here:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+            raise ValueError(
+                f"The model repository has a folder {name!r}: expected A-Z, a-z, 0-9 and _ . - in"
+                " the name of a model."
+            )
     if not variants:
         return ["*"]
     for variant in variants:

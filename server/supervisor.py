@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from server import healing, layout
+from server import healing, layout, temporary
 from server.healing import log
 from server.layout import UNLIMITED, Limits
 from server.status import Health
@@ -117,20 +116,13 @@ def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
     try:
         if settings.memory_key:
             layout.open_door(shared_memory[0], address.grpc, settings.memory_key)
-        with tempfile.TemporaryDirectory(prefix="maisi-serve-") as name:
-            folder = Path(name)
-            backends = settings.triton / "backends"
-            if settings.backends is not None:
-                backends = folder / "backends"  # the name of the package that ours are in
-                layout.lay_backends(settings.triton, settings.backends, backends)
-            repository = settings.repository
-            if settings.limits != UNLIMITED:
-                repository = folder / "models"
-                layout.lay_models(settings.repository, settings.limits, repository)
+        with temporary.folder(shared_memory[0].rstrip("-")) as (folder, in_use):
+            laid = layout.lay(
+                settings.triton, settings.backends, settings.repository, settings.limits, folder
+            )
             launch = Launch(
                 settings.triton,
-                backends,
-                repository,
+                laid,
                 settings.models,
                 address,
                 settings.key,
@@ -139,7 +131,8 @@ def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
                 settings.version,
             )
             state = {FILE_VARIABLE: str(stopping_file(folder)), TOKEN_VARIABLE: token()}
-            yield Triton(launch, shared_memory, state), address, folder
+            locks = (shared_memory[1], in_use)
+            yield Triton(launch, shared_memory[0], locks, state), address, folder
     finally:
         layout.remove_shared_memory(shared_memory[0])
         layout.sweep_clients()

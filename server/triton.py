@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,6 @@ import psutil
 from tritonclient.utils import np_to_triton_dtype
 
 from server import layout
-from server.host import libpython_dir
 
 # Where HTTP listens, whatever gRPC does: a body in gzip or in tiny chunks makes Triton 2.51 leak or
 # end (docs/security.md, Denial of service).
@@ -156,8 +155,7 @@ class Launch:
     """
 
     home: Path
-    backends: Path
-    repository: Path
+    laid: layout.Laid
     models: list[str]
     address: Address
     key: str
@@ -172,17 +170,18 @@ class Triton:
     Only who has the key may do what `CLOSED` names.
     """
 
-    def __init__(self, launch: Launch, shared_memory: tuple[str, int], state: Mapping[str, str]):
-        """Start it; returns at once. `shared_memory` is the claimed prefix and its lock.
+    def __init__(self, launch: Launch, prefix: str, locks: Sequence[int], state: Mapping[str, str]):
+        """Start it; returns at once. `prefix` of its names in shared memory.
 
-        `state`: variables of the environment that the models read.
+        `locks`: descriptors that it holds while it lives. `state`: variables of the environment
+        that the models read.
         """
-        self.prefix, self._lock = shared_memory
+        self.prefix, self._locks = prefix, locks
         self._command = [
             *command(launch),
             f"--backend-config=python,shm-region-prefix-name={self.prefix}",
         ]
-        self._state = state
+        self._laid, self._state = launch.laid, state
         self.process = self.start()
         host = launch.address.near
         self._url = f"http://{LOOPBACK}:{launch.address.http}/v2/"
@@ -196,8 +195,8 @@ class Triton:
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr,
             stderr=sys.stderr,
-            env={**environment(), **self._state},
-            pass_fds=[self._lock],
+            env={**environment(self._laid), **self._state},
+            pass_fds=self._locks,
             start_new_session=True,  # Ctrl-C is for us, not for the models at work
             preexec_fn=end_with_parent,
         )
@@ -348,8 +347,8 @@ def command(launch: Launch) -> list[str]:
     kept = [protocol for protocol in CLOSED if protocol != MEMORY]
     words = [
         str(launch.home / "bin" / "tritonserver"),
-        f"--model-repository={launch.repository}",
-        f"--backend-directory={launch.backends}",
+        f"--model-repository={launch.laid.models}",
+        f"--backend-directory={launch.laid.backends}",
         "--disable-auto-complete-config",
         "--model-control-mode=explicit",
         *(f"--load-model={name}" for name in launch.models),
@@ -390,13 +389,12 @@ def children(pid: int) -> list[psutil.Process]:
     return []
 
 
-def environment() -> dict[str, str]:
+def environment(laid: layout.Laid) -> dict[str, str]:
     """Give tritonserver its malloc, and this interpreter: the Python backend finds it by PATH."""
-    python = str(Path(sys.executable).parent)
-    libraries = [str(libpython_dir()), os.environ.get("LD_LIBRARY_PATH", "")]
+    libraries = [str(laid.libraries), os.environ.get("LD_LIBRARY_PATH", "")]
     return {
         **os.environ,
-        "PATH": os.pathsep.join([python, os.environ.get("PATH", "")]),
+        "PATH": os.pathsep.join([str(laid.programs), os.environ.get("PATH", "")]),
         "LD_LIBRARY_PATH": os.pathsep.join(part for part in libraries if part),
         "PYTHONUNBUFFERED": "1",
         **layout.MALLOC,

@@ -1,0 +1,89 @@
+"""Triton's shell, its models' interpreters and its loader get no path but the server's own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import tritonclient.grpc as grpc
+
+from server.layout import model_names
+from tests.server.tiny import write_repository
+
+
+def square(server, x):
+    tensor = grpc.InferInput("x", [1], "FP32")
+    tensor.set_data_from_numpy(np.array([x], np.float32))
+    with grpc.InferenceServerClient(server.grpc) as client:
+        return client.infer("slow_square", [tensor], client_timeout=30).as_numpy("y")[0]
+
+
+def folders(server, parent="/tmp"):
+    return list(Path(parent).glob(f"maisi-serve-{server.pid}-*"))
+
+
+@pytest.mark.parametrize("name", ["My Data", 'O\'Neil "x"', "Mül;ler", "$HOME `id`\\", "a\nb"])
+def test_repository_and_tmpdir_may_have_any_name(start_server, tmp_path, monkeypatch, name):
+    odd = tmp_path / name
+    (odd / "tmp").mkdir(parents=True)
+    monkeypatch.setenv("TMPDIR", str(odd / "tmp"))
+    server = start_server(write_repository(odd / "models"), "--start-seconds=30")
+    assert square(server, 0.3) == pytest.approx(0.3**4)
+    assert len(folders(server)) == 1
+    assert "serve: temporary files are in /tmp, not in " in server.log
+    assert server.stop() == 0
+    assert folders(server) == []
+
+
+def test_a_usual_tmpdir_is_used(start_server, tmp_path, monkeypatch):
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    server = start_server(write_repository(tmp_path / "models"))
+    assert len(folders(server, tmp_path / "tmp")) == 1
+    assert "temporary files" not in server.log
+    assert server.stop() == 0
+    assert folders(server, tmp_path / "tmp") == []
+
+
+def test_the_interpreter_may_have_any_name(start_server, tmp_path, monkeypatch):
+    """A virtual environment with the packages of this one, and a *.pth beyond ASCII."""
+    odd = tmp_path / "Dätä's; $x"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", odd / "venv"], check=True)
+    (packages,) = (odd / "venv" / "lib").glob("python*/site-packages")
+    (odd / "library").mkdir()
+    ours = [folder for folder in sys.path if folder.endswith("site-packages")]
+    lines = "\n".join([*ours, str(odd / "library")])
+    (packages / "ours.pth").write_text(lines, encoding="utf-8")
+    monkeypatch.setattr(sys, "executable", str(odd / "venv" / "bin" / "python"))
+    server = start_server(write_repository(odd / "models"), "--start-seconds=30")
+    assert square(server, 0.3) == pytest.approx(0.3**4)
+    assert psutil.Process(server.pid).cmdline()[0].startswith(str(odd))
+
+
+def test_the_folder_of_a_killed_server_is_removed_by_the_next(start_server, tmp_path):
+    repository = write_repository(tmp_path / "models")
+    bystander = start_server(repository)
+    dead = start_server(repository)
+    dead.die()
+    (kept,), (left,) = (folders(one, tempfile.gettempdir()) for one in (bystander, dead))
+    start_server(repository)
+    assert not left.exists()
+    assert kept.exists()
+    assert square(bystander, 0.1) == pytest.approx(0.1**4)
+
+
+def test_a_model_whose_name_a_shell_changes_is_refused(tmp_path):
+    repository = write_repository(tmp_path)
+    for name in ("my model", "a;b", "ü"):
+        (repository / name).mkdir()
+        (repository / name / "config.pbtxt").touch()
+        with pytest.raises(ValueError, match="name of a model") as refusal:
+            model_names(repository, [])
+        assert repr(name) in str(refusal.value)
+        (repository / name / "config.pbtxt").unlink()
+    assert model_names(repository, []) == ["*"]
