@@ -93,6 +93,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main() -> int:
     """Serve until told to stop; returns the exit status."""
+    hold_standard_streams()
     options = arguments()
     facts = host.inspect()
     triton, backends = options.triton or facts.triton, None if options.triton else ROOT / "backends"
@@ -134,6 +135,13 @@ def main() -> int:
         print(f"serve: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def hold_standard_streams() -> None:
+    """Keep the descriptors 0 to 2 from files of ours, where somebody closed them."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
 
 
 def key(path: Path) -> str:

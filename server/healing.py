@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from contextlib import suppress
+from typing import TextIO
 
 import psutil
 
@@ -19,7 +21,14 @@ FROZEN = 5.0  # seconds for which a process may be stopped, as a debugger does, 
 
 def log(message: str) -> None:
     """Write one line for the operator, between Triton's own lines."""
-    print(f"serve: {message}", file=sys.stderr, flush=True)
+    say(sys.stderr, f"serve: {message}")
+
+
+def say(stream: TextIO | None, line: str) -> None:
+    """Write a line to a standard stream; nobody may read it any more, which stops nothing."""
+    if stream is not None:
+        with suppress(OSError):  # past Python's buffer, which would keep what is not read
+            os.write(stream.fileno(), f"{line}\n".encode(errors="backslashreplace"))
 
 
 def watch(triton: Triton, known: dict[int, str], health: Health, stop: Stop) -> str | None:

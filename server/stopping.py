@@ -28,15 +28,17 @@ class Stop:
     """Counts the signals: the first asks to stop, the second not to wait any longer."""
 
     def __init__(self) -> None:
-        """Catch SIGTERM and SIGINT from here on."""
+        """Catch SIGTERM, SIGINT, SIGQUIT and, unless it is ignored (nohup), SIGHUP from here on."""
         self.count = 0
         self.event = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, self.caught)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self.caught)
 
     def caught(self, number: int, frame: object) -> None:
-        """Note a signal."""
-        self.count += 1
+        """Note a signal; of a terminal that closes, shell and kernel may both send one."""
+        self.count = max(1, self.count) if number == signal.SIGHUP else self.count + 1
         self.event.set()
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from server import healing, layout, temporary
-from server.healing import log
+from server.healing import log, say
 from server.layout import UNLIMITED, Limits
 from server.status import Health
 from server.status_port import StatusPort
@@ -52,7 +53,7 @@ class Settings:
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, then drain and return; a second signal returns at once.
+    """Serve until a signal asks to stop, then drain and return; a second one returns at once.
 
     Raises ServerError when the server does not start or ends by itself.
     """
@@ -67,7 +68,7 @@ def serve(settings: Settings) -> None:
             listeners = address.listeners.items()
             listed = " ".join(f"{name}={host}:{port}" for name, (host, port) in listeners)
             known = triton.stubs()
-            print(f"ready: {listed} variants={','.join(variants)}", flush=True)
+            say(sys.stdout, f"ready: {listed} variants={','.join(variants)}")
             while reason := healing.watch(triton, known, health, stop):
                 known = start_again(triton, settings, health, stop, reason)
             health.stopping = True

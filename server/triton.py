@@ -9,7 +9,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -193,10 +192,11 @@ class Triton:
         self.process = subprocess.Popen(
             self._command,
             stdin=subprocess.DEVNULL,
-            stdout=sys.stderr,
-            stderr=sys.stderr,
+            stdout=2,  # our log; sys.stderr is None where it was closed
+            stderr=2,
             env={**environment(self._laid), **self._state},
             pass_fds=self._locks,
+            restore_signals=False,  # SIGPIPE stays ignored: a log that nobody reads ends nothing
             start_new_session=True,  # Ctrl-C is for us, not for the models at work
             preexec_fn=end_with_parent,
         )

@@ -1,0 +1,185 @@
+"""What ends a server, or only closes its terminal or its log, loses no request."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import tritonclient.grpc as grpc
+
+from tests.conftest import ROOT, SHM
+from tests.server.tiny import write_repository
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    return write_repository(tmp_path_factory.mktemp("repository"))
+
+
+@pytest.fixture
+def pool():
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+
+
+def power_four(address, x):
+    """Take x seconds for x to the fourth."""
+    tensor = grpc.InferInput("x", [1], "FP32")
+    tensor.set_data_from_numpy(np.array([x], np.float32))
+    with grpc.InferenceServerClient(address) as client:
+        return float(client.infer("slow_square", [tensor], client_timeout=60).as_numpy("y")[0])
+
+
+def left(pid):
+    """Name what the server `pid` has in /dev/shm and among the temporary folders."""
+    folders = SHM, Path(tempfile.gettempdir())
+    return [path for folder in folders for path in folder.glob(f"maisi-serve-{pid}-*")]
+
+
+@pytest.mark.parametrize("numbers", [["HUP"], ["QUIT"], ["HUP", "HUP"], ["TERM", "HUP"]])
+def test_a_running_request_is_answered(start_server, repository, pool, numbers):
+    server = start_server(repository)
+    answer = pool.submit(power_four, server.grpc, 3)
+    time.sleep(1)
+    for number in numbers:
+        server.process.send_signal(signal.Signals[f"SIG{number}"])
+        time.sleep(0.3)
+    assert not answer.done()
+    assert answer.result(20) == 81
+    assert server.process.wait(30) == 0
+    assert "stopping: running requests finish first" in server.log
+    assert left(server.pid) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGTERM])
+def test_another_signal_stops_at_once(start_server, repository, pool, number):
+    server = start_server(repository)
+    answer = pool.submit(power_four, server.grpc, 50)
+    time.sleep(1)
+    server.process.send_signal(signal.SIGHUP)
+    time.sleep(1)
+    assert server.process.poll() is None
+    server.process.send_signal(number)
+    assert server.process.wait(10) == 0
+    assert answer.exception(10) is not None
+    assert left(server.pid) == []
+
+
+def test_nohup_keeps_a_server_when_the_terminal_closes(start_server, repository):
+    usual = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        server = start_server(repository)
+    finally:
+        signal.signal(signal.SIGHUP, usual)
+    server.process.send_signal(signal.SIGHUP)
+    time.sleep(1)
+    assert power_four(server.grpc, 0.5) == pytest.approx(0.0625)
+    assert "stopping" not in server.log
+    assert server.stop() == 0
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Odd:
+    """A server whose standard streams are `streams` of Popen; stops with the block."""
+
+    def __init__(self, repository, prefix=(), **streams):
+        self.grpc = f"127.0.0.1:{free_port()}"
+        ports = [f"--{name}-port=0" for name in ("http", "metrics", "status")]
+        ports.append(f"--grpc-port={self.grpc.partition(':')[2]}")
+        command = [*prefix, sys.executable, "-m", "server", f"--repository={repository}", *ports]
+        self.process = subprocess.Popen(command, cwd=ROOT, **streams)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+    def wait_ready(self):
+        with grpc.InferenceServerClient(self.grpc) as client:
+            deadline = time.monotonic() + 30
+            while time.monotonic() < deadline and self.process.poll() is None:
+                with suppress(grpc.InferenceServerException):
+                    if client.is_model_ready("slow_square"):
+                        return psutil.Process(self.process.pid).children()[0].pid
+                time.sleep(0.1)
+        raise AssertionError("not ready within 30 s")
+
+
+def fail(address):
+    """Send what Triton and a model write lines of their log about."""
+    for model in ("nothing", "slow"):
+        with grpc.InferenceServerClient(address) as client:
+            tensor = grpc.InferInput("wrong", [1], "FP32")
+            tensor.set_data_from_numpy(np.zeros(1, np.float32))
+            with pytest.raises(grpc.InferenceServerException):
+                client.infer(model, [tensor], client_timeout=10)
+
+
+def test_the_terminal_closes(repository, pool):
+    master, slave = pty.openpty()
+
+    def own_terminal():
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    with Odd(
+        repository, stdin=slave, stdout=slave, stderr=slave, preexec_fn=own_terminal
+    ) as server:
+        os.close(slave)
+        log = b""
+        while b"ready: " not in log:
+            log += os.read(master, 65536)
+        answer = pool.submit(power_four, server.grpc, 3)
+        time.sleep(1)
+        os.close(master)  # the kernel sends SIGHUP, and nothing can be written any more
+        assert answer.result(20) == 81
+        assert server.process.wait(30) == 0
+        assert left(server.process.pid) == []
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_nobody_reads_any_more(repository, stream):
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: subprocess.PIPE}
+    with Odd(repository, **streams) as server:
+        getattr(server.process, stream).close()
+        triton = server.wait_ready()
+        fail(server.grpc)
+        assert power_four(server.grpc, 1) == 1
+        assert psutil.Process(server.process.pid).children()[0].pid == triton
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 0
+        assert left(server.process.pid) == []
+
+
+def test_standard_streams_are_closed(repository):
+    closed = ["bash", "-c", 'exec "$@" <&- >&- 2>&-', "bash"]
+    with Odd(repository, prefix=closed) as server:
+        triton = psutil.Process(server.wait_ready())
+        assert power_four(server.grpc, 1) == 1
+        for process in (psutil.Process(server.process.pid), triton):
+            held = {os.readlink(f"/proc/{process.pid}/fd/{number}") for number in range(3)}
+            assert held == {os.devnull}
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 0
+        assert left(server.process.pid) == []
