@@ -35,7 +35,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--models", nargs="+", default=[], metavar="VARIANT", help="default: all")
     parser.add_argument(
-        "--host", default="127.0.0.1", help="0.0.0.0 opens all but HTTP to the network"
+        "--host",
+        default="127.0.0.1",
+        help="0.0.0.0, or :: with IPv6, opens all but HTTP to the network",
     )
     parser.add_argument("--grpc-port", type=int, default=8001, help="0 takes a free port")
     parser.add_argument("--http-port", type=int, default=8000, help="0 takes a free port")
@@ -103,9 +105,9 @@ def main() -> int:
         return 2
 
     # Only now: these need what the check has just found.
+    from server.address import Address
     from server.layout import Limits, model_names
     from server.supervisor import ServerError, Settings, serve
-    from server.triton import Address
 
     ports = (options.grpc_port, options.http_port, options.metrics_port, options.status_port)
     try:
@@ -131,7 +133,7 @@ def main() -> int:
         if options.key_file is not None:
             settings = dataclasses.replace(settings, key=key(options.key_file), memory_key="")
         serve(settings)
-    except (ServerError, ValueError) as error:
+    except (ServerError, ValueError, OSError) as error:
         print(f"serve: {error}", file=sys.stderr)
         return 1
     return 0

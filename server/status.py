@@ -17,8 +17,9 @@ from contextlib import suppress
 
 import psutil
 
+from server.address import Address
 from server.host import SHM
-from server.triton import Activity, Address, Refused, Smallest, Triton
+from server.triton import Activity, Refused, Smallest, Triton
 
 LOOK = 0.5  # seconds between two looks at a server
 IDLE = 30.0  # seconds between two tiny volumes where nothing else is made

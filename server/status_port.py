@@ -17,8 +17,8 @@ from contextlib import suppress
 from email.utils import formatdate
 from http import HTTPStatus
 
+from server.address import Address, family
 from server.status import Health
-from server.triton import Address
 
 HEAD = 8 << 10  # bytes of a request's head
 PATIENCE = 5.0  # seconds in which a request has to arrive, and again for its answer to be read
@@ -44,7 +44,11 @@ class StatusPort:
         self._open: dict[asyncio.StreamWriter, None] = {}  # from the oldest to the newest
         self._metrics: Future[str] | None = None  # the latest
         self._loop, self._stopped = asyncio.new_event_loop(), asyncio.Event()
-        listener = socket.create_server((address.host, address.status))
+        listener = socket.create_server(
+            (address.host, address.status),
+            family=family(address.host),
+            dualstack_ipv6=address.host == "::",  # as Triton's own
+        )
         self._thread = threading.Thread(target=self._run, args=[listener], daemon=True)
         self._thread.start()
 

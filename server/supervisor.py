@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from server import healing, layout, temporary
+from server.address import Address, joined
 from server.healing import log, say
 from server.layout import UNLIMITED, Limits
 from server.status import Health
 from server.status_port import StatusPort
 from server.stopping import FILE_VARIABLE, Stop, Stopped, drain
-from server.triton import Address, Launch, Refused, Smallest, Tls, Triton, variant_of
+from server.triton import Launch, Refused, Smallest, Tls, Triton, variant_of
 
 TOKEN_VARIABLE = "MAISI_TOKEN"  # as backends/engines/guard.py has it
 EXIT = 5.0  # seconds an idle tritonserver gets to go; open, idle streams keep it from going
@@ -66,7 +67,7 @@ def serve(settings: Settings) -> None:
             )
             status_port = StatusPort(health, address)
             listeners = address.listeners.items()
-            listed = " ".join(f"{name}={host}:{port}" for name, (host, port) in listeners)
+            listed = " ".join(f"{name}={joined(host, port)}" for name, (host, port) in listeners)
             known = triton.stubs()
             say(sys.stdout, f"ready: {listed} variants={','.join(variants)}")
             while reason := healing.watch(triton, known, health, stop):
@@ -100,19 +101,7 @@ def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
     layout.sweep_clients()
     if left := layout.sweep_shared_memory():
         log(f"removed {left} shared memory regions that a dead server had left")
-    try:
-        address = settings.address.fixed()
-    except OSError as error:
-        raise ServerError(
-            f"The server cannot listen on {settings.address.host}: {error.strerror}."
-        ) from None
-    if busy := address.taken():
-        ports = ", ".join(f"{host} port {port}" for host, port in busy)
-        raise ServerError(
-            f"{ports} is in use: stop who listens there, or give"
-            " --grpc-port, --http-port, --metrics-port and --status-port others (0 takes a free"
-            " one)."
-        )
+    address = settings.address.fixed()
     shared_memory = layout.claim_shared_memory()
     try:
         if settings.memory_key:

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,10 +22,8 @@ import psutil
 from tritonclient.utils import np_to_triton_dtype
 
 from server import layout
+from server.address import LOOPBACK, Address, joined
 
-# Where HTTP listens, whatever gRPC does: a body in gzip or in tiny chunks makes Triton 2.51 leak or
-# end (docs/security.md, Denial of service).
-LOOPBACK = "127.0.0.1"
 KEY = "maisi-control"  # the name of the header that has the key
 # What needs the key: who loads models runs code here, who writes logs fills the disk, and who
 # registers shared memory reads that of others. At gRPC that has a key of its own (`Launch`).
@@ -87,57 +84,6 @@ class Activity:
 
 
 @dataclass(frozen=True)
-class Address:
-    """Where a server listens; port 0 stands for any free one."""
-
-    host: str
-    grpc: int
-    http: int
-    metrics: int
-    status: int
-
-    @property
-    def near(self) -> str:
-        """The host as this computer reaches it."""
-        return "127.0.0.1" if self.host == "0.0.0.0" else self.host
-
-    @property
-    def listeners(self) -> dict[str, tuple[str, int]]:
-        """Name -> host and port of each service; HTTP is at loopback alone."""
-        return {
-            "grpc": (self.host, self.grpc),
-            "http": (LOOPBACK, self.http),
-            "metrics": (self.host, self.metrics),
-            "status": (self.host, self.status),
-        }
-
-    def fixed(self) -> Address:
-        """Put a free port in the place of every 0; raises OSError if `host` cannot be had."""
-        ports, sockets = [], []
-        for host, port in self.listeners.values():
-            if not port:
-                sockets.append(socket.socket())
-                sockets[-1].bind((host, 0))
-                port = sockets[-1].getsockname()[1]
-            ports.append(port)
-        for each in sockets:
-            each.close()
-        return Address(self.host, *ports)
-
-    def taken(self) -> list[tuple[str, int]]:
-        """List where somebody else listens, as host and port."""
-        busy = []
-        for listener in self.listeners.values():
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind(listener)
-                except OSError:
-                    busy.append(listener)
-        return busy
-
-
-@dataclass(frozen=True)
 class Tls:
     """PEM files: the server's certificate and key and, for mTLS, who signs those of clients."""
 
@@ -182,9 +128,9 @@ class Triton:
         ]
         self._laid, self._state = launch.laid, state
         self.process = self.start()
-        host = launch.address.near
+        metrics = joined(launch.address.near, launch.address.metrics)
         self._url = f"http://{LOOPBACK}:{launch.address.http}/v2/"
-        self._metrics = f"http://{host}:{launch.address.metrics}/metrics"
+        self._metrics = f"http://{metrics}/metrics"
         self._key = launch.key
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -343,6 +289,7 @@ class Triton:
 def command(launch: Launch) -> list[str]:
     """Give the command line of tritonserver."""
     address, tls = launch.address, launch.tls
+    six = ":" in address.host
     closed = ",".join(CLOSED_WITH_TLS if tls else CLOSED)
     kept = [protocol for protocol in CLOSED if protocol != MEMORY]
     words = [
@@ -352,9 +299,9 @@ def command(launch: Launch) -> list[str]:
         "--disable-auto-complete-config",
         "--model-control-mode=explicit",
         *(f"--load-model={name}" for name in launch.models),
-        f"--grpc-address={address.host}",
+        f"--grpc-address={f'[{address.host}]' if six else address.host}",
         f"--http-address={LOOPBACK}",
-        f"--metrics-address={address.host}",
+        f"--metrics-address={'ipv6:' if six else ''}{address.host}",
         f"--grpc-port={address.grpc}",
         f"--http-port={address.http}",
         f"--metrics-port={address.metrics}",

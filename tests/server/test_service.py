@@ -262,9 +262,10 @@ def test_triton_does_not_outlive_its_supervisor(start_server, repository, eventu
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
+        (["--metrics-port=70000"], "serve: --metrics-port: 70000 is no port"),
         (["--repository=/nowhere"], "There is no model repository /nowhere"),
         (["--models=huge"], "has no model 'huge'; it has ["),
-        (["--host=192.0.2.1"], "cannot listen on 192.0.2.1: "),
+        (["--host=192.0.2.1"], "--host: 192.0.2.1 is not an address of this machine."),
     ],
 )
 def test_wrong_settings_end_with_a_sentence(start_server, repository, args, sentence):

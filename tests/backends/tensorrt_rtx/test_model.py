@@ -18,8 +18,9 @@ import tritonclient.grpc as grpc
 from backends.engines import tensorrt
 from export import compiler, engines
 from server import host
+from server.address import Address
 from server.supervisor import Settings, running
-from server.triton import Address, Refused
+from server.triton import Refused
 from tests.export import decoder
 from tests.server.tiny import ONE, X_TO_Y, write_model, write_onnx
 

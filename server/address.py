@@ -1,0 +1,116 @@
+"""Where a server listens, and why it cannot."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+# Where HTTP listens, whatever gRPC does: a body in gzip or in tiny chunks makes Triton 2.51 leak or
+# end (docs/security.md, Denial of service).
+LOOPBACK = "127.0.0.1"
+_NEAR = {"0.0.0.0": LOOPBACK, "::": "::1"}
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server listens: an address of IPv4 or IPv6, and ports; 0 stands for any free one."""
+
+    host: str
+    grpc: int
+    http: int
+    metrics: int
+    status: int
+
+    @property
+    def near(self) -> str:
+        """The host as this computer reaches it."""
+        return _NEAR.get(self.host, self.host)
+
+    @property
+    def listeners(self) -> dict[str, tuple[str, int]]:
+        """Name -> host and port of each service; HTTP is at loopback alone."""
+        return {
+            "grpc": (self.host, self.grpc),
+            "http": (LOOPBACK, self.http),
+            "metrics": (self.host, self.metrics),
+            "status": (self.host, self.status),
+        }
+
+    def fixed(self) -> Address:
+        """Resolve the host, and put a free port in the place of every 0.
+
+        Raises ValueError with one sentence where the server cannot listen so.
+        """
+        ports = {name: port for name, (_, port) in self.listeners.items()}
+        _check(ports)
+        listeners = Address(_resolved(self.host), **ports).listeners
+        busy = []
+        with ExitStack() as bound:
+            # Free ports last, so that none of them is one that was asked for.
+            for name, (host, port) in sorted(listeners.items(), key=lambda one: not one[1][1]):
+                probe = bound.enter_context(socket.socket(family(host)))
+                if port:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((host, port))
+                except OSError as error:
+                    if error.errno != errno.EADDRINUSE:
+                        raise ValueError(_refusal(host, port, error)) from None
+                    busy.append(f"{host} port {port}")
+                else:
+                    ports[name] = probe.getsockname()[1]
+        if busy:
+            raise ValueError(
+                f"{', '.join(busy)} is in use: stop who listens there, or give --grpc-port,"
+                " --http-port, --metrics-port and --status-port others (0 takes a free one)."
+            )
+        return Address(listeners["grpc"][0], **ports)
+
+
+def family(host: str) -> socket.AddressFamily:
+    """Return the family of a numeric address."""
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def joined(host: str, port: int) -> str:
+    """Write an address as in a URL: `127.0.0.1:8001`, `[::1]:8001`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _check(ports: Mapping[str, int]) -> None:
+    options: dict[int, str] = {}
+    for name, port in ports.items():
+        if not 0 <= port <= 65535:
+            raise ValueError(f"--{name}-port: {port} is no port: expected 0 to 65535.")
+        if port in options:
+            raise ValueError(
+                f"{options[port]} and --{name}-port: port {port} is given twice: give each its own."
+            )
+        if port:
+            options[port] = f"--{name}-port"
+
+
+def _resolved(host: str) -> str:
+    """Return the numeric address of a host, of IPv4 where it has both."""
+    try:
+        entries = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ValueError(f"--host: no address of {host!r} is found: {error.strerror}.") from None
+    except UnicodeError:
+        raise ValueError(f"--host: {host!r} is no name of a host.") from None
+    address = str(min(entries, key=lambda entry: entry[0] != socket.AF_INET)[4][0])
+    if ":" in address and ipaddress.ip_address(address).is_link_local:
+        raise ValueError(f"--host: {host} is link-local: expected an address without a zone.")
+    return address
+
+
+def _refusal(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"--host: {host} is not an address of this machine."
+    if error.errno == errno.EACCES:
+        return f"This user may not listen on port {port}: give a port from 1024 on."
+    return f"The server cannot listen on {host} port {port}: {error.strerror}."
