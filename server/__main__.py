@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,6 +96,8 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main() -> int:
     """Serve until told to stop; returns the exit status."""
+    # Nothing has begun. Without a handler the kernel keeps SIGTERM from process 1 of a container.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     hold_standard_streams()
     options = arguments()
     facts = host.inspect()

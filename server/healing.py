@@ -44,6 +44,7 @@ def watch(triton: Triton, known: dict[int, str], health: Health, stop: Stop) -> 
     while not stop.event.wait(LOOK):
         if (status := triton.process.poll()) is not None:
             return f"tritonserver ended by itself with status {status}"
+        reap(triton.process.pid)
         if hung := health.hung():
             return hung
         alive = triton.stubs()
@@ -62,6 +63,17 @@ def watch(triton: Triton, known: dict[int, str], health: Health, stop: Stop) -> 
         with suppress(Refused):  # too busy to say
             layout.sweep_clients(triton.regions(), triton.unregister)
     return None
+
+
+def reap(own: int) -> None:
+    """Take the exit status of children that ended, but not of `own`, a process that we started.
+
+    As process 1 of a container, or as a subreaper, this process gets the orphans of others.
+    """
+    state = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    with suppress(ChildProcessError):  # there are none
+        while (ended := os.waitid(os.P_ALL, 0, state)) is not None and ended.si_pid != own:
+            os.waitpid(ended.si_pid, 0)
 
 
 def _streams(triton: Triton, model: str) -> bool:

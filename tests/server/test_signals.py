@@ -6,22 +6,17 @@ import fcntl
 import os
 import pty
 import signal
-import socket
 import subprocess
-import sys
-import tempfile
 import termios
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import tritonclient.grpc as grpc
 
-from tests.conftest import ROOT, SHM
+from tests.server.bare import Bare, left
 from tests.server.tiny import write_repository
 
 
@@ -42,12 +37,6 @@ def power_four(address, x):
     tensor.set_data_from_numpy(np.array([x], np.float32))
     with grpc.InferenceServerClient(address) as client:
         return float(client.infer("slow_square", [tensor], client_timeout=60).as_numpy("y")[0])
-
-
-def left(pid):
-    """Name what the server `pid` has in /dev/shm and among the temporary folders."""
-    folders = SHM, Path(tempfile.gettempdir())
-    return [path for folder in folders for path in folder.glob(f"maisi-serve-{pid}-*")]
 
 
 @pytest.mark.parametrize("numbers", [["HUP"], ["QUIT"], ["HUP", "HUP"], ["TERM", "HUP"]])
@@ -92,40 +81,6 @@ def test_nohup_keeps_a_server_when_the_terminal_closes(start_server, repository)
     assert server.stop() == 0
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Odd:
-    """A server whose standard streams are `streams` of Popen; stops with the block."""
-
-    def __init__(self, repository, prefix=(), **streams):
-        self.grpc = f"127.0.0.1:{free_port()}"
-        ports = [f"--{name}-port=0" for name in ("http", "metrics", "status")]
-        ports.append(f"--grpc-port={self.grpc.partition(':')[2]}")
-        command = [*prefix, sys.executable, "-m", "server", f"--repository={repository}", *ports]
-        self.process = subprocess.Popen(command, cwd=ROOT, **streams)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.kill()
-        self.process.wait()
-
-    def wait_ready(self):
-        with grpc.InferenceServerClient(self.grpc) as client:
-            deadline = time.monotonic() + 30
-            while time.monotonic() < deadline and self.process.poll() is None:
-                with suppress(grpc.InferenceServerException):
-                    if client.is_model_ready("slow_square"):
-                        return psutil.Process(self.process.pid).children()[0].pid
-                time.sleep(0.1)
-        raise AssertionError("not ready within 30 s")
-
-
 def fail(address):
     """Send what Triton and a model write lines of their log about."""
     for model in ("nothing", "slow"):
@@ -143,7 +98,7 @@ def test_the_terminal_closes(repository, pool):
         os.setsid()
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
-    with Odd(
+    with Bare(
         repository, stdin=slave, stdout=slave, stderr=slave, preexec_fn=own_terminal
     ) as server:
         os.close(slave)
@@ -161,7 +116,7 @@ def test_the_terminal_closes(repository, pool):
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_nobody_reads_any_more(repository, stream):
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: subprocess.PIPE}
-    with Odd(repository, **streams) as server:
+    with Bare(repository, **streams) as server:
         getattr(server.process, stream).close()
         triton = server.wait_ready()
         fail(server.grpc)
@@ -174,7 +129,7 @@ def test_nobody_reads_any_more(repository, stream):
 
 def test_standard_streams_are_closed(repository):
     closed = ["bash", "-c", 'exec "$@" <&- >&- 2>&-', "bash"]
-    with Odd(repository, prefix=closed) as server:
+    with Bare(repository, prefix=closed) as server:
         triton = psutil.Process(server.wait_ready())
         assert power_four(server.grpc, 1) == 1
         for process in (psutil.Process(server.process.pid), triton):
