@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from . import channels_last, winograd
+from . import cgroup, channels_last, winograd
 from .memory import SPARE, expect, trim
 
 INSTALL = "pip install openvino==2026.4.1"
@@ -25,11 +25,8 @@ _TIMES = 3  # what goes in and comes out, a run takes at most
 def cores() -> int:
     """Count the cores this process may use: its affinity, capped by the container's CPU quota."""
     count = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(count, int(quota) // int(period)))
-    except (OSError, ValueError):  # no cgroup v2 here, or its quota is "max"
-        return count
+    quota = cgroup.cpus()
+    return count if quota is None else max(1, min(count, int(quota)))
 
 
 @functools.cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ..engines import cgroup
 from .chain import Chain, Stage
 
 # An engine at work holds a few times what goes in and comes out.
@@ -13,16 +14,10 @@ THICKEST = 16
 
 
 def available() -> int:
-    """Return the bytes of memory still to be had, as the system and a container's limit say."""
+    """Return the bytes of memory still to be had, by the system and by control groups."""
     free = _meminfo("MemAvailable")
-    try:
-        folder = Path("/sys/fs/cgroup")
-        limit, used = ((folder / f"memory.{name}").read_text() for name in ("max", "current"))
-        cached = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        free = min(free, int(limit) - int(used) + int(cached["inactive_file"]))
-    except (OSError, ValueError, KeyError):  # no cgroup v2 here, or it has no limit
-        pass
-    return max(free, 0)
+    left = cgroup.memory()
+    return max(free if left is None else min(free, left), 0)
 
 
 def _meminfo(name: str) -> int:
