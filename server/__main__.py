@@ -136,7 +136,11 @@ def main() -> int:
         if options.key_file is not None:
             settings = dataclasses.replace(settings, key=key(options.key_file), memory_key="")
         serve(settings)
-    except (ServerError, ValueError, OSError) as error:
+    except OSError as error:
+        name = error.filename2 or error.filename or "The server"
+        print(f"serve: {name}: {error.strerror or error}.", file=sys.stderr)
+        return 1
+    except (ServerError, ValueError) as error:
         print(f"serve: {error}", file=sys.stderr)
         return 1
     return 0

@@ -69,6 +69,17 @@ def test_a_read_only_folder_is_unfit(tmp_path):
     assert done.stdout.strip() == "it cannot be written to"
 
 
+def test_a_full_folder_ends_the_server_with_a_sentence(tmp_path):
+    ports = " ".join(f"--{name}-port=0" for name in ("grpc", "http", "metrics", "status"))
+    done = in_mount(
+        f"mount -t tmpfs -o size=64k none {tmp_path}; export TMPDIR={tmp_path};"
+        f" {sys.executable} -m server {ports} || [[ $? == 1 ]]"
+    )
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"serve: {tmp_path}/maisi-serve-")
+    assert line.endswith(": No space left on device.")
+
+
 def test_the_folder_is_locked_while_it_is_there_and_goes(tmp_path, monkeypatch):
     monkeypatch.setattr(temporary, "candidates", lambda: [tmp_path])
     with temporary.folder(DEAD) as (path, descriptor):
