@@ -56,3 +56,52 @@ def test_other_suffixes_are_refused(tmp_path: Path, name: str) -> None:
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         Volume(IMAGE, {}).save(tmp_path / "no" / "scan.nii")
+
+
+@pytest.mark.parametrize(
+    ("image", "report"),
+    [
+        ("images/a.nii.gz", "reports/a.json"),
+        ("images/a_0000.nii.gz", "reports/a_0000.json"),
+        ("imagesTr/a.nii.gz", "reports/a.json"),
+        ("imagesTr/a_0000.nii.gz", "reports/a.json"),
+        ("imagesTr/a_0000_0000.nii.gz", "reports/a_0000.json"),
+        ("unfaithful/imagesTr/a_0000.nii.gz", "unfaithful/reports/a.json"),
+        ("sub-a/anat/sub-a_T1w.nii.gz", "sub-a/anat/sub-a_T1w.json"),
+    ],
+)
+def test_a_report_is_found_where_its_layout_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: str, report: str
+) -> None:
+    for file in (image, report):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    nib.save(IMAGE, tmp_path / image)
+    (tmp_path / report).write_text('{"seed": 7}')
+    assert Volume.load(tmp_path / image).report == {"seed": 7}
+    monkeypatch.chdir((tmp_path / image).parent)
+    assert Volume.load(Path(image).name).report == {"seed": 7}
+
+
+@pytest.mark.parametrize("rows", [("a", "a_0000"), ("a_0000",)])
+@pytest.mark.parametrize("channel", ["", "_0000"])  # of MSD, of nnU-Net
+def test_rows_that_look_like_channels_have_their_own_reports(
+    tmp_path: Path, rows: tuple[str, ...], channel: str
+) -> None:
+    (tmp_path / "imagesTr").mkdir()
+    (tmp_path / "reports").mkdir()
+    for row in rows:
+        nib.save(IMAGE, tmp_path / "imagesTr" / f"{row}{channel}.nii.gz")
+        (tmp_path / "reports" / f"{row}.json").write_text(json.dumps({"name": row}))
+    for row in rows:
+        image = tmp_path / "imagesTr" / f"{row}{channel}.nii.gz"
+        assert Volume.load(image).report == {"name": row}
+
+
+def test_a_report_elsewhere_is_named(tmp_path: Path) -> None:
+    nib.save(IMAGE, tmp_path / "scan.nii")
+    (tmp_path / "other.json").write_text('{"seed": 5}')
+    with pytest.raises(InvalidRequest, match=r"report '.*scan\.json' of the volume does not exist"):
+        Volume.load(tmp_path / "scan.nii")
+    assert Volume.load(tmp_path / "scan.nii", report=tmp_path / "other.json").report["seed"] == 5
+    with pytest.raises(InvalidRequest, match=r"report '.*no\.json' of the volume does not exist"):
+        Volume.load(tmp_path / "scan.nii", report=tmp_path / "no.json")

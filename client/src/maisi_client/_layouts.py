@@ -10,12 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ._dataset_files import CHANNEL, LAYOUTS
 from ._errors import InvalidRequest
 from ._files import atomic
 from ._plan import Row
 from ._variant import Variant, named
-
-NAMES = ("plain", "nnunet", "msd", "bids")
 
 # Suffixes of https://bids-specification.readthedocs.io/en/stable/modality-specific-files/
 # magnetic-resonance-imaging-data.html; susceptibility-weighted images have none of their own.
@@ -66,14 +65,14 @@ class Layout:
 def of(
     name: str, folder: Path, rows: Sequence[Row], variants: Callable[[], Mapping[str, Variant]]
 ) -> Layout:
-    """Return the layout of `NAMES` for a plan into a folder; `variants` asks what is served.
+    """Return the layout of `LAYOUTS` for a plan into a folder; `variants` asks what is served.
 
     Raises `InvalidRequest` for rows that the layout has no place for.
     """
     if name == "plain":
         return Layout(_plain)
-    if name not in NAMES:
-        raise InvalidRequest(f"the layout is '{name}'; allowed are {', '.join(NAMES)}")
+    if name not in LAYOUTS:
+        raise InvalidRequest(f"the layout is '{name}'; allowed are {', '.join(LAYOUTS)}")
     served = variants()
     used = {row.arguments.get("variant", "mini") for row in rows}
     about = _About(folder, rows, [named(variant, served) for variant in sorted(used)])
@@ -162,7 +161,7 @@ def _nnunet(about: _About) -> Layout:
     ids = _consecutive(labels)
 
     def place(row: Row) -> Places:
-        return _places("imagesTr", "labelsTr", row.name, "_0000")
+        return _places("imagesTr", "labelsTr", row.name, CHANNEL)
 
     def describe() -> None:
         names = {name: ids[id_] for id_, name in labels.items()}

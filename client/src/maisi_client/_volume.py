@@ -11,6 +11,7 @@ from typing import Any
 
 import nibabel as nib
 
+from ._dataset_files import report_files
 from ._errors import InvalidRequest, ServerError
 from ._files import atomic
 from ._grid import open_image
@@ -70,16 +71,27 @@ class Volume:
         return report
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Volume:
-        """Read what `save` wrote: `path`, its report, and its mask if one is there.
+    def load(
+        cls, path: str | os.PathLike[str], *, report: str | os.PathLike[str] | None = None
+    ) -> Volume:
+        """Read a volume, its report, and what `save` wrote as its mask if that is there.
 
+        `report` is the report's path; by default it is what `save` wrote beside the volume, or lies
+        where `make_dataset` writes it, in any layout.
         Raises `InvalidRequest` if the volume or the report cannot be read.
         """
-        report = report_path(path)
+        if report is None:
+            beside = report_path(path)
+            candidates = report_files(Path(path), beside.stem)
+            report = next((file for file in candidates if file.is_file()), beside)
         _, image = open_image(path, "volume", InvalidRequest)
         try:
             told = read_json_file(report)
             check_form("it", told, _FORM)
+        except FileNotFoundError:
+            raise InvalidRequest(
+                f"report '{report}' of the volume does not exist; name the file that is its report"
+            ) from None
         except (OSError, ValueError, ServerError) as error:
             raise InvalidRequest(f"report '{report}' cannot be read: {error}") from error
         mask = mask_path(path)
