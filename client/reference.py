@@ -23,7 +23,8 @@ def page(parser: argparse.ArgumentParser) -> str:
     (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
     told = {choice.dest: choice.help for choice in commands._choices_actions}
     index = [f"| [`{name}`](#{parser.prog}-{name}) | {text} |" for name, text in told.items()]
-    parts = [HEAD, f"{parser.description}\n", "| command | what it does |\n|---|---|"]
+    options = [f"- `{_shortest(action)}`: {_help(action)}" for action in _shown(parser._actions)]
+    parts = [HEAD, f"{parser.description}\n", *options, "", "| command | what it does |\n|---|---|"]
     text = "\n".join([*parts, *index]) + "\n"
     for name, command in commands.choices.items():
         text += "\n" + "\n".join(_section(command, told[name] or "")) + "\n"

@@ -115,6 +115,22 @@ def test_preview_of_files(mask: Path, tmp_path: Path) -> None:
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_preview_of_a_volume_alone(mask: Path, tmp_path: Path) -> None:
+    pytest.importorskip("PIL")
+    grid = np.arange(-100, 32**3 - 100, dtype=np.int16).reshape(32, 32, 32)
+    volume = tmp_path / "volume.nii"
+    nib.save(nib.Nifti1Image(grid, np.eye(4)), volume)
+    pictures = []
+    for words in (("--volume", volume), (mask, volume), (mask, "--volume", volume), (mask,)):
+        done = maisi("preview", *words, "-o", tmp_path / "p.png")
+        assert (done.returncode, done.stderr) == (0, "")
+        pictures.append((tmp_path / "p.png").read_bytes())
+    assert pictures[1] == pictures[2] and len(set(pictures)) == 3
+    done = maisi("preview", volume, "-o", tmp_path / "p.png")
+    assert done.returncode == 1
+    assert done.stderr.endswith("; a volume without a mask is given as --volume\n")
+
+
 def test_generate_writes_volume_report_and_picture(server: Any, mask: Path, tmp_path: Path) -> None:
     pytest.importorskip("PIL")
     out, picture = tmp_path / "t2.nii.gz", tmp_path / "t2.png"
@@ -143,6 +159,22 @@ def test_generate_without_a_mask(server: Any, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "image.json").read_text())["guidance_interval"] == [0.2, 0.8]
 
 
+def test_check_sends_what_generate_takes(server: Any, mask: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source.nii"
+    nib.save(nib.Nifti1Image(np.full((32, 32, 32), 500, np.int16), np.eye(4)), source)
+    asked = ("--source", source, "--strength", "0.4", "--solver", "heun", "--seed", "9")
+    asked += ("--guidance", "2", "--guidance-interval", "0.2,0.8", "--redraws", "1", "--augment")
+    asked += ("--organs", "brain", "--steps", "7", "--url", server.grpc)
+    told = json.loads(maisi("check", mask, "--json", *asked).stdout)
+    expected = {"strength": 0.4, "solver": "heun", "seed": 9, "redraws": 1, "augmented": True}
+    expected |= {"guidance_interval": [0.2, 0.8], "organs": [22], "steps": 7, "sourced": True}
+    assert told.items() >= expected.items()
+    refused = maisi("check", "--anatomy", "liver=0.5", "--url", server.grpc)
+    assert refused.returncode == 1 and refused.stderr.startswith("maisi: anatomy: ")
+    refused = maisi("check", mask, "--top-region", "chest", "--url", server.grpc)
+    assert refused.returncode == 1 and refused.stderr.startswith("maisi: top_region: ")
+
+
 def test_a_refusal_of_the_server(server: Any, mask: Path, tmp_path: Path) -> None:
     done = maisi("generate", mask, "-o", tmp_path / "a.nii", "--steps", "0", "--url", server.grpc)
     assert done.returncode == 1
@@ -167,7 +199,8 @@ def test_interrupt_cancels_on_the_server_and_leaves_nothing(
     out = tmp_path / "a.nii.gz"
     command = [sys.executable, "-m", "maisi_client", "generate", "-o", out, "--url", server.grpc]
     command += ["--size", "96,96,96", "--spacing", "2", "--steps", "1000"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs)
+    env = {**os.environ, "TERM": "xterm"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=env)
     os.close(theirs)
     shown = b""
     while b"sampler" not in shown:

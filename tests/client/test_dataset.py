@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +17,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from maisi_client import Client, InvalidRequest, make_dataset, read_plan, reproduce
+from maisi_client import Client, InvalidRequest, ServerError, make_dataset, read_plan, reproduce
+from maisi_client._dataset_command import dataset, pace
+from maisi_client._parser import parser
 
 from tests.conftest import Server
 
@@ -133,3 +137,34 @@ def test_shards_share_a_plan_and_nobody_works_twice(server: Server, tmp_path: Pa
         with pytest.raises(InvalidRequest, match="another process makes this shard"):
             next(make_dataset(rows, tmp_path / "other", client, shard=(1, 2)))
         first.close()
+
+
+def test_without_a_terminal_lines_say_how_far_it_is(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = plan(tmp_path, 6, 'bad,,"32,32,32",mri_t9,1\n')
+    words = ["dataset", str(path), "--to", str(tmp_path / "set"), "--url", server.grpc]
+    with pytest.raises(ServerError, match="1 of 7 rows failed"):
+        dataset(parser().parse_args([*words, "--jobs", "1"]), interval=0.05)
+    lines = [line for line in capsys.readouterr().err.splitlines() if " rows" in line]
+    ended = [int(line.split(" of ")[0]) for line in lines]
+    assert len(lines) > 2 and ended == sorted(ended)
+    between = re.compile(r"\d of 7 rows(, 1 failed)?(, \d+ volumes/h, \d+ s left)?")
+    assert all(between.fullmatch(line) for line in lines[:-1])
+    assert re.fullmatch(r"7 of 7 rows, 1 failed, \d+ volumes/h", lines[-1])
+    assert "\x1b" not in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("states", "seconds", "told"),
+    [
+        ({}, 5.0, "0 of 10 rows"),
+        ({"kept": 4}, 5.0, "4 of 10 rows"),
+        ({"kept": 4, "done": 2, "failed": 1}, 30.0, "7 of 10 rows, 1 failed, 360 volumes/h, 30 s"),
+        ({"done": 9, "unfaithful": 0}, 0.9, "9 of 10 rows, 36000 volumes/h, 1 s left"),
+        ({"done": 10}, 0.9, "10 of 10 rows, 40000 volumes/h"),
+    ],
+)
+def test_the_pace_counts_what_was_made(states: dict[str, int], seconds: float, told: str) -> None:
+    line = pace(Counter(states), 10, seconds)
+    assert line == told or line == f"{told} left"

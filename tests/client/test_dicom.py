@@ -382,3 +382,30 @@ def test_command(server: Any, tmp_path: Path) -> None:
     alone = maisi("dicom", tmp_path / "t2.nii.gz", "--to", tmp_path / "new")
     assert (alone.returncode, alone.stderr.count("\n")) == (1, 1)
     assert "report" in alone.stderr and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("layout", ["plain", "nnunet", "msd", "bids"])
+def test_a_volume_of_a_dataset_brings_its_report(server: Any, tmp_path: Path, layout: str) -> None:
+    rows = [Row("one", {"seed": 4, "size": [32, 32, 32], "steps": 1, "modality": "mri_t1"})]
+    if layout in ("nnunet", "msd"):
+        labels = nib.Nifti1Image(np.full((32, 32, 32), 22, np.uint8), np.eye(4))
+        nib.save(labels, tmp_path / "mask.nii.gz")
+        rows = [Row("one", {"seed": 4, "steps": 1, "mask": tmp_path / "mask.nii.gz"})]
+    to = tmp_path / "Dataset501_Synthetic"
+    with Client(server.grpc) as client:
+        list(make_dataset(rows, to, client, layout=layout))
+    (image,) = (path for path in to.rglob("*.nii.gz") if "label" not in str(path))
+    done = maisi("dicom", image, "--to", tmp_path / "series")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(list((tmp_path / "series").iterdir())) == 32
+
+
+def test_a_report_that_lies_elsewhere_is_named(tmp_path: Path) -> None:
+    report = volume().save(tmp_path / "ct.nii.gz")
+    report.rename(tmp_path / "moved.json")
+    words = ("dicom", tmp_path / "ct.nii.gz", "--to", tmp_path / "series")
+    done = maisi(*words)
+    assert done.returncode == 1 and "ct.json' of the volume does not exist" in done.stderr
+    done = maisi(*words, "--report", tmp_path / "moved.json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "seed" in str(pydicom.dcmread(tmp_path / "series" / "0001.dcm").ImageComments)

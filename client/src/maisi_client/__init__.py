@@ -7,57 +7,90 @@ with maisi_client.Client("localhost:8001") as client:
 ```
 """
 
-from . import aio
-from ._arguments import Arguments, MaskArguments
-from ._client import Client
-from ._cohort import Cohort, plan_like
-from ._dataset import Outcome, make_dataset
-from ._dicom import save_dicom
-from ._errors import (
-    InvalidRequest,
-    MaisiError,
-    MaskError,
-    Mismatch,
-    ServerError,
-    ServerUnavailable,
-    Timeout,
-)
-from ._library import Candidate, find_masks
-from ._plan import Row, read_plan, write_plan
-from ._planning import make_plan
-from ._preview import preview
-from ._reproduce import reproduce
-from ._tls import Tls
-from ._variant import Variant
-from ._volume import Progress, Volume
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "Arguments",
-    "Candidate",
-    "Client",
-    "Cohort",
-    "InvalidRequest",
-    "MaisiError",
-    "MaskArguments",
-    "MaskError",
-    "Mismatch",
-    "Outcome",
-    "Progress",
-    "Row",
-    "ServerError",
-    "ServerUnavailable",
-    "Timeout",
-    "Tls",
-    "Variant",
-    "Volume",
-    "aio",
-    "find_masks",
-    "make_dataset",
-    "make_plan",
-    "plan_like",
-    "preview",
-    "read_plan",
-    "reproduce",
-    "save_dicom",
-    "write_plan",
-]
+if TYPE_CHECKING:
+    from . import aio as aio
+    from ._arguments import Arguments as Arguments
+    from ._arguments import MaskArguments as MaskArguments
+    from ._client import Client as Client
+    from ._cohort import Cohort as Cohort
+    from ._cohort import plan_like as plan_like
+    from ._dataset import Outcome as Outcome
+    from ._dataset import make_dataset as make_dataset
+    from ._dicom import save_dicom as save_dicom
+    from ._errors import InvalidRequest as InvalidRequest
+    from ._errors import MaisiError as MaisiError
+    from ._errors import MaskError as MaskError
+    from ._errors import Mismatch as Mismatch
+    from ._errors import ServerError as ServerError
+    from ._errors import ServerUnavailable as ServerUnavailable
+    from ._errors import Timeout as Timeout
+    from ._library import Candidate as Candidate
+    from ._library import find_masks as find_masks
+    from ._plan import Row as Row
+    from ._plan import read_plan as read_plan
+    from ._plan import write_plan as write_plan
+    from ._planning import make_plan as make_plan
+    from ._preview import preview as preview
+    from ._reproduce import reproduce as reproduce
+    from ._tls import Tls as Tls
+    from ._variant import Variant as Variant
+    from ._volume import Progress as Progress
+    from ._volume import Volume as Volume
+
+    __version__: str
+
+# Each module is imported when a name of it is used: `maisi --help` needs no numpy.
+_MODULES = {
+    "aio": "aio",
+    "Arguments": "_arguments",
+    "Candidate": "_library",
+    "Client": "_client",
+    "Cohort": "_cohort",
+    "InvalidRequest": "_errors",
+    "MaisiError": "_errors",
+    "MaskArguments": "_arguments",
+    "MaskError": "_errors",
+    "Mismatch": "_errors",
+    "Outcome": "_dataset",
+    "Progress": "_volume",
+    "Row": "_plan",
+    "ServerError": "_errors",
+    "ServerUnavailable": "_errors",
+    "Timeout": "_errors",
+    "Tls": "_tls",
+    "Variant": "_variant",
+    "Volume": "_volume",
+    "find_masks": "_library",
+    "make_dataset": "_dataset",
+    "make_plan": "_planning",
+    "plan_like": "_cohort",
+    "preview": "_preview",
+    "read_plan": "_plan",
+    "reproduce": "_reproduce",
+    "save_dicom": "_dicom",
+    "write_plan": "_plan",
+}
+__all__ = list(_MODULES)
+
+
+if not TYPE_CHECKING:  # a type checker is to refuse other names
+
+    def __getattr__(name: str) -> object:
+        if name == "__version__":
+            from importlib.metadata import version
+
+            value = version("maisi-client")
+        elif name in _MODULES:
+            module = import_module(f".{_MODULES[name]}", __name__)
+            value = module if name == "aio" else getattr(module, name)
+        else:
+            raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

@@ -14,6 +14,7 @@ from . import _answer as answer
 from ._arguments import Arguments, MaskArguments, Picture
 from ._connection import Connection
 from ._errors import ServerError
+from ._pool import DEFAULT_URL
 from ._request import Request, prepare
 from ._tls import Tls
 from ._variant import Variant
@@ -21,8 +22,6 @@ from ._volume import Progress, Volume
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-DEFAULT_URL = "localhost:8001"
 
 
 class Client:

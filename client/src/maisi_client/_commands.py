@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import sys
 import textwrap
 import time
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,14 +15,12 @@ from typing import Any
 import nibabel as nib
 
 from ._arguments import ARGUMENTS
-from ._bar import CLEAR, Bar
+from ._bar import Bar
 from ._client import Client
-from ._dataset import make_dataset
 from ._dicom import save_dicom
-from ._errors import InvalidRequest, ServerError
+from ._errors import InvalidRequest, MaskError
 from ._files import atomic
 from ._library import find_masks
-from ._plan import read_plan
 from ._preview import preview as draw
 from ._preview import require_pillow
 from ._reproduce import reproduce
@@ -130,44 +126,6 @@ def find(args: argparse.Namespace) -> None:
     print(json.dumps(paths) if args.json else "\n".join(paths))
 
 
-def dataset(args: argparse.Namespace) -> None:
-    """Make the rows of a plan; raises ServerError where some failed."""
-    rows = read_plan(args.plan)
-    index, count = args.shard
-    total, started = len(rows[index::count]), time.monotonic()
-    states: Counter[str] = Counter()
-    line = sys.stderr if sys.stderr.isatty() else None
-    with (
-        _client(args) as client,
-        contextlib.closing(
-            make_dataset(
-                rows,
-                args.to,
-                client,
-                layout=args.layout,
-                jobs=args.jobs,
-                attempts=args.attempts,
-                shard=args.shard,
-            )
-        ) as outcomes,
-    ):
-        for outcome in outcomes:
-            states[outcome.state] += 1
-            if outcome.error:
-                print(f"{CLEAR if line else ''}{outcome.name}: {outcome.error}", file=sys.stderr)
-            if line:
-                line.write(CLEAR + _pace(states, total, time.monotonic() - started))
-                line.flush()
-    if line:
-        line.write("\n")
-    if args.json:
-        print(json.dumps({"rows": total, **states}))
-    else:
-        print(", ".join(f"{number} {state}" for state, number in states.items()))
-    if states["failed"]:
-        raise ServerError(f"{states['failed']} of {total} rows failed; {args.to}/failed says why")
-
-
 def again(args: argparse.Namespace) -> None:
     """Make a volume anew from its sidecar; raises Mismatch where it is another."""
     if args.output:
@@ -181,19 +139,6 @@ def again(args: argparse.Namespace) -> None:
         volume.save(args.output)
     digest = volume.report["sha256"]["image"]
     print(json.dumps({"sha256": digest}) if args.json else f"the same: SHA-256 {digest}")
-
-
-def _pace(states: Counter[str], total: int, seconds: float) -> str:
-    """Return a line that tells how far a dataset is."""
-    made, ended = states.total() - states["kept"], states.total()
-    hours = seconds / 3600
-    told = f"{ended}/{total}"
-    if states["failed"]:
-        told += f", {states['failed']} failed"
-    if made:
-        left = hours * (total - ended) / made
-        told += f", {made / hours:.0f} volumes/h, {left:.1f} h left"
-    return told
 
 
 def info(args: argparse.Namespace) -> None:
@@ -252,8 +197,12 @@ def _presets(variant: Variant) -> list[str]:
 
 def preview(args: argparse.Namespace) -> None:
     """Draw a mask and volumes."""
-    names = [Path(volume).name.removesuffix(".gz").removesuffix(".nii") for volume in args.volumes]
-    draw(args.mask, list(zip(names, args.volumes, strict=True)), args.output)
+    volumes = [*args.volumes, *args.volume]
+    names = [Path(volume).name.removesuffix(".gz").removesuffix(".nii") for volume in volumes]
+    try:
+        draw(args.mask, list(zip(names, volumes, strict=True)), args.output)
+    except MaskError as error:
+        raise MaskError(f"{error}; a volume without a mask is given as --volume") from None
     if args.json:
         print(json.dumps({"output": args.output}))
 
@@ -261,7 +210,8 @@ def preview(args: argparse.Namespace) -> None:
 def dicom(args: argparse.Namespace) -> None:
     """Write a volume and its mask as DICOM."""
     _writable(args.to)
-    files = save_dicom(Volume.load(args.volume), args.to, mask=args.mask)
+    volume = Volume.load(args.volume, report=args.report)
+    files = save_dicom(volume, args.to, mask=args.mask)
     if args.json:
         print(json.dumps({"output": args.to, "files": [str(path) for path in files]}))
 

@@ -4,36 +4,42 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import Any
+from importlib import import_module
 
-from . import _commands, _plan_command
-from . import _layouts as layouts
-from ._client import DEFAULT_URL
+import maisi_client
+
 from ._completion import SHELLS, script
+from ._dataset_files import LAYOUTS
+from ._options import (
+    contrast_options,
+    count,
+    generation_options,
+    grid_options,
+    json_option,
+    lengths,
+    mask_options,
+    server_options,
+    shard,
+    shares,
+)
 from ._plan import integers
+from ._usage import Parser
 
 _EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 cancelled (Ctrl-C)"
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser; `run` of what it parses does the work."""
-    whole = argparse.ArgumentParser(
+    whole = Parser(
         prog="maisi",
         description="Synthetic CT and MR volumes from label masks, made by a MAISI Triton server."
         " `maisi COMMAND --help` tells the options of a command.",
         epilog=_EXIT_CODES,
     )
+    whole.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
 
-    server = argparse.ArgumentParser(add_help=False)
-    add = server.add_argument_group("server").add_argument
-    add("--url", help=f"gRPC at host:port, several with commas [$MAISI_URL, else {DEFAULT_URL}]")
-    add("--ca", metavar="PEM", help="TLS: certificate that the server's is signed by [$MAISI_CA]")
-    add("--certificate", metavar="PEM", help="mTLS: this client's own [$MAISI_CERTIFICATE]")
-    add("--key", metavar="PEM", help="mTLS: the key of that certificate [$MAISI_KEY]")
-    add("--timeout", type=float, default=3600, metavar="S", help="seconds for a request [3600]")
-    machine = argparse.ArgumentParser(add_help=False)
-    machine.add_argument("--json", action="store_true", help="print JSON, errors too")
+    server, machine = server_options(), json_option()
 
     make = commands.add_parser(
         "generate",
@@ -52,27 +58,9 @@ def parser() -> argparse.ArgumentParser:
     make.add_argument(
         "-o", "--output", required=True, metavar="OUT", help="volume to write, .nii.gz or .nii"
     )
-    make.add_argument(
-        "--source", metavar="VOLUME", help="volume (NIfTI) to start from: image to image"
-    )
-    make.add_argument(
-        "--strength", type=float, metavar="S", help="noise put on the source, 0 to 1 [0.8]"
-    )
-    make.add_argument(
-        "--redraws", type=int, metavar="N", help="times to retry what does not follow its mask [0]"
-    )
-    make.add_argument("--seed", type=int, metavar="N", help="same seed, same volume [random]")
-    make.add_argument(
-        "--guidance-interval",
-        type=_floats,
-        metavar="LOW,HIGH",
-        help="where guidance is applied, from 0 (image) to 1 (noise) [0,1]",
-    )
-    make.add_argument("--solver", metavar="NAME", help="such as euler; `maisi info` lists them")
-    make.add_argument("--top-region", metavar="R", help="body region, such as chest, of ddpm-ct")
-    make.add_argument("--bottom-region", metavar="R", help="body region, such as abdomen")
     make.add_argument("--preview", metavar="PNG", help="also draw mask and volume in three planes")
-    make.set_defaults(run=_commands.generate)
+    generation_options(make)
+    make.set_defaults(run=_late("generate"))
 
     look = commands.add_parser(
         "check",
@@ -85,7 +73,8 @@ def parser() -> argparse.ArgumentParser:
     look.add_argument(
         "mask", nargs="?", metavar="MASK", help="label map (NIfTI, DICOM SEG), if there is one"
     )
-    look.set_defaults(run=_commands.check)
+    generation_options(look)
+    look.set_defaults(run=_late("check"))
 
     masks = commands.add_parser(
         "mask",
@@ -100,15 +89,8 @@ def parser() -> argparse.ArgumentParser:
     masks.add_argument(
         "-o", "--output", required=True, metavar="OUT", help="mask to write, .nii.gz or .nii"
     )
-    masks.add_argument("--seed", type=int, metavar="N", help="same seed, same mask [random]")
-    masks.set_defaults(run=_commands.mask)
-
-    for command in (look, make, masks):
-        _grid(command)
-    for command in (look, make):
-        _what(command)
-    for command in (make, masks):
-        _anatomy(command)
+    mask_options(masks, "mask")
+    masks.set_defaults(run=_late("mask"))
 
     table = commands.add_parser(
         "dataset",
@@ -119,21 +101,21 @@ def parser() -> argparse.ArgumentParser:
     )
     table.add_argument("plan", metavar="PLAN", help=".csv or .jsonl, a row a volume")
     table.add_argument("--to", required=True, metavar="DIR", help="folder, made if missing")
-    table.add_argument("--jobs", type=_count, default=2, metavar="N", help="volumes at a time [2]")
+    table.add_argument("--jobs", type=count, default=2, metavar="N", help="volumes at a time [2]")
     table.add_argument(
-        "--layout", choices=layouts.NAMES, default="plain", help="whose folders [%(default)s]"
+        "--layout", choices=LAYOUTS, default="plain", help="whose folders [%(default)s]"
     )
     table.add_argument(
-        "--attempts", type=_count, default=3, metavar="N", help="tries of a row that fails [3]"
+        "--attempts", type=count, default=3, metavar="N", help="tries of a row that fails [3]"
     )
     table.add_argument(
         "--shard",
-        type=_shard,
+        type=shard,
         default=(0, 1),
         metavar="I/N",
         help="only the rows I, I+N, I+2N, ..., counted from 0",
     )
-    table.set_defaults(run=_commands.dataset)
+    table.set_defaults(run=_late("dataset", "_dataset_command"))
 
     again = commands.add_parser(
         "reproduce",
@@ -146,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
     again.add_argument("-o", "--output", metavar="OUT", help="also write it: .nii.gz or .nii")
     again.add_argument("--mask", metavar="MASK", help="where the mask is now [where it was]")
     again.add_argument("--source", metavar="VOLUME", help="where the source is now [where it was]")
-    again.set_defaults(run=_commands.again)
+    again.set_defaults(run=_late("again"))
 
     draft = commands.add_parser(
         "plan",
@@ -156,7 +138,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EXIT_CODES,
     )
     draft.add_argument("plan", metavar="PLAN", help="to write, .csv or .jsonl")
-    draft.add_argument("-n", "--rows", type=_count, required=True, metavar="N", help="volumes")
+    draft.add_argument("-n", "--rows", type=count, required=True, metavar="N", help="volumes")
     draft.add_argument(
         "--masks", nargs="+", default=[], metavar="PATH", help="label maps, folders of them"
     )
@@ -168,9 +150,9 @@ def parser() -> argparse.ArgumentParser:
         help="metadata of MR-RATE: its contrasts, planes, fields of view and spacings",
     )
     draft.add_argument("--seed", type=int, default=0, help="of the plan; same seed, same plan [0]")
-    _grid(draft)
-    _what(draft, _shares, "with shares: mri_t1=0.5,mri_flair=0.5")
-    draft.set_defaults(run=_plan_command.plan)
+    grid_options(draft)
+    contrast_options(draft, shares, "with shares: mri_t1=0.5,mri_flair=0.5")
+    draft.set_defaults(run=_late("plan", "_plan_command"))
 
     find = commands.add_parser(
         "find",
@@ -187,8 +169,8 @@ def parser() -> argparse.ArgumentParser:
     )
     find.add_argument("--regions", metavar="R,...", help="regions it must show")
     find.add_argument("--size", type=integers, metavar="X,Y,Z", help="voxels to be near to")
-    find.add_argument("--spacing", type=_numbers, metavar="MM", help="to be near to: one, or X,Y,Z")
-    find.set_defaults(run=_commands.find)
+    find.add_argument("--spacing", type=lengths, metavar="MM", help="to be near to: one, or X,Y,Z")
+    find.set_defaults(run=_late("find"))
 
     info = commands.add_parser(
         "info",
@@ -197,19 +179,27 @@ def parser() -> argparse.ArgumentParser:
         description="Tell of every variant: modalities, labels, limits, defaults and presets.",
         epilog=_EXIT_CODES,
     )
-    info.set_defaults(run=_commands.info)
+    info.set_defaults(run=_late("info"))
 
     draw = commands.add_parser(
         "preview",
         parents=[machine],
         help="draw a mask and volumes in three planes",
-        description="Draw a column for the mask and for each volume, titled by its file name.",
+        description="Draw a column for the mask, if there is one, and for each volume, titled by"
+        " its file name.",
         epilog=_EXIT_CODES,
     )
-    draw.add_argument("mask", metavar="MASK", help="label map (NIfTI, DICOM SEG)")
-    draw.add_argument("volumes", nargs="+", metavar="VOLUME", help="volumes on the mask's grid")
+    draw.add_argument("mask", nargs="?", metavar="MASK", help="label map (NIfTI, DICOM SEG)")
+    draw.add_argument("volumes", nargs="*", metavar="VOLUME", help="volumes on the mask's grid")
+    draw.add_argument(
+        "--volume",
+        action="append",
+        default=[],
+        metavar="VOLUME",
+        help="a volume without a MASK before it; may be repeated",
+    )
     draw.add_argument("-o", "--output", required=True, metavar="PNG", help="picture to write")
-    draw.set_defaults(run=_commands.preview)
+    draw.set_defaults(run=_late("preview"))
 
     dicom = commands.add_parser(
         "dicom",
@@ -218,10 +208,15 @@ def parser() -> argparse.ArgumentParser:
         description="Write a CT or MR series, and the mask as a Segmentation; see docs/dicom.md.",
         epilog=_EXIT_CODES,
     )
-    dicom.add_argument("volume", metavar="VOLUME", help="NIfTI, its report beside it")
+    dicom.add_argument("volume", metavar="VOLUME", help="NIfTI")
     dicom.add_argument("--to", required=True, metavar="DIR", help="new folder of the series")
     dicom.add_argument("--mask", metavar="MASK", help="label map it follows [VOLUME_mask]")
-    dicom.set_defaults(run=_commands.dicom)
+    dicom.add_argument(
+        "--report",
+        metavar="REPORT",
+        help="the volume's report [beside it, else in the dataset that it is of]",
+    )
+    dicom.set_defaults(run=_late("dicom"))
 
     words = commands.add_parser(
         "completion",
@@ -236,64 +231,18 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
-def _grid(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--variant", default="mini", metavar="NAME", help="model, `maisi info` lists them [mini]")
-    add("--vocabulary", metavar="V", help="label ids of MASK, such as totalsegmentator-v2 [maisi]")
-    add("--size", type=integers, metavar="X,Y,Z", help="voxels, where no MASK is given")
-    add("--spacing", type=_numbers, metavar="MM", help="voxel size to work at: one, or X,Y,Z")
+class _Version(argparse.Action):
+    """Print the version; `action="version"` would look it up for every command."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"maisi {maisi_client.__version__}")
+        parser.exit()
 
 
-def _anatomy(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
-        "--anatomy",
-        metavar="A=S,...",
-        help="make the mask, of sizes 0 to 1: 'liver=0.5, hepatic tumor=0.3'",
-    )
-    add("--augment", action="store_true", default=None, help="vary MASK a little, by the seed")
-    add("--organs", metavar="A,...", help="labels to keep in the mask that is written [all]")
+def _late(function: str, module: str = "_commands") -> Callable[[argparse.Namespace], None]:
+    """Return a command that imports what it needs when it runs, so that help comes at once."""
 
+    def run(args: argparse.Namespace) -> None:
+        getattr(import_module(f".{module}", __package__), function)(args)
 
-def _what(
-    parser: argparse.ArgumentParser,
-    modality: Callable[[str], Any] = str,
-    told: str = "such as mri_t1; `maisi info` lists them",
-) -> None:
-    add = parser.add_argument
-    add("--preset", metavar="NAME", help="size, spacing and modality by name, see info")
-    add("--modality", type=modality, help=told)
-    add("--steps", type=int, help="steps of the solver")
-    add("--guidance", type=float, help="classifier-free guidance; 0 is off")
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
-    return number
-
-
-def _shard(text: str) -> tuple[int, int]:
-    index, _, count = text.partition("/")
-    if not 0 <= int(index) < int(count):
-        raise argparse.ArgumentTypeError(f"{text} is not I/N with I from 0 to N-1")
-    return int(index), int(count)
-
-
-def _shares(text: str) -> dict[str, float]:
-    """Read `mri_t1=2,mri_t2=1`; without a number a share is 1."""
-    parts = [part.partition("=") for part in text.split(",")]
-    shares = {name.strip(): float(share or 1) for name, _, share in parts}
-    if len(shares) < len(parts) or not all(shares):
-        raise argparse.ArgumentTypeError(f"'{text}' has a name twice or none")
-    return shares
-
-
-def _floats(text: str) -> list[float]:
-    return [float(part) for part in text.split(",")]
-
-
-def _numbers(text: str) -> list[float]:
-    numbers = _floats(text)
-    return numbers if len(numbers) > 1 else numbers * 3
+    return run

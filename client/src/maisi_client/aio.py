@@ -27,9 +27,8 @@ from tritonclient.utils import InferenceServerException
 from . import _answer as answer
 from . import _transport as transport
 from ._arguments import Arguments, MaskArguments, Picture
-from ._client import DEFAULT_URL
 from ._errors import InvalidRequest, MaisiError, ServerError, ServerUnavailable
-from ._pool import Pool, Server
+from ._pool import DEFAULT_URL, Pool, Server
 from ._request import Request, prepare
 from ._shared import Region
 from ._tls import Tls

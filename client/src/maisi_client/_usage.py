@@ -1,0 +1,62 @@
+"""A parser that names the nearest option or command where one is misspelt."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Collection, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+_NUMBER = re.compile(r"-\.?\d")
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` whose options are written in full.
+
+    A misspelt option is named before a required one that is missing, which it may have been meant
+    for. Both are wrong usage, exit code 2.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # An abbreviation would change its meaning, or lose it, with the next option added.
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse, but refuse what is unknown; exits with 2."""
+        words = sys.argv[1:] if args is None else list(args)
+        options = [name for action in self._actions for name in action.option_strings]
+        commands = [
+            name
+            for action in self._actions
+            if isinstance(action, argparse._SubParsersAction)
+            for name in action.choices
+        ]
+        for word in words:
+            if word == "--":
+                break
+            if not word.startswith("-") or word == "-":
+                if not commands:
+                    continue
+                if word not in commands:
+                    self.error(f"{word} is no command of {self.prog}{_near(word, commands)}")
+                break  # what follows is for the command's own parser
+            name = word.partition("=")[0] if word.startswith("--") else word[:2]
+            if name not in options and not _NUMBER.match(word) and " " not in word:
+                self.error(f"{name} is no option of {self.prog}{_near(name, options)}")
+        parsed, rest = super().parse_known_args(words, namespace)
+        positional = [action for action in self._actions if not action.option_strings]
+        if rest and positional and positional[-1].nargs == "*":  # files on both sides of an option
+            getattr(parsed, positional[-1].dest).extend(rest)
+            rest = []
+        return parsed, rest
+
+
+def _near(word: str, names: Collection[str]) -> str:
+    """Return a question that names those of `names` that `word` may stand for."""
+    begun = sorted(name for name in names if word.strip("-") and name.startswith(word))
+    nearest = begun or get_close_matches(word, names, n=2, cutoff=0.7)
+    return f"; did you mean {' or '.join(nearest)}?" if nearest else ""
