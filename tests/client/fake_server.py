@@ -16,6 +16,7 @@ from tritonclient.grpc import service_pb2_grpc as rpc
 from tritonclient.utils import np_to_triton_dtype
 
 REPORT = {"variant": "mini", "modality": "mri_t1", "seed": 1, "spacing": [1, 2, 3]}
+MINI = ("mini", "mini.stream")
 Answer = Callable[[pb.ModelInferRequest, grpc.ServicerContext], Iterator[Any]]
 
 
@@ -28,7 +29,8 @@ def playing(
     """A server that answers each streamed request by `answer`; yields its url and what it got.
 
     A part None of an answer ends the stream. `configs` are those of its models, which it says are
-    ready. It compresses what it says by `compression`.
+    ready; without an ensemble among them it says so of `mini`. It compresses what it says by
+    `compression`.
     """
     requests: list[pb.ModelInferRequest] = []
 
@@ -43,7 +45,9 @@ def playing(
                     yield part
 
         def ModelStatistics(self, request: Any, context: grpc.ServicerContext) -> Any:
-            statistics = [pb.ModelStatistics(name=name) for name in known]
+            ensembles = any(config.platform == "ensemble" for config in known.values())
+            names = {*known} if ensembles else {*known, *MINI}
+            statistics = [pb.ModelStatistics(name=name) for name in names]
             return pb.ModelStatisticsResponse(model_stats=statistics)
 
         def ModelConfig(self, request: Any, context: grpc.ServicerContext) -> Any:

@@ -163,7 +163,9 @@ def test_the_command_needs_no_server(tmp_path: Path) -> None:
     folder, path = masks(tmp_path / "masks", 2), tmp_path / "plan.csv"
     words = ["plan", path, "-n", "4", "--modality", "mri_t1=0.5,mri_flair=0.5"]
     words += ["--masks", folder, "--augment", "--seed", "1", "--spacing", "2", "--steps", "10"]
-    done = maisi(*words, MAISI_URL=NOBODY)
+    assert maisi(*words, MAISI_URL=NOBODY, MAISI_VARIANT="").returncode == 0
+    assert not any("variant" in row.arguments for row in read_plan(path))
+    done = maisi(*words, MAISI_URL=NOBODY, MAISI_VARIANT="mini")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{path}: 4 rows, 2 mri_flair, 2 mri_t1\n"
     shares = {"mri_t1": 1, "mri_flair": 1}

@@ -107,7 +107,7 @@ def volume(result: Any, request: Request) -> Volume | None:
     image, spacing, labels = _cut(image, used, request)
     placed = _place(image, spacing, parsed, request)
     followed = None if labels is None else _place_labels(labels, spacing, parsed, request)
-    parsed |= _warnings(parsed, request) | provenance(placed, followed, request)
+    parsed |= _warnings(parsed, request) | provenance(placed, followed, request, parsed["variant"])
     return Volume(placed, parsed, followed)
 
 

@@ -20,7 +20,8 @@ Picture: TypeAlias = "str | os.PathLike[str] | SpatialImage"
 class MaskArguments(TypedDict, total=False):
     """What `Client.mask` may be asked; what is left out takes the variant's default.
 
-    variant: which model, "mini" if none is named.
+    variant: which model; by default that of the environment variable `MAISI_VARIANT`, else the only
+        one that the server has.
     vocabulary: names the label ids of the mask, such as `totalsegmentator-v2`, where they are not
         MAISI's.
     anatomy: has the server make the mask, such as `{"liver": 0.5, "hepatic tumor": 0.3}`: sizes 0
@@ -81,7 +82,9 @@ ARGUMENTS = tuple(Arguments.__annotations__)
 
 
 def complete(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that say something, with a variant and a seed, drawn if need be.
+    """Return the arguments that say something, with a seed, drawn if need be.
+
+    The variant is that of `MAISI_VARIANT` where none is named, and left out without either.
 
     The seed is drawn here so that every try makes the same volume. Raises TypeError for a name that
     is no argument.
@@ -90,7 +93,9 @@ def complete(arguments: Mapping[str, Any]) -> dict[str, Any]:
         if name not in ARGUMENTS:
             raise TypeError(f"'{name}' is no argument; {', '.join(ARGUMENTS)} are")
     told = {name: value for name, value in arguments.items() if value is not None}
-    return {"variant": "mini", "seed": secrets.randbelow(2**32), **told}
+    variant = os.environ.get("MAISI_VARIANT")
+    default = {"variant": variant} if variant else {}
+    return {**default, "seed": secrets.randbelow(2**32), **told}
 
 
 def tensors(asked: Mapping[str, Any]) -> dict[str, NDArray[Any]]:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from tritonclient.utils import InferenceServerException
@@ -18,7 +19,7 @@ from ._request import Request
 from ._shared import Region
 from ._stream import stream
 from ._tls import Tls
-from ._variant import Variant, offered
+from ._variant import Variant, in_models, offered, only
 
 _T = TypeVar("_T")
 _log = logging.getLogger("maisi_client")
@@ -32,6 +33,7 @@ class Connection:
     ) -> None:
         self.timeout, self.idle_timeout, self.retries = timeout, idle_timeout, retries
         self._tls = tls
+        self._only_variant: str | None = None  # of the servers, once it was asked for
         self._pool = Pool(urls, lambda url: transport.connect(url, tls))
 
     def close(self) -> None:
@@ -53,9 +55,10 @@ class Connection:
         """
 
         def once(server: Server[Any], deadline: float) -> Generator[Any, None, None]:
-            self._check_taken(server, request, deadline)
-            model = f"{request.variant}.stream"
-            with closing(Region(server, self._tls, model, request.inputs)) as region:
+            named = self._named(server, request, deadline)
+            self._check_taken(server, named, deadline)
+            model = f"{named.variant}.stream"
+            with closing(Region(server, self._tls, model, named.inputs)) as region:
                 if region.worth_it:
                     region.open()
                 results = stream(
@@ -69,8 +72,9 @@ class Connection:
                     try:
                         yield from results
                     except transport.UnknownModel as error:
-                        served = self._info(server, deadline)
-                        raise transport.unknown(request.variant, server.url, served) from error
+                        self._only_variant = None
+                        served = in_models(self._models(server, deadline))
+                        raise transport.unknown(named.variant, server.url, served) from error
 
         return self._tries(once)
 
@@ -91,11 +95,22 @@ class Connection:
                 time.sleep(pause)
 
     def _info(self, server: Server[Any], deadline: float) -> dict[str, Variant]:
+        names = self._models(server, deadline)
+        return offered(self._config(server, deadline, name) for name in names)
+
+    def _models(self, server: Server[Any], deadline: float) -> set[str]:
         # Statistics name what is ready, and stay open where the repository index is restricted.
         statistics = server.connection.get_inference_statistics
-        ready = self._call(server, deadline, statistics).model_stats
-        names = {model.name for model in ready}
-        return offered(self._config(server, deadline, name) for name in names)
+        return {model.name for model in self._call(server, deadline, statistics).model_stats}
+
+    def _named(self, server: Server[Any], request: Request, deadline: float) -> Request:
+        """Return the request with its variant, the only one of the servers if it names none."""
+        if request.variant is not None:
+            return request
+        if self._only_variant is None:
+            served = in_models(self._models(server, deadline))
+            self._only_variant = only(served, server.url)
+        return replace(request, variant=self._only_variant)
 
     def _check_taken(self, server: Server[Any], request: Request, deadline: float) -> None:
         """Refuse what this variant has no input for, before it travels."""

@@ -74,8 +74,8 @@ def of(
     if name not in LAYOUTS:
         raise InvalidRequest(f"the layout is '{name}'; allowed are {', '.join(LAYOUTS)}")
     served = variants()
-    used = {row.arguments.get("variant", "mini") for row in rows}
-    about = _About(folder, rows, [named(variant, served) for variant in sorted(used)])
+    asked = {row.arguments.get("variant") for row in rows}
+    about = _About(folder, rows, {name: named(name, served) for name in asked})
     return {"nnunet": _nnunet, "msd": _msd, "bids": _bids}[name](about)
 
 
@@ -83,12 +83,12 @@ def of(
 class _About:
     folder: Path
     rows: Sequence[Row]
-    variants: Sequence[Variant]
+    variants: Mapping[str | None, Variant]  # by the name that rows have, None without one
 
     def modality(self, row: Row) -> str:
         """Return what the server will take for a row."""
         asked = row.arguments
-        (variant,) = (one for one in self.variants if one.name == asked.get("variant", "mini"))
+        variant = self.variants[asked.get("variant")]
         preset = variant.presets.get(str(asked.get("preset")), {})
         return str(asked.get("modality") or preset.get("modality") or variant.defaults["modality"])
 
@@ -98,12 +98,12 @@ class _About:
 
     @property
     def licence(self) -> str:
-        return ", ".join(sorted({variant.license for variant in self.variants}))
+        return ", ".join(sorted({variant.license for variant in self.variants.values()}))
 
     @property
     def labels(self) -> dict[int, str]:
         """MAISI's ids that the masks may hold, with names; `organs`, if each row has it, says."""
-        table = {k: v for variant in self.variants for k, v in variant.labels.items() if k}
+        table = {k: v for variant in self.variants.values() for k, v in variant.labels.items() if k}
         wanted: set[int] = set()
         ids = {name.lower(): id_ for id_, name in table.items()}
         for row in self.rows:

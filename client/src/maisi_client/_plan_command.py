@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections import Counter
 
@@ -12,6 +13,7 @@ from ._commands import _client
 from ._errors import InvalidRequest
 from ._plan import Row, write_plan
 from ._planning import make_plan
+from ._variant import named
 
 _BESIDE_LIKE = ("masks", "augment", "modality", "vocabulary", "spacing", "size", "preset")
 
@@ -40,7 +42,7 @@ def _drawn(args: argparse.Namespace) -> list[Row]:
         masks=args.masks,
         augment=args.augment,
         seed=args.seed,
-        variant=args.variant,
+        variant=args.variant or os.environ.get("MAISI_VARIANT"),
         vocabulary=args.vocabulary,
         preset=args.preset,
         size=args.size,
@@ -56,14 +58,9 @@ def _like(args: argparse.Namespace) -> Cohort:
         raise InvalidRequest(f"--{given[0]} is given together with --like, which tells it")
     with _client(args) as client:
         variants = client.info()
-    if args.variant not in variants:
-        ready = ", ".join(variants) or "none"
-        raise InvalidRequest(
-            f"variant is '{args.variant}', which is not ready at {client.url}; ready are: {ready}"
-        )
     return plan_like(
         args.like,
-        variants[args.variant],
+        named(args.variant, variants),
         args.rows,
         seed=args.seed,
         steps=args.steps,

@@ -16,12 +16,12 @@ from ._request import Request
 
 
 def provenance(
-    image: nib.Nifti1Image, used: nib.Nifti1Image | None, request: Request
+    image: nib.Nifti1Image, used: nib.Nifti1Image | None, request: Request, variant: str
 ) -> dict[str, Any]:
     """Return what a report says beside the server's own words.
 
-    `request` has the arguments, the seed completed, with which `Client.generate` makes the volume
-    again; pictures that were no files are None there. `sha256` has the digests of the `image`, of
+    `request` has the arguments, seed and `variant` completed, with which `Client.generate` makes
+    the volume again; pictures that were no files are None there. `sha256` has the digests of the `image`, of
     the mask that it follows if the server made one, and of the `mask` or `source` that was sent.
     """
     digests = {"image": digest(np.asarray(image.dataobj), image.affine)}
@@ -33,7 +33,7 @@ def provenance(
     if request.source is not None:
         digests["source"] = digest(request.source.values, request.source.image.affine)
     return {
-        "request": plain({"mask": request.mask, **request.arguments}),
+        "request": plain({"variant": variant, "mask": request.mask, **request.arguments}),
         "sha256": digests,
         "client": version("maisi-client"),
     }

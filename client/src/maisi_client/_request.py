@@ -28,12 +28,13 @@ from ._mask import load_greys, load_mask
 class Request:
     """What to send to which variant, and what the answer is placed on.
 
+    `variant` is None where the server's only one is meant.
     `mask` and `arguments` are those that were given, the seed completed. `held` is the picture that
     came: the mask, whose values are `labels`, or else the `source`. `named`: its labels' names
     made the ids, which are not those of its file. `warnings` are of how it was read and resampled.
     """
 
-    variant: str
+    variant: str | None
     inputs: Mapping[str, NDArray[Any]]
     mask: Picture | None
     arguments: Mapping[str, Any]
@@ -77,7 +78,7 @@ def prepare(mask: Picture | None, arguments: Mapping[str, Any], **flags: bool) -
             sides = resampled(greys.values.shape, held.spacing, used, itemsize=4)
             inputs["source"] = resample_linear(greys.values, held.spacing, sides, used)
     return Request(
-        variant=asked["variant"],
+        variant=asked.get("variant"),
         inputs=inputs,
         mask=mask,
         arguments=asked,

@@ -191,7 +191,7 @@ def check_taken(request: Request, config: Any) -> None:
             )
 
 
-def unknown(variant: str, url: str, served: Iterable[str]) -> InvalidRequest:
+def unknown(variant: str | None, url: str, served: Iterable[str]) -> InvalidRequest:
     """Return the error for a variant that is not among the `served`."""
     told = ", ".join(served) or "none"
     return InvalidRequest(f"the variant is '{variant}'; {url} serves {told}")

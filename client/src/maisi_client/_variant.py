@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ._errors import InvalidRequest, ServerError, printable
+from ._errors import InvalidRequest, ServerError, ServerUnavailable, printable
 from ._wire import check_form, read_json, shown
 
 
@@ -96,11 +97,36 @@ def parse_variant(text: str) -> Variant:
     return Variant(**known)
 
 
-def named(name: str, variants: Mapping[str, Variant]) -> Variant:
-    """Return a variant of those that are served; raises `InvalidRequest` where it is none."""
+def named(name: str | None, variants: Mapping[str, Variant]) -> Variant:
+    """Return a variant of those that are served, by the rule that requests follow.
+
+    That is the one that is named, else that of `MAISI_VARIANT`, else the only one. Raises
+    `InvalidRequest` where there is none such, `ServerUnavailable` where nothing is served.
+    """
+    name = name or os.environ.get("MAISI_VARIANT") or only(variants, "the server")
     if name not in variants:
         raise InvalidRequest(f"the variant is '{name}'; the server has {', '.join(variants)}")
     return variants[name]
+
+
+def only(served: Collection[str], url: str) -> str:
+    """Return the one name among those that the server at `url` serves.
+
+    Raises `InvalidRequest` where there are several, `ServerUnavailable` where there is none.
+    """
+    if not served:
+        raise ServerUnavailable(f"no variant is ready at {url}")
+    if len(served) > 1:
+        raise InvalidRequest(
+            f"no variant is named, and {url} serves {', '.join(served)}; name one of them"
+        )
+    return next(iter(served))
+
+
+def in_models(models: Iterable[str]) -> list[str]:
+    """Return the variants among the names of a server's models: each has a stream beside it."""
+    names = set(models)
+    return sorted(name for name in names if f"{name}.stream" in names)
 
 
 def offered(configs: Iterable[Any]) -> dict[str, Variant]:

@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ from ._pool import DEFAULT_URL, Pool, Server
 from ._request import Request, prepare
 from ._shared import Region
 from ._tls import Tls
-from ._variant import Variant, offered
+from ._variant import Variant, in_models, offered, only
 from ._volume import Progress, Volume
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Client:
         self.url = url or os.environ.get("MAISI_URL") or DEFAULT_URL
         self.timeout, self.idle_timeout, self.retries = timeout, idle_timeout, retries
         self._tls = tls or Tls.of()
+        self._only_variant: str | None = None  # of the servers, once it was asked for
         self._pool = Pool(
             self.url,
             lambda url: transport.connect(
@@ -201,17 +203,19 @@ class Client:
         """Yield what the stream says; what a server leaves unfinished is sent again."""
 
         async def once(server: Server[Any], deadline: float) -> AsyncGenerator[Any, None]:
-            await self._check_taken(server, request, deadline)
+            named = await self._named(server, request, deadline)
+            await self._check_taken(server, named, deadline)
             async with (
-                self._region(server, request) as region,
+                self._region(server, named) as region,
                 aclosing(self._stream(server, region, deadline)) as results,
             ):
                 try:
                     async for result in results:
                         yield result
                 except transport.UnknownModel as error:
-                    served = await self._info(server, deadline)
-                    raise transport.unknown(request.variant, server.url, served) from error
+                    self._only_variant = None
+                    served = in_models(await self._models(server, deadline))
+                    raise transport.unknown(named.variant, server.url, served) from error
 
         async with aclosing(self._tries(once)) as results:
             async for result in results:
@@ -298,10 +302,21 @@ class Client:
             replies.cancel()
 
     async def _info(self, server: Server[Any], deadline: float) -> dict[str, Variant]:
-        statistics = server.connection.get_inference_statistics
-        ready = (await self._call(server, deadline, statistics)).model_stats
-        names = {model.name for model in ready}
+        names = await self._models(server, deadline)
         return offered([await self._config(server, deadline, name) for name in names])
+
+    async def _models(self, server: Server[Any], deadline: float) -> set[str]:
+        statistics = server.connection.get_inference_statistics
+        ready = await self._call(server, deadline, statistics)
+        return {model.name for model in ready.model_stats}
+
+    async def _named(self, server: Server[Any], request: Request, deadline: float) -> Request:
+        if request.variant is not None:
+            return request
+        if self._only_variant is None:
+            served = in_models(await self._models(server, deadline))
+            self._only_variant = only(served, server.url)
+        return replace(request, variant=self._only_variant)
 
     async def _check_taken(self, server: Server[Any], request: Request, deadline: float) -> None:
         if transport.everywhere(request):
