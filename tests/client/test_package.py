@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import inspect
+import pydoc
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,3 +47,28 @@ def test_the_version_is_that_of_the_distribution() -> None:
 def test_importing_it_imports_no_library() -> None:
     script = "import sys, maisi_client; sys.exit(bool({'numpy', 'grpc'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
+@pytest.mark.parametrize("client", [maisi_client.Client, maisi_client.aio.Client])
+@pytest.mark.parametrize("method", ["generate", "stream", "check", "mask"])
+def test_help_names_and_explains_every_keyword(client: type, method: str) -> None:
+    table = maisi_client.MaskArguments if method == "mask" else maisi_client.Arguments
+    signature = inspect.signature(getattr(client, method))
+    keywords = {
+        name: str(one.annotation)
+        for name, one in signature.parameters.items()
+        if one.kind is inspect.Parameter.KEYWORD_ONLY and name != "on_progress"
+    }
+    assert keywords.keys() == table.__annotations__.keys()
+    assert keywords["size"] == "Sequence[int] | None"
+    assert not any(one.kind is one.VAR_KEYWORD for one in signature.parameters.values())
+    text = pydoc.plain(pydoc.render_doc(getattr(client, method)))
+    assert "seed: 'int | None' = None" in text
+    for name in table.__annotations__:
+        assert re.search(rf"^ +(\w+, )?{name}(, \w+)?: \w", text, re.MULTILINE), name
+
+
+def test_a_bound_method_shows_the_same() -> None:
+    with maisi_client.Client("127.0.0.1:9") as client:
+        names = list(inspect.signature(client.generate).parameters)
+    assert names[:3] == ["mask", "on_progress", "variant"] and "redraws" in names

@@ -36,7 +36,7 @@ class MaskArguments(TypedDict, total=False):
     seed: the same seed, mask and arguments give the same volume; one is drawn if there is none.
     """
 
-    variant: str
+    variant: str | None
     vocabulary: str | None
     anatomy: str | Mapping[str, float] | None
     organs: str | Sequence[str | int] | None

@@ -16,6 +16,7 @@ from ._connection import Connection
 from ._errors import ServerError
 from ._pool import DEFAULT_URL
 from ._request import Request, prepare
+from ._signature import lists_keywords_of
 from ._tls import Tls
 from ._variant import Variant
 from ._volume import Progress, Volume
@@ -66,6 +67,7 @@ class Client:
         """Close the connection."""
         self._server.close()
 
+    @lists_keywords_of(MaskArguments, Arguments)
     def generate(
         self,
         mask: Picture | None = None,
@@ -86,6 +88,7 @@ class Client:
                     on_progress(event)
         raise AssertionError("a stream ends with a volume or raises")
 
+    @lists_keywords_of(MaskArguments, Arguments)
     def stream(
         self, mask: Picture | None = None, **arguments: Unpack[Arguments]
     ) -> Generator[Progress | Volume, None, None]:
@@ -103,6 +106,7 @@ class Client:
         """
         return self._events(prepare(mask, arguments))
 
+    @lists_keywords_of(MaskArguments)
     def mask(
         self,
         mask: Picture | None = None,
@@ -126,6 +130,7 @@ class Client:
                     return made
         raise ServerError(f"the server at {self.url} ended without a mask")
 
+    @lists_keywords_of(MaskArguments, Arguments)
     def check(self, mask: Picture | None = None, **arguments: Unpack[Arguments]) -> dict[str, Any]:
         """Return what `generate` would do with these arguments, without doing it.
 

@@ -21,8 +21,9 @@ def provenance(
     """Return what a report says beside the server's own words.
 
     `request` has the arguments, seed and `variant` completed, with which `Client.generate` makes
-    the volume again; pictures that were no files are None there. `sha256` has the digests of the `image`, of
-    the mask that it follows if the server made one, and of the `mask` or `source` that was sent.
+    the volume again; pictures that were no files are None there. `sha256` has the digests of the
+    `image`, of the mask that it follows if the server made one, and of the `mask` or `source` that
+    was sent.
     """
     digests = {"image": digest(np.asarray(image.dataobj), image.affine)}
     if used is not None:

@@ -32,6 +32,7 @@ from ._errors import InvalidRequest, MaisiError, ServerError, ServerUnavailable
 from ._pool import DEFAULT_URL, Pool, Server
 from ._request import Request, prepare
 from ._shared import Region
+from ._signature import lists_keywords_of
 from ._tls import Tls
 from ._variant import Variant, in_models, offered, only
 from ._volume import Progress, Volume
@@ -91,6 +92,7 @@ class Client:
         for server in self._pool.servers:
             await server.connection.close()
 
+    @lists_keywords_of(MaskArguments, Arguments)
     async def generate(
         self,
         mask: Picture | None = None,
@@ -107,6 +109,7 @@ class Client:
                     on_progress(event)
         raise AssertionError("a stream ends with a volume or raises")
 
+    @lists_keywords_of(MaskArguments, Arguments)
     async def stream(
         self, mask: Picture | None = None, **arguments: Unpack[Arguments]
     ) -> AsyncGenerator[Progress | Volume, None]:
@@ -157,6 +160,7 @@ class Client:
                 task.cancel()
             await asyncio.gather(*working, return_exceptions=True)
 
+    @lists_keywords_of(MaskArguments)
     async def mask(
         self,
         mask: Picture | None = None,
@@ -176,6 +180,7 @@ class Client:
                     return made
         raise ServerError(f"the server at {self.url} ended without a mask")
 
+    @lists_keywords_of(MaskArguments, Arguments)
     async def check(
         self, mask: Picture | None = None, **arguments: Unpack[Arguments]
     ) -> dict[str, Any]:

@@ -1,0 +1,38 @@
+"""The keywords of a method as `help` and editors at run time show them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def lists_keywords_of(*tables: Any) -> Callable[[_Method], _Method]:
+    """Return a decorator for a method that ends in `**arguments: Unpack[...]`.
+
+    Its signature and its docstring get what the TypedDicts `tables`, the base first, say of each
+    key, so that it is written once. All keys may be left out.
+    """
+    annotations = {name: hint for table in tables for name, hint in table.__annotations__.items()}
+    keywords = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=getattr(hint, "__forward_arg__", hint),
+        )
+        for name, hint in annotations.items()
+    ]
+    texts = [inspect.cleandoc(table.__doc__ or "").partition("\n\n")[2] for table in tables]
+
+    def decorate(method: _Method) -> _Method:
+        signature = inspect.signature(method)
+        *others, _ = signature.parameters.values()
+        shown = signature.replace(parameters=[*others, *keywords])
+        method.__signature__ = shown  # type: ignore[attr-defined]
+        method.__doc__ = "\n\n".join([inspect.cleandoc(method.__doc__ or ""), *texts])
+        return method
+
+    return decorate
