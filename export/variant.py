@@ -237,6 +237,8 @@ def _check_sizes(variant: Variant, where: str) -> None:
             raise ValueError(
                 f"{where}: {name}: {preset['modality']!r} is not one of its modalities"
             )
+        if not isinstance(preset.get("caveat", ""), str):
+            raise ValueError(f"{where}: {name}: caveat {preset['caveat']!r} is not a sentence")
         x, y, z = preset["size"]
         if not _within(preset["size"], size) or x * y * z > size["max_voxels"]:
             raise ValueError(f"{where}: {name}: size {preset['size']} is outside `serving.size`")

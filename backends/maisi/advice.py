@@ -1,6 +1,7 @@
 """What a caller should know before the cost: how far a request is from what a model was trained on.
 
-The facts are the variant's presets: size, spacing, and how much of the training data was like that.
+The facts are the variant's presets: size, spacing, how much of the training data was like that, and
+a `caveat` where an image alone is known to be bad.
 """
 
 import math
@@ -53,6 +54,8 @@ def _unlike(variant: Variant, plan: Plan) -> list[str]:
             f"spacing: {by(plan.spacing)} mm is far from what {plan.variant} was trained for; "
             f"the nearest preset is {described}"
         )
+    if not found and "caveat" in preset and not (plan.masked or plan.sourced):
+        found.append(f"preset {name}: {preset['caveat']}")
     share = training_share(variant, name)
     if share is not None and share < _RARE:
         found.append(

@@ -191,6 +191,17 @@ def test_info(server: Any) -> None:
     assert machine["mini"]["labels"]["22"] == "brain"
 
 
+def test_what_a_preset_is_bad_at_is_said_before_and_after(server: Any, tmp_path: Path) -> None:
+    told = maisi("info", "--url", server.grpc).stdout
+    assert "  caveat        brain-t1, brain-t2, brain-flair, brain-swi: without a mask" in told
+    asked = ("--preset", "brain-t2", "--steps", "1", "--url", server.grpc)
+    said = "maisi: warning: preset brain-t2: without a mask mini makes no head"
+    assert said in maisi("check", *asked).stderr
+    assert said in maisi("generate", "-o", tmp_path / "a.nii.gz", *asked).stderr
+    (warning,) = json.loads((tmp_path / "a.json").read_text())["warnings"]
+    assert f"maisi: warning: {warning}".startswith(said)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_cancels_on_the_server_and_leaves_nothing(
     server: Any, tmp_path: Path, number: signal.Signals

@@ -13,6 +13,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from export import repository, variant
 from export.variant import Variant
+from tests.conftest import ROOT
 from tests.export.repository_of_tiny import official
 from tests.export.weights import tiny
 
@@ -314,3 +315,13 @@ def test_an_engine_without_a_file_leaves_the_repository_as_it_was(tmp_path: Path
     with pytest.raises(FileNotFoundError):
         repository.write(target, tiny(), {"autoencoder": "2"}, given, "onnx", "fp32")
     assert {path: path.stat().st_mtime_ns for path in target.rglob("*")} == before
+
+
+def test_the_shipped_repository_is_what_the_variant_says() -> None:
+    shipped = ROOT / "model_repository"
+    checkpoints = json.loads((shipped / "mini" / "1" / "manifest.json").read_text())["checkpoints"]
+    digests = {role: checkpoint["sha256"] for role, checkpoint in checkpoints.items()}
+    for name, expected in repository.configs(variant.load("mini"), digests, "onnx", "fp32").items():
+        if expected.platform != "ensemble":
+            expected.instance_group.add(count=1)
+        assert config(shipped / name) == expected, f"{name}: build mini again"

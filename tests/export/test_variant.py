@@ -192,3 +192,14 @@ def test_a_contradiction_of_ct_is_named(
     (tmp_path / "ddpm-ct.toml").write_text(text.replace(line, instead))
     with pytest.raises(ValueError, match=sentence):
         variant.load("ddpm-ct", tmp_path)
+
+
+def test_a_caveat_of_a_preset_is_published_and_is_a_sentence(tmp_path: Path) -> None:
+    presets = variant.load("mini").parameter({})["presets"]
+    assert all("no head" in preset["caveat"] for preset in presets.values())
+    own = tmp_path / "own.toml"
+    own.write_text('base = "mini"\nname = "own"\n[serving.presets.brain-t2]\ncaveat = "noisy"\n')
+    assert variant.load(own).parameter({})["presets"]["brain-t2"]["caveat"] == "noisy"
+    own.write_text('base = "mini"\nname = "own"\n[serving.presets.brain-t2]\ncaveat = true\n')
+    with pytest.raises(ValueError, match=r"own\.toml: brain-t2: caveat True is not a sentence"):
+        variant.load(own)

@@ -171,12 +171,12 @@ def _describe(variant: Variant) -> str:
         "defaults": pairs(variant.defaults),
         "labels": ", ".join(f"{id_} {name}" for id_, name in labels.items()),
     }
-    lines = [
-        textwrap.fill(f"{name:<13} {text}", 100, initial_indent="  ", subsequent_indent=" " * 16)
-        for name, text in rows.items()
-        if text
-    ]
+    lines = [_row(name, text) for name, text in rows.items() if text]
     return "\n".join([variant.name, *lines, *_presets(variant)])
+
+
+def _row(name: str, text: str) -> str:
+    return textwrap.fill(f"{name:<13} {text}", 100, initial_indent="  ", subsequent_indent=" " * 16)
 
 
 def _presets(variant: Variant) -> list[str]:
@@ -192,7 +192,12 @@ def _presets(variant: Variant) -> list[str]:
         rows.append((name, preset["modality"], sides, lengths, told))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-    return [f"  {line}" for line in lines] if variant.presets else []
+    caveats: dict[str, list[str]] = {}
+    for name, preset in variant.presets.items():
+        if "caveat" in preset:
+            caveats.setdefault(preset["caveat"], []).append(name)
+    notes = (_row("caveat", f"{', '.join(names)}: {text}") for text, names in caveats.items())
+    return [f"  {line}" for line in lines] + list(notes) if variant.presets else []
 
 
 def preview(args: argparse.Namespace) -> None:

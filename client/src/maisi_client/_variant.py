@@ -20,7 +20,8 @@ class Variant:
     top to bottom; most variants have none.
     `size` has `min`, `max`, `multiple`, `max_voxels`; `spacing` has `min`, `max`; `limits` bound
     `steps` and `guidance`; `defaults` fill in what a request leaves out; `presets` are named
-    combinations that the model was trained for; `weights` are SHA-256 digests.
+    combinations that the model was trained for, with a `caveat` where it is known to make bad
+    images alone of one; `weights` are SHA-256 digests.
     """
 
     name: str
@@ -59,6 +60,7 @@ _FORM = {  # of the JSON, as far as the client reads it
             "spacing": _THREE,
             "scans?": int,
             "share?": (int, float),
+            "caveat?": str,
         }
     },
     "weights?": {str: str},

@@ -73,3 +73,32 @@ def test_skull_stripped_brains_have_the_presets_of_whole_ones(brain: Variant) ->
 def test_a_modality_without_presets_has_no_advice(ct: Variant) -> None:
     assert nearest(ct | {"presets": {}}, ask(ct)) is None
     assert warnings(ct | {"presets": {}}, ask(ct, size=[32, 32, 32])) == []
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"preset": "brain-t2"},
+        {"modality": "mri_flair"},
+        {"modality": "mri_swi_skull_stripped"},
+        {"size": [96, 112, 96], "spacing": [2.0, 2.0, 2.0]},
+        {"size": [100, 110, 90], "spacing": [1.9, 2.1, 2.0]},  # near is like it
+    ],
+)
+def test_an_image_alone_like_a_preset_repeats_its_caveat(asked: dict[str, Any]) -> None:
+    mini = variant.load("mini").parameter({})
+    (said,) = warnings(mini, ask(mini, **asked))
+    assert said.startswith("preset brain-") and "no head" in said
+
+
+def test_a_caveat_is_of_its_preset_and_of_images_alone() -> None:
+    mini = variant.load("mini").parameter({})
+    far = warnings(mini, ask(mini, size=[32, 32, 32], spacing=[2, 2, 2.0]))
+    assert far and not any("no head" in said for said in far)
+    for key in ("mask", "source"):
+        tensor = np.full((96, 112, 96), 22, np.uint8 if key == "mask" else np.float32)
+        plan = complete(mini, {key: tensor, "spacing": np.full(3, 2, np.float32)})
+        assert warnings(mini, plan) == []
+    del mini["presets"]["brain-t1"]["caveat"]
+    assert warnings(mini, ask(mini, preset="brain-t1")) == []
+    assert len(warnings(mini, ask(mini, preset="brain-t2"))) == 1
