@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from maisi_client import Progress
-from maisi_client._bar import Bar, Line, cells, duration, seconds_left
+from maisi_client._bar import Bar, Line, cells, cut, duration, seconds_left
+from maisi_client._dataset_command import _shown
 
 
 class Screen:
@@ -29,11 +30,11 @@ class Screen:
         fcntl.ioctl(self.out.fileno(), termios.TIOCSWINSZ, size)
 
     def shown(self) -> str:
-        os.set_blocking(self._reader, False)
-        try:
-            return os.read(self._reader, 65536).decode(self.encoding)
-        except BlockingIOError:
-            return ""
+        self.out.write("\a")  # a terminal hands on what is written bit by bit
+        read = b""
+        while not read.endswith(b"\a"):
+            read += os.read(self._reader, 65536)
+        return read[:-1].decode(self.encoding)
 
     def close(self) -> None:
         self.out.close()
@@ -69,6 +70,25 @@ def test_a_bar_stays_within_its_line(
     line = drawn(screen(columns), stage)
     assert 0 < cells(line) < columns
     assert columns < 40 or " 50%" in line
+
+
+def test_cells_are_those_of_a_terminal() -> None:
+    assert [cells(text) for text in ("abc", "等待", "e\u0301", "\uff21", "")] == [3, 4, 1, 2, 0]
+    assert [cut("等待e\u0301x", width) for width in (0, 1, 2, 3, 5, 9)] == [
+        *("", "", "等", "等", "等待e\u0301", "等待e\u0301x")
+    ]
+
+
+def test_a_dataset_has_one_line_of_a_terminal(screen: Callable[..., Screen]) -> None:
+    terminal = screen(30)
+    text = "1 of 7 rows, 1 failed, 360 volumes/h, 5 s left"
+    with _shown(terminal.out, lambda: text, 60) as say:
+        say("bad: modality")
+        say("")
+    parts = terminal.shown().split("\r\x1b[2K")
+    assert "bad: modality\r\n" in parts
+    assert parts[-1] == f"{text[:29]}\r\n"
+    assert set(parts) == {"", "bad: modality\r\n", text[:29], f"{text[:29]}\r\n"}
 
 
 def test_a_bar_follows_the_width_as_it_changes(screen: Callable[..., Screen]) -> None:

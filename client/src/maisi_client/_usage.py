@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
-from typing import Any
 
 _NUMBER = re.compile(r"-\.?\d")
 
@@ -15,13 +14,10 @@ _NUMBER = re.compile(r"-\.?\d")
 class Parser(argparse.ArgumentParser):
     """An `ArgumentParser` whose options are written in full.
 
-    A misspelt option is named before a required one that is missing, which it may have been meant
-    for. Both are wrong usage, exit code 2.
+    An abbreviation would change its meaning, or lose it, with the next option added. A misspelt
+    option is named before a required one that is missing, which it may have been meant for. Both
+    are wrong usage, exit code 2.
     """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # An abbreviation would change its meaning, or lose it, with the next option added.
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
