@@ -337,7 +337,9 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     refused("more than the whole numbers from -32768", replace(made, image=halves))
 
     (tmp_path / "note.txt").write_text("mine")
-    with pytest.raises(InvalidRequest, match="is there already"):
+    with pytest.raises(
+        InvalidRequest, match="exists already; a new or an empty folder is expected"
+    ):
         save_dicom(made, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import textwrap
 import time
@@ -21,18 +20,20 @@ from ._dicom import save_dicom
 from ._errors import InvalidRequest, MaskError
 from ._files import atomic
 from ._library import find_masks
+from ._outputs import check_outputs
 from ._preview import preview as draw
 from ._preview import require_pillow
-from ._reproduce import reproduce
+from ._reproduce import read_sidecar, reproduce
 from ._tls import Tls
 from ._variant import Variant
-from ._volume import Volume, report_path
+from ._volume import Volume, mask_path, report_path
 
 
 def generate(args: argparse.Namespace) -> None:
     """Make a volume, write it and its report."""
     report_at = report_path(args.output)
-    _writable(args.output, args.preview)
+    outputs = [*_volume_files(args.output), ("--preview", args.preview)]
+    check_outputs([*_files_read(args), ("--source", args.source)], outputs)
     if args.preview:
         require_pillow()
     started = time.monotonic()
@@ -55,7 +56,7 @@ def generate(args: argparse.Namespace) -> None:
 def mask(args: argparse.Namespace) -> None:
     """Make or complete a mask and write it."""
     report_path(args.output)  # the name ends as it should
-    _writable(args.output)
+    check_outputs(_files_read(args), [("-o", args.output)])
     with _client(args) as client, Bar(sys.stderr) as bar:
         made = client.mask(args.mask, on_progress=bar, **_given(args))
     with atomic(Path(args.output)) as draft:
@@ -64,13 +65,19 @@ def mask(args: argparse.Namespace) -> None:
         print(json.dumps({"output": args.output}))
 
 
-def _writable(*paths: str | None) -> None:
-    """Refuse folders that cannot be written: better now than after minutes of work."""
-    for path in filter(None, paths):
-        if not os.access(Path(path).parent, os.W_OK | os.X_OK):
-            raise InvalidRequest(
-                f"folder '{Path(path).parent}' does not exist or cannot be written"
-            )
+def _volume_files(output: str) -> list[tuple[str, Path | str]]:
+    """Return the files that a volume may be saved to, each with its name for an error."""
+    return [
+        ("-o", output),
+        ("the report of -o", report_path(output)),
+        ("the mask of -o", mask_path(output)),
+    ]
+
+
+def _files_read(args: argparse.Namespace) -> list[tuple[str, str | None]]:
+    """Return the files that a request reads, each with its name for an error."""
+    files = ("--ca", args.ca), ("--certificate", args.certificate), ("--key", args.key)
+    return [("MASK", args.mask), *files]
 
 
 def check(args: argparse.Namespace) -> None:
@@ -129,8 +136,10 @@ def find(args: argparse.Namespace) -> None:
 def again(args: argparse.Namespace) -> None:
     """Make a volume anew from its sidecar; raises Mismatch where it is another."""
     if args.output:
-        report_path(args.output)  # the name ends as it should
-        _writable(args.output)
+        request = read_sidecar(args.sidecar)["request"]
+        given = [("REPORT", args.sidecar), ("--mask", args.mask), ("--source", args.source)]
+        sent = [(f"the {name} of REPORT", request.get(name)) for name in ("mask", "source")]
+        check_outputs([*given, *sent], _volume_files(args.output))
     with _client(args) as client, Bar(sys.stderr) as bar:
         volume = reproduce(
             client, args.sidecar, mask=args.mask, source=args.source, on_progress=bar
@@ -203,6 +212,8 @@ def _presets(variant: Variant) -> list[str]:
 def preview(args: argparse.Namespace) -> None:
     """Draw a mask and volumes."""
     volumes = [*args.volumes, *args.volume]
+    pictures = [("MASK", args.mask), *(("VOLUME", volume) for volume in volumes)]
+    check_outputs(pictures, [("-o", args.output)])
     names = [Path(volume).name.removesuffix(".gz").removesuffix(".nii") for volume in volumes]
     try:
         draw(args.mask, list(zip(names, volumes, strict=True)), args.output)
@@ -214,7 +225,6 @@ def preview(args: argparse.Namespace) -> None:
 
 def dicom(args: argparse.Namespace) -> None:
     """Write a volume and its mask as DICOM."""
-    _writable(args.to)
     volume = Volume.load(args.volume, report=args.report)
     files = save_dicom(volume, args.to, mask=args.mask)
     if args.json:

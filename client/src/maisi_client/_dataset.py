@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -10,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import nibabel as nib
 import numpy as np
@@ -21,11 +20,12 @@ from ._errors import InvalidRequest, MaisiError
 from ._files import atomic
 from ._layouts import Layout
 from ._mask import label_image
+from ._outputs import identities, refuse_input
 from ._plan import Row
 from ._provenance import plain
 from ._volume import Progress, Volume
 
-_ASIDE, _FAILED = "unfaithful", "failed"
+_ASIDE, _FAILED = Path("unfaithful"), Path("failed")
 
 
 class Stopped(Exception):
@@ -62,26 +62,43 @@ def make_dataset(
     says why, and the next run tries again.
 
     `shard` (I, N) makes the rows I, I + N, ...: processes with the other I need no coordinator.
-    Raises `InvalidRequest` where another process makes the same shard into the same folder, or the
-    layout has no place for a row.
+    Raises `InvalidRequest` where another process makes the same shard into the same folder, a mask
+    or source would be replaced, or the layout has no place for a row; `MaisiError` where files
+    cannot be locked, as on Windows.
     """
     folder, (index, count) = Path(to), shard
     chosen = layouts.of(layout, folder, rows, client.info)
     mine = list(rows[index::count])
     (folder / _FAILED).mkdir(parents=True, exist_ok=True)
     with _alone(folder / f".shard-{index}-of-{count}"):
-        missing = []
+        missing: list[Row] = []
+        kept: list[Row] = []
         for row in mine:
             at = chosen.place(row)
-            if any((place / at.sidecar).exists() for place in (folder, folder / _ASIDE)):
-                yield Outcome(row.name, "kept")
-            else:
-                missing.append(row)
+            whole = any((place / at.sidecar).exists() for place in (folder, folder / _ASIDE))
+            (kept if whole else missing).append(row)
+        _refuse_inputs(rows, missing, folder, chosen)
+        yield from (Outcome(row.name, "kept") for row in kept)
         _sweep(folder, [path for row in missing for path in chosen.place(row).files])
         yield from _work(missing, folder, chosen, client, jobs, attempts)
-        with (folder / ".describing").open("w") as lock:  # shards may end at once
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with (folder / ".describing").open("a") as lock:  # shards may end at once
+            _lock(lock, wait=True)
             chosen.describe()
+
+
+def _refuse_inputs(
+    rows: Sequence[Row], missing: Sequence[Row], folder: Path, layout: Layout
+) -> None:
+    """Raise `InvalidRequest` where a `missing` row would replace a mask or source of any row."""
+    read = identities(
+        (f"the {name} of row '{row.name}',", row.arguments.get(name))
+        for row in rows
+        for name in ("mask", "source")
+    )
+    for row in missing:
+        files = layout.place(row).files
+        for path in (*files, *(_ASIDE / path for path in files), _failure(row)):
+            refuse_input(read, f"a file of row '{row.name}'", folder / path)
 
 
 def _work(
@@ -115,7 +132,7 @@ def _make(
     attempts: int,
     stopped: threading.Event,
 ) -> Outcome:
-    failed = folder / _FAILED / f"{row.name}.json"
+    failed = folder / _failure(row)
     try:
         volume = insist(row, client, attempts, stopped)
     except Stopped:
@@ -128,6 +145,11 @@ def _make(
     _save(row, volume, folder if volume.faithful else folder / _ASIDE, layout)
     failed.unlink(missing_ok=True)
     return Outcome(row.name, "done" if volume.faithful else "unfaithful")
+
+
+def _failure(row: Row) -> Path:
+    """Return where in a dataset it is told why a row failed."""
+    return _FAILED / f"{row.name}.json"
 
 
 def insist(row: Row, client: Client, attempts: int, stopped: threading.Event) -> Volume:
@@ -187,11 +209,27 @@ def _sweep(folder: Path, files: Sequence[Path]) -> None:
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Hold a lock that the kernel lifts when this process ends, however."""
-    with path.open("w") as lock:
+    with path.open("a") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(lock, wait=False)
         except BlockingIOError:
             raise InvalidRequest(
                 f"another process makes this shard of {path.parent}; give each its own"
             ) from None
         yield
+
+
+def _lock(file: TextIO, *, wait: bool) -> None:
+    """Lock a file; raises `BlockingIOError` where another process has it and `wait` is false."""
+    try:
+        import fcntl
+    except ImportError:
+        raise MaisiError(
+            "a dataset needs file locks (fcntl), which this system's Python does not have"
+        ) from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise MaisiError(f"'{file.name}' cannot be locked: {error.strerror}") from error

@@ -20,6 +20,7 @@ from ._errors import InvalidRequest
 from ._files import atomic_folder
 from ._grid import Held, hold, same_grid
 from ._mask import load_mask
+from ._outputs import check_new_folder
 from ._segmentation import require_dicom, segmentation
 from ._slices import SliceGrid, planes_of, slice_grid
 from ._volume import Volume
@@ -48,12 +49,11 @@ def save_dicom(
 
     Returns the files written, the slices first. Raises `InvalidRequest` if the report tells no CT
     or MR modality, the affine is sheared, the mask lies on another grid or is empty, or `to` is
-    there and not empty; `MaisiError` without pydicom and highdicom.
+    the current folder or there and not empty; `MaisiError` without pydicom and highdicom.
     """
     require_dicom()
     to = Path(to)
-    if to.exists() and not (to.is_dir() and not any(to.iterdir())):
-        raise InvalidRequest(f"'{to}' is there already; a series goes into a folder of its own")
+    check_new_folder(to)
     held = hold("the volume", volume.image, InvalidRequest, _whole)
     grid = slice_grid("the volume", held)
     drawn = _mask(volume, mask, labels, held)

@@ -46,7 +46,8 @@ def parser() -> argparse.ArgumentParser:
         parents=[server, machine],
         help="make a volume from a mask, or without one",
         description="Make a volume, on the mask's own grid; its report is written beside it"
-        " (OUT.nii.gz, OUT.json). What is not given takes the variant's default.",
+        " (OUT.nii.gz, OUT.json). Files of these names are replaced, but never an input of the"
+        " command. What is not given takes the variant's default.",
         epilog=_EXIT_CODES,
     )
     make.add_argument(
@@ -80,7 +81,8 @@ def parser() -> argparse.ArgumentParser:
         "mask",
         parents=[server, machine],
         help="a mask alone: made of an anatomy, or one completed",
-        description="Write the mask that generate would follow, in MAISI's label ids.",
+        description="Write the mask that generate would follow, in MAISI's label ids. OUT is"
+        " replaced if it exists, unless it is MASK.",
         epilog=_EXIT_CODES,
     )
     masks.add_argument(

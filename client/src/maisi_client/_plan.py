@@ -14,6 +14,7 @@ from typing import Any
 
 from ._errors import InvalidRequest, first_line
 from ._files import atomic
+from ._outputs import identities, refuse_input
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _ENDING = "the plan is '{}'; its name must end in .csv or .jsonl"
@@ -71,9 +72,15 @@ def write_plan(rows: Sequence[Row], path: str | Path) -> Path:
 
     The same rows are the same bytes. `mask` and `source` must be paths; they are written relative
     to the plan's folder, so that the two can be moved together. Raises `InvalidRequest` for a row
-    that no plan can hold, and where the plan cannot be written.
+    that no plan can hold, and where the plan cannot be written or would replace a mask or source.
     """
     path = Path(path)
+    read = identities(
+        (f"the {name} of row {row.name},", row.arguments.get(name))
+        for row in rows
+        for name in ("mask", "source")
+    )
+    refuse_input(read, "the plan", path)
     records = [_record(row, path.parent) for row in rows]
     used = {key for record in records for key in record}
     columns = [key for key in ("name", *_COLUMNS, "license") if key in used]

@@ -11,6 +11,7 @@ from collections import Counter
 from ._cohort import Cohort, plan_like
 from ._commands import _client
 from ._errors import InvalidRequest
+from ._outputs import check_outputs
 from ._plan import Row, write_plan
 from ._planning import make_plan
 from ._variant import named
@@ -20,6 +21,10 @@ _BESIDE_LIKE = ("masks", "augment", "modality", "vocabulary", "spacing", "size",
 
 def plan(args: argparse.Namespace) -> None:
     """Write a plan and say what is in it."""
+    read = [("--masks", path) for path in args.masks] + [
+        ("--like", path) for path in args.like or ()
+    ]
+    check_outputs(read, [("PLAN", args.plan)])
     cohort = _like(args) if args.like else Cohort(_drawn(args), {})
     write_plan(cohort.rows, args.plan)
     for reason, times in cohort.left_out.items():

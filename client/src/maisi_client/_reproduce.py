@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from ._arguments import Picture
@@ -40,7 +39,7 @@ def reproduce(
     weights (both before any work), or of what was made. Raises `InvalidRequest` for a sidecar that
     cannot be read or has no digests, and what `Client.generate` raises.
     """
-    told = _read(Path(sidecar))
+    told = read_sidecar(sidecar)
     request, digests = dict(told["request"]), dict(told["sha256"])
     pictures = {
         name: _same(name, given or request.pop(name, None), digests[name], request)
@@ -58,13 +57,14 @@ def reproduce(
     return volume
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_sidecar(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the report of a volume; raises `InvalidRequest` without request and digests."""
     try:
         told = read_json_file(path)
         check_form("the report", told, _SIDECAR)
     except (OSError, ValueError, ServerError) as error:
         raise InvalidRequest(
-            f"'{path}' is not the report of a volume with request and sha256: {error}"
+            f"'{os.fspath(path)}' is not the report of a volume with request and sha256: {error}"
         ) from error
     return told
 

@@ -15,6 +15,7 @@ from ._dataset_files import report_files
 from ._errors import InvalidRequest, ServerError
 from ._files import atomic
 from ._grid import open_image
+from ._outputs import identities, refuse_input
 from ._wire import check_form, read_json_file
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -56,10 +57,12 @@ class Volume:
 
         Those are `NAME.json` and `NAME_mask.nii.gz`.
 
-        Each file appears whole or not at all. Returns the path of the report.
-        Raises `InvalidRequest` for another suffix and `OSError` if the folder cannot be written.
+        Each file appears whole or not at all; one that exists is replaced. Returns the path of the
+        report. Raises `InvalidRequest` for another suffix, and where a file would replace the mask
+        or the source that the volume was made of; `OSError` if the folder cannot be written.
         """
         path, report = Path(path), report_path(path)
+        self._refuse_inputs(path)
         if self.mask is not None:
             with atomic(mask_path(path)) as mask_draft:
                 nib.save(self.mask, mask_draft)
@@ -69,6 +72,16 @@ class Volume:
                 json.dumps(dict(self.report), indent=2) + "\n", encoding="utf-8"
             )
         return report
+
+    def _refuse_inputs(self, path: Path) -> None:
+        """Raise `InvalidRequest` where saving would replace what the volume was made of."""
+        request = self.report.get("request")
+        request = request if isinstance(request, Mapping) else {}
+        read = identities((f"the {name}", request.get(name)) for name in ("mask", "source"))
+        refuse_input(read, "the volume's file", path)
+        refuse_input(read, "the report's file", report_path(path))
+        if self.mask is not None:
+            refuse_input(read, "the mask's file", mask_path(path))
 
     @classmethod
     def load(
