@@ -239,6 +239,31 @@ def test_a_table_that_is_none_is_named(tmp_path: Path) -> None:
         plan_like([tmp_path / "nowhere"], variant("mini"), 1)
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_table_as_a_spreadsheet_saves_it(tmp_path: Path, separator: str) -> None:
+    path = table(tmp_path / "table.csv", [line("T1w", "AXIAL", [32, 32, 32], [4.5, 4.5, 5.0])] * 2)
+    plain = plan_like([path], variant("mini"), 2)
+    with path.open(newline="") as file:
+        head, *rows = csv.reader(file)
+    with path.open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.writer(file, delimiter=separator)
+        writer.writerows([[*head, ""], [""] * 12, rows[0], [" "] * 12, rows[1], [""] * 12])
+    assert plan_like([path], variant("mini"), 2) == plain
+    with path.open("a", newline="", encoding="utf-8") as file:
+        csv.writer(file, delimiter=separator).writerow(["p"] * 11)
+    with pytest.raises(InvalidRequest, match="line 7: array_shape is 'p'"):
+        plan_like([path], variant("mini"), 2)
+
+
+@pytest.mark.parametrize("grid", [["1e300", "1", "1"], ["1e-300", "1", "1"], ["1" + "0" * 400] * 3])
+def test_a_grid_of_no_scan(tmp_path: Path, grid: list[str]) -> None:
+    cells = line("T1w", "AXIAL", [32, 32, 32], [4.5, 4.5, 5.0])
+    for column in ("array_shape", "array_spacing_mm"):
+        path = table(tmp_path / "table.csv", [{**cells, column: f"[{','.join(grid)}]"}])
+        with pytest.raises(InvalidRequest, match=f"line 2: {column} is '.1"):
+            plan_like([path], variant("mini"), 1)
+
+
 def maisi(*words: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "maisi_client", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=100)

@@ -66,9 +66,16 @@ def test_the_nearest_grid_comes_first(database: Path) -> None:
     [
         ("{", "cannot be read"),
         ('{"a": 1}', "is not a list of masks"),
-        ('[{"dim": [1, 2, 3]}]', "lacks or garbles 'pseudo_label_filename'"),
-        (json.dumps([entry("a", [1], dim=[1, 2])]), "lacks or garbles"),
-        (json.dumps([entry("a", [1], spacing=[0, 1, 1])]), "spacing is"),
+        ('[{"dim": [1, 2, 3]}]', "entry 0 of '.*' has no 'pseudo_label_filename'"),
+        (json.dumps([entry("a", [1], dim=[1, 2])]), r"is no mask: dim is \[1, 2\]; three sides"),
+        (json.dumps([entry("a", [1], spacing=[0, 1, 1])]), "is no mask: spacing is"),
+        (
+            json.dumps([entry("a", [1]), entry("b", [1.5])]),
+            r"entry 1 of .* label_list is \[1.5\]; whole",
+        ),
+        (json.dumps([entry("a", [1], dim=[1, 2, 1e999])]), r"entry 0 of .* dim is \[1, 2, inf\]"),
+        (json.dumps([entry("a", [1], dim=[1, 2, 10**400])]), "sides of 1 to 2147483647"),
+        (json.dumps([entry("a", [1], spacing=10**400)]), "spacing is 1000"),
     ],
 )
 def test_a_damaged_database(tmp_path: Path, text: str, said: str) -> None:
@@ -76,6 +83,19 @@ def test_a_damaged_database(tmp_path: Path, text: str, said: str) -> None:
     path.write_text(text)
     with pytest.raises(InvalidRequest, match=said):
         find_masks(path, tmp_path)
+
+
+def test_a_database_as_editors_save_it(tmp_path: Path) -> None:
+    content = json.dumps([entry("a", [1.0, 3], dim=[256.0, 256, 128])])
+    (tmp_path / "candidates.json").write_text("\ufeff" + content, encoding="utf-8")
+    (candidate,) = find_masks(tmp_path / "candidates.json", tmp_path, labels=[1])
+    assert (candidate.size, candidate.labels) == ((256, 256, 128), frozenset({1, 3}))
+    assert {type(label) for label in candidate.labels} == {int}
+
+
+def test_a_size_of_two_sides(database: Path) -> None:
+    with pytest.raises(InvalidRequest, match=r"size is \[1, 2\]; three whole numbers"):
+        find_masks(database, "masks", size=[1, 2])
 
 
 def test_the_command_prints_paths(database: Path) -> None:

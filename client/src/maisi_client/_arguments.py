@@ -129,7 +129,7 @@ def _seed(name: str, value: Any) -> NDArray[Any]:
 def _number(name: str, value: Any) -> NDArray[Any]:
     try:
         return np.array([float(value)], np.float32)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InvalidRequest(f"{name} is {value!r}; a number is wanted") from None
 
 
@@ -137,7 +137,7 @@ def _pair(name: str, values: Any) -> NDArray[Any]:
     try:
         low, high = values
         return np.array([float(low), float(high)], np.float32)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InvalidRequest(f"{name} is {values!r}; two numbers are wanted") from None
 
 

@@ -12,7 +12,6 @@ guide has them, `data-preprocessing/docs/dataset_guide.md` of https://github.com
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -22,10 +21,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from ._errors import InvalidRequest
+from ._errors import InvalidRequest, printable
 from ._plan import Row
 from ._planning import check, deal, largest_remainder, number, shuffled
+from ._table import read_table
 from ._variant import Variant
+from ._wire import shown
 
 # README.md of the dataset: its `license`, and the terms that one accepts for access.
 MR_RATE_LICENSE = (
@@ -52,6 +53,7 @@ _PLANES = {
     "CORONAL": (1, (0, 2, 1)),
     "SAGITTAL": (0, (2, 0, 1)),
 }
+_LEAST, _MOST = 1e-3, 1e5  # voxels, and mm, of any scan
 _ALIKE = 1.05  # spacings that differ by less say nothing of the slices
 
 _Grid: TypeAlias = tuple[tuple[int, ...], tuple[float, ...]]  # voxels and mm, [X, Y, Z]
@@ -126,40 +128,30 @@ def plan_like(
 
 def _read(table: str | os.PathLike[str]) -> Iterator[_Series]:
     name = os.fspath(table)
-    try:
-        with open(name, encoding="utf-8-sig", newline="") as file:
-            lines = csv.DictReader(file)
-            missing = [column for column in _COLUMNS if column not in (lines.fieldnames or ())]
-            if missing:
-                raise InvalidRequest(
-                    f"table '{name}' has no column {', '.join(missing)}; {', '.join(_COLUMNS)}"
-                    " are wanted, as in the metadata of MR-RATE"
-                )
-            for cells in lines:
-                where = f"table '{name}', line {lines.line_num}"
-                shape = _three(where, "array_shape", cells["array_shape"])
-                spacing = _three(where, "array_spacing_mm", cells["array_spacing_mm"])
-                plane = cells["acquisition_plane"]
-                order = _ras_order(plane, spacing)
-                yield _Series(
-                    cells["classified_modality"],
-                    plane,
-                    tuple(round(shape[axis]) for axis in order),
-                    tuple(spacing[axis] for axis in order),
-                )
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InvalidRequest(f"table '{name}' cannot be read: {error}") from error
+    for line, cells in read_table(table, "metadata table", _COLUMNS):
+        where = f"table '{name}', line {line}"
+        shape = _three(where, "array_shape", cells["array_shape"])
+        spacing = _three(where, "array_spacing_mm", cells["array_spacing_mm"])
+        plane = cells["acquisition_plane"]
+        order = _ras_order(plane, spacing)
+        yield _Series(
+            printable(cells["classified_modality"], 60),
+            printable(plane, 60),
+            tuple(round(shape[axis]) for axis in order),
+            tuple(spacing[axis] for axis in order),
+        )
 
 
 def _three(where: str, column: str, text: str) -> list[float]:
     try:
         x, y, z = (float(value) for value in json.loads(text))
-        if all(0 < value < math.inf for value in (x, y, z)):
+        if all(_LEAST <= value <= _MOST for value in (x, y, z)):
             return [x, y, z]
-    except (TypeError, ValueError, RecursionError):
+    except (TypeError, ValueError, OverflowError, RecursionError):
         pass
     raise InvalidRequest(
-        f"{where}: {column} is '{text}'; three numbers above 0 are wanted, as in [256, 256, 192]"
+        f"{where}: {column} is {shown(text)}; three numbers above 0 are wanted, as in"
+        " [256, 256, 192]"
     )
 
 

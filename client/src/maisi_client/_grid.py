@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import nibabel as nib
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from ._errors import InvalidRequest, first_line
 from ._image_file import READ_ERRORS, in_mm, load
+from ._wire import shown
 
 Spacing: TypeAlias = tuple[float, float, float]
 
@@ -98,10 +98,12 @@ def parse_spacing(spacing: Any) -> Spacing:
     """
     try:
         x, y, z = np.broadcast_to(np.asarray(spacing, dtype=np.float64), (3,)).tolist()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         x = y = z = math.nan
     if not all(0 < length < math.inf for length in (x, y, z)):
-        raise InvalidRequest(f"spacing is {spacing!r}; allowed are one or three lengths above 0 mm")
+        raise InvalidRequest(
+            f"spacing is {shown(spacing)}; allowed are one or three lengths above 0 mm"
+        )
     return x, y, z
 
 
@@ -238,7 +240,7 @@ def open_image(
         kind = type(picture).__name__
         raise failure(f"the {what} is of type {kind}; allowed are a path or a nibabel image")
     name = f"{what} '{os.fspath(picture)}'"
-    if not Path(picture).is_file():
+    if not os.path.isfile(picture):  # never raises, as for a name that is too long
         raise failure(f"{name} does not exist or is not a file")
     try:
         image = in_mm(load(picture))

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ._errors import InvalidRequest
+from ._cells import integer
+from ._errors import InvalidRequest, first_line
 from ._grid import Spacing, parse_spacing
+from ._wire import shown
 
 # convert_body_region in scripts/find_masks.py of NV-Generate-CTMR.
 REGIONS = {"head": 0, "chest": 1, "thorax": 1, "abdomen": 2, "pelvis": 3, "lower": 3}
 TUMOURS = frozenset({23, 24, 26, 27, 128})
+_LONGEST = 2**31 - 1  # voxels of a side
 _GROWTH = 128  # voxels that a side may at most be enlarged by, as find_closest_masks has it
 
 
@@ -51,19 +54,24 @@ def find_masks(
     for region in regions:
         if region not in REGIONS:
             raise InvalidRequest(f"region is '{region}'; allowed are {', '.join(REGIONS)}")
+    if size is not None and len(size) != 3:
+        raise InvalidRequest(f"size is {list(size)}; three whole numbers are expected")
     wanted, to = frozenset(labels), None if spacing is None else parse_spacing(spacing)
     found = []
-    for entry in _entries(database):
+    for number, entry in enumerate(_entries(database)):
         try:
             candidate = Candidate(
                 Path(folder) / entry["pseudo_label_filename"],
-                _three(entry["dim"]),
+                _sides(entry["dim"]),
                 parse_spacing(entry["spacing"]),
-                frozenset(map(int, entry["label_list"])),
+                _labels(entry["label_list"]),
             )
             reaches = _reaches(entry, regions)
-        except (KeyError, TypeError, ValueError) as error:
-            raise InvalidRequest(f"an entry of '{database}' lacks or garbles {error}") from error
+        except KeyError as error:
+            raise InvalidRequest(f"entry {number} of '{database}' has no {error}") from error
+        except (InvalidRequest, TypeError, ValueError) as error:
+            why = first_line(error)
+            raise InvalidRequest(f"entry {number} of '{database}' is no mask: {why}") from error
         if not reaches or not wanted <= candidate.labels or candidate.labels & TUMOURS - wanted:
             continue
         if size is not None and any(
@@ -76,17 +84,30 @@ def find_masks(
 
 def _entries(database: str | os.PathLike[str]) -> list[Mapping[str, Any]]:
     try:
-        read = json.loads(Path(database).read_text(encoding="utf-8"))
+        read = json.loads(Path(database).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InvalidRequest(f"database '{database}' cannot be read: {error}") from error
+        why = first_line(error)
+        raise InvalidRequest(f"database '{database}' cannot be read: {why}") from error
     if not isinstance(read, list) or not all(isinstance(entry, dict) for entry in read):
         raise InvalidRequest(f"database '{database}' is not a list of masks")
     return read
 
 
-def _three(values: Any) -> tuple[int, int, int]:
-    x, y, z = (int(value) for value in values)
-    return x, y, z
+def _sides(values: Any) -> tuple[int, int, int]:
+    try:
+        x, y, z = map(integer, values)
+        if all(0 < side <= _LONGEST for side in (x, y, z)):
+            return x, y, z
+    except (TypeError, ValueError):
+        pass
+    raise InvalidRequest(f"dim is {shown(values)}; three sides of 1 to {_LONGEST} are expected")
+
+
+def _labels(values: Any) -> frozenset[int]:
+    try:
+        return frozenset(map(integer, values))
+    except (TypeError, ValueError):
+        raise InvalidRequest(f"label_list is {shown(values)}; whole numbers are expected") from None
 
 
 def _reaches(entry: Mapping[str, Any], regions: Sequence[str]) -> bool:

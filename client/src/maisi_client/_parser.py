@@ -8,6 +8,7 @@ from importlib import import_module
 
 import maisi_client
 
+from ._cells import integers
 from ._completion import SHELLS, script
 from ._dataset_files import LAYOUTS
 from ._options import (
@@ -22,7 +23,6 @@ from ._options import (
     shard,
     shares,
 )
-from ._plan import integers
 from ._usage import Parser
 
 _EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 cancelled (Ctrl-C)"

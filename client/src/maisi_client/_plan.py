@@ -7,14 +7,18 @@ import io
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ._errors import InvalidRequest, first_line
+from . import _cells as cells
+from ._errors import InvalidRequest, first_line, printable
 from ._files import atomic
 from ._outputs import identities, refuse_input
+from ._table import read_table
+from ._wire import shown
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _ENDING = "the plan is '{}'; its name must end in .csv or .jsonl"
@@ -34,23 +38,27 @@ class Row:
 
 
 def read_plan(path: str | Path) -> list[Row]:
-    """Read a plan, `.csv` with a head line or `.jsonl` with an object a line.
+    """Read a plan, `.csv` with a head line or `.jsonl` with an object a line, in UTF-8.
 
-    Columns are `name`, `license` and the arguments of `Client.generate`; what is empty takes the
-    variant's default. Paths of `mask` and `source` are relative to the plan's folder. Without a
-    `name` a row is `case_0000` by its number from 0, and without a `seed` that number is its seed,
-    so that a plan always makes the same dataset. Sides and lengths are `96,112,96`. Raises
+    A table may have commas, semicolons or tabs between its cells; rows without text count for
+    nothing. Whole numbers may be written as 7.0; decimals have a point. Columns are `name`,
+    `license` and the arguments of `Client.generate`; what is empty takes the variant's default.
+    Paths of `mask` and `source` are relative to the plan's folder. Without a `name` a row is
+    `case_0000` by its number from 0, and without a `seed` that number is its seed, so that a plan
+    always makes the same dataset. Sides and lengths are `96,112,96`. Raises
     `InvalidRequest` with the line and the column of what is wrong.
     """
     path = Path(path)
     rows: list[Row] = []
     names: set[str] = set()
-    for number, (line, cells) in enumerate(_lines(path)):
+    for number, (line, values) in enumerate(_lines(path)):
         where = f"{path}, line {line}"
-        given = {key: value for key, value in cells.items() if value not in (None, "")}
+        given = {key: value for key, value in values.items() if not _is_empty(value)}
         name = str(given.pop("name", f"case_{number:04}"))
         if not _NAME.fullmatch(name):
-            raise InvalidRequest(f"{where}: name is '{name}'; letters, digits, . _ - are allowed")
+            raise InvalidRequest(
+                f"{where}: name is {shown(name)}; letters, digits, . _ - are allowed"
+            )
         if name in names:
             raise InvalidRequest(f"{where}: name '{name}' is taken by an earlier row")
         names.add(name)
@@ -59,12 +67,17 @@ def read_plan(path: str | Path) -> list[Row]:
         for key in ("mask", "source"):
             if key in arguments:
                 arguments[key] = path.parent / arguments[key]
-                if not arguments[key].is_file():
-                    raise InvalidRequest(f"{where}: {key} '{arguments[key]}' does not exist")
+                if not os.path.isfile(arguments[key]):
+                    file = printable(str(arguments[key]), 500)
+                    raise InvalidRequest(f"{where}: {key} '{file}' does not exist or is no file")
         rows.append(Row(name, {"seed": number, **arguments}, license_))
     if not rows:
         raise InvalidRequest(f"{path}: the plan has no row")
     return rows
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def write_plan(rows: Sequence[Row], path: str | Path) -> Path:
@@ -85,10 +98,10 @@ def write_plan(rows: Sequence[Row], path: str | Path) -> Path:
     used = {key for record in records for key in record}
     columns = [key for key in ("name", *_COLUMNS, "license") if key in used]
     text = io.StringIO()
-    if path.suffix == ".jsonl":
+    if path.suffix.lower() == ".jsonl":
         for record in records:
             text.write(json.dumps({key: record[key] for key in columns if key in record}) + "\n")
-    elif path.suffix == ".csv":
+    elif path.suffix.lower() == ".csv":
         table = csv.DictWriter(text, columns, lineterminator="\n")
         table.writeheader()
         for record in records:
@@ -137,82 +150,71 @@ def _cell(value: Any) -> str:
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (number of the line, cells)."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            if path.suffix == ".jsonl":
-                for number, text in enumerate(file, 1):
-                    if text.strip():
-                        yield number, _object(path, number, text)
-            elif path.suffix == ".csv":
-                table = csv.DictReader(file)
-                for cells in table:
-                    if None in cells:
-                        raise InvalidRequest(
-                            f"{path}, line {table.line_num}: more cells than the head has columns"
-                        )
-                    yield table.line_num, dict(cells)
-            else:
-                raise InvalidRequest(_ENDING.format(path))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InvalidRequest(f"the plan '{path}' cannot be read: {error}") from error
+    match path.suffix.lower():
+        case ".csv":
+            yield from read_table(path, "plan")
+        case ".jsonl":
+            yield from _objects(path)
+        case _:
+            raise InvalidRequest(_ENDING.format(path))
 
 
-def _object(path: Path, number: int, text: str) -> dict[str, Any]:
+def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
-        found = json.loads(text)
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for line, content in enumerate(file, 1):
+                if content.strip():
+                    yield line, _object(path, line, content)
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"the plan '{path}' cannot be read: {first_line(error)}") from error
+
+
+def _object(path: Path, line: int, content: str) -> dict[str, Any]:
+    try:
+        value = json.loads(content, object_pairs_hook=_without_twins)
     except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"{path}, line {number}: not JSON: {first_line(error)}") from error
-    if not isinstance(found, dict):
-        raise InvalidRequest(f"{path}, line {number}: an object is wanted, such as {{'seed': 1}}")
-    return found
+        raise InvalidRequest(f"{path}, line {line}: not JSON: {first_line(error)}") from error
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"{path}, line {line}: an object is wanted, such as {{'seed': 1}}")
+    return value
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; raises ValueError for a key that it has twice."""
+    for key, times in Counter(key for key, _ in pairs).items():
+        if times > 1:
+            raise ValueError(f"key {shown(key)} is there {times} times")
+    return dict(pairs)
 
 
 def _value(where: str, key: str, value: Any) -> Any:
     if key not in _COLUMNS:
-        raise InvalidRequest(_NO_COLUMN.format(where, key, ", ".join(_COLUMNS)))
-    if not isinstance(value, str):
-        return value
+        raise InvalidRequest(_NO_COLUMN.format(where, printable(key, 60), ", ".join(_COLUMNS)))
     try:
-        return _COLUMNS[key](value.strip())
-    except ValueError:
-        raise InvalidRequest(f"{where}: {key} is '{value}', which cannot be read") from None
+        return _COLUMNS[key](value)
+    except ValueError as error:
+        raise InvalidRequest(f"{where}: {key} is {shown(value)}; expected: {error}") from None
 
 
-def integers(text: str) -> list[int]:
-    """Read `1,2,3`; raises ValueError."""
-    return [int(part) for part in text.split(",")]
-
-
-def _numbers(text: str) -> float | list[float]:
-    numbers = [float(part) for part in text.split(",")]
-    return numbers[0] if len(numbers) == 1 else numbers
-
-
-def _truth(text: str) -> bool:
-    if text.lower() not in ("true", "1", "false", "0"):
-        raise ValueError
-    return text.lower() in ("true", "1")
-
-
-_COLUMNS: Mapping[str, Callable[[str], Any]] = {
-    "variant": str,
-    "mask": str,
-    "vocabulary": str,
-    "anatomy": str,
-    "organs": str,
-    "augment": _truth,
-    "source": str,
-    "strength": float,
-    "preset": str,
-    "modality": str,
-    "size": integers,
-    "spacing": _numbers,
-    "seed": int,
-    "steps": int,
-    "guidance": float,
-    "guidance_interval": _numbers,
-    "solver": str,
-    "top_region": str,
-    "bottom_region": str,
-    "redraws": int,
+_COLUMNS: Mapping[str, Callable[[Any], Any]] = {
+    "variant": cells.text,
+    "mask": cells.path,
+    "vocabulary": cells.text,
+    "anatomy": cells.sizes,
+    "organs": cells.names,
+    "augment": cells.truth,
+    "source": cells.path,
+    "strength": cells.number,
+    "preset": cells.text,
+    "modality": cells.text,
+    "size": cells.integers,
+    "spacing": cells.numbers(1, 3),
+    "seed": cells.integer,
+    "steps": cells.integer,
+    "guidance": cells.number,
+    "guidance_interval": cells.numbers(2),
+    "solver": cells.text,
+    "top_region": cells.text,
+    "bottom_region": cells.text,
+    "redraws": cells.integer,
 }
