@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import nibabel as nib
 
 from . import _answer as answer
+from ._address import DEFAULT_URL
 from ._arguments import Arguments, MaskArguments, Picture
 from ._connection import Connection
 from ._errors import ServerError

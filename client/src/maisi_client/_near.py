@@ -1,4 +1,4 @@
-"""This machine: whether a server is on it, its key, a file in shared memory, what lies where."""
+"""This machine: the key of a server on it, a file in shared memory, what lies where."""
 
 from __future__ import annotations
 
@@ -17,12 +17,6 @@ from ._request import size_of
 
 SHM, PREFIX = Path("/dev/shm"), "maisi-client-"  # as server/layout.py has them
 _ROOM = 8  # the server needs about 40 bytes a voxel of /dev/shm, a request 7 at most
-
-
-def here(url: str) -> bool:
-    """Tell whether `host:port` is a loopback address."""
-    host = url.rpartition(":")[0].strip("[]")
-    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def key(url: str) -> str:

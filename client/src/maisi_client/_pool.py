@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from ._errors import InvalidRequest, MaisiError, Timeout, worth_another_try
+from ._address import addresses
+from ._errors import MaisiError, Timeout, worth_another_try
 
 DEFAULT_URL = "localhost:8001"
 _REST_SECONDS = 0.5  # of a server that could not be had; twice that the next time, and so on
@@ -34,15 +35,8 @@ class Pool(Generic[_T]):
     """Servers at `urls`, `host:port` with commas between; `connect` opens one, lazily."""
 
     def __init__(self, urls: str, connect: Callable[[str], _T]) -> None:
-        if "/" in urls or not all(url.strip() for url in urls.split(",")):
-            raise InvalidRequest(
-                f"the url is '{urls}'; allowed is host:port of the gRPC service, or several with"
-                " commas"
-            )
         self._lock = threading.Lock()
-        self.servers: Sequence[Server[_T]] = [
-            Server(url.strip(), connect(url.strip())) for url in urls.split(",")
-        ]
+        self.servers: Sequence[Server[_T]] = [Server(url, connect(url)) for url in addresses(urls)]
 
     @contextmanager
     def server(self) -> Iterator[Server[_T]]:

@@ -24,6 +24,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from . import _near as near
 from . import _transport as transport
+from ._address import is_loopback
 from ._errors import printable
 from ._pool import Server
 from ._tls import Tls
@@ -61,7 +62,7 @@ class Region:
     @property
     def worth_it(self) -> bool:
         """Whether to open: the volumes are large, the server is near and did not refuse lately."""
-        large = self._size >= THRESHOLD and near.here(self._server.url)
+        large = self._size >= THRESHOLD and is_loopback(self._server.url)
         return large and time.monotonic() >= self._server.far_until
 
     def open(self) -> None:

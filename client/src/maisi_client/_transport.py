@@ -13,6 +13,7 @@ import tritonclient.grpc as triton
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from ._address import is_loopback, proxy_variable
 from ._arguments import NAMES
 from ._errors import (
     InvalidRequest,
@@ -63,6 +64,11 @@ _CHANNEL = [
     ("grpc.http2.max_pings_without_data", 0),
 ]
 _LOST = re.compile(r".*(RST_STREAM|Stream removed|Socket closed|GOAWAY)")  # by a balancer, too
+_UNREACHED = re.compile(r"connect to|DNS|errors resolving|HTTP proxy")
+_OTHER_PROTOCOL = re.compile(  # the connection ended before it was one of HTTP/2
+    r"(connections to all backends failing|failed to connect to all addresses)"
+    r".*(Socket closed|HTTP/2|http1|SETTINGS|reset by peer|SSL|Ssl|handshak)"
+)
 _LATE = re.compile(r"Stream removed \(Deadline Exceeded\)", re.IGNORECASE)
 _FAILED = re.compile(r"\w+: (the model \S+ failed|failed with \w+); the server's log says why")
 _ELSEWHERE = re.compile(r"the server (is stopping|stopped)")
@@ -80,11 +86,13 @@ def connect(
 ) -> Any:
     """Open a connection, lazily: whether a server is there shows at the first call.
 
-    No message of more than `answer_bytes` is taken from it.
+    No message of more than `answer_bytes` is taken from it. A proxy that the environment names is
+    taken, but not to reach this machine.
     """
     options = {} if tls is None else tls.options()
     limit = ("grpc.max_receive_message_length", answer_bytes)
-    return kind(url, channel_args=[*_CHANNEL, limit], **options)
+    proxy = ("grpc.enable_http_proxy", int(not is_loopback(url)))
+    return kind(url, channel_args=[*_CHANNEL, limit, proxy], **options)
 
 
 def answer_bytes(inputs: Mapping[str, NDArray[Any]]) -> int:
@@ -129,8 +137,13 @@ def unanswered(error: InferenceServerException, url: str, timeout: float) -> Mai
     """Return the error of a lookup: out of its time is not out of the request's `timeout`."""
     found = explain(error, url)
     if isinstance(found, Timeout) and lookup_seconds(timeout) < timeout:
-        return ServerUnavailable(f"the server at {url} does not answer")
+        return ServerUnavailable(f"the server at {url} does not answer{_by_proxy(url)}")
     return found
+
+
+def _by_proxy(url: str) -> str:
+    variable = proxy_variable(url)
+    return f"; it is asked through the proxy that {variable} names" if variable else ""
 
 
 def explain(error: InferenceServerException, url: str, started: bool = False) -> MaisiError:
@@ -155,13 +168,19 @@ def explain(error: InferenceServerException, url: str, started: bool = False) ->
             return ServerError(message)
         case _ if _LATE.search(message):
             return late(url)
+        case "UNAVAILABLE" if not started and _OTHER_PROTOCOL.match(message):
+            return ServerUnavailable(
+                f"what answers at {url} does not speak gRPC as expected; Triton's gRPC port is 8001"
+                f" by default, and TLS has to be used by both sides or none{_by_proxy(url)}"
+            )
         case _ if _LOST.match(message):
             return ServerUnavailable(f"the connection to {url} was lost: {message}")
         case "UNAVAILABLE" if started:
             return ServerUnavailable(f"the connection to {url} was lost: {message}")
-        case "UNAVAILABLE" if "connect to" in message or "DNS" in message:
+        case "UNAVAILABLE" if _UNREACHED.search(message):
             # gRPC nests its reasons; the last one says what happened.
-            return ServerUnavailable(f"no server answers at {url}: {message.rsplit(': ', 1)[-1]}")
+            reason = message.rsplit(": ", 1)[-1].rstrip("]")
+            return ServerUnavailable(f"no server answers at {url}: {reason}{_by_proxy(url)}")
         case "UNAVAILABLE":
             return ServerUnavailable(f"the server at {url} is not available: {message}")
         case "DEADLINE_EXCEEDED":

@@ -27,6 +27,7 @@ from tritonclient.utils import InferenceServerException
 
 from . import _answer as answer
 from . import _transport as transport
+from ._address import DEFAULT_URL
 from ._arguments import Arguments, MaskArguments, Picture
 from ._errors import InvalidRequest, MaisiError, ServerError, ServerUnavailable
 from ._pool import DEFAULT_URL, Pool, Server
