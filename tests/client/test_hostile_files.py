@@ -163,6 +163,27 @@ def test_an_mgh_that_promises_gigabytes(tmp_path: Path) -> None:
         assert "promises [2000, 2000, 2000] voxels" in said
 
 
+@pytest.mark.parametrize("content", [b"", bytes(300), b"\0\0\0\1" + b"\x7f" * 300])
+@pytest.mark.parametrize("name", ["a.mgz", "a.mgh"])
+def test_an_mgh_header_that_is_none(tmp_path: Path, content: bytes, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name == "a.mgz" else content)
+    for load in (load_mask, load_greys):
+        with pytest.raises(InvalidRequest, match="is not an image that can be read: "):
+            load(path)
+
+
+@pytest.mark.parametrize("code", [2, 127, 255, -1])
+def test_an_mgh_of_an_unknown_type(tmp_path: Path, code: int) -> None:
+    path = tmp_path / "a.mgh"
+    nib.save(nib.MGHImage(np.zeros((4, 4, 4), np.uint8), np.eye(4)), path)
+    content = bytearray(path.read_bytes())
+    content[20:24] = np.array([code], ">i4").tobytes()
+    path.write_bytes(content)
+    with pytest.raises(MaskError, match="its header is damaged"):
+        load_mask(path)
+
+
 @pytest.mark.parametrize("load", [load_mask, load_greys])
 @pytest.mark.parametrize("field", ["scl_slope", "scl_inter", "vox_offset"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e38, -1e38, -7])

@@ -100,15 +100,16 @@ def test_outputs_that_are_one_another(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("generate -o v.nii.gz --preview /dev/null", "--preview is '/dev/null'; it exists and is"),
+        ("generate -o v.nii.gz --preview pipe", "--preview is 'pipe'; it exists and is"),
         ("generate -o v.nii.gz --preview .", "--preview is '.'; it exists and is not a regular"),
-        ("preview a.nii.gz a.nii.gz -o /dev/null", "-o is '/dev/null'"),
+        ("preview a.nii.gz a.nii.gz -o ./pipe", "-o is './pipe'; it exists and is not"),
         ("plan missing/p.csv -n 1", "folder 'missing' does not exist or cannot be written"),
     ],
 )
 def test_outputs_that_cannot_be_written(
-    capsys: pytest.CaptureFixture[str], words: str, said: str
+    folder: Path, capsys: pytest.CaptureFixture[str], words: str, said: str
 ) -> None:
+    os.mkfifo(folder / "pipe")  # as any device
     assert main(words.split()) == 1
     assert said in capsys.readouterr().err
 

@@ -12,7 +12,8 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
-from ._errors import InvalidRequest
+from ._errors import InvalidRequest, printable
+from ._wire import shown
 
 Picture: TypeAlias = "str | os.PathLike[str] | SpatialImage"
 
@@ -87,15 +88,17 @@ def complete(arguments: Mapping[str, Any]) -> dict[str, Any]:
     The variant is that of `MAISI_VARIANT` where none is named, and left out without either.
 
     The seed is drawn here so that every try makes the same volume. Raises TypeError for a name that
-    is no argument.
+    is no argument, `InvalidRequest` for a variant that is no name.
     """
     for name in arguments:
         if name not in ARGUMENTS:
             raise TypeError(f"'{name}' is no argument; {', '.join(ARGUMENTS)} are")
     told = {name: value for name, value in arguments.items() if value is not None}
-    variant = os.environ.get("MAISI_VARIANT")
-    default = {"variant": variant} if variant else {}
-    return {**default, "seed": secrets.randbelow(2**32), **told}
+    variant = told.get("variant") or os.environ.get("MAISI_VARIANT")
+    if variant is not None and (not isinstance(variant, str) or variant != printable(variant)):
+        raise InvalidRequest(f"variant is {shown(variant)}; a name is expected")
+    named = {"variant": variant} if variant else {}  # it names the model
+    return {"seed": secrets.randbelow(2**32), **told, **named}
 
 
 def tensors(asked: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
@@ -128,7 +131,8 @@ def _seed(name: str, value: Any) -> NDArray[Any]:
 
 def _number(name: str, value: Any) -> NDArray[Any]:
     try:
-        return np.array([float(value)], np.float32)
+        with np.errstate(over="ignore"):
+            return np.array([float(value)], np.float32)
     except (TypeError, ValueError, OverflowError):
         raise InvalidRequest(f"{name} is {value!r}; a number is wanted") from None
 
@@ -136,7 +140,8 @@ def _number(name: str, value: Any) -> NDArray[Any]:
 def _pair(name: str, values: Any) -> NDArray[Any]:
     try:
         low, high = values
-        return np.array([float(low), float(high)], np.float32)
+        with np.errstate(over="ignore"):
+            return np.array([float(low), float(high)], np.float32)
     except (TypeError, ValueError, OverflowError):
         raise InvalidRequest(f"{name} is {values!r}; two numbers are wanted") from None
 

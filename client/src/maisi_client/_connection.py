@@ -31,6 +31,7 @@ class Connection:
     def __init__(
         self, urls: str, tls: Tls | None, timeout: float, idle_timeout: float, retries: int
     ) -> None:
+        transport.check_seconds(timeout=timeout, idle_timeout=idle_timeout)
         self.timeout, self.idle_timeout, self.retries = timeout, idle_timeout, retries
         self._tls = tls
         self._only_variant: str | None = None  # of the servers, once it was asked for

@@ -21,6 +21,8 @@ DICOM_ERRORS = (
 
 def is_dicom(path: str | os.PathLike[str]) -> bool:
     """Return whether a file begins as PS3.10 says: 128 bytes of anything, then DICM."""
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return False
     try:
         with Path(path).open("rb") as file:
             return file.read(132)[128:] == b"DICM"

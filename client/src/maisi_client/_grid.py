@@ -114,7 +114,10 @@ def resampled(
 
     Raises `InvalidRequest` if those, of `itemsize` bytes, are too many.
     """
-    sides = tuple(max(1, round(n * a / b)) for n, a, b in zip(shape, spacing, to, strict=True))
+    sides = tuple(
+        max(1, round(min(n * a / b, MAX_VOXELS)))  # the quotient may be infinite
+        for n, a, b in zip(shape, spacing, to, strict=True)
+    )
     if itemsize * math.prod(sides) > MAX_VOXELS:
         raise InvalidRequest(
             f"spacing is {list(to)}; it makes {list(sides)} voxels, more than can be sent"

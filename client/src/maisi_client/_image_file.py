@@ -11,6 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.freesurfer.mghformat import MGHError
 from nibabel.nifti1 import Nifti1Extension, Nifti1Extensions
 from nibabel.spatialimages import HeaderDataError, HeaderTypeError, SpatialImage
 
@@ -79,7 +80,10 @@ def load(path: str | os.PathLike[str]) -> SpatialImage:
     for kind in (_Nifti1, _Nifti2, nib.MGHImage):
         fits, sniff = kind.path_maybe_image(path, sniff)
         if fits:
-            image = kind.from_filename(path)
+            try:
+                image = kind.from_filename(path)
+            except (KeyError, TypeError, MGHError) as error:  # of a damaged MGH header
+                raise ImageFileError("its header is damaged") from error
             _check_promise(Path(path), image)
             return image
     raise ImageFileError("it is neither NIfTI nor MGH inside")

@@ -109,8 +109,16 @@ def write_plan(rows: Sequence[Row], path: str | Path) -> Path:
     else:
         raise InvalidRequest(_ENDING.format(path))
     try:
+        content = text.getvalue().encode()
+    except UnicodeEncodeError as error:  # JSON escapes what has no letter
+        line = text.getvalue()[: error.start].count("\n") + 1
+        raise InvalidRequest(
+            f"the plan '{path}' cannot hold the name of a file in its line {line}, which is not"
+            " UTF-8; rename the file, or write a .jsonl"
+        ) from error
+    try:
         with atomic(path) as draft:
-            draft.write_text(text.getvalue(), encoding="utf-8")
+            draft.write_bytes(content)
     except OSError as error:
         raise InvalidRequest(f"the plan '{path}' cannot be written: {error}") from error
     return path

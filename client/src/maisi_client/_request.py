@@ -69,7 +69,8 @@ def prepare(mask: Picture | None, arguments: Mapping[str, Any], **flags: bool) -
         used = used or held.spacing
     inputs = tensors({**asked, **flags})
     if used is not None:
-        inputs["spacing"] = np.array(used, np.float32)
+        with np.errstate(over="ignore"):
+            inputs["spacing"] = np.array(used, np.float32)
         if labels is not None:
             inputs["mask"] = resample_nearest(labels.values, labels.spacing, used)
         if greys is not None:

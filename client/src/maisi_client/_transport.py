@@ -29,6 +29,7 @@ from ._wire import JSON_BYTES
 
 MESSAGE_BYTES = 2**31 - 1  # protobuf's own limit
 LOOKUP_BYTES = 4 << 20  # a model's configuration has some 10 kB, statistics of all models 100
+_LONGEST_SECONDS = 10**9  # 30 years; gRPC and Triton have 64 bits for nano- and microseconds
 LOOKUP_SECONDS = 30.0  # for what a server answers without any work
 _NOT_EVERYWHERE = frozenset(  # inputs of some variants
     {
@@ -93,6 +94,15 @@ def connect(
     limit = ("grpc.max_receive_message_length", answer_bytes)
     proxy = ("grpc.enable_http_proxy", int(not is_loopback(url)))
     return kind(url, channel_args=[*_CHANNEL, limit, proxy], **options)
+
+
+def check_seconds(**limits: float) -> None:
+    """Raise `InvalidRequest` for a limit in seconds that no clock counts to."""
+    for name, seconds in limits.items():
+        if not -_LONGEST_SECONDS <= seconds <= _LONGEST_SECONDS:
+            raise InvalidRequest(
+                f"{name} is {seconds}; seconds, at most {_LONGEST_SECONDS}, are expected"
+            )
 
 
 def answer_bytes(inputs: Mapping[str, NDArray[Any]]) -> int:

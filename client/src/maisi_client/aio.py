@@ -63,6 +63,7 @@ class Client:
         retries: int = 3,
     ) -> None:
         self.url = url or os.environ.get("MAISI_URL") or DEFAULT_URL
+        transport.check_seconds(timeout=timeout, idle_timeout=idle_timeout)
         self.timeout, self.idle_timeout, self.retries = timeout, idle_timeout, retries
         self._tls = tls or Tls.of()
         self._only_variant: str | None = None  # of the servers, once it was asked for
