@@ -107,6 +107,18 @@ def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
         assert done.stderr.startswith("maisi: variant is 'm") and done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+def test_masks_that_are_found_have_their_own_names(tmp_path: Path, encoding: str) -> None:
+    entry = {"dim": [64] * 3, "spacing": 1, "label_list": [1]}
+    entries = [{**entry, "pseudo_label_filename": name} for name in ("ü.nii.gz", LATIN)]
+    (tmp_path / "db.json").write_text(json.dumps(entries))
+    for name in ("ü.nii.gz", LATIN):
+        (tmp_path / name).touch()
+    done = shell(f"export PYTHONIOENCODING={encoding}; maisi find db.json . | xargs ls", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 2
+
+
 @pytest.mark.parametrize("seconds", [math.nan, math.inf, 1e300, 1e18, -math.inf])
 @pytest.mark.parametrize("name", ["timeout", "idle_timeout"])
 def test_seconds_that_no_clock_has(name: str, seconds: float) -> None:

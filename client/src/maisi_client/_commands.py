@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import textwrap
 import time
@@ -130,7 +131,10 @@ def find(args: argparse.Namespace) -> None:
     if not found:
         raise InvalidRequest(f"no mask of '{args.database}' holds what is asked")
     paths = [str(candidate.path) for candidate in found]
-    print(json.dumps(paths) if args.json else "\n".join(paths))
+    if args.json or not hasattr(sys.stdout, "buffer"):
+        print(json.dumps(paths) if args.json else "\n".join(paths))
+    else:  # as the file system has them, whatever the encoding of the terminal
+        sys.stdout.buffer.write(b"".join(os.fsencode(path) + b"\n" for path in paths))
 
 
 def again(args: argparse.Namespace) -> None:
