@@ -45,6 +45,12 @@ def database(tmp_path: Path) -> Path:
 
 
 def test_who_reads_only_the_beginning(database: Path) -> None:
+    short = "maisi find one.json ."  # which is written as the command ends
+    entries = json.loads((database / "db.json").read_text())
+    (database / "one.json").write_text(json.dumps(entries[:1]))
+    for command in (short, f"{short} --json"):
+        done = shell(f"set -o pipefail; {command} | true", database)
+        assert (done.returncode, done.stderr) == (0, "")
     for command in ("maisi find db.json .", "maisi find db.json . --json"):
         done = shell(f"set -o pipefail; {command} | head -c 5", database)
         assert (done.returncode, done.stderr) == (0, "")
@@ -75,8 +81,8 @@ def test_a_folder_that_is_gone(tmp_path: Path) -> None:
     for command in ("generate -o a.nii --size 32,32,32", "plan p.csv -n 1"):
         done = shell(f"mkdir gone; cd gone; rmdir ../gone; maisi {command}", tmp_path)
         assert done.returncode == 1
-        assert done.stderr.splitlines()[-1].startswith("maisi: ")
-        assert "Traceback" not in done.stderr
+        said = "maisi: the current folder does not exist any more"
+        assert done.stderr.splitlines()[-1] == said  # the shell may tell of it, too
 
 
 def test_a_pipe_is_no_mask_and_not_waited_for(tmp_path: Path) -> None:
