@@ -15,7 +15,6 @@ from ._address import DEFAULT_URL
 from ._arguments import Arguments, MaskArguments, Picture
 from ._connection import Connection
 from ._errors import ServerError
-from ._pool import DEFAULT_URL
 from ._request import Request, prepare
 from ._signature import lists_keywords_of
 from ._tls import Tls

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from ._plan import integers
-from ._pool import DEFAULT_URL
+from ._address import DEFAULT_URL
+from ._cells import integers
 from ._usage import Parser
 
 

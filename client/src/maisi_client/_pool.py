@@ -13,7 +13,6 @@ from typing import Generic, TypeVar
 from ._address import addresses
 from ._errors import MaisiError, Timeout, worth_another_try
 
-DEFAULT_URL = "localhost:8001"
 _REST_SECONDS = 0.5  # of a server that could not be had; twice that the next time, and so on
 _LONGEST_REST_SECONDS = 30.0
 _T = TypeVar("_T")

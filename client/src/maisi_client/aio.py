@@ -30,7 +30,7 @@ from . import _transport as transport
 from ._address import DEFAULT_URL
 from ._arguments import Arguments, MaskArguments, Picture
 from ._errors import InvalidRequest, MaisiError, ServerError, ServerUnavailable
-from ._pool import DEFAULT_URL, Pool, Server
+from ._pool import Pool, Server
 from ._request import Request, prepare
 from ._shared import Region
 from ._signature import lists_keywords_of
