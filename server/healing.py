@@ -10,7 +10,7 @@ from typing import TextIO
 
 import psutil
 
-from server import layout
+from server import layout, private
 from server.status import Health
 from server.stopping import LOOK, Stop, decoupled
 from server.triton import Refused, Triton
@@ -60,6 +60,7 @@ def watch(triton: Triton, known: dict[int, str], health: Health, stop: Stop) -> 
                 return f"{model} did not load again"
             health.healed()
         known = triton.stubs() if dead else alive
+        private.close_regions(triton.prefix)
         with suppress(Refused):  # too busy to say
             layout.sweep_clients(triton.regions(), triton.unregister)
     return None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from server import healing, layout, temporary
+from server import healing, layout, private, temporary
 from server.address import Address, joined
 from server.healing import log, say
 from server.layout import UNLIMITED, Limits
@@ -149,6 +149,7 @@ def wait_until_ready(triton: Triton, settings: Settings, stop: Stop) -> dict[str
                 " 'loading' line above names the one that hangs (--start-seconds waits longer)."
             )
         time.sleep(0.1)
+    private.close_regions(triton.prefix)
     variants = {}
     configs = {
         model: triton.config(model)

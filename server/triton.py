@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 from tritonclient.utils import np_to_triton_dtype
 
-from server import layout
+from server import layout, private
 from server.address import LOOPBACK, Address, joined
 
 KEY = "maisi-control"  # the name of the header that has the key
@@ -144,7 +144,8 @@ class Triton:
             pass_fds=self._locks,
             restore_signals=False,  # SIGPIPE stays ignored: a log that nobody reads ends nothing
             start_new_session=True,  # Ctrl-C is for us, not for the models at work
-            preexec_fn=end_with_parent,
+            preexec_fn=before_start,
+            umask=private.UMASK,
         )
         return self.process
 
@@ -348,9 +349,10 @@ def environment(laid: layout.Laid) -> dict[str, str]:
     }
 
 
-def end_with_parent() -> None:
-    """Have the kernel send SIGTERM to the calling process when its parent dies."""
+def before_start() -> None:
+    """Have the kernel end this process with its parent (SIGTERM), and keep its memory private."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+    private.ignore_open_modes()
 
 
 def variant_of(config: Mapping[str, Any]) -> dict[str, Any] | None:

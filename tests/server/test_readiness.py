@@ -77,12 +77,12 @@ def ask(server: Server, side: int = 32) -> str:
 
 
 @contextmanager
-def repeating(work: Callable[[], None]) -> Iterator[None]:
-    """Do something again and again, in a thread."""
+def repeating(work: Callable[[], None], pause: float = 0.05) -> Iterator[None]:
+    """Do something again and again, in a thread, with a `pause` in seconds between."""
     stop = threading.Event()
 
     def repeat() -> None:
-        while not stop.wait(0.05):
+        while not stop.wait(pause):
             work()
 
     with ThreadPoolExecutor(1) as pool:

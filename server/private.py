@@ -1,0 +1,59 @@
+"""Keeps what tritonserver and its models have in shared memory from other users of the machine.
+
+Boost creates a region with mode 0644 and repeats that with fchmod, so that a umask has no effect.
+Whoever opened it before its mode was changed could read on. Hence the kernel ignores this one call
+in tritonserver and in all processes that it starts, and the umask decides.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from contextlib import suppress
+
+from server.host import SHM
+
+UMASK = 0o077
+_OPEN_MODE = 0o644  # as boost::interprocess::permissions has it
+_NO_NEW_PRIVILEGES = 38  # of prctl, linux/prctl.h
+_SECCOMP, _SET_FILTER, _SPECTRE_AS_BEFORE = 317, 1, 4  # of x86-64, linux/seccomp.h
+_LOAD, _EQUAL, _RETURN = 0x20, 0x15, 0x06  # of classic BPF, linux/bpf_common.h
+_X86_64, _FCHMOD = 0xC000003E, 91  # linux/audit.h, asm/unistd_64.h
+_SKIP, _ALLOW = 0x00050000, 0x7FFF0000  # SECCOMP_RET_ERRNO with 0, which is success; RET_ALLOW
+# Offsets of struct seccomp_data: the call's number at 0, the architecture at 4, the mode at 24.
+_FILTER = b"".join(
+    struct.pack("=HBBI", *instruction)
+    for instruction in (
+        (_LOAD, 0, 0, 4),
+        (_EQUAL, 0, 5, _X86_64),
+        (_LOAD, 0, 0, 0),
+        (_EQUAL, 0, 3, _FCHMOD),
+        (_LOAD, 0, 0, 24),
+        (_EQUAL, 0, 1, _OPEN_MODE),
+        (_RETURN, 0, 0, _SKIP),
+        (_RETURN, 0, 0, _ALLOW),
+    )
+)
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+
+
+def ignore_open_modes() -> bool:
+    """Have the kernel ignore fchmod to 0644, in this process and in those that it starts.
+
+    Returns False where the kernel or a sandbox does not allow such filters.
+    """
+    libc, program = ctypes.CDLL(None), _Program(len(_FILTER) // 8, _FILTER)
+    libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+    status: int = libc.syscall(_SECCOMP, _SET_FILTER, _SPECTRE_AS_BEFORE, ctypes.byref(program))
+    return status == 0
+
+
+def close_regions(prefix: str) -> None:
+    """Take the files of /dev/shm under `prefix` from other users, where no filter could."""
+    for path in SHM.glob(f"{prefix}*"):
+        with suppress(FileNotFoundError):
+            if path.stat().st_mode & UMASK:
+                path.chmod(0o600)
