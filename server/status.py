@@ -92,7 +92,11 @@ class Health:
 
     def _watch(self) -> None:
         while not self.stopping:
-            problem, patience = self._look()
+            try:
+                problem, patience = self._look()
+            except Exception as error:  # without this thread, what was last said would stay
+                reason = f"{type(error).__name__}: {error}"
+                problem, patience = f"tritonserver cannot be watched: {reason}", self.stall
             now = time.monotonic()
             if problem is None:
                 self._well = now

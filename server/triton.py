@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.parse import quote
 
 import numpy as np
 import psutil
@@ -42,16 +43,16 @@ _PROGRESS = re.compile(r"^maisi_progress_timestamp_seconds{[^}]*} (\S+)$", re.MU
 _REGIONS = "systemsharedmemory"
 SILENCE = 300  # seconds of a gRPC connection after which its client is pinged
 PROBE = "probe"  # the id of our own requests, which the models do not count
-_http = build_opener(ProxyHandler({}))  # whatever proxy the environment names: this is ourselves
 
 
 class Refused(Exception):
     """Triton refused, or does not answer; the message is its sentence."""
 
-    def __init__(self, message: str, answered: bool = True) -> None:
-        """Keep whether there was an answer at all."""
+    def __init__(self, message: str, status: int | None = None) -> None:
+        """Keep the HTTP status of the answer, None where there was no answer."""
         super().__init__(message)
-        self.answered = answered
+        self.answered = status is not None
+        self.unavailable = status == HTTPStatus.SERVICE_UNAVAILABLE  # Triton's UNAVAILABLE
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,8 @@ class Triton:
         ]
         self._laid, self._state = launch.laid, state
         self.process = self.start()
-        metrics = joined(launch.address.near, launch.address.metrics)
-        self._url = f"http://{LOOPBACK}:{launch.address.http}/v2/"
-        self._metrics = f"http://{metrics}/metrics"
+        host = launch.address.near
+        self._http, self._metrics = (LOOPBACK, launch.address.http), (host, launch.address.metrics)
         self._key = launch.key
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -149,59 +149,82 @@ class Triton:
         )
         return self.process
 
-    def _ask(self, url: str, body: Any = None, timeout: float = 10, tensors: bytes = b"") -> bytes:
-        """Return the answer to a POST of JSON, and of `tensors` behind it, or to a GET."""
+    def _ask(
+        self,
+        path: str,
+        body: Any = None,
+        timeout: float = 10,
+        tensors: bytes = b"",
+        at: tuple[str, int] | None = None,
+    ) -> bytes:
+        """Return the answer to a POST of JSON, and of `tensors` behind it, or to a GET.
+
+        `at`: host and port, those of Triton's HTTP by default; no proxy is used, whatever the
+        environment names. Raises Refused, also for an answer that breaks off or is no HTTP.
+        """
         head = b"" if body is None else json.dumps(body).encode()
-        request = Request(url, head + tensors if head else None)
-        request.add_header(KEY, self._key)
+        headers = {KEY: self._key}
         if tensors:
-            request.add_header("Inference-Header-Content-Length", str(len(head)))
+            headers["Inference-Header-Content-Length"] = str(len(head))
+        connection = HTTPConnection(*(at or self._http), timeout=timeout)
         try:
-            with _http.open(request, timeout=timeout) as answer:
-                found: bytes = answer.read()
-        except HTTPError as error:
-            text = error.read().decode(errors="replace")
+            connection.request("POST" if head else "GET", path, head + tensors or None, headers)
+            answer = connection.getresponse()
+            if answer.length is None and not answer.chunked:  # it may have lost its end
+                raise HTTPException("the answer has no length")
+            content = answer.read()
+        except (OSError, HTTPException) as error:
+            reason = str(error) or type(error).__name__
+            raise Refused(f"no answer: {reason}") from None
+        finally:
+            connection.close()
+        if answer.status != HTTPStatus.OK:
+            text = content.decode(errors="replace")
             with suppress(ValueError, KeyError, TypeError):
                 text = json.loads(text)["error"]
-            raise Refused(text or f"HTTP status {error.code}") from None
-        except OSError as error:
-            raise Refused(f"no answer: {error}", answered=False) from None
-        return found
+            raise Refused(text or f"HTTP status {answer.status}", answer.status)
+        return content
+
+    def _ask_json(self, path: str, body: Any = None) -> Any:
+        try:
+            return json.loads(self._ask(path, body))
+        except (ValueError, RecursionError):
+            raise Refused(f"no answer: {path} is expected to be JSON and is not") from None
 
     def ready(self) -> bool:
         """Tell whether the server says that it is ready; it may not answer at all yet."""
         try:
-            self._ask(f"{self._url}health/ready", timeout=5)
+            self._ask("/v2/health/ready", timeout=5)
         except Refused:
             return False
         return True
 
     def states(self) -> dict[str, str]:
         """Give every model's state: READY, UNLOADING, UNAVAILABLE, LOADING."""
-        index = json.loads(self._ask(f"{self._url}repository/index", {}))
+        index = self._ask_json("/v2/repository/index", {})
         return {model["name"]: model.get("state", "") for model in index}
 
     def config(self, model: str) -> dict[str, Any]:
         """Give a loaded model's configuration as Triton holds it."""
-        found: dict[str, Any] = json.loads(self._ask(f"{self._url}models/{model}/config"))
+        found: dict[str, Any] = self._ask_json(f"/v2/models/{model}/config")
         return found
 
     def load(self, model: str) -> None:
         """Load a model and the ensembles that wait for it."""
-        self._ask(f"{self._url}repository/models/{model}/load", {}, 300)
+        self._ask(f"/v2/repository/models/{model}/load", {}, 300)
 
     def unload(self, model: str) -> None:
         """Close a model to new requests; those that are running finish."""
-        self._ask(f"{self._url}repository/models/{model}/unload", {}, 30)
+        self._ask(f"/v2/repository/models/{model}/unload", {}, 30)
 
     def regions(self) -> list[str]:
         """Name the shared memory that clients have registered."""
-        return [one["name"] for one in json.loads(self._ask(f"{self._url}{_REGIONS}/status"))]
+        return [one["name"] for one in self._ask_json(f"/v2/{_REGIONS}/status")]
 
     def unregister(self, region: str) -> bool:
         """Forget shared memory of a client; False where a request still uses it."""
         try:
-            self._ask(f"{self._url}{_REGIONS}/region/{region}/unregister", {})
+            self._ask(f"/v2/{_REGIONS}/region/{quote(region, safe='')}/unregister", {})
         except Refused:
             return False
         return True
@@ -227,11 +250,11 @@ class Triton:
         binary = {"binary_data_output": True}  # nobody reads the volume, so it need not be text
         body = {"id": PROBE, "inputs": inputs, "parameters": binary}
         raw = b"".join(array.tobytes() for array in tensors.values())
-        self._ask(f"{self._url}models/{model}/infer", body, seconds, raw)
+        self._ask(f"/v2/models/{model}/infer", body, seconds, raw)
 
     def metrics(self) -> str:
         """Give the metrics of Triton and of our models, as Prometheus reads them."""
-        return self._ask(self._metrics).decode()
+        return self._ask("/metrics", at=self._metrics).decode(errors="replace")
 
     def activity(self) -> Activity:
         """Tell what the models say of their work."""
@@ -267,7 +290,7 @@ class Triton:
 
     def work(self) -> float:
         """Measure what the models have done so far: answers plus seconds of processor time."""
-        statistics = json.loads(self._ask(f"{self._url}models/stats"))["model_stats"]
+        statistics = self._ask_json("/v2/models/stats")["model_stats"]
         total = float(sum(int(model["inference_count"]) for model in statistics))
         for pid in self.stubs():
             with suppress(psutil.Error):

@@ -1,0 +1,124 @@
+"""What a tritonserver answers that is no answer: the supervisor says so, and watches on."""
+
+from __future__ import annotations
+
+import json
+import socketserver
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from server.status import Health
+from server.triton import Address, Launch, Refused, Triton
+
+BUSY = b'maisi_requests_running{model="mini.stream",variant="mini"} 1\n'
+METRICS = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(BUSY), BUSY)
+BROKEN = {
+    "a short body": b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n# TYPE",
+    "a short body of an error": b'HTTP/1.1 500 Oops\r\nContent-Length: 1000\r\n\r\n{"err',
+    "a chunk that breaks off": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nmaisi",
+    "a chunk without a length": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nmaisi\r\n",
+    "a garbled status line": b"\x00\xff garbage\r\n\r\n",
+    "a status that is no number": b"HTTP/1.1 abc OK\r\n\r\n",
+    "an end within the headers": b"HTTP/1.1 200 OK\r\nContent-Le",
+    "a header without end": b"HTTP/1.1 200 OK\r\nA: " + b"a" * 100_000,
+    "headers without end": b"HTTP/1.1 200 OK\r\n" + b"A: a\r\n" * 1000,
+    "an end without a word": b"",
+}
+
+
+class Answers(socketserver.ThreadingTCPServer):
+    """Sends the same bytes to whoever connects, and closes."""
+
+    answer = b""
+    asked = 0
+
+    def finish_request(self, request, client_address):
+        self.asked += 1
+        request.recv(65536)
+        request.sendall(self.answer)
+
+
+@pytest.fixture
+def answers() -> Iterator[Answers]:
+    with Answers(("127.0.0.1", 0), socketserver.BaseRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def triton(answers: Answers, tmp_path: Path) -> Iterator[Triton]:
+    """Start a program in the place of tritonserver, whose ports are those of `answers`."""
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "tritonserver"
+    program.write_text("#!/bin/sh\nexec sleep 300\n")
+    program.chmod(0o755)
+    port = answers.server_address[1]
+    address = Address("127.0.0.1", 0, port, port, 0)
+    launch = Launch(tmp_path, tmp_path, tmp_path, ["*"], address, "key", "key")
+    with (tmp_path / "lock").open("w") as lock:
+        started = Triton(launch, ("maisi-test-", lock.fileno()), {})
+        yield started
+        started.end(0)
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_an_answer_that_is_none_is_a_refusal(triton: Triton, answers: Answers, kind: str) -> None:
+    answers.answer = BROKEN[kind]
+    asked: list[Callable[[], object]] = [
+        triton.metrics,
+        triton.activity,
+        triton.states,
+        triton.regions,
+        triton.work,
+        lambda: triton.config("mini"),
+        lambda: triton.load("mini"),
+    ]
+    for ask in asked:
+        with pytest.raises(Refused, match=r"^no answer: \S") as caught:
+            ask()
+        assert not caught.value.answered
+    assert not triton.ready()
+    assert not triton.unregister("maisi-client-\n é/")
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000])
+def test_what_should_be_json_and_is_not_is_a_refusal(
+    triton: Triton, answers: Answers, body: bytes
+) -> None:
+    answers.answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    for ask in (triton.states, triton.regions, triton.work, lambda: triton.config("mini")):
+        with pytest.raises(Refused, match="is expected to be JSON and is not"):
+            ask()
+
+
+def test_the_status_of_a_refusal_is_kept(triton: Triton, answers: Answers) -> None:
+    body = json.dumps({"error": "Exceeds maximum queue size"}).encode()
+    for status, unavailable in ((503, True), (500, False), (400, False)):
+        head = b"HTTP/1.1 %d x\r\nContent-Length: %d\r\n\r\n" % (status, len(body))
+        answers.answer = head + body
+        with pytest.raises(Refused, match=r"^Exceeds maximum queue size$") as caught:
+            triton.load("mini")
+        assert caught.value.answered
+        assert caught.value.unavailable == unavailable
+
+
+def test_health_watches_on_whatever_is_answered(
+    triton: Triton, answers: Answers, eventually: Callable[..., None]
+) -> None:
+    answers.answer = METRICS
+    health = Health(triton, {}, 100, None)
+    try:
+        broken = [*BROKEN.values(), METRICS.replace(b"} 1\n", b"} x\n")]
+        for answer in broken:
+            asked, answers.answer = answers.asked, answer
+            eventually(lambda asked=asked: answers.asked >= asked + 2, 10)
+            eventually(lambda: health.ready() is not None, 10)
+            assert "tritonserver" in str(health.ready())
+            answers.answer = METRICS
+            eventually(lambda: health.ready() is None, 10)
+    finally:
+        health.stopping = True
