@@ -26,7 +26,6 @@ IDLE = 30.0  # seconds between two tiny volumes where nothing else is made
 PAUSE = 5.0  # seconds between two while requests fail and tiny volumes do not
 PROBE = 60.0  # seconds that a tiny volume may take
 FAILING = 10.0  # seconds of failures after which tritonserver starts again
-_QUEUE_FULL = "maximum queue size"  # as Triton 2.51 says it
 
 
 class Health:
@@ -38,7 +37,8 @@ class Health:
     The smallest volumes are made every `IDLE` seconds while nothing is asked, at once when a
     request failed (at most every `PAUSE` seconds), and again and again while they fail. The server
     is not ready from the first that fails until all are made: what requests get does not count,
-    as some may not need what fails. After `FAILING` seconds of failures tritonserver starts again.
+    as some may not need what fails. A smallest volume does not fail where requests of others leave
+    it no room or no time. After `FAILING` seconds of failures tritonserver starts again.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Health:
         self._failed_since = self._failed_at = 0.0  # when the first and the last of them failed
         self._suspect = False  # a request failed since
         self._well = self._made = self._probed = self._moved = self._healed = time.monotonic()
-        self._last = Activity(0, 0, 0, 0)
+        self._last = Activity(0, 0, 0, 0, 0)
         threading.Thread(target=self._watch, daemon=True).start()
 
     def ready(self) -> str | None:
@@ -130,7 +130,7 @@ class Health:
         """Take requests that were answered and that failed into account, and probe where needed."""
         now, last = time.monotonic(), self._last
         self._last = activity
-        if activity.done > last.done:
+        if activity.voxels > last.voxels:
             self._made = now
         if activity.failed > last.failed:
             self._suspect = True
@@ -147,12 +147,15 @@ class Health:
                 self.triton.probe(variant, smallest, PROBE)
         except Refused as error:
             now = time.monotonic()
-            # One that waits behind others says nothing; nor does what ended with an old process.
-            waited = _QUEUE_FULL in str(error) or (not error.answered and self.triton.busy())
+            # Others' work may leave ours no room or no time, which says nothing; nor does what
+            # ended with an old process.
+            others = self.triton.activity()
+            waited = others.busy if error.unavailable else not error.answered and others.running
             if not waited and not self.loading and self._healed < began:
                 if self._failure is None:
                     self._failed_since = now
-                self._failure, self._failed_at = f"cannot make a volume: {error}", now
+                reason = str(error).replace(self.triton.probe_id, "probe")  # /ready is for anybody
+                self._failure, self._failed_at = f"cannot make a volume: {reason}", now
         else:
             self._failure, self._made = None, time.monotonic()
         self._probed = time.monotonic()

@@ -19,9 +19,17 @@ from server.layout import UNLIMITED, Limits
 from server.status import Health
 from server.status_port import StatusPort
 from server.stopping import FILE_VARIABLE, Stop, Stopped, drain
-from server.triton import Launch, Refused, Smallest, Tls, Triton, variant_of
+from server.triton import (
+    TOKEN_VARIABLE,
+    Launch,
+    Refused,
+    Smallest,
+    Tls,
+    Triton,
+    variant_of,
+)
 
-TOKEN_VARIABLE = "MAISI_TOKEN"  # as backends/engines/guard.py has it
+RETRY = 0.5  # seconds between two attempts at a first volume
 EXIT = 5.0  # seconds an idle tritonserver gets to go; open, idle streams keep it from going
 
 
@@ -165,11 +173,39 @@ def wait_until_ready(triton: Triton, settings: Settings, stop: Stop) -> dict[str
                 f" compute for whoever calls; build {model} again (python -m export build)."
             )
         variants[model] = Smallest.of(config, variant)
-        try:
-            triton.probe(model, variants[model], settings.start_seconds)
-        except Refused as error:
-            raise ServerError(f"{model} loaded but cannot compute: {error}") from None
+        make_first(triton, model, variants[model], settings.start_seconds, stop)
     return variants
+
+
+def make_first(triton: Triton, model: str, smallest: Smallest, seconds: float, stop: Stop) -> None:
+    """Make a variant's smallest volumes, again and again while the server is overloaded.
+
+    Clients may be there before: where their requests leave no room within `seconds`, but do run,
+    `Health` decides. Raises ServerError where a volume cannot be made, Stopped when asked to stop.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            triton.probe(model, smallest, max(end - time.monotonic(), 1.0))
+            return
+        except Refused as error:
+            failed = error.answered and not error.unavailable
+            late = time.monotonic() > end
+            if failed or ((late or not error.answered) and not works(triton)):
+                raise ServerError(f"{model} loaded but cannot compute: {error}") from None
+            if late:
+                log(f"{model} works for others, and left no room for a volume of our own: {error}")
+                return
+        if stop.event.wait(RETRY):
+            raise Stopped
+
+
+def works(triton: Triton) -> bool:
+    """Tell whether the server works on requests of others; False where it does not say."""
+    try:
+        return triton.activity().running > 0
+    except Refused:
+        return False
 
 
 def anyone_may_call(config: Mapping[str, Any], variant: str) -> bool:

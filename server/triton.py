@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import hmac
 import json
 import os
 import re
 import signal
 import subprocess
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,16 +34,16 @@ CLOSED = ("model-repository", MEMORY, "trace", "logging")
 # What Triton's HTTP, which knows no TLS, gives without the key where gRPC has TLS: its health.
 CLOSED_WITH_TLS = (*CLOSED, "inference", "metadata", "model-config", "statistics")
 # How many requests our models work on, and how many wait in Triton's queues.
-_BUSY = re.compile(
-    r"^(?:maisi_requests_running|maisi_requests_waiting|nv_inference_pending_request_count)"
-    r"{[^}]*} (\S+)$",
-    re.MULTILINE,
+_RUNNING = re.compile(r"^maisi_requests_running{[^}]*} (\S+)$", re.MULTILINE)
+_WAITING = re.compile(
+    r"^(?:maisi_requests_waiting|nv_inference_pending_request_count){[^}]*} (\S+)$", re.MULTILINE
 )
-_ENDED = re.compile(r'^maisi_requests_total{[^}]*outcome="(\w+)"[^}]*} (\S+)$', re.MULTILINE)
+_FAILED = re.compile(r'^maisi_requests_total{[^}]*outcome="failed"[^}]*} (\S+)$', re.MULTILINE)
+_VOXELS = re.compile(r"^maisi_voxels_total{[^}]*} (\S+)$", re.MULTILINE)
 _PROGRESS = re.compile(r"^maisi_progress_timestamp_seconds{[^}]*} (\S+)$", re.MULTILINE)
 _REGIONS = "systemsharedmemory"
 SILENCE = 300  # seconds of a gRPC connection after which its client is pinged
-PROBE = "probe"  # the id of our own requests, which the models do not count
+TOKEN_VARIABLE = "MAISI_TOKEN"  # as backends/engines/guard.py has it
 
 
 class Refused(Exception):
@@ -74,14 +75,21 @@ class Smallest:
 class Activity:
     """What the models say of their work.
 
-    `busy`: requests that run or wait; `progress`: when work last went on, in seconds since the
-    epoch; `done` and `failed`: requests that ended so.
+    `running`: requests that they work on, our own left out; `waiting`: those in a queue, our own
+    included; `progress`: when work last went on, in seconds since the epoch; `voxels` that were
+    made; `failed`: requests that ended so.
     """
 
-    busy: float
+    running: float
+    waiting: float
     progress: float
-    done: int
-    failed: int
+    voxels: float
+    failed: float
+
+    @property
+    def busy(self) -> bool:
+        """Whether requests run or wait."""
+        return self.running + self.waiting > 0
 
 
 @dataclass(frozen=True)
@@ -128,6 +136,7 @@ class Triton:
             f"--backend-config=python,shm-region-prefix-name={self.prefix}",
         ]
         self._laid, self._state = launch.laid, state
+        self.probe_id = probe_id(state[TOKEN_VARIABLE])
         self.process = self.start()
         host = launch.address.near
         self._http, self._metrics = (LOOPBACK, launch.address.http), (host, launch.address.metrics)
@@ -248,7 +257,7 @@ class Triton:
             for name, array in tensors.items()
         ]
         binary = {"binary_data_output": True}  # nobody reads the volume, so it need not be text
-        body = {"id": PROBE, "inputs": inputs, "parameters": binary}
+        body = {"id": self.probe_id, "inputs": inputs, "parameters": binary}
         raw = b"".join(array.tobytes() for array in tensors.values())
         self._ask(f"/v2/models/{model}/infer", body, seconds, raw)
 
@@ -259,18 +268,15 @@ class Triton:
     def activity(self) -> Activity:
         """Tell what the models say of their work."""
         text = self.metrics()
-        ended = Counter[str]()
-        for outcome, count in _ENDED.findall(text):
-            ended[outcome] += int(float(count))
-        return Activity(
-            sum(map(float, _BUSY.findall(text))),
-            max(map(float, _PROGRESS.findall(text)), default=0.0),
-            ended["done"],
-            ended["failed"],
+        running, waiting, voxels, failed = (
+            sum(map(float, pattern.findall(text)))
+            for pattern in (_RUNNING, _WAITING, _VOXELS, _FAILED)
         )
+        progress = max(map(float, _PROGRESS.findall(text)), default=0.0)
+        return Activity(running, waiting, progress, voxels, failed)
 
-    def busy(self) -> float:
-        """Count the requests that run or wait."""
+    def busy(self) -> bool:
+        """Tell whether requests run or wait."""
         return self.activity().busy
 
     def stubs(self) -> dict[int, str]:
@@ -376,6 +382,12 @@ def before_start() -> None:
     """Have the kernel end this process with its parent (SIGTERM), and keep its memory private."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
     private.ignore_open_modes()
+
+
+def probe_id(token: str) -> str:
+    """Return the id of our own requests, by which the models know them; no client can guess it."""
+    digest = hmac.new(token.encode(errors="surrogatepass"), b"probe", hashlib.sha256)
+    return f"probe-{digest.hexdigest()}"  # as backends/engines/guard.py has it
 
 
 def variant_of(config: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -41,9 +41,19 @@ def token() -> str:
     )
 
 
+def _bytes(text: str) -> bytes:
+    """Return a text's bytes, also where JSON or the environment put half a character into it."""
+    return text.encode(errors="surrogatepass")
+
+
 def sign(text: str) -> str:
     """Return the HMAC-SHA256 of a text under the server's token, 64 hexadecimal digits."""
-    return hmac.new(token().encode(), text.encode(), hashlib.sha256).hexdigest()
+    return hmac.new(_bytes(token()), text.encode(), hashlib.sha256).hexdigest()
+
+
+def probe_id() -> str:
+    """Return the id of the supervisor's own requests; who lacks the token cannot guess it."""
+    return f"probe-{sign('probe')}"  # as server/triton.py has it
 
 
 @dataclass(frozen=True)
@@ -68,9 +78,7 @@ class Contract:
     def admit(self, request: Any) -> None:
         """Raise Refused for a request of Triton that does not come from the variant's stages."""
         shown = json.loads(request.parameters() or "{}").get(PARAMETER)
-        if not isinstance(shown, str) or not hmac.compare_digest(
-            shown.encode(), self.token.encode()
-        ):
+        if not isinstance(shown, str) or not hmac.compare_digest(_bytes(shown), _bytes(self.token)):
             variant = self.model.partition(".")[0]
             raise Refused(
                 f"{self.model}: only the stages of {variant} call it; "

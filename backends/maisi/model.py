@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,6 @@ from .rooms import ROOMS, WAITING, Tensors, as_text, walk
 from .stopping import Stopping
 
 _READ = ("vae_decoder", "vae_encoder", "mask_decoder")
-_PROBE = "probe"  # the id of the supervisor's own requests, which count as nobody's
 _MEMORY = re.compile(r"out of memory: .*; try again in \d+ s")  # as backends/engines/memory.py
 # What Triton 2.51 says of a model that the supervisor is about to load again, and where there is no
 # room in /dev/shm.
@@ -89,6 +89,7 @@ class TritonPythonModel:
             )
         try:
             self.token = guard.token()
+            self.probe_id = guard.probe_id()  # of requests that count as nobody's
         except ValueError as error:
             raise pb_utils.TritonModelException(f"{args['model_name']}: {error}") from None
         if self.role == "stream":  # whose threads would have arenas, which keep what they had
@@ -114,7 +115,7 @@ class TritonPythonModel:
         try:
             if self.role == "condition":
                 stopping.admit()
-            with self.metrics.running():
+            with nullcontext() if known == self.probe_id else self.metrics.running():
                 engine = functools.partial(self._engine, known)
                 outputs = ROOMS[self.role](self.variant, _inputs(request), engine)
             if self.role == "decoder":
@@ -177,7 +178,7 @@ class TritonPythonModel:
         An answer without an image made none.
         """
         report = json.loads(outputs["report"].tobytes())
-        if known != _PROBE:
+        if known != self.probe_id:
             self.metrics.ended("done")
             if "image" in outputs:
                 self.metrics.volume(report)
@@ -191,7 +192,7 @@ class TritonPythonModel:
         What it gives stays where it is, on a GPU perhaps, for the next model; but for what is read
         here, `_READ`.
         """
-        if model in _FLOWS:
+        if model in _FLOWS and known != self.probe_id:
             self.metrics.step()
         place = (
             {"preferred_memory": pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)}
@@ -231,7 +232,7 @@ class TritonPythonModel:
 
     def _error(self, known: str, error: Exception) -> Any:
         outcome, code, sentence = self._outcome(known, error)
-        if known != _PROBE:
+        if known != self.probe_id:
             self.metrics.ended(outcome)
         return pb_utils.TritonError(sentence, code)
 

@@ -66,12 +66,12 @@ def stream(server, **request):
     return messages, client
 
 
-def until_sampling(server):
-    """Wait until the flow network has begun to answer."""
+def until_sampling(server, flow="mini.flow_masked"):
+    """Wait until a flow network has begun to answer."""
     with grpc.InferenceServerClient(server.grpc) as client:
 
         def answered():
-            stats = client.get_inference_statistics("mini.flow_masked").model_stats
+            stats = client.get_inference_statistics(flow).model_stats
             return sum(model.inference_count for model in stats)
 
         before = answered()

@@ -14,20 +14,31 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 from google.protobuf import text_format  # type: ignore[import-untyped]
+from maisi_client import Client
 from tritonclient.grpc import model_config_pb2 as pb
 
-from tests.conftest import ROOT, Server
+from server import status
+from server.status import Health
+from server.triton import Smallest, Triton, probe_id
+from tests.conftest import ROOT, TOKEN, Server
+from tests.server.test_mini_service import later, until_sampling
 from tests.server.test_status import get, numbers
 
-# A flow that hands its inputs on. It fails for large latents; and once a file `broken` lies there,
-# until the model is started again.
+# A flow that hands its inputs on, slowly where they are of 64 voxels a side. It fails for those of
+# 36 to 60. Others fail once a file `broken` lies there, and hang once `hanging` does, until the
+# model is started again; while `short` lies there, it says that it has no memory for them.
 FLOW = """
 import time
 from pathlib import Path
 import triton_python_backend_utils as pb_utils
 
 LOADED = time.time()
-BROKEN = Path(__file__).with_name("broken")
+
+def lies(name):
+    return Path(__file__).with_name(name).exists()
+
+def new(name):
+    return lies(name) and LOADED < Path(__file__).with_name(name).stat().st_mtime
 
 class TritonPythonModel:
     def execute(self, requests):
@@ -37,8 +48,17 @@ class TritonPythonModel:
         latent, z = (
             pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in ("latent", "z")
         )
-        if latent.shape[-1] > 8 or (BROKEN.exists() and LOADED < BROKEN.stat().st_mtime):
+        side = latent.shape[-1]
+        if 8 < side < 16 or (side == 8 and new("broken")):
             return pb_utils.InferenceResponse(error=pb_utils.TritonError("a GPU error"))
+        if side == 8 and lies("short"):
+            code = pb_utils.TritonError.UNAVAILABLE
+            error = pb_utils.TritonError("out of memory: 9 GB; try again in 3 s", code)
+            return pb_utils.InferenceResponse(error=error)
+        if side == 8 and new("hanging"):
+            time.sleep(600)
+        if side == 16:
+            time.sleep(0.4)
         tensors = [pb_utils.Tensor("next_latent", latent), pb_utils.Tensor("velocity", z)]
         return pb_utils.InferenceResponse(tensors)
 """
@@ -62,15 +82,20 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-def ask(server: Server, side: int = 32) -> str:
-    """Ask for a volume; return `made`, or the status of the error."""
+def sized(side: int) -> list[grpc.InferInput]:
+    """Return the inputs of a volume in one step."""
     tensors = []
     for name, values in (("size", [side] * 3), ("steps", [1])):
         tensors.append(grpc.InferInput(name, [len(values)], "INT32"))
         tensors[-1].set_data_from_numpy(np.array(values, np.int32))
+    return tensors
+
+
+def ask(server: Server, side: int = 32) -> str:
+    """Ask for a volume; return `made`, or the status of the error."""
     try:
         with grpc.InferenceServerClient(server.grpc) as client:
-            client.infer("mini", tensors, client_timeout=30)
+            client.infer("mini", sized(side), client_timeout=30)
     except grpc.InferenceServerException as error:
         return str(error.status())
     return "made"
@@ -144,6 +169,7 @@ def test_while_volumes_fail_the_server_is_not_ready_and_starts_again(
     assert statuses == [200, 503, 200]  # and no other change between
     reason = server.log.split("; starting tritonserver again")[0].splitlines()[-1]
     assert "cannot make a volume: " in reason and f"the model {broken[5:]} failed" in reason
+    assert "at request 'probe'" in reason  # and not the id, by which the models know the server
     assert ("StatusCode.INTERNAL" in answers) != masked
     assert numbers(server.status)['maisi_model_restarts_total{model="tritonserver"}'] == 1
 
@@ -160,3 +186,121 @@ def test_requests_that_fail_by_themselves_do_not_make_a_server_unready(
     assert set(answers) == {"StatusCode.INTERNAL"}
     assert statuses == [200]
     assert "starting tritonserver again" not in server.log
+
+
+def failed_volumes(server: Server) -> float:
+    return sum(
+        count
+        for name, count in numbers(server.metrics).items()
+        if name.startswith('nv_inference_request_failure{model="mini"')
+    )
+
+
+def test_a_shortage_while_others_work_neither_makes_unready_nor_starts_again(
+    start_server: Callable[..., Server], repository: Path, eventually: Callable[..., None]
+) -> None:
+    server = start_server(repository)
+    short = repository / "mini.flow" / "1" / "short"
+    with watching(server) as statuses, Client(server.grpc, retries=0) as client:
+        long = later(client.generate, size=[64, 64, 64], steps=50)
+        until_sampling(server, "mini.flow")
+        short.touch()
+        assert ask(server) == "StatusCode.UNAVAILABLE"
+        failed = failed_volumes(server)
+        assert (
+            ask(server, 48) == "StatusCode.INTERNAL"
+        )  # so the server looks, by volumes of its own
+        eventually(lambda: failed_volumes(server) >= failed + 2, 15)
+        assert long.result(60).image.shape == (64, 64, 64)
+        short.unlink()
+    assert statuses == [200]
+    assert "starting tritonserver again" not in server.log
+
+
+def test_a_server_that_is_short_of_memory_at_its_start_is_ready_once_it_is_not(
+    start_server: Callable[..., Server], repository: Path, eventually: Callable[..., None]
+) -> None:
+    short = repository / "mini.flow" / "1" / "short"
+    short.touch()
+    server = start_server(repository, ready=False)
+    out_of_memory = "flow: out of memory: 9 GB"
+    eventually(lambda: server.log.count(out_of_memory) >= 3, 60)
+    short.unlink()
+    server.wait_ready()
+    short.touch()  # with nothing else at work it starts again, and then, too, more than once
+    assert ask(server, 48) == "StatusCode.INTERNAL"
+    eventually(lambda: get(server.status, "ready")[0] == 503, 60)
+    eventually(lambda: "starting tritonserver again" in server.log, 60)
+    before = server.log.count(out_of_memory)
+    eventually(lambda: server.log.count(out_of_memory) >= before + 3, 60)
+    short.unlink()
+    eventually(lambda: "tritonserver serves again" in server.log, 60)
+    eventually(lambda: get(server.status, "ready")[0] == 200, 10)
+    assert ask(server) == "made"
+
+
+def attached(server: Server) -> Triton:
+    """Return a connection like the supervisor's to a server that runs."""
+    triton = object.__new__(Triton)
+    for name in ("http", "metrics"):
+        host, _, port = getattr(server, name).rpartition(":")
+        setattr(triton, f"_{name}", (host, int(port)))
+    triton._key, triton.probe_id = "", probe_id(TOKEN)
+    return triton
+
+
+@pytest.fixture
+def health(
+    start_server: Callable[..., Server], repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Server, Health]]:
+    """Watch a server with little patience, beside its own supervisor."""
+    for name, seconds in (("PROBE", 3), ("IDLE", 1), ("FAILING", 2)):
+        monkeypatch.setattr(status, name, seconds)
+    server = start_server(repository)
+    watched = Health(attached(server), {"mini": Smallest((32, 32, 32), 22)}, 1800, None)
+    yield server, watched
+    watched.stopping = True
+
+
+def test_a_volume_of_its_own_that_hangs_is_a_failure(
+    health: tuple[Server, Health], repository: Path, eventually: Callable[..., None]
+) -> None:
+    _, watched = health
+    (repository / "mini.flow" / "1" / "hanging").touch()
+    eventually(lambda: watched.ready() is not None, 20)
+    assert str(watched.ready()).startswith("cannot make a volume: no answer: timed out")
+    assert not watched.triton.activity().running
+    eventually(watched.hung, 20)
+
+
+def test_answers_without_an_image_are_no_volumes(
+    health: tuple[Server, Health], eventually: Callable[..., None]
+) -> None:
+    server, _ = health
+    name = 'nv_inference_request_success{model="mini",version="1"}'
+    before: Any = numbers(server.metrics)[name]
+    with Client(server.grpc) as client, repeating(lambda: client.check(size=[32, 32, 32])):
+        eventually(lambda: numbers(server.metrics)[name] >= before + 4, 20)
+
+
+def test_nobody_but_the_server_has_requests_that_do_not_count(server: Server) -> None:
+    done = 'maisi_requests_total{outcome="done",variant="mini"}'
+    with grpc.InferenceServerClient(server.grpc) as client:
+        for name in ("probe", "probe-", f"probe-{'0' * 64}", probe_id("")):
+            before = numbers(server.metrics).get(done, 0)
+            size, steps = sized(32)
+            client.infer("mini", [size, steps], request_id=name)
+            assert numbers(server.metrics)[done] == before + 1
+
+
+@pytest.mark.slow
+def test_a_server_whose_own_volume_hangs_starts_again(
+    start_server: Callable[..., Server], repository: Path, eventually: Callable[..., None]
+) -> None:
+    server = start_server(repository)
+    (repository / "mini.flow" / "1" / "hanging").touch()
+    assert ask(server, 48) == "StatusCode.INTERNAL"
+    eventually(lambda: get(server.status, "ready")[0] == 503, 90)
+    eventually(lambda: "tritonserver serves again" in server.log, 120)
+    assert ask(server) == "made"
+    assert get(server.status, "ready") == (200, "ok\n")
