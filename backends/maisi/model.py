@@ -13,7 +13,7 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from . import stopping
 from .decoder import NOT_FINITE
 from .forecast import Pace
 from .gate import Gate, Overloaded, TimeUp
-from .inputs import InvalidRequest, Variant
+from .inputs import InvalidRequest, Variant, flag
 from .metrics import Metrics
 from .rooms import ROOMS, WAITING, Tensors, as_text, walk
 from .stopping import Stopping
@@ -44,11 +44,10 @@ _PASSING = {
     "is not ready": "is being loaded again",
     "has no available versions": "is being loaded again",
     "shared memory": "has no room in shared memory",
-    "maximum queue size": "has a full queue",
     "a file of activations": "has no room for activations on the disk",
 }
 _QUEUE_FULL = "maximum queue size"  # as Triton 2.51 says it
-_QUEUE_SECONDS, _QUEUE_PAUSE = 30.0, 0.002
+_QUEUE_PAUSE = 0.002  # seconds until a full queue is tried again
 _AGAIN = "try again in 3 s"
 _ARENA_MAX = -8  # mallopt's M_ARENA_MAX, glibc's malloc.h
 _FLOWS = ("flow", "flow_masked", "mask_flow")
@@ -96,7 +95,9 @@ class TritonPythonModel:
             ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
         self.pace = Pace()
         self.metrics = Metrics(self.variant["name"], args["model_name"])
-        self.gate = Gate(self.variant["limits"]["waiting"][1], self.metrics.queue)
+        waiting: int = self.variant["limits"]["waiting"][1]
+        self.gate = Gate(waiting, self.metrics.queue)
+        self.checks = threading.BoundedSemaphore(waiting)  # at once, beside the gate
 
     def execute(self, requests: Sequence[Any]) -> list[Any] | None:
         """Answer each request; a stream answers in threads, each through its request's own sender.
@@ -116,7 +117,7 @@ class TritonPythonModel:
             if self.role == "condition":
                 stopping.admit()
             with nullcontext() if known == self.probe_id else self.metrics.running():
-                engine = functools.partial(self._engine, known)
+                engine = functools.partial(self._engine, self._wanted(request), known)
                 outputs = ROOMS[self.role](self.variant, _inputs(request), engine)
             if self.role == "decoder":
                 outputs = self._made(known, outputs)
@@ -128,12 +129,23 @@ class TritonPythonModel:
         """Give a request a thread, or refuse it without: a crowd's threads wait for each other."""
         try:
             stopping.admit()
-            if "check" not in _inputs(request):
+            sent = {t.name(): t.as_numpy() for t in request.inputs() if t.name() == "check"}
+            if check := flag(sent, "check"):
+                if not self.checks.acquire(blocking=False):
+                    raise Overloaded(f"overloaded: as many checks as may be are here; {_AGAIN}")
+            else:
                 self.gate.look()
-        except (Stopping, Overloaded) as error:
+        except (Stopping, Overloaded, InvalidRequest) as error:
             self._fail(request.get_response_sender(), _id(request), error)
         else:
-            threading.Thread(target=self._stream, args=(request,), daemon=True).start()
+            work = self._checked if check else self._stream
+            threading.Thread(target=work, args=(request,), daemon=True).start()
+
+    def _checked(self, request: Any) -> None:
+        try:
+            self._stream(request)
+        finally:
+            self.checks.release()
 
     def _stream(self, request: Any) -> None:
         sender, known = request.get_response_sender(), _id(request)
@@ -152,7 +164,7 @@ class TritonPythonModel:
             sender.send(pb_utils.InferenceResponse([_tensor(*item) for item in outputs.items()]))
 
         try:
-            engine = functools.partial(self._engine, known)
+            engine = functools.partial(self._engine, self._wanted(request), known)
             seconds = self._seconds(request)
             walk(self.variant, _inputs(request), engine, send, self.pace, self.gate, seconds)
         except Exception as error:
@@ -172,6 +184,23 @@ class TritonPythonModel:
         longest: float = self.variant["limits"]["seconds"][1]
         return min(request.timeout() / 1e6 or longest, longest)
 
+    def _wanted(self, request: Any) -> Callable[[], None]:
+        """Return what raises where a request's answer is no longer wanted, or came too late.
+
+        Its time begins now.
+        """
+        seconds = self._seconds(request)
+        end = time.monotonic() + seconds
+
+        def check() -> None:
+            if request.is_cancelled():
+                raise Cancelled
+            if time.monotonic() > end:
+                raise TimeUp(f"the request was not done within its {seconds:g} s")
+            stopping.go_on()
+
+        return check
+
     def _made(self, known: str, outputs: Mapping[str, Any]) -> dict[str, Any]:
         """Count what was made and put the request's id into its report.
 
@@ -185,9 +214,14 @@ class TritonPythonModel:
         return {**outputs, "report": as_text(json.dumps({"request_id": known, **report}))}
 
     def _engine(
-        self, known: str, model: str, inputs: Mapping[str, Any], outputs: Sequence[str]
+        self,
+        check: Callable[[], None],
+        known: str,
+        model: str,
+        inputs: Mapping[str, Any],
+        outputs: Sequence[str],
     ) -> list[Any]:
-        """Call a model of this variant within the server.
+        """Call a model of this variant within the server; `check` raises where that is not wanted.
 
         What it gives stays where it is, on a GPU perhaps, for the next model; but for what is read
         here, `_READ`.
@@ -200,7 +234,6 @@ class TritonPythonModel:
             else {}
         )
         tensors = [_tensor(*item) for item in inputs.items()]
-        end = time.monotonic() + _QUEUE_SECONDS
         while True:
             response = pb_utils.InferenceRequest(
                 model_name=f"{self.variant['name']}.{model}",
@@ -210,10 +243,10 @@ class TritonPythonModel:
                 parameters={guard.PARAMETER: self.token},
                 **place,
             ).exec()
-            # Others than the stages can fill a network's queue. They are refused one by one.
-            full = response.has_error() and _QUEUE_FULL in response.error().message()
-            if not full or time.monotonic() > end:
+            # Others than the stages can fill a network's queue, behind a long run, too.
+            if not (response.has_error() and _QUEUE_FULL in response.error().message()):
                 break
+            check()
             time.sleep(_QUEUE_PAUSE)
         if response.has_error():
             error = response.error()

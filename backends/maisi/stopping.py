@@ -30,11 +30,11 @@ def admit() -> None:
         raise Stopping("the server is stopping and takes no new request: send it to another one")
 
 
-def go_on(seed: int) -> None:
+def go_on(seed: int | None = None) -> None:
     """Raise Stopping where the time of work that was taken is over; called between two steps."""
     end = deadline()
     if end is not None and time.monotonic() > end:
+        same = "" if seed is None else f", and seed {seed} makes the same volume"
         raise Stopping(
-            "the server stopped before this volume was done: send the request to another one, and"
-            f" seed {seed} makes the same volume"
+            "the server stopped before this volume was done: send the request to another one" + same
         )
