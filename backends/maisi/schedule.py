@@ -5,7 +5,6 @@ before it. DDPM: v is the noise that the network sees in x, and z is fresh noise
 list of `Step` and knows no tensors.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -54,8 +53,7 @@ def steps(
         raise ValueError(f"solver: {solver!r} is not one of {', '.join(_SOLVERS[kind])}")
     if strength == 0:
         return []
-    # A first time may be a rounding above train_timesteps.
-    latest = strength * schedule["train_timesteps"] if strength < 1 else math.inf
+    latest = strength * schedule["train_timesteps"]
     return _SOLVERS[kind][solver](schedule, numel, count, latest)
 
 
@@ -90,7 +88,8 @@ def _times(schedule: Mapping[str, Any], numel: int, count: int, latest: float) -
     """Return the times of `count` steps from 1 to 0, denser near 1 the larger the latent is."""
     ratio = (numel / schedule["base_numel"]) ** (1 / 3)
     even = [1.0 - i / count for i in range(count + 1)]
-    times = [ratio * u / (1 + (ratio - 1) * u) for u in even]
+    # Rounding may leave the first a little above 1, where no guidance interval would hold it.
+    times = [min(1.0, ratio * u / (1 + (ratio - 1) * u)) for u in even]
     return [time for time in times if time * schedule["train_timesteps"] <= latest]
 
 

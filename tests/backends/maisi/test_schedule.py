@@ -1,5 +1,6 @@
 """The schedules against MONAI's, and against what solvers must integrate exactly."""
 
+import itertools
 import math
 from typing import Any
 
@@ -9,7 +10,10 @@ import torch
 from monai.networks.schedulers.ddpm import DDPMScheduler
 from monai.networks.schedulers.rectified_flow import RFlowScheduler
 
+from backends.maisi.request import complete
+from backends.maisi.sampler import calls
 from backends.maisi.schedule import Step, steps
+from export import variant
 
 RFLOW = {"kind": "rflow", "train_timesteps": 1000, "base_numel": 32768}
 DDPM = {"kind": "ddpm", "train_timesteps": 1000, "beta_start": 0.0015, "beta_end": 0.0195}
@@ -40,6 +44,37 @@ def test_euler_is_monai_bit_for_bit(count: int) -> None:
         ours = steps(RFLOW, math.prod(shape), count, "euler")
         assert [(step.timestep, step.b) for step in ours] == monai(shape, count), shape
         assert all(step.a == 1 and step.c == 0 for step in ours)
+
+
+def numels(name: str) -> set[int]:
+    """Return the elements of one channel of a latent, of all sizes that a variant takes."""
+    serving = variant.load(name).serving
+    size, factor = serving["size"], serving["latent"]["factor"]
+    sides = [
+        [padded // factor for padded in range(size["multiple"], most + 1, size["multiple"])]
+        for most in (-(-side // size["multiple"]) * size["multiple"] for side in size["max"])
+    ]
+    return {math.prod(shape) for shape in itertools.product(*sides)}
+
+
+@pytest.mark.parametrize("name", variant.names())
+def test_the_first_call_is_not_before_the_time_of_pure_noise_at_any_size(name: str) -> None:
+    serving = variant.load(name).serving
+    schedule, every = serving["schedule"], numels(name)
+    assert len(every) > 100
+    for solver in serving["solvers"]:
+        first = [steps(schedule, numel, 2, solver)[0].timestep for numel in every]
+        noise = schedule["train_timesteps"] - (schedule["kind"] == "ddpm")
+        assert min(first) > noise * (1 - 1e-12) and max(first) <= noise, solver
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun", "ab2"])
+def test_the_first_call_of_a_whole_interval_is_guided(mini: dict[str, Any], solver: str) -> None:
+    for size in itertools.product(range(32, 257, 16), repeat=3):
+        if math.prod(size) <= mini["size"]["max_voxels"]:
+            asked = {"size": size, "guidance": [2.0], "steps": [2], "solver": [solver.encode()]}
+            plan = complete(mini, {key: np.array(value) for key, value in asked.items()})
+            assert plan.guides(calls(mini, plan)[0].timestep / 1000), size
 
 
 def run(plan: list[Step], velocity: object) -> float:
