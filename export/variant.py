@@ -191,6 +191,9 @@ def _check(variant: Variant, where: str) -> None:
         variant.checkpoints[role], entry["repo"], entry["file"], entry["revision"]
     for key in SERVING:
         variant.serving[key]
+    waiting = variant.serving["limits"]["waiting"][1]
+    if type(waiting) is not int or waiting < 1:  # Triton takes a queue of 0 for endless
+        raise ValueError(f"{where}: limits.waiting is up to {waiting}, but 1 or more is expected")
     _check_labels(variant, where)
     _check_sizes(variant, where)
 

@@ -93,6 +93,26 @@ def serve(settings: Settings) -> None:
             triton.end(0.0 if stop.hurry else EXIT)
 
 
+def check_limits(limits: Limits) -> None:
+    """Raise ServerError for a limit that would be none, as Triton takes a queue of 0 for endless.
+
+    A limit of 0 files is one.
+    """
+    least = {
+        "max-voxels": limits.voxels,
+        "max-waiting": limits.waiting,
+        "max-seconds": limits.seconds,
+    }
+    for option, value in least.items():
+        if value is not None and value < 1:
+            raise ServerError(f"--{option}: {value}, but 1 or more is expected.")
+    # Written so that NaN fails.
+    if limits.memory_gb is not None and not limits.memory_gb > 0:
+        raise ServerError(f"--memory-gb: {limits.memory_gb:g}, but more than 0 is expected.")
+    if limits.spill_gb is not None and not limits.spill_gb >= 0:
+        raise ServerError(f"--spill-gb: {limits.spill_gb:g}, but 0 or more is expected.")
+
+
 def token() -> str:
     """Return the secret that the models of a server share: the environment's, or a new one."""
     return os.environ.get(TOKEN_VARIABLE) or secrets.token_hex(16)
@@ -106,6 +126,7 @@ def stopping_file(folder: Path) -> Path:
 @contextmanager
 def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
     """Start tritonserver in a folder of its own, and leave nothing of it behind."""
+    check_limits(settings.limits)
     layout.sweep_clients()
     if left := layout.sweep_shared_memory():
         log(f"removed {left} shared memory regions that a dead server had left")

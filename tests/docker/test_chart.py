@@ -223,6 +223,7 @@ WRONG = {
     "weights": (["--set=models.source=build"], "models.build.weightsClaim has the checkpoints"),
     "digest": (["--set=image.digest=sha256:1"], "digest"),
     "variant": (["--set=server.variants={a b}"], "variants"),
+    "queue": (["--set=server.maxWaiting=0"], "maxWaiting"),
     "dataset": (["--set=dataset.enabled=true"], "dataset.claim has the plan"),
     "bucket": (["--set=models.source=s3,models.s3.url=http://x"], "url"),
 }

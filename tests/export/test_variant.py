@@ -163,6 +163,9 @@ def test_a_file_that_is_not_there_gets_one_sentence(tmp_path: Path) -> None:
         ("[networks.controlnet]", "[networks.control]", r"networks has \['control'\]"),
         ('controlnet = "mini', 'mask_diffusion = "mini', "do not have the same roles"),
         ('embedding = "FP16"', 'embedding = "BF16"', r"tensors has \['BF16'\]"),
+        ("waiting = [0, 8]", "waiting = [0, 0]", "limits.waiting is up to 0, but 1 or more"),
+        ("waiting = [0, 8]", "waiting = [0, -1]", "limits.waiting is up to -1, but 1 or more"),
+        ("waiting = [0, 8]", "waiting = [0, true]", "limits.waiting is up to True, but 1 or more"),
     ],
 )
 def test_a_contradiction_is_named(tmp_path: Path, line: str, instead: str, sentence: str) -> None:

@@ -10,6 +10,24 @@ from bench import watch
 from server import layout
 
 
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("--max-waiting=0", "--max-waiting: 0, but 1 or more is expected."),
+        ("--max-waiting=-8", "--max-waiting: -8, but 1 or more is expected."),
+        ("--max-voxels=0", "--max-voxels: 0, but 1 or more is expected."),
+        ("--max-seconds=-1", "--max-seconds: -1, but 1 or more is expected."),
+        ("--memory-gb=0", "--memory-gb: 0, but more than 0 is expected."),
+        ("--memory-gb=nan", "--memory-gb: nan, but more than 0 is expected."),
+        ("--spill-gb=-2", "--spill-gb: -2, but 0 or more is expected."),
+    ],
+)
+def test_a_limit_that_would_be_none_ends_with_a_sentence(start_server, option, sentence):
+    server = start_server(None, option, ready=False)
+    assert server.process.wait(20) == 1
+    assert server.log.splitlines() == [f"serve: {sentence}"]
+
+
 def test_the_malloc_of_tritonserver_is_not_the_models(server):
     assert server.triton.environ().items() >= layout.MALLOC.items()
     stubs = [child for child in server.triton.children() if len(child.cmdline()) > 1]
