@@ -29,6 +29,7 @@ from server.triton import (
     variant_of,
 )
 
+SHORTEST_TOKEN = 32  # characters, as backends/engines/guard.py has it
 RETRY = 0.5  # seconds between two attempts at a first volume
 EXIT = 5.0  # seconds an idle tritonserver gets to go; open, idle streams keep it from going
 
@@ -114,8 +115,17 @@ def check_limits(limits: Limits) -> None:
 
 
 def token() -> str:
-    """Return the secret that the models of a server share: the environment's, or a new one."""
-    return os.environ.get(TOKEN_VARIABLE) or secrets.token_hex(16)
+    """Return the secret that the models of a server share: the environment's, or a new one.
+
+    Raises ServerError for one that is so short that it can be guessed.
+    """
+    secret = os.environ.get(TOKEN_VARIABLE) or secrets.token_hex(16)
+    if len(secret) < SHORTEST_TOKEN:
+        raise ServerError(
+            f"{TOKEN_VARIABLE}: {len(secret)} characters, but {SHORTEST_TOKEN} or more drawn at"
+            " random are expected, or none for a new token at each start."
+        )
+    return secret
 
 
 def stopping_file(folder: Path) -> Path:
@@ -127,6 +137,7 @@ def stopping_file(folder: Path) -> Path:
 def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
     """Start tritonserver in a folder of its own, and leave nothing of it behind."""
     check_limits(settings.limits)
+    state = {TOKEN_VARIABLE: token()}
     layout.sweep_clients()
     if left := layout.sweep_shared_memory():
         log(f"removed {left} shared memory regions that a dead server had left")
@@ -149,7 +160,7 @@ def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
                 settings.tls,
                 settings.version,
             )
-            state = {FILE_VARIABLE: str(stopping_file(folder)), TOKEN_VARIABLE: token()}
+            state[FILE_VARIABLE] = str(stopping_file(folder))
             locks = (shared_memory[1], in_use)
             yield Triton(launch, shared_memory[0], locks, state), address, folder
     finally:

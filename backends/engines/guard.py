@@ -24,6 +24,7 @@ from .memory import OutOfMemory
 ENV = "MAISI_TOKEN"
 PARAMETER = "maisi_token"  # of an inference request
 NOT_FINITE = "holds NaN or infinite values"
+_SHORTEST = 32  # characters of a token
 _ROWS = 2  # the conditional row and, under guidance, the unconditional one
 
 
@@ -32,9 +33,16 @@ class Refused(ValueError):
 
 
 def token() -> str:
-    """Return the token of this server; raise ValueError where the environment has none."""
+    """Return the token of this server; raise ValueError for none, and for a short one.
+
+    Plans are signed with it and given to clients, who could try short ones until one fits.
+    """
     if secret := os.environ.get(ENV):
-        return secret
+        if len(secret) >= _SHORTEST:
+            return secret
+        raise ValueError(
+            f"{ENV}: {len(secret)} characters, but {_SHORTEST} or more drawn at random are expected"
+        )
     raise ValueError(
         f"the environment has no {ENV}, a secret that the models of a server share; "
         "`python -m server` sets one"

@@ -167,6 +167,18 @@ def test_networks_that_would_compute_for_anybody_are_not_served(start_server, tm
     assert said.endswith("build mini again (python -m export build).")
 
 
+def test_a_token_that_can_be_guessed_ends_with_a_sentence(start_server, monkeypatch):
+    for short in ("secret", "0" * 31):
+        monkeypatch.setenv("MAISI_TOKEN", short)
+        server = start_server(ready=False)
+        assert server.process.wait(20) == 1
+        (said,) = server.log.splitlines()
+        assert said.startswith(f"serve: MAISI_TOKEN: {len(short)} characters, but 32 or more")
+        assert short not in said
+    monkeypatch.setenv("MAISI_TOKEN", "")  # none: the server draws one
+    assert len(start_server().triton.environ()["MAISI_TOKEN"]) == 32
+
+
 def test_networks_show_nobody_the_token(start_server):
     server = start_server()
     assert server.triton.environ()["MAISI_TOKEN"] == TOKEN

@@ -10,6 +10,7 @@ from backends.engines import guard
 from backends.engines.guard import Contract, Refused
 from backends.engines.memory import OutOfMemory
 from export import repository, variant
+from server import triton
 
 
 def contract(network: str = "flow_masked", name: str = "mini") -> Contract:
@@ -135,7 +136,8 @@ class Request:
 def test_only_who_has_the_token_is_admitted() -> None:
     network = contract()
     network.admit(Request(maisi_token=network.token))
-    for parameters in ({}, {"maisi_token": ""}, {"maisi_token": 1}, {"maisi_token": "é" * 32}):
+    shown = ("", 1, "é" * 32, "\ud800", "\ud800" * 32, network.token + "\udc80", None, [], {})
+    for parameters in ({}, *({"maisi_token": each} for each in shown)):
         with pytest.raises(Refused, match=r"^mini\.flow_masked: only the stages of mini call it; "):
             network.admit(Request(**parameters))
     assert guard.contract({"parameters": {}}) is None  # no network of a variant: open to all
@@ -154,6 +156,22 @@ def test_a_server_without_a_token_and_a_damaged_contract_are_refused(
     monkeypatch.delenv(guard.ENV)
     with pytest.raises(ValueError, match=r"the environment has no MAISI_TOKEN, .* sets one"):
         contract()
+
+
+def test_a_short_token_is_refused_and_any_characters_are_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for short in ("x", "0" * 31):
+        monkeypatch.setenv(guard.ENV, short)
+        with pytest.raises(ValueError, match=rf"^MAISI_TOKEN: {len(short)} characters, but 32 or"):
+            contract()
+    for secret in ("0" * 32, "\udcff" * 32):  # bytes that are no UTF-8
+        monkeypatch.setenv(guard.ENV, secret)
+        network = contract()
+        network.admit(Request(maisi_token=secret))
+        assert guard.probe_id() == triton.probe_id(secret)
+        with pytest.raises(Refused):
+            network.admit(Request(maisi_token="?" * 32))
 
 
 def test_each_error_has_its_code() -> None:

@@ -160,7 +160,7 @@ def test_a_plan_that_this_server_did_not_sign_is_refused(
     assert parse_plan(mini, written(sent)).steps == 30
     signature, fields = sent[:64], json.loads(sent[64:])
     if not change:  # the same plan, signed by another server
-        monkeypatch.setenv("MAISI_TOKEN", "another")
+        monkeypatch.setenv("MAISI_TOKEN", "another" * 5)
     with pytest.raises(InvalidRequest, match=r"^plan: not what mini\.condition of this server"):
         parse_plan(mini, written(signature + json.dumps(fields | change)))
 
