@@ -49,7 +49,7 @@ def watch(triton: Triton, known: dict[int, str], health: Health, stop: Stop) -> 
             return hung
         alive = triton.stubs()
         frozen = _frozen({triton.process.pid: "tritonserver", **alive}, frozen)
-        dead = sorted({known[pid] for pid in known.keys() - alive.keys()})
+        dead = _dead(triton, {known[pid] for pid in known.keys() - alive.keys()})
         for model in dead:
             if _streams(triton, model):
                 return f"the process of {model} died"
@@ -75,6 +75,15 @@ def reap(own: int) -> None:
     with suppress(ChildProcessError):  # there are none
         while (ended := os.waitid(os.P_ALL, 0, state)) is not None and ended.si_pid != own:
             os.waitpid(ended.si_pid, 0)
+
+
+def _dead(triton: Triton, ended: set[str]) -> list[str]:
+    """Return those of the models whose process ended that an operator has not unloaded."""
+    try:
+        states = triton.states() if ended else {}
+    except Refused:  # too busy to say
+        return sorted(ended)
+    return sorted(model for model in ended if states.get(model) == "READY")
 
 
 def _streams(triton: Triton, model: str) -> bool:
