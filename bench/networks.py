@@ -36,6 +36,16 @@ class Network:
             inputs[name] = np.zeros(shape, dtype)
         return inputs
 
+    def _thin(self, axis: int) -> Inputs:
+        """Return inputs of a volume as thin as may be, but for one side, which is too long."""
+        thin = [self.contract["multiple"]] * 3
+        thin[axis] += self.contract["max"][axis]
+        found = self.good()
+        for name, factor in self.contract["factors"].items():
+            sides = (*found[name].shape[:-3], *(side // factor for side in thin))
+            found[name] = np.zeros(sides, found[name].dtype)
+        return found
+
     def wrong(self) -> Iterator[tuple[str, list[Inputs]]]:
         """Yield each kind of inputs that do not fit together: its name, and some of it.
 
@@ -59,6 +69,7 @@ class Network:
         yield "sides that do not divide", [good | odd]
         if "size" not in self.contract:
             yield "more voxels than any volume", [self.good(96)]
+            yield "a side beyond any volume's", [self._thin(axis) for axis in range(3)]
         if rows:
             yield "rows", [self.good(rows=count) for count in (0, 3, 200)]
         if len(rows) > 1:

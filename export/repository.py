@@ -154,9 +154,12 @@ def contract(variant: Variant, network: str, inputs: Iterable[str]) -> dict[str,
     }
     # A mask is made at the one size that its networks were trained for.
     size = serving["mask_generation"]["size"] if network in ("mask_flow", "mask_decoder") else None
+    multiple = serving["size"]["multiple"]
+    padded = [-(-side // multiple) * multiple for side in serving["size"]["max"]]
     return {
         "factors": {name: factors[name] for name in inputs if name in factors},
-        "multiple": serving["size"]["multiple"],
+        "multiple": multiple,
+        "max": padded if size is None else size,
         "max_voxels": serving["size"]["max_voxels"] if size is None else math.prod(size),
         **({} if size is None else {"size": size}),
         "ranges": {name: ranges[name] for name in inputs if name in ranges},

@@ -6,7 +6,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,7 @@ from server.triton import (
 )
 
 SHORTEST_TOKEN = 32  # characters, as backends/engines/guard.py has it
+CALL = 10.0  # seconds for the answer of a network that should refuse at once
 RETRY = 0.5  # seconds between two attempts at a first volume
 EXIT = 5.0  # seconds an idle tritonserver gets to go; open, idle streams keep it from going
 
@@ -71,6 +72,7 @@ def serve(settings: Settings) -> None:
     with running(settings) as (triton, address, folder):
         try:
             variants = wait_until_ready(triton, settings, stop)
+            check_networks(triton, variants, settings.start_seconds, stop)
             health = Health(
                 triton, variants, settings.stall_seconds, address if settings.tls else None
             )
@@ -248,6 +250,39 @@ def anyone_may_call(config: Mapping[str, Any], variant: str) -> bool:
         and runs in ("onnxruntime", "slabs", "tensorrt_rtx", "tensorrt", "tensorrt_plan")
         and "network" not in config.get("parameters", {})
     )
+
+
+def check_networks(triton: Triton, variants: Iterable[str], seconds: float, stop: Stop) -> None:
+    """Call every network of the variants without the token, which it has to refuse.
+
+    What its configuration says does not show who runs it. Raises ServerError for a network that
+    computes, or does not refuse within `seconds`, Stopped when asked to stop.
+    """
+    end = time.monotonic() + seconds
+    for model, state in sorted(triton.states().items()):
+        variant = model.partition(".")[0]
+        if state != "READY" or variant not in variants:
+            continue
+        config = triton.config(model)
+        if "network" not in config.get("parameters", {}):
+            continue
+        while (said := _said_to_strangers(triton, config)) is None and time.monotonic() < end:
+            if stop.event.wait(RETRY):
+                raise Stopped
+        if said is None or f"only the stages of {variant} call it" not in said:
+            raise ServerError(
+                f"{model}: computes for whoever calls it, or did not refuse a call without the"
+                " token; serve it by this project's backends."
+            )
+
+
+def _said_to_strangers(triton: Triton, config: Mapping[str, Any]) -> str | None:
+    """Return what a network answers without the token, empty for tensors; None: it had no time."""
+    try:
+        triton.call_without_token(config, CALL)
+    except Refused as error:
+        return str(error) if error.answered and not error.unavailable else None
+    return ""
 
 
 def start_again(

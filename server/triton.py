@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 import numpy as np
 import psutil
-from tritonclient.utils import np_to_triton_dtype
+from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
 
 from server import layout, private
 from server.address import LOOPBACK, Address, joined
@@ -240,13 +240,24 @@ class Triton:
 
     def probe(self, model: str, smallest: Smallest, seconds: float) -> None:
         """Make the variant's smallest volumes in one step, from a mask, too; raises Refused."""
-        self._make(model, {"size": np.array(smallest.size, np.int32)}, seconds)
+        steps = {"steps": np.ones(1, np.int32)}
+        self._infer(model, {"size": np.array(smallest.size, np.int32), **steps}, seconds)
         if smallest.label is not None:
             mask = np.full(smallest.size, smallest.label, np.uint8)
-            self._make(model, {"mask": mask}, seconds)
+            self._infer(model, {"mask": mask, **steps}, seconds)
 
-    def _make(self, model: str, tensors: Mapping[str, Any], seconds: float) -> None:
-        tensors = {**tensors, "steps": np.ones(1, np.int32)}
+    def call_without_token(self, config: Mapping[str, Any], seconds: float) -> None:
+        """Send a network zeros of the smallest shapes, as a stranger might; raises Refused."""
+        tensors = {
+            tensor["name"]: np.zeros(
+                [max(1, int(side)) for side in tensor["dims"]],
+                triton_to_np_dtype(tensor["data_type"].removeprefix("TYPE_")),
+            )
+            for tensor in config["input"]
+        }
+        self._infer(config["name"], tensors, seconds)
+
+    def _infer(self, model: str, tensors: Mapping[str, Any], seconds: float) -> None:
         inputs = [
             {
                 "name": name,

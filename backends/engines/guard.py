@@ -69,8 +69,9 @@ class Contract:
     """What a network takes, as `export/repository.py` writes it into the parameter `network`.
 
     `factors`: input -> voxels of the volume along one side of its elements; such an input ends in
-    three axes of space. `rows`: the inputs whose first axis is rows of conditioning. `multiple` and
-    `max_voxels` bound the volume; `size` [X, Y, Z] is the only one, where there is no choice.
+    three axes of space. `rows`: the inputs whose first axis is rows of conditioning. `multiple`,
+    `max` [X, Y, Z] and `max_voxels` bound the volume; `size` [X, Y, Z] is the only one, where there
+    is no choice.
     `ranges`: input -> lowest and highest value.
     """
 
@@ -78,6 +79,7 @@ class Contract:
     factors: Mapping[str, int]
     rows: frozenset[str]
     multiple: int
+    max: tuple[int, ...]
     max_voxels: int
     size: tuple[int, ...] | None
     ranges: Mapping[str, tuple[float, float]]
@@ -130,6 +132,10 @@ class Contract:
                 raise Refused(
                     f"{name}: {list(volume)} voxels, but sides must be multiples of {self.multiple}"
                 )
+            if any(side > most for side, most in zip(volume, self.max, strict=True)):
+                raise Refused(
+                    f"{name}: {list(volume)} voxels, but at most {list(self.max)} are allowed"
+                )
             # The stages pad a volume up to `multiple`; this is the smallest that has these sides.
             if math.prod(side - self.multiple + 1 for side in volume) > self.max_voxels:
                 raise Refused(
@@ -167,6 +173,7 @@ def contract(config: Mapping[str, Any]) -> Contract | None:
             fields["factors"],
             frozenset(rows),
             fields["multiple"],
+            tuple(fields["max"]),
             fields["max_voxels"],
             None if size is None else tuple(size),
             {name: (low, high) for name, (low, high) in fields["ranges"].items()},

@@ -147,9 +147,11 @@ def test_every_network_says_what_it_takes_and_every_model_but_the_stream_has_a_q
         assert set(contract["factors"]) <= set(shapes(config.input))
         assert contract["factors"] and contract["multiple"] == size["multiple"]
         if short in ("mask_flow", "mask_decoder"):
-            assert contract["size"] == chosen.serving["mask_generation"]["size"]
+            assert contract["size"] == chosen.serving["mask_generation"]["size"] == contract["max"]
         else:
             assert contract["max_voxels"] == size["max_voxels"]
+            for most, side in zip(contract["max"], size["max"], strict=True):
+                assert 0 <= most - side < size["multiple"] and most % size["multiple"] == 0
         if "class_labels" in shapes(config.input):
             assert contract["ranges"]["class_labels"] == [0, 127]
         if "timestep" in shapes(config.input):

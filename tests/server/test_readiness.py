@@ -29,6 +29,7 @@ from tests.server.test_status import get, numbers
 # model is started again; while `short` lies there, it says that it has no memory for them. What
 # is of 80 voxels a side takes until `go` lies there.
 FLOW = """
+import json
 import time
 from pathlib import Path
 import triton_python_backend_utils as pb_utils
@@ -46,6 +47,9 @@ class TritonPythonModel:
         return [self.answer(request) for request in requests]
 
     def answer(self, request):
+        if "maisi_token" not in json.loads(request.parameters() or "{}"):
+            error = pb_utils.TritonError("only the stages of mini call it")
+            return pb_utils.InferenceResponse(error=error)
         latent, z = (
             pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in ("latent", "z")
         )

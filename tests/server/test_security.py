@@ -21,6 +21,20 @@ from tests.server.test_status import numbers
 
 Error = grpc.InferenceServerException
 KEY = "a-key-of-sixteen-or-more"
+# A decoder that computes for anybody, as Triton's own backends do.
+OPEN_DECODER = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request):
+        latent = pb_utils.get_input_tensor_by_name(request, "latent").as_numpy()
+        image = np.zeros((1, 1, *(4 * side for side in latent.shape[2:])), np.float32)
+        return pb_utils.InferenceResponse([pb_utils.Tensor("image", image)])
+"""
 CLOSED = {
     "load": lambda client, **more: client.load_model("mini.flow", **more),
     "unload": lambda client, **more: client.unload_model("mini.flow", **more),
@@ -165,6 +179,22 @@ def test_networks_that_would_compute_for_anybody_are_not_served(start_server, tm
     said = [line for line in server.log.splitlines() if line.startswith("serve: ")][-1]
     assert "mini.flow: built for an earlier version of this server" in said
     assert said.endswith("build mini again (python -m export build).")
+
+
+def test_networks_that_only_say_that_they_ask_for_the_token_are_not_served(start_server, tmp_path):
+    for source in (ROOT / "model_repository").glob("mini*"):
+        shutil.copytree(source, tmp_path / source.name)
+    folder = tmp_path / "mini.vae_decoder"
+    config = text_format.Parse((folder / "config.pbtxt").read_text(), pb.ModelConfig())
+    assert "network" in config.parameters
+    config.backend, config.default_model_filename = "python", ""
+    config.ClearField("optimization")
+    (folder / "config.pbtxt").write_text(text_format.MessageToString(config))
+    (folder / "1" / "model.py").write_text(OPEN_DECODER)
+    server = start_server(tmp_path, ready=False)
+    assert server.process.wait(60) == 1
+    said = [line for line in server.log.splitlines() if line.startswith("serve: ")][-1]
+    assert said.startswith("serve: mini.vae_decoder: computes for whoever calls it, or did not")
 
 
 def test_a_token_that_can_be_guessed_ends_with_a_sentence(start_server, monkeypatch):

@@ -17,7 +17,7 @@ import tritonclient.grpc as grpc
 from maisi_client import Client
 
 from bench import networks
-from tests.conftest import Server
+from tests.conftest import TOKEN, Server
 from tests.server.test_mini_service import later, stream, volume
 from tests.server.test_readiness import repository, sized
 from tests.server.test_status import numbers
@@ -30,13 +30,13 @@ def full_queue(server: Server, go: Path) -> Iterator[None]:
     """Let strangers run the flow, and fill its queue, until `go` lies there."""
     with grpc.InferenceServerClient(server.grpc) as client, ThreadPoolExecutor(8) as pool:
         (flow,) = (one for one in networks.networks(client) if one.name == "mini.flow")
-        tensors = networks.tensors(flow.good(80))
+        tensors, token = networks.tensors(flow.good(80)), {"maisi_token": TOKEN}
         strangers: list[Future[Any]] = []
         try:
             end = time.monotonic() + 60
             while not any(stranger.done() for stranger in strangers):
                 assert time.monotonic() < end
-                strangers.append(pool.submit(client.infer, flow.name, tensors))
+                strangers.append(pool.submit(client.infer, flow.name, tensors, parameters=token))
                 time.sleep(0.3)
             (refused,) = (stranger for stranger in strangers if stranger.done())
             assert "maximum queue size" in str(refused.exception())

@@ -123,6 +123,21 @@ def test_volumes_are_bounded_by_what_any_request_is_padded_to() -> None:
         masks.check({"latent": volume(64, 64, 32)})
 
 
+@pytest.mark.parametrize("axis", range(3))
+def test_a_thin_volume_has_no_side_longer_than_any_requests(axis: int) -> None:
+    most = {"mini": [64, 64, 64], "rflow-mr": [128, 128, 64], "rflow-ct": [128, 128, 192]}
+    for name, sides in most.items():
+        decoder = contract("vae_decoder", name)
+        step = decoder.multiple // decoder.factors["latent"]
+        thin = [step] * 3
+        thin[axis] = sides[axis]
+        decoder.check({"latent": volume(*thin)})
+        for longer in (step, 500 * step):
+            thin[axis] = sides[axis] + longer
+            with pytest.raises(Refused, match=r"^latent: .* voxels, but at most .* are allowed$"):
+                decoder.check({"latent": volume(*thin)})
+
+
 class Request:
     """The parameters of a request, as Triton gives them."""
 
