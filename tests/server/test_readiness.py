@@ -286,7 +286,8 @@ def test_answers_without_an_image_are_no_volumes(
     server, _ = health
     name = 'nv_inference_request_success{model="mini",version="1"}'
     before: Any = numbers(server.metrics)[name]
-    with Client(server.grpc) as client, repeating(lambda: client.check(size=[32, 32, 32])):
+    # Not too often: Triton 2.51 ends by SIGABRT once in some thousands of streams.
+    with Client(server.grpc) as client, repeating(lambda: client.check(size=[32, 32, 32]), 0.3):
         eventually(lambda: numbers(server.metrics)[name] >= before + 4, 20)
 
 
