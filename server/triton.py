@@ -24,7 +24,7 @@ import psutil
 from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
 
 from server import layout, private
-from server.address import LOOPBACK, Address, joined
+from server.address import LOOPBACK, Address
 
 KEY = "maisi-control"  # the name of the header that has the key
 # What needs the key: who loads models runs code here, who writes logs fills the disk, and who
