@@ -11,6 +11,7 @@ from maisi_client import MaskError
 from maisi_client._image_file import load
 from maisi_client._label_names import label_id, label_names
 from maisi_client._mask import load_mask
+from maisi_client._request import prepare
 
 TOTAL = (
     '<?xml version="1.0"?><CaretExtension><VolumeInformation Index="0"><LabelTable>'
@@ -100,3 +101,22 @@ def test_names_match_in_any_order_of_words() -> None:
     assert label_id("kidney_right") == label_id("Right Kidney") == 5
     assert label_id("vertebrae_L3") == label_id("vertebrae L3") == 35
     assert label_id("left") is None and label_id("") is None
+
+
+def test_the_warning_is_said_where_an_answer_has_no_report(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = mask(tmp_path / "mask.nii", (1,), TOTAL)
+    assert prepare(path, {}, check=True).warnings and not caplog.messages
+    prepare(path, {}, mask_only=True)
+    assert "became 3" in caplog.text
+
+
+def test_labels_that_another_spacing_loses_are_warned_of() -> None:
+    labels = np.zeros((12, 12, 12), np.uint8)
+    labels[2:8, 2:8, 2:8] = 22
+    labels[11, 11, 11] = 150
+    image = nib.Nifti1Image(labels, np.eye(4))
+    (warning,) = prepare(image, {"spacing": 4}).warnings
+    assert "labels 150 of the mask are too small" in warning
+    assert not prepare(image, {"spacing": 1}).warnings

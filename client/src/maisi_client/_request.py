@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ from ._grid import (
     same_grid,
 )
 from ._mask import load_greys, load_mask
+
+_log = logging.getLogger("maisi_client")
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,12 @@ def prepare(mask: Picture | None, arguments: Mapping[str, Any], **flags: bool) -
             assert held is not None
             sides = resampled(greys.values.shape, held.spacing, used, itemsize=4)
             inputs["source"] = resample_linear(greys.values, held.spacing, sides, used)
+    warnings = () if labels is None else labels.warnings
+    if labels is not None:
+        warnings += _lost(labels, inputs["mask"], used)
+    if flags.get("mask_only"):  # its answer has no report
+        for warning in warnings:
+            _log.warning("%s", warning)
     return Request(
         variant=asked.get("variant"),
         inputs=inputs,
@@ -88,20 +97,20 @@ def prepare(mask: Picture | None, arguments: Mapping[str, Any], **flags: bool) -
         spacing=used,
         labels=None if labels is None else labels.values,
         named=labels is not None and labels.named,
-        warnings=() if labels is None else (*labels.warnings, *_lost(labels, inputs["mask"], used)),
+        warnings=warnings,
     )
 
 
-def _lost(labels: Held, sent: NDArray[np.uint8], spacing: Spacing | None) -> list[str]:
+def _lost(labels: Held, sent: NDArray[np.uint8], spacing: Spacing | None) -> tuple[str, ...]:
     """Return a warning where labels are too small to be in a mask at another spacing."""
     if spacing is None or spacing == labels.spacing:
-        return []
+        return ()
     if not (lost := sorted({*present_ids(labels.values)} - {*present_ids(sent)})):
-        return []
-    return [
+        return ()
+    return (
         f"labels {', '.join(map(str, lost))} of the mask are too small to be in it at spacing"
-        f" {list(spacing)} mm; the volume does not show them"
-    ]
+        f" {list(spacing)} mm; the volume does not show them",
+    )
 
 
 def size_of(inputs: Mapping[str, NDArray[Any]]) -> tuple[int, ...] | None:
