@@ -199,6 +199,7 @@ def test_an_error_with_a_status_leaves_the_server_up(caller: Caller, server: Ser
     assert caller.volume(size=i4(32, 32, 32), steps=TWO)[0].shape == (32, 32, 32)
 
 
+@pytest.mark.slow
 def test_a_gigabyte_of_garbage_is_refused_and_the_next_request_served(caller: Caller) -> None:
     garbage = np.full((1024, 1024, 1000), 7, np.uint8)
     assert "mask: 1024 x 1024 x 1000 voxels is outside" in caller.refusal(mask=garbage)

@@ -99,7 +99,7 @@ def metrics(host, port):
 
 
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
-@pytest.mark.parametrize("host", ["::1", "::"])
+@pytest.mark.parametrize("host", ["::1", pytest.param("::", marks=pytest.mark.slow)])
 def test_ipv6(start_server, host):
     server = start_server(ROOT / "model_repository", "--host", host)
     assert server.grpc.startswith(f"[{host}]:")

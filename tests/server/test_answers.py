@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from server.address import Address
+from server.layout import Laid
 from server.status import Health
-from server.triton import TOKEN_VARIABLE, Address, Launch, Refused, Triton
+from server.triton import TOKEN_VARIABLE, Launch, Refused, Triton
 
 BUSY = b'maisi_requests_running{model="mini.stream",variant="mini"} 1\n'
 METRICS = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(BUSY), BUSY)
@@ -58,9 +60,9 @@ def triton(answers: Answers, tmp_path: Path) -> Iterator[Triton]:
     program.chmod(0o755)
     port = answers.server_address[1]
     address = Address("127.0.0.1", 0, port, port, 0)
-    launch = Launch(tmp_path, tmp_path, tmp_path, ["*"], address, "key", "key")
+    launch = Launch(tmp_path, Laid(*[tmp_path] * 4), ["*"], address, "key", "key")
     with (tmp_path / "lock").open("w") as lock:
-        started = Triton(launch, ("maisi-test-", lock.fileno()), {TOKEN_VARIABLE: "token"})
+        started = Triton(launch, "maisi-test-", [lock.fileno()], {TOKEN_VARIABLE: "token"})
         yield started
         started.end(0)
 

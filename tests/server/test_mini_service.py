@@ -81,6 +81,7 @@ def until_sampling(server, flow="mini.flow_masked"):
             time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_after_a_restart(start_server):
     images = []
     for _ in range(2):

@@ -27,7 +27,16 @@ def folders(server, parent="/tmp"):
     return list(Path(parent).glob(f"maisi-serve-{server.pid}-*"))
 
 
-@pytest.mark.parametrize("name", ["My Data", 'O\'Neil "x"', "Mül;ler", "$HOME `id`\\", "a\nb"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        'O\'Neil "Mül;ler"\n$HOME `id`\\',
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("My Data", 'O\'Neil "x"', "Mül;ler", "$HOME `id`\\", "a\nb")
+        ),
+    ],
+)
 def test_repository_and_tmpdir_may_have_any_name(start_server, tmp_path, monkeypatch, name):
     odd = tmp_path / name
     (odd / "tmp").mkdir(parents=True)

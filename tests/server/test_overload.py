@@ -52,7 +52,7 @@ def resident(server) -> int:
     return sum(process.memory_info().rss for process in family)
 
 
-@pytest.mark.parametrize("each", [0.005, 0])
+@pytest.mark.parametrize("each", [0.005, pytest.param(0, marks=pytest.mark.slow)])
 def test_ten_times_what_the_queue_holds(start_server, each):
     """`each`: seconds between two requests."""
     server = start_server()

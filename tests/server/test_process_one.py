@@ -28,7 +28,7 @@ def zombies(process):
     return [one for one in process.children() if one.status() == psutil.STATUS_ZOMBIE]
 
 
-@pytest.mark.parametrize("one", ["process 1", "subreaper"])
+@pytest.mark.parametrize("one", ["process 1", pytest.param("subreaper", marks=pytest.mark.slow)])
 def test_orphans_are_collected_and_triton_is_not(tmp_path, eventually, one):
     log = tmp_path / "log"
     prefix = [*UNSHARE, "--kill-child"] if one == "process 1" else []

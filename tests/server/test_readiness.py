@@ -148,7 +148,9 @@ def watching(server: Server) -> Iterator[list[int]]:
         yield statuses
 
 
-@pytest.mark.parametrize("broken", ["mini.flow", "mini.flow_masked"])
+@pytest.mark.parametrize(
+    "broken", [pytest.param("mini.flow", marks=pytest.mark.slow), "mini.flow_masked"]
+)
 def test_while_volumes_fail_the_server_is_not_ready_and_starts_again(
     start_server: Callable[..., Server],
     repository: Path,
@@ -224,6 +226,7 @@ def test_a_shortage_while_others_work_neither_makes_unready_nor_starts_again(
     assert "starting tritonserver again" not in server.log
 
 
+@pytest.mark.slow
 def test_a_server_that_is_short_of_memory_at_its_start_is_ready_once_it_is_not(
     start_server: Callable[..., Server], repository: Path, eventually: Callable[..., None]
 ) -> None:

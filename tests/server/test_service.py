@@ -147,6 +147,7 @@ def test_second_signal_stops_at_once(start_server, repository):
         unary.result(5)
 
 
+@pytest.mark.slow
 def test_drain_is_bounded(start_server, repository):
     server = start_server(repository, "--drain-seconds=1")
     unary = later(infer, server, "slow_square", 60, 100)
@@ -158,7 +159,7 @@ def test_drain_is_bounded(start_server, repository):
         unary.result(5)
 
 
-@pytest.mark.parametrize("victim", ["slow", "square"])
+@pytest.mark.parametrize("victim", [pytest.param("slow", marks=pytest.mark.slow), "square"])
 def test_killed_model_comes_back_while_others_serve(start_server, repository, eventually, victim):
     server = start_server(repository)
     unary = later(infer, server, "slow_square", 20)
@@ -184,7 +185,9 @@ def test_killed_stream_reports_an_error_and_comes_back(start_server, repository,
     assert Stream(server, 0.1).rest(10)[-1] is None
 
 
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    "end", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)]
+)
 def test_triton_that_died_or_stands_still_starts_again(start_server, repository, eventually, end):
     server = start_server(repository)
     doomed = later(infer, server, "slow", 60, 100)

@@ -16,6 +16,7 @@ from tests.conftest import SHM, Server
 NAME = "maisi-client-0123456789abcdef"
 
 
+@pytest.mark.slow
 def test_a_file_that_shrinks_after_it_was_registered(
     start_server: Callable[..., Server], eventually: Callable[..., None]
 ) -> None:

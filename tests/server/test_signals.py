@@ -39,7 +39,16 @@ def power_four(address, x):
         return float(client.infer("slow_square", [tensor], client_timeout=60).as_numpy("y")[0])
 
 
-@pytest.mark.parametrize("numbers", [["HUP"], ["QUIT"], ["HUP", "HUP"], ["TERM", "HUP"]])
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        ["HUP"],
+        *(
+            pytest.param(numbers, marks=pytest.mark.slow)
+            for numbers in (["QUIT"], ["HUP", "HUP"], ["TERM", "HUP"])
+        ),
+    ],
+)
 def test_a_running_request_is_answered(start_server, repository, pool, numbers):
     server = start_server(repository)
     answer = pool.submit(power_four, server.grpc, 3)
@@ -68,6 +77,7 @@ def test_another_signal_stops_at_once(start_server, repository, pool, number):
     assert left(server.pid) == []
 
 
+@pytest.mark.slow
 def test_nohup_keeps_a_server_when_the_terminal_closes(start_server, repository):
     usual = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -113,7 +123,7 @@ def test_the_terminal_closes(repository, pool):
         assert left(server.process.pid) == []
 
 
-@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("stream", ["stdout", pytest.param("stderr", marks=pytest.mark.slow)])
 def test_nobody_reads_any_more(repository, stream):
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: subprocess.PIPE}
     with Bare(repository, **streams) as server:
@@ -127,6 +137,7 @@ def test_nobody_reads_any_more(repository, stream):
         assert left(server.process.pid) == []
 
 
+@pytest.mark.slow
 def test_standard_streams_are_closed(repository):
     closed = ["bash", "-c", 'exec "$@" <&- >&- 2>&-', "bash"]
     with Bare(repository, prefix=closed) as server:

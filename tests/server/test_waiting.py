@@ -13,6 +13,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import psutil
+import pytest
 import tritonclient.grpc as grpc
 from maisi_client import Client
 
@@ -45,6 +46,7 @@ def full_queue(server: Server, go: Path) -> Iterator[None]:
             go.touch()
 
 
+@pytest.mark.slow
 def test_a_request_waits_for_a_networks_queue_as_long_as_it_is_wanted(
     start_server: Callable[..., Server], repository: Path, eventually: Callable[..., None]
 ) -> None:
