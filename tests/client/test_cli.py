@@ -14,7 +14,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from maisi_client import Client
+from maisi_client import Client, InvalidRequest, Volume, _commands
+from maisi_client._parser import parser
 
 NOBODY = "127.0.0.1:9"  # the discard port: nothing listens
 
@@ -229,3 +230,21 @@ def test_interrupt_cancels_on_the_server_and_leaves_nothing(
     with Client(server.grpc) as client:  # the sampler takes new work, a thousand steps are not done
         client.generate(size=[32, 32, 32], steps=1)
     assert time.monotonic() - told < 20
+
+
+def test_a_picture_that_cannot_be_drawn_loses_no_volume(
+    server: Any, mask: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise InvalidRequest("it cannot be drawn")
+
+    monkeypatch.setattr(_commands, "draw", fail)
+    out, words = tmp_path / "out.nii.gz", ["--steps", "1", "--seed", "1", "--url", server.grpc]
+    picture = str(tmp_path / "p.png")
+    with pytest.raises(InvalidRequest, match="cannot be drawn"):
+        _commands.generate(
+            parser().parse_args(
+                ["generate", str(mask), "-o", str(out), "--preview", picture, *words]
+            )
+        )
+    assert Volume.load(out).image.shape == (32, 32, 32)

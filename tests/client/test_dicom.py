@@ -411,3 +411,18 @@ def test_a_report_that_lies_elsewhere_is_named(tmp_path: Path) -> None:
     done = maisi(*words, "--report", tmp_path / "moved.json")
     assert (done.returncode, done.stderr) == (0, "")
     assert "seed" in str(pydicom.dcmread(tmp_path / "series" / "0001.dcm").ImageComments)
+
+
+def test_ids_of_a_mask_mean_what_they_did_when_it_was_sent(tmp_path: Path) -> None:
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[:3], labels[5] = 1, 3
+    mask = nib.Nifti1Image(labels, np.eye(4))
+    text = '<Label Key="1">spleen</Label><Label Key="3">liver</Label>'
+    mask.header.extensions.append(nib.nifti1.Nifti1Extension(0, text.encode()))
+    for vocabulary, planes in (("maisi", {1: 3, 3: 1}), (None, {3: 3, 1: 1})):
+        made = volume(np.eye(4), request={"vocabulary": vocabulary})
+        to = tmp_path / str(vocabulary)
+        save_dicom(made, to, mask=mask)
+        back = load_mask(to / "mask.dcm").values
+        plane = SHAPE[1] * SHAPE[2]
+        assert {id_: int((back == id_).sum()) // plane for id_ in planes} == planes

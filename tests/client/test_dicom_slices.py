@@ -74,7 +74,7 @@ def without(*names: str) -> Callable[[Dataset], None]:
 SILENT = without("SpacingBetweenSlices")
 
 
-def litres(mask: Any) -> float:
+def volume_of(mask: Any) -> float:
     return float((mask.values > 0).sum() * np.prod(mask.spacing))
 
 
@@ -140,7 +140,7 @@ def test_without_the_images_it_is_their_thickness_and_a_warning(
         image.unlink()
     mask = load_mask(path)
     assert mask.spacing == pytest.approx(SIZES)
-    assert litres(mask) == pytest.approx(len(slices) * 16 * np.prod(SIZES))
+    assert volume_of(mask) == pytest.approx(len(slices) * 16 * np.prod(SIZES))
     (warning,) = mask.warnings
     assert "no SpacingBetweenSlices" in warning and "3.0 mm" in warning
 
@@ -179,6 +179,61 @@ def test_images_at_irregular_distances_are_refused(series: Path) -> None:
     image.save_as(last)
     with pytest.raises(MaskError, match="lie at irregular distances"):
         load_mask(path)
+
+
+@pytest.mark.parametrize("apart", [1.0, 5.0, 3.0])
+def test_another_series_of_the_segmentation_does_not_count(series: Path, apart: float) -> None:
+    """One with an image at each frame as well is as good, and then neither says the distance."""
+    path = segmentation(series, [2, 4, 6])
+    segments = pydicom.dcmread(path)
+    uid = hd.UID()
+    references = []
+    for number, image in enumerate(sorted(series.glob("0*.dcm"))):
+        other = pydicom.dcmread(image)
+        cosines = np.array(other.ImageOrientationPatient, float)
+        first = np.array(pydicom.dcmread(series / "0001.dcm").ImagePositionPatient, float)
+        normal = np.cross(cosines[:3], cosines[3:])
+        other.ImagePositionPatient = list(first + (number * apart + 0.5 * (apart == 3)) * normal)
+        other.SeriesInstanceUID = uid
+        other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = hd.UID()
+        other.save_as(series / f"other{number}.dcm")
+        reference = Dataset()
+        reference.ReferencedSOPClassUID = other.SOPClassUID
+        reference.ReferencedSOPInstanceUID = other.SOPInstanceUID
+        references.append(reference)
+    item = Dataset()
+    item.SeriesInstanceUID, item.ReferencedInstanceSequence = uid, references
+    segments.ReferencedSeriesSequence.append(item)
+    segments.save_as(path)
+    mask = load_mask(path)
+    assert mask.spacing == pytest.approx(SIZES)
+    assert volume_of(mask) == pytest.approx(3 * 16 * np.prod(SIZES))
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_positions_may_be_rounded(tmp_path: Path, said: bool) -> None:
+    affine = np.diag([1.5, 1.25, 0.6667, 1.0])
+    image = nib.Nifti1Image(np.zeros((10, 9, 40), np.int16), affine)
+    save_dicom(Volume(image, REPORT), tmp_path / "series")
+    path = segmentation(tmp_path / "series", [3, 7, 8, 30], edit=SILENT if not said else _same)
+    for file in (tmp_path / "series").glob("*.dcm"):
+        dataset = pydicom.dcmread(file)
+        for frame in [dataset, *dataset.get("PerFrameFunctionalGroupsSequence", [])]:
+            where = frame if "ImagePositionPatient" in frame else None
+            if "PlanePositionSequence" in frame:
+                where = frame.PlanePositionSequence[0]
+            if where is not None:
+                where.ImagePositionPatient = [
+                    round(float(v), 2) for v in where.ImagePositionPatient
+                ]
+        dataset.save_as(file)
+    mask = load_mask(path)
+    assert mask.spacing == pytest.approx((1.5, 1.25, 0.6667), abs=2e-3)
+    assert mask.values.shape == (10, 9, 40)
+
+
+def _same(measures: Dataset) -> None:
+    pass
 
 
 def test_a_localizer_of_the_series_does_not_count(series: Path) -> None:

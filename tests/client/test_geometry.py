@@ -194,3 +194,25 @@ def test_a_body_that_the_server_adds_stays_at_another_spacing(
     followed, volume = (np.asanyarray(image.dataobj) for image in (made.mask, made.image))
     assert np.array_equal(followed == 0, np.isin(volume, volume.min()) & (followed == 0))
     assert (volume[followed == 200] > volume.min()).mean() > 0.8
+
+
+def test_organs_choose_the_mask_that_comes_back_and_not_the_tissue(client: Client) -> None:
+    image = nib.Nifti1Image(labels_of(SHAPE), np.diag([2.0, 2, 2, 1]))
+    for spacing in (2.0, 2.4):
+        whole = client.generate(image, **FAST, spacing=spacing)
+        some = client.generate(image, **FAST, spacing=spacing, organs=[228])
+        assert set(np.unique(some.mask.dataobj)) == {0, 228}
+        one, other = (np.asanyarray(made.image.dataobj) > 0 for made in (whole, some))
+        assert (one == other).mean() > 0.98  # at the outline the mask's own voxels are finer
+        assert spacing != 2 or np.array_equal(one, other)
+
+
+def test_a_label_that_another_spacing_loses_is_not_in_the_mask_that_comes_back(
+    client: Client,
+) -> None:
+    labels = np.full((64, 64, 64), 22, np.uint8)
+    labels[32, 32, 32] = 239
+    made = client.generate(nib.Nifti1Image(labels, np.eye(4)), **FAST, spacing=2)
+    assert any("labels 239" in warning for warning in made.report["warnings"])
+    assert made.mask is not None
+    assert set(np.unique(made.mask.dataobj)) == {22}

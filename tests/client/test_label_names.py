@@ -30,6 +30,12 @@ SLICER = (
     "Segment0_LabelValue:=1\nSegment0_Name:=Spleen\nSegment1_Name:=right kidney\n"
     "Segment1_LabelValue:=2\nSegment2_LabelValue:=21\nSegment2_Name:=Urinary bladder\n"
 )
+ITK_SNAP_ALONE = ITK_SNAP.partition('"Clear Label"\n')[2]
+COLOURS = (
+    "# Color table\n1 spleen 255 0 0 255\n2 right_kidney 0 255 0 255\n21 urinary bladder 0 0 9 0\n"
+)
+JSON = '{"labels": {"1": "spleen", "2" : "kidney_right",\n"21": "bladder"}}'
+SINGLE = TOTAL.replace('"', "'")
 OWN = {3: "spleen", 5: "right kidney", 15: "bladder"}
 
 
@@ -45,7 +51,19 @@ def mask(path: Path, ids: tuple[int, ...], text: str, code: int = 0) -> Path:
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
-@pytest.mark.parametrize(("text", "code"), [(TOTAL, 0), (TOTAL, 30), (ITK_SNAP, 6), (SLICER, 0)])
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (TOTAL, 0),
+        (TOTAL, 30),
+        (ITK_SNAP, 6),
+        (SLICER, 0),
+        (ITK_SNAP_ALONE, 0),
+        (COLOURS, 0),
+        (JSON, 44),
+        (SINGLE, 30),
+    ],
+)
 def test_names_make_the_ids(tmp_path: Path, text: str, code: int, suffix: str) -> None:
     path = mask(tmp_path / f"mask{suffix}", (1, 2, 21), text, code)
     for picture in (path, nib.load(path)):
@@ -54,6 +72,16 @@ def test_names_make_the_ids(tmp_path: Path, text: str, code: int, suffix: str) -
         assert held.named
         (warning,) = held.warnings
         assert "1 " in warning and "became 3" in warning and "--vocabulary" in warning
+
+
+def test_names_may_be_in_any_of_several_extensions(tmp_path: Path) -> None:
+    labels = np.full((4, 4, 4), 5, np.uint8)
+    image = nib.Nifti1Image(labels, np.eye(4))
+    for text in ("a comment", '5 0 0 255 1 1 1 "liver"', "another"):
+        image.header.extensions.append(nib.nifti1.Nifti1Extension(6, text.encode()))
+    for name in ("mask.nii", "mask.nii.gz"):
+        image.to_filename(tmp_path / name)
+        assert set(np.unique(load_mask(tmp_path / name).values)) == {1}
 
 
 def test_a_vocabulary_says_more_than_names(tmp_path: Path) -> None:

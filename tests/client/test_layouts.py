@@ -149,3 +149,22 @@ def test_two_names_of_one_subject(client: Client, tmp_path: Path) -> None:
     pair = [Row("a-1", {}), Row("a_1", {})]
     with pytest.raises(InvalidRequest, match="rows 'a-1' and 'a_1' are both sub-a1 in BIDS"):
         next(make_dataset(pair, tmp_path / "x", client, layout="bids"))
+
+
+@pytest.mark.parametrize(
+    ("layout", "file"),
+    [("nnunet", "dataset.json"), ("msd", "dataset.json"), ("bids", "README")],
+)
+def test_descriptions_of_another_dataset_stay(
+    client: Client, tmp_path: Path, layout: str, file: str
+) -> None:
+    to = tmp_path / "Dataset003_Real"
+    to.mkdir()
+    (to / file).write_text('{"name": "of patients"}')
+    rows = [Row("one", {"mask": mask(tmp_path), "steps": 1, "seed": 1})]
+    with pytest.raises(InvalidRequest, match=f"{file}' describes another dataset"):
+        next(make_dataset(rows, to, client, layout=layout))
+    assert [path.name for path in to.iterdir()] == [file]
+    (to / file).unlink()
+    for state in ("done", "kept"):  # its own are replaced
+        assert [one.state for one in make_dataset(rows, to, client, layout=layout)] == [state]

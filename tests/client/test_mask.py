@@ -190,7 +190,7 @@ def test_lengths_are_of_the_units_of_the_header(
     assert nib.load(tmp_path / "mask.nii.gz").header.get_xyzt_units()[0] == unit  # as it was
 
 
-@pytest.mark.parametrize("length", [0.0, np.nan, np.inf])
+@pytest.mark.parametrize("length", [0.0, -2.0, np.nan, np.inf])
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
 def test_an_unknown_spacing_is_refused(
@@ -210,6 +210,9 @@ def test_an_unknown_spacing_is_refused(
         load_mask(path)
     with pytest.raises(InvalidRequest, match=rf"source '{path}'.*its pixdim"):
         load_greys(path)
+    if np.isfinite(length):  # and of an image that nibabel has read
+        with pytest.raises(MaskError, match="its pixdim, the spacing"):
+            load_mask(nib.load(path))
 
 
 def test_a_spacing_that_the_sform_has_may_lack_in_pixdim(tmp_path: Path) -> None:
@@ -255,7 +258,7 @@ def test_same_grid_is_a_distance_of_corners(
     assert same_grid(one, other) == same_grid(other, one) == same
 
 
-@pytest.mark.parametrize("degrees", [0.0, 20.0])
+@pytest.mark.parametrize("degrees", [0.0, 20.0, 45.0, -135.0])
 @pytest.mark.parametrize("codes", ["LAS", "LPS", "PSR", "ILA"])
 def test_the_same_grid_may_be_stored_in_another_order(codes: str, degrees: float) -> None:
     image = nib.Nifti1Image(

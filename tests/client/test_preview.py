@@ -90,3 +90,15 @@ def test_odd_input_is_refused(tmp_path: Path) -> None:
 def test_an_empty_mask_still_gives_a_picture(tmp_path: Path) -> None:
     empty = nib.Nifti1Image(np.zeros((20, 20, 20), np.uint8), np.eye(4))
     assert draw(tmp_path / "p.png", empty).size > 0
+
+
+def test_a_picture_replaces_nothing_that_it_shows(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.ones((8, 8, 8), np.int16), np.eye(4))
+    image.to_filename(tmp_path / "a.nii.gz")
+    before = (tmp_path / "a.nii.gz").read_bytes()
+    for picture in (tmp_path / "a.nii.gz", nib.load(tmp_path / "a.nii.gz")):
+        with pytest.raises(InvalidRequest, match="must not replace an input"):
+            preview(picture, [], tmp_path / "a.nii.gz")
+        with pytest.raises(InvalidRequest, match="must not replace an input"):
+            preview(None, [("x", picture)], tmp_path / "a.nii.gz")
+    assert (tmp_path / "a.nii.gz").read_bytes() == before

@@ -105,3 +105,13 @@ def test_a_report_elsewhere_is_named(tmp_path: Path) -> None:
     assert Volume.load(tmp_path / "scan.nii", report=tmp_path / "other.json").report["seed"] == 5
     with pytest.raises(InvalidRequest, match=r"report '.*no\.json' of the volume does not exist"):
         Volume.load(tmp_path / "scan.nii", report=tmp_path / "no.json")
+
+
+def test_a_mask_of_a_volume_before_is_not_taken(tmp_path: Path) -> None:
+    labels = nib.Nifti1Image(np.ones(IMAGE.shape, np.uint8), IMAGE.affine)
+    digests = {"image": "0", "used_mask": "0"}
+    Volume(IMAGE, {"sha256": digests}, labels).save(tmp_path / "scan.nii.gz")
+    assert Volume.load(tmp_path / "scan.nii.gz").mask is not None
+    Volume(IMAGE, {"sha256": {"image": "0"}}).save(tmp_path / "scan.nii.gz")
+    assert (tmp_path / "scan_mask.nii.gz").exists()
+    assert Volume.load(tmp_path / "scan.nii.gz").mask is None

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._errors import ServerError, printable
-from ._grid import Spacing, resample_nearest, resample_within, restore
+from ._grid import Spacing, present_ids, resample_nearest, resample_within, restore
 from ._provenance import provenance
 from ._request import Request, size_of
 from ._volume import Progress, Volume
@@ -149,11 +149,17 @@ def _cut(
     held, spacing, sent = request.held, request.spacing, request.labels
     if held is None or spacing is None or sent is None:
         return image, spacing, used
+    followed = request.inputs["mask"] if used is None else used
+    labels = resample_nearest(followed, spacing, held.spacing, sent.shape)
+    if used is not None and request.arguments.get("organs"):
+        # The mask has some of the labels that were followed alone; tissue shows where others were.
+        tissue = np.where(image > image.min(), np.uint8(1), used)
+        around = resample_nearest(tissue, spacing, held.spacing, sent.shape)
+        image, _ = resample_within(image, tissue, spacing, around, held.spacing)
+        return image, held.spacing, labels
     if used is None:
-        followed, labels = request.inputs["mask"], sent
-    else:
-        followed = used
-        labels = resample_nearest(used, spacing, held.spacing, sent.shape)
+        lost = [*{*present_ids(sent)} - {*present_ids(followed)}]
+        labels = np.where(np.isin(sent, lost), labels, sent) if lost else sent
     image, labels = resample_within(image, followed, spacing, labels, held.spacing)
     same = used is None and not request.named and np.array_equal(labels, sent)
     return image, held.spacing, None if same else labels

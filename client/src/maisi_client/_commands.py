@@ -21,6 +21,7 @@ from ._dicom import save_dicom
 from ._errors import InvalidRequest, MaskError
 from ._files import atomic
 from ._library import find_masks
+from ._mask import label_image
 from ._outputs import check_outputs
 from ._preview import preview as draw
 from ._preview import require_pillow
@@ -40,11 +41,12 @@ def generate(args: argparse.Namespace) -> None:
     started = time.monotonic()
     with _client(args) as client, Bar(sys.stderr) as bar:
         volume = client.generate(args.mask, on_progress=bar, **_given(args))
-    if args.preview:
-        title = str(volume.report.get("modality", "volume"))
-        draw(volume.mask or args.mask, [(title, volume)], args.preview)
     volume.save(args.output)
     _warn(volume.report)
+    if args.preview:
+        title = str(volume.report.get("modality", "volume"))
+        sent = label_image(args.mask) if args.mask else None
+        draw(volume.mask or sent, [(title, volume)], args.preview)
     if args.json:
         files = {"output": args.output, "report_path": str(report_at), "preview": args.preview}
         print(json.dumps({**files, "report": dict(volume.report)}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -28,6 +29,7 @@ from ._volume import Volume
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
+_log = logging.getLogger("maisi_client")
 _TOLD = ("variant", "modality", "seed", "steps", "guidance")
 _SOFT_TISSUE = (40, 400)  # HU: the usual window of the trunk
 
@@ -91,7 +93,11 @@ def _mask(
     mask = volume.mask if mask is None else mask
     if mask is None:
         return None
-    held = load_mask(mask, None if labels is None else OWN)
+    # Its ids mean what they did when it was sent.
+    request = volume.report.get("request") or {}
+    held = load_mask(mask, request.get("vocabulary") if labels is None else OWN)
+    for warning in held.warnings:
+        _log.warning("%s", warning)
     if not same_grid(onto, held):
         raise InvalidRequest("the mask lies on another grid than the volume")
     if not held.values.any():

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 _REGULAR = 0.01  # of the spacing: how far a slice may lie from its multiple, as highdicom has it
+_APART_MM = 0.02  # how far a frame may lie from its image, and rounding may move a slice
 _IN_PLANE_VOXELS = 0.05  # how far an image may lie from the segmentation's rows and columns
 _TAGS = (
     *("SOPInstanceUID", "SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient"),
@@ -26,7 +27,8 @@ def referenced_positions(dataset: Dataset, folder: Path) -> NDArray[np.float64] 
     """Return where the slices of the referenced series lie, `[slices, 3]`, LPS, mm.
 
     The series' images, of one frame or of many, are looked for in `folder`; those of another
-    orientation, such as a localizer, do not count. None unless each referenced one is there.
+    orientation, such as a localizer, do not count. None unless each referenced one is there, and
+    one series alone has an image at each frame.
     """
     references = dataset.get("ReferencedSeriesSequence", [])
     series = {str(one.get("SeriesInstanceUID")) for one in references}
@@ -36,18 +38,33 @@ def referenced_positions(dataset: Dataset, folder: Path) -> NDArray[np.float64] 
         for image in one.ReferencedInstanceSequence
     }
     orientation = np.array(_frames(dataset)[0][1], np.float64)
-    positions: list[list[float]] = []
+    positions: dict[str, list[list[float]]] = {}
     for path in filter(is_dicom, folder.iterdir() if missing else ()):
         try:
             header = read_dicom(path, stop_before_pixels=True, specific_tags=list(_TAGS))
-            if str(header.get("SeriesInstanceUID")) not in series:
+            if (uid := str(header.get("SeriesInstanceUID"))) not in series:
                 continue
             frames = _frames(header)
         except DICOM_ERRORS:
             continue  # none of the images, or not whole
         missing.discard(str(header.SOPInstanceUID))
-        positions += [p for p, cosines in frames if np.allclose(cosines, orientation, atol=1e-3)]
-    return np.array(positions, np.float64) if positions and not missing else None
+        own = [p for p, cosines in frames if np.allclose(cosines, orientation, atol=1e-3)]
+        positions.setdefault(uid, []).extend(own)
+    if missing:
+        return None
+    normal = np.cross(orientation[:3], orientation[3:])
+    frames_at = np.array([position for position, _ in _frames(dataset)], np.float64) @ normal
+    fits = [
+        np.array(one, np.float64)
+        for one in positions.values()
+        if one and _all_among(frames_at, np.array(one, np.float64) @ normal)
+    ]
+    return fits[0] if len(fits) == 1 else None
+
+
+def _all_among(frames: NDArray[np.float64], images: NDArray[np.float64]) -> bool:
+    """Return whether each frame lies at an image, by their distances along the normal."""
+    return bool(np.abs(images[:, None] - frames).min(axis=0).max() < _APART_MM)
 
 
 def set_slice_spacing(dataset: Dataset, positions: NDArray[np.float64] | None) -> str | None:
@@ -120,8 +137,12 @@ def _spacing_of(positions: NDArray[np.float64], orientation: list[float]) -> flo
     gaps = gaps[gaps > 1e-3]  # a slice may be there twice
     if not gaps.size:
         return None
-    whole = np.rint((distances - distances[0]) / gaps.min())
-    spacing = float((distances[-1] - distances[0]) / whole[-1])
-    if np.abs(distances - distances[0] - whole * spacing).max() > _REGULAR * spacing:
+    # Positions are often rounded to 0.01 mm, so that no two of them say the distance exactly.
+    steps = np.cumsum(
+        np.r_[0, np.rint(np.diff(distances) / np.median(gaps[gaps < 1.5 * gaps.min()]))]
+    )
+    spacing, first = np.polyfit(steps, distances, 1)
+    apart = np.abs(distances - first - steps * spacing).max()
+    if apart > max(_REGULAR * spacing, _APART_MM / 2):
         raise ValueError("the images that it refers to lie at irregular distances")
-    return round(spacing, 6)
+    return round(float(spacing), 5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -23,6 +24,7 @@ from ._wire import shown
 Spacing: TypeAlias = tuple[float, float, float]
 
 MAX_VOXELS = 2**31 - 1  # one gRPC message carries no more
+_TURN = 1e-3  # radians
 _APART_MM, _APART_VOXELS = 0.1, 0.1  # at most, of the corners of what counts as the same grid
 _GEOMETRY = (  # the header fields that place a grid in space
     *("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
@@ -49,7 +51,7 @@ class Held:
     def affine(self) -> NDArray[np.float64]:
         """From indices of `values` to mm, RAS+, `[4, 4]`."""
         affine = np.asarray(self.image.affine, np.float64)
-        to_ras = orientations.io_orientation(affine)
+        to_ras = orientation(affine)
         turned: NDArray[np.float64] = affine @ orientations.inv_ornt_aff(
             to_ras, self.image.shape[:3]
         )
@@ -69,7 +71,7 @@ def hold(
     """
     shape = _volume_shape(name, image, failure)
     affine = np.asarray(image.affine, dtype=np.float64)  # None becomes NaN
-    to_ras = orientations.io_orientation(affine) if np.isfinite(affine).all() else np.array(np.nan)
+    to_ras = orientation(affine) if np.isfinite(affine).all() else np.array(np.nan)
     if not np.isfinite(to_ras).all():
         raise failure(f"{name} has an affine that is not finite or drops an axis")
     if (kind := np.dtype(image.dataobj.dtype)).kind not in "buif":
@@ -123,6 +125,20 @@ def resampled(
             f"spacing is {list(to)}; it makes {list(sides)} voxels, more than can be sent"
         )
     return sides
+
+
+def orientation(affine: NDArray[Any]) -> NDArray[Any]:
+    """Return nibabel's orientation of voxel axes in RAS+.
+
+    At 45 degrees an axis is as near to one direction as to another. The affine is turned a little,
+    so that it is the same one in whatever order the axes are stored.
+    """
+    axis = np.array([1.0, 2.0, 3.0]) / np.sqrt(14.0)
+    cross = np.cross(np.eye(3), axis) * _TURN
+    turned = np.array(affine, np.float64)
+    turned[:3] += cross @ turned[:3]
+    oriented: NDArray[Any] = orientations.io_orientation(turned)
+    return oriented
 
 
 def same_grid(one: Held, other: Held) -> bool:
@@ -200,9 +216,7 @@ def restore(volume: NDArray[Any], spacing: Spacing, onto: Held) -> nib.Nifti1Ima
         fine = resample_linear(volume, spacing, onto.values.shape, onto.spacing)
         volume = np.rint(fine).astype(volume.dtype)
     affine = np.asarray(onto.image.affine)
-    from_ras = orientations.ornt_transform(
-        np.array([[0, 1], [1, 1], [2, 1]]), orientations.io_orientation(affine)
-    )
+    from_ras = orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), orientation(affine))
     data = np.ascontiguousarray(orientations.apply_orientation(volume, from_ras))
     header = nib.Nifti1Header()
     if isinstance(onto.image.header, nib.Nifti1Header):
@@ -238,7 +252,7 @@ def open_image(
     Raises `failure` if it cannot be read, or promises more voxels than a file may have.
     """
     if isinstance(picture, SpatialImage):
-        return f"the {what}", in_mm(picture)
+        return f"the {what}", in_mm(_as_its_file(picture, what, failure))
     if not isinstance(picture, (str, os.PathLike)):
         kind = type(picture).__name__
         raise failure(f"the {what} is of type {kind}; allowed are a path or a nibabel image")
@@ -250,6 +264,20 @@ def open_image(
     except READ_ERRORS as error:
         raise failure(f"{name} is not an image that can be read: {first_line(error)}") from error
     return name, image
+
+
+def _as_its_file(image: SpatialImage, what: str, failure: type[InvalidRequest]) -> SpatialImage:
+    """Return an image; raise `failure` where nibabel made up a spacing that its file lacks."""
+    file = image.get_filename()
+    if (
+        isinstance(image.header, nib.Nifti1Header)
+        and not image.header["sform_code"] > 0
+        and str(file).endswith((".nii", ".nii.gz"))
+    ):
+        with contextlib.suppress(*READ_ERRORS, ValueError):
+            if np.array_equal(nib.load(file).affine, image.affine):
+                open_image(file, what, failure)
+    return image
 
 
 def _volume_shape(name: str, image: SpatialImage, failure: type[InvalidRequest]) -> tuple[int, ...]:

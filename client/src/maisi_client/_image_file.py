@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,19 @@ _GZIP_RATIO = 1032  # what deflate can make of a byte at most: https://zlib.net/
 
 
 class _Text(Nifti1Extensions):  # type: ignore[misc]
-    """Extensions as one text, for they may have the names of labels."""
+    """Extensions as texts, for they may have the names of labels."""
 
     @classmethod
     def from_fileobj(cls, file: Any, size: int, byteswap: bool) -> _Text:
-        # Each says itself how long it is, which is not believed.
-        return cls([Nifti1Extension(0, file.read(min(int(size) % 2**63, _MAX_TEXT)))])
+        content, texts, at = file.read(min(int(size) % 2**63, _MAX_TEXT)), [], 0
+        order = ("<i4", ">i4")[byteswap == (sys.byteorder == "little")]
+        while at + 8 < len(content):
+            # Each says itself how long it is: one that cannot be has all the rest.
+            length = int(np.frombuffer(content, order, 1, at)[0])
+            end = at + length if length > 8 else len(content)
+            texts.append(Nifti1Extension(0, content[at + 8 : end]))
+            at = end
+        return cls(texts)
 
 
 class _Checked:
@@ -45,7 +53,7 @@ class _Checked:
     @staticmethod
     def _chk_pixdims(header: Any, fix: bool = False) -> Any:
         lengths = header["pixdim"][1:4]
-        if not header["sform_code"] > 0 and not np.all(np.isfinite(lengths) & (lengths != 0)):
+        if not header["sform_code"] > 0 and not np.all(np.isfinite(lengths) & (lengths > 0)):
             raise HeaderDataError(
                 f"its pixdim, the spacing, is {lengths.tolist()}; lengths above 0 are expected"
             )

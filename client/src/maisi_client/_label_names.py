@@ -13,13 +13,20 @@ from ._errors import printable
 
 # TotalSegmentator's XML, which is that of Connectome Workbench (GIFTI's LabelTable); an ITK-SNAP
 # label description: id, red, green, blue, alpha, two flags, "name"; 3D Slicer's segment metadata.
-_XML = re.compile(r"<Label\b[^<>]{0,200}?\bKey=\"(\d{1,5})\"[^<>]{0,200}>([^<]{0,200})</Label>")
+_XML = re.compile(
+    r"<Label\b[^<>]{0,200}?\bKey=[\"'](\d{1,5})[\"'][^<>]{0,200}>([^<]{0,200})</Label>"
+)
 _CDATA = re.compile(r"<!\[CDATA\[([^<\]]{0,200})\]\]>")
 _ITK_SNAP = re.compile(
     r"^[ \t]*(\d{1,5})(?:[ \t]+\d{1,3}){3}[ \t]+[\d.]{1,9}(?:[ \t]+\d){2}"
     r"[ \t]+\"([^\"\n]{0,200})\"",
     re.MULTILINE,
 )
+# A colour table of 3D Slicer or FreeSurfer: id, name, red, green, blue, alpha. JSON: "id": "name".
+_COLOURS = re.compile(
+    r"^[ \t]*(\d{1,5})[ \t]+([A-Za-z][^\n\"]{0,100}?)(?:[ \t]+\d{1,3}){4}[ \t\r]*$", re.MULTILINE
+)
+_JSON = re.compile(r"\"(\d{1,5})\"[ \t\r\n]{0,9}:[ \t\r\n]{0,9}\"([^\"\n]{1,200})\"")
 _SLICER = re.compile(r"\bSegment(\d{1,5})_(LabelValue|Name):?=([^\n\x00]{0,200})")
 # What they call a structure in other words than MAISI.
 _SYNONYMS = {"urinary bladder": "bladder"}
@@ -46,7 +53,8 @@ def label_id(name: str) -> int | None:
 
 
 def _pairs(text: str) -> Iterator[tuple[int, str]]:
-    for key, name in _XML.findall(_CDATA.sub(r"\1", text)) + _ITK_SNAP.findall(text):
+    lines = [*_ITK_SNAP.findall(text), *_COLOURS.findall(text), *_JSON.findall(text)]
+    for key, name in _XML.findall(_CDATA.sub(r"\1", text)) + lines:
         yield int(key), printable(html.unescape(name.strip()))
     segments: dict[str, dict[str, str]] = {}
     for number, field, value in _SLICER.findall(text):

@@ -33,6 +33,13 @@ _BIDS = {
 _BIDS_VERSION = "1.8.0"
 _BIDS_LABELS = Path("derivatives", "labels")
 _ABOUT = "Synthetic volumes, made by generative models of masks. No patient was scanned."
+_GENERATOR = "maisi-triton"
+# Files that describe a dataset as a whole, and what those that were written here have in them.
+_DESCRIPTIONS = {
+    "nnunet": {"dataset.json": _ABOUT.encode()},
+    "msd": {"dataset.json": _ABOUT.encode()},
+    "bids": {"README": _ABOUT.encode(), "dataset_description.json": _GENERATOR.encode()},
+}
 
 
 @dataclass(frozen=True)
@@ -67,12 +74,18 @@ def of(
 ) -> Layout:
     """Return the layout of `LAYOUTS` for a plan into a folder; `variants` asks what is served.
 
-    Raises `InvalidRequest` for rows that the layout has no place for.
+    Raises `InvalidRequest` for rows that the layout has no place for, and for a folder with the
+    descriptions of another dataset, which would be replaced.
     """
     if name == "plain":
         return Layout(_plain)
     if name not in LAYOUTS:
         raise InvalidRequest(f"the layout is '{name}'; allowed are {', '.join(LAYOUTS)}")
+    for file, sign in _DESCRIPTIONS[name].items():
+        if (folder / file).is_file() and sign not in (folder / file).read_bytes():
+            raise InvalidRequest(
+                f"'{folder / file}' describes another dataset; a folder without it is expected"
+            )
     served = variants()
     asked = {row.arguments.get("variant") for row in rows}
     about = _About(folder, rows, {name: named(name, served) for name in asked})
@@ -248,7 +261,7 @@ def _bids(about: _About) -> Layout:
                     "Name": folder.resolve().name,
                     "BIDSVersion": _BIDS_VERSION,
                     "DatasetType": "derivative",
-                    "GeneratedBy": [{"Name": "maisi-triton", "Version": version("maisi-client")}],
+                    "GeneratedBy": [{"Name": _GENERATOR, "Version": version("maisi-client")}],
                     "License": about.licence,
                 },
             )

@@ -17,6 +17,7 @@ from ._errors import InvalidRequest, MaisiError
 from ._files import atomic
 from ._grid import Held, Spacing, same_grid
 from ._mask import load_greys, load_mask
+from ._outputs import check_outputs
 from ._volume import Volume
 
 if TYPE_CHECKING:
@@ -55,9 +56,13 @@ def preview(
     that is labelled), cropped to what is there, at one scale in mm; the widest is `tile` pixels.
     `volumes` are pairs of title and picture, all on the mask's grid.
 
-    Raises `InvalidRequest` if the grids differ or nothing is given, `MaisiError` without Pillow.
+    Raises `InvalidRequest` if the grids differ, nothing is given, or the picture would replace what
+    it shows, `MaisiError` without Pillow.
     """
     require_pillow()
+    pictures = [("the mask", mask), *((f"'{title}'", volume) for title, volume in volumes)]
+    files = [(name, _file(picture)) for name, picture in pictures]
+    check_outputs(files, [("the picture", path)])
     greys = [(title, _held(volume)) for title, volume in volumes]
     labels = None
     if mask is not None:
@@ -104,6 +109,13 @@ def require_pillow() -> None:
         raise MaisiError(
             "a preview needs Pillow, which is not installed: pip install 'maisi-client[preview]'"
         ) from None
+
+
+def _file(picture: Picture | None) -> Any:
+    """Return the path of a picture that is a file."""
+    if isinstance(picture, Volume):
+        picture = picture.image
+    return picture.get_filename() if isinstance(picture, SpatialImage) else picture
 
 
 def _held(picture: Picture) -> Held:

@@ -10,7 +10,7 @@ from nibabel import orientations
 from numpy.typing import NDArray
 
 from ._errors import InvalidRequest
-from ._grid import Held, Spacing
+from ._grid import Held, Spacing, orientation
 
 _SHEAR = 1e-4  # of the cosine of two axes: what float32 leaves of a right angle is far below
 
@@ -38,7 +38,7 @@ def slice_grid(name: str, held: Held) -> SliceGrid:
     affine = np.asarray(held.image.affine, np.float32).astype(np.float64)
     shape = held.image.shape[:3]
     columns, rows, slices = held.values.shape
-    to_ras = orientations.inv_ornt_aff(orientations.io_orientation(affine), shape)
+    to_ras = orientations.inv_ornt_aff(orientation(affine), shape)
     turn = np.diag([-1.0, -1.0, 1.0, 1.0])  # columns and rows run the other way: left, posterior
     turn[:2, 3] = columns - 1, rows - 1
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine @ to_ras @ turn

@@ -20,6 +20,7 @@ from ._wire import check_form, read_json_file
 
 SUFFIXES = (".nii.gz", ".nii")
 _FORM = {  # of the parts of a report that are looked into
+    "sha256?": {"used_mask?": str},
     "fidelity?": {"faithful?": (bool, type(None))},
     "versions?": {str: str},
 }
@@ -87,7 +88,7 @@ class Volume:
     def load(
         cls, path: str | os.PathLike[str], *, report: str | os.PathLike[str] | None = None
     ) -> Volume:
-        """Read a volume, its report, and what `save` wrote as its mask if that is there.
+        """Read a volume, its report, and what `save` wrote as its mask if the report has one.
 
         `report` is the report's path; by default it is what `save` wrote beside the volume, or lies
         where `make_dataset` writes it, in any layout.
@@ -108,7 +109,9 @@ class Volume:
         except (OSError, ValueError, ServerError) as error:
             raise InvalidRequest(f"report '{report}' cannot be read: {error}") from error
         mask = mask_path(path)
-        mask_image = open_image(mask, "mask", InvalidRequest)[1] if mask.is_file() else None
+        # A mask without a digest in the report is of another volume that had this name before.
+        own = mask.is_file() and "used_mask" in told.get("sha256", {"used_mask": ""})
+        mask_image = open_image(mask, "mask", InvalidRequest)[1] if own else None
         return cls(image, told, mask_image)
 
 
