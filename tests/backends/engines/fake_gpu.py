@@ -1,123 +1,162 @@
-"""TensorRT and CuPy as `backends/engines/tensorrt.py` uses them, on the CPU: plans are ONNX files.
+"""CuPy and TensorRT over the fake of CUDA; plans are ONNX files, run when their stream runs.
 
-A context that failed once fails for ever, as one of TensorRT may; so does a run that writes to a
-tensor of another shape than the context was told.
+A context that failed once fails for ever, as one of TensorRT may.
 """
 
 from __future__ import annotations
 
-import contextlib
+import functools
+import json
+import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnxruntime
+import pytest
+
+from backends.engines import tensorrt
+from tests.backends.engines.fake_cuda import Cuda, CUDARuntimeError, OutOfMemoryError
+
+SCRATCH = 4096  # bytes that any plan needs
+_TYPES = {"float": "FP32", "float16": "FP16", "int64": "INT64", "uint8": "UINT8"}
 
 
-class Array(np.ndarray):
-    """An array of CuPy, whose memory has an address."""
-
-    @property
-    def data(self) -> Any:  # type: ignore[override]
-        _memory[self.ctypes.data] = self
-        return SimpleNamespace(ptr=self.ctypes.data)
+@functools.cache
+def session(plan: bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(plan, options, ["CPUExecutionProvider"])
 
 
-_memory: dict[int, Array] = {}
+def triton_type(tensor: Any) -> str:
+    return _TYPES[tensor.type.removeprefix("tensor(").removesuffix(")")]
 
 
-class Gpu:
+def write_plan(onnx: Path, path: Path, most: int = 10**6) -> None:
+    """Write a plan and its description for an ONNX file; sides are 1 to `most`, or fixed."""
+    path.write_bytes(onnx.read_bytes())
+    graph = session(path.read_bytes())
+
+    def tensors(found: Any) -> dict[str, Any]:
+        return {
+            tensor.name: {
+                "type": triton_type(tensor),
+                "min": [side if isinstance(side, int) else 1 for side in tensor.shape],
+                "max": [side if isinstance(side, int) else most for side in tensor.shape],
+            }
+            for tensor in found
+        }
+
+    description = {
+        "target": "tensorrt",
+        "version": "10.0",
+        "compute_capabilities": ["8.6"],
+        "inputs": tensors(graph.get_inputs()),
+        "outputs": tensors(graph.get_outputs()),
+    }
+    path.with_name(f"{path.name}.json").write_text(json.dumps(description))
+
+
+class Gpu(Cuda):
     """The modules `cupy` and `tensorrt`; `fail` makes the next run end with what it names.
 
     `fail`: "execute" for a run that TensorRT refuses, "allocate" for memory that is not to be had,
-    "shape" for shapes that a context cannot take; "" for none.
+    "shape" for shapes that a context cannot take, "kernel" for what ends while it runs; "": none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, capacity: int = 1 << 30, pinned: int = 1 << 30) -> None:
+        super().__init__(capacity, pinned)
         self.fail = ""
         self.contexts = 0
+        self.tensorrt = SimpleNamespace(
+            __version__="10.0",
+            ILogger=type("ILogger", (), {"ERROR": 1}),
+            Runtime=lambda log: SimpleNamespace(deserialize_cuda_engine=self.deserialize),
+            ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED=0),
+        )
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> Gpu:
+        modules = {"cupy": self.cupy, "tensorrt": self.tensorrt}
+        monkeypatch.setattr(tensorrt, "library", lambda name, install: modules[name])
+        return self
 
     def due(self, what: str) -> bool:
         failing = self.fail == what
         self.fail = "" if failing else self.fail
         return failing
 
-    @property
-    def cupy(self) -> Any:
-        def empty(shape: tuple[int, ...], kind: Any) -> Array:
-            if self.due("allocate"):
-                raise MemoryError("out of memory: cudaErrorMemoryAllocation")
-            return np.zeros(shape, kind).view(Array)
+    def empty(self, shape: Any, dtype: Any) -> Any:
+        if self.due("allocate"):
+            raise OutOfMemoryError("out of memory: cudaErrorMemoryAllocation")
+        return super().empty(shape, dtype)
 
-        pool = SimpleNamespace(free_all_blocks=lambda: None)
-        device = SimpleNamespace(compute_capability="86")
-        whole = type("Device", (contextlib.nullcontext,), vars(device))
-        stream = type("Stream", (contextlib.nullcontext,), {"ptr": 1, "synchronize": lambda _: 0})
-        return SimpleNamespace(
-            ascontiguousarray=lambda array: np.ascontiguousarray(array).view(Array),
-            empty=empty,
-            get_default_memory_pool=lambda: pool,
-            get_default_pinned_memory_pool=lambda: pool,
-            cuda=SimpleNamespace(
-                Device=lambda number: whole(),
-                Stream=lambda non_blocking: stream(),
-                alloc=lambda size: SimpleNamespace(ptr=2),
-                runtime=SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=OSError),
-            ),
-        )
+    def deserialize(self, plan: bytes) -> Any:
+        return SimpleNamespace(create_execution_context=lambda strategy: Context(self, plan))
 
-    @property
-    def tensorrt(self) -> Any:
-        class Logger:
-            ERROR = 1
 
-            def __init__(self) -> None:
-                """Nothing to keep."""
+class Context:
+    def __init__(self, gpu: Gpu, plan: bytes) -> None:
+        gpu.contexts += 1
+        self.gpu, self.session, self.broken = gpu, session(plan), False
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.at: dict[str, int] = {}
+        self.outputs: dict[Any, dict[str, Any]] = {}  # shapes of inputs -> those of outputs
 
-        gpu = self
+    def set_input_shape(self, name: str, shape: Any) -> None:
+        if self.gpu.due("shape"):
+            self.broken = True
+            raise RuntimeError("a shape that is not allowed")
+        self.shapes[name] = tuple(shape)
 
-        class Context:
-            def __init__(self, session: onnxruntime.InferenceSession) -> None:
-                gpu.contexts += 1
-                self.session, self.broken = session, False
-                self.shapes: dict[str, Any] = {}
-                self.at: dict[str, int] = {}
+    def set_tensor_address(self, name: str, begin: int) -> None:
+        self.at[name] = begin
 
-            def set_input_shape(self, name: str, shape: Any) -> None:
-                if gpu.due("shape"):
-                    self.broken = True
-                    raise RuntimeError("a shape that is not allowed")
-                self.shapes[name] = shape
+    def get_tensor_shape(self, name: str) -> Any:
+        seen = tuple(self.shapes.items())
+        if seen not in self.outputs:
+            zeros = {
+                tensor.name: np.zeros(self.shapes[tensor.name], _numpy_type(tensor))
+                for tensor in self.session.get_inputs()
+            }
+            names = [output.name for output in self.session.get_outputs()]
+            found = self.session.run(names, zeros)
+            shapes = {name: array.shape for name, array in zip(names, found, strict=True)}
+            self.outputs[seen] = shapes
+        return self.outputs[seen][name]
 
-            def set_tensor_address(self, name: str, address: int) -> None:
-                self.at[name] = address
+    def update_device_memory_size_for_shapes(self) -> int:
+        return SCRATCH
 
-            def get_tensor_shape(self, name: str) -> Any:
-                return self.shapes["latent"]
+    def set_device_memory(self, begin: int, size: int) -> None:
+        self.scratch = self.gpu.on_device(begin, size)
 
-            def update_device_memory_size_for_shapes(self) -> int:
-                return 1
+    def tensor(self, tensor: Any, shape: tuple[int, ...]) -> np.ndarray:
+        kind = np.dtype(_numpy_type(tensor))
+        found = self.gpu.on_device(self.at[tensor.name], math.prod(shape) * kind.itemsize)
+        return found.view(kind).reshape(shape)
 
-            def set_device_memory(self, address: int, size: int) -> None:
-                """Scratch memory, which ONNX Runtime has itself."""
+    def execute_async_v3(self, stream: int) -> bool:
+        self.broken = self.broken or self.gpu.due("execute")
+        if self.broken:
+            return False
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        feeds = {tensor.name: self.tensor(tensor, self.shapes[tensor.name]) for tensor in inputs}
+        made = {x.name: self.tensor(x, self.get_tensor_shape(x.name)) for x in outputs}
+        scratch, fails = self.scratch, self.gpu.due("kernel")
 
-            def execute_async_v3(self, stream: int) -> bool:
-                self.broken = self.broken or gpu.due("execute")
-                if self.broken:
-                    return False
-                feeds = {name: np.asarray(_memory[self.at[name]]) for name in self.shapes}
-                names = [output.name for output in self.session.get_outputs()]
-                for name, array in zip(names, self.session.run(names, feeds), strict=True):
-                    _memory[self.at[name]][...] = array
-                return True
+        def work() -> None:
+            if fails:
+                self.broken = True
+                raise CUDARuntimeError("cudaErrorLaunchFailure: unspecified launch failure", 719)
+            scratch[:] = 0xFF  # whoever else has this memory now loses what was there
+            for name, array in zip(made, self.session.run(list(made), feeds), strict=True):
+                np.copyto(made[name], array)
 
-        def deserialize(plan: bytes) -> Any:
-            session = onnxruntime.InferenceSession(plan)
-            return SimpleNamespace(create_execution_context=lambda strategy: Context(session))
+        self.gpu.streams[stream].add(work)
+        return True
 
-        return SimpleNamespace(
-            __version__="10.0",
-            ILogger=Logger,
-            Runtime=lambda log: SimpleNamespace(deserialize_cuda_engine=deserialize),
-            ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED=0),
-        )
+
+def _numpy_type(tensor: Any) -> Any:
+    return tensorrt.numpy_type(triton_type(tensor))

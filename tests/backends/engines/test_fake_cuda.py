@@ -1,0 +1,124 @@
+"""The fake of CUDA keeps to CUDA's rules: what is in no order, what waits, what memory is whose."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.backends.engines.fake_cuda import (
+    DEVICE_TO_HOST,
+    HOST_TO_DEVICE,
+    Array,
+    Cuda,
+    CUDARuntimeError,
+    OutOfMemoryError,
+)
+
+ONES = np.ones(200, np.float32)
+
+
+@pytest.fixture
+def cuda() -> Cuda:
+    return Cuda()
+
+
+def stream(cuda: Cuda, non_blocking: bool) -> Any:
+    return cuda.cupy.cuda.Stream(non_blocking=non_blocking)
+
+
+def copy_to_host(cuda: Cuda, target: np.ndarray, source: Array, stream: int) -> None:
+    ends = target.__array_interface__["data"][0], source.data.ptr
+    size = source.nbytes
+    cuda.memcpy2d(ends[0], size, ends[1], size, size, 1, DEVICE_TO_HOST, stream)
+
+
+def test_work_runs_when_its_stream_is_waited_for(cuda: Cuda) -> None:
+    array = cuda.asarray(ONES)
+    assert np.isnan(array.view).all()
+    cuda.current.synchronize()
+    assert (array.view == 1).all()
+
+
+@pytest.mark.parametrize("non_blocking", [False, True])
+def test_the_null_stream_is_ordered_with_blocking_streams_alone(
+    cuda: Cuda, non_blocking: bool
+) -> None:
+    own = stream(cuda, non_blocking)
+    array = cuda.asarray(ONES)  # on the null stream
+    with own:
+        assert np.isnan(array.get()).all() == non_blocking
+        array[...] = cuda.asarray(2 * ONES)
+    assert (array.get() == (1 if non_blocking else 2)).all()
+
+
+def test_an_event_orders_streams_that_are_in_no_order(cuda: Cuda) -> None:
+    first, second = stream(cuda, True), stream(cuda, True)
+    with first:
+        array = cuda.asarray(ONES)
+    event = first.record()
+    with second:
+        assert np.isnan(array.get()).all() and not event.done
+        second.wait_event(event)
+        assert (array.get() == 1).all() and event.done
+
+
+def test_memory_of_the_device_and_of_the_host_do_not_mix(cuda: Cuda) -> None:
+    array = cuda.empty((200,), np.float32)
+    with pytest.raises(TypeError, match="Implicit conversion"):
+        np.asarray(array)
+    with pytest.raises(TypeError, match="Implicit conversion"):
+        np.empty(200, np.float32)[...] = array
+    with pytest.raises(TypeError, match="Unsupported type"):
+        array[...] = ONES
+    begin = ONES.__array_interface__["data"][0]
+    with pytest.raises(CUDARuntimeError, match="cudaErrorIllegalAddress"):
+        cuda.memcpy2d(begin, 8, begin, 8, 8, 1, HOST_TO_DEVICE, 0)
+    with pytest.raises(CUDARuntimeError, match="cudaErrorInvalidValue"):
+        cuda.memcpy2d(array.data.ptr, 8, array.data.ptr, 8, 8, 1, HOST_TO_DEVICE, 0)
+
+
+def test_pinned_memory_is_read_and_written_when_the_stream_runs(cuda: Cuda) -> None:
+    array, pageable = cuda.asarray(ONES), np.zeros_like(ONES)
+    pinned = np.frombuffer(cuda.alloc_pinned_memory(ONES.nbytes), np.float32, ONES.size)
+    copy_to_host(cuda, pinned, array, 0)
+    assert np.isnan(pinned).all()
+    copy_to_host(cuda, pageable, array, 0)  # which waits
+    assert (pinned == 1).all() and (pageable == 1).all()
+
+
+def test_pools_hand_out_what_was_freed_though_work_on_it_waits(cuda: Cuda) -> None:
+    own = stream(cuda, True)
+    pinned = cuda.alloc_pinned_memory(512)
+    array = cuda.empty((200,), np.float32)
+    begin, host = array.data.ptr, pinned.__array_interface__["data"][0]
+    del array, pinned
+    with own:
+        assert cuda.empty((200,), np.float32).data.ptr != begin  # each stream has its own blocks
+    assert cuda.empty((200,), np.float32).data.ptr == begin
+    assert cuda.alloc_pinned_memory(512).__array_interface__["data"][0] == host
+
+
+def test_what_an_upload_reads_is_not_handed_out_before_it_ran(cuda: Cuda) -> None:
+    first, second = cuda.asarray(ONES), cuda.asarray(2 * ONES)
+    assert cuda.pinned.allocated == 2
+    assert (first.get() == 1).all() and (second.get() == 2).all()
+    cuda.asarray(ONES)
+    assert cuda.pinned.allocated == 2
+
+
+def test_a_full_pool_gives_back_what_it_keeps_and_then_refuses(cuda: Cuda) -> None:
+    cuda.memory.capacity = cuda.pinned.capacity = 2048
+    cuda.empty((1024,), np.uint8)
+    held = cuda.empty((1536,), np.uint8)  # instead of what was kept
+    assert cuda.memory_info() == (512, 2048)
+    with pytest.raises(OutOfMemoryError, match="out of memory"):
+        cuda.empty((1024,), np.uint8)
+    del held
+    assert cuda.memory.free_bytes() == 1536
+    cuda.empty((2048,), np.uint8)
+    with pytest.raises(CUDARuntimeError, match="out of memory") as caught:
+        cuda.alloc_pinned_memory(4096)
+    assert caught.value.status == 2
+    assert (cuda.asarray(np.ones(2048, np.uint8)).get() == 1).all()  # pinned memory or not
