@@ -34,10 +34,13 @@ Shape = tuple[int, ...]
 class Engine:
     """A plan on a device, with the context it runs in."""
 
-    def __init__(self, folder: Path, filename: str, device: int, cache: Path | None) -> None:
+    def __init__(
+        self, folder: Path, filename: str, device: int, cache: Path | None, stream: Any = None
+    ) -> None:
         """Load the plan; raise ValueError or RuntimeError where that cannot be.
 
         `cache`: the folder for kernels that TensorRT-RTX compiles for this GPU; None: none is kept.
+        `stream`: the stream of CuPy that the plan runs on; None: one of its own.
         """
         cupy = library("cupy", f"pip install {CUPY}")
         self.cupy, self.device = cupy, cupy.cuda.Device(device)
@@ -49,7 +52,7 @@ class Engine:
         plan = path.read_bytes()
         with self.device:
             self.log = logger(trt)
-            self.stream = cupy.cuda.Stream(non_blocking=True)
+            self.stream = cupy.cuda.Stream(non_blocking=True) if stream is None else stream
             self.runtime = trt.Runtime(self.log)
             self.plan = self.runtime.deserialize_cuda_engine(plan)
             if self.plan is None:
@@ -65,6 +68,7 @@ class Engine:
                     self.cache = cache / f"{digest[:16]}-sm{capability.replace('.', '')}.cache"
             self.context: Any = self.new_context()
         self.seen: set[tuple[tuple[str, Shape], ...]] = set()
+        self.has_new_kernels = False
 
     def new_context(self) -> Any:
         """Return a context to run the plan in; raise RuntimeError where there is none."""
@@ -88,17 +92,33 @@ class Engine:
         return self.plan.create_execution_context(config)
 
     def run(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the outputs, CuPy arrays on the GPU, for arrays of numpy or CuPy.
+        """Return the outputs, CuPy arrays on the GPU whose values are there.
 
-        Raises ValueError for shapes that the engine was not built for, MemoryError when the GPU has
-        not enough memory, and RuntimeError when the engine fails; the next run has a new context.
+        `arrays` are of numpy or CuPy; nothing may still be writing them. Raises what `enqueue`
+        does, and RuntimeError when the engine fails while it runs.
+        """
+        outputs = self.enqueue(arrays)
+        try:
+            self.stream.synchronize()
+        except Exception:
+            self.context = None
+            raise
+        self.keep_new()
+        return outputs
+
+    def enqueue(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """Put a run on the stream; return the outputs, CuPy arrays written when it has run.
+
+        What was put on the stream before may still be writing `arrays`. Raises ValueError for
+        shapes that the engine was not built for, MemoryError when the GPU has not enough memory,
+        and RuntimeError when the engine fails; the next run has a new context.
         """
         shapes = {name: tuple(array.shape) for name, array in arrays.items()}
         check(self.told["inputs"], shapes)
+        # Memory, too, is this stream's: what is freed here is used again only after this run.
         with self.device, self.stream:
             context = self.context or self.new_context()
-            self.context = None  # until the run has ended well: one that failed is not used again
-            # Named, so that what the engine reads lives until it has.
+            self.context = None  # one that failed is not used again
             given = {name: self.cupy.ascontiguousarray(array) for name, array in arrays.items()}
             for name, array in given.items():
                 context.set_input_shape(name, shapes[name])
@@ -111,19 +131,23 @@ class Engine:
             size = context.update_device_memory_size_for_shapes()
             scratch = self.cupy.cuda.alloc(max(size, 1))
             context.set_device_memory(scratch.ptr, size)
-            done = context.execute_async_v3(self.stream.ptr)
-            self.stream.synchronize()
-        if not done:
-            raise RuntimeError(f"{self.name}: {self.log.last()}")
+            if not context.execute_async_v3(self.stream.ptr):
+                raise RuntimeError(f"{self.name}: {self.log.last()}")
         self.context = context
         if (met := tuple(sorted(shapes.items()))) not in self.seen:
             self.seen.add(met)
-            self.keep()
+            self.has_new_kernels = True
         return outputs
 
     def forget(self) -> None:
         """Give back what runs have left in the pool."""
         empty_pools(self.cupy, self.device)
+
+    def keep_new(self) -> None:
+        """Write the runtime cache when a shape was new since the last time."""
+        if self.has_new_kernels:
+            self.has_new_kernels = False
+            self.keep()
 
     def keep(self) -> None:
         """Write the runtime cache for the next start; where that cannot be, nothing is kept."""

@@ -117,37 +117,41 @@ def run(chain: Chain, x: Any, thickness: int, room: Room) -> Any:
         for name in (stage.input, stage.skip)
         if name is not None
     }
-    slabs: dict[str, _Slabs] = {chain.input: _cut(x, step, count, room)}
-    moments: dict[str, list[tuple[int, Array, Array]]] = {}
-    for index, stage in enumerate(chain.stages):
-        norm = {}
-        if stage.groups:
-            norm = merge(moments.pop(stage.input), stage.groups)
-        made = _Slabs(count, stage.output in haloed, room)
-        short = _Slabs(count, False, room)
-        seen = moments.setdefault(stage.output, [])
-        try:
-            for number in range(count):
-                source = slabs[stage.input].slabs[number]
-                feeds = {"x": source, "inside": inside(source.shape[2], number, count, stage.up)}
-                if stage.skip is not None:
-                    feeds["skip"] = slabs[stage.skip].slabs[number]
-                found = stage.engine({**feeds, **norm})
-                made.put(number, found["y"])
-                if "shortcut" in found:
-                    short.put(number, found["shortcut"])
-                if "y_mean" in found:
-                    voxels = math.prod(found["y"].shape[2:])
-                    seen.append((voxels, found["y_mean"].copy(), found["y_variance"].copy()))
-                for name in (stage.input, stage.skip):
-                    if name is not None and last_use[name] == index:
-                        slabs[name].drop(number)
-        finally:
-            stage.engine.release()
-        slabs[stage.output] = made
-        if stage.shortcut is not None:
-            slabs[stage.shortcut] = short
-    return slabs[chain.output].whole()
+    with room.ordered():
+        slabs: dict[str, _Slabs] = {chain.input: _cut(x, step, count, room)}
+        moments: dict[str, list[tuple[int, Array, Array]]] = {}
+        for index, stage in enumerate(chain.stages):
+            norm = {}
+            if stage.groups:
+                norm = merge(moments.pop(stage.input), stage.groups)
+            made = _Slabs(count, stage.output in haloed, room)
+            short = _Slabs(count, False, room)
+            seen = moments.setdefault(stage.output, [])
+            try:
+                for number in range(count):
+                    source = slabs[stage.input].slabs[number]
+                    feeds = {
+                        "x": source,
+                        "inside": inside(source.shape[2], number, count, stage.up),
+                    }
+                    if stage.skip is not None:
+                        feeds["skip"] = slabs[stage.skip].slabs[number]
+                    found = stage.engine({**feeds, **norm})
+                    made.put(number, found["y"])
+                    if "shortcut" in found:
+                        short.put(number, found["shortcut"])
+                    if "y_mean" in found:
+                        voxels = math.prod(found["y"].shape[2:])
+                        seen.append((voxels, found["y_mean"].copy(), found["y_variance"].copy()))
+                    for name in (stage.input, stage.skip):
+                        if name is not None and last_use[name] == index:
+                            slabs[name].drop(number)
+            finally:
+                stage.engine.release()
+            slabs[stage.output] = made
+            if stage.shortcut is not None:
+                slabs[stage.shortcut] = short
+        return slabs[chain.output].whole()
 
 
 def inside(planes: int, number: int, count: int, up: bool) -> npt.NDArray[np.float32]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -111,33 +112,63 @@ class Host:
 
 
 class Gpu:
-    """A GPU and its memory, with the host's for what does not fit."""
+    """A GPU and its memory, with the host's for what does not fit.
+
+    Plans, copies and memory share one stream, which orders them.
+    """
 
     enough = 2e9
 
     def __init__(self, device: int, cache: Path | None) -> None:
-        """Take a device by its number; raise ValueError where CuPy is not installed."""
+        """Take a device by its number; raise ValueError where there is none, or no CuPy."""
         self.cupy = tensorrt.library("cupy", f"pip install {tensorrt.CUPY}")
-        self.device, self.cache = device, cache
+        tensorrt.compute_capability(self.cupy, device)
+        self.number, self.device, self.cache = device, self.cupy.cuda.Device(device), cache
+        with self.device:
+            self.stream = self.cupy.cuda.Stream(non_blocking=True)
+        self.engines: list[tensorrt.Engine] = []
 
     def engine(self, stem: Path) -> chain.Engine:
         """Load a stage by its path without suffix."""
-        return OnGpu(tensorrt.Engine(stem.parent, f"{stem.name}.plan", self.device, self.cache))
+        plan = tensorrt.Engine(
+            stem.parent, f"{stem.name}.plan", self.number, self.cache, self.stream
+        )
+        self.engines.append(plan)
+        return OnGpu(plan)
 
     def forget(self) -> None:
         """Give back all memory but that of the plans themselves."""
-        tensorrt.empty_pools(self.cupy, self.cupy.cuda.Device(self.device))
+        tensorrt.empty_pools(self.cupy, self.device)
 
     def available(self) -> int:
         """Return the bytes to be had."""
-        with self.cupy.cuda.Device(self.device):
+        with self.device:
             free: int = self.cupy.cuda.runtime.memGetInfo()[0]
             return free + int(self.cupy.get_default_memory_pool().free_bytes())
 
     def room(self, size: int) -> Room:
         """Return a room with `size` bytes of memory."""
-        self.cupy.cuda.Device(self.device).use()
-        return Room(size, self.cupy.empty, np.empty, self.cupy.asarray)
+        return Room(size, self.cupy.empty, np.empty, self.cupy.asarray, ordered=self.ordered)
+
+    @contextmanager
+    def ordered(self) -> Iterator[None]:
+        """Make the stream current; when this ends, all that was put on it has run."""
+        with self.device, self.stream:
+            try:
+                yield
+            finally:
+                self.wait()
+        for engine in self.engines:
+            engine.keep_new()
+
+    def wait(self) -> None:
+        """Wait for the stream; raise RuntimeError when something on it failed."""
+        try:
+            self.stream.synchronize()
+        except Exception:
+            for engine in self.engines:  # which one failed is not said
+                engine.context = None
+            raise
 
 
 class OnGpu:
@@ -149,7 +180,7 @@ class OnGpu:
 
     def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """Run it; outputs stay on the GPU but for the moments, which are few numbers."""
-        found = self.engine.run(feeds)
+        found = self.engine.enqueue(feeds)
         return {name: array.get() if array.ndim == 1 else array for name, array in found.items()}
 
     def release(self) -> None:

@@ -7,6 +7,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class Room:
     """Hands out arrays, at most `budget` bytes of them from `near` at a time, the rest from `far`.
 
     Near is memory of this computer, or of a GPU in arrays of CuPy; `upload` makes those of numpy's.
+    Work on the arrays is done within `ordered`, at whose end all of it has run.
     At most `far_limit` bytes are far at a time. `held` and `most`: bytes near now and at most;
     `far_held`: bytes far now; `spilled`: all that ever went far.
     """
@@ -47,9 +49,10 @@ class Room:
         far: Allocate = np.empty,
         upload: Callable[[Any], Any] = np.asarray,
         far_limit: float = math.inf,
+        ordered: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.budget, self.near, self.far, self.upload = budget, near, far, upload
-        self.far_limit = far_limit
+        self.far_limit, self.ordered = far_limit, ordered
         self.held = self.most = self.far_held = self.spilled = 0
         self.sizes: dict[int, int] = {}  # of the arrays that are near, by their identity
         self.far_sizes: dict[int, int] = {}  # and of those that are far

@@ -11,7 +11,7 @@ import pytest
 from backends.engines import tensorrt
 from backends.engines.memory import out_of_memory
 from tests.backends.engines import flows
-from tests.backends.engines.fake_gpu import Gpu, write_plan
+from tests.backends.engines.fake_gpu import Gpu, session, write_plan
 
 
 @pytest.fixture
@@ -57,3 +57,22 @@ def test_what_a_run_raises_within_the_graph_is_no_end(flow: tensorrt.Engine, gpu
     with pytest.raises(Exception, match="z"):
         run(flow, z=np.zeros((1, 4, 16, 8, 8), np.float32))
     assert run(flow) == before and gpu.contexts == 2
+
+
+def test_what_a_run_gave_is_the_next_ones_input_also_its_first_row_alone(
+    flow: tensorrt.Engine, gpu: Gpu
+) -> None:
+    good = flows.good()
+    rows = {name: np.repeat(good[name], 2, 0) for name in ("class_labels", "spacing_mm100")}
+    kept = {name: gpu.asarray(array) for name, array in rows.items()}  # as Triton holds them
+    gpu.current.synchronize()
+    on_device, on_host = dict(good), dict(good)
+    for count in (2, 1, 2):
+        on_device |= {name: array[:count] for name, array in kept.items()}
+        on_host |= {name: array[:count] for name, array in rows.items()}
+        latent, velocity = session(flows.FLOW.read_bytes()).run(flows.OUTPUTS, on_host)
+        outputs = flow.run(on_device)
+        assert outputs["next_latent"].view.tobytes() == latent.tobytes()
+        assert outputs["velocity"].view.tobytes() == velocity.tobytes()
+        on_device |= {"latent": outputs["next_latent"], "z": outputs["velocity"]}
+        on_host |= {"latent": latent, "z": velocity}
