@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 
 from backends.slabs import budget, chain
-from backends.slabs.place import Gpu
+from backends.slabs.gpu import Gpu
 from bench import page
 from bench.rooms import ROOT
 from export import chains, networks, stages, variant

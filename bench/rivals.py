@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from backends.engines import tensorrt
-from backends.slabs.place import Gpu, Network
+from backends.slabs.gpu import Gpu
+from backends.slabs.place import Network
 from bench import task as tasks
 from bench.rooms import open_graph, published
 from bench.task import Array, Task, Volume

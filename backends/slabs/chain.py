@@ -28,7 +28,7 @@ class Engine(Protocol):
     """What runs one stage."""
 
     def __call__(self, feeds: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the outputs by name; the next call may overwrite them. Moments are numpy's."""
+        """Return the outputs by name; the next call may overwrite them."""
 
     def release(self) -> None:
         """Give back the memory that calls have taken."""
@@ -123,6 +123,7 @@ def run(chain: Chain, x: Any, thickness: int, room: Room) -> Any:
         for index, stage in enumerate(chain.stages):
             norm = {}
             if stage.groups:
+                room.wait()
                 norm = merge(moments.pop(stage.input), stage.groups)
             made = _Slabs(count, stage.output in haloed, room)
             short = _Slabs(count, False, room)
@@ -131,18 +132,19 @@ def run(chain: Chain, x: Any, thickness: int, room: Room) -> Any:
                 for number in range(count):
                     source = slabs[stage.input].slabs[number]
                     feeds = {
-                        "x": source,
+                        "x": room.bring(source),
                         "inside": inside(source.shape[2], number, count, stage.up),
                     }
                     if stage.skip is not None:
-                        feeds["skip"] = slabs[stage.skip].slabs[number]
+                        feeds["skip"] = room.bring(slabs[stage.skip].slabs[number])
                     found = stage.engine({**feeds, **norm})
                     made.put(number, found["y"])
                     if "shortcut" in found:
                         short.put(number, found["shortcut"])
                     if "y_mean" in found:
                         voxels = math.prod(found["y"].shape[2:])
-                        seen.append((voxels, found["y_mean"].copy(), found["y_variance"].copy()))
+                        mean, variance = (room.read(found[f"y_{m}"]) for m in ("mean", "variance"))
+                        seen.append((voxels, mean, variance))
                     for name in (stage.input, stage.skip):
                         if name is not None and last_use[name] == index:
                             slabs[name].drop(number)

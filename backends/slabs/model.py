@@ -29,7 +29,8 @@ if not __package__:  # Triton loads this file by itself; the folder of all backe
 
 from ..engines import guard, openvino, tensorrt
 from ..engines.tensorrt import cache_folder
-from .place import Gpu, Host, Network
+from .gpu import Gpu
+from .place import Host, Network
 
 
 class TritonPythonModel:

@@ -1,10 +1,9 @@
-"""Where a chain runs: on the CPU or on a GPU, each with its engines and its memory."""
+"""Where a chain runs: on the CPU, with its engines and its memory, or on a GPU."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..engines import channels_last, openvino, tensorrt
+from ..engines import channels_last, openvino
 from ..engines.memory import first_that_fits
 from . import budget, chain
+from .gpu import Gpu
 from .room import Allocate, Room, in_files
 
 Array = npt.NDArray[Any]
@@ -59,11 +59,14 @@ class Network:
                 self.warn(f"out of memory; trying slabs of {thickness} with activations elsewhere")
             return chain.run(self.chain, x, thickness, self.place.room(near))
 
-        return first_that_fits(
-            (partial(attempt, *plan) for plan in budget.thinner(*planned)),
-            self.place.forget,
-            f"{name} {list(given.shape)} was too large, even a plane at a time",
-        )
+        try:
+            return first_that_fits(
+                (partial(attempt, *plan) for plan in budget.thinner(*planned)),
+                self.place.forget,
+                f"{name} {list(given.shape)} was too large, even a plane at a time",
+            )
+        finally:
+            self.place.end()
 
 
 def innermost(allocate: Allocate) -> Allocate:
@@ -101,6 +104,9 @@ class Host:
         for engine in self.engines:
             engine.forget()
 
+    def end(self) -> None:
+        """Nothing is held: each stage has given back what it took."""
+
     def available(self) -> int:
         """Return the bytes to be had."""
         return budget.available()
@@ -109,79 +115,3 @@ class Host:
         """Return a room with `size` bytes of memory."""
         limit = self.spill_gigabytes * 1e9 or shutil.disk_usage(self.spill).free / 2
         return Room(size, innermost(np.empty), innermost(in_files(self.spill)), far_limit=limit)
-
-
-class Gpu:
-    """A GPU and its memory, with the host's for what does not fit.
-
-    Plans, copies and memory share one stream, which orders them.
-    """
-
-    enough = 2e9
-
-    def __init__(self, device: int, cache: Path | None) -> None:
-        """Take a device by its number; raise ValueError where there is none, or no CuPy."""
-        self.cupy = tensorrt.library("cupy", f"pip install {tensorrt.CUPY}")
-        tensorrt.compute_capability(self.cupy, device)
-        self.number, self.device, self.cache = device, self.cupy.cuda.Device(device), cache
-        with self.device:
-            self.stream = self.cupy.cuda.Stream(non_blocking=True)
-        self.engines: list[tensorrt.Engine] = []
-
-    def engine(self, stem: Path) -> chain.Engine:
-        """Load a stage by its path without suffix."""
-        plan = tensorrt.Engine(
-            stem.parent, f"{stem.name}.plan", self.number, self.cache, self.stream
-        )
-        self.engines.append(plan)
-        return OnGpu(plan)
-
-    def forget(self) -> None:
-        """Give back all memory but that of the plans themselves."""
-        tensorrt.empty_pools(self.cupy, self.device)
-
-    def available(self) -> int:
-        """Return the bytes to be had."""
-        with self.device:
-            free: int = self.cupy.cuda.runtime.memGetInfo()[0]
-            return free + int(self.cupy.get_default_memory_pool().free_bytes())
-
-    def room(self, size: int) -> Room:
-        """Return a room with `size` bytes of memory."""
-        return Room(size, self.cupy.empty, np.empty, self.cupy.asarray, ordered=self.ordered)
-
-    @contextmanager
-    def ordered(self) -> Iterator[None]:
-        """Make the stream current; when this ends, all that was put on it has run."""
-        with self.device, self.stream:
-            try:
-                yield
-            finally:
-                self.wait()
-        for engine in self.engines:
-            engine.keep_new()
-
-    def wait(self) -> None:
-        """Wait for the stream; raise RuntimeError when something on it failed."""
-        try:
-            self.stream.synchronize()
-        except Exception:
-            for engine in self.engines:  # which one failed is not said
-                engine.context = None
-            raise
-
-
-class OnGpu:
-    """A plan as a chain calls it."""
-
-    def __init__(self, engine: tensorrt.Engine) -> None:
-        """Take the plan over."""
-        self.engine = engine
-
-    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """Run it; outputs stay on the GPU but for the moments, which are few numbers."""
-        found = self.engine.enqueue(feeds)
-        return {name: array.get() if array.ndim == 1 else array for name, array in found.items()}
-
-    def release(self) -> None:
-        """Nothing is held: memory is the pool's."""

@@ -36,8 +36,6 @@ def in_files(folder: Path) -> Allocate:
 class Room:
     """Hands out arrays, at most `budget` bytes of them from `near` at a time, the rest from `far`.
 
-    Near is memory of this computer, or of a GPU in arrays of CuPy; `upload` makes those of numpy's.
-    Work on the arrays is done within `ordered`, at whose end all of it has run.
     At most `far_limit` bytes are far at a time. `held` and `most`: bytes near now and at most;
     `far_held`: bytes far now; `spilled`: all that ever went far.
     """
@@ -47,12 +45,10 @@ class Room:
         budget: int,
         near: Allocate = np.empty,
         far: Allocate = np.empty,
-        upload: Callable[[Any], Any] = np.asarray,
         far_limit: float = math.inf,
-        ordered: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self.budget, self.near, self.far, self.upload = budget, near, far, upload
-        self.far_limit, self.ordered = far_limit, ordered
+        self.budget, self.near, self.far = budget, near, far
+        self.far_limit = far_limit
         self.held = self.most = self.far_held = self.spilled = 0
         self.sizes: dict[int, int] = {}  # of the arrays that are near, by their identity
         self.far_sizes: dict[int, int] = {}  # and of those that are far
@@ -76,12 +72,26 @@ class Room:
 
     def free(self, array: Any) -> None:
         """Say that an array is needed no more; its last reference is the caller's to drop."""
+        if id(array) in self.far_sizes:
+            self.wait()  # a copy may still be reading it, and whoever has its memory next writes
         self.held -= self.sizes.pop(id(array), 0)
         self.far_held -= self.far_sizes.pop(id(array), 0)
 
+    def ordered(self) -> AbstractContextManager[None]:
+        """Return what work on the arrays is done within; at its end all of it has run."""
+        return nullcontext()
+
+    def wait(self) -> None:
+        """Wait until the work so far has run; the host runs it at once."""
+
+    def bring(self, array: Any) -> Any:
+        """Return an array as engines take it, with the same values."""
+        return array
+
+    def read(self, array: Any) -> Array:
+        """Return a copy in an array of numpy, whose values are there after `wait`."""
+        return np.array(array)
+
     def copy(self, target: Any, source: Any) -> None:
-        """Copy into an array or a part of one, whichever of the two is near."""
-        if not isinstance(target, np.ndarray):
-            target[...] = self.upload(source)
-        else:
-            target[...] = source if isinstance(source, np.ndarray) else source.get()
+        """Copy into an array or a part of one, of the same shape and type."""
+        target[...] = source

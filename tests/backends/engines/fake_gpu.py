@@ -17,7 +17,8 @@ import onnxruntime
 import pytest
 
 from backends.engines import tensorrt
-from tests.backends.engines.fake_cuda import Cuda, CUDARuntimeError, OutOfMemoryError
+from tests.backends.engines.fake_cuda import CUDARuntimeError, OutOfMemoryError
+from tests.backends.engines.fake_cupy import Cuda
 
 SCRATCH = 4096  # bytes that any plan needs
 _TYPES = {"float": "FP32", "float16": "FP16", "int64": "INT64", "uint8": "UINT8"}

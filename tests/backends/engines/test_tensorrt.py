@@ -76,3 +76,11 @@ def test_what_a_run_gave_is_the_next_ones_input_also_its_first_row_alone(
         assert outputs["velocity"].view.tobytes() == velocity.tobytes()
         on_device |= {"latent": outputs["next_latent"], "z": outputs["velocity"]}
         on_host |= {"latent": latent, "z": velocity}
+
+
+def test_an_input_that_is_not_in_c_order_is_refused(flow: tensorrt.Engine, gpu: Gpu) -> None:
+    before = run(flow)
+    latent = gpu.asarray(np.zeros((1, 4, 8, 8, 16), np.float32))[..., ::2]
+    with pytest.raises(ValueError, match=r"^latent: strides \(.*\), but C order is expected"):
+        run(flow, latent=latent)
+    assert run(flow) == before

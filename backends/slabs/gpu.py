@@ -1,0 +1,193 @@
+"""A chain on a GPU: its plans, its memory and its copies share one stream, which orders them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..engines import tensorrt
+from ..engines.memory import out_of_memory
+from . import chain
+from .room import Room
+
+Array = npt.NDArray[Any]
+
+
+class Gpu:
+    """A GPU and its memory, with the host's for what does not fit."""
+
+    enough = 2e9
+
+    def __init__(self, device: int, cache: Path | None) -> None:
+        """Take a device by its number; raise ValueError where there is none, or no CuPy."""
+        self.cupy = tensorrt.library("cupy", f"pip install {tensorrt.CUPY}")
+        tensorrt.compute_capability(self.cupy, device)
+        self.number, self.device, self.cache = device, self.cupy.cuda.Device(device), cache
+        with self.device:
+            self.stream = self.cupy.cuda.Stream(non_blocking=True)
+        self.engines: list[tensorrt.Engine] = []
+
+    def engine(self, stem: Path) -> chain.Engine:
+        """Load a stage by its path without suffix."""
+        plan = tensorrt.Engine(
+            stem.parent, f"{stem.name}.plan", self.number, self.cache, self.stream
+        )
+        self.engines.append(plan)
+        return OnGpu(plan)
+
+    def forget(self) -> None:
+        """Give back all memory but that of the plans themselves."""
+        tensorrt.empty_pools(self.cupy, self.device)
+
+    def end(self) -> None:
+        """Give back what the pools keep of a run, as other models of this GPU need memory, too."""
+        self.forget()
+
+    def available(self) -> int:
+        """Return the bytes to be had."""
+        with self.device:
+            free: int = self.cupy.cuda.runtime.memGetInfo()[0]
+            return free + int(self.cupy.get_default_memory_pool().free_bytes())
+
+    def room(self, size: int) -> Room:
+        """Return a room with `size` bytes of memory."""
+        return OnStream(self, size)
+
+    @contextmanager
+    def ordered(self) -> Iterator[None]:
+        """Make the stream current; when this ends, all that was put on it has run."""
+        with self.device, self.stream:
+            try:
+                yield
+            finally:
+                self.wait()
+        for engine in self.engines:
+            engine.keep_new()
+
+    def wait(self) -> None:
+        """Wait for the stream; raise RuntimeError when something on it failed."""
+        try:
+            self.stream.synchronize()
+        except Exception:
+            for engine in self.engines:  # which one failed is not said
+                engine.context = None
+            raise
+
+    def pinned(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Return an array of the host that copies reach fastest, where such memory can be had."""
+        count = math.prod(shape)
+        try:
+            memory = self.cupy.cuda.alloc_pinned_memory(count * np.dtype(dtype).itemsize)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            return np.empty(shape, dtype)
+        return np.frombuffer(memory, dtype, count).reshape(shape)
+
+
+class OnGpu:
+    """A plan as a chain calls it."""
+
+    def __init__(self, engine: tensorrt.Engine) -> None:
+        """Take the plan over."""
+        self.engine = engine
+
+    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """Put a run on the stream; the outputs are on the GPU."""
+        return self.engine.enqueue(feeds)
+
+    def release(self) -> None:
+        """Nothing is held: memory is the pool's."""
+
+
+class OnStream(Room):
+    """Near is memory of the GPU, far is the host's; copies between them run on the GPU's stream."""
+
+    def __init__(self, gpu: Gpu, budget: int) -> None:
+        super().__init__(budget, gpu.cupy.empty, gpu.pinned)
+        self.gpu = gpu
+
+    def ordered(self) -> AbstractContextManager[None]:
+        """Return what makes the stream current, and at its end waits for it."""
+        return self.gpu.ordered()
+
+    def wait(self) -> None:
+        """Wait until what was put on the stream has run."""
+        self.gpu.wait()
+
+    def bring(self, array: Any) -> Any:
+        """Return an array of the GPU with the values of an array of either."""
+        if not isinstance(array, np.ndarray):
+            return array
+        brought = self.near(array.shape, array.dtype)
+        self.copy(brought, array)
+        return brought
+
+    def read(self, array: Any) -> Array:
+        """Return an array of the host with the values of one of the GPU, there after `wait`."""
+        values = self.gpu.pinned(array.shape, array.dtype)
+        self.copy(values, array)
+        return values
+
+    def copy(self, target: Any, source: Any) -> None:
+        """Put a copy on the stream; it ends before the host's memory is read, or freed.
+
+        Raises ValueError for arrays that are not rows of bytes at even distances.
+        """
+        to_host, from_host = (isinstance(array, np.ndarray) for array in (target, source))
+        if to_host and from_host:
+            self.gpu.wait()  # a copy from the GPU may still be writing the source
+            target[...] = source
+            return
+        # CuPy would compile a kernel, for which a machine needs CUDA's compiler and headers.
+        runtime = self.gpu.cupy.cuda.runtime
+        kind = runtime.memcpyDeviceToDevice
+        if to_host or from_host:
+            kind = runtime.memcpyDeviceToHost if to_host else runtime.memcpyHostToDevice
+        width, height, target_pitch, source_pitch = rows(target, source)
+        runtime.memcpy2DAsync(
+            *(_address(target), target_pitch, _address(source), source_pitch),
+            *(width, height, kind, self.gpu.stream.ptr),
+        )
+
+
+def rows(target: Any, source: Any) -> tuple[int, int, int, int]:
+    """Return width in bytes, height, and both arrays' bytes from row to row, for a copy in rows.
+
+    Raises ValueError for arrays of other shapes or types, or that are not rows at even distances.
+    """
+    if target.shape != source.shape or target.dtype != source.dtype:
+        raise ValueError(
+            f"a copy into {target.dtype} {list(target.shape)} needs the same type and shape, not"
+            f" {source.dtype} {list(source.shape)}"
+        )
+    size = int(target.dtype.itemsize)
+    # (length, bytes from one to the next in either), innermost first; axes that lie close are one.
+    axes = [(size, 1, 1)]
+    for length, *steps in list(zip(target.shape, target.strides, source.strides, strict=True))[
+        ::-1
+    ]:
+        inner, *inner_steps = axes[-1]
+        if length == 1:
+            continue
+        if steps == [inner * step for step in inner_steps]:
+            axes[-1] = (inner * length, *inner_steps)
+        else:
+            axes.append((length, *steps))
+    if len(axes) > 2:
+        raise ValueError(
+            f"a copy of {list(target.shape)} with strides {target.strides} from {source.strides}"
+            " is not one of rows at even distances"
+        )
+    height, target_pitch, source_pitch = axes[1] if len(axes) == 2 else (1, axes[0][0], axes[0][0])
+    return axes[0][0], height, target_pitch, source_pitch
+
+
+def _address(array: Any) -> int:
+    return int(array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr)
