@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from . import cuda
+
 # What each target's library is called and how it is installed.
 MODULES = {
     "tensorrt-rtx": ("tensorrt_rtx", "pip install tensorrt-rtx-cu13==1.7.1.116"),
@@ -44,7 +46,7 @@ class Engine:
         """
         cupy = library("cupy", f"pip install {CUPY}")
         self.cupy, self.device = cupy, cupy.cuda.Device(device)
-        capability = compute_capability(cupy, device)
+        capability = cuda.compute_capability(cupy, device)
         path = choose(folder, filename, capability)
         self.told = describe(path, capability)
         self.name = self.told["target"]
@@ -143,7 +145,7 @@ class Engine:
 
     def forget(self) -> None:
         """Give back what runs have left in the pool."""
-        empty_pools(self.cupy, self.device)
+        cuda.empty_pools(self.cupy, self.device)
 
     def keep_new(self) -> None:
         """Write the runtime cache when a shape was new since the last time."""
@@ -166,26 +168,6 @@ def library(name: str, install: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise ValueError(f"this server lacks {name} ({error}): {install}") from None
-
-
-def empty_pools(cupy: Any, device: Any) -> None:
-    """Give the GPU and the host what CuPy keeps of their memory for the next array."""
-    with device:
-        cupy.get_default_memory_pool().free_all_blocks()
-        cupy.get_default_pinned_memory_pool().free_all_blocks()
-
-
-def compute_capability(cupy: Any, device: int) -> str:
-    """Return the device's, such as 8.9; raise ValueError where there is no such device."""
-    runtime = cupy.cuda.runtime
-    try:
-        count = runtime.getDeviceCount()
-    except runtime.CUDARuntimeError as error:
-        raise ValueError(f"a plan needs an NVIDIA GPU and its driver: {error}") from None
-    if device >= count:
-        raise ValueError(f"there is no GPU {device}; this server has {count}")
-    digits = cupy.cuda.Device(device).compute_capability
-    return f"{digits[:-1]}.{digits[-1]}"
 
 
 def choose(folder: Path, filename: str, capability: str) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..engines import tensorrt
+from ..engines import cuda, tensorrt
 from ..engines.memory import out_of_memory
 from . import chain
 from .room import Room
@@ -27,7 +27,7 @@ class Gpu:
     def __init__(self, device: int, cache: Path | None) -> None:
         """Take a device by its number; raise ValueError where there is none, or no CuPy."""
         self.cupy = tensorrt.library("cupy", f"pip install {tensorrt.CUPY}")
-        tensorrt.compute_capability(self.cupy, device)
+        cuda.compute_capability(self.cupy, device)
         self.number, self.device, self.cache = device, self.cupy.cuda.Device(device), cache
         with self.device:
             self.stream = self.cupy.cuda.Stream(non_blocking=True)
@@ -43,7 +43,7 @@ class Gpu:
 
     def forget(self) -> None:
         """Give back all memory but that of the plans themselves."""
-        tensorrt.empty_pools(self.cupy, self.device)
+        cuda.empty_pools(self.cupy, self.device)
 
     def end(self) -> None:
         """Give back what the pools keep of a run, as other models of this GPU need memory, too."""

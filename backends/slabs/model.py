@@ -27,7 +27,7 @@ if not __package__:  # Triton loads this file by itself; the folder of all backe
     sys.path.append(str(Path(__file__).parents[2]))
     __package__ = "backends.slabs"
 
-from ..engines import guard, openvino, tensorrt
+from ..engines import cuda, guard, openvino, tensorrt
 from ..engines.tensorrt import cache_folder
 from .gpu import Gpu
 from .place import Host, Network
@@ -54,6 +54,7 @@ class TritonPythonModel:
             path = folder / (config.get("default_model_filename") or "chain.json")
             if any(folder.glob("*.plan")):
                 place: Host | Gpu = Gpu(device, cache_folder(parameters))
+                cuda.expect_driver_library()
             else:
                 threads = int(parameters.get("thread_count", "0"))
                 spill = Path(parameters.get("spill_folder") or gettempdir())

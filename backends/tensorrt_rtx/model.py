@@ -24,7 +24,7 @@ if not __package__:  # Triton loads this file by itself; the folder of all backe
     sys.path.append(str(Path(__file__).parents[2]))
     __package__ = "backends.tensorrt_rtx"
 
-from ..engines import guard
+from ..engines import cuda, guard
 from ..engines.memory import twice
 from ..engines.tensorrt import Engine, cache_folder, sentence
 
@@ -46,6 +46,7 @@ class TritonPythonModel:
         try:
             self.contract = guard.contract(config)
             self.engine = Engine(folder, filename, device, cache_folder(parameters))
+            cuda.expect_driver_library()
         except (ValueError, RuntimeError) as error:
             raise pb_utils.TritonModelException(
                 f"{args['model_name']}: {sentence(error, folder)}"

@@ -1,0 +1,41 @@
+"""What a machine has of CUDA, and what CuPy keeps of its memory."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+
+def compute_capability(cupy: Any, device: int) -> str:
+    """Return the device's, such as 8.9; raise ValueError where there is no such device."""
+    runtime = cupy.cuda.runtime
+    try:
+        count = runtime.getDeviceCount()
+    except runtime.CUDARuntimeError as error:
+        raise ValueError(f"a plan needs an NVIDIA GPU and its driver: {error}") from None
+    if device >= count:
+        raise ValueError(f"there is no GPU {device}; this server has {count}")
+    digits = cupy.cuda.Device(device).compute_capability
+    return f"{digits[:-1]}.{digits[-1]}"
+
+
+def expect_driver_library() -> None:
+    """Raise ValueError unless `libcuda.so` loads, which Triton's Python backend opens by that name.
+
+    Drivers install libcuda.so.1 and not always a link of that name. Without one the backend cannot
+    pass tensors of the GPU on.
+    """
+    try:
+        ctypes.CDLL("libcuda.so")
+    except OSError as error:
+        raise ValueError(
+            f"Triton's Python backend needs libcuda.so for tensors on a GPU ({error}):"
+            " link libcuda.so to the driver's libcuda.so.1"
+        ) from None
+
+
+def empty_pools(cupy: Any, device: Any) -> None:
+    """Give the GPU and the host what CuPy keeps of their memory for the next array."""
+    with device:
+        cupy.get_default_memory_pool().free_all_blocks()
+        cupy.get_default_pinned_memory_pool().free_all_blocks()

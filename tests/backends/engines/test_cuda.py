@@ -1,0 +1,89 @@
+"""Whether a machine has the driver's library by the name that Triton's Python backend opens."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.backends.engines import fake_gpu, flows
+from tests.conftest import ROOT
+
+SENTENCE = "Triton's Python backend needs libcuda.so for tensors on a GPU (libcuda.so: "
+
+
+def here() -> bool:
+    try:
+        ctypes.CDLL("libcuda.so")
+    except OSError:
+        return False
+    return True
+
+
+needs_none = pytest.mark.skipif(here(), reason="libcuda.so is here")
+
+
+@needs_none
+def test_the_name_with_a_version_is_not_enough(tmp_path: Path) -> None:
+    maps = Path("/proc/self/maps").read_text().split()
+    library = next(word for word in maps if word.startswith("/") and "/libc.so" in word)
+    code = "from backends.engines import cuda; cuda.expect_driver_library()"
+
+    def expect() -> str:
+        environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
+        command = [sys.executable, "-c", code]
+        ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        return ended.stderr.strip().rpartition("ValueError: ")[2]
+
+    (tmp_path / "libcuda.so.1").symlink_to(library)  # any library
+    assert expect().startswith(SENTENCE)
+    assert expect().endswith("link libcuda.so to the driver's libcuda.so.1")
+    (tmp_path / "libcuda.so").symlink_to("libcuda.so.1")
+    assert expect() == ""
+
+
+@needs_none
+@pytest.mark.parametrize("backend", ["slabs", "tensorrt_rtx"])
+def test_a_model_on_a_gpu_says_at_its_start_that_the_library_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backend: str
+) -> None:
+    class TritonModelException(Exception):
+        """As Triton's."""
+
+    utilities = SimpleNamespace(TritonModelException=TritonModelException, Logger=SimpleNamespace())
+    utilities.Logger.log_warn = print
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", utilities)
+    monkeypatch.delitem(sys.modules, f"backends.{backend}.model", raising=False)
+    model: Any = importlib.import_module(f"backends.{backend}.model").TritonPythonModel()
+    monkeypatch.delitem(sys.modules, f"backends.{backend}.model")
+    gpu = fake_gpu.Gpu().install(monkeypatch)
+    version = tmp_path / "1"
+    version.mkdir()
+    fake_gpu.write_plan(flows.FLOW, version / "model.plan")
+    if backend == "slabs":
+        chain = ROOT / "model_repository" / "mini.vae_decoder" / "1"
+        shutil.copytree(chain, version, dirs_exist_ok=True)
+        for onnx in version.glob("*.onnx"):
+            fake_gpu.write_plan(onnx, onnx.with_suffix(".plan"))
+    arguments = {
+        "model_name": "a",
+        "model_config": '{"parameters": {}, "output": [{"name": "y", "dims": [1]}]}',
+        "model_repository": str(tmp_path),
+        "model_version": "1",
+        "model_instance_kind": "GPU",
+        "model_instance_device_id": "0",
+    }
+    with pytest.raises(TritonModelException) as caught:
+        model.initialize(arguments)
+    assert str(caught.value).startswith(f"a: {SENTENCE}")
+    monkeypatch.setattr("backends.engines.cuda.ctypes.CDLL", lambda name: None)  # as if it were
+    model.initialize(arguments)
+    assert gpu.contexts > 0
