@@ -23,6 +23,7 @@ class Gpu:
     """A GPU and its memory, with the host's for what does not fit."""
 
     enough = 2e9
+    share = 0.85  # what goes to the host instead crosses PCIe twice
 
     def __init__(self, device: int, cache: Path | None) -> None:
         """Take a device by its number; raise ValueError where there is none, or no CuPy."""

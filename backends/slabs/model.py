@@ -3,7 +3,8 @@
 A model's version folder holds `chain.json`, which says how the stages hang together, and their
 files: ONNX for the CPU, plans for a GPU. Parameters in config.pbtxt:
 
-    memory_budget_gb   memory that a request may take in 10^9 bytes; absent: half of what is free
+    memory_budget_gb   memory that a request may take in 10^9 bytes; absent: half of what is free,
+                       on a GPU 85 %
     spill_folder       where activations go that do not fit; absent: the folder for temporary files;
                        on a GPU they go to the host's memory
     spill_limit_gb     how much a request may have there in 10^9 bytes; absent: half of what is free

@@ -30,7 +30,7 @@ class Network:
         gigabytes: float = 0,
         warn: Callable[[str], None] = print,
     ) -> None:
-        """Load `chain.json` at `path`; `gigabytes` 0: half of what is free when it runs.
+        """Load `chain.json` at `path`; `gigabytes` 0: the place's share of what is free.
 
         `warn` is told when memory runs out and less is tried.
 
@@ -51,7 +51,7 @@ class Network:
         name, step = self.chain.input, self.chain.planes[self.chain.input]
         if 0 in x.shape or any(side % step for side in x.shape[2:]):
             raise ValueError(f"{name}: {list(given.shape)}, but sides must be multiples of {step}")
-        memory = int(self.gigabytes * 1e9) or self.place.available() // 2
+        memory = int(self.gigabytes * 1e9 or self.place.available() * self.place.share)
         planned = budget.divide(self.chain, x.shape, memory, self.place.enough)
 
         def attempt(thickness: int, near: int) -> Any:
@@ -84,6 +84,7 @@ class Host:
     """The CPU and its memory, with files for what does not fit."""
 
     enough = 150e6
+    share = 0.5
 
     def __init__(self, spill: Path, threads: int, spill_gigabytes: float = 0) -> None:
         """Keep where files go, how much of them, and how many threads engines have.

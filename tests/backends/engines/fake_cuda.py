@@ -100,6 +100,7 @@ class Pool:
         self.segments: dict[int, np.ndarray] = {}
         self.cached: list[tuple[int, np.ndarray]] = []
         self.allocated = 0  # times that the pool's own memory did not do
+        self.used = self.most = 0  # bytes asked for and not freed, now and at most
 
     def take(self, size: int, stream: int) -> np.ndarray:
         size = max(-(-size // UNIT), 1) * UNIT
@@ -144,10 +145,13 @@ class Block:
     """A block of a pool, until nothing refers to it."""
 
     def __init__(self, pool: Pool, size: int, stream: int) -> None:
-        self.pool, self.stream = pool, stream
+        self.pool, self.size, self.stream = pool, size, stream
         self.segment = pool.take(size, stream)
         self.ptr = address(self.segment)
+        pool.used += size
+        pool.most = max(pool.most, pool.used)
 
     def __del__(self) -> None:
         if hasattr(self, "segment"):
+            self.pool.used -= self.size
             self.pool.cached.append((self.stream, self.segment))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backends.slabs import chain
+from backends.slabs import budget, chain
 from backends.slabs.gpu import Gpu, OnStream, rows
 from backends.slabs.place import Network
 from backends.slabs.room import Room
@@ -143,6 +143,33 @@ def test_after_a_run_its_output_is_all_that_is_held(
     found = network(INPUTS["vae_decoder"])
     assert list(gpu.memory.segments) == [found.block.ptr]
     assert not gpu.pinned.cached
+
+
+@pytest.mark.parametrize("gigabytes", [0.001, 0.003, 0.01])
+@pytest.mark.parametrize("model", INPUTS)
+def test_memory_of_a_run_stays_within_its_budget(
+    gpu: fake_gpu.Gpu, load: Callable[..., Network], model: str, gigabytes: float
+) -> None:
+    network = load(model, gigabytes)
+    network(INPUTS[model])
+    assert gpu.memory.most < gigabytes * 1e9  # but for scratch, of which real plans have more
+
+
+def test_without_a_budget_most_of_what_is_free_is_taken(
+    gpu: fake_gpu.Gpu, load: Callable[..., Network], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu.memory.capacity = 10_000_000
+    held = gpu.empty((2_000_000,), np.uint8)
+    budgets: list[int] = []
+    divide = budget.divide
+
+    def spy(*arguments: Any) -> tuple[int, int]:
+        budgets.append(arguments[2])
+        return divide(*arguments)
+
+    monkeypatch.setattr(budget, "divide", spy)
+    load("vae_decoder")(INPUTS["vae_decoder"])
+    assert budgets[0] == pytest.approx(0.85 * (gpu.memory.capacity - held.nbytes), rel=1e-3)
 
 
 def test_without_pinned_memory_the_hosts_other_memory_does(
