@@ -72,7 +72,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         "--memory-gb",
         type=float,
         metavar="N",
-        help="memory that a request's decoder may take; half of what is free",
+        help="memory that a request's decoder may take; half of what is free, on a GPU 85 %%",
     )
     parser.add_argument(
         "--spill-gb",

@@ -2,9 +2,9 @@
 
 Beside a plan lies its description, `model.plan.json`, both written by `python -m export`. Memory of
 the GPU is CuPy's: its arrays speak DLPack in both directions, and its pool hands what one run freed
-to the next. CUDA's own Python bindings offer neither. None of its kernels but copies are used, so
-the CUDA toolkit is not needed. The pool also has the engine's scratch memory, as much as the run's
-shapes need: TensorRT by itself would hold what the largest shapes need from the start.
+to the next. CUDA's own Python bindings offer neither. None of CuPy's kernels are used, so the CUDA
+toolkit is not needed. The pool also has the engine's scratch memory, as much as the run's shapes
+need: TensorRT by itself would hold what the largest shapes need from the start.
 """
 
 from __future__ import annotations

@@ -153,8 +153,14 @@ class OnStream(Room):
             kind = runtime.memcpyDeviceToHost if to_host else runtime.memcpyHostToDevice
         width, height, target_pitch, source_pitch = rows(target, source)
         runtime.memcpy2DAsync(
-            *(_address(target), target_pitch, _address(source), source_pitch),
-            *(width, height, kind, self.gpu.stream.ptr),
+            _address(target),
+            target_pitch,
+            _address(source),
+            source_pitch,
+            width,
+            height,
+            kind,
+            self.gpu.stream.ptr,
         )
 
 
