@@ -30,6 +30,7 @@ def test_t1_becomes_t2_and_keeps_its_anatomy(
     assert masked["as_t2"] > masked["as_t1"] + 0.2
 
 
+@pytest.mark.slow
 def test_a_lesion_is_drawn_where_it_was_asked_and_nowhere_else(
     client: Client, heads: list[Head], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,7 @@ def test_what_settles_is_flat_and_what_leaks_is_not() -> None:
     assert not sampled(lambda n: 3e8, lambda n: 20 + n // 30)
 
 
+@pytest.mark.slow
 def test_some_seconds_of_everything(tmp_path: Path) -> None:
     told, samples = soak.soak(ROOT / "model_repository", 6, 1, 3, tmp_path / "log")
     assert told["found"] == [] and "failed" not in told

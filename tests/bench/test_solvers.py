@@ -80,6 +80,7 @@ def test_the_verdict_follows_the_numbers(cached: float, verdict: str) -> None:
     assert re.search(verdict, said)
 
 
+@pytest.mark.slow
 def test_the_command_measures_real_volumes(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,6 +85,7 @@ def test_a_row_that_fails_is_written_down_and_the_rest_goes_on(
     assert not (to / "failed" / "bad.json").exists()
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_whole_and_the_same(
     start_server: Callable[..., Server], tmp_path: Path
 ) -> None:

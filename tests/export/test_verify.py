@@ -36,6 +36,7 @@ def has(name: str, roles: tuple[str, ...]) -> bool:
     return set(roles) <= set(official(name).networks)
 
 
+@pytest.mark.slow
 def test_a_graph_of_other_weights_fails(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

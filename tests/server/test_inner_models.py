@@ -60,7 +60,7 @@ class Caller:
         return text
 
 
-@pytest.fixture(scope="module", params=["mini", "official"])
+@pytest.fixture(scope="module", params=["mini", pytest.param("official", marks=pytest.mark.slow)])
 def served(
     request: pytest.FixtureRequest,
     module_server: Callable[..., Server],

@@ -126,6 +126,7 @@ def test_what_cannot_be_done_in_its_time_is_refused_before_it_begins(start_serve
         events.close()
 
 
+@pytest.mark.slow
 def test_a_client_that_was_refused_asks_again_when_it_was_told_to(start_server):
     server = start_server(None, "--max-waiting=1")
 

@@ -74,6 +74,7 @@ def test_bad_requests_and_cancelled_ones_are_counted_apart(start_server, eventua
     assert 'maisi_requests_total{outcome="done",variant="mini"}' not in found
 
 
+@pytest.mark.slow
 def test_a_busy_server_is_ready_and_one_without_progress_starts_again(start_server, eventually):
     server = start_server(None, "--stall-seconds=2")
     expected, _ = volume(server, masked=True)
