@@ -149,6 +149,8 @@ def _cut(
     held, spacing, sent = request.held, request.spacing, request.labels
     if held is None or spacing is None or sent is None:
         return image, spacing, used
+    if spacing == held.spacing:  # cut by the server already
+        return image, spacing, sent if used is None and request.named else used
     followed = request.inputs["mask"] if used is None else used
     labels = resample_nearest(followed, spacing, held.spacing, sent.shape)
     if used is not None and request.arguments.get("organs"):

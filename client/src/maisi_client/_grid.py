@@ -196,8 +196,6 @@ def resample_within(
     which is the background; none of it gets into what has a label. Returned with the volume are the
     labels, without those that have no voxel of the mask around them.
     """
-    if spacing == to:
-        return volume, labels
     labelled = mask != 0
     weights = resample_linear(labelled, spacing, labels.shape, to)
     sums = resample_linear(volume * labelled, spacing, labels.shape, to)
