@@ -107,7 +107,7 @@ def test_loopback() -> None:
 
 def in_a_new_process(url: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `maisi info`: gRPC may read the environment once in a process."""
-    command = [sys.executable, "-m", "maisi_client", "info", "--url", url, "--timeout", "2"]
+    command = [sys.executable, "-m", "maisi_client", "info", "--url", url, "--timeout", "60"]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=100, env={**os.environ, **environment}
     )
