@@ -98,11 +98,7 @@ def configs(
     def engine(short: str, inputs: Shapes, outputs: Shapes) -> pb.ModelConfig:
         config = network(short, inputs, outputs)
         config.backend, config.default_model_filename = _TARGETS[target]
-        if target == "onnx":
-            fastest = config.optimization.execution_accelerators.cpu_execution_accelerator
-            fastest.add(name="openvino")
-        else:
-            _take_as_they_are(config)
+        _take_as_they_are(config)
         return config
 
     def chain(short: str, inputs: Shapes, outputs: Shapes) -> pb.ModelConfig:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from server import healing, layout, private, temporary
+from server import engines, healing, layout, private, temporary
 from server.address import Address, joined
 from server.healing import log, say
 from server.layout import UNLIMITED, Limits
@@ -80,7 +80,11 @@ def serve(settings: Settings) -> None:
             listeners = address.listeners.items()
             listed = " ".join(f"{name}={joined(host, port)}" for name, (host, port) in listeners)
             known = triton.stubs()
-            say(sys.stdout, f"ready: {listed} variants={','.join(variants)}")
+            metrics = triton.metrics()
+            for reason in engines.unused(metrics):
+                log(f"warning: {reason}")
+            on = engines.listed(metrics, list(variants))
+            say(sys.stdout, f"ready: {listed} variants={','.join(variants)} engines={on}")
             while reason := healing.watch(triton, known, health, stop):
                 known = start_again(triton, settings, health, stop, reason)
             health.stopping = True

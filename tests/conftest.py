@@ -51,7 +51,8 @@ class Server:
     def wait_ready(self) -> None:
         self.line = self.process.stdout.readline()
         found = re.fullmatch(
-            r"ready: grpc=(\S+) http=(\S+) metrics=(\S+) status=(\S+) variants=(\S*)\n",
+            r"ready: grpc=(\S+) http=(\S+) metrics=(\S+) status=(\S+)"
+            r" variants=(\S*) engines=(\S*)\n",
             self.line,
         )
         assert found, f"no ready line but {self.line!r}; log:\n{self.log[-4000:]}"

@@ -6,6 +6,24 @@ import ctypes
 from typing import Any
 
 
+def gpus() -> list[str]:
+    """Return the names of the NVIDIA GPUs that the driver has; none where there is no driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return []
+    count = ctypes.c_int()
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return []
+    names = []
+    for number in range(count.value):
+        device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+        driver.cuDeviceGet(ctypes.byref(device), number)
+        driver.cuDeviceGetName(name, len(name), device)
+        names.append(name.value.decode(errors="replace"))
+    return names
+
+
 def compute_capability(cupy: Any, device: int) -> str:
     """Return the device's, such as 8.9; raise ValueError where there is no such device."""
     runtime = cupy.cuda.runtime

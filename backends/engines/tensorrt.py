@@ -44,9 +44,9 @@ class Engine:
         `cache`: the folder for kernels that TensorRT-RTX compiles for this GPU; None: none is kept.
         `stream`: the stream of CuPy that the plan runs on; None: one of its own.
         """
-        cupy = library("cupy", f"pip install {CUPY}")
-        self.cupy, self.device = cupy, cupy.cuda.Device(device)
-        capability = cuda.compute_capability(cupy, device)
+        self.cupy = cupy()
+        self.device = self.cupy.cuda.Device(device)
+        capability = cuda.compute_capability(self.cupy, device)
         path = choose(folder, filename, capability)
         self.told = describe(path, capability)
         self.name = self.told["target"]
@@ -54,7 +54,7 @@ class Engine:
         plan = path.read_bytes()
         with self.device:
             self.log = logger(trt)
-            self.stream = cupy.cuda.Stream(non_blocking=True) if stream is None else stream
+            self.stream = stream or self.cupy.cuda.Stream(non_blocking=True)
             self.runtime = trt.Runtime(self.log)
             self.plan = self.runtime.deserialize_cuda_engine(plan)
             if self.plan is None:
@@ -157,6 +157,11 @@ class Engine:
         """Write the runtime cache for the next start; where that cannot be, nothing is kept."""
         if self.cache is not None:
             write(self.cache, bytes(self.kept.serialize()))
+
+
+def cupy() -> Any:
+    """Return CuPy; raise ValueError with what to install."""
+    return library("cupy", f"pip install {CUPY}")
 
 
 def library(name: str, install: str) -> Any:
@@ -278,9 +283,3 @@ def logger(trt: Any) -> Any:
             return first
 
     return Log()
-
-
-def sentence(error: Exception, folder: Path | None = None) -> str:
-    """Reduce an error to one line that names no folder of this server."""
-    text = " ".join(str(error).split())
-    return text if folder is None else text.replace(f"{folder}/", "")

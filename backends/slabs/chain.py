@@ -128,23 +128,12 @@ def run(chain: Chain, x: Any, thickness: int, room: Room) -> Any:
             made = _Slabs(count, stage.output in haloed, room)
             short = _Slabs(count, False, room)
             seen = moments.setdefault(stage.output, [])
+
             try:
                 for number in range(count):
-                    source = slabs[stage.input].slabs[number]
-                    feeds = {
-                        "x": room.bring(source),
-                        "inside": inside(source.shape[2], number, count, stage.up),
-                    }
-                    if stage.skip is not None:
-                        feeds["skip"] = room.bring(slabs[stage.skip].slabs[number])
-                    found = stage.engine({**feeds, **norm})
-                    made.put(number, found["y"])
-                    if "shortcut" in found:
-                        short.put(number, found["shortcut"])
-                    if "y_mean" in found:
-                        voxels = math.prod(found["y"].shape[2:])
-                        mean, variance = (room.read(found[f"y_{m}"]) for m in ("mean", "variance"))
-                        seen.append((voxels, mean, variance))
+                    feeds = _feeds(stage, slabs, number, count, room)
+                    _compute(stage, number, {**feeds, **norm}, made, short, seen, room)
+                    del feeds  # an engine gives back what nothing refers to
                     for name in (stage.input, stage.skip):
                         if name is not None and last_use[name] == index:
                             slabs[name].drop(number)
@@ -154,6 +143,40 @@ def run(chain: Chain, x: Any, thickness: int, room: Room) -> Any:
             if stage.shortcut is not None:
                 slabs[stage.shortcut] = short
         return slabs[chain.output].whole()
+
+
+def _feeds(
+    stage: Stage, slabs: Mapping[str, _Slabs], number: int, count: int, room: Room
+) -> dict[str, Any]:
+    """Return what a stage takes of a slab, but for the norm."""
+    source = slabs[stage.input].slabs[number]
+    feeds = {
+        "x": room.bring(source),
+        "inside": inside(source.shape[2], number, count, stage.up),
+    }
+    if stage.skip is not None:
+        feeds["skip"] = room.bring(slabs[stage.skip].slabs[number])
+    return feeds
+
+
+def _compute(
+    stage: Stage,
+    number: int,
+    feeds: Mapping[str, Any],
+    outputs: _Slabs,
+    shortcuts: _Slabs,
+    moments: list[tuple[int, Array, Array]],
+    room: Room,
+) -> None:
+    """Run a stage on a slab, and keep copies of what it gives."""
+    results = stage.engine(feeds)
+    outputs.put(number, results["y"])
+    if "shortcut" in results:
+        shortcuts.put(number, results["shortcut"])
+    if "y_mean" in results:
+        voxels = math.prod(results["y"].shape[2:])
+        mean, variance = (room.read(results[f"y_{m}"]) for m in ("mean", "variance"))
+        moments.append((voxels, mean, variance))
 
 
 def inside(planes: int, number: int, count: int, up: bool) -> npt.NDArray[np.float32]:

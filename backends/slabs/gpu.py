@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..engines import cuda, tensorrt
+from ..engines import cuda, onnx_runtime, tensorrt
 from ..engines.memory import out_of_memory
 from . import chain
 from .room import Room
@@ -25,9 +25,14 @@ class Gpu:
     enough = 2e9
     share = 0.85  # what goes to the host instead crosses PCIe twice
 
-    def __init__(self, device: int, cache: Path | None) -> None:
-        """Take a device by its number; raise ValueError where there is none, or no CuPy."""
-        self.cupy = tensorrt.library("cupy", f"pip install {tensorrt.CUPY}")
+    def __init__(self, device: int, cache: Path | None, by_onnx_runtime: bool = False) -> None:
+        """Take a device by its number; raise ValueError where there is none, or no CuPy.
+
+        `cache`: where TensorRT-RTX keeps kernels; `by_onnx_runtime`: ONNX Runtime runs the ONNX
+        files, else TensorRT runs the plans.
+        """
+        self.by_onnx_runtime = by_onnx_runtime
+        self.cupy = tensorrt.cupy()
         cuda.compute_capability(self.cupy, device)
         self.number, self.device, self.cache = device, self.cupy.cuda.Device(device), cache
         with self.device:
@@ -35,7 +40,13 @@ class Gpu:
         self.engines: list[tensorrt.Engine] = []
 
     def engine(self, stem: Path) -> chain.Engine:
-        """Load a stage by its path without suffix."""
+        """Load a stage by its path without suffix.
+
+        Raises what `tensorrt.Engine` and `onnx_runtime.Engine` do.
+        """
+        if self.by_onnx_runtime:
+            device = onnx_runtime.gpu(self.number, self.stream)
+            return OnnxStage(onnx_runtime.Engine(stem.with_suffix(".onnx"), device))
         plan = tensorrt.Engine(
             stem.parent, f"{stem.name}.plan", self.number, self.cache, self.stream
         )
@@ -90,6 +101,26 @@ class Gpu:
                 raise
             return np.empty(shape, dtype)
         return np.frombuffer(memory, dtype, count).reshape(shape)
+
+
+class OnnxStage:
+    """An ONNX file of ONNX Runtime as a chain calls it."""
+
+    def __init__(self, engine: onnx_runtime.Engine) -> None:
+        """Take the engine over."""
+        self.engine = engine
+        self.inputs: Mapping[str, Any] = {}
+
+    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """Put a run on the stream; the outputs are on the device."""
+        self.inputs = feeds
+        return self.engine.enqueue(feeds)
+
+    def release(self) -> None:
+        """Give back what the arena keeps."""
+        if self.inputs:
+            self.engine.shrink(self.inputs)
+        self.inputs = {}
 
 
 class OnGpu:

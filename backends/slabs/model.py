@@ -1,15 +1,15 @@
 """Runs networks that export has cut into stages, slab by slab: any size, bounded memory, exactly.
 
 A model's version folder holds `chain.json`, which says how the stages hang together, and their
-files: ONNX for the CPU, plans for a GPU. Parameters in config.pbtxt:
+files: ONNX, or plans for a GPU; `backends/engines/choice.py` says what runs them. Parameters in
+config.pbtxt:
 
     memory_budget_gb   memory that a request may take in 10^9 bytes; absent: half of what is free,
                        on a GPU 85 %
     spill_folder       where activations go that do not fit; absent: the folder for temporary files;
                        on a GPU they go to the host's memory
     spill_limit_gb     how much a request may have there in 10^9 bytes; absent: half of what is free
-    thread_count       absent: every core we may use
-    runtime_cache      as `backends/tensorrt_rtx` has it
+    engine, thread_count, runtime_cache   as `backends/engines/network.py` has them
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if not __package__:  # Triton loads this file by itself; the folder of all backe
     sys.path.append(str(Path(__file__).parents[2]))
     __package__ = "backends.slabs"
 
-from ..engines import cuda, guard, openvino, tensorrt
+from ..engines import choice, cuda, guard
 from ..engines.tensorrt import cache_folder
 from .gpu import Gpu
 from .place import Host, Network
@@ -47,25 +47,26 @@ class TritonPythonModel:
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
         self.axes = len(config["output"][0]["dims"])  # labels have no axis of channels
         self.output = config["output"][0]["name"]
-        own = args["model_instance_kind"] == "GPU"  # else the instance has no device of its own
-        device = int(args["model_instance_device_id"]) if own else 0
         try:
             self.contract = guard.contract(config)
             gigabytes = float(parameters.get("memory_budget_gb", "0"))
             path = folder / (config.get("default_model_filename") or "chain.json")
-            if any(folder.glob("*.plan")):
-                place: Host | Gpu = Gpu(device, cache_folder(parameters))
+            chosen = choice.choose(folder, choice.gpu_of(args), parameters)
+            by_onnx_runtime = chosen.engine == choice.ONNX_RUNTIME
+            if chosen.gpu is not None:
+                cache = cache_folder(parameters)
+                place: Host | Gpu = Gpu(chosen.gpu, cache, by_onnx_runtime)
                 cuda.expect_driver_library()
             else:
-                threads = int(parameters.get("thread_count", "0"))
                 spill = Path(parameters.get("spill_folder") or gettempdir())
                 limit = float(parameters.get("spill_limit_gb", "0"))
-                place = Host(spill, threads, limit)
+                place = Host(spill, choice.threads(parameters), limit, by_onnx_runtime)
             self.network = Network(path, place, gigabytes, pb_utils.Logger.log_warn)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        except Exception as error:
             raise pb_utils.TritonModelException(
                 f"{args['model_name']}: {sentence(error, folder)}"
             ) from None
+        self.engine_metric = choice.publish(pb_utils, args["model_name"], chosen)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer every request by itself; a request's failure is its own TritonError."""
@@ -79,7 +80,7 @@ class TritonPythonModel:
             array = tensor.as_numpy()
             guard.check(self.contract, {tensor.name(): array})
             found = self.network(array)
-        except (OSError, ValueError, RuntimeError, MemoryError) as error:
+        except Exception as error:
             codes = pb_utils.TritonError
             return pb_utils.InferenceResponse(
                 error=codes(sentence(error), guard.status(codes, error))
@@ -96,10 +97,8 @@ class TritonPythonModel:
 
 def sentence(error: Exception, folder: Path | None = None) -> str:
     """Reduce an error to one line that names no folder of this server."""
-    if "Exception from src/" in str(error):
-        return openvino.sentence(error, folder)
     if isinstance(error, KeyError | TypeError):
         return "chain.json is damaged; export the model again"
     if isinstance(error, OSError):
         return f"{Path(error.filename or 'a file of activations').name}: {error.strerror}"
-    return tensorrt.sentence(error, folder)
+    return choice.sentence(error, folder)

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..engines import channels_last, openvino
+from ..engines import channels_last, onnx_runtime, openvino
 from ..engines.memory import first_that_fits
 from . import budget, chain
-from .gpu import Gpu
+from .gpu import Gpu, OnnxStage
 from .room import Allocate, Room, in_files
 
 Array = npt.NDArray[Any]
@@ -86,17 +86,23 @@ class Host:
     enough = 150e6
     share = 0.5
 
-    def __init__(self, spill: Path, threads: int, spill_gigabytes: float = 0) -> None:
+    def __init__(
+        self, spill: Path, threads: int, spill_gigabytes: float = 0, by_onnx_runtime: bool = False
+    ) -> None:
         """Keep where files go, how much of them, and how many threads engines have.
 
-        `spill_gigabytes` 0: half of what is free there when a request runs.
+        `spill_gigabytes` 0: half of what is free there when a request runs; `by_onnx_runtime`:
+        ONNX Runtime runs the stages, else OpenVINO.
         """
         self.spill, self.threads, self.spill_gigabytes = spill, threads, spill_gigabytes
+        self.by_onnx_runtime = by_onnx_runtime
         self.engines: list[openvino.Engine] = []
 
     def engine(self, stem: Path) -> chain.Engine:
         """Load a stage by its path without suffix."""
         path = stem.with_suffix(".onnx")
+        if self.by_onnx_runtime:
+            return OnnxStage(onnx_runtime.Engine(path, onnx_runtime.cpu(self.threads)))
         self.engines.append(openvino.Engine(path, self.threads, innermost=True))
         return self.engines[-1]
 
@@ -115,4 +121,7 @@ class Host:
     def room(self, size: int) -> Room:
         """Return a room with `size` bytes of memory."""
         limit = self.spill_gigabytes * 1e9 or shutil.disk_usage(self.spill).free / 2
-        return Room(size, innermost(np.empty), innermost(in_files(self.spill)), far_limit=limit)
+        in_memory, far = np.empty, in_files(self.spill)
+        if self.by_onnx_runtime:
+            return Room(size, in_memory, far, far_limit=limit)
+        return Room(size, innermost(in_memory), innermost(far), far_limit=limit)

@@ -118,7 +118,7 @@ class Context:
         seen = tuple(self.shapes.items())
         if seen not in self.outputs:
             zeros = {
-                tensor.name: np.zeros(self.shapes[tensor.name], _numpy_type(tensor))
+                tensor.name: np.zeros(self.shapes[tensor.name], numpy_type(tensor))
                 for tensor in self.session.get_inputs()
             }
             names = [output.name for output in self.session.get_outputs()]
@@ -134,7 +134,7 @@ class Context:
         self.scratch = self.gpu.on_device(begin, size)
 
     def tensor(self, tensor: Any, shape: tuple[int, ...]) -> np.ndarray:
-        kind = np.dtype(_numpy_type(tensor))
+        kind = np.dtype(numpy_type(tensor))
         found = self.gpu.on_device(self.at[tensor.name], math.prod(shape) * kind.itemsize)
         return found.view(kind).reshape(shape)
 
@@ -159,5 +159,5 @@ class Context:
         return True
 
 
-def _numpy_type(tensor: Any) -> Any:
+def numpy_type(tensor: Any) -> Any:
     return tensorrt.numpy_type(triton_type(tensor))

@@ -58,12 +58,19 @@ def test_a_model_on_a_gpu_says_at_its_start_that_the_library_is_missing(
     class TritonModelException(Exception):
         """As Triton's."""
 
-    utilities = SimpleNamespace(TritonModelException=TritonModelException, Logger=SimpleNamespace())
-    utilities.Logger.log_warn = print
+    family = SimpleNamespace(Metric=lambda labels: SimpleNamespace(set=metrics.append))
+    metrics: list[float] = []
+    utilities = SimpleNamespace(
+        TritonModelException=TritonModelException,
+        Logger=SimpleNamespace(log_warn=print),
+        MetricFamily=type("MetricFamily", (), {"GAUGE": 1, "__new__": lambda *_, **__: family}),
+    )
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", utilities)
-    monkeypatch.delitem(sys.modules, f"backends.{backend}.model", raising=False)
+    for module in (f"backends.{backend}.model", "backends.engines.network"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     model: Any = importlib.import_module(f"backends.{backend}.model").TritonPythonModel()
-    monkeypatch.delitem(sys.modules, f"backends.{backend}.model")
+    for module in (f"backends.{backend}.model", "backends.engines.network"):
+        sys.modules.pop(module, None)
     gpu = fake_gpu.Gpu().install(monkeypatch)
     version = tmp_path / "1"
     version.mkdir()
@@ -86,4 +93,4 @@ def test_a_model_on_a_gpu_says_at_its_start_that_the_library_is_missing(
     assert str(caught.value).startswith(f"a: {SENTENCE}")
     monkeypatch.setattr("backends.engines.cuda.ctypes.CDLL", lambda name: None)  # as if it were
     model.initialize(arguments)
-    assert gpu.contexts > 0
+    assert gpu.contexts > 0 and metrics == [1]

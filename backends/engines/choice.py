@@ -1,0 +1,109 @@
+"""Which engine runs a network, and where: a plan on a GPU, ONNX Runtime on it, or OpenVINO."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import cuda, guard, onnx_runtime, openvino, tensorrt
+from .memory import OutOfMemory
+
+TENSORRT, ONNX_RUNTIME, OPENVINO = "TensorRT", "ONNXRuntime", "OpenVINO"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An engine and its GPU's number, None for the CPU; `unused`: why a GPU here is idle, or ''."""
+
+    engine: str
+    gpu: int | None
+    unused: str = ""
+
+
+def choose(folder: Path, gpu: int | None, parameters: Mapping[str, str]) -> Choice:
+    """Return what runs the network whose files are in `folder`.
+
+    `gpu`: the GPU that Triton gave the instance, None for the CPU. The parameter `engine` with the
+    value onnxruntime takes ONNX Runtime on either; without it, a GPU runs a plan that was built for
+    it, else ONNX Runtime the ONNX files, and the CPU OpenVINO. Raises ValueError where there are no
+    files for any of these, or for another value of the parameter.
+    """
+    asked = parameters.get("engine")
+    if asked not in (None, "onnxruntime"):
+        raise ValueError(f"parameter engine is {asked!r}; allowed is onnxruntime, or none")
+    if not any(folder.glob("*.onnx")):
+        return Choice(TENSORRT, gpu or 0)  # which says what is missing
+    if gpu is None:
+        names = ", ".join(f"{number} ({name})" for number, name in enumerate(cuda.gpus()))
+        unused = f"GPU {names} is here, but Triton gave the model the CPU" if names else ""
+        return Choice(ONNX_RUNTIME if asked else OPENVINO, None, unused)
+    if asked is None and _has_plan(folder, gpu):
+        return Choice(TENSORRT, gpu)
+    try:
+        onnx_runtime.expect_provider()
+    except ValueError as error:
+        if asked is not None:
+            raise
+        return Choice(OPENVINO, None, f"GPU {gpu}: {error}")
+    return Choice(ONNX_RUNTIME, gpu)
+
+
+def gpu_of(args: Mapping[str, str]) -> int | None:
+    """Return the GPU that Triton gave an instance, by what `initialize` gets; None: the CPU."""
+    on_gpu = args["model_instance_kind"] == "GPU"
+    return int(args["model_instance_device_id"]) if on_gpu else None
+
+
+def threads(parameters: Mapping[str, str]) -> int:
+    """Return the threads of a network on the CPU; raise ValueError for what is no number."""
+    value = parameters.get("thread_count", "0")
+    if not value.isdecimal():
+        raise ValueError(f"parameter thread_count is {value!r}; allowed are whole numbers from 0")
+    return int(value) or openvino.cores()
+
+
+def publish(pb_utils: Any, model: str, choice: Choice) -> Any:
+    """Show among Triton's metrics what runs a model; returns what the model has to keep."""
+    family = pb_utils.MetricFamily(
+        name="maisi_network_engine",
+        description="What runs a network, and why a GPU is not used: 1",
+        kind=pb_utils.MetricFamily.GAUGE,
+    )
+    device = "CPU" if choice.gpu is None else f"GPU {choice.gpu}"
+    labels = {"model": model, "engine": choice.engine, "device": device, "unused": choice.unused}
+    metric = family.Metric(labels=labels)
+    metric.set(1)
+    return family, metric
+
+
+def sentence(error: Exception, folder: Path | None = None) -> str:
+    """Reduce an engine's error to one line that names no folder of this server and no source."""
+    if isinstance(error, OutOfMemory | guard.Refused):
+        return str(error)
+    if "OpenVINO" in str(error) or "Exception from src/" in str(error):
+        return openvino.sentence(error, folder)
+    text = " ".join(str(error).split())
+    text = text if folder is None else text.replace(f"{folder}/", "")
+    head = "Error in execution: "  # of ONNX Runtime with IOBinding
+    if text.startswith(head) or type(error).__module__.startswith("onnxruntime"):
+        text = re.sub(r"/\S+:\d+ .*?\) ", "", text.removeprefix(head))
+        return f"ONNX Runtime: {text}"
+    return text
+
+
+def _has_plan(folder: Path, gpu: int) -> bool:
+    """Tell whether there is a plan that was built for a GPU."""
+    plans = list(folder.glob("*.plan"))
+    if not plans:
+        return False
+    capability = cuda.compute_capability(tensorrt.cupy(), gpu)
+    for plan in plans:
+        try:
+            tensorrt.describe(plan, capability)
+        except ValueError:
+            continue
+        return True
+    return False

@@ -1,0 +1,161 @@
+"""One model of Triton that runs one network, for the stages of its variant alone.
+
+A model's version folder holds `model.onnx`, or `model.plan` with its description `model.plan.json`,
+or what default_model_filename names, all written by `python -m export`. Where there is a plan for
+the GPU alone, such as `model_sm89.plan`, that is taken. `choice.py` says what runs it. Parameters
+in config.pbtxt:
+
+    engine                  onnxruntime runs ONNX files by ONNX Runtime on a CPU, too
+    thread_count            of a network on a CPU; absent: every core we may use
+    runtime_cache           TensorRT-RTX: folder that keeps the kernels compiled for this GPU from
+                            one start to the next; absent: maisi-triton in $XDG_CACHE_HOME or
+                            ~/.cache; empty: nothing is kept
+    FORCE_CPU_ONLY_INPUT_TENSORS   Triton's own: "no" lets tensors that are on the GPU come as
+                            they are; else Triton copies them to the CPU, and we copy them back
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from . import choice, cuda, guard, onnx_runtime, openvino, tensorrt
+from .choice import Choice
+from .memory import trim, twice
+
+Arrays = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that is loaded.
+
+    `run`: inputs by name and the outputs' names -> the outputs by name, there until the next run;
+    `forget` gives back memory that runs have taken, by the inputs of any of them; `end` keeps for
+    the next start what was compiled.
+    """
+
+    run: Callable[[Arrays, Sequence[str]], Arrays]
+    forget: Callable[[Arrays], None]
+    end: Callable[[], None]
+
+
+class TritonPythonModel:
+    """One instance of one network."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Load the network on the device that the instance was given.
+
+        Raises TritonModelException with one sentence when the model cannot be loaded.
+        """
+        config = json.loads(args["model_config"])
+        folder = Path(args["model_repository"], args["model_version"])
+        parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
+        filename = config.get("default_model_filename") or "model.onnx"
+        try:
+            self.contract = guard.contract(config)
+            chosen = choice.choose(folder, choice.gpu_of(args), parameters)
+            self.network = load(chosen, folder, filename, parameters)
+        except Exception as error:
+            raise pb_utils.TritonModelException(
+                f"{args['model_name']}: {choice.sentence(error, folder)}"
+            ) from None
+        self.engine_metric = choice.publish(pb_utils, args["model_name"], chosen)
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer every request by itself; a request's failure is its own TritonError."""
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request: Any) -> Any:
+        """Run the network on one request; on a GPU outputs stay there."""
+        names = list(request.requested_output_names())
+        try:
+            guard.admit(self.contract, request)
+            arrays = {tensor.name(): self.array(tensor) for tensor in request.inputs()}
+            guard.check(self.contract, arrays)
+            outputs = twice(
+                lambda: self.network.run(arrays, names), lambda: self.network.forget(arrays)
+            )
+            tensors = [to_triton(name, outputs[name]) for name in names]
+        except Exception as error:
+            codes = pb_utils.TritonError
+            return pb_utils.InferenceResponse(
+                error=codes(choice.sentence(error), guard.status(codes, error))
+            )
+        return pb_utils.InferenceResponse(tensors)
+
+    def array(self, tensor: Any) -> Any:
+        """Return Triton's tensor as an array of CuPy where it is on the GPU, else of numpy."""
+        return tensor.as_numpy() if tensor.is_cpu() else tensorrt.cupy().from_dlpack(tensor)
+
+    def finalize(self) -> None:
+        """Keep what was compiled, and free the memory."""
+        self.network.end()
+        del self.network
+
+
+def to_triton(name: str, array: Any) -> Any:
+    """Return an array of numpy or CuPy as Triton's tensor; Triton copies the former as it lies."""
+    if isinstance(array, np.ndarray):
+        return pb_utils.Tensor(name, np.ascontiguousarray(array))
+    return pb_utils.Tensor.from_dlpack(name, array)
+
+
+def load(chosen: Choice, folder: Path, filename: str, parameters: Mapping[str, str]) -> Network:
+    """Load the file `filename` of `folder`, in the plan's case with another suffix perhaps.
+
+    Raises ValueError, RuntimeError or an error of ONNX Runtime where that cannot be.
+    """
+    path = folder / filename
+    if chosen.engine == choice.TENSORRT:
+        name = path.with_suffix(".plan").name
+        plan = tensorrt.Engine(folder, name, chosen.gpu or 0, tensorrt.cache_folder(parameters))
+        cuda.expect_driver_library()
+        return Network(lambda arrays, names: plan.run(arrays), lambda _: plan.forget(), plan.keep)
+    threads = choice.threads(parameters)
+    if chosen.engine == choice.ONNX_RUNTIME:
+        return of_onnx_runtime(path, chosen.gpu, threads)
+    return of_openvino(openvino.Engine(path, threads))
+
+
+def of_onnx_runtime(path: Path, gpu: int | None, threads: int) -> Network:
+    """Return what runs the file at `path` by ONNX Runtime; an arena is kept while sizes stay."""
+    if gpu is not None:
+        cuda.expect_driver_library()
+    device = onnx_runtime.cpu(threads) if gpu is None else onnx_runtime.gpu(gpu)
+    engine = onnx_runtime.Engine(path, device)
+    sizes: dict[str, tuple[int, ...]] = {}
+
+    def run(arrays: Arrays, names: Sequence[str]) -> Arrays:
+        shapes = {name: tuple(array.shape) for name, array in arrays.items()}
+        if sizes and shapes != sizes:
+            engine.shrink(arrays)
+        sizes.update(shapes)
+        return engine.run(arrays, names)
+
+    def forget(arrays: Arrays) -> None:
+        engine.shrink(arrays)
+        trim()
+
+    return Network(run, forget, lambda: None)
+
+
+def of_openvino(engine: openvino.Engine) -> Network:
+    """Return what runs by OpenVINO; its memory is kept while sizes stay."""
+    sizes: dict[str, tuple[int, ...]] = {}
+
+    def run(arrays: Arrays, names: Sequence[str]) -> Arrays:
+        shapes = {name: array.shape for name, array in arrays.items()}
+        if sizes and shapes != sizes:
+            engine.release()
+        sizes.update(shapes)
+        outputs = engine(arrays)
+        return {name: outputs[name].copy() for name in names}  # the next call overwrites them
+
+    return Network(run, lambda _: engine.forget(), lambda: None)

@@ -1,0 +1,181 @@
+"""ONNX files run by ONNX Runtime through IOBinding, on an NVIDIA GPU or on the CPU.
+
+Inputs are bound by their addresses and outputs stay on the device, so nothing is copied. On a GPU
+everything runs on the stream of the caller, who waits for it. Memory within a run is ONNX Runtime's
+own arena there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from . import cuda, openvino, tensorrt
+from .memory import SPARE, expect
+
+INSTALL = "pip install onnxruntime-gpu[cuda,cudnn]==1.31.1"
+_SHARE = 0.85  # of a GPU's memory, which an arena takes at most
+_SHRINK = "memory.enable_memory_arena_shrinkage"
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where files are run.
+
+    `kind`, cuda or cpu, and `number` as ONNX Runtime has them; `arrays`: the library of arrays
+    there, CuPy or numpy; `stream`: CuPy's, None on the CPU; the execution provider with its
+    settings, and `options` of sessions.
+    """
+
+    kind: str
+    number: int
+    arrays: Any
+    stream: Any
+    provider: str
+    settings: Mapping[str, str]
+    options: ort.SessionOptions
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Make the device and its stream those of CuPy."""
+        if self.stream is None:
+            yield
+            return
+        with self.arrays.cuda.Device(self.number), self.stream:
+            yield
+
+
+def cpu(threads: int = 0) -> Device:
+    """Return the CPU with so many threads; 0: every core we may use."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or openvino.cores()
+    # Volumes differ in size from request to request: memory kept for one is in the way of the next.
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+    return Device("cpu", 0, np, None, "CPUExecutionProvider", {}, options)
+
+
+def gpu(number: int, stream: Any = None) -> Device:
+    """Return a GPU by its number; `stream`: CuPy's; None: one of its own.
+
+    Raises ValueError where there is no such GPU, or what it needs is not installed.
+    """
+    cupy = tensorrt.cupy()
+    cuda.compute_capability(cupy, number)
+    expect_provider()
+    with cupy.cuda.Device(number):
+        if stream is None:
+            stream = cupy.cuda.Stream(non_blocking=True)
+        limit = int(_SHARE * cupy.cuda.runtime.memGetInfo()[1])
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors
+    # Weights lie outside the arena, which then shrinks to nothing.
+    options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    settings = {
+        "device_id": str(number),
+        "user_compute_stream": str(stream.ptr),
+        "use_tf32": "0",  # 10 bits of mantissa would miss 1e-4
+        "cudnn_conv_algo_search": "HEURISTIC",  # EXHAUSTIVE tries all at each new size
+        "arena_extend_strategy": "kSameAsRequested",
+        "gpu_mem_limit": str(limit),
+    }
+    return Device("cuda", number, cupy, stream, "CUDAExecutionProvider", settings, options)
+
+
+def expect_provider() -> None:
+    """Raise ValueError unless ONNX Runtime's CUDA provider loads with the libraries it needs.
+
+    A session would run on the CPU instead, and say so in its log alone.
+    """
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        raise ValueError(f"onnxruntime {ort.__version__} is built for the CPU: {INSTALL}")
+    ort.preload_dlls()
+    folder = Path(ort.__file__).parent / "capi"
+    try:
+        ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(folder / "libonnxruntime_providers_cuda.so"))
+    except OSError as error:
+        reason = str(error).partition(":")[0]
+        raise ValueError(f"ONNX Runtime's CUDA provider lacks {reason}: {INSTALL}") from None
+
+
+class Engine:
+    """An ONNX file on a device, in the precision of its weights."""
+
+    def __init__(self, path: Path, device: Device) -> None:
+        """Load the file; raise RuntimeError or an error of ONNX Runtime where that cannot be."""
+        self.device = device
+        with device.current():
+            provider = (device.provider, dict(device.settings))
+            self.session = ort.InferenceSession(path, device.options, providers=[provider])
+        if device.provider not in self.session.get_providers():
+            raise RuntimeError(f"ONNX Runtime has no {device.provider}; its log says why")
+        self.outputs = [output.name for output in self.session.get_outputs()]
+        self.options = ort.RunOptions()
+        # An arena shrinks at the end of a run alone; this one ends as it begins, with an error.
+        self.ended = ort.RunOptions()
+        self.ended.terminate = True
+        self.ended.add_run_config_entry(_SHRINK, f"gpu:{device.number}")
+        # The stream orders what follows; the caller waits for it once.
+        self.options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+    def run(self, arrays: Mapping[str, Any], names: Sequence[str] = ()) -> dict[str, Any]:
+        """Return the outputs as `enqueue` does, whose values are there."""
+        outputs = self.enqueue(arrays, names)
+        if self.device.stream is not None:
+            self.device.stream.synchronize()
+        return outputs
+
+    def enqueue(self, arrays: Mapping[str, Any], names: Sequence[str] = ()) -> dict[str, Any]:
+        """Put a run on the stream; return the outputs `names`, by default all, on the device.
+
+        `arrays` by the inputs' names are of numpy or, on a GPU, of CuPy; what was put on the stream
+        before may still be writing them. Raises ValueError for an array of a GPU that is not in C
+        order, an error of ONNX Runtime for what does not fit, and what `out_of_memory` knows.
+        """
+        if self.device.kind == "cpu":
+            expect(SPARE)  # where the last kilobytes go, its threads end the process
+        with self.device.current():
+            inputs = {name: self._bring(name, array) for name, array in arrays.items()}
+            return self._run(inputs, names or self.outputs, self.options)
+
+    def shrink(self, arrays: Mapping[str, Any]) -> None:
+        """Give back what a GPU's arena keeps of earlier runs; `arrays` are the inputs of any.
+
+        Waits for the stream; raises RuntimeError when something on it failed.
+        """
+        if self.device.stream is None:  # the CPU's arena is off
+            return
+        self.device.stream.synchronize()
+        with suppress(Exception), self.device.current():
+            inputs = {name: self._bring(name, array) for name, array in arrays.items()}
+            self._run(inputs, self.outputs, self.ended)
+
+    def _run(
+        self, inputs: Mapping[str, Any], names: Sequence[str], options: ort.RunOptions
+    ) -> dict[str, Any]:
+        kind, number = self.device.kind, self.device.number
+        binding = self.session.io_binding()
+        for name, array in inputs.items():
+            address = array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
+            binding.bind_input(name, kind, number, array.dtype, array.shape, address)
+        for name in names:
+            binding.bind_output(name, kind, number)
+        self.session.run_with_iobinding(binding, options)
+        values = zip(names, binding.get_outputs(), strict=True)
+        return {name: self.device.arrays.from_dlpack(value) for name, value in values}
+
+    def _bring(self, name: str, array: Any) -> Any:
+        """Return an array as it can be bound: on the device, in C order."""
+        if self.device.kind == "cpu":
+            return np.ascontiguousarray(array)
+        array = self.device.arrays.asarray(array)
+        if not array.flags.c_contiguous:  # CuPy would compile a kernel to copy it
+            raise ValueError(f"{name}: strides {array.strides}, but C order is expected")
+        return array

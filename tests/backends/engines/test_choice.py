@@ -1,0 +1,78 @@
+"""Which engine runs where: every row of the table in docs/architecture.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backends.engines import choice, cuda, onnx_runtime
+from backends.engines.choice import ONNX_RUNTIME, OPENVINO, TENSORRT, Choice
+from tests.backends.engines import fake_gpu, flows
+from tests.backends.engines.fake_onnx_runtime import Gpu
+
+FORCED = {"engine": "onnxruntime"}
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    return Gpu().install(monkeypatch)
+
+
+@pytest.fixture
+def onnx(tmp_path: Path) -> Path:
+    (tmp_path / "model.onnx").write_bytes(flows.FLOW.read_bytes())
+    return tmp_path
+
+
+@pytest.fixture
+def both(gpu: Gpu, onnx: Path) -> Path:
+    fake_gpu.write_plan(flows.FLOW, onnx / "model.plan")
+    return onnx
+
+
+def test_on_a_cpu(onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "gpus", lambda: [])
+    assert choice.choose(onnx, None, {}) == Choice(OPENVINO, None)
+    assert choice.choose(onnx, None, FORCED) == Choice(ONNX_RUNTIME, None)
+
+
+def test_a_gpu_that_triton_did_not_give_is_told_of(
+    onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "gpus", lambda: ["NVIDIA L4"])
+    unused = "GPU 0 (NVIDIA L4) is here, but Triton gave the model the CPU"
+    assert choice.choose(onnx, None, {}) == Choice(OPENVINO, None, unused)
+
+
+def test_a_plan_for_the_gpu_comes_first(both: Path) -> None:
+    assert choice.choose(both, 0, {}) == Choice(TENSORRT, 0)
+    assert choice.choose(both, 0, FORCED) == Choice(ONNX_RUNTIME, 0)
+
+
+def test_a_plan_for_another_gpu_leaves_it_to_onnx_runtime(both: Path) -> None:
+    description = both / "model.plan.json"
+    description.write_text(description.read_text().replace("8.6", "9.0"))
+    assert choice.choose(both, 0, {}) == Choice(ONNX_RUNTIME, 0)
+    (both / "model.onnx").unlink()
+    assert choice.choose(both, 0, {}) == Choice(TENSORRT, 0)  # which says what is missing
+
+
+def test_without_a_provider_openvino_runs_and_says_why(
+    onnx: Path, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert choice.choose(onnx, 0, {}) == Choice(ONNX_RUNTIME, 0)
+
+    def missing() -> None:
+        raise ValueError("onnxruntime is built for the CPU")
+
+    monkeypatch.setattr(onnx_runtime, "expect_provider", missing)
+    unused = "GPU 0: onnxruntime is built for the CPU"
+    assert choice.choose(onnx, 0, {}) == Choice(OPENVINO, None, unused)
+    with pytest.raises(ValueError, match="built for the CPU"):
+        choice.choose(onnx, 0, FORCED)
+
+
+def test_another_engine_is_refused(onnx: Path) -> None:
+    with pytest.raises(ValueError, match=r"^parameter engine is 'abacus'; allowed is onnxruntime"):
+        choice.choose(onnx, None, {"engine": "abacus"})

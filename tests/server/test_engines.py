@@ -1,0 +1,65 @@
+"""What a server says of the engines that its variants run on."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from google.protobuf import text_format  # type: ignore[import-untyped]
+from maisi_client import Client
+from tritonclient.grpc import model_config_pb2 as pb
+
+from server import engines
+from tests.conftest import ROOT, Server
+
+
+def network(model: str, engine: str, device: str, unused: str = "") -> str:
+    labels = f'device="{device}",engine="{engine}",model="{model}",unused="{unused}"'
+    return f"maisi_network_engine{{{labels}}} 1\n"
+
+
+def test_every_engine_of_a_variant_is_listed_and_every_reason_once() -> None:
+    reason = r"GPU 0: the \"provider\" is missing"
+    metrics = "".join(
+        [
+            "# HELP maisi_network_engine What runs a network\n",
+            network("mini.flow", "ONNXRuntime", "GPU 1"),
+            network("mini.flow", "ONNXRuntime", "GPU 0"),
+            network("mini.vae_decoder", "OpenVINO", "CPU", reason),
+            network("big.v2.flow", "TensorRT", "GPU 0"),
+            network("mini.mask_encoder", "OpenVINO", "CPU", reason),
+        ]
+    )
+    listed = "mini:ONNXRuntime/GPU0+ONNXRuntime/GPU1+OpenVINO/CPU,big.v2:TensorRT/GPU0"
+    assert engines.listed(metrics, ["mini", "big.v2"]) == listed
+    assert engines.unused(metrics) == [
+        'mini.mask_encoder, mini.vae_decoder run on the CPU: GPU 0: the "provider" is missing'
+    ]
+
+
+def test_onnx_runtime_makes_openvinos_volume_to_one_grey_level(
+    server: Server, start_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    shutil.copytree(ROOT / "model_repository", tmp_path / "models")
+    for path in (tmp_path / "models").glob("*/config.pbtxt"):
+        config = text_format.Parse(path.read_text(), pb.ModelConfig())
+        if config.backend in ("onnxruntime", "slabs"):
+            config.parameters["engine"].string_value = "onnxruntime"
+            path.write_text(text_format.MessageToString(config))
+    forced = start_server(tmp_path / "models")
+    assert re.search(r" engines=mini:ONNXRuntime/CPU$", forced.line.rstrip())
+    assert re.search(r" engines=mini:OpenVINO/CPU$", server.line.rstrip())
+    mask = np.zeros((48, 40, 32), np.uint8)
+    mask[12:36, 10:30, 8:24] = 22
+    volumes = []
+    for one in (server, forced):
+        with Client(one.grpc) as client:
+            image = nib.Nifti1Image(mask, np.diag([3, 3, 3, 1]))
+            volumes.append(client.generate(image, seed=5, steps=4).image)
+    ours, others = (np.asarray(volume.dataobj, np.int32) for volume in volumes)
+    assert np.ptp(ours) > 100
+    assert np.abs(ours - others).max() <= 1
