@@ -19,8 +19,9 @@ FOLDER = Path(__file__).parent
 HEAD = "# Written by scripts/lock: what the image has, and the digest of every file.\n"
 DEBIAN = ("3.11", "manylinux_2_36_x86_64")  # bookworm
 UBUNTU = ("3.12", "manylinux_2_39_x86_64")  # that of NVIDIA's image, noble
-# To the TensorRT that is in the image already; see TAG in docker/Dockerfile.
+# To the TensorRT, CUDA and cuDNN that are in the image already; see TAG in docker/Dockerfile.
 GPU_ALONE = ("tensorrt-cu13-bindings==10.13.3.9",)
+IN_THE_IMAGE = re.compile(r"nvidia[-_]")
 
 
 def extras() -> dict[str, list[str]]:
@@ -58,9 +59,15 @@ def main() -> None:
     """Write the lists."""
     known = extras()
     triton = ["nvidia-pytriton==0.7.0"]  # of which nothing but tritonserver is used
-    cpu = resolve(DEBIAN, known["serve"]) + resolve(DEBIAN, triton, "--no-deps")
-    cupy = [line for line in known["rtx"] if line.startswith("cupy")]
-    gpu = resolve(UBUNTU, [*known["serve"], *cupy, *GPU_ALONE])
+    engines, ours = known["engines"], "maisi-triton[engines]"
+    cpu = resolve(DEBIAN, [*engines, *(line for line in known["serve"] if line != ours)])
+    cpu += resolve(DEBIAN, triton, "--no-deps")
+    on_gpu = [line for line in known["gpu"] if line != ours]
+    gpu = [
+        line
+        for line in resolve(UBUNTU, [*engines, *on_gpu, *GPU_ALONE])
+        if not IN_THE_IMAGE.match(line)
+    ]
     text = (FOLDER.parent / "client" / "pyproject.toml").read_text()
     build = ["setuptools>=68", "wheel"]
     client = resolve(DEBIAN, [*tomllib.loads(text)["project"]["dependencies"], *build])

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        prog="serve", description="Serve a model repository with Triton, without Docker or GPU."
+        prog="serve", description="Serve a model repository with Triton, without Docker."
     )
     parser.add_argument(
         "--repository", type=Path, default=ROOT / "model_repository", help="folder of the models"

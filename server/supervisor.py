@@ -81,8 +81,8 @@ def serve(settings: Settings) -> None:
             listed = " ".join(f"{name}={joined(host, port)}" for name, (host, port) in listeners)
             known = triton.stubs()
             metrics = triton.metrics()
-            for reason in engines.unused(metrics):
-                log(f"warning: {reason}")
+            for sentence in engines.unused(metrics):
+                log(f"warning: {sentence}")
             on = engines.listed(metrics, list(variants))
             say(sys.stdout, f"ready: {listed} variants={','.join(variants)} engines={on}")
             while reason := healing.watch(triton, known, health, stop):

@@ -113,7 +113,9 @@ class Engine:
         self.device = device
         with device.current():
             provider = (device.provider, dict(device.settings))
-            self.session = ort.InferenceSession(path, device.options, providers=[provider])
+            self.session = ort.InferenceSession(
+                path, device.options, providers=[provider], enable_fallback=0
+            )
         if device.provider not in self.session.get_providers():
             raise RuntimeError(f"ONNX Runtime has no {device.provider}; its log says why")
         self.outputs = [output.name for output in self.session.get_outputs()]

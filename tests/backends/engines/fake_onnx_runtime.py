@@ -35,7 +35,7 @@ class Gpu(fake_gpu.Gpu):
             __version__=onnxruntime.__version__,
             SessionOptions=onnxruntime.SessionOptions,
             RunOptions=lambda: RunOptions(),
-            InferenceSession=lambda path, options, providers: Session(self, path, providers),
+            InferenceSession=lambda path, options, providers, **_: Session(self, path, providers),
         )
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> Gpu:

@@ -86,7 +86,7 @@ def test_on_a_stream_of_its_own_the_output_is_another(
 ) -> None:
     sessions = gpu.onnxruntime.InferenceSession
 
-    def forgetful(path: Path, options: Any, providers: Any) -> Any:
+    def forgetful(path: Path, options: Any, providers: Any, **_: Any) -> Any:
         del providers[0][1]["user_compute_stream"]
         return sessions(path, options, providers)
 
@@ -107,7 +107,7 @@ def test_a_session_that_fell_back_to_the_cpu_is_refused(
     monkeypatch.setattr(
         gpu.onnxruntime,
         "InferenceSession",
-        lambda path, options, providers: onnxruntime.InferenceSession(path),
+        lambda path, options, providers, **_: onnxruntime.InferenceSession(path),
     )
     with pytest.raises(RuntimeError, match="ONNX Runtime has no CUDAExecutionProvider"):
         Engine(flows.FLOW, onnx_runtime.gpu(0))
