@@ -20,7 +20,11 @@ import onnxruntime as ort
 from . import cuda, openvino, tensorrt
 from .memory import SPARE, expect
 
-INSTALL = "pip install onnxruntime-gpu[cuda,cudnn]==1.31.1"
+# In place of the one for CPUs, which has the same files.
+INSTALL = (
+    "pip uninstall -y onnxruntime onnxruntime-gpu && pip install"
+    " onnxruntime-gpu[cuda,cudnn]==1.31.1"
+)
 _SHARE = 0.85  # of a GPU's memory, which an arena takes at most
 _SHRINK = "memory.enable_memory_arena_shrinkage"
 
