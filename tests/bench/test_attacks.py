@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from bench import attacks
 from tests.conftest import ROOT
 
 
+@pytest.mark.slow
 def test_ordinary_requests_are_answered_during_every_attack(tmp_path: Path) -> None:
     log = tmp_path / "log"
     outcome = attacks.attack(ROOT / "model_repository", [*attacks.ATTACKS], True, log)

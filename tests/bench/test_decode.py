@@ -26,6 +26,7 @@ def test_windows_begin_where_monai_lays_them() -> None:
     assert decode.windows(128, 48, 0.6666) == [0, 16, 32, 48, 64, 80]
 
 
+@pytest.mark.slow
 def test_slabs_are_the_whole() -> None:
     words = ["--sizes", "64", "--budgets", "0", "0.01", "--repeat", "1"]
     done = subprocess.run(

@@ -91,6 +91,7 @@ def test_a_pipe_is_no_mask_and_not_waited_for(tmp_path: Path) -> None:
     assert done.stderr == "maisi: mask 'pipe.nii' does not exist or is not a file\n"
 
 
+@pytest.mark.slow
 def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.eye(4)), tmp_path / "m.nii.gz")
     (tmp_path / "m.nii.gz").rename(tmp_path / LATIN)

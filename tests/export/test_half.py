@@ -69,6 +69,7 @@ def test_a_weight_that_float16_cannot_hold_is_refused(made: dict[str, Graph]) ->
         onnx_export.exportable(module, "fp16")
 
 
+@pytest.mark.slow
 def test_what_stays_float32_in_the_file(made: dict[str, Graph], tmp_path: Path) -> None:
     path = onnx_export.write(made["mask_flow"], tmp_path, "fp16")
     graph = onnx.shape_inference.infer_shapes(onnx.load(path)).graph

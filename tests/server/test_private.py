@@ -18,6 +18,7 @@ from tests.server.test_mini_service import volume
 from tests.server.test_readiness import repeating
 
 
+@pytest.mark.slow
 def test_no_region_can_be_opened_by_others_while_models_load_work_and_load_again(
     start_server: Callable[..., Server], eventually: Callable[..., None]
 ) -> None:

@@ -205,6 +205,7 @@ def failed_volumes(server: Server) -> float:
     )
 
 
+@pytest.mark.slow
 def test_a_shortage_while_others_work_neither_makes_unready_nor_starts_again(
     start_server: Callable[..., Server], repository: Path, eventually: Callable[..., None]
 ) -> None:
