@@ -15,7 +15,7 @@ from tritonclient.grpc import model_config_pb2
 from backends.engines import openvino
 from backends.maisi import conditioning
 from backends.maisi.request import Plan, complete
-from backends.maisi.sampler import Engine
+from backends.maisi.sampler import RunModel
 from backends.slabs.place import Host, Network
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,7 +50,7 @@ def open_graph(folder: Path) -> Graph:
     return openvino.Engine(folder / "model.onnx")
 
 
-def engine(name: str, repository: Path = REPOSITORY) -> Engine:
+def engine(name: str, repository: Path = REPOSITORY) -> RunModel:
     """Return what runs the variant's graphs in this process, each loaded once."""
     loaded: dict[str, Graph] = {}
 
@@ -77,7 +77,7 @@ class Asked:
     mask: Array | None
 
 
-def ask(variant: Mapping[str, Any], inputs: Mapping[str, Array], run: Engine) -> Asked:
+def ask(variant: Mapping[str, Any], inputs: Mapping[str, Array], run: RunModel) -> Asked:
     """Walk a request (the tensors of the public contract) to the door of the sampler."""
     plan, mask = complete(variant, inputs), inputs.get("mask")
     conditions: dict[str, Any] = conditioning.rows(variant, plan)

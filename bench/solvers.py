@@ -18,7 +18,7 @@ import nibabel as nib
 import numpy as np
 
 from backends.maisi import decoder, schedule
-from backends.maisi.sampler import Engine
+from backends.maisi.sampler import RunModel
 from backends.maisi.schedule import Step
 from bench import page, rooms
 from bench.rooms import ROOT, Array, Asked
@@ -100,7 +100,7 @@ CACHED = ("euler, velocity reused", "euler, velocity extrapolated")
 SERVED = ("euler", "heun", "ab2")
 
 
-def follow(calls: Sequence[Step], asked: Asked, run: Engine) -> Array:
+def follow(calls: Sequence[Step], asked: Asked, run: RunModel) -> Array:
     """Carry the noise along `calls` as the sampler does, and return the latent."""
     latent = velocity = asked.noise
     model = "flow_masked" if asked.plan.masked else "flow"
@@ -126,7 +126,7 @@ def apart(found: Array, truth: Array) -> float:
 class Case:
     """One mask, modality and seed, and what the solvers make of them."""
 
-    def __init__(self, variant: Mapping[str, Any], inputs: dict[str, Array], run: Engine) -> None:
+    def __init__(self, variant: Mapping[str, Any], inputs: dict[str, Array], run: RunModel) -> None:
         self.variant, self.run = variant, run
         self.asked = rooms.ask(variant, inputs, run)
         self.numel = math.prod(self.asked.plan.latent_shape(variant)[2:])

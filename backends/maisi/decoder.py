@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from .inputs import Array, InvalidRequest, Variant
 from .request import Plan
-from .sampler import Engine
+from .sampler import RunModel
 
 NOT_FINITE = (
     "image: the networks gave NaN or infinite values; "
@@ -17,13 +17,13 @@ _PLANES = 16  # worked on at a time, so that a volume is not held several times 
 
 
 def decode(
-    variant: Variant, plan: Plan, latent: Any, mask: Array | None, engine: Engine
+    variant: Variant, plan: Plan, latent: Any, mask: Array | None, run_model: RunModel
 ) -> npt.NDArray[np.int16]:
     """Return the volume [X, Y, Z] of `latent`, background where `mask` [X, Y, Z] is 0.
 
     Raises InvalidRequest when the networks gave numbers that are no image.
     """
-    (decoded,) = engine("vae_decoder", {"latent": latent}, ["image"])
+    (decoded,) = run_model("vae_decoder", {"latent": latent}, ["image"])
     x, y, z = plan.size
     image = intensity(variant, np.from_dlpack(decoded)[0, 0, :x, :y, :z])
     if mask is not None:

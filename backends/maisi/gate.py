@@ -22,7 +22,7 @@ _UNKNOWN = 5.0  # seconds until to try again, where nothing is known
 
 
 class Overloaded(Exception):
-    """There is no room, or no time; the message is one sentence that says when to try again."""
+    """The queue is full, or time is short; the message is one sentence: when to try again."""
 
 
 class TimeUp(Exception):

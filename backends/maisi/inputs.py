@@ -70,7 +70,7 @@ def text(inputs: Inputs, name: str, limit: int = 100) -> str:
 
 
 def written(name: str, sent: Array, limit: int) -> str:
-    """Return the text that an earlier room wrote: `sent` [N], at most `limit` bytes of UTF-8."""
+    """Return the text that an earlier stage wrote: `sent` [N], at most `limit` bytes of UTF-8."""
     if sent.ndim != 1 or sent.dtype != np.uint8:
         raise InvalidRequest(f"{name}: {sent.dtype} {list(sent.shape)}, but uint8 [N] is allowed")
     if sent.size > limit:

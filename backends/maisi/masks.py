@@ -13,7 +13,7 @@ from .conditioning import mask_noise, organs_of_lesions
 from .inputs import Array, Inputs, InvalidRequest, Variant
 from .postprocess import BONE_LESION, LUNG_LOBES, postprocess
 from .request import Plan
-from .sampler import Engine
+from .sampler import RunModel
 
 
 def translate(variant: Variant, inputs: Inputs) -> Inputs:
@@ -50,7 +50,7 @@ def _with_body(mask: Array, plan: Plan, inputs: Inputs) -> npt.NDArray[np.uint8]
 
 
 def generate(
-    variant: Variant, plan: Plan, engine: Engine, after: Callable[[int, int], None]
+    variant: Variant, plan: Plan, run_model: RunModel, after: Callable[[int, int], None]
 ) -> npt.NDArray[np.uint8]:
     """Return a mask [X, Y, Z] of the anatomy that the plan asks for, on its grid.
 
@@ -66,7 +66,7 @@ def generate(
     latent: Any = next(noise := mask_noise(plan, shape))
     sizes = np.array([plan.anatomy], np.float32)
     for done, step in enumerate(steps, start=1):
-        stopping.go_on(plan.seed)
+        stopping.check_deadline(plan.seed)
         inputs = {
             "latent": latent,
             "z": next(noise) if step.fresh else latent,
@@ -74,9 +74,9 @@ def generate(
             "timestep": np.array([step.timestep], np.float32),
             "anatomy_sizes": sizes,
         }
-        (latent,) = engine("mask_flow", inputs, ["next_latent"])
+        (latent,) = run_model("mask_flow", inputs, ["next_latent"])
         after(done, len(steps))
-    (labels,) = engine("mask_decoder", {"latent": latent}, ["labels"])
+    (labels,) = run_model("mask_decoder", {"latent": latent}, ["labels"])
     made = postprocess(np.from_dlpack(labels)[0], anatomy.tumour(plan.anatomy))
     return resample(made, how["spacing"], plan.size, plan.spacing)
 

@@ -1,8 +1,8 @@
-"""The door: Triton's tensors in and out, roles to rooms, every failure to one sentence.
+"""The models of a variant: Triton's tensors in and out, and every failure as one sentence.
 
-config.pbtxt gives each model of a variant its `role` (condition, sampler, decoder or stream) and
-the JSON `variant` that says what may be asked. `<variant>.stream` walks the same rooms as the
-ensemble of the other three, and tells how far it is on the way.
+config.pbtxt gives each model its `role` (condition, sampler, decoder or stream) and the JSON
+`variant` that says what may be asked. `<variant>.stream` does the same as the ensemble of the other
+three, and tells how far it is.
 """
 
 import ctypes
@@ -26,13 +26,15 @@ if not __package__:  # Triton loads this file by itself; the folder of all backe
     __package__ = "backends.maisi"
 
 from ..engines import guard
-from . import stopping
+from . import stopping, stream
 from .decoder import NOT_FINITE
+from .ensemble import STAGES, Tensors
 from .forecast import Pace
 from .gate import Gate, Overloaded, TimeUp
 from .inputs import InvalidRequest, Variant, flag
 from .metrics import Metrics
-from .rooms import ROOMS, WAITING, Tensors, as_text, walk
+from .preparation import as_text
+from .progress import WAITING
 from .stopping import Stopping
 
 _READ = ("vae_decoder", "vae_encoder", "mask_decoder")
@@ -67,7 +69,7 @@ class EngineFailed(Exception):
 
 
 class TritonPythonModel:
-    """One model of a variant, whose role decides which room it is."""
+    """One model of a variant, as its role says."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Read the role and the variant.
@@ -82,9 +84,10 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(
                 f"{args['model_name']}: parameters `role` and `variant` (JSON) are needed"
             ) from error
-        if self.role not in (*ROOMS, "stream"):
+        roles = (*STAGES, "stream")
+        if self.role not in roles:
             raise pb_utils.TritonModelException(
-                f"{args['model_name']}: role {self.role!r} is not one of {', '.join(ROOMS)}, stream"
+                f"{args['model_name']}: role {self.role!r} is not one of {', '.join(roles)}"
             )
         try:
             self.token = guard.token()
@@ -118,7 +121,7 @@ class TritonPythonModel:
                 stopping.admit()
             with nullcontext() if known == self.probe_id else self.metrics.running():
                 engine = functools.partial(self._engine, self._wanted(request), known)
-                outputs = ROOMS[self.role](self.variant, _inputs(request), engine)
+                outputs = STAGES[self.role](self.variant, _inputs(request), engine)
             if self.role == "decoder":
                 outputs = self._made(known, outputs)
             return pb_utils.InferenceResponse([_tensor(*item) for item in outputs.items()])
@@ -166,7 +169,7 @@ class TritonPythonModel:
         try:
             engine = functools.partial(self._engine, self._wanted(request), known)
             seconds = self._seconds(request)
-            walk(self.variant, _inputs(request), engine, send, self.pace, self.gate, seconds)
+            stream.run(self.variant, _inputs(request), engine, send, self.pace, self.gate, seconds)
         except Exception as error:
             self._fail(sender, known, error)
         else:
@@ -197,7 +200,7 @@ class TritonPythonModel:
                 raise Cancelled
             if time.monotonic() > end:
                 raise TimeUp(f"the request was not done within its {seconds:g} s")
-            stopping.go_on()
+            stopping.check_deadline()
 
         return check
 

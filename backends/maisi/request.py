@@ -46,7 +46,7 @@ class Plan:
     `anatomy` are the ten sizes of a mask to be made, and `organs` the ids that the mask given back
     keeps; `sourced` tells that it starts from an image noised to `strength`, 1 being noise alone;
     `redraws` is how often a volume that is not faithful is made anew. `started` is the monotonic
-    clock of the machine and `condition_seconds` how long the first room took.
+    clock of the machine and `condition_seconds` how long the first stage took.
     """
 
     variant: str

@@ -12,7 +12,7 @@ from .request import Plan
 
 # Runs a model of the variant: its short name, inputs, names of outputs -> the outputs. A tensor is
 # a numpy array or whatever an earlier call gave back.
-Engine = Callable[[str, Mapping[str, Any], Sequence[str]], list[Any]]
+RunModel = Callable[[str, Mapping[str, Any], Sequence[str]], list[Any]]
 
 
 def _first_row(name: str, rows: Any) -> Any:
@@ -30,7 +30,7 @@ def sample(
     plan: Plan,
     noise: Any,
     conditions: Mapping[str, Any],
-    engine: Engine,
+    run_model: RunModel,
     after: Callable[[int, int], None] = lambda done, total: None,
     first_row: Callable[[str, Any], Any] = _first_row,
     attempt: int = 0,
@@ -57,7 +57,7 @@ def sample(
     fresh = conditioning.fresh_noise(variant, plan, attempt)
     latent = velocity = noise
     for done, (step, both) in enumerate(zip(steps, guided, strict=True), start=1):
-        stopping.go_on(plan.seed)
+        stopping.check_deadline(plan.seed)
         inputs = {
             **(conditions if both else alone),
             "guidance": guidance,
@@ -66,6 +66,6 @@ def sample(
             "timestep": np.array([step.timestep], np.float32),
             "coefficients": np.array([step.a, step.b, step.c], np.float32),
         }
-        latent, velocity = engine(model, inputs, ["next_latent", "velocity"])
+        latent, velocity = run_model(model, inputs, ["next_latent", "velocity"])
         after(done, len(steps))
     return latent

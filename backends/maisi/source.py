@@ -6,10 +6,12 @@ import numpy.typing as npt
 from . import schedule
 from .inputs import Array, InvalidRequest, Variant
 from .request import Plan
-from .sampler import Engine, calls
+from .sampler import RunModel, calls
 
 
-def encode(variant: Variant, plan: Plan, source: Array, engine: Engine) -> npt.NDArray[np.float32]:
+def encode(
+    variant: Variant, plan: Plan, source: Array, run_model: RunModel
+) -> npt.NDArray[np.float32]:
     """Return the latent [1, C, x, y, z] of `source` [X, Y, Z], in the variant's grey levels.
 
     Raises InvalidRequest where a value is not finite.
@@ -17,7 +19,7 @@ def encode(variant: Variant, plan: Plan, source: Array, engine: Engine) -> npt.N
     padded = np.zeros((1, 1, *plan.padded_size), np.float32)
     x, y, z = plan.size
     padded[0, 0, :x, :y, :z] = unit(variant, source)
-    (latent,) = engine("vae_encoder", {"image": padded}, ["latent"])
+    (latent,) = run_model("vae_encoder", {"image": padded}, ["latent"])
     return np.array(np.from_dlpack(latent), np.float32)
 
 

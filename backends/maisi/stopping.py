@@ -30,7 +30,7 @@ def admit() -> None:
         raise Stopping("the server is stopping and takes no new request: send it to another one")
 
 
-def go_on(seed: int | None = None) -> None:
+def check_deadline(seed: int | None = None) -> None:
     """Raise Stopping where the time of work that was taken is over; called between two steps."""
     end = deadline()
     if end is not None and time.monotonic() > end:

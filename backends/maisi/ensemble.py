@@ -1,0 +1,109 @@
+"""The three stages of the ensemble: condition, sampler, decoder, each a model of Triton."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from . import conditioning, decoder, fidelity, preparation, sampler
+from .inputs import Array, InvalidRequest, Variant, written
+from .report import report
+from .request import (
+    Plan,
+    check_labels,
+    check_latent,
+    labels,
+    parse_plan,
+    signed,
+    takes_mask,
+)
+from .sampler import RunModel
+
+Tensors = dict[str, Any]
+
+
+def condition(variant: Variant, inputs: Tensors, run_model: RunModel) -> Tensors:
+    """Check the request, complete it, and prepare what the networks take."""
+    started = time.monotonic()
+    arrays = {name: tensor.as_numpy() for name, tensor in inputs.items()}
+    plan, translated = preparation.plan_request(variant, arrays)
+    plan, mask = preparation.prepare_mask(variant, plan, translated, run_model)
+    ids = {"labels": conditioning.labels(variant, plan, mask)} if takes_mask(variant) else {}
+    source_latent = preparation.encode_source(variant, plan, arrays, run_model)
+    noise = preparation.initial_latent(variant, plan, source_latent, arrays.get("latent"))
+    took = {"started": started, "condition_seconds": time.monotonic() - started}
+    return {"noise": noise, **ids, "plan": preparation.as_text(signed(plan, **took))}
+
+
+def sample(variant: Variant, inputs: Tensors, run_model: RunModel) -> Tensors:
+    """Encode the mask and run the loop."""
+    plan = parse_plan(variant, inputs["plan"].as_numpy())
+    check_latent(variant, plan, "noise", inputs["noise"].as_numpy())
+    conditions: Tensors = conditioning.rows(variant, plan)
+    seconds: dict[str, float] = {}
+    if plan.masked:
+        started, ids = time.monotonic(), inputs["labels"]
+        check_labels(plan, ids.as_numpy())
+        conditions["embedding"] = preparation.encode_mask(ids, run_model)
+        seconds["mask_encoder"] = time.monotonic() - started
+    started = time.monotonic()
+    latent = sampler.sample(
+        variant,
+        plan,
+        inputs["noise"],
+        conditions,
+        run_model,
+        first_row=preparation.first_row_of,
+    )
+    seconds["sampler"] = time.monotonic() - started
+    return {"latent": latent, "sampled": preparation.as_text(json.dumps({"seconds": seconds}))}
+
+
+def decode(variant: Variant, inputs: Tensors, run_model: RunModel) -> Tensors:
+    """Decode the latent and report."""
+    started = time.monotonic()
+    plan = parse_plan(variant, inputs["plan"].as_numpy())
+    check_latent(variant, plan, "latent", inputs["latent"].as_numpy())
+    mask = None
+    if plan.masked:
+        check_labels(plan, inputs["labels"].as_numpy())
+        mask = _crop(plan, inputs["labels"].as_numpy())
+        labels(variant, mask)
+    image = decoder.decode(variant, plan, inputs["latent"], mask, run_model)
+    attempts = [] if mask is None else [fidelity.check(variant, image, mask)]
+    seconds = {
+        "condition": plan.condition_seconds,
+        **_seconds(inputs["sampled"].as_numpy()),
+        "decoder": time.monotonic() - started,
+        "total": time.monotonic() - plan.started,
+    }
+    summary = report(variant, plan, seconds, image, mask, attempts)
+    used = {"used_mask": preparation.returned_mask(plan, mask)} if takes_mask(variant) else {}
+    return {"image": image, "report": preparation.as_text(summary), **used}
+
+
+STAGES: dict[str, Callable[[Variant, Tensors, RunModel], Tensors]] = {
+    "condition": condition,
+    "sampler": sample,
+    "decoder": decode,
+}
+
+
+def _crop(plan: Plan, ids: Array) -> Array:
+    x, y, z = plan.size
+    return ids[0, :x, :y, :z]
+
+
+def _seconds(sampled: Array) -> dict[str, float]:
+    """Return the seconds of the sampler's stages."""
+    try:
+        seconds = json.loads(written("sampled", sampled, 1000))["seconds"]
+        stages = {"sampler": float(seconds["sampler"])}
+        if "mask_encoder" in seconds:
+            stages = {"mask_encoder": float(seconds["mask_encoder"]), **stages}
+        if not all(0 <= spent < math.inf for spent in stages.values()):  # NaN fails, too
+            raise ValueError
+        return stages
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        raise InvalidRequest("sampled: not what the sampler model writes") from None
