@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench.acceptance import parcels
+from bench.acceptance import fatbin, parcels
 
 ROOT = Path(__file__).resolve().parents[2]
 PROVIDER = "onnxruntime/capi/libonnxruntime_providers_cuda.so"
@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--limit-mb", type=int, default=64, help="2^20 bytes of a file at most (default: 64)")
     here = f"{sys.version_info[0]}.{sys.version_info[1]}"
     add("--python", default=here, help="the version there (default: %(default)s)")
+    add("--capability", help="of the GPU there, such as 9.0: without code for others")
     options = parser.parse_args(arguments)
     folder: Path = options.pack.resolve()
     if folder.exists() and any(folder.iterdir()):
@@ -45,22 +46,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--limit-mb: {options.limit_mb} is not a whole number from 1")
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        pack(folder, options.limit_mb << 20, options.python)
+        pack(folder, options.limit_mb << 20, options.python, options.capability)
     except subprocess.CalledProcessError as error:
-        print(f"acceptance: {error.cmd[0]} failed with status {error.returncode}", file=sys.stderr)
+        command = Path(error.cmd[0]).name
+        print(f"acceptance: {command} failed with status {error.returncode}", file=sys.stderr)
+        return 1
+    except ValueError as error:
+        print(f"acceptance: {Path(PROVIDER).name}: {error}", file=sys.stderr)
         return 1
     for path in sorted(folder.iterdir()):
         print(f"{path.stat().st_size / (1 << 20):8.1f} MB  {path.name}")
     return 0
 
 
-def pack(folder: Path, limit: int, python: str) -> None:
+def pack(folder: Path, limit: int, python: str, capability: str | None) -> None:
     """Write parcels, manifest and `unpack.py` into an empty folder."""
     archives = []
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         base = _wheels(BASE, scratch / "base", python)
         provider = _take_out(base, scratch)
+        if capability:
+            fatbin.keep(provider, capability)
         cupy = _wheels(CUPY, scratch / "cupy", python)
         for title, members in (
             ("1-base", [*_tree(), *base]),
@@ -77,9 +84,8 @@ def pack(folder: Path, limit: int, python: str) -> None:
 def _tree() -> Iterator[tuple[str, Path]]:
     """Yield the files that git tracks, without graphs, checkpoints and pictures."""
     command = ["git", "-C", str(ROOT), "ls-files", "-z"]
-    for name in subprocess.run(command, check=True, capture_output=True, text=True).stdout.split(
-        "\0"
-    ):
+    listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    for name in listed.split("\0"):
         if name and not name.endswith(_LEFT_OUT):
             yield f"tree/{name}", ROOT / name
 

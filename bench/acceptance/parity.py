@@ -68,6 +68,7 @@ def _loaded(setting: Setting, name: str) -> tuple[Variant, networks.Networks, di
 
 
 def _graph(setting: Setting, name: str, engine: str, precision: str, what: str) -> Rows:
+    torch.cuda.empty_cache()  # without a GPU it does nothing
     folder = weights.version_folder(setting, name, what, engine, precision)
     graph, run = _loaded(setting, name)[2][what], engines.load(folder, engine)
     tolerance, rows = onnx_export.TOLERANCE[precision], []
@@ -123,6 +124,7 @@ def _volumes(
 
     rows = []
     for what, request in verify.requests(chosen, size).items():
+        torch.cuda.empty_cache()
         try:
             both = verify.volumes(chosen, loaded, run, request, setting.device)
         except torch.OutOfMemoryError:

@@ -28,8 +28,8 @@ A machine without a network that has PyTorch for CUDA 13 gets all else in files 
 which may come little by little:
 
 ```bash
-scripts/acceptance --pack DIR --limit-mb 64 --python 3.12  # here, for the Python there
-scripts/acceptance --unpack DIR                            # there, after each of the files
+scripts/acceptance --pack DIR --limit-mb 64 --python 3.12 --capability 9.0  # here
+scripts/acceptance --unpack DIR  # there, after each of the files has come
 ```
 """
 _NO_GPU = (

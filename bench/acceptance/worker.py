@@ -10,6 +10,8 @@ starts another one. What libraries print goes to standard error.
 import importlib
 import json
 import os
+import re
+import signal
 import sys
 import time
 import traceback
@@ -57,13 +59,14 @@ def sentence(error: Exception) -> str:
     """Return an error in one line without paths of this machine."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else "no reason given"
-    words = [Path(word).name if word.startswith("/") else word for word in text.split()]
-    return f"{type(error).__name__}: {' '.join(words)[:300]}"
+    text = re.sub(r"(?<!\w)/\S*/", "", " ".join(text.split()))
+    return f"{type(error).__name__}: {text[:300]}"
 
 
 def main() -> int:
     """Run what is pending; return the exit status."""
     _, module, setting, state, run = sys.argv[1:]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that a case ends its servers
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     cases = importlib.import_module(module).cases(Setting(**json.loads(setting)))
