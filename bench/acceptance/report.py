@@ -34,7 +34,8 @@ scripts/acceptance --unpack DIR  # there, after each of the files has come
 """
 _NO_GPU = (
     "**No GPU has run this yet.** All numbers below are a CPU's, at small sizes: they show that the"
-    " command works, and nothing about a GPU."
+    " command works, and nothing about a GPU. Where the load average is beyond the cores, times"
+    " are no measure of anything."
 )
 
 
@@ -77,7 +78,7 @@ def section(step: Step, state: Mapping[str, Any] | None) -> str:
         ]
         if lines:
             parts.append("\n".join([title, "", *lines]))
-    parts.append(f"{state['seconds']:.0f} s in all.")
+    parts.append(f"{state['seconds']:.0f} s in all; load average {state['load']} at the end.")
     return "\n\n".join(parts)
 
 

@@ -138,7 +138,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def summary(state: State) -> dict[str, Any]:
-    """Return the status of a step and the sum of its cases' seconds."""
+    """Return the status of a step, the sum of its cases' seconds, and how busy the machine is."""
     statuses = [state["cases"].get(name, {}).get("status", "open") for name in state["order"]]
     if "failed" in statuses:
         status = "failed"
@@ -147,7 +147,8 @@ def summary(state: State) -> dict[str, Any]:
     else:
         status = "done" if "done" in statuses else "not done"
     seconds = sum(case["seconds"] for case in state["cases"].values())
-    return {"status": status, "seconds": round(seconds, 1)}
+    load = round(os.getloadavg()[1], 1)
+    return {"status": status, "seconds": round(seconds, 1), "load": load}
 
 
 def load(path: Path) -> State | None:

@@ -9,7 +9,7 @@ from bench.life import ContenderFailed, live
 from bench.task import Task
 
 _STEPS = 3
-_VOLUMES = {"cuda": 4, "cpu": 2}  # the first is not counted
+_VOLUMES = 4  # the first is not counted
 _SIZES = {  # voxels along x and y, and along z
     "cuda": ((128, 128), (256, 256), (512, 128), (512, 512)),
     "cpu": ((32, 32), (64, 32), (64, 64)),
@@ -55,7 +55,7 @@ def _contender(setting: Setting, name: str, side: int, depth: int) -> Rows:
     folder = setting.folder / "lives"
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        life = live("engines" if engine else name, task, folder, _VOLUMES[setting.device])
+        life = live("engines" if engine else name, task, folder, _VOLUMES)
     except ContenderFailed as error:
         if "out of memory" in str(error).lower():
             raise NotDone("the GPU's memory is too small for it") from None
