@@ -2,6 +2,7 @@
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import threading
@@ -29,9 +30,9 @@ class Life:
     """What a life took: seconds, and bytes at the most.
 
     `start`: from the start of the process until it could take a mask. `first` and `warm`: seconds
-    by stage of its first and its second volume; `image` is the file of the latter. `memory`:
-    resident, of all its processes together; `gpu`: what the GPU held more than before, None without
-    one.
+    by stage of its first volume, and medians of those after it; `image` is the file of the last
+    one. `memory`: resident, of all its processes together; `gpu`: what the GPU held more than
+    before, None without one.
     """
 
     start: float
@@ -43,8 +44,8 @@ class Life:
     notes: str
 
 
-def live(name: str, task: Task, folder: Path) -> Life:
-    """Let the contender `name` live; images and its log go to `folder`.
+def live(name: str, task: Task, folder: Path, volumes: int = 2) -> Life:
+    """Let the contender `name` live and make so many volumes; image and log go to `folder`.
 
     Raises ContenderFailed.
     """
@@ -67,10 +68,16 @@ def live(name: str, task: Task, folder: Path) -> Life:
             with resident(process.pid) as memory:
                 ready = _answer(process, name, log_path)
                 start = time.monotonic() - begin
-                first, warm = (_ask(process, name, image, log_path) for _ in range(2))
+                first, *rest = (_ask(process, name, image, log_path) for _ in range(volumes))
         finally:
             _end(process)
+    warm = {stage: _median([times[stage] for times in rest]) for stage in first}
     return Life(start, first, warm, memory[0], gpu[0] if gpu else None, image, ready["notes"])
+
+
+def _median(times: list[float | None]) -> float | None:
+    """Return the median, None for a stage that cannot be told apart."""
+    return statistics.median(t for t in times if t is not None) if None not in times else None
 
 
 def _ask(

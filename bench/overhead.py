@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,43 +27,66 @@ import tritonclient.grpc as grpc
 from onnx import TensorProto, helper
 
 from bench import page
-from bench.rooms import REPOSITORY, ROOT, Array, open_graph, published
+from bench.rooms import REPOSITORY, ROOT, Array, Graph, open_graph, published
+from export import variant
 
-VARIANT, FLOW = "mini", "mini.flow_masked"
 RUNTIME = "OpenVINO"  # of the server's flow
 STEPS = 5
 IDLE_STEPS = 100  # of the graph that computes nothing
 
 
-def feeds(side: int) -> dict[str, Array]:
+@dataclass(frozen=True)
+class Subject:
+    """A variant with a ControlNet in a repository, its precision, and what opens its flow here."""
+
+    variant: str
+    repository: Path
+    precision: str
+    open: Callable[[Path], Graph]
+
+    @property
+    def flow(self) -> str:
+        """The model of a step."""
+        return f"{self.variant}.flow_masked"
+
+    def published(self) -> dict[str, Any]:
+        """Read what the variant says of itself."""
+        return published(self.variant, self.repository)
+
+
+MINI = Subject("mini", REPOSITORY, "fp32", open_graph)
+
+
+def feeds(subject: Subject, side: int) -> dict[str, Array]:
     """Return one row of inputs of the flow at a latent of `side` cubed."""
     random, axes = np.random.default_rng(0), (side, side, side)
-    variant = published(VARIANT)
-    session = onnx.load(REPOSITORY / FLOW / "1" / "model.onnx", load_external_data=False)
-    width = next(i for i in session.graph.input if i.name == "embedding")
-    latent = (1, variant["latent"]["channels"], *axes)
-    embedding = (1, width.type.tensor_type.shape.dim[1].dim_value, *axes)
+    table, chosen = subject.published(), variant.load(subject.variant)
+    half = chosen.tensor_type("embedding", subject.precision) == "FP16"
+    latent = (1, table["latent"]["channels"], *axes)
+    embedding = (1, chosen.networks["controlnet"]["num_channels"][0], *axes)
+    modality = table["modalities"][table["defaults"]["modality"]]
     return {
         "latent": random.standard_normal(latent, np.float32),
         "z": random.standard_normal(latent, np.float32),
         "coefficients": np.array([1, 0.03, 0], np.float32),
         "timestep": np.array([500], np.float32),
         "guidance": np.array([0], np.float32),
-        "class_labels": np.array([variant["modalities"]["mri_t1"]], np.int64),
+        "class_labels": np.array([modality], np.int64),
         "spacing_mm100": np.full((1, 3), 200, np.float32),
-        "embedding": random.standard_normal(embedding, np.float32),
+        "embedding": random.standard_normal(embedding, np.float32).astype("f2" if half else "f4"),
     }
 
 
-def lay_idle(repository: Path) -> None:
+def lay_idle(subject: Subject, repository: Path) -> None:
     """Fill a folder with the variant's models, but a flow that hands its inputs back."""
-    for model in REPOSITORY.glob(f"{VARIANT}*"):
-        if model.name != FLOW:
+    for model in subject.repository.glob(f"{subject.variant}*"):
+        if model.name != subject.flow:
             (repository / model.name).symlink_to(model)
-    version = repository / FLOW / "1"
+    source, target = (folder / subject.flow for folder in (subject.repository, repository))
+    version = target / "1"
     version.mkdir(parents=True)
-    (repository / FLOW / "config.pbtxt").symlink_to(REPOSITORY / FLOW / "config.pbtxt")
-    graph = onnx.load(REPOSITORY / FLOW / "1" / "model.onnx").graph
+    (target / "config.pbtxt").symlink_to(source / "config.pbtxt")
+    graph = onnx.load(source / "1" / "model.onnx", load_external_data=False).graph
     nodes = [
         helper.make_node("Identity", ["latent"], ["next_latent"]),
         helper.make_node("Identity", ["z"], ["velocity"]),
@@ -98,65 +122,76 @@ def served(repository: Path) -> Iterator[str]:
 
 
 @contextmanager
-def serving(repository: Path) -> Iterator[Callable[[int, int], float]]:
+def serving(subject: Subject, repository: Path) -> Iterator[Callable[[int, int], float]]:
     """Serve a repository; give what returns the seconds of a step: (side of the latent, steps)."""
     with served(repository) as url, grpc.InferenceServerClient(url) as client:
-        yield lambda side, steps: step_seconds(client, side, steps)
+        yield lambda side, steps: step_seconds(subject, client, side, steps)
 
 
-def step_seconds(client: Any, side: int, steps: int) -> float:
+def step_seconds(subject: Subject, client: Any, side: int, steps: int) -> float:
     """Ask for a volume and return the sampler's seconds a step, as the report tells them."""
-    factor = published(VARIANT)["latent"]["factor"]
+    table = subject.published()
+    label = next(int(label) for label in table["labels"] if int(label))
     asked: dict[str, tuple[Array, str]] = {
-        "mask": (np.full((side * factor,) * 3, 22, np.uint8), "UINT8"),
+        "mask": (np.full((side * table["latent"]["factor"],) * 3, label, np.uint8), "UINT8"),
         "steps": (np.array([steps], np.int32), "INT32"),
         "seed": (np.array([1]), "INT64"),
+        "guidance": (np.array([0], np.float32), "FP32"),
     }
     inputs = []
     for name, (array, kind) in asked.items():
         inputs.append(grpc.InferInput(name, list(array.shape), kind))
         inputs[-1].set_data_from_numpy(array)
     wanted = [grpc.InferRequestedOutput("report")]
-    answer = client.infer(VARIANT, inputs, outputs=wanted, client_timeout=600)
+    answer = client.infer(subject.variant, inputs, outputs=wanted, client_timeout=600)
     report = json.loads(answer.as_numpy("report").tobytes())
     return float(report["seconds"]["sampler"]) / steps
 
 
-def measure(sides: Sequence[int], repeat: int) -> list[dict[str, float]]:
-    """Return for each side the medians in milliseconds, and their ratios."""
-    calls = {}
+def calls(subject: Subject, sides: Sequence[int], repeat: int) -> dict[int, float]:
+    """Return side -> the median seconds of a step that computes nothing."""
+    times = {}
     with tempfile.TemporaryDirectory() as folder:
-        lay_idle(Path(folder))
-        with serving(Path(folder)) as step:
+        lay_idle(subject, Path(folder))
+        with serving(subject, Path(folder)) as step:
             for side in sides:
                 step(side, IDLE_STEPS)
-                calls[side] = [step(side, IDLE_STEPS) for _ in range(repeat)]
-    run = open_graph(REPOSITORY / FLOW / "1")
-    rows = []
-    with serving(REPOSITORY) as step:
+                times[side] = statistics.median(step(side, IDLE_STEPS) for _ in range(repeat))
+    return times
+
+
+def pairs(
+    subject: Subject, sides: Sequence[int], repeat: int
+) -> Iterator[tuple[int, float, float]]:
+    """Yield side, and the median seconds of a step served and of one in this process."""
+    run = subject.open(subject.repository / subject.flow / "1")
+    with serving(subject, subject.repository) as step:
         for side in sides:
-            given = feeds(side)
-            served, alone = [], []
+            inputs = feeds(subject, side)
+            both, alone = [], []
             for _ in range(repeat + 1):  # in turn, so that both see the same machine
                 started = time.perf_counter()
                 for _ in range(STEPS):
-                    run(given)
+                    run(inputs)
                 alone.append((time.perf_counter() - started) / STEPS)
-                served.append(step(side, STEPS))
-            both, one, call = (
-                1e3 * statistics.median(times) for times in (served[1:], alone[1:], calls[side])
-            )
-            rows.append(
-                {
-                    "side": side,
-                    "served_ms": round(both, 2),
-                    "in_process_ms": round(one, 2),
-                    "ratio": round(both / one, 4),
-                    "calls_ms": round(call, 2),
-                    "calls_share": round(call / one, 4),
-                }
-            )
-    return rows
+                both.append(step(side, STEPS))
+            yield side, statistics.median(both[1:]), statistics.median(alone[1:])
+
+
+def measure(sides: Sequence[int], repeat: int, subject: Subject = MINI) -> list[dict[str, float]]:
+    """Return for each side the medians in milliseconds, and their ratios."""
+    idle = calls(subject, sides, repeat)
+    return [
+        {
+            "side": side,
+            "served_ms": round(1e3 * both, 2),
+            "in_process_ms": round(1e3 * alone, 2),
+            "ratio": round(both / alone, 4),
+            "calls_ms": round(1e3 * idle[side], 2),
+            "calls_share": round(idle[side] / alone, 4),
+        }
+        for side, both, alone in pairs(subject, sides, repeat)
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -168,9 +203,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     rows = measure(given.sides, given.repeat)
     text = (
-        f"`{VARIANT}` from a mask, one row, {RUNTIME} on both sides; medians of {given.repeat} "
-        f'runs of {STEPS} steps, in turn. "Calls alone" is a step through the same server with a '
-        "graph that moves the same tensors and computes nothing, so it is what Triton costs.\n\n"
+        f"`{MINI.variant}` from a mask, one row, {RUNTIME} on both sides; medians of "
+        f'{given.repeat} runs of {STEPS} steps, in turn. "Calls alone" is a step through the same '
+        "server with a graph that moves the same tensors and computes nothing, so it is what "
+        "Triton costs.\n\n"
     ) + page.table(
         ["latent", "served, ms", "in process, ms", "ratio", "calls alone, ms", "share of a step"],
         [
@@ -185,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ],
     )
     print(text + "\n")
-    print(json.dumps({"variant": VARIANT, "repeat": given.repeat, "rows": rows}))
+    print(json.dumps({"variant": MINI.variant, "repeat": given.repeat, "rows": rows}))
     if given.write:
         page.write("Overhead of a step", "scripts/overhead --write", text)
     return 0

@@ -22,11 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from backends.engines import tensorrt
-from backends.slabs.gpu import Gpu
-from backends.slabs.place import Network
 from bench import task as tasks
-from bench.rooms import open_graph, published
+from bench.acceptance.engines import load
+from bench.rooms import published
 from bench.task import Array, Task, Volume
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -128,28 +126,11 @@ def engines(task: Task) -> Iterator[tuple[Make, str]]:
     yield make, "the graphs and the code of our service in one process"
 
 
-def open_model(task: Task, model: str) -> Callable[[Mapping[str, Any]], Mapping[str, Array]]:
-    """Open a model of the repository with the runtime that the server has for it.
-
-    Returns a function from inputs to outputs by name; it leaves out inputs that the graph has not,
-    as its network does not use them.
-    """
+def open_model(task: Task, model: str) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+    """Open a model of the repository with the runtime that the server has for it."""
+    on_gpu = {"onnx": "onnxruntime-cuda"}.get(task.target, task.target)
     folder = task.models / f"{task.load().name}.{model}" / "1"
-    if task.target == "onnx":
-        return open_graph(folder)
-    if (folder / "chain.json").is_file():
-        network = Network(folder / "chain.json", Gpu(0, None))
-
-        def chain(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-            (given,) = inputs.values()
-            found = network(given if isinstance(given, np.ndarray) else given.get())
-            name = network.chain.output
-            return {name: found.get() if name == "image" else found}  # the image is read here
-
-        return chain
-    plan = tensorrt.Engine(folder, "model.plan", 0, None)
-    taken = plan.told["inputs"]
-    return lambda inputs: plan.run({name: x for name, x in inputs.items() if name in taken})
+    return load(folder, "openvino" if task.device == "cpu" else on_gpu)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ class Volume(NamedTuple):
 class Task:
     """What to make, of which weights, where: `size` voxels a side, `device` cpu or cuda.
 
+    `depth`: voxels along z, where those are not as many as along x and y.
     `checkpoints` and `repository` hold the same weights, as official files and as served models of
     `target`. `upstream` is a checkout of NV-Generate-CTMR and `config` the file of its folder
     configs that says how to decode.
@@ -44,6 +45,12 @@ class Task:
     target: str = "onnx"
     upstream: str = ""
     config: str = "config_infer.json"
+    depth: int = 0
+
+    @property
+    def sides(self) -> tuple[int, int, int]:
+        """The voxels along x, y and z."""
+        return self.size, self.size, self.depth or self.size
 
     def load(self) -> Variant:
         """Return the variant."""
@@ -58,12 +65,16 @@ class Task:
 def mask(task: Task) -> npt.NDArray[np.uint8]:
     """Return blocks of all labels of the variant in an ellipsoid, 0 around it, [X, Y, Z]."""
     ids = [int(label) for label in task.load().serving["labels"] if int(label)]
-    side = -(-task.size // _BLOCK)
-    blocks = np.random.default_rng(SEED).choice(np.array(ids, np.uint8), (side,) * 3)
+    blocks = np.random.default_rng(SEED).choice(
+        np.array(ids, np.uint8), [-(-side // _BLOCK) for side in task.sides]
+    )
     labels = blocks.repeat(_BLOCK, 0).repeat(_BLOCK, 1).repeat(_BLOCK, 2)
-    axes = (slice(task.size),) * 3
+    axes = tuple(map(slice, task.sides))
     labels = labels[axes]
-    x, y, z = ((line - (task.size - 1) / 2) / (0.48 * task.size) for line in np.ogrid[axes])
+    x, y, z = (
+        (line - (side - 1) / 2) / (0.48 * side)
+        for line, side in zip(np.ogrid[axes], task.sides, strict=True)
+    )
     labels[x**2 + y**2 + z**2 > 1] = 0
     return np.ascontiguousarray(labels)
 
@@ -71,9 +82,9 @@ def mask(task: Task) -> npt.NDArray[np.uint8]:
 def noise(task: Task) -> npt.NDArray[np.float32]:
     """Return the latent to start from, [1, C, x, y, z], rounded to float16 as upstream's is."""
     latent = task.load().serving["latent"]
-    side = task.size // latent["factor"]
+    sides = [side // latent["factor"] for side in task.sides]
     drawn = np.random.Generator(np.random.Philox(SEED)).standard_normal(
-        (1, latent["channels"], side, side, side), np.float32
+        (1, latent["channels"], *sides), np.float32
     )
     return drawn.astype(np.float16).astype(np.float32)
 

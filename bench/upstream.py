@@ -139,9 +139,10 @@ def _in_float32(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 def _notes(task: Task, roi: list[int], overlap: float) -> str:
     """Say what was adapted, and how upstream's `dynamic_infer` decodes a volume of this size."""
     factor = task.load().serving["latent"]["factor"]
-    latent = task.size // factor
-    if latent**3 <= math.prod(roi):
-        decoding = f"a latent of {latent}^3 fits its window, so it decodes the whole volume at once"
+    latent = [side // factor for side in task.sides]
+    if math.prod(latent) <= math.prod(roi):
+        size = "x".join(map(str, latent))
+        decoding = f"a latent of {size} fits its window, so it decodes the whole volume at once"
     else:
         decoding = f"it decodes in windows of {roi} with overlap {overlap}"
     adapted = (

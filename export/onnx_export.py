@@ -6,7 +6,7 @@ import itertools
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -227,6 +227,11 @@ def outputs(session: Session) -> list[str]:
     if isinstance(session, stages.Session):
         return [session.chain.output]
     return [output.name for output in session.get_outputs()]
+
+
+def tensors(arrays: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Return arrays as `run` takes them."""
+    return {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in arrays.items()}
 
 
 def run(session: Session, inputs: dict[str, torch.Tensor]) -> list[np.ndarray[Any, Any]]:

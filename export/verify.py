@@ -162,48 +162,68 @@ def _row(
 def _volume_rows(
     variant: Variant, loaded: networks.Networks, sessions: Sessions, precision: str
 ) -> list[Row]:
-    """Compare volumes of the same noise: our rooms, and MONAI's networks and schedulers."""
+    """Compare volumes of the same noise: our code, and MONAI's networks and schedulers."""
+
+    def engine(model: str, inputs: Mapping[str, Any], outputs: Any) -> list[Any]:
+        arrays = onnx_export.run(sessions[model], onnx_export.tensors(inputs))
+        names = onnx_export.outputs(sessions[model])
+        return [arrays[names.index(name)] for name in outputs]
+
     multiple = variant.serving["size"]["multiple"]
     size = (2 * multiple, 3 * multiple, 2 * multiple)
-    requests: dict[str, dict[str, Array]] = {"image alone": {"size": np.array(size)}}
-    if "flow_masked" in sessions:
-        ids = np.array([int(label) for label in variant.serving["labels"]], np.uint8)
-        blocks = np.random.default_rng(0).choice(ids, [n // 8 for n in size])
-        requests["from a mask"] = {"mask": blocks.repeat(8, 0).repeat(8, 1).repeat(8, 2)}
     rows = []
-    for what, given in requests.items():
-        asked = {**given, "seed": np.array([1]), "steps": np.array([STEPS])}
-        ours, truth = _volumes(variant, loaded, sessions, asked)
-        apart = np.abs(ours - truth)
-        share = float((apart > 1).mean()) if np.isfinite(apart).all() else np.inf
+    for what, request in requests(variant, size).items():
+        largest, share = apart(*volumes(variant, loaded, engine, request))
         where = f"{'x'.join(map(str, size))}, {STEPS} steps"
-        allowed = SHARE[precision]
-        rows.append(Row(what, where, f"ours {precision}", float(apart.max()), share, allowed))
+        rows.append(Row(what, where, f"ours {precision}", largest, share, SHARE[precision]))
     return rows
 
 
-def _volumes(
-    variant: Variant, loaded: networks.Networks, sessions: Sessions, asked: dict[str, Array]
+def requests(variant: Variant, size: tuple[int, int, int]) -> dict[str, dict[str, Array]]:
+    """Return the requests that volumes are compared for, by what they ask for."""
+    fixed = {"seed": np.array([1]), "steps": np.array([STEPS])}
+    asked: dict[str, dict[str, Array]] = {"image alone": {"size": np.array(size), **fixed}}
+    if "controlnet" in variant.networks:
+        ids = np.array([int(label) for label in variant.serving["labels"]], np.uint8)
+        blocks = np.random.default_rng(0).choice(ids, [n // 8 for n in size])
+        asked["from a mask"] = {"mask": blocks.repeat(8, 0).repeat(8, 1).repeat(8, 2), **fixed}
+    return asked
+
+
+def apart(ours: Array, truth: Array) -> tuple[float, float]:
+    """Return the largest difference of two volumes, and the share of voxels beyond 1.
+
+    That share is infinite where a number is none.
+    """
+    difference = np.abs(ours - truth)
+    share = float((difference > 1).mean()) if np.isfinite(difference).all() else np.inf
+    return float(difference.max()), share
+
+
+def volumes(
+    variant: Variant,
+    loaded: networks.Networks,
+    engine: sampler.Engine,
+    asked: dict[str, Array],
+    device: str = "cpu",
 ) -> tuple[Array, Array]:
+    """Return the grey levels [X, Y, Z] that our code makes with `engine`, and those of MONAI.
+
+    `device` is where the networks of `loaded` are.
+    """
     config = repository.configs(variant, {}, "onnx", "fp32")[variant.name]
     table = json.loads(config.parameters["variant"].string_value)  # as the server reads it
     plan = complete(table, asked)
     noise = conditioning.noise(table, plan, None)
     steered = conditioning.rows(table, plan)
-
-    def engine(model: str, inputs: Mapping[str, Any], outputs: Any) -> list[Any]:
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in inputs.items()}
-        found = onnx_export.run(sessions[model], tensors)
-        names = onnx_export.outputs(sessions[model])
-        return [found[names.index(name)] for name in outputs]
-
     conditions: dict[str, Any] = dict(steered)
     if plan.masked:
         labels = conditioning.labels(table, plan, asked["mask"])
         (conditions["embedding"],) = engine("mask_encoder", {"labels": labels}, ["embedding"])
     latent = sampler.sample(table, plan, noise, conditions, engine)
     ours = decoder.decode(table, plan, latent, asked.get("mask"), engine)
-    return ours.astype(np.float64), _monai(variant, loaded, plan, noise, steered, asked)
+    truth = _monai(variant, loaded, plan, noise, steered, asked, device)
+    return ours.astype(np.float64), truth
 
 
 def _monai(
@@ -213,6 +233,7 @@ def _monai(
     noise: Array,
     steered: Mapping[str, Array],
     asked: Mapping[str, Array],
+    device: str,
 ) -> Array:
     """Return grey levels [X, Y, Z] as MONAI's networks and schedulers make them of `noise`."""
     rows: dict[str, Any] = {"spacing_tensor": plan.spacing}
@@ -223,7 +244,8 @@ def _monai(
             rows[f"{name}_tensor"] = steered[name][0] / 100
     fresh = reference.fresh_noise(plan.seed, noise.shape) if plan.solver == "ddpm" else None
     mask = asked.get("mask")
-    image = reference.volume(loaded, noise, rows, plan.steps, plan.guidance, fresh, mask, mask)
+    guided = (plan.steps, plan.guidance, fresh)
+    image = reference.volume(loaded, noise, rows, *guided, mask, mask, device)
     scale = variant.serving["intensity"]
     low, high = scale["min"], scale["max"]
     image = image.clip(0, 1 if scale["clip_above"] else None) * (high - low) + low

@@ -1,0 +1,50 @@
+"""The command line of scripts/acceptance; `bench.acceptance.parcels` has --pack and --unpack."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.acceptance import identity, libcuda, report, runner
+from bench.acceptance.steps import STEPS, Setting
+
+STATUS = {"failed": 1, "unfinished": 3}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run steps, print a line of JSON for each, write the page; return the exit status.
+
+    1: a case failed; 3: a step stopped at its deadline and goes on in the next call; else 0.
+    """
+    names = [step.name for step in STEPS]
+    parser = argparse.ArgumentParser(
+        prog="scripts/acceptance",
+        description="Try what is claimed of GPUs on this machine; the results go to docs/gpu.md.",
+        epilog="scripts/acceptance --wheels DIR ...: install from the wheels in DIR, without a"
+        " network. scripts/acceptance --pack DIR, --unpack DIR: see docs/gpu.md.",
+    )
+    parser.add_argument("steps", nargs="*", metavar="STEP", help=f"of {', '.join(names)}; or all")
+    parser.add_argument("--again", action="store_true", help="also what is done already")
+    parser.add_argument("--upstream", type=Path, metavar="PATH", help="NV-Generate-CTMR's checkout")
+    options = parser.parse_args(arguments)
+    if unknown := [name for name in options.steps if name not in names]:
+        parser.error(f"step: {unknown[0]!r} is not one of {', '.join(names)}")
+    gpu = libcuda.first()
+    upstream = str(options.upstream.resolve()) if options.upstream else ""
+    setting = Setting(str(runner.WORK), gpu.name if gpu else "", upstream)
+    key = {"version": runner.version(), **identity.key()}
+    worst = 0
+    for step in STEPS:
+        if options.steps and step.name not in options.steps:
+            continue
+        own = {**key, "upstream": bool(upstream)} if step.name == "speed" else key
+        state = runner.run(step, setting, own, options.again)
+        print(json.dumps(state), flush=True)
+        worst = max(worst, STATUS.get(state["status"], 0), key=[0, 3, 1].index)
+    report.write(setting)
+    return worst
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""What runs a model of a repository, by the name of an engine: host arrays in, host arrays out."""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from backends.engines import onnx_runtime, tensorrt
+from backends.slabs.gpu import Gpu
+from backends.slabs.place import Host, Network
+from bench.rooms import Array, open_graph
+
+Run = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+# Engine -> the target of `python -m export build` whose files it runs.
+TARGETS = {
+    "openvino": "onnx",
+    "onnxruntime": "onnx",
+    "onnxruntime-cuda": "onnx",
+    "tensorrt": "tensorrt",
+    "tensorrt-rtx": "tensorrt-rtx",
+}
+
+
+def load(folder: Path, name: str) -> Run:
+    """Load the version folder of a model into engine `name`, one of `TARGETS`.
+
+    The function returned leaves out inputs that the graph has not, as its network does not use
+    them. Its outputs may lie on the GPU, and the next call may overwrite them.
+    """
+    if (folder / "chain.json").is_file():
+        return _chain(network(folder, name))
+    if name.startswith("tensorrt"):
+        plan = tensorrt.Engine(folder, "model.plan", 0, None)
+        return _only(list(plan.told["inputs"]), plan.run)
+    path = folder / "model.onnx"
+    names = [value.name for value in onnx.load(path, load_external_data=False).graph.input]
+    if name == "openvino":
+        return _only(names, open_graph(folder))
+    device = onnx_runtime.cpu() if name == "onnxruntime" else onnx_runtime.gpu(0)
+    return _only(names, onnx_runtime.Engine(path, device).run)
+
+
+def network(folder: Path, name: str) -> Network:
+    """Return the chain in a version folder, on the device of engine `name`."""
+    device: Host | Gpu
+    if name in ("openvino", "onnxruntime"):
+        spill = Path(tempfile.gettempdir())
+        device = Host(spill, 0, by_onnx_runtime=name == "onnxruntime")
+    else:
+        device = Gpu(0, None, by_onnx_runtime=name == "onnxruntime-cuda")
+    return Network(folder / "chain.json", device)
+
+
+def host(array: Any) -> Array:
+    """Return an array in the host's memory."""
+    in_memory: Array = array if isinstance(array, np.ndarray) else array.get()
+    return in_memory
+
+
+def _only(names: list[str], run: Run) -> Run:
+    return lambda inputs: run({name: x for name, x in inputs.items() if name in names})
+
+
+def _chain(chain: Network) -> Run:
+    def run(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        (x,) = inputs.values()
+        y, name = chain(host(x)), chain.chain.output
+        return {name: host(y) if name == "image" else y}  # the image is read by the host
+
+    return run

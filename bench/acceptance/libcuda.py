@@ -1,0 +1,149 @@
+"""NVIDIA's driver by its C interface alone: no toolkit and no Python package is needed."""
+
+import ctypes
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from bench.acceptance.steps import NotDone
+
+_NAMES = ("libcuda.so.1", "libcuda.so")
+_COUNT = 1 << 20  # bytes that go through CUDA IPC
+_LAZY = 1  # CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS
+_CAPABILITY = (75, 76)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU: its name, bytes of memory and compute capability such as 9.0."""
+
+    name: str
+    memory: int
+    capability: str
+
+
+class _Handle(ctypes.Structure):
+    """CUipcMemHandle."""
+
+    _fields_ = [("reserved", ctypes.c_char * 64)]
+
+
+@cache
+def library() -> Any:
+    """Return the driver's library, ready for calls; raise NotDone with the reason where not."""
+    for name in _NAMES:
+        with suppress(OSError):
+            driver = ctypes.CDLL(name)
+            break
+    else:
+        raise NotDone(f"no NVIDIA GPU: the driver's {_NAMES[0]} is not here")
+    try:
+        call(driver, "cuInit", 0)
+    except RuntimeError as error:
+        raise NotDone(f"no NVIDIA GPU: {error}") from None
+    return driver
+
+
+def call(driver: Any, name: str, *arguments: Any) -> None:
+    """Call a function of the driver; raise RuntimeError with CUDA's name of its error."""
+    status = getattr(driver, name)(*arguments)
+    if status:
+        text = ctypes.c_char_p()
+        driver.cuGetErrorName(status, ctypes.byref(text))
+        raise RuntimeError(f"{name}: {(text.value or b'').decode() or f'error {status}'}")
+
+
+def devices() -> list[Device]:
+    """Return the GPUs; raise NotDone where there is none."""
+    driver, number = library(), ctypes.c_int()
+    call(driver, "cuDeviceGetCount", ctypes.byref(number))
+    if not number.value:
+        raise NotDone("no NVIDIA GPU: the driver lists none")
+    return [_device(driver, index) for index in range(number.value)]
+
+
+def _device(driver: Any, index: int) -> Device:
+    device, name, memory = ctypes.c_int(), ctypes.create_string_buffer(256), ctypes.c_size_t()
+    call(driver, "cuDeviceGet", ctypes.byref(device), index)
+    call(driver, "cuDeviceGetName", name, len(name), device)
+    call(driver, "cuDeviceTotalMem_v2", ctypes.byref(memory), device)
+    digits = [ctypes.c_int(), ctypes.c_int()]
+    for digit, attribute in zip(digits, _CAPABILITY, strict=True):
+        call(driver, "cuDeviceGetAttribute", ctypes.byref(digit), attribute, device)
+    capability = ".".join(str(digit.value) for digit in digits)
+    return Device(name.value.decode(), memory.value, capability)
+
+
+def first() -> Device | None:
+    """Return the first GPU; None where there is none."""
+    try:
+        return devices()[0]
+    except NotDone:
+        return None
+
+
+def cuda() -> str:
+    """Return the version of CUDA that the driver is for."""
+    number = ctypes.c_int()
+    call(library(), "cuDriverGetVersion", ctypes.byref(number))
+    return f"{number.value // 1000}.{number.value % 1000 // 10}"
+
+
+def driver() -> str:
+    """Return the driver's version, by NVML; "" where that is not here."""
+    with suppress(OSError):
+        nvml, text = ctypes.CDLL("libnvidia-ml.so.1"), ctypes.create_string_buffer(80)
+        if nvml.nvmlInit_v2() == 0 and nvml.nvmlSystemGetDriverVersion(text, len(text)) == 0:
+            return text.value.decode()
+    return ""
+
+
+def _current(driver: Any) -> None:
+    """Make the first device's primary context current."""
+    context, device = ctypes.c_void_p(), ctypes.c_int()
+    call(driver, "cuDeviceGet", ctypes.byref(device), 0)
+    call(driver, "cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+    call(driver, "cuCtxSetCurrent", context)
+
+
+def share() -> None:
+    """Have another process read memory of the GPU by CUDA IPC.
+
+    Raises RuntimeError where it cannot, or reads other bytes.
+    """
+    driver, memory, handle = library(), ctypes.c_uint64(), _Handle()
+    _current(driver)
+    content = bytes(range(256)) * (_COUNT // 256)
+    call(driver, "cuMemAlloc_v2", ctypes.byref(memory), ctypes.c_size_t(_COUNT))
+    call(driver, "cuMemcpyHtoD_v2", memory, content, ctypes.c_size_t(_COUNT))
+    call(driver, "cuIpcGetMemHandle", ctypes.byref(handle), memory)
+    words = [sys.executable, "-m", "bench.acceptance.libcuda"]
+    root = Path(__file__).resolve().parents[2]
+    other = subprocess.run(words, input=bytes(handle), capture_output=True, cwd=root)
+    call(driver, "cuMemFree_v2", memory)
+    if other.returncode:
+        lines = other.stderr.decode(errors="replace").splitlines() or ["no reason given"]
+        raise RuntimeError(f"the other process: {lines[-1]}")
+    if other.stdout != content:
+        raise RuntimeError("the other process read other bytes")
+
+
+def _opened(handle: bytes) -> bytes:
+    """Return the bytes behind a handle of another process."""
+    driver, memory = library(), ctypes.c_uint64()
+    _current(driver)
+    whole = _Handle.from_buffer_copy(handle)
+    flags = ctypes.c_uint(_LAZY)
+    call(driver, "cuIpcOpenMemHandle_v2", ctypes.byref(memory), whole, flags)
+    content = ctypes.create_string_buffer(_COUNT)
+    call(driver, "cuMemcpyDtoH_v2", content, memory, ctypes.c_size_t(_COUNT))
+    call(driver, "cuIpcCloseMemHandle", memory)
+    return content.raw
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(_opened(sys.stdin.buffer.read()))

@@ -1,0 +1,230 @@
+"""Archives in numbered files of a limited size, and a machine set up from them, little by little.
+
+    python3 unpack.py --unpack DIR
+
+This file needs nothing but Python and pip, which there bring their own PyTorch; a copy of it,
+`unpack.py`, lies beside the files. `manifest.json` lists the archives in order and the SHA-256 of
+each file. An archive is a tar in xz: `tree/` is the project, `wheels/` is what pip installs,
+`site/` are files among the installed ones.
+"""
+
+import hashlib
+import io
+import json
+import lzma
+import os
+import shutil
+import site
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+MANIFEST, TREE = "manifest.json", "maisi-triton"
+_STAMPED = ("pyproject.toml", "client/pyproject.toml", "scripts/_venv")
+_CHUNK = 1 << 20
+
+
+class Broken(Exception):
+    """Files that cannot be put together; the message is one sentence."""
+
+
+class _Parts(io.RawIOBase):
+    """Writes to files NAME.000, NAME.001 ... of at most `limit` bytes each."""
+
+    def __init__(self, folder: Path, name: str, limit: int) -> None:
+        self.folder, self.name, self.limit = folder, name, limit
+        self.parts: list[dict[str, Any]] = []
+        self.file: Any = None
+        self.left = 0
+        self.digest = hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`, into as many files as it takes."""
+        rest = memoryview(data)
+        while rest:
+            if not self.left:
+                self._next()
+            piece = rest[: self.left]
+            self.file.write(piece)
+            self.digest.update(piece)
+            self.left -= len(piece)
+            rest = rest[len(piece) :]
+        return len(data)
+
+    def _next(self) -> None:
+        self._finish()
+        path = self.folder / f"{self.name}.{len(self.parts):03}"
+        self.file, self.left, self.digest = path.open("wb"), self.limit, hashlib.sha256()
+        self.parts.append({"file": path.name})
+
+    def _finish(self) -> None:
+        if self.file is not None:
+            size = self.file.tell()
+            self.file.close()
+            self.parts[-1] |= {"bytes": size, "sha256": self.digest.hexdigest()}
+            self.file = None
+
+    def close(self) -> None:
+        """Finish the last file."""
+        self._finish()
+        super().close()
+
+
+def write(
+    folder: Path, name: str, limit: int, members: Iterable[tuple[str, Path]]
+) -> dict[str, Any]:
+    """Write an archive of `members`, (name in it, file); return it as the manifest has it."""
+    parts: Any = _Parts(folder, name, limit)
+    with parts, lzma.open(parts, "wb") as packed, tarfile.open(fileobj=packed, mode="w|") as tar:
+        for inner, path in members:
+            tar.add(path, inner, recursive=False)
+    return {"name": name, "parts": parts.parts}
+
+
+class _Joined(io.RawIOBase):
+    """Reads files one after the other."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.chunks = _chunks(paths)
+        self.rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer with what comes next, as far as it is at hand."""
+        if not self.rest:
+            self.rest = next(self.chunks, b"")
+        count = min(len(buffer), len(self.rest))
+        buffer[:count], self.rest = self.rest[:count], self.rest[count:]
+        return count
+
+
+def _chunks(paths: Sequence[Path]) -> Iterator[bytes]:
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                yield chunk
+
+
+def missing(folder: Path, archive: dict[str, Any]) -> list[str]:
+    """Return the files of an archive that have not come yet; raise Broken for a damaged one."""
+    absent = []
+    for part in archive["parts"]:
+        path, digest = folder / part["file"], hashlib.sha256()
+        if not path.is_file():
+            absent.append(part["file"])
+            continue
+        for chunk in _chunks([path]):
+            digest.update(chunk)
+        if digest.hexdigest() != part["sha256"]:
+            raise Broken(
+                f"{path.name} has {path.stat().st_size} bytes and another SHA-256 than"
+                f" {MANIFEST} says of its {part['bytes']}: bring it again"
+            )
+    return absent
+
+
+def extract(folder: Path, archive: dict[str, Any], target: Path) -> None:
+    """Extract an archive whose files are all there."""
+    joined = io.BufferedReader(_Joined([folder / part["file"] for part in archive["parts"]]))
+    with lzma.open(joined, "rb") as packed, tarfile.open(fileobj=packed, mode="r|") as tar:
+        tar.extractall(target, filter="data")
+
+
+def unpack(folder: Path) -> list[str]:
+    """Extract and install the archives that are whole, in order; return the files still missing.
+
+    Raises Broken for a damaged file, or one that is not there at all.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+    except OSError as error:
+        raise Broken(f"{MANIFEST}: {error.strerror}; it comes with the first files") from None
+    here = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    if manifest["python"] != here:
+        raise Broken(f"the files are for Python {manifest['python']}, and this is {here}")
+    absent: list[str] = []
+    for archive in manifest["archives"]:
+        done = folder / f"{archive['name']}.done"
+        if done.exists():
+            continue
+        absent += missing(folder, archive)
+        if absent:
+            continue
+        whole = folder / f"{archive['name']}.whole"
+        shutil.rmtree(whole, ignore_errors=True)
+        extract(folder, archive, whole)
+        install(whole, folder / TREE)
+        shutil.rmtree(whole)
+        done.touch()
+    if not absent:
+        stamp = hashlib.sha256(b"".join((folder / TREE / x).read_bytes() for x in _STAMPED))
+        text = f"{stamp.hexdigest()}  -\n"  # as scripts/_venv has it
+        (folder / TREE / ".venv" / "acceptance.stamp").write_text(text)
+    return absent
+
+
+def install(whole: Path, tree: Path) -> None:
+    """Bring the content of an archive to its target: the tree, pip's packages, single files."""
+    if (whole / "tree").is_dir():
+        shutil.rmtree(tree, ignore_errors=True)
+        os.replace(whole / "tree", tree)
+        _make_venv(tree)
+    packages = _packages(tree)
+    if wheels := sorted(map(str, whole.glob("wheels/*.whl"))):
+        python = str(tree / ".venv" / "bin" / "python")
+        words = ["--python", python, "install", "--quiet", "--no-index", "--no-deps"]
+        command = [sys.executable, "-m", "pip", *words, "--no-compile", *wheels]
+        if subprocess.run(command, stdout=2).returncode:
+            raise Broken("pip could not install the wheels; what it said stands above")
+    if (whole / "site").is_dir():
+        shutil.copytree(whole / "site", packages, dirs_exist_ok=True)
+
+
+def _packages(tree: Path) -> Path:
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    return tree / ".venv" / "lib" / version / "site-packages"
+
+
+def _make_venv(tree: Path) -> None:
+    """Make the tree's environment, in which the packages of this interpreter count, too."""
+    command = [sys.executable, "-m", "venv", "--without-pip", str(tree / ".venv")]
+    if subprocess.run(command, stdout=2).returncode:
+        raise Broken("python3 -m venv failed; what it said stands above")
+    packages = _packages(tree)
+    folders = [path for path in site.getsitepackages() if Path(path).is_dir()]
+    lines = [str((tree / "client" / "src").resolve()), *folders]
+    (packages / "acceptance.pth").write_text("\n".join(lines) + "\n")
+    # ONNX Runtime looks for CUDA's libraries beside itself.
+    for path in folders:
+        if (source := Path(path, "nvidia")).is_dir() and not (packages / "nvidia").exists():
+            (packages / "nvidia").symlink_to(source)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `--unpack DIR`; return the exit status: 3 when files are still missing."""
+    if len(arguments) != 2 or arguments[0] != "--unpack":
+        print("usage: --unpack DIR", file=sys.stderr)
+        return 2
+    folder = Path(arguments[1]).resolve()
+    try:
+        absent = unpack(folder)
+    except Broken as error:
+        print(f"acceptance: {error}", file=sys.stderr)
+        return 1
+    if absent:
+        print(f"acceptance: still to come: {', '.join(absent)}")
+        return 3
+    print(f"acceptance: all is there: {folder / TREE}/scripts/acceptance")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,133 @@
+"""Step `parity`: every graph, and whole volumes, against MONAI on the same device."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.acceptance import engines, machine, weights
+from bench.acceptance.steps import Case, NotDone, Rows, Setting
+from export import build, graphs, networks, onnx_export, variant, verify
+from export.graphs import Graph
+from export.variant import PRECISIONS, Variant
+
+Latent = tuple[tuple[int, int, int], int]
+# Latent voxels and rows; the last are those of 128^3 voxels.
+_LATENTS: tuple[Latent, ...] = (*onnx_export.CHECKED, ((32, 32, 32), 2))
+_VOLUMES = {
+    "cuda": ((128, 128, 128), (256, 256, 128), (256, 256, 256)),
+    "cpu": ((32, 32, 32), (64, 32, 64), (64, 64, 64)),
+}
+
+
+def cases(setting: Setting) -> list[Case]:
+    """Return the cases: graphs of each engine and precision, then volumes of each."""
+    runs = [
+        (name, engine, precision)
+        for name in setting.variants
+        for engine in machine.engine_names(setting)
+        for precision in PRECISIONS
+    ]
+    listed = []
+    for run in runs:
+        roles = set(variant.load(run[0]).networks)
+        for graph in (graph for graph, needs in build.NEEDS.items() if set(needs) <= roles):
+            listed.append(Case(_title(run, graph), partial(_graph, setting, *run, graph)))
+    for run in runs:
+        for size in _VOLUMES[setting.device]:
+            what = "x".join(map(str, size))
+            listed.append(Case(_title(run, what), partial(_volumes, setting, *run, size)))
+    if not listed:
+        listed = [Case("engines", no_engine)]
+    return listed
+
+
+def no_engine() -> Rows:
+    """Raise NotDone, for a GPU that no engine runs on."""
+    raise NotDone("no engine loads on this GPU, see the step machine")
+
+
+def _title(run: Sequence[str], what: str) -> str:
+    name, engine, precision = run
+    return f"{name} {what}, {engine} {precision}"
+
+
+@cache
+def _loaded(setting: Setting, name: str) -> tuple[Variant, networks.Networks, dict[str, Graph]]:
+    """Return a variant, its networks on the device, and its graphs."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    chosen, folder = variant.load(name), weights.checkpoints(setting, name)
+    if not all((folder / file).is_file() for file in chosen.checkpoints.values()):
+        raise NotDone(f"{name} has no weights yet: the step export makes them")
+    loaded = networks.load(chosen, folder)
+    for role in chosen.networks:
+        getattr(loaded, role).to(setting.device)
+    return chosen, loaded, {graph.name: graph for graph in graphs.graphs(chosen, loaded)}
+
+
+def _graph(setting: Setting, name: str, engine: str, precision: str, what: str) -> Rows:
+    torch.cuda.empty_cache()  # without a GPU it does nothing
+    folder = weights.version_folder(setting, name, what, engine, precision)
+    graph, run = _loaded(setting, name)[2][what], engines.load(folder, engine)
+    tolerance, rows = onnx_export.TOLERANCE[precision], []
+    module = graph.module.to(setting.device)
+    latents = _LATENTS if setting.gpu else onnx_export.CHECKED
+    for seed, latent in enumerate(latents):
+        inputs = onnx_export.example(graph, *latent, seed)
+        feeds = {k: x.to(graph.dtype(k, precision)).numpy() for k, x in inputs.items()}
+        outputs = {name: engines.host(x) for name, x in run(feeds).items()}
+        truth = _monai(module, inputs, setting.device)
+        pairs = list(zip((outputs[name] for name in graph.outputs), truth, strict=True))
+        worst = max(onnx_export.difference(a, b) for a, b in pairs)
+        rows.append(_row("x".join(map(str, latent[0])), worst, tolerance))
+    return _held(rows)
+
+
+def _monai(
+    module: torch.nn.Module, inputs: Mapping[str, torch.Tensor], device: str
+) -> list[np.ndarray[Any, Any]]:
+    with torch.no_grad():
+        outputs = module(**{name: x.to(device) for name, x in inputs.items()})
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    return [output.cpu().numpy() for output in outputs]
+
+
+def _row(size: str, difference: float, allowed: float) -> dict[str, Any]:
+    return {"of": size, "difference": difference, "allowed": allowed}
+
+
+def _held(rows: Rows) -> Rows:
+    """Return the rows; raise ValueError for a difference beyond what is allowed."""
+    for row in rows:
+        if not row["difference"] <= row["allowed"]:
+            raise ValueError(
+                f"{row['of']}: the difference to MONAI is {row['difference']:.1e}, and at most"
+                f" {row['allowed']:.0e} is expected"
+            )
+    return rows
+
+
+def _volumes(
+    setting: Setting, name: str, engine: str, precision: str, size: tuple[int, int, int]
+) -> Rows:
+    chosen, loaded, _ = _loaded(setting, name)
+    opened: dict[str, engines.Run] = {}
+
+    def run(model: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
+        if model not in opened:
+            folder = weights.version_folder(setting, name, model, engine, precision)
+            opened[model] = engines.load(folder, engine)
+        results = opened[model](inputs)
+        return [np.array(engines.host(results[output])) for output in outputs]
+
+    rows = []
+    for what, request in verify.requests(chosen, size).items():
+        torch.cuda.empty_cache()
+        try:
+            both = verify.volumes(chosen, loaded, run, request, setting.device)
+        except torch.OutOfMemoryError:
+            raise NotDone("the GPU's memory does not hold MONAI's whole decode") from None
+        rows.append(_row(what, verify.apart(*both)[1], verify.SHARE[precision]))
+    return _held(rows)

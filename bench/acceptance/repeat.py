@@ -1,0 +1,75 @@
+"""Step `repeat`: a decode gives the same bytes each time, however its slabs are cut."""
+
+import hashlib
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from backends.slabs import chain
+from bench.acceptance import engines, machine, weights
+from bench.acceptance.parity import no_engine
+from bench.acceptance.steps import Case, Rows, Setting
+from bench.rooms import Array
+from export import onnx_export
+from export.variant import PRECISIONS
+
+TIMES = 20
+_SIDE = {"cuda": 32, "cpu": 8}  # of the latent
+_MANY = 8
+
+
+def cases(setting: Setting) -> list[Case]:
+    """Return the cases; ONNX Runtime on the CPU is left out, as no server runs chains by it."""
+    name = setting.variants[0]
+    listed = [
+        Case(f"{name}, {engine} {precision}", partial(_decode, setting, name, engine, precision))
+        for engine in machine.engine_names(setting)
+        if engine != "onnxruntime"
+        for precision in PRECISIONS
+    ]
+    return listed or [Case("engines", no_engine)]
+
+
+def _decode(setting: Setting, name: str, engine: str, precision: str) -> Rows:
+    folder = weights.version_folder(setting, name, "vae_decoder", engine, precision)
+    network, side = engines.network(folder, engine), _SIDE[setting.device]
+    random, channels = np.random.default_rng(0), network.chain.channels[network.chain.input]
+    latent = random.standard_normal((1, channels, side, side, side), np.float32)
+    rows: Rows = []
+    whole: Array | None = None
+    for slabs, far in ((1, False), (2, False), (_MANY, False), (_MANY, True)):
+        volumes = set()
+        for _ in range(TIMES):
+            image = decode(network, latent, slabs, far)
+            volumes.add(hashlib.sha256(image.tobytes()).hexdigest())
+        whole = image if whole is None else whole
+        difference = onnx_export.difference(image, whole)
+        where = "in other memory" if far else "in the device's memory"
+        rows.append(
+            {
+                "slabs": slabs,
+                "activations": where,
+                "decodes": TIMES,
+                "different volumes": len(volumes),
+                "difference to one slab": difference,
+            }
+        )
+        allowed = onnx_export.TOLERANCE[precision]
+        if len(volumes) > 1 or not difference <= allowed:
+            raise ValueError(
+                f"{slabs} slabs, activations {where}: {len(volumes)} different volumes of {TIMES}"
+                f" decodes, {difference:.1e} from one slab, and one volume within {allowed:.0e}"
+                " is expected"
+            )
+    return rows
+
+
+def decode(network: Any, latent: Array, slabs: int, far: bool) -> Array:
+    """Decode in so many slabs, with activations near the engine or all of them far from it."""
+    thickness = -(-latent.shape[2] // slabs)
+    try:
+        memory = network.place.room(0 if far else 1 << 62)
+        return engines.host(chain.run(network.chain, latent, thickness, memory))
+    finally:
+        network.place.end()

@@ -1,0 +1,106 @@
+"""docs/gpu.md: the states of all steps, rendered."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from bench import page
+from bench.acceptance import runner
+from bench.acceptance.steps import STEPS, Setting, Step
+
+PAGE = runner.ROOT / "docs" / "gpu.md"
+_HEAD = """# On a GPU
+
+`scripts/acceptance` tries on the machine at hand what is claimed of GPUs, and writes this page;
+nothing else does. It takes any NVIDIA GPU. Without one it runs the same code on the CPU at small
+sizes, and says here what was not done, and why.
+
+```bash
+scripts/acceptance                  # all steps; call it again until it ends with status 0
+scripts/acceptance parity --again   # one step, also what is done already
+scripts/acceptance --upstream PATH  # beside upstream's own code, a checkout of NV-Generate-CTMR
+scripts/acceptance --wheels DIR     # without a network: packages from the wheels in DIR
+```
+
+A step stops after eight minutes, keeps what is done under `build/acceptance`, and goes on in the
+next call. Exit status 1: a case failed; 3: a step is unfinished.
+
+A machine without a network that has PyTorch for CUDA 13 gets all else in files of a limited size,
+which may come little by little:
+
+```bash
+scripts/acceptance --pack DIR --limit-mb 64 --python 3.12 --capability 9.0  # here
+scripts/acceptance --unpack DIR  # there, after each of the files has come
+```
+"""
+_NO_GPU = (
+    "**No GPU has run this yet.** All numbers below are a CPU's, at small sizes: they show that the"
+    " command works, and nothing about a GPU. Where the load average is beyond the cores, times"
+    " are no measure of anything."
+)
+
+
+def write(setting: Setting) -> None:
+    """Write the page from what is saved in `setting.folder`."""
+    PAGE.write_text(text(setting))
+
+
+def text(setting: Setting) -> str:
+    """Return the page."""
+    states = {step.name: runner.load(setting.folder / f"{step.name}.json") for step in STEPS}
+    key: Mapping[str, Any] = next((state["key"] for state in states.values() if state), {})
+    machine = ", ".join(filter(None, key.get("machine", [page.machine()])))
+    packages = ", ".join(f"{name} {number}" for name, number in key.get("packages", {}).items())
+    lead = [f"On {machine}.", f"Packages: {packages}.", f"Sources: {key.get('version', '')}."]
+    parts = [_HEAD.strip(), *([] if setting.gpu else [_NO_GPU]), " ".join(lead)]
+    for step in STEPS:
+        parts.append(section(step, states[step.name]))
+    return "\n\n".join(parts) + "\n"
+
+
+def section(step: Step, state: Mapping[str, Any] | None) -> str:
+    """Return the section of a step."""
+    head = f"## {step.name}\n\n{step.about}"
+    if state is None:
+        return f"{head}\n\nNot run."
+    cases = {name: state["cases"].get(name, {"status": "open"}) for name in state["order"]}
+    rows = [{"case": name, **row} for name, case in cases.items() for row in case.get("rows", [])]
+    rows = with_ratios(cases, rows)
+    parts = [head, *([table(rows)] if rows else [])]
+    for status, title in (
+        ("failed", "**Failed:**"),
+        ("not done", "Not done:"),
+        ("open", "Unfinished, the next call goes on with:"),
+    ):
+        lines = [
+            f"- {name}{': ' + case['reason'] if 'reason' in case else ''}"
+            for name, case in cases.items()
+            if case["status"] == status
+        ]
+        if lines:
+            parts.append("\n".join([title, "", *lines]))
+    parts.append(f"{state['seconds']:.0f} s in all; load average {state['load']} at the end.")
+    return "\n\n".join(parts)
+
+
+def with_ratios(cases: Mapping[str, Any], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows of `speed` with ratios to the first of the same size in the same run."""
+    first: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        if "s a step" not in row:
+            continue
+        base = first.setdefault((row["size"], cases[row["case"]]["run"]), row)
+        for key in ("s a step", "s a decode"):
+            row[key.replace("s a", "ratio,")] = base[key] / row[key]
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return rows as a Markdown table, with the columns of all of them."""
+    head = list(dict.fromkeys(key for row in rows for key in row))
+    return page.table(head, [[_cell(row.get(key)) for key in head] for row in rows])
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value).replace("|", "\\|")

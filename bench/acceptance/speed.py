@@ -1,0 +1,72 @@
+"""Step `speed`: seconds a step and a decode beside upstream's code and PyTorch, in one run."""
+
+from functools import partial
+
+from bench.acceptance import machine, weights
+from bench.acceptance.engines import TARGETS
+from bench.acceptance.steps import Case, NotDone, Rows, Setting
+from bench.life import ContenderFailed, live
+from bench.task import Task
+
+_STEPS = 3
+_VOLUMES = 4  # the first is not counted
+_SIZES = {  # voxels along x and y, and along z
+    "cuda": ((128, 128), (256, 256), (512, 128), (512, 512)),
+    "cpu": ((32, 32), (64, 32), (64, 64)),
+}
+
+
+def cases(setting: Setting) -> list[Case]:
+    """Return the cases: each contender at each size, those of a size in a group."""
+    listed = []
+    for side, depth in _SIZES[setting.device]:
+        size = f"{side}x{side}x{depth}"
+        engines = [name for name in machine.engine_names(setting) if name != "onnxruntime"]
+        # What compiles longest comes last, as the step's time may end.
+        for name in ("upstream", "eager", *engines, "compile"):
+            run = partial(_contender, setting, name, side, depth)
+            listed.append(Case(f"{size} {name}", run, size))
+    return listed
+
+
+def _contender(setting: Setting, name: str, side: int, depth: int) -> Rows:
+    if name == "upstream" and not setting.upstream:
+        raise NotDone("upstream is not given (--upstream PATH)")
+    if name == "upstream" and not setting.gpu:
+        raise NotDone("no NVIDIA GPU: upstream's networks are of full size")
+    if name == "compile" and not setting.gpu:
+        raise NotDone("no NVIDIA GPU: for a CPU torch.compile takes minutes")
+    engine = name if name in TARGETS else ""
+    variant, target = setting.variants[0], TARGETS[engine] if engine else "onnx"
+    precision = "fp16" if setting.gpu else "fp32"
+    if engine:
+        weights.version_folder(setting, variant, "flow_masked", engine, precision)
+    task = Task(
+        variant,
+        side,
+        _STEPS,
+        setting.device,
+        str(weights.checkpoints(setting, variant)),
+        str(weights.models(setting, variant, target, precision)),
+        target,
+        setting.upstream,
+        depth=depth,
+    )
+    folder = setting.folder / "lives"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        life = live("engines" if engine else name, task, folder, _VOLUMES)
+    except ContenderFailed as error:
+        if "out of memory" in str(error).lower():
+            raise NotDone("the GPU's memory is too small for it") from None
+        raise
+    life.image.unlink()
+    sampler, decoder, total = (life.warm[stage] for stage in ("sampler", "decoder", "total"))
+    row = {
+        "size": f"{side}x{side}x{depth}",
+        "s a step": sampler / _STEPS if sampler is not None else None,
+        "s a decode": decoder,
+        "s in all": total,
+        "memory, GB": life.memory / 1e9,
+    }
+    return [row | ({"GPU, GB": life.gpu / 1e9} if life.gpu is not None else {})]

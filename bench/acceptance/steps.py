@@ -1,0 +1,98 @@
+"""What a step is: cases with names, each of which gives rows of numbers or the reason why not."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+Rows = list[dict[str, Any]]
+
+
+class NotDone(Exception):
+    """A case that cannot be tried on this machine; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to try: `run` returns rows, raises NotDone, or fails with any other error.
+
+    Cases of a `group` are compared with each other, so they are run in one call: where one of them
+    is missing, all are run.
+    """
+
+    name: str
+    run: Callable[[], Rows]
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step by the module whose `cases(setting)` lists what it tries, in order."""
+
+    name: str
+    module: str
+    about: str
+
+
+STEPS = (
+    Step("machine", "bench.acceptance.machine", "What is there: driver, GPU, engines that load."),
+    Step(
+        "export",
+        "bench.acceptance.weights",
+        "Graphs and engines of random weights in full size; those of mini are its own.",
+    ),
+    Step(
+        "parity",
+        "bench.acceptance.parity",
+        "Every graph and whole volumes against MONAI in float32 (without TF32) on the same device."
+        " Difference: of graphs relative to the norm of MONAI's output, of volumes the share of"
+        " voxels more than one grey level apart.",
+    ),
+    Step(
+        "repeat",
+        "bench.acceptance.repeat",
+        "The same latent decoded again and again, in one slab, two, and many: how many different"
+        " volumes that gave, and how far they are from the one of one slab.",
+    ),
+    Step(
+        "speed",
+        "bench.acceptance.speed",
+        "Seconds a step and a decode, medians of warm volumes, each contender in a process of its"
+        " own. Ratios are to the first contender of the same size that has a result, in the same"
+        " run: more than 1 is faster than it.",
+    ),
+    Step(
+        "served",
+        "bench.acceptance.served",
+        "Through Triton: a step beside the same graph in process, and requests at once to the"
+        " ensemble.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all steps share: the folder `work`, the GPU's name or "", upstream's checkout or ""."""
+
+    work: str
+    gpu: str
+    upstream: str
+
+    @property
+    def folder(self) -> Path:
+        """The folder of what steps make and keep."""
+        return Path(self.work)
+
+    @property
+    def device(self) -> str:
+        """PyTorch's name of the device."""
+        return "cuda" if self.gpu else "cpu"
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The variants that are tried; the first has a ControlNet."""
+        return ("rflow-ct", "rflow-mr-brain") if self.gpu else ("mini",)
+
+    def as_dict(self) -> Mapping[str, str]:
+        """Return the fields."""
+        return asdict(self)

@@ -1,0 +1,56 @@
+"""Step `export`: the weights and the model repositories that the other steps run."""
+
+from functools import partial
+from pathlib import Path
+
+from bench.acceptance import machine
+from bench.acceptance.engines import TARGETS
+from bench.acceptance.steps import Case, NotDone, Rows, Setting
+from bench.rooms import REPOSITORY, ROOT
+from export import build, random_weights, variant
+from export.variant import PRECISIONS
+
+
+def checkpoints(setting: Setting, name: str) -> Path:
+    """Return the folder of a variant's checkpoints."""
+    shipped = ROOT / "export" / "checkpoints"
+    return shipped if name == "mini" else setting.folder / "checkpoints" / name
+
+
+def models(setting: Setting, name: str, target: str, precision: str) -> Path:
+    """Return the model repository of a variant."""
+    if (name, target, precision) == ("mini", "onnx", "fp32"):
+        return REPOSITORY
+    return setting.folder / f"{name}-{target}-{precision}"
+
+
+def version_folder(setting: Setting, name: str, graph: str, engine: str, precision: str) -> Path:
+    """Return the folder of a graph for an engine; raise NotDone where it was not exported."""
+    folder = models(setting, name, TARGETS[engine], precision) / f"{name}.{graph}" / "1"
+    if not folder.is_dir():
+        raise NotDone(f"{name}.{graph} was not exported for {engine} in {precision}")
+    return folder
+
+
+def cases(setting: Setting) -> list[Case]:
+    """Return the cases."""
+    targets = dict.fromkeys(TARGETS[name] for name in machine.engine_names(setting))
+    return [
+        Case(f"{name} {target} {precision}", partial(_build, setting, name, target, precision))
+        for name in setting.variants
+        for target in (targets or {"onnx": None})
+        for precision in PRECISIONS
+    ]
+
+
+def _build(setting: Setting, name: str, target: str, precision: str) -> Rows:
+    chosen, folder = variant.load(name), checkpoints(setting, name)
+    if not all((folder / file).is_file() for file in chosen.checkpoints.values()):
+        random_weights.write(chosen, folder)
+    where = models(setting, name, target, precision)
+    if where == REPOSITORY:
+        return [{"graphs": "as shipped"}]
+    job = build.Job(chosen, folder, where, setting.folder / "cache", target, precision)
+    graphs = build.build(job, lambda line: None)["graphs"]
+    worst = max(graph["relative_error"] for graph in graphs.values())
+    return [{"graphs": len(graphs), "relative error on the CPU": worst}]
