@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import tritonclient.grpc as grpc
 from google.protobuf import text_format  # type: ignore[import-untyped]
-from maisi_client._transport import to_triton
+from maisi_client._transport.channel import to_triton
 from tritonclient.grpc import model_config_pb2 as pb
 
 ROOT = Path(__file__).resolve().parents[1]

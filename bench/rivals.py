@@ -136,9 +136,9 @@ def open_model(task: Task, model: str) -> Callable[[Mapping[str, Any]], Mapping[
 @contextmanager
 def service(task: Task) -> Iterator[tuple[Make, str]]:
     """Give our server, asked over gRPC by the transport of our client library."""
-    from maisi_client._pool import Server
-    from maisi_client._shared import Region
-    from maisi_client._stream import stream
+    from maisi_client._transport.pool import Server
+    from maisi_client._transport.shared import Region
+    from maisi_client._transport.stream import stream
 
     name, asked = task.load().name, tasks.request(task)
     with serving(task.models, name) as url:

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from maisi_client import _shared
-from maisi_client._connection import Connection
 from maisi_client._request import prepare
+from maisi_client._transport import shared
+from maisi_client._transport.connection import Connection
 
 from bench import page
 from bench.overhead import served
@@ -65,7 +65,7 @@ def lay(repository: Path) -> None:
 
 def seconds(url: str, side: int, threshold: int) -> float:
     """Return the seconds from a request to the array, a connection of its own included."""
-    before, _shared.THRESHOLD = _shared.THRESHOLD, threshold
+    before, shared.THRESHOLD = shared.THRESHOLD, threshold
     connection = Connection(url, None, 600, 600, 0)
     try:
         started = time.perf_counter()
@@ -76,7 +76,7 @@ def seconds(url: str, side: int, threshold: int) -> float:
             raise SystemExit("transfer: shared memory could not be had; the log says why (DEBUG).")
     finally:
         connection.close()
-        _shared.THRESHOLD = before
+        shared.THRESHOLD = before
     (image,) = found
     assert image.shape == (side,) * 3 and image[0, 0, -1] == side - 1
     return took
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = (
         "An int16 answer from a model that computes nothing to a client on the same machine, from"
         f" the request to the array; medians of {given.repeat}, in turn. From"
-        f" {_shared.THRESHOLD >> 20} MiB on the client takes shared memory by itself.\n\n"
+        f" {shared.THRESHOLD >> 20} MiB on the client takes shared memory by itself.\n\n"
         + page.table(
             ["volume", "MB", *(f"{way}, ms" for way in WAYS)],
             [

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from maisi_client._parser import parser as made
+from maisi_client._cli.parser import parser as made
 
 HEAD = """\
 # The command `maisi`

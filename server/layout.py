@@ -19,7 +19,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from server.host import SHM, libpython_dir
 
 PREFIX = "maisi-serve-"
-CLIENTS = "maisi-client-"  # as client/src/maisi_client/_near.py has it
+CLIENTS = "maisi-client-"  # as client/src/maisi_client/_transport/near.py has it
 # glibc's malloc for tritonserver, whose memory crept up under volumes of many sizes, from three
 # hundred threads: one arena, and large blocks go back at once (docs/reliability.md, Soak).
 MALLOC = {

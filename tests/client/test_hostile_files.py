@@ -20,10 +20,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from maisi_client import InvalidRequest, MaisiError, MaskError, Volume, read_plan
-from maisi_client._dicom_mask import read_segmentation
+from maisi_client._dicom.mask import read_segmentation
+from maisi_client._dicom.segmentation import require_dicom
 from maisi_client._errors import printable
 from maisi_client._mask import load_greys, load_mask
-from maisi_client._segmentation import require_dicom
 
 # Reads a mask and a source in its own process; prints what was said, and how much more memory it
 # had at its peak than before, in MB: by VmHWM, since getrusage's peak includes the parent's.

@@ -22,12 +22,12 @@ else:
 CALLS = """
 import asyncio, sys
 import maisi_client
-from maisi_client import _shared
+from maisi_client._transport import shared
 
 mask, url = sys.argv[1:]
-_shared.THRESHOLD = 1
-fill, opened = _shared.Region._fill, []
-_shared.Region._fill = lambda region: opened.append(region) or fill(region)
+shared.THRESHOLD = 1
+fill, opened = shared.Region._fill, []
+shared.Region._fill = lambda region: opened.append(region) or fill(region)
 asked = {"steps": 1, "seed": 1}
 
 async def ask():

@@ -29,6 +29,12 @@ def test_what_type_checkers_read_is_what_there_is() -> None:
     assert set(maisi_client.__all__) < set(dir(maisi_client))
 
 
+def test_every_folder_of_modules_is_a_package() -> None:
+    folders = {path.parent for path in Path(inspect.getfile(maisi_client)).parent.rglob("*.py")}
+    assert len(folders) > 1  # setuptools takes those with an __init__.py
+    assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
+
+
 def test_another_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="'maisi_client' has no attribute 'clint'"):
         _ = maisi_client.clint  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from maisi_client import Client, InvalidRequest, Row, ServerUnavailable, aio, make_dataset
-from maisi_client._connection import Connection
+from maisi_client._transport.connection import Connection
 from tritonclient.grpc import model_config_pb2 as model_config
 from tritonclient.grpc import service_pb2 as pb
 
@@ -142,7 +142,7 @@ def test_the_only_variant_is_asked_for_once_and_reported(
 
 def test_a_server_without_variants_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MAISI_VARIANT", raising=False)
-    monkeypatch.setattr("maisi_client._pool._REST_SECONDS", 0.01)
+    monkeypatch.setattr("maisi_client._transport.pool._REST_SECONDS", 0.01)
     ensemble = model_config.ModelConfig(name="other", platform="ensemble")
     with playing(configs=[ensemble]) as (url, _):
         for check in (synchronously, asynchronously):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from maisi_client._parser import parser
+from maisi_client._cli.parser import parser
 
 from export import __main__ as export
 from server import __main__ as serve

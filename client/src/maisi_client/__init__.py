@@ -15,11 +15,17 @@ if TYPE_CHECKING:
     from ._arguments import Arguments as Arguments
     from ._arguments import MaskArguments as MaskArguments
     from ._client import Client as Client
-    from ._cohort import Cohort as Cohort
-    from ._cohort import plan_like as plan_like
-    from ._dataset import Outcome as Outcome
-    from ._dataset import make_dataset as make_dataset
-    from ._dicom import save_dicom as save_dicom
+    from ._datasets.cohort import Cohort as Cohort
+    from ._datasets.cohort import plan_like as plan_like
+    from ._datasets.dataset import Outcome as Outcome
+    from ._datasets.dataset import make_dataset as make_dataset
+    from ._datasets.library import Candidate as Candidate
+    from ._datasets.library import find_masks as find_masks
+    from ._datasets.plan import Row as Row
+    from ._datasets.plan import read_plan as read_plan
+    from ._datasets.plan import write_plan as write_plan
+    from ._datasets.planning import make_plan as make_plan
+    from ._dicom.series import save_dicom as save_dicom
     from ._errors import InvalidRequest as InvalidRequest
     from ._errors import MaisiError as MaisiError
     from ._errors import MaskError as MaskError
@@ -27,15 +33,9 @@ if TYPE_CHECKING:
     from ._errors import ServerError as ServerError
     from ._errors import ServerUnavailable as ServerUnavailable
     from ._errors import Timeout as Timeout
-    from ._library import Candidate as Candidate
-    from ._library import find_masks as find_masks
-    from ._plan import Row as Row
-    from ._plan import read_plan as read_plan
-    from ._plan import write_plan as write_plan
-    from ._planning import make_plan as make_plan
     from ._preview import preview as preview
     from ._reproduce import reproduce as reproduce
-    from ._tls import Tls as Tls
+    from ._transport.tls import Tls as Tls
     from ._variant import Variant as Variant
     from ._volume import Progress as Progress
     from ._volume import Volume as Volume
@@ -46,32 +46,32 @@ if TYPE_CHECKING:
 _MODULES = {
     "aio": "aio",
     "Arguments": "_arguments",
-    "Candidate": "_library",
+    "Candidate": "_datasets.library",
     "Client": "_client",
-    "Cohort": "_cohort",
+    "Cohort": "_datasets.cohort",
     "InvalidRequest": "_errors",
     "MaisiError": "_errors",
     "MaskArguments": "_arguments",
     "MaskError": "_errors",
     "Mismatch": "_errors",
-    "Outcome": "_dataset",
+    "Outcome": "_datasets.dataset",
     "Progress": "_volume",
-    "Row": "_plan",
+    "Row": "_datasets.plan",
     "ServerError": "_errors",
     "ServerUnavailable": "_errors",
     "Timeout": "_errors",
-    "Tls": "_tls",
+    "Tls": "_transport.tls",
     "Variant": "_variant",
     "Volume": "_volume",
-    "find_masks": "_library",
-    "make_dataset": "_dataset",
-    "make_plan": "_planning",
-    "plan_like": "_cohort",
+    "find_masks": "_datasets.library",
+    "make_dataset": "_datasets.dataset",
+    "make_plan": "_datasets.planning",
+    "plan_like": "_datasets.cohort",
     "preview": "_preview",
-    "read_plan": "_plan",
+    "read_plan": "_datasets.plan",
     "reproduce": "_reproduce",
-    "save_dicom": "_dicom",
-    "write_plan": "_plan",
+    "save_dicom": "_dicom.series",
+    "write_plan": "_datasets.plan",
 }
 __all__ = list(_MODULES)
 

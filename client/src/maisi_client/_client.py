@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import nibabel as nib
 
 from . import _answer as answer
-from ._address import DEFAULT_URL
 from ._arguments import Arguments, MaskArguments, Picture
-from ._connection import Connection
 from ._errors import ServerError
 from ._request import Request, prepare
 from ._signature import lists_keywords_of
-from ._tls import Tls
+from ._transport.address import DEFAULT_URL
+from ._transport.connection import Connection
+from ._transport.tls import Tls
 from ._variant import Variant
 from ._volume import Progress, Volume
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import nibabel as nib
 
-from ._dataset_files import report_files
+from ._datasets.files import report_files
 from ._errors import InvalidRequest, ServerError
 from ._files import atomic
 from ._grid import open_image

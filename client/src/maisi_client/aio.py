@@ -26,15 +26,15 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from . import _answer as answer
-from . import _transport as transport
-from ._address import DEFAULT_URL
 from ._arguments import Arguments, MaskArguments, Picture
 from ._errors import InvalidRequest, MaisiError, ServerError, ServerUnavailable
-from ._pool import Pool, Server
 from ._request import Request, prepare
-from ._shared import Region
 from ._signature import lists_keywords_of
-from ._tls import Tls
+from ._transport import channel as transport
+from ._transport.address import DEFAULT_URL
+from ._transport.pool import Pool, Server
+from ._transport.shared import Region
+from ._transport.tls import Tls
 from ._variant import Variant, in_models, offered, only
 from ._volume import Progress, Volume
 

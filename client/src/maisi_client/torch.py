@@ -22,11 +22,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ._client import Client
-from ._dataset import insist
+from ._datasets.dataset import insist
+from ._datasets.plan import Row
 from ._errors import InvalidRequest, MaisiError
 from ._mask import label_image
-from ._plan import Row
-from ._tls import Tls
+from ._transport.tls import Tls
 from ._volume import Volume
 
 try:

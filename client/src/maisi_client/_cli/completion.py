@@ -1,0 +1,57 @@
+"""`maisi completion`: what a shell has to know to complete the words of a command."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+from .._errors import InvalidRequest
+from .options import EXIT_CODES, Commands
+
+SHELLS = ("bash", "zsh")
+_FOLDERS = ("DIR", "FOLDER")  # metavars; the others are of files
+_FILES = ("CSV", "JSON", "MASK", "OUT", "PATH", "PEM", "PLAN", "PNG", "REPORT", "SOURCE", "VOLUME")
+
+
+def add(commands: Commands, whole: argparse.ArgumentParser) -> None:
+    """Add the command, which completes all words of the parser `whole`."""
+    parser = commands.add_parser(
+        "completion",
+        help="let the shell complete commands, options and files",
+        description="Print a script for the shell. bash: `maisi completion bash >"
+        " ~/.local/share/bash-completion/completions/maisi`. zsh: write it to a file `_maisi` in"
+        " a folder of $fpath. New shells know it.",
+        epilog=EXIT_CODES,
+    )
+    parser.add_argument("shell", choices=SHELLS, help="whose")
+    parser.set_defaults(run=lambda args: print(script(whole, args.shell)), json=False)
+
+
+def script(parser: argparse.ArgumentParser, shell: str) -> str:
+    """Return the completion of a parser for `bash` or `zsh`, made by shtab.
+
+    Files and folders are offered where the metavar names some. Raises `InvalidRequest` where shtab
+    is not installed.
+    """
+    try:
+        import shtab
+    except ImportError:
+        raise InvalidRequest(
+            "completion needs shtab, which is not installed: pip install 'maisi-client[completion]'"
+        ) from None
+    for action in _actions(parser):
+        if action.metavar in _FILES:
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
+        elif action.metavar in _FOLDERS:
+            action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+    return str(shtab.complete(parser, shell))
+
+
+def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """Yield every argument of a parser and of its commands."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from _actions(command)
+        else:
+            yield action

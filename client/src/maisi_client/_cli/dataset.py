@@ -1,0 +1,156 @@
+"""`maisi dataset`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import TextIO
+
+from .._datasets.files import LAYOUTS
+from .._errors import ServerError
+from .bar import Line, duration
+from .options import EXIT_CODES, Commands, count, json_option, server_options
+from .shared import client
+
+_REDRAW = 1.0  # seconds between two looks of a terminal
+
+
+def add(commands: Commands) -> None:
+    """Add the command and its options."""
+    parser = commands.add_parser(
+        "dataset",
+        parents=[server_options(), json_option()],
+        help="make every volume of a plan; can be stopped and gone on with",
+        description="Make the rows of a plan that are not there yet; see docs/datasets.md.",
+        epilog=EXIT_CODES,
+    )
+    add_argument = parser.add_argument
+    add_argument("plan", metavar="PLAN", help=".csv or .jsonl, a row a volume")
+    add_argument("--to", required=True, metavar="DIR", help="folder, made if missing")
+    add_argument("--jobs", type=count, default=2, metavar="N", help="volumes at a time [2]")
+    add_argument("--layout", choices=LAYOUTS, default="plain", help="whose folders [%(default)s]")
+    add_argument(
+        "--attempts", type=count, default=3, metavar="N", help="tries of a row that fails [3]"
+    )
+    add_argument(
+        "--shard",
+        type=_shard,
+        default=(0, 1),
+        metavar="I/N",
+        help="only the rows I, I+N, I+2N, ..., counted from 0",
+    )
+    parser.set_defaults(run=dataset)
+
+
+def dataset(args: argparse.Namespace, interval: float = 60.0) -> None:
+    """Make the rows of a plan; raises ServerError where some failed.
+
+    Without a terminal a line of stderr says every `interval` seconds how far it is.
+    """
+    from .._datasets.dataset import make_dataset
+    from .._datasets.plan import read_plan
+
+    rows = read_plan(args.plan)
+    index, shards = args.shard
+    total, started = len(rows[index::shards]), time.monotonic()
+    states: Counter[str] = Counter()
+    with (
+        client(args) as server,
+        _shown(
+            sys.stderr, lambda: pace(states, total, time.monotonic() - started), interval
+        ) as say,
+        contextlib.closing(
+            make_dataset(
+                rows,
+                args.to,
+                server,
+                layout=args.layout,
+                jobs=args.jobs,
+                attempts=args.attempts,
+                shard=args.shard,
+            )
+        ) as outcomes,
+    ):
+        for outcome in outcomes:
+            states[outcome.state] += 1
+            say(f"{outcome.name}: {outcome.error}" if outcome.error else "")
+    if args.json:
+        print(json.dumps({"rows": total, **states}))
+    else:
+        print(", ".join(f"{number} {state}" for state, number in states.items()))
+    if states["failed"]:
+        raise ServerError(f"{states['failed']} of {total} rows failed; {args.to}/failed says why")
+
+
+def pace(states: Counter[str], total: int, seconds: float) -> str:
+    """Return a line that says how far a dataset of `total` rows is after so many seconds."""
+    counts = dict(states)  # a copy: another thread counts
+    ended = sum(counts.values())
+    finished, failed = ended - counts.get("kept", 0), counts.get("failed", 0)
+    parts = [f"{ended} of {total} rows"] + [f"{failed} failed"] * bool(failed)
+    if finished and seconds > 0:
+        parts.append(f"{3600 * finished / seconds:.0f} volumes/h")
+        if ended < total:
+            parts.append(f"{duration(seconds * (total - ended) / finished)} left")
+    return ", ".join(parts)
+
+
+@contextlib.contextmanager
+def _shown(
+    out: TextIO, text: Callable[[], str], interval: float
+) -> Iterator[Callable[[str], None]]:
+    """Show `text()` meanwhile, on a line of a terminal, else as a new line every `interval` s.
+
+    Yields what prints a line of its own. The last text stays, once there was anything to say.
+    """
+    line, stopped, lock = Line(out), threading.Event(), threading.Lock()
+    spoken = False
+
+    def show() -> None:
+        nonlocal spoken
+        spoken = True
+        if line.drawable:
+            line.draw(text())
+        else:
+            print(text(), file=out, flush=True)
+
+    def repeat() -> None:
+        while not stopped.wait(_REDRAW if line.drawable else interval):
+            with lock:
+                show()
+
+    def say(message: str) -> None:
+        nonlocal spoken
+        spoken = True
+        with lock:
+            if message:
+                line.clear()
+                print(message, file=out, flush=True)
+            if line.drawable:
+                show()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield say
+    finally:
+        stopped.set()
+        thread.join()
+        if spoken:
+            show()
+            if line.drawable:
+                print(file=out, flush=True)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """Read `I/N`."""
+    index, _, number = text.partition("/")
+    if not 0 <= int(index) < int(number):
+        raise argparse.ArgumentTypeError(f"{text} is not I/N with I from 0 to N-1")
+    return int(index), int(number)

@@ -1,0 +1,50 @@
+"""`maisi mask`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from .._files import atomic
+from .._outputs import check_outputs
+from .bar import Bar
+from .options import EXIT_CODES, Commands, json_option, mask_options, server_options
+from .shared import arguments, client, files_read
+
+
+def add(commands: Commands) -> None:
+    """Add the command and its options."""
+    parser = commands.add_parser(
+        "mask",
+        parents=[server_options(), json_option()],
+        help="a mask alone: made of an anatomy, or one completed",
+        description="Write the mask that generate would follow, in MAISI's label ids. OUT is"
+        " replaced if it exists, unless it is MASK.",
+        epilog=EXIT_CODES,
+    )
+    parser.add_argument(
+        "mask", nargs="?", metavar="MASK", help="label map (NIfTI, DICOM SEG) to complete"
+    )
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="OUT", help="mask to write, .nii.gz or .nii"
+    )
+    mask_options(parser, "mask")
+    parser.set_defaults(run=mask)
+
+
+def mask(args: argparse.Namespace) -> None:
+    """Make or complete a mask and write it."""
+    import nibabel as nib
+
+    from .._volume import report_path
+
+    report_path(args.output)  # the name ends as it should
+    check_outputs(files_read(args), [("-o", args.output)])
+    with client(args) as server, Bar(sys.stderr) as bar:
+        labels = server.mask(args.mask, on_progress=bar, **arguments(args))
+    with atomic(Path(args.output)) as draft:
+        nib.save(labels, draft)
+    if args.json:
+        print(json.dumps({"output": args.output}))

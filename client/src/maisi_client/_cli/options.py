@@ -1,0 +1,112 @@
+"""The options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from .._datasets.cells import integers
+from .._transport.address import DEFAULT_URL
+from .usage import Parser
+
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+
+EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 cancelled (Ctrl-C)"
+
+
+def server_options() -> Parser:
+    """Return the parent of every command that asks a server."""
+    parent = Parser(add_help=False)
+    add = parent.add_argument_group("server").add_argument
+    add("--url", help=f"gRPC at host:port, several with commas [$MAISI_URL, else {DEFAULT_URL}]")
+    add("--ca", metavar="PEM", help="TLS: certificate that the server's is signed by [$MAISI_CA]")
+    add("--certificate", metavar="PEM", help="mTLS: this client's own [$MAISI_CERTIFICATE]")
+    add("--key", metavar="PEM", help="mTLS: the key of that certificate [$MAISI_KEY]")
+    add("--timeout", type=float, default=3600, metavar="S", help="seconds for a request [3600]")
+    return parent
+
+
+def json_option() -> Parser:
+    """Return the parent of every command that can print JSON."""
+    parent = Parser(add_help=False)
+    parent.add_argument("--json", action="store_true", help="print JSON, errors too")
+    return parent
+
+
+def generation_options(parser: argparse.ArgumentParser) -> None:
+    """Add every argument of `Client.generate`."""
+    mask_options(parser, "volume")
+    contrast_options(parser)
+    add = parser.add_argument
+    add("--source", metavar="VOLUME", help="volume (NIfTI) to start from: image to image")
+    add("--strength", type=float, metavar="S", help="noise put on the source, 0 to 1 [0.8]")
+    add("--redraws", type=int, metavar="N", help="times to retry what does not follow its mask [0]")
+    add(
+        "--guidance-interval",
+        type=floats,
+        metavar="LOW,HIGH",
+        help="where guidance is applied, from 0 (image) to 1 (noise) [0,1]",
+    )
+    add("--solver", metavar="NAME", help="such as euler; `maisi info` lists them")
+    add("--top-region", metavar="R", help="body region, such as chest, of ddpm-ct")
+    add("--bottom-region", metavar="R", help="body region, such as abdomen")
+
+
+def mask_options(parser: argparse.ArgumentParser, result: str) -> None:
+    """Add every argument of `Client.mask`; `result` is what the same seed makes again."""
+    grid_options(parser)
+    add = parser.add_argument
+    add(
+        "--anatomy",
+        metavar="A=S,...",
+        help="make the mask, of sizes 0 to 1: 'liver=0.5, hepatic tumor=0.3'",
+    )
+    add("--augment", action="store_true", default=None, help="vary MASK a little, by the seed")
+    add("--organs", metavar="A,...", help="labels to keep in the mask that is written [all]")
+    add("--seed", type=int, metavar="N", help=f"same seed, same {result} [random]")
+
+
+def grid_options(parser: argparse.ArgumentParser) -> None:
+    """Add the variant, and the grid and the label ids that it works on."""
+    add = parser.add_argument
+    add(
+        "--variant",
+        metavar="NAME",
+        help="model, `maisi info` lists them [$MAISI_VARIANT, else the server's only one]",
+    )
+    add("--vocabulary", metavar="V", help="label ids of MASK, such as totalsegmentator-v2 [maisi]")
+    add("--size", type=integers, metavar="X,Y,Z", help="voxels, where no MASK is given")
+    add("--spacing", type=lengths, metavar="MM", help="voxel size to work at: one, or X,Y,Z")
+
+
+def contrast_options(
+    parser: argparse.ArgumentParser,
+    modality: Callable[[str], Any] = str,
+    modality_help: str = "such as mri_t1; `maisi info` lists them",
+) -> None:
+    """Add what image is made, and in how many steps."""
+    add = parser.add_argument
+    add("--preset", metavar="NAME", help="size, spacing and modality by name, see info")
+    add("--modality", type=modality, help=modality_help)
+    add("--steps", type=int, help="steps of the solver")
+    add("--guidance", type=float, help="classifier-free guidance; 0 is off")
+
+
+def count(text: str) -> int:
+    """Read a whole number of 1 or more."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+    return number
+
+
+def floats(text: str) -> list[float]:
+    """Read numbers with commas between."""
+    return [float(part) for part in text.split(",")]
+
+
+def lengths(text: str) -> list[float]:
+    """Read three lengths, or one for all axes."""
+    numbers = floats(text)
+    return numbers if len(numbers) > 1 else numbers * 3

@@ -1,0 +1,49 @@
+"""What the command `maisi` takes."""
+
+from __future__ import annotations
+
+import argparse
+
+import maisi_client
+
+from . import (
+    check,
+    completion,
+    dataset,
+    dicom,
+    find,
+    generate,
+    info,
+    mask,
+    plan,
+    preview,
+    reproduce,
+)
+from .options import EXIT_CODES
+from .usage import Parser
+
+_COMMANDS = (generate, check, mask, dataset, reproduce, plan, find, info, preview, dicom)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser; `run` of what it parses does the work."""
+    whole = Parser(
+        prog="maisi",
+        description="Synthetic CT and MR volumes from label masks, made by a MAISI Triton server."
+        " `maisi COMMAND --help` tells the options of a command.",
+        epilog=EXIT_CODES,
+    )
+    whole.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = whole.add_subparsers(required=True, metavar="COMMAND")
+    for command in _COMMANDS:
+        command.add(commands)
+    completion.add(commands, whole)
+    return whole
+
+
+class _Version(argparse.Action):
+    """Print the version; `action="version"` would look it up for every command."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"maisi {maisi_client.__version__}")
+        parser.exit()

@@ -1,0 +1,128 @@
+"""`maisi plan`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from .._errors import InvalidRequest
+from .._outputs import check_outputs
+from .options import (
+    EXIT_CODES,
+    Commands,
+    contrast_options,
+    count,
+    grid_options,
+    json_option,
+    server_options,
+)
+from .shared import client
+
+if TYPE_CHECKING:
+    from .._datasets.cohort import Cohort
+    from .._datasets.plan import Row
+
+_BESIDE_LIKE = ("masks", "augment", "modality", "vocabulary", "spacing", "size", "preset")
+
+
+def add(commands: Commands) -> None:
+    """Add the command and its options."""
+    parser = commands.add_parser(
+        "plan",
+        parents=[server_options(), json_option()],
+        help="write a plan for dataset: contrasts in shares, masks in turn",
+        description="Write a plan of N rows; see docs/datasets.md. --like alone asks a server.",
+        epilog=EXIT_CODES,
+    )
+    add_argument = parser.add_argument
+    add_argument("plan", metavar="PLAN", help="to write, .csv or .jsonl")
+    add_argument("-n", "--rows", type=count, required=True, metavar="N", help="volumes")
+    add_argument(
+        "--masks", nargs="+", default=[], metavar="PATH", help="label maps, folders of them"
+    )
+    add_argument("--augment", action="store_true", help="make each mask a little different")
+    add_argument(
+        "--like",
+        nargs="+",
+        metavar="CSV",
+        help="metadata of MR-RATE: its contrasts, planes, fields of view and spacings",
+    )
+    add_argument("--seed", type=int, default=0, help="of the plan; same seed, same plan [0]")
+    grid_options(parser)
+    contrast_options(parser, _shares, "with shares: mri_t1=0.5,mri_flair=0.5")
+    parser.set_defaults(run=plan)
+
+
+def plan(args: argparse.Namespace) -> None:
+    """Write a plan and say what is in it."""
+    from .._datasets.cohort import Cohort
+    from .._datasets.plan import write_plan
+
+    read = [("--masks", path) for path in args.masks] + [
+        ("--like", path) for path in args.like or ()
+    ]
+    check_outputs(read, [("PLAN", args.plan)])
+    cohort = _like(args) if args.like else Cohort(_drawn(args), {})
+    write_plan(cohort.rows, args.plan)
+    for reason, times in cohort.left_out.items():
+        print(f"maisi: {times} series left out: {reason}", file=sys.stderr)
+    for terms in sorted({row.license for row in cohort.rows} - {""}):
+        print(f"maisi: licence of the plan: {terms}", file=sys.stderr)
+    counts = Counter(row.arguments.get("modality", "default") for row in cohort.rows)
+    if args.json:
+        summary = {"plan": args.plan, "rows": len(cohort.rows), "modalities": counts}
+        print(json.dumps(summary | {"left_out": cohort.left_out}))
+    else:
+        shares = ", ".join(f"{times} {name}" for name, times in sorted(counts.items()))
+        print(f"{args.plan}: {len(cohort.rows)} rows, {shares}")
+
+
+def _drawn(args: argparse.Namespace) -> list[Row]:
+    from .._datasets.planning import make_plan
+
+    return make_plan(
+        args.rows,
+        modalities=args.modality,
+        masks=args.masks,
+        augment=args.augment,
+        seed=args.seed,
+        variant=args.variant or os.environ.get("MAISI_VARIANT"),
+        vocabulary=args.vocabulary,
+        preset=args.preset,
+        size=args.size,
+        spacing=args.spacing,
+        steps=args.steps,
+        guidance=args.guidance,
+    )
+
+
+def _like(args: argparse.Namespace) -> Cohort:
+    from .._datasets.cohort import plan_like
+    from .._variant import named
+
+    others = [name for name in _BESIDE_LIKE if getattr(args, name)]
+    if others:
+        raise InvalidRequest(f"--{others[0]} is given together with --like, which tells it")
+    with client(args) as server:
+        variants = server.info()
+    return plan_like(
+        args.like,
+        named(args.variant, variants),
+        args.rows,
+        seed=args.seed,
+        steps=args.steps,
+        guidance=args.guidance,
+    )
+
+
+def _shares(text: str) -> dict[str, float]:
+    """Read `mri_t1=2,mri_t2=1`; without a number a share is 1."""
+    parts = [part.partition("=") for part in text.split(",")]
+    read = {name.strip(): float(share or 1) for name, _, share in parts}
+    if len(read) < len(parts) or not all(read):
+        raise argparse.ArgumentTypeError(f"'{text}' has a name twice or none")
+    return read

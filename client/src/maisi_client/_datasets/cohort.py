@@ -1,0 +1,204 @@
+"""Plans like a cohort: its contrasts, planes, fields of view and spacings, from metadata alone.
+
+The tables are those of MR-RATE, `metadata/batchXX_metadata.csv` of
+https://huggingface.co/datasets/Forithmus/MR-RATE, a row a series. Columns and values are as its
+guide has them, `data-preprocessing/docs/dataset_guide.md` of https://github.com/forithmus/MR-RATE:
+
+- `classified_modality`: T1w, T2w, FLAIR, SWI or MRA;
+- `acquisition_plane`: AXIAL, CORONAL, SAGITTAL or OBLIQUE;
+- `array_shape`, voxels, such as `[256, 256, 192]`, and `array_spacing_mm`, such as
+  `[1.0, 1.0, 1.0]`, along the axes of the file. `array_fov_mm` is their product and not read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from .._errors import InvalidRequest, printable
+from .._variant import Variant
+from .._wire import shown
+from .plan import Row
+from .planning import check, deal, largest_remainder, number, shuffled
+from .table import read_table
+
+# README.md of the dataset: its `license`, and the terms that one accepts for access.
+MR_RATE_LICENSE = (
+    "CC-BY-NC-SA-4.0, drawn from the metadata of MR-RATE"
+    " (https://huggingface.co/datasets/Forithmus/MR-RATE): research and education alone, no"
+    " commerce, name the source, share alike, identify nobody, pass no part of the dataset on"
+)
+
+_MODALITIES = {
+    "T1w": "mri_t1",
+    "T2w": "mri_t2",
+    "FLAIR": "mri_flair",
+    "SWI": "mri_swi",
+    "MRA": "mri_mra",
+}
+_COLUMNS = ("classified_modality", "acquisition_plane", "array_shape", "array_spacing_mm")
+
+# Of right, anterior, superior, the axis that the slices of a plane follow each other along; and
+# which axes of a file become those three where its slices are stacked along the third. Its first
+# two are then right and anterior in an axial file, right and superior in a coronal one, anterior
+# and superior in a sagittal one: https://github.com/rordenlab/dcm2niix/issues/117.
+_PLANES = {
+    "AXIAL": (2, (0, 1, 2)),
+    "CORONAL": (1, (0, 2, 1)),
+    "SAGITTAL": (0, (2, 0, 1)),
+}
+_LEAST, _MOST = 1e-3, 1e5  # voxels, and mm, of any scan
+_ALIKE = 1.05  # spacings that differ by less say nothing of the slices
+
+_Grid: TypeAlias = tuple[tuple[int, ...], tuple[float, ...]]  # voxels and mm, [X, Y, Z]
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The rows of a plan, and how many series of the table could not be planned, by reason."""
+
+    rows: list[Row]
+    left_out: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class _Series:
+    """A line of a table; shape in voxels and spacing in mm along right, anterior, superior."""
+
+    modality: str
+    plane: str
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+
+
+def plan_like(
+    tables: Sequence[str | os.PathLike[str]],
+    variant: Variant,
+    count: int,
+    *,
+    seed: int = 0,
+    **same: Any,
+) -> Cohort:
+    """Plan `count` volumes that are distributed as the series of MR-RATE's metadata tables are.
+
+    Each pair of contrast and plane has the share that it has in the tables, to within one row;
+    within it, series are taken in turn from a random order, shape and spacing together, so that
+    what goes together there goes together here. The field of view of a series is kept; its sides
+    become the nearest that `variant` allows, and the spacing what follows. Series of a contrast
+    that the variant lacks, of an oblique plane, or of a field of view that fits no grid of the
+    variant are left out and counted. `same` are arguments of `Client.generate` that all rows have.
+
+    Every row has MR-RATE's licence. Raises `InvalidRequest` for a table without the columns, for a
+    value that cannot be read, and where nothing is left to be planned.
+    """
+    check(count, seed)
+    strata: dict[tuple[str, str], list[_Grid]] = {}
+    left_out: Counter[str] = Counter()
+    for series in (series for table in tables for series in _read(table)):
+        modality = _MODALITIES.get(series.modality, "")
+        if modality not in variant.modalities:
+            left_out[f"contrast '{series.modality}', which '{variant.name}' lacks"] += 1
+        elif series.plane not in _PLANES:
+            left_out[f"plane '{series.plane}', which is none of {', '.join(_PLANES)}"] += 1
+        elif (grid := _fit(series, variant)) is None:
+            left_out[f"a field of view that no grid of '{variant.name}' has"] += 1
+        else:
+            strata.setdefault((modality, series.plane), []).append(grid)
+    if not strata:
+        why = "; ".join(f"{times} have {reason}" for reason, times in left_out.items())
+        names = ", ".join(f"'{os.fspath(table)}'" for table in tables)
+        raise InvalidRequest(f"no series of {names} can be planned: {why or 'there is none'}")
+    chance = random.Random(seed)
+    ordered = dict(sorted(strata.items()))
+    counts = largest_remainder({key: len(held) for key, held in ordered.items()}, count)
+    shared = {**same, "variant": variant.name}
+    drawn = [
+        {**shared, "modality": modality, "size": size, "spacing": spacing}
+        for (modality, plane), held in ordered.items()
+        for size, spacing in deal(held, counts[modality, plane], chance)
+    ]
+    return Cohort(number(shuffled(drawn, chance), seed, MR_RATE_LICENSE), dict(left_out))
+
+
+def _read(table: str | os.PathLike[str]) -> Iterator[_Series]:
+    name = os.fspath(table)
+    for line, cells in read_table(table, "metadata table", _COLUMNS):
+        where = f"table '{name}', line {line}"
+        shape = _three(where, "array_shape", cells["array_shape"])
+        spacing = _three(where, "array_spacing_mm", cells["array_spacing_mm"])
+        plane = cells["acquisition_plane"]
+        order = _ras_order(plane, spacing)
+        yield _Series(
+            printable(cells["classified_modality"], 60),
+            printable(plane, 60),
+            tuple(round(shape[axis]) for axis in order),
+            tuple(spacing[axis] for axis in order),
+        )
+
+
+def _three(where: str, column: str, text: str) -> list[float]:
+    try:
+        x, y, z = (float(value) for value in json.loads(text))
+        if all(_LEAST <= value <= _MOST for value in (x, y, z)):
+            return [x, y, z]
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        pass
+    raise InvalidRequest(
+        f"{where}: {column} is {shown(text)}; three numbers above 0 are wanted, as in"
+        " [256, 256, 192]"
+    )
+
+
+def _ras_order(plane: str, spacing: Sequence[float]) -> tuple[int, ...]:
+    """Return which axis of the file points right, anterior, superior.
+
+    The table has the axes as they are stored, though the column was once named `ras_array_shape`
+    (`load_image_properties` in modality_filtering.py of MR-RATE does not turn what it loads). It
+    was dcm2niix that stored them, without options: what it takes for a 3D acquisition it turns to
+    the order right, anterior, superior, all else keeps its slices along the third axis
+    (https://github.com/rordenlab/dcm2niix/issues/438, and 117). The spacing tells which: slices
+    are along the third axis where its spacing is the one unlike the others, in a plane whose
+    slices follow another. What is isotropic was acquired in 3D.
+    """
+    along, stacked = _PLANES.get(plane, _PLANES["AXIAL"])
+    x, y, z = spacing
+    apart = {2: abs(math.log(x / y)), 1: abs(math.log(x / z)), 0: abs(math.log(y / z))}
+    unlike = min(apart, key=lambda axis: apart[axis])
+    anisotropic = max(spacing) / min(spacing) > _ALIKE
+    return stacked if anisotropic and unlike == 2 and along != 2 else (0, 1, 2)
+
+
+def _fit(series: _Series, variant: Variant) -> _Grid | None:
+    """Return the variant's grid that has the field of view of a series; None where there is none.
+
+    Sides are the multiples nearest to the series' own that the limits of size and spacing allow.
+    While they are too many voxels together, the side of the finest spacing is made shorter.
+    """
+    step, fine, coarse = variant.size["multiple"], variant.spacing["min"], variant.spacing["max"]
+    view = [side * mm for side, mm in zip(series.shape, series.spacing, strict=True)]
+    least, sides = [], []
+    for axis in range(3):
+        # A hair is allowed for the float32 that the table's spacings were.
+        low = max(variant.size["min"][axis], view[axis] / coarse[axis] - 1e-3)
+        high = min(variant.size["max"][axis], view[axis] / fine[axis] + 1e-3)
+        lowest, highest = step * math.ceil(low / step), step * math.floor(high / step)
+        if lowest > highest:
+            return None
+        nearest = step * math.floor(series.shape[axis] / step + 0.5)
+        least.append(lowest)
+        sides.append(min(max(nearest, lowest), highest))
+    while math.prod(sides) > variant.size["max_voxels"]:
+        shrinkable = [axis for axis in range(3) if sides[axis] > least[axis]]
+        if not shrinkable:
+            return None
+        sides[min(shrinkable, key=lambda axis: view[axis] / sides[axis])] -= step
+    lengths = [
+        min(max(round(view[axis] / sides[axis], 5), fine[axis]), coarse[axis]) for axis in range(3)
+    ]
+    return tuple(sides), tuple(lengths)

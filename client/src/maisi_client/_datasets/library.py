@@ -1,0 +1,131 @@
+"""Masks out of a library of one's own, described as upstream's candidate masks are."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .._errors import InvalidRequest, first_line
+from .._grid import Spacing, parse_spacing
+from .._wire import shown
+from .cells import integer
+
+# convert_body_region in scripts/find_masks.py of NV-Generate-CTMR.
+REGIONS = {"head": 0, "chest": 1, "thorax": 1, "abdomen": 2, "pelvis": 3, "lower": 3}
+TUMOURS = frozenset({23, 24, 26, 27, 128})
+_LONGEST = 2**31 - 1  # voxels of a side
+_GROWTH = 128  # voxels that a side may at most be enlarged by, as find_closest_masks has it
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One mask of a library: its file, `size` in voxels, `spacing` in mm, ids of its labels."""
+
+    path: Path
+    size: tuple[int, int, int]
+    spacing: Spacing
+    labels: frozenset[int]
+
+
+def find_masks(
+    database: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    labels: Sequence[int] = (),
+    regions: Sequence[str] = (),
+    size: Sequence[int] | None = None,
+    spacing: float | Sequence[float] | None = None,
+) -> list[Candidate]:
+    """Return the masks that hold all `labels` and reach over all `regions`, nearest grid first.
+
+    `database` is JSON as upstream's `candidate_masks.json`: a list of entries with
+    `pseudo_label_filename` (relative to `folder`), `dim`, `spacing`, `label_list`, and perhaps
+    `top_region_index` and `bottom_region_index`. A mask with a tumour that is not in `labels` is
+    left out, as find_masks in scripts/find_masks.py does. With `size` and `spacing` (mm) the order
+    is that of find_closest_masks in scripts/sample.py, and masks that would have to be enlarged by
+    128 voxels or more are left out.
+
+    Raises `InvalidRequest` if the file is not such a list or a region is not known.
+    """
+    for region in regions:
+        if region not in REGIONS:
+            raise InvalidRequest(f"region is '{region}'; allowed are {', '.join(REGIONS)}")
+    if size is not None and len(size) != 3:
+        raise InvalidRequest(f"size is {list(size)}; three whole numbers are expected")
+    wanted, to = frozenset(labels), None if spacing is None else parse_spacing(spacing)
+    found = []
+    for number, entry in enumerate(_entries(database)):
+        try:
+            candidate = Candidate(
+                Path(folder) / entry["pseudo_label_filename"],
+                _sides(entry["dim"]),
+                parse_spacing(entry["spacing"]),
+                _labels(entry["label_list"]),
+            )
+            reaches = _reaches(entry, regions)
+        except KeyError as error:
+            raise InvalidRequest(f"entry {number} of '{database}' has no {error}") from error
+        except (InvalidRequest, TypeError, ValueError) as error:
+            why = first_line(error)
+            raise InvalidRequest(f"entry {number} of '{database}' is no mask: {why}") from error
+        if not reaches or not wanted <= candidate.labels or candidate.labels & TUMOURS - wanted:
+            continue
+        if size is not None and any(
+            have <= want - _GROWTH for have, want in zip(candidate.size, size, strict=True)
+        ):
+            continue
+        found.append(candidate)
+    return sorted(found, key=lambda candidate: _apart(candidate, size, to))
+
+
+def _entries(database: str | os.PathLike[str]) -> list[Mapping[str, Any]]:
+    try:
+        read = json.loads(Path(database).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        why = first_line(error)
+        raise InvalidRequest(f"database '{database}' cannot be read: {why}") from error
+    if not isinstance(read, list) or not all(isinstance(entry, dict) for entry in read):
+        raise InvalidRequest(f"database '{database}' is not a list of masks")
+    return read
+
+
+def _sides(values: Any) -> tuple[int, int, int]:
+    try:
+        x, y, z = map(integer, values)
+        if all(0 < side <= _LONGEST for side in (x, y, z)):
+            return x, y, z
+    except (TypeError, ValueError):
+        pass
+    raise InvalidRequest(f"dim is {shown(values)}; three sides of 1 to {_LONGEST} are expected")
+
+
+def _labels(values: Any) -> frozenset[int]:
+    try:
+        return frozenset(map(integer, values))
+    except (TypeError, ValueError):
+        raise InvalidRequest(f"label_list is {shown(values)}; whole numbers are expected") from None
+
+
+def _reaches(entry: Mapping[str, Any], regions: Sequence[str]) -> bool:
+    """Tell whether a mask's regions hold all of `regions`; one that names none is taken."""
+    if "top_region_index" not in entry:
+        return True
+    top, bottom = (
+        [bool(one) for one in entry[f"{end}_region_index"]].index(True) for end in ("top", "bottom")
+    )
+    return all(top <= REGIONS[region] <= bottom for region in regions)
+
+
+def _apart(candidate: Candidate, size: Sequence[int] | None, spacing: Spacing | None) -> float:
+    """Return how far a mask's grid is from the one asked for; the field of view counts most."""
+    sides, lengths = size or candidate.size, spacing or candidate.spacing
+    total = 0.0
+    for axis in range(3):
+        have, mm = candidate.size[axis], abs(candidate.spacing[axis])
+        total += abs(have * mm - sides[axis] * lengths[axis]) / 10
+        total += abs(have - sides[axis]) / 100 + abs(mm - lengths[axis])
+    return total

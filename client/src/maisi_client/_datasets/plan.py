@@ -1,0 +1,228 @@
+"""The plan of a dataset: a table, a row a volume."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .._errors import InvalidRequest, first_line, printable
+from .._files import atomic
+from .._outputs import identities, refuse_input
+from .._wire import shown
+from . import cells as cells
+from .table import read_table
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_ENDING = "the plan is '{}'; its name must end in .csv or .jsonl"
+_NO_COLUMN = "{}: '{}' is no column; {} are"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A volume to make: its name, and the arguments of `Client.generate`.
+
+    `license` tells whose terms the row comes under, where it was drawn from other data.
+    """
+
+    name: str
+    arguments: Mapping[str, Any]
+    license: str = ""
+
+
+def read_plan(path: str | Path) -> list[Row]:
+    """Read a plan, `.csv` with a head line or `.jsonl` with an object a line, in UTF-8.
+
+    A table may have commas, semicolons or tabs between its cells; rows without text count for
+    nothing. Whole numbers may be written as 7.0; decimals have a point. Columns are `name`,
+    `license` and the arguments of `Client.generate`; what is empty takes the variant's default.
+    Paths of `mask` and `source` are relative to the plan's folder. Without a `name` a row is
+    `case_0000` by its number from 0, and without a `seed` that number is its seed, so that a plan
+    always makes the same dataset. Sides and lengths are `96,112,96`. Raises
+    `InvalidRequest` with the line and the column of what is wrong.
+    """
+    path = Path(path)
+    rows: list[Row] = []
+    names: set[str] = set()
+    for number, (line, values) in enumerate(_lines(path)):
+        where = f"{path}, line {line}"
+        given = {key: value for key, value in values.items() if not _is_empty(value)}
+        name = str(given.pop("name", f"case_{number:04}"))
+        if not _NAME.fullmatch(name):
+            raise InvalidRequest(
+                f"{where}: name is {shown(name)}; letters, digits, . _ - are allowed"
+            )
+        if name in names:
+            raise InvalidRequest(f"{where}: name '{name}' is taken by an earlier row")
+        names.add(name)
+        license_ = str(given.pop("license", ""))
+        arguments = {key: _value(where, key, value) for key, value in given.items()}
+        for key in ("mask", "source"):
+            if key in arguments:
+                arguments[key] = path.parent / arguments[key]
+                if not os.path.isfile(arguments[key]):
+                    file = printable(str(arguments[key]), 500)
+                    raise InvalidRequest(f"{where}: {key} '{file}' does not exist or is no file")
+        rows.append(Row(name, {"seed": number, **arguments}, license_))
+    if not rows:
+        raise InvalidRequest(f"{path}: the plan has no row")
+    return rows
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def write_plan(rows: Sequence[Row], path: str | Path) -> Path:
+    """Write a plan that `read_plan` reads; returns its path.
+
+    The same rows are the same bytes. `mask` and `source` must be paths; they are written relative
+    to the plan's folder, so that the two can be moved together. Raises `InvalidRequest` for a row
+    that no plan can hold, and where the plan cannot be written or would replace a mask or source.
+    """
+    path = Path(path)
+    read = identities(
+        (f"the {name} of row {row.name},", row.arguments.get(name))
+        for row in rows
+        for name in ("mask", "source")
+    )
+    refuse_input(read, "the plan", path)
+    records = [_record(row, path.parent) for row in rows]
+    used = {key for record in records for key in record}
+    columns = [key for key in ("name", *_COLUMNS, "license") if key in used]
+    text = io.StringIO()
+    if path.suffix.lower() == ".jsonl":
+        for record in records:
+            text.write(json.dumps({key: record[key] for key in columns if key in record}) + "\n")
+    elif path.suffix.lower() == ".csv":
+        table = csv.DictWriter(text, columns, lineterminator="\n")
+        table.writeheader()
+        for record in records:
+            table.writerow({key: _cell(value) for key, value in record.items()})
+    else:
+        raise InvalidRequest(_ENDING.format(path))
+    try:
+        content = text.getvalue().encode()
+    except UnicodeEncodeError as error:  # JSON escapes what has no letter
+        line = text.getvalue()[: error.start].count("\n") + 1
+        raise InvalidRequest(
+            f"the plan '{path}' cannot hold the name of a file in its line {line}, which is not"
+            " UTF-8; rename the file, or write a .jsonl"
+        ) from error
+    try:
+        with atomic(path) as draft:
+            draft.write_bytes(content)
+    except OSError as error:
+        raise InvalidRequest(f"the plan '{path}' cannot be written: {error}") from error
+    return path
+
+
+def _record(row: Row, folder: Path) -> dict[str, Any]:
+    """Return the cells of a row that is to lie in `folder`."""
+    record: dict[str, Any] = {"name": row.name}
+    for key, value in row.arguments.items():
+        if key not in _COLUMNS:
+            raise InvalidRequest(_NO_COLUMN.format(f"row {row.name}", key, ", ".join(_COLUMNS)))
+        if key in ("mask", "source") and isinstance(value, (str, os.PathLike)):
+            # Links on the way to a folder are followed, for `..` to lead back; the file's own is
+            # not, since what it points to may be named otherwise.
+            file = Path(value)
+            place = os.path.relpath(file.parent.resolve() / file.name, folder.resolve())
+            record[key] = Path(place).as_posix()
+        elif isinstance(value, (list, tuple)):
+            record[key] = list(value)
+        elif value is None or isinstance(value, (str, int, float)):
+            record[key] = value
+        else:
+            kind = type(value).__name__
+            raise InvalidRequest(
+                f"row {row.name}: {key} is of type {kind}; a plan holds text, numbers and paths"
+            )
+    if row.license:
+        record["license"] = row.license
+    return {key: value for key, value in record.items() if value is not None}
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (number of the line, cells)."""
+    match path.suffix.lower():
+        case ".csv":
+            yield from read_table(path, "plan")
+        case ".jsonl":
+            yield from _objects(path)
+        case _:
+            raise InvalidRequest(_ENDING.format(path))
+
+
+def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for line, content in enumerate(file, 1):
+                if content.strip():
+                    yield line, _object(path, line, content)
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"the plan '{path}' cannot be read: {first_line(error)}") from error
+
+
+def _object(path: Path, line: int, content: str) -> dict[str, Any]:
+    try:
+        value = json.loads(content, object_pairs_hook=_without_twins)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{path}, line {line}: not JSON: {first_line(error)}") from error
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"{path}, line {line}: an object is wanted, such as {{'seed': 1}}")
+    return value
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; raises ValueError for a key that it has twice."""
+    for key, times in Counter(key for key, _ in pairs).items():
+        if times > 1:
+            raise ValueError(f"key {shown(key)} is there {times} times")
+    return dict(pairs)
+
+
+def _value(where: str, key: str, value: Any) -> Any:
+    if key not in _COLUMNS:
+        raise InvalidRequest(_NO_COLUMN.format(where, printable(key, 60), ", ".join(_COLUMNS)))
+    try:
+        return _COLUMNS[key](value)
+    except ValueError as error:
+        raise InvalidRequest(f"{where}: {key} is {shown(value)}; expected: {error}") from None
+
+
+_COLUMNS: Mapping[str, Callable[[Any], Any]] = {
+    "variant": cells.text,
+    "mask": cells.path,
+    "vocabulary": cells.text,
+    "anatomy": cells.sizes,
+    "organs": cells.names,
+    "augment": cells.truth,
+    "source": cells.path,
+    "strength": cells.number,
+    "preset": cells.text,
+    "modality": cells.text,
+    "size": cells.integers,
+    "spacing": cells.numbers(1, 3),
+    "seed": cells.integer,
+    "steps": cells.integer,
+    "guidance": cells.number,
+    "guidance_interval": cells.numbers(2),
+    "solver": cells.text,
+    "top_region": cells.text,
+    "bottom_region": cells.text,
+    "redraws": cells.integer,
+}

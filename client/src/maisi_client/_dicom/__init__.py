@@ -1,0 +1,1 @@
+"""DICOM: volumes as series, masks as Segmentations, and masks read from these."""

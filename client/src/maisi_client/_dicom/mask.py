@@ -1,0 +1,145 @@
+"""Masks that come as DICOM Segmentations."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import nibabel as nib
+import numpy as np
+
+from .._anatomy import NAMES, SYNONYMS, Anatomy, anatomy_of
+from .._errors import MaskError, first_line, printable
+from .._label_names import label_id
+from .file import DICOM_ERRORS, check_size, read_dicom
+from .segmentation import ID, require_dicom
+from .slices import extended, referenced_positions, set_slice_spacing
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+OWN = "maisi"  # the vocabulary of MAISI's ids
+_SOP_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # BINARY, LABELMAP
+_Codes: TypeAlias = tuple[str, str, str]  # type, region and side; empty without
+
+
+def read_segmentation(path: str | os.PathLike[str], name: str) -> nib.Nifti1Image:
+    """Read a DICOM Segmentation, BINARY or LABELMAP, as a label map; `name` is what to call it.
+
+    A label's id is the one that was written with it here. Else it is MAISI's, by the segment's
+    coded anatomy or its label's name; `extra["vocabulary"]` of the image is `maisi` then. Where
+    that is so for no segment, the ids are the segments' numbers.
+
+    The grid is that of the images that it refers to, if all of them lie in its folder; else it ends
+    with the first and the last labelled slice. `extra["warnings"]` says where the distance of
+    slices had to be taken from their thickness. Raises `MaskError` if it is no label map.
+    """
+    require_dicom()
+    import highdicom as hd
+    from pydicom.uid import UID
+
+    try:
+        dataset = read_dicom(path)
+    except DICOM_ERRORS as error:
+        raise MaskError(f"{name} cannot be read: {first_line(error)}") from error
+    kind = UID(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
+    if kind not in _SOP_CLASSES:
+        raise MaskError(
+            f"{name} is DICOM of {printable(kind.name) or 'no kind'};"
+            " of DICOM, Segmentations are wanted"
+        )
+    if dataset.get("SegmentationType") == "FRACTIONAL":
+        raise MaskError(f"{name} is a fractional Segmentation; BINARY or LABELMAP is wanted")
+    try:
+        frames = len(dataset.PerFrameFunctionalGroupsSequence)
+        if dataset.NumberOfFrames != frames:
+            raise ValueError(f"it has {dataset.NumberOfFrames} frames and describes {frames}")
+        check_size(frames, dataset.Rows, dataset.Columns)
+        positions = referenced_positions(dataset, Path(path).parent)
+        warning = set_slice_spacing(dataset, positions)
+        segments = hd.seg.Segmentation.from_dataset(dataset, copy=False)
+        if (geometry := segments.get_volume_geometry()) is not None:
+            check_size(*geometry.spatial_shape)
+        numbers = segments.get_volume(combine_segments=True)
+        ids, vocabulary = _ids(name, dataset.SegmentSequence)
+        volume = extended(numbers, positions)
+    except DICOM_ERRORS as error:
+        told = first_line(error)
+        raise MaskError(f"{name} is no label map on a regular grid: {told}") from error
+    if max(ids.values()) > 255:
+        raise MaskError(f"{name} has a label {max(ids.values())}; ids from 0 to 255 are expected")
+    labels = np.zeros(max(ids) + 1, np.uint16)
+    labels[list(ids)] = list(ids.values())
+    # Columns, rows, slices; DICOM's axes point left, posterior, superior.
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine[:, [2, 1, 0, 3]]
+    extra = vocabulary | {"warnings": [f"{name}: {warning}"] if warning else []}
+    image = nib.Nifti1Image(labels[volume.array].transpose(2, 1, 0), affine, extra=extra)
+    image.header.set_xyzt_units("mm")
+    return image
+
+
+def _ids(name: str, segments: Iterable[Dataset]) -> tuple[dict[int, int], dict[str, Any]]:
+    """Return the id of each segment number, and the vocabulary if it is known."""
+    by_code = {_codes(known): id_ for id_, label in NAMES.items() if (known := anatomy_of(label))}
+    written, found, strange = {}, {}, {}
+    for segment in segments:
+        number, label = int(segment.SegmentNumber), printable(str(segment.get("SegmentLabel", "")))
+        ours = re.fullmatch(ID.format(r"(\d+)"), str(segment.get("SegmentDescription", "")))
+        matches = (by_code[codes] for codes in _readings(segment) if codes in by_code)
+        if number == 0:  # the background of a LABELMAP
+            continue
+        if ours:
+            written[number] = int(ours[1])
+        elif id_ := next(matches, label_id(label)):
+            found[number] = id_
+        else:
+            strange[number] = label
+    if strange and (written or found):
+        number, label = next(iter(strange.items()))
+        raise MaskError(
+            f"{name} has a segment {number}, '{label}', that is none of MAISI's labels,"
+            " while others are"
+        )
+    numbers = {number: number for number in (0, *strange)}
+    return numbers | written | found, {"vocabulary": OWN} if found else {}
+
+
+def _codes(anatomy: Anatomy) -> _Codes:
+    region, side = anatomy.region or ("", ""), anatomy.side or ("", "")
+    return anatomy.type[0], region[0], side[0]
+
+
+def _readings(segment: Dataset) -> list[_Codes]:
+    """Return type, region and side that a segment's codes say, then without what may be too much.
+
+    A side may be said of what has only one, a region of what is nowhere else.
+    """
+
+    def item(of: Dataset | None, sequence: str) -> Dataset | None:
+        return next(iter((of.get(sequence) or []) if of is not None else []), None)
+
+    kind = item(segment, "SegmentedPropertyTypeCodeSequence")
+    where = item(segment, "AnatomicRegionSequence")
+    side = item(kind, "SegmentedPropertyTypeModifierCodeSequence") or item(
+        where, "AnatomicRegionModifierSequence"
+    )
+    structure, region, lateral = map(_snomed, (kind, where, side))
+    return [
+        *((structure, region, lateral), (structure, region, "")),
+        *((structure, "", lateral), (structure, "", "")),
+    ]
+
+
+def _snomed(code: Dataset | None) -> str:
+    """Return a code of SNOMED CT, today's for one of SNOMED RT; empty for other schemes."""
+    from pydicom.sr._snomed_dict import mapping
+
+    scheme = "" if code is None else code.get("CodingSchemeDesignator", "")
+    if code is None or scheme not in ("SCT", "SRT", "SNM3"):
+        return ""
+    value = str(code.get("CodeValue", ""))
+    value = value if scheme == "SCT" else mapping["SRT"].get(value, "")
+    return SYNONYMS.get(value, value)

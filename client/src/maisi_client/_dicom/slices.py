@@ -1,0 +1,148 @@
+"""The slices of the images that a DICOM Segmentation was drawn on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .file import DICOM_ERRORS, check_size, is_dicom, read_dicom
+
+if TYPE_CHECKING:
+    import highdicom
+    from pydicom.dataset import Dataset
+
+_REGULAR = 0.01  # of the spacing: how far a slice may lie from its multiple, as highdicom has it
+_APART_MM = 0.02  # how far a frame may lie from its image, and rounding may move a slice
+_IN_PLANE_VOXELS = 0.05  # how far an image may lie from the segmentation's rows and columns
+_TAGS = (
+    *("SOPInstanceUID", "SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+)
+
+
+def referenced_positions(dataset: Dataset, folder: Path) -> NDArray[np.float64] | None:
+    """Return where the slices of the referenced series lie, `[slices, 3]`, LPS, mm.
+
+    The series' images, of one frame or of many, are looked for in `folder`; those of another
+    orientation, such as a localizer, do not count. None unless each referenced one is there, and
+    one series alone has an image at each frame.
+    """
+    references = dataset.get("ReferencedSeriesSequence", [])
+    series = {str(one.get("SeriesInstanceUID")) for one in references}
+    missing = {
+        str(image.ReferencedSOPInstanceUID)
+        for one in references
+        for image in one.ReferencedInstanceSequence
+    }
+    orientation = np.array(_frames(dataset)[0][1], np.float64)
+    positions: dict[str, list[list[float]]] = {}
+    for path in filter(is_dicom, folder.iterdir() if missing else ()):
+        try:
+            header = read_dicom(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+            if (uid := str(header.get("SeriesInstanceUID"))) not in series:
+                continue
+            frames = _frames(header)
+        except DICOM_ERRORS:
+            continue  # none of the images, or not whole
+        missing.discard(str(header.SOPInstanceUID))
+        own = [p for p, cosines in frames if np.allclose(cosines, orientation, atol=1e-3)]
+        positions.setdefault(uid, []).extend(own)
+    if missing:
+        return None
+    normal = np.cross(orientation[:3], orientation[3:])
+    frames_at = np.array([position for position, _ in _frames(dataset)], np.float64) @ normal
+    fits = [
+        np.array(one, np.float64)
+        for one in positions.values()
+        if one and _all_among(frames_at, np.array(one, np.float64) @ normal)
+    ]
+    return fits[0] if len(fits) == 1 else None
+
+
+def _all_among(frames: NDArray[np.float64], images: NDArray[np.float64]) -> bool:
+    """Return whether each frame lies at an image, by their distances along the normal."""
+    return bool(np.abs(images[:, None] - frames).min(axis=0).max() < _APART_MM)
+
+
+def set_slice_spacing(dataset: Dataset, positions: NDArray[np.float64] | None) -> str | None:
+    """Write the distance of slices into a Segmentation, whose own is optional (PS3.3 C.7.6.16.2.1).
+
+    It is that of the images at `positions` where these are known, else the one that it has, else
+    the thickness of its slices; then a warning is returned. Raises ValueError where nothing says
+    it, or the images lie at irregular distances.
+    """
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    groups = [shared, *dataset.PerFrameFunctionalGroupsSequence]
+    measures = [
+        group.PixelMeasuresSequence[0] for group in groups if "PixelMeasuresSequence" in group
+    ]
+    spacing, warning = None, None
+    if positions is not None:
+        spacing = _spacing_of(positions, _frames(dataset)[0][1])
+    if spacing is None:
+        spacing = measures[0].get("SpacingBetweenSlices")
+    if spacing is None:
+        spacing = measures[0].get("SliceThickness")
+        warning = (
+            f"it has no SpacingBetweenSlices, and not all images that it refers to are in its"
+            f" folder; its SliceThickness, {spacing} mm, is taken for the distance of slices"
+        )
+    if not spacing:
+        raise ValueError("neither it nor images in its folder say how far apart its slices are")
+    for one in measures:
+        one.SpacingBetweenSlices = spacing
+        one.setdefault("SliceThickness", spacing)  # highdicom reads nothing without
+    return warning
+
+
+def extended(volume: highdicom.Volume, positions: NDArray[np.float64] | None) -> highdicom.Volume:
+    """Extend a segmentation, which has no frames without labels, to the slices of its images."""
+    if positions is None:
+        return volume
+    indices = volume.map_reference_to_indices(positions)
+    slices = np.rint(indices[:, 0]).astype(int)
+    if np.abs(indices - np.stack([slices, 0 * slices, 0 * slices], 1)).max() > _IN_PLANE_VOXELS:
+        return volume  # images of another grid
+    before, after = max(0, -int(slices.min())), max(0, int(slices.max()) - volume.shape[0] + 1)
+    check_size(volume.shape[0] + before + after, *volume.shape[1:])
+    return volume.pad([(before, after), (0, 0), (0, 0)])
+
+
+def _frames(header: Dataset) -> list[tuple[list[float], list[float]]]:
+    """Return position and orientation of each frame, of an image with one frame or with many."""
+    if "ImagePositionPatient" in header:
+        return [(header.ImagePositionPatient, header.ImageOrientationPatient)]
+    shared = header.SharedFunctionalGroupsSequence[0]
+    frames = []
+    for frame in header.PerFrameFunctionalGroupsSequence:
+        position, orientation = (
+            (frame if sequence in frame else shared)[sequence].value[0]
+            for sequence in ("PlanePositionSequence", "PlaneOrientationSequence")
+        )
+        frames.append((position.ImagePositionPatient, orientation.ImageOrientationPatient))
+    return frames
+
+
+def _spacing_of(positions: NDArray[np.float64], orientation: list[float]) -> float | None:
+    """Return the distance of slices, None for one slice; a slice may be missing.
+
+    Raises ValueError if they lie at irregular distances.
+    """
+    cosines = np.array(orientation, np.float64)
+    distances = np.sort(positions @ np.cross(cosines[:3], cosines[3:]))
+    gaps = np.diff(distances)
+    gaps = gaps[gaps > 1e-3]  # a slice may be there twice
+    if not gaps.size:
+        return None
+    # Positions are often rounded to 0.01 mm, so that no two of them say the distance exactly.
+    steps = np.cumsum(
+        np.r_[0, np.rint(np.diff(distances) / np.median(gaps[gaps < 1.5 * gaps.min()]))]
+    )
+    spacing, first = np.polyfit(steps, distances, 1)
+    apart = np.abs(distances - first - steps * spacing).max()
+    if apart > max(_REGULAR * spacing, _APART_MM / 2):
+        raise ValueError("the images that it refers to lie at irregular distances")
+    return round(float(spacing), 5)

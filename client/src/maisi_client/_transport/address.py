@@ -1,0 +1,70 @@
+"""Addresses of servers, and which of them gRPC reaches through a proxy."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+
+from .._errors import InvalidRequest, printable
+
+DEFAULT_URL = "localhost:8001"
+_HOST = r"[\w.-]+|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]"  # a name or an IPv4 address, or an IPv6 address
+_URL = re.compile(rf"(?:grpc://)?({_HOST})(?::([0-9]{{1,5}}))?/?")
+# In the order in which gRPC takes them; it knows proxies of this scheme alone:
+# https://github.com/grpc/grpc/blob/master/src/core/handshaker/http_connect/http_proxy_mapper.cc
+_VARIABLES, _EXCEPTIONS, _SCHEME = (
+    ("grpc_proxy", "https_proxy", "http_proxy"),
+    ("no_grpc_proxy", "no_proxy"),
+    "http://",
+)
+
+
+def addresses(urls: str) -> list[str]:
+    """Return each `host:port` of a text that has one, or several with commas between.
+
+    Spaces around an address, a `grpc://` before it and a slash behind it are left out. Raises
+    `InvalidRequest` for what is no address, or has no port.
+    """
+    return [_address(url.strip(), urls) for url in urls.split(",")]
+
+
+def _address(url: str, urls: str) -> str:
+    parts = _URL.fullmatch(url)
+    if parts is not None and parts[2] is not None and 0 < int(parts[2]) < 2**16:
+        return f"{parts[1]}:{parts[2]}"
+    why = ""
+    if parts is not None and parts[2] is None:
+        why = ", without a port"
+    elif url.lower().startswith(("http://", "https://")):
+        why = ", of HTTP"
+    raise InvalidRequest(
+        f"the url is '{printable(urls, 200)}'{why}; allowed is host:port of the gRPC service, such"
+        f" as {DEFAULT_URL}, or several with commas"
+    )
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether `host:port` is this machine by itself: localhost, 127.0.0.0/8 or ::1."""
+    host = address.rpartition(":")[0].strip("[]").lower()
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def proxy_variable(address: str) -> str | None:
+    """Return the variable that has gRPC reach `host:port` through a proxy; None: it needs none."""
+    if is_loopback(address):  # see `_transport.connect`
+        return None
+    host = address.rpartition(":")[0].strip("[]").lower()
+    for variable in _EXCEPTIONS:
+        if excepted := os.environ.get(variable):
+            names = [name.strip().lower() for name in excepted.split(",")]
+            if any(name and host.endswith(name) for name in names):
+                return None
+            break
+    for variable in _VARIABLES:
+        if proxy := os.environ.get(variable):
+            return variable if proxy.lower().startswith(_SCHEME) else None
+    return None

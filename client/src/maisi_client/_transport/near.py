@@ -1,0 +1,62 @@
+"""This machine: the key of a server on it, a file in shared memory, what lies where."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import shutil
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from .._request import size_of
+
+SHM, PREFIX = Path("/dev/shm"), "maisi-client-"  # as server/layout.py has them
+_ROOM = 8  # the server needs about 40 bytes a voxel of /dev/shm, a request 7 at most
+
+
+def key(url: str) -> str:
+    """Return what our own user's server has left at its port; raises OSError without one."""
+    port = url.rpartition(":")[2]
+    doors = [
+        (told.st_mtime, path)
+        for path in SHM.glob(f"maisi-serve-*-door-{port}")
+        if (told := path.lstat()).st_uid == os.getuid() and stat.S_ISREG(told.st_mode)
+    ]
+    if not doors:
+        raise FileNotFoundError(f"{SHM} has no key of a server at port {port}")
+    return max(doors)[1].read_text()
+
+
+def create(name: str, size: int) -> tuple[int, mmap.mmap]:
+    """Make a locked file of `size` bytes in shared memory; raises OSError and leaves no file."""
+    import fcntl  # not everywhere, and neither is /dev/shm
+
+    if _ROOM * size > shutil.disk_usage(SHM).free:
+        raise OSError(f"{SHM} has too little room for {size} bytes and the server")
+    descriptor = os.open(SHM / name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.posix_fallocate(descriptor, 0, size)  # an error here, not a signal later
+        return descriptor, mmap.mmap(descriptor, size)
+    except OSError:
+        (SHM / name).unlink(missing_ok=True)
+        os.close(descriptor)
+        raise
+
+
+def places(inputs: Mapping[str, NDArray[Any]]) -> tuple[dict[str, int], int]:
+    """Return where each volume begins, the image last if its size is known, and where all end."""
+    sizes = {name: value.nbytes for name, value in inputs.items() if value.ndim >= 3}
+    image = size_of(inputs)
+    if image and min(image) > 0 and not inputs.keys() & {"check", "mask_only"}:
+        sizes["image"] = 2 * math.prod(image)  # int16
+    starts, end = {}, 0
+    for name, size in sizes.items():
+        starts[name] = -(-end // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = starts[name] + size
+    return starts, end

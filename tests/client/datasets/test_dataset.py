@@ -1,0 +1,171 @@
+"""Datasets: whole, also after kill -9; no volume is made twice; servers share the work."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from maisi_client import Client, InvalidRequest, ServerError, make_dataset, read_plan, reproduce
+from maisi_client._cli.dataset import dataset, pace
+from maisi_client._cli.parser import parser
+
+from tests.conftest import Server
+
+ROWS = 200
+HEAD = "name,mask,size,modality,steps\n"
+
+
+def plan(folder: Path, rows: int, more: str = "") -> Path:
+    grid = np.zeros((32, 32, 32), np.uint8)
+    grid[8:24, 8:24, 8:24] = 22
+    nib.save(nib.Nifti1Image(grid, np.diag([2, 2, 2, 1])), folder / "mask.nii.gz")
+    masked, alone = "mask.nii.gz,", ',"32,32,32"'
+    lines = [f"row-{n},{masked if n % 2 else alone},mri_t2,1" for n in range(rows)]
+    (folder / "plan.csv").write_text(HEAD + "\n".join(lines) + "\n" + more)
+    return folder / "plan.csv"
+
+
+def command(server: str, path: Path, to: Path, *more: str) -> list[str]:
+    words = [sys.executable, "-m", "maisi_client", "dataset", str(path), "--to", str(to)]
+    return [*words, "--url", server, *more]
+
+
+def test_a_plan_becomes_a_dataset(server: Server, tmp_path: Path) -> None:
+    path, to = plan(tmp_path, 4), tmp_path / "set"
+    with Client(server.grpc) as client:
+        outcomes = list(make_dataset(read_plan(path), to, client))
+        again = list(make_dataset(read_plan(path), to, client))
+        assert {outcome.state for outcome in again} == {"kept"}
+        row = read_plan(path)[1]
+        volume = client.generate(**row.arguments)
+    made = {outcome.name: outcome.state for outcome in outcomes}
+    assert made.keys() == {f"row-{n}" for n in range(4)}
+    assert set(made.values()) <= {"done", "unfaithful"}
+    places = {name: to if state == "done" else to / "unfaithful" for name, state in made.items()}
+    for name, place in places.items():
+        report = json.loads((place / "reports" / f"{name}.json").read_text())
+        assert (report["name"], report["synthetic"]) == (name, True)
+        assert (place / "labels" / f"{name}.nii.gz").exists() == report["masked"]
+        assert report["seed"] == report["request"]["seed"] == int(name[-1])
+    image = nib.load(places["row-1"] / "images" / "row-1.nii.gz")
+    assert (image.get_fdata() == volume.image.get_fdata()).all()
+    assert image.header["descrip"].item().startswith(b"SYNTHETIC mini mri_t2")
+    labels = nib.load(places["row-1"] / "labels" / "row-1.nii.gz")
+    assert (labels.affine == image.affine).all() and labels.shape == image.shape
+
+
+def test_a_row_that_fails_is_written_down_and_the_rest_goes_on(
+    server: Server, tmp_path: Path
+) -> None:
+    path, to = plan(tmp_path, 2, 'bad,,"32,32,32",mri_t9,1\n'), tmp_path / "set"
+    done = subprocess.run(
+        command(server.grpc, path, to, "--json"), capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 1
+    told = json.loads(done.stdout.splitlines()[0])
+    assert told["rows"] == 3 and told["failed"] == 1
+    failed = json.loads((to / "failed" / "bad.json").read_text())
+    assert failed["type"] == "InvalidRequest" and "mri_t9" in failed["error"]
+    assert "bad: modality: 'mri_t9'" in done.stderr and "Traceback" not in done.stderr
+    path.write_text(path.read_text().replace("mri_t9", "mri_t1"))
+    done = subprocess.run(command(server.grpc, path, to), capture_output=True, timeout=100)
+    assert done.returncode == 0
+    assert not (to / "failed" / "bad.json").exists()
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_whole_and_the_same(
+    start_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    """Clients die three times and a server once, which comes back; each volume is reproduced."""
+    path, to = plan(tmp_path, ROWS), tmp_path / "set"
+    servers = [start_server(), start_server()]
+    urls = ",".join(server.grpc for server in servers)
+    chance = random.Random(1)
+    for _ in range(3):
+        process = subprocess.Popen(command(urls, path, to))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(chance.uniform(1.5, 3.0))
+        process.kill()
+        process.wait()
+    before = {report: report.stat().st_mtime_ns for report in to.rglob("reports/*.json")}
+    assert 0 < len(before) < ROWS
+
+    process = subprocess.Popen(command(urls, path, to))
+    time.sleep(2)
+    servers[0].die()
+    port = servers[0].grpc.partition(":")[2]
+    servers.append(start_server(None, f"--grpc-port={port}"))
+    assert process.wait(250) == 0
+
+    assert {report: report.stat().st_mtime_ns for report in before} == before  # none made twice
+    assert not list((to / "failed").iterdir()) and not list(to.rglob("*/.????????.*"))
+    reports = list(to.rglob("reports/*.json"))
+    assert {report.stem for report in reports} == {f"row-{n}" for n in range(ROWS)}
+    assert len(list(to.rglob("images/*.nii.gz"))) == len(reports) == ROWS
+    with Client(urls) as client, ThreadPoolExecutor(4) as pool:
+        for report, volume in zip(
+            reports, pool.map(lambda report: reproduce(client, report), reports), strict=True
+        ):
+            image = nib.load(report.parent.parent / "images" / f"{report.stem}.nii.gz")
+            assert np.array_equal(image.dataobj, volume.image.dataobj)
+
+
+def test_shards_share_a_plan_and_nobody_works_twice(server: Server, tmp_path: Path) -> None:
+    path, to = plan(tmp_path, 6), tmp_path / "set"
+    processes = [
+        subprocess.Popen(command(server.grpc, path, to, f"--shard={n}/3", "--json"))
+        for n in range(3)
+    ]
+    assert [process.wait(200) for process in processes] == [0, 0, 0]
+    assert len(list(to.rglob("reports/*.json"))) == 6
+    rows = read_plan(path)
+    with Client(server.grpc) as client:
+        first = make_dataset(rows, tmp_path / "other", client, shard=(1, 2))
+        next(first)
+        with pytest.raises(InvalidRequest, match="another process makes this shard"):
+            next(make_dataset(rows, tmp_path / "other", client, shard=(1, 2)))
+        first.close()
+
+
+def test_without_a_terminal_lines_say_how_far_it_is(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = plan(tmp_path, 6, 'bad,,"32,32,32",mri_t9,1\n')
+    words = ["dataset", str(path), "--to", str(tmp_path / "set"), "--url", server.grpc]
+    with pytest.raises(ServerError, match="1 of 7 rows failed"):
+        dataset(parser().parse_args([*words, "--jobs", "1"]), interval=0.05)
+    lines = [line for line in capsys.readouterr().err.splitlines() if " rows" in line]
+    ended = [int(line.split(" of ")[0]) for line in lines]
+    assert len(lines) > 2 and ended == sorted(ended)
+    between = re.compile(r"\d of 7 rows(, 1 failed)?(, \d+ volumes/h, \d+ s left)?")
+    assert all(between.fullmatch(line) for line in lines[:-1])
+    assert re.fullmatch(r"7 of 7 rows, 1 failed, \d+ volumes/h", lines[-1])
+    assert "\x1b" not in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("states", "seconds", "told"),
+    [
+        ({}, 5.0, "0 of 10 rows"),
+        ({"kept": 4}, 5.0, "4 of 10 rows"),
+        ({"kept": 4, "done": 2, "failed": 1}, 30.0, "7 of 10 rows, 1 failed, 360 volumes/h, 30 s"),
+        ({"done": 9, "unfaithful": 0}, 0.9, "9 of 10 rows, 36000 volumes/h, 1 s left"),
+        ({"done": 10}, 0.9, "10 of 10 rows, 40000 volumes/h"),
+    ],
+)
+def test_the_pace_counts_what_was_made(states: dict[str, int], seconds: float, told: str) -> None:
+    line = pace(Counter(states), 10, seconds)
+    assert line == told or line == f"{told} left"

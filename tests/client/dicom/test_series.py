@@ -1,0 +1,428 @@
+"""DICOM: the voxels where the NIfTI has them, as the standard wants it, and masks back."""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+import shutil
+import subprocess
+import sys
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import highdicom as hd
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from highdicom.sr import CodedConcept
+from maisi_client import (
+    Client,
+    InvalidRequest,
+    MaisiError,
+    MaskError,
+    Row,
+    Volume,
+    make_dataset,
+    save_dicom,
+)
+from maisi_client._grid import same_grid
+from maisi_client._mask import load_greys, load_mask
+from maisi_client._request import prepare
+from numpy.typing import NDArray
+
+from tests.client.cli.test_cli import maisi
+from tests.client.test_mask import oblique
+
+RNG = np.random.default_rng(11)
+SHAPE, SIZES = (12, 10, 14), (1.5, 0.75, 2.0)
+REPORT = {
+    **{"synthetic": True, "variant": "mini", "modality": "mri_t1", "seed": 7, "steps": 8},
+    **{"guidance": 1.5, "weights": {"flow": "ab" * 32}, "versions": {"maisi": "0.1.0"}},
+}
+CT = {**REPORT, "modality": "ct", "variant": "rflow-ct"}
+STANDARD = {
+    name: json.loads(pkgutil.get_data("highdicom", f"_standard/{name}.json") or b"")
+    for name in ("sop_class_iod_map", "iod_module_map", "module_attribute_map")
+}
+
+
+def volume(affine: Any = None, **told: Any) -> Volume:
+    data = RNG.integers(-1000, 3000, SHAPE).astype(np.int16)
+    return Volume(nib.Nifti1Image(data, np.eye(4) if affine is None else affine), {**CT, **told})
+
+
+def mask_of(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    """Labels with sides, a lesion, one without a code, one of nobody; none in the end slices."""
+    labels = np.zeros(image.shape, np.uint8)
+    labels[2:5, 2:5, 3:9], labels[5:9, 2:5, 3:9] = 230, 229
+    labels[2:9, 5:7, 3:6], labels[6, 6, 6], labels[7, 7, 4] = 176, 150, 99
+    labels[8, 8, 5], labels[8, 7, 5], labels[3, 8, 4] = 117, 23, 250
+    return nib.Nifti1Image(labels, image.affine)
+
+
+def read(files: list[Path]) -> list[pydicom.Dataset]:
+    return [pydicom.dcmread(path) for path in files]
+
+
+def lacking(dataset: pydicom.Dataset) -> list[str]:
+    """Return what the standard's tables, as highdicom has them, say is missing or empty."""
+    iod = STANDARD["sop_class_iod_map"][dataset.SOPClassUID]
+    modules = [m["key"] for m in STANDARD["iod_module_map"][iod] if m["usage"] == "M"]
+    assert len(modules) > 5
+    found = []
+    for attribute in (a for m in modules for a in STANDARD["module_attribute_map"].get(m, [])):
+        if "FunctionalGroupsSequence" in "".join(attribute["path"]):
+            continue  # those are in one place or the other, which the tables do not tell
+        items: list[Any] = [dataset]
+        for step in attribute["path"]:
+            items = [inner for item in items for inner in item.get(step) or []]
+        for item in items:
+            keyword, needed = attribute["keyword"], attribute["type"]
+            if needed in ("1", "2") and keyword not in item:
+                found.append(f"{keyword} missing")
+            elif needed == "1" and item[keyword].is_empty:
+                found.append(f"{keyword} empty")
+    return found
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "PSR", "ILA", "SPL"])
+@pytest.mark.parametrize("degrees", [0.0, 20.0])
+def test_voxels_are_where_the_nifti_has_them(tmp_path: Path, codes: str, degrees: float) -> None:
+    turn = np.deg2rad(degrees / 2)  # oblique about two axes
+    about_z = np.eye(4)
+    about_z[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    made = volume(about_z @ oblique(codes, SIZES, degrees))
+    made.image.header.set_xyzt_units("mm")
+    made.save(tmp_path / "ct.nii.gz")
+    save_dicom(made, tmp_path / "series", mask=mask_of(made.image))
+
+    reader = sitk.ImageSeriesReader()
+    folder, of_slices = str(tmp_path / "series"), None
+    for uid in reader.GetGDCMSeriesIDs(folder):
+        names = reader.GetGDCMSeriesFileNames(folder, uid)
+        of_slices = names if len(names) > 1 else of_slices
+    assert of_slices
+    reader.SetFileNames(of_slices)
+    series = reader.Execute()
+    nifti = sitk.DICOMOrient(sitk.ReadImage(str(tmp_path / "ct.nii.gz")), "LPS")
+    assert series.GetSize() == nifti.GetSize()
+    assert series.GetSpacing() == pytest.approx(nifti.GetSpacing(), abs=1e-4)
+    assert series.GetOrigin() == pytest.approx(nifti.GetOrigin(), abs=1e-4)
+    assert series.GetDirection() == pytest.approx(nifti.GetDirection(), abs=1e-5)
+    assert np.array_equal(sitk.GetArrayFromImage(series), sitk.GetArrayFromImage(nifti))
+
+
+@pytest.mark.parametrize("report", [CT, REPORT, {**CT, "anatomy": {"liver": 0.5}}])
+def test_every_object_is_whole_synthetic_and_nobodys(
+    tmp_path: Path, report: dict[str, Any]
+) -> None:
+    made = volume(oblique("LPS", SIZES), **report)
+    files = save_dicom(made, tmp_path / "series", mask=mask_of(made.image))
+    assert [path.name for path in files] == [*(f"{n:04d}.dcm" for n in range(1, 15)), "mask.dcm"]
+    assert sorted(files) == sorted((tmp_path / "series").iterdir())
+    *slices, segmentation = datasets = read(files)
+    assert lacking(slices[0]) == lacking(segmentation) == []
+    assert len({dataset.SOPInstanceUID for dataset in datasets}) == 15
+    assert len({dataset.SeriesInstanceUID for dataset in datasets}) == 2
+    for dataset in datasets:
+        assert dataset.SyntheticData == "YES"
+        assert (str(dataset.PatientName), dataset.PatientBirthDate) == ("Synthetic^MAISI", "")
+        assert dataset.PatientID == datasets[0].PatientID
+        assert dataset.StudyInstanceUID == datasets[0].StudyInstanceUID
+        assert dataset.FrameOfReferenceUID == datasets[0].FrameOfReferenceUID
+        assert dataset.Manufacturer == "maisi-client"
+    heights = [float(dataset.SliceLocation) for dataset in slices]
+    assert heights == sorted(heights)
+    assert slices[0].Modality == {"ct": "CT", "mri_t1": "MR"}[report["modality"]]
+    assert f"seed {report['seed']}" in slices[0].ImageComments
+    assert slices[0].DerivationDescription.endswith("from noise, a label mask")
+    if report["modality"] == "ct":
+        assert (slices[0].RescaleIntercept, slices[0].RescaleSlope) == (0, 1)
+    referenced = segmentation.ReferencedSeriesSequence[0]
+    assert referenced.SeriesInstanceUID == slices[0].SeriesInstanceUID
+    assert len(referenced.ReferencedInstanceSequence) == 14
+    kinds = {segment.SegmentAlgorithmType for segment in segmentation.SegmentSequence}
+    assert kinds == {"AUTOMATIC" if "anatomy" in report else "MANUAL"}
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dicom3tools are not installed")
+@pytest.mark.parametrize("report", [CT, REPORT, {**CT, "augmented": True}])
+def test_dciodvfy_finds_no_error(tmp_path: Path, report: dict[str, Any]) -> None:
+    made = volume(oblique("PSR", SIZES), **report)
+    files = save_dicom(made, tmp_path / "series", mask=mask_of(made.image))
+    for path in (files[0], files[-1]):
+        done = subprocess.run(["dciodvfy", "-new", path], capture_output=True, text=True)
+        errors = [line for line in done.stderr.splitlines() if line.startswith("Error")]
+        # Synthetic Data is younger than the tool of most distributions.
+        assert [line for line in errors if "(0008,001c)" not in line] == []
+
+
+@pytest.mark.parametrize("codes", ["RAS", "PSR"])
+def test_a_mask_comes_back_with_its_ids(tmp_path: Path, codes: str) -> None:
+    made = volume(oblique(codes, SIZES))
+    mask = mask_of(made.image)
+    *_, file = save_dicom(made, tmp_path / "series", mask=mask)
+    given, back = load_mask(mask), load_mask(file)
+    assert np.array_equal(back.values, given.values)
+    assert back.spacing == pytest.approx(given.spacing, abs=1e-4)
+    (one, other) = (nib.as_closest_canonical(held.image) for held in (given, back))
+    assert np.allclose(one.affine, other.affine, atol=1e-4)
+
+    # Without the images beside it, it ends where the labels end; what is labelled stays in place.
+    alone = load_mask(shutil.copy(file, tmp_path / "alone.dcm"))
+    assert np.count_nonzero(alone.values) == np.count_nonzero(given.values)
+    assert alone.values.shape[2] < given.values.shape[2]
+    centres = []
+    for held in (given, alone):
+        canonical = nib.as_closest_canonical(held.image)
+        voxels = np.argwhere(np.asanyarray(canonical.dataobj) == 117)
+        centres.append(nib.affines.apply_affine(canonical.affine, voxels))
+    assert np.allclose(*centres, atol=1e-3)
+
+
+def test_segments_are_coded(tmp_path: Path) -> None:
+    made = volume()
+    *_, file = save_dicom(made, tmp_path / "series", mask=mask_of(made.image))
+    segments = {s.SegmentLabel: s for s in pydicom.dcmread(file).SegmentSequence}
+    left = segments["left hippocampus"].SegmentedPropertyTypeCodeSequence[0]
+    assert (left.CodeValue, left.CodingSchemeDesignator) == ("5366008", "SCT")
+    assert left.SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning == "Left"
+    cyst = segments["right kidney cyst"].AnatomicRegionSequence[0]
+    assert cyst.CodeMeaning == "Kidney"
+    assert cyst.AnatomicRegionModifierSequence[0].CodeMeaning == "Right"
+    for name, value in (("white matter hyperintensity", "150"), ("label 250", "250")):
+        own = segments[name].SegmentedPropertyTypeCodeSequence[0]
+        assert (own.CodingSchemeDesignator, own.CodeValue) == ("99MAISI", value)
+
+    *_, file = save_dicom(
+        made, tmp_path / "named", mask=mask_of(made.image), labels={250: "liver", 230: "gizmo"}
+    )
+    named = {s.SegmentLabel: s for s in pydicom.dcmread(file).SegmentSequence}
+    assert named["liver"].SegmentedPropertyTypeCodeSequence[0].CodeValue == "10200004"
+    assert named["gizmo"].SegmentedPropertyTypeCodeSequence[0].CodingSchemeDesignator == "99MAISI"
+    assert 250 in load_mask(file).values and 1 not in load_mask(file).values
+
+
+def test_same_content_same_uids_and_a_mask_is_a_patient(tmp_path: Path) -> None:
+    made = volume(oblique("RAS", SIZES))
+    mask = mask_of(made.image)
+    made.save(tmp_path / "ct.nii.gz")
+    first = save_dicom(made, tmp_path / "1", mask=mask)
+    again = save_dicom(Volume.load(tmp_path / "ct.nii.gz"), tmp_path / "2", mask=mask)
+    assert [a.read_bytes() for a in first[:-1]] == [b.read_bytes() for b in again[:-1]]
+    assert read(first)[-1].SOPInstanceUID == read(again)[-1].SOPInstanceUID
+
+    other = volume(made.image.affine, seed=8)
+    another = read(save_dicom(other, tmp_path / "3", mask=mask))[0]
+    bare = read(save_dicom(made, tmp_path / "4"))[0]
+    sourced = read(save_dicom(volume(strength=0.6), tmp_path / "5"))[0]
+    assert sourced.DerivationDescription.endswith("from noise, a volume that was given")
+    one = read(first)[0]
+    shared = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID")
+    assert [one[k].value for k in shared] == [another[k].value for k in shared]
+    assert {one.SeriesInstanceUID} != {another.SeriesInstanceUID}
+    assert all(one[k].value != bare[k].value for k in (*shared, "SeriesInstanceUID"))
+
+
+def foreign(
+    path: Path, segments: dict[str, tuple[CodedConcept, str | None]], kind: str = "BINARY"
+) -> Path:
+    """Write a Segmentation as others do: a slab for each segment, of this coded type and side."""
+    made = volume(np.diag([*SIZES, 1]))
+    images = read(save_dicom(made, path.with_suffix("")))
+    planes = np.zeros((14, 10, 12), np.uint8)
+    described = []
+    for number, (label, (type_, side)) in enumerate(segments.items(), 1):
+        planes[2 * number : 2 * number + 2] = number
+        segment = hd.seg.SegmentDescription(
+            number,
+            label,
+            CodedConcept("91723000", "SCT", "Anatomical Structure"),
+            deepcopy(type_),
+            "MANUAL",
+        )
+        if side:
+            value = {"Left": "7771000", "Right": "24028007"}[side]
+            (coded,) = segment.SegmentedPropertyTypeCodeSequence
+            coded.SegmentedPropertyTypeModifierCodeSequence = [CodedConcept(value, "SCT", side)]
+        described.append(segment)
+    pixels: NDArray[Any] = planes if kind != "FRACTIONAL" else (planes == 1).astype(np.float32)
+    hd.seg.Segmentation(
+        images, pixels, kind, described, hd.UID(), 2, hd.UID(), 1, "else", "else", "1", "1"
+    ).save_as(path)
+    return path
+
+
+KIDNEY = CodedConcept("64033007", "SCT", "Kidney")
+LIVER_OF_OLD = CodedConcept("T-62000", "SRT", "Liver")
+TISSUE = CodedConcept("85756007", "SCT", "Tissue")
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
+def test_others_segments_get_maisis_ids_by_code_or_name(tmp_path: Path, kind: str) -> None:
+    segments = {
+        "a": (KIDNEY, "Left"),
+        "b": (KIDNEY, "Right"),
+        "c": (LIVER_OF_OLD, None),
+        # As TotalSegmentator's table has it; PS3.16 calls this code the right one.
+        "d": (CodedConcept("29700009", "SCT", "Subclavian artery"), "Left"),
+        "Spleen": (TISSUE, None),
+    }
+    file = foreign(tmp_path / "other.dcm", segments, kind)
+    shutil.copy(file, tmp_path / "other")  # to its images
+    mask = load_mask(tmp_path / "other" / "other.dcm")
+    assert mask.values[0, 0].tolist() == [0, 0, 14, 14, 5, 5, 1, 1, 123, 123, 3, 3, 0, 0]
+    with pytest.raises(InvalidRequest, match="vocabulary is 'totalsegmentator-v2'; the mask's co"):
+        prepare(file, {"vocabulary": "totalsegmentator-v2"})
+    assert prepare(file, {"vocabulary": "maisi"}).labels is not None
+
+
+def test_numbers_are_ids_where_nothing_is_known(tmp_path: Path) -> None:
+    file = foreign(tmp_path / "other.dcm", {"x": (TISSUE, None), "y": (TISSUE, "Left")})
+    assert np.unique(load_mask(file).values).tolist() == [1, 2]
+    prepare(file, {"vocabulary": "totalsegmentator-v2"})
+
+    mixed = foreign(tmp_path / "mixed.dcm", {"x": (TISSUE, None), "k": (KIDNEY, "Left")})
+    with pytest.raises(MaskError, match="segment 1, 'x', that is none of MAISI's labels"):
+        load_mask(mixed)
+
+
+def test_what_is_no_label_map_is_refused(tmp_path: Path) -> None:
+    fractional = foreign(tmp_path / "f.dcm", {"x": (TISSUE, None)}, "FRACTIONAL")
+    with pytest.raises(MaskError, match=r"f\.dcm' is a fractional Segmentation; BINARY or"):
+        load_mask(fractional)
+    with pytest.raises(MaskError, match=r"0001\.dcm' is DICOM of CT Image Storage; of DICOM"):
+        load_mask(tmp_path / "f" / "0001.dcm")
+
+    both = foreign(tmp_path / "both.dcm", {"x": (TISSUE, None), "y": (TISSUE, None)})
+    cut = tmp_path / "cut.dcm"
+    content = both.read_bytes()
+    for length in (140, 600, len(content) - 40):
+        cut.write_bytes(content[:length])
+        with pytest.raises(MaskError, match=r"mask '.*cut\.dcm' "):
+            load_mask(cut)
+
+    overlapping = pydicom.dcmread(both)
+    frames = overlapping.PerFrameFunctionalGroupsSequence
+    at = frames[0].PlanePositionSequence
+    frames[-1].PlanePositionSequence = at
+    overlapping.save_as(both)
+    with pytest.raises(MaskError, match=r"both\.dcm' is no label map on a regular grid: "):
+        load_mask(both)
+    with pytest.raises(InvalidRequest, match="is not an image that can be read"):
+        load_greys(tmp_path / "f" / "0001.dcm")
+
+
+def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    def refused(said: str, made: Volume, **given: Any) -> None:
+        with pytest.raises(InvalidRequest, match=said):
+            save_dicom(made, tmp_path / "series", **given)
+        assert list(tmp_path.iterdir()) == []
+
+    sheared = np.diag([2.0, 2, 2, 1])
+    sheared[0, 1] = 0.2
+    refused(r"the volume has a sheared affine, with axes at 84\.29 degrees", volume(sheared))
+    refused("the report's modality is 'pet'; one of ct or mri", volume(modality="pet"))
+    made = volume()
+    moved = nib.Nifti1Image(mask_of(made.image).dataobj, np.diag([1.0, 1, 1.1, 1]))
+    refused("the mask lies on another grid", made, mask=moved)
+    refused("holds no label", made, mask=nib.Nifti1Image(np.zeros(SHAPE, np.uint8), np.eye(4)))
+    sent = replace(made, report={**CT, "vocabulary": "maisi-124"})
+    refused("the mask's ids were sent as maisi-124's", sent, mask=mask_of(made.image))
+    halves = nib.Nifti1Image(np.full(SHAPE, 0.5, np.float32), np.eye(4))
+    refused("more than the whole numbers from -32768", replace(made, image=halves))
+
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(
+        InvalidRequest, match="exists already; a new or an empty folder is expected"
+    ):
+        save_dicom(made, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_without_the_extra_it_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = volume()
+    *_, file = save_dicom(made, tmp_path / "series", mask=mask_of(made.image))
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    for call in (lambda: save_dicom(made, tmp_path / "new"), lambda: load_mask(file)):
+        with pytest.raises(MaisiError, match=r"pip install 'maisi-client\[dicom\]'"):
+            call()
+
+
+def test_command(server: Any, tmp_path: Path) -> None:
+    """A volume of the server becomes DICOM, and its mask from there makes the same volume."""
+    labels = np.zeros((32, 36, 40), np.uint8)
+    labels[4:28, 4:30, 6:34], labels[10:16, 8:20, 10:20] = 22, 227
+    mask = tmp_path / "mask.nii.gz"
+    nib.save(nib.Nifti1Image(labels, oblique("LPS", (2.0, 2.0, 2.0))), mask)
+    asked = {"modality": "mri_t2", "seed": 5, "steps": 1}
+    with Client(server.grpc) as client:
+        made = client.generate(mask, **asked)
+        made.save(tmp_path / "t2.nii.gz")
+        series = tmp_path / "series"
+        done = maisi("dicom", tmp_path / "t2.nii.gz", "--to", series, "--mask", mask, "--json")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert len(json.loads(done.stdout)["files"]) == 41
+        rows = [Row("again", {"mask": series / "mask.dcm", **asked})]
+        assert [o.state for o in make_dataset(rows, tmp_path / "set", client)] == ["done"]
+    again = tmp_path / "set" / "images" / "again.nii.gz"
+    one, other = (load_greys(image) for image in (made.image, again))
+    kept = load_mask(tmp_path / "set" / "labels" / "again.nii.gz")
+    assert np.array_equal(kept.values, load_mask(mask).values)
+    assert np.array_equal(one.values, other.values)
+    assert same_grid(*(replace(h, image=nib.as_closest_canonical(h.image)) for h in (one, other)))
+    slices = read(sorted(series.glob("0*.dcm")))
+    pixels = np.stack([image.pixel_array for image in slices])
+    assert np.array_equal(pixels.transpose(2, 1, 0)[::-1, ::-1], one.values)
+    assert slices[0].SeriesDescription == "mini mri_t2 seed 5"
+
+    (tmp_path / "t2.json").unlink()
+    alone = maisi("dicom", tmp_path / "t2.nii.gz", "--to", tmp_path / "new")
+    assert (alone.returncode, alone.stderr.count("\n")) == (1, 1)
+    assert "report" in alone.stderr and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("layout", ["plain", "nnunet", "msd", "bids"])
+def test_a_volume_of_a_dataset_brings_its_report(server: Any, tmp_path: Path, layout: str) -> None:
+    rows = [Row("one", {"seed": 4, "size": [32, 32, 32], "steps": 1, "modality": "mri_t1"})]
+    if layout in ("nnunet", "msd"):
+        labels = nib.Nifti1Image(np.full((32, 32, 32), 22, np.uint8), np.eye(4))
+        nib.save(labels, tmp_path / "mask.nii.gz")
+        rows = [Row("one", {"seed": 4, "steps": 1, "mask": tmp_path / "mask.nii.gz"})]
+    to = tmp_path / "Dataset501_Synthetic"
+    with Client(server.grpc) as client:
+        list(make_dataset(rows, to, client, layout=layout))
+    (image,) = (path for path in to.rglob("*.nii.gz") if "label" not in str(path))
+    done = maisi("dicom", image, "--to", tmp_path / "series")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(list((tmp_path / "series").iterdir())) == 32
+
+
+def test_a_report_that_lies_elsewhere_is_named(tmp_path: Path) -> None:
+    report = volume().save(tmp_path / "ct.nii.gz")
+    report.rename(tmp_path / "moved.json")
+    words = ("dicom", tmp_path / "ct.nii.gz", "--to", tmp_path / "series")
+    done = maisi(*words)
+    assert done.returncode == 1 and "ct.json' of the volume does not exist" in done.stderr
+    done = maisi(*words, "--report", tmp_path / "moved.json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "seed" in str(pydicom.dcmread(tmp_path / "series" / "0001.dcm").ImageComments)
+
+
+def test_ids_of_a_mask_mean_what_they_did_when_it_was_sent(tmp_path: Path) -> None:
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[:3], labels[5] = 1, 3
+    mask = nib.Nifti1Image(labels, np.eye(4))
+    text = '<Label Key="1">spleen</Label><Label Key="3">liver</Label>'
+    mask.header.extensions.append(nib.nifti1.Nifti1Extension(0, text.encode()))
+    for vocabulary, planes in (("maisi", {1: 3, 3: 1}), (None, {3: 3, 1: 1})):
+        made = volume(np.eye(4), request={"vocabulary": vocabulary})
+        to = tmp_path / str(vocabulary)
+        save_dicom(made, to, mask=mask)
+        back = load_mask(to / "mask.dcm").values
+        plane = SHAPE[1] * SHAPE[2]
+        assert {id_: int((back == id_).sum()) // plane for id_ in planes} == planes

@@ -1,0 +1,208 @@
+"""Large volumes near the server: the same bytes through shared memory, and nothing left of it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import maisi_client
+import nibabel as nib
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc
+from maisi_client import Client, aio
+from maisi_client._transport import near, shared
+
+from tests.conftest import SHM, Server
+
+ASKED: dict[str, Any] = {"seed": 3, "steps": 1}
+
+
+def picture(dtype: type, value: float) -> nib.Nifti1Image:
+    values = np.zeros((32, 48, 32), dtype)
+    values[8:24, 8:40, 8:24] = value
+    return nib.Nifti1Image(values, np.diag([2.0, 2.0, 2.0, 1.0]))
+
+
+MASK, SOURCE = picture(np.uint8, 227), picture(np.float32, 300)
+
+
+def asked(server: Server, ask: str, *words: str, **more: Any) -> Any:
+    key = {shared._KEY: near.key(server.grpc)}
+    with grpc.InferenceServerClient(server.grpc) as client:
+        return getattr(client, f"{ask}_system_shared_memory{more.pop('what', '')}")(
+            *words, headers=key, **more
+        )
+
+
+def regions(server: Server) -> list[str]:
+    """Name the shared memory that clients have registered with the server."""
+    return list(asked(server, "get", what="_status", as_json=True).get("regions", {}))
+
+
+def in_use(server: Server) -> list[str]:
+    """Name those that a request uses."""
+    found = regions(server)
+    for name in found:
+        with pytest.raises(grpc.InferenceServerException, match="currently in use"):
+            asked(server, "unregister", name)
+    return found
+
+
+def files() -> list[str]:
+    return [path.name for path in SHM.glob("maisi-client-*")]
+
+
+@pytest.fixture
+def low(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "THRESHOLD", 1000)
+
+
+@pytest.fixture(autouse=True)
+def clean() -> Iterator[None]:
+    yield
+    assert files() == []
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"mask": MASK}, {"source": SOURCE, "strength": 0.5}, {"mask": MASK, "source": SOURCE},
+     {"size": [32, 48, 32]}, {"mask": MASK, "augment": True}],
+    ids=lambda given: "+".join(given),
+)  # fmt: skip
+def test_both_ways_give_the_same_bytes(
+    server: Server, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[list[str]] = []
+    with Client(server.grpc) as client:
+        far = client.generate(**given, **ASKED, on_progress=lambda _: used.append(in_use(server)))
+        assert not any(used)  # it is small
+        monkeypatch.setattr(shared, "THRESHOLD", 1000)
+        near = client.generate(
+            **given,
+            **ASKED,
+            on_progress=lambda one: used.append(one.stage == "done" or in_use(server)),
+        )
+    assert len(used[-2]) == 1
+    assert near.report["sha256"] == far.report["sha256"]
+    assert near.image.get_data_dtype() == np.int16
+    assert np.array_equal(near.image.dataobj, far.image.dataobj)
+    assert (near.mask is None) == (far.mask is None)
+    if near.mask is not None and far.mask is not None:
+        assert np.array_equal(near.mask.dataobj, far.mask.dataobj)
+    assert regions(server) == []
+
+
+def test_what_makes_no_image(server: Server, low: None) -> None:
+    with Client(server.grpc) as client:
+        assert client.check(MASK)["size"] == [32, 48, 32]
+        assert client.mask(MASK, seed=1).shape == (32, 48, 32)
+        with pytest.raises(maisi_client.InvalidRequest, match=r"^modality: 'mri_t9'"):
+            client.generate(MASK, modality="mri_t9")
+    assert regions(server) == []
+
+
+def test_a_refusal_is_silent_and_remembered(
+    server: Server, low: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: list[str] = []
+
+    def guess(url: str) -> str:
+        keys.append(url)
+        return "guessed"
+
+    with Client(server.grpc) as client, monkeypatch.context() as patch:
+        patch.setattr(near, "key", guess)
+        volumes = [client.generate(MASK, **ASKED) for _ in range(2)]
+        assert len(keys) == 1
+    with Client(server.grpc) as client, monkeypatch.context() as patch:
+        patch.setattr(near, "_ROOM", 10**9)
+        volumes.append(client.generate(MASK, **ASKED))
+    assert len({volume.report["sha256"]["image"] for volume in volumes}) == 1
+
+
+def test_a_server_with_an_operators_key(
+    start_server: Callable[..., Server], low: None, tmp_path: Any
+) -> None:
+    (tmp_path / "key").write_text("a-key-of-sixteen-or-more")
+    server = start_server(None, f"--key-file={tmp_path / 'key'}")
+    assert not list(SHM.glob(f"maisi-serve-{server.pid}-*door*"))
+    with Client(server.grpc) as client:
+        assert client.generate(MASK, **ASKED).image.shape == (32, 48, 32)
+        assert client._server._pool.servers[0].far_until
+
+
+def test_leaving_early_lets_the_server_finish_first(server: Server, low: None) -> None:
+    with Client(server.grpc) as client:
+        with closing(client.stream(MASK, seed=3, steps=1000)) as events:
+            while next(events).stage != "sampler":
+                pass
+            (name,) = files()
+            assert in_use(server) == [name]
+        while files():  # while the server may write, the file is there
+            pass
+        assert regions(server) == []
+        client.generate(MASK, **ASKED)
+
+
+def test_asyncio(server: Server, low: None, eventually: Callable[..., None]) -> None:
+    with Client(server.grpc) as client:
+        before = client.generate(MASK, **ASKED)
+
+    async def ask() -> None:
+        async with aio.Client(server.grpc) as client:
+            used: list[list[str]] = []
+            volume = await client.generate(
+                MASK,
+                **ASKED,
+                on_progress=lambda one: used.append(one.stage == "done" or in_use(server)),
+            )
+            assert len(used[-2]) == 1
+            assert volume.report["sha256"] == before.report["sha256"]
+            assert regions(server) == []
+            task = asyncio.create_task(client.generate(MASK, steps=1000))
+            while not regions(server):
+                await asyncio.sleep(0.05)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            for pause in (0.0, 0.001, 0.003, 0.01, 0.03):  # at any point of the opening
+                task = asyncio.create_task(client.generate(MASK, steps=1000))
+                await asyncio.sleep(pause)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(ask())
+    eventually(lambda: not files() and not regions(server), 20)
+
+
+KILLED = """
+import sys, nibabel as nib, numpy as np
+from maisi_client import Client
+from maisi_client._transport import shared
+shared.THRESHOLD = 1000
+mask = nib.Nifti1Image(np.full((32, 32, 32), 227, np.uint8), np.diag([2.0, 2.0, 2.0, 1.0]))
+for event in Client(sys.argv[1]).stream(mask, steps=1000):
+    print(event.stage, flush=True)
+"""
+
+
+def test_what_a_killed_client_leaves_is_swept(
+    server: Server, eventually: Callable[..., None]
+) -> None:
+    words = [sys.executable, "-c", KILLED, server.grpc]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while process.stdout.readline() != "sampler\n":
+            assert process.poll() is None
+        (name,) = files()
+        assert in_use(server) == [name]
+        process.send_signal(signal.SIGKILL)
+    eventually(lambda: not files() and not regions(server), 20)
+    with Client(server.grpc) as client:
+        client.generate(MASK, **ASKED)
