@@ -203,7 +203,7 @@ def apart(ours: Array, truth: Array) -> tuple[float, float]:
 def volumes(
     variant: Variant,
     loaded: networks.Networks,
-    engine: sampler.Engine,
+    engine: sampler.RunModel,
     asked: dict[str, Array],
     device: str = "cpu",
 ) -> tuple[Array, Array]:
