@@ -1,4 +1,4 @@
-"""The service against its rivals, all in one run: `python -m bench.compare --upstream PATH`.
+"""The service against its rivals, all in one run: `scripts/bench compare --upstream PATH`.
 
 Every contender makes the same volume of the same weights, mask, spacing, noise and steps, without
 guidance. In every repeat each lives once, in an order that turns: its process starts, makes a first
@@ -154,7 +154,7 @@ def say(line: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="scripts/bench",
+        prog="scripts/bench compare",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -212,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = verdict.text(task, results, given.repeat)
     if given.write:
         section = f"{SECTION}: {task.variant}, {task.size}^3"
-        page.write(section, shlex.join(["scripts/bench", *words]), text)
+        page.write(section, shlex.join(["scripts/bench", "compare", *words]), text)
     print(text, verdict.as_json(task, results, given.repeat), sep="\n\n")
     return int(any(found.error and found.name != "compile" for found in results))
 

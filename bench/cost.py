@@ -1,6 +1,6 @@
 """What a volume costs in network calls and voxels decoded, beside the published times.
 
-    python -m bench.cost [--write]
+    scripts/bench cost [--write]
 
 The times are those of docs/performance.md of NV-Generate-CTMR (NVIDIA, one A100 with 80 GB). The
 counts are made here: of upstream's windows by MONAI's own code, of our stages and slabs by the code
@@ -97,7 +97,7 @@ def calls(row: Published, official: chain.Chain) -> tuple[int, int]:
 
 def main() -> None:
     """Print the table and a line of JSON."""
-    parser = argparse.ArgumentParser(prog="scripts/cost", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/bench cost", description=__doc__)
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
     given = parser.parse_args()
     official, lines, told = decoder(), [], []
@@ -129,7 +129,7 @@ def main() -> None:
     if given.write:
         page.write(
             "The published times, and what is counted",
-            shlex.join(["scripts/cost", *sys.argv[1:]]),
+            shlex.join(["scripts/bench", "cost", *sys.argv[1:]]),
             text,
             Path(PAGE),
         )

@@ -1,6 +1,6 @@
 """Decoding in slabs beside a whole decode and beside windows that are blended, as upstream does it.
 
-    python -m bench.decode [--variant mini] [--sizes 128 192 256] [--write]
+    scripts/bench decode [--variant mini] [--sizes 128 192 256] [--write]
 
 Windows are those of MONAI's SlidingWindowInferer as NV-Generate-CTMR calls it: gaussian weights,
 and a side of the latent and an overlap that its config files name. Every decode is a process of its
@@ -208,7 +208,7 @@ how much they do there in that first row.{note}"""
 
 def main() -> None:
     """Print the table and a line of JSON."""
-    parser = argparse.ArgumentParser(prog="scripts/decode", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/bench decode", description=__doc__)
     add = parser.add_argument
     add("--variant", default="mini")
     add("--sizes", type=int, nargs="+", default=[128, 256], help="voxels a side")
@@ -232,7 +232,9 @@ def main() -> None:
     text = TEXT.format(variant=given.variant, weights=trained, repeat=given.repeat, note=note)
     text = f"{text}\n\n{table(rows)}"
     if given.write:
-        page.write(f"{SECTION}: {given.variant}", shlex.join(["scripts/decode", *words]), text)
+        page.write(
+            f"{SECTION}: {given.variant}", shlex.join(["scripts/bench", "decode", *words]), text
+        )
     told = [{key: value for key, value in row.items() if key != "borders"} for row in rows]
     print(text, json.dumps(told), sep="\n\n")
 

@@ -1,4 +1,4 @@
-"""The load test: `python -m bench.load`."""
+"""The load test: `scripts/bench load`."""
 
 import argparse
 import csv
@@ -155,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     section = text(options, rows, notes)
     if options.write:
         kept = [word for word in words if word != "--write"]
-        page.write("Load", shlex.join(["scripts/loadtest", *kept]), section)
+        page.write("Load", shlex.join(["scripts/bench", "load", *kept]), section)
     print(section)
     print(f"\n{options.out / 'load.csv'} has these rows, and more columns.\n")
     print(json.dumps({"rows": [asdict(each) for each in rows]}))
@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="loadtest",
+        prog="scripts/bench load",
         description="perf_analyzer against a variant: how fast, and where the time goes.",
     )
     parser.add_argument("--url", help="host:port of a server's gRPC [start one of its own]")

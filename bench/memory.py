@@ -1,4 +1,4 @@
-"""What a server holds: idle, and at most while it makes a volume. `python -m bench.memory`.
+"""What a server holds: idle, and at most while it makes a volume. `scripts/bench memory`.
 
 Memory is what a container is charged for and cannot give back: private pages of all processes, and
 shared memory. Files that are mapped, such as activations beyond the budget, are not in it. The last
@@ -58,7 +58,7 @@ def measure(variant: str, repository: Path, sides: list[int]) -> list[dict[str, 
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="scripts/memory", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/bench memory", description=__doc__)
     parser.add_argument("--variant", default="mini")
     parser.add_argument("--repository", type=Path, default=doors.ROOT / "model_repository")
     parser.add_argument("--sides", type=int, nargs="+", default=[64, 128, 192], help="voxels")
@@ -85,7 +85,7 @@ def main() -> None:
     print(table)
     if options.write:
         told = "The most that a server held, with a mask, guidance, two steps, at the stream.\n\n"
-        command = f"scripts/memory {' '.join(sys.argv[1:])}"
+        command = f"scripts/bench memory {' '.join(sys.argv[1:])}"
         page.write(f"Memory: {options.variant}", command, told + table)
     print(json.dumps({"variant": options.variant, "rows": rows}))
 

@@ -1,6 +1,6 @@
 """What the ways to generate do with the trained mini variant, in numbers and in pictures.
 
-`python -m bench.modes [--write]` serves mini, makes volumes of two masks of heads that no training
+`scripts/bench modes [--write]` serves mini, makes volumes of two masks of heads that no training
 saw, and tells: how volumes that follow a mask differ from such that do not, by the report's own
 measure; what an image to image keeps and changes; and whether a lesion drawn into a mask appears
 there and nowhere else. The last line printed is JSON.
@@ -246,7 +246,7 @@ def text(found: dict[str, list[dict[str, Any]]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     parser = argparse.ArgumentParser(
-        prog="scripts/modes",
+        prog="scripts/bench modes",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -264,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             pictures(client, heads[0], ROOT / "docs")
     told = text(found)
     if given.write:
-        page.write(SECTION, shlex.join(["scripts/modes", *words]), told, PAGE)
+        page.write(SECTION, shlex.join(["scripts/bench", "modes", *words]), told, PAGE)
     print(told, json.dumps(found), sep="\n\n")
     return 0
 

@@ -1,6 +1,6 @@
 """What a step costs through Triton, beside the same graph in this process.
 
-    python -m bench.overhead [--sides 32 48] [--repeat 5] [--write]
+    scripts/bench overhead [--sides 32 48] [--repeat 5] [--write]
 
 The difference of two noisy times says little where it is small. So the calls are timed by
 themselves, too: in a second server the flow is a graph that moves the same tensors and computes
@@ -196,7 +196,9 @@ def measure(sides: Sequence[int], repeat: int, subject: Subject = MINI) -> list[
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
-    parser = argparse.ArgumentParser(prog="overhead", description="A step's cost through Triton.")
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench overhead", description="A step's cost through Triton."
+    )
     parser.add_argument("--sides", type=int, nargs="+", default=[32, 48], help="of the latent")
     parser.add_argument("--repeat", type=int, default=5, help="medians of so many")
     parser.add_argument("--write", action="store_true", help="put the table into the page")
@@ -223,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(text + "\n")
     print(json.dumps({"variant": MINI.variant, "repeat": given.repeat, "rows": rows}))
     if given.write:
-        page.write("Overhead of a step", "scripts/overhead --write", text)
+        page.write("Overhead of a step", "scripts/bench overhead --write", text)
     return 0
 
 

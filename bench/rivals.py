@@ -1,4 +1,4 @@
-"""The contenders, each in a process of its own: `python -m bench.rivals NAME TASK`.
+"""The contenders, each in a process of its own: `scripts/bench rivals NAME TASK`.
 
 `bench.life` starts it, waits for the line {"ready": true}, and writes the path of an .npy file for
 each volume it wants; each is answered with a line of seconds. Whatever libraries print goes to

@@ -1,6 +1,6 @@
 """Solvers of the flow at equal cost: distance to the converged volume against network calls.
 
-    python -m bench.solvers [--quick] [--write]
+    scripts/bench solvers [--quick] [--write]
 
 Caching of velocities is among them. A step that asks no network reuses the velocity before it, or
 continues the last two: so it is again a sum of what is known, and one longer `schedule.Step`.
@@ -248,7 +248,9 @@ def render(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
-    parser = argparse.ArgumentParser(prog="solvers", description="Solvers at equal network calls.")
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench solvers", description="Solvers at equal network calls."
+    )
     parser.add_argument("--quick", action="store_true", help="a small cube and few calls, to try")
     parser.add_argument("--write", action="store_true", help="put the tables into the page")
     given = parser.parse_args(arguments)
@@ -272,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     )
     if given.write:
-        page.write("Solvers", "scripts/solvers --write", text)
+        page.write("Solvers", "scripts/bench solvers --write", text)
     return 0
 
 

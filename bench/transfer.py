@@ -1,6 +1,6 @@
 """What an answer takes from the server to a client beside it: by gRPC and through shared memory.
 
-    python -m bench.transfer [--sides 64 128 512] [--repeat 5] [--write]
+    scripts/bench transfer [--sides 64 128 512] [--repeat 5] [--write]
 
 The model is a stand-in that computes nothing and hands out the same int16 volume. The client is
 ours, up to the array; what it makes of that is the same in both ways. The last line is JSON.
@@ -110,7 +110,9 @@ def measure(sides: Sequence[int], repeat: int) -> list[dict[str, float]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
-    parser = argparse.ArgumentParser(prog="transfer", description="Seconds of an answer's way.")
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench transfer", description="Seconds of an answer's way."
+    )
     parser.add_argument("--sides", type=int, nargs="+", default=[64, 128, 160, 256, 512])
     parser.add_argument("--repeat", type=int, default=5, help="medians of so many")
     parser.add_argument("--write", action="store_true", help="put the table into the page")
@@ -135,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(text + "\n")
     print(json.dumps({"repeat": given.repeat, "rows": rows, "gzip_s": round(packed, 2)}))
     if given.write:
-        page.write("Transfer", "scripts/transfer --write", text)
+        page.write("Transfer", "scripts/bench transfer --write", text)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Write the reference of the command `maisi`, as Markdown, from its parser: see scripts/cli.
+"""Write the reference of the command `maisi`, as Markdown, from its parser: see scripts/write cli.
 
 Of the parser's own actions, for what argparse formats differs with the version of Python and the
 width of the terminal.
@@ -14,7 +14,7 @@ from maisi_client._cli.parser import parser as made
 HEAD = """\
 # The command `maisi`
 
-`pip install ./client` installs it. `scripts/cli` writes this page, of the command's own help.
+`pip install ./client` installs it. `scripts/write cli` writes this page, of the command's own help.
 """
 
 

@@ -1,4 +1,4 @@
-"""What is in the images, and what is known of it: `python -m docker.audit`. Run by scripts/audit.
+"""What is in the images, and what is known of it: `scripts/write sbom`.
 
 For each docker/requirements-*.txt a CycloneDX SBOM goes to build/sbom/, and pip-audit asks PyPI for
 advisories. PyPI's mirrors often have none: pip-audit then finds nothing, so what was not
@@ -177,7 +177,7 @@ def _line(name: str, version: str, advisories: list[str], fixed: list[str]) -> s
 
 def main() -> int:
     """Write and ask; return the exit status."""
-    parser = argparse.ArgumentParser(prog="scripts/audit", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/write sbom", description=__doc__)
     parser.add_argument("--strict", action="store_true", help="fail where not all could be asked")
     parser.add_argument("--database", type=Path, metavar="FOLDER", help="read it, ask nobody")
     options = parser.parse_args()

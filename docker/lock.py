@@ -1,6 +1,6 @@
 """What the images install, with the digest of every file: `python -m docker.lock`.
 
-pip resolves for the Python of each image, whatever Python this is. Run by scripts/lock.
+pip resolves for the Python of each image, whatever Python this is. Run by scripts/write lock.
 """
 
 import json
@@ -16,7 +16,7 @@ else:
     import tomli as tomllib
 
 FOLDER = Path(__file__).parent
-HEAD = "# Written by scripts/lock: what the image has, and the digest of every file.\n"
+HEAD = "# Written by scripts/write lock: what the image has, and the digest of every file.\n"
 DEBIAN = ("3.11", "manylinux_2_36_x86_64")  # bookworm
 UBUNTU = ("3.12", "manylinux_2_39_x86_64")  # that of NVIDIA's image, noble
 # To the TensorRT, CUDA and cuDNN that are in the image already; see TAG in docker/Dockerfile.

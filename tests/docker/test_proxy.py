@@ -15,8 +15,8 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as rpc
 
 from bench import watch
-from bench.attacks_http import packed
-from bench.http2 import END_HEADERS, HEADERS, Connection, connect, frame, grpc_headers, header
+from reliability.attacks_http import packed
+from reliability.http2 import END_HEADERS, HEADERS, Connection, connect, frame, grpc_headers, header
 from tests.conftest import ROOT
 from tests.docker import tools
 from tests.server.test_status import numbers

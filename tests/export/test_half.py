@@ -12,7 +12,8 @@ from monai.networks.blocks import SpatialAttentionBlock
 from onnx import TensorProto
 from torch import nn
 
-from export import engines, graphs, networks, onnx_export, precision, random_weights
+from bench import precision
+from export import engines, graphs, networks, onnx_export, random_weights
 from export.graphs import Graph
 from export.onnx_export import difference, evaluate, example
 from tests.export.weights import shrunk

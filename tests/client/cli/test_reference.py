@@ -18,6 +18,6 @@ def test_the_reference_is_up_to_date() -> None:
         text=True,
         check=True,
     )
-    assert done.stdout == (ROOT / "docs/cli.md").read_text(), "run scripts/cli"
+    assert done.stdout == (ROOT / "docs/cli.md").read_text(), "run scripts/write cli"
     assert "maisi generate -o OUT [OPTION ...] [MASK]" in done.stdout
     assert done.stdout.count("Exit codes: 0 done, 1 failed") == done.stdout.count("\n## ")

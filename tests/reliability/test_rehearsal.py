@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import rehearsal
+from reliability import rehearsal
 from tests.docker import tools
 
 

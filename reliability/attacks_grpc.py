@@ -10,10 +10,10 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as rpc
 
-from bench import http2
-from bench.attacks_http import packed
-from bench.http2 import END_HEADERS, Connection, frame
-from bench.siege import Siege
+from reliability import http2
+from reliability.attacks_http import packed
+from reliability.http2 import END_HEADERS, Connection, frame
+from reliability.siege import Siege
 
 _STEPS = 10  # of a request that is to take time
 _PATIENCE = 1.0  # seconds for the server to take what is sent, or to close

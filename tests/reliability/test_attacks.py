@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import attacks
+from reliability import attacks
 from tests.conftest import ROOT
 
 

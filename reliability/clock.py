@@ -6,7 +6,7 @@ from contextlib import closing, contextmanager
 
 from maisi_client import Progress, Volume
 
-from bench.scene import Scene, Unable, Wrong
+from reliability.scene import Scene, Unable, Wrong
 
 _JUMP = 600.0  # seconds, more than anything waits for anything
 _STEPS = 60  # of the request that runs meanwhile

@@ -3,7 +3,8 @@
 Each fault begins with a server that works, and afterwards the server has to be as before: every
 model serves, the same seed gives the same bytes, nothing is left in /dev/shm. A line is printed for
 each, and JSON last; the exit code is 1 where one went wrong. What this machine does not allow is
-left out and said. The machine's clock is set only by `scripts/chaos clock`, which needs to be root.
+left out and said. The machine's clock is set only by `scripts/reliability chaos clock`, which needs
+to be root.
 """
 
 import argparse
@@ -16,8 +17,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bench import clock, doors, kills, shortages
-from bench.scene import Scene, Unable
+from bench import doors
+from reliability import clock, kills, shortages
+from reliability.scene import Scene, Unable
 
 Under = Callable[[Path], list[str]]
 
@@ -89,7 +91,7 @@ class Stage:
 
 def main() -> int:
     """Run the command line; return its exit status."""
-    parser = argparse.ArgumentParser(prog="scripts/chaos", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/reliability chaos", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="part of a name [all but clock]")
     parser.add_argument("--list", action="store_true", help="name them")
     options = parser.parse_args()

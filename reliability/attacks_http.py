@@ -12,8 +12,8 @@ from collections import Counter
 from contextlib import ExitStack
 from typing import Any
 
-from bench.http2 import LONGEST, connect
-from bench.siege import Siege
+from reliability.http2 import LONGEST, connect
+from reliability.siege import Siege
 
 _INFER = "/v2/models/mini/infer"
 _ZEROS = bytes(1 << 20)

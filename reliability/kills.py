@@ -13,7 +13,7 @@ import psutil
 from maisi_client import MaisiError
 from tritonclient.utils import InferenceServerException
 
-from bench.scene import SMALL, Scene, Wrong, sentence, until
+from reliability.scene import SMALL, Scene, Wrong, sentence, until
 
 # Whose answer means that a request has come as far as the model: through the ensemble, and through
 # the stream, which does by itself what condition, sampler and decoder do.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import series, soak
+from reliability import series, soak
 from tests.conftest import ROOT
 
 

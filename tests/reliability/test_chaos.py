@@ -1,4 +1,4 @@
-"""Each fault of scripts/chaos is a test; those that take long are in the slow group."""
+"""Each fault of scripts/reliability chaos is a test; those that take long are in the slow group."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench import chaos, scene
+from reliability import chaos, scene
 
 QUICK = (
     "kill mini.sampler (ensemble)",

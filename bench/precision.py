@@ -165,7 +165,7 @@ def _worst(found: list[Any], truth: list[Any]) -> float:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(prog="python -m export.precision", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/bench precision", description=__doc__)
     parser.add_argument("variants", nargs="*", default=["rflow-ct"], help="default: rflow-ct")
     parser.add_argument("--checkpoints", type=Path, help="default: random weights of full size")
     parser.add_argument("--choices", action="store_true", help="what each choice is worth, instead")

@@ -1,7 +1,7 @@
 """Attack a server as strangers might, while an ordinary client asks it for volumes.
 
-`scripts/fuzz --attacks` does each once, for a bounded count, against a server of its own at
-127.0.0.1.
+`scripts/reliability fuzz --attacks` does each once, for a bounded count, against a server of its
+own at 127.0.0.1.
 """
 
 import os
@@ -15,8 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import attacks_grpc, attacks_http, doors
-from bench.siege import Ordinary, Siege, besiege
+from bench import doors
+from reliability import attacks_grpc, attacks_http
+from reliability.siege import Ordinary, Siege, besiege
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from bench import fuzz, mutations
+from reliability import fuzz, mutations
 from tests.conftest import ROOT
 
 

@@ -1,4 +1,4 @@
-"""Operations rehearsed under load: `python -m bench.rehearsal`, as root on Linux.
+"""Operations rehearsed under load: `scripts/reliability rehearsal`, as root on Linux.
 
 Servers of the shipped variant, each in a network namespace of its own as on a host of its own,
 behind haproxy as a gRPC load balancer, and clients that never stop asking. Then what operators do
@@ -241,7 +241,7 @@ def clients(count: int) -> None:
 @contextlib.contextmanager
 def load(count: int) -> Iterator[Callable[[], dict[str, Any]]]:
     """Keep `count` clients asking; yields what ends them and returns their counts."""
-    words = ["ip", "netns", "exec", HUB, sys.executable, "-m", "bench.rehearsal", "--load"]
+    words = ["ip", "netns", "exec", HUB, sys.executable, "-m", "reliability.rehearsal", "--load"]
     process = subprocess.Popen(
         [*words, str(count)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -325,7 +325,7 @@ def table(found: dict[str, Any]) -> str:
 
 def main() -> int:
     """Run the command line; return 0 if every request was answered, and the same for one seed."""
-    parser = argparse.ArgumentParser(prog="scripts/rehearse", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/reliability rehearsal", description=__doc__)
     parser.add_argument("--servers", type=int, default=3)
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--haproxy", default="haproxy", help="the program")
@@ -340,7 +340,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder:
         found = rehearse(options.servers, options.clients, options.haproxy, Path(folder))
     if options.write:
-        page.write("Rehearsal", "scripts/rehearse --write", table(found))
+        page.write("Rehearsal", "scripts/reliability rehearsal --write", table(found))
     print(json.dumps(found))
     lost = found["sent"] - found.get("answered", 0)
     return int(lost > 0 or bool(found["different"]))

@@ -3,9 +3,9 @@
 A few clients send a seeded mix: volumes of 32 x 32 x 32 to 128 x 128 x 128 voxels with and without
 a mask, by our client, asyncio's and the ensemble by plain tritonclient, large ones through shared
 memory; some are cancelled midway, some are wrong. Every 2 s all is measured that processes may leak
-(`bench.series` says what, and what counts as flat). A good request gives the same bytes before,
-after the warm-up and at the end, and so does every request that comes twice. The last line is JSON;
-the exit code is 1 where something grew, or ended otherwise than it should.
+(`reliability.series` says what, and what counts as flat). A good request gives the same bytes
+before, after the warm-up and at the end, and so does every request that comes twice. The last
+line is JSON; the exit code is 1 where something grew, or ended otherwise than it should.
 """
 
 import argparse
@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 from maisi_client import Client, InvalidRequest, MaisiError, Volume, aio
 
-from bench import doors, fuzz, series
+from bench import doors
+from reliability import fuzz, series
 
 LOOK = 2.0  # seconds between two samples
 _SMALL = ((32, 32, 32), (48, 32, 40), (64, 64, 64), (33, 47, 35))
@@ -226,7 +227,7 @@ def soak(
 
 def main() -> int:
     """Run the command line; return its exit status."""
-    parser = argparse.ArgumentParser(prog="scripts/soak", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/reliability soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30, help="how long [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same requests [0]")
     parser.add_argument("--clients", type=int, default=3, help="at once [%(default)s]")

@@ -1,11 +1,11 @@
 """Send a server what no client would: nothing may crash, hang, or tell more than a sentence.
 
-Messages are good KServe v2 requests that `bench.mutations` made wrong, and bytes that are no
+Messages are good KServe v2 requests that `reliability.mutations` made wrong, and bytes that are no
 message, at both endpoints and all inner models, by gRPC and HTTP; networks get requests of their
 stages, with the server's token. After each kind of answer (a sentence, whatever its numbers and
 names) and each round good requests have to give the bytes that they gave at first. Files are the
 example mask with bytes changed. The last line is JSON; the exit code is 1 if anything was found.
-With --attacks: bombs, floods and connections that stay, by `bench.attacks`.
+With --attacks: bombs, floods and connections that stay, by `reliability.attacks`.
 """
 
 import argparse
@@ -34,7 +34,8 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as rpc
 
 from backends.engines.guard import ENV
-from bench import attacks, doors, mutations, networks
+from bench import doors, networks
+from reliability import attacks, mutations
 
 _LONGEST = 20.0  # seconds for an answer: each is refused, or makes one step of a small volume
 _ROUND = 1000  # cases between two good requests
@@ -209,7 +210,7 @@ def _good(client: Client, seed: int) -> list[dict[str, str]]:
 
 def main() -> int:
     """Run the command line; return its exit status."""
-    parser = argparse.ArgumentParser(prog="scripts/fuzz", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/reliability fuzz", description=__doc__)
     parser.add_argument("--cases", type=int, default=20_000, help="messages [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same cases [0]")
     parser.add_argument("--repository", type=Path, default=doors.ROOT / "model_repository")

@@ -14,8 +14,9 @@ from maisi_client import Client, MaisiError
 from tritonclient.grpc import service_pb2_grpc as rpc
 from tritonclient.utils import InferenceServerException
 
-from bench import doors, mutations
-from bench.scene import Scene, Wrong, private, sentence, until
+from bench import doors
+from reliability import mutations
+from reliability.scene import Scene, Wrong, private, sentence, until
 
 _LARGE = (96, 112, 96)  # voxels: about 40 MB of /dev/shm
 _ROOM = 3 << 20  # bytes that are left

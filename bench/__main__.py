@@ -1,0 +1,21 @@
+"""`python -m bench NAME`: what is measured of the service; docs/benchmarks.md has the results."""
+
+import sys
+
+from bench import command
+
+NAMES = (
+    "compare",
+    "load",
+    "overhead",
+    "transfer",
+    "decode",
+    "memory",
+    "solvers",
+    "modes",
+    "precision",
+    "cost",
+)
+
+if __name__ == "__main__":
+    sys.exit(command.run("bench", NAMES))

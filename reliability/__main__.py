@@ -1,0 +1,8 @@
+"""`python -m reliability NAME`: what a server withstands; docs/reliability.md has the results."""
+
+import sys
+
+from bench import command
+
+if __name__ == "__main__":
+    sys.exit(command.run("reliability", ("chaos", "fuzz", "soak", "rehearsal")))
