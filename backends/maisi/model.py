@@ -96,7 +96,8 @@ class TritonPythonModel:
         self.pace = Pace()
         self.metrics = Metrics(self.variant["name"], args["model_name"])
         waiting: int = self.variant["limits"]["waiting"][1]
-        self.gate = Gate(waiting, self.metrics.queue)
+        devices = parameters.get("devices", {"string_value": "1"})  # that networks are placed on
+        self.gate = Gate(waiting, self.metrics.queue, int(devices["string_value"]))
         self.checks = threading.BoundedSemaphore(waiting)  # at once, beside the gate
 
     def execute(self, requests: Sequence[Any]) -> list[Any] | None:
