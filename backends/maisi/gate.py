@@ -88,9 +88,7 @@ class Place:
 class Gate:
     """The queue of one process; threads share it."""
 
-    def __init__(
-        self, waiting: int, changed: Callable[[int, int], None], devices: int = 1
-    ) -> None:
+    def __init__(self, waiting: int, changed: Callable[[int, int], None], devices: int = 1) -> None:
         """Let one work on each of the devices, and so many wait beside them.
 
         `changed` hears how many work and wait.
