@@ -25,7 +25,7 @@ if not __package__:  # Triton loads this file by itself; the folder of all backe
     sys.path.append(str(Path(__file__).parents[2]))
     __package__ = "backends.maisi"
 
-from ..engines import guard
+from ..engines import cuda, guard
 from . import stopping
 from .decoder import NOT_FINITE
 from .forecast import Pace
@@ -225,13 +225,13 @@ class TritonPythonModel:
         """Call a model of this variant within the server; `check` raises where that is not wanted.
 
         What it gives stays where it is, on a GPU perhaps, for the next model; but for what is read
-        here, `_READ`.
+        here, `_READ`, or where models cannot share memory of a GPU.
         """
         if model in _FLOWS and known != self.probe_id:
             self.metrics.step()
         place = (
             {"preferred_memory": pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)}
-            if model in _READ
+            if model in _READ or not cuda.gpu_tensors()
             else {}
         )
         tensors = [_tensor(*item) for item in inputs.items()]

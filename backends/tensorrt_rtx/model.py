@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import triton_python_backend_utils as pb_utils
 
 if not __package__:  # Triton loads this file by itself; the folder of all backends is a package
@@ -57,23 +58,22 @@ class TritonPythonModel:
         return [self.answer(request) for request in requests]
 
     def answer(self, request: Any) -> Any:
-        """Run the engine on one request; outputs stay on the GPU."""
+        """Run the engine on one request; outputs stay on the GPU where models can take them."""
         try:
             guard.admit(self.contract, request)
             arrays = {tensor.name(): self.array(tensor) for tensor in request.inputs()}
             guard.check(self.contract, arrays)
             outputs = twice(lambda: self.engine.run(arrays), self.engine.forget)
+            tensors = [
+                as_tensor(name, cuda.handed_on(outputs[name]))
+                for name in request.requested_output_names()
+            ]
         except (ValueError, RuntimeError, MemoryError) as error:
             codes = pb_utils.TritonError
             return pb_utils.InferenceResponse(
                 error=codes(sentence(error), guard.status(codes, error))
             )
-        return pb_utils.InferenceResponse(
-            [
-                pb_utils.Tensor.from_dlpack(name, outputs[name])
-                for name in request.requested_output_names()
-            ]
-        )
+        return pb_utils.InferenceResponse(tensors)
 
     def array(self, tensor: Any) -> Any:
         """Return Triton's tensor as an array of CuPy where it is on the GPU, else of numpy."""
@@ -83,3 +83,10 @@ class TritonPythonModel:
         """Keep what was compiled, and free the GPU's memory."""
         self.engine.keep()
         del self.engine
+
+
+def as_tensor(name: str, array: Any) -> Any:
+    """Name an array of numpy or CuPy for Triton."""
+    if isinstance(array, np.ndarray):
+        return pb_utils.Tensor(name, array)
+    return pb_utils.Tensor.from_dlpack(name, array)

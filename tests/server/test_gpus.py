@@ -15,9 +15,10 @@ from google.protobuf import text_format  # type: ignore[import-untyped]
 from tritonclient.grpc import model_config_pb2 as pb
 
 from export import repository, variant
-from server import gpus
+from server import gpus, host
 from server.address import Address
 from server.layout import UNLIMITED, Laid, Limits, lay_models
+from server.supervisor import ServerError, gpu_tensors
 from server.triton import Launch, command
 from tests.conftest import ROOT, Server
 
@@ -144,7 +145,23 @@ def test_the_command_names_each_gpu_and_none_where_none_is_used() -> None:
     assert pools() == []
 
 
-def test_without_gpus_a_volume_is_made_on_the_cpu(start_server: Callable[..., Server]) -> None:
+def test_under_wsl_models_share_no_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MAISI_GPU_TENSORS", raising=False)
+    monkeypatch.setattr(host, "is_wsl", lambda: False)
+    assert gpu_tensors() == "1"
+    monkeypatch.setattr(host, "is_wsl", lambda: True)
+    assert gpu_tensors() == "0"
+    monkeypatch.setenv("MAISI_GPU_TENSORS", "1")
+    assert gpu_tensors() == "1"
+    monkeypatch.setenv("MAISI_GPU_TENSORS", "no")
+    with pytest.raises(ServerError, match=r"^MAISI_GPU_TENSORS: 'no', but 0 or 1 is expected\.$"):
+        gpu_tensors()
+
+
+def test_without_gpus_a_volume_is_made_on_the_cpu(
+    start_server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAISI_GPU_TENSORS", "0")  # which asks for tensors on the CPU
     server = start_server(None, "--gpus=none")
     with grpc.InferenceServerClient(server.grpc) as client:
         sizes = grpc.InferInput("size", [3], "INT32")
