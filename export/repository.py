@@ -92,6 +92,7 @@ def configs(
     def network(short: str, inputs: Shapes, outputs: Shapes) -> pb.ModelConfig:
         config = _config(f"{name}.{short}", inputs, outputs)
         config.parameters["network"].string_value = json.dumps(contract(variant, short, inputs))
+        config.instance_group.add(count=1)  # where: the server says at its start
         _queue(variant, config)
         return config
 
@@ -111,6 +112,8 @@ def configs(
             f"{name}.{role}", inputs, outputs, optional=role in ("condition", "stream")
         )
         config.backend = "maisi"
+        # It computes in numpy; by itself Triton would have one for each GPU of the machine.
+        config.instance_group.add(count=1, kind=pb.ModelInstanceGroup.KIND_CPU)
         config.parameters["role"].string_value = role
         config.parameters["variant"].string_value = parameter
         if role != "stream":  # which queues by itself
@@ -331,8 +334,6 @@ def _stage(
 ) -> None:
     version = folder / str(number)
     version.mkdir(parents=True)
-    if config.platform != "ensemble":
-        config.instance_group.add(count=1)
     for path in files:
         _link(path, version / path.name)
     own = any(re.fullmatch(r".*_sm\d+\.plan", path.name) for path in files)  # of one GPU each

@@ -80,6 +80,11 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="disk that a request's decoder may take; half of what is free",
     )
+    parser.add_argument(
+        "--gpus",
+        metavar="N,N",
+        help="those that each have every network, or none; without, Triton takes what is there",
+    )
     add = parser.add_argument_group("security (docs/operations.md)").add_argument
     add(
         "--key-file",
@@ -108,6 +113,7 @@ def main() -> int:
         return 2
 
     # Only now: these need what the check has just found.
+    from server import gpus
     from server.address import Address
     from server.layout import Limits, model_names
     from server.supervisor import ServerError, Settings, serve
@@ -132,6 +138,7 @@ def main() -> int:
                 options.memory_gb,
                 options.spill_gb,
             ),
+            gpus=None if options.gpus is None else gpus.parse(options.gpus),
         )
         if options.key_file is not None:
             settings = dataclasses.replace(settings, key=key(options.key_file), memory_key="")

@@ -84,6 +84,14 @@ def libpython_name() -> str:
     return f"libpython{sys.version_info[0]}.{sys.version_info[1]}.so.1.0"
 
 
+def is_wsl(release: Path = Path("/proc/sys/kernel/osrelease")) -> bool:
+    """Tell whether the kernel is that of WSL, the Windows Subsystem for Linux."""
+    try:
+        return "microsoft" in release.read_text().lower()
+    except OSError:
+        return False
+
+
 def find_triton() -> Path | None:
     """Find Triton in the nvidia-pytriton wheel, without importing the wheel."""
     spec = importlib.util.find_spec("pytriton")

@@ -16,6 +16,7 @@ from pathlib import Path
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from tritonclient.grpc import model_config_pb2 as pb
 
+from server import gpus
 from server.host import SHM, libpython_dir
 
 PREFIX = "maisi-serve-"
@@ -62,22 +63,31 @@ class Laid:
     programs: Path
 
 
-def lay(triton: Path, ours: Path | None, repository: Path, limits: Limits, target: Path) -> Laid:
+def lay(
+    triton: Path,
+    ours: Path | None,
+    repository: Path,
+    limits: Limits,
+    numbers: tuple[int, ...] | None,
+    target: Path,
+) -> Laid:
     """Fill the new folder `target`, whose path is plain, with what tritonserver needs.
 
-    `ours`: the packages of our backends; None where `triton` has them among its own. All paths of
-    others are behind links: Triton's shell does not quote what it gets, its models' interpreters
-    know ASCII alone, and the loader divides LD_LIBRARY_PATH at semicolons.
+    `ours`: the packages of our backends; None where `triton` has them among its own. `numbers` of
+    the GPUs for networks; None where Triton chooses. All paths of others are behind links: Triton's
+    shell does not quote what it gets, its models' interpreters know ASCII alone, and the loader
+    divides LD_LIBRARY_PATH at semicolons. Raises ValueError for a network that needs a GPU where
+    `numbers` has none.
     """
     laid = Laid(*(target / name for name in ("backends", "models", "lib", "python/bin")))
     if ours is None:
         laid.backends.symlink_to((triton / "backends").absolute())
     else:
         lay_backends(triton, ours, laid.backends)
-    if limits == UNLIMITED:
+    if limits == UNLIMITED and numbers is None:
         laid.models.symlink_to(repository.absolute())
     else:
-        lay_models(repository, limits, laid.models)
+        lay_models(repository, limits, numbers, laid.models)
     laid.libraries.symlink_to(libpython_dir())
     if all(map(str.isascii, [sys.prefix, sys.base_prefix, *sys.path])):
         return replace(laid, programs=Path(sys.executable).parent)
@@ -126,25 +136,33 @@ def lay_backends(triton: Path, ours: Path, target: Path) -> None:
         (target / module.parent.name).symlink_to(module.parent.resolve())
 
 
-def lay_models(repository: Path, limits: Limits, target: Path) -> None:
+def lay_models(
+    repository: Path, limits: Limits, numbers: tuple[int, ...] | None, target: Path
+) -> None:
     """Fill the new folder `target` with the models of `repository` under tighter limits.
 
-    What a configuration publishes says so, too. Files of the models are linked.
+    What a configuration publishes says so, too. Networks are placed on the GPUs of these `numbers`.
+    Files of the models are linked.
     """
     for source in sorted(repository.glob("*/config.pbtxt")):
         folder = target / source.parent.name
         folder.mkdir(parents=True)
+        if numbers == () and any(source.parent.glob("*/*.plan")):
+            raise ValueError(f"--gpus: none, but {folder.name} has plans, which need a GPU.")
         for path in source.parent.iterdir():
             if path.is_dir() and path.name != "configs":
                 (folder / path.name).symlink_to(path.resolve())
         for text in (source, *source.parent.glob("configs/*.pbtxt")):
             place = folder / text.relative_to(source.parent)
             place.parent.mkdir(exist_ok=True)
-            place.write_text(_limited(text.read_text(), limits))
+            config = text_format.Parse(text.read_text(), pb.ModelConfig())
+            _limit(config, limits)
+            if numbers is not None:
+                gpus.place(config, numbers)
+            place.write_text(text_format.MessageToString(config))
 
 
-def _limited(text: str, limits: Limits) -> str:
-    config = text_format.Parse(text, pb.ModelConfig())
+def _limit(config: pb.ModelConfig, limits: Limits) -> None:
     if "variant" in config.parameters:
         variant = json.loads(config.parameters["variant"].string_value)
         if limits.voxels is not None:
@@ -170,8 +188,6 @@ def _limited(text: str, limits: Limits) -> str:
         config.parameters["memory_budget_gb"].string_value = f"{limits.memory_gb:g}"
     if limits.spill_gb is not None and config.backend == "slabs":
         config.parameters["spill_limit_gb"].string_value = f"{limits.spill_gb:g}"
-    found: str = text_format.MessageToString(config)
-    return found
 
 
 def claim_shared_memory() -> tuple[str, int]:

@@ -168,10 +168,12 @@ class Health:
             ("maisi_shared_memory_free_bytes", "gauge", {}, float(shutil.disk_usage(SHM).free)),
         ]
         stubs = self.triton.stubs()
+        held: Counter[str] = Counter()  # a model may have several processes
         for pid, model in stubs.items():
             with suppress(psutil.Error):
-                held = float(psutil.Process(pid).memory_info().rss)
-                rows.append(("maisi_model_resident_bytes", "gauge", {"model": model}, held))
+                held[model] += psutil.Process(pid).memory_info().rss
+        for model, size in held.items():
+            rows.append(("maisi_model_resident_bytes", "gauge", {"model": model}, float(size)))
         for model in sorted({*stubs.values(), *self.restarts}):
             count = float(self.restarts[model])
             rows.append(("maisi_model_restarts_total", "counter", {"model": model}, count))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from server import engines, healing, layout, private, temporary
+from server import engines, gpus, healing, host, layout, private, temporary
 from server.address import Address, joined
 from server.healing import log, say
 from server.layout import UNLIMITED, Limits
@@ -29,6 +29,7 @@ from server.triton import (
     variant_of,
 )
 
+TENSORS_VARIABLE = "MAISI_GPU_TENSORS"  # as backends/engines/cuda.py has it
 SHORTEST_TOKEN = 32  # characters, as backends/engines/guard.py has it
 CALL = 10.0  # seconds for the answer of a network that should refuse at once
 RETRY = 0.5  # seconds between two attempts at a first volume
@@ -43,7 +44,8 @@ class ServerError(Exception):
 class Settings:
     """What to serve and how; paths exist, times in seconds.
 
-    `backends` has ours; none where `triton` has them among its own. `key` is what an operator shows
+    `backends` has ours; none where `triton` has them among its own. `gpus`: numbers of those that
+    networks are placed on, None: as Triton does. `key` is what an operator shows
     to load models and the like; nobody knows the default one. `memory_key` opens shared memory to
     clients of our own user on this machine, who find it there; without one, `key` does, to nobody.
     """
@@ -61,6 +63,7 @@ class Settings:
     tls: Tls | None = None
     version: int | None = None
     limits: Limits = UNLIMITED
+    gpus: tuple[int, ...] | None = None
 
 
 def serve(settings: Settings) -> None:
@@ -78,7 +81,7 @@ def serve(settings: Settings) -> None:
             )
             status_port = StatusPort(health, address)
             listeners = address.listeners.items()
-            listed = " ".join(f"{name}={joined(host, port)}" for name, (host, port) in listeners)
+            listed = " ".join(f"{name}={joined(*at)}" for name, at in listeners)
             known = triton.stubs()
             metrics = triton.metrics()
             for sentence in engines.unused(metrics):
@@ -134,6 +137,18 @@ def token() -> str:
     return secret
 
 
+def gpu_tensors() -> str:
+    """Return 1 where models may hand tensors on a GPU to each other, else 0.
+
+    The environment says so, or the system: WSL lacks what that needs, CUDA's IPC. Raises
+    ServerError for another value.
+    """
+    value = os.environ.get(TENSORS_VARIABLE) or ("0" if host.is_wsl() else "1")
+    if value not in ("0", "1"):
+        raise ServerError(f"{TENSORS_VARIABLE}: {value!r}, but 0 or 1 is expected.")
+    return value
+
+
 def stopping_file(folder: Path) -> Path:
     """Name the file whose content tells the models until when they may work."""
     return folder / "stopping"
@@ -143,7 +158,8 @@ def stopping_file(folder: Path) -> Path:
 def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
     """Start tritonserver in a folder of its own, and leave nothing of it behind."""
     check_limits(settings.limits)
-    state = {TOKEN_VARIABLE: token()}
+    state = {TOKEN_VARIABLE: token(), TENSORS_VARIABLE: gpu_tensors()}
+    gpus.expect(settings.gpus or ())
     layout.sweep_clients()
     if left := layout.sweep_shared_memory():
         log(f"removed {left} shared memory regions that a dead server had left")
@@ -154,7 +170,12 @@ def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
             layout.open_door(shared_memory[0], address.grpc, settings.memory_key)
         with temporary.folder(shared_memory[0].rstrip("-")) as (folder, in_use):
             laid = layout.lay(
-                settings.triton, settings.backends, settings.repository, settings.limits, folder
+                settings.triton,
+                settings.backends,
+                settings.repository,
+                settings.limits,
+                settings.gpus,
+                folder,
             )
             launch = Launch(
                 settings.triton,
@@ -165,6 +186,7 @@ def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
                 settings.memory_key or settings.key,
                 settings.tls,
                 settings.version,
+                gpus.used(settings.gpus) if state[TENSORS_VARIABLE] == "1" else (),
             )
             state[FILE_VARIABLE] = str(stopping_file(folder))
             locks = (shared_memory[1], in_use)

@@ -23,7 +23,7 @@ import numpy as np
 import psutil
 from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
 
-from server import layout, private
+from server import gpus, layout, private
 from server.address import LOOPBACK, Address
 
 KEY = "maisi-control"  # the name of the header that has the key
@@ -105,7 +105,8 @@ class Tls:
 class Launch:
     """What tritonserver is started with; `version` of the models, none: the newest.
 
-    `memory_key` opens shared memory alone, by gRPC.
+    `memory_key` opens shared memory alone, by gRPC. `gpus`: the numbers of those whose memory
+    passes between models.
     """
 
     home: Path
@@ -116,6 +117,7 @@ class Launch:
     memory_key: str
     tls: Tls | None = None
     version: int | None = None
+    gpus: tuple[int, ...] = ()
 
 
 class Triton:
@@ -359,6 +361,9 @@ def command(launch: Launch) -> list[str]:
     ]
     if launch.version is not None:
         words.append(f"--model-config-name={launch.version}")
+    if launch.gpus:
+        size = gpus.pool(launch.laid.models, launch.models)
+        words += [f"--cuda-memory-pool-byte-size={number}:{size}" for number in launch.gpus]
     if tls is not None:
         words += [
             "--grpc-use-ssl=true",

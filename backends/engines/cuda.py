@@ -1,9 +1,12 @@
-"""What a machine has of CUDA, and what CuPy keeps of its memory."""
+"""What a machine has of CUDA, what CuPy keeps of its memory, and arrays between devices."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 from typing import Any
+
+TENSORS_VARIABLE = "MAISI_GPU_TENSORS"  # as server/supervisor.py has it
 
 
 def gpus() -> list[str]:
@@ -57,3 +60,29 @@ def empty_pools(cupy: Any, device: Any) -> None:
     with device:
         cupy.get_default_memory_pool().free_all_blocks()
         cupy.get_default_pinned_memory_pool().free_all_blocks()
+
+
+def on_device(cupy: Any, array: Any, device: int, stream: Any) -> Any:
+    """Return an array of numpy or CuPy as one of the device of this number, which is current.
+
+    What lies on another device is copied on the stream; nothing may still be writing it.
+    """
+    elsewhere = isinstance(array, cupy.ndarray) and array.data.device_id != device
+    if not elsewhere or not array.flags.c_contiguous:  # the engine refuses the latter
+        return cupy.asarray(array)
+    own = cupy.empty(array.shape, array.dtype)
+    own.data.copy_from_device_async(array.data, array.nbytes, stream)
+    return own
+
+
+def gpu_tensors() -> bool:
+    """Tell whether models may hand memory of a GPU to each other, by CUDA's IPC."""
+    return os.environ.get(TENSORS_VARIABLE) != "0"
+
+
+def handed_on(array: Any) -> Any:
+    """Return CuPy's array, whose values are there, or a copy in numpy where no IPC is."""
+    if gpu_tensors():
+        return array
+    with array.device:
+        return array.get()

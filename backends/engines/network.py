@@ -101,8 +101,10 @@ class TritonPythonModel:
 
 
 def to_triton(name: str, array: Any) -> Any:
-    """Return an array of numpy or CuPy as Triton's tensor; Triton copies the former as it lies."""
-    if isinstance(array, np.ndarray):
+    """Return an array of numpy or CuPy as Triton's tensor, on the GPU where models can take it."""
+    if not isinstance(array, np.ndarray):
+        array = cuda.handed_on(array)
+    if isinstance(array, np.ndarray):  # which Triton copies as it lies
         return pb_utils.Tensor(name, np.ascontiguousarray(array))
     return pb_utils.Tensor.from_dlpack(name, array)
 

@@ -181,7 +181,10 @@ class Engine:
         """Return an array as it can be bound: on the device, in C order."""
         if self.device.kind == "cpu":
             return np.ascontiguousarray(array)
-        array = self.device.arrays.asarray(array)
+        cupy = self.device.arrays
+        array = cuda.on_device(
+            cupy, array, cupy.cuda.Device(self.device.number), self.device.stream
+        )
         if not array.flags.c_contiguous:  # CuPy would compile a kernel to copy it
             raise ValueError(f"{name}: strides {array.strides}, but C order is expected")
         return array

@@ -121,7 +121,10 @@ class Engine:
         with self.device, self.stream:
             context = self.context or self.new_context()
             self.context = None  # one that failed is not used again
-            given = {name: self.cupy.asarray(array) for name, array in arrays.items()}
+            given = {
+                name: cuda.on_device(self.cupy, array, self.device.id, self.stream)
+                for name, array in arrays.items()
+            }
             for name, array in given.items():
                 if not array.flags.c_contiguous:  # CuPy would compile a kernel to copy it
                     raise ValueError(f"{name}: strides {array.strides}, but C order is expected")

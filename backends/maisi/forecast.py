@@ -38,7 +38,9 @@ class Pace:
         work = _units(variant, plan)
         if not work.keys() <= self.seen.keys():
             return None
-        middle = {stage: sorted(kept)[len(kept) // 2][0] for stage, kept in self.seen.items()}
+        # Other threads may note meanwhile, here as below.
+        seen = {stage: tuple(kept) for stage, kept in tuple(self.seen.items())}
+        middle = {stage: sorted(kept)[len(kept) // 2][0] for stage, kept in seen.items()}
         return sum(middle[stage] * units for stage, units in work.items())
 
     def least(self, variant: Variant, plan: Plan) -> float | None:
@@ -48,7 +50,7 @@ class Pace:
         """
         seconds = 0.0
         for stage, units in _units(variant, plan).items():
-            kept = self.seen.get(stage, ())
+            kept = tuple(self.seen.get(stage, ()))
             if len(kept) < _SURE or units > _FARTHEST * max(work for _, work in kept):
                 return None
             seconds += min(kept)[0] * units

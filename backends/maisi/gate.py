@@ -1,15 +1,16 @@
 """Who works next, and who need not wait: the queue before the networks of a variant.
 
-One request works at a time. Who waits is served in the order of arrival + expected seconds, so a
-short request passes a long one that came a little before, and a long one is passed only by what
-comes within its own length: neither starves. Between two steps the one at work gives way to a
-shorter one; then two are begun, and no more are.
+As many requests work at a time as there are devices, most often one. Who waits is served in the
+order of arrival + expected seconds, so a short request passes a long one that came a little before,
+and a long one is passed only by what comes within its own length: neither starves. Between two
+steps one at work gives way to a shorter one; two for each device are begun, and no more are.
 
 What surely cannot be done in its time, or finds the queue full, is refused at once.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 import threading
 import time
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _LOOK = 0.25  # seconds between two looks at whether the caller still waits
-_BEGUN = 2  # requests that may be begun, one of them standing still
+_BEGUN = 2  # requests that may be begun for each device, one of them standing still
 _UNKNOWN = 5.0  # seconds until to try again, where nothing is known
 
 
@@ -87,12 +88,15 @@ class Place:
 class Gate:
     """The queue of one process; threads share it."""
 
-    def __init__(self, waiting: int, changed: Callable[[int, int], None]) -> None:
-        """Let so many wait beside the one that works; `changed` hears how many work and wait."""
-        self._waiting, self._heard = waiting, changed
+    def __init__(self, waiting: int, changed: Callable[[int, int], None], devices: int = 1) -> None:
+        """Let one work on each of the devices, and so many wait beside them.
+
+        `changed` hears how many work and wait.
+        """
+        self._waiting, self._heard, self._devices = waiting, changed, devices
         self._changed = threading.Condition()
         self._places: list[Place] = []
-        self._working: Place | None = None
+        self._working: list[Place] = []
 
     @contextmanager
     def place(self, seconds: float = math.inf) -> Iterator[Place]:
@@ -106,27 +110,31 @@ class Gate:
         finally:
             with self._changed:
                 self._places.remove(place)
-                if self._working is place:
-                    self._working = None
+                if place in self._working:
+                    self._working.remove(place)
                 self._tell()
 
     def look(self) -> None:
         """Raise Overloaded where the queue is full."""
         with self._changed:
-            if len(self._places) > self._waiting:
-                soonest = self._working.left if self._working else 0.0
+            if len(self._places) >= self._waiting + self._devices:
+                soonest = min((place.left for place in self._working), default=0.0)
                 raise _overloaded(
                     f"{len(self._places)} requests are here, as many as may be",
                     soonest or _UNKNOWN,
                 )
 
     def ahead(self, expected: float) -> float:
-        """Return the seconds of work before a request that comes now and takes `expected`."""
+        """Return the seconds until a request that comes now and takes `expected` has its turn."""
         with self._changed:
             return self._ahead(time.monotonic() + expected)
 
     def _ahead(self, rank: float) -> float:
-        return sum(other.left for other in self._places if other.rank < rank)
+        free = [0.0] * self._devices  # seconds until each device has nothing of a lower rank
+        for other in sorted(self._places, key=lambda place: place.rank):
+            if other.rank < rank:
+                heapq.heapreplace(free, free[0] + other.left)
+        return free[0]
 
     def admit(self, place: Place) -> None:
         """Raise Overloaded where what comes before leaves a place too little time."""
@@ -141,13 +149,14 @@ class Gate:
                 )
 
     def take(self, place: Place, still: Callable[[], None]) -> None:
-        """Wait until `place` is the one that works."""
+        """Wait until `place` is one that works."""
         since = time.monotonic()
         while True:
             with self._changed:
                 place.ready = True
-                if self._working is None and self._next() is place:
-                    self._working, place.begun = place, True
+                if place in self._next():
+                    self._working.append(place)
+                    place.begun = True
                     place.waited += time.monotonic() - since
                     self._tell()
                     return
@@ -158,22 +167,31 @@ class Gate:
     def keeps(self, place: Place) -> bool:
         """Tell whether `place`, which works, goes on; if not, it no longer works."""
         with self._changed:
-            if self._next() is place:
+            if place in self._first():
                 return True
-            self._working = None
+            self._working.remove(place)
             self._tell()
             return False
 
     def _tell(self) -> None:
-        working = int(self._working is not None)
+        working = len(self._working)
         self._heard(working, len(self._places) - working)
         self._changed.notify_all()
 
-    def _next(self) -> Place:
-        """Return who is first among those that may work."""
-        begun = [place for place in self._places if place.begun]
-        ready = [place for place in self._places if place.ready]
-        return min(ready if len(begun) < _BEGUN else begun, key=lambda place: place.rank)
+    def _first(self) -> list[Place]:
+        """Return who should work: as many as there are devices, of those that may the first."""
+        more = _BEGUN * self._devices - sum(place.begun for place in self._places)
+        first: list[Place] = []
+        for place in sorted(self._places, key=lambda place: place.rank):
+            if place.begun or (place.ready and more > 0):
+                first.append(place)
+                more -= not place.begun
+        return first[: self._devices]
+
+    def _next(self) -> list[Place]:
+        """Return who begins to work on the devices that nobody works on."""
+        waiting = [place for place in self._first() if place not in self._working]
+        return waiting[: self._devices - len(self._working)]
 
 
 def _overloaded(why: str, seconds: float | None) -> Overloaded:

@@ -25,7 +25,7 @@ if not __package__:  # Triton loads this file by itself; the folder of all backe
     sys.path.append(str(Path(__file__).parents[2]))
     __package__ = "backends.maisi"
 
-from ..engines import guard
+from ..engines import cuda, guard
 from . import stopping, stream
 from .decoder import NOT_FINITE
 from .ensemble import STAGES, Tensors
@@ -99,7 +99,8 @@ class TritonPythonModel:
         self.pace = Pace()
         self.metrics = Metrics(self.variant["name"], args["model_name"])
         waiting: int = self.variant["limits"]["waiting"][1]
-        self.gate = Gate(waiting, self.metrics.queue)
+        devices = parameters.get("devices", {"string_value": "1"})  # that networks are placed on
+        self.gate = Gate(waiting, self.metrics.queue, int(devices["string_value"]))
         self.checks = threading.BoundedSemaphore(waiting)  # at once, beside the gate
 
     def execute(self, requests: Sequence[Any]) -> list[Any] | None:
@@ -227,13 +228,13 @@ class TritonPythonModel:
         """Call a model of this variant within the server; `check` raises where that is not wanted.
 
         What it gives stays where it is, on a GPU perhaps, for the next model; but for what is read
-        here, `_READ`.
+        here, `_READ`, or where models cannot share memory of a GPU.
         """
         if model in _FLOWS and known != self.probe_id:
             self.metrics.step()
         place = (
             {"preferred_memory": pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)}
-            if model in _READ
+            if model in _READ or not cuda.gpu_tensors()
             else {}
         )
         tensors = [_tensor(*item) for item in inputs.items()]

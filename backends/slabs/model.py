@@ -80,6 +80,7 @@ class TritonPythonModel:
             array = tensor.as_numpy()
             guard.check(self.contract, {tensor.name(): array})
             found = self.network(array)
+            found = found if isinstance(found, np.ndarray) else cuda.handed_on(found)
         except Exception as error:
             codes = pb_utils.TritonError
             return pb_utils.InferenceResponse(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from server.host import Host, inspect, refusal, unfit
+from server.host import Host, inspect, is_wsl, refusal, unfit
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = Host("Linux", "x86_64", ("glibc", "2.35"), (3, 10), True, "1.26.4", Path("/t"), 1 << 30)
@@ -59,3 +59,13 @@ def test_an_interpreter_without_triton_gets_one_sentence():
     assert done.stdout == ""
     assert done.stderr.startswith("serve: Triton is not installed")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("release", "found"),
+    [("5.15.167.4-microsoft-standard-WSL2\n", True), ("6.8.0-45-generic\n", False), (None, False)],
+)
+def test_the_kernel_of_wsl_is_known_by_its_name(tmp_path, release, found):
+    if release is not None:
+        (tmp_path / "osrelease").write_text(release)
+    assert is_wsl(tmp_path / "osrelease") == found

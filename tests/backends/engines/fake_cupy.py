@@ -1,5 +1,7 @@
 """CuPy over the fake of CUDA: arrays that numpy cannot read, uploads by pinned memory, copies.
 
+There are two devices, each with memory of its own; what runs on one cannot use that of the other.
+
 What CuPy would compile a kernel for raises KernelError.
 """
 
@@ -31,6 +33,18 @@ class KernelError(Exception):
     """CuPy would compile a kernel here, which needs CUDA's compiler and headers."""
 
 
+class Pointer:
+    """Memory of a device, from an address on."""
+
+    def __init__(self, cuda: Cuda, block: Block, ptr: int) -> None:
+        self.ptr, self.mem = ptr, block
+        self.device_id, self.memory = cuda.memories.index(block.pool), block.pool
+
+    def copy_from_device_async(self, source: Pointer, size: int, stream: Stream) -> None:
+        target, read = self.memory.find(self.ptr, size), source.memory.find(source.ptr, size)
+        stream.add(lambda: np.copyto(target, read))
+
+
 class Array:
     """An array of CuPy: `view` is what the device sees of `block`."""
 
@@ -38,7 +52,8 @@ class Array:
         self.cuda, self.block, self.view = cuda, block, view
         self.shape, self.strides, self.dtype = view.shape, view.strides, view.dtype
         self.ndim, self.size, self.nbytes = view.ndim, view.size, view.nbytes
-        self.flags, self.data = view.flags, SimpleNamespace(ptr=address(view), mem=block)
+        self.flags, self.data = view.flags, Pointer(cuda, block, address(view))
+        self.device = Device(cuda, self.data.device_id)
 
     def __array__(self, *_: Any) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed")
@@ -62,27 +77,34 @@ class Array:
 
 
 class Device:
-    """The only one."""
+    """One of the two."""
 
     compute_capability = "86"
 
-    def __init__(self, number: int) -> None:
-        self.id = number
+    def __init__(self, cuda: Cuda, number: int) -> None:
+        self.cuda, self.id = cuda, number
+        self.outer: list[int] = []
 
     def __enter__(self) -> Device:
+        self.outer.append(self.cuda.device)
+        self.cuda.device = self.id
         return self
 
     def __exit__(self, *error: object) -> None:
-        """It stays the current one."""
+        self.cuda.device = self.outer.pop()
 
 
 class Cuda:
-    """A device with its memory, the host's pinned memory, and CuPy over them in `cupy`."""
+    """Devices with their memory, the host's pinned memory, and CuPy over them in `cupy`.
+
+    `memory` is that of device 0.
+    """
 
     def __init__(self, capacity: int = 1 << 30, pinned: int = 1 << 30) -> None:
         self.streams: list[Stream] = []
         self.current = Stream(self)
-        self.memory = Pool(self, capacity, OutOfMemoryError)
+        self.memories = [Pool(self, capacity, OutOfMemoryError) for _ in range(2)]
+        self.memory, self.device = self.memories[0], 0
         self.pinned = Pool(self, pinned, lambda text: CUDARuntimeError(text, 2))
         self.watched: list[tuple[Event, Any]] = []
         self.cupy = SimpleNamespace(
@@ -90,15 +112,15 @@ class Cuda:
             empty=self.empty,
             asarray=self.asarray,
             ascontiguousarray=self.ascontiguousarray,
-            get_default_memory_pool=lambda: self.memory,
+            get_default_memory_pool=lambda: self.memories[self.device],
             get_default_pinned_memory_pool=lambda: self.pinned,
             cuda=SimpleNamespace(
-                Device=Device,
+                Device=lambda number: Device(self, number),
                 Stream=lambda non_blocking=False: Stream(self, non_blocking),
-                alloc=lambda size: Block(self.memory, size, self.current.ptr),
+                alloc=lambda size: Block(self.memories[self.device], size, self.current.ptr),
                 alloc_pinned_memory=self.alloc_pinned_memory,
                 runtime=SimpleNamespace(
-                    getDeviceCount=lambda: 1,
+                    getDeviceCount=lambda: len(self.memories),
                     CUDARuntimeError=CUDARuntimeError,
                     memGetInfo=self.memory_info,
                     memcpy2DAsync=self.memcpy2d,
@@ -110,11 +132,12 @@ class Cuda:
         )
 
     def memory_info(self) -> tuple[int, int]:
-        return self.memory.capacity - self.memory.total_bytes(), self.memory.capacity
+        memory = self.memories[self.device]
+        return memory.capacity - memory.total_bytes(), memory.capacity
 
     def empty(self, shape: Sequence[int], dtype: Any) -> Array:
         size = math.prod(shape) * np.dtype(dtype).itemsize
-        block = Block(self.memory, size, self.current.ptr)
+        block = Block(self.memories[self.device], size, self.current.ptr)
         return Array(self, block, block.segment[:size].view(dtype).reshape(shape))
 
     def alloc_pinned_memory(self, size: int) -> Any:
@@ -151,15 +174,15 @@ class Cuda:
         raise KernelError("a copy of elements")
 
     def on_device(self, begin: int, size: int) -> np.ndarray:
-        """Return the bytes at an address; raise for what is no memory of the device."""
-        found = self.memory.find(begin, size)
+        """Return the bytes at an address; raise for what is no memory of the current device."""
+        found = self.memories[self.device].find(begin, size)
         if found is None:
             raise CUDARuntimeError("cudaErrorIllegalAddress: no memory of the device", 700)
         return found
 
     def on_host(self, begin: int, size: int) -> np.ndarray:
         """Return the bytes at an address; raise for what is memory of the device."""
-        if self.memory.find(begin, 1) is not None:
+        if any(memory.find(begin, 1) is not None for memory in self.memories):
             raise CUDARuntimeError("cudaErrorInvalidValue: memory of the device", 1)
         pinned = self.pinned.find(begin, size)
         if pinned is not None:

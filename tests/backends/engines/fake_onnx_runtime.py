@@ -137,7 +137,7 @@ class Lease:
     """A block of an arena, until nothing refers to it."""
 
     def __init__(self, session: Session, block: Block) -> None:
-        self.session, self.held, self.ptr = session, block, block.ptr
+        self.session, self.held, self.ptr, self.pool = session, block, block.ptr, block.pool
 
     def __del__(self) -> None:
         self.session.arena.append(self.held)

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.backends.engines import fake_gpu, flows
@@ -50,19 +51,46 @@ def test_the_name_with_a_version_is_not_enough(tmp_path: Path) -> None:
     assert expect() == ""
 
 
-@needs_none
-@pytest.mark.parametrize("backend", ["slabs", "tensorrt_rtx"])
-def test_a_model_on_a_gpu_says_at_its_start_that_the_library_is_missing(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backend: str
-) -> None:
-    class TritonModelException(Exception):
-        """As Triton's."""
+METRICS: list[float] = []
 
-    family = SimpleNamespace(Metric=lambda labels: SimpleNamespace(set=metrics.append))
-    metrics: list[float] = []
+
+class TritonModelException(Exception):
+    """As Triton's."""
+
+
+class Tensor:
+    """As Triton's: of numpy, or of memory of a GPU."""
+
+    def __init__(self, name: str, array: np.ndarray) -> None:
+        assert isinstance(array, np.ndarray)
+        self.named, self.array, self.on_gpu = name, array, False
+
+    @classmethod
+    def from_dlpack(cls, name: str, array: Any) -> Tensor:
+        tensor = cls(name, array.view.copy())
+        tensor.on_gpu = True
+        return tensor
+
+    def name(self) -> str:
+        return self.named
+
+    def is_cpu(self) -> bool:
+        return not self.on_gpu
+
+    def as_numpy(self) -> np.ndarray:
+        return self.array
+
+
+def written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backend: str
+) -> tuple[Any, dict[str, str]]:
+    """Write a model; return its backend, not yet at work, and what Triton starts it with."""
+    family = SimpleNamespace(Metric=lambda labels: SimpleNamespace(set=METRICS.append))
     utilities = SimpleNamespace(
         TritonModelException=TritonModelException,
         Logger=SimpleNamespace(log_warn=print),
+        Tensor=Tensor,
+        InferenceResponse=lambda tensors: tensors,
         MetricFamily=type("MetricFamily", (), {"GAUGE": 1, "__new__": lambda *_, **__: family}),
     )
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", utilities)
@@ -71,7 +99,6 @@ def test_a_model_on_a_gpu_says_at_its_start_that_the_library_is_missing(
     model: Any = importlib.import_module(f"backends.{backend}.model").TritonPythonModel()
     for module in (f"backends.{backend}.model", "backends.engines.network"):
         sys.modules.pop(module, None)
-    gpu = fake_gpu.Gpu().install(monkeypatch)
     version = tmp_path / "1"
     version.mkdir()
     fake_gpu.write_plan(flows.FLOW, version / "model.plan")
@@ -86,11 +113,46 @@ def test_a_model_on_a_gpu_says_at_its_start_that_the_library_is_missing(
         "model_repository": str(tmp_path),
         "model_version": "1",
         "model_instance_kind": "GPU",
-        "model_instance_device_id": "0",
+        "model_instance_device_id": "1",
     }
+    return model, arguments
+
+
+@needs_none
+@pytest.mark.parametrize("backend", ["slabs", "tensorrt_rtx"])
+def test_a_model_on_a_gpu_says_at_its_start_that_the_library_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backend: str
+) -> None:
+    gpu = fake_gpu.Gpu().install(monkeypatch)
+    model, arguments = written(monkeypatch, tmp_path, backend)
     with pytest.raises(TritonModelException) as caught:
         model.initialize(arguments)
     assert str(caught.value).startswith(f"a: {SENTENCE}")
     monkeypatch.setattr("backends.engines.cuda.ctypes.CDLL", lambda name: None)  # as if it were
     model.initialize(arguments)
-    assert gpu.contexts > 0 and metrics == [1]
+    assert gpu.contexts > 0 and METRICS.pop() == 1
+
+
+@pytest.mark.parametrize("backend", ["slabs", "tensorrt_rtx"])
+def test_where_memory_of_a_gpu_cannot_be_shared_outputs_are_copies(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backend: str
+) -> None:
+    fake_gpu.Gpu().install(monkeypatch)
+    model, arguments = written(monkeypatch, tmp_path, backend)
+    monkeypatch.setattr("backends.engines.cuda.ctypes.CDLL", lambda name: None)
+    model.initialize(arguments)
+    latent = {"latent": np.random.default_rng(3).normal(size=(1, 4, 8, 8, 8)).astype(np.float32)}
+    sent = latent if backend == "slabs" else flows.good()
+    names = ["y"] if backend == "slabs" else flows.OUTPUTS
+    request = SimpleNamespace(
+        inputs=lambda: [Tensor(*item) for item in sent.items()],
+        requested_output_names=lambda: names,
+    )
+    answers = {}
+    for value in ("1", "0"):
+        monkeypatch.setenv("MAISI_GPU_TENSORS", value)
+        answers[value] = model.answer(request)
+        assert [tensor.name() for tensor in answers[value]] == list(names)
+        assert [tensor.is_cpu() for tensor in answers[value]] == [value == "0"] * len(names)
+    for one, other in zip(answers["1"], answers["0"], strict=True):
+        assert one.as_numpy().tobytes() == other.as_numpy().tobytes()

@@ -78,6 +78,19 @@ def test_memory_of_the_device_and_of_the_host_do_not_mix(cuda: Cuda) -> None:
         cuda.memcpy2d(array.data.ptr, 8, array.data.ptr, 8, 8, 1, HOST_TO_DEVICE, 0)
 
 
+def test_memory_of_two_devices_does_not_mix(cuda: Cuda) -> None:
+    array, (one, other) = cuda.asarray(ONES), map(cuda.cupy.cuda.Device, (0, 1))
+    with other:
+        with pytest.raises(CUDARuntimeError, match="cudaErrorIllegalAddress"):
+            cuda.on_device(array.data.ptr, ONES.nbytes)
+        with one:
+            cuda.on_device(array.data.ptr, ONES.nbytes)
+        copied = cuda.empty(ONES.shape, ONES.dtype)
+        copied.data.copy_from_device_async(array.data, ONES.nbytes, cuda.current)
+        assert (copied.device.id, array.device.id) == (1, 0)
+        assert (copied.get() == 1).all()
+
+
 def test_what_cupy_would_compile_a_kernel_for_fails(cuda: Cuda) -> None:
     array = cuda.asarray(np.ones((4, 6), np.float32))
     for use in (

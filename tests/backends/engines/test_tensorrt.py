@@ -84,3 +84,20 @@ def test_an_input_that_is_not_in_c_order_is_refused(flow: tensorrt.Engine, gpu: 
     with pytest.raises(ValueError, match=r"^latent: strides \(.*\), but C order is expected"):
         run(flow, latent=latent)
     assert run(flow) == before
+
+
+def test_what_lies_on_another_device_is_brought_to_the_engines_own(
+    gpu: Gpu, tmp_path: Path
+) -> None:
+    write_plan(flows.FLOW, tmp_path / "model.plan", most=32)
+    first, second = (tensorrt.Engine(tmp_path, "model.plan", number, None) for number in (0, 1))
+    good, memory = flows.good(), gpu.memories
+    before = first.run(good)
+    expected = run(first, latent=before["next_latent"], z=before["velocity"])
+    memory[1].free_all_blocks()  # what lies there has not been written
+    found = second.run(good | {"latent": before["next_latent"], "z": before["velocity"]})
+    assert [found[name].view.tobytes() for name in flows.OUTPUTS] == expected
+    assert {array.device.id for array in found.values()} == {1}
+    half = gpu.asarray(np.zeros((1, 4, 8, 8, 16), np.float32))[..., ::2]
+    with pytest.raises(ValueError, match=r"^latent: strides .*, but C order is expected$"):
+        second.run(good | {"latent": half})

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from backends.maisi.gate import Gate, Overloaded, TimeUp
+from backends.maisi.gate import Gate, Overloaded, Place, TimeUp
 
 STEP = 0.02  # seconds
 
@@ -16,9 +16,9 @@ STEP = 0.02  # seconds
 class Crowd:
     """Requests in threads, and the order in which their steps were done."""
 
-    def __init__(self, waiting: int = 16) -> None:
+    def __init__(self, waiting: int = 16, devices: int = 1) -> None:
         self.heard: list[tuple[int, int]] = []
-        self.gate = Gate(waiting, lambda running, queued: self.heard.append((running, queued)))
+        self.gate = Gate(waiting, lambda *heard: self.heard.append(heard), devices)
         self.done: list[str] = []
         self.errors: dict[str, Exception] = {}
         self.threads: list[threading.Thread] = []
@@ -115,7 +115,7 @@ def test_many_short_ones_do_not_starve_a_long_one() -> None:
 def test_who_finds_no_room_is_told_when_there_will_be() -> None:
     crowd = Crowd(waiting=1)
     crowd.send("a", 7, 3)
-    until(lambda: crowd.gate._working is not None)
+    until(lambda: crowd.gate._working)
     crowd.send("b", 7, 3)
     crowd.send("c", 7, 3)
     assert crowd.wait() == "aaabbb"
@@ -197,3 +197,114 @@ def test_it_tells_how_many_work_and_wait() -> None:
     crowd.send("b", None, 2)
     crowd.wait()
     assert (1, 1) in crowd.heard and crowd.heard[-1] == (0, 0)
+
+
+class Turns:
+    """Requests whose steps end when the test says so."""
+
+    def __init__(self, devices: int, waiting: int = 16) -> None:
+        self.gate = Gate(waiting, lambda *heard: self.heard.append(heard), devices)
+        self.heard: list[tuple[int, int]] = []
+        self.steps: dict[str, threading.Semaphore] = {}
+        self.threads: list[threading.Thread] = []
+        self.names: dict[int, str] = {}
+
+    def send(self, name: str, expected: float) -> None:
+        """Send a request, and return once it works or waits."""
+        self.steps[name] = threading.Semaphore(0)
+        places: list[Place] = []
+
+        def work() -> None:
+            with self.gate.place() as place:
+                self.names[id(place)] = name
+                place.expect(expected, expected)
+                places.append(place)
+                place.begin(still)
+                for done in range(1, 4):
+                    self.steps[name].acquire()
+                    place.step(done / 3, still)
+
+        self.threads.append(threading.Thread(target=work, daemon=True))
+        self.threads[-1].start()
+        until(lambda: places and places[0].ready)
+        time.sleep(STEP)  # it has its turn if it gets one
+
+    def working(self) -> str:
+        return "".join(sorted(self.names[id(place)] for place in self.gate._working))
+
+    def step(self, name: str, then: str) -> None:
+        """End a step of a request; those that work settle to what is expected."""
+        self.steps[name].release()
+        until(lambda: self.working() == then)
+        time.sleep(STEP)
+        assert self.working() == then
+
+    def end(self) -> None:
+        for steps in self.steps.values():
+            steps.release(4)
+        for thread in self.threads:
+            thread.join(20)
+            assert not thread.is_alive()
+        assert self.heard[-1] == (0, 0)
+
+
+def test_one_works_on_each_device() -> None:
+    turns = Turns(devices=2)
+    for name in "abcd":
+        turns.send(name, 10)
+    assert turns.working() == "ab" and turns.heard[-1] == (2, 2)
+    turns.steps["b"].release(2)
+    turns.step("b", "ac")  # b is done
+    turns.end()
+
+
+def test_on_two_devices_who_comes_first_waits_for_one_that_has_to_give_way() -> None:
+    turns = Turns(devices=2)
+    turns.send("L", 100)
+    turns.send("m", 50)
+    turns.send("s", 10)
+    turns.step("m", "Lm")  # of the three it is the second
+    turns.step("L", "ms")
+    turns.send("t", 1)
+    turns.step("s", "ms")
+    turns.step("m", "st")
+    turns.send("u", 1)  # before s, but two for each device are begun
+    turns.step("s", "st")
+    turns.steps["t"].release(2)
+    turns.step("t", "su")  # now that t is done, three are begun
+    turns.end()
+
+
+def test_on_two_devices_two_more_requests_may_wait() -> None:
+    gate = Gate(1, lambda *heard: None, 2)
+    with gate.place(), gate.place():
+        gate.look()
+        full = r"^overloaded: 3 requests are here, as many as may be; "
+        with gate.place(), pytest.raises(Overloaded, match=full):
+            gate.look()
+
+
+def test_a_turn_comes_when_the_first_device_is_free() -> None:
+    gate = Gate(16, lambda *heard: None, 2)
+    with gate.place() as a, gate.place() as b, gate.place() as c, gate.place() as d:
+        a.expect(40, 40)
+        assert gate.ahead(1e3) == 0
+        b.expect(50, 50)
+        assert gate.ahead(1e3) == 40
+        c.expect(60, 60)  # after a, until 100
+        assert gate.ahead(1e3) == 50
+        d.expect(70, 70)  # after b, until 120
+        assert gate.ahead(1e3) == 100
+        a.done = 0.5
+        assert gate.ahead(1e3) == 80
+        assert gate.ahead(0) == 0
+
+
+def test_on_two_devices_what_cannot_be_done_in_its_time_is_refused() -> None:
+    gate = Gate(16, lambda *heard: None, 2)
+    with gate.place() as a, gate.place() as b, gate.place(40.5) as late, gate.place(31) as early:
+        a.expect(20, 20)
+        early.expect(30, 30)  # the other device is free
+        b.expect(21, 21)
+        with pytest.raises(Overloaded, match=r"after 20\.0 s for others, .* try again in 10 s$"):
+            late.expect(30, 30)

@@ -1,0 +1,116 @@
+"""Which GPUs networks are placed on, and what Triton keeps there for tensors between models."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import re
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format  # type: ignore[import-untyped]
+from tritonclient.grpc import model_config_pb2 as pb
+from tritonclient.utils import triton_to_np_dtype
+
+NETWORKS = ("onnxruntime", "slabs", "tensorrt_rtx")  # backends that run networks
+_DRIVER = "libcuda.so.1"
+_POOL = 64 << 20  # bytes that Triton keeps by itself
+_ROWS = 2  # of conditioning, as backends/engines/guard.py has it
+_BEGUN = 2  # requests for each GPU, as backends/maisi/gate.py has it
+
+
+def parse(text: str) -> tuple[int, ...]:
+    """Read the option --gpus: numbers, or none of them; raises ValueError."""
+    words = [] if text in ("", "none") else text.split(",")
+    if not all(re.fullmatch("[0-9]{1,4}", word) for word in words):
+        raise ValueError(f"--gpus: {text!r}, but numbers of GPUs such as 0,1 or none are expected.")
+    numbers = tuple(map(int, words))
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"--gpus: {text!r}, but each GPU is expected once.")
+    return numbers
+
+
+def count(load: Callable[[str], Any] = ctypes.CDLL) -> int:
+    """Return how many GPUs CUDA shows to this process; raises OSError without a working driver."""
+    driver = load(_DRIVER)
+    found = ctypes.c_int()
+    if status := driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(found)):
+        raise OSError(f"CUDA's driver failed with status {status}")
+    return found.value
+
+
+def expect(numbers: Collection[int], load: Callable[[str], Any] = ctypes.CDLL) -> None:
+    """Raise ValueError with one sentence where there is no such GPU, or none at all."""
+    if not numbers:
+        return
+    asked = ",".join(map(str, numbers))
+    try:
+        there = count(load)
+    except OSError as error:
+        raise ValueError(f"--gpus: {asked}, but there is no NVIDIA driver ({error}).") from None
+    if max(numbers) >= there:
+        raise ValueError(f"--gpus: {asked}, but there is no GPU {max(numbers)}: {there} are here.")
+
+
+def used(
+    numbers: Collection[int] | None, load: Callable[[str], Any] = ctypes.CDLL
+) -> tuple[int, ...]:
+    """Return the GPUs that networks are placed on: without a choice Triton takes all."""
+    if numbers is not None:
+        return tuple(numbers)
+    try:
+        return tuple(range(count(load)))
+    except OSError:
+        return ()
+
+
+def place(config: pb.ModelConfig, numbers: Collection[int]) -> None:
+    """Place a model of a variant: a network on each GPU, or on the CPU where there are none.
+
+    The stages, which compute on the CPU, become able to work on as many requests at a time.
+    """
+    devices = max(1, len(numbers))
+    role = config.parameters["role"].string_value if config.backend == "maisi" else None
+    if role == "stream":
+        config.parameters["devices"].string_value = str(devices)
+    elif role in ("sampler", "decoder"):
+        config.instance_group[0].count = devices
+    elif config.backend in NETWORKS:
+        kind = pb.ModelInstanceGroup.KIND_GPU if numbers else pb.ModelInstanceGroup.KIND_CPU
+        del config.instance_group[:]
+        config.instance_group.add(count=1, kind=kind, gpus=numbers)
+
+
+def pool(repository: Path, models: Collection[str]) -> int:
+    """Return the bytes that Triton is to keep on a GPU for tensors between models.
+
+    They hold two requests' tensors of one call of the largest network. What does not fit Triton
+    puts elsewhere, which is slower, and tensors were reported to be lost there. `models` to load,
+    or `*`.
+    """
+    most = 0
+    for path in repository.glob("*/config.pbtxt"):
+        config = text_format.Parse(path.read_text(), pb.ModelConfig())
+        loaded = "*" in models or config.name in models
+        # The sampler's calls alone leave tensors where they are, and read back what others give.
+        if loaded and config.name.endswith((".flow", ".flow_masked", ".mask_flow")):
+            most = max(most, _bytes(config))
+    return max(_POOL, _BEGUN * most)
+
+
+def _bytes(config: pb.ModelConfig) -> int:
+    """Return what the largest volume takes in a network's inputs and outputs of its size."""
+    contract = json.loads(config.parameters["network"].string_value)
+    total = 0
+    for tensor in (*config.input, *config.output):
+        if len(tensor.dims) < 5:  # its size is the same for all volumes
+            continue
+        factor = contract["factors"].get(tensor.name, contract["factors"]["latent"])
+        voxels = min(math.prod(contract["max"]), contract["max_voxels"]) // factor**3
+        rows, channels = (int(dim) for dim in tensor.dims[:2])
+        item = triton_to_np_dtype(pb.DataType.Name(tensor.data_type).removeprefix("TYPE_"))
+        size = (_ROWS if rows == -1 else rows) * channels * voxels
+        total += size * int(item().itemsize)
+    return total
