@@ -171,6 +171,17 @@ def test_what_the_chart_says_the_programs_understand(documents: list[dict[str, A
             assert (options.variant, options.cache) == ("rflow-ct", Path("/models/cache"))
 
 
+@pytest.mark.parametrize(("count", "numbers"), [(0, None), (1, "0"), (3, "0,1,2")])
+def test_networks_are_placed_on_the_gpus_of_a_pod(count: int, numbers: str | None) -> None:
+    (pod,) = pods(template(f"--set=gpus={count}"))
+    (server,) = pod["containers"]
+    assert serve.arguments(server["args"]).gpus == numbers
+    assert server["resources"]["limits"].get("nvidia.com/gpu", 0) == count
+    (shm,) = [volume["emptyDir"] for volume in pod["volumes"] if volume["name"] == "shm"]
+    # 40 bytes a voxel for each volume that is made, one for each of 8 that wait; 256^3 voxels.
+    assert shm["sizeLimit"] == f"{512 + 16 * (40 * max(1, count) + 8)}Mi"
+
+
 def test_a_job_of_a_pod_a_shard_makes_a_dataset() -> None:
     documents = template("--set=dataset.enabled=true,dataset.claim=data,dataset.shards=3")
     (job,) = [x["spec"] for x in documents if x["kind"] == "Job"]
@@ -223,6 +234,7 @@ WRONG = {
     "weights": (["--set=models.source=build"], "models.build.weightsClaim has the checkpoints"),
     "digest": (["--set=image.digest=sha256:1"], "digest"),
     "variant": (["--set=server.variants={a b}"], "variants"),
+    "gpus": (["--set=gpus=-1"], "gpus"),
     "queue": (["--set=server.maxWaiting=0"], "maxWaiting"),
     "dataset": (["--set=dataset.enabled=true"], "dataset.claim has the plan"),
     "bucket": (["--set=models.source=s3,models.s3.url=http://x"], "url"),

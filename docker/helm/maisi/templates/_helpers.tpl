@@ -11,7 +11,8 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{/* What passes through shared memory at once: docs/operations.md has the formula. MiB. */}}
 {{- define "maisi.shm" -}}
-{{- add 512 (div (mul (add 40 (int64 .Values.server.maxWaiting)) (int64 .Values.server.maxVoxels)) 1048576) -}}
+{{- $working := mul 40 (max 1 (int64 .Values.gpus)) }}
+{{- add 512 (div (mul (add $working (int64 .Values.server.maxWaiting)) (int64 .Values.server.maxVoxels)) 1048576) -}}
 {{- end }}
 
 {{/* A stop: preStop, the drain, the time to tell who is left, and Triton's own. Seconds. */}}
@@ -61,6 +62,9 @@ containers:
     imagePullPolicy: {{ .Values.image.pullPolicy }}
     args:
       - --host=0.0.0.0
+      {{- if .Values.gpus }}
+      - --gpus={{ until (int .Values.gpus) | join "," }}
+      {{- end }}
       {{- with .Values.server }}
       - --max-voxels={{ int64 .maxVoxels }}
       - --max-waiting={{ .maxWaiting }}
