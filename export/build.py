@@ -174,13 +174,22 @@ def _stages(graph: Graph) -> dict[str, Any]:
     return {f"{number:02}": stages.shapes(chain, x)[0] for number, x in enumerate(chain.stages)}
 
 
-def _profiles(job: Job, name: str, about: Mapping[str, Any]) -> dict[str, engines.Profile]:
-    """Return stem -> the shapes that the engine of that ONNX file is for."""
+def _profiles(
+    job: Job, name: str, folder: Path
+) -> tuple[dict[str, engines.Profile], dict[str, Any] | None]:
+    """Return stem -> the shapes that its engine is for, and the description of a chain.
+
+    `folder` is the graph's. The description is None where the graph is no chain; it has `thickest`,
+    the most latent planes that its engines are for.
+    """
+    about = _about(folder)
     if about["stages"]:
-        sizes = engines.stage_sizes(job.variant)
-        return {stem: engines.profile(x, sizes) for stem, x in about["stages"].items()}
+        described = json.loads((folder / "chain.json").read_bytes())
+        sizes = engines.stage_sizes(job.variant, described, about["inputs"])
+        profiles = {stem: engines.profile(x, sizes) for stem, x in about["stages"].items()}
+        return profiles, {**described, "thickest": sizes[-1]["t"]}
     shapes = Graph(name, nn.Identity(), about["inputs"], about["outputs"], {})
-    return {"model": engines.profile(shapes.inputs, engines.sizes(job.variant, shapes))}
+    return {"model": engines.profile(shapes.inputs, engines.sizes(job.variant, shapes))}, None
 
 
 def compile_engines(job: Job, found: Mapping[str, Path], made_by: Any, say: Say) -> dict[str, Path]:
@@ -189,9 +198,10 @@ def compile_engines(job: Job, found: Mapping[str, Path], made_by: Any, say: Say)
     A chain has one for each stage, and `chain.json`. `made_by`: what `engines.ready` says.
     """
     folders = {}
+    described_by = [field.name for field in dataclasses.fields(engines.Engine)]
     for name, folder in found.items():
-        profiles = _profiles(job, name, _about(folder))
-        home_key = _hash([folder.name, job.target, made_by, profiles])
+        profiles, chain = _profiles(job, name, folder)
+        home_key = _hash([folder.name, job.target, made_by, profiles, described_by])
         folders[name] = home = job.cache / home_key
         if home.is_dir():
             say(f"{job.variant.name}.{name}: engine kept from an earlier build")
@@ -199,19 +209,29 @@ def compile_engines(job: Job, found: Mapping[str, Path], made_by: Any, say: Say)
         with _kept(home) as new:
             started = time.monotonic()
             for stem, profile in profiles.items():
-                engines.build(
-                    folder / f"{stem}.onnx",
-                    new / f"{stem}.plan",
-                    job.target,
-                    profile,
-                    job.capabilities,
-                    job.cache / f"{job.target}.timing",
-                )
-            for chain in folder.glob("chain.json"):
-                shutil.copy(chain, new)
+                _compile(job, name, folder / f"{stem}.onnx", new / f"{stem}.plan", profile, say)
+            if chain is not None:
+                (new / "chain.json").write_text(json.dumps(chain, indent=1) + "\n")
             took = time.monotonic() - started
             say(f"{job.variant.name}.{name}: engine of {_size(new) / 1e6:.1f} MB in {took:.0f} s")
     return folders
+
+
+def _compile(
+    job: Job, name: str, path: Path, plan: Path, profile: engines.Profile, say: Say
+) -> None:
+    timing, of = job.cache / f"{job.target}.timing", f"{job.variant.name}.{name}"
+    try:
+        engine = engines.build(path, plan, job.target, profile, job.capabilities, timing)
+    except ValueError as error:
+        raise ValueError(f"{of}: {error}") from error
+    say(f"{of}: {plan.name} of {memory(plan.stat().st_size, engine.activation_bytes)}")
+
+
+def memory(plan: int, activations: int | None) -> str:
+    """Say what a plan takes: its own bytes, and those of activations at its largest shapes."""
+    most = "an unknown size" if activations is None else f"{activations / 1e9:.2f} GB"
+    return f"{plan / 1e6:.1f} MB, its activations at most {most}"
 
 
 @contextmanager

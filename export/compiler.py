@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from export import elements
+
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 NAMES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 INSTALL = {
@@ -64,9 +66,11 @@ def build(
     compute_capabilities: list[str],
     timing_cache: str | None,
 ) -> dict[str, Any]:
-    """Write the plan; return `version`, `compute_capabilities`, `inputs` and `outputs`.
+    """Write the plan; return `version`, `compute_capabilities`, `inputs`, `outputs` and
+    `activation_bytes`.
 
-    Those map a name to (type, shape), -1 where the size is free. Raises ValueError with a sentence.
+    `inputs` and `outputs` map a name to (type, shape), -1 where the size is free;
+    `activation_bytes` is None where the builder does not say. Raises ValueError with a sentence.
     """
     able = ready(target, compute_capabilities)
     trt, wanted = tensorrt(target), able["compute_capabilities"]
@@ -87,6 +91,7 @@ def build(
         for side, tensors in sides.items()
     }
     _check({name: shape for name, (_, shape) in told["inputs"].items()}, profile, onnx)
+    elements.check(trt, network, profile, onnx)
     if target == "tensorrt-rtx":
         timing_cache = None  # it times nothing
     try:
@@ -98,7 +103,7 @@ def build(
         reason = (log.errors or str(error).splitlines() or ["no reason given"])[0]
         raise ValueError(f"{onnx}: {NAMES[target]} cannot compile it: {reason}") from error
     Path(plan).write_bytes(compiled)
-    return {**able, **told}
+    return {**able, **told, "activation_bytes": log.activations}
 
 
 def run(target: str, plan: str, feeds: list[str], into: list[str]) -> dict[str, Any]:
@@ -236,15 +241,22 @@ def _config(
 
 @functools.cache
 def logger(target: str) -> Any:
-    """Return the one logger of this process; `errors` are the messages of errors."""
+    """Return the one logger of this process.
+
+    `errors` are the messages of errors; `activations`: the bytes that a plan's take at its largest
+    shapes, the most of all compute capabilities, None where that was not said.
+    """
     trt = importlib.import_module(MODULES[target])
 
     class Log(trt.ILogger):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
+            self.activations: int | None = None
 
         def log(self, severity: Any, message: str) -> None:
+            if match := re.match(r"Total Activation Memory: (\d+) bytes", message):
+                self.activations = max(self.activations or 0, int(match[1]))
             if severity <= trt.ILogger.ERROR and not _about_drivers(message):
                 self.errors.append(" ".join(message.split()))
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from backends.slabs.budget import THICKEST
+from backends.slabs import budget, chain
 from export.compiler import NAMES
 from export.files import sha256
 from export.graphs import Graph, Shape
@@ -37,8 +37,9 @@ Profile = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 Sizes = Mapping[str, int]
 
 
-# Latent planes in a slab: the fewest, what engines are tuned for, the most.
-_THICKNESS = (1, 4, THICKEST)
+# Latent planes in a slab that engines are tuned for.
+_USUAL = 4
+_NO_ENGINE: Any = None  # in a chain that is measured and not run
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,17 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Engine:
-    """A plan and what it was built for; `sha256` is of the plan, `version` of its builder."""
+    """A plan and what it was built for; `sha256` is of the plan, `version` of its builder.
+
+    `activation_bytes`: the memory that a run at the largest shapes takes beside weights, inputs and
+    outputs, as the builder tells it; None where it does not.
+    """
 
     target: str
     version: str
     compute_capabilities: tuple[str, ...]
     sha256: str
+    activation_bytes: int | None
     inputs: dict[str, Tensor]
     outputs: dict[str, Tensor]
 
@@ -75,11 +81,23 @@ def sizes(variant: Variant, graph: Graph) -> tuple[dict[str, int], dict[str, int
     return low, usual, high
 
 
-def stage_sizes(variant: Variant) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
-    """Return the smallest, usual and largest sizes of the axes of a chain's stages."""
+def stage_sizes(
+    variant: Variant, described: Mapping[str, Any], inputs: Mapping[str, Shape]
+) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+    """Return the smallest, usual and largest sizes of the axes of a chain's stages.
+
+    `described` is what `chain.json` holds, `inputs` are the graph's: guidance doubles `rows`, where
+    they have those. Raises ValueError where a slab of one plane is too large at the largest size.
+    """
+    rows = 2 if any("rows" in shape for shape in inputs.values()) else 1
+    latents = _latents(variant)
+    (_, y, z), _ = latents[-1]
+    thickest = budget.thickest(chain.assemble(described, lambda _: _NO_ENGINE), rows, y, z)
     low, usual, high = (
-        {"rows": rows, "t": thickness, "y": y, "z": z}
-        for ((_, y, z), rows), thickness in zip(_latents(variant), _THICKNESS, strict=True)
+        {"rows": min(guided, rows), "t": thickness, "y": y, "z": z}
+        for ((_, y, z), guided), thickness in zip(
+            latents, (1, min(_USUAL, thickest), thickest), strict=True
+        )
     )
     return low, usual, high
 
@@ -164,6 +182,7 @@ def build(
             told["version"],
             tuple(told["compute_capabilities"]),
             sha256(plan),
+            told["activation_bytes"],
             {
                 name: Tensor(kind, *_range(tuple(shape), profile.get(name)))
                 for name, (kind, shape) in told["inputs"].items()

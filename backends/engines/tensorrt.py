@@ -4,7 +4,8 @@ Beside a plan lies its description, `model.plan.json`, both written by `python -
 the GPU is CuPy's: its arrays speak DLPack in both directions, and its pool hands what one run freed
 to the next. CUDA's own Python bindings offer neither. None of CuPy's kernels are used, so the CUDA
 toolkit is not needed. The pool also has the engine's scratch memory, as much as the run's shapes
-need: TensorRT by itself would hold what the largest shapes need from the start.
+need: TensorRT by itself would hold what the largest shapes of the profile need from the start. What
+runs have taken stays in the pool for the next ones, until `forget`.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class Engine:
             self.strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
             self.cache: Path | None = None
             if self.name == "tensorrt-rtx":
+                self.kernels = trt.DynamicShapesKernelSpecializationStrategy.EAGER
                 digest = hashlib.sha256(plan).hexdigest()
                 if cache is not None:
                     self.cache = cache / f"{digest[:16]}-sm{capability.replace('.', '')}.cache"
@@ -86,6 +88,8 @@ class Engine:
         """Return a context of TensorRT-RTX with the kernels that were compiled before."""
         config = self.plan.create_runtime_config()
         config.set_execution_context_allocation_strategy(self.strategy)
+        # Else others run until the kernels for a shape are compiled, and bytes differ between runs.
+        config.dynamic_shapes_kernel_specialization_strategy = self.kernels
         self.kept = config.create_runtime_cache()
         if self.cache is not None and self.cache.is_file():
             # Of another driver or GPU it is refused, and kernels are compiled anew.

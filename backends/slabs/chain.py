@@ -56,6 +56,7 @@ class Chain:
 
     `planes`: activation -> how many of its planes lie in one of the latent, and so its rows and
     columns; `channels`: activation -> its channels; `itemsize`: bytes of a number in an activation.
+    `thickest`: the most planes of the latent that its engines were built for; None: they take any.
     """
 
     input: str
@@ -64,6 +65,7 @@ class Chain:
     channels: Mapping[str, int]
     itemsize: int
     stages: tuple[Stage, ...]
+    thickest: int | None = None
 
 
 def load(path: Path, engine: Callable[[Path], Engine]) -> Chain:
@@ -100,6 +102,7 @@ def assemble(told: Mapping[str, Any], engine: Callable[[str], Engine]) -> Chain:
         {name: activation["channels"] for name, activation in activations.items()},
         told["itemsize"],
         tuple(stages),
+        told.get("thickest"),
     )
 
 

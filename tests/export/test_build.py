@@ -1,5 +1,6 @@
 """Builds: what is kept, what is refused, and that a failure leaves the repository as it was."""
 
+import copy
 import dataclasses
 import fcntl
 import json
@@ -10,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from export import build, variant
+from backends.slabs.chain import load
+from export import build, graphs, networks, variant
 from export.__main__ import main
 from export.build import Job
 from export.files import sha256
@@ -102,6 +104,32 @@ def test_only_what_changed_is_exported_again(tmp_path: Path, tiny_repository: Pa
     build.build(changed, said.append)
     exported = {line.split(":")[0] for line in said if "relative error" in line}
     assert exported == {"tiny.vae_decoder", "tiny.vae_encoder"}
+
+
+def test_plans_of_a_chain_say_how_thick_its_slabs_may_be(tmp_path: Path) -> None:
+    random_checkpoint(tiny(), tmp_path)
+    graph = graphs.graphs(tiny(), networks.load(tiny(), tmp_path))[0]
+    assert graph.name == "mask_encoder"
+    serving = copy.deepcopy(tiny().serving)
+    serving["size"]["max"] = [256, 2048, 2048]
+    chosen = dataclasses.replace(tiny(), serving=serving)
+    here = dataclasses.replace(
+        job(tmp_path), variant=chosen, target="tensorrt-rtx", capabilities=("8.9",)
+    )
+    folder = tmp_path / "cache" / "graph"
+    folder.mkdir(parents=True)
+    build._export(here, graph, folder, str)
+    said: list[str] = []
+    homes = build.compile_engines(here, {"mask_encoder": folder}, "1.7", said.append)
+    plans = homes["mask_encoder"]
+    chain = load(plans / "chain.json", lambda stem: None)
+    assert chain.thickest == 7  # of labels' bits in two rows, 16 * (4 * 7 + 2) * 2048 ** 2
+    for stage in range(len(chain.stages)):
+        about = json.loads((plans / f"{stage:02}.plan.json").read_text())
+        planes = chain.planes[chain.stages[stage].input]
+        assert about["inputs"]["x"]["max"][2] == 7 * planes + 2
+        assert f"{stage:02}.plan of " in said[stage]
+        assert f"at most {about['activation_bytes'] / 1e9:.2f} GB" in said[stage]
 
 
 @pytest.mark.parametrize(

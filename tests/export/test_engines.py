@@ -1,5 +1,7 @@
 """TensorRT-RTX engines, built without a GPU, and what is said where that cannot be."""
 
+import copy
+import dataclasses
 import json
 import re
 import resource
@@ -22,7 +24,7 @@ MODELS = Path(__file__).parents[2] / "model_repository"
 CHECKPOINTS = MODELS.parent / "export" / "checkpoints"
 FOLDER = tempfile.TemporaryDirectory(prefix="decoder-")
 DECODER = write_decoder(Path(FOLDER.name) / "model.onnx")
-DECODED: Profile = {"latent": ((1, 4, 8, 8, 8), (1, 4, 24, 32, 24), (1, 4, 64, 64, 64))}
+DECODED: Profile = {"latent": ((1, 4, 8, 8, 8), (1, 4, 24, 32, 24), (1, 4, 48, 64, 64))}
 without_gpu = pytest.mark.skipif(compiler.gpu() is not None, reason="there is a GPU here")
 # Names of ONNX's types, and Triton's.
 TYPES = {"FLOAT": "FP32", "FLOAT16": "FP16", "INT64": "INT64", "UINT8": "UINT8"}
@@ -91,7 +93,8 @@ def test_stages_of_mini_compile(
         assert graph.chain is not None
         stage = graph.chain.stages[number]
         onnx_export.write(graph, tmp_path / name, precision)
-        sizes = engines.stage_sizes(variant.load("mini"))
+        described = stages.describe(graph.chain, precision)
+        sizes = engines.stage_sizes(variant.load("mini"), described, graph.inputs)
         profile = engines.profile(stages.shapes(graph.chain, stage)[0], sizes)
         path, plan = tmp_path / name / f"{number:02}.onnx", tmp_path / "one.plan"
         built = engines.build(path, plan, "tensorrt-rtx", profile, ["8.9"])
@@ -99,9 +102,82 @@ def test_stages_of_mini_compile(
         assert {tensor: found[tensor].type for tensor in found} == types_of(path)
         slab = built.inputs["x"]
         planes = graph.chain.activations[stage.input].planes
-        assert (slab.min[0], slab.max[0]) == (1, 2)
+        rows = (
+            2 if name == "mask_encoder" else 1
+        )  # guidance has a mask with lesions and one without
+        assert (slab.min[0], slab.max[0]) == (1, rows)
         assert (slab.min[2], slab.max[2]) == (planes + 2, 16 * planes + 2)
         assert (slab.min[3], slab.max[4]) == (8 * planes, 64 * planes)
+
+
+def test_no_slab_has_a_tensor_that_convolutions_do_not_take(
+    graphs_of_mini: dict[str, Graph], tmp_path: Path
+) -> None:
+    graph = graphs_of_mini["vae_decoder"]
+    assert graph.chain is not None
+    (number,) = (n for n, x in enumerate(graph.chain.stages) if x.input == "x7")
+    onnx_export.write(graph, tmp_path, "fp16")
+    mini = variant.load("mini")
+    serving = copy.deepcopy(mini.serving)
+    serving["size"]["max"] = [256, 2048, 2048]
+    large = dataclasses.replace(mini, serving=serving)
+    described = stages.describe(graph.chain, "fp16")
+    sizes = engines.stage_sizes(large, described, graph.inputs)
+    # 16 channels, doubled with a plane of either neighbour: 7 latent planes make 2^31 elements.
+    assert sizes[-1] == {"rows": 1, "t": 6, "y": 512, "z": 512}
+    inputs = stages.shapes(graph.chain, graph.chain.stages[number])[0]
+    path, plan = tmp_path / f"{number:02}.onnx", tmp_path / "one.plan"
+    engine = engines.build(path, plan, "tensorrt-rtx", engines.profile(inputs, sizes), ["8.9"])
+    assert engine.activation_bytes is not None and engine.activation_bytes > 10**9
+    thicker = engines.profile(inputs, (*sizes[:2], {**sizes[-1], "t": 7}))
+    plan.unlink()
+    refused(
+        r"tensor \S+ is \[1, 16, 32, 2048, 2048\] at the largest size, 2147483648 elements,"
+        " and at most 2147483647 are possible: build with a smaller --max-size",
+        path,
+        plan,
+        "tensorrt-rtx",
+        thicker,
+        "8.9",
+    )
+
+
+def attention(path: Path, precision: str) -> None:
+    """Write attention of 8 heads as export does: both products in `precision`, softmax float32."""
+    node, outer = onnx.helper.make_node, onnx.TensorProto.FLOAT
+    inner = onnx.TensorProto.FLOAT16 if precision == "fp16" else outer
+    nodes = [
+        node("Transpose", ["k"], ["turned"], perm=[0, 1, 3, 2]),
+        node("MatMul", ["q", "turned"], ["scores"]),
+        node("Cast", ["scores"], ["before"], to=outer),
+        node("Softmax", ["before"], ["after"], axis=-1),
+        node("Cast", ["after"], ["weights"], to=inner),
+        node("MatMul", ["weights", "v"], ["y"]),
+    ]
+    value = onnx.helper.make_tensor_value_info
+    q, k, v, y = (value(name, inner, [1, 8, "t", 32]) for name in "qkvy")
+    graph = onnx.helper.make_graph(nodes, "attention", [q, k, v], [y])
+    opset = onnx.helper.make_opsetid("", 20)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10), path)
+
+
+def test_float16_attention_holds_no_weights_and_may_have_more_tokens(tmp_path: Path) -> None:
+    path, plan = tmp_path / "model.onnx", tmp_path / "model.plan"
+
+    def upto(tokens: int) -> Profile:
+        return {name: tuple((1, 8, n, 32) for n in (64, 1024, tokens)) for name in "qkv"}
+
+    weights = 8 * 8192**2 * 2  # bytes in float16
+    attention(path, "fp16")
+    held = engines.build(path, plan, "tensorrt-rtx", upto(8192), ["8.9"]).activation_bytes
+    assert held is not None and held < weights / 10
+    engines.build(path, plan, "tensorrt-rtx", upto(32768), ["8.9"])
+    attention(path, "fp32")
+    held = engines.build(path, plan, "tensorrt-rtx", upto(8192), ["8.9"]).activation_bytes
+    assert held is not None and held >= 2 * weights
+    plan.unlink()
+    many = r"tensor \S+ is \[1, 8, 32768, 32768\] .* and attention with --precision fp16$"
+    refused(many, path, plan, "tensorrt-rtx", upto(32768), "8.9")
 
 
 def test_weights_in_a_file_beside_the_graph_are_found(tmp_path: Path, decoder: Path) -> None:

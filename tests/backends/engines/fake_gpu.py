@@ -35,7 +35,7 @@ def triton_type(tensor: Any) -> str:
     return _TYPES[tensor.type.removeprefix("tensor(").removesuffix(")")]
 
 
-def write_plan(onnx: Path, path: Path, most: int = 10**6) -> None:
+def write_plan(onnx: Path, path: Path, most: int = 10**6, target: str = "tensorrt") -> None:
     """Write a plan and its description for an ONNX file; sides are 1 to `most`, or fixed."""
     path.write_bytes(onnx.read_bytes())
     graph = session(path.read_bytes())
@@ -51,7 +51,7 @@ def write_plan(onnx: Path, path: Path, most: int = 10**6) -> None:
         }
 
     description = {
-        "target": "tensorrt",
+        "target": target,
         "version": "10.0",
         "compute_capabilities": ["8.6"],
         "inputs": tensors(graph.get_inputs()),
@@ -76,10 +76,11 @@ class Gpu(Cuda):
             ILogger=type("ILogger", (), {"ERROR": 1}),
             Runtime=lambda log: SimpleNamespace(deserialize_cuda_engine=self.deserialize),
             ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED=0),
+            DynamicShapesKernelSpecializationStrategy=SimpleNamespace(LAZY=0, EAGER=1),
         )
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> Gpu:
-        modules = {"cupy": self.cupy, "tensorrt": self.tensorrt}
+        modules = {"cupy": self.cupy, "tensorrt": self.tensorrt, "tensorrt_rtx": self.tensorrt}
         monkeypatch.setattr(tensorrt, "library", lambda name, install: modules[name])
         return self
 
@@ -94,12 +95,31 @@ class Gpu(Cuda):
         return super().empty(shape, dtype)
 
     def deserialize(self, plan: bytes) -> Any:
-        return SimpleNamespace(create_execution_context=lambda strategy: Context(self, plan))
+        return SimpleNamespace(
+            create_runtime_config=RuntimeConfig,
+            create_execution_context=lambda how: Context(self, plan, how),
+        )
+
+
+class RuntimeConfig:
+    """How TensorRT-RTX makes a context; by itself it compiles the kernels for a shape lazily."""
+
+    dynamic_shapes_kernel_specialization_strategy = 0
+
+    def set_execution_context_allocation_strategy(self, strategy: int) -> None:
+        assert strategy == 0
+
+    def create_runtime_cache(self) -> Any:
+        return SimpleNamespace(serialize=lambda: b"kernels", deserialize=lambda data: True)
+
+    def set_runtime_cache(self, cache: Any) -> None:
+        """There are no kernels to keep."""
 
 
 class Context:
-    def __init__(self, gpu: Gpu, plan: bytes) -> None:
+    def __init__(self, gpu: Gpu, plan: bytes, how: Any) -> None:
         gpu.contexts += 1
+        self.lazy = getattr(how, "dynamic_shapes_kernel_specialization_strategy", 1) == 0
         self.gpu, self.session, self.broken = gpu, session(plan), False
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.at: dict[str, int] = {}
@@ -145,7 +165,8 @@ class Context:
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         feeds = {tensor.name: self.tensor(tensor, self.shapes[tensor.name]) for tensor in inputs}
         made = {x.name: self.tensor(x, self.get_tensor_shape(x.name)) for x in outputs}
-        scratch, fails = self.scratch, self.gpu.due("kernel")
+        scratch, fails, lazy = self.scratch, self.gpu.due("kernel"), self.lazy
+        self.lazy = False
 
         def work() -> None:
             if fails:
@@ -153,7 +174,8 @@ class Context:
                 raise CUDARuntimeError("cudaErrorLaunchFailure: unspecified launch failure", 719)
             scratch[:] = 0xFF  # whoever else has this memory now loses what was there
             for name, array in zip(made, self.session.run(list(made), feeds), strict=True):
-                np.copyto(made[name], array)
+                # Kernels for any shape, which run at first, round otherwise than those for one.
+                np.copyto(made[name], np.nextafter(array, 9) if lazy else array)
 
         self.gpu.streams[stream].add(work)
         return True

@@ -43,6 +43,16 @@ def test_after_a_run_that_failed_the_next_is_as_ever(
     assert run(flow) == before and gpu.contexts == 2
 
 
+def test_the_first_run_of_tensorrt_rtx_gives_the_bytes_of_the_next(
+    gpu: Gpu, tmp_path: Path
+) -> None:
+    write_plan(flows.FLOW, tmp_path / "model.plan", most=32, target="tensorrt-rtx")
+    flow = tensorrt.Engine(tmp_path, "model.plan", 0, tmp_path / "kernels")
+    assert run(flow) == run(flow)
+    kernels = pytest.importorskip("tensorrt_rtx").DynamicShapesKernelSpecializationStrategy
+    assert "EAGER" in kernels.__members__  # as the fake has it
+
+
 def test_shapes_that_the_plan_was_not_built_for_cost_no_context(
     flow: tensorrt.Engine, gpu: Gpu
 ) -> None:

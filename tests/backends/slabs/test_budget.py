@@ -1,5 +1,9 @@
 """How thick slabs are."""
 
+import dataclasses
+
+import pytest
+
 from backends.slabs import budget
 from backends.slabs.chain import Chain, Stage
 from tests.backends.slabs.test_chain import Blur
@@ -36,6 +40,27 @@ def test_a_small_budget_makes_thin_slabs_and_never_none() -> None:
         thickness, left = budget.divide(decoder(), (1, 128, 64, 64, 64), size, 100e6)
         assert 1 <= thickness <= most
         assert 0 <= left <= size
+
+
+def test_no_tensor_has_more_elements_than_convolutions_on_a_gpu_take() -> None:
+    up = dataclasses.replace(decoder().stages[0], up=True)
+    chain = Chain("x", "y", {"x": 2, "y": 4}, {"x": 128, "y": 64}, 2, (up,))
+    # Doubled, the input has 4 t + 4 planes of 4 y x 4 z voxels.
+    assert budget.elements(chain, 1, 128, 192, 9) == 128 * 40 * 512 * 768 <= 2**31 - 1
+    assert budget.thickest(chain, 1, 128, 192) == 9
+    assert budget.thickest(chain, 2, 128, 192) == 4
+    assert budget.elements(chain, 1, 128, 256, 7) == 2**31
+    assert budget.thickest(chain, 1, 128, 256) == 6
+    boundless = 10**6 * GB
+    assert budget.divide(chain, (1, 128, 256, 256, 512), boundless, 1e15)[0] == 6
+    with pytest.raises(ValueError, match=r"^x: 1 x 4096 x 4096 latent voxels .* 2147483647 are"):
+        budget.divide(chain, (1, 128, 256, 8192, 8192), boundless, 1e15)
+
+
+def test_no_slab_is_thicker_than_its_plans_were_built_for() -> None:
+    chain = dataclasses.replace(decoder(), thickest=3)
+    assert budget.divide(decoder(), (1, 128, 32, 32, 32), 8 * GB, 100e6)[0] == 8
+    assert budget.divide(chain, (1, 128, 32, 32, 32), 8 * GB, 100e6)[0] == 3
 
 
 def test_memory_to_be_had_is_some() -> None:
