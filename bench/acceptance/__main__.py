@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     upstream = str(options.upstream.resolve()) if options.upstream else ""
     setting = Setting(str(runner.WORK), gpu.name if gpu else "", upstream)
     key = {"version": runner.version(), **identity.key()}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that a step ends what it started
     worst = 0
     for step in STEPS:
         if options.steps and step.name not in options.steps:

@@ -81,7 +81,12 @@ def write(
 ) -> dict[str, Any]:
     """Write an archive of `members`, (name in it, file); return it as the manifest has it."""
     parts: Any = _Parts(folder, name, limit)
-    with parts, lzma.open(parts, "wb") as packed, tarfile.open(fileobj=packed, mode="w|") as tar:
+    with (
+        parts,
+        # Most of it is compressed already, or zeros: more effort gains little.
+        lzma.open(parts, "wb", preset=1) as packed,
+        tarfile.open(fileobj=packed, mode="w|") as tar,
+    ):
         for inner, path in members:
             tar.add(path, inner, recursive=False)
     return {"name": name, "parts": parts.parts}

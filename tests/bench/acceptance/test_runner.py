@@ -33,7 +33,7 @@ def cases(setting):
                 raise ValueError("/a/path/net.onnx gives NaN\\nand more")
             if what == "not":
                 raise NotDone("no NVIDIA GPU")
-            return [{"of": name, "seconds": 1.5}]
+            return [{"of": name, "seconds": 1.5, "process": os.getpid()}]
         return Case(name, run, group)
 
     return [case("a"), case("b"), case("c", "pair"), case("d", "pair")]
@@ -59,18 +59,20 @@ def statuses(state: runner.State) -> dict[str, str]:
 
 
 def test_what_is_done_is_kept_and_the_rest_goes_on(setting: Setting) -> None:
-    for name, what in (("b", "crash"), ("d", "not")):
+    for name, what in (("b", "fail"), ("d", "not")):
         (setting.folder / name).write_text(what)
     state = runner.run(STEP, setting, KEY)
     assert ran(setting) == ["a", "b", "c", "d"]
     assert list(statuses(state).values()) == ["done", "failed", "done", "not done"]
     assert state["status"] == "failed"
-    assert state["cases"]["b"]["reason"] == "the process ended with status 9"
+    assert state["cases"]["b"]["reason"] == "ValueError: net.onnx gives NaN"
+    processes = {state["cases"][name]["rows"][0]["process"] for name in "ac"}
+    assert len(processes) == 2  # what failed may have spoilt the first
 
-    (setting.folder / "b").write_text("fail")
+    (setting.folder / "b").write_text("crash")
     state = runner.run(STEP, setting, KEY)
     assert ran(setting) == ["b"]
-    assert state["cases"]["b"]["reason"] == "ValueError: net.onnx gives NaN"
+    assert state["cases"]["b"]["reason"] == "the process ended with status 9"
 
     (setting.folder / "b").unlink()
     assert runner.run(STEP, setting, KEY)["status"] == "done"
@@ -115,7 +117,7 @@ def test_later_steps_run_after_one_that_failed(
     page = (setting.folder / "gpu.md").read_text()
     assert "**No GPU has run this yet.**" in page
     assert "- start: the process ended with status 1" in page
-    assert "| a | a | 1.5 |" in page
+    assert "| a | a | 1.5 | " in page
     assert str(setting.folder) not in page
 
 
