@@ -37,11 +37,12 @@ class Network:
     """A network that is loaded.
 
     `run`: inputs by name and the outputs' names -> the outputs by name, there until the next run;
-    `forget` gives back memory that runs have taken, by the inputs of any of them; `end` keeps for
-    the next start what was compiled.
+    `release` gives back memory that runs of one size keep for each other, `forget` all that can be
+    had again, both by the inputs of any run; `end` keeps for the next start what was compiled.
     """
 
     run: Callable[[Arrays, Sequence[str]], Arrays]
+    release: Callable[[Arrays], None]
     forget: Callable[[Arrays], None]
     end: Callable[[], None]
 
@@ -66,6 +67,7 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(
                 f"{args['model_name']}: {choice.sentence(error, folder)}"
             ) from None
+        self.shapes: dict[str, tuple[int, ...]] = {}
         self.engine_metric = choice.publish(pb_utils, args["model_name"], chosen)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
@@ -79,6 +81,7 @@ class TritonPythonModel:
             guard.admit(self.contract, request)
             arrays = {tensor.name(): self.array(tensor) for tensor in request.inputs()}
             guard.check(self.contract, arrays)
+            self.release_after_another_size(arrays)
             outputs = twice(
                 lambda: self.network.run(arrays, names), lambda: self.network.forget(arrays)
             )
@@ -89,6 +92,13 @@ class TritonPythonModel:
                 error=codes(choice.sentence(error), guard.status(codes, error))
             )
         return pb_utils.InferenceResponse(tensors)
+
+    def release_after_another_size(self, arrays: Arrays) -> None:
+        """Give back memory of runs of another size, which other models of the device may need."""
+        shapes = {name: tuple(array.shape) for name, array in arrays.items()}
+        if self.shapes and shapes != self.shapes:
+            self.network.release(arrays)
+        self.shapes = shapes
 
     def array(self, tensor: Any) -> Any:
         """Return Triton's tensor as an array of CuPy where it is on the GPU, else of numpy."""
@@ -119,7 +129,12 @@ def load(chosen: Choice, folder: Path, filename: str, parameters: Mapping[str, s
         name = path.with_suffix(".plan").name
         plan = tensorrt.Engine(folder, name, chosen.gpu or 0, tensorrt.cache_folder(parameters))
         cuda.expect_driver_library()
-        return Network(lambda arrays, names: plan.run(arrays), lambda _: plan.forget(), plan.keep)
+        return Network(
+            lambda arrays, names: plan.run(arrays),
+            lambda arrays: plan.forget(),
+            lambda arrays: plan.forget(),
+            plan.keep,
+        )
     threads = choice.threads(parameters)
     if chosen.engine == choice.ONNX_RUNTIME:
         return of_onnx_runtime(path, chosen.gpu, threads)
@@ -127,37 +142,26 @@ def load(chosen: Choice, folder: Path, filename: str, parameters: Mapping[str, s
 
 
 def of_onnx_runtime(path: Path, gpu: int | None, threads: int) -> Network:
-    """Return what runs the file at `path` by ONNX Runtime; an arena is kept while sizes stay."""
+    """Return what runs the file at `path` by ONNX Runtime."""
     if gpu is not None:
         cuda.expect_driver_library()
     device = onnx_runtime.cpu(threads) if gpu is None else onnx_runtime.gpu(gpu)
     engine = onnx_runtime.Engine(path, device)
-    sizes: dict[str, tuple[int, ...]] = {}
-
-    def run(arrays: Arrays, names: Sequence[str]) -> Arrays:
-        shapes = {name: tuple(array.shape) for name, array in arrays.items()}
-        if sizes and shapes != sizes:
-            engine.shrink(arrays)
-        sizes.update(shapes)
-        return engine.run(arrays, names)
 
     def forget(arrays: Arrays) -> None:
         engine.shrink(arrays)
         trim()
 
-    return Network(run, forget, lambda: None)
+    return Network(engine.run, engine.shrink, forget, lambda: None)
 
 
 def of_openvino(engine: openvino.Engine) -> Network:
-    """Return what runs by OpenVINO; its memory is kept while sizes stay."""
-    sizes: dict[str, tuple[int, ...]] = {}
+    """Return what runs by OpenVINO."""
 
     def run(arrays: Arrays, names: Sequence[str]) -> Arrays:
-        shapes = {name: array.shape for name, array in arrays.items()}
-        if sizes and shapes != sizes:
-            engine.release()
-        sizes.update(shapes)
         outputs = engine(arrays)
         return {name: outputs[name].copy() for name in names}  # the next call overwrites them
 
-    return Network(run, lambda _: engine.forget(), lambda: None)
+    return Network(
+        run, lambda arrays: engine.release(), lambda arrays: engine.forget(), lambda: None
+    )
