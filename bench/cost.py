@@ -20,7 +20,7 @@ import torch
 from backends.slabs import budget, chain
 from backends.slabs.gpu import Gpu
 from bench import page
-from bench.rooms import ROOT
+from bench.in_process import ROOT
 from export import chains, networks, stages, variant
 
 PAGE = ROOT / "docs" / "published.md"

@@ -25,7 +25,7 @@ import nibabel as nib
 import numpy as np
 
 from bench import page, watch
-from bench.rooms import ROOT, Array
+from bench.in_process import ROOT, Array
 
 # Side in latent voxels, overlap: diff_model_infer.py's overlap and config_infer.json's.
 WINDOWS = ((48, 0.4), (48, 0.6666))
@@ -52,7 +52,7 @@ def latent(given: argparse.Namespace, side: int) -> Array:
 
 
 def _chain(given: argparse.Namespace, name: str, gigabytes: float) -> Any:
-    from backends.slabs.place import Host, Network
+    from backends.slabs.network import Host, Network
 
     path = given.repository / f"{given.variant}.{name}" / "1" / "chain.json"
     return Network(path, Host(Path(tempfile.gettempdir()), 0), gigabytes)
@@ -79,8 +79,8 @@ def one(given: argparse.Namespace) -> dict[str, Any]:
         from backends.slabs import budget
 
         network = _chain(given, "vae_decoder", float(numbers[0]))
-        memory = int(float(numbers[0]) * 1e9) or network.place.available() // 2
-        thickness = budget.divide(network.chain, x.shape, memory, network.place.enough)[0]
+        memory = int(float(numbers[0]) * 1e9) or network.device.available() // 2
+        thickness = budget.divide(network.chain, x.shape, memory, network.device.enough)[0]
         borders = list(range(4 * thickness, 4 * side, 4 * thickness))
         decode: Callable[[], Array] = lambda: network(x)  # noqa: E731
     else:

@@ -27,7 +27,7 @@ import tritonclient.grpc as grpc
 from onnx import TensorProto, helper
 
 from bench import page
-from bench.rooms import REPOSITORY, ROOT, Array, Graph, open_graph, published
+from bench.in_process import REPOSITORY, ROOT, Array, Graph, open_graph, published
 from export import variant
 
 RUNTIME = "OpenVINO"  # of the server's flow

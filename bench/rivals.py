@@ -24,7 +24,7 @@ import numpy as np
 
 from bench import task as tasks
 from bench.acceptance.engines import load
-from bench.rooms import published
+from bench.in_process import published
 from bench.task import Array, Task, Volume
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -89,7 +89,7 @@ def compile(task: Task) -> Iterator[tuple[Make, str]]:
 
 @contextmanager
 def engines(task: Task) -> Iterator[tuple[Make, str]]:
-    """Give the repository's graphs and the server's own rooms in this process, without Triton."""
+    """Give the repository's graphs and the server's own stages in this process, without Triton."""
     from backends.maisi import conditioning, decoder, sampler
     from backends.maisi.request import complete
 

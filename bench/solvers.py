@@ -20,8 +20,8 @@ import numpy as np
 from backends.maisi import decoder, schedule
 from backends.maisi.sampler import RunModel
 from backends.maisi.schedule import Step
-from bench import page, rooms
-from bench.rooms import ROOT, Array, Asked
+from bench import in_process, page
+from bench.in_process import ROOT, Array, Asked
 from training.fidelity import tissue_dice
 
 CALLS = (5, 8, 10, 15, 20, 30, 50)
@@ -128,7 +128,7 @@ class Case:
 
     def __init__(self, variant: Mapping[str, Any], inputs: dict[str, Array], run: RunModel) -> None:
         self.variant, self.run = variant, run
-        self.asked = rooms.ask(variant, inputs, run)
+        self.asked = in_process.ask(variant, inputs, run)
         self.numel = math.prod(self.asked.plan.latent_shape(variant)[2:])
 
     def solve(self, solver: str, calls: int) -> tuple[Array, Array, Array]:
@@ -258,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--write: the page holds whole measurements, not a --quick one")
     counts, converged, side = ((5, 8), 16, 48) if given.quick else (CALLS, CONVERGED, None)
     cases = CASES[:1] if given.quick else CASES
-    variant, run = rooms.published("mini"), rooms.engine("mini")
+    variant, run = in_process.published("mini"), in_process.engine("mini")
     tables = []
     for path, modality, seed in cases:
         print(f"{path}, {modality}, seed {seed}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What several rooms do with files."""
+"""What several modules do with files."""
 
 import hashlib
 from pathlib import Path

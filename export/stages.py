@@ -23,7 +23,7 @@ from onnx_ir import tape
 from torch import nn
 
 from backends.slabs import chain as slabs
-from backends.slabs.room import Room
+from backends.slabs.arena import Arena
 from export.chains import Activation, Chain, Convolution, Stage
 from export.half import store_in_half
 
@@ -83,7 +83,7 @@ class Session:
 
     def __call__(self, x: Array, thickness: int = 3) -> Array:
         """Return the output for `x` [R, C, X, Y, Z], in slabs of that many latent planes."""
-        found: Array = slabs.run(self.chain, x, thickness, Room(0))
+        found: Array = slabs.run(self.chain, x, thickness, Arena(0))
         return found
 
 

@@ -30,8 +30,8 @@ class TimeUp(Exception):
     """The request has used up its time; the message is one sentence for the caller."""
 
 
-class Place:
-    """A request's place in the queue; times in seconds, of `time.monotonic()`.
+class Ticket:
+    """A request's ticket in the queue; times in seconds, of `time.monotonic()`.
 
     `expected`: what its work takes, by which it has its turn; `least`: what it surely takes, by
     which it or others are refused; 0 where nothing is known. `done`: how much of that is, 0..1;
@@ -95,32 +95,32 @@ class Gate:
         """
         self._waiting, self._heard, self._devices = waiting, changed, devices
         self._changed = threading.Condition()
-        self._places: list[Place] = []
-        self._working: list[Place] = []
+        self._tickets: list[Ticket] = []
+        self._working: list[Ticket] = []
 
     @contextmanager
-    def place(self, seconds: float = math.inf) -> Iterator[Place]:
-        """Hold a place for a request that has so many seconds; raises Overloaded."""
+    def ticket(self, seconds: float = math.inf) -> Iterator[Ticket]:
+        """Hold a ticket for a request that has so many seconds; raises Overloaded."""
         with self._changed:
             self.look()
-            self._places.append(place := Place(self, seconds))
+            self._tickets.append(ticket := Ticket(self, seconds))
             self._tell()
         try:
-            yield place
+            yield ticket
         finally:
             with self._changed:
-                self._places.remove(place)
-                if place in self._working:
-                    self._working.remove(place)
+                self._tickets.remove(ticket)
+                if ticket in self._working:
+                    self._working.remove(ticket)
                 self._tell()
 
     def look(self) -> None:
         """Raise Overloaded where the queue is full."""
         with self._changed:
-            if len(self._places) >= self._waiting + self._devices:
-                soonest = min((place.left for place in self._working), default=0.0)
+            if len(self._tickets) >= self._waiting + self._devices:
+                soonest = min((ticket.left for ticket in self._working), default=0.0)
                 raise _overloaded(
-                    f"{len(self._places)} requests are here, as many as may be",
+                    f"{len(self._tickets)} requests are here, as many as may be",
                     soonest or _UNKNOWN,
                 )
 
@@ -131,66 +131,66 @@ class Gate:
 
     def _ahead(self, rank: float) -> float:
         free = [0.0] * self._devices  # seconds until each device has nothing of a lower rank
-        for other in sorted(self._places, key=lambda place: place.rank):
+        for other in sorted(self._tickets, key=lambda ticket: ticket.rank):
             if other.rank < rank:
                 heapq.heapreplace(free, free[0] + other.left)
         return free[0]
 
-    def admit(self, place: Place) -> None:
-        """Raise Overloaded where what comes before leaves a place too little time."""
+    def admit(self, ticket: Ticket) -> None:
+        """Raise Overloaded where what comes before leaves a ticket too little time."""
         with self._changed:
-            wait = self._ahead(place.rank)
-            late = time.monotonic() + wait + place.least - place.arrived - place.seconds
-            if place.least and late > 0:
+            wait = self._ahead(ticket.rank)
+            late = time.monotonic() + wait + ticket.least - ticket.arrived - ticket.seconds
+            if ticket.least and late > 0:
                 raise _overloaded(
-                    f"the request takes about {place.least:.1f} s, after {wait:.1f} s for others,"
-                    f" and has {place.seconds:g} s",
+                    f"the request takes about {ticket.least:.1f} s, after {wait:.1f} s for others,"
+                    f" and has {ticket.seconds:g} s",
                     late if late <= wait else None,
                 )
 
-    def take(self, place: Place, still: Callable[[], None]) -> None:
-        """Wait until `place` is one that works."""
+    def take(self, ticket: Ticket, still: Callable[[], None]) -> None:
+        """Wait until `ticket` is one that works."""
         since = time.monotonic()
         while True:
             with self._changed:
-                place.ready = True
-                if place in self._next():
-                    self._working.append(place)
-                    place.begun = True
-                    place.waited += time.monotonic() - since
+                ticket.ready = True
+                if ticket in self._next():
+                    self._working.append(ticket)
+                    ticket.begun = True
+                    ticket.waited += time.monotonic() - since
                     self._tell()
                     return
                 self._changed.wait(_LOOK)
-            place.check()
+            ticket.check()
             still()
 
-    def keeps(self, place: Place) -> bool:
-        """Tell whether `place`, which works, goes on; if not, it no longer works."""
+    def keeps(self, ticket: Ticket) -> bool:
+        """Tell whether `ticket`, which works, goes on; if not, it no longer works."""
         with self._changed:
-            if place in self._first():
+            if ticket in self._first():
                 return True
-            self._working.remove(place)
+            self._working.remove(ticket)
             self._tell()
             return False
 
     def _tell(self) -> None:
         working = len(self._working)
-        self._heard(working, len(self._places) - working)
+        self._heard(working, len(self._tickets) - working)
         self._changed.notify_all()
 
-    def _first(self) -> list[Place]:
+    def _first(self) -> list[Ticket]:
         """Return who should work: as many as there are devices, of those that may the first."""
-        more = _BEGUN * self._devices - sum(place.begun for place in self._places)
-        first: list[Place] = []
-        for place in sorted(self._places, key=lambda place: place.rank):
-            if place.begun or (place.ready and more > 0):
-                first.append(place)
-                more -= not place.begun
+        more = _BEGUN * self._devices - sum(ticket.begun for ticket in self._tickets)
+        first: list[Ticket] = []
+        for ticket in sorted(self._tickets, key=lambda ticket: ticket.rank):
+            if ticket.begun or (ticket.ready and more > 0):
+                first.append(ticket)
+                more -= not ticket.begun
         return first[: self._devices]
 
-    def _next(self) -> list[Place]:
+    def _next(self) -> list[Ticket]:
         """Return who begins to work on the devices that nobody works on."""
-        waiting = [place for place in self._first() if place not in self._working]
+        waiting = [ticket for ticket in self._first() if ticket not in self._working]
         return waiting[: self._devices - len(self._working)]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from . import stopping
-from .gate import Place
+from .gate import Ticket
 from .request import Plan
 
 WAITING = "waiting"  # the stage of a request that waits for its turn
@@ -20,7 +20,7 @@ SAMPLER = 0.84
 class Progress:
     """The progress of one request; `seconds` are those of each stage, without waiting."""
 
-    def __init__(self, plan: Plan, send: Callable[..., None], ticket: Place) -> None:
+    def __init__(self, plan: Plan, send: Callable[..., None], ticket: Ticket) -> None:
         """`send(stage, progress)` tells the caller, and raises when the caller has gone."""
         self.seconds: dict[str, float] = {}
         self._plan, self._send, self._ticket = plan, send, ticket
@@ -36,7 +36,7 @@ class Progress:
         self.seconds[name] = self.seconds.get(name, 0.0) + spent
 
     def wait(self) -> None:
-        """Wait for the request's turn; raises as `Place.begin` and `step` do."""
+        """Wait for the request's turn; raises as `Ticket.begin` and `step` do."""
         self._ticket.begin(self._while_waiting)
 
     def step(self, stage: str, progress: float) -> None:

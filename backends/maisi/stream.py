@@ -35,7 +35,7 @@ def run(
         send("done", 1.0, report=as_text(_check(variant, arrays, pace, gate)))
         return
 
-    with gate.place(seconds) as ticket:
+    with gate.ticket(seconds) as ticket:
         # 1. Check the request and complete it.
         plan, translated = preparation.plan_request(variant, arrays)
         mask_only = flag(arrays, "mask_only")

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .room import Room
+from .arena import Arena
 
 Array = npt.NDArray[Any]
 
@@ -106,10 +106,11 @@ def assemble(told: Mapping[str, Any], engine: Callable[[str], Engine]) -> Chain:
     )
 
 
-def run(chain: Chain, x: Any, thickness: int, room: Room) -> Any:
+def run(chain: Chain, x: Any, thickness: int, arena: Arena) -> Any:
     """Return the chain's output for its input `x` [R, C, X, Y, Z], in slabs of that many planes.
 
-    `thickness` is in planes of the latent; the last slab may be thinner. Activations lie in `room`.
+    `thickness` is in planes of the latent; the last slab may be thinner. Activations lie in
+    `arena`.
     """
     step = thickness * chain.planes[chain.input]
     count = math.ceil(x.shape[2] / step)
@@ -120,22 +121,22 @@ def run(chain: Chain, x: Any, thickness: int, room: Room) -> Any:
         for name in (stage.input, stage.skip)
         if name is not None
     }
-    with room.ordered():
-        slabs: dict[str, _Slabs] = {chain.input: _cut(x, step, count, room)}
+    with arena.ordered():
+        slabs: dict[str, _Slabs] = {chain.input: _cut(x, step, count, arena)}
         moments: dict[str, list[tuple[int, Array, Array]]] = {}
         for index, stage in enumerate(chain.stages):
             norm = {}
             if stage.groups:
-                room.wait()
+                arena.wait()
                 norm = merge(moments.pop(stage.input), stage.groups)
-            made = _Slabs(count, stage.output in haloed, room)
-            short = _Slabs(count, False, room)
+            made = _Slabs(count, stage.output in haloed, arena)
+            short = _Slabs(count, False, arena)
             seen = moments.setdefault(stage.output, [])
 
             try:
                 for number in range(count):
-                    feeds = _feeds(stage, slabs, number, count, room)
-                    _compute(stage, number, {**feeds, **norm}, made, short, seen, room)
+                    feeds = _feeds(stage, slabs, number, count, arena)
+                    _compute(stage, number, {**feeds, **norm}, made, short, seen, arena)
                     del feeds  # an engine gives back what nothing refers to
                     for name in (stage.input, stage.skip):
                         if name is not None and last_use[name] == index:
@@ -149,16 +150,16 @@ def run(chain: Chain, x: Any, thickness: int, room: Room) -> Any:
 
 
 def _feeds(
-    stage: Stage, slabs: Mapping[str, _Slabs], number: int, count: int, room: Room
+    stage: Stage, slabs: Mapping[str, _Slabs], number: int, count: int, arena: Arena
 ) -> dict[str, Any]:
     """Return what a stage takes of a slab, but for the norm."""
     source = slabs[stage.input].slabs[number]
     feeds = {
-        "x": room.bring(source),
+        "x": arena.bring(source),
         "inside": inside(source.shape[2], number, count, stage.up),
     }
     if stage.skip is not None:
-        feeds["skip"] = room.bring(slabs[stage.skip].slabs[number])
+        feeds["skip"] = arena.bring(slabs[stage.skip].slabs[number])
     return feeds
 
 
@@ -169,7 +170,7 @@ def _compute(
     outputs: _Slabs,
     shortcuts: _Slabs,
     moments: list[tuple[int, Array, Array]],
-    room: Room,
+    arena: Arena,
 ) -> None:
     """Run a stage on a slab, and keep copies of what it gives."""
     results = stage.engine(feeds)
@@ -178,7 +179,7 @@ def _compute(
         shortcuts.put(number, results["shortcut"])
     if "y_mean" in results:
         voxels = math.prod(results["y"].shape[2:])
-        mean, variance = (room.read(results[f"y_{m}"]) for m in ("mean", "variance"))
+        mean, variance = (arena.read(results[f"y_{m}"]) for m in ("mean", "variance"))
         moments.append((voxels, mean, variance))
 
 
@@ -219,46 +220,46 @@ class _Slabs:
     convolutions have it multiplied by 0.
     """
 
-    def __init__(self, count: int, haloed: bool, room: Room) -> None:
+    def __init__(self, count: int, haloed: bool, arena: Arena) -> None:
         self.slabs: list[Any] = [None] * count
-        self.haloed, self.room = haloed, room
+        self.haloed, self.arena = haloed, arena
 
     def put(self, number: int, core: Any) -> None:
         """Keep a copy of a slab's own planes [R, C, p, Y, Z]; slabs come in order."""
         rows, channels, planes, *sides = core.shape
         if not self.haloed:
-            self.slabs[number] = self.room.empty(core.shape, core.dtype)
-            self.room.copy(self.slabs[number], core)
+            self.slabs[number] = self.arena.empty(core.shape, core.dtype)
+            self.arena.copy(self.slabs[number], core)
             return
-        slab = self.room.empty((rows, channels, planes + 2, *sides), core.dtype)
+        slab = self.arena.empty((rows, channels, planes + 2, *sides), core.dtype)
         before = self.slabs[number - 1] if number else None
-        self.room.copy(slab[:, :, 1:-1], core)
-        self.room.copy(slab[:, :, 0], core[:, :, 0] if before is None else before[:, :, -2])
-        self.room.copy(slab[:, :, -1], core[:, :, -1])
+        self.arena.copy(slab[:, :, 1:-1], core)
+        self.arena.copy(slab[:, :, 0], core[:, :, 0] if before is None else before[:, :, -2])
+        self.arena.copy(slab[:, :, -1], core[:, :, -1])
         if before is not None:
-            self.room.copy(before[:, :, -1], core[:, :, 0])
+            self.arena.copy(before[:, :, -1], core[:, :, 0])
         self.slabs[number] = slab
 
     def drop(self, number: int) -> None:
         """Let go of a slab."""
         slab, self.slabs[number] = self.slabs[number], None
-        self.room.free(slab)
+        self.arena.free(slab)
 
     def whole(self) -> Any:
         """Return all slabs in one array, letting go of each."""
         planes = sum(slab.shape[2] for slab in self.slabs)
         rows, channels, _, *sides = self.slabs[0].shape
-        whole = self.room.near((rows, channels, planes, *sides), self.slabs[0].dtype)
+        whole = self.arena.near((rows, channels, planes, *sides), self.slabs[0].dtype)
         start = 0
         for number, slab in enumerate(self.slabs):
-            self.room.copy(whole[:, :, start : start + slab.shape[2]], slab)
+            self.arena.copy(whole[:, :, start : start + slab.shape[2]], slab)
             start += slab.shape[2]
             self.drop(number)
         return whole
 
 
-def _cut(x: Any, step: int, count: int, room: Room) -> _Slabs:
-    slabs = _Slabs(count, True, room)
+def _cut(x: Any, step: int, count: int, arena: Arena) -> _Slabs:
+    slabs = _Slabs(count, True, arena)
     for number in range(count):
         slabs.put(number, x[:, :, number * step : (number + 1) * step])
     return slabs

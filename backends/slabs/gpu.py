@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ..engines import cuda, onnx_runtime, tensorrt
 from ..engines.memory import out_of_memory
 from . import chain
-from .room import Room
+from .arena import Arena
 
 Array = npt.NDArray[Any]
 
@@ -67,9 +67,9 @@ class Gpu:
             free: int = self.cupy.cuda.runtime.memGetInfo()[0]
             return free + int(self.cupy.get_default_memory_pool().free_bytes())
 
-    def room(self, size: int) -> Room:
-        """Return a room with `size` bytes of memory."""
-        return OnStream(self, size)
+    def arena(self, size: int) -> Arena:
+        """Return an arena with `size` bytes of memory."""
+        return GpuArena(self, size)
 
     @contextmanager
     def ordered(self) -> Iterator[None]:
@@ -138,7 +138,7 @@ class OnGpu:
         """Nothing is held: memory is the pool's."""
 
 
-class OnStream(Room):
+class GpuArena(Arena):
     """Near is memory of the GPU, far is the host's; copies between them run on the GPU's stream."""
 
     def __init__(self, gpu: Gpu, budget: int) -> None:

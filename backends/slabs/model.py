@@ -31,7 +31,7 @@ if not __package__:  # Triton loads this file by itself; the folder of all backe
 from ..engines import choice, cuda, guard
 from ..engines.tensorrt import cache_folder
 from .gpu import Gpu
-from .place import Host, Network
+from .network import Host, Network
 
 
 class TritonPythonModel:
@@ -55,13 +55,13 @@ class TritonPythonModel:
             by_onnx_runtime = chosen.engine == choice.ONNX_RUNTIME
             if chosen.gpu is not None:
                 cache = cache_folder(parameters)
-                place: Host | Gpu = Gpu(chosen.gpu, cache, by_onnx_runtime)
+                device: Host | Gpu = Gpu(chosen.gpu, cache, by_onnx_runtime)
                 cuda.expect_driver_library()
             else:
                 spill = Path(parameters.get("spill_folder") or gettempdir())
                 limit = float(parameters.get("spill_limit_gb", "0"))
-                place = Host(spill, choice.threads(parameters), limit, by_onnx_runtime)
-            self.network = Network(path, place, gigabytes, pb_utils.Logger.log_warn)
+                device = Host(spill, choice.threads(parameters), limit, by_onnx_runtime)
+            self.network = Network(path, device, gigabytes, pb_utils.Logger.log_warn)
         except Exception as error:
             raise pb_utils.TritonModelException(
                 f"{args['model_name']}: {sentence(error, folder)}"

@@ -10,8 +10,8 @@ import onnx
 
 from backends.engines import onnx_runtime, tensorrt
 from backends.slabs.gpu import Gpu
-from backends.slabs.place import Host, Network
-from bench.rooms import Array, open_graph
+from backends.slabs.network import Host, Network
+from bench.in_process import Array, open_graph
 
 Run = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 # Engine -> the target of `python -m export build` whose files it runs.

@@ -10,7 +10,7 @@ from backends.slabs import chain
 from bench.acceptance import engines, machine, weights
 from bench.acceptance.parity import no_engine
 from bench.acceptance.steps import Case, Rows, Setting
-from bench.rooms import Array
+from bench.in_process import Array
 from export import onnx_export
 from export.variant import PRECISIONS
 
@@ -69,7 +69,7 @@ def decode(network: Any, latent: Array, slabs: int, far: bool) -> Array:
     """Decode in so many slabs, with activations near the engine or all of them far from it."""
     thickness = -(-latent.shape[2] // slabs)
     try:
-        memory = network.place.room(0 if far else 1 << 62)
+        memory = network.device.arena(0 if far else 1 << 62)
         return engines.host(chain.run(network.chain, latent, thickness, memory))
     finally:
-        network.place.end()
+        network.device.end()

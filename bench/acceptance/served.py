@@ -18,7 +18,7 @@ from bench import task as tasks
 from bench.acceptance import engines, machine, weights
 from bench.acceptance.parity import no_engine
 from bench.acceptance.steps import Case, NotDone, Rows, Setting
-from bench.rooms import Array
+from bench.in_process import Array
 
 _LATENTS = {"cuda": (32, 64), "cpu": (8,)}
 _SIZES = {"cuda": 128, "cpu": 32}  # voxels a side, of requests at once

@@ -6,7 +6,7 @@ from pathlib import Path
 from bench.acceptance import machine
 from bench.acceptance.engines import TARGETS
 from bench.acceptance.steps import Case, NotDone, Rows, Setting
-from bench.rooms import REPOSITORY, ROOT
+from bench.in_process import REPOSITORY, ROOT
 from export import build, random_weights, variant
 from export.variant import PRECISIONS
 

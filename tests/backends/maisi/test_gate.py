@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from backends.maisi.gate import Gate, Overloaded, Place, TimeUp
+from backends.maisi.gate import Gate, Overloaded, Ticket, TimeUp
 
 STEP = 0.02  # seconds
 
@@ -24,7 +24,7 @@ class Crowd:
         self.threads: list[threading.Thread] = []
 
     def send(self, name: str, expected: float | None, steps: int, seconds: float = 1e9) -> None:
-        """Send a request, and return once it has its place."""
+        """Send a request, and return once it has its ticket."""
         arrived = threading.Event()
         thread = threading.Thread(target=self.work, args=(name, expected, steps, seconds, arrived))
         thread.start()
@@ -40,14 +40,14 @@ class Crowd:
         arrived: threading.Event,
     ) -> None:
         try:
-            with self.gate.place(seconds) as place:
-                place.expect(expected, expected)
+            with self.gate.ticket(seconds) as ticket:
+                ticket.expect(expected, expected)
                 arrived.set()
-                place.begin(still)
+                ticket.begin(still)
                 for step in range(1, steps + 1):
                     time.sleep(STEP)
                     self.done.append(name)
-                    place.step(step / steps, still)
+                    ticket.step(step / steps, still)
         except (Overloaded, TimeUp) as error:
             self.errors[name] = error
         finally:
@@ -137,23 +137,23 @@ def test_what_cannot_be_done_in_its_time_is_refused_at_once(
     expected: float | None, seconds: float, end: str | None
 ) -> None:
     gate = Gate(16, lambda running, queued: None)
-    with gate.place() as first, gate.place() as longer, gate.place(seconds) as place:
+    with gate.ticket() as first, gate.ticket() as longer, gate.ticket(seconds) as ticket:
         first.expect(20, 20)
         longer.expect(1e4, 1e4)  # it is served later
         if end is None:
-            place.expect(expected, expected)
+            ticket.expect(expected, expected)
         else:
             with pytest.raises(Overloaded, match=f"^overloaded: .* try again {end}$"):
-                place.expect(expected, expected)
+                ticket.expect(expected, expected)
 
 
 def test_what_is_not_sure_is_refused_to_nobody() -> None:
     gate = Gate(16, lambda running, queued: None)
-    with gate.place() as first, gate.place(40) as place:
+    with gate.ticket() as first, gate.ticket(40) as ticket:
         first.expect(20, None)
-        place.expect(30, 30)
-    with gate.place(40) as place:
-        place.expect(1e4, None)
+        ticket.expect(30, 30)
+    with gate.ticket(40) as ticket:
+        ticket.expect(1e4, None)
 
 
 def test_time_that_is_over_ends_a_request_that_works_or_waits() -> None:
@@ -173,8 +173,8 @@ def test_who_no_longer_waits_leaves_the_queue() -> None:
     def gone() -> None:
         raise TimeUp("gone")
 
-    with pytest.raises(TimeUp), crowd.gate.place() as place:
-        place.begin(gone)
+    with pytest.raises(TimeUp), crowd.gate.ticket() as ticket:
+        ticket.begin(gone)
     assert crowd.wait() == "a" * 30
     assert crowd.heard[-1] == (0, 0)
 
@@ -182,11 +182,11 @@ def test_who_no_longer_waits_leaves_the_queue() -> None:
 def test_standing_still_is_not_work() -> None:
     crowd = Crowd()
     crowd.send("a", None, 10)
-    with crowd.gate.place() as place:
-        before = place.clock()
-        place.begin(still)
-        assert place.waited > 5 * STEP
-        assert place.clock() - before < STEP * 2
+    with crowd.gate.ticket() as ticket:
+        before = ticket.clock()
+        ticket.begin(still)
+        assert ticket.waited > 5 * STEP
+        assert ticket.clock() - before < STEP * 2
     crowd.wait()
 
 
@@ -212,25 +212,25 @@ class Turns:
     def send(self, name: str, expected: float) -> None:
         """Send a request, and return once it works or waits."""
         self.steps[name] = threading.Semaphore(0)
-        places: list[Place] = []
+        tickets: list[Ticket] = []
 
         def work() -> None:
-            with self.gate.place() as place:
-                self.names[id(place)] = name
-                place.expect(expected, expected)
-                places.append(place)
-                place.begin(still)
+            with self.gate.ticket() as ticket:
+                self.names[id(ticket)] = name
+                ticket.expect(expected, expected)
+                tickets.append(ticket)
+                ticket.begin(still)
                 for done in range(1, 4):
                     self.steps[name].acquire()
-                    place.step(done / 3, still)
+                    ticket.step(done / 3, still)
 
         self.threads.append(threading.Thread(target=work, daemon=True))
         self.threads[-1].start()
-        until(lambda: places and places[0].ready)
+        until(lambda: tickets and tickets[0].ready)
         time.sleep(STEP)  # it has its turn if it gets one
 
     def working(self) -> str:
-        return "".join(sorted(self.names[id(place)] for place in self.gate._working))
+        return "".join(sorted(self.names[id(ticket)] for ticket in self.gate._working))
 
     def step(self, name: str, then: str) -> None:
         """End a step of a request; those that work settle to what is expected."""
@@ -277,16 +277,16 @@ def test_on_two_devices_who_comes_first_waits_for_one_that_has_to_give_way() -> 
 
 def test_on_two_devices_two_more_requests_may_wait() -> None:
     gate = Gate(1, lambda *heard: None, 2)
-    with gate.place(), gate.place():
+    with gate.ticket(), gate.ticket():
         gate.look()
         full = r"^overloaded: 3 requests are here, as many as may be; "
-        with gate.place(), pytest.raises(Overloaded, match=full):
+        with gate.ticket(), pytest.raises(Overloaded, match=full):
             gate.look()
 
 
 def test_a_turn_comes_when_the_first_device_is_free() -> None:
     gate = Gate(16, lambda *heard: None, 2)
-    with gate.place() as a, gate.place() as b, gate.place() as c, gate.place() as d:
+    with gate.ticket() as a, gate.ticket() as b, gate.ticket() as c, gate.ticket() as d:
         a.expect(40, 40)
         assert gate.ahead(1e3) == 0
         b.expect(50, 50)
@@ -302,7 +302,12 @@ def test_a_turn_comes_when_the_first_device_is_free() -> None:
 
 def test_on_two_devices_what_cannot_be_done_in_its_time_is_refused() -> None:
     gate = Gate(16, lambda *heard: None, 2)
-    with gate.place() as a, gate.place() as b, gate.place(40.5) as late, gate.place(31) as early:
+    with (
+        gate.ticket() as a,
+        gate.ticket() as b,
+        gate.ticket(40.5) as late,
+        gate.ticket(31) as early,
+    ):
         a.expect(20, 20)
         early.expect(30, 30)  # the other device is free
         b.expect(21, 21)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from backends.engines.memory import OutOfMemory
-from backends.slabs.place import Host, Network
+from backends.slabs.network import Host, Network
 from tests.backends.shortage import short_of_memory
 
 

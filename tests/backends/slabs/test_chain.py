@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from backends.slabs import chain
+from backends.slabs.arena import Arena, in_files
 from backends.slabs.chain import Chain, Stage
-from backends.slabs.room import Room, in_files
 
 Array = np.ndarray[Any, Any]
 
@@ -74,13 +74,13 @@ def whole(x: Array, groups: int) -> Array:
 @pytest.mark.parametrize("thickness", [1, 2, 3, 5, 8])
 def test_any_thickness_gives_the_whole(thickness: int, groups: int) -> None:
     x = np.random.default_rng(0).normal(5, 2, (1, 4, 10, 3, 5)).astype(np.float32)
-    found = chain.run(blurs(groups=groups), x, thickness, Room(1 << 30))
+    found = chain.run(blurs(groups=groups), x, thickness, Arena(1 << 30))
     np.testing.assert_allclose(found, whole(x, groups), rtol=1e-5, atol=1e-4)
 
 
 def test_activations_that_do_not_fit_lie_in_files_and_nothing_is_left(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(5, 2, (1, 4, 64, 16, 16)).astype(np.float32)
-    near, far = Room(1 << 30), Room(400_000, far=in_files(tmp_path))
+    near, far = Arena(1 << 30), Arena(400_000, far=in_files(tmp_path))
     made, wanted = blurs(), chain.run(blurs(), x, 4, near)
     assert near.most > 600_000 and near.spilled == 0
     found = chain.run(made, x, 4, far)
@@ -111,7 +111,7 @@ def test_numbers_that_are_none_are_seen_everywhere(bad: float) -> None:
     x = np.random.default_rng(0).normal(size=(1, 4, 6, 2, 2)).astype(np.float32)
     x[0, 0, 0, 0, 0] = bad
     with np.errstate(invalid="ignore"):
-        found = chain.run(blurs(groups=1), x, 1, Room(1 << 30))
+        found = chain.run(blurs(groups=1), x, 1, Arena(1 << 30))
     assert np.isnan(found).all()
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from backends.slabs import budget, chain
-from backends.slabs.gpu import Gpu, OnStream, rows
-from backends.slabs.place import Network
-from backends.slabs.room import Room
+from backends.slabs.arena import Arena
+from backends.slabs.gpu import Gpu, GpuArena, rows
+from backends.slabs.network import Network
 from tests.backends.engines import fake_gpu
 from tests.backends.engines import fake_onnx_runtime as fake
 from tests.backends.engines.fake_cuda import CUDARuntimeError
@@ -52,7 +52,7 @@ def truth() -> Callable[[str, int], bytes]:
     def of(model: str, thickness: int) -> bytes:
         if (model, thickness) not in made:
             loaded = chain.load(folder(model) / "chain.json", OnCpu)
-            found = chain.run(loaded, INPUTS[model], thickness, Room(1 << 30))
+            found = chain.run(loaded, INPUTS[model], thickness, Arena(1 << 30))
             made[model, thickness] = found.tobytes()
         return made[model, thickness]
 
@@ -87,9 +87,9 @@ def load(gpu: fake.Gpu, tmp_path: Path, by_onnx_runtime: bool) -> Callable[..., 
 
 def in_slabs(network: Network, x: np.ndarray, thickness: int, near: int = 1 << 30) -> bytes:
     """Return the output as it lies in the GPU's memory, without waiting for anything."""
-    room = network.place.room(near)
-    found = chain.run(network.chain, x, thickness, room).view.tobytes()
-    assert (room.spilled > 0) == (near == 0)
+    arena = network.device.arena(near)
+    found = chain.run(network.chain, x, thickness, arena).view.tobytes()
+    assert (arena.spilled > 0) == (near == 0)
     return found
 
 
@@ -115,7 +115,7 @@ def test_without_memory_slabs_get_thinner_and_the_next_run_is_as_ever(
     network, x = load("vae_decoder", gigabytes=4, warn=warned.append), INPUTS["vae_decoder"]
     whole = network(x).view.tobytes()
     assert whole == truth("vae_decoder", 8) and not warned
-    network.place.forget()
+    network.device.forget()
     gpu.memory.capacity = gpu.memory.total_bytes() + 850_000
     assert network(x).view.tobytes() == truth("vae_decoder", int(warned[-1].split()[6]))
     assert len(warned) > 1
@@ -207,12 +207,12 @@ def test_a_copy_is_one_of_rows() -> None:
 def engines_on_streams_of_their_own(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     for stage in network.chain.stages:
         engine = stage.engine.engine
-        stream = network.place.cupy.cuda.Stream(non_blocking=True)
+        stream = network.device.cupy.cuda.Stream(non_blocking=True)
         getattr(engine, "session", engine).stream = stream
 
 
 def copies_on_the_null_stream(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime = network.place.cupy.cuda.runtime
+    runtime = network.device.cupy.cuda.runtime
     copy = runtime.memcpy2DAsync
     monkeypatch.setattr(runtime, "memcpy2DAsync", lambda *arguments: copy(*arguments[:-1], 0))
 
@@ -220,41 +220,41 @@ def copies_on_the_null_stream(network: Network, monkeypatch: pytest.MonkeyPatch)
 def no_wait_at_the_end(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
     def unended() -> Iterator[None]:
-        with network.place.stream:
+        with network.device.stream:
             yield
 
-    monkeypatch.setattr(network.place, "ordered", unended)
+    monkeypatch.setattr(network.device, "ordered", unended)
 
 
 def no_wait_before_moments_are_read(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(OnStream, "wait", lambda room: None)
+    monkeypatch.setattr(GpuArena, "wait", lambda arena: None)
 
 
 def no_wait_before_the_hosts_halos_are_copied(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copy = OnStream.copy
+    copy = GpuArena.copy
 
-    def unwaited(room: OnStream, target: Any, source: Any) -> None:
+    def unwaited(arena: GpuArena, target: Any, source: Any) -> None:
         if isinstance(target, np.ndarray) and isinstance(source, np.ndarray):
             target[...] = source
         else:
-            copy(room, target, source)
+            copy(arena, target, source)
 
-    monkeypatch.setattr(OnStream, "copy", unwaited)
+    monkeypatch.setattr(GpuArena, "copy", unwaited)
 
 
 def pinned_memory_is_freed_before_its_copy_ran(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free = OnStream.free
+    free = GpuArena.free
 
-    def unwaited(room: OnStream, array: Any) -> None:
+    def unwaited(arena: GpuArena, array: Any) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(room, "wait", lambda: None)
-            free(room, array)
+            patch.setattr(arena, "wait", lambda: None)
+            free(arena, array)
 
-    monkeypatch.setattr(OnStream, "free", unwaited)
+    monkeypatch.setattr(GpuArena, "free", unwaited)
 
 
 ALWAYS = [

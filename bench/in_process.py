@@ -1,4 +1,4 @@
-"""A variant's rooms and graphs in this process, without a server."""
+"""A variant's stages and graphs in this process, without a server."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from backends.engines import openvino
 from backends.maisi import conditioning
 from backends.maisi.request import Plan, complete
 from backends.maisi.sampler import RunModel
-from backends.slabs.place import Host, Network
+from backends.slabs.network import Host, Network
 
 ROOT = Path(__file__).resolve().parents[1]
 REPOSITORY = ROOT / "model_repository"

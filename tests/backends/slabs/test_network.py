@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from backends.slabs import budget
-from backends.slabs.place import Host, Network
-from backends.slabs.room import Room
+from backends.slabs.arena import Arena
+from backends.slabs.network import Host, Network
 from tests.conftest import ROOT
 
 
@@ -45,17 +45,17 @@ def test_files_of_activations_are_bounded(tmp_path: Path) -> None:
     whole = Network(path, Host(tmp_path, 2), 4)(latent)
     spilling = Network(path, Host(tmp_path, 2, spill_gigabytes=0.5), 0.001)
     assert np.abs(spilling(latent) - whole).max() < 1e-4
-    spilling.place = Host(tmp_path, 2, spill_gigabytes=0.001)
+    spilling.device = Host(tmp_path, 2, spill_gigabytes=0.001)
     with pytest.raises(OSError, match="Disk quota exceeded"):
         spilling(latent)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_far_is_bounded_at_a_time_and_not_in_all() -> None:
-    room = Room(0, far_limit=100)
-    first = room.empty((100,), np.uint8)
+    arena = Arena(0, far_limit=100)
+    first = arena.empty((100,), np.uint8)
     with pytest.raises(OSError, match="Disk quota exceeded"):
-        room.empty((1,), np.uint8)
-    room.free(first)
-    room.empty((100,), np.uint8)
-    assert (room.far_held, room.spilled) == (100, 200)
+        arena.empty((1,), np.uint8)
+    arena.free(first)
+    arena.empty((100,), np.uint8)
+    assert (arena.far_held, arena.spilled) == (100, 200)

@@ -33,7 +33,7 @@ def in_files(folder: Path) -> Allocate:
     return allocate
 
 
-class Room:
+class Arena:
     """Hands out arrays, at most `budget` bytes of them from `near` at a time, the rest from `far`.
 
     At most `far_limit` bytes are far at a time. `held` and `most`: bytes near now and at most;

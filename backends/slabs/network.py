@@ -14,19 +14,19 @@ import numpy.typing as npt
 from ..engines import channels_last, onnx_runtime, openvino
 from ..engines.memory import first_that_fits
 from . import budget, chain
+from .arena import Allocate, Arena, in_files
 from .gpu import Gpu, OnnxStage
-from .room import Allocate, Room, in_files
 
 Array = npt.NDArray[Any]
 
 
 class Network:
-    """A chain in its place, within a budget of memory."""
+    """A chain on a device, within a budget of memory."""
 
     def __init__(
         self,
         path: Path,
-        place: Host | Gpu,
+        device: Host | Gpu,
         gigabytes: float = 0,
         warn: Callable[[str], None] = print,
     ) -> None:
@@ -37,8 +37,8 @@ class Network:
         Raises OSError, ValueError, KeyError, TypeError or RuntimeError for files that are missing
         or damaged.
         """
-        self.place, self.gigabytes, self.warn = place, gigabytes, warn
-        self.chain = chain.load(path, place.engine)
+        self.device, self.gigabytes, self.warn = device, gigabytes, warn
+        self.chain = chain.load(path, device.engine)
 
     def __call__(self, given: Array) -> Any:
         """Return the output [R, C, X, Y, Z] for an input [R, C, X, Y, Z], or labels [R, X, Y, Z].
@@ -51,22 +51,22 @@ class Network:
         name, step = self.chain.input, self.chain.planes[self.chain.input]
         if 0 in x.shape or any(side % step for side in x.shape[2:]):
             raise ValueError(f"{name}: {list(given.shape)}, but sides must be multiples of {step}")
-        memory = int(self.gigabytes * 1e9 or self.place.available() * self.place.share)
-        planned = budget.divide(self.chain, x.shape, memory, self.place.enough)
+        memory = int(self.gigabytes * 1e9 or self.device.available() * self.device.share)
+        planned = budget.divide(self.chain, x.shape, memory, self.device.enough)
 
         def attempt(thickness: int, near: int) -> Any:
             if (thickness, near) != planned:
                 self.warn(f"out of memory; trying slabs of {thickness} with activations elsewhere")
-            return chain.run(self.chain, x, thickness, self.place.room(near))
+            return chain.run(self.chain, x, thickness, self.device.arena(near))
 
         try:
             return first_that_fits(
                 (partial(attempt, *plan) for plan in budget.thinner(*planned)),
-                self.place.forget,
+                self.device.forget,
                 f"{name} {list(given.shape)} was too large, even a plane at a time",
             )
         finally:
-            self.place.end()
+            self.device.end()
 
 
 def innermost(allocate: Allocate) -> Allocate:
@@ -118,10 +118,10 @@ class Host:
         """Return the bytes to be had."""
         return budget.available()
 
-    def room(self, size: int) -> Room:
-        """Return a room with `size` bytes of memory."""
+    def arena(self, size: int) -> Arena:
+        """Return an arena with `size` bytes of memory."""
         limit = self.spill_gigabytes * 1e9 or shutil.disk_usage(self.spill).free / 2
         in_memory, far = np.empty, in_files(self.spill)
         if self.by_onnx_runtime:
-            return Room(size, in_memory, far, far_limit=limit)
-        return Room(size, innermost(in_memory), innermost(far), far_limit=limit)
+            return Arena(size, in_memory, far, far_limit=limit)
+        return Arena(size, innermost(in_memory), innermost(far), far_limit=limit)
