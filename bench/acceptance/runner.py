@@ -49,7 +49,7 @@ def run(
     path = setting.folder / f"{step.name}.json"
     state = load(path)
     if again or state is None or state["key"] != dict(key):
-        state = {"step": step.name, "key": dict(key), "order": [], "cases": {}}
+        state = {"step": step.name, "key": dict(key), "order": [], "cases": {}, "load": 0.0}
     save(path, state)
     attempt, deadline = uuid.uuid4().hex[:8], time.monotonic() + seconds
     first = ""
@@ -66,6 +66,7 @@ def run(
             elif "end" in event:
                 name, running = event.pop("end"), ""
                 state["cases"][name] = {**event, "run": attempt}
+                state["load"] = round(os.getloadavg()[1], 1)
                 ended = event["status"] == "failed"
             elif "status" in event:  # of the process, which ended by itself
                 if running or event["status"]:
@@ -138,7 +139,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def summary(state: State) -> dict[str, Any]:
-    """Return the status of a step, the sum of its cases' seconds, and how busy the machine is."""
+    """Return the status of a step and the sum of its cases' seconds."""
     statuses = [state["cases"].get(name, {}).get("status", "open") for name in state["order"]]
     if "failed" in statuses:
         status = "failed"
@@ -147,8 +148,7 @@ def summary(state: State) -> dict[str, Any]:
     else:
         status = "done" if "done" in statuses else "not done"
     seconds = sum(case["seconds"] for case in state["cases"].values())
-    load = round(os.getloadavg()[1], 1)
-    return {"status": status, "seconds": round(seconds, 1), "load": load}
+    return {"status": status, "seconds": round(seconds, 1)}
 
 
 def load(path: Path) -> State | None:
