@@ -16,17 +16,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from .errors import InvalidRequest, Overloaded, TimeUp
+
 _LOOK = 0.25  # seconds between two looks at whether the caller still waits
 _BEGUN = 2  # requests that may be begun, one of them standing still
 _UNKNOWN = 5.0  # seconds until to try again, where nothing is known
-
-
-class Overloaded(Exception):
-    """There is no room, or no time; the message is one sentence that says when to try again."""
-
-
-class TimeUp(Exception):
-    """The request has used up its time; the message is one sentence for the caller."""
 
 
 class Place:
@@ -60,7 +54,11 @@ class Place:
         return time.monotonic() - self.waited
 
     def expect(self, seconds: float | None, least: float | None) -> None:
-        """Say what the work will take; raises Overloaded where that is more time than there is."""
+        """Say what the work will take.
+
+        Raises Overloaded where that is more time than is left, InvalidRequest where it is more than
+        the request has at all.
+        """
         self.expected, self.least = seconds or 0.0, least or 0.0
         self._gate.admit(self)
 
@@ -129,16 +127,18 @@ class Gate:
         return sum(other.left for other in self._places if other.rank < rank)
 
     def admit(self, place: Place) -> None:
-        """Raise Overloaded where what comes before leaves a place too little time."""
+        """Raise Overloaded or InvalidRequest where a place has too little time, see `expect`."""
         with self._changed:
             wait = self._ahead(place.rank)
             late = time.monotonic() + wait + place.least - place.arrived - place.seconds
             if place.least and late > 0:
-                raise _overloaded(
+                why = (
                     f"the request takes about {place.least:.1f} s, after {wait:.1f} s for others,"
-                    f" and has {place.seconds:g} s",
-                    late if late <= wait else None,
+                    f" and has {place.seconds:g} s"
                 )
+                if late > wait:  # not even an idle server has the time
+                    raise InvalidRequest(f"timeout: {why}; try again with more time")
+                raise _overloaded(why, late)
 
     def take(self, place: Place, still: Callable[[], None]) -> None:
         """Wait until `place` is the one that works."""
@@ -176,6 +176,6 @@ class Gate:
         return min(ready if len(begun) < _BEGUN else begun, key=lambda place: place.rank)
 
 
-def _overloaded(why: str, seconds: float | None) -> Overloaded:
-    again = "with more time" if seconds is None else f"in {math.ceil(seconds)} s"
-    return Overloaded(f"overloaded: {why}; try again {again}")
+def _overloaded(why: str, seconds: float) -> Overloaded:
+    after = math.ceil(seconds)
+    return Overloaded(f"overloaded: {why}; try again in {after} s", after)

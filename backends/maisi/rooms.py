@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from . import anatomy, conditioning, decoder, fidelity, masks, sampler, source, stopping
+from .errors import InvalidRequest
 from .forecast import Pace
 from .gate import Gate, Place
-from .inputs import Array, Inputs, InvalidRequest, Variant, flag, written
+from .inputs import Array, Inputs, Variant, flag, written
 from .report import best, outlook, report
 from .request import (
     Plan,

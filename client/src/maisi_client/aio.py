@@ -27,10 +27,10 @@ from tritonclient.utils import InferenceServerException
 
 from . import _answer as answer
 from ._arguments import Arguments, MaskArguments, Picture
-from ._errors import InvalidRequest, MaisiError, ServerError, ServerUnavailable
+from ._errors import InvalidRequest, MaisiError, ServerError
 from ._request import Request, prepare
 from ._signature import lists_keywords_of
-from ._transport import channel as transport
+from ._transport import channel, errors
 from ._transport.address import DEFAULT_URL
 from ._transport.pool import Pool, Server
 from ._transport.shared import Region
@@ -63,18 +63,18 @@ class Client:
         retries: int = 3,
     ) -> None:
         self.url = url or os.environ.get("MAISI_URL") or DEFAULT_URL
-        transport.check_seconds(timeout=timeout, idle_timeout=idle_timeout)
+        channel.check_seconds(timeout=timeout, idle_timeout=idle_timeout)
         self.timeout, self.idle_timeout, self.retries = timeout, idle_timeout, retries
         self._tls = tls or Tls.of()
         self._only_variant: str | None = None  # of the servers, once it was asked for
         self._pool = Pool(
             self.url,
-            lambda url: transport.connect(
+            lambda url: channel.connect(
                 # One for all requests, so that it has to take the answer of any.
                 url,
                 self._tls,
                 InferenceServerClient,
-                transport.MESSAGE_BYTES,
+                channel.MESSAGE_BYTES,
             ),
         )
 
@@ -219,10 +219,10 @@ class Client:
                 try:
                     async for result in results:
                         yield result
-                except transport.UnknownModel as error:
+                except errors.UnknownModel as error:
                     self._only_variant = None
                     served = in_models(await self._models(server, deadline))
-                    raise transport.unknown(named.variant, server.url, served) from error
+                    raise errors.unknown(named.variant, server.url, served) from error
 
         async with aclosing(self._tries(once)) as results:
             async for result in results:
@@ -269,7 +269,7 @@ class Client:
                 "model_name": region.model,
                 "inputs": inputs,
                 "outputs": outputs,
-                "timeout": transport.microseconds(deadline),
+                "timeout": channel.microseconds(deadline),
             }
 
         started, last = False, None
@@ -278,7 +278,7 @@ class Client:
         )
         try:
             while True:
-                left = transport.time_left(server.url, deadline)
+                left = errors.time_left(server.url, deadline)
                 wait = min(left, self.idle_timeout) if started else left
                 # `wait_for` of Python before 3.12 loses a cancel that comes with an answer.
                 reply: asyncio.Future[Any] = asyncio.ensure_future(anext(replies))
@@ -288,23 +288,23 @@ class Client:
                     reply.cancel()
                 if not done:
                     if wait < left:
-                        raise transport.silent(server.url, self.idle_timeout)
-                    raise transport.late(server.url)
+                        raise errors.silent(server.url, self.idle_timeout)
+                    raise errors.late(server.url)
                 try:
                     result, error = reply.result()
                 except StopAsyncIteration:
                     break
                 if error is not None:
-                    raise transport.explain(error, server.url, started)
+                    raise errors.explain(error, server.url, started)
                 started = True
                 if not result.get_response().raw_output_contents:  # no more than a flag
                     continue
                 last = result
                 yield region.read(result)
             if last is None or answer.report(last) is None:  # the end of all that is asked
-                raise ServerUnavailable(f"the connection to {server.url} was lost: it just ended")
+                raise errors.lost(server.url)
         except grpc.RpcError as error:  # from None: its text is the server's own
-            raise transport.explain(_translated(error), server.url, started) from None
+            raise errors.explain(_translated(error), server.url, started) from None
         finally:
             replies.cancel()
 
@@ -326,24 +326,24 @@ class Client:
         return replace(request, variant=self._only_variant)
 
     async def _check_taken(self, server: Server[Any], request: Request, deadline: float) -> None:
-        if transport.everywhere(request):
+        if channel.everywhere(request):
             return
         try:
             config = await self._config(server, deadline, f"{request.variant}.stream")
         except InvalidRequest:  # no such model: the stream's own error says it best
             return
-        transport.check_taken(request, config)
+        channel.check_taken(request, config)
 
     async def _config(self, server: Server[Any], deadline: float, model: str) -> Any:
         method = server.connection.get_model_config
         return (await self._call(server, deadline, method, model)).config
 
     async def _call(self, server: Server[Any], deadline: float, method: Any, *args: str) -> Any:
-        left = transport.time_left(server.url, deadline)
+        left = errors.time_left(server.url, deadline)
         try:
-            return await method(*args, client_timeout=transport.lookup_seconds(left))
+            return await method(*args, client_timeout=errors.lookup_seconds(left))
         except InferenceServerException as error:
-            raise transport.unanswered(error, server.url, left) from None
+            raise errors.unanswered(error, server.url, left) from None
 
 
 def _translated(error: Any) -> InferenceServerException:

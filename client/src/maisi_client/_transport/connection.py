@@ -15,7 +15,7 @@ from tritonclient.utils import InferenceServerException
 from .._errors import InvalidRequest, MaisiError
 from .._request import Request
 from .._variant import Variant, in_models, offered, only
-from . import channel as transport
+from . import channel, errors
 from .pool import Pool, Server
 from .shared import Region
 from .stream import stream
@@ -31,11 +31,11 @@ class Connection:
     def __init__(
         self, urls: str, tls: Tls | None, timeout: float, idle_timeout: float, retries: int
     ) -> None:
-        transport.check_seconds(timeout=timeout, idle_timeout=idle_timeout)
+        channel.check_seconds(timeout=timeout, idle_timeout=idle_timeout)
         self.timeout, self.idle_timeout, self.retries = timeout, idle_timeout, retries
         self._tls = tls
         self._only_variant: str | None = None  # of the servers, once it was asked for
-        self._pool = Pool(urls, lambda url: transport.connect(url, tls))
+        self._pool = Pool(urls, lambda url: channel.connect(url, tls))
 
     def close(self) -> None:
         """Close it."""
@@ -72,10 +72,10 @@ class Connection:
                 with closing(results):
                     try:
                         yield from results
-                    except transport.UnknownModel as error:
+                    except errors.UnknownModel as error:
                         self._only_variant = None
                         served = in_models(self._models(server, deadline))
-                        raise transport.unknown(named.variant, server.url, served) from error
+                        raise errors.unknown(named.variant, server.url, served) from error
 
         return self._tries(once)
 
@@ -115,13 +115,13 @@ class Connection:
 
     def _check_taken(self, server: Server[Any], request: Request, deadline: float) -> None:
         """Refuse what this variant has no input for, before it travels."""
-        if transport.everywhere(request):
+        if channel.everywhere(request):
             return
         try:
             config = self._config(server, deadline, f"{request.variant}.stream")
         except InvalidRequest:  # no such model: the stream's own error says it best
             return
-        transport.check_taken(request, config)
+        channel.check_taken(request, config)
 
     def _config(self, server: Server[Any], deadline: float, model: str) -> Any:
         return self._call(server, deadline, server.connection.get_model_config, model).config
@@ -129,8 +129,8 @@ class Connection:
     def _call(
         self, server: Server[Any], deadline: float, method: Callable[..., Any], *args: str
     ) -> Any:
-        left = transport.time_left(server.url, deadline)
+        left = errors.time_left(server.url, deadline)
         try:
-            return method(*args, client_timeout=transport.lookup_seconds(left))
+            return method(*args, client_timeout=errors.lookup_seconds(left))
         except InferenceServerException as error:
-            raise transport.unanswered(error, server.url, left) from None
+            raise errors.unanswered(error, server.url, left) from None

@@ -11,8 +11,7 @@ from typing import Any
 
 from tritonclient.utils import InferenceServerException
 
-from .._errors import ServerUnavailable
-from . import channel as transport
+from . import channel, errors
 from .shared import Region
 from .tls import Tls
 
@@ -44,7 +43,7 @@ def stream(
             inbox.put((result, error))  # while it is full, gRPC holds the server back
 
     # One of its own: tritonclient runs one stream a connection.
-    client = transport.connect(url, tls, answer_bytes=region.answer_bytes)
+    client = channel.connect(url, tls, answer_bytes=region.answer_bytes)
     try:
         client.start_stream(
             hear,
@@ -57,23 +56,21 @@ def stream(
                 tensors,
                 outputs=outputs,
                 enable_empty_final_response=True,
-                timeout=transport.microseconds(deadline),
+                timeout=channel.microseconds(deadline),
             )
         while not done:
-            left = transport.time_left(url, deadline)
+            left = errors.time_left(url, deadline)
             wait = min(left, idle_timeout) if started else left
             try:
                 result, error = _next(inbox, client, wait)
             except queue.Empty:
                 if wait < left:
-                    raise transport.silent(url, idle_timeout) from None
-                raise transport.late(url) from None
+                    raise errors.silent(url, idle_timeout) from None
+                raise errors.late(url) from None
             except EOFError:
-                raise ServerUnavailable(
-                    f"the connection to {url} was lost: it just ended"
-                ) from None
+                raise errors.lost(url) from None
             if error is not None:
-                raise transport.explain(error, url, started)
+                raise errors.explain(error, url, started)
             started = True
             response = result.get_response()
             done = response.parameters["triton_final_response"].bool_param
