@@ -115,10 +115,10 @@ class Region:
 
     def read(self, result: Any) -> Any:
         """Return a part of the answer so that it finds the image, wherever that is."""
-        told, memory = result.get_output("image"), self._memory
-        if memory is None or "image" not in self._at or told is None:
+        output, memory = result.get_output("image"), self._memory
+        if memory is None or "image" not in self._at or output is None:
             return result
-        sides = tuple(told.shape)
+        sides = tuple(output.shape)
 
         def as_numpy(name: str) -> Any:
             if name != "image":
