@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backends.maisi.inputs import InvalidRequest
+from backends.maisi.errors import InvalidRequest
 from backends.maisi.request import complete
 from bench import page, verdict
 from bench import task as tasks

@@ -7,6 +7,7 @@ standard error. PyTorch is imported only by those that need it.
 
 import importlib
 import json
+import math
 import os
 import re
 import signal
@@ -136,19 +137,22 @@ def open_model(task: Task, model: str) -> Callable[[Mapping[str, Any]], Mapping[
 @contextmanager
 def service(task: Task) -> Iterator[tuple[Make, str]]:
     """Give our server, asked over gRPC by the transport of our client library."""
-    from maisi_client._transport.pool import Server
-    from maisi_client._transport.shared import Region
-    from maisi_client._transport.stream import stream
+    from maisi_client._request import Request
+    from maisi_client._transport import channel, threads
+    from maisi_client._transport.pool import Pool
+    from maisi_client._transport.session import Session
 
     name, asked = task.load().name, tasks.request(task)
+    request = Request(name, asked, None, {}, None, None, None, None, False, ())
     with serving(task.models, name) as url:
+        pool = Pool(url, lambda address: channel.connect(address, None))
+        pool.servers[0].far_until = math.inf  # by gRPC, not through shared memory
+        session = Session(pool, url, _WAIT, _WAIT, 0)
 
         def make() -> Volume:
             begin = time.perf_counter()
-            deadline = time.monotonic() + _WAIT
             image, report = None, None
-            sent = Region(Server(url, None), None, f"{name}.stream", asked)  # not opened: by gRPC
-            for result in stream(url, None, sent, deadline=deadline, idle_timeout=_WAIT):
+            for result in threads.events(session.results(request), None):
                 if result.as_numpy("image") is not None:
                     image, report = result.as_numpy("image"), result.as_numpy("report")
             total = time.perf_counter() - begin

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 from maisi_client._request import prepare
-from maisi_client._transport import shared
-from maisi_client._transport.connection import Connection
+from maisi_client._transport import channel, shared, threads
+from maisi_client._transport.pool import Pool
+from maisi_client._transport.session import Session
 
 from bench import page
 from bench.overhead import served
@@ -66,16 +67,18 @@ def lay(repository: Path) -> None:
 def seconds(url: str, side: int, threshold: int) -> float:
     """Return the seconds from a request to the array, a connection of its own included."""
     before, shared.THRESHOLD = shared.THRESHOLD, threshold
-    connection = Connection(url, None, 600, 600, 0)
+    pool = Pool(url, lambda address: channel.connect(address, None))
+    session = Session(pool, url, 600, 600, 0)
     try:
         started = time.perf_counter()
-        results = connection.results(prepare(None, {"variant": "transfer", "size": [side] * 3}))
+        request = prepare(None, {"variant": "transfer", "size": [side] * 3})
+        results = threads.events(session.results(request), None)
         found = [image for result in results if (image := result.as_numpy("image")) is not None]
         took = time.perf_counter() - started
-        if connection._pool.servers[0].far_until:
+        if pool.servers[0].far_until:
             raise SystemExit("transfer: shared memory could not be had; the log says why (DEBUG).")
     finally:
-        connection.close()
+        pool.servers[0].connection.close()
         shared.THRESHOLD = before
     (image,) = found
     assert image.shape == (side,) * 3 and image[0, 0, -1] == side - 1

@@ -11,7 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .inputs import Array, Inputs, InvalidRequest, Variant, join, quote, text
+from .errors import InvalidRequest
+from .inputs import Array, Inputs, Variant, join, quote, text
 
 ORGANS = ("gallbladder", "liver", "stomach", "pancreas", "colon")
 

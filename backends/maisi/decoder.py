@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .inputs import Array, InvalidRequest, Variant
+from .errors import InvalidRequest
+from .inputs import Array, Variant
 from .request import Plan
 from .sampler import RunModel
 

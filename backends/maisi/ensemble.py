@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from . import conditioning, decoder, fidelity, preparation, sampler
-from .inputs import Array, InvalidRequest, Variant, written
+from .errors import InvalidRequest
+from .inputs import Array, Variant, written
 from .report import report
 from .request import (
     Plan,

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from .inputs import Array, InvalidRequest, by
+from .errors import InvalidRequest
+from .inputs import Array, by
 from .morphology import Bits, grow, shrink
 
 Mask = npt.NDArray[np.uint8]

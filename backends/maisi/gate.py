@@ -17,17 +17,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from .errors import InvalidRequest, Overloaded, TimeUp
+
 _LOOK = 0.25  # seconds between two looks at whether the caller still waits
 _BEGUN = 2  # requests that may be begun for each device, one of them standing still
 _UNKNOWN = 5.0  # seconds until to try again, where nothing is known
-
-
-class Overloaded(Exception):
-    """The queue is full, or time is short; the message is one sentence: when to try again."""
-
-
-class TimeUp(Exception):
-    """The request has used up its time; the message is one sentence for the caller."""
 
 
 class Ticket:
@@ -61,7 +55,11 @@ class Ticket:
         return time.monotonic() - self.waited
 
     def expect(self, seconds: float | None, least: float | None) -> None:
-        """Say what the work will take; raises Overloaded where that is more time than there is."""
+        """Say what the work will take.
+
+        Raises Overloaded where that is more time than is left, InvalidRequest where it is more than
+        the request has at all.
+        """
         self.expected, self.least = seconds or 0.0, least or 0.0
         self._gate.admit(self)
 
@@ -137,16 +135,18 @@ class Gate:
         return free[0]
 
     def admit(self, ticket: Ticket) -> None:
-        """Raise Overloaded where what comes before leaves a ticket too little time."""
+        """Raise Overloaded or InvalidRequest where a ticket has too little time, see `expect`."""
         with self._changed:
             wait = self._ahead(ticket.rank)
             late = time.monotonic() + wait + ticket.least - ticket.arrived - ticket.seconds
             if ticket.least and late > 0:
-                raise _overloaded(
+                why = (
                     f"the request takes about {ticket.least:.1f} s, after {wait:.1f} s for others,"
-                    f" and has {ticket.seconds:g} s",
-                    late if late <= wait else None,
+                    f" and has {ticket.seconds:g} s"
                 )
+                if late > wait:  # not even an idle server has the time
+                    raise InvalidRequest(f"timeout: {why}; try again with more time")
+                raise _overloaded(why, late)
 
     def take(self, ticket: Ticket, still: Callable[[], None]) -> None:
         """Wait until `ticket` is one that works."""
@@ -194,6 +194,6 @@ class Gate:
         return waiting[: self._devices - len(self._working)]
 
 
-def _overloaded(why: str, seconds: float | None) -> Overloaded:
-    again = "with more time" if seconds is None else f"in {math.ceil(seconds)} s"
-    return Overloaded(f"overloaded: {why}; try again {again}")
+def _overloaded(why: str, seconds: float) -> Overloaded:
+    after = math.ceil(seconds)
+    return Overloaded(f"overloaded: {why}; try again in {after} s", after)

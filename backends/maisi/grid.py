@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .inputs import Inputs, InvalidRequest, Variant, by, join, quote, shortest, text, values
+from .errors import InvalidRequest
+from .inputs import Inputs, Variant, by, join, quote, shortest, text, values
 
 Sides = tuple[int, int, int]
 Lengths = tuple[float, float, float]

@@ -6,13 +6,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .errors import InvalidRequest
+
 Array = npt.NDArray[Any]
 Inputs = Mapping[str, Array]
 Variant = Mapping[str, Any]  # what its model configurations publish as the parameter `variant`
-
-
-class InvalidRequest(ValueError):
-    """What was asked cannot be done; the message is one sentence for the caller."""
 
 
 def values(inputs: Inputs, name: str, count: int) -> list[Any]:

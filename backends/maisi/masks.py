@@ -10,7 +10,8 @@ import numpy.typing as npt
 from . import anatomy, envelope, schedule, stopping, vocabulary
 from .augmentation import augment
 from .conditioning import mask_noise, organs_of_lesions
-from .inputs import Array, Inputs, InvalidRequest, Variant
+from .errors import InvalidRequest
+from .inputs import Array, Inputs, Variant
 from .postprocess import BONE_LESION, LUNG_LOBES, postprocess
 from .request import Plan
 from .sampler import RunModel

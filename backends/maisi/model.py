@@ -29,16 +29,26 @@ from ..engines import cuda, guard
 from . import stopping, stream
 from .decoder import NOT_FINITE
 from .ensemble import STAGES, Tensors
+from .errors import (
+    Cancelled,
+    EngineFailed,
+    InvalidRequest,
+    OutOfMemory,
+    Overloaded,
+    RequestError,
+    Stopping,
+    TimeUp,
+    render,
+)
 from .forecast import Pace
-from .gate import Gate, Overloaded, TimeUp
-from .inputs import InvalidRequest, Variant, flag
+from .gate import Gate
+from .inputs import Variant, flag
 from .metrics import Metrics
 from .preparation import as_text
 from .progress import WAITING
-from .stopping import Stopping
 
 _READ = ("vae_decoder", "vae_encoder", "mask_decoder")
-_MEMORY = re.compile(r"out of memory: .*; try again in \d+ s")  # as backends/engines/memory.py
+_MEMORY = re.compile(r"out of memory: .*; try again in (\d+) s")  # as backends/engines/memory.py
 # What Triton 2.51 says of a model that the supervisor is about to load again, and where there is no
 # room in /dev/shm.
 _PASSING = {
@@ -50,22 +60,16 @@ _PASSING = {
 }
 _QUEUE_FULL = "maximum queue size"  # as Triton 2.51 says it
 _QUEUE_PAUSE = 0.002  # seconds until a full queue is tried again
-_AGAIN = "try again in 3 s"
+_AGAIN = 3  # seconds until a caller is to try again
 _ARENA_MAX = -8  # mallopt's M_ARENA_MAX, glibc's malloc.h
+# What an error is counted as, by its code.
+_OUTCOMES = {
+    "INVALID_ARG": "invalid",
+    "UNAVAILABLE": "unavailable",
+    "CANCELLED": "cancelled",
+    "INTERNAL": "failed",
+}
 _FLOWS = ("flow", "flow_masked", "mask_flow")
-
-
-class Cancelled(Exception):
-    """The caller no longer wants the answer."""
-
-
-class EngineFailed(Exception):
-    """A model of the variant answered with an error; `code` is Triton's."""
-
-    def __init__(self, message: str, code: int) -> None:
-        """Keep Triton's code beside the sentence for the caller."""
-        super().__init__(message)
-        self.code = code
 
 
 class TritonPythonModel:
@@ -136,7 +140,7 @@ class TritonPythonModel:
             sent = {t.name(): t.as_numpy() for t in request.inputs() if t.name() == "check"}
             if check := flag(sent, "check"):
                 if not self.checks.acquire(blocking=False):
-                    raise Overloaded(f"overloaded: as many checks as may be are here; {_AGAIN}")
+                    raise _overloaded("as many checks as may be are here")
             else:
                 self.gate.look()
         except (Stopping, Overloaded, InvalidRequest) as error:
@@ -257,38 +261,26 @@ class TritonPythonModel:
             if guard.NOT_FINITE in error.message():  # Triton 2.51 hands no codes on
                 raise InvalidRequest(NOT_FINITE)
             _log(known, f"{self.role}: {model}: {error.message()}")
-            if (found := _MEMORY.search(error.message())) is not None:
-                raise Overloaded(f"overloaded: {model}: {found[0]}")
-            for sign, told in _PASSING.items():
+            if (full := _MEMORY.search(error.message())) is not None:
+                raise OutOfMemory(f"overloaded: {model}: {full[0]}", int(full[1]))
+            for sign, reason in _PASSING.items():
                 if sign in error.message():
-                    raise Overloaded(f"overloaded: {model} {told}; {_where(known)}; {_AGAIN}")
-            raise EngineFailed(
-                f"{self.role}: the model {model} failed; {_where(known)}", error.code()
-            )
+                    raise _overloaded(f"{model} {reason}; {_where(known)}")
+            raise EngineFailed(f"{self.role}: the model {model} failed; {_where(known)}")
         return [pb_utils.get_output_tensor_by_name(response, name) for name in outputs]
 
     def _error(self, known: str, error: Exception) -> Any:
-        outcome, code, sentence = self._outcome(known, error)
+        if not isinstance(error, RequestError):
+            _log(known, f"{self.role}: {type(error).__name__}: {error}")
+            sentence = f"{self.role}: failed with {type(error).__name__}; {_where(known)}"
+            error = RequestError(sentence)
         if known != self.probe_id:
-            self.metrics.ended(outcome)
-        return pb_utils.TritonError(sentence, code)
+            self.metrics.ended(_OUTCOMES[error.code])
+        return pb_utils.TritonError(render(error), getattr(pb_utils.TritonError, error.code))
 
-    def _outcome(self, known: str, error: Exception) -> tuple[str, int, str]:
-        """Return what to count an error as, Triton's code for it and the sentence."""
-        codes = pb_utils.TritonError
-        if isinstance(error, InvalidRequest):
-            return "invalid", codes.INVALID_ARG, str(error)
-        if isinstance(error, Cancelled):
-            return "cancelled", codes.CANCELLED, "the caller cancelled"
-        if isinstance(error, TimeUp):
-            return "cancelled", codes.CANCELLED, str(error)
-        if isinstance(error, Stopping | Overloaded):
-            return "unavailable", codes.UNAVAILABLE, str(error)
-        if isinstance(error, EngineFailed):
-            return "failed", error.code, str(error)
-        _log(known, f"{self.role}: {type(error).__name__}: {error}")
-        sentence = f"{self.role}: failed with {type(error).__name__}; {_where(known)}"
-        return "failed", codes.INTERNAL, sentence
+
+def _overloaded(why: str) -> Overloaded:
+    return Overloaded(f"overloaded: {why}; try again in {_AGAIN} s", _AGAIN)
 
 
 def _id(request: Any) -> str:

@@ -12,11 +12,11 @@ import numpy as np
 from ..engines import guard
 from . import anatomy, grid
 from .envelope import BODY
+from .errors import InvalidRequest
 from .grid import Lengths, Sides
 from .inputs import (
     Array,
     Inputs,
-    InvalidRequest,
     Variant,
     by,
     flag,

@@ -4,7 +4,8 @@ import numpy as np
 import numpy.typing as npt
 
 from . import schedule
-from .inputs import Array, InvalidRequest, Variant
+from .errors import InvalidRequest
+from .inputs import Array, Variant
 from .request import Plan
 from .sampler import RunModel, calls
 

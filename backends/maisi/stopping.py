@@ -9,11 +9,9 @@ import os
 import time
 from pathlib import Path
 
+from .errors import Stopping
+
 ENV = "MAISI_STOPPING"
-
-
-class Stopping(Exception):
-    """The server does not do this any more; the message is one sentence for the caller."""
 
 
 def deadline() -> float | None:

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 from . import conditioning, decoder, fidelity, masks, preparation, sampler
+from .errors import InvalidRequest
 from .forecast import Pace
 from .gate import Gate
-from .inputs import Inputs, InvalidRequest, Variant, flag
+from .inputs import Inputs, Variant, flag
 from .preparation import as_text
 from .progress import MASK_ENCODER, SAMPLER, WAITING, Progress
 from .report import best, outlook, report

@@ -158,7 +158,7 @@ def test_a_thousand_requests_need_no_more_memory_than_a_hundred(server: Server) 
 def test_a_server_that_does_not_answer_is_left_out(
     start_server: Callable[..., Server], server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("maisi_client._transport.channel.LOOKUP_SECONDS", 1.0)
+    monkeypatch.setattr("maisi_client._transport.errors.LOOKUP_SECONDS", 1.0)
     frozen = start_server()
     frozen.process.send_signal(signal.SIGSTOP)  # who would start it again
     frozen.triton.suspend()

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from maisi_client import Client, InvalidRequest, Row, ServerUnavailable, aio, make_dataset
-from maisi_client._transport.connection import Connection
+from maisi_client._transport.session import Session
 from tritonclient.grpc import model_config_pb2 as model_config
 from tritonclient.grpc import service_pb2 as pb
 
@@ -130,10 +130,8 @@ def test_the_only_variant_is_asked_for_once_and_reported(
 ) -> None:
     monkeypatch.delenv("MAISI_VARIANT", raising=False)
     lookups = []
-    models = Connection._models
-    monkeypatch.setattr(
-        Connection, "_models", lambda *asked: lookups.append(asked) or models(*asked)
-    )
+    models = Session._models
+    monkeypatch.setattr(Session, "_models", lambda *asked: lookups.append(asked) or models(*asked))
     with Client(server.grpc) as client:
         reports = [client.generate(size=[32, 32, 32], steps=1, seed=n).report for n in (1, 2)]
     assert len(lookups) == 1

@@ -106,7 +106,8 @@ def test_sigterm_with_requests_in_flight(start_server):
     time.sleep(1)
     assert not unary.done()  # so it was in flight
     started = time.monotonic()
-    with pytest.raises(grpc.InferenceServerException, match="server is stopping") as refused:
+    stopping = r"\[stopping\] the server is stopping"
+    with pytest.raises(grpc.InferenceServerException, match=stopping) as refused:
         volume(server)
     assert refused.value.status() == "StatusCode.UNAVAILABLE"
     late, other = stream(server)

@@ -62,7 +62,7 @@ class Arguments(MaskArguments, total=False):
     solver: such as `euler`, `heun`, `ab2`.
     top_region, bottom_region: of variants that have body regions; there, what is left out is found
         in the mask.
-    redraws: how often a volume that does not follow its mask is made anew; the best is given, the
+    redraws: how often a volume that does not follow its mask is made again; the best is given, the
         report tells of all.
     """
 
@@ -93,12 +93,12 @@ def complete(arguments: Mapping[str, Any]) -> dict[str, Any]:
     for name in arguments:
         if name not in ARGUMENTS:
             raise TypeError(f"'{name}' is no argument; {', '.join(ARGUMENTS)} are")
-    told = {name: value for name, value in arguments.items() if value is not None}
-    variant = told.get("variant") or os.environ.get("MAISI_VARIANT")
+    values = {name: value for name, value in arguments.items() if value is not None}
+    variant = values.get("variant") or os.environ.get("MAISI_VARIANT")
     if variant is not None and (not isinstance(variant, str) or variant != printable(variant)):
         raise InvalidRequest(f"variant is {shown(variant)}; a name is expected")
     named = {"variant": variant} if variant else {}  # it names the model
-    return {"seed": secrets.randbelow(2**32), **told, **named}
+    return {"seed": secrets.randbelow(2**32), **values, **named}
 
 
 def tensors(asked: Mapping[str, Any]) -> dict[str, NDArray[Any]]:

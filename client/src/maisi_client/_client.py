@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 
-from . import _answer as answer
 from ._arguments import Arguments, MaskArguments, Picture
-from ._errors import ServerError
-from ._request import Request, prepare
+from ._request import prepare
 from ._signature import lists_keywords_of
+from ._transport import channel, threads
 from ._transport.address import DEFAULT_URL
-from ._transport.connection import Connection
+from ._transport.pool import Pool
+from ._transport.session import Session
+from ._transport.steps import Steps
 from ._transport.tls import Tls
 from ._variant import Variant
 from ._volume import Progress, Volume
@@ -34,8 +35,9 @@ class Client:
     the files that `MAISI_CA`, `MAISI_CERTIFICATE` and `MAISI_KEY` name, else nothing. `timeout`
     bounds a whole request in seconds, waiting and retries included; `idle_timeout` bounds the
     silence between two signs of progress once the server has begun.
-    A request that finds no server or no room, or that a server leaves unfinished as it stops, dies
-    or fails, is sent again, `retries` more times, ever more seldom: the seed makes the same volume.
+    A request that finds no server, or a full one, or that a server leaves unfinished as it stops,
+    dies or fails, is sent again, `retries` more times, ever more seldom: the seed makes the same
+    volume.
     Large volumes to and from a server of the same user on this machine go through shared memory,
     where that can be had. Threads may share a client.
     """
@@ -50,7 +52,10 @@ class Client:
         retries: int = 3,
     ) -> None:
         self.url = url or os.environ.get("MAISI_URL") or DEFAULT_URL
-        self._server = Connection(self.url, tls or Tls.of(), timeout, idle_timeout, retries)
+        channel.check_seconds(timeout=timeout, idle_timeout=idle_timeout)
+        self._tls = tls or Tls.of()
+        self._pool = Pool(self.url, lambda url: channel.connect(url, self._tls))
+        self._session = Session(self._pool, self.url, timeout, idle_timeout, retries)
 
     def __enter__(self) -> Client:
         return self
@@ -64,8 +69,9 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connection."""
-        self._server.close()
+        """Close the connections."""
+        for server in self._pool.servers:
+            server.connection.close()
 
     @lists_keywords_of(MaskArguments, Arguments)
     def generate(
@@ -80,13 +86,8 @@ class Client:
         `on_progress` is called with every `Progress`. Leaving by an exception, such as the
         `KeyboardInterrupt` of Ctrl-C, cancels the request on the server.
         """
-        with closing(self.stream(mask, **arguments)) as events:
-            for event in events:
-                if isinstance(event, Volume):
-                    return event
-                if on_progress is not None:
-                    on_progress(event)
-        raise AssertionError("a stream ends with a volume or raises")
+        volume: Volume = self._wait(self.stream(mask, **arguments), on_progress)
+        return volume
 
     @lists_keywords_of(MaskArguments, Arguments)
     def stream(
@@ -104,7 +105,7 @@ class Client:
         refuses at the first item. Closing the iterator early cancels the request. Raises
         `MaisiError`; see there.
         """
-        return self._events(prepare(mask, arguments))
+        return self._events(self._session.volume(prepare(mask, arguments)))
 
     @lists_keywords_of(MaskArguments)
     def mask(
@@ -120,15 +121,7 @@ class Client:
         vocabulary, with the body around its organs. Raises `MaisiError`.
         """
         request = prepare(mask, arguments, mask_only=True)
-        with closing(self._server.results(request)) as results:
-            for result in results:
-                if on_progress is not None and (progress := answer.progress(result)) is not None:
-                    on_progress(progress)
-                report = answer.report(result)
-                made = report and answer.mask(result, report, request)
-                if made is not None:
-                    return made
-        raise ServerError(f"the server at {self.url} ended without a mask")
+        return self._wait(self._events(self._session.mask(request)), on_progress)
 
     @lists_keywords_of(MaskArguments, Arguments)
     def check(self, mask: Picture | None = None, **arguments: Unpack[Arguments]) -> dict[str, Any]:
@@ -142,23 +135,27 @@ class Client:
         Raises `MaisiError`, as `generate` would.
         """
         request = prepare(mask, arguments, check=True)
-        with closing(self._server.results(request)) as results:
-            for result in results:
-                if (report := answer.outlook(result, request)) is not None:
-                    return report
-        raise ServerError(f"the server at {self.url} ended without an answer")
+        outlook: dict[str, Any] = self._wait(self._events(self._session.outlook(request)))
+        return outlook
 
     def info(self) -> dict[str, Variant]:
         """Return every variant that is ready on the server, by name."""
-        return self._server.variants()
+        variants: dict[str, Variant] = self._wait(self._events(self._session.variants()))
+        return variants
 
-    def _events(self, request: Request) -> Generator[Progress | Volume, None, None]:
-        volume = None
-        with closing(self._server.results(request)) as results:
-            for result in results:
-                if (progress := answer.progress(result)) is not None:
-                    yield progress
-                volume = answer.volume(result, request) or volume
-        if volume is None:
-            raise ServerError(f"the server at {self.url} ended without a volume")
-        yield volume
+    def _events(self, steps: Steps[None]) -> Generator[Any, None, None]:
+        return threads.events(steps, self._tls)
+
+    def _wait(
+        self,
+        events: Generator[Any, None, None],
+        on_progress: Callable[[Progress], object] | None = None,
+    ) -> Any:
+        """Return the event that is no progress, and close the events."""
+        with closing(events):
+            for event in events:
+                if not isinstance(event, Progress):
+                    return event
+                if on_progress is not None:
+                    on_progress(event)
+        raise AssertionError("events end with what was asked for, or raise")

@@ -43,10 +43,10 @@ def provenance(
 def digest(values: NDArray[Any], affine: NDArray[Any]) -> str:
     """Return the SHA-256 of a picture: shape, data type, affine as float32 (as NIfTI), voxels."""
     voxels = np.ascontiguousarray(values.astype(values.dtype.newbyteorder("<"), copy=False))
-    told = hashlib.sha256(f"{voxels.shape} {voxels.dtype.name}".encode())
-    told.update((np.asarray(affine, "<f4") + 0).tobytes())  # + 0: no negative zeros
-    told.update(voxels.data)
-    return told.hexdigest()
+    sha256 = hashlib.sha256(f"{voxels.shape} {voxels.dtype.name}".encode())
+    sha256.update((np.asarray(affine, "<f4") + 0).tobytes())  # + 0: no negative zeros
+    sha256.update(voxels.data)
+    return sha256.hexdigest()
 
 
 def plain(arguments: Mapping[str, Any]) -> dict[str, Any]:

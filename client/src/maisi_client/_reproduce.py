@@ -39,20 +39,20 @@ def reproduce(
     weights (both before any work), or of what was made. Raises `InvalidRequest` for a sidecar that
     cannot be read or has no digests, and what `Client.generate` raises.
     """
-    told = read_sidecar(sidecar)
-    request, digests = dict(told["request"]), dict(told["sha256"])
+    report = read_sidecar(sidecar)
+    request, digests = dict(report["request"]), dict(report["sha256"])
     pictures = {
-        name: _same(name, given or request.pop(name, None), digests[name], request)
-        for name, given in (("mask", mask), ("source", source))
+        name: _same(name, picture or request.pop(name, None), digests[name], request)
+        for name, picture in (("mask", mask), ("source", source))
         if name in digests
     }
-    _same_weights(client, str(told["variant"]), told["weights"])
+    _same_weights(client, str(report["variant"]), report["weights"])
     volume = client.generate(**{**request, **pictures}, on_progress=on_progress)
-    for name, made in volume.report["sha256"].items():
-        if made != digests.get(name):
+    for name, sha256 in volume.report["sha256"].items():
+        if sha256 != digests.get(name):
             raise Mismatch(
-                f"the {name} has SHA-256 {made}, not {digests.get(name)};"
-                f" {_apart(told['versions'], volume.report.get('versions', {}))}"
+                f"the {name} has SHA-256 {sha256}, not {digests.get(name)};"
+                f" {_apart(report['versions'], volume.report.get('versions', {}))}"
             )
     return volume
 
@@ -60,13 +60,13 @@ def reproduce(
 def read_sidecar(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the report of a volume; raises `InvalidRequest` without request and digests."""
     try:
-        told = read_json_file(path)
-        check_form("the report", told, _SIDECAR)
+        report = read_json_file(path)
+        check_form("the report", report, _SIDECAR)
     except (OSError, ValueError, ServerError) as error:
         raise InvalidRequest(
             f"'{os.fspath(path)}' is not the report of a volume with request and sha256: {error}"
         ) from error
-    return told
+    return report
 
 
 def _same(name: str, picture: Picture | None, wanted: str, request: Mapping[str, Any]) -> Picture:
@@ -75,17 +75,17 @@ def _same(name: str, picture: Picture | None, wanted: str, request: Mapping[str,
         raise InvalidRequest(f"the {name} was no file; give the same {name} again")
     is_mask = name == "mask"
     held = load_mask(picture, request.get("vocabulary")) if is_mask else load_greys(picture)
-    found = digest(held.values, held.image.affine)
-    if found != wanted:
-        raise Mismatch(f"the {name} has SHA-256 {found}; the volume was made of {wanted}")
+    sha256 = digest(held.values, held.image.affine)
+    if sha256 != wanted:
+        raise Mismatch(f"the {name} has SHA-256 {sha256}; the volume was made of {wanted}")
     return picture
 
 
 def _same_weights(client: Client, variant: str, wanted: Mapping[str, str]) -> None:
-    for network, found in named(variant, client.info()).weights.items():
-        if found != wanted.get(network):
+    for network, sha256 in named(variant, client.info()).weights.items():
+        if sha256 != wanted.get(network):
             raise Mismatch(
-                f"weights of {network}: the server has SHA-256 {found}; the volume was made with"
+                f"weights of {network}: the server has SHA-256 {sha256}; the volume was made with"
                 f" {wanted.get(network)}"
             )
 

@@ -90,13 +90,13 @@ def parse_variant(text: str) -> Variant:
         )
     if min(*spacing["min"], *spacing["max"]) <= 0:
         raise ServerError(f"the server's variant has spacing {spacing}; more than 0 mm is expected")
-    known = {key: data[key] for key in Variant.__dataclass_fields__ if key in data}
-    known["labels"] = labels
-    known["masks"] = "labels" in data.get("conditions", ("labels",))
-    known["regions"] = tuple(data.get("regions", {}).get("names", ()))
-    known["solvers"] = tuple(data.get("solvers", ()))
-    known["limits"] = {key: (low, high) for key, (low, high) in data.get("limits", {}).items()}
-    return Variant(**known)
+    fields = {key: data[key] for key in Variant.__dataclass_fields__ if key in data}
+    fields["labels"] = labels
+    fields["masks"] = "labels" in data.get("conditions", ("labels",))
+    fields["regions"] = tuple(data.get("regions", {}).get("names", ()))
+    fields["solvers"] = tuple(data.get("solvers", ()))
+    fields["limits"] = {key: (low, high) for key, (low, high) in data.get("limits", {}).items()}
+    return Variant(**fields)
 
 
 def named(name: str | None, variants: Mapping[str, Variant]) -> Variant:

@@ -100,8 +100,8 @@ class Volume:
             report = next((file for file in candidates if file.is_file()), beside)
         _, image = open_image(path, "volume", InvalidRequest)
         try:
-            told = read_json_file(report)
-            check_form("it", told, _FORM)
+            contents = read_json_file(report)
+            check_form("it", contents, _FORM)
         except FileNotFoundError:
             raise InvalidRequest(
                 f"report '{report}' of the volume does not exist; name the file that is its report"
@@ -110,9 +110,9 @@ class Volume:
             raise InvalidRequest(f"report '{report}' cannot be read: {error}") from error
         mask = mask_path(path)
         # A mask without a digest in the report is of another volume that had this name before.
-        own = mask.is_file() and "used_mask" in told.get("sha256", {"used_mask": ""})
+        own = mask.is_file() and "used_mask" in contents.get("sha256", {"used_mask": ""})
         mask_image = open_image(mask, "mask", InvalidRequest)[1] if own else None
-        return cls(image, told, mask_image)
+        return cls(image, contents, mask_image)
 
 
 def mask_path(path: str | os.PathLike[str]) -> Path:

@@ -11,39 +11,32 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import os
-import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import replace
+from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import grpc
 import nibabel as nib
 from tritonclient.grpc.aio import InferenceServerClient
-from tritonclient.utils import InferenceServerException
 
-from . import _answer as answer
 from ._arguments import Arguments, MaskArguments, Picture
-from ._errors import InvalidRequest, MaisiError, ServerError, ServerUnavailable
-from ._request import Request, prepare
+from ._errors import MaisiError
+from ._request import prepare
 from ._signature import lists_keywords_of
-from ._transport import channel as transport
+from ._transport import channel, loop
 from ._transport.address import DEFAULT_URL
-from ._transport.pool import Pool, Server
-from ._transport.shared import Region
+from ._transport.pool import Pool
+from ._transport.session import Session
+from ._transport.steps import Steps
 from ._transport.tls import Tls
-from ._variant import Variant, in_models, offered, only
+from ._variant import Variant
 from ._volume import Progress, Volume
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["Client"]
-
-_log = logging.getLogger("maisi_client")
 
 
 class Client:
@@ -63,20 +56,19 @@ class Client:
         retries: int = 3,
     ) -> None:
         self.url = url or os.environ.get("MAISI_URL") or DEFAULT_URL
-        transport.check_seconds(timeout=timeout, idle_timeout=idle_timeout)
-        self.timeout, self.idle_timeout, self.retries = timeout, idle_timeout, retries
+        channel.check_seconds(timeout=timeout, idle_timeout=idle_timeout)
         self._tls = tls or Tls.of()
-        self._only_variant: str | None = None  # of the servers, once it was asked for
         self._pool = Pool(
             self.url,
-            lambda url: transport.connect(
+            lambda url: channel.connect(
                 # One for all requests, so that it has to take the answer of any.
                 url,
                 self._tls,
                 InferenceServerClient,
-                transport.MESSAGE_BYTES,
+                channel.MESSAGE_BYTES,
             ),
         )
+        self._session = Session(self._pool, self.url, timeout, idle_timeout, retries)
 
     async def __aenter__(self) -> Client:
         return self
@@ -103,13 +95,8 @@ class Client:
         **arguments: Unpack[Arguments],
     ) -> Volume:
         """Make a volume and wait for it; see `maisi_client.Client.generate`."""
-        async with aclosing(self.stream(mask, **arguments)) as events:
-            async for event in events:
-                if isinstance(event, Volume):
-                    return event
-                if on_progress is not None:
-                    on_progress(event)
-        raise AssertionError("a stream ends with a volume or raises")
+        volume: Volume = await self._wait(self.stream(mask, **arguments), on_progress)
+        return volume
 
     @lists_keywords_of(MaskArguments, Arguments)
     async def stream(
@@ -120,15 +107,9 @@ class Client:
         All errors are raised at an item.
         """
         request = await asyncio.to_thread(prepare, mask, arguments)
-        volume = None
-        async with aclosing(self._results(request)) as results:
-            async for result in results:
-                if (progress := answer.progress(result)) is not None:
-                    yield progress
-                volume = await asyncio.to_thread(answer.volume, result, request) or volume
-        if volume is None:
-            raise ServerError(f"the server at {self.url} ended without a volume")
-        yield volume
+        async with aclosing(self._events(self._session.volume(request))) as events:
+            async for event in events:
+                yield event
 
     async def gather(
         self, requests: Iterable[Mapping[str, Any]], *, limit: int = 8
@@ -172,15 +153,7 @@ class Client:
     ) -> nib.Nifti1Image:
         """Return the mask alone; see `maisi_client.Client.mask`."""
         request = await asyncio.to_thread(prepare, mask, arguments, mask_only=True)
-        async with aclosing(self._results(request)) as results:
-            async for result in results:
-                if on_progress is not None and (progress := answer.progress(result)) is not None:
-                    on_progress(progress)
-                if (report := answer.report(result)) is not None and (
-                    made := await asyncio.to_thread(answer.mask, result, report, request)
-                ) is not None:
-                    return made
-        raise ServerError(f"the server at {self.url} ended without a mask")
+        return await self._wait(self._events(self._session.mask(request)), on_progress)
 
     @lists_keywords_of(MaskArguments, Arguments)
     async def check(
@@ -188,163 +161,27 @@ class Client:
     ) -> dict[str, Any]:
         """Return what `generate` would do; see `maisi_client.Client.check`."""
         request = await asyncio.to_thread(prepare, mask, arguments, check=True)
-        async with aclosing(self._results(request)) as results:
-            async for result in results:
-                if (report := answer.outlook(result, request)) is not None:
-                    return report
-        raise ServerError(f"the server at {self.url} ended without an answer")
+        outlook: dict[str, Any] = await self._wait(self._events(self._session.outlook(request)))
+        return outlook
 
     async def info(self) -> dict[str, Variant]:
         """Return every variant that is ready on one of the servers, by name."""
+        variants: dict[str, Variant] = await self._wait(self._events(self._session.variants()))
+        return variants
 
-        async def once(
-            server: Server[Any], deadline: float
-        ) -> AsyncGenerator[dict[str, Variant], None]:
-            yield await self._info(server, deadline)
+    async def _wait(
+        self,
+        events: AsyncGenerator[Any, None],
+        on_progress: Callable[[Progress], object] | None = None,
+    ) -> Any:
+        """Return the event that is no progress, and close the events."""
+        async with aclosing(events):
+            async for event in events:
+                if not isinstance(event, Progress):
+                    return event
+                if on_progress is not None:
+                    on_progress(event)
+        raise AssertionError("events end with what was asked for, or raise")
 
-        found: dict[str, Variant]
-        [found] = [found async for found in self._tries(once)]
-        return found
-
-    async def _results(self, request: Request) -> AsyncGenerator[Any, None]:
-        """Yield what the stream says; what a server leaves unfinished is sent again."""
-
-        async def once(server: Server[Any], deadline: float) -> AsyncGenerator[Any, None]:
-            named = await self._named(server, request, deadline)
-            await self._check_taken(server, named, deadline)
-            async with (
-                self._region(server, named) as region,
-                aclosing(self._stream(server, region, deadline)) as results,
-            ):
-                try:
-                    async for result in results:
-                        yield result
-                except transport.UnknownModel as error:
-                    self._only_variant = None
-                    served = in_models(await self._models(server, deadline))
-                    raise transport.unknown(named.variant, server.url, served) from error
-
-        async with aclosing(self._tries(once)) as results:
-            async for result in results:
-                yield result
-
-    async def _tries(
-        self, attempt: Callable[[Server[Any], float], AsyncGenerator[Any, None]]
-    ) -> AsyncGenerator[Any, None]:
-        """Yield from an attempt, or another where no server was available, while time lasts."""
-        deadline = time.monotonic() + self.timeout
-        for tried in itertools.count():
-            try:
-                with self._pool.server() as server:
-                    async with aclosing(attempt(server, deadline)) as results:
-                        async for result in results:
-                            yield result
-                return
-            except MaisiError as error:
-                if (pause := self._pool.pause(error, tried, self.retries, deadline)) is None:
-                    raise
-                _log.info("again in %.1f s: %s", pause, error)
-                await asyncio.sleep(pause)
-
-    @asynccontextmanager
-    async def _region(self, server: Server[Any], request: Request) -> AsyncGenerator[Region, None]:
-        region = Region(server, self._tls, f"{request.variant}.stream", request.inputs)
-        if not region.worth_it:
-            yield region
-            return
-        try:
-            await asyncio.to_thread(region.open)
-            yield region
-        finally:  # in its thread to the end, even where nobody waits; after `open`, too
-            await asyncio.shield(asyncio.to_thread(region.close))
-
-    async def _stream(
-        self, server: Server[Any], region: Region, deadline: float
-    ) -> AsyncGenerator[Any, None]:
-        """Send one request and yield its results, as `_stream.stream` does."""
-
-        async def sent() -> AsyncGenerator[dict[str, Any], None]:
-            inputs, outputs = region.tensors(), region.outputs()
-            yield {
-                "model_name": region.model,
-                "inputs": inputs,
-                "outputs": outputs,
-                "timeout": transport.microseconds(deadline),
-            }
-
-        started, last = False, None
-        replies = server.connection.stream_infer(
-            sent(), stream_timeout=max(deadline - time.monotonic(), 0.001)
-        )
-        try:
-            while True:
-                left = transport.time_left(server.url, deadline)
-                wait = min(left, self.idle_timeout) if started else left
-                # `wait_for` of Python before 3.12 loses a cancel that comes with an answer.
-                reply: asyncio.Future[Any] = asyncio.ensure_future(anext(replies))
-                try:
-                    done, _ = await asyncio.wait({reply}, timeout=wait)
-                finally:
-                    reply.cancel()
-                if not done:
-                    if wait < left:
-                        raise transport.silent(server.url, self.idle_timeout)
-                    raise transport.late(server.url)
-                try:
-                    result, error = reply.result()
-                except StopAsyncIteration:
-                    break
-                if error is not None:
-                    raise transport.explain(error, server.url, started)
-                started = True
-                if not result.get_response().raw_output_contents:  # no more than a flag
-                    continue
-                last = result
-                yield region.read(result)
-            if last is None or answer.report(last) is None:  # the end of all that is asked
-                raise ServerUnavailable(f"the connection to {server.url} was lost: it just ended")
-        except grpc.RpcError as error:  # from None: its text is the server's own
-            raise transport.explain(_translated(error), server.url, started) from None
-        finally:
-            replies.cancel()
-
-    async def _info(self, server: Server[Any], deadline: float) -> dict[str, Variant]:
-        names = await self._models(server, deadline)
-        return offered([await self._config(server, deadline, name) for name in names])
-
-    async def _models(self, server: Server[Any], deadline: float) -> set[str]:
-        statistics = server.connection.get_inference_statistics
-        ready = await self._call(server, deadline, statistics)
-        return {model.name for model in ready.model_stats}
-
-    async def _named(self, server: Server[Any], request: Request, deadline: float) -> Request:
-        if request.variant is not None:
-            return request
-        if self._only_variant is None:
-            served = in_models(await self._models(server, deadline))
-            self._only_variant = only(served, server.url)
-        return replace(request, variant=self._only_variant)
-
-    async def _check_taken(self, server: Server[Any], request: Request, deadline: float) -> None:
-        if transport.everywhere(request):
-            return
-        try:
-            config = await self._config(server, deadline, f"{request.variant}.stream")
-        except InvalidRequest:  # no such model: the stream's own error says it best
-            return
-        transport.check_taken(request, config)
-
-    async def _config(self, server: Server[Any], deadline: float, model: str) -> Any:
-        method = server.connection.get_model_config
-        return (await self._call(server, deadline, method, model)).config
-
-    async def _call(self, server: Server[Any], deadline: float, method: Any, *args: str) -> Any:
-        left = transport.time_left(server.url, deadline)
-        try:
-            return await method(*args, client_timeout=transport.lookup_seconds(left))
-        except InferenceServerException as error:
-            raise transport.unanswered(error, server.url, left) from None
-
-
-def _translated(error: Any) -> InferenceServerException:
-    return InferenceServerException(error.details(), str(error.code()))
+    def _events(self, steps: Steps[None]) -> AsyncGenerator[Any, None]:
+        return loop.events(steps, self._tls)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from backends.maisi import anatomy
-from backends.maisi.inputs import InvalidRequest
+from backends.maisi.errors import InvalidRequest
 
 Variant = dict[str, Any]
 

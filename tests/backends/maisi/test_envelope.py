@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from backends.maisi.envelope import BODY, envelope, fill
-from backends.maisi.inputs import InvalidRequest
+from backends.maisi.errors import InvalidRequest
 
 Volume = np.ndarray[Any, Any]
 

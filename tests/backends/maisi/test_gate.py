@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from backends.maisi.gate import Gate, Overloaded, Ticket, TimeUp
+from backends.maisi.errors import Overloaded, RequestError, TimeUp
+from backends.maisi.gate import Gate, Ticket
 
 STEP = 0.02  # seconds
 
@@ -125,26 +126,29 @@ def test_who_finds_no_room_is_told_when_there_will_be() -> None:
 
 
 @pytest.mark.parametrize(
-    ("expected", "seconds", "end"),
+    ("expected", "seconds", "error", "sentence"),
     [
-        (30, 60, None),
-        (30, 40.5, "in 10 s"),  # after the 20 s of the one before
-        (50, 40, "with more time"),  # than it has, even alone
-        (None, 1, None),
+        (30, 60, None, ""),
+        # after the 20 s of the one before
+        (30, 40.5, ("overloaded", 10), "^overloaded: .* try again in 10 s$"),
+        # than it has, even alone
+        (50, 40, ("invalid_request", None), "^timeout: .* try again with more time$"),
+        (None, 1, None, ""),
     ],
 )
 def test_what_cannot_be_done_in_its_time_is_refused_at_once(
-    expected: float | None, seconds: float, end: str | None
+    expected: float | None, seconds: float, error: tuple[str, int | None] | None, sentence: str
 ) -> None:
     gate = Gate(16, lambda running, queued: None)
     with gate.ticket() as first, gate.ticket() as longer, gate.ticket(seconds) as ticket:
         first.expect(20, 20)
         longer.expect(1e4, 1e4)  # it is served later
-        if end is None:
+        if error is None:
             ticket.expect(expected, expected)
         else:
-            with pytest.raises(Overloaded, match=f"^overloaded: .* try again {end}$"):
+            with pytest.raises(RequestError, match=sentence) as refused:
                 ticket.expect(expected, expected)
+            assert (refused.value.kind, refused.value.retry_after) == error
 
 
 def test_what_is_not_sure_is_refused_to_nobody() -> None:

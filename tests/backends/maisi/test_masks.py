@@ -9,7 +9,7 @@ import torch
 from monai.data import MetaTensor
 
 from backends.maisi import masks
-from backends.maisi.inputs import InvalidRequest
+from backends.maisi.errors import InvalidRequest
 from backends.maisi.request import complete
 from export import variant
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backends.maisi.inputs import InvalidRequest
+from backends.maisi.errors import InvalidRequest
 from backends.maisi.request import complete, parse_plan, signed
 
 Variant = dict[str, Any]

@@ -9,7 +9,7 @@ from monai.networks.schedulers.ddpm import DDPMScheduler
 from monai.networks.schedulers.rectified_flow import RFlowScheduler
 
 from backends.maisi import schedule, source
-from backends.maisi.inputs import InvalidRequest
+from backends.maisi.errors import InvalidRequest
 from backends.maisi.request import complete
 from export import variant
 

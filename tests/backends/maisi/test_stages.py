@@ -10,7 +10,7 @@ import torch
 from monai.transforms.utils_morphological_ops import dilate
 
 from backends.maisi import conditioning, decoder, sampler
-from backends.maisi.inputs import InvalidRequest
+from backends.maisi.errors import InvalidRequest
 from backends.maisi.report import report
 from backends.maisi.request import complete
 

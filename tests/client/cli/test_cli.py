@@ -76,6 +76,7 @@ def test_errors_as_json() -> None:
     assert done.returncode == 1
     error = json.loads(done.stdout)["error"]
     assert error["type"] == "ServerUnavailable"
+    assert (error["kind"], error["retry_after"]) == ("unavailable", None)
     assert done.stderr == f"maisi: {error['message']}\n"
 
 

@@ -77,7 +77,8 @@ def test_a_row_that_fails_is_written_down_and_the_rest_goes_on(
     told = json.loads(done.stdout.splitlines()[0])
     assert told["rows"] == 3 and told["failed"] == 1
     failed = json.loads((to / "failed" / "bad.json").read_text())
-    assert failed["type"] == "InvalidRequest" and "mri_t9" in failed["error"]
+    assert failed["type"] == "InvalidRequest" and failed["kind"] == "invalid_request"
+    assert "mri_t9" in failed["error"]
     assert "bad: modality: 'mri_t9'" in done.stderr and "Traceback" not in done.stderr
     path.write_text(path.read_text().replace("mri_t9", "mri_t1"))
     done = subprocess.run(command(server.grpc, path, to), capture_output=True, timeout=100)

@@ -32,7 +32,8 @@ from maisi_client._cli import main
 from maisi_client._cli.bar import Bar
 from maisi_client._datasets.dataset import insist
 from maisi_client._datasets.plan import Row
-from maisi_client._transport import channel as transport
+from maisi_client._transport.channel import answer_bytes
+from maisi_client._transport.errors import explain
 from maisi_client._transport.pool import Server
 from maisi_client._transport.shared import Region
 from maisi_client._variant import parse_variant
@@ -244,7 +245,7 @@ def test_a_message_beyond_what_was_asked_for(ask: Callable[..., Any]) -> None:
 
 def test_the_largest_answer_to_a_request() -> None:
     def limit(**inputs: Any) -> int:
-        return transport.answer_bytes({name: np.array(value) for name, value in inputs.items()})
+        return answer_bytes({name: np.array(value) for name, value in inputs.items()})
 
     assert limit(size=[512, 512, 768]) == 3 * 512 * 512 * 768 + (2 << 20)
     assert limit(mask=MASK) == 3 * 60 + (2 << 20)
@@ -366,9 +367,9 @@ def test_an_engine_that_failed_is_asked_again(
                 yield message(final=True)
             elif kind == "stream":
                 yield progress(0.5)
-                yield pb.ModelStreamInferResponse(error_message=FAILED)
+                yield pb.ModelStreamInferResponse(error_message=f"[engine_failed] {FAILED}")
             else:
-                context.abort(grpc.StatusCode.INTERNAL, FAILED)
+                context.abort(grpc.StatusCode.INTERNAL, f"[internal] {FAILED}")
 
         seeds: list[Any] = []
         return answer
@@ -380,6 +381,7 @@ def test_an_engine_that_failed_is_asked_again(
         with pytest.raises(ServerError, match=f"^{FAILED}$") as caught:
             ask(url, size=[3, 4, 5], retries=2)
         assert type(caught.value) is ServerError
+        assert caught.value.kind == ("engine_failed" if kind == "stream" else "internal")
         assert len(requests) == 3
     with playing(failing(99)) as (bad, tried), playing(failing(0)) as (good, _):
         assert isinstance(ask(f"{bad},{good}", size=[3, 4, 5], retries=0), Volume)
@@ -391,7 +393,7 @@ def test_a_dataset_asks_again_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def answer(request: pb.ModelInferRequest, context: grpc.ServicerContext) -> Iterator[Any]:
         if len(requests) == 1:
-            yield pb.ModelStreamInferResponse(error_message=FAILED)
+            yield pb.ModelStreamInferResponse(error_message=f"[engine_failed] {FAILED}")
         else:
             yield volume(request)
             yield message(final=True)
@@ -402,16 +404,17 @@ def test_a_dataset_asks_again_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_status_of_a_lookup_is_judged_alike() -> None:
-    for status, passing in (("INTERNAL", True), ("UNKNOWN", False)):
-        error = InferenceServerException("failed", f"StatusCode.{status}")
-        found = transport.explain(error, "here:1")
-        assert isinstance(found, ServerError) and found.passing is passing
+    for status, kind in (("INTERNAL", "internal"), ("UNKNOWN", "unexpected")):
+        error = explain(InferenceServerException("failed", f"StatusCode.{status}"), "here:1")
+        assert isinstance(error, ServerError) and error.kind == kind
 
 
 @BOTH
 def test_what_is_refused_is_not_asked_again(ask: Callable[..., Any]) -> None:
     def answer(request: pb.ModelInferRequest, context: grpc.ServicerContext) -> Iterator[Any]:
-        yield pb.ModelStreamInferResponse(error_message="steps: 0 is not from 1 to 1000")
+        yield pb.ModelStreamInferResponse(
+            error_message="[invalid_request] steps: 0 is not from 1 to 1000"
+        )
 
     with playing(answer) as (url, requests), pytest.raises(InvalidRequest, match="steps: 0"):
         ask(url, size=[3, 4, 5])
@@ -423,7 +426,9 @@ def test_text_of_an_error_is_printable(ask: Callable[..., Any]) -> None:
     text = ESCAPES[:-1]  # protobuf takes no half of a surrogate pair
 
     def answer(request: pb.ModelInferRequest, context: grpc.ServicerContext) -> Iterator[Any]:
-        yield pb.ModelStreamInferResponse(error_message=f"steps: {text}{'a' * 10**6}")
+        yield pb.ModelStreamInferResponse(
+            error_message=f"[invalid_request] steps: {text}{'a' * 10**6}"
+        )
 
     with playing(answer) as (url, _), pytest.raises(InvalidRequest) as caught:
         ask(url, size=[3, 4, 5])

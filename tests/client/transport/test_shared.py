@@ -121,7 +121,7 @@ def test_a_refusal_is_silent_and_remembered(
         volumes = [client.generate(MASK, **ASKED) for _ in range(2)]
         assert len(keys) == 1
     with Client(server.grpc) as client, monkeypatch.context() as patch:
-        patch.setattr(near, "_ROOM", 10**9)
+        patch.setattr(near, "_HEADROOM", 10**9)
         volumes.append(client.generate(MASK, **ASKED))
     assert len({volume.report["sha256"]["image"] for volume in volumes}) == 1
 

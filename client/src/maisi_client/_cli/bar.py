@@ -69,7 +69,7 @@ class Bar:
         self._start: tuple[float, float] | None = None  # seconds, fraction
 
     def __call__(self, progress: Progress) -> None:
-        """Draw the bar anew."""
+        """Draw the bar again."""
         if not self._line.drawable:
             return
         done, now = min(max(progress.fraction, 0.0), 1.0), time.monotonic()

@@ -28,20 +28,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one has nothing left to end
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            code = _fail(as_json, "Cancelled", "cancelled", 130)
+            code = _fail(as_json, "Cancelled", MaisiError("cancelled", "cancelled"), 130)
         except BrokenPipeError:
             raise
         except (MaisiError, OSError) as error:
             nameless = isinstance(error, FileNotFoundError) and error.filename is None
             message = "the current folder does not exist any more" if nameless else str(error)
-            code = _fail(as_json, type(error).__name__, message, 1)
+            failure = error if isinstance(error, MaisiError) else MaisiError(message)
+            code = _fail(as_json, type(error).__name__, failure, 1)
         sys.stdout.flush()  # here, where an error of it is still told
     except BrokenPipeError:  # who read our output has seen enough, as `| head` does
         _discard(sys.stdout)
         return 0
     except OSError as error:  # such as that of a full disk
         _discard(sys.stdout)
-        return _fail(False, type(error).__name__, f"the output cannot be written: {error}", 1)
+        return _fail(False, "", MaisiError(f"the output cannot be written: {error}"), 1)
     return code
 
 
@@ -60,8 +61,9 @@ def _discard(stream: object) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _fail(as_json: bool, kind: str, message: str, code: int) -> int:
+def _fail(as_json: bool, name: str, error: MaisiError, code: int) -> int:
     if as_json:
-        print(json.dumps({"error": {"type": kind, "message": message}}))
-    print(f"maisi: {' '.join(message.split())}", file=sys.stderr)
+        parts = {"type": name, "message": str(error), "kind": error.kind}
+        print(json.dumps({"error": {**parts, "retry_after": error.retry_after}}))
+    print(f"maisi: {' '.join(str(error).split())}", file=sys.stderr)
     return code

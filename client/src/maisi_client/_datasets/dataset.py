@@ -138,9 +138,11 @@ def _make(
     except Stopped:
         return Outcome(row.name, "failed", "stopped")
     except MaisiError as error:
-        told = {"name": row.name, "error": str(error), "type": type(error).__name__}
+        record: dict[str, Any] = {"name": row.name, "error": str(error)}
+        record |= {"type": type(error).__name__, "kind": error.kind}
+        record |= {"request": plain(row.arguments)}
         with atomic(failed) as draft:
-            draft.write_text(json.dumps(told | {"request": plain(row.arguments)}, indent=2) + "\n")
+            draft.write_text(json.dumps(record, indent=2) + "\n")
         return Outcome(row.name, "failed", str(error))
     _save(row, volume, folder if volume.faithful else folder / _ASIDE, layout)
     failed.unlink(missing_ok=True)
@@ -173,10 +175,10 @@ def insist(row: Row, client: Client, attempts: int, stopped: threading.Event) ->
 
 
 def _save(row: Row, volume: Volume, folder: Path, layout: Layout) -> None:
-    at, given = layout.place(row), row.arguments.get("mask")
+    at, mask = layout.place(row), row.arguments.get("mask")
     for path in at.files:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-    labels = volume.mask or (given and label_image(given))
+    labels = volume.mask or (mask and label_image(mask))
     if labels:
         with atomic(folder / at.labels) as draft:
             nib.save(_numbered(labels, layout.ids), draft)
@@ -184,8 +186,8 @@ def _save(row: Row, volume: Volume, folder: Path, layout: Layout) -> None:
         nib.save(volume.image, draft)
     with atomic(folder / at.sidecar) as draft:
         of_plan = {"plan_license": row.license} if row.license else {}
-        told = {"name": row.name, **of_plan, **volume.report}
-        draft.write_text(json.dumps(told, indent=2) + "\n")
+        record = {"name": row.name, **of_plan, **volume.report}
+        draft.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def _numbered(mask: Any, ids: Mapping[int, int]) -> Any:

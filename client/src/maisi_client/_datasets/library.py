@@ -57,7 +57,7 @@ def find_masks(
     if size is not None and len(size) != 3:
         raise InvalidRequest(f"size is {list(size)}; three whole numbers are expected")
     wanted, to = frozenset(labels), None if spacing is None else parse_spacing(spacing)
-    found = []
+    candidates = []
     for number, entry in enumerate(_entries(database)):
         try:
             candidate = Candidate(
@@ -78,8 +78,8 @@ def find_masks(
             have <= want - _GROWTH for have, want in zip(candidate.size, size, strict=True)
         ):
             continue
-        found.append(candidate)
-    return sorted(found, key=lambda candidate: _apart(candidate, size, to))
+        candidates.append(candidate)
+    return sorted(candidates, key=lambda candidate: _apart(candidate, size, to))
 
 
 def _entries(database: str | os.PathLike[str]) -> list[Mapping[str, Any]]:

@@ -53,8 +53,8 @@ def read_plan(path: str | Path) -> list[Row]:
     names: set[str] = set()
     for number, (line, values) in enumerate(_lines(path)):
         where = f"{path}, line {line}"
-        given = {key: value for key, value in values.items() if not _is_empty(value)}
-        name = str(given.pop("name", f"case_{number:04}"))
+        filled = {key: value for key, value in values.items() if not _is_empty(value)}
+        name = str(filled.pop("name", f"case_{number:04}"))
         if not _NAME.fullmatch(name):
             raise InvalidRequest(
                 f"{where}: name is {shown(name)}; letters, digits, . _ - are allowed"
@@ -62,8 +62,8 @@ def read_plan(path: str | Path) -> list[Row]:
         if name in names:
             raise InvalidRequest(f"{where}: name '{name}' is taken by an earlier row")
         names.add(name)
-        license_ = str(given.pop("license", ""))
-        arguments = {key: _value(where, key, value) for key, value in given.items()}
+        license_ = str(filled.pop("license", ""))
+        arguments = {key: _value(where, key, value) for key, value in filled.items()}
         for key in ("mask", "source"):
             if key in arguments:
                 arguments[key] = path.parent / arguments[key]

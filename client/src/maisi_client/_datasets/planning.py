@@ -66,18 +66,18 @@ def label_maps(places: Sequence[str | os.PathLike[str]]) -> list[Path]:
 
     Raises `InvalidRequest` for what is neither, and for a folder without any.
     """
-    found: dict[Path, None] = {}
+    files: dict[Path, None] = {}
     for place in map(Path, places):
         if place.is_dir():
             inside = sorted(path for path in place.iterdir() if _is_label_map(path))
             if not inside:
                 raise InvalidRequest(f"masks: folder '{place}' holds no .nii or .nii.gz")
-            found.update(dict.fromkeys(inside))
+            files.update(dict.fromkeys(inside))
         elif _is_label_map(place):
-            found[place] = None
+            files[place] = None
         else:
             raise InvalidRequest(f"masks: '{place}' is neither a folder nor a .nii or .nii.gz file")
-    return list(found)
+    return list(files)
 
 
 def _is_label_map(path: Path) -> bool:

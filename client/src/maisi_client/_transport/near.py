@@ -16,28 +16,28 @@ from numpy.typing import NDArray
 from .._request import size_of
 
 SHM, PREFIX = Path("/dev/shm"), "maisi-client-"  # as server/layout.py has them
-_ROOM = 8  # the server needs about 40 bytes a voxel of /dev/shm, a request 7 at most
+_HEADROOM = 8  # the server needs about 40 bytes a voxel of /dev/shm, a request 7 at most
 
 
 def key(url: str) -> str:
     """Return what our own user's server has left at its port; raises OSError without one."""
     port = url.rpartition(":")[2]
-    doors = [
-        (told.st_mtime, path)
+    keys = [
+        (status.st_mtime, path)
         for path in SHM.glob(f"maisi-serve-*-door-{port}")
-        if (told := path.lstat()).st_uid == os.getuid() and stat.S_ISREG(told.st_mode)
+        if (status := path.lstat()).st_uid == os.getuid() and stat.S_ISREG(status.st_mode)
     ]
-    if not doors:
+    if not keys:
         raise FileNotFoundError(f"{SHM} has no key of a server at port {port}")
-    return max(doors)[1].read_text()
+    return max(keys)[1].read_text()
 
 
 def create(name: str, size: int) -> tuple[int, mmap.mmap]:
     """Make a locked file of `size` bytes in shared memory; raises OSError and leaves no file."""
     import fcntl  # not everywhere, and neither is /dev/shm
 
-    if _ROOM * size > shutil.disk_usage(SHM).free:
-        raise OSError(f"{SHM} has too little room for {size} bytes and the server")
+    if _HEADROOM * size > shutil.disk_usage(SHM).free:
+        raise OSError(f"{SHM} has too little space for {size} bytes and the server")
     descriptor = os.open(SHM / name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -55,7 +55,7 @@ class Pool(Generic[_T]):
             yield server
         except MaisiError as error:
             if worth_another_try(error) or isinstance(error, Timeout):
-                self._rest(server, getattr(error, "retry_after", None) or 0.0)
+                self._rest(server, error.retry_after or 0.0)
             raise
         else:
             server.failures = 0

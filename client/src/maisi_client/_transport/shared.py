@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from .._errors import printable
-from . import channel as transport
-from . import near
+from . import channel, near
 from .address import is_loopback
 from .pool import Server
 from .tls import Tls
@@ -48,7 +47,7 @@ class Region:
         self, server: Server[Any], tls: Tls | None, model: str, inputs: Mapping[str, NDArray[Any]]
     ) -> None:
         self.model = model
-        self.answer_bytes = transport.answer_bytes(inputs)
+        self.answer_bytes = channel.answer_bytes(inputs)
         self._server, self._tls, self._inputs = server, tls, inputs
         self._name = f"{near.PREFIX}{secrets.token_hex(8)}"
         self._at, self._size = near.places(inputs)
@@ -73,7 +72,7 @@ class Region:
             try:
                 self._headers[_KEY] = near.key(self._server.url)
                 memory, limit = self._fill(), {"client_timeout": _CALL_SECONDS}
-                with transport.connect(self._server.url, self._tls) as client:
+                with channel.connect(self._server.url, self._tls) as client:
                     config = client.get_model_config(self.model, **limit).config
                     self._outputs = [tensor.name for tensor in config.output]
                     words = (self._name, f"/{self._name}", self._size)
@@ -98,7 +97,7 @@ class Region:
         """Return the inputs as tritonclient has them."""
         placed = self._at.keys() & self._inputs.keys() if self._memory is not None else set()
         travel = {name: self._inputs[name] for name in self._inputs.keys() - placed}
-        tensors = transport.to_triton(travel)
+        tensors = channel.to_triton(travel)
         for name in placed:
             value = self._inputs[name]
             tensor = triton.InferInput(name, list(value.shape), np_to_triton_dtype(value.dtype))
@@ -116,10 +115,10 @@ class Region:
 
     def read(self, result: Any) -> Any:
         """Return a part of the answer so that it finds the image, wherever that is."""
-        told, memory = result.get_output("image"), self._memory
-        if memory is None or "image" not in self._at or told is None:
+        output, memory = result.get_output("image"), self._memory
+        if memory is None or "image" not in self._at or output is None:
             return result
-        sides = tuple(told.shape)
+        sides = tuple(output.shape)
 
         def as_numpy(name: str) -> Any:
             if name != "image":
@@ -143,7 +142,7 @@ class Region:
         """Have the server forget the region; False while it uses it."""
         end = time.monotonic() + _ENDING_SECONDS
         limit = {"headers": self._headers, "client_timeout": _CALL_SECONDS}
-        with transport.connect(self._server.url, self._tls) as client:
+        with channel.connect(self._server.url, self._tls) as client:
             while True:
                 try:
                     client.unregister_system_shared_memory(self._name, **limit)

@@ -26,8 +26,8 @@ class Tls:
         cls, ca: str | None = None, certificate: str | None = None, key: str | None = None
     ) -> Tls | None:
         """Return what is given, else MAISI_CA, MAISI_CERTIFICATE and MAISI_KEY; None: nothing."""
-        given = {"MAISI_CA": ca, "MAISI_CERTIFICATE": certificate, "MAISI_KEY": key}
-        files = [path or os.environ.get(name) or None for name, path in given.items()]
+        paths = {"MAISI_CA": ca, "MAISI_CERTIFICATE": certificate, "MAISI_KEY": key}
+        files = [path or os.environ.get(name) or None for name, path in paths.items()]
         return cls(*files) if any(files) else None
 
     def options(self) -> dict[str, Any]:

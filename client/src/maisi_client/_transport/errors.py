@@ -1,0 +1,167 @@
+"""Errors of the server, of Triton and of gRPC, as those of this package.
+
+An error of the server begins with its kind, see docs/api.md. What else is matched here are the
+words of Triton 2.51 and of gRPC: within a stream Triton reports errors as text alone. (The header
+`triton_grpc_error` would add a status, but makes Triton 2.51 crash when a backend sends an error
+and the end of its stream one after the other.)
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from tritonclient.utils import InferenceServerException
+
+from .._arguments import NAMES
+from .._errors import (
+    InvalidRequest,
+    MaisiError,
+    ServerError,
+    ServerUnavailable,
+    Timeout,
+    printable,
+)
+from .address import proxy_variable
+
+LOOKUP_SECONDS = 30.0  # for what a server answers without any work
+
+_FORM = re.compile(r"\[([a-z_]{1,30})(?: retry_after=([0-9]{1,9}))?\] (.+)")  # of our server
+_WRONG_INPUT = re.compile(rf".*\binput '?({'|'.join(NAMES)})\b'?")
+_ASLEEP = re.compile(r".*(no available versions|not ready|not healthy)")
+_LOST = re.compile(r".*(RST_STREAM|Stream removed|Socket closed|GOAWAY)")  # by a balancer, too
+_UNREACHED = re.compile(r"connect to|DNS|errors resolving|HTTP proxy")
+_OTHER_PROTOCOL = re.compile(  # the connection ended before it was one of HTTP/2
+    r"(connections to all backends failing|failed to connect to all addresses)"
+    r".*(Socket closed|HTTP/2|http1|SETTINGS|reset by peer|SSL|Ssl|handshak)"
+)
+_LATE = re.compile(r"Stream removed \(Deadline Exceeded\)", re.IGNORECASE)
+
+
+class UnknownModel(InvalidRequest):
+    """The server has no model of this name."""
+
+
+class Reply(NamedTuple):
+    """An error as our server writes it; `retry_after` in seconds."""
+
+    kind: str
+    retry_after: float | None
+    sentence: str
+
+
+def read_reply(message: str) -> Reply | None:
+    """Return what an error of our server says; None where it is one of Triton or gRPC."""
+    if (parts := _FORM.fullmatch(message)) is None:
+        return None
+    return Reply(parts[1], None if parts[2] is None else float(parts[2]), parts[3])
+
+
+def explain(error: InferenceServerException, url: str, started: bool = False) -> MaisiError:
+    """Turn a tritonclient exception into one of ours, keeping the server's own sentence."""
+    message = " ".join(printable(error.message() or "").split()) or "no reason given"
+    if (reply := read_reply(message)) is not None:
+        return _of_reply(reply, url)
+    match str(error.status()).removeprefix("StatusCode."):
+        case "None" if _WRONG_INPUT.match(message):
+            return InvalidRequest(message)
+        case "None" if not started and _ASLEEP.match(message):
+            return _unavailable(url, message)
+        case "None" if "unknown model" in message:
+            return UnknownModel(message)
+        case "INVALID_ARGUMENT" | "NOT_FOUND" | "OUT_OF_RANGE":
+            return InvalidRequest(message)
+        case _ if "larger than max" in message:  # a message, by the limit of its connection
+            return ServerError(message)
+        case _ if _LATE.search(message):
+            return late(url)
+        case "UNAVAILABLE" if not started and _OTHER_PROTOCOL.match(message):
+            return ServerUnavailable(
+                f"what answers at {url} does not speak gRPC as expected; Triton's gRPC port is 8001"
+                f" by default, and TLS has to be used by both sides or none{_by_proxy(url)}"
+            )
+        case _ if _LOST.match(message):
+            return lost(url, message)
+        case "UNAVAILABLE" if started:
+            return lost(url, message)
+        case "UNAVAILABLE" if _UNREACHED.search(message):
+            # gRPC nests its reasons; the last one says what happened.
+            reason = message.rsplit(": ", 1)[-1].rstrip("]")
+            return ServerUnavailable(f"no server answers at {url}: {reason}{_by_proxy(url)}")
+        case "UNAVAILABLE":
+            return _unavailable(url, message)
+        case "DEADLINE_EXCEEDED":
+            return late(url)
+        case status:
+            return ServerError(message, "internal" if status == "INTERNAL" else None)
+
+
+def _of_reply(reply: Reply, url: str) -> MaisiError:
+    match reply.kind:
+        case "invalid_request":
+            return InvalidRequest(reply.sentence)
+        case "overloaded" | "out_of_memory" | "stopping":
+            return _unavailable(url, reply.sentence, reply.kind, reply.retry_after)
+        case "timeout":
+            return Timeout(reply.sentence)
+        case "engine_failed" | "internal" | "cancelled":
+            return ServerError(reply.sentence, reply.kind)
+        case _:
+            return ServerError(reply.sentence)
+
+
+def _unavailable(
+    url: str, sentence: str, kind: str | None = None, retry_after: float | None = None
+) -> ServerUnavailable:
+    return ServerUnavailable(f"the server at {url} is not available: {sentence}", kind, retry_after)
+
+
+def lost(url: str, why: str = "it just ended") -> ServerUnavailable:
+    """Return the error for a connection that ended before the answer."""
+    return ServerUnavailable(f"the connection to {url} was lost: {why}")
+
+
+def silent(url: str, seconds: float) -> Timeout:
+    """Return the error for a server that stopped telling how far it is."""
+    return Timeout(f"the server at {url} fell silent for {seconds:g} s")
+
+
+def late(url: str) -> Timeout:
+    """Return the error for a request that has used up its time."""
+    return Timeout(f"the server at {url} did not finish the request in time")
+
+
+def time_left(url: str, deadline: float) -> float:
+    """Return the seconds until `deadline`, `late` raised once there are none.
+
+    Asked before each message and lookup, it ends what a server would go on with for ever.
+    """
+    if (left := deadline - time.monotonic()) <= 0:
+        raise late(url)
+    return left
+
+
+def lookup_seconds(timeout: float) -> float:
+    """Return how long a lookup may take for a request that has `timeout` seconds."""
+    return min(timeout, LOOKUP_SECONDS)
+
+
+def unanswered(error: InferenceServerException, url: str, timeout: float) -> MaisiError:
+    """Return the error of a lookup: out of its time is not out of the request's `timeout`."""
+    reason = explain(error, url)
+    if isinstance(reason, Timeout) and lookup_seconds(timeout) < timeout:
+        return ServerUnavailable(f"the server at {url} does not answer{_by_proxy(url)}")
+    return reason
+
+
+def unknown(variant: str | None, url: str, served: Iterable[str]) -> InvalidRequest:
+    """Return the error for a variant that is not among the `served`."""
+    names = ", ".join(served) or "none"
+    return InvalidRequest(f"the variant is '{variant}'; {url} serves {names}")
+
+
+def _by_proxy(url: str) -> str:
+    variable = proxy_variable(url)
+    return f"; it is asked through the proxy that {variable} names" if variable else ""
