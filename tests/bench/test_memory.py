@@ -31,6 +31,6 @@ def test_private_pages_are_counted_and_mapped_files_are_not(
 
 
 def test_a_server_is_measured_idle_and_at_work() -> None:
-    idle, busy = memory.measure("mini", ROOT / "model_repository", [64])
+    idle, busy = memory.measure("mini", ROOT / "model_repository", [48])
     assert 1e8 < idle["private"] < busy["private"] < psutil.virtual_memory().total
     assert idle["shared"] < busy["shared"] < idle["shared"] + 200 * busy["voxels"]

@@ -181,7 +181,7 @@ def attached(server: Server) -> Triton:
 
 def hasty(monkeypatch: pytest.MonkeyPatch, server: Server) -> Health:
     """Watch a server with little patience, beside its own supervisor."""
-    for name, seconds in (("PROBE", 3), ("IDLE", 1), ("FAILING", 2)):
+    for name, seconds in (("PROBE", 1), ("IDLE", 0.5), ("FAILING", 1)):
         monkeypatch.setattr(status, name, seconds)
     return Health(attached(server), {"mini": Smallest((32, 32, 32), 22)}, 1800, None)
 

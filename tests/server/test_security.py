@@ -145,7 +145,7 @@ def test_tls_and_mutual_tls(start_server, tmp_path):
 def test_a_certificate_that_is_over_is_refused_and_told(start_server, tmp_path):
     ca, past = trustme.CA(), datetime.datetime(2020, 1, 1)
     over = Papers(ca, tmp_path / "server", "127.0.0.1", not_before=past, not_after=past)
-    server = start_server(None, *over.served)
+    server = start_server(write_repository(tmp_path / "models"), *over.served)
     with pytest.raises(maisi_client.ServerUnavailable):
         ask(server, maisi_client.Tls(over.ca))
     assert numbers(server.status)["maisi_certificate_expiry_timestamp_seconds{}"] == 0

@@ -63,12 +63,12 @@ def power_four(address, x):
 )
 def test_a_running_request_is_answered(start_server, repository, pool, numbers):
     server = start_server(repository)
-    answer = pool.submit(power_four, server.grpc, 3)
+    answer = pool.submit(power_four, server.grpc, 2)
     until_answered(server.grpc, "square")
     for number in numbers:
         server.process.send_signal(signal.Signals[f"SIG{number}"])
         time.sleep(0.3)  # signals that come together are one
-    assert answer.result(PATIENCE) == 81
+    assert answer.result(PATIENCE) == 16
     assert server.process.wait(PATIENCE) == 0
     assert "stopping: running requests finish first" in server.log
     assert left(server.pid) == []
@@ -128,10 +128,10 @@ def test_the_terminal_closes(repository, pool):
         log = b""
         while b"ready: " not in log:
             log += os.read(master, 65536)
-        answer = pool.submit(power_four, server.grpc, 3)
+        answer = pool.submit(power_four, server.grpc, 2)
         until_answered(server.grpc, "square")
         os.close(master)  # the kernel sends SIGHUP, and nothing can be written any more
-        assert answer.result(PATIENCE) == 81
+        assert answer.result(PATIENCE) == 16
         assert server.process.wait(PATIENCE) == 0
         assert left(server.process.pid) == []
 

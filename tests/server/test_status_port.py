@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import re
 import resource
 import select
 import signal
 import socket
+import subprocess
 import threading
 
 import psutil
 import pytest
 import trustme
 
-from bench import doors
 from server.status_port import BACKLOG, HEAD
-from tests.conftest import PATIENCE, ROOT
+from tests.conftest import PATIENCE
+from tests.server.bare import Bare
 from tests.server.papers import Papers
 from tests.server.tiny import write_repository
 
@@ -83,19 +84,24 @@ def test_silent_clients_keep_nobody_from_being_answered(server, eventually):
 def test_the_oldest_connection_goes_where_there_are_too_many(tmp_path, eventually):
     descriptors, most = 600, 300
     few = ["sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh"]
-    with (
-        doors.serving(ROOT / "model_repository", "mini", tmp_path / "log", under=few) as server,
-        halves(server.status, 2 * most) as connections,
-    ):
+    repository = write_repository(tmp_path / "models")
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context((tmp_path / "log").open("w"))
+        server = stack.enter_context(
+            Bare(repository, few, stdout=subprocess.PIPE, stderr=log, text=True)
+        ).process
+        address = re.search(r"status=(\S+)", server.stdout.readline())[1]
+        connections = stack.enter_context(halves(address, 2 * most))
         for _ in range(3):
-            assert status(ask(server.status)) == 200
+            assert status(ask(address)) == 200
         gone = closed(connections)
         assert len(gone) >= most
         assert connections[-1] not in gone
         assert gone == connections[: len(gone)]
         assert psutil.Process(server.pid).num_fds() < descriptors
-        os.kill(server.pid, signal.SIGTERM)  # a stop does not wait for them
+        server.send_signal(signal.SIGTERM)  # a stop does not wait for them
         eventually(lambda: len(closed(connections)) == len(connections))
+        server.stdout.close()
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 

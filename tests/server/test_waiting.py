@@ -98,7 +98,7 @@ def test_a_crowd_of_checks_has_few_threads_and_is_refused_in_a_sentence(
     start_server: Callable[..., Server],
 ) -> None:
     server = start_server(None, "--max-waiting=2")
-    mask = np.full((200, 200, 200), 22, np.uint8)
+    mask = np.full((160, 160, 160), 22, np.uint8)
     image = nib.Nifti1Image(mask, np.eye(4))
     check = networks.tensors({"mask": mask, "check": np.array([True])})
     process: psutil.Process = server.stub("mini.stream")
@@ -118,4 +118,4 @@ def test_a_crowd_of_checks_has_few_threads_and_is_refused_in_a_sentence(
         assert 0 < len(refused) < 40
         for error in refused:
             assert "overloaded: as many checks as may be are here; try again in 3 s" in str(error)
-        assert client.check(image)["size"] == [200, 200, 200]  # there is room again
+        assert client.check(image)["size"] == [160, 160, 160]  # there is room again
