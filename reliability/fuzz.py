@@ -37,7 +37,7 @@ from backends.engines.guard import ENV
 from bench import doors, networks
 from reliability import attacks, mutations
 
-_LONGEST = 20.0  # seconds for an answer: each is refused, or makes one step of a small volume
+_LONGEST = 60.0  # seconds for an answer: each is refused, or makes one step of a small volume
 _ROUND = 1000  # cases between two good requests
 _TELLTALE = re.compile(r"Traceback|File \"|\.py\b|/tmp/|/home/|/root/|/usr/|/dev/shm|site-packages")
 _SERVICE = "/inference.GRPCInferenceService/"

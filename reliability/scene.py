@@ -122,7 +122,7 @@ class Scene:
 
     def gauge(self, name: str, **labels: str) -> float:
         """Add up a metric, over whatever labels are not given."""
-        with urllib.request.urlopen(f"http://{self.server.metrics}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{self.server.metrics}/metrics", timeout=60) as answer:
             lines = answer.read().decode().splitlines()
         wanted = [f'{key}="{value}"' for key, value in labels.items()]
         return sum(
@@ -143,7 +143,7 @@ class Scene:
         """Ask as Kubernetes does."""
         with suppress(OSError, urllib.error.URLError):
             where = f"http://{self.server.status}/ready"
-            with urllib.request.urlopen(where, timeout=10) as answer:
+            with urllib.request.urlopen(where, timeout=60) as answer:
                 return bool(answer.status == 200)
         return False
 
@@ -162,8 +162,8 @@ class Scene:
         # The marker, the door for clients, and a region for each model. Triton 2.51 keeps that of a
         # process which died in a request, while it lives.
         allowed = len(self.models) + 2 + self.deaths
-        until(lambda: len(self.regions()) <= allowed, 10, "/dev/shm is as before")
-        until(lambda: not self.at_work(), 10, "nothing is at work")
+        until(lambda: len(self.regions()) <= allowed, 60, "/dev/shm is as before")
+        until(lambda: not self.at_work(), 60, "nothing is at work")
 
 
 def until(holds: Callable[[], object], seconds: float, what: str) -> float:

@@ -22,6 +22,8 @@ import pytest
 TOKEN = os.environ.setdefault("MAISI_TOKEN", secrets.token_hex(16))
 ROOT = Path(__file__).resolve().parent.parent
 SHM = Path("/dev/shm")
+# Seconds after which a wait counts as a hang, however busy the machine is.
+PATIENCE = 120
 
 # A shell's background job has SIGINT ignored, and what the tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -44,7 +46,7 @@ class Server:
                 command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True
             )
         self.pid = self.process.pid
-        self.line = ""
+        self.line, self._logged = "", 0
         if ready:
             self.wait_ready()
 
@@ -62,7 +64,11 @@ class Server:
 
     @property
     def log(self) -> str:
-        return self.log_file.read_text()
+        return self.log_file.read_bytes()[self._logged :].decode()
+
+    def forget_log(self) -> None:
+        """Let `log` begin here."""
+        self._logged = self.log_file.stat().st_size
 
     @property
     def triton(self) -> psutil.Process:
@@ -83,7 +89,7 @@ class Server:
         """This server's names in /dev/shm."""
         return [path.name for path in SHM.glob(f"maisi-serve-{self.pid}-*")]
 
-    def stop(self, timeout: float = 60) -> int:
+    def stop(self, timeout: float = PATIENCE) -> int:
         """Ask it to stop, and return its exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout)
@@ -93,8 +99,8 @@ class Server:
         family = [psutil.Process(self.pid), *psutil.Process(self.pid).children(recursive=True)]
         for process in family:
             process.kill()
-        psutil.wait_procs(family[1:], 10)
-        self.process.wait(10)
+        psutil.wait_procs(family[1:], PATIENCE)
+        self.process.wait(PATIENCE)
 
     def end(self) -> None:
         """Make sure that it is gone, and that it took its shared memory along."""
@@ -187,9 +193,9 @@ def official_server(
 
 @pytest.fixture
 def eventually() -> Callable[..., None]:
-    """Wait until a condition holds: `eventually(condition, seconds)`."""
+    """Wait until a condition holds: `eventually(condition)`."""
 
-    def wait(condition: Callable[[], object], seconds: float) -> None:
+    def wait(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"not within {seconds} s"

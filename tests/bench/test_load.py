@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -16,7 +16,7 @@ import pytest
 
 from bench import load
 from bench.doors import ROOT
-from tests.conftest import SHM
+from tests.conftest import PATIENCE, SHM
 
 REGIONS = ("image", "report", "mask_0_0", "seed_0_0", "steps_0_0")  # named by perf_analyzer
 SMALL = ["--size", "32,32,32", "--steps", "1", "--requests", "2", "--concurrency", "2"]
@@ -109,16 +109,17 @@ def test_all_doors_of_a_server_of_its_own(program: list[str], tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_nothing_behind(program: list[str], tmp_path: Path) -> None:
+def test_ctrl_c_leaves_nothing_behind(
+    program: list[str], tmp_path: Path, eventually: Callable[..., None]
+) -> None:
     process = run(tmp_path, "--requests", "400", "--rate", "", "--seconds", "3")
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("ensemble by shared memory"):
             break
-    time.sleep(1.5)  # perf_analyzer is at work
-    assert len(left_behind(tmp_path)) > len(REGIONS)
+    eventually(lambda: len(left_behind(tmp_path)) > len(REGIONS))  # perf_analyzer is at work
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130 and err.splitlines()[-1] == "loadtest: cancelled"
     assert left_behind(tmp_path) == []
     written = (tmp_path / "load.csv").read_text().splitlines()

@@ -55,7 +55,7 @@ def template(*args: str) -> list[dict[str, Any]]:
 
 def refusal(*args: str) -> str:
     words = [str(tools.helm()), "template", "maisi", str(CHART), *args]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600)
     assert done.returncode != 0
     return done.stderr
 

@@ -6,15 +6,17 @@ import json
 import re
 import socket
 import subprocess
-import time
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 import yaml
 
-from tests.conftest import ROOT, Server
+from tests.conftest import PATIENCE, ROOT, Server
 from tests.docker import tools
-from tests.server.test_mini_service import stream, volume
+from tests.server.mini import last, stream, volume
 
 DOCKER = ROOT / "docker"
 # What has no samples while all goes well, or only in Triton's own image.
@@ -50,15 +52,14 @@ def query(port: int, expression: str) -> list[object]:
 
 
 def test_the_dashboard_and_the_alerts_ask_for_what_the_server_tells(
-    start_server: object, tmp_path: object, eventually: object
+    server: Server, tmp_path: Path, eventually: Callable[..., None]
 ) -> None:
-    server: Server = start_server()
     config = yaml.safe_load((DOCKER / "prometheus" / "prometheus.yml").read_text())
     (job,) = config["scrape_configs"]
     for group, address in zip(job["static_configs"], (server.metrics, server.status), strict=True):
         group["targets"] = [address]
         group["labels"]["namespace"] = "here"  # which Kubernetes adds
-    config["global"]["scrape_interval"] = "1s"
+    config["global"]["scrape_interval"] = "300ms"
     config["rule_files"] = [str(DOCKER / "helm/maisi/files/alerts.yaml")]
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
     with socket.socket() as free:
@@ -72,15 +73,19 @@ def test_the_dashboard_and_the_alerts_ask_for_what_the_server_tells(
     ]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(words, stdout=log, stderr=log)
+
+    def scraped() -> bool:
+        with suppress(OSError):  # Prometheus has not begun
+            return len(query(port, 'up{job="maisi"} == 1')) == 2
+        return False
+
     try:
+        eventually(scraped)
         volume(server, masked=True)
-        time.sleep(3)
+        eventually(lambda: query(port, "maisi_voxels_total > 0"))
         messages, client = stream(server, masked=True, steps=2)
-        while messages.get(timeout=60).as_numpy("image") is None:
-            pass
+        last(messages)
         client.close()
-        time.sleep(3)
-        eventually(lambda: query(port, 'up{job="maisi"} == 1')[1:], 20)
         dashboard = json.loads((DOCKER / "helm/maisi/files/dashboard.json").read_text())
         asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
         assert len(asked) > 12
@@ -88,9 +93,9 @@ def test_the_dashboard_and_the_alerts_ask_for_what_the_server_tells(
             for name, value in {"$namespace": ".*", "$__rate_interval": "1m"}.items():
                 expression = expression.replace(name, value)
             if not QUIET.search(expression):
-                assert query(port, expression), expression
+                eventually(lambda asked=expression: query(port, asked))
         assert len(query(port, 'count by (instance) ({job="maisi"})')) == 1
         assert query(port, "ALERTS") == []
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE)

@@ -10,11 +10,8 @@ import pytest
 from reliability import chaos, scene
 
 QUICK = (
-    "kill mini.sampler (ensemble)",
     "kill mini.flow_masked (stream)",
     "kill a client (waiting)",
-    "kill a client (decoder)",
-    "fill the disk below maisi generate",
     "fill the disk below maisi dataset",
 )
 

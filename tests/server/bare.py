@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import tritonclient.grpc as grpc
 
-from tests.conftest import ROOT, SHM
+from tests.conftest import PATIENCE, ROOT, SHM
 
 
 def left(pid: int) -> list[Path]:
@@ -50,10 +50,10 @@ class Bare:
     def wait_ready(self) -> int:
         """Wait until it serves; returns the process id of its tritonserver."""
         with grpc.InferenceServerClient(self.grpc) as client:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + PATIENCE
             while time.monotonic() < deadline and self.process.poll() is None:
                 with suppress(grpc.InferenceServerException):
                     if client.is_model_ready("slow_square"):
                         return psutil.Process(self.process.pid).children()[0].pid
                 time.sleep(0.1)
-        raise AssertionError("not ready within 30 s")
+        raise AssertionError(f"not ready within {PATIENCE} s")

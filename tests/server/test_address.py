@@ -11,7 +11,7 @@ import pytest
 from maisi_client import Client
 
 from server.address import Address, joined
-from tests.conftest import ROOT
+from tests.conftest import PATIENCE, ROOT
 
 HERE = "127.0.0.1"
 
@@ -93,7 +93,7 @@ def has_ipv6() -> bool:
 
 
 def metrics(host, port):
-    with socket.create_connection((host, port), 10) as connection:
+    with socket.create_connection((host, port), PATIENCE) as connection:
         connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
         return connection.recv(100).split(b"\r\n")[0]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from server import status
 from server.address import Address
 from server.layout import Laid
 from server.status import Health
@@ -46,7 +47,7 @@ class Answers(socketserver.ThreadingTCPServer):
 @pytest.fixture
 def answers() -> Iterator[Answers]:
     with Answers(("127.0.0.1", 0), socketserver.BaseRequestHandler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server
         server.shutdown()
 
@@ -99,8 +100,8 @@ def test_what_should_be_json_and_is_not_is_a_refusal(
 
 def test_the_status_of_a_refusal_is_kept(triton: Triton, answers: Answers) -> None:
     body = json.dumps({"error": "Exceeds maximum queue size"}).encode()
-    for status, unavailable in ((503, True), (500, False), (400, False)):
-        head = b"HTTP/1.1 %d x\r\nContent-Length: %d\r\n\r\n" % (status, len(body))
+    for code, unavailable in ((503, True), (500, False), (400, False)):
+        head = b"HTTP/1.1 %d x\r\nContent-Length: %d\r\n\r\n" % (code, len(body))
         answers.answer = head + body
         with pytest.raises(Refused, match=r"^Exceeds maximum queue size$") as caught:
             triton.load("mini")
@@ -109,18 +110,22 @@ def test_the_status_of_a_refusal_is_kept(triton: Triton, answers: Answers) -> No
 
 
 def test_health_watches_on_whatever_is_answered(
-    triton: Triton, answers: Answers, eventually: Callable[..., None]
+    triton: Triton,
+    answers: Answers,
+    eventually: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(status, "LOOK", 0.05)
     answers.answer = METRICS
     health = Health(triton, {}, 100, None)
     try:
         broken = [*BROKEN.values(), METRICS.replace(b"} 1\n", b"} x\n")]
         for answer in broken:
             asked, answers.answer = answers.asked, answer
-            eventually(lambda asked=asked: answers.asked >= asked + 2, 10)
-            eventually(lambda: health.ready() is not None, 10)
+            eventually(lambda asked=asked: answers.asked >= asked + 2)
+            eventually(lambda: health.ready() is not None)
             assert "tritonserver" in str(health.ready())
             answers.answer = METRICS
-            eventually(lambda: health.ready() is None, 10)
+            eventually(lambda: health.ready() is None)
     finally:
         health.stopping = True

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from server.host import Host, inspect, is_wsl, refusal, unfit
+from tests.conftest import PATIENCE, ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 GOOD = Host("Linux", "x86_64", ("glibc", "2.35"), (3, 10), True, "1.26.4", Path("/t"), 1 << 30)
 
 
@@ -54,7 +54,7 @@ def test_missing_installations_are_told(change, instead):
 def test_an_interpreter_without_triton_gets_one_sentence():
     # -S leaves out the installed packages
     command = [sys._base_executable, "-S", "-m", "server"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("serve: Triton is not installed")

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ from maisi_client import Client
 
 from bench import networks
 from bench.networks import Inputs
-from tests.conftest import TOKEN, Server
+from tests.conftest import PATIENCE, TOKEN, Server
 
 
 class Caller:
@@ -45,11 +44,15 @@ class Caller:
         }
         inputs = asked.get(short, {"size": small})
         rest = {"seed": np.array([7]), "steps": np.array([1], np.int32)}
-        result = self.client.infer(variant, networks.tensors(inputs | rest), client_timeout=60)
+        result = self.client.infer(
+            variant, networks.tensors(inputs | rest), client_timeout=PATIENCE
+        )
         return bytes(result.as_numpy("image").tobytes())
 
     def run(self, model: str, inputs: Inputs, **parameters: str) -> None:
-        self.client.infer(model, networks.tensors(inputs), client_timeout=60, parameters=parameters)
+        self.client.infer(
+            model, networks.tensors(inputs), client_timeout=PATIENCE, parameters=parameters
+        )
 
     def refusal(self, model: str, inputs: Inputs, **parameters: str) -> str:
         with pytest.raises(grpc.InferenceServerException) as caught:
@@ -60,15 +63,20 @@ class Caller:
         return text
 
 
+LIMITS = ("--max-voxels=262144", "--max-waiting=1")  # 64^3 voxels, for the networks, too
+
+
+@pytest.fixture(scope="module")
+def mini(module_server: Callable[..., Server]) -> Server:
+    return module_server(None, *LIMITS)
+
+
 @pytest.fixture(scope="module", params=["mini", pytest.param("official", marks=pytest.mark.slow)])
-def served(
-    request: pytest.FixtureRequest,
-    module_server: Callable[..., Server],
-    official_repository: Path,
-) -> Server:
-    """Serve variants under a limit of 64^3 voxels, which holds for the networks, too."""
-    folder = official_repository / "models" if request.param == "official" else None
-    return module_server(folder, "--max-voxels=262144")
+def served(request: pytest.FixtureRequest, module_server: Callable[..., Server]) -> Server:
+    if request.param == "mini":
+        server: Server = request.getfixturevalue("mini")
+        return server
+    return module_server(request.getfixturevalue("official_repository") / "models", *LIMITS)
 
 
 def test_each_kind_of_wrong_input_is_refused_and_the_next_request_is_as_ever(
@@ -104,19 +112,16 @@ def test_only_the_stages_may_call_a_network(served: Server) -> None:
 
 
 def test_strangers_who_fill_a_networks_queue_do_not_fail_ordinary_requests(
-    start_server: Callable[..., Server],
+    mini: Server,
 ) -> None:
-    server = start_server(None, "--max-waiting=1")
-    with Client(server.grpc) as client:
-        asked = {"size": [32, 32, 32], "steps": 10, "seed": 3}
+    with Client(mini.grpc) as client:
+        asked = {"size": [32, 32, 32], "steps": 5, "seed": 3}
         before = client.generate(**asked).report["sha256"]
-        [flow] = [
-            one for one in networks.networks(Caller(server).client) if one.name == "mini.flow"
-        ]
+        [flow] = [one for one in networks.networks(Caller(mini).client) if one.name == "mini.flow"]
         stop, statuses = threading.Event(), set()
 
         def flood() -> None:
-            with grpc.InferenceServerClient(server.grpc) as stranger:
+            with grpc.InferenceServerClient(mini.grpc) as stranger:
                 while not stop.is_set():
                     try:
                         stranger.infer("mini.flow", networks.tensors(flow.good()))
@@ -133,7 +138,7 @@ def test_strangers_who_fill_a_networks_queue_do_not_fail_ordinary_requests(
             finally:
                 stop.set()
             for each in floods:
-                each.result(60)
+                each.result(PATIENCE)
     assert statuses == {"mini.flow: only the stag", "full"}
 
 

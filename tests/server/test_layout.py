@@ -8,6 +8,7 @@ import tritonclient.grpc as grpc
 
 from bench import watch
 from server import layout
+from tests.conftest import PATIENCE
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,7 @@ from server import layout
 )
 def test_a_limit_that_would_be_none_ends_with_a_sentence(start_server, option, sentence):
     server = start_server(None, option, ready=False)
-    assert server.process.wait(20) == 1
+    assert server.process.wait(PATIENCE) == 1
     assert server.log.splitlines() == [f"serve: {sentence}"]
 
 
@@ -49,4 +50,4 @@ def test_tritonserver_gives_back_what_large_messages_took(server, eventually):
     before = watch.private(server.triton.pid)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(refused, range(8)))
-    eventually(lambda: watch.private(server.triton.pid) < before + 32e6, 5)
+    eventually(lambda: watch.private(server.triton.pid) < before + 32e6)

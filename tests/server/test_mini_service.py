@@ -3,82 +3,21 @@
 from __future__ import annotations
 
 import json
-import queue
 import re
 import signal
-import threading
-import time
-from concurrent.futures import Future
 
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 from maisi_client import Client
 
-SECONDS_TO_ERROR = 10
+from tests.conftest import PATIENCE
+from tests.server.metrics import numbers
+from tests.server.mini import last, sized, stream, until_sampling, volume
+from tests.server.threads import later
 
-
-def tensors(seed=5, steps=2, masked=False):
-    mask = np.zeros((40, 33, 35), np.uint8)
-    mask[8:30, 6:28, 9:29] = 22
-    values = {
-        "seed": (np.array([seed], np.int64), "INT64"),
-        "steps": (np.array([steps], np.int32), "INT32"),
-        **(
-            {"mask": (mask, "UINT8")}
-            if masked
-            else {"size": (np.array([40, 33, 35], np.int32), "INT32")}
-        ),
-    }
-    made = []
-    for name, (array, kind) in values.items():
-        made.append(grpc.InferInput(name, list(array.shape), kind))
-        made[-1].set_data_from_numpy(array)
-    return made
-
-
-def volume(server, **request):
-    with grpc.InferenceServerClient(server.grpc) as client:
-        result = client.infer("mini", tensors(**request), client_timeout=200)
-        report = json.loads(result.as_numpy("report").tobytes())
-        return result.as_numpy("image"), report
-
-
-def later(function, *args, **kwargs):
-    future = Future()
-
-    def run():
-        try:
-            future.set_result(function(*args, **kwargs))
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
-
-
-def stream(server, **request):
-    """Start a streamed request; returns its queue of results and errors, and its client."""
-    messages = queue.Queue()
-    client = grpc.InferenceServerClient(server.grpc)
-    client.start_stream(lambda result, error: messages.put(error or result))
-    client.async_stream_infer("mini.stream", tensors(**request), enable_empty_final_response=True)
-    return messages, client
-
-
-def until_sampling(server, flow="mini.flow_masked"):
-    """Wait until a flow network has begun to answer."""
-    with grpc.InferenceServerClient(server.grpc) as client:
-
-        def answered():
-            stats = client.get_inference_statistics(flow).model_stats
-            return sum(model.inference_count for model in stats)
-
-        before = answered()
-        deadline = time.monotonic() + 30
-        while answered() < before + 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+QUEUE = ("running", "waiting")
+STOPPED = "the server stopped before this volume was done"
 
 
 @pytest.mark.slow
@@ -96,129 +35,93 @@ def test_same_seed_same_bytes_after_a_restart(start_server):
     assert images[0][0] != images[0][1]
 
 
-def test_sigterm_with_requests_in_flight(start_server):
+def test_sigterm_lets_requests_finish_that_run_and_that_wait(start_server, eventually):
     server = start_server()
-    unary = later(volume, server, steps=40, masked=True)
+    unary = later(volume, server, steps=60, masked=True)
     until_sampling(server)
-    messages, client = stream(server, steps=40, masked=True)
-    messages.get(timeout=30)
+    streams = [stream(server, steps=steps, masked=True) for steps in (60, 10, 10)]
+    here = [f'maisi_requests_{what}{{model="mini.stream",variant="mini"}}' for what in QUEUE]
+    eventually(lambda: sum(numbers(server.metrics).get(name, 0) for name in here) == 3)
     server.process.send_signal(signal.SIGTERM)
-    time.sleep(1)
-    assert not unary.done()  # so it was in flight
-    started = time.monotonic()
+    eventually(lambda: "stopping: running requests finish first" in server.log)
     stopping = r"\[stopping\] the server is stopping"
     with pytest.raises(grpc.InferenceServerException, match=stopping) as refused:
         volume(server)
     assert refused.value.status() == "StatusCode.UNAVAILABLE"
-    late, other = stream(server)
-    assert "the server is stopping" in str(late.get(timeout=5))
-    other.close()
-    assert time.monotonic() - started < 2  # at once, and not when the running ones are done
-    image, report = unary.result(120)
+    messages, late = stream(server)
+    assert "the server is stopping" in str(messages.get(timeout=PATIENCE))
+    late.close()
+    assert not unary.done()  # so they were refused at once
+    image, report = unary.result(PATIENCE)
     assert image.shape == (40, 33, 35)
-    assert report["steps"] == 40
-    while True:
-        message = messages.get(timeout=120)
-        assert not isinstance(message, Exception), message
-        if message.as_numpy("image") is not None:
-            break
-    np.testing.assert_array_equal(message.as_numpy("image"), image)
-    client.close()
-    assert server.process.wait(60) == 0
+    assert report["steps"] == 60
+    streamed = [last(messages) for messages, _ in streams]
+    np.testing.assert_array_equal(streamed[0], image)
+    assert [one.shape for one in streamed] == [image.shape] * 3
+    for _, client in streams:
+        client.close()
+    assert server.process.wait(PATIENCE) == 0
+
+
+@pytest.fixture(scope="module")
+def healing(module_server):
+    """Serve mini for those who end its processes."""
+    return module_server()
 
 
 @pytest.mark.parametrize("victim", ["mini.sampler", "mini.flow_masked"])
-def test_killed_process_mid_request(start_server, eventually, victim):
-    server = start_server()
-    expected, _ = volume(server, masked=True)
-    doomed = later(volume, server, steps=900, masked=True)
-    until_sampling(server)
-    server.stub(victim).kill()
+def test_killed_process_mid_request(healing, eventually, victim):
+    expected, _ = volume(healing, masked=True)
+    doomed = later(volume, healing, steps=900, masked=True)
+    until_sampling(healing)
+    healing.stub(victim).kill()
     with pytest.raises(grpc.InferenceServerException) as caught:
-        doomed.result(SECONDS_TO_ERROR)
+        doomed.result(PATIENCE)
     if victim == "mini.flow_masked":  # who called it is alive and can say so
         told = re.search(r"; the server's log says why, at request '(\w+)'", str(caught.value))
         line = f"request '{told[1]}': sampler: flow_masked: "
-        eventually(lambda: line in server.log, 5)
-    eventually(lambda: f"{victim} serves again" in server.log, 20)
-    again, _ = volume(server, masked=True)
+        eventually(lambda: line in healing.log)
+    eventually(lambda: f"{victim} serves again" in healing.log)
+    again, _ = volume(healing, masked=True)
     np.testing.assert_array_equal(again, expected)
 
 
-def test_killed_stream_mid_request(start_server, eventually):
-    server = start_server()
-    messages, client = stream(server, steps=900, masked=True)
-    until_sampling(server)
-    server.stub("mini.stream").kill()
-    deadline = time.monotonic() + SECONDS_TO_ERROR
-    while not isinstance(messages.get(timeout=deadline - time.monotonic()), Exception):
-        pass
+def test_killed_stream_mid_request(healing, eventually):
+    messages, client = stream(healing, steps=900, masked=True)
+    until_sampling(healing)
+    healing.stub("mini.stream").kill()
+    assert isinstance(last(messages), Exception)
     client.close()
-    eventually(lambda: "tritonserver serves again" in server.log, 20)
-    messages, client = stream(server, masked=True)
-    for message in iter(lambda: messages.get(timeout=60), None):
-        assert not isinstance(message, Exception), message
-        if message.as_numpy("image") is not None:
-            break
+    eventually(lambda: "tritonserver serves again" in healing.log)
+    messages, client = stream(healing, masked=True)
+    assert last(messages).shape == (40, 33, 35)
     client.close()
 
 
-def test_what_is_not_done_in_time_is_told_how_to_go_on_elsewhere(start_server):
-    server = start_server(None, "--drain-seconds=1")
+def test_one_too_many_is_refused_and_who_is_not_done_in_time_is_told_how_to_go_on(start_server):
+    server = start_server(None, "--max-waiting=1", "--drain-seconds=1")
     unary = later(volume, server, steps=900, masked=True)
     until_sampling(server)
-    messages, client = stream(server, steps=900, seed=6)
-    messages.get(timeout=30)
-    server.process.send_signal(signal.SIGTERM)
-    with pytest.raises(grpc.InferenceServerException, match="seed 5 makes the same") as handed_on:
-        unary.result(20)
-    assert handed_on.value.status() == "StatusCode.UNAVAILABLE"
-    for message in iter(lambda: messages.get(timeout=20), None):
-        if isinstance(message, Exception):
-            break
-    assert "the server stopped before this volume was done" in str(message)
-    assert "seed 6 makes the same volume" in str(message)
-    client.close()
-    assert server.process.wait(30) == 0
-
-
-def test_requests_that_were_taken_are_answered_though_they_wait(start_server):
-    server = start_server()
-    waiting = [stream(server, steps=steps) for steps in (20, 1, 1)]
-    waiting[0][0].get(timeout=30)
-    time.sleep(0.5)
-    server.process.send_signal(signal.SIGTERM)
-    for messages, client in waiting:
-        for message in iter(lambda: messages.get(timeout=60), None):  # noqa: B023
-            assert not isinstance(message, Exception), message
-            if message.as_numpy("image") is not None:
-                break
-        client.close()
-    assert server.process.wait(60) == 0
-
-
-def test_more_than_may_wait_are_refused_at_once(start_server):
-    server = start_server(None, "--max-waiting=1")
-    first, client = stream(server, steps=60, masked=True)
-    first.get(timeout=30)
+    first, client = stream(server, steps=900, seed=6)
+    first.get(timeout=PATIENCE)
     second, another = stream(server)
-    time.sleep(0.2)
-    started = time.monotonic()
-    third, last = stream(server)
-    assert re.fullmatch(
-        r".*overloaded: 2 requests are here, as many as may be; try again in \d+ s",
-        str(third.get(timeout=5)),
-    )
-    assert time.monotonic() - started < 0.5
     with Client(server.grpc) as curious:  # which takes no place
         assert curious.check(size=[32, 32, 32])["steps"] > 0
-    for messages in (first, second):
-        for message in iter(lambda: messages.get(timeout=60), None):  # noqa: B023
-            assert not isinstance(message, Exception), message
-            if message.as_numpy("image") is not None:
-                break
-    for each in (client, another, last):
+    third, late = stream(server)
+    assert re.fullmatch(
+        r".*overloaded: 2 requests are here, as many as may be; try again in \d+ s",
+        str(third.get(timeout=PATIENCE)),
+    )
+    assert second.empty()  # so the third was refused at once
+    server.process.send_signal(signal.SIGTERM)
+    with pytest.raises(grpc.InferenceServerException, match="seed 5 makes the same") as handed_on:
+        unary.result(PATIENCE)
+    assert handed_on.value.status() == "StatusCode.UNAVAILABLE"
+    message = str(last(first))
+    assert STOPPED in message and "seed 6 makes the same volume" in message
+    for each in (client, another, late):
         each.close()
+    assert server.process.wait(PATIENCE) == 0
 
 
 def test_tighter_limits_hold_and_are_published(start_server):
@@ -226,13 +129,10 @@ def test_tighter_limits_hold_and_are_published(start_server):
     server = start_server(
         None, *(f"--max-{option}" for option in options), "--memory-gb=0.5", "--spill-gb=2"
     )
-    image, _ = volume(server)  # 40 x 33 x 35 voxels
-    assert image.size == 46200
-    size = grpc.InferInput("size", [3], "INT32")
-    size.set_data_from_numpy(np.array([40, 33, 36], np.int32))
+    size, steps = sized(36)
     with grpc.InferenceServerClient(server.grpc) as client:
         with pytest.raises(grpc.InferenceServerException, match=r"size: .*46200"):
-            client.infer("mini", [size])
+            client.infer("mini", [size, steps])
         config = client.get_model_config("mini").config
         decoder = client.get_model_config("mini.vae_decoder").config
     published = json.loads(config.parameters["variant"].string_value)
@@ -244,8 +144,5 @@ def test_tighter_limits_hold_and_are_published(start_server):
     assert json.loads(decoder.parameters["network"].string_value)["max_voxels"] == 46200
     assert decoder.dynamic_batching.default_queue_policy.max_queue_size == 3
     messages, client = stream(server, steps=900, masked=True)
-    for message in iter(lambda: messages.get(timeout=20), None):
-        if isinstance(message, Exception):
-            break
-    assert "the request was not done within its 2 s" in str(message)
+    assert "the request was not done within its 2 s" in str(last(messages))
     client.close()

@@ -8,12 +8,16 @@ import math
 import re
 import statistics
 import time
+from collections.abc import Callable
 
 import grpc
 import pytest
+import tritonclient.grpc as triton
 from maisi_client import Client, InvalidRequest, ServerUnavailable, Volume, aio
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as rpc
+
+from tests.conftest import PATIENCE, Server
 
 SMALL = {"size": [32, 32, 32], "modality": "mri_t1", "seed": 3}
 WAITING = 8  # of mini
@@ -35,7 +39,7 @@ async def asked(stub: rpc.GRPCInferenceServiceStub, steps: int) -> tuple[float, 
     """Send a request; return the seconds until its end, and its error."""
     started = time.monotonic()
     said = ""
-    async for answer in stub.ModelStreamInfer(iter([message(steps)]), timeout=200):
+    async for answer in stub.ModelStreamInfer(iter([message(steps)]), timeout=PATIENCE):
         said = answer.error_message or said
     return time.monotonic() - started, said
 
@@ -50,45 +54,54 @@ async def flood(url: str, count: int, each: float) -> list[tuple[float, str]]:
         return await asyncio.gather(*tasks)
 
 
+@pytest.fixture(scope="module")
+def server(module_server: Callable[..., Server]) -> Server:
+    return module_server()
+
+
 def resident(server) -> int:
     family = [server.triton, *server.triton.children()]
     return sum(process.memory_info().rss for process in family)
 
 
+def flow_calls(server) -> int:
+    with triton.InferenceServerClient(server.grpc) as client:
+        (flow,) = client.get_inference_statistics("mini.flow").model_stats
+        return flow.execution_count
+
+
 @pytest.mark.parametrize("each", [0.005, pytest.param(0, marks=pytest.mark.slow)])
-def test_ten_times_what_the_queue_holds(start_server, each):
+def test_ten_times_what_the_queue_holds(server, each):
     """`each`: seconds between two requests."""
-    server = start_server()
     with Client(server.grpc) as client:
         expected = client.generate(**SMALL, steps=2).report["sha256"]
         asyncio.run(flood(server.grpc, 2 * WAITING, 0.005))
         before, floods = resident(server), []
-        for _ in range(3):
+        for _ in range(2):
             answers = asyncio.run(flood(server.grpc, 10 * WAITING, each))
-            refused = sorted(seconds for seconds, said in answers if said)
+            refused = [seconds for seconds, said in answers if said]
+            served = [seconds for seconds, said in answers if not said]
             assert all(re.fullmatch(rf".*{REFUSED}", said) for _, said in answers if said)
-            assert 10 * WAITING - len(refused) > WAITING  # the queue, and who worked, were served
+            assert len(served) > WAITING  # the queue, and who worked
             assert len(refused) > 5 * WAITING
-            floods.append(refused)
+            floods.append([statistics.median(refused), max(refused), statistics.median(served)])
         grown = (resident(server) - before) / 1e6
-        for refused in floods:
+        for refused, latest, served in floods:
             print(
-                f"refused {len(refused)} of {10 * WAITING}: {1e3 * statistics.median(refused):.0f}"
-                f" ms at the median, {1e3 * refused[-1]:.0f} ms at most; memory {grown:+.1f} MB"
+                f"refused after {1e3 * refused:.0f} ms at the median, {1e3 * latest:.0f} at most;"
+                f" served after {1e3 * served:.0f} ms; memory {grown:+.1f} MB"
             )
-        judged = max if each else statistics.median  # at once, one flood may meet other work
-        assert judged(refused[-1] for refused in floods) < 0.1
+        assert all(refused < 0.3 * served for refused, _, served in floods)
         assert grown < 20
         assert client.generate(**SMALL, steps=2).report["sha256"] == expected
     assert "died" not in server.log
 
 
-def test_a_long_request_does_not_starve_short_ones_nor_they_it(start_server):
-    server = start_server()
+def test_a_long_request_does_not_starve_short_ones_nor_they_it(server):
     with Client(server.grpc) as client:
         for _ in range(2):
             alone = client.generate(**SMALL, steps=4)
-        long = {**SMALL, "size": [96, 96, 96], "steps": 40}
+        long = {**SMALL, "size": [96, 96, 96], "steps": 20}
         passing = []
         with contextlib.closing(client.stream(**long)) as events:
             for event in events:
@@ -101,32 +114,33 @@ def test_a_long_request_does_not_starve_short_ones_nor_they_it(start_server):
                     )
                     passing.append(time.monotonic() - started)
     assert len(passing) == 3
-    assert max(passing) < 0.25 * event.report["seconds"]["sampler"]
+    assert max(passing) < 0.5 * event.report["seconds"]["sampler"]
     assert 0.1 * sum(passing) < event.report["seconds"]["waiting"] < sum(passing)
 
 
-def test_what_cannot_be_done_in_its_time_is_refused_before_it_begins(start_server):
-    server = start_server()
-    long = {"size": [64, 64, 64], "steps": 60, "modality": "mri_t1", "seed": 3}
-    with Client(server.grpc, retries=0) as client, Client(server.grpc, timeout=1) as hasty:
+def test_what_cannot_be_done_in_its_time_is_refused_before_it_begins(server):
+    long = {"size": [64, 64, 64], "steps": 40, "modality": "mri_t1", "seed": 3}
+    with Client(server.grpc, retries=0) as client:
         for _ in range(2):
             took = client.generate(**long).report["seconds"]["total"]
         assert client.check(**long)["expected_wait_seconds"] == 0
-        assert took > 1.5
-        started = time.monotonic()
-        with pytest.raises(InvalidRequest, match=r"^timeout: .* try again with more"):
+        calls = flow_calls(server)
+        with (
+            Client(server.grpc, timeout=0.4 * took, retries=0) as hasty,
+            pytest.raises(InvalidRequest, match=r"^timeout: .* try again with more"),
+        ):
             hasty.generate(**long)
-        assert time.monotonic() - started < 0.3
+        assert flow_calls(server) == calls
         events = client.stream(**long)
         next(events)
         assert client.check(**long)["expected_wait_seconds"] > 0.3 * took
         with (
-            Client(server.grpc, timeout=1.4 * took, retries=0) as another,
+            Client(server.grpc, timeout=1.3 * took, retries=0) as another,
             pytest.raises(ServerUnavailable, match=r"after .* s for others") as refused,
         ):
             another.generate(**long)
         assert refused.value.kind == "overloaded"
-        assert 0 < refused.value.retry_after <= math.ceil(took)
+        assert 0 < refused.value.retry_after <= math.ceil(2 * took)
         events.close()
 
 

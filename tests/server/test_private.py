@@ -14,8 +14,8 @@ from maisi_client import Client
 
 from server import private
 from tests.conftest import SHM, Server
-from tests.server.test_mini_service import volume
-from tests.server.test_readiness import repeating
+from tests.server.mini import volume
+from tests.server.threads import repeating
 
 
 @pytest.mark.slow
@@ -37,7 +37,7 @@ def test_no_region_can_be_opened_by_others_while_models_load_work_and_load_again
             client.generate(size=[128, 128, 128], steps=1)
         before = set(server.shared_memory())
         server.stub("mini.flow").kill()
-        eventually(lambda: "mini.flow serves again" in server.log, 30)
+        eventually(lambda: "mini.flow serves again" in server.log)
         assert set(server.shared_memory()) - before  # the new process has regions of its own
         assert (volume(server, masked=True)[0] == expected).all()
     assert len(modes) > 8

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from server.healing import reap
-from tests.conftest import ROOT
+from tests.conftest import PATIENCE, ROOT
 from tests.server.bare import Bare
 from tests.server.tiny import write_repository
 
@@ -56,19 +56,19 @@ def test_orphans_are_collected_and_triton_is_not(tmp_path, eventually, one):
         models = len(triton.children())
         assert models > 2
         triton.kill()
-        eventually(lambda: "tritonserver serves again" in log.read_text(), 30)
+        eventually(lambda: "tritonserver serves again" in log.read_text())
         assert "tritonserver ended by itself with status -9" in log.read_text()
-        eventually(lambda: not zombies(server), 5)
+        eventually(lambda: not zombies(server))
         assert len(server.children()[0].children()) == models
         server.send_signal(signal.SIGTERM)
-        assert bare.process.wait(30) == 0
+        assert bare.process.wait(PATIENCE) == 0
         bare.process.stdout.close()
 
 
 def test_a_process_of_ours_keeps_its_status():
     ours = subprocess.Popen(["sh", "-c", "exit 7"])
     others = [subprocess.Popen(["true"]) for _ in range(3)]
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while len(zombies(psutil.Process())) < 4:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -88,5 +88,5 @@ def test_sigterm_ends_it_before_it_serves():
         "import server.__main__ as main; sys.argv = ['serve']; print(os.getpid()); main.main()"
     )
     command = [*UNSHARE, sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert (done.stdout, done.returncode) == ("1\n", 143)

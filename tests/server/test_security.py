@@ -16,10 +16,13 @@ import trustme
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from tests.conftest import ROOT, TOKEN
-from tests.server.test_status import numbers
+from tests.conftest import PATIENCE, ROOT, TOKEN
+from tests.server.metrics import numbers
+from tests.server.papers import Papers
+from tests.server.tiny import write_repository
 
 Error = grpc.InferenceServerException
+HOST = "127.0.0.2"
 KEY = "a-key-of-sixteen-or-more"
 # A decoder that computes for anybody, as Triton's own backends do.
 OPEN_DECODER = """
@@ -68,10 +71,20 @@ def test_the_key_of_shared_memory_is_our_users_and_opens_nothing_else(server):
             CLOSED["memory"](client, headers=headers)
 
 
-def test_the_key_opens(start_server, tmp_path):
-    (tmp_path / "key").write_text(f"{KEY}\n")
-    server = start_server(None, f"--key-file={tmp_path / 'key'}")
-    with grpc.InferenceServerClient(server.grpc) as client:
+@pytest.fixture(scope="module")
+def guarded(module_server, tmp_path_factory):
+    """Serve with a key, TLS and a host that is not the usual one; return that and the papers."""
+    folder = tmp_path_factory.mktemp("guarded")
+    (folder / "key").write_text(f"{KEY}\n")
+    papers = Papers(trustme.CA(), folder / "server", HOST)
+    words = [f"--host={HOST}", f"--key-file={folder / 'key'}"]
+    return module_server(None, *words, *papers.served), papers
+
+
+def test_the_key_opens(guarded):
+    server, papers = guarded
+    tls = {"ssl": True, "root_certificates": str(papers.ca)}
+    with grpc.InferenceServerClient(server.grpc, **tls) as client:
         headers = {"triton-grpc-protocol-maisi-control": KEY}
         for what in ("index", "log", "trace", "unload", "load"):
             CLOSED[what](client, headers=headers)
@@ -90,30 +103,13 @@ def test_keys_and_certificates_that_cannot_be_used_end_with_a_sentence(start_ser
         ),
     ):
         server = start_server(None, *args, ready=False)
-        assert server.process.wait(20) == 1
+        assert server.process.wait(PATIENCE) == 1
         assert sentence in server.log
         assert "Traceback" not in server.log
 
 
-class Papers:
-    """The files of one who has a certificate of `ca`."""
-
-    def __init__(self, ca, folder, name, **more):
-        folder.mkdir()
-        issued = ca.issue_cert(name, **more)
-        self.ca, self.certificate, self.key = (folder / x for x in ("ca.pem", "crt.pem", "key.pem"))
-        ca.cert_pem.write_to_path(self.ca)
-        issued.private_key_pem.write_to_path(self.key)
-        for blob in issued.cert_chain_pems:
-            blob.write_to_path(self.certificate, append=True)
-
-    @property
-    def served(self):
-        return [f"--tls-certificate={self.certificate}", f"--tls-key={self.key}"]
-
-
 def ask(server, tls):
-    with maisi_client.Client(server.grpc, tls=tls, retries=0, timeout=20) as client:
+    with maisi_client.Client(server.grpc, tls=tls, retries=0, timeout=PATIENCE) as client:
         return client.generate(size=(32, 32, 32), steps=1, seed=1)
 
 
@@ -138,26 +134,25 @@ def test_tls_and_mutual_tls(start_server, tmp_path):
     expiry = numbers(server.status)["maisi_certificate_expiry_timestamp_seconds{}"]
     assert expiry > datetime.datetime.now().timestamp()
     # Triton's HTTP knows no TLS: nothing but health without the key.
-    with urllib.request.urlopen(f"http://{server.http}/v2/health/live", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{server.http}/v2/health/live", timeout=PATIENCE) as answer:
         assert answer.status == 200
     for path in ("v2", "v2/models/mini/config", "v2/models/stats"):
         with pytest.raises(urllib.error.HTTPError) as closed:
-            urllib.request.urlopen(f"http://{server.http}/{path}", timeout=10)
+            urllib.request.urlopen(f"http://{server.http}/{path}", timeout=PATIENCE)
         assert closed.value.code in (403, 400)
 
 
 def test_a_certificate_that_is_over_is_refused_and_told(start_server, tmp_path):
     ca, past = trustme.CA(), datetime.datetime(2020, 1, 1)
     over = Papers(ca, tmp_path / "server", "127.0.0.1", not_before=past, not_after=past)
-    server = start_server(None, *over.served)
+    server = start_server(write_repository(tmp_path / "models"), *over.served)
     with pytest.raises(maisi_client.ServerUnavailable):
         ask(server, maisi_client.Tls(over.ca))
     assert numbers(server.status)["maisi_certificate_expiry_timestamp_seconds{}"] == 0
 
 
-def test_the_environment_names_the_files(start_server, tmp_path, monkeypatch):
-    ours = Papers(trustme.CA(), tmp_path / "server", "127.0.0.1")
-    server = start_server(None, *ours.served)
+def test_the_environment_names_the_files(guarded, monkeypatch):
+    server, ours = guarded
     monkeypatch.setenv("MAISI_CA", str(ours.ca))
     assert np.asarray(ask(server, None).image.dataobj).shape == (32, 32, 32)
     monkeypatch.setenv("MAISI_CA", "/nowhere")
@@ -175,7 +170,7 @@ def test_networks_that_would_compute_for_anybody_are_not_served(start_server, tm
     del config.parameters["network"]
     path.write_text(text_format.MessageToString(config))
     server = start_server(tmp_path, ready=False)
-    assert server.process.wait(60) == 1
+    assert server.process.wait(PATIENCE) == 1
     said = [line for line in server.log.splitlines() if line.startswith("serve: ")][-1]
     assert "mini.flow: built for an earlier version of this server" in said
     assert said.endswith("build mini again (python -m export build).")
@@ -192,25 +187,24 @@ def test_networks_that_only_say_that_they_ask_for_the_token_are_not_served(start
     (folder / "config.pbtxt").write_text(text_format.MessageToString(config))
     (folder / "1" / "model.py").write_text(OPEN_DECODER)
     server = start_server(tmp_path, ready=False)
-    assert server.process.wait(60) == 1
+    assert server.process.wait(PATIENCE) == 1
     said = [line for line in server.log.splitlines() if line.startswith("serve: ")][-1]
     assert said.startswith("serve: mini.vae_decoder: computes for whoever calls it, or did not")
 
 
-def test_a_token_that_can_be_guessed_ends_with_a_sentence(start_server, monkeypatch):
+def test_a_token_that_can_be_guessed_ends_with_a_sentence(start_server, tmp_path, monkeypatch):
     for short in ("secret", "0" * 31):
         monkeypatch.setenv("MAISI_TOKEN", short)
         server = start_server(ready=False)
-        assert server.process.wait(20) == 1
+        assert server.process.wait(PATIENCE) == 1
         (said,) = server.log.splitlines()
         assert said.startswith(f"serve: MAISI_TOKEN: {len(short)} characters, but 32 or more")
         assert short not in said
     monkeypatch.setenv("MAISI_TOKEN", "")  # none: the server draws one
-    assert len(start_server().triton.environ()["MAISI_TOKEN"]) == 32
+    assert len(start_server(write_repository(tmp_path)).triton.environ()["MAISI_TOKEN"]) == 32
 
 
-def test_networks_show_nobody_the_token(start_server):
-    server = start_server()
+def test_networks_show_nobody_the_token(server):
     assert server.triton.environ()["MAISI_TOKEN"] == TOKEN
     stubs = [server.stub(model) for model in ("mini.flow", "mini.condition", "mini.stream")]
     assert {stub.environ()["MAISI_TOKEN"] for stub in stubs} == {TOKEN}
@@ -224,14 +218,17 @@ def test_networks_show_nobody_the_token(start_server):
     assert not any(TOKEN in text for text in texts)
 
 
-def test_http_listens_at_loopback_whatever_the_host(start_server):
-    server = start_server(None, "--host=127.0.0.2")
-    assert server.grpc.startswith("127.0.0.2:") and server.http.startswith("127.0.0.1:")
+def test_http_listens_at_loopback_whatever_the_host(guarded):
+    server, papers = guarded
+    assert server.grpc.startswith(f"{HOST}:") and server.http.startswith("127.0.0.1:")
     assert numbers(server.status)["maisi_server_ready{}"] == 1
-    with grpc.InferenceServerClient(server.grpc) as client:
+    tls = {"ssl": True, "root_certificates": str(papers.ca)}
+    with grpc.InferenceServerClient(server.grpc, **tls) as client:
         assert client.is_server_ready()
-    with urllib.request.urlopen(f"http://{server.http}/v2/health/ready", timeout=30) as answer:
+    with urllib.request.urlopen(
+        f"http://{server.http}/v2/health/ready", timeout=PATIENCE
+    ) as answer:
         assert answer.status == 200
-    elsewhere = server.http.replace("127.0.0.1", "127.0.0.2")
+    elsewhere = server.http.replace("127.0.0.1", HOST)
     with pytest.raises(urllib.error.URLError, match="refused"):
-        urllib.request.urlopen(f"http://{elsewhere}/v2/health/ready", timeout=30)
+        urllib.request.urlopen(f"http://{elsewhere}/v2/health/ready", timeout=PATIENCE)

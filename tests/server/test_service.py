@@ -6,14 +6,17 @@ import os
 import queue
 import signal
 import socket
-import threading
-import time
-from concurrent.futures import Future
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 
+from tests.conftest import PATIENCE, SHM
+from tests.server.bare import left
+from tests.server.metrics import until_answered
+from tests.server.threads import later
 from tests.server.tiny import HEAD, X_TO_Y, write_model, write_repository
 
 Error = grpc.InferenceServerException
@@ -24,12 +27,24 @@ def repository(tmp_path_factory):
     return write_repository(tmp_path_factory.mktemp("repository"))
 
 
+@pytest.fixture(scope="module")
+def served(module_server, repository):
+    """Serve the models for those who leave them as they were."""
+    return module_server(repository)
+
+
+@pytest.fixture
+def shared(served):
+    served.forget_log()
+    return served
+
+
 def tensor(seconds):
     tensor = grpc.InferInput("x", [1], "FP32")
     return [tensor.set_data_from_numpy(np.array([seconds], np.float32))]
 
 
-def infer(server, model, value, timeout=30):
+def infer(server, model, value, timeout=PATIENCE):
     with grpc.InferenceServerClient(server.grpc) as client:
         result = client.infer(model, tensor(value), client_timeout=timeout)
         return float(result.as_numpy("y")[0])
@@ -40,20 +55,7 @@ def volume(server, size):
     tensors[0].set_data_from_numpy(np.array(size, np.int32))
     tensors[1].set_data_from_numpy(np.array([1], np.int32))
     with grpc.InferenceServerClient(server.grpc) as client:
-        return client.infer("tiny", tensors, client_timeout=30).as_numpy("image")
-
-
-def later(function, *args):
-    future = Future()
-
-    def run():
-        try:
-            future.set_result(function(*args))
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
+        return client.infer("tiny", tensors, client_timeout=PATIENCE).as_numpy("image")
 
 
 class Stream:
@@ -73,41 +75,37 @@ class Stream:
         else:
             self.messages.put(float(result.as_numpy("y")[0]))
 
-    def rest(self, timeout):
+    def rest(self):
         """Everything up to the end or an error."""
         messages = []
-        deadline = time.monotonic() + timeout
         while True:
-            messages.append(self.messages.get(timeout=deadline - time.monotonic()))
+            messages.append(self.messages.get(timeout=PATIENCE))
             if messages[-1] is None or isinstance(messages[-1], Error):
                 return messages
 
 
-def test_ready_line_names_what_answers(start_server, repository):
-    server = start_server(repository)
-    assert server.variants == ["tiny"]
-    assert infer(server, "square", 3) == 9
-    assert infer(server, "slow_square", 0.3) == pytest.approx(0.3**4)
-    assert Stream(server, 0.2).rest(10) == [pytest.approx(0.04)] * 2 + [None]
-    for address in (server.http, server.metrics):
+def test_ready_line_names_what_answers(shared):
+    assert shared.variants == ["tiny"]
+    assert infer(shared, "square", 3) == 9
+    assert infer(shared, "slow_square", 0.3) == pytest.approx(0.3**4)
+    assert Stream(shared, 0.2).rest() == [pytest.approx(0.04)] * 2 + [None]
+    for address in (shared.http, shared.metrics):
         host, port = address.split(":")
-        socket.create_connection((host, int(port)), 5).close()
+        socket.create_connection((host, int(port)), PATIENCE).close()
 
 
-def test_nobody_else_on_the_network_is_served(start_server, repository):
-    server = start_server(repository)
-    listening = [c.laddr.ip for c in server.triton.net_connections() if c.status == "LISTEN"]
+def test_nobody_else_on_the_network_is_served(shared):
+    listening = [c.laddr.ip for c in shared.triton.net_connections() if c.status == "LISTEN"]
     assert len(listening) >= 3
     assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
 
 
-def test_models_are_loaded_and_unloaded_by_nobody_else(start_server, repository):
-    server = start_server(repository)
-    with grpc.InferenceServerClient(server.grpc) as client:
+def test_models_are_loaded_and_unloaded_by_nobody_else(shared):
+    with grpc.InferenceServerClient(shared.grpc) as client:
         for forbidden in (client.unload_model, client.load_model):
             with pytest.raises(Error, match="restricted"):
                 forbidden("square")
-    assert infer(server, "square", 2) == 4
+    assert infer(shared, "square", 2) == 4
 
 
 def test_only_the_chosen_variants_are_loaded(start_server, repository):
@@ -118,71 +116,66 @@ def test_only_the_chosen_variants_are_loaded(start_server, repository):
 
 
 def test_sigterm_lets_running_requests_of_any_model_finish(start_server, repository):
-    server = start_server(repository)
-    idle = Stream(server, 0)  # its stream stays open to the end
+    server = start_server(repository, "--drain-seconds=3600")
+    idle = Stream(server, 0)  # its stream stays open to the end, which the stop does not wait for
     unary = later(infer, server, "slow_square", 2)
-    stream = Stream(server, 3)
-    stream.messages.get(timeout=5)
+    until_answered(server.grpc, "square")
+    stream = Stream(server, 2)
+    stream.messages.get(timeout=PATIENCE)
     server.process.send_signal(signal.SIGTERM)
-    assert unary.result(10) == 16
-    assert stream.rest(10)[-1] is None
+    assert unary.result(PATIENCE) == 16
+    assert stream.rest()[-1] is None
     stream.client.close()
-    started = time.monotonic()
-    assert server.process.wait(40) == 0
-    assert time.monotonic() - started < 20
+    assert server.process.wait(PATIENCE) == 0
     assert server.shared_memory() == []
-    assert idle.rest(1)[0] is None
+    assert idle.rest()[0] is None
 
 
-def test_second_signal_stops_at_once(start_server, repository):
+def test_second_signal_stops_at_once(start_server, repository, eventually):
     server = start_server(repository)
-    unary = later(infer, server, "slow", 60, 100)
-    time.sleep(1)
+    unary = later(infer, server, "slow", 600, 600)
+    until_answered(server.grpc, "square")
     server.process.send_signal(signal.SIGINT)
-    time.sleep(1)
+    eventually(lambda: "stopping: running requests finish first" in server.log)
     assert server.process.poll() is None
     server.process.send_signal(signal.SIGINT)
-    assert server.process.wait(5) == 0
+    assert server.process.wait(PATIENCE) == 0
     with pytest.raises(Error):
-        unary.result(5)
+        unary.result(PATIENCE)
 
 
 @pytest.mark.slow
 def test_drain_is_bounded(start_server, repository):
     server = start_server(repository, "--drain-seconds=1")
-    unary = later(infer, server, "slow_square", 60, 100)
-    time.sleep(1)
-    started = time.monotonic()
-    server.stop(30)
-    assert time.monotonic() - started < 20
+    unary = later(infer, server, "slow_square", 600, 600)
+    until_answered(server.grpc, "square")
+    server.stop()
     with pytest.raises(Error):
-        unary.result(5)
+        unary.result(PATIENCE)
 
 
 @pytest.mark.parametrize("victim", [pytest.param("slow", marks=pytest.mark.slow), "square"])
-def test_killed_model_comes_back_while_others_serve(start_server, repository, eventually, victim):
-    server = start_server(repository)
-    unary = later(infer, server, "slow_square", 20)
-    time.sleep(1)
-    died = server.stub(victim).pid
+def test_killed_model_comes_back_while_others_serve(shared, eventually, victim):
+    unary = later(infer, shared, "slow_square", 600, 600)
+    until_answered(shared.grpc, "square")
+    died = shared.stub(victim).pid
     os.kill(died, signal.SIGKILL)
-    assert volume(server, [5, 6, 7]).shape == (5, 6, 7)
+    assert volume(shared, [5, 6, 7]).shape == (5, 6, 7)
     with pytest.raises(Error, match=r"not (healthy|ready)"):
-        unary.result(8)
-    eventually(lambda: f"{victim} serves again" in server.log, 10)
-    assert server.stub(victim).pid != died
-    assert infer(server, "slow_square", 0.5) == pytest.approx(0.0625)
+        unary.result(PATIENCE)
+    eventually(lambda: f"{victim} serves again" in shared.log)
+    assert shared.stub(victim).pid != died
+    assert infer(shared, "slow_square", 0.5) == pytest.approx(0.0625)
 
 
-def test_killed_stream_reports_an_error_and_comes_back(start_server, repository, eventually):
-    server = start_server(repository)
-    stream = Stream(server, 20)
-    stream.messages.get(timeout=5)
-    server.stub("stream").kill()
-    assert isinstance(stream.rest(8)[-1], Error)
-    eventually(lambda: "tritonserver serves again" in server.log, 20)
-    assert "the process of stream died; starting tritonserver again" in server.log
-    assert Stream(server, 0.1).rest(10)[-1] is None
+def test_killed_stream_reports_an_error_and_comes_back(shared, eventually):
+    stream = Stream(shared, 600)
+    stream.messages.get(timeout=PATIENCE)
+    shared.stub("stream").kill()
+    assert isinstance(stream.rest()[-1], Error)
+    eventually(lambda: "tritonserver serves again" in shared.log)
+    assert "the process of stream died; starting tritonserver again" in shared.log
+    assert Stream(shared, 0.1).rest()[-1] is None
 
 
 @pytest.mark.parametrize(
@@ -190,14 +183,14 @@ def test_killed_stream_reports_an_error_and_comes_back(start_server, repository,
 )
 def test_triton_that_died_or_stands_still_starts_again(start_server, repository, eventually, end):
     server = start_server(repository)
-    doomed = later(infer, server, "slow", 60, 100)
-    time.sleep(1)
+    doomed = later(infer, server, "slow", 600, 600)
+    until_answered(server.grpc, "square")
     before = server.triton.pid
     server.triton.send_signal(end)
-    eventually(lambda: "tritonserver serves again" in server.log, 20)
+    eventually(lambda: "tritonserver serves again" in server.log)
     assert "tritonserver ended by itself with status -9; starting tritonserver" in server.log
     with pytest.raises(Error):
-        doomed.result(5)
+        doomed.result(PATIENCE)
     assert infer(server, "slow_square", 0.5) == pytest.approx(0.0625)
     assert server.triton.pid != before
     assert server.stop() == 0
@@ -205,18 +198,15 @@ def test_triton_that_died_or_stands_still_starts_again(start_server, repository,
 
 
 @pytest.mark.parametrize("victim", ["slow", "square"])
-def test_model_that_stands_still_is_ended_and_comes_back(
-    start_server, repository, eventually, victim
-):
-    server = start_server(repository)
-    doomed = later(infer, server, "slow_square", 60, 100)
-    time.sleep(1)
-    server.stub(victim).suspend()
-    eventually(lambda: f"{victim} serves again" in server.log, 20)
-    assert f"the process of {victim} was stopped from outside" in server.log
+def test_model_that_stands_still_is_ended_and_comes_back(shared, eventually, victim):
+    doomed = later(infer, shared, "slow_square", 600, 600)
+    until_answered(shared.grpc, "square")
+    shared.stub(victim).suspend()
+    eventually(lambda: f"{victim} serves again" in shared.log)
+    assert f"the process of {victim} was stopped from outside" in shared.log
     with pytest.raises(Error):
-        doomed.result(5)
-    assert infer(server, "slow_square", 0.5) == pytest.approx(0.0625)
+        doomed.result(PATIENCE)
+    assert infer(shared, "slow_square", 0.5) == pytest.approx(0.0625)
 
 
 @pytest.mark.slow  # tiny volumes are made each half minute, and may fail for another one
@@ -226,7 +216,7 @@ def test_triton_that_makes_no_volumes_any_more_starts_again(start_server, tmp_pa
     (repository / "tiny.volume" / "1" / "broken").touch()
     with pytest.raises(Error, match="a GPU error"):
         volume(server, [4, 4, 4])
-    eventually(lambda: "tritonserver serves again" in server.log, 120)
+    eventually(lambda: "tritonserver serves again" in server.log)
     assert "cannot make a volume: " in server.log and "; starting tritonserver again" in server.log
     assert volume(server, [4, 4, 4]).shape == (4, 4, 4)
 
@@ -236,30 +226,23 @@ def test_triton_that_cannot_start_again_ends_the_server(start_server, tmp_path):
     server = start_server(repository)
     (repository / "square" / "1" / "model.onnx").write_bytes(b"damaged")
     server.triton.kill()
-    assert server.process.wait(30) == 1
+    assert server.process.wait(PATIENCE) == 1
     assert "serve: tritonserver ended with status" in server.log
     assert server.shared_memory() == []
 
 
-def test_killed_servers_leave_nothing_for_long(start_server, repository):
-    bystander = start_server(repository)
-    dead = start_server(repository)
+def test_killed_servers_leave_nothing_for_long(shared, start_server, repository, eventually):
+    dead, orphaned = (start_server(repository) for _ in range(2))
     dead.die()
-    assert dead.shared_memory() != []
-    mine = bystander.shared_memory()
+    triton = orphaned.triton
+    os.kill(orphaned.pid, signal.SIGKILL)  # tritonserver does not outlive its supervisor
+    eventually(lambda: not triton.is_running() or triton.status() == "zombie")
+    assert {path.parent for path in left(dead.pid)} == {SHM, Path(tempfile.gettempdir())}
+    mine = left(shared.pid)
     start_server(repository)
-    assert dead.shared_memory() == []
-    assert bystander.shared_memory() == mine
-    assert infer(bystander, "slow", 0.1) == pytest.approx(0.01)
-
-
-def test_triton_does_not_outlive_its_supervisor(start_server, repository, eventually):
-    server = start_server(repository)
-    triton = server.triton
-    os.kill(server.pid, signal.SIGKILL)
-    eventually(lambda: not triton.is_running() or triton.status() == "zombie", 20)
-    start_server(repository)
-    assert server.shared_memory() == []
+    assert left(dead.pid) == left(orphaned.pid) == []
+    assert left(shared.pid) == mine != []
+    assert infer(shared, "slow", 0.1) == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize(
@@ -273,22 +256,21 @@ def test_triton_does_not_outlive_its_supervisor(start_server, repository, eventu
 )
 def test_wrong_settings_end_with_a_sentence(start_server, repository, args, sentence):
     server = start_server(repository, *args, ready=False)
-    assert server.process.wait(20) == 1
+    assert server.process.wait(PATIENCE) == 1
     assert sentence in server.log
     assert "Traceback" not in server.log
 
 
-def test_port_in_use_ends_with_a_sentence(start_server, repository):
-    first = start_server(repository)
-    port = first.grpc.split(":")[1]
+def test_port_in_use_ends_with_a_sentence(shared, start_server, repository):
+    port = shared.grpc.split(":")[1]
     second = start_server(repository, "--grpc-port", port, ready=False)
-    assert second.process.wait(20) == 1
+    assert second.process.wait(PATIENCE) == 1
     assert f"port {port} is in use" in second.log
 
 
 def test_variant_that_cannot_compute_is_not_called_ready(start_server, tmp_path):
     server = start_server(write_repository(tmp_path, smallest=9), ready=False)
-    assert server.process.wait(30) == 1
+    assert server.process.wait(PATIENCE) == 1
     assert server.process.stdout.read() == ""
     assert "tiny loaded but cannot compute" in server.log
     assert "size is above 8" in server.log
@@ -300,5 +282,5 @@ def test_model_that_hangs_at_loading_ends_with_a_sentence(start_server, tmp_path
     )
     write_model(tmp_path, "hangs", f'backend: "python"{X_TO_Y}', source)
     server = start_server(tmp_path, "--start-seconds=3", ready=False)
-    assert server.process.wait(30) == 1
+    assert server.process.wait(PATIENCE) == 1
     assert "did not load within 3 seconds" in server.log

@@ -12,7 +12,7 @@ import tritonclient.grpc as grpc
 from maisi_client import Client
 from maisi_client._transport import near, shared
 
-from tests.conftest import SHM, Server
+from tests.conftest import PATIENCE, SHM, Server
 
 NAME = "maisi-client-0123456789abcdef"
 
@@ -39,11 +39,11 @@ def test_a_file_that_shrinks_after_it_was_registered(
                 mask = grpc.InferInput("mask", shape, "UINT8")
                 mask.set_shared_memory(NAME, size)
                 with pytest.raises(grpc.InferenceServerException):
-                    other.infer("mini", [mask], client_timeout=60)
+                    other.infer("mini", [mask], client_timeout=PATIENCE)
         finally:
             memory.close()
             os.close(descriptor)
             (SHM / NAME).unlink(missing_ok=True)
-        assert rest.result(120)[-1].report["sha256"] == before  # it was sent again
-    eventually(lambda: "tritonserver serves again" in server.log, 60)
+        assert rest.result(PATIENCE)[-1].report["sha256"] == before  # it was sent again
+    eventually(lambda: "tritonserver serves again" in server.log)
     assert "tritonserver ended by itself with status -7; starting" in server.log  # SIGBUS

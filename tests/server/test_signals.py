@@ -16,7 +16,9 @@ import psutil
 import pytest
 import tritonclient.grpc as grpc
 
+from tests.conftest import PATIENCE
 from tests.server.bare import Bare, left
+from tests.server.metrics import until_answered
 from tests.server.tiny import write_repository
 
 
@@ -44,7 +46,9 @@ def power_four(address, x):
     tensor = grpc.InferInput("x", [1], "FP32")
     tensor.set_data_from_numpy(np.array([x], np.float32))
     with grpc.InferenceServerClient(address) as client:
-        return float(client.infer("slow_square", [tensor], client_timeout=60).as_numpy("y")[0])
+        return float(
+            client.infer("slow_square", [tensor], client_timeout=PATIENCE).as_numpy("y")[0]
+        )
 
 
 @pytest.mark.parametrize(
@@ -59,29 +63,30 @@ def power_four(address, x):
 )
 def test_a_running_request_is_answered(start_server, repository, pool, numbers):
     server = start_server(repository)
-    answer = pool.submit(power_four, server.grpc, 3)
-    time.sleep(1)
+    answer = pool.submit(power_four, server.grpc, 2)
+    until_answered(server.grpc, "square")
     for number in numbers:
         server.process.send_signal(signal.Signals[f"SIG{number}"])
-        time.sleep(0.3)
-    assert not answer.done()
-    assert answer.result(60) == 81
-    assert server.process.wait(30) == 0
+        time.sleep(0.3)  # signals that come together are one
+    assert answer.result(PATIENCE) == 16
+    assert server.process.wait(PATIENCE) == 0
     assert "stopping: running requests finish first" in server.log
     assert left(server.pid) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGTERM])
-def test_another_signal_stops_at_once(start_server, repository, pool, number):
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGQUIT, marks=pytest.mark.slow), signal.SIGTERM]
+)
+def test_another_signal_stops_at_once(start_server, repository, pool, eventually, number):
     server = start_server(repository)
-    answer = pool.submit(power_four, server.grpc, 50)
-    time.sleep(1)
+    answer = pool.submit(power_four, server.grpc, 600)
+    until_answered(server.grpc, "square")
     server.process.send_signal(signal.SIGHUP)
-    time.sleep(1)
+    eventually(lambda: "stopping: running requests finish first" in server.log)
     assert server.process.poll() is None
     server.process.send_signal(number)
-    assert server.process.wait(30) == 0
-    assert answer.exception(30) is not None
+    assert server.process.wait(PATIENCE) == 0
+    assert answer.exception(PATIENCE) is not None
     assert left(server.pid) == []
 
 
@@ -106,7 +111,7 @@ def fail(address):
             tensor = grpc.InferInput("wrong", [1], "FP32")
             tensor.set_data_from_numpy(np.zeros(1, np.float32))
             with pytest.raises(grpc.InferenceServerException):
-                client.infer(model, [tensor], client_timeout=10)
+                client.infer(model, [tensor], client_timeout=PATIENCE)
 
 
 def test_the_terminal_closes(repository, pool):
@@ -123,11 +128,11 @@ def test_the_terminal_closes(repository, pool):
         log = b""
         while b"ready: " not in log:
             log += os.read(master, 65536)
-        answer = pool.submit(power_four, server.grpc, 3)
-        time.sleep(1)
+        answer = pool.submit(power_four, server.grpc, 2)
+        until_answered(server.grpc, "square")
         os.close(master)  # the kernel sends SIGHUP, and nothing can be written any more
-        assert answer.result(60) == 81
-        assert server.process.wait(30) == 0
+        assert answer.result(PATIENCE) == 16
+        assert server.process.wait(PATIENCE) == 0
         assert left(server.process.pid) == []
 
 
@@ -138,10 +143,10 @@ def test_nobody_reads_any_more(repository, stream):
         getattr(server.process, stream).close()
         triton = server.wait_ready()
         fail(server.grpc)
-        assert power_four(server.grpc, 1) == 1
+        assert power_four(server.grpc, 0.5) == 0.0625
         assert psutil.Process(server.process.pid).children()[0].pid == triton
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(30) == 0
+        assert server.process.wait(PATIENCE) == 0
         assert left(server.process.pid) == []
 
 
@@ -150,10 +155,10 @@ def test_standard_streams_are_closed(repository):
     closed = ["bash", "-c", 'exec "$@" <&- >&- 2>&-', "bash"]
     with Bare(repository, prefix=closed) as server:
         triton = psutil.Process(server.wait_ready())
-        assert power_four(server.grpc, 1) == 1
+        assert power_four(server.grpc, 0.5) == 0.0625
         for process in (psutil.Process(server.process.pid), triton):
             held = {os.readlink(f"/proc/{process.pid}/fd/{number}") for number in range(3)}
             assert held == {os.devnull}
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(30) == 0
+        assert server.process.wait(PATIENCE) == 0
         assert left(server.process.pid) == []

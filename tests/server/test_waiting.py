@@ -18,12 +18,16 @@ import tritonclient.grpc as grpc
 from maisi_client import Client
 
 from bench import networks
-from tests.conftest import TOKEN, Server
-from tests.server.test_mini_service import later, stream, volume
-from tests.server.test_readiness import repository, sized
-from tests.server.test_status import numbers
+from tests.conftest import PATIENCE, TOKEN, Server
+from tests.server import failing_flow
+from tests.server.metrics import numbers
+from tests.server.mini import last, sized, stream, volume
+from tests.server.threads import later
 
-__all__ = ["repository"]  # a fixture
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    return failing_flow.write(tmp_path / "models")
 
 
 @contextmanager
@@ -34,7 +38,7 @@ def full_queue(server: Server, go: Path) -> Iterator[None]:
         tensors, token = networks.tensors(flow.good(80)), {"maisi_token": TOKEN}
         strangers: list[Future[Any]] = []
         try:
-            end = time.monotonic() + 60
+            end = time.monotonic() + PATIENCE
             while not any(stranger.done() for stranger in strangers):
                 assert time.monotonic() < end
                 strangers.append(pool.submit(client.infer, flow.name, tensors, parameters=token))
@@ -55,23 +59,23 @@ def test_a_request_waits_for_a_networks_queue_as_long_as_it_is_wanted(
     cancelled = 'maisi_requests_total{outcome="cancelled",variant="mini"}'
     with grpc.InferenceServerClient(server.grpc) as patient, full_queue(server, go):
         started = time.monotonic()
-        ordinary = later(patient.infer, "mini", sized(32), client_timeout=120)
+        ordinary = later(patient.infer, "mini", sized(32), client_timeout=PATIENCE)
         with grpc.InferenceServerClient(server.grpc) as client:
             said: list[Any] = []
             client.start_stream(lambda result, error: said.append(error))
             client.async_stream_infer("mini.stream", sized(32), timeout=2_000_000)
-            eventually(lambda: said[-1:] and said[-1], 20)
+            eventually(lambda: said[-1:] and said[-1])
         assert "the request was not done within its 2 s" in str(said[-1])
         assert numbers(server.metrics)[cancelled] == 1
         messages, another = stream(server, steps=1)
-        messages.get(timeout=30)
+        messages.get(timeout=PATIENCE)
         another.stop_stream(cancel_requests=True)
         another.close()
-        eventually(lambda: numbers(server.metrics)[cancelled] == 2, 20)
+        eventually(lambda: numbers(server.metrics)[cancelled] == 2)
         time.sleep(max(0.0, 33 - (time.monotonic() - started)))  # longer than any fixed patience
         assert not ordinary.done()
         go.touch()
-        assert ordinary.result(60).as_numpy("image").shape == (32, 32, 32)
+        assert ordinary.result(PATIENCE).as_numpy("image").shape == (32, 32, 32)
 
 
 def test_a_request_that_waits_for_a_networks_queue_ends_with_the_server(
@@ -80,23 +84,21 @@ def test_a_request_that_waits_for_a_networks_queue_ends_with_the_server(
     server = start_server(repository, "--max-waiting=1", "--drain-seconds=1")
     with full_queue(server, repository / "mini.flow" / "1" / "go"):
         messages, client = stream(server, steps=1)
-        messages.get(timeout=30)
+        messages.get(timeout=PATIENCE)
         ordinary = later(volume, server, steps=1)
         time.sleep(1)
         server.process.send_signal(signal.SIGTERM)
-        while isinstance(message := messages.get(timeout=20), grpc.InferResult):
-            pass
-        assert "the server stopped before this volume was done" in str(message)
-        assert "the server stopped before this volume was done" in str(ordinary.exception(20))
+        assert "the server stopped before this volume was done" in str(last(messages))
+        assert "the server stopped before this volume was done" in str(ordinary.exception(PATIENCE))
     client.close()
-    assert server.process.wait(60) == 0
+    assert server.process.wait(PATIENCE) == 0
 
 
 def test_a_crowd_of_checks_has_few_threads_and_is_refused_in_a_sentence(
     start_server: Callable[..., Server],
 ) -> None:
     server = start_server(None, "--max-waiting=2")
-    mask = np.full((200, 200, 200), 22, np.uint8)
+    mask = np.full((160, 160, 160), 22, np.uint8)
     image = nib.Nifti1Image(mask, np.eye(4))
     check = networks.tensors({"mask": mask, "check": np.array([True])})
     process: psutil.Process = server.stub("mini.stream")
@@ -116,4 +118,4 @@ def test_a_crowd_of_checks_has_few_threads_and_is_refused_in_a_sentence(
         assert 0 < len(refused) < 40
         for error in refused:
             assert "overloaded: as many checks as may be are here; try again in 3 s" in str(error)
-        assert client.check(image)["size"] == [200, 200, 200]  # there is room again
+        assert client.check(image)["size"] == [160, 160, 160]  # there is room again

@@ -1,0 +1,74 @@
+"""Mini with flows that fail, hang or wait when a test wants them to."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from google.protobuf import text_format  # type: ignore[import-untyped]
+from tritonclient.grpc import model_config_pb2 as pb
+
+from tests.conftest import ROOT
+
+# A flow that hands its inputs on, slowly where they are of 64 voxels a side. It fails for those of
+# 36 to 60. Others fail once a file `broken` lies there, and hang once `hanging` does, until the
+# model is started again; while `short` lies there, it says that it has no memory for them. What
+# is of 80 voxels a side takes until `go` lies there.
+FLOW = """
+import json
+import time
+from pathlib import Path
+import triton_python_backend_utils as pb_utils
+
+LOADED = time.time()
+
+def lies(name):
+    return Path(__file__).with_name(name).exists()
+
+def new(name):
+    return lies(name) and LOADED < Path(__file__).with_name(name).stat().st_mtime
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request):
+        if "maisi_token" not in json.loads(request.parameters() or "{}"):
+            error = pb_utils.TritonError("only the stages of mini call it")
+            return pb_utils.InferenceResponse(error=error)
+        latent, z = (
+            pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in ("latent", "z")
+        )
+        side = latent.shape[-1]
+        if 8 < side < 16 or (side == 8 and new("broken")):
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError("a GPU error"))
+        if side == 8 and lies("short"):
+            code = pb_utils.TritonError.UNAVAILABLE
+            error = pb_utils.TritonError("out of memory: 9 GB; try again in 3 s", code)
+            return pb_utils.InferenceResponse(error=error)
+        if side == 8 and new("hanging"):
+            time.sleep(600)
+        if side == 16:
+            time.sleep(0.4)
+        while side == 20 and not lies("go"):
+            time.sleep(0.05)
+        tensors = [pb_utils.Tensor("next_latent", latent), pb_utils.Tensor("velocity", z)]
+        return pb_utils.InferenceResponse(tensors)
+"""
+
+
+def write(models: Path) -> Path:
+    """Write mini, but for its flows; returns `models`."""
+    for source in (ROOT / "model_repository").glob("mini*"):
+        shutil.copytree(source, models / source.name)
+    for name in ("mini.flow", "mini.flow_masked"):
+        folder = models / name
+        text = (folder / "config.pbtxt").read_text()
+        config = text_format.Parse(text, pb.ModelConfig())
+        config.backend, config.default_model_filename = "python", ""
+        config.ClearField("optimization")
+        shutil.rmtree(folder)
+        (folder / "1").mkdir(parents=True)
+        (folder / "config.pbtxt").write_text(text_format.MessageToString(config))
+        (folder / "1" / "model.py").write_text(FLOW)
+    return models
