@@ -134,7 +134,7 @@ def test_a_server_with_an_operators_key(
     assert not list(SHM.glob(f"maisi-serve-{server.pid}-*door*"))
     with Client(server.grpc) as client:
         assert client.generate(MASK, **ASKED).image.shape == (32, 48, 32)
-        assert client._server._pool.servers[0].far_until
+        assert client._pool.servers[0].far_until
 
 
 def test_leaving_early_lets_the_server_finish_first(server: Server, low: None) -> None:
