@@ -18,7 +18,7 @@ from maisi_client import Client, Row, Volume, aio, make_dataset, reproduce, save
 from maisi_client.torch import SyntheticPairs
 from numpy.typing import NDArray
 
-from tests.client.test_mask import oblique
+from tests.client.affines import oblique
 
 SHAPE, SIZES = (44, 48, 42), (2.0, 1.9, 2.1)  # by the stored axes
 ORIENTATIONS = {

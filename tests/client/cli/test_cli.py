@@ -18,14 +18,9 @@ from maisi_client import Client, InvalidRequest, Volume
 from maisi_client._cli.generate import generate
 from maisi_client._cli.parser import parser
 
+from tests.client.shell import maisi
+
 NOBODY = "127.0.0.1:9"  # the discard port: nothing listens
-
-
-def maisi(*args: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "maisi_client", *map(str, args)]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env={**os.environ, **env}
-    )
 
 
 def said(done: subprocess.CompletedProcess[str]) -> list[str]:

@@ -34,8 +34,8 @@ from maisi_client._mask import load_greys, load_mask
 from maisi_client._request import prepare
 from numpy.typing import NDArray
 
-from tests.client.cli.test_cli import maisi
-from tests.client.test_mask import oblique
+from tests.client.affines import oblique
+from tests.client.shell import maisi
 
 RNG = np.random.default_rng(11)
 SHAPE, SIZES = (12, 10, 14), (1.5, 0.75, 2.0)

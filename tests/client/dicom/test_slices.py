@@ -17,7 +17,7 @@ from maisi_client._mask import load_mask
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
-from tests.client.test_mask import oblique
+from tests.client.affines import oblique
 
 SHAPE, SIZES = (10, 9, 12), (1.5, 1.25, 3.0)
 REPORT = {"modality": "ct", "variant": "rflow-ct", "seed": 1}
