@@ -9,7 +9,7 @@ from export.variant import Variant
 
 
 def tiny() -> Variant:
-    """Return a variant like mini with one UNet level and a handful of channels."""
+    """Return a variant like mini with few channels, one UNet level and attention below it alone."""
     mini = variant.load("mini")
     changed = copy.deepcopy(mini.networks)
     changed["autoencoder"] |= {
@@ -19,7 +19,7 @@ def tiny() -> Variant:
     }
     unet = {
         "num_channels": [16],
-        "attention_levels": [True],
+        "attention_levels": [False],
         "num_head_channels": [16],
         "num_res_blocks": 1,
         "norm_num_groups": 4,

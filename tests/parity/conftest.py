@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 import tritonclient.grpc as triton
 
-from tests.conftest import TOKEN, Server
+from tests.conftest import PATIENCE, TOKEN, Server
 from tests.export.repository_of_tiny import OFFICIAL, exported
 
 Array = npt.NDArray[Any]
@@ -74,7 +74,7 @@ def stream(server: Server, variant: str = "mini", **inputs: Any) -> list[Any]:
         )
         messages: list[Any] = []
         while True:
-            message = said.get(timeout=60)
+            message = said.get(timeout=PATIENCE)
             if isinstance(message, triton.InferenceServerException):
                 return [*messages, message]
             response = message.get_response()

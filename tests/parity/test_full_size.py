@@ -14,9 +14,9 @@ from export import build, random_weights, variant
 from export.build import Job
 from export.variant import Variant
 from tests.conftest import Server
-from tests.parity import test_masks
+from tests.parity import masks
+from tests.parity.compare import compare
 from tests.parity.conftest import Array, Caller
-from tests.parity.test_parity import compare
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -74,10 +74,10 @@ def test_volumes_are_what_monai_makes(
 def test_a_pair_of_an_anatomy_is_what_monai_and_upstream_make(
     chosen: Variant, folder: Path, ct: Caller
 ) -> None:
-    asked: dict[str, Any] = test_masks.ASKED | {"size": np.array([SIDE, SIDE, SIDE], np.int32)}
+    asked: dict[str, Any] = masks.ASKED | {"size": np.array([SIDE, SIDE, SIDE], np.int32)}
     answer = ct.ask(**asked)
     found, report = answer["used_mask"], json.loads(answer["report"].tobytes())
-    truth = test_masks.mask_of_monai(chosen, folder, (SIDE, SIDE, SIDE))
+    truth = masks.mask_of_monai(chosen, folder, (SIDE, SIDE, SIDE))
     assert (found == truth).mean() > 0.999  # a class may win by a rounding
     assert len(np.unique(found)) > 5
     assert report["anatomy"]["liver"] == pytest.approx(0.8)

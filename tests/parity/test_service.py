@@ -12,7 +12,7 @@ import pytest
 import tritonclient.grpc as triton
 
 from export import variant
-from tests.conftest import Server
+from tests.conftest import PATIENCE, Server
 from tests.parity.conftest import Array, Caller, stream, tensors
 
 Mask = Callable[..., Array]
@@ -86,7 +86,7 @@ def test_both_doors_give_the_same_bytes(
 def test_guidance_within_an_interval(
     caller: Caller, server: Server, mask: Mask, masked: bool
 ) -> None:
-    where = {"mask": mask(64, 64, 64)} if masked else {"size": i4(64, 64, 64)}
+    where = {"mask": mask(48, 48, 48)} if masked else {"size": i4(48, 48, 48)}
     flow = server.stub("mini.flow_masked" if masked else "mini.flow")
 
     def made(*interval: float, guidance: float = 2) -> tuple[Array, float]:
@@ -193,9 +193,9 @@ def test_an_error_with_a_status_leaves_the_server_up(caller: Caller, server: Ser
             lambda result, error: said.put(error or result), headers={"triton_grpc_error": "true"}
         )
         client.async_stream_infer("mini.stream", tensors({"steps": i4(0)}))
-        message = said.get(timeout=60)
+        message = said.get(timeout=PATIENCE)
         while not isinstance(message, triton.InferenceServerException):
-            message = said.get(timeout=60)
+            message = said.get(timeout=PATIENCE)
     assert "steps: 0 is outside" in str(message.message())
     time.sleep(1)
     assert caller.volume(size=i4(32, 32, 32), steps=TWO)[0].shape == (32, 32, 32)
@@ -291,7 +291,7 @@ def test_a_text_asked_for_as_classes_leaves_the_server_up(
         if model == "mini.stream":
             client.start_stream(lambda result, error: said.put(error or result))
             client.async_stream_infer(model, asked, outputs=wanted)
-            classes = said.get(timeout=60).as_numpy(output)
+            classes = said.get(timeout=PATIENCE).as_numpy(output)
         else:
             classes = client.infer(model, asked, outputs=wanted).as_numpy(output)
         assert re.fullmatch(rb"\d+:\d+", classes.flat[0])  # value:index of a byte
@@ -312,7 +312,7 @@ def test_cancellation_frees_the_sampler_within_two_steps(
     client.async_stream_infer("mini.stream", tensors({"mask": mask(96, 96, 96), "steps": i4(1000)}))
     stage = b""
     while stage != b"sampler":
-        stage = said.get(timeout=60).as_numpy("stage").tobytes()
+        stage = said.get(timeout=PATIENCE).as_numpy("stage").tobytes()
     before = calls_of_flow(caller)
     eventually(lambda: calls_of_flow(caller) >= before + 2, 60)
     client.stop_stream(cancel_requests=True)

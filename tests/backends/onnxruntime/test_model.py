@@ -17,6 +17,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from tests.backends.engines import flows
 from tests.backends.shortage import short_of_memory
+from tests.conftest import PATIENCE
 from tests.server.tiny import ONE, X_TO_Y, write_model, write_onnx
 
 XYZ = """
@@ -249,7 +250,7 @@ def test_a_model_that_cannot_load_says_why(start_server, tmp_path, values, sente
     else:
         write_onnx(version / "model.onnx", [helper.make_node("Mul", ["x", "x"], ["y"])], ["y"])
     server = start_server(tmp_path, ready=False)
-    assert server.process.wait(30) == 1
+    assert server.process.wait(PATIENCE) == 1
     assert sentence in server.log
 
 

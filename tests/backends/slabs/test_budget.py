@@ -6,7 +6,7 @@ import pytest
 
 from backends.slabs import budget
 from backends.slabs.chain import Chain, Stage
-from tests.backends.slabs.test_chain import Blur
+from tests.backends.slabs.blur import Blur
 
 GB = 10**9
 
