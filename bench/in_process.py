@@ -78,7 +78,7 @@ class Asked:
 
 
 def ask(variant: Mapping[str, Any], inputs: Mapping[str, Array], run: RunModel) -> Asked:
-    """Walk a request (the tensors of the public contract) to the door of the sampler."""
+    """Walk a request (the tensors of the public contract) to the endpoint of the sampler."""
     plan, mask = complete(variant, inputs), inputs.get("mask")
     conditions: dict[str, Any] = conditioning.rows(variant, plan)
     if plan.masked:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from bench import page, perf_analyzer
-from bench.doors import NOTHING, Counts, Server
-from bench.perf_analyzer import Door, Failed, Load, Request
+from bench.perf_analyzer import Endpoint, Failed, Load, Request
+from bench.servers import NOTHING, Counts, Server
 
 STEPS_OF_ENSEMBLE = ("condition", "sampler", "decoder")
 
@@ -22,7 +22,7 @@ class Row:
     begins, the way of the request too.
     """
 
-    door: str
+    endpoint: str
     transport: str
     load: str
     requests: int
@@ -44,7 +44,7 @@ class Row:
 
 def row(
     name: str,
-    door: Door,
+    endpoint: Endpoint,
     load: Load,
     requests: Sequence[Request],
     done: Mapping[str, Counts],
@@ -53,7 +53,7 @@ def row(
 ) -> Row:
     """Summarise a level; `done`: model -> what it did meanwhile, `masked`: with a mask encoder."""
     # perf_analyzer may send more than it counts, when it is given a rate.
-    answered = max(done.get(door.model, NOTHING).answered, 1)
+    answered = max(done.get(endpoint.model, NOTHING).answered, 1)
     latencies = np.array([request.latency for request in requests]) * 1e3
     span = max(request.responses[-1] for request in requests) - requests[0].sent
     # Nearest rank: a latency that was measured, not one between two of them.
@@ -63,7 +63,7 @@ def row(
         each = [done.get(f"{name}.{model}", NOTHING) for model in models]
         return sum(model.total_ns - model.queue_ns for model in each) / answered / 1e6
 
-    if door.streaming:
+    if endpoint.streaming:
         queue, stages = stages_of_stream(requests, masked, steps)
     else:
         models = [done.get(f"{name}.{step}", NOTHING) for step in STEPS_OF_ENSEMBLE]
@@ -74,7 +74,7 @@ def row(
             stages["sampler"] -= stages["mask_encoder"]
     mean = float(latencies.mean())
     return Row(
-        *names(door),
+        *names(endpoint),
         load=str(load),
         requests=len(requests),
         errors=0,
@@ -114,10 +114,10 @@ def stages_of_stream(
     return float(queue) * 1e3, dict(zip(names, means.tolist(), strict=True))
 
 
-def names(door: Door) -> tuple[str, str]:
-    """Name a door and its transport for the table."""
-    door_name = "stream" if door.streaming else "ensemble"
-    return door_name, "shared memory" if door.shared_memory else "gRPC"
+def names(endpoint: Endpoint) -> tuple[str, str]:
+    """Name a endpoint and its transport for the table."""
+    endpoint_name = "stream" if endpoint.streaming else "ensemble"
+    return endpoint_name, "shared memory" if endpoint.shared_memory else "gRPC"
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -130,12 +130,12 @@ def table(rows: Sequence[Row]) -> str:
         return f"{value:.{digits}f}" + ("" if part is None else f" ({part:.{digits}f})")
 
     errors = any(each.errors for each in rows)
-    head = ["door", "transport", "load", "volumes/s", "p50", "p95", "p99", "queue", "condition"]
+    head = ["endpoint", "transport", "load", "volumes/s", "p50", "p95", "p99", "queue", "condition"]
     head += ["mask encoder", "sampler (flow)", "decoder (VAE)", "rest", *(["errors"] * errors)]
     lines = []
     for each in rows:
         speed = "" if each.volumes_per_s is None else f"{each.volumes_per_s:.3g}"
-        line = [each.door, each.transport, each.load, speed]
+        line = [each.endpoint, each.transport, each.load, speed]
         line += [ms(value) for value in (each.p50, each.p95, each.p99)]
         line += [ms(value) for value in (each.queue, each.condition, each.mask_encoder)]
         line += [ms(each.sampler, each.flow), ms(each.decoder, each.vae_decoder), ms(each.rest)]
@@ -147,7 +147,7 @@ def measure(
     program: Sequence[str],
     server: Server,
     name: str,
-    door: Door,
+    endpoint: Endpoint,
     load: Load,
     data: Path,
     masked: bool,
@@ -157,13 +157,15 @@ def measure(
     """Run one level; returns its row and, when it failed, the sentence that says why."""
     before = server.statistics()
     try:
-        requests = perf_analyzer.run(program, server.url, door, load, data, seconds, server.key)
+        requests = perf_analyzer.run(program, server.url, endpoint, load, data, seconds, server.key)
         done = _since(before, server.statistics())
-        return row(name, door, load, requests, done, masked, steps), ""
+        return row(name, endpoint, load, requests, done, masked, steps), ""
     except Failed as error:
-        failed = _since(before, server.statistics()).get(door.model, NOTHING).failed
+        failed = _since(before, server.statistics()).get(endpoint.model, NOTHING).failed
         errors = max(failed, 1)
-        return Row(*names(door), load=str(load), requests=load.requests, errors=errors), str(error)
+        return Row(*names(endpoint), load=str(load), requests=load.requests, errors=errors), str(
+            error
+        )
 
 
 def _since(before: Mapping[str, Counts], after: Mapping[str, Counts]) -> dict[str, Counts]:

@@ -16,46 +16,46 @@ from typing import Any
 
 import psutil
 
-from bench import doors, page, perf_analyzer
-from bench.doors import Server, ServerFailed
+from bench import page, perf_analyzer, servers
 from bench.levels import Row, measure, names, table
-from bench.perf_analyzer import Door, Failed, Load, Unavailable
+from bench.perf_analyzer import Endpoint, Failed, Load, Unavailable
+from bench.servers import Server, ServerFailed
 
 _SLACK = 1 << 16  # bytes of shared memory for the report, above those for the volume
 
 
 @contextmanager
-def place(options: argparse.Namespace) -> Iterator[tuple[Server, list[Door], Path, bool]]:
-    """Give a server, ours or another's, its doors, the file of inputs, whether it has a mask."""
+def place(options: argparse.Namespace) -> Iterator[tuple[Server, list[Endpoint], Path, bool]]:
+    """Give a server, ours or another's, its endpoints, the inputs' file, whether it has a mask."""
     name, size, data = options.variant, options.size, options.out / "inputs.json"
-    plain, stream = Door(name, False), Door(f"{name}.stream", True)
+    plain, stream = Endpoint(name, False), Endpoint(f"{name}.stream", True)
 
     def prepare(facts: dict[str, Any]) -> dict[str, Any]:
-        request = doors.inputs(facts, size, options.steps)
+        request = servers.inputs(facts, size, options.steps)
         data.write_text(json.dumps({"data": [request]}))
         return request
 
     if options.url:
-        with doors.connected(options.url) as server:
+        with servers.connected(options.url) as server:
             request = prepare(server.variant(name))
             yield server, [plain, stream], data, "mask" in request
         return
-    repository = doors.ROOT / "model_repository"
-    request = prepare(doors.variant_in(repository, name))
+    repository = servers.ROOT / "model_repository"
+    request = prepare(servers.variant_in(repository, name))
     room = 2 * math.prod(size) + _SLACK
-    narrow = Door(f"{name}.{doors.NARROW}", False, room)
-    narrow_stream = Door(f"{name}.{doors.NARROW_STREAM}", True, room)
+    narrow = Endpoint(f"{name}.{servers.NARROW}", False, room)
+    narrow_stream = Endpoint(f"{name}.{servers.NARROW_STREAM}", True, room)
     with tempfile.TemporaryDirectory(prefix="loadtest-") as folder:
-        doors.add_narrow_doors(repository, name, request, Path(folder))
-        with doors.serving(Path(folder), name, options.out / "server.log") as server:
+        servers.add_narrow_endpoints(repository, name, request, Path(folder))
+        with servers.serving(Path(folder), name, options.out / "server.log") as server:
             yield server, [plain, narrow, stream, narrow_stream], data, "mask" in request
 
 
 def test(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
-    """Run every level on every door; returns the rows and what went wrong in some of them.
+    """Run every level on every endpoint; returns the rows and what went wrong in some of them.
 
     `load.csv` in the output folder has each row as soon as it is measured. Raises Unavailable
-    without perf_analyzer, ServerFailed when a door cannot answer even one request.
+    without perf_analyzer, ServerFailed when a endpoint cannot answer even one request.
     """
     program = perf_analyzer.command()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -64,26 +64,26 @@ def test(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
     loads += [Load(max(count, math.ceil(rate)), rate=rate) for rate in options.rate]
     rows, notes = [], []
     with (
-        place(options) as (server, all_doors, data, masked),
+        place(options) as (server, all_endpoints, data, masked),
         (options.out / "load.csv").open("w") as f,
     ):
         lines = csv.DictWriter(f, [field.name for field in fields(Row)])
         lines.writeheader()
         needed = max(
-            perf_analyzer.memory(load, door, math.prod(options.size))
+            perf_analyzer.memory(load, endpoint, math.prod(options.size))
             for load in loads
-            for door in all_doors
+            for endpoint in all_endpoints
         )
         if needed > (free := psutil.virtual_memory().available):
             raise ServerFailed(
                 f"perf_analyzer keeps every answer and would take about {needed >> 20} MB of"
                 f" {free >> 20} MB free: give fewer --requests or a smaller --size."
             )
-        for door in all_doors:
-            what = " by ".join(names(door))
+        for endpoint in all_endpoints:
+            what = " by ".join(names(endpoint))
             try:  # not measured: a first request of a size is slower
                 perf_analyzer.run(
-                    program, server.url, door, Load(1, 1), data, options.seconds, server.key
+                    program, server.url, endpoint, Load(1, 1), data, options.seconds, server.key
                 )
             except Failed as error:
                 raise ServerFailed(f"The {what} does not answer: {error}") from None
@@ -93,7 +93,7 @@ def test(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
                     program,
                     server,
                     options.variant,
-                    door,
+                    endpoint,
                     load,
                     data,
                     masked,

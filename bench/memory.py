@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 from maisi_client import Client
 
-from bench import doors, page, watch
+from bench import page, servers, watch
 
 SHM = Path("/dev/shm")
 
@@ -39,11 +39,11 @@ def shared() -> int:
 
 def measure(variant: str, repository: Path, sides: list[int]) -> list[dict[str, Any]]:
     """Return a row for the idle server and one for each size: bytes private and shared, at most."""
-    facts = doors.variant_in(repository, variant)
+    facts = servers.variant_in(repository, variant)
     label = next(int(label) for label in facts["labels"] if int(label))
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
-        with doors.serving(repository, variant, log) as server, Client(server.url) as client:
+        with servers.serving(repository, variant, log) as server, Client(server.url) as client:
             rows = [{"voxels": 0, "private": private(), "shared": shared()}]
             for side in sides:
                 mask = np.full([side] * 3, label, np.uint8)
@@ -60,7 +60,7 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="scripts/bench memory", description=__doc__)
     parser.add_argument("--variant", default="mini")
-    parser.add_argument("--repository", type=Path, default=doors.ROOT / "model_repository")
+    parser.add_argument("--repository", type=Path, default=servers.ROOT / "model_repository")
     parser.add_argument("--sides", type=int, nargs="+", default=[64, 128, 192], help="voxels")
     parser.add_argument("--write", action="store_true", help="write it to docs/benchmarks.md")
     options = parser.parse_args()

@@ -55,7 +55,7 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Door:
+class Endpoint:
     """A model as it is called; `shared_memory`: bytes for each output, 0 sends tensors by gRPC."""
 
     model: str
@@ -196,34 +196,34 @@ def _must(words: Sequence[str], why: str, folder: Path | None = None) -> None:
         raise Unavailable(f"{why[0].upper()}{why[1:]}: {last}. {INSTEAD}")
 
 
-def memory(load: Load, door: Door, voxels: int) -> int:
+def memory(load: Load, endpoint: Endpoint, voxels: int) -> int:
     """Estimate the bytes that perf_analyzer takes: it keeps every mask and volume until its end."""
-    return 0 if door.shared_memory else load.requests * 2 * voxels * _BYTES_A_VALUE
+    return 0 if endpoint.shared_memory else load.requests * 2 * voxels * _BYTES_A_VALUE
 
 
 def run(
     program: Sequence[str],
     url: str,
-    door: Door,
+    endpoint: Endpoint,
     load: Load,
     data: Path,
     seconds: float,
     key: str = "",
 ) -> list[Request]:
-    """Put `load` on `door` of the server at `url` (gRPC), each request with the inputs in `data`.
+    """Put `load` on an endpoint of the server at `url` (gRPC), with the inputs in `data`.
 
     `data` is JSON as `--input-data` takes it, `key` what shared memory needs. Raises Failed when a
     request failed, which ends perf_analyzer, or when it took more than `seconds`.
     """
     with tempfile.TemporaryDirectory(prefix="loadtest-") as folder:
         profile, log = Path(folder, "profile.json"), Path(folder, "log")
-        words = [*program, "-m", door.model, "-u", url, "-i", "grpc", f"--input-data={data}"]
+        words = [*program, "-m", endpoint.model, "-u", url, "-i", "grpc", f"--input-data={data}"]
         # Not --sync, whose few threads would hold back what a rate asks for.
-        words.append("--streaming" if door.streaming else "--async")
-        if door.shared_memory:
+        words.append("--streaming" if endpoint.streaming else "--async")
+        if endpoint.shared_memory:
             words.append("--shared-memory=system")
             words += ["-H", f"triton-grpc-protocol-maisi-control:{key}"]
-            words.append(f"--output-shared-memory-size={door.shared_memory}")
+            words.append(f"--output-shared-memory-size={endpoint.shared_memory}")
         # A range with itself as its end: one number alone means "up to 1".
         words.append(
             f"--concurrency-range={load.concurrency}"

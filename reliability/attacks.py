@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import doors
+from bench import servers
 from reliability import attacks_grpc, attacks_http
 from reliability.siege import Ordinary, Siege, besiege
 
@@ -65,7 +65,7 @@ def attack(repository: Path, names: Sequence[str], quick: bool, log: Path) -> di
     server ended. The server writes to `log`.
     """
     outcomes = {}
-    with doors.serving(repository, "mini", log) as server:
+    with servers.serving(repository, "mini", log) as server:
         idle = Ordinary(server.url)
         idle.wait()
         idle.end()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bench import doors
+from bench import servers
 from reliability import clock, kills, shortages
 from reliability.scene import Scene, Unable
 
@@ -101,7 +101,7 @@ def main() -> int:
         print("\n".join(FAULTS))
         return int(not chosen)
     right, wrong, unable = 0, {}, {}
-    stage = Stage(doors.ROOT / "build" / "chaos")
+    stage = Stage(servers.ROOT / "build" / "chaos")
     for name in chosen:
         began = time.monotonic()
         try:

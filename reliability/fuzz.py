@@ -34,7 +34,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as rpc
 
 from backends.engines.guard import ENV
-from bench import doors, networks
+from bench import networks, servers
 from reliability import attacks, mutations
 
 _LONGEST = 60.0  # seconds for an answer: each is refused, or makes one step of a small volume
@@ -135,7 +135,7 @@ def _post(http: str, models: list[str], chance: random.Random) -> str:
 def files(chance: random.Random, folder: Path) -> Iterator[str]:
     """Read one broken mask after the other without end; yield what came of each."""
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it warns of what it mends
-    whole = gzip.decompress(doors.MASK.read_bytes())
+    whole = gzip.decompress(servers.MASK.read_bytes())
     while True:
         data = bytearray(whole)
         for _ in range(chance.randint(1, 8)):
@@ -169,7 +169,7 @@ def fuzz(repository: Path, cases: int, seed: int, log: Path) -> dict[str, Any]:
 
     kinds: set[str] = set()
     token = os.environ.setdefault(ENV, secrets.token_hex(16))  # the server that is started has it
-    with doors.serving(repository, "mini", log) as server, Client(server.url) as client:
+    with servers.serving(repository, "mini", log) as server, Client(server.url) as client:
         served = networks.networks(server.client)
         inner = {network.name: networks.messages(network, token) for network in served}
         statistics = server.client.get_inference_statistics()
@@ -213,7 +213,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/reliability fuzz", description=__doc__)
     parser.add_argument("--cases", type=int, default=20_000, help="messages [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same cases [0]")
-    parser.add_argument("--repository", type=Path, default=doors.ROOT / "model_repository")
+    parser.add_argument("--repository", type=Path, default=servers.ROOT / "model_repository")
     parser.add_argument("--attacks", action="store_true", help="what is to exhaust the server")
     parser.add_argument(
         "--only",
@@ -224,7 +224,7 @@ def main() -> int:
         help=f"of the attacks: {', '.join(attacks.ATTACKS)}",
     )
     options = parser.parse_args()
-    log = doors.ROOT / "build" / "fuzz.log"  # to be read where something was found
+    log = servers.ROOT / "build" / "fuzz.log"  # to be read where something was found
     log.parent.mkdir(exist_ok=True)
     if options.attacks:
         told = attacks.attack(options.repository, options.only, False, log)

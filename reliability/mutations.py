@@ -21,7 +21,7 @@ _FLOATS = (float("nan"), float("inf"), -float("inf"), -0.0, 1e-45, 3e38, -1.0, 0
 
 
 def good(model: str, side: int = 32) -> pb.ModelInferRequest:
-    """Return a request for a volume of `side` voxels a side in one step, to either door."""
+    """Return a request for a volume of `side` voxels a side in one step, to either endpoint."""
     request = pb.ModelInferRequest(model_name=model)
     _add(request, "size", "INT32", [3], struct.pack("<3i", side, side, side))
     _add(request, "spacing", "FP32", [3], struct.pack("<3f", 2, 2, 2))

@@ -27,7 +27,7 @@ from typing import Any
 import onnx
 from onnx import numpy_helper
 
-from bench import doors, page
+from bench import page, servers
 from export import repository, variant
 from export.files import sha256
 
@@ -126,7 +126,7 @@ def two_versions(folder: Path) -> tuple[Path, dict[str, int]]:
     other weights, so that its volumes differ.
     """
     source, chosen = ROOT / "model_repository", variant.load("mini")
-    digests = doors.variant_in(source, "mini")["weights"]
+    digests = servers.variant_in(source, "mini")["weights"]
     files = {}
     for model in source.glob("mini.*/1"):
         found = [path for path in model.iterdir() if path.name != ".gitkeep"]

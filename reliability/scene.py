@@ -16,7 +16,7 @@ import nibabel as nib
 import psutil
 from maisi_client import Client, Progress
 
-from bench import doors
+from bench import servers
 
 SMALL = (48, 48, 48)
 _LARGEST_ERROR = 400  # characters of what a caller is told, at the most
@@ -43,7 +43,7 @@ class Scene:
         """Start it, and ask the good request for the first time."""
         self.folder, self.under = folder, under
         self.mask = folder / "mask.nii.gz"
-        nib.save(doors.picture(SMALL), self.mask)
+        nib.save(servers.picture(SMALL), self.mask)
         self._pool = ThreadPoolExecutor(8)
         self._stack = ExitStack()
         self.start()
@@ -55,8 +55,8 @@ class Scene:
         self._stack.close()
         self.deaths = 0
         self.log = self.folder / "server.log"
-        serving = doors.serving(
-            doors.ROOT / "model_repository", "mini", self.log, keyed=False, under=self.under
+        serving = servers.serving(
+            servers.ROOT / "model_repository", "mini", self.log, keyed=False, under=self.under
         )
         self.server = self._stack.enter_context(serving)
         # As many attempts as a start of tritonserver takes on a busy machine.
@@ -77,8 +77,8 @@ class Scene:
 
     def ensemble(self, size: tuple[int, int, int] = SMALL) -> Any:
         """Ask the good request as any KServe client does; return the image [X, Y, Z]."""
-        asked = {"mask": doors.picture(size), "steps": 4, "seed": 11, "spacing": 2.0}
-        return doors.ensemble(self.server.url, asked, 120)
+        asked = {"mask": servers.picture(size), "steps": 4, "seed": 11, "spacing": 2.0}
+        return servers.ensemble(self.server.url, asked, 120)
 
     def later(self, ask: Callable[[], Any]) -> "Future[Any]":
         """Ask in a thread."""
@@ -159,7 +159,7 @@ class Scene:
         until(self.serves, 60, "all models serve")
         if self.good() != self.sha256:
             raise Wrong("the same request gives other bytes")
-        # The marker, the door for clients, and a region for each model. Triton 2.51 keeps that of a
+        # The marker, the key for clients, and a region for each model. Triton 2.51 keeps that of a
         # process which died in a request, while it lives.
         allowed = len(self.models) + 2 + self.deaths
         until(lambda: len(self.regions()) <= allowed, 60, "/dev/shm is as before")

@@ -14,7 +14,7 @@ from maisi_client import Client, MaisiError
 from tritonclient.grpc import service_pb2_grpc as rpc
 from tritonclient.utils import InferenceServerException
 
-from bench import doors
+from bench import servers
 from reliability import mutations
 from reliability.scene import Scene, Wrong, private, sentence, until
 
@@ -39,7 +39,7 @@ def fill_shm(scene: Scene) -> str:
         told = []
         with Client(scene.server.url, timeout=100, retries=0) as hasty:
             for ask in (
-                lambda: hasty.generate(doors.picture(_LARGE), steps=1),
+                lambda: hasty.generate(servers.picture(_LARGE), steps=1),
                 lambda: scene.ensemble(_LARGE),
             ):
                 try:
@@ -54,7 +54,7 @@ def fill_shm(scene: Scene) -> str:
             raise Wrong("what has room gives other bytes")
     finally:
         filler.unlink(missing_ok=True)
-    scene.client.generate(doors.picture(_LARGE), steps=1)
+    scene.client.generate(servers.picture(_LARGE), steps=1)
     return f"what did not fit was told: {told[0]}; what fits, and then all, went on"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 from maisi_client import Client, MaisiError
 
-from bench import doors, watch
+from bench import servers, watch
 
 _ASKED: dict[str, Any] = {"size": [32, 32, 32], "steps": 2, "seed": 7, "modality": "mri_t2"}
 _FEW = 3  # ordinary requests that are made before the attacks, and at least during each
@@ -29,7 +29,7 @@ class Siege:
     `hold` returns when ordinary requests have been made meanwhile.
     """
 
-    server: doors.Server
+    server: servers.Server
     amount: int
     hold: Callable[[], None]
 
@@ -71,7 +71,7 @@ class Ordinary:
         self._thread.join()
 
 
-def _triton(server: doors.Server) -> psutil.Process | None:
+def _triton(server: servers.Server) -> psutil.Process | None:
     with suppress(psutil.Error):
         for child in psutil.Process(server.pid).children():
             if child.name() == "tritonserver":
@@ -79,7 +79,7 @@ def _triton(server: doors.Server) -> psutil.Process | None:
     return None
 
 
-def _family(server: doors.Server) -> list[psutil.Process]:
+def _family(server: servers.Server) -> list[psutil.Process]:
     """Return tritonserver and its models' processes; nothing while it starts again."""
     triton = _triton(server)
     with suppress(psutil.Error):
@@ -87,7 +87,7 @@ def _family(server: doors.Server) -> list[psutil.Process]:
     return []
 
 
-def _resident(server: doors.Server, which: slice) -> int:
+def _resident(server: servers.Server, which: slice) -> int:
     held = 0
     for process in _family(server)[which]:
         with suppress(psutil.Error):
@@ -96,7 +96,7 @@ def _resident(server: doors.Server, which: slice) -> int:
 
 
 def besiege(
-    server: doors.Server, idle: Ordinary, do: Callable[[Siege], Counter[str]], amount: int
+    server: servers.Server, idle: Ordinary, do: Callable[[Siege], Counter[str]], amount: int
 ) -> dict[str, Any]:
     """Attack a server while an ordinary client asks it; return what came of it.
 
@@ -139,7 +139,7 @@ def besiege(
     }
 
 
-def _wait_until_healed(server: doors.Server) -> None:
+def _wait_until_healed(server: servers.Server) -> None:
     """Wait for a volume; raises MaisiError where there is none in `_HEALED` seconds."""
     deadline = time.monotonic() + _HEALED
     with Client(server.url, retries=0, timeout=_HEALED) as client:

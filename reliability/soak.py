@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from maisi_client import Client, InvalidRequest, MaisiError, Volume, aio
 
-from bench import doors
+from bench import servers
 from reliability import fuzz, series
 
 LOOK = 2.0  # seconds between two samples
@@ -50,7 +50,7 @@ _LONGEST = 600.0  # seconds for a request, which waits for the others
 _FIXED: dict[str, Any] = {"size": [48, 48, 48], "steps": 2, "seed": 11, "modality": "mri_t2"}
 
 
-_SHARES = {  # of the doors among the requests
+_SHARES = {  # of the endpoints among the requests
     "client": 0.35,
     "ensemble": 0.2,
     "asyncio": 0.15,
@@ -65,40 +65,42 @@ class Tally:
     """What became of the requests; threads share it. `found`: what should not have been."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    doors: Counter[str] = field(default_factory=Counter)
+    endpoints: Counter[str] = field(default_factory=Counter)
     found: list[str] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def count(self, door: str, outcome: str, expected: bool) -> None:
+    def count(self, endpoint: str, outcome: str, expected: bool) -> None:
         """Count a request that ended, as it should or not."""
         with self.lock:
             self.counts[outcome if expected else "failed"] += 1
-            self.doors[door] += 1
+            self.endpoints[endpoint] += 1
             if not expected:
-                self.found.append(f"{door}: {outcome}")
+                self.found.append(f"{endpoint}: {outcome}")
 
-    def ask(self, door: str, asked: dict[str, Any], way: Callable[[dict[str, Any]], Any]) -> None:
+    def ask(
+        self, endpoint: str, asked: dict[str, Any], way: Callable[[dict[str, Any]], Any]
+    ) -> None:
         """Ask one way, which returns the image [X, Y, Z], or None where it did not wait for it."""
-        wrong = door == "wrong arguments"
+        wrong = endpoint == "wrong arguments"
         try:
             image = way(asked)
         except InvalidRequest as error:
-            self.count(door, "refused" if wrong else str(error), wrong)
+            self.count(endpoint, "refused" if wrong else str(error), wrong)
         except Exception as error:  # whatever: it is what is looked for
-            self.count(door, f"{type(error).__name__}: {error}", False)
+            self.count(endpoint, f"{type(error).__name__}: {error}", False)
         else:
             if image is None:
-                self.count(door, "cancelled", door == "cancelled")
+                self.count(endpoint, "cancelled", endpoint == "cancelled")
                 return
             plain = {name: getattr(value, "shape", value) for name, value in asked.items()}
             named, found = json.dumps(plain, sort_keys=True), hashlib.sha256(image.tobytes())
             with self.lock:
                 same = self.digests.setdefault(named, found.hexdigest()) == found.hexdigest()
             if wrong:
-                self.count(door, f"answered: {named}", False)
+                self.count(endpoint, f"answered: {named}", False)
             else:
-                self.count(door, "answered" if same else f"other bytes: {named}", same)
+                self.count(endpoint, "answered" if same else f"other bytes: {named}", same)
 
 
 def drawn(chance: random.Random, largest: bool = False) -> dict[str, Any]:
@@ -106,18 +108,20 @@ def drawn(chance: random.Random, largest: bool = False) -> dict[str, Any]:
     asked = {"steps": chance.choice((1, 2, 3)), "seed": chance.randrange(3), "spacing": 2.0}
     kind = chance.choice((0.0, 1.0)) if largest else chance.random()
     if kind < 0.04:
-        source = doors.picture(_SHARED, np.float32)
-        return {"mask": doors.picture(_SHARED), "source": source, **asked, "strength": 0.5}
+        source = servers.picture(_SHARED, np.float32)
+        return {"mask": servers.picture(_SHARED), "source": source, **asked, "strength": 0.5}
     sizes = _SMALL if kind < 0.8 else _LARGE if kind < 0.97 else (_LARGEST,)
     size = chance.choice(sizes)
     return (
-        {**asked, "mask": doors.picture(size)} if chance.random() < 0.5 else {**asked, "size": size}
+        {**asked, "mask": servers.picture(size)}
+        if chance.random() < 0.5
+        else {**asked, "size": size}
     )
 
 
 @contextmanager
 def busy(
-    server: doors.Server, seed: int, tally: Tally, clients: int, largest: bool = False
+    server: servers.Server, seed: int, tally: Tally, clients: int, largest: bool = False
 ) -> Iterator[None]:
     """Have so many clients ask all the time."""
     done = threading.Event()
@@ -135,7 +139,7 @@ def busy(
 
 
 def keep_asking(
-    server: doors.Server, seed: str, tally: Tally, done: threading.Event, largest: bool
+    server: servers.Server, seed: str, tally: Tally, done: threading.Event, largest: bool
 ) -> None:
     """Send one request after the other until `done`, and count them."""
     chance = random.Random(seed)
@@ -144,20 +148,20 @@ def keep_asking(
     with Client(server.url, timeout=_LONGEST) as client:
         ways: dict[str, Callable[[dict[str, Any]], Any]] = {
             "client": lambda asked: _image(client.generate(**asked)),
-            "ensemble": lambda asked: doors.ensemble(server.url, asked, _LONGEST),
+            "ensemble": lambda asked: servers.ensemble(server.url, asked, _LONGEST),
             "asyncio": lambda asked: asyncio.run(_aio(server.url, asked)),
             "cancelled": lambda asked: _left(client, asked, chance.randint(1, 4)),
             "wrong arguments": lambda asked: _image(client.generate(**asked)),
         }
         while not done.is_set():
-            [door] = chance.choices(list(_SHARES), list(_SHARES.values()))
-            if door == "wrong messages":
+            [endpoint] = chance.choices(list(_SHARES), list(_SHARES.values()))
+            if endpoint == "wrong messages":
                 outcome = next(messages).outcome
-                tally.count(door, outcome, outcome in ("answered", "refused"))
+                tally.count(endpoint, outcome, outcome in ("answered", "refused"))
             else:
-                good = door != "wrong arguments"
+                good = endpoint != "wrong arguments"
                 asked = drawn(chance, largest) if good else chance.choice(_WRONG)
-                tally.ask(door, asked, ways[door])
+                tally.ask(endpoint, asked, ways[endpoint])
 
 
 def _image(volume: Volume) -> Any:
@@ -185,7 +189,10 @@ def soak(
 ) -> tuple[dict[str, Any], list[series.Sample]]:
     """Run for `seconds`; return what came of it, and the samples."""
     tally, digests, samples = Tally(), [], []
-    with doors.serving(repository, "mini", log, keyed=False) as server, Client(server.url) as good:
+    with (
+        servers.serving(repository, "mini", log, keyed=False) as server,
+        Client(server.url) as good,
+    ):
 
         def digest() -> None:
             try:
@@ -214,7 +221,7 @@ def soak(
         "seed": seed,
         "clients": clients,
         **tally.counts,
-        "doors": dict(tally.doors),
+        "endpoints": dict(tally.endpoints),
         "growth": {
             f"{quantity}: {name}": [round(each.before), round(each.after)]
             for (quantity, name), each in grown.items()
@@ -231,11 +238,11 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30, help="how long [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same requests [0]")
     parser.add_argument("--clients", type=int, default=3, help="at once [%(default)s]")
-    parser.add_argument("--repository", type=Path, default=doors.ROOT / "model_repository")
+    parser.add_argument("--repository", type=Path, default=servers.ROOT / "model_repository")
     parser.add_argument("--plot", type=Path, metavar="PATH", help="draw it: .png or .svg")
     parser.add_argument("--csv", type=Path, metavar="PATH", help="write every sample")
     options = parser.parse_args()
-    log = doors.ROOT / "build" / "soak.log"  # to be read where something was found
+    log = servers.ROOT / "build" / "soak.log"  # to be read where something was found
     log.parent.mkdir(exist_ok=True)
     told, samples = soak(
         options.repository, 60 * options.minutes, options.seed, options.clients, log

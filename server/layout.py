@@ -202,17 +202,17 @@ def claim_shared_memory() -> tuple[str, int]:
     return prefix, descriptor
 
 
-def open_door(prefix: str, port: int, key: str) -> None:
+def publish_key(prefix: str, port: int, key: str) -> None:
     """Leave the key to shared memory where our own user's clients of `port` alone can read it."""
     flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
-    with os.fdopen(os.open(SHM / f"{prefix}door-{port}", flags, 0o600), "w") as door:
-        door.write(key)
+    with os.fdopen(os.open(SHM / f"{prefix}key-{port}", flags, 0o600), "w") as file:
+        file.write(key)
 
 
 def remove_regions(prefix: str) -> None:
     """Delete what tritonserver and its models have in /dev/shm under `prefix`."""
     for path in SHM.glob(f"{prefix}*"):
-        if not path.name.startswith((f"{prefix}lock", f"{prefix}door-")):
+        if not path.name.startswith((f"{prefix}lock", f"{prefix}key-")):
             path.unlink(missing_ok=True)
 
 
@@ -290,8 +290,8 @@ def model_names(repository: Path, variants: list[str]) -> list[str]:
         return ["*"]
     for variant in variants:
         if variant not in here:
-            doors = sorted({name.split(".")[0] for name in here})
+            served = sorted({name.split(".")[0] for name in here})
             raise ValueError(
-                f"The model repository has no model {variant!r}; it has {json.dumps(doors)}."
+                f"The model repository has no model {variant!r}; it has {json.dumps(served)}."
             )
     return [name for name in here if any(f"{name}.".startswith(f"{v}.") for v in variants)]

@@ -56,9 +56,9 @@ def drain(triton: Triton, seconds: float, file: Path, stop: Stop) -> str | None:
     """Refuse new requests, wait until those taken are answered; return who was given up.
 
     The models read `file` and refuse new work with UNAVAILABLE, and running work once `seconds` are
-    over, with the seed that makes the same volume elsewhere. When nothing is left, the doors are
-    closed: Triton then waits for what it has itself. Raises Stopped at a second signal, and Refused
-    where Triton has ended.
+    over, with the seed that makes the same volume elsewhere. When nothing is left, the endpoints
+    are closed: Triton then waits for what it has itself. Raises Stopped at a second signal, and
+    Refused where Triton has ended.
     """
     part = file.with_suffix(".part")
     part.write_text(str(time.monotonic() + seconds))  # as backends/maisi/stopping.py reads it
@@ -76,7 +76,7 @@ def drain(triton: Triton, seconds: float, file: Path, stop: Stop) -> str | None:
     return _close(triton, end, stop)
 
 
-def _doors(triton: Triton) -> dict[str, dict[str, Any]]:
+def _endpoints(triton: Triton) -> dict[str, dict[str, Any]]:
     """Return what clients call, ensembles and decoupled models, with their configurations."""
     ready = [model for model, state in triton.states().items() if state == "READY"]
     configs = {model: triton.config(model) for model in ready}
@@ -93,21 +93,23 @@ def decoupled(config: Mapping[str, Any]) -> bool:
 
 
 def _close(triton: Triton, end: float, stop: Stop) -> str | None:
-    """Unload the doors, ensembles and decoupled models, and wait until Triton says they are gone.
+    """Unload the endpoints, ensembles and decoupled models; wait until Triton says they are gone.
 
-    A stream that its client keeps open keeps its door from being unloaded even when nothing runs:
-    then it counts as idle once no model has worked for a while.
+    A stream that its client keeps open keeps its endpoint from being unloaded even when nothing
+    runs: then it counts as idle once no model has worked for a while.
     """
-    doors = {model: decoupled(config) for model, config in _doors(triton).items()}
-    for model in doors:
+    endpoints = {model: decoupled(config) for model, config in _endpoints(triton).items()}
+    for model in endpoints:
         triton.unload(model)
     worked, work = time.monotonic(), triton.work()
     while True:
-        running = [m for m, state in triton.states().items() if m in doors and state == "UNLOADING"]
+        running = [
+            m for m, state in triton.states().items() if m in endpoints and state == "UNLOADING"
+        ]
         now, done = time.monotonic(), triton.work()
         if done - work > WORK:
             worked, work = now, done
-        if not running or (all(doors[model] for model in running) and now - worked > QUIET):
+        if not running or (all(endpoints[model] for model in running) and now - worked > QUIET):
             return None
         if now > end:
             return ", ".join(running)

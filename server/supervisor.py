@@ -167,7 +167,7 @@ def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
     shared_memory = layout.claim_shared_memory()
     try:
         if settings.memory_key:
-            layout.open_door(shared_memory[0], address.grpc, settings.memory_key)
+            layout.publish_key(shared_memory[0], address.grpc, settings.memory_key)
         with temporary.folder(shared_memory[0].rstrip("-")) as (folder, in_use):
             laid = layout.lay(
                 settings.triton,

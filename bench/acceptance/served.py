@@ -13,7 +13,7 @@ from typing import Any
 import tritonclient.grpc as grpc
 from tritonclient.utils import np_to_triton_dtype
 
-from bench import doors, overhead
+from bench import overhead, servers
 from bench import task as tasks
 from bench.acceptance import engines, machine, weights
 from bench.acceptance.parity import no_engine
@@ -79,7 +79,7 @@ def _serving(setting: Setting, engine: str) -> Iterator[tuple[str, str]]:
     """Serve the variant; give its name and where its gRPC is."""
     subject = _subject(setting, engine)
     log = setting.folder / "served.server.log"
-    with doors.serving(subject.repository, subject.variant, log, keyed=False) as server:
+    with servers.serving(subject.repository, subject.variant, log, keyed=False) as server:
         yield subject.variant, server.url
 
 

@@ -3,8 +3,8 @@
 import pytest
 
 from bench import levels
-from bench.doors import NOTHING, Counts
-from bench.perf_analyzer import Door, Failed, Load, Request
+from bench.perf_analyzer import Endpoint, Failed, Load, Request
+from bench.servers import NOTHING, Counts
 
 MS = 1_000_000
 
@@ -25,8 +25,13 @@ def test_an_ensembles_way_is_tritons_statistics() -> None:
         "v.decoder": counts(3, 900, 0),
         "v.vae_decoder": counts(3, 600, 0),
     }
-    row = levels.row("v", Door("v", False), Load(3, 2), requests, done, True, 2)
-    assert (row.door, row.transport, row.load, row.errors) == ("ensemble", "gRPC", "2 at once", 0)
+    row = levels.row("v", Endpoint("v", False), Load(3, 2), requests, done, True, 2)
+    assert (row.endpoint, row.transport, row.load, row.errors) == (
+        "ensemble",
+        "gRPC",
+        "2 at once",
+        0,
+    )
     assert row.volumes_per_s == pytest.approx(3 / 4)
     assert (row.mean, row.p50, row.p95, row.p99) == (2000, 2000, 3000, 3000)
     assert (row.queue, row.condition, row.mask_encoder) == (200, 10, 50)
@@ -52,8 +57,8 @@ def test_a_stream_tells_its_way_itself() -> None:
 
 
 def test_a_table_has_errors_only_where_there_are_some() -> None:
-    door = Door("v.loadtest", False, 1000)
-    good = levels.row("v", door, Load(1, rate=0.5), [Request(0.0, (0.004,))], {}, True, 4)
+    endpoint = Endpoint("v.loadtest", False, 1000)
+    good = levels.row("v", endpoint, Load(1, rate=0.5), [Request(0.0, (0.004,))], {}, True, 4)
     assert "| ensemble | shared memory | 0.5/s | 250 | 4.0 | 4.0 | 4.0 |" in levels.table([good])
     assert "errors" not in levels.table([good])
     bad = levels.Row("stream", "gRPC", "8 at once", 8, 3)

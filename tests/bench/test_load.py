@@ -15,20 +15,20 @@ import psutil
 import pytest
 
 from bench import load
-from bench.doors import ROOT
+from bench.servers import ROOT
 from tests.conftest import PATIENCE, SHM
 
 REGIONS = ("image", "report", "mask_0_0", "seed_0_0", "steps_0_0")  # named by perf_analyzer
 SMALL = ["--size", "32,32,32", "--steps", "1", "--requests", "2", "--concurrency", "2"]
 
 
-def test_both_doors_of_a_running_server(
+def test_both_endpoints_of_a_running_server(
     program: list[str], server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert load.main([*SMALL, "--rate", "", "--url", server.grpc, "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out.splitlines()
     rows = json.loads(said[-1])["rows"]
-    assert [(row["door"], row["transport"]) for row in rows] == [
+    assert [(row["endpoint"], row["transport"]) for row in rows] == [
         ("ensemble", "gRPC"),
         ("stream", "gRPC"),
     ]
@@ -93,14 +93,14 @@ def left_behind(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_all_doors_of_a_server_of_its_own(program: list[str], tmp_path: Path) -> None:
+def test_all_endpoints_of_a_server_of_its_own(program: list[str], tmp_path: Path) -> None:
     process = run(tmp_path, "--rate", "0.5")
     out, err = process.communicate()
     assert process.returncode == 0, err
     rows = json.loads(out.splitlines()[-1])["rows"]
-    assert [(row["door"], row["transport"], row["load"]) for row in rows] == [
-        (door, transport, level)
-        for door in ("ensemble", "stream")
+    assert [(row["endpoint"], row["transport"], row["load"]) for row in rows] == [
+        (endpoint, transport, level)
+        for endpoint in ("ensemble", "stream")
         for transport in ("gRPC", "shared memory")
         for level in ("2 at once", "0.5/s")
     ]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import perf_analyzer
-from bench.perf_analyzer import Door, Failed, Load, Unavailable
+from bench.perf_analyzer import Endpoint, Failed, Load, Unavailable
 
 # Written by perf_analyzer 2.60: 4 requests to a stream, 2 at once, through shared memory, 1 step.
 PROFILE = Path(__file__).with_name("profile_stream.json")
@@ -82,4 +82,4 @@ def test_a_run_that_is_too_long_is_stopped(program: list[str], server, tmp_path:
         ' "steps": {"content": [4], "shape": [1]}}]}'
     )
     with pytest.raises(Failed, match=r"was not done after 0.5 s"):
-        perf_analyzer.run(program, server.grpc, Door("mini", False), Load(1, 1), data, 0.5)
+        perf_analyzer.run(program, server.grpc, Endpoint("mini", False), Load(1, 1), data, 0.5)

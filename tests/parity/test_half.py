@@ -1,4 +1,4 @@
-"""A float16 embedding between the models, through both doors.
+"""A float16 embedding between the models, through both endpoints.
 
 The graphs are those of the small variant with a cast at that border: what a float16 build computes
 inside is export's to prove.
@@ -60,7 +60,7 @@ def half(
     server.end()
 
 
-def test_both_doors_carry_it(
+def test_both_endpoints_carry_it(
     half: tuple[Caller, Server], tiny_caller: Caller, mask: Callable[..., Array]
 ) -> None:
     given: dict[str, Any] = {

@@ -32,7 +32,7 @@ def test_it_is_what_monai_and_upstream_make(ddpm: Caller, official_repository: P
     assert report["anatomy"]["hepatic tumor"] == -1
 
 
-def test_both_doors_give_the_same_pair_and_the_mask_alone(
+def test_both_endpoints_give_the_same_pair_and_the_mask_alone(
     ddpm: Caller, official_server: Server
 ) -> None:
     answer = ddpm.ask(**ASKED)
@@ -107,7 +107,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("changed", "sentence"), REFUSED.values(), ids=REFUSED.keys())
-def test_what_contradicts_itself_is_refused_at_both_doors(
+def test_what_contradicts_itself_is_refused_at_both_endpoints(
     ddpm: Caller, official_server: Server, changed: dict[str, Any], sentence: str
 ) -> None:
     given = {name: value for name, value in (ASKED | changed).items() if value is not None}

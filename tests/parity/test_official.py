@@ -1,4 +1,4 @@
-"""What differs from variant to variant at the doors: masks, body regions, DDPM's noise."""
+"""What differs from variant to variant at the endpoints: masks, body regions, DDPM's noise."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def test_every_variant_made_its_volume_before_the_server_was_called_ready(
 
 
 @pytest.mark.parametrize(("variant", "masked"), [("tiny-ddpm", True), ("tiny-brain", False)])
-def test_both_doors_give_the_same_bytes(
+def test_both_endpoints_give_the_same_bytes(
     official_callers: dict[str, Caller],
     official_server: Server,
     mask: Callable[..., Array],
@@ -90,7 +90,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("variant", "inputs", "sentence"), REFUSED.values(), ids=REFUSED.keys())
-def test_what_a_variant_does_not_know_is_refused_at_both_doors(
+def test_what_a_variant_does_not_know_is_refused_at_both_endpoints(
     official_callers: dict[str, Caller],
     official_server: Server,
     variant: str,

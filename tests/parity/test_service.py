@@ -1,4 +1,4 @@
-"""Seeds, the two doors, refusals and cancellation, over gRPC against a real server."""
+"""Seeds, the two endpoints, refusals and cancellation, over gRPC against a real server."""
 
 import json
 import queue
@@ -49,7 +49,7 @@ def test_a_seed_that_was_drawn_gives_the_volume_again(caller: Caller) -> None:
 
 
 @pytest.mark.parametrize("solver", [b"euler", b"heun", b"ab2"])
-def test_both_doors_give_the_same_bytes(
+def test_both_endpoints_give_the_same_bytes(
     caller: Caller, server: Server, mask: Mask, solver: bytes
 ) -> None:
     given = {
@@ -169,7 +169,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("inputs", "sentence"), BAD.values(), ids=BAD.keys())
-def test_a_bad_request_gets_its_sentence_at_both_doors(
+def test_a_bad_request_gets_its_sentence_at_both_endpoints(
     caller: Caller, server: Server, inputs: dict[str, Any], sentence: str
 ) -> None:
     refused = caller.refusal(**inputs)

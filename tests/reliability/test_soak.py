@@ -43,12 +43,12 @@ def test_some_seconds_of_everything(tmp_path: Path) -> None:
     assert "memory: tritonserver" in header and "shared memory: clients" in header
 
 
-@pytest.mark.parametrize("door", ["client", "wrong arguments"])
-def test_a_request_that_ends_otherwise_is_found(door: str) -> None:
+@pytest.mark.parametrize("endpoint", ["client", "wrong arguments"])
+def test_a_request_that_ends_otherwise_is_found(endpoint: str) -> None:
     tally = soak.Tally()
 
     def lost(asked: object) -> None:
         raise OSError("gone")
 
-    tally.ask(door, {}, lost)
-    assert tally.found == [f"{door}: OSError: gone"] and tally.counts["failed"] == 1
+    tally.ask(endpoint, {}, lost)
+    assert tally.found == [f"{endpoint}: OSError: gone"] and tally.counts["failed"] == 1

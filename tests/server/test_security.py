@@ -60,9 +60,9 @@ def test_what_needs_the_key_is_refused_without(server, what):
 
 
 def test_the_key_of_shared_memory_is_our_users_and_opens_nothing_else(server):
-    (door,) = Path("/dev/shm").glob(f"maisi-serve-*-door-{server.grpc.rpartition(':')[2]}")
-    assert door.stat().st_mode & 0o777 == 0o600
-    headers = {"triton-grpc-protocol-maisi-control": door.read_text()}
+    (endpoint,) = Path("/dev/shm").glob(f"maisi-serve-*-key-{server.grpc.rpartition(':')[2]}")
+    assert endpoint.stat().st_mode & 0o777 == 0o600
+    headers = {"triton-grpc-protocol-maisi-control": endpoint.read_text()}
     with grpc.InferenceServerClient(server.grpc) as client:
         for what in CLOSED.keys() - {"memory"}:
             with pytest.raises(Error, match="restricted"):

@@ -122,10 +122,10 @@ def write_repository(repository: Path, smallest: int = 4) -> Path:
     write_model(repository, "slow_square", f'platform: "ensemble"{X_TO_Y}{steps}')
     write_model(repository, "tiny.volume", f'backend: "python"\n{ONE}{VOLUME_TENSORS}', VOLUME)
     variant = json.dumps(json.dumps({"name": "tiny", "size": {"min": [smallest] * 3}}))
-    door = f"""platform: "ensemble"{VOLUME_TENSORS}
+    endpoint = f"""platform: "ensemble"{VOLUME_TENSORS}
     parameters {{ key: "variant" value {{ string_value: {variant} }} }}
     ensemble_scheduling {{ step [{{ model_name: "tiny.volume" model_version: -1
       input_map {{ key: "size" value: "size" }} input_map {{ key: "steps" value: "steps" }}
       output_map {{ key: "image" value: "image" }} }}] }}"""
-    write_model(repository, "tiny", door)
+    write_model(repository, "tiny", endpoint)
     return repository

@@ -131,7 +131,7 @@ def test_a_server_with_an_operators_key(
 ) -> None:
     (tmp_path / "key").write_text("a-key-of-sixteen-or-more")
     server = start_server(None, f"--key-file={tmp_path / 'key'}")
-    assert not list(SHM.glob(f"maisi-serve-{server.pid}-*door*"))
+    assert not list(SHM.glob(f"maisi-serve-{server.pid}-*key*"))
     with Client(server.grpc) as client:
         assert client.generate(MASK, **ASKED).image.shape == (32, 48, 32)
         assert client._pool.servers[0].far_until

@@ -24,7 +24,7 @@ def key(url: str) -> str:
     port = url.rpartition(":")[2]
     keys = [
         (status.st_mtime, path)
-        for path in SHM.glob(f"maisi-serve-*-door-{port}")
+        for path in SHM.glob(f"maisi-serve-*-key-{port}")
         if (status := path.lstat()).st_uid == os.getuid() and stat.S_ISREG(status.st_mode)
     ]
     if not keys:

@@ -1,4 +1,4 @@
-"""What a load test needs of a server: one of its own, doors that fit, inputs, statistics."""
+"""What a load test needs of a server: one of its own, endpoints that fit, inputs, statistics."""
 
 import base64
 import json
@@ -57,8 +57,8 @@ NOTHING = Counts(0, 0, 0, 0)
 class Server:
     """A running server: where its gRPC is, tritonclient's connection to it, its operator's key.
 
-    Of a server of our own `http`, `metrics` and `status` are known, where its other doors are, and
-    the supervisor's `pid`.
+    Of a server of our own `http`, `metrics` and `status` are known, where its other endpoints are,
+    and the supervisor's `pid`.
     """
 
     url: str
@@ -163,8 +163,10 @@ def serving(
         key_file.unlink(missing_ok=True)
 
 
-def add_narrow_doors(repository: Path, name: str, sent: Mapping[str, Any], folder: Path) -> None:
-    """Fill the empty `folder` with `repository`'s models of a variant and two narrowed doors.
+def add_narrow_endpoints(
+    repository: Path, name: str, sent: Mapping[str, Any], folder: Path
+) -> None:
+    """Fill the empty `folder` with `repository`'s models of a variant and two narrowed endpoints.
 
     Those, `<variant>.loadtest` and `<variant>.loadtest_stream`, are the ensemble and the stream
     without the inputs that are not `sent`: perf_analyzer wants to put every input of a model into

@@ -1,4 +1,4 @@
-"""Doors that perf_analyzer can put into shared memory, and what is sent through them."""
+"""Endpoints that perf_analyzer can put into shared memory, and what is sent through them."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import doors
-from bench.doors import ServerFailed
+from bench import servers
+from bench.servers import ServerFailed
 
-REPOSITORY = doors.ROOT / "model_repository"
+REPOSITORY = servers.ROOT / "model_repository"
 
 
-def test_narrow_doors_take_what_is_sent_and_nothing_else(tmp_path: Path) -> None:
-    sent = doors.inputs(doors.variant_in(REPOSITORY, "mini"), (32, 32, 32), 1)
+def test_narrow_endpoints_take_what_is_sent_and_nothing_else(tmp_path: Path) -> None:
+    sent = servers.inputs(servers.variant_in(REPOSITORY, "mini"), (32, 32, 32), 1)
     assert sent.keys() == {"mask", "seed", "steps"}
-    doors.add_narrow_doors(REPOSITORY, "mini", sent, tmp_path)
+    servers.add_narrow_endpoints(REPOSITORY, "mini", sent, tmp_path)
     for name in ("mini.loadtest", "mini.loadtest_stream"):
-        config = doors._config(tmp_path, name)
+        config = servers._config(tmp_path, name)
         assert config.name == name
         assert {tensor.name for tensor in config.input} == sent.keys()
-    ensemble = doors._config(tmp_path, "mini.loadtest")
+    ensemble = servers._config(tmp_path, "mini.loadtest")
     assert "variant" not in ensemble.parameters
-    (original,) = (doors._config(REPOSITORY, "mini").ensemble_scheduling,)
+    (original,) = (servers._config(REPOSITORY, "mini").ensemble_scheduling,)
     steps = ensemble.ensemble_scheduling.step
     assert [step.model_name for step in steps] == [step.model_name for step in original.step]
     assert set(steps[0].input_map) == sent.keys()
@@ -35,33 +35,33 @@ def test_narrow_doors_take_what_is_sent_and_nothing_else(tmp_path: Path) -> None
 
 
 def test_the_mask_is_the_whole_head_at_the_size() -> None:
-    facts = doors.variant_in(REPOSITORY, "mini")
-    content = doors.inputs(facts, (32, 48, 64), 4)["mask"]
+    facts = servers.variant_in(REPOSITORY, "mini")
+    content = servers.inputs(facts, (32, 48, 64), 4)["mask"]
     assert content["shape"] == [32, 48, 64]
     labels = np.frombuffer(base64.b64decode(content["content"]["b64"]), np.uint8)
-    assert set(labels.tolist()) == set(np.unique(doors.example((32, 48, 64))).tolist())
+    assert set(labels.tolist()) == set(np.unique(servers.example((32, 48, 64))).tolist())
     assert 0.2 < np.count_nonzero(labels) / labels.size < 0.9
 
 
 def test_labels_that_a_variant_does_not_know_are_left_out() -> None:
     facts = {"name": "v", "masks": True, "labels": {"0": "background", "22": "brain"}}
-    content = doors.inputs(facts, (32, 32, 32), 4)["mask"]["content"]["b64"]
+    content = servers.inputs(facts, (32, 32, 32), 4)["mask"]["content"]["b64"]
     assert set(base64.b64decode(content)) == {0, 22}
     with pytest.raises(ServerFailed, match=r"v knows none of the labels in brain_mask.nii.gz"):
-        doors.inputs({**facts, "labels": {"1": "liver"}}, (32, 32, 32), 4)
+        servers.inputs({**facts, "labels": {"1": "liver"}}, (32, 32, 32), 4)
 
 
 def test_a_variant_without_masks_is_sent_a_size() -> None:
-    sent = doors.inputs({"masks": False}, (32, 48, 64), 4)
+    sent = servers.inputs({"masks": False}, (32, 48, 64), 4)
     assert sent.keys() == {"seed", "steps", "size"} and sent["size"]["content"] == [32, 48, 64]
 
 
 def test_unknown_variants_and_absent_servers_are_named() -> None:
     with pytest.raises(ServerFailed, match="has no model 'maxi'"):
-        doors.variant_in(REPOSITORY, "maxi")
+        servers.variant_in(REPOSITORY, "maxi")
     with pytest.raises(ServerFailed, match=r"'mini.stream' of .* is not a variant's ensemble"):
-        doors.variant_in(REPOSITORY, "mini.stream")
-    nobody = doors.connected("127.0.0.1:1")
+        servers.variant_in(REPOSITORY, "mini.stream")
+    nobody = servers.connected("127.0.0.1:1")
     with (
         pytest.raises(ServerFailed, match=r"The server at 127.0.0.1:1 did not answer"),
         nobody as server,
