@@ -57,7 +57,7 @@ def expect(numbers: Collection[int], load: Callable[[str], Any] = ctypes.CDLL) -
 def used(
     numbers: Collection[int] | None, load: Callable[[str], Any] = ctypes.CDLL
 ) -> tuple[int, ...]:
-    """Return the GPUs that networks are placed on: without a choice Triton takes all."""
+    """Return the GPUs that networks are placed on: without a choice all of them."""
     if numbers is not None:
         return tuple(numbers)
     try:

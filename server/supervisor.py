@@ -160,6 +160,9 @@ def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
     check_limits(settings.limits)
     state = {TOKEN_VARIABLE: token(), TENSORS_VARIABLE: gpu_tensors()}
     gpus.expect(settings.gpus or ())
+    on_gpus = gpus.used(settings.gpus)
+    # A single one that is too old Triton leaves out by itself.
+    placed = settings.gpus if len(on_gpus) < 2 else on_gpus
     layout.sweep_clients()
     if left := layout.sweep_shared_memory():
         log(f"removed {left} shared memory regions that a dead server had left")
@@ -174,7 +177,7 @@ def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
                 settings.backends,
                 settings.repository,
                 settings.limits,
-                settings.gpus,
+                placed,
                 folder,
             )
             launch = Launch(
@@ -186,7 +189,7 @@ def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
                 settings.memory_key or settings.key,
                 settings.tls,
                 settings.version,
-                gpus.used(settings.gpus) if state[TENSORS_VARIABLE] == "1" else (),
+                on_gpus if state[TENSORS_VARIABLE] == "1" else (),
             )
             state[FILE_VARIABLE] = str(stopping_file(folder))
             locks = (shared_memory[1], in_use)
