@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pytest
 
 from bench import memory, watch
 from tests.conftest import ROOT
@@ -30,6 +31,7 @@ def test_private_pages_are_counted_and_mapped_files_are_not(
     assert watch.private(2**22 + 1) == 0  # nobody
 
 
+@pytest.mark.slow
 def test_a_server_is_measured_idle_and_at_work() -> None:
     idle, busy = memory.measure("mini", ROOT / "model_repository", [48])
     assert 1e8 < idle["private"] < busy["private"] < psutil.virtual_memory().total

@@ -59,7 +59,7 @@ def test_image_to_image(
     compare(variant.load("mini"), checkpoints, caller, CASES[name], mask, strength=strength)
 
 
-@pytest.mark.parametrize("name", ["padded and guided", "without mask, padded and guided"])
+@pytest.mark.parametrize("name", ["padded and guided", slow("without mask, padded and guided")])
 def test_random_weights_of_another_variant(
     name: str, tiny_caller: Caller, tiny_repository: Path, mask: Callable[..., Array]
 ) -> None:

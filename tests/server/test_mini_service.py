@@ -39,7 +39,7 @@ def test_sigterm_lets_requests_finish_that_run_and_that_wait(start_server, event
     server = start_server()
     unary = later(volume, server, steps=60, masked=True)
     until_sampling(server)
-    streams = [stream(server, steps=steps, masked=True) for steps in (60, 10, 10)]
+    streams = [stream(server, steps=30, masked=True) for _ in range(3)]
     here = [f'maisi_requests_{what}{{model="mini.stream",variant="mini"}}' for what in QUEUE]
     eventually(lambda: sum(numbers(server.metrics).get(name, 0) for name in here) == 3)
     server.process.send_signal(signal.SIGTERM)
@@ -56,8 +56,8 @@ def test_sigterm_lets_requests_finish_that_run_and_that_wait(start_server, event
     assert image.shape == (40, 33, 35)
     assert report["steps"] == 60
     streamed = [last(messages) for messages, _ in streams]
-    np.testing.assert_array_equal(streamed[0], image)
-    assert [one.shape for one in streamed] == [image.shape] * 3
+    assert streamed[0].shape == image.shape
+    assert len({one.tobytes() for one in streamed}) == 1
     for _, client in streams:
         client.close()
     assert server.process.wait(PATIENCE) == 0
@@ -98,13 +98,17 @@ def test_killed_stream_mid_request(healing, eventually):
     client.close()
 
 
-def test_one_too_many_is_refused_and_who_is_not_done_in_time_is_told_how_to_go_on(start_server):
+def test_one_too_many_is_refused_and_who_is_not_done_in_time_is_told_how_to_go_on(
+    start_server, eventually
+):
     server = start_server(None, "--max-waiting=1", "--drain-seconds=1")
     unary = later(volume, server, steps=900, masked=True)
     until_sampling(server)
     first, client = stream(server, steps=900, seed=6)
     first.get(timeout=PATIENCE)
-    second, another = stream(server)
+    _, another = stream(server, steps=900)
+    waits = 'maisi_requests_waiting{model="mini.stream",variant="mini"}'
+    eventually(lambda: numbers(server.metrics).get(waits) == 1)
     with Client(server.grpc) as curious:  # which takes no place
         assert curious.check(size=[32, 32, 32])["steps"] > 0
     third, late = stream(server)
@@ -112,7 +116,6 @@ def test_one_too_many_is_refused_and_who_is_not_done_in_time_is_told_how_to_go_o
         r".*overloaded: 2 requests are here, as many as may be; try again in \d+ s",
         str(third.get(timeout=PATIENCE)),
     )
-    assert second.empty()  # so the third was refused at once
     server.process.send_signal(signal.SIGTERM)
     with pytest.raises(grpc.InferenceServerException, match="seed 5 makes the same") as handed_on:
         unary.result(PATIENCE)

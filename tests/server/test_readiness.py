@@ -105,15 +105,14 @@ def test_while_volumes_fail_the_server_is_not_ready_and_starts_again(
 def test_requests_that_fail_by_themselves_do_not_make_a_server_unready(
     served: Server, eventually: Callable[..., None]
 ) -> None:
-    server = served
     name = 'nv_inference_request_success{model="mini",version="1"}'
-    before: Any = numbers(server.metrics)[name]
-    with watching(server) as statuses, traffic(server, 48) as answers:
+    before: Any = numbers(served.metrics)[name]
+    with watching(served) as statuses, traffic(served, 48) as answers:
         # The server makes sure by volumes of its own, twice, five seconds apart.
-        eventually(lambda: numbers(server.metrics)[name] >= before + 4)
+        eventually(lambda: numbers(served.metrics)[name] >= before + 4)
     assert set(answers) == {"StatusCode.INTERNAL"}
     assert statuses == [200]
-    assert "starting tritonserver again" not in server.log
+    assert "starting tritonserver again" not in served.log
 
 
 def failed_volumes(server: Server) -> float:
