@@ -32,6 +32,7 @@ from server.triton import (
 TENSORS_VARIABLE = "MAISI_GPU_TENSORS"  # as backends/engines/cuda.py has it
 SHORTEST_TOKEN = 32  # characters, as backends/engines/guard.py has it
 CALL = 10.0  # seconds for the answer of a network that should refuse at once
+UNHEALTHY = 20.0  # seconds a process may seem dead before it is believed
 RETRY = 0.5  # seconds between two attempts at a first volume
 EXIT = 5.0  # seconds an idle tritonserver gets to go; open, idle streams keep it from going
 
@@ -246,13 +247,16 @@ def make_first(triton: Triton, model: str, smallest: Smallest, seconds: float, s
     Clients may be there before: where their requests leave no room within `seconds`, but do run,
     `Health` decides. Raises ServerError where a volume cannot be made, Stopped when asked to stop.
     """
-    end = time.monotonic() + seconds
+    begin = time.monotonic()
+    end = begin + seconds
     while True:
         try:
             triton.probe(model, smallest, max(end - time.monotonic(), 1.0))
             return
         except Refused as error:
-            failed = error.answered and not error.unavailable
+            # On a busy machine Triton takes a living process for a dead one for a while.
+            unhealthy = "is not healthy" in str(error) and time.monotonic() < begin + UNHEALTHY
+            failed = error.answered and not (error.unavailable or unhealthy)
             late = time.monotonic() > end
             if failed or ((late or not error.answered) and not works(triton)):
                 raise ServerError(f"{model} loaded but cannot compute: {error}") from None

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from server import status
+from server import status, supervisor
 from server.address import Address
 from server.layout import Laid
 from server.status import Health
-from server.triton import TOKEN_VARIABLE, Launch, Refused, Triton
+from server.stopping import Stop
+from server.supervisor import ServerError
+from server.triton import TOKEN_VARIABLE, Launch, Refused, Smallest, Triton
 
 BUSY = b'maisi_requests_running{model="mini.stream",variant="mini"} 1\n'
 METRICS = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(BUSY), BUSY)
@@ -129,3 +131,29 @@ def test_health_watches_on_whatever_is_answered(
             eventually(lambda: health.ready() is None)
     finally:
         health.stopping = True
+
+
+def test_a_first_volume_is_tried_again_while_a_process_only_seems_dead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unhealthy = Refused("Stub process 'mini.decoder_0_0' is not healthy.", 500)
+    outcomes: list[Refused | None] = [unhealthy, unhealthy, None]
+
+    class Starved:
+        def probe(self, model: str, smallest: Smallest, seconds: float) -> None:
+            if (outcome := outcomes.pop(0)) is not None:
+                raise outcome
+
+        def activity(self) -> None:
+            raise Refused("no answer")
+
+    def make_first() -> None:
+        supervisor.make_first(Starved(), "mini", Smallest((32, 32, 32), None), 60, Stop())  # type: ignore[arg-type]
+
+    monkeypatch.setattr(supervisor, "RETRY", 0.01)
+    make_first()
+    assert not outcomes
+    monkeypatch.setattr(supervisor, "UNHEALTHY", 0.0)
+    outcomes[:] = [unhealthy]
+    with pytest.raises(ServerError, match=r"^mini loaded but cannot compute: Stub process"):
+        make_first()
