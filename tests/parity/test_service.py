@@ -219,7 +219,7 @@ def test_inner_models_do_not_trust_their_callers(caller: Caller, plan: bytes) ->
         labels=block(1, 32, 32, 32),
         plan=u1(plan),
     )
-    assert refused.startswith("plan: ")
+    assert refused.startswith("[invalid_request] plan: ")
     refused = caller.refusal(
         "mini.decoder",
         latent=latent,
@@ -227,7 +227,7 @@ def test_inner_models_do_not_trust_their_callers(caller: Caller, plan: bytes) ->
         labels=block(1, 32, 32, 32),
         plan=u1(plan),
     )
-    assert refused.startswith("plan: ")
+    assert refused.startswith("[invalid_request] plan: ")
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_forged_seconds_are_refused(caller: Caller, sampled: bytes) -> None:
         plan=known["plan"],
         sampled=u1(sampled),
     )
-    assert refused == "sampled: not what the sampler model writes"
+    assert refused == "[invalid_request] sampled: not what the sampler model writes"
 
 
 def test_inner_models_take_what_fits_the_plan_alone(caller: Caller) -> None:
@@ -262,18 +262,20 @@ def test_inner_models_take_what_fits_the_plan_alone(caller: Caller) -> None:
         ("labels", labels[:, :16]),
     ):
         sent = {"noise": noise, "labels": labels, "plan": plan} | {tensor: wrong}
-        assert caller.refusal("mini.sampler", **sent).startswith(f"{tensor}: ")
+        refused = caller.refusal("mini.sampler", **sent)
+        assert refused.startswith(f"[invalid_request] {tensor}: ")
         if tensor == "noise":
             tensor, sent = "latent", {"latent": sent.pop("noise"), **sent}
         else:
             sent = {"latent": sent.pop("noise"), **sent}
         refused = caller.refusal("mini.decoder", **sent, sampled=sampled)
-        assert refused.startswith(f"{tensor}: ")
+        assert refused.startswith(f"[invalid_request] {tensor}: ")
     strange = np.full_like(labels, 99)
     refused = caller.refusal(
         "mini.decoder", latent=noise, labels=strange, plan=plan, sampled=sampled
     )
-    assert refused.startswith("mask: holds 99, and the labels of mini are 0, 22, ")
+    expected = "[invalid_request] mask: holds 99, and the labels of mini are 0, 22, "
+    assert refused.startswith(expected)
 
 
 @pytest.mark.parametrize("count", [1, 3, 2**31 - 1])

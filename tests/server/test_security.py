@@ -89,6 +89,9 @@ def test_the_key_opens(guarded):
         for what in ("index", "log", "trace", "unload", "load"):
             CLOSED[what](client, headers=headers)
     assert KEY not in server.log
+    tls = maisi_client.Tls(papers.ca)
+    with maisi_client.Client(server.grpc, tls=tls, timeout=PATIENCE) as patient:
+        patient.generate(size=(32, 32, 32), steps=1)  # so it is loaded for who comes next
 
 
 def test_keys_and_certificates_that_cannot_be_used_end_with_a_sentence(start_server, tmp_path):
