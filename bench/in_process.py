@@ -78,7 +78,7 @@ class Asked:
 
 
 def ask(variant: Mapping[str, Any], inputs: Mapping[str, Array], run: RunModel) -> Asked:
-    """Walk a request (the tensors of the public contract) to the endpoint of the sampler."""
+    """Prepare a request (the tensors of the public contract) as the sampler takes it."""
     plan, mask = complete(variant, inputs), inputs.get("mask")
     conditions: dict[str, Any] = conditioning.rows(variant, plan)
     if plan.masked:

@@ -107,7 +107,7 @@ def configs(
         config.backend, config.default_model_filename = "slabs", "chain.json"
         return config
 
-    def room(role: str, inputs: Shapes, outputs: Shapes) -> pb.ModelConfig:
+    def stage(role: str, inputs: Shapes, outputs: Shapes) -> pb.ModelConfig:
         config = _config(
             f"{name}.{role}", inputs, outputs, optional=role in ("condition", "stream")
         )
@@ -122,12 +122,12 @@ def configs(
 
     answer = {**ANSWER, **(MASK_ANSWER if labels else {})}
     more = {key: STREAM[key] for key in STREAM if key not in missing}
-    stream = room("stream", {**request, **more}, {**PROGRESS, **answer})
+    stream = stage("stream", {**request, **more}, {**PROGRESS, **answer})
     stream.model_transaction_policy.decoupled = True
     steps = [
-        room("condition", request, {**labels, **noise, **_PLAN}),
-        room("sampler", {**noise, **labels, **_PLAN}, sampled),
-        room("decoder", {**sampled, **labels, **_PLAN}, answer),
+        stage("condition", request, {**labels, **noise, **_PLAN}),
+        stage("sampler", {**noise, **labels, **_PLAN}, sampled),
+        stage("decoder", {**sampled, **labels, **_PLAN}, answer),
     ]
     ensemble = _ensemble(name, request, answer, steps)
     ensemble.parameters["variant"].string_value = parameter

@@ -83,7 +83,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--gpus",
         metavar="N,N",
-        help="those that each have every network, or none; all",
+        help="numbers of the GPUs that each get every network; none: the CPU; all",
     )
     add = parser.add_argument_group("security (docs/operations.md)").add_argument
     add(

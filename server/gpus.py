@@ -49,9 +49,11 @@ def expect(numbers: Collection[int], load: Callable[[str], Any] = ctypes.CDLL) -
     try:
         there = count(load)
     except OSError as error:
-        raise ValueError(f"--gpus: {asked}, but there is no NVIDIA driver ({error}).") from None
+        raise ValueError(f"--gpus: {asked}, but no GPU can be used: {error}.") from None
     if max(numbers) >= there:
-        raise ValueError(f"--gpus: {asked}, but there is no GPU {max(numbers)}: {there} are here.")
+        raise ValueError(
+            f"--gpus: {asked}, but numbers below {there} are expected, as many GPUs as there are."
+        )
 
 
 def used(
@@ -69,7 +71,7 @@ def used(
 def place(config: pb.ModelConfig, numbers: Collection[int]) -> None:
     """Place a model of a variant: a network on each GPU, or on the CPU where there are none.
 
-    The stages, which compute on the CPU, become able to work on as many requests at a time.
+    Sampler and decoder get an instance for each GPU, and the stream lets as many requests work.
     """
     devices = max(1, len(numbers))
     role = config.parameters["role"].string_value if config.backend == "maisi" else None
@@ -94,7 +96,8 @@ def pool(repository: Path, models: Collection[str]) -> int:
     for path in repository.glob("*/config.pbtxt"):
         config = text_format.Parse(path.read_text(), pb.ModelConfig())
         loaded = "*" in models or config.name in models
-        # The sampler's calls alone leave tensors where they are, and read back what others give.
+        # Outputs that the stages do not read stay on the GPU, `_READ` of backends/maisi/model.py;
+        # the mask encoder's is an input of the flow.
         if loaded and config.name.endswith((".flow", ".flow_masked", ".mask_flow")):
             most = max(most, _bytes(config))
     return max(_POOL, _BEGUN * most)

@@ -28,17 +28,22 @@ def choose(folder: Path, gpu: int | None, parameters: Mapping[str, str]) -> Choi
 
     `gpu`: the GPU that Triton gave the instance, None for the CPU. The parameter `engine` with the
     value onnxruntime takes ONNX Runtime on either; without it, a GPU runs a plan that was built for
-    it, else ONNX Runtime the ONNX files, and the CPU OpenVINO. Raises ValueError where there are no
-    files for any of these, or for another value of the parameter.
+    it, else ONNX Runtime the ONNX files, and the CPU OpenVINO. Where there are plans alone TensorRT
+    is taken, which says what it lacks. Raises ValueError for another value of the parameter, and
+    where ONNX Runtime is asked for and has no file or no CUDA provider.
     """
     asked = parameters.get("engine")
     if asked not in (None, "onnxruntime"):
-        raise ValueError(f"parameter engine is {asked!r}; allowed is onnxruntime, or none")
+        raise ValueError(
+            f"parameter engine is {asked!r}; onnxruntime, or no such parameter, is expected"
+        )
     if not any(folder.glob("*.onnx")):
-        return Choice(TENSORRT, gpu or 0)  # which says what is missing
+        if asked is not None:
+            raise ValueError("parameter engine is onnxruntime, but there is no ONNX file")
+        return Choice(TENSORRT, gpu or 0)
     if gpu is None:
         names = ", ".join(f"{number} ({name})" for number, name in enumerate(cuda.gpus()))
-        unused = f"GPU {names} is here, but Triton gave the model the CPU" if names else ""
+        unused = f"GPUs here: {names}; the model was placed on the CPU" if names else ""
         return Choice(ONNX_RUNTIME if asked else OPENVINO, None, unused)
     if asked is None and _has_plan(folder, gpu):
         return Choice(TENSORRT, gpu)

@@ -33,7 +33,7 @@ def compute_capability(cupy: Any, device: int) -> str:
     try:
         count = runtime.getDeviceCount()
     except runtime.CUDARuntimeError as error:
-        raise ValueError(f"a plan needs an NVIDIA GPU and its driver: {error}") from None
+        raise ValueError(f"an NVIDIA GPU and its driver are needed: {error}") from None
     if device >= count:
         raise ValueError(f"there is no GPU {device}; this server has {count}")
     digits = cupy.cuda.Device(device).compute_capability

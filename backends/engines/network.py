@@ -5,7 +5,8 @@ or what default_model_filename names, all written by `python -m export`. Where t
 the GPU alone, such as `model_sm89.plan`, that is taken. `choice.py` says what runs it. Parameters
 in config.pbtxt:
 
-    engine                  onnxruntime runs ONNX files by ONNX Runtime on a CPU, too
+    engine                  onnxruntime: ONNX Runtime runs the ONNX files, on a CPU or in the place
+                            of a plan; absent: as `choice.py` says
     thread_count            of a network on a CPU; absent: every core we may use
     runtime_cache           TensorRT-RTX: folder that keeps the kernels compiled for this GPU from
                             one start to the next; absent: maisi-triton in $XDG_CACHE_HOME or

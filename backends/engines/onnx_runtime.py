@@ -20,7 +20,7 @@ import onnxruntime as ort
 from . import cuda, openvino, tensorrt
 from .memory import SPARE, expect
 
-# In place of the one for CPUs, which has the same files.
+# In place of the one for CPUs, which has the same files; for Python 3.11 or newer.
 INSTALL = (
     "pip uninstall -y onnxruntime onnxruntime-gpu && pip install"
     " onnxruntime-gpu[cuda,cudnn]==1.31.1"
@@ -181,10 +181,8 @@ class Engine:
         """Return an array as it can be bound: on the device, in C order."""
         if self.device.kind == "cpu":
             return np.ascontiguousarray(array)
-        cupy = self.device.arrays
-        array = cuda.on_device(
-            cupy, array, cupy.cuda.Device(self.device.number), self.device.stream
-        )
+        device = self.device
+        array = cuda.on_device(device.arrays, array, device.number, device.stream)
         if not array.flags.c_contiguous:  # CuPy would compile a kernel to copy it
             raise ValueError(f"{name}: strides {array.strides}, but C order is expected")
         return array

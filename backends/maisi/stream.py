@@ -26,10 +26,10 @@ def run(
 ) -> None:
     """Answer a request; `send(stage, progress, **outputs)` raises when the caller has gone.
 
-    The request has so many `seconds`, and waits at the `gate` for the networks. A volume that does
+    `seconds`: the request's time limit; it waits at the `gate` for the networks. A volume that does
     not follow its mask is made again from new noise, as often as the request says; the best of
-    them is sent. `pace` learns how long it took. Raises InvalidRequest, Overloaded, TimeUp,
-    Stopping, and what `run_model` and `send` raise.
+    them is sent. `pace` learns how long the first one took. Raises InvalidRequest, Overloaded,
+    TimeUp, Stopping, and what `run_model` and `send` raise.
     """
     arrays = {name: tensor.as_numpy() for name, tensor in inputs.items()}
     if flag(arrays, "check"):
@@ -41,7 +41,7 @@ def run(
         plan, translated = preparation.plan_request(variant, arrays)
         mask_only = flag(arrays, "mask_only")
         if mask_only and not plan.masked:
-            raise InvalidRequest("mask_only: given without a mask or an anatomy")
+            raise InvalidRequest("mask_only: true, but a mask or an anatomy is expected with it")
 
         # 2. Wait for the networks.
         progress = Progress(plan, send, ticket)

@@ -1,4 +1,4 @@
-"""A chain on a GPU: its plans, its memory and its copies share one stream, which orders them."""
+"""A chain on a GPU: its engines, its memory and its copies share one stream, which orders them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Array = npt.NDArray[Any]
 class Gpu:
     """A GPU and its memory, with the host's for what does not fit."""
 
-    enough = 2e9
+    enough = 2e9  # bytes beyond which a slab is no faster
     share = 0.85  # what goes to the host instead crosses PCIe twice
 
     def __init__(self, device: int, cache: Path | None, by_onnx_runtime: bool = False) -> None:
@@ -51,7 +51,7 @@ class Gpu:
             stem.parent, f"{stem.name}.plan", self.number, self.cache, self.stream
         )
         self.engines.append(plan)
-        return OnGpu(plan)
+        return PlanStage(plan)
 
     def forget(self) -> None:
         """Give back all memory but that of the plans themselves."""
@@ -123,7 +123,7 @@ class OnnxStage:
         self.inputs = {}
 
 
-class OnGpu:
+class PlanStage:
     """A plan as a chain calls it."""
 
     def __init__(self, engine: tensorrt.Engine) -> None:

@@ -59,10 +59,10 @@ def test_what_names_no_gpus_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("load", "sentence"),
     [
-        (driver(1), "--gpus: 0,1, but there is no GPU 1: 1 are here."),
-        (driver(0), "--gpus: 0,1, but there is no GPU 1: 0 are here."),
-        (driver(2, 100), "--gpus: 0,1, but there is no NVIDIA driver (CUDA's driver failed with"),
-        (none, "--gpus: 0,1, but there is no NVIDIA driver (libcuda.so.1: cannot open"),
+        (driver(1), "--gpus: 0,1, but numbers below 1 are expected, as many GPUs as there are."),
+        (driver(0), "--gpus: 0,1, but numbers below 0 are expected, as many GPUs as there are."),
+        (driver(2, 100), "--gpus: 0,1, but no GPU can be used: CUDA's driver failed with"),
+        (none, "--gpus: 0,1, but no GPU can be used: libcuda.so.1: cannot open"),
     ],
 )
 def test_a_gpu_that_is_not_there_is_refused(load: Callable[[str], Any], sentence: str) -> None:

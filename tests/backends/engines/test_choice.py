@@ -41,7 +41,7 @@ def test_a_gpu_that_triton_did_not_give_is_told_of(
     onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cuda, "gpus", lambda: ["NVIDIA L4"])
-    unused = "GPU 0 (NVIDIA L4) is here, but Triton gave the model the CPU"
+    unused = "GPUs here: 0 (NVIDIA L4); the model was placed on the CPU"
     assert choice.choose(onnx, None, {}) == Choice(OPENVINO, None, unused)
 
 
@@ -56,6 +56,10 @@ def test_a_plan_for_another_gpu_leaves_it_to_onnx_runtime(both: Path) -> None:
     assert choice.choose(both, 0, {}) == Choice(ONNX_RUNTIME, 0)
     (both / "model.onnx").unlink()
     assert choice.choose(both, 0, {}) == Choice(TENSORRT, 0)  # which says what is missing
+    assert choice.choose(both, None, {}) == Choice(TENSORRT, 0)
+    for device in (0, None):
+        with pytest.raises(ValueError, match="engine is onnxruntime, but there is no ONNX file"):
+            choice.choose(both, device, FORCED)
 
 
 def test_without_a_provider_openvino_runs_and_says_why(
@@ -74,5 +78,5 @@ def test_without_a_provider_openvino_runs_and_says_why(
 
 
 def test_another_engine_is_refused(onnx: Path) -> None:
-    with pytest.raises(ValueError, match=r"^parameter engine is 'abacus'; allowed is onnxruntime"):
+    with pytest.raises(ValueError, match=r"^parameter engine is 'abacus'; onnxruntime, or no such"):
         choice.choose(onnx, None, {"engine": "abacus"})

@@ -62,6 +62,21 @@ def test_on_a_gpu_a_runs_output_is_the_next_ones_input(gpu: Gpu, on_gpu: Engine)
         on_host |= {"latent": latent, "z": velocity}
 
 
+def test_an_input_is_bound_where_it_lies_and_copied_from_another_device_alone(
+    gpu: Gpu, on_gpu: Engine
+) -> None:
+    latent = flows.good()["latent"]
+    kept = gpu.asarray(latent)
+    gpu.current.synchronize()
+    before = gpu.memory.used
+    with on_gpu.device.current():
+        assert on_gpu._bring("latent", kept) is kept and gpu.memory.used == before
+    with gpu.cupy.cuda.Device(1):
+        elsewhere = gpu.asarray(latent)
+        gpu.current.synchronize()
+    assert run(on_gpu, latent=elsewhere, z=elsewhere) == truth()
+
+
 @pytest.mark.parametrize("what", ["execute", "allocate", "shape", "kernel"])
 def test_after_a_run_that_failed_the_next_is_as_ever(gpu: Gpu, on_gpu: Engine, what: str) -> None:
     assert run(on_gpu) == truth()

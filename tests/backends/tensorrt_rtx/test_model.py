@@ -93,7 +93,7 @@ def test_without_a_gpu_a_model_says_so_in_one_sentence_and_the_server_lives_on(t
     with pytest.raises(Refused) as caught:
         triton.load("decoder")
     said = str(caught.value)
-    assert "decoder: a plan needs an NVIDIA GPU and its driver: cuda" in said
+    assert "decoder: an NVIDIA GPU and its driver are needed: cuda" in said
     assert "Traceback" not in said and str(repository) not in said
     assert ask(triton, "square", x=np.array([3], np.float32)).as_numpy("y") == 9
     assert triton.states() == {"square": "READY", "decoder": "UNAVAILABLE"}
