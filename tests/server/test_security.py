@@ -81,17 +81,15 @@ def guarded(module_server, tmp_path_factory):
     return module_server(None, *words, *papers.served), papers
 
 
-def test_the_key_opens(guarded):
-    server, papers = guarded
-    tls = {"ssl": True, "root_certificates": str(papers.ca)}
-    with grpc.InferenceServerClient(server.grpc, **tls) as client:
+def test_the_key_opens(start_server, tmp_path):
+    """On a server of its own: a network that was unloaded is loaded once more by the supervisor."""
+    (tmp_path / "key").write_text(f"{KEY}\n")
+    server = start_server(None, f"--key-file={tmp_path / 'key'}")
+    with grpc.InferenceServerClient(server.grpc) as client:
         headers = {"triton-grpc-protocol-maisi-control": KEY}
         for what in ("index", "log", "trace", "unload", "load"):
             CLOSED[what](client, headers=headers)
     assert KEY not in server.log
-    tls = maisi_client.Tls(papers.ca)
-    with maisi_client.Client(server.grpc, tls=tls, timeout=PATIENCE) as patient:
-        patient.generate(size=(32, 32, 32), steps=1)  # so it is loaded for who comes next
 
 
 def test_keys_and_certificates_that_cannot_be_used_end_with_a_sentence(start_server, tmp_path):
