@@ -42,9 +42,9 @@ def place(options: argparse.Namespace) -> Iterator[tuple[Server, list[Endpoint],
         return
     repository = servers.ROOT / "model_repository"
     request = prepare(servers.variant_in(repository, name))
-    room = 2 * math.prod(size) + _SLACK
-    narrow = Endpoint(f"{name}.{servers.NARROW}", False, room)
-    narrow_stream = Endpoint(f"{name}.{servers.NARROW_STREAM}", True, room)
+    shared_bytes = 2 * math.prod(size) + _SLACK
+    narrow = Endpoint(f"{name}.{servers.NARROW}", False, shared_bytes)
+    narrow_stream = Endpoint(f"{name}.{servers.NARROW_STREAM}", True, shared_bytes)
     with tempfile.TemporaryDirectory(prefix="loadtest-") as folder:
         servers.add_narrow_endpoints(repository, name, request, Path(folder))
         with servers.serving(Path(folder), name, options.out / "server.log") as server:
@@ -55,7 +55,7 @@ def test(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
     """Run every level on every endpoint; returns the rows and what went wrong in some of them.
 
     `load.csv` in the output folder has each row as soon as it is measured. Raises Unavailable
-    without perf_analyzer, ServerFailed when a endpoint cannot answer even one request.
+    without perf_analyzer, ServerFailed when an endpoint cannot answer even one request.
     """
     program = perf_analyzer.command()
     options.out.mkdir(parents=True, exist_ok=True)

@@ -62,14 +62,18 @@ def empty_pools(cupy: Any, device: Any) -> None:
         cupy.get_default_pinned_memory_pool().free_all_blocks()
 
 
-def on_device(cupy: Any, array: Any, device: int, stream: Any) -> Any:
+def on_device(cupy: Any, name: str, array: Any, device: int, stream: Any) -> Any:
     """Return an array of numpy or CuPy as one of the device of this number, which is current.
 
-    What lies on another device is copied on the stream; nothing may still be writing it.
+    What lies on another device is copied on the stream; nothing may still be writing it. Raises
+    ValueError for the input `name` where it is an array of a GPU that is not in C order.
     """
-    elsewhere = isinstance(array, cupy.ndarray) and array.data.device_id != device
-    if not elsewhere or not array.flags.c_contiguous:  # the engine refuses the latter
-        return cupy.asarray(array)
+    if not isinstance(array, cupy.ndarray):
+        array = cupy.asarray(array)
+    if not array.flags.c_contiguous:  # CuPy would compile a kernel to copy it
+        raise ValueError(f"{name}: strides {array.strides}, but C order is expected")
+    if array.data.device_id == device:
+        return array
     own = cupy.empty(array.shape, array.dtype)
     own.data.copy_from_device_async(array.data, array.nbytes, stream)
     return own

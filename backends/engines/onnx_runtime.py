@@ -182,7 +182,4 @@ class Engine:
         if self.device.kind == "cpu":
             return np.ascontiguousarray(array)
         device = self.device
-        array = cuda.on_device(device.arrays, array, device.number, device.stream)
-        if not array.flags.c_contiguous:  # CuPy would compile a kernel to copy it
-            raise ValueError(f"{name}: strides {array.strides}, but C order is expected")
-        return array
+        return cuda.on_device(device.arrays, name, array, device.number, device.stream)

@@ -126,12 +126,10 @@ class Engine:
             context = self.context or self.new_context()
             self.context = None  # one that failed is not used again
             given = {
-                name: cuda.on_device(self.cupy, array, self.device.id, self.stream)
+                name: cuda.on_device(self.cupy, name, array, self.device.id, self.stream)
                 for name, array in arrays.items()
             }
             for name, array in given.items():
-                if not array.flags.c_contiguous:  # CuPy would compile a kernel to copy it
-                    raise ValueError(f"{name}: strides {array.strides}, but C order is expected")
                 context.set_input_shape(name, shapes[name])
                 context.set_tensor_address(name, array.data.ptr)
             outputs = {}

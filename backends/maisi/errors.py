@@ -27,7 +27,7 @@ class InvalidRequest(RequestError, ValueError):
 
 
 class Overloaded(RequestError):
-    """There is no room, or no time, for now."""
+    """The queue is full, or time is short, for now."""
 
     kind, code = "overloaded", "UNAVAILABLE"
 

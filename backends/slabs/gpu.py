@@ -31,12 +31,13 @@ class Gpu:
         `cache`: where TensorRT-RTX keeps kernels; `by_onnx_runtime`: ONNX Runtime runs the ONNX
         files, else TensorRT runs the plans.
         """
-        self.by_onnx_runtime = by_onnx_runtime
         self.cupy = tensorrt.cupy()
         cuda.compute_capability(self.cupy, device)
         self.number, self.device, self.cache = device, self.cupy.cuda.Device(device), cache
         with self.device:
             self.stream = self.cupy.cuda.Stream(non_blocking=True)
+        # For all stages: making it looks for the provider's libraries.
+        self.onnx = onnx_runtime.gpu(device, self.stream) if by_onnx_runtime else None
         self.engines: list[tensorrt.Engine] = []
 
     def engine(self, stem: Path) -> chain.Engine:
@@ -44,9 +45,8 @@ class Gpu:
 
         Raises what `tensorrt.Engine` and `onnx_runtime.Engine` do.
         """
-        if self.by_onnx_runtime:
-            device = onnx_runtime.gpu(self.number, self.stream)
-            return OnnxStage(onnx_runtime.Engine(stem.with_suffix(".onnx"), device))
+        if self.onnx is not None:
+            return OnnxStage(onnx_runtime.Engine(stem.with_suffix(".onnx"), self.onnx))
         plan = tensorrt.Engine(
             stem.parent, f"{stem.name}.plan", self.number, self.cache, self.stream
         )
