@@ -1,5 +1,7 @@
 """`python -m bench NAME`: what is measured of the service; docs/benchmarks.md has the results."""
 
+from __future__ import annotations
+
 import sys
 
 from bench import command

@@ -5,6 +5,8 @@ guidance. In every repeat each lives once, in an order that turns: its process s
 volume and a second one, and ends, so that one alone is in memory. The last line printed is JSON.
 """
 
+from __future__ import annotations
+
 import argparse
 import shlex
 import shutil

@@ -7,6 +7,8 @@ counts are made here: of upstream's windows by MONAI's own code, of our stages a
 that the server runs. Nothing is timed.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import math

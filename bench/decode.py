@@ -8,6 +8,8 @@ own. Without `--checkpoints` an official network has random weights; that change
 windows differ more than trained ones do.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os

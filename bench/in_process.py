@@ -1,5 +1,7 @@
 """A variant's stages and graphs in this process, without a server."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """One level of load: measured, summarised, shown."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,5 +1,7 @@
 """One life of a contender: started, asked for two volumes, watched, ended."""
 
+from __future__ import annotations
+
 import json
 import os
 import statistics

@@ -1,5 +1,7 @@
 """The load test: `scripts/bench load`."""
 
+from __future__ import annotations
+
 import argparse
 import csv
 import json

@@ -5,6 +5,8 @@ shared memory. Files that are mapped, such as activations beyond the budget, are
 line is JSON.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import sys

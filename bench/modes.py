@@ -6,6 +6,8 @@ measure; what an image to image keeps and changes; and whether a lesion drawn in
 there and nowhere else. The last line printed is JSON.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import shlex

@@ -7,6 +7,8 @@ themselves, too: in a second server the flow is a graph that moves the same tens
 nothing.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import re

@@ -1,5 +1,7 @@
 """docs/benchmarks.md: one section a measurement, each with its command and its machine."""
 
+from __future__ import annotations
+
 import os
 import platform
 import re

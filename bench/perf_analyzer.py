@@ -1,5 +1,7 @@
 """NVIDIA's perf_analyzer: found or installed, run for one level of load, its times read."""
 
+from __future__ import annotations
+
 import ctypes
 import hashlib
 import mmap

@@ -5,6 +5,8 @@ so its numbers show the rounding of weights and little more. A GPU sums in float
 result of every operation; PyTorch does so here, in the column "every operation rounded".
 """
 
+from __future__ import annotations
+
 import argparse
 import shutil
 import tempfile

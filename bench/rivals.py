@@ -5,6 +5,8 @@ each volume it wants; each is answered with a line of seconds. Whatever librarie
 standard error. PyTorch is imported only by those that need it.
 """
 
+from __future__ import annotations
+
 import importlib
 import json
 import math

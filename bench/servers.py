@@ -1,5 +1,7 @@
 """What a load test needs of a server: one of its own, endpoints that fit, inputs, statistics."""
 
+from __future__ import annotations
+
 import base64
 import json
 import os
@@ -40,7 +42,7 @@ class Counts:
     total_ns: int
     queue_ns: int
 
-    def since(self, before: "Counts") -> "Counts":
+    def since(self, before: Counts) -> Counts:
         """Return what was added after `before`."""
         return Counts(
             self.answered - before.answered,

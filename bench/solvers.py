@@ -6,6 +6,8 @@ Caching of velocities is among them. A step that asks no network reuses the velo
 continues the last two: so it is again a sum of what is known, and one longer `schedule.Step`.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import math

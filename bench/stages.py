@@ -1,5 +1,7 @@
 """How long each stage of a PyTorch pipeline takes, seen from outside by its modules."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +17,7 @@ class Stages:
     """
 
     def __init__(self, autoencoder: Any, controlnet: Any, device: str, inside: bool = True) -> None:
-        """Hook in; the networks compute what they did."""
+        """Measure the networks by hooks that leave their results alone."""
         self.device = device
         self.decoding = 0.0
         self.embedding: float | None = 0.0 if inside else None

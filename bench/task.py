@@ -1,5 +1,7 @@
 """The one volume that every contender of `bench.compare` makes."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple

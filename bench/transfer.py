@@ -6,6 +6,8 @@ The model is a stand-in that computes nothing and hands out the same int16 volum
 ours, up to the array; what it makes of that is the same in both ways. The last line is JSON.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import statistics

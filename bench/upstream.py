@@ -9,6 +9,8 @@ Nothing of it is written again here. On a GPU it runs as it is. It was not made 
 - Checkpoints that were saved on a GPU are loaded to the CPU.
 """
 
+from __future__ import annotations
+
 import importlib
 import math
 import sys

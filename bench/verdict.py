@@ -1,5 +1,7 @@
 """What the lives of all contenders amount to: differences, ratios, the table and the JSON line."""
 
+from __future__ import annotations
+
 import json
 import statistics
 from collections.abc import Iterable, Sequence

@@ -1,5 +1,7 @@
 """Memory, looked at while something runs."""
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress

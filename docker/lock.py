@@ -3,6 +3,8 @@
 pip resolves for the Python of each image, whatever Python this is. Run by scripts/write lock.
 """
 
+from __future__ import annotations
+
 import json
 import re
 import subprocess

@@ -7,6 +7,8 @@
 `python -m export mini` is short for `python -m export build mini`.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from pathlib import Path

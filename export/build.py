@@ -4,6 +4,8 @@ A graph is kept in the cache under a key made of its weights' digests, its netwo
 and this exporter; an engine under that of its graph, the target and the sizes it was built for.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import fcntl
 import hashlib

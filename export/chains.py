@@ -7,6 +7,8 @@ channel, and each slab's stage gives its own along. `stages` writes them as ONNX
 runs them.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias

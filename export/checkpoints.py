@@ -1,5 +1,7 @@
 """Checkpoint files, read without running what is in them, and fitted to networks strictly."""
 
+from __future__ import annotations
+
 import math
 import re
 import warnings

@@ -10,6 +10,8 @@ profile, configures, compiles and runs. The ONNX parser is called directly, sinc
 its reasons and does not raise them.
 """
 
+from __future__ import annotations
+
 import ctypes
 import functools
 import importlib

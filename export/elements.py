@@ -1,5 +1,7 @@
 """Whether the tensors of a network that TensorRT has parsed have few enough elements."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

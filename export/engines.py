@@ -9,6 +9,8 @@ The work itself is `compiler`'s, in a process of its own. A plan cannot be read 
 description lies beside it, for `inspect` and for the server.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import os

@@ -1,5 +1,7 @@
 """The official checkpoints from the Hugging Face hub, pinned, resumable and checked."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import os

@@ -1,5 +1,7 @@
 """What several modules do with files."""
 
+from __future__ import annotations
+
 import hashlib
 from pathlib import Path
 

@@ -6,6 +6,8 @@ inside: the update of the latent loses nothing to float16. What TensorRT cannot 
 done in float32: it can only cast it.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Any
 

@@ -3,6 +3,8 @@
 What stays, and what each choice is worth, is measured in docs/precision.md.
 """
 
+from __future__ import annotations
+
 import copy
 
 import numpy as np

@@ -1,5 +1,7 @@
 """MONAI's MAISI networks: build, load strictly, and make ready for export."""
 
+from __future__ import annotations
+
 import importlib
 import inspect
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """PyTorch graphs to ONNX, and the proof that both compute the same."""
 
+from __future__ import annotations
+
 import contextlib
 import copy
 import itertools

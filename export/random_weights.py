@@ -1,5 +1,7 @@
 """Checkpoints of random numbers in the official layout, to try everything without the real ones."""
 
+from __future__ import annotations
+
 import math
 import os
 from pathlib import Path

@@ -3,6 +3,8 @@
 It follows the upstream inference scripts, in float32 and with one decode of the whole volume.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest import mock

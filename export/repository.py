@@ -1,5 +1,7 @@
 """The model repository's entries of a variant: config.pbtxt and files of each model."""
 
+from __future__ import annotations
+
 import json
 import math
 import os

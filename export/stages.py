@@ -10,6 +10,8 @@ In float16 that is what convolutions compute in and activations are kept in; eve
 float32.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace

@@ -1,5 +1,7 @@
 """A variant: which networks, which checkpoint files, and what its server accepts."""
 
+from __future__ import annotations
+
 import os
 import re
 import sys

@@ -1,5 +1,7 @@
 """Proof that nothing was lost: graphs against PyTorch, whole volumes against MONAI's own way."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace

@@ -1,5 +1,7 @@
 """`python -m reliability NAME`: what a server withstands; docs/reliability.md has the results."""
 
+from __future__ import annotations
+
 import sys
 
 from bench import command

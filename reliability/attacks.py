@@ -4,6 +4,8 @@
 own at 127.0.0.1.
 """
 
+from __future__ import annotations
+
 import os
 import signal
 import sys

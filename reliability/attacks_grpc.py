@@ -3,6 +3,8 @@
 Each takes a siege and returns how often it was answered in which way.
 """
 
+from __future__ import annotations
+
 import time
 from collections import Counter
 
@@ -20,7 +22,7 @@ _PATIENCE = 1.0  # seconds for the server to take what is sent, or to close
 
 
 def bomb(siege: Siege) -> Counter[str]:
-    """A mask of `amount` MB, compressed by gzip as gRPC allows."""
+    """Return a mask of `amount` MB, compressed by gzip as gRPC allows."""
     head = pb.ModelInferRequest(model_name="mini")
     head.inputs.add(name="mask", datatype="UINT8", shape=[siege.amount << 20, 1, 1])
     length, varint = siege.amount << 20, b""

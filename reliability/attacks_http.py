@@ -3,6 +3,8 @@
 Each takes a siege and returns how often it was answered in which way.
 """
 
+from __future__ import annotations
+
 import http.client
 import json
 import socket
@@ -45,7 +47,7 @@ def packed(megabytes: int, encoding: str, head: bytes = b"") -> bytes:
 
 
 def bomb(siege: Siege, encoding: str) -> Counter[str]:
-    """A body that unpacks to `amount` MB."""
+    """Return a body that unpacks to `amount` MB."""
     body = packed(siege.amount, encoding)
     return Counter([post(siege.server.http, body, {"Content-Encoding": encoding})])
 
@@ -92,14 +94,14 @@ def binary_sizes(siege: Siege) -> Counter[str]:
 
 
 def endless_body(siege: Siege) -> Counter[str]:
-    """A chunked body of `amount` MB whose end does not come."""
+    """Return a chunked body of `amount` MB whose end does not come."""
     head = f"POST {_INFER} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunk = b"%x\r\n%b\r\n" % (len(_ZEROS), _ZEROS)
     return _unfinished(siege, head.encode(), chunk)
 
 
 def tiny_chunks(siege: Siege) -> Counter[str]:
-    """A whole body in `amount` chunks of one byte."""
+    """Return a whole body in `amount` chunks of one byte."""
     head = f"POST {_INFER} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     with connect(siege.server.http) as connection:
         try:
@@ -111,7 +113,7 @@ def tiny_chunks(siege: Siege) -> Counter[str]:
 
 
 def endless_head(siege: Siege) -> Counter[str]:
-    """A head of `amount` MB whose end does not come."""
+    """Return a head of `amount` MB whose end does not come."""
     lines = b"".join(b"x-%d: %b\r\n" % (number, b"y" * 1000) for number in range(1000))
     return _unfinished(siege, f"POST {_INFER} HTTP/1.1\r\nHost: x\r\n".encode(), lines)
 

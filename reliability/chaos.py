@@ -7,6 +7,8 @@ left out and said. The machine's clock is set only by `scripts/reliability chaos
 to be root.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import signal

@@ -1,5 +1,7 @@
 """A fault of the machine: its clock is set, while requests run."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager

@@ -8,6 +8,8 @@ example mask with bytes changed. The last line is JSON; the exit code is 1 if an
 With --attacks: bombs, floods and connections that stay, by `reliability.attacks`.
 """
 
+from __future__ import annotations
+
 import argparse
 import gzip
 import json

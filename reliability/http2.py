@@ -1,5 +1,7 @@
 """HTTP/2 and gRPC by hand: frames that no client library would send."""
 
+from __future__ import annotations
+
 import re
 import socket
 from collections.abc import Iterator

@@ -1,5 +1,7 @@
 """Faults: processes of the server and of its clients that are killed or stopped."""
 
+from __future__ import annotations
+
 import os
 import signal
 import subprocess
@@ -183,7 +185,7 @@ def _none_was_made(volumes: float) -> None:
         raise Wrong("a volume was made before the request of the dead client ended")
 
 
-def _generate(scene: Scene, *words: str) -> "subprocess.Popen[bytes]":
+def _generate(scene: Scene, *words: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "maisi_client", "generate", f"--url={scene.server.url}"]
     out = scene.folder / "killed.nii.gz"
     return subprocess.Popen([*command, *words, "--output", str(out)], stderr=subprocess.DEVNULL)

@@ -1,5 +1,7 @@
 """Requests that are wrong: a good KServe v2 message, and what can be done to it."""
 
+from __future__ import annotations
+
 import random
 import struct
 from collections.abc import Callable, Mapping, Sequence
@@ -97,7 +99,7 @@ def _typed(chance: random.Random, request: pb.ModelInferRequest) -> None:
 
 
 def _value(chance: random.Random, request: pb.ModelInferRequest) -> None:
-    """A well-formed tensor of a value that is not allowed, or is."""
+    """Return a well-formed tensor of a value that is not allowed, or is."""
     kind = chance.randrange(3)
     if kind == 0:
         name = chance.choice(("size", "seed", "steps", "redraws"))
@@ -134,7 +136,7 @@ def _put(
 
 
 def _mask(chance: random.Random, request: pb.ModelInferRequest) -> None:
-    """A mask of random labels, most of which the variant has not, or of no voxel."""
+    """Return a mask of random labels, most of them unknown to the variant, or without a voxel."""
     side = chance.choice((0, 1, 31, 32, 33))
     _put(request, "mask", "UINT8", [side] * 3, chance.randbytes(side**3))
 
@@ -187,7 +189,7 @@ def _memory(chance: random.Random, request: pb.ModelInferRequest) -> None:
 
 
 def _output(chance: random.Random, request: pb.ModelInferRequest) -> None:
-    """Outputs that are not there, twice, or as classes, of which Triton makes texts."""
+    """Return outputs that are not there, twice, or as classes, of which Triton makes texts."""
     known = _OUTPUTS.get(request.model_name.partition(".")[2], _OUTPUTS[""])
     for _ in range(chance.randint(1, 3)):
         strange = chance.random() < 0.2

@@ -6,6 +6,8 @@ and fear: an upgrade to other weights, one server after another, and back again;
 off; one that is killed. Every request is counted; the last line is JSON.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import hashlib

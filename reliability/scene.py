@@ -1,5 +1,7 @@
 """A running server to do something bad to, and whether it is whole again afterwards."""
 
+from __future__ import annotations
+
 import os
 import re
 import subprocess
@@ -80,7 +82,7 @@ class Scene:
         asked = {"mask": servers.picture(size), "steps": 4, "seed": 11, "spacing": 2.0}
         return servers.ensemble(self.server.url, asked, 120)
 
-    def later(self, ask: Callable[[], Any]) -> "Future[Any]":
+    def later(self, ask: Callable[[], Any]) -> Future[Any]:
         """Ask in a thread."""
         return self._pool.submit(ask)
 

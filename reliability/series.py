@@ -1,5 +1,7 @@
 """What a server and its clients hold, looked at again and again, and whether that grows."""
 
+from __future__ import annotations
+
 import csv
 import os
 import statistics

@@ -1,5 +1,7 @@
 """Faults of the machine: a full /dev/shm or disk, and readers that do not read."""
 
+from __future__ import annotations
+
 import os
 import shutil
 import subprocess

@@ -1,5 +1,7 @@
 """A server under attack: what an ordinary client and the server's memory see of it."""
 
+from __future__ import annotations
+
 import math
 import statistics
 import threading

@@ -8,6 +8,8 @@ before, after the warm-up and at the end, and so does every request that comes t
 line is JSON; the exit code is 1 where something grew, or ended otherwise than it should.
 """
 
+from __future__ import annotations
+
 import argparse
 import asyncio
 import hashlib

@@ -77,7 +77,7 @@ class Server:
         return child
 
     def stub(self, model: str) -> psutil.Process:
-        """The Python process that serves `model`."""
+        """Return the Python process that serves `model`."""
         for child in self.triton.children():
             if child.status() == psutil.STATUS_ZOMBIE:
                 continue
@@ -86,7 +86,7 @@ class Server:
         raise LookupError(f"no process serves {model}")
 
     def shared_memory(self) -> list[str]:
-        """This server's names in /dev/shm."""
+        """Return this server's names in /dev/shm."""
         return [path.name for path in SHM.glob(f"maisi-serve-{self.pid}-*")]
 
     def stop(self, timeout: float = PATIENCE) -> int:

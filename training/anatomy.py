@@ -54,7 +54,7 @@ NUCLEI = (
 
 
 def _debian_templates(cache: Path) -> Path:
-    """The unpacked `templates` folder of Debian's mricron-data."""
+    """Return the unpacked `templates` folder of Debian's mricron-data."""
     found = Path("/usr/share/mricron/templates")
     if found.is_dir():
         return found
@@ -68,7 +68,7 @@ def _debian_templates(cache: Path) -> Path:
 
 
 def _on_grid(path: Path) -> NDArray[np.float32]:
-    """The image at `path` (1 mm, axis aligned) moved onto the common grid `[181, 217, 181]`."""
+    """Return the image at `path` (1 mm, axis aligned) on the common grid `[181, 217, 181]`."""
     image = nib.load(path)
     data = np.asarray(image.dataobj, dtype=np.float32)
     shift = [round(o - a) for o, a in zip(ORIGIN, image.affine[:3, 3], strict=True)]
@@ -88,7 +88,7 @@ def _ball(radius: int) -> Mask:
 
 
 def _close(mask: Mask, mm: int) -> Mask:
-    """Closing by distance transforms, which cost the same for any radius."""
+    """Close by distance transforms, which cost the same for any radius."""
     near = ndimage.distance_transform_edt(~np.pad(mask, mm)) <= mm
     return np.asarray(ndimage.distance_transform_edt(near) > mm)[(slice(mm, -mm),) * 3]
 

@@ -41,7 +41,7 @@ def make(cache: Path, count: int, held_out: int, jobs: int) -> None:
 
 
 def paths(cache: Path, held_out: bool = False) -> list[Path]:
-    """The subjects' files, ordered by seed."""
+    """Return the subjects' files, ordered by seed."""
     files = [p for p in (cache / "subjects").glob("*.npz") if "part" not in p.name]
     files = [p for p in files if (int(p.stem) >= HELD_OUT) == held_out]
     return sorted(files, key=lambda p: int(p.stem))
@@ -56,7 +56,7 @@ def load(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float16], float]:
 def image(
     mask: NDArray[np.uint8], images: NDArray[np.float16], modality: str
 ) -> NDArray[np.float32]:
-    """The image of one modality; skull-stripped ones fade to 0 at the brain's border."""
+    """Return the image of one modality; skull-stripped ones fade to 0 at the brain's border."""
     contrast = modality.removesuffix("_skull_stripped")
     whole: NDArray[np.float32] = images[CONTRASTS.index(contrast)].astype(np.float32)
     if contrast != modality:

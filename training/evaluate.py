@@ -100,7 +100,7 @@ def measure(cache: Path, checkpoints: Path, subjects: int, names: list[str]) -> 
 
 
 def markdown(table: dict[str, Any]) -> str:
-    """The table of MODEL_CARD.md."""
+    """Return the table of MODEL_CARD.md."""
     rows = [
         "| modality | PSNR | SSIM | Dice render | Dice autoencoder | Dice generated | share "
         "| Dice shuffled | lesion render | lesion generated |",

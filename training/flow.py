@@ -70,7 +70,7 @@ class Pair(nn.Module):
         self.controlnet.load_state_dict(weights.controlnet.state_dict())
 
     def embed(self, mask: torch.Tensor) -> torch.Tensor:
-        """The ControlNet's embedding of label masks `[B, X, Y, Z]`."""
+        """Return the ControlNet's embedding of label masks `[B, X, Y, Z]`."""
         network: Any = self.controlnet
         return torch.as_tensor(network.controlnet_cond_embedding(bits(mask)))
 
@@ -135,7 +135,7 @@ def encode(cache: Path, autoencoder: Any, limit: int) -> float:
 
 
 def _draw(cache: Path, scale: float) -> Latents:
-    """A random subject of those encoded so far."""
+    """Return a random subject of those encoded so far."""
     file = torch.load(random.choice(list((cache / "latents").glob("*.pt"))), weights_only=True)
     return Latents(file["mask"], file["clean"] * scale, file["spacing"])
 

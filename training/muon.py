@@ -89,7 +89,7 @@ class Trainer:
         return time.monotonic() - self.started
 
     def state(self) -> dict[str, Any]:
-        """What a stopped run needs to go on."""
+        """Return the state that a stopped run resumes from."""
         return {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),

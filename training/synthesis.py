@@ -77,7 +77,7 @@ class Subject:
 def _smooth_noise(
     rng: np.random.Generator, shape: tuple[int, ...], cell: int, channels: int = 1
 ) -> torch.Tensor:
-    """Unit normal values every `cell` voxels, interpolated: `[channels, *shape]` float32."""
+    """Return unit normal values every `cell` voxels, interpolated: `[channels, *shape]` float32."""
     coarse = [max(2, round(n / cell) + 1) for n in shape]
     values = torch.from_numpy(rng.standard_normal((1, channels, *coarse), dtype=np.float32))
     return torch.nn.functional.interpolate(
@@ -144,7 +144,7 @@ def _add_lesions(rng: np.random.Generator, labels: Labels) -> None:
 
 
 def _majority(fine: Labels) -> Labels:
-    """The commonest label of each 2x2x2 block: `[2X, 2Y, 2Z]` -> `[X, Y, Z]`."""
+    """Return the commonest label of each 2x2x2 block: `[2X, 2Y, 2Z]` -> `[X, Y, Z]`."""
     x, y, z = (n // 2 for n in fine.shape)
     blocks = fine.reshape(x, 2, y, 2, z, 2).transpose(0, 2, 4, 1, 3, 5).reshape(-1, 8)
     blocks = np.sort(blocks, axis=1)
@@ -153,7 +153,7 @@ def _majority(fine: Labels) -> Labels:
 
 
 def subject(rng: np.random.Generator, heads: list[Labels]) -> Subject:
-    """A new head: one of `heads` flipped, warped, resized, with lesions."""
+    """Return a new head: one of `heads` flipped, warped, resized, with lesions."""
     head = heads[0] if rng.random() < 0.65 else heads[1]
     if rng.random() < 0.5:
         head = FLIP[head[::-1]]
@@ -179,7 +179,7 @@ def example(head: Labels, seed: int) -> Labels:
 
 
 def render(rng: np.random.Generator, who: Subject, contrast: str) -> NDArray[np.float32]:
-    """A whole head `[X, Y, Z]` float32 of about 0..1 in one of `CONTRASTS`."""
+    """Return a whole head `[X, Y, Z]` float32 of about 0..1 in one of `CONTRASTS`."""
     table = MEANS[CONTRASTS.index(contrast)] * rng.normal(1, 0.03, 256).astype(np.float32)
     for pair in a.PAIRS.values():
         table[pair[1]] = table[pair[0]]
@@ -197,5 +197,5 @@ def render(rng: np.random.Generator, who: Subject, contrast: str) -> NDArray[np.
 
 
 def without_head(mask: Labels) -> Labels:
-    """The mask with skull, skin, fat and muscle taken out."""
+    """Return the mask with skull, skin, fat and muscle taken out."""
     return np.where(np.isin(mask, OUTSIDE), np.uint8(0), mask)

@@ -4,6 +4,8 @@ The facts are the variant's presets: size, spacing, how much of the training dat
 a `caveat` where an image alone is known to be bad.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

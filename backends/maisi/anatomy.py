@@ -5,6 +5,8 @@ scripts/sample.py and of check_input_ct in scripts/sample_mask.py of
 github.com/NVIDIA-Medtech/NV-Generate-CTMR at commit da438fe.
 """
 
+from __future__ import annotations
+
 import difflib
 from collections.abc import Collection, Mapping, Sequence
 

@@ -4,6 +4,8 @@ After scripts/augmentation.py of NV-Generate-CTMR, where ranges and shares are f
 is turned and scaled around the middle of the volume, here around its own.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,5 +1,7 @@
 """From a plan and a mask to what the networks take."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 
 import numpy as np

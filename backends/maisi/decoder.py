@@ -1,5 +1,7 @@
 """From the latent to the volume."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

@@ -1,5 +1,7 @@
 """The three stages of the ensemble: condition, sampler, decoder, each a model of Triton."""
 
+from __future__ import annotations
+
 import json
 import math
 import time

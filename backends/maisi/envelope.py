@@ -3,6 +3,8 @@
 The label: configs/label_dict.json and add_body_envelope in scripts/utils.py of NV-Generate-CTMR.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 

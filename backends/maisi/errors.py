@@ -4,6 +4,8 @@ Errors of a decoupled model reach a caller as text alone (Triton 2.51), so `rend
 program needs before the sentence; docs/api.md says what each kind means, and the client reads it.
 """
 
+from __future__ import annotations
+
 
 class RequestError(Exception):
     """`str(error)` is the sentence, `code` Triton's name for it in `TritonError`.

@@ -3,6 +3,8 @@
 How the threshold was measured: docs/generation.md.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Where a volume lies: its sides, its spacing, and the presets that name both."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """One input at a time: its shape, its range, and the sentence when it is wrong."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Where the mask comes from: the caller, in any of the label vocabularies, or the mask networks."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,5 +1,7 @@
 """What an operator counts, among Triton's own metrics; docs/operations.md explains them."""
 
+from __future__ import annotations
+
 import math
 import threading
 import time

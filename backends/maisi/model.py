@@ -5,6 +5,8 @@ config.pbtxt gives each model its `role` (condition, sampler, decoder or stream)
 three, and tells how far it is.
 """
 
+from __future__ import annotations
+
 import ctypes
 import functools
 import json

@@ -1,5 +1,7 @@
 """Dilation and erosion by cubes, of masks [X, Y, Z]."""
 
+from __future__ import annotations
+
 import numpy as np
 import numpy.typing as npt
 

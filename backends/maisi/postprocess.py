@@ -5,6 +5,8 @@ github.com/NVIDIA-Medtech/NV-Generate-CTMR at commit da438fe, as are all ids and
 Ids are those of its configs/label_dict.json.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import numpy as np

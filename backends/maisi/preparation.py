@@ -1,5 +1,7 @@
 """What the ensemble and the stream both do to a request before and after the networks."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 from collections.abc import Callable

@@ -1,5 +1,7 @@
 """What was done, and what came out of it."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import math

@@ -1,5 +1,7 @@
 """What a caller may ask: checked, completed, and written down as a `Plan`."""
 
+from __future__ import annotations
+
 import dataclasses
 import hmac
 import json

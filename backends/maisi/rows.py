@@ -4,6 +4,8 @@ A tensor in C order begins with its first row: the row is the same memory under 
 DLPack, in which Triton hands tensors out and takes them, keeps that shape in a struct of C.
 """
 
+from __future__ import annotations
+
 import ctypes
 from collections.abc import Callable
 from typing import Any, TypeVar

@@ -1,5 +1,7 @@
 """The loop: noise to latent, one call of the flow graph a step."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -5,6 +5,8 @@ before it. DDPM: v is the noise that the network sees in x, and z is fresh noise
 list of `Step` and knows no tensors.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise

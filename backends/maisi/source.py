@@ -1,5 +1,7 @@
 """Image to image: from a given volume to the latent that the sampler starts from."""
 
+from __future__ import annotations
+
 import numpy as np
 import numpy.typing as npt
 

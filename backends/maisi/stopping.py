@@ -5,6 +5,8 @@ seconds of `time.monotonic()`, which all processes of a computer share, and no c
 moves. Whatever starts a server without a supervisor has no such file.
 """
 
+from __future__ import annotations
+
 import os
 import time
 from pathlib import Path

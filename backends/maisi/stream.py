@@ -1,5 +1,7 @@
 """One request of `<variant>.stream`, from its inputs to its answer."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable
 from typing import Any

@@ -1,5 +1,7 @@
 """Masks in another label vocabulary than MAISI's."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 
 import numpy as np

@@ -4,6 +4,8 @@ It has the name of Triton's own backend for such files, which computes for any c
 installed in its place.
 """
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """The backend `tensorrt_rtx`: networks in plans of TensorRT, see `backends/engines/network.py`."""
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 

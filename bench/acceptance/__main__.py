@@ -1,5 +1,7 @@
 """The command line of scripts/acceptance; `bench.acceptance.parcels` has --pack and --unpack."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import signal

@@ -1,5 +1,7 @@
 """What runs a model of a repository, by the name of an engine: host arrays in, host arrays out."""
 
+from __future__ import annotations
+
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path

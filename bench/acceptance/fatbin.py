@@ -7,6 +7,8 @@ the entry that fits its GPU. Here the others' content becomes zeros, which compr
 Entries keep their size, so that no address in the library changes.
 """
 
+from __future__ import annotations
+
 import struct
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """What tells a machine, as it is installed, from any other."""
 
+from __future__ import annotations
+
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any

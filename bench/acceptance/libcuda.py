@@ -1,5 +1,7 @@
 """NVIDIA's driver by its C interface alone: no toolkit and no Python package is needed."""
 
+from __future__ import annotations
+
 import ctypes
 import subprocess
 import sys

@@ -1,5 +1,7 @@
 """Step `machine`: what is there, and which engines load."""
 
+from __future__ import annotations
+
 import importlib
 import shutil
 import tempfile

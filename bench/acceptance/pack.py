@@ -1,5 +1,7 @@
 """What a GPU machine without a network needs beside PyTorch for CUDA 13, packed into parcels."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import shutil

@@ -8,6 +8,8 @@ each file. An archive is a tar in xz: `tree/` is the project, `wheels/` is what 
 `site/` are files among the installed ones.
 """
 
+from __future__ import annotations
+
 import hashlib
 import io
 import json

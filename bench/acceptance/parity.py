@@ -1,5 +1,7 @@
 """Step `parity`: every graph, and whole volumes, against MONAI on the same device."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from typing import Any

@@ -1,5 +1,7 @@
 """Step `repeat`: a decode gives the same bytes each time, however its slabs are cut."""
 
+from __future__ import annotations
+
 import hashlib
 from functools import partial
 from typing import Any

@@ -1,5 +1,7 @@
 """docs/gpu.md: the states of all steps, rendered."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 

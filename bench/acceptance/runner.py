@@ -1,5 +1,7 @@
 """A step from its start to its JSON line: resumed, stopped at its deadline, saved case by case."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os

@@ -1,5 +1,7 @@
 """Step `served`: what Triton costs a step, and requests at once to the ensemble."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import statistics

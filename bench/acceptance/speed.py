@@ -1,5 +1,7 @@
 """Step `speed`: seconds a step and a decode beside upstream's code and PyTorch, in one run."""
 
+from __future__ import annotations
+
 from functools import partial
 
 from bench.acceptance import machine, weights

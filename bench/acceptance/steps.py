@@ -1,5 +1,7 @@
 """What a step is: cases with names, each of which gives rows of numbers or the reason why not."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Step `export`: the weights and the model repositories that the other steps run."""
 
+from __future__ import annotations
+
 from functools import partial
 from pathlib import Path
 

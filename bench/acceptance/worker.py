@@ -7,6 +7,8 @@ After a case that failed the process ends, as a GPU's error may spoil what follo
 starts another one. What libraries print goes to standard error.
 """
 
+from __future__ import annotations
+
 import importlib
 import json
 import os

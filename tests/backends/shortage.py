@@ -11,7 +11,7 @@ UNLIMITED = resource.RLIM_INFINITY
 
 
 def data(pid: int) -> int:
-    """The bytes that RLIMIT_DATA counts: private memory, not files and not what is shared."""
+    """Return the bytes that RLIMIT_DATA counts: private memory, neither files nor shared."""
     return int(Path(f"/proc/{pid}/status").read_text().split("VmData:")[1].split()[0]) * 1024
 
 

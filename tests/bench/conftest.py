@@ -1,5 +1,7 @@
 """perf_analyzer, or the reason why there is none."""
 
+from __future__ import annotations
+
 import pytest
 
 from bench import perf_analyzer

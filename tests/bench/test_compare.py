@@ -1,5 +1,7 @@
 """Contenders of the shipped model, from the command line to the JSON line."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """Counts of windows, voxels and calls."""
 
+from __future__ import annotations
+
 import pytest
 
 from bench import cost

@@ -1,5 +1,7 @@
 """Decoding in slabs and in windows."""
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys

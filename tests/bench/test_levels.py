@@ -1,5 +1,7 @@
 """A level of load becomes a row, and rows a table."""
 
+from __future__ import annotations
+
 import pytest
 
 from bench import levels
@@ -10,7 +12,7 @@ MS = 1_000_000
 
 
 def counts(answered: int, total: int, queue: int) -> Counts:
-    """Times in milliseconds, of all requests together."""
+    """Return times in milliseconds, of all requests together."""
     return Counts(answered, 0, total * MS, queue * MS)
 
 

@@ -1,5 +1,7 @@
 """Processes that are watched, and their failures."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Memory is seen: private pages and shared ones, and no more than there is."""
 
+from __future__ import annotations
+
 import mmap
 import os
 import time

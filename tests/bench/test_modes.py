@@ -1,5 +1,7 @@
 """With the trained weights: a contrast is changed, a lesion is drawn, a mask is followed."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import pytest

@@ -1,5 +1,7 @@
 """What a step costs through Triton, on a real server at a small size."""
 
+from __future__ import annotations
+
 import json
 
 import pytest

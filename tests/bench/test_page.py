@@ -1,5 +1,7 @@
 """The page of benchmarks."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 from bench import page

@@ -1,5 +1,7 @@
 """Solvers at equal cost: what their steps integrate, and the command on a small cube."""
 
+from __future__ import annotations
+
 import json
 import re
 from itertools import pairwise

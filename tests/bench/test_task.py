@@ -1,5 +1,7 @@
 """The volume that all contenders make."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from bench import task

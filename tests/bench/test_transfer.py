@@ -1,5 +1,7 @@
 """An answer's way is timed in both ways, on a real server."""
 
+from __future__ import annotations
+
 import json
 
 import pytest

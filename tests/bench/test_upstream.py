@@ -1,5 +1,7 @@
 """NV-Generate-CTMR's own code; it is run where MAISI_UPSTREAM names a checkout of it."""
 
+from __future__ import annotations
+
 import json
 import os
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Numbers of lives to ratios and words."""
 
+from __future__ import annotations
+
 import json
 from dataclasses import replace
 from pathlib import Path

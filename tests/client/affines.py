@@ -9,7 +9,7 @@ import numpy as np
 
 
 def oblique(codes: str, sizes: tuple[float, float, float], degrees: float = 20.0) -> Any:
-    """An affine whose voxel axes point along `codes`, tilted about x, away from the origin."""
+    """Return an affine with axes along `codes`, tilted about x, away from the origin."""
     turn = np.deg2rad(degrees)
     tilt = np.array([[1, 0, 0], [0, np.cos(turn), -np.sin(turn)], [0, np.sin(turn), np.cos(turn)]])
     axes = nib.orientations.axcodes2ornt(codes)

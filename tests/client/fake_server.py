@@ -26,7 +26,7 @@ def playing(
     configs: Iterable[model_config.ModelConfig] = (),
     compression: grpc.Compression = grpc.Compression.NoCompression,
 ) -> Iterator[tuple[str, list[pb.ModelInferRequest]]]:
-    """A server that answers each streamed request by `answer`; yields its url and what it got.
+    """Serve each streamed request by `answer`; yield the url and the requests received.
 
     A part None of an answer ends the stream. `configs` are those of its models, which it says are
     ready; without an ensemble among them it says so of `mini`. It compresses what it says by

@@ -25,7 +25,7 @@ def client(server: Any) -> Any:
 
 
 def head(shape: tuple[int, int, int] = (32, 36, 40), mm: float = 2.0) -> nib.Nifti1Image:
-    """A lopsided head: no flip or exchange of axes leaves it as it is. RAS+."""
+    """Return a lopsided head: no flip or exchange of axes leaves it as it is. RAS+."""
     data = np.zeros(shape, np.uint8)
     x, y, z = shape
     data[3:-3, 4:-6, 5:-2] = 22
@@ -34,7 +34,7 @@ def head(shape: tuple[int, int, int] = (32, 36, 40), mm: float = 2.0) -> nib.Nif
 
 
 def stored(image: nib.Nifti1Image, codes: str, degrees: float = 0) -> nib.Nifti1Image:
-    """The same voxels in another order, the space around them tilted about x and moved."""
+    """Return the same voxels in another order, the space around them tilted about x and moved."""
     turned = image.as_reoriented(ornt_transform(io_orientation(image.affine), axcodes2ornt(codes)))
     turn = np.deg2rad(degrees)
     tilt = np.eye(4)

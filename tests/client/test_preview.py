@@ -16,7 +16,7 @@ GREY, LESION = (0xD9, 0x88, 0x80), (0xFF, 0x4D, 0x2E)
 
 
 def head(codes: str = "RAS", sizes: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Any:
-    """A box of brain, a lesion in its right, front, upper part; stored along `codes`."""
+    """Return a box of brain, a lesion in its right, front, upper part; stored along `codes`."""
     shape = [round(n / s) for n, s in zip((60, 80, 50), sizes, strict=True)]
     data = np.zeros(shape, np.uint8)
     i, j, k = (np.arange(n) / n for n in shape)

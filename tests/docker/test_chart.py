@@ -42,7 +42,7 @@ try {
 
 
 def complaint(document: dict[str, Any]) -> str:
-    """What the schema of a custom kind has against a document."""
+    """Return what the schema of a custom kind has against a document."""
     where = CUSTOM[document["kind"]]
     words = ("node", "--input-type=module", "-e", CHECK, where, json.dumps(document))
     return tools.run(*words, folder=tools.schemas())
@@ -67,7 +67,7 @@ def documents(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
 
 
 def pods(documents: list[dict[str, Any]], *kinds: str) -> list[dict[str, Any]]:
-    """The pod specifications; KServe has them in two halves."""
+    """Return the pod specifications; KServe has them in two halves."""
     found, halves = [], {}
     for document in documents:
         if document["kind"] in (kinds or ("Deployment",)):

@@ -192,7 +192,7 @@ def test_long_heads_are_refused(behind, unmoved):
 
 
 def bomb():
-    """A mask of zeros, compressed."""
+    """Return a mask of zeros, compressed."""
     request = pb.ModelInferRequest(model_name="mini")
     request.inputs.add(name="mask", datatype="UINT8", shape=[BOMB << 20, 1, 1])
     request.raw_input_contents.append(bytes(BOMB << 20))

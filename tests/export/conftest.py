@@ -1,5 +1,7 @@
 """Models that these tests share."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import pytest

@@ -1,5 +1,7 @@
 """A small graph like a decoder: latent -> image of four times its sides."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import numpy as np

@@ -1,5 +1,7 @@
 """A server on this machine that answers as the Hugging Face hub and its file store do."""
 
+from __future__ import annotations
+
 import hashlib
 import threading
 from collections.abc import Iterator

@@ -1,5 +1,7 @@
 """Small variants, exported once a test run."""
 
+from __future__ import annotations
+
 import functools
 import tempfile
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Builds: what is kept, what is refused, and that a failure leaves the repository as it was."""
 
+from __future__ import annotations
+
 import copy
 import dataclasses
 import fcntl

@@ -1,5 +1,7 @@
 """Files that are what they should be, and files that are not."""
 
+from __future__ import annotations
+
 import hashlib
 import os
 import pickle

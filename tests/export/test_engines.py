@@ -1,5 +1,7 @@
 """TensorRT-RTX engines, built without a GPU, and what is said where that cannot be."""
 
+from __future__ import annotations
+
 import copy
 import dataclasses
 import json

@@ -1,5 +1,7 @@
 """The official networks at full size in float16, as TensorRT-RTX engines for three GPUs."""
 
+from __future__ import annotations
+
 import functools
 import json
 import shutil

@@ -1,5 +1,7 @@
 """The whole way from a checkpoint to a repository, for a small variant."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """The real huggingface_hub against a hub on this machine."""
 
+from __future__ import annotations
+
 import argparse
 import dataclasses
 import hashlib

@@ -1,5 +1,7 @@
 """Every graph computes what MONAI's networks compute when they are used as upstream does."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 

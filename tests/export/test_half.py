@@ -1,5 +1,7 @@
 """Float16 graphs: what is in which type, and activations that float16's squares cannot hold."""
 
+from __future__ import annotations
+
 import copy
 import dataclasses
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Every role of every variant, loading strictly, and the modules that replace others."""
 
+from __future__ import annotations
+
 import copy
 import dataclasses
 import shutil

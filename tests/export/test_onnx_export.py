@@ -1,5 +1,7 @@
 """Every graph of every official variant as ONNX, at sizes it was not traced with."""
 
+from __future__ import annotations
+
 import shutil
 from pathlib import Path
 

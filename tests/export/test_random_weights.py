@@ -1,5 +1,7 @@
 """Random checkpoints: the layout of the official ones, and outputs that depend on every part."""
 
+from __future__ import annotations
+
 import copy
 import dataclasses
 from pathlib import Path

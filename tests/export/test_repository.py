@@ -1,5 +1,7 @@
 """Configurations and files of a variant's models, for every target and precision."""
 
+from __future__ import annotations
+
 import json
 import os
 import shutil

@@ -1,5 +1,7 @@
 """Networks in stages compute what MONAI's compute whole, at any thickness of slabs."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import onnx

@@ -1,5 +1,7 @@
 """What a TOML file must say."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 

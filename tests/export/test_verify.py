@@ -1,5 +1,7 @@
 """The proof holds for a good export, and does not for a bad one."""
 
+from __future__ import annotations
+
 import json
 import shutil
 from pathlib import Path

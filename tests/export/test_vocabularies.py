@@ -1,5 +1,7 @@
 """The data file of the label vocabularies, and the names in its comments."""
 
+from __future__ import annotations
+
 import re
 import sys
 from pathlib import Path

@@ -1,5 +1,7 @@
 """A small variant with random weights, so that tests need neither a trained one nor minutes."""
 
+from __future__ import annotations
+
 import copy
 import dataclasses
 from pathlib import Path

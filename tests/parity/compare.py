@@ -1,5 +1,7 @@
 """Volumes and masks as MONAI's networks and scheduler make them, beside the server's."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,7 @@
 """How these tests ask a server: for the shipped variant, and for a small one of random weights."""
 
+from __future__ import annotations
+
 import json
 import queue
 from collections.abc import Callable, Iterator, Sequence

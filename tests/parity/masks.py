@@ -1,5 +1,7 @@
 """A request for a mask of an anatomy, and that mask by MONAI's networks and resampling."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 

@@ -1,5 +1,7 @@
 """The official networks at full size, random weights, through the embedded server."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 from collections.abc import Callable

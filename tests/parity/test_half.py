@@ -4,6 +4,8 @@ The graphs are those of the small variant with a cast at that border: what a flo
 inside is export's to prove.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,7 @@
 """A mask made of an anatomy, alone and with its image, and masks that the server completes."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,5 +1,7 @@
 """What differs from variant to variant at the endpoints: masks, body regions, DDPM's noise."""
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Callable

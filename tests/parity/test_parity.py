@@ -1,5 +1,7 @@
 """What the server gives is what MONAI's networks and scheduler give, grey level by grey level."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

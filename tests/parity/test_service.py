@@ -1,5 +1,7 @@
 """Seeds, the two endpoints, refusals and cancellation, over gRPC against a real server."""
 
+from __future__ import annotations
+
 import json
 import queue
 import re

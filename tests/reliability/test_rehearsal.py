@@ -1,5 +1,7 @@
 """Upgrade, rollback, a host cut off and one killed, under load: no request is lost."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import pytest

@@ -26,7 +26,7 @@ MINI = ROOT / "model_repository"
 
 
 def driver(count: int, status: int = 0) -> Callable[[str], Any]:
-    """A machine with so many GPUs, whose driver answers with `status`."""
+    """Return a machine with so many GPUs, whose driver answers with `status`."""
 
     class Library:
         def cuInit(self, flags: int) -> int:

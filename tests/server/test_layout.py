@@ -1,5 +1,7 @@
 """What tritonserver and its models' processes are started with, and what it keeps of messages."""
 
+from __future__ import annotations
+
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np

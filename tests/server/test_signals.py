@@ -24,7 +24,7 @@ from tests.server.tiny import write_repository
 
 @pytest.fixture(autouse=True)
 def usual_hangup():
-    """What runs the tests may ignore SIGHUP, as nohup does, which servers would inherit."""
+    """Undo an ignored SIGHUP, as nohup leaves it, which servers would inherit."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)

@@ -46,7 +46,7 @@ def status(answer):
 
 @contextlib.contextmanager
 def halves(address, count=COUNT):
-    """Connections that each have sent half a request."""
+    """Return connections that each have sent half a request."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < count + 500:
         pytest.skip(f"needs {count + 500} descriptors, may have {hard}")

@@ -22,7 +22,7 @@ def labels(path: Path) -> Any:
 
 
 def rectangles() -> tuple[Any, Any]:
-    """A volume of three slabs with known intensities, and its mask."""
+    """Return a volume of three slabs with known intensities, and its mask."""
     mask = np.repeat(np.array([131, 22, 227], np.uint8), 8)[:, None, None] * np.ones(
         (1, 8, 8), np.uint8
     )

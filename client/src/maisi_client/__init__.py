@@ -7,6 +7,8 @@ with maisi_client.Client("localhost:8001") as client:
 ```
 """
 
+from __future__ import annotations
+
 from importlib import import_module
 from typing import TYPE_CHECKING
 

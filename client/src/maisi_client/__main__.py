@@ -1,5 +1,7 @@
 """`python -m maisi_client` is the command `maisi`."""
 
+from __future__ import annotations
+
 import sys
 
 from ._cli.entry import main

@@ -1,5 +1,7 @@
 """A graph in channels last computes what it did, wherever its channels come from and go to."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

@@ -1,5 +1,7 @@
 """What a network takes: its variant's stages alone, and inputs that fit together."""
 
+from __future__ import annotations
+
 import json
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Engines of OpenVINO: a failed run leaves no trace, nor does one that ends in another thread."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
 from pathlib import Path

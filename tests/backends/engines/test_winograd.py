@@ -1,5 +1,7 @@
 """Winograd's convolutions equal PyTorch's, of any size and padding."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

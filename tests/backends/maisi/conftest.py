@@ -1,5 +1,7 @@
 """Variants as their servers know them."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import pytest

@@ -1,5 +1,7 @@
 """Warnings name the nearest preset, and come only where something is far from it."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

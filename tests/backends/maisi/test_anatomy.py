@@ -1,5 +1,7 @@
 """What a caller asks a generated mask to hold, and the sentence for what cannot be."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

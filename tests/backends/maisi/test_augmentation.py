@@ -1,5 +1,7 @@
 """Tumours move, but stay in their organ and about as large; the rest is left alone."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

@@ -1,5 +1,7 @@
 """The body around the organs, with an image and without."""
 
+from __future__ import annotations
+
 import zlib
 from typing import Any
 

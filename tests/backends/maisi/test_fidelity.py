@@ -1,5 +1,7 @@
 """What follows its mask is told from what waves it away."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

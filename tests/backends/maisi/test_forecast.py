@@ -1,5 +1,7 @@
 """What a request is expected to take."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Masks: translated, completed, made, resampled."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import monai.transforms

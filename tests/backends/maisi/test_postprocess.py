@@ -1,5 +1,7 @@
 """What is put right in a generated mask, on volumes small enough to say what must come out."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

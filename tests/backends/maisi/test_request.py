@@ -1,5 +1,7 @@
 """What a caller may ask, and the sentence for what not."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 from typing import Any

@@ -1,5 +1,7 @@
 """A tensor's first row by way of DLPack, with PyTorch and numpy as giver and taker."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

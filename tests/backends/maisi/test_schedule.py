@@ -1,5 +1,7 @@
 """The schedules against MONAI's, and against what solvers must integrate exactly."""
 
+from __future__ import annotations
+
 import itertools
 import math
 from typing import Any

@@ -1,5 +1,7 @@
 """A volume to start from: its grey levels, its padding, its noise."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Conditioning, sampling, decoding and reporting, without a server."""
 
+from __future__ import annotations
+
 import json
 import tracemalloc
 from typing import Any

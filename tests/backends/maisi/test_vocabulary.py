@@ -1,5 +1,7 @@
 """Masks whose ids are not MAISI's."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

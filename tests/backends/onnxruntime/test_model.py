@@ -61,7 +61,7 @@ def convolutions(path):
 
 
 def beside(path):
-    """The convolutions again, their weights in a file beside them, both files hard links."""
+    """Return the convolutions again, their weights in a file beside them, both files hard links."""
     source = path.parents[3] / "made"
     source.mkdir()
     convolutions(source / "one.onnx")
@@ -85,7 +85,7 @@ def beside(path):
 
 
 def doubled_half(path):
-    """A graph of float16 in and out: y = x + x."""
+    """Return a graph of float16 in and out: y = x + x."""
     x, y = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT16, [f"{name}{i}" for i in range(5)])
         for name in "xy"

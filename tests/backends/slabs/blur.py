@@ -1,5 +1,7 @@
 """A stage that is plain numpy."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 

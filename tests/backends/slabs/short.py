@@ -1,5 +1,7 @@
 """Decodes in a process of its own while memory is short, and tells as JSON what came of it."""
 
+from __future__ import annotations
+
 import gc
 import hashlib
 import json

@@ -1,5 +1,7 @@
 """How thick slabs are."""
 
+from __future__ import annotations
+
 import dataclasses
 
 import pytest

@@ -1,5 +1,7 @@
 """Slabs of any thickness give what the whole volume gives, of stages that are plain numpy here."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 

@@ -46,7 +46,7 @@ def folder(model: str) -> Path:
 
 @pytest.fixture(scope="module")
 def truth() -> Callable[[str, int], bytes]:
-    """What a model makes of its input on the CPU, in slabs of some thickness."""
+    """Return what a model makes of its input on the CPU, in slabs of some thickness."""
     made: dict[tuple[str, int], bytes] = {}
 
     def of(model: str, thickness: int) -> bytes:

@@ -35,7 +35,7 @@ BUILT = [GPU] if GPU else ["8.6", "12.0"]
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
-    """A decoder, for the GPU that is here, or for two that are not."""
+    """Return a decoder, for the GPU that is here, or for two that are not."""
     path = tmp_path_factory.mktemp("plan") / "model.plan"
     profile = {"latent": ((1, 4, 8, 8, 8), (1, 4, 16, 16, 16), (1, 4, 32, 32, 32))}
     engines.build(decoder.write(path.with_suffix(".onnx")), path, "tensorrt-rtx", profile, BUILT)
@@ -44,13 +44,13 @@ def plan(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def backend():
-    """What runs plans, as a module."""
+    """Return what runs plans, as a module."""
     return tensorrt
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory, plan):
-    """A model `square` that needs no GPU, and the engine `decoder`."""
+    """Return a model `square` that needs no GPU, and the engine `decoder`."""
     folder = tmp_path_factory.mktemp("repository")
     version = write_model(folder, "square", f'backend: "onnxruntime"\n{ONE}{X_TO_Y}')
     write_onnx(version / "model.onnx", [onnx.helper.make_node("Mul", ["x", "x"], ["y"])], ["y"])
@@ -64,7 +64,7 @@ def repository(tmp_path_factory, plan):
 
 @pytest.fixture(scope="module")
 def triton(repository):
-    """A server that has loaded `square`, and loads others when told to."""
+    """Return a server that has loaded `square`, and loads others when told to."""
     address = Address("127.0.0.1", 0, 0, 0, 0)
     models = repository, ["square"], address, 60, 10
     settings = Settings(host.find_triton(), ROOT / "backends", *models)

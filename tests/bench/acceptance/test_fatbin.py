@@ -1,5 +1,7 @@
 """A library of CUDA's layout, without the code for other GPUs."""
 
+from __future__ import annotations
+
 import struct
 from pathlib import Path
 

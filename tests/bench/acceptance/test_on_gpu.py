@@ -1,5 +1,7 @@
 """What steps do on a GPU, over the fake of CUDA: mini's graphs by ONNX Runtime and as plans."""
 
+from __future__ import annotations
+
 import pytest
 
 from bench.acceptance import parity, repeat

@@ -1,5 +1,7 @@
 """Parcels: written, brought one after the other, damaged, put together."""
 
+from __future__ import annotations
+
 import json
 import random
 import sys
@@ -15,7 +17,7 @@ HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 @pytest.fixture
 def parcel(tmp_path: Path) -> tuple[Path, Path]:
-    """A folder with parcels of two archives, and the empty one that they are brought to."""
+    """Return a folder with parcels of two archives, and the empty one that they are brought to."""
     source, sent, arrived = (tmp_path / name for name in ("source", "sent", "arrived"))
     for folder in (source, sent, arrived):
         folder.mkdir()

@@ -1,5 +1,7 @@
 """A step's state after whatever can happen to its cases."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """All steps on this machine, without a GPU at small sizes."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 

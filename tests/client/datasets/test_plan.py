@@ -1,5 +1,7 @@
 """Plans: what is read, and the sentence for each way to get one wrong."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import pytest

@@ -194,7 +194,7 @@ def _nnunet(about: _About) -> Layout:
 
 
 def _msd(about: _About) -> Layout:
-    """The Medical Segmentation Decathlon's, as MONAI's DecathlonDataset reads it."""
+    """Lay out as the Medical Segmentation Decathlon does, as MONAI's DecathlonDataset reads it."""
     _need_masks("msd", about.rows)
     folder, labels, channel = about.folder, about.labels, _channel(about)
     ids = _consecutive(labels)
@@ -228,7 +228,7 @@ def _msd(about: _About) -> Layout:
 
 
 def _bids(about: _About) -> Layout:
-    """The Brain Imaging Data Structure's; labels keep MAISI's ids, in a dataset below."""
+    """Lay out as BIDS says, the Brain Imaging Data Structure; labels keep MAISI's ids."""
     for kind in about.modalities:
         if kind not in _BIDS:
             raise InvalidRequest(
