@@ -23,15 +23,13 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-if not __package__:  # Triton loads this file by itself; the folder of all backends is a package
-    sys.path.append(str(Path(__file__).parents[2]))
-    __package__ = "backends.maisi"
+sys.path.append(str(Path(__file__).parents[2]))  # Triton loads this file by itself
 
-from ..engines import cuda, guard
-from . import stopping, stream
-from .decoder import NOT_FINITE
-from .ensemble import STAGES, Tensors
-from .errors import (
+from backends.engines import cuda, guard
+from backends.maisi import stopping, stream
+from backends.maisi.decoder import NOT_FINITE
+from backends.maisi.ensemble import STAGES, Tensors
+from backends.maisi.errors import (
     Cancelled,
     EngineFailed,
     InvalidRequest,
@@ -42,12 +40,12 @@ from .errors import (
     TimeUp,
     render,
 )
-from .forecast import Pace
-from .gate import Gate
-from .inputs import Variant, flag
-from .metrics import Metrics
-from .preparation import as_text
-from .progress import WAITING
+from backends.maisi.forecast import Pace
+from backends.maisi.gate import Gate
+from backends.maisi.inputs import Variant, flag
+from backends.maisi.metrics import Metrics
+from backends.maisi.preparation import as_text
+from backends.maisi.progress import WAITING
 
 _READ = ("vae_decoder", "vae_encoder", "mask_decoder")
 _MEMORY = re.compile(r"out of memory: .*; try again in (\d+) s")  # as backends/engines/memory.py

@@ -24,14 +24,12 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-if not __package__:  # Triton loads this file by itself; the folder of all backends is a package
-    sys.path.append(str(Path(__file__).parents[2]))
-    __package__ = "backends.slabs"
+sys.path.append(str(Path(__file__).parents[2]))  # Triton loads this file by itself
 
-from ..engines import choice, cuda, guard
-from ..engines.tensorrt import cache_folder
-from .gpu import Gpu
-from .network import Host, Network
+from backends.engines import choice, cuda, guard
+from backends.engines.tensorrt import cache_folder
+from backends.slabs.gpu import Gpu
+from backends.slabs.network import Host, Network
 
 
 class TritonPythonModel:
