@@ -79,7 +79,7 @@ def write(chain: Chain, folder: Path, precision: str, kinds: dict[str, ir.DataTy
 class Session:
     """A chain that was written, run in slabs of one thickness."""
 
-    def __init__(self, path: Path, engine: Callable[[Path], slabs.Engine]) -> None:
+    def __init__(self, path: Path, engine: Callable[[Path], slabs.StageEngine]) -> None:
         """Load `chain.json` at `path`; `engine` opens a stage by its path without suffix."""
         self.chain = slabs.load(path, engine)
 

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from . import Array
 
 LAST = (0, 2, 3, 4, 1)  # [R, C, X, Y, Z] -> [R, X, Y, Z, C]
 FIRST = (0, 4, 1, 2, 3)
@@ -23,14 +24,14 @@ _ELEMENTWISE = {
 }
 
 # Convolves [R, X, Y, Z, C] in channels last: (input, weight [O, C, 3, 3, 3], the node) -> output.
-Convolve = Callable[[Any, npt.NDArray[Any], Any], Any]
+Convolve = Callable[[Any, Array, Any], Any]
 
 
-def constant(output: Any) -> npt.NDArray[Any] | None:
+def constant(output: Any) -> Array | None:
     """Return the value of a constant, or None for what is none."""
     node = output.get_node()
     if node.get_type_name() == "Constant":
-        data: npt.NDArray[Any] = node.data
+        data: Array = node.data
         return data
     if node.get_type_name() != "Convert":
         return None

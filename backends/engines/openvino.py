@@ -10,14 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy.typing as npt
-
-from . import cgroup, channels_last, winograd
+from . import Array, cgroup, channels_last, winograd
 from .memory import SPARE, expect, trim
 
 INSTALL = "pip install openvino==2026.4.1"
 
-Array = npt.NDArray[Any]
 _KEPT = 2  # sets of shapes: all slabs but the last, and the last
 _TIMES = 3  # what goes in and comes out, a run takes at most
 

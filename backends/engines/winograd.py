@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from . import Array
 from .channels_last import FIRST, LAST, turn
-
-Array = npt.NDArray[Any]
 
 # m -> the transforms of the paper: G of the taps, B^T of the inputs, A^T of the products.
 _TAPS = {

@@ -14,9 +14,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from .conditioning import stream
-from .morphology import Bits, grow, shrink
-
-Mask = npt.NDArray[np.uint8]
+from .morphology import Bits, Mask, grow, shrink
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,7 @@ from scipy import ndimage
 
 from .errors import InvalidRequest
 from .inputs import Array, by
-from .morphology import Bits, grow, shrink
-
-Mask = npt.NDArray[np.uint8]
+from .morphology import Bits, Mask, grow, shrink
 
 BODY = 200
 # add_body_envelope: below is air, and air of this share of the body is the table.

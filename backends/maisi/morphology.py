@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 Bits = npt.NDArray[np.bool_]
+Mask = npt.NDArray[np.uint8]
 
 
 def grow(bits: Bits, radius: int = 1) -> Bits:

@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
-from .morphology import Bits, grow, shrink
+from .morphology import Bits, Mask, grow, shrink
 
-Labels = npt.NDArray[np.uint8]
 Box = tuple[slice, ...]
 
 LIVER, SPLEEN, HEPATIC_VESSEL, AIRWAY, BODY = 1, 3, 25, 132, 200
@@ -34,7 +32,7 @@ BONES = list(range(33, 60))
 CORNERS = np.ones((3, 3, 3), bool)  # voxels that share a corner are one piece
 
 
-def postprocess(labels: Labels, tumour: int | None) -> Labels:
+def postprocess(labels: Mask, tumour: int | None) -> Mask:
     """Return `labels` [X, Y, Z] put right, a new array; `tumour`: the id asked for, or None.
 
     `tumour` is one of 23, 24, 26, 27 and 128. In this order:
@@ -83,7 +81,7 @@ def postprocess(labels: Labels, tumour: int | None) -> Labels:
     return data
 
 
-def largest(data: Labels, ids: Sequence[int], instead: int = BODY) -> None:
+def largest(data: Mask, ids: Sequence[int], instead: int = BODY) -> None:
     """Leave of every label in `ids` its largest piece, in place; the others become `instead`.
 
     As supress_non_largest_components in scripts/utils.py, which keeps the two most frequent of all
@@ -111,7 +109,7 @@ def largest(data: Labels, ids: Sequence[int], instead: int = BODY) -> None:
             data[rest] = instead
 
 
-def close(data: Labels, ids: Sequence[int]) -> None:
+def close(data: Mask, ids: Sequence[int]) -> None:
     """Give every label in turn, in place, its gaps: where no cube of 3 voxels a side fits in.
 
     As organ_fill_by_closing in scripts/utils.py, which closes twice; a second time adds nothing.
@@ -133,7 +131,7 @@ def _body(inside: Bits) -> Bits:
     return grow(piece.view(bool))
 
 
-def _astray_bowel(data: Labels) -> Bits:
+def _astray_bowel(data: Mask) -> Bits:
     """Return where small bowel and colon are apart from the largest piece of the intestines."""
     bowel: Bits = (data == SMALL_BOWEL) | (data == COLON)
     piece = (bowel | (data == STOMACH) | (data == DUODENUM)).view(np.uint8)
@@ -142,7 +140,7 @@ def _astray_bowel(data: Labels) -> Bits:
     return bowel
 
 
-def _around_lung_tumor(data: Labels, removed: Bits) -> None:
+def _around_lung_tumor(data: Mask, removed: Bits) -> None:
     around = _near(data, LUNG_TUMOR, 1) & (data != LUNG_TUMOR)
     votes = np.bincount(data[around], minlength=256)
     votes[0] = 0
@@ -156,7 +154,7 @@ def _around_lung_tumor(data: Labels, removed: Bits) -> None:
     close(data, LUNG_LOBES)
 
 
-def _around_hepatic_tumor(data: Labels, removed: Bits, astray: Bits) -> None:
+def _around_hepatic_tumor(data: Mask, removed: Bits, astray: Bits) -> None:
     for organ, free in ((LIVER, astray), (SPLEEN, removed)):
         for _ in range(2):
             data[free & _near(data, organ, 3)] = organ
@@ -164,7 +162,7 @@ def _around_hepatic_tumor(data: Labels, removed: Bits, astray: Bits) -> None:
     close(data, [LIVER])
 
 
-def _near(data: Labels, label: int, distance: int) -> Bits:
+def _near(data: Mask, label: int, distance: int) -> Bits:
     """Return where `label` is within `distance` voxels along every axis."""
     near = np.zeros(data.shape, bool)
     box = ndimage.find_objects(data, max_label=label)[label - 1]

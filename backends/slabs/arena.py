@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from ..engines import Array
+
 Allocate = Callable[[tuple[int, ...], Any], Any]  # shape, type -> an array with any values
 
 

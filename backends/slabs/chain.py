@@ -19,13 +19,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ..engines import Array
 from .arena import Arena
 
-Array = npt.NDArray[Any]
 
-
-class Engine(Protocol):
-    """What runs one stage."""
+class StageEngine(Protocol):
+    """An engine as a chain calls it, for one of its stages."""
 
     def __call__(self, feeds: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the outputs by name; the next call may overwrite them."""
@@ -36,12 +35,12 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage, as `export/stages.py` describes it.
+    """One step of a chain, as `export/stages.py` describes it.
 
     `groups`: of the norm of its input, 0 where there is none; `up`: it doubles the planes.
     """
 
-    engine: Engine
+    engine: StageEngine
     input: str
     output: str
     skip: str | None
@@ -68,7 +67,7 @@ class Chain:
     thickest: int | None = None
 
 
-def load(path: Path, engine: Callable[[Path], Engine]) -> Chain:
+def load(path: Path, engine: Callable[[Path], StageEngine]) -> Chain:
     """Read `chain.json` and load the stages beside it, each by `engine(path without its suffix)`.
 
     Raises OSError, ValueError or KeyError for a file that is missing or damaged.
@@ -77,7 +76,7 @@ def load(path: Path, engine: Callable[[Path], Engine]) -> Chain:
     return assemble(told, lambda file: engine(path.with_name(file)))
 
 
-def assemble(told: Mapping[str, Any], engine: Callable[[str], Engine]) -> Chain:
+def assemble(told: Mapping[str, Any], engine: Callable[[str], StageEngine]) -> Chain:
     """Return the chain that `chain.json` tells of, each stage by `engine(its file)`.
 
     Raises KeyError or TypeError for what is no such description.

@@ -9,14 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from ..engines import cuda, onnx_runtime, tensorrt
+from ..engines import Array, cuda, onnx_runtime, tensorrt
 from ..engines.memory import out_of_memory
 from . import chain
 from .arena import Arena
-
-Array = npt.NDArray[Any]
 
 
 class Gpu:
@@ -40,18 +37,18 @@ class Gpu:
         self.onnx = onnx_runtime.gpu(device, self.stream) if by_onnx_runtime else None
         self.engines: list[tensorrt.Engine] = []
 
-    def engine(self, stem: Path) -> chain.Engine:
+    def engine(self, stem: Path) -> chain.StageEngine:
         """Load a stage by its path without suffix.
 
         Raises what `tensorrt.Engine` and `onnx_runtime.Engine` do.
         """
         if self.onnx is not None:
-            return OnnxStage(onnx_runtime.Engine(stem.with_suffix(".onnx"), self.onnx))
+            return OnnxStageEngine(onnx_runtime.Engine(stem.with_suffix(".onnx"), self.onnx))
         plan = tensorrt.Engine(
             stem.parent, f"{stem.name}.plan", self.number, self.cache, self.stream
         )
         self.engines.append(plan)
-        return PlanStage(plan)
+        return PlanStageEngine(plan)
 
     def forget(self) -> None:
         """Give back all memory but that of the plans themselves."""
@@ -103,7 +100,7 @@ class Gpu:
         return np.frombuffer(memory, dtype, count).reshape(shape)
 
 
-class OnnxStage:
+class OnnxStageEngine:
     """An ONNX file of ONNX Runtime as a chain calls it."""
 
     def __init__(self, engine: onnx_runtime.Engine) -> None:
@@ -123,7 +120,7 @@ class OnnxStage:
         self.inputs = {}
 
 
-class PlanStage:
+class PlanStageEngine:
     """A plan as a chain calls it."""
 
     def __init__(self, engine: tensorrt.Engine) -> None:

@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from ..engines import channels_last, onnx_runtime, openvino
+from ..engines import Array, channels_last, onnx_runtime, openvino
 from ..engines.memory import first_that_fits
 from . import budget, chain
 from .arena import Allocate, Arena, in_files
-from .gpu import Gpu, OnnxStage
-
-Array = npt.NDArray[Any]
+from .gpu import Gpu, OnnxStageEngine
 
 
 class Network:
@@ -98,11 +95,11 @@ class Host:
         self.by_onnx_runtime = by_onnx_runtime
         self.engines: list[openvino.Engine] = []
 
-    def engine(self, stem: Path) -> chain.Engine:
+    def engine(self, stem: Path) -> chain.StageEngine:
         """Load a stage by its path without suffix."""
         path = stem.with_suffix(".onnx")
         if self.by_onnx_runtime:
-            return OnnxStage(onnx_runtime.Engine(path, onnx_runtime.cpu(self.threads)))
+            return OnnxStageEngine(onnx_runtime.Engine(path, onnx_runtime.cpu(self.threads)))
         self.engines.append(openvino.Engine(path, self.threads, innermost=True))
         return self.engines[-1]
 
