@@ -96,8 +96,8 @@ def pool(repository: Path, models: Collection[str]) -> int:
     for path in repository.glob("*/config.pbtxt"):
         config = text_format.Parse(path.read_text(), pb.ModelConfig())
         loaded = "*" in models or config.name in models
-        # Outputs that the stages do not read stay on the GPU, `_READ` of backends/maisi/model.py;
-        # the mask encoder's is an input of the flow.
+        # Outputs that the stages do not read stay on the GPU, see `_READ` of
+        # backends/maisi/inner_models.py; the mask encoder's is an input of the flow.
         if loaded and config.name.endswith((".flow", ".flow_masked", ".mask_flow")):
             most = max(most, _bytes(config))
     return max(_POOL, _BEGUN * most)

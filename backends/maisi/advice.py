@@ -1,7 +1,7 @@
-"""What a caller should know before the cost: how far a request is from what a model was trained on.
+"""Warnings before the cost: how far a request is from the data that a model was trained on.
 
-The facts are the variant's presets: size, spacing, how much of the training data was like that, and
-a `caveat` where an image alone is known to be bad.
+That data is described by the variant's presets: size, spacing, their share of the training data,
+and a `caveat` where images without a mask are known to be bad.
 """
 
 from __future__ import annotations
@@ -22,53 +22,53 @@ Preset = Mapping[str, Any]
 
 
 def warnings(variant: Variant, plan: Plan, mask: Array | None = None) -> list[str]:
-    """Return a sentence for each way in which the plan is unlike the presets of its modality.
+    """Return a sentence for each way in which the plan differs from the presets of its modality.
 
-    And one where the mask [X, Y, Z] that was made of an anatomy lacks the tumour asked for.
+    And one where the mask [X, Y, Z] generated for an anatomy lacks the requested tumour.
     """
-    lost = [] if plan.anatomy is None or mask is None else _lost(variant, plan, mask)
-    return [*_unlike(variant, plan), *lost]
+    missing = [] if plan.anatomy is None or mask is None else _missing_tumour(variant, plan, mask)
+    return [*_differences(variant, plan), *missing]
 
 
-def _lost(variant: Variant, plan: Plan, mask: Array) -> list[str]:
-    asked = tumour(plan.anatomy or ())
-    if asked is None or any((plane == asked).any() for plane in mask):
+def _missing_tumour(variant: Variant, plan: Plan, mask: Array) -> list[str]:
+    label = tumour(plan.anatomy or ())
+    if label is None or any((plane == label).any() for plane in mask):
         return []
-    name = variant["labels"][str(asked)]
+    name = variant["labels"][str(label)]
     return [f"anatomy: the mask that was made has no {name} at this size, spacing and seed"]
 
 
-def _unlike(variant: Variant, plan: Plan) -> list[str]:
+def _differences(variant: Variant, plan: Plan) -> list[str]:
     near = nearest(variant, plan)
     if near is None:
         return []
     name, preset = near
     field = _field(plan.size, plan.spacing)
     described = _describe(variant, name)
-    found = []
+    sentences = []
     if _apart(field, _field(preset["size"], preset["spacing"])) > math.log(_FAR):
-        found.append(
+        sentences.append(
             f"field of view: {_mm(field)} is far from what {plan.variant} was trained for; "
             f"the nearest preset is {described}"
         )
     if _apart(plan.spacing, preset["spacing"]) > math.log(_COARSE):
-        found.append(
+        sentences.append(
             f"spacing: {by(plan.spacing)} mm is far from what {plan.variant} was trained for; "
             f"the nearest preset is {described}"
         )
-    if not found and "caveat" in preset and not (plan.masked or plan.sourced):
-        found.append(f"preset {name}: {preset['caveat']}")
+    if not sentences and "caveat" in preset and not (plan.masked or plan.sourced):
+        sentences.append(f"preset {name}: {preset['caveat']}")
     share = training_share(variant, name)
     if share is not None and share < _RARE:
-        found.append(
+        sentences.append(
             f"training data: {plan.modality} like this was rare, so expect less; "
             f"the nearest preset is {described}"
         )
-    return found
+    return sentences
 
 
 def nearest(variant: Variant, plan: Plan) -> tuple[str, Preset] | None:
-    """Return the preset of the plan's modality whose field of view is most like the plan's.
+    """Return the preset of the plan's modality whose field of view is closest to the plan's.
 
     Skull-stripped brains have the presets of whole ones. None where the modality has no preset.
     """
@@ -92,21 +92,21 @@ def nearest(variant: Variant, plan: Plan) -> tuple[str, Preset] | None:
 
 
 def training_share(variant: Variant, name: str) -> float | None:
-    """Return the share of the training data that was like a preset, None where it is not known."""
+    """Return a preset's share of the training data, 0..1; None where it is not known."""
     presets = variant["presets"]
     if "share" in presets[name]:
         return float(presets[name]["share"])
     if "scans" in presets[name]:
-        every = sum(preset.get("scans", 0) for preset in presets.values())
-        return float(presets[name]["scans"] / every)
+        total = sum(preset.get("scans", 0) for preset in presets.values())
+        return float(presets[name]["scans"] / total)
     return None
 
 
 def _describe(variant: Variant, name: str) -> str:
     preset, share = variant["presets"][name], training_share(variant, name)
-    told = "" if share is None else f", {100 * share:.2g} % of the training data"
+    suffix = "" if share is None else f", {100 * share:.2g} % of the training data"
     size, spacing = by(preset["size"]), by(preset["spacing"])
-    return f"{name} ({size} voxels of {spacing} mm{told})"
+    return f"{name} ({size} voxels of {spacing} mm{suffix})"
 
 
 def _field(size: Sequence[int], spacing: Sequence[float]) -> list[float]:

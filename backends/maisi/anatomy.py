@@ -1,6 +1,6 @@
-"""What a caller asks a generated mask to hold: the sizes of ten anatomies, and what to keep.
+"""The inputs `anatomy`, ten sizes for a generated mask, and `organs`, the labels to keep.
 
-Names, their order and what is allowed are those of prepare_anatomy_size_condition in
+The names, their order and the ranges are those of prepare_anatomy_size_condition in
 scripts/sample.py and of check_input_ct in scripts/sample_mask.py of
 github.com/NVIDIA-Medtech/NV-Generate-CTMR at commit da438fe.
 """
@@ -31,56 +31,58 @@ NAMES = (*ORGANS, *TUMOURS)
 
 ABSENT = -1.0
 
-# Sizes that nobody gave, where the variant has no table to look them up in: of our own choosing,
-# organs in the middle of what is allowed and no tumour.
+# Sizes that the request lacks, where the variant has no table of them. Our choice: organs in the
+# middle of the range and no tumour.
 DEFAULT = (0.5,) * len(ORGANS) + (ABSENT,) * len(TUMOURS)
 
 
 def parse(variant: Variant, inputs: Inputs) -> tuple[float, ...] | None:
-    """Return the ten sizes that `anatomy` asks for, in the order of NAMES; None without it.
+    """Return the ten sizes of the input `anatomy`, in the order of NAMES; None without it.
 
-    `anatomy` is a text such as `liver=0.5, hepatic tumor=0.3`; a size is 0 to 1, in no unit, or -1
-    for what is to be absent. Sizes not given are completed from `anatomy_sizes` of the variant, if
-    it has them. Raises InvalidRequest.
+    `anatomy` is a text such as `liver=0.5, hepatic tumor=0.3`; a size is 0 to 1, without a unit, or
+    -1 for absent. Other sizes come from `anatomy_sizes` of the variant, see `complete_sizes`.
+    Raises InvalidRequest.
     """
     if "anatomy" not in inputs:
         return None
-    said = text(inputs, "anatomy", limit=500)
-    if not said.strip():
+    value = text(inputs, "anatomy", limit=500)
+    if not value.strip():
         raise InvalidRequest(f"anatomy: empty, but name=size is needed, names being {join(NAMES)}")
-    asked: dict[str, float] = {}
-    for part in said.split(","):
-        name, equals, written = (piece.strip() for piece in part.partition("="))
+    explicit: dict[str, float] = {}
+    for part in value.split(","):
+        name, equals, number = (piece.strip() for piece in part.partition("="))
         if not equals:
             raise InvalidRequest(
                 f"anatomy: {quote(part.strip())} is not name=size, such as liver=0.5"
             )
         if name not in NAMES:
             raise InvalidRequest(f"anatomy: {quote(name)} is not one of {join(NAMES)}")
-        if name in asked:
+        if name in explicit:
             raise InvalidRequest(f"anatomy: {name} is given twice, and once is allowed")
-        asked[name] = _size(name, written)
-    tumours = [name for name in asked if name in TUMOURS]
+        explicit[name] = _size(name, number)
+    tumours = [name for name in explicit if name in TUMOURS]
     if len(tumours) > 1:
         raise InvalidRequest(
             f"anatomy: {join(tumours)} are {len(tumours)} tumours, and at most one is allowed"
         )
-    return complete(asked, variant.get("anatomy_sizes", ()))
+    return complete_sizes(explicit, variant.get("anatomy_sizes", ()))
 
 
-def complete(asked: Mapping[str, float], table: Sequence[Sequence[float]]) -> tuple[float, ...]:
-    """Return ten sizes: those `asked`, name -> size, and the others from a row of `table`.
+def complete_sizes(
+    explicit: Mapping[str, float], table: Sequence[Sequence[float]]
+) -> tuple[float, ...]:
+    """Return ten sizes: `explicit`, name -> size, and the others from a row of `table`.
 
-    That is the first of the rows nearest to what was asked, by the sum of absolute differences, as
+    That is the first of the rows nearest to those, by the sum of absolute differences, as
     prepare_anatomy_size_condition in scripts/sample.py; DEFAULT where there are no rows.
     """
 
     def distance(row: Sequence[float]) -> float:
         sizes = zip(NAMES, row, strict=True)
-        return sum(abs(asked[name] - size) for name, size in sizes if name in asked)
+        return sum(abs(explicit[name] - size) for name, size in sizes if name in explicit)
 
     row = min(table, key=distance, default=DEFAULT)
-    return tuple(float(asked.get(name, size)) for name, size in zip(NAMES, row, strict=True))
+    return tuple(float(explicit.get(name, size)) for name, size in zip(NAMES, row, strict=True))
 
 
 def tumour(sizes: Sequence[float]) -> int | None:
@@ -89,31 +91,31 @@ def tumour(sizes: Sequence[float]) -> int | None:
     A row of a table may hold a second one: the last counts, as in ldm_conditional_sample_one_mask
     in scripts/sample_mask.py.
     """
-    found = None
+    last = None
     for label, size in zip(TUMOURS.values(), sizes[len(ORGANS) :], strict=True):
         if size != ABSENT:
-            found = label
-    return found
+            last = label
+    return last
 
 
-def keep(variant: Variant, inputs: Inputs) -> tuple[int, ...] | None:
-    """Return the ids of the labels that `organs` names, in its order; None without it: all.
+def parse_organs(variant: Variant, inputs: Inputs) -> tuple[int, ...] | None:
+    """Return the label ids of the input `organs`, in its order; None without it.
 
     `organs` is a text such as `liver, spleen, 14`, of names and ids of the variant's labels. Raises
     InvalidRequest.
     """
     if "organs" not in inputs:
         return None
-    known = {name: int(label) for label, name in variant["labels"].items()}
+    ids_by_name = {name: int(label) for label, name in variant["labels"].items()}
     ids = []
     for part in text(inputs, "organs", limit=4000).split(","):
         name = part.strip()
         if name in variant["labels"]:
             ids.append(int(name))
-        elif name in known:
-            ids.append(known[name])
+        elif name in ids_by_name:
+            ids.append(ids_by_name[name])
         else:
-            close = difflib.get_close_matches(name, known, cutoff=0)
+            close = difflib.get_close_matches(name, ids_by_name, cutoff=0)
             raise InvalidRequest(
                 f"organs: {quote(name)} is neither name nor id of a label of {variant['name']}; "
                 f"the closest names are {join(close)}"
@@ -121,29 +123,29 @@ def keep(variant: Variant, inputs: Inputs) -> tuple[int, ...] | None:
     return tuple(dict.fromkeys(ids))
 
 
-def only(mask: Array, ids: Collection[int]) -> npt.NDArray[np.uint8]:
+def select_labels(mask: Array, ids: Collection[int]) -> npt.NDArray[np.uint8]:
     """Return `mask` [X, Y, Z] with 0 for every label that is not in `ids`.
 
-    Labels keep their ids; filter_mask_with_organs in scripts/sample_mask.py numbers them anew, by
-    their place in the list.
+    Labels keep their ids; filter_mask_with_organs in scripts/sample_mask.py renumbers them by their
+    index in the list.
     """
-    kept = np.zeros(256, np.uint8)
-    kept[list(ids)] = list(ids)
+    table = np.zeros(256, np.uint8)
+    table[list(ids)] = list(ids)
     out = np.empty(mask.shape, np.uint8)
     for labels, plane in zip(mask, out, strict=True):  # one at a time: take uses 8 bytes a voxel
-        np.take(kept, labels, out=plane)
+        np.take(table, labels, out=plane)
     return out
 
 
-def _size(name: str, written: str) -> float:
+def _size(name: str, number: str) -> float:
     try:
-        size = float(written)
+        size = float(number)
     except ValueError:
         size = float("nan")
     # Written so that NaN fails.
     if not (0 <= size <= 1 or size == ABSENT):
         raise InvalidRequest(
-            f"anatomy: {name} of size {quote(written)} is not what is allowed, 0 to 1, "
+            f"anatomy: {name} of size {quote(number)} is not what is allowed, 0 to 1, "
             f"or -1 for absent"
         )
     return size

@@ -1,4 +1,4 @@
-"""From a plan and a mask to what the networks take."""
+"""From a plan and a mask to the conditioning and the noise that the networks take."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .request import Plan, conditions
 
 
 def rows(variant: Variant, plan: Plan) -> dict[str, Array]:
-    """Return what steers the flow beside a mask, R rows each; which ones, the variant says."""
-    wanted = conditions(variant)
-    return {name: rows_of(variant, plan) for name, rows_of in _ROWS.items() if name in wanted}
+    """Return the flow's conditions but for the mask, by name, R rows each."""
+    names = conditions(variant)
+    return {name: rows_of(variant, plan) for name, rows_of in _ROWS.items() if name in names}
 
 
 def labels(variant: Variant, plan: Plan, mask: Array | None) -> npt.NDArray[np.uint8]:
     """Return the label ids for the mask encoder, [R, X', Y', Z'], padded with background.
 
     Row 0 is `mask`; under guidance row 1 is the mask with every lesion replaced by the organ it
-    sits in. Without a mask, one small empty row, which nothing reads.
+    sits in. Without a mask, one small empty row, which is not read.
     """
     if mask is None:
         side = variant["size"]["multiple"]
@@ -32,13 +32,13 @@ def labels(variant: Variant, plan: Plan, mask: Array | None) -> npt.NDArray[np.u
     rows[0, :x, :y, :z] = mask
     if plan.rows == 2:
         healthy = organs_of_lesions(variant, mask)
-        for diseased, cured in zip(rows[0], rows[1], strict=True):
-            np.take(healthy, diseased, out=cured)
+        for plane, healthy_plane in zip(rows[0], rows[1], strict=True):
+            np.take(healthy, plane, out=healthy_plane)
     return rows
 
 
 def organs_of_lesions(variant: Variant, mask: Array) -> npt.NDArray[np.uint8]:
-    """Return for every label id [256] the organ it sits in where it is a lesion, else itself."""
+    """Return, for every label id [256], the organ that a lesion lies in, else the id itself."""
     healthy = np.arange(256, dtype=np.uint8)
     for lesion, organ in variant["lesions"].items():
         healthy[int(lesion)] = organ
@@ -49,22 +49,22 @@ def organs_of_lesions(variant: Variant, mask: Array) -> npt.NDArray[np.uint8]:
 
 
 def _most_frequent_around(mask: Array, lesion: int, organs: list[int]) -> int:
-    """Return which of `organs` holds most of the voxels that touch `lesion`, by a corner even.
+    """Return which of `organs` has the most voxels that share a face, edge or corner with `lesion`.
 
     As remove_tumors_majority_vote in scripts/augmentation.py of NV-Generate-CTMR, where all lesions
-    vote together and the faces of the volume count as touched. When none touches, the whole volume
-    votes; of two equals the smaller id wins.
+    count together and the faces of the volume count as neighbours. Without a neighbour, the whole
+    volume counts; of two equals the smaller id is returned.
     """
-    sick = mask == lesion
+    part = mask == lesion
     near = np.zeros(mask.shape, bool)
     box = []
     for axis in range(3):
         near.swapaxes(0, axis)[[0, -1]] = True
-        found = np.flatnonzero(sick.any(tuple({0, 1, 2} - {axis})))
-        box.append(slice(max(found[0] - 1, 0), found[-1] + 2))
-    near[tuple(box)] |= grow(sick[tuple(box)])
+        planes = np.flatnonzero(part.any(tuple({0, 1, 2} - {axis})))
+        box.append(slice(max(planes[0] - 1, 0), planes[-1] + 2))
+    near[tuple(box)] |= grow(part[tuple(box)])
     ids = np.sort(np.array(organs))
-    around = mask[near & ~sick]
+    around = mask[near & ~part]
     counts = [np.count_nonzero(around == organ) for organ in ids]
     if not any(counts):
         counts = [np.count_nonzero(mask == organ) for organ in ids]
@@ -76,36 +76,36 @@ def noise(
 ) -> npt.NDArray[np.float32]:
     """Return the latent to start from, [1, C, x, y, z]: `latent`, or noise drawn from the seed.
 
-    An `attempt` after the first, which is 0, has noise of its own:
+    An `attempt` after the first, which is 0, has other noise:
     `Philox(SeedSequence(seed, spawn_key=(2, attempt)))`.
     """
     if latent is not None:
         return np.ascontiguousarray(latent, np.float32)
     key = (2, attempt) if attempt else ()
-    return stream(plan.seed, *key).standard_normal(plan.latent_shape(variant), np.float32)
+    return random_stream(plan.seed, *key).standard_normal(plan.latent_shape(variant), np.float32)
 
 
 def fresh_noise(
     variant: Variant, plan: Plan, attempt: int = 0
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """Yield a new [1, C, x, y, z] for every step that asks for one.
+    """Yield new noise [1, C, x, y, z] for every step whose `fresh` is set.
 
-    It comes from a stream of its own, so that it is the same whether or not the latent to start
-    from was given: `Philox(SeedSequence(seed, spawn_key=(1,)))`, or `(1, attempt)` after the first.
+    Its random numbers do not depend on whether the request has a latent:
+    `Philox(SeedSequence(seed, spawn_key=(1,)))`, or `(1, attempt)` after the first attempt.
     """
     key = (1, attempt) if attempt else (1,)
-    yield from _noises(stream(plan.seed, *key), plan.latent_shape(variant))
+    yield from _noises(random_stream(plan.seed, *key), plan.latent_shape(variant))
 
 
 def mask_noise(plan: Plan, shape: tuple[int, ...]) -> Iterator[npt.NDArray[np.float32]]:
-    """Yield noise for a mask to be made: `Philox(SeedSequence(seed, spawn_key=(3,)))`."""
-    yield from _noises(stream(plan.seed, 3), shape)
+    """Yield noise to generate a mask from: `Philox(SeedSequence(seed, spawn_key=(3,)))`."""
+    yield from _noises(random_stream(plan.seed, 3), shape)
 
 
-def stream(seed: int, *key: int) -> np.random.Generator:
-    """Return random numbers of a request: `Philox(SeedSequence(seed, spawn_key=key))`.
+def random_stream(seed: int, *key: int) -> np.random.Generator:
+    """Return the random numbers of a request: `Philox(SeedSequence(seed, spawn_key=key))`.
 
-    Streams of different keys are apart; without a key it is `Philox(seed)`.
+    Streams of different keys are independent; without a key it is `Philox(seed)`.
     """
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=key)))
 

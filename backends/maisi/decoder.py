@@ -16,7 +16,7 @@ NOT_FINITE = (
     "image: the networks gave NaN or infinite values; "
     "a smaller guidance or an ordinary latent avoids that"
 )
-_PLANES = 16  # worked on at a time, so that a volume is not held several times over
+_PLANES = 16  # converted at a time, so that there are no further copies of a whole volume
 
 
 def decode(
@@ -24,7 +24,7 @@ def decode(
 ) -> npt.NDArray[np.int16]:
     """Return the volume [X, Y, Z] of `latent`, background where `mask` [X, Y, Z] is 0.
 
-    Raises InvalidRequest when the networks gave numbers that are no image.
+    Raises InvalidRequest when the networks gave values that are not finite.
     """
     (decoded,) = run_model("vae_decoder", {"latent": latent}, ["image"])
     x, y, z = plan.size

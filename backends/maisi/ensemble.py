@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from . import conditioning, decoder, fidelity, preparation, sampler
+from . import conditioning, decoder, fidelity, request_steps, sampler
+from .dlpack import first_row
 from .errors import InvalidRequest
-from .inputs import Array, Variant, written
+from .inputs import Array, Variant, read_text
 from .report import report
 from .request import (
     Plan,
@@ -27,20 +28,20 @@ Tensors = dict[str, Any]
 
 
 def condition(variant: Variant, inputs: Tensors, run_model: RunModel) -> Tensors:
-    """Check the request, complete it, and prepare what the networks take."""
+    """Return the tensors noise, labels and plan of a checked and completed request."""
     started = time.monotonic()
     arrays = {name: tensor.as_numpy() for name, tensor in inputs.items()}
-    plan, translated = preparation.plan_request(variant, arrays)
-    plan, mask = preparation.prepare_mask(variant, plan, translated, run_model)
+    plan, translated = request_steps.plan_request(variant, arrays)
+    plan, mask = request_steps.prepare_mask(variant, plan, translated, run_model)
     ids = {"labels": conditioning.labels(variant, plan, mask)} if takes_mask(variant) else {}
-    source_latent = preparation.encode_source(variant, plan, arrays, run_model)
-    noise = preparation.initial_latent(variant, plan, source_latent, arrays.get("latent"))
-    took = {"started": started, "condition_seconds": time.monotonic() - started}
-    return {"noise": noise, **ids, "plan": preparation.as_text(signed(plan, **took))}
+    source_latent = request_steps.encode_source(variant, plan, arrays, run_model)
+    noise = request_steps.initial_latent(variant, plan, source_latent, arrays.get("latent"))
+    times = {"started": started, "condition_seconds": time.monotonic() - started}
+    return {"noise": noise, **ids, "plan": request_steps.text_bytes(signed(plan, **times))}
 
 
 def sample(variant: Variant, inputs: Tensors, run_model: RunModel) -> Tensors:
-    """Encode the mask and run the loop."""
+    """Return the tensors latent and sampled: encode the mask and run the sampler's loop."""
     plan = parse_plan(variant, inputs["plan"].as_numpy())
     check_latent(variant, plan, "noise", inputs["noise"].as_numpy())
     conditions: Tensors = conditioning.rows(variant, plan)
@@ -48,7 +49,7 @@ def sample(variant: Variant, inputs: Tensors, run_model: RunModel) -> Tensors:
     if plan.masked:
         started, ids = time.monotonic(), inputs["labels"]
         check_labels(plan, ids.as_numpy())
-        conditions["embedding"] = preparation.encode_mask(ids, run_model)
+        conditions["embedding"] = request_steps.encode_mask(ids, run_model)
         seconds["mask_encoder"] = time.monotonic() - started
     started = time.monotonic()
     latent = sampler.sample(
@@ -57,14 +58,14 @@ def sample(variant: Variant, inputs: Tensors, run_model: RunModel) -> Tensors:
         inputs["noise"],
         conditions,
         run_model,
-        first_row=preparation.first_row_of,
+        first_row=first_row,
     )
     seconds["sampler"] = time.monotonic() - started
-    return {"latent": latent, "sampled": preparation.as_text(json.dumps({"seconds": seconds}))}
+    return {"latent": latent, "sampled": request_steps.text_bytes(json.dumps({"seconds": seconds}))}
 
 
 def decode(variant: Variant, inputs: Tensors, run_model: RunModel) -> Tensors:
-    """Decode the latent and report."""
+    """Return the tensors image, report and used_mask: decode the latent and report."""
     started = time.monotonic()
     plan = parse_plan(variant, inputs["plan"].as_numpy())
     check_latent(variant, plan, "latent", inputs["latent"].as_numpy())
@@ -82,8 +83,8 @@ def decode(variant: Variant, inputs: Tensors, run_model: RunModel) -> Tensors:
         "total": time.monotonic() - plan.started,
     }
     summary = report(variant, plan, seconds, image, mask, attempts)
-    used = {"used_mask": preparation.returned_mask(plan, mask)} if takes_mask(variant) else {}
-    return {"image": image, "report": preparation.as_text(summary), **used}
+    masks = {"used_mask": request_steps.returned_mask(plan, mask)} if takes_mask(variant) else {}
+    return {"image": image, "report": request_steps.text_bytes(summary), **masks}
 
 
 STAGES: dict[str, Callable[[Variant, Tensors, RunModel], Tensors]] = {
@@ -99,13 +100,13 @@ def _crop(plan: Plan, ids: Array) -> Array:
 
 
 def _seconds(sampled: Array) -> dict[str, float]:
-    """Return the seconds of the sampler's stages."""
+    """Return the seconds of the sampler's stages; raise InvalidRequest for a damaged tensor."""
     try:
-        seconds = json.loads(written("sampled", sampled, 1000))["seconds"]
+        seconds = json.loads(read_text("sampled", sampled, 1000))["seconds"]
         stages = {"sampler": float(seconds["sampler"])}
         if "mask_encoder" in seconds:
             stages = {"mask_encoder": float(seconds["mask_encoder"]), **stages}
-        if not all(0 <= spent < math.inf for spent in stages.values()):  # NaN fails, too
+        if not all(0 <= value < math.inf for value in stages.values()):  # NaN fails, too
             raise ValueError
         return stages
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):

@@ -20,8 +20,8 @@ BODY = 200
 # add_body_envelope: below is air, and air of this share of the body is the table.
 AIR_HU = -800
 TABLE_SHARE = 0.05
-# A choice. With labels and CT of TotalSegmentator v2.18.0 (tests/reference_files: example_ct and
-# example_seg_fast_force_split) `fill` leaves out 15 % of the body, and 1 % of what it takes is air.
+# Our choice. With labels and CT of TotalSegmentator v2.18.0 (tests/reference_files: example_ct and
+# example_seg_fast_force_split) `fill` misses 15 % of the body; 1 % of what it adds is air.
 CLOSING_MM = 30.0
 MARGIN_MM = 20.0
 CELL_MM = 4.0
@@ -31,10 +31,10 @@ MOST_CELLS = 192
 def envelope(mask: Mask, image: Array, has_lung: bool) -> Mask:
     """Return `mask` [X, Y, Z] with 200 where `image` [X, Y, Z], in HU, shows unlabelled body.
 
-    `has_lung` says that the lungs are labelled: only then is air within the body looked for and
-    taken for the table of the scanner, which is cut off. The steps and constants are those of
-    add_body_envelope in scripts/utils.py of NV-Generate-CTMR, and so is the result. Raises
-    InvalidRequest when the shapes differ.
+    `has_lung`: the lungs are labelled; only then are large pieces of air in the body taken for the
+    scanner's table and removed. The steps, the constants and the result are those of
+    add_body_envelope in scripts/utils.py of NV-Generate-CTMR. Raises InvalidRequest when the shapes
+    differ.
     """
     if image.shape != mask.shape:
         raise InvalidRequest(
@@ -58,11 +58,11 @@ def fill(
 ) -> Mask:
     """Return `mask` [X, Y, Z], z along the body, with 200 where the labels suggest a body.
 
-    An approximation for want of an image: the labels grown by `margin` mm, then closed with a ball
-    of `closing` mm, and the holes in every axial slice filled. What no label is near to stays out:
-    limbs come out thin, and thick fat is lost. The body is taken to go on beyond the first and the
-    last slice, and not beyond the other faces. `spacing` in mm. Labels stay. Worked out on cells of
-    about 4 mm, more where a side would have over 192, and true to about one cell.
+    An approximation without an image: the labels are dilated by `margin` mm, then closed with a
+    ball of `closing` mm, and holes in every axial slice are filled. Body far from all labels is
+    missed: limbs are too thin, and thick fat is lost. The body is assumed to continue beyond the
+    first and the last slice, but not beyond the other faces. `spacing` in mm. Labels stay. Computed
+    on cells of about 4 mm, larger where a side would have over 192, and exact to about one cell.
     """
     sides = zip(mask.shape, spacing, strict=True)
     step = [max(1, round(CELL_MM / mm), -(-side // MOST_CELLS)) for side, mm in sides]
@@ -90,26 +90,28 @@ def _any_in_cells(mask: Mask, step: Sequence[int]) -> Bits:
 
 
 def _fill_deeper(
-    mask: Mask, depth: Array, least: float, step: Sequence[int], pad: Sequence[int]
+    mask: Mask, depth: Array, threshold: float, step: Sequence[int], pad: Sequence[int]
 ) -> Mask:
-    """Return `mask` filled where `depth`, given at the cells' centres, is more than `least`."""
-    # Where each voxel lies among the cells: the one before, and the share of the next.
-    places = [
+    """Return `mask` filled where `depth`, sampled at the cells' centres, is above `threshold`."""
+    # For linear interpolation: each voxel's cell before it, and the weight of the next cell.
+    positions = [
         np.divmod((np.arange(side) - (factor - 1) / 2) / factor + before, 1)
         for side, factor, before in zip(mask.shape, step, pad, strict=True)
     ]
-    (x, dx), (y, dy), (z, dz) = ((at.astype(int), share.astype("f4")) for at, share in places)
+    (x, dx), (y, dy), (z, dz) = (
+        (cell.astype(int), weight.astype("f4")) for cell, weight in positions
+    )
     filled = mask.copy()
     for i, plane in enumerate(filled):
         at_x = depth[x[i]] * (1 - dx[i]) + depth[x[i] + 1] * dx[i]
         at_y = at_x[y] * (1 - dy[:, None]) + at_x[y + 1] * dy[:, None]
         at_z = at_y[:, z] * (1 - dz) + at_y[:, z + 1] * dz
-        plane[(plane == 0) & (at_z > least)] = BODY
+        plane[(plane == 0) & (at_z > threshold)] = BODY
     return filled
 
 
 def _largest(bits: Bits) -> Bits:
-    """Return the largest component, the last of equals, with voxels that touch by a corner even."""
+    """Return the largest component, the last of equals; sharing a corner connects voxels."""
     parts, count = ndimage.label(bits, np.ones((3, 3, 3)))
     if not count:
         return bits
@@ -118,7 +120,7 @@ def _largest(bits: Bits) -> Bits:
 
 
 def _sizes(parts: Array, count: int) -> npt.NDArray[np.int64]:
-    """Return the voxels in each of the parts 1 to `count`."""
+    """Return the number of voxels in each of the parts 1 to `count`."""
     sizes = np.zeros(count + 1, np.int64)
     for slab in np.array_split(parts, 16):  # bincount takes eight bytes a voxel
         sizes += np.bincount(slab.ravel(), minlength=count + 1)
@@ -126,10 +128,10 @@ def _sizes(parts: Array, count: int) -> npt.NDArray[np.int64]:
 
 
 def _cut_table(mask: Mask, air: Bits) -> None:
-    """Set every part of the body that is air, of one piece and large, to background, in place."""
+    """Set every large connected piece of air in the body to background, in place."""
     body = mask == BODY
     parts, count = ndimage.label(body & air)
     large = _sizes(parts, count) >= TABLE_SHARE * np.count_nonzero(body)
     table = np.append(False, large)
-    for plane, of in zip(mask, parts, strict=True):
-        plane[table[of]] = 0
+    for plane, part in zip(mask, parts, strict=True):
+        plane[table[part]] = 0

@@ -1,7 +1,7 @@
-"""What a request may end with but an answer: a kind, and one sentence for the caller.
+"""The errors of a request: each has a kind and one sentence for the caller.
 
-Errors of a decoupled model reach a caller as text alone (Triton 2.51), so `render` puts what a
-program needs before the sentence; docs/api.md says what each kind means, and the client reads it.
+Errors of a decoupled model reach a caller as text alone (Triton 2.51), so `render` puts the kind
+before the sentence; the client parses it, and docs/api.md describes each kind.
 """
 
 from __future__ import annotations
@@ -10,26 +10,26 @@ from __future__ import annotations
 class RequestError(Exception):
     """`str(error)` is the sentence, `code` Triton's name for it in `TritonError`.
 
-    `retry_after`: the whole seconds after which the same server may do better, None: it says none.
+    `retry_after`: whole seconds after which the same server may accept the request; None: unknown.
     """
 
     kind = "internal"
     code = "INTERNAL"
 
     def __init__(self, sentence: str, retry_after: int | None = None) -> None:
-        """Keep the seconds beside the sentence."""
+        """Set the sentence and the seconds."""
         super().__init__(sentence)
         self.retry_after = retry_after
 
 
 class InvalidRequest(RequestError, ValueError):
-    """What was asked cannot be done."""
+    """The request is wrong, or cannot be done by this variant."""
 
     kind, code = "invalid_request", "INVALID_ARG"
 
 
 class Overloaded(RequestError):
-    """The queue is full, or time is short, for now."""
+    """The queue is full, or the time too short, for the moment."""
 
     kind, code = "overloaded", "UNAVAILABLE"
 
@@ -41,7 +41,7 @@ class OutOfMemory(Overloaded):
 
 
 class Stopping(RequestError):
-    """The server does not do this any more."""
+    """The server is stopping."""
 
     kind, code = "stopping", "UNAVAILABLE"
 
@@ -58,7 +58,7 @@ class Cancelled(RequestError):
     kind, code = "cancelled", "CANCELLED"
 
     def __init__(self) -> None:
-        """Take the sentence, which is the same for all."""
+        """Set the sentence."""
         super().__init__("the caller cancelled")
 
 
@@ -69,6 +69,6 @@ class EngineFailed(RequestError):
 
 
 def render(error: RequestError) -> str:
-    """Return what the caller is sent: `[kind] sentence`, or `[kind retry_after=5] sentence`."""
+    """Return the text of an error: `[kind] sentence`, or `[kind retry_after=5] sentence`."""
     after = "" if error.retry_after is None else f" retry_after={error.retry_after}"
     return f"[{error.kind}{after}] {error}"

@@ -1,6 +1,6 @@
-"""How well a volume follows its mask: edges where labels meet, and what organs measure in CT.
+"""How well a volume follows its mask: edges where labels meet, and the HU of organs in CT.
 
-How the threshold was measured: docs/generation.md.
+docs/generation.md says how the threshold was measured.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import numpy as np
 from .inputs import Array, Variant
 
 FAITHFUL = 1.25  # least ratio of the contrast across borders to that across displaced ones
-_APART = (-7, -4, 4, 7)  # voxels that borders are displaced by, more than an edge is wide
-_ENOUGH = 2**22  # voxels to look at
+_APART = (-7, -4, 4, 7)  # voxels of displacement of the borders; an edge is narrower
+_ENOUGH = 2**22  # voxels; of larger volumes, every n-th plane is measured
 _FEW = 100  # pairs of voxels, below which a mean says nothing
 
 
 def check(variant: Variant, image: Array, mask: Array) -> dict[str, Any]:
-    """Return what is found, and `faithful`: true, false, or None where nothing could be measured.
+    """Return `borders`, `organs` and `faithful`, which is None where nothing could be measured.
 
     `image` int16 and `mask` uint8 are [X, Y, Z].
     """
@@ -35,20 +35,21 @@ def check(variant: Variant, image: Array, mask: Array) -> dict[str, Any]:
 
 
 def borders(image: Array, mask: Array) -> dict[str, float] | None:
-    """Compare the steps in grey where labels meet with those where they meet in a displaced mask.
+    """Compare grey-level steps where labels meet with those where they meet in a displaced mask.
 
     `contrast` and `displaced` are mean absolute differences of neighbours along y and z; a volume
-    that ignores its mask has a `ratio` of 1. Pairs with background are left out, as the server
+    that ignores its mask has a `ratio` of 1. Pairs with background are omitted, as the server
     itself draws that edge. None where too few labels meet.
     """
-    every = -(-mask.size // _ENOUGH)
-    image, mask = image[::every].astype(np.int32), mask[::every]
-    here, count = _steps(image, mask, mask)
-    there = [_steps(image, mask, moved) for moved in _displaced(mask)]
-    others = sum(number for _, number in there)
-    if min(count, others) < _FEW:
+    stride = -(-mask.size // _ENOUGH)
+    image, mask = image[::stride].astype(np.int32), mask[::stride]
+    total, pairs = _steps(image, mask, mask)
+    controls = [_steps(image, mask, labels) for labels in _displaced(mask)]
+    control_pairs = sum(count for _, count in controls)
+    if min(pairs, control_pairs) < _FEW:
         return None
-    contrast, displaced = here / count, sum(total for total, _ in there) / others
+    contrast = total / pairs
+    displaced = sum(control_total for control_total, _ in controls) / control_pairs
     return {
         "contrast": round(contrast, 2),
         "displaced": round(displaced, 2),
@@ -57,27 +58,28 @@ def borders(image: Array, mask: Array) -> dict[str, float] | None:
 
 
 def _displaced(mask: Array) -> Iterator[Array]:
+    """Yield copies of `mask` moved along y and z."""
     for axis in (1, 2):
         for shift in _APART:
             yield np.roll(mask, shift, axis)
 
 
 def _steps(image: Array, mask: Array, labels: Array) -> tuple[float, int]:
-    """Return the sum of steps in grey where `labels` meet within `mask`, and their number."""
-    total, number = 0.0, 0
+    """Return the sum of grey-level steps where `labels` meet within `mask`, and their number."""
+    total, count = 0.0, 0
     for axis in (1, 2):
         grey, inside, label = (np.moveaxis(a, axis, 0) for a in (image, mask > 0, labels))
         meet = (label[1:] != label[:-1]) & (label[1:] > 0) & (label[:-1] > 0)
         meet &= inside[1:] & inside[:-1]
         total += float(np.abs(grey[1:] - grey[:-1])[meet].sum())
-        number += int(meet.sum())
-    return total, number
+        count += int(meet.sum())
+    return total, count
 
 
 def organs(variant: Variant, image: Array, mask: Array) -> dict[str, dict[str, Any]]:
     """Return the median of each organ of the variant's `reference` that is in `mask`.
 
-    `low` and `high` are the range of real scans, in HU, and `within` the verdict: is_outlier in
+    `low` and `high` are the range of real scans, in HU; `within`: as is_outlier in
     scripts/quality_check.py of NV-Generate-CTMR. A variant without reference has no organs.
     """
     reference = variant.get("reference", {})
@@ -85,19 +87,19 @@ def organs(variant: Variant, image: Array, mask: Array) -> dict[str, dict[str, A
         return {}
     lowest, levels = int(image.min()), int(image.max()) - int(image.min()) + 1
     counts = np.zeros((256, levels), np.int64)
-    wanted = np.zeros(256, bool)
-    wanted[[label for organ in reference.values() for label in organ["labels"]]] = True
+    measured = np.zeros(256, bool)
+    measured[[label for organ in reference.values() for label in organ["labels"]]] = True
     for plane, labels in zip(image, mask, strict=True):  # an index takes eight bytes a voxel
-        seen = wanted[labels]
-        at = labels[seen].astype(np.int64) * levels + (plane[seen] - lowest)
-        counts += np.bincount(at, minlength=counts.size).reshape(counts.shape)
-    found = {}
+        part = measured[labels]
+        index = labels[part].astype(np.int64) * levels + (plane[part] - lowest)
+        counts += np.bincount(index, minlength=counts.size).reshape(counts.shape)
+    medians = {}
     for name, organ in reference.items():
-        below = np.cumsum(counts[organ["labels"]].sum(0))
-        if voxels := int(below[-1]):
-            middle = np.searchsorted(below, [(voxels + 1) // 2, voxels // 2 + 1])
+        cumulative = np.cumsum(counts[organ["labels"]].sum(0))
+        if voxels := int(cumulative[-1]):
+            middle = np.searchsorted(cumulative, [(voxels + 1) // 2, voxels // 2 + 1])
             median = float(middle.mean()) + lowest
             low, high = organ["range"]
             within = bool(low <= median <= high)
-            found[name] = {"median": median, "low": low, "high": high, "within": within}
-    return found
+            medians[name] = {"median": median, "low": low, "high": high, "within": within}
+    return medians

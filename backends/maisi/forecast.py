@@ -1,4 +1,4 @@
-"""What a request would take, learnt from the volumes that this process has made."""
+"""An estimate of a request's time, from the volumes that this process has made."""
 
 from __future__ import annotations
 
@@ -10,54 +10,57 @@ from .inputs import Variant
 from .request import Plan
 from .sampler import calls
 
-_KEPT = 5  # volumes remembered; the median of so few follows a machine that gets busier
-_SURE = 2  # volumes without which nothing is refused: the first of a shape may have compiled
-_FARTHEST = 4  # how many times the work of what was made one can tell of
+_HISTORY = 5  # volumes; the median of so few follows a machine that gets busier
+_SURE = 2  # volumes before a minimum is known: the first of a shape may include a compilation
+_FARTHEST = 4  # the most work for which a minimum is known, in multiples of the largest done
 
 
 @dataclass
 class Pace:
-    """Seconds for each unit of work, by stage.
+    """The seconds of each stage per unit of work, in the last volumes.
 
-    A unit is a voxel and, for the sampler, a call of the network and a row of conditioning. Work
-    grows a little faster than that where a network has attention, so expect more for a volume much
-    larger than those made before.
+    A unit is a voxel; for the sampler, a voxel of one row of conditioning in one call of the
+    network. Networks with attention take more per unit the larger the volume is, so the estimate is
+    too low for a volume much larger than those made before.
+
+    `history`: stage -> (seconds per unit, units) of each of the last attempts.
     """
 
-    seen: dict[str, deque[tuple[float, float]]] = field(default_factory=dict)
+    history: dict[str, deque[tuple[float, float]]] = field(default_factory=dict)
 
     def note(self, variant: Variant, plan: Plan, seconds: dict[str, float]) -> None:
-        """Remember how long the stages of an attempt took."""
+        """Record the seconds of an attempt's stages."""
         for stage, units in _units(variant, plan).items():
             if stage in seconds:
-                kept = self.seen.setdefault(stage, deque(maxlen=_KEPT))
-                kept.append((seconds[stage] / units, units))
+                paces = self.history.setdefault(stage, deque(maxlen=_HISTORY))
+                paces.append((seconds[stage] / units, units))
 
     def expect(self, variant: Variant, plan: Plan) -> float | None:
-        """Return the seconds of one attempt; None where nothing like it was made yet."""
+        """Return the likely seconds of one attempt; None before the first with the same stages."""
         work = _units(variant, plan)
-        if not work.keys() <= self.seen.keys():
+        if not work.keys() <= self.history.keys():
             return None
-        # Other threads may note meanwhile, here as below.
-        seen = {stage: tuple(kept) for stage, kept in tuple(self.seen.items())}
-        middle = {stage: sorted(kept)[len(kept) // 2][0] for stage, kept in seen.items()}
-        return sum(middle[stage] * units for stage, units in work.items())
+        # Copied, here as below: other threads may record meanwhile.
+        history = {stage: tuple(paces) for stage, paces in tuple(self.history.items())}
+        median = {stage: sorted(paces)[len(paces) // 2][0] for stage, paces in history.items()}
+        return sum(median[stage] * units for stage, units in work.items())
 
-    def least(self, variant: Variant, plan: Plan) -> float | None:
-        """Return the seconds that an attempt takes even on a good day; None where that is unsure.
+    def minimum(self, variant: Variant, plan: Plan) -> float | None:
+        """Return the seconds that one attempt surely takes; None where they are not known.
 
-        Requests are refused by it, so it has to be no more than it is.
+        Requests are refused by it, so it must not be too high.
         """
         seconds = 0.0
         for stage, units in _units(variant, plan).items():
-            kept = tuple(self.seen.get(stage, ()))
-            if len(kept) < _SURE or units > _FARTHEST * max(work for _, work in kept):
+            paces = tuple(self.history.get(stage, ()))
+            if len(paces) < _SURE or units > _FARTHEST * max(work for _, work in paces):
                 return None
-            seconds += min(kept)[0] * units
+            seconds += min(paces)[0] * units
         return seconds
 
 
 def _units(variant: Variant, plan: Plan) -> dict[str, float]:
+    """Return stage -> the units of work of one attempt."""
     voxels = math.prod(plan.padded_size)
     steps = calls(variant, plan)
     times = [step.timestep / variant["schedule"]["train_timesteps"] for step in steps]

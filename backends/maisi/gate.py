@@ -1,11 +1,12 @@
-"""Who works next, and who need not wait: the queue before the networks of a variant.
+"""The queue before the networks of a variant: which request works next, and which is refused.
 
-As many requests work at a time as there are devices, most often one. Who waits is served in the
-order of arrival + expected seconds, so a short request passes a long one that came a little before,
-and a long one is passed only by what comes within its own length: neither starves. Between two
-steps one at work gives way to a shorter one; two for each device are begun, and no more are.
+At most one request a device works at a time. The others wait, in the order of arrival time +
+expected seconds of work. So a short request overtakes a long one that arrived a little earlier, and
+a long one is overtaken only by requests that arrive within its own expected time: neither starves.
+Between two steps a working request pauses for a shorter one. At most two requests for each device
+are started at a time: one that works and one that is paused.
 
-What surely cannot be done in its time, or finds the queue full, is refused at once.
+A request is refused at once when the queue is full, and when it surely cannot end within its time.
 """
 
 from __future__ import annotations
@@ -19,90 +20,97 @@ from contextlib import contextmanager
 
 from .errors import InvalidRequest, Overloaded, TimeUp
 
-_LOOK = 0.25  # seconds between two looks at whether the caller still waits
-_BEGUN = 2  # requests that may be begun for each device, one of them standing still
-_UNKNOWN = 5.0  # seconds until to try again, where nothing is known
+_POLL = 0.25  # seconds between two checks whether the caller still waits
+_STARTED = 2  # requests that may be started for each device, one of them paused
+_RETRY = 5.0  # seconds after which to try again, where no work is estimated
 
 
 class Ticket:
-    """A request's ticket in the queue; times in seconds, of `time.monotonic()`.
+    """A request in the queue; times in seconds, of `time.monotonic()`.
 
-    `expected`: what its work takes, by which it has its turn; `least`: what it surely takes, by
-    which it or others are refused; 0 where nothing is known. `done`: how much of that is, 0..1;
-    `waited`: how long it stood still. `ready`: it may work; `begun`: it has.
+    `expected`: the likely time of its work, which orders the queue; `minimum`: the time that its
+    work surely takes, by which requests are refused; both 0 where they are not known. `progress`:
+    the share of its work that is done, 0..1; `waited`: how long it waited and was paused. `ready`:
+    it may start; `started`: it has.
     """
 
-    def __init__(self, gate: Gate, seconds: float) -> None:
-        """Arrive; the request has so many seconds."""
+    def __init__(self, gate: Gate, time_limit: float) -> None:
+        """Arrive now; the request has to end within `time_limit` seconds."""
         self.arrived = time.monotonic()
-        self.seconds = seconds
-        self.expected = self.least = self.done = self.waited = 0.0
-        self.ready = self.begun = False
+        self.time_limit = time_limit
+        self.expected = self.minimum = self.progress = self.waited = 0.0
+        self.ready = self.started = False
         self._gate = gate
 
     @property
     def rank(self) -> float:
-        """Who has the lowest is next."""
+        """The ticket with the lowest rank works next."""
         return self.arrived + self.expected
 
     @property
-    def left(self) -> float:
-        """Seconds of work that are surely left."""
-        return self.least * (1 - self.done)
+    def remaining(self) -> float:
+        """Seconds that the rest of its work surely takes."""
+        return self.minimum * (1 - self.progress)
 
     def clock(self) -> float:
-        """Tell the time, but for what was spent standing still."""
+        """Return a time that stands still while the request waits."""
         return time.monotonic() - self.waited
 
-    def expect(self, seconds: float | None, least: float | None) -> None:
-        """Say what the work will take.
+    def expect(self, expected: float | None, minimum: float | None) -> None:
+        """Set the likely and the least seconds of the work; None where they are not known.
 
-        Raises Overloaded where that is more time than is left, InvalidRequest where it is more than
-        the request has at all.
+        Raises Overloaded where the remaining time is too short for it, and InvalidRequest where the
+        whole time limit is.
         """
-        self.expected, self.least = seconds or 0.0, least or 0.0
+        self.expected, self.minimum = expected or 0.0, minimum or 0.0
         self._gate.admit(self)
 
-    def begin(self, still: Callable[[], None]) -> None:
-        """Wait for the turn; `still` is called meanwhile and raises where nobody waits any more.
+    def begin(self, while_waiting: Callable[[], None]) -> None:
+        """Wait for the request's turn.
+
+        `while_waiting` is called every quarter of a second and raises when the caller has gone.
+        Raises TimeUp.
+        """
+        self._gate.wait_for_turn(self, while_waiting)
+
+    def step(self, progress: float, while_waiting: Callable[[], None]) -> None:
+        """Record the progress after a step, and pause for a request of a lower rank.
 
         Raises TimeUp.
         """
-        self._gate.take(self, still)
-
-    def step(self, done: float, still: Callable[[], None]) -> None:
-        """Say how much is done, and give way to who comes first; raises TimeUp."""
-        self.done = done
+        self.progress = progress
         self.check()
-        if not self._gate.keeps(self):
-            self._gate.take(self, still)
+        if self._gate.pause_for_others(self):
+            self._gate.wait_for_turn(self, while_waiting)
 
     def check(self) -> None:
         """Raise TimeUp where the request's time is over."""
-        if time.monotonic() - self.arrived > self.seconds:
-            raise TimeUp(f"the request was not done within its {self.seconds:g} s")
+        if time.monotonic() - self.arrived > self.time_limit:
+            raise TimeUp(f"the request was not done within its {self.time_limit:g} s")
 
 
 class Gate:
     """The queue of one process; threads share it."""
 
-    def __init__(self, waiting: int, changed: Callable[[int, int], None], devices: int = 1) -> None:
-        """Let one work on each of the devices, and so many wait beside them.
+    def __init__(
+        self, waiting: int, on_change: Callable[[int, int], None], devices: int = 1
+    ) -> None:
+        """Let one request work on each of the devices, and `waiting` more wait.
 
-        `changed` hears how many work and wait.
+        `on_change` is called with the number of requests that work and the number that wait.
         """
-        self._waiting, self._heard, self._devices = waiting, changed, devices
+        self._waiting, self._on_change, self._devices = waiting, on_change, devices
         self._changed = threading.Condition()
         self._tickets: list[Ticket] = []
         self._working: list[Ticket] = []
 
     @contextmanager
-    def ticket(self, seconds: float = math.inf) -> Iterator[Ticket]:
-        """Hold a ticket for a request that has so many seconds; raises Overloaded."""
+    def ticket(self, time_limit: float = math.inf) -> Iterator[Ticket]:
+        """Put a request with so many seconds into the queue; raises Overloaded."""
         with self._changed:
-            self.look()
-            self._tickets.append(ticket := Ticket(self, seconds))
-            self._tell()
+            self.check_capacity()
+            self._tickets.append(ticket := Ticket(self, time_limit))
+            self._notify()
         try:
             yield ticket
         finally:
@@ -110,90 +118,94 @@ class Gate:
                 self._tickets.remove(ticket)
                 if ticket in self._working:
                     self._working.remove(ticket)
-                self._tell()
+                self._notify()
 
-    def look(self) -> None:
+    def check_capacity(self) -> None:
         """Raise Overloaded where the queue is full."""
         with self._changed:
             if len(self._tickets) >= self._waiting + self._devices:
-                soonest = min((ticket.left for ticket in self._working), default=0.0)
+                soonest = min((ticket.remaining for ticket in self._working), default=0.0)
                 raise _overloaded(
                     f"{len(self._tickets)} requests are here, as many as may be",
-                    soonest or _UNKNOWN,
+                    soonest or _RETRY,
                 )
 
-    def ahead(self, expected: float) -> float:
+    def expected_wait(self, expected: float) -> float:
         """Return the seconds until a request that comes now and takes `expected` has its turn."""
         with self._changed:
-            return self._ahead(time.monotonic() + expected)
+            return self._wait_of(time.monotonic() + expected)
 
-    def _ahead(self, rank: float) -> float:
+    def _wait_of(self, rank: float) -> float:
         free = [0.0] * self._devices  # seconds until each device has nothing of a lower rank
         for other in sorted(self._tickets, key=lambda ticket: ticket.rank):
             if other.rank < rank:
-                heapq.heapreplace(free, free[0] + other.left)
+                heapq.heapreplace(free, free[0] + other.remaining)
         return free[0]
 
     def admit(self, ticket: Ticket) -> None:
         """Raise Overloaded or InvalidRequest where a ticket has too little time, see `expect`."""
         with self._changed:
-            wait = self._ahead(ticket.rank)
-            late = time.monotonic() + wait + ticket.least - ticket.arrived - ticket.seconds
-            if ticket.least and late > 0:
-                why = (
-                    f"the request takes about {ticket.least:.1f} s, after {wait:.1f} s for others,"
-                    f" and has {ticket.seconds:g} s"
+            wait = self._wait_of(ticket.rank)
+            end = time.monotonic() + wait + ticket.minimum
+            late = end - ticket.arrived - ticket.time_limit
+            if ticket.minimum and late > 0:
+                reason = (
+                    f"the request takes about {ticket.minimum:.1f} s, after {wait:.1f} s for"
+                    f" others, and has {ticket.time_limit:g} s"
                 )
                 if late > wait:  # not even an idle server has the time
-                    raise InvalidRequest(f"timeout: {why}; try again with more time")
-                raise _overloaded(why, late)
+                    raise InvalidRequest(f"timeout: {reason}; try again with more time")
+                raise _overloaded(reason, late)
 
-    def take(self, ticket: Ticket, still: Callable[[], None]) -> None:
-        """Wait until `ticket` is one that works."""
-        since = time.monotonic()
+    def wait_for_turn(self, ticket: Ticket, while_waiting: Callable[[], None]) -> None:
+        """Return when `ticket` works; see `Ticket.begin`."""
+        start = time.monotonic()
         while True:
             with self._changed:
                 ticket.ready = True
-                if ticket in self._next():
+                if ticket in self._may_start():
                     self._working.append(ticket)
-                    ticket.begun = True
-                    ticket.waited += time.monotonic() - since
-                    self._tell()
+                    ticket.started = True
+                    ticket.waited += time.monotonic() - start
+                    self._notify()
                     return
-                self._changed.wait(_LOOK)
+                self._changed.wait(_POLL)
             ticket.check()
-            still()
+            while_waiting()
 
-    def keeps(self, ticket: Ticket) -> bool:
-        """Tell whether `ticket`, which works, goes on; if not, it no longer works."""
+    def pause_for_others(self, ticket: Ticket) -> bool:
+        """Pause the working `ticket` if others should work in its stead; return whether it is."""
         with self._changed:
-            if ticket in self._first():
-                return True
+            if ticket in self._should_work():
+                return False
             self._working.remove(ticket)
-            self._tell()
-            return False
+            self._notify()
+            return True
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         working = len(self._working)
-        self._heard(working, len(self._tickets) - working)
+        self._on_change(working, len(self._tickets) - working)
         self._changed.notify_all()
 
-    def _first(self) -> list[Ticket]:
-        """Return who should work: as many as there are devices, of those that may the first."""
-        more = _BEGUN * self._devices - sum(ticket.begun for ticket in self._tickets)
+    def _should_work(self) -> list[Ticket]:
+        """Return the tickets of the lowest ranks, one a device, among those started or startable.
+
+        A ready ticket is startable while fewer than `_STARTED` a device are started.
+        """
+        startable = _STARTED * self._devices - sum(ticket.started for ticket in self._tickets)
         first: list[Ticket] = []
         for ticket in sorted(self._tickets, key=lambda ticket: ticket.rank):
-            if ticket.begun or (ticket.ready and more > 0):
+            if ticket.started or (ticket.ready and startable > 0):
                 first.append(ticket)
-                more -= not ticket.begun
+                startable -= not ticket.started
         return first[: self._devices]
 
-    def _next(self) -> list[Ticket]:
-        """Return who begins to work on the devices that nobody works on."""
-        waiting = [ticket for ticket in self._first() if ticket not in self._working]
+    def _may_start(self) -> list[Ticket]:
+        """Return the tickets that start to work on the idle devices."""
+        waiting = [ticket for ticket in self._should_work() if ticket not in self._working]
         return waiting[: self._devices - len(self._working)]
 
 
-def _overloaded(why: str, seconds: float) -> Overloaded:
-    after = math.ceil(seconds)
-    return Overloaded(f"overloaded: {why}; try again in {after} s", after)
+def _overloaded(reason: str, seconds: float) -> Overloaded:
+    retry_after = math.ceil(seconds)
+    return Overloaded(f"overloaded: {reason}; try again in {retry_after} s", retry_after)

@@ -1,4 +1,4 @@
-"""Where a volume lies: its sides, its spacing, and the presets that name both."""
+"""The grid of a volume: its sides and spacing, and the presets that name both."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ Lengths = tuple[float, float, float]
 
 
 def preset(variant: Variant, inputs: Inputs) -> tuple[str | None, Mapping[str, Any]]:
-    """Return the preset asked for by name and what it says, over the variant's defaults.
+    """Return the name of the requested preset, and its values over the variant's defaults.
 
-    Raises InvalidRequest for one that the variant lacks, or where a mask or a source has the size.
+    The name is None without a request for one. Raises InvalidRequest for a preset that the variant
+    lacks, and together with a mask or a source, which has a size.
     """
     defaults: Mapping[str, Any] = variant["defaults"]
     if "preset" not in inputs:
@@ -32,14 +33,14 @@ def preset(variant: Variant, inputs: Inputs) -> tuple[str | None, Mapping[str, A
 
 
 def padded_size(variant: Variant, size: Sides) -> Sides:
-    """Return `size` rounded up to what the networks take."""
+    """Return `size` rounded up to the sides that the networks take."""
     multiple = variant["size"]["multiple"]
     x, y, z = (-(-side // multiple) * multiple for side in size)
     return x, y, z
 
 
 def size(variant: Variant, inputs: Inputs, default: Sequence[int]) -> Sides:
-    """Return the voxels a side: those of the mask or the source, or as asked, or `default`.
+    """Return the voxels a side: of the mask or the source, else of the input, else `default`.
 
     Raises InvalidRequest.
     """
@@ -74,10 +75,10 @@ def size(variant: Variant, inputs: Inputs, default: Sequence[int]) -> Sides:
 
 
 def spacing(variant: Variant, inputs: Inputs, default: Sequence[float]) -> Lengths:
-    """Return the millimetres between voxels, as asked or `default`. Raises InvalidRequest."""
+    """Return the spacing in mm, of the input or `default`. Raises InvalidRequest."""
     low, high = variant["spacing"]["min"], variant["spacing"]["max"]
     if "spacing" not in inputs:
-        x, y, z = (shortest(side) for side in default)  # as a request could have said it
+        x, y, z = (shortest(side) for side in default)  # as if it came in a request
         return x, y, z
     x, y, z = sides = [shortest(side) for side in values(inputs, "spacing", 3)]
     # Written so that NaN fails.

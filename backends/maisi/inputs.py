@@ -1,4 +1,4 @@
-"""One input at a time: its shape, its range, and the sentence when it is wrong."""
+"""Reading one input: its shape and range are checked; each function may raise InvalidRequest."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .errors import InvalidRequest
 
 Array = npt.NDArray[Any]
 Inputs = Mapping[str, Array]
-Variant = Mapping[str, Any]  # what its model configurations publish as the parameter `variant`
+Variant = Mapping[str, Any]  # the JSON in the parameter `variant` of its model configurations
 
 
 def values(inputs: Inputs, name: str, count: int) -> list[Any]:
-    """Return the input's values, which must be `count` in one axis."""
+    """Return the values of an input of shape [count]."""
     array = inputs[name]
     if array.shape != (count,):
         raise InvalidRequest(f"{name}: shape {list(array.shape)}, but {[count]} is allowed")
@@ -24,7 +24,7 @@ def values(inputs: Inputs, name: str, count: int) -> list[Any]:
 
 
 def whole(inputs: Inputs, name: str, default: int, low: int, high: int) -> int:
-    """Return the one whole number of an input, or `default`, which must lie in low..high."""
+    """Return the integer of an input [1], or `default`; it must lie in low..high."""
     value = int(values(inputs, name, 1)[0]) if name in inputs else int(default)
     if not low <= value <= high:
         raise InvalidRequest(f"{name}: {value} is outside what is allowed, {low} to {high}")
@@ -32,7 +32,7 @@ def whole(inputs: Inputs, name: str, default: int, low: int, high: int) -> int:
 
 
 def number(inputs: Inputs, name: str, default: float, low: float, high: float) -> float:
-    """Return the one number of an input, or `default`, which must lie in low..high."""
+    """Return the number of an input [1], or `default`; it must lie in low..high."""
     value = shortest(values(inputs, name, 1)[0]) if name in inputs else float(default)
     if not low <= value <= high:
         raise InvalidRequest(f"{name}: {value:g} is outside what is allowed, {low:g} to {high:g}")
@@ -40,7 +40,7 @@ def number(inputs: Inputs, name: str, default: float, low: float, high: float) -
 
 
 def interval(inputs: Inputs, name: str) -> tuple[float, float]:
-    """Return the two ends of an input, within 0..1; all of it where there is none."""
+    """Return the two ends of an input [2], within 0..1; without it, 0 and 1."""
     if name not in inputs:
         return 0.0, 1.0
     low, high = (shortest(end) for end in values(inputs, name, 2))
@@ -53,37 +53,37 @@ def interval(inputs: Inputs, name: str) -> tuple[float, float]:
 
 
 def flag(inputs: Inputs, name: str) -> bool:
-    """Return the one truth of an input, false where there is none."""
+    """Return the truth value of an input [1]; without it, False."""
     return bool(values(inputs, name, 1)[0]) if name in inputs else False
 
 
 def text(inputs: Inputs, name: str, limit: int = 100) -> str:
-    """Return the one text of an input, of at most `limit` characters in UTF-8."""
+    """Return the text of an input [1], at most `limit` characters in UTF-8."""
     value = values(inputs, name, 1)[0]
     try:
-        said = value if isinstance(value, str) else bytes(value).decode()
+        decoded = value if isinstance(value, str) else bytes(value).decode()
     except UnicodeDecodeError:
         raise InvalidRequest(f"{name}: {quote(repr(value[:40]))} is not text in UTF-8") from None
-    if len(said) > limit:
-        raise InvalidRequest(f"{name}: {len(said)} characters, and at most {limit} are allowed")
-    return said
+    if len(decoded) > limit:
+        raise InvalidRequest(f"{name}: {len(decoded)} characters, and at most {limit} are allowed")
+    return decoded
 
 
-def written(name: str, sent: Array, limit: int) -> str:
-    """Return the text that an earlier stage wrote: `sent` [N], at most `limit` bytes of UTF-8."""
-    if sent.ndim != 1 or sent.dtype != np.uint8:
-        raise InvalidRequest(f"{name}: {sent.dtype} {list(sent.shape)}, but uint8 [N] is allowed")
-    if sent.size > limit:
-        raise InvalidRequest(f"{name}: {sent.size} bytes, and at most {limit} are allowed")
+def read_text(name: str, data: Array, limit: int) -> str:
+    """Return the text in `data`, uint8 [N]: at most `limit` bytes of UTF-8 by an earlier stage."""
+    if data.ndim != 1 or data.dtype != np.uint8:
+        raise InvalidRequest(f"{name}: {data.dtype} {list(data.shape)}, but uint8 [N] is allowed")
+    if data.size > limit:
+        raise InvalidRequest(f"{name}: {data.size} bytes, and at most {limit} are allowed")
     try:
-        return sent.tobytes().decode()
+        return data.tobytes().decode()
     except UnicodeDecodeError:
-        start = sent[:40].tobytes()
+        start = data[:40].tobytes()
         raise InvalidRequest(f"{name}: {quote(repr(start))} is not text in UTF-8") from None
 
 
 def shortest(value: float) -> float:
-    """Return the number that was meant: 0.9 for the float32 that prints as 0.9."""
+    """Return the float64 that prints as the float32 `value` does: 0.9 for the float32 0.9."""
     with np.errstate(over="ignore"):
         return float(str(np.float32(value)))
 
@@ -98,6 +98,6 @@ def join(items: Any) -> str:
     return ", ".join(str(item) for item in items)
 
 
-def quote(said: str) -> str:
-    """Quote what came from outside, on one line."""
-    return repr(said[:60])
+def quote(value: str) -> str:
+    """Quote a caller's text on one line, at most 60 characters of it."""
+    return repr(value[:60])

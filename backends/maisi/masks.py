@@ -14,7 +14,7 @@ from .augmentation import augment
 from .conditioning import mask_noise, organs_of_lesions
 from .errors import InvalidRequest
 from .inputs import Array, Inputs, Variant
-from .postprocess import BONE_LESION, LUNG_LOBES, postprocess
+from .mask_cleanup import BONE_LESION, LUNG_LOBES, clean
 from .request import Plan
 from .sampler import RunModel
 
@@ -29,18 +29,18 @@ def translate(variant: Variant, inputs: Inputs) -> Inputs:
     return inputs if table is None else {**inputs, "mask": vocabulary.remap(inputs["mask"], table)}
 
 
-def complete(variant: Variant, plan: Plan, inputs: Inputs) -> Array | None:
-    """Return the caller's mask [X, Y, Z], with the body around its organs where it has none.
+def add_body_and_augment(variant: Variant, plan: Plan, inputs: Inputs) -> Array | None:
+    """Return the request's mask [X, Y, Z], with a body and augmented where the plan says so.
 
-    The body is seen in a source, else guessed from the labels; see `envelope`. Then the mask is
-    made a little different, where that was asked.
+    The body is taken from the source image, else estimated from the labels; see `envelope`. None
+    where the request has no mask.
     """
     mask = inputs.get("mask")
     if mask is not None and plan.body_added:
         mask = _with_body(mask, plan, inputs)
     if mask is not None and plan.augmented:
         healthy = organs_of_lesions(variant, mask)
-        healthy[BONE_LESION] = envelope.BODY  # of any bone; as augmentation_tumor_bone has it
+        healthy[BONE_LESION] = envelope.BODY  # as augmentation_tumor_bone
         mask = augment(mask, healthy, plan.seed)
     return mask
 
@@ -53,19 +53,20 @@ def _with_body(mask: Array, plan: Plan, inputs: Inputs) -> npt.NDArray[np.uint8]
 
 
 def generate(
-    variant: Variant, plan: Plan, run_model: RunModel, after: Callable[[int, int], None]
+    variant: Variant, plan: Plan, run_model: RunModel, on_step: Callable[[int, int], None]
 ) -> npt.NDArray[np.uint8]:
-    """Return a mask [X, Y, Z] of the anatomy that the plan asks for, on its grid.
+    """Return a mask [X, Y, Z] of the plan's anatomy, on the plan's grid.
 
     As ldm_conditional_sample_one_mask in scripts/sample_mask.py of NV-Generate-CTMR, but decoded
-    whole: DDPM from noise, conditioned on ten sizes, then `postprocess`. The networks were trained
-    for one size and spacing; the mask is resampled from there. `after` hears of every call.
+    whole: DDPM from noise, conditioned on ten sizes, then `mask_cleanup`. The networks were trained
+    for one size and spacing, from which the mask is resampled. `on_step(done, total)` is called
+    after each step.
     """
     assert plan.anatomy is not None
-    how = variant["mask_generation"]
+    settings = variant["mask_generation"]
     factor = variant["latent"]["factor"]
-    shape = (1, variant["latent"]["channels"], *(side // factor for side in how["size"]))
-    steps = schedule.steps(how["schedule"], math.prod(shape[2:]), how["steps"], "ddpm")
+    shape = (1, variant["latent"]["channels"], *(side // factor for side in settings["size"]))
+    steps = schedule.steps(settings["schedule"], math.prod(shape[2:]), settings["steps"], "ddpm")
     latent: Any = next(noise := mask_noise(plan, shape))
     sizes = np.array([plan.anatomy], np.float32)
     for done, step in enumerate(steps, start=1):
@@ -78,30 +79,32 @@ def generate(
             "anatomy_sizes": sizes,
         }
         (latent,) = run_model("mask_flow", inputs, ["next_latent"])
-        after(done, len(steps))
+        on_step(done, len(steps))
     (labels,) = run_model("mask_decoder", {"latent": latent}, ["labels"])
-    made = postprocess(np.from_dlpack(labels)[0], anatomy.tumour(plan.anatomy))
-    return resample(made, how["spacing"], plan.size, plan.spacing)
+    mask = clean(np.from_dlpack(labels)[0], anatomy.tumour(plan.anatomy))
+    return resample(mask, settings["spacing"], plan.size, plan.spacing)
 
 
 def resample(
     mask: npt.NDArray[np.uint8],
     spacing: Sequence[float],
     size: Sequence[int],
-    to: Sequence[float],
+    new_spacing: Sequence[float],
 ) -> npt.NDArray[np.uint8]:
-    """Return `mask` at another spacing by nearest neighbour, cropped or padded around its middle.
+    """Return `mask` of `spacing` mm with `size` voxels of `new_spacing` mm, by nearest neighbour.
+
+    It is cropped or padded around its middle.
 
     As ensure_output_size_and_spacing in scripts/sample.py: MONAI's Spacing, which keeps the first
     voxel's centre, then its ResizeWithPadOrCrop.
     """
-    for axis, (old, side, new) in enumerate(zip(spacing, size, to, strict=True)):
+    for axis, (old, side, new) in enumerate(zip(spacing, size, new_spacing, strict=True)):
         count = round((mask.shape[axis] - 1) * old / new + 1)
         nearest = np.rint(np.arange(count) * (new / old)).astype(int)
         start = count // 2 - side // 2 if count > side else -((side - count) // 2)
-        at = np.arange(start, start + side)
-        taken = nearest[np.clip(at, 0, count - 1)]
-        mask = np.take(mask, np.clip(taken, 0, mask.shape[axis] - 1), axis)
-        beyond = (at < 0) | (at >= count)
+        index = np.arange(start, start + side)
+        source = nearest[np.clip(index, 0, count - 1)]
+        mask = np.take(mask, np.clip(source, 0, mask.shape[axis] - 1), axis)
+        beyond = (index < 0) | (index >= count)
         mask.swapaxes(0, axis)[beyond] = 0
     return np.ascontiguousarray(mask)

@@ -1,4 +1,4 @@
-"""What an operator counts, among Triton's own metrics; docs/operations.md explains them."""
+"""Metrics of requests, shown among Triton's own; docs/operations.md describes them."""
 
 from __future__ import annotations
 
@@ -30,55 +30,55 @@ class Metrics:
     """The metrics of one model of a variant."""
 
     def __init__(self, variant: str, model: str) -> None:
-        """Show this model's gauges at once; a counter appears when it first counts."""
+        """Publish this model's gauges at once; a counter is published when it first counts."""
         self._variant, self._model = variant, model
         self._running = 0
         self._lock = threading.Lock()  # two threads at one metric of Triton 2.51 crash it
         self._families = {
-            name: pb_utils.MetricFamily(name=name, description=told, kind=kind)
+            name: pb_utils.MetricFamily(name=name, description=description, kind=kind)
             for table, kind in (
                 (_COUNTERS, pb_utils.MetricFamily.COUNTER),
                 (_GAUGES, pb_utils.MetricFamily.GAUGE),
             )
-            for name, told in table.items()
+            for name, description in table.items()
         }
-        self._kept: dict[tuple[str, ...], Any] = {}
+        self._metrics: dict[tuple[str, ...], Any] = {}
         for name in _GAUGES:
-            self._set(name, 0)  # also where a process died that had counted
+            self._set(name, 0)  # a process that died may have left another value
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Count a request as running within."""
-        self.progress()
+        """Count a request as running during the block."""
+        self.mark_progress()
         self._add("maisi_requests_running", 1, model=self._model)
         try:
             yield
         finally:
             self._add("maisi_requests_running", -1, model=self._model)
 
-    def queue(self, running: int, waiting: int) -> None:
-        """Tell how many requests run and how many wait; one that begins to run is progress."""
+    def set_queue(self, running: int, waiting: int) -> None:
+        """Set how many requests run and how many wait; a request that starts is progress."""
         if running > self._running:
-            self.progress()
+            self.mark_progress()
         self._running = running
         self._set("maisi_requests_running", running)
         self._set("maisi_requests_waiting", waiting)
 
-    def progress(self) -> None:
-        """Note that work goes on."""
+    def mark_progress(self) -> None:
+        """Set the time of the last progress to now."""
         self._set("maisi_progress_timestamp_seconds", time.time())
 
-    def step(self) -> None:
+    def count_step(self) -> None:
         """Count a call of a flow network."""
         self._add("maisi_steps_total", 1)
-        self.progress()
+        self.mark_progress()
 
-    def ended(self, outcome: str) -> None:
-        """Count a request: done, invalid, cancelled, unavailable or failed."""
+    def count_request(self, outcome: str) -> None:
+        """Count a request that ended: done, invalid, cancelled, unavailable or failed."""
         self._add("maisi_requests_total", 1, outcome=outcome)
 
-    def volume(self, report: Mapping[str, Any]) -> None:
-        """Count a volume that was made, by its report."""
+    def count_volume(self, report: Mapping[str, Any]) -> None:
+        """Count a volume and what its report says of it."""
         self._add("maisi_voxels_total", math.prod(report["size"]))
         for stage, seconds in report["seconds"].items():
             if stage != "total":
@@ -92,14 +92,14 @@ class Metrics:
         with self._lock:
             self._metric(gauge, model=self._model).set(value)
 
-    def _add(self, name: str, more: float, **labels: str) -> None:
+    def _add(self, name: str, amount: float, **labels: str) -> None:
         with self._lock:
-            self._metric(name, **labels).increment(more)
+            self._metric(name, **labels).increment(amount)
 
     def _metric(self, name: str, **labels: str) -> Any:
         key = (name, *labels.values())
-        if key not in self._kept:
-            self._kept[key] = self._families[name].Metric(
+        if key not in self._metrics:
+            self._metrics[key] = self._families[name].Metric(
                 labels={"variant": self._variant, **labels}
             )
-        return self._kept[key]
+        return self._metrics[key]

@@ -1,8 +1,8 @@
-"""The models of a variant: Triton's tensors in and out, and every failure as one sentence.
+"""The models of a variant: they answer Triton's requests, and turn every error into one sentence.
 
 config.pbtxt gives each model its `role` (condition, sampler, decoder or stream) and the JSON
-`variant` that says what may be asked. `<variant>.stream` does the same as the ensemble of the other
-three, and tells how far it is.
+`variant` with the limits of a request. `<variant>.stream` does the same as the ensemble of the
+other three, and reports progress.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import json
-import re
 import secrets
 import sys
 import threading
@@ -25,15 +24,12 @@ import triton_python_backend_utils as pb_utils
 
 sys.path.append(str(Path(__file__).parents[2]))  # Triton loads this file by itself
 
-from backends.engines import cuda, guard
+from backends.engines import guard
 from backends.maisi import stopping, stream
-from backends.maisi.decoder import NOT_FINITE
 from backends.maisi.ensemble import STAGES, Tensors
 from backends.maisi.errors import (
     Cancelled,
-    EngineFailed,
     InvalidRequest,
-    OutOfMemory,
     Overloaded,
     RequestError,
     Stopping,
@@ -42,38 +38,23 @@ from backends.maisi.errors import (
 )
 from backends.maisi.forecast import Pace
 from backends.maisi.gate import Gate
+from backends.maisi.inner_models import InnerModels, log, log_hint, named_tensor, overloaded
 from backends.maisi.inputs import Variant, flag
 from backends.maisi.metrics import Metrics
-from backends.maisi.preparation import as_text
 from backends.maisi.progress import WAITING
+from backends.maisi.request_steps import text_bytes
 
-_READ = ("vae_decoder", "vae_encoder", "mask_decoder")
-_MEMORY = re.compile(r"out of memory: .*; try again in (\d+) s")  # as backends/engines/memory.py
-# What Triton 2.51 says of a model that the supervisor is about to load again, and where there is no
-# room in /dev/shm.
-_PASSING = {
-    "is not healthy": "died and is loaded again",
-    "is not ready": "is being loaded again",
-    "has no available versions": "is being loaded again",
-    "shared memory": "has no room in shared memory",
-    "a file of activations": "has no room for activations on the disk",
-}
-_QUEUE_FULL = "maximum queue size"  # as Triton 2.51 says it
-_QUEUE_PAUSE = 0.002  # seconds until a full queue is tried again
-_AGAIN = 3  # seconds until a caller is to try again
 _ARENA_MAX = -8  # mallopt's M_ARENA_MAX, glibc's malloc.h
-# What an error is counted as, by its code.
-_OUTCOMES = {
+_OUTCOMES = {  # an error's code -> the outcome that it is counted as
     "INVALID_ARG": "invalid",
     "UNAVAILABLE": "unavailable",
     "CANCELLED": "cancelled",
     "INTERNAL": "failed",
 }
-_FLOWS = ("flow", "flow_masked", "mask_flow")
 
 
 class TritonPythonModel:
-    """One model of a variant, as its role says."""
+    """One model of a variant, by its role."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Read the role and the variant.
@@ -94,219 +75,149 @@ class TritonPythonModel:
                 f"{args['model_name']}: role {self.role!r} is not one of {', '.join(roles)}"
             )
         try:
-            self.token = guard.token()
-            self.probe_id = guard.probe_id()  # of requests that count as nobody's
+            token = guard.token()
+            self.probe_id = guard.probe_id()  # of requests that no metric counts
         except ValueError as error:
             raise pb_utils.TritonModelException(f"{args['model_name']}: {error}") from None
-        if self.role == "stream":  # whose threads would have arenas, which keep what they had
+        if self.role == "stream":  # else glibc has an arena for each thread, and keeps its memory
             ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
         self.pace = Pace()
         self.metrics = Metrics(self.variant["name"], args["model_name"])
+        self.inner_models = InnerModels(
+            self.variant["name"], self.role, self.metrics, token, self.probe_id
+        )
         waiting: int = self.variant["limits"]["waiting"][1]
-        devices = parameters.get("devices", {"string_value": "1"})  # that networks are placed on
-        self.gate = Gate(waiting, self.metrics.queue, int(devices["string_value"]))
-        self.checks = threading.BoundedSemaphore(waiting)  # at once, beside the gate
+        # The number of devices that networks are placed on.
+        devices = parameters.get("devices", {"string_value": "1"})
+        self.gate = Gate(waiting, self.metrics.set_queue, int(devices["string_value"]))
+        self.checks = threading.BoundedSemaphore(waiting)  # at a time; they do not use the gate
 
     def execute(self, requests: Sequence[Any]) -> list[Any] | None:
         """Answer each request; a stream answers in threads, each through its request's own sender.
 
-        Should this process die, Triton tells nobody whose stream it was: the supervisor does, which
-        starts Triton again.
+        When a stream's process dies, Triton ends none of its requests: the supervisor restarts
+        Triton.
         """
         if self.role == "stream":
             for request in requests:
-                self._take(request)
+                self._start_stream(request)
             return None
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Any) -> Any:
-        known = _id(request)
+        """Return the response of a stage of the ensemble."""
+        request_id = _request_id(request)
         try:
             if self.role == "condition":
                 stopping.admit()
-            with nullcontext() if known == self.probe_id else self.metrics.running():
-                engine = functools.partial(self._engine, self._wanted(request), known)
-                outputs = STAGES[self.role](self.variant, _inputs(request), engine)
+            with nullcontext() if request_id == self.probe_id else self.metrics.running():
+                run_model = self._run_model(request, request_id)
+                outputs = STAGES[self.role](self.variant, _inputs(request), run_model)
             if self.role == "decoder":
-                outputs = self._made(known, outputs)
-            return pb_utils.InferenceResponse([_tensor(*item) for item in outputs.items()])
+                outputs = self._finished(request_id, outputs)
+            return pb_utils.InferenceResponse([named_tensor(*item) for item in outputs.items()])
         except Exception as error:
-            return pb_utils.InferenceResponse(error=self._error(known, error))
+            return pb_utils.InferenceResponse(error=self._error(request_id, error))
 
-    def _take(self, request: Any) -> None:
-        """Give a request a thread, or refuse it without: a crowd's threads wait for each other."""
+    def _start_stream(self, request: Any) -> None:
+        """Answer a request in a thread of its own, or refuse it without one."""
         try:
             stopping.admit()
-            sent = {t.name(): t.as_numpy() for t in request.inputs() if t.name() == "check"}
-            if check := flag(sent, "check"):
+            flags = {t.name(): t.as_numpy() for t in request.inputs() if t.name() == "check"}
+            if check := flag(flags, "check"):
                 if not self.checks.acquire(blocking=False):
-                    raise _overloaded("as many checks as may be are here")
+                    raise overloaded("as many checks as may be are here")
             else:
-                self.gate.look()
+                self.gate.check_capacity()
         except (Stopping, Overloaded, InvalidRequest) as error:
-            self._fail(request.get_response_sender(), _id(request), error)
+            self._fail(request.get_response_sender(), _request_id(request), error)
         else:
-            work = self._checked if check else self._stream
+            work = self._check if check else self._stream
             threading.Thread(target=work, args=(request,), daemon=True).start()
 
-    def _checked(self, request: Any) -> None:
+    def _check(self, request: Any) -> None:
         try:
             self._stream(request)
         finally:
             self.checks.release()
 
     def _stream(self, request: Any) -> None:
-        sender, known = request.get_response_sender(), _id(request)
+        sender, request_id = request.get_response_sender(), _request_id(request)
 
         def send(stage: str, progress: float, **outputs: Any) -> None:
             if request.is_cancelled():
                 raise Cancelled
             if stage != WAITING:
-                self.metrics.progress()
+                self.metrics.mark_progress()
             if "report" in outputs:
-                outputs = self._made(known, outputs)
+                outputs = self._finished(request_id, outputs)
             outputs = {
-                "stage": as_text(stage),
+                "stage": text_bytes(stage),
                 "progress": np.array([progress], np.float32),
             } | outputs
-            sender.send(pb_utils.InferenceResponse([_tensor(*item) for item in outputs.items()]))
+            tensors = [named_tensor(*item) for item in outputs.items()]
+            sender.send(pb_utils.InferenceResponse(tensors))
 
         try:
-            engine = functools.partial(self._engine, self._wanted(request), known)
-            seconds = self._seconds(request)
-            stream.run(self.variant, _inputs(request), engine, send, self.pace, self.gate, seconds)
+            run_model = self._run_model(request, request_id)
+            time_limit = self._time_limit(request)
+            inputs = _inputs(request)
+            stream.run(self.variant, inputs, run_model, send, self.pace, self.gate, time_limit)
         except Exception as error:
-            self._fail(sender, known, error)
+            self._fail(sender, request_id, error)
         else:
             sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
-    def _fail(self, sender: Any, known: str, error: Exception) -> None:
-        """End a stream in one message: a lone end after an error can crash Triton 2.51."""
+    def _fail(self, sender: Any, request_id: str, error: Exception) -> None:
+        """End a stream in one message: a separate end after an error can crash Triton 2.51."""
         sender.send(
-            pb_utils.InferenceResponse(error=self._error(known, error)),
+            pb_utils.InferenceResponse(error=self._error(request_id, error)),
             flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
         )
 
-    def _seconds(self, request: Any) -> float:
-        """Return how long a request may take: what the caller says, within the limit."""
+    def _time_limit(self, request: Any) -> float:
+        """Return the seconds that a request may take: its timeout, within the variant's limit."""
         longest: float = self.variant["limits"]["seconds"][1]
         return min(request.timeout() / 1e6 or longest, longest)
 
-    def _wanted(self, request: Any) -> Callable[[], None]:
-        """Return what raises where a request's answer is no longer wanted, or came too late.
-
-        Its time begins now.
-        """
-        seconds = self._seconds(request)
-        end = time.monotonic() + seconds
+    def _run_model(self, request: Any, request_id: str) -> Callable[..., list[Any]]:
+        """Return what calls a network for a request, whose time begins now; see `RunModel`."""
+        time_limit = self._time_limit(request)
+        end = time.monotonic() + time_limit
 
         def check() -> None:
             if request.is_cancelled():
                 raise Cancelled
             if time.monotonic() > end:
-                raise TimeUp(f"the request was not done within its {seconds:g} s")
+                raise TimeUp(f"the request was not done within its {time_limit:g} s")
             stopping.check_deadline()
 
-        return check
+        return functools.partial(self.inner_models.call, check, request_id)
 
-    def _made(self, known: str, outputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Count what was made and put the request's id into its report.
-
-        An answer without an image made none.
-        """
+    def _finished(self, request_id: str, outputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Count a request that is done, and put its id into the report among its outputs."""
         report = json.loads(outputs["report"].tobytes())
-        if known != self.probe_id:
-            self.metrics.ended("done")
-            if "image" in outputs:
-                self.metrics.volume(report)
-        return {**outputs, "report": as_text(json.dumps({"request_id": known, **report}))}
+        if request_id != self.probe_id:
+            self.metrics.count_request("done")
+            if "image" in outputs:  # a check and a mask alone have none
+                self.metrics.count_volume(report)
+        return {**outputs, "report": text_bytes(json.dumps({"request_id": request_id, **report}))}
 
-    def _engine(
-        self,
-        check: Callable[[], None],
-        known: str,
-        model: str,
-        inputs: Mapping[str, Any],
-        outputs: Sequence[str],
-    ) -> list[Any]:
-        """Call a model of this variant within the server; `check` raises where that is not wanted.
-
-        What it gives stays where it is, on a GPU perhaps, for the next model; but for what is read
-        here, `_READ`, or where models cannot share memory of a GPU.
-        """
-        if model in _FLOWS and known != self.probe_id:
-            self.metrics.step()
-        place = (
-            {"preferred_memory": pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)}
-            if model in _READ or not cuda.gpu_tensors()
-            else {}
-        )
-        tensors = [_tensor(*item) for item in inputs.items()]
-        while True:
-            response = pb_utils.InferenceRequest(
-                model_name=f"{self.variant['name']}.{model}",
-                requested_output_names=list(outputs),
-                inputs=tensors,
-                request_id=known,
-                parameters={guard.PARAMETER: self.token},
-                **place,
-            ).exec()
-            # Others than the stages can fill a network's queue, behind a long run, too.
-            if not (response.has_error() and _QUEUE_FULL in response.error().message()):
-                break
-            check()
-            time.sleep(_QUEUE_PAUSE)
-        if response.has_error():
-            error = response.error()
-            if guard.NOT_FINITE in error.message():  # Triton 2.51 hands no codes on
-                raise InvalidRequest(NOT_FINITE)
-            _log(known, f"{self.role}: {model}: {error.message()}")
-            if (full := _MEMORY.search(error.message())) is not None:
-                raise OutOfMemory(f"overloaded: {model}: {full[0]}", int(full[1]))
-            for sign, reason in _PASSING.items():
-                if sign in error.message():
-                    raise _overloaded(f"{model} {reason}; {_where(known)}")
-            raise EngineFailed(f"{self.role}: the model {model} failed; {_where(known)}")
-        return [pb_utils.get_output_tensor_by_name(response, name) for name in outputs]
-
-    def _error(self, known: str, error: Exception) -> Any:
+    def _error(self, request_id: str, error: Exception) -> Any:
+        """Count an error and return it as Triton's."""
         if not isinstance(error, RequestError):
-            _log(known, f"{self.role}: {type(error).__name__}: {error}")
-            sentence = f"{self.role}: failed with {type(error).__name__}; {_where(known)}"
+            log(request_id, f"{self.role}: {type(error).__name__}: {error}")
+            sentence = f"{self.role}: failed with {type(error).__name__}; {log_hint(request_id)}"
             error = RequestError(sentence)
-        if known != self.probe_id:
-            self.metrics.ended(_OUTCOMES[error.code])
+        if request_id != self.probe_id:
+            self.metrics.count_request(_OUTCOMES[error.code])
         return pb_utils.TritonError(render(error), getattr(pb_utils.TritonError, error.code))
 
 
-def _overloaded(why: str) -> Overloaded:
-    return Overloaded(f"overloaded: {why}; try again in {_AGAIN} s", _AGAIN)
-
-
-def _id(request: Any) -> str:
-    """Return the caller's name for the request, or one of ours."""
+def _request_id(request: Any) -> str:
+    """Return the id that the caller gave the request, or a random one."""
     return request.request_id() or secrets.token_hex(6)
-
-
-def _log(known: str, text: str) -> None:
-    pb_utils.Logger.log_error(f"request '{known}': {text}")
-
-
-def _where(known: str) -> str:
-    return f"the server's log says why, at request '{known}'"
 
 
 def _inputs(request: Any) -> Tensors:
     return {tensor.name(): tensor for tensor in request.inputs()}
-
-
-def _tensor(name: str, value: Any) -> Any:
-    """Name a value for Triton: an array, or a tensor, which is not copied.
-
-    A tensor that has the name goes as it is: Triton puts it into shared memory once for all calls.
-    """
-    if isinstance(value, np.ndarray):
-        return pb_utils.Tensor(name, np.ascontiguousarray(value))
-    if value.name() == name:
-        return value
-    return pb_utils.Tensor.from_dlpack(name, value.to_dlpack())

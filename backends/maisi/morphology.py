@@ -21,7 +21,7 @@ def grow(bits: Bits, radius: int = 1) -> Bits:
 
 
 def shrink(bits: Bits, radius: int = 1, beyond: bool = False) -> Bits:
-    """Erode by a cube of 2 `radius` + 1 voxels a side, with `beyond` outside of the volume."""
+    """Erode by a cube of 2 `radius` + 1 voxels a side; outside of the volume lies `beyond`."""
     shrunk = ~grow(~bits, radius)
     if not beyond:
         for axis in range(3):

@@ -1,4 +1,4 @@
-"""How far a request of the stream is: told to the caller, and timed by stage."""
+"""The progress of a request of the stream, sent to the caller, and the seconds of its stages."""
 
 from __future__ import annotations
 
@@ -12,56 +12,56 @@ from .request import Plan
 
 WAITING = "waiting"  # the stage of a request that waits for its turn
 _INTERVAL = 1.0  # seconds between two messages of a request that waits
-# How much of a whole request has passed when a part begins; the sampler's share of an attempt.
+# The progress, 0..1, at which a stage begins; SAMPLER is the sampler's share of an attempt.
 MASK_ENCODER, ATTEMPTS = 0.02, 0.05
 SAMPLER = 0.84
 
 
 class Progress:
-    """The progress of one request; `seconds` are those of each stage, without waiting."""
+    """The progress of one request; `seconds`: stage -> its time without waiting."""
 
     def __init__(self, plan: Plan, send: Callable[..., None], ticket: Ticket) -> None:
-        """`send(stage, progress)` tells the caller, and raises when the caller has gone."""
+        """Start at 0; `send(stage, progress)` messages the caller, and raises when it has gone."""
         self.seconds: dict[str, float] = {}
         self._plan, self._send, self._ticket = plan, send, ticket
         self._progress, self._last_message = 0.0, 0.0
 
     @contextmanager
     def stage(self, name: str, progress: float) -> Iterator[None]:
-        """Tell the caller that a stage begins, and time what is done within."""
-        self._tell(name, progress)
+        """Report that a stage begins, and time the block."""
+        self._report(name, progress)
         started = self._ticket.clock()
         yield
-        spent = self._ticket.clock() - started
-        self.seconds[name] = self.seconds.get(name, 0.0) + spent
+        elapsed = self._ticket.clock() - started
+        self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
 
     def wait(self) -> None:
         """Wait for the request's turn; raises as `Ticket.begin` and `step` do."""
         self._ticket.begin(self._while_waiting)
 
     def step(self, stage: str, progress: float) -> None:
-        """Tell how far a stage is, and wait where a shorter request comes first.
+        """Report the progress of a stage, and wait where a shorter request comes first.
 
         Raises TimeUp, Stopping, and what `send` raises.
         """
-        self._tell(stage, progress)
+        self._report(stage, progress)
         self._ticket.step(progress, self._while_waiting)
 
     def mask_step(self, done: int, total: int) -> None:
-        """Hear of a step of the networks that make a mask."""
+        """Report a step of the mask network; raises as `step` does."""
         self.step("mask", MASK_ENCODER * done / total)
 
     def sampler_step(self, attempt: int) -> Callable[[int, int], None]:
-        """Return what hears of each step of an attempt's sampler."""
+        """Return a callback `(done, total)` for the steps of an attempt's sampler."""
         return lambda done, total: self.step(
             "sampler", self.of_attempt(attempt, SAMPLER * done / total)
         )
 
     def of_attempt(self, attempt: int, done: float) -> float:
-        """Return how much of the whole has passed when an attempt is `done`, 0..1."""
+        """Return the progress of the request when the share `done`, 0..1, of an attempt is done."""
         return ATTEMPTS + (1 - ATTEMPTS) * (attempt + done) / (self._plan.redraws + 1)
 
-    def _tell(self, stage: str, progress: float) -> None:
+    def _report(self, stage: str, progress: float) -> None:
         self._send(stage, progress)
         self._progress = progress
 

@@ -1,4 +1,4 @@
-"""What was done, and what came out of it."""
+"""The report of a volume, and the outlook of a request: both JSON."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def report(
     mask: Array | None,
     attempts: Sequence[Mapping[str, Any]],
 ) -> str:
-    """Return the JSON that goes with `image` [X, Y, Z]; `seconds`: stage -> time it took.
+    """Return the JSON report of `image` [X, Y, Z]; `seconds`: stage -> its time.
 
-    `attempts`: what `fidelity.check` found of each volume made; `image` is the last, or the best.
+    `attempts`: the result of `fidelity.check` for each volume; `image` is the last, or the best.
     """
     ends = {"top_region": plan.top_region, "bottom_region": plan.bottom_region}
     regions = ends if "regions" in variant else {}
@@ -53,7 +53,7 @@ def report(
             "masked": plan.masked,
             "preset": plan.preset,
             **({"strength": plan.strength} if plan.sourced else {}),
-            **_of_mask(plan),
+            **_mask_fields(plan),
             **regions,
             "warnings": warnings(variant, plan, mask),
             "seconds": {stage: round(value, 4) for stage, value in seconds.items()},
@@ -68,8 +68,8 @@ def report(
     )
 
 
-def _of_mask(plan: Plan) -> dict[str, Any]:
-    """Return what is to be said of where the mask came from."""
+def _mask_fields(plan: Plan) -> dict[str, Any]:
+    """Return the fields of the report about the origin of the mask."""
     if not plan.masked:
         return {}
     sizes = None if plan.anatomy is None else dict(zip(NAMES, plan.anatomy, strict=True))
@@ -89,46 +89,49 @@ def outlook(
     seconds: float | None = None,
     wait: float = 0.0,
 ) -> str:
-    """Return the JSON of what would be done: the plan, warnings, what the mask holds, the time.
+    """Return the JSON outlook of a request: the plan, the labels of its mask, warnings, the time.
 
-    `seconds` is what one attempt is expected to take, None where nobody knows yet, and `wait` what
-    comes before it. `expected_gb` is the decoder's widest activation, in 10^9 bytes; what exceeds
-    its budget lies in files.
+    `seconds`: the estimate for one attempt, None where there is none; `wait`: the expected seconds
+    in the queue. `expected_gb` is the decoder's widest activation, in 10^9 bytes; the part beyond
+    its memory budget lies in files.
     """
-    voxel = math.prod(plan.spacing) / 1000
-    held = np.zeros(256, np.int64)
+    voxel_ml = math.prod(plan.spacing) / 1000
+    voxels = np.zeros(256, np.int64)
     for plane in [] if mask is None else mask:  # bincount takes eight bytes a voxel
-        held += np.bincount(plane.ravel(), minlength=256)
+        voxels += np.bincount(plane.ravel(), minlength=256)
     inventory = [
-        {"id": id_, "name": variant["labels"][str(id_)], "voxels": n, "ml": round(n * voxel, 2)}
-        for id_, n in enumerate(held.tolist())
+        {"id": id_, "name": variant["labels"][str(id_)], "voxels": n, "ml": round(n * voxel_ml, 2)}
+        for id_, n in enumerate(voxels.tolist())
         if n and id_
     ]
-    told = {key: value for key, value in dataclasses.asdict(plan).items() if key not in _CLOCK}
-    found = {"labels": inventory, "warnings": warnings(variant, plan, mask)}
+    fields = {key: value for key, value in dataclasses.asdict(plan).items() if key not in _CLOCK}
+    checks = {"labels": inventory, "warnings": warnings(variant, plan, mask)}
     widest = math.prod(plan.padded_size) * variant["bytes_per_voxel"]
     expected = {
         "expected_seconds": seconds and round(seconds, 1),
         "expected_wait_seconds": round(wait, 1),
         "expected_gb": round(widest / 1e9, 3),
     }
-    return json.dumps({**told, **found, **expected})
+    return json.dumps({**fields, **checks, **expected})
 
 
 def best(attempts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Return the attempt that follows the mask best: a faithful one, then the sharpest borders."""
+    """Return the attempt that follows the mask best.
 
-    def merit(found: Mapping[str, Any]) -> tuple[bool, int, float]:
-        edges = found["borders"]
-        within = [organ["within"] for organ in found["organs"].values()]
-        return bool(found["faithful"]), -within.count(False), edges["ratio"] if edges else 0.0
+    A faithful one, then one with the fewest organs out of range, then the sharpest borders.
+    """
+
+    def merit(attempt: Mapping[str, Any]) -> tuple[bool, int, float]:
+        edges = attempt["borders"]
+        within = [organ["within"] for organ in attempt["organs"].values()]
+        return bool(attempt["faithful"]), -within.count(False), edges["ratio"] if edges else 0.0
 
     return max(attempts, key=merit)
 
 
 def quality(image: Array, mask: Array | None) -> dict[str, Any]:
     """Return the range and mean of `image` and, with a mask, the mean grey level of each label."""
-    found: dict[str, Any] = {
+    statistics: dict[str, Any] = {
         "range": [int(image.min()), int(image.max())],
         "mean": round(float(image.mean()), 2),
     }
@@ -137,9 +140,9 @@ def quality(image: Array, mask: Array | None) -> dict[str, Any]:
         for labels, greys in zip(mask, image, strict=True):  # bincount takes 16 bytes a voxel
             voxels += np.bincount(labels.ravel(), minlength=256)
             sums += np.bincount(labels.ravel(), weights=greys.ravel(), minlength=256)
-        found["label_means"] = {
+        statistics["label_means"] = {
             str(label): round(float(sums[label] / voxels[label]), 2)
             for label in np.flatnonzero(voxels)
             if label
         }
-    return found
+    return statistics

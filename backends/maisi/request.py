@@ -1,4 +1,4 @@
-"""What a caller may ask: checked, completed, and written down as a `Plan`."""
+"""A request's inputs, checked and completed to a `Plan`."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from .inputs import (
     join,
     number,
     quote,
+    read_text,
     text,
     whole,
-    written,
 )
 
 INT64_MAX = 2**63 - 1
@@ -39,16 +39,15 @@ _MOST_RETRIES = 5
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides a volume but the arrays; what `report` gives back.
+    """All parameters of a volume but the arrays; the report has them, too.
 
     `size` and `padded_size` in voxels, `spacing` in millimetres; regions are None where the variant
     has none; `guidance_interval` is in time, 1 at noise and 0 at the image; `vocabulary` names the
-    labels of the mask that came, `body_added` tells that it lacks the body around its organs and
-    `augmented` that it is to be made a little different;
-    `anatomy` are the ten sizes of a mask to be made, and `organs` the ids that the mask given back
-    keeps; `sourced` tells that it starts from an image noised to `strength`, 1 being noise alone;
-    `redraws` is how often a volume that is not faithful is made anew. `started` is the monotonic
-    clock of the machine and `condition_seconds` how long the first stage took.
+    labels of the request's mask; `body_added`: a body is added to it; `augmented`: it is augmented;
+    `anatomy`: the ten sizes of a mask to generate; `organs`: the ids that the answer's mask keeps;
+    `sourced`: it starts from an image noised to `strength`, 1 being noise alone; `redraws`: how
+    often a volume that is not faithful is sampled again. `started` is the machine's monotonic clock
+    at the start, and `condition_seconds` the time of the first stage.
     """
 
     variant: str
@@ -97,19 +96,19 @@ class Plan:
 
 
 def complete(variant: Variant, inputs: Inputs) -> Plan:
-    """Check `inputs`, the tensors of the public contract that are present, and fill in the rest.
+    """Return the plan of `inputs`, the request's tensors, with defaults for the absent ones.
 
     Raises InvalidRequest with one sentence naming the input, its value and what is allowed. Shapes
-    are checked before any voxel is looked at.
+    are checked before any voxel is read.
     """
     defaults, limits = variant["defaults"], variant["limits"]
     mask, sourced = inputs.get("mask"), "source" in inputs
-    preset, chosen = grid.preset(variant, inputs)
-    size = grid.size(variant, inputs, chosen["size"])
-    modality = _modality(variant, inputs, chosen["modality"])
+    preset, preset_values = grid.preset(variant, inputs)
+    size = grid.size(variant, inputs, preset_values["size"])
+    modality = _modality(variant, inputs, preset_values["modality"])
     sizes = anatomy.parse(variant, inputs)
-    if sizes is not None and (given := [name for name in ("mask", "source") if name in inputs]):
-        raise InvalidRequest(f"anatomy: given together with a {given[0]}, which has its own")
+    if sizes is not None and (volumes := [name for name in ("mask", "source") if name in inputs]):
+        raise InvalidRequest(f"anatomy: given together with a {volumes[0]}, which has its own")
     solver = text(inputs, "solver") if "solver" in inputs else defaults["solver"]
     if solver not in variant["solvers"]:
         raise InvalidRequest(f"solver: {quote(solver)} is not one of {join(variant['solvers'])}")
@@ -120,14 +119,14 @@ def complete(variant: Variant, inputs: Inputs) -> Plan:
     if "redraws" in inputs and "latent" in inputs:
         raise InvalidRequest("redraws: given together with a latent, which is the only noise then")
     ids = [] if mask is None else labels(variant, mask)
-    top, bottom = regions(variant, inputs, ids, chosen.get("regions", ()))
+    top, bottom = regions(variant, inputs, ids, preset_values.get("regions", ()))
     plan = Plan(
         variant=variant["name"],
         modality=modality,
         class_label=variant["modalities"][modality],
         size=size,
         padded_size=grid.padded_size(variant, size),
-        spacing=grid.spacing(variant, inputs, chosen["spacing"]),
+        spacing=grid.spacing(variant, inputs, preset_values["spacing"]),
         seed=whole(inputs, "seed", secrets.randbelow(2**31), 0, INT64_MAX),
         steps=whole(inputs, "steps", defaults["steps"], *limits["steps"]),
         guidance=number(inputs, "guidance", defaults["guidance"], *limits["guidance"]),
@@ -141,7 +140,7 @@ def complete(variant: Variant, inputs: Inputs) -> Plan:
         body_added=bool(ids) and str(BODY) in variant["labels"] and BODY not in ids,
         augmented=flag(inputs, "augment"),
         anatomy=sizes,
-        organs=anatomy.keep(variant, inputs),
+        organs=anatomy.parse_organs(variant, inputs),
         sourced=sourced,
         strength=number(inputs, "strength", _STRENGTH if sourced else 1, 0, 1),
         redraws=whole(inputs, "redraws", 0, 0, _MOST_RETRIES),
@@ -151,21 +150,21 @@ def complete(variant: Variant, inputs: Inputs) -> Plan:
     return plan
 
 
-def signed(plan: Plan, **more: float) -> str:
-    """Return the plan, with `more` fields set, as `parse_plan` reads it: its HMAC and its JSON."""
-    text = json.dumps(dataclasses.asdict(plan) | more)
+def signed(plan: Plan, **changes: float) -> str:
+    """Return the plan, with changed fields, as `parse_plan` reads it: its HMAC and its JSON."""
+    text = json.dumps(dataclasses.asdict(plan) | changes)
     return guard.sign(text) + text
 
 
-def parse_plan(variant: Variant, sent: Array) -> Plan:
-    """Read the plan that the variant's condition model in this server signed, uint8 [N].
+def parse_plan(variant: Variant, data: Array) -> Plan:
+    """Return the plan in `data`, uint8 [N], which the variant's condition model has signed.
 
     Raises InvalidRequest for any other.
     """
-    text = written("plan", sent, 10_000)
+    text = read_text("plan", data, 10_000)
     signature, text = text[:_SIGNATURE], text[_SIGNATURE:]
-    right = hmac.compare_digest(signature.encode(), guard.sign(text).encode())
-    fields = json.loads(text) if right else {}
+    authentic = hmac.compare_digest(signature.encode(), guard.sign(text).encode())
+    fields = json.loads(text) if authentic else {}
     if fields.get("variant") != variant["name"]:
         raise InvalidRequest(f"plan: not what {variant['name']}.condition of this server writes")
     for name in ("size", "padded_size", "spacing", "guidance_interval", "anatomy", "organs"):
@@ -174,17 +173,17 @@ def parse_plan(variant: Variant, sent: Array) -> Plan:
 
 
 def takes_mask(variant: Variant) -> bool:
-    """Tell whether the variant has a ControlNet, which alone understands masks."""
+    """Tell whether the variant has a ControlNet, without which there are no masks."""
     return "labels" in conditions(variant)
 
 
 def conditions(variant: Variant) -> tuple[str, ...]:
-    """Return the names of the tensors with a row each for the condition and its absence."""
+    """Return the names of the conditions: a row each, and under guidance an unconditional one."""
     return tuple(variant.get("conditions", ("labels", "class_labels", "spacing_mm100")))
 
 
 def check_latent(variant: Variant, plan: Plan, name: str, latent: Array) -> None:
-    """Refuse a latent of another shape than `plan` asks for, or with values that are not finite."""
+    """Raise InvalidRequest for a latent of another shape than the plan's, or not finite."""
     shape = plan.latent_shape(variant)
     if latent.shape != shape:
         raise InvalidRequest(
@@ -196,7 +195,7 @@ def check_latent(variant: Variant, plan: Plan, name: str, latent: Array) -> None
 
 
 def check_labels(plan: Plan, ids: Array) -> None:
-    """Refuse label ids for the mask encoder of another shape than `plan` asks for."""
+    """Raise InvalidRequest for label ids [R, X, Y, Z] of another shape than the plan's."""
     shape = (plan.rows, *plan.padded_size)
     if ids.shape != shape:
         raise InvalidRequest(
@@ -205,23 +204,23 @@ def check_labels(plan: Plan, ids: Array) -> None:
 
 
 def _modality(variant: Variant, inputs: Inputs, default: str) -> str:
-    known: Mapping[str, int] = variant["modalities"]
+    codes: Mapping[str, int] = variant["modalities"]
     if "modality" not in inputs:
         return default
-    asked = text(inputs, "modality")
-    for name, code in known.items():
-        if asked in (name, str(code)):
+    requested = text(inputs, "modality")
+    for name, code in codes.items():
+        if requested in (name, str(code)):
             return name
-    allowed = join(f"{name} ({code})" for name, code in known.items())
-    raise InvalidRequest(f"modality: {quote(asked)} is not one of {allowed}")
+    allowed = join(f"{name} ({code})" for name, code in codes.items())
+    raise InvalidRequest(f"modality: {quote(requested)} is not one of {allowed}")
 
 
 def labels(variant: Variant, mask: Array) -> list[int]:
-    """Return the ids in `mask`; refuse those that the variant does not know, and an empty mask."""
-    seen = np.zeros(256, dtype=bool)
+    """Return the ids in `mask`; raise InvalidRequest for an unknown one, and for an empty mask."""
+    present = np.zeros(256, dtype=bool)
     for plane in mask:  # one at a time: an index takes eight bytes a voxel
-        seen[plane] = True
-    ids: list[int] = np.flatnonzero(seen).tolist()
+        present[plane] = True
+    ids: list[int] = np.flatnonzero(present).tolist()
     unknown = [label for label in ids if str(label) not in variant["labels"]]
     if unknown:
         allowed = join(sorted(int(label) for label in variant["labels"]))
@@ -234,24 +233,24 @@ def labels(variant: Variant, mask: Array) -> list[int]:
 
 
 def regions(
-    variant: Variant, inputs: Inputs, ids: Collection[int], chosen: Sequence[str]
+    variant: Variant, inputs: Inputs, ids: Collection[int], preset_regions: Sequence[str]
 ) -> tuple[str | None, str | None]:
-    """Return the body regions that hold the volume's top and bottom, as given or found in `ids`.
+    """Return the body regions of the volume's top and bottom; None for both without regions.
 
-    A region is found when one of its labels is; without any, those `chosen` by a preset, else the
-    variant's defaults stand. As
-    get_body_region_index_from_mask in scripts/utils.py of NV-Generate-CTMR.
+    They are those of the inputs, else the first and last with a label in `ids`, else those of the
+    preset, else the variant's defaults. As get_body_region_index_from_mask in scripts/utils.py of
+    NV-Generate-CTMR. Raises InvalidRequest.
     """
-    known = variant.get("regions")
-    if known is None:
+    table = variant.get("regions")
+    if table is None:
         return None, None
-    names = known["names"]
-    found = [name for name in names if not set(ids).isdisjoint(known["labels"][name])]
-    found = found or [name for name in names if name in chosen]
+    names = table["names"]
+    covered = [name for name in names if not set(ids).isdisjoint(table["labels"][name])]
+    covered = covered or [name for name in names if name in preset_regions]
     ends = []
     for end, default in (
-        ("top", found[0] if found else known["top"]),
-        ("bottom", found[-1] if found else known["bottom"]),
+        ("top", covered[0] if covered else table["top"]),
+        ("bottom", covered[-1] if covered else table["bottom"]),
     ):
         region = text(inputs, f"{end}_region") if f"{end}_region" in inputs else default
         if region not in names:

@@ -1,8 +1,8 @@
-"""Schedules as numbers: when to ask the network, and how to move the latent after it.
+"""Schedules as numbers: the times of the network's calls, and the update of the latent after each.
 
-Every move is `next = a*x + b*v + c*z`. Rectified flow: v is the network's velocity and z the one
+Every update is `next = a*x + b*v + c*z`. Rectified flow: v is the network's velocity and z the one
 before it. DDPM: v is the noise that the network sees in x, and z is fresh noise. So a solver is a
-list of `Step` and knows no tensors.
+list of `Step`, without tensors.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Table = npt.NDArray[np.float32]
 class Step:
     """One call of the network at `timestep` (0..train_timesteps), then `a*x + b*v + c*z`.
 
-    `fresh`: z is to be drawn anew; else it is the network's output of the step before, or anything
-    where c is 0.
+    `fresh`: z is new noise; else z is the network's output of the step before, or anything where c
+    is 0.
     """
 
     timestep: float
@@ -38,15 +38,15 @@ def steps(
 ) -> list[Step]:
     """Return the calls that carry noise to a latent of `numel` = x*y*z elements in `count` steps.
 
-    `strength` below 1 leaves out the steps that begin above that share of train_timesteps: the way
-    of an image that was noised to the first one left, as SDEdit has it (Meng et al.,
-    https://arxiv.org/abs/2108.01073). With 0 none is left.
+    `strength` below 1 omits the steps that begin above that share of train_timesteps, for an image
+    that was noised to the first of the others: SDEdit (Meng et al.,
+    https://arxiv.org/abs/2108.01073). With 0 there are no steps.
 
     Rectified flow: `euler` repeats MONAI's RFlowScheduler bit for bit, its rounding of times to
     float16 included. `heun` and `ab2` (Adams-Bashforth, second order) keep exact times. Heun calls
-    the network twice a step except in the last, which would ask it at time zero.
+    the network twice a step except in the last, whose second call would be at time zero.
     DDPM: `ddpm` repeats MONAI's DDPMScheduler.
-    Raises ValueError for a schedule or a solver that is not known here.
+    Raises ValueError for an unknown schedule or solver.
     """
     kind = schedule["kind"]
     if kind not in _SOLVERS:
@@ -60,7 +60,7 @@ def steps(
 
 
 def noised(schedule: Mapping[str, Any], timestep: float) -> tuple[float, float]:
-    """Return what an image and noise are multiplied by, whose sum the network expects at a time.
+    """Return the weights of image and noise in the sum that the network expects at `timestep`.
 
     As `add_noise` of MONAI's RFlowScheduler and DDPMScheduler, whose timestep is a whole number.
     """
@@ -80,8 +80,8 @@ def _euler(schedule: Mapping[str, Any], numel: int, count: int, latest: float) -
     slow = ratio - one
     times = [np.float16(ratio * u / (one + slow * u) * total) for u in even]
     # The next time is cut to an integer, so the steps do not sum to one exactly.
-    after = [np.float16(int(time)) for time in times[1:]] + [np.float16(0)]
-    deltas = [float(np.float16(a - b)) / train for a, b in zip(times, after, strict=True)]
+    ends = [np.float16(int(time)) for time in times[1:]] + [np.float16(0)]
+    deltas = [float(np.float16(a - b)) / train for a, b in zip(times, ends, strict=True)]
     plan = [Step(float(t), 1.0, dt, 0.0) for t, dt in zip(times, deltas, strict=True)]
     return [step for step in plan if step.timestep <= latest]
 
@@ -90,7 +90,7 @@ def _times(schedule: Mapping[str, Any], numel: int, count: int, latest: float) -
     """Return the times of `count` steps from 1 to 0, denser near 1 the larger the latent is."""
     ratio = (numel / schedule["base_numel"]) ** (1 / 3)
     even = [1.0 - i / count for i in range(count + 1)]
-    # Rounding may leave the first a little above 1, where no guidance interval would hold it.
+    # Rounding may put the first a little above 1, outside of every guidance interval.
     times = [min(1.0, ratio * u / (1 + (ratio - 1) * u)) for u in even]
     return [time for time in times if time * schedule["train_timesteps"] <= latest]
 
@@ -98,34 +98,34 @@ def _times(schedule: Mapping[str, Any], numel: int, count: int, latest: float) -
 def _heun(schedule: Mapping[str, Any], numel: int, count: int, latest: float) -> list[Step]:
     train, times = schedule["train_timesteps"], _times(schedule, numel, count, latest)
     plan: list[Step] = []
-    for now, after in pairwise(times):
-        dt = now - after
-        plan.append(Step(now * train, 1.0, dt, 0.0))
-        if after > 0:
-            # The guess went dt*z ahead: take half of it back and go half a step along v.
-            plan.append(Step(after * train, 1.0, dt / 2, -dt / 2))
+    for start, end in pairwise(times):
+        dt = start - end
+        plan.append(Step(start * train, 1.0, dt, 0.0))
+        if end > 0:
+            # The first call moved x by dt*z: undo half of it and move half a step along v.
+            plan.append(Step(end * train, 1.0, dt / 2, -dt / 2))
     return plan
 
 
 def _ab2(schedule: Mapping[str, Any], numel: int, count: int, latest: float) -> list[Step]:
     train, times = schedule["train_timesteps"], _times(schedule, numel, count, latest)
     plan, previous = [], None
-    for now, after in pairwise(times):
-        dt = now - after
+    for start, end in pairwise(times):
+        dt = start - end
         # Steps differ in length: the weights are those of a line through the last two velocities.
         bend = 0.0 if previous is None else dt * dt / (2 * previous)
-        plan.append(Step(now * train, 1.0, dt + bend, -bend))
+        plan.append(Step(start * train, 1.0, dt + bend, -bend))
         previous = dt
     return plan
 
 
 def _ddpm(schedule: Mapping[str, Any], numel: int, count: int, latest: float) -> list[Step]:
-    """Return what MONAI's DDPMScheduler does with a `scaled_linear_beta` schedule and its defaults.
+    """Return the steps of MONAI's DDPMScheduler with a `scaled_linear_beta` schedule.
 
-    Those are: the network predicts noise, its guess of the image is not clipped, the variance is
-    `fixed_small`. Ho et al., https://arxiv.org/abs/2006.11239, equations 6, 7 and 15. MONAI always
-    goes to the time one training step earlier, so with `count` below train_timesteps noise is left
-    over, there as here. Its float32 tables are repeated, the rest is exact.
+    With its defaults: the network predicts noise, its estimate of the image is not clipped, the
+    variance is `fixed_small`. Ho et al., https://arxiv.org/abs/2006.11239, equations 6, 7 and 15.
+    MONAI always steps to the time one training step earlier, so with `count` below train_timesteps
+    noise remains, there as here. Its float32 tables are repeated, the rest is exact.
     """
     train = schedule["train_timesteps"]
     betas, alphas, products = _ddpm_tables(schedule)
@@ -133,7 +133,7 @@ def _ddpm(schedule: Mapping[str, Any], numel: int, count: int, latest: float) ->
     for time in np.rint(_linspace(train - 1, 0, count)).astype(int).tolist():
         beta, alpha, product = float(betas[time]), float(alphas[time]), float(products[time])
         before = float(products[time - 1]) if time > 0 else 1.0
-        image = before**0.5 * beta / (1 - product)  # weight of the image guessed from x and v
+        image = before**0.5 * beta / (1 - product)  # weight of the image estimated from x and v
         a = image / product**0.5 + alpha**0.5 * (1 - before) / (1 - product)
         b = -image * ((1 - product) / product) ** 0.5
         c = max((1 - before) / (1 - product) * beta, 1e-20) ** 0.5 if time > 0 else 0.0
@@ -151,12 +151,12 @@ def _ddpm_tables(schedule: Mapping[str, Any]) -> tuple[Table, Table, Table]:
 
 
 def _linspace(start: float, end: float, count: int) -> Table:
-    """Return what torch.linspace does in float32: the second half is counted from the end."""
+    """Return torch.linspace in float32, whose second half is computed from the end."""
     first, last = float(np.float32(start)), float(np.float32(end))
     step = float(np.float32((last - first) / (count - 1))) if count > 1 else 0.0
     up, down = np.arange(count), np.arange(count)[::-1]
-    ahead = (up < count // 2) | (count == 1)
-    return np.where(ahead, first + step * up, last - step * down).astype(np.float32)
+    first_half = (up < count // 2) | (count == 1)
+    return np.where(first_half, first + step * up, last - step * down).astype(np.float32)
 
 
 _SOLVERS = {

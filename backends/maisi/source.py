@@ -1,4 +1,4 @@
-"""Image to image: from a given volume to the latent that the sampler starts from."""
+"""Image to image: from a source volume to the latent that the sampler starts from."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def encode(
 def unit(variant: Variant, source: Array) -> npt.NDArray[np.float32]:
     """Map grey levels onto the autoencoder's 0..1.
 
-    As upstream prepares training data (scripts/transforms.py): CT is cut at both ends of the
-    variant's range. MR is not cut above; where the variant has a `percentile`, the lowest value
-    becomes 0 and that percentile 1, whatever the scanner's units are.
+    As upstream prepares training data (scripts/transforms.py): CT is clipped at both ends of the
+    variant's range. MR is not clipped above; where the variant has a `percentile`, the lowest value
+    becomes 0 and that percentile 1. Raises InvalidRequest where a value is not finite.
     """
     if not np.isfinite(source).all():
         raise InvalidRequest("source: holds NaN or infinite values, only finite ones are allowed")
@@ -39,15 +39,17 @@ def unit(variant: Variant, source: Array) -> npt.NDArray[np.float32]:
     low, high = scale["min"], scale["max"]
     if "percentile" in scale:
         low, high = np.percentile(source, [0, scale["percentile"]])
-    found = (source.astype(np.float32) - np.float32(low)) / np.float32(max(high - low, 1e-6))
-    return np.clip(found, 0, 1 if scale["clip_above"] else None, out=found)
+    scaled = (source.astype(np.float32) - np.float32(low)) / np.float32(max(high - low, 1e-6))
+    return np.clip(scaled, 0, 1 if scale["clip_above"] else None, out=scaled)
 
 
-def noised(variant: Variant, plan: Plan, encoded: Array, noise: Array) -> npt.NDArray[np.float32]:
-    """Return `encoded` with as much of `noise` as the first step of the plan expects.
+def noised(variant: Variant, plan: Plan, latent: Array, noise: Array) -> npt.NDArray[np.float32]:
+    """Return `latent` with as much of `noise` as the first step of the plan expects.
 
-    Both [1, C, x, y, z]. Without a step, as at strength 0, it is `encoded`.
+    Both are [1, C, x, y, z]. Without a step, as at strength 0, it is `latent`.
     """
     steps = calls(variant, plan)
-    kept, added = schedule.noised(variant["schedule"], steps[0].timestep) if steps else (1, 0)
-    return np.float32(kept) * encoded + np.float32(added) * noise
+    image_weight, noise_weight = (
+        schedule.noised(variant["schedule"], steps[0].timestep) if steps else (1, 0)
+    )
+    return np.float32(image_weight) * latent + np.float32(noise_weight) * noise

@@ -1,8 +1,8 @@
-"""A server that is about to stop takes nothing new, and says where running work can go on.
+"""A server that is about to stop: it refuses new requests, and ends running ones at a deadline.
 
-The supervisor writes the file that the environment names: the time when what runs has to end, in
-seconds of `time.monotonic()`, which all processes of a computer share, and no change of the clock
-moves. Whatever starts a server without a supervisor has no such file.
+The supervisor writes the deadline into the file that the environment names, in seconds of
+`time.monotonic()`, which all processes of a computer share and no change of its clock affects. A
+server without a supervisor has no such file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ENV = "MAISI_STOPPING"
 
 
 def deadline() -> float | None:
-    """Return when running work has to end; None while nobody wants the server to stop."""
+    """Return when running requests have to end; None while the server is not to stop."""
     try:
         return float(Path(os.environ[ENV]).read_text())
     except (KeyError, OSError, ValueError):
@@ -31,10 +31,10 @@ def admit() -> None:
 
 
 def check_deadline(seed: int | None = None) -> None:
-    """Raise Stopping where the time of work that was taken is over; called between two steps."""
+    """Raise Stopping where the deadline is over; called between two steps."""
     end = deadline()
     if end is not None and time.monotonic() > end:
-        same = "" if seed is None else f", and seed {seed} makes the same volume"
+        hint = "" if seed is None else f", and seed {seed} makes the same volume"
         raise Stopping(
-            "the server stopped before this volume was done: send the request to another one" + same
+            "the server stopped before this volume was done: send the request to another one" + hint
         )

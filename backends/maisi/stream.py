@@ -6,14 +6,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from . import conditioning, decoder, fidelity, masks, preparation, sampler
+from . import conditioning, decoder, fidelity, masks, request_steps, sampler
+from .dlpack import first_row
 from .errors import InvalidRequest
 from .forecast import Pace
 from .gate import Gate
 from .inputs import Inputs, Variant, flag
-from .preparation import as_text
 from .progress import MASK_ENCODER, SAMPLER, WAITING, Progress
 from .report import best, outlook, report
+from .request_steps import text_bytes
 from .sampler import RunModel
 
 
@@ -24,45 +25,45 @@ def run(
     send: Callable[..., None],
     pace: Pace,
     gate: Gate,
-    seconds: float,
+    time_limit: float,
 ) -> None:
     """Answer a request; `send(stage, progress, **outputs)` raises when the caller has gone.
 
-    `seconds`: the request's time limit; it waits at the `gate` for the networks. A volume that does
-    not follow its mask is made again from new noise, as often as the request says; the best of
-    them is sent. `pace` learns how long the first one took. Raises InvalidRequest, Overloaded,
-    TimeUp, Stopping, and what `run_model` and `send` raise.
+    `time_limit`: the seconds that the request may take; it waits in the queue `gate` for the
+    networks. A volume that does not follow its mask is sampled again from new noise, as often as
+    the request says; the best of them is sent. `pace` records the time of the first one. Raises
+    InvalidRequest, Overloaded, TimeUp, Stopping, and what `run_model` and `send` raise.
     """
     arrays = {name: tensor.as_numpy() for name, tensor in inputs.items()}
     if flag(arrays, "check"):
-        send("done", 1.0, report=as_text(_check(variant, arrays, pace, gate)))
+        send("done", 1.0, report=text_bytes(_outlook(variant, arrays, pace, gate)))
         return
 
-    with gate.ticket(seconds) as ticket:
+    with gate.ticket(time_limit) as ticket:
         # 1. Check the request and complete it.
-        plan, translated = preparation.plan_request(variant, arrays)
+        plan, translated = request_steps.plan_request(variant, arrays)
         mask_only = flag(arrays, "mask_only")
         if mask_only and not plan.masked:
             raise InvalidRequest("mask_only: true, but a mask or an anatomy is expected with it")
 
         # 2. Wait for the networks.
         progress = Progress(plan, send, ticket)
-        ticket.expect(pace.expect(variant, plan), pace.least(variant, plan))
+        ticket.expect(pace.expect(variant, plan), pace.minimum(variant, plan))
         progress.wait()
 
-        # 3. Complete the mask, or make it; encode the source.
+        # 3. Complete or generate the mask; encode the source.
         with progress.stage("condition", 0.0):
-            plan, mask = preparation.prepare_mask(
+            plan, mask = request_steps.prepare_mask(
                 variant, plan, translated, run_model, progress.mask_step
             )
-            as_sent = mask is arrays.get("mask") and plan.organs is None and not mask_only
-            used = {}
-            if mask is not None and not as_sent:
-                used["used_mask"] = preparation.returned_mask(plan, mask)
+            unchanged = mask is arrays.get("mask") and plan.organs is None and not mask_only
+            masks_used = {}
+            if mask is not None and not unchanged:
+                masks_used["used_mask"] = request_steps.returned_mask(plan, mask)
             if not mask_only:
-                source_latent = preparation.encode_source(variant, plan, arrays, run_model)
+                source_latent = request_steps.encode_source(variant, plan, arrays, run_model)
         if mask_only:
-            send("done", 1.0, **used, report=as_text(outlook(variant, plan, mask)))
+            send("done", 1.0, **masks_used, report=text_bytes(outlook(variant, plan, mask)))
             return
 
         # 4. Encode the conditions.
@@ -70,13 +71,13 @@ def run(
         if mask is not None:
             with progress.stage("mask_encoder", MASK_ENCODER):
                 ids = conditioning.labels(variant, plan, mask)
-                conditions["embedding"] = preparation.encode_mask(ids, run_model)
+                conditions["embedding"] = request_steps.encode_mask(ids, run_model)
 
         # 5. Sample and decode, until the volume follows its mask.
         attempts: list[dict[str, Any]] = []
         for attempt in range(plan.redraws + 1):
             with progress.stage("sampler", progress.of_attempt(attempt, 0)):
-                latent = preparation.initial_latent(
+                latent = request_steps.initial_latent(
                     variant, plan, source_latent, arrays.get("latent"), attempt
                 )
                 latent = sampler.sample(
@@ -86,7 +87,7 @@ def run(
                     conditions,
                     run_model,
                     progress.sampler_step(attempt),
-                    preparation.first_row_of,
+                    first_row,
                     attempt,
                 )
             with progress.stage("decoder", progress.of_attempt(attempt, SAMPLER)):
@@ -101,17 +102,17 @@ def run(
                 break
 
         # 6. Report.
-        spent = progress.seconds | {
+        seconds = progress.seconds | {
             WAITING: ticket.waited,
             "total": time.monotonic() - ticket.arrived,
         }
-        summary = report(variant, plan, spent, image, mask, attempts)
-        send("done", 1.0, image=image, **used, report=as_text(summary))
+        summary = report(variant, plan, seconds, image, mask, attempts)
+        send("done", 1.0, image=image, **masks_used, report=text_bytes(summary))
 
 
-def _check(variant: Variant, arrays: Inputs, pace: Pace, gate: Gate) -> str:
-    """Return the report of what would be made; nothing is."""
-    plan, translated = preparation.plan_request(variant, arrays)
-    mask = masks.complete(variant, plan, translated)
+def _outlook(variant: Variant, arrays: Inputs, pace: Pace, gate: Gate) -> str:
+    """Return the outlook of a request without running any network."""
+    plan, translated = request_steps.plan_request(variant, arrays)
+    mask = masks.add_body_and_augment(variant, plan, translated)
     expected = pace.expect(variant, plan)
-    return outlook(variant, plan, mask, expected, gate.ahead(expected or 0.0))
+    return outlook(variant, plan, mask, expected, gate.expected_wait(expected or 0.0))

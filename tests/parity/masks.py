@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from backends.maisi.postprocess import postprocess
+from backends.maisi.mask_cleanup import clean
 from export import networks, reference
 from export.variant import Variant
 from tests.parity.conftest import Array
@@ -34,7 +34,7 @@ def mask_of_monai(chosen: Variant, checkpoints: Path, size: tuple[int, int, int]
     noise = reference.mask_noise(SEED, shape)
     raw = reference.labels(loaded, noise, sizes, how["steps"], chosen.serving["mask_labels"])
     assert len(np.unique(raw)) > 20, "labels are too few to tell right from wrong"
-    made = postprocess(raw, 23)
+    made = clean(raw, 23)
     held = MetaTensor(
         torch.from_numpy(made)[None], affine=torch.diag(torch.tensor([1.5] * 3 + [1]))
     )

@@ -19,7 +19,7 @@ def said(name: str, value: str | bytes) -> dict[str, Any]:
 
 def test_nothing_asked_is_nothing(regional: Variant) -> None:
     assert anatomy.parse(regional, {}) is None
-    assert anatomy.keep(regional, {}) is None
+    assert anatomy.parse_organs(regional, {}) is None
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ TABLE = [
 def test_the_nearest_row_gives_what_was_not_asked(asked: dict[str, float], row: int) -> None:
     before = [list(sizes) for sizes in TABLE]
     want = dict(zip(anatomy.NAMES, TABLE[row], strict=True)) | asked
-    assert anatomy.complete(asked, TABLE) == tuple(want.values())
+    assert anatomy.complete_sizes(asked, TABLE) == tuple(want.values())
     assert before == TABLE
 
 
@@ -128,7 +128,7 @@ def test_one_text_in_utf8(regional: Variant) -> None:
     with pytest.raises(InvalidRequest, match=r"anatomy: .* is not text in UTF-8"):
         anatomy.parse(regional, said("anatomy", b"\xff"))
     with pytest.raises(InvalidRequest, match=r"organs: shape \[2\], but \[1\] is allowed"):
-        anatomy.keep(regional, {"organs": np.array([b"liver", b"body"], dtype=object)})
+        anatomy.parse_organs(regional, {"organs": np.array([b"liver", b"body"], dtype=object)})
 
 
 def test_the_longest_text_fits_the_limit(regional: Variant) -> None:
@@ -146,7 +146,7 @@ def test_the_longest_text_fits_the_limit(regional: Variant) -> None:
     ],
 )
 def test_labels_to_keep_by_name_or_id(regional: Variant, asked: str, ids: tuple[int, ...]) -> None:
-    assert anatomy.keep(regional, said("organs", asked)) == ids
+    assert anatomy.parse_organs(regional, said("organs", asked)) == ids
 
 
 @pytest.mark.parametrize(
@@ -163,17 +163,17 @@ def test_labels_to_keep_by_name_or_id(regional: Variant, asked: str, ids: tuple[
 )
 def test_labels_that_there_are_not(regional: Variant, asked: str, sentence: str) -> None:
     with pytest.raises(InvalidRequest, match=sentence) as caught:
-        anatomy.keep(regional, said("organs", asked))
+        anatomy.parse_organs(regional, said("organs", asked))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
 
 
 def test_only_what_is_kept_is_left_with_its_id() -> None:
     mask = np.arange(256, dtype=np.uint8).reshape(8, 4, 8)
-    out = anatomy.only(mask, (200, 1, 255))
+    out = anatomy.select_labels(mask, (200, 1, 255))
     assert out.dtype == np.uint8
     assert out.shape == (8, 4, 8)
     assert np.flatnonzero(out).tolist() == [1, 200, 255]
     assert (out[out > 0] == mask[out > 0]).all()
     assert mask[0, 0, 2] == 2
-    assert not anatomy.only(mask, ()).any()
+    assert not anatomy.select_labels(mask, ()).any()

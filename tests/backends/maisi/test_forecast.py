@@ -28,10 +28,10 @@ def test_time_grows_with_voxels_and_steps(mini: dict[str, Any]) -> None:
 def test_nothing_is_refused_by_one_volume_nor_by_small_ones(mini: dict[str, Any]) -> None:
     pace = Pace()
     pace.note(mini, plan(mini, 64), {"sampler": 80.0, "decoder": 20.0})  # it had to compile
-    assert pace.least(mini, plan(mini, 64)) is None
+    assert pace.minimum(mini, plan(mini, 64)) is None
     pace.note(mini, plan(mini, 64), {"sampler": 8.0, "decoder": 2.0})
-    assert pace.least(mini, plan(mini, 64)) == pytest.approx(10)
-    assert pace.least(mini, plan(mini, 64, steps=40)) == pytest.approx(34)
-    assert pace.least(mini, plan(mini, 64, steps=50)) is None
-    assert pace.least(mini, plan(mini, 128)) is None
-    assert pace.least(mini, plan(mini, 32)) == pytest.approx(10 / 8)
+    assert pace.minimum(mini, plan(mini, 64)) == pytest.approx(10)
+    assert pace.minimum(mini, plan(mini, 64, steps=40)) == pytest.approx(34)
+    assert pace.minimum(mini, plan(mini, 64, steps=50)) is None
+    assert pace.minimum(mini, plan(mini, 128)) is None
+    assert pace.minimum(mini, plan(mini, 32)) == pytest.approx(10 / 8)

@@ -282,26 +282,26 @@ def test_on_two_devices_who_comes_first_waits_for_one_that_has_to_give_way() -> 
 def test_on_two_devices_two_more_requests_may_wait() -> None:
     gate = Gate(1, lambda *heard: None, 2)
     with gate.ticket(), gate.ticket():
-        gate.look()
+        gate.check_capacity()
         full = r"^overloaded: 3 requests are here, as many as may be; "
         with gate.ticket(), pytest.raises(Overloaded, match=full):
-            gate.look()
+            gate.check_capacity()
 
 
 def test_a_turn_comes_when_the_first_device_is_free() -> None:
     gate = Gate(16, lambda *heard: None, 2)
     with gate.ticket() as a, gate.ticket() as b, gate.ticket() as c, gate.ticket() as d:
         a.expect(40, 40)
-        assert gate.ahead(1e3) == 0
+        assert gate.expected_wait(1e3) == 0
         b.expect(50, 50)
-        assert gate.ahead(1e3) == 40
+        assert gate.expected_wait(1e3) == 40
         c.expect(60, 60)  # after a, until 100
-        assert gate.ahead(1e3) == 50
+        assert gate.expected_wait(1e3) == 50
         d.expect(70, 70)  # after b, until 120
-        assert gate.ahead(1e3) == 100
-        a.done = 0.5
-        assert gate.ahead(1e3) == 80
-        assert gate.ahead(0) == 0
+        assert gate.expected_wait(1e3) == 100
+        a.progress = 0.5
+        assert gate.expected_wait(1e3) == 80
+        assert gate.expected_wait(0) == 0
 
 
 def test_on_two_devices_what_cannot_be_done_in_its_time_is_refused() -> None:

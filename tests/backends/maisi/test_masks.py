@@ -73,7 +73,7 @@ def test_the_body_is_added_only_where_it_is_missing(ct: Variant) -> None:
     given = {"mask": mask, "spacing": np.array([3, 3, 3], np.float32)}
     plan = complete(ct, given)
     assert plan.body_added
-    found = masks.complete(ct, plan, given)
+    found = masks.add_body_and_augment(ct, plan, given)
     assert found is not None
     assert (found[mask == 1] == 1).all()
     assert found[14, 24, 16] == 200
@@ -81,7 +81,7 @@ def test_the_body_is_added_only_where_it_is_missing(ct: Variant) -> None:
     given["mask"] = found
     plan = complete(ct, given)
     assert not plan.body_added
-    assert masks.complete(ct, plan, given) is found
+    assert masks.add_body_and_augment(ct, plan, given) is found
 
 
 def test_the_body_is_seen_in_a_source(ct: Variant) -> None:
@@ -90,7 +90,7 @@ def test_the_body_is_seen_in_a_source(ct: Variant) -> None:
     image = np.full(mask.shape, -1000, np.float32)
     image[8:40, 12:36, :] = 40
     given = {"mask": mask, "source": image}
-    found = masks.complete(ct, complete(ct, given), given)
+    found = masks.add_body_and_augment(ct, complete(ct, given), given)
     assert found is not None
     assert (found[10:38, 14:34] > 0).all()
     assert (found[image == -1000] == 0).all()

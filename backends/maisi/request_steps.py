@@ -1,9 +1,8 @@
-"""What the ensemble and the stream both do to a request before and after the networks."""
+"""The steps of a request that the ensemble and the stream share."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,12 +12,14 @@ import numpy.typing as npt
 from . import anatomy, conditioning, masks, source
 from .inputs import Array, Inputs, Variant
 from .request import Plan, complete, labels, regions
-from .rows import first_row
 from .sampler import RunModel
 
 
 def plan_request(variant: Variant, inputs: Inputs) -> tuple[Plan, Inputs]:
-    """Return what is to be made, and the inputs with the mask in MAISI's ids."""
+    """Return the plan of a request, and its inputs with the mask in MAISI's ids.
+
+    Raises InvalidRequest.
+    """
     translated = masks.translate(variant, inputs)
     return complete(variant, translated), translated
 
@@ -28,15 +29,16 @@ def prepare_mask(
     plan: Plan,
     translated: Inputs,
     run_model: RunModel,
-    after: Callable[[int, int], None] = lambda done, total: None,
+    on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Plan, Array | None]:
-    """Return the plan and the mask [X, Y, Z] of the request, or of its anatomy.
+    """Return the plan and the mask [X, Y, Z]: the request's, or one generated for its anatomy.
 
-    `after` hears of each step of the networks that make a mask (steps done, steps in all).
+    A generated mask completes the plan's regions. `on_step(done, total)` is called after each step
+    of the mask network.
     """
     if plan.anatomy is None:
-        return plan, masks.complete(variant, plan, translated)
-    mask = masks.generate(variant, plan, run_model, after)
+        return plan, masks.add_body_and_augment(variant, plan, translated)
+    mask = masks.generate(variant, plan, run_model, on_step)
     top, bottom = regions(variant, translated, labels(variant, mask), ())
     return dataclasses.replace(plan, top_region=top, bottom_region=bottom), mask
 
@@ -44,7 +46,7 @@ def prepare_mask(
 def encode_source(
     variant: Variant, plan: Plan, inputs: Inputs, run_model: RunModel
 ) -> Array | None:
-    """Return the latent of the source, where there is one."""
+    """Return the latent [1, C, x, y, z] of the source; None where there is none."""
     return source.encode(variant, plan, inputs["source"], run_model) if plan.sourced else None
 
 
@@ -67,20 +69,12 @@ def initial_latent(
 
 
 def returned_mask(plan: Plan, mask: Array | None) -> npt.NDArray[np.uint8]:
-    """Return the mask to give back; one voxel of background where there is none."""
+    """Return the mask of the answer, uint8 [X, Y, Z]; one voxel of background for none."""
     if mask is None:
         return np.zeros((1, 1, 1), np.uint8)
-    return mask if plan.organs is None else anatomy.only(mask, plan.organs)
+    return mask if plan.organs is None else anatomy.select_labels(mask, plan.organs)
 
 
-def first_row_of(name: str, value: Any) -> Any:
-    """Return the first row of an array or of a tensor of Triton, without a copy."""
-    if isinstance(value, np.ndarray):
-        return value[:1]
-    take = functools.partial(type(value).from_dlpack, name)
-    return first_row(value.to_dlpack(), take)
-
-
-def as_text(text: str) -> npt.NDArray[np.uint8]:
+def text_bytes(text: str) -> npt.NDArray[np.uint8]:
     """Return a text as outputs hold it: its UTF-8 bytes, uint8 [N]."""
     return np.frombuffer(text.encode(), np.uint8)

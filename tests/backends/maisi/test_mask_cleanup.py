@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from backends.maisi.postprocess import CORNERS, ORGANS, close, largest, postprocess
+from backends.maisi.mask_cleanup import CORNERS, ORGANS, clean, close, keep_largest
 
 Labels = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -35,20 +35,20 @@ def test_what_is_right_stays_and_the_input_is_not_touched() -> None:
     cube(labels, 1, (10, 10, 10), 8)
     cube(labels, 15, (30, 10, 10), 5)
     before = labels.copy()
-    out = postprocess(labels, None)
+    out = clean(labels, None)
     assert out.dtype == np.uint8
     assert (out == before).all()
     assert out is not labels
     labels[12, 12, 12] = 26
     before = labels.copy()
-    assert (postprocess(labels, None) != before).any()
+    assert (clean(labels, None) != before).any()
     assert (labels == before).all()
 
 
 @pytest.mark.parametrize("sides", [(1, 1, 1), (2, 3, 1), (6, 5, 4)])
 @pytest.mark.parametrize("label", [0, 26, BODY])
 def test_any_shape_goes(sides: tuple[int, int, int], label: int) -> None:
-    assert postprocess(np.full(sides, label, np.uint8), 26).shape == sides
+    assert clean(np.full(sides, label, np.uint8), 26).shape == sides
 
 
 def test_only_the_largest_body_stays() -> None:
@@ -57,7 +57,7 @@ def test_only_the_largest_body_stays() -> None:
     cube(labels, BODY, (10, 10, 20), 2, 9, 3)  # and joined by what is too thin
     cube(labels, 1, (30, 30, 10), 5)
     cube(labels, 15, (30, 30, 30), 5)
-    out = postprocess(labels, None)
+    out = clean(labels, None)
     assert not out[..., :23].any()
     assert (out[..., 23:] == labels[..., 23:]).all()
 
@@ -66,7 +66,7 @@ def test_what_is_thin_is_no_body() -> None:
     labels = body()
     cube(labels, BODY, (44, 20, 20), 4, 2, 9)
     cube(labels, BODY, (44, 30, 20), 4, 3, 9)
-    out = postprocess(labels, None)
+    out = clean(labels, None)
     assert not out[44:, 20:22].any()
     assert (out[44:, 30:33, 20:29] == BODY).all()
 
@@ -78,7 +78,7 @@ def test_only_the_largest_piece_of_an_organ_stays(organ: int) -> None:
     speck = cube(labels, organ, (30, 30, 30), 1)
     large[0, 0, 0] = BODY
     labels[19, 19, 19] = organ  # apart from the rest
-    out = postprocess(labels, None)
+    out = clean(labels, None)
     small[...], speck[...], labels[19, 19, 19] = BODY, BODY, BODY
     assert (out == labels).all()
 
@@ -87,7 +87,7 @@ def test_a_corner_joins() -> None:
     labels = body()
     cube(labels, 1, (20, 20, 20), 5)
     cube(labels, 1, (17, 17, 17), 3)
-    assert (postprocess(labels, None) == labels).all()
+    assert (clean(labels, None) == labels).all()
 
 
 def test_other_labels_and_bones_beside_a_bone_lesion_may_be_in_pieces() -> None:
@@ -95,12 +95,12 @@ def test_other_labels_and_bones_beside_a_bone_lesion_may_be_in_pieces() -> None:
     for label, x in ((15, 8), (60, 16), (40, 24)):
         cube(labels, label, (x, 8, 8), 4)
         cube(labels, label, (x, 20, 20), 5)
-    assert (postprocess(labels, 128) == labels).all()
+    assert (clean(labels, 128) == labels).all()
     labels[24:28, 8:12, 8:12] = BODY
     out = body()
     out[labels != BODY] = labels[labels != BODY]
     cube(labels, 40, (24, 8, 8), 4)
-    assert (postprocess(labels, None) == out).all()
+    assert (clean(labels, None) == out).all()
 
 
 ORGAN_OF = {23: 28, 24: 4, 26: 1, 27: 62, 128: BODY}
@@ -112,7 +112,7 @@ def test_only_the_tumour_asked_for_stays(tumour: int, asked: int | None) -> None
     labels = body()
     cube(labels, ORGAN_OF[tumour], (10, 10, 10), 15)
     sick = cube(labels, tumour, (14, 14, 14), 4)
-    out = postprocess(labels, asked)
+    out = clean(labels, asked)
     if tumour != asked:
         sick[...] = ORGAN_OF[tumour]
     assert (out == labels).all()
@@ -123,7 +123,7 @@ def test_liver_and_bone_alone_may_have_several_tumours(tumour: int) -> None:
     labels = body()
     cube(labels, tumour, (10, 10, 10), 5)
     second = cube(labels, tumour, (30, 30, 30), 4)
-    out = postprocess(labels, tumour)
+    out = clean(labels, tumour)
     if tumour not in (26, 128):
         second[...] = BODY
     assert (out == labels).all()
@@ -134,7 +134,7 @@ def test_gaps_in_the_tumour_are_closed(tumour: int) -> None:
     labels = body()
     sick = cube(labels, tumour, (10, 10, 10), 9)
     cube(labels, 15, (12, 12, 12), 2)
-    out = postprocess(labels, tumour)
+    out = clean(labels, tumour)
     sick[...] = tumour
     assert (out == labels).all()
 
@@ -147,7 +147,7 @@ def test_bowel_apart_from_the_intestines_becomes_body() -> None:
     cube(labels, 62, (23, 12, 12), 5)
     # Larger than any of the others, and than bowel and colon, but not than all together.
     apart = [cube(labels, 19, (8, 30, 8), 7), cube(labels, 62, (20, 30, 8), 7)]
-    out = postprocess(labels, None)
+    out = clean(labels, None)
     for piece in apart:
         piece[...] = BODY
     assert (out == labels).all()
@@ -158,7 +158,7 @@ def test_a_stomach_apart_from_the_intestines_stays() -> None:
     cube(labels, 12, (8, 8, 8), 6)
     cube(labels, 13, (15, 8, 8), 4)
     cube(labels, 62, (10, 24, 20), 20, 12, 20)
-    assert (postprocess(labels, None) == labels).all()
+    assert (clean(labels, None) == labels).all()
 
 
 @pytest.mark.parametrize("organ", [*ORGANS, 33, 59])
@@ -167,7 +167,7 @@ def test_gaps_of_two_voxels_are_closed_and_of_three_are_not(organ: int) -> None:
     cube(labels, organ, (10, 10, 10), 20)
     narrow = cube(labels, 15, (12, 12, 12), 2, 9, 9)
     wide = cube(labels, 15, (20, 12, 12), 3)
-    out = postprocess(labels, None)
+    out = clean(labels, None)
     assert (wide == 15).all()
     narrow[...] = organ
     assert (out == labels).all()
@@ -190,7 +190,7 @@ def test_the_gallbladder_has_a_second_turn() -> None:
         cube(labels, 12, (14, side, 10), 2, 4, 10)
     cube(labels, 10, (10, 14, 9), 10, 2, 1)
     cube(labels, 12, (14, 10, 20), 2, 10, 1)
-    assert (postprocess(labels, None)[14:16, 14:16, 10:20] == 10).all()
+    assert (clean(labels, None)[14:16, 14:16, 10:20] == 10).all()
 
 
 def noise(seed: int, shape: tuple[int, int, int], labels: int) -> Labels:
@@ -239,14 +239,14 @@ def test_the_largest_piece_is_that_of_a_walk() -> None:
         assert len(pieces) > 1
         for piece in pieces[:-1]:
             want[tuple(np.array(piece).T)] = 9
-    largest(labels, [1, 2, 4, 5], instead=9)
+    keep_largest(labels, [1, 2, 4, 5], replacement=9)
     assert (labels == want).all()
 
 
 def test_of_equal_pieces_the_last_stays() -> None:
     labels = np.zeros((9, 9, 9), np.uint8)
     labels[0, 8, 8] = labels[4, 4, 4] = labels[8, 0, 0] = 3
-    largest(labels, [3])
+    keep_largest(labels, [3])
     assert labels[8, 0, 0] == 3
     assert labels[0, 8, 8] == labels[4, 4, 4] == BODY
 
@@ -255,7 +255,7 @@ def test_two_pieces_larger_than_the_rest_stay_without_it() -> None:
     labels = np.full((9, 5, 5), 3, np.uint8)
     labels[4] = 7
     labels[4, 0, 0] = 1
-    largest(labels, [3], instead=BODY)
+    keep_largest(labels, [3], replacement=BODY)
     assert (labels[:4] == 3).all()
     assert (labels[4] == BODY).all()
     assert (labels[5:] == 3).all()
@@ -269,7 +269,7 @@ def test_vessels_become_liver_and_the_airway_stays() -> None:
     cube(labels, 28, (25, 10, 10), 9)
     cube(labels, 132, (28, 12, 12), 1, 1, 9)  # which closing the lung covers
     labels[0, 0, 9] = 132
-    out = postprocess(labels, None)
+    out = clean(labels, None)
     vessel[...], labels[0, 0, 0] = 1, 1
     assert (out == labels).all()
 
@@ -279,7 +279,7 @@ def test_a_tumour_that_closing_covered_comes_back(tumour: int, organ: int) -> No
     labels = body()
     cube(labels, organ, (10, 10, 10), 9)
     cube(labels, tumour, (13, 13, 13), 2)
-    assert (postprocess(labels, tumour) == labels).all()
+    assert (clean(labels, tumour) == labels).all()
 
 
 def test_a_hepatic_tumour_that_closing_covered_does_not() -> None:
@@ -287,7 +287,7 @@ def test_a_hepatic_tumour_that_closing_covered_does_not() -> None:
     cube(labels, 1, (10, 10, 10), 15)
     narrow = cube(labels, 26, (12, 12, 12), 2)
     cube(labels, 26, (18, 18, 18), 3)
-    out = postprocess(labels, 26)
+    out = clean(labels, 26)
     narrow[...] = 1
     assert (out == labels).all()
 
@@ -297,7 +297,7 @@ def test_the_lobe_around_a_lung_tumour_takes_what_is_near() -> None:
     cube(labels, 29, (4, 3, 2), 20, 40, 40)
     cube(labels, 15, (24, 3, 2), 20, 40, 40)
     cube(labels, 23, (18, 20, 20), 5)
-    out = postprocess(labels, 23)
+    out = clean(labels, 23)
     cube(labels, 29, (24, 18, 18), 1, 9, 9)
     assert (out == labels).all()
 
@@ -307,7 +307,7 @@ def test_the_lobe_is_closed_once_more_after_that() -> None:
     labels[labels == BODY] = 29
     slot = cube(labels, 15, (24, 10, 10), 3, 28, 28)
     cube(labels, 23, (18, 20, 20), 5)
-    out = postprocess(labels, 23)
+    out = clean(labels, 23)
     slot[:, 8:17, 8:17] = 29
     assert (out == labels).all()
 
@@ -317,7 +317,7 @@ def test_the_lobe_around_a_lung_tumour_takes_air_no_further_than_three_voxels() 
     labels[24:] = 0
     labels[labels == BODY] = 29
     cube(labels, 23, (24, 20, 20), 5)
-    out = postprocess(labels, 23)
+    out = clean(labels, 23)
     cube(labels, 29, (24, 18, 18), 3, 9, 9)
     cube(labels, 23, (24, 20, 20), 5)
     assert (out == labels).all()
@@ -328,11 +328,11 @@ def test_no_lobe_but_the_most_frequent_label_counts_around_a_lung_tumour() -> No
     cube(labels, 29, (4, 3, 2), 8, 40, 40)
     cube(labels, 15, (12, 3, 2), 32, 40, 40)
     cube(labels, 23, (12, 20, 20), 5)
-    assert (postprocess(labels, 23) == labels).all()
+    assert (clean(labels, 23) == labels).all()
     labels[labels == 15] = 29
     cube(labels, 15, (11, 19, 19), 7)  # one voxel thick, but all around
     cube(labels, 23, (12, 20, 20), 5)
-    assert (postprocess(labels, 23) == labels).all()
+    assert (clean(labels, 23) == labels).all()
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ def test_a_tumour_gets_what_was_taken_near_it(tumour: int, organ: int, distance:
     cube(labels, tumour, (12, 12, 12), 5)
     cube(labels, 14, (34, 34, 34), 7)
     taken = cube(labels, 14, (17, 13, 13), 6, 3, 3)
-    out = postprocess(labels, tumour)
+    out = clean(labels, tumour)
     taken[...] = BODY
     taken[:distance] = tumour
     assert (out == labels).all()
@@ -356,7 +356,7 @@ def test_other_tumours_get_nothing_back(tumour: int) -> None:
     cube(labels, tumour, (12, 12, 12), 5)
     cube(labels, 14, (34, 34, 34), 7)
     taken = cube(labels, 14, (17, 13, 13), 6, 3, 3)
-    out = postprocess(labels, tumour)
+    out = clean(labels, tumour)
     taken[...] = BODY
     assert (out == labels).all()
 
@@ -372,7 +372,7 @@ def test_beside_a_hepatic_tumour_liver_and_spleen_take_what_was_taken(
     taken = cube(labels, astray, (14, 8, 8), 9, 6, 6)
     if sick:
         cube(labels, 26, (30, 6, 6), 5)
-    out = postprocess(labels, 26)
+    out = clean(labels, 26)
     taken[...] = BODY
     if sick:
         taken[:6] = organ  # three voxels, twice
@@ -386,7 +386,7 @@ def test_liver_takes_bowel_alone_and_spleen_all_but_bowel(organ: int, astray: in
     cube(labels, astray, (28, 28, 28), 12)
     taken = cube(labels, astray, (14, 8, 8), 9, 6, 6)
     cube(labels, 26, (30, 6, 6), 5)
-    out = postprocess(labels, 26)
+    out = clean(labels, 26)
     taken[...] = BODY
     assert (out == labels).all()
 
@@ -398,6 +398,6 @@ def test_the_liver_is_closed_once_more_after_that() -> None:
     slot[0] = 19
     cube(labels, 19, (28, 28, 28), 12)
     cube(labels, 26, (30, 6, 6), 5)
-    out = postprocess(labels, 26)
+    out = clean(labels, 26)
     slot[...] = 1
     assert (out == labels).all()

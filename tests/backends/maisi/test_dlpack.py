@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch.utils.dlpack import from_dlpack, to_dlpack
 
-from backends.maisi.rows import first_row
+from backends.maisi.dlpack import import_first_row
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.int64])
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2,), (1, 3)])
 def test_the_first_row_is_the_same_memory(kind: torch.dtype, shape: tuple[int, ...]) -> None:
     rows = torch.arange(np.prod(shape)).reshape(shape).to(kind)
-    row = first_row(to_dlpack(rows), from_dlpack)
+    row = import_first_row(to_dlpack(rows), from_dlpack)
     assert row.dtype == kind
     assert torch.equal(row, rows[:1])
     assert row.data_ptr() == rows.data_ptr()
@@ -38,7 +38,7 @@ def test_the_giver_keeps_its_shape_and_the_row_outlives_it() -> None:
             return 1, 0
 
     rows = np.arange(12.0).reshape(2, 6)
-    row = first_row(rows.__dlpack__(), lambda capsule: np.from_dlpack(Giver(capsule)))
+    row = import_first_row(rows.__dlpack__(), lambda capsule: np.from_dlpack(Giver(capsule)))
     assert rows.shape == (2, 6)
     del rows
     assert row.tolist() == [[0, 1, 2, 3, 4, 5]]
@@ -50,7 +50,7 @@ def test_a_shape_is_put_back_though_nobody_takes_it() -> None:
 
     capsule = to_dlpack(torch.zeros(2, 3))
     with pytest.raises(MemoryError):
-        first_row(capsule, refuse)
+        import_first_row(capsule, refuse)
     assert from_dlpack(capsule).shape == (2, 3)
 
 
@@ -59,4 +59,4 @@ def test_what_is_no_tensor_is_refused() -> None:
     from_dlpack(capsule)
     for wrong in (capsule, "capsule"):
         with pytest.raises(ValueError):
-            first_row(wrong, from_dlpack)
+            import_first_row(wrong, from_dlpack)

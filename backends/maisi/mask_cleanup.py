@@ -1,4 +1,4 @@
-"""What is put right in a generated mask: specks, gaps and organs in the wrong place.
+"""The cleanup of a generated mask: specks, gaps and organs in the wrong position.
 
 The steps and their order are those of general_mask_generation_post_process in scripts/utils.py of
 github.com/NVIDIA-Medtech/NV-Generate-CTMR at commit da438fe, as are all ids and distances here.
@@ -21,72 +21,72 @@ LUNG_TUMOR, HEPATIC_TUMOR, COLON_CANCER, BONE_LESION = 23, 26, 27, 128
 LUNG_LOBES = [28, 29, 30, 31, 32]
 STOMACH, DUODENUM, SMALL_BOWEL, COLON = 12, 13, 19, 62
 
-# Tumour -> what is there when it was not asked for.
+# Tumour -> the organ that replaces it where it was not requested.
 ORGAN_OF = {LUNG_TUMOR: 28, 24: 4, HEPATIC_TUMOR: LIVER, COLON_CANCER: COLON, BONE_LESION: BODY}
 
 # Organs of one piece, in the order in which they are closed: a later one takes from an earlier, so
-# that the gallbladder (10) has two turns. Bones (33 and up) stay in pieces with a bone lesion.
+# that the gallbladder (10) is closed twice. Bones (33 and up) stay in pieces with a bone lesion.
 ORGANS = [1, 4, 10, 12, 3, *LUNG_LOBES, 5, 14, 13, 6, 7, 8, 9, 10]
 BONES = list(range(33, 60))
 
 CORNERS = np.ones((3, 3, 3), bool)  # voxels that share a corner are one piece
 
 
-def postprocess(labels: Mask, tumour: int | None) -> Mask:
-    """Return `labels` [X, Y, Z] put right, a new array; `tumour`: the id asked for, or None.
+def clean(labels: Mask, tumour: int | None) -> Mask:
+    """Return a cleaned copy of `labels` [X, Y, Z]; `tumour`: the id requested, or None.
 
     `tumour` is one of 23, 24, 26, 27 and 128. In this order:
 
     - of the body only the largest piece stays, without what is thinner than three voxels;
-    - every other tumour becomes the organ it belongs to, and gaps in the one asked for are closed;
+    - every other tumour becomes the organ it belongs to, and gaps in the requested one are closed;
     - of that tumour, in lung, pancreas or colon, only the largest piece stays, and so of every
       organ that has but one; the other pieces become body;
     - small bowel and colon become body where they are apart from the intestines' largest piece;
-    - gaps of up to two voxels in those organs are closed, whatever is in them;
-    - a tumour of lung, liver or colon, liver and spleen get back some of what was taken near them;
-    - hepatic vessels become liver, the airway is what it was, and so is the tumour, unless hepatic.
+    - gaps of up to two voxels in those organs are closed, whatever label they have;
+    - a tumour of lung, liver or colon, liver and spleen regain removed voxels near them;
+    - hepatic vessels become liver; the airway is restored, and so is the tumour, unless hepatic.
     """
     data = np.where(_body(labels != 0), labels, np.uint8(0))
-    for sick, organ in ORGAN_OF.items():
-        if sick != tumour:
-            data[data == sick] = organ
+    for lesion, organ in ORGAN_OF.items():
+        if lesion != tumour:
+            data[data == lesion] = organ
     if tumour is not None:
         close(data, [tumour])
         if tumour not in (HEPATIC_TUMOR, BONE_LESION):
-            largest(data, [tumour])
-    asked = data == tumour if tumour is not None else np.zeros(data.shape, bool)
+            keep_largest(data, [tumour])
+    tumour_mask = data == tumour if tumour is not None else np.zeros(data.shape, bool)
 
-    before = data.copy()
+    original = data.copy()
     organs = ORGANS if tumour == BONE_LESION else ORGANS + BONES
-    largest(data, organs)
-    removed = data != before
-    del before
+    keep_largest(data, organs)
+    removed = data != original
+    del original
     astray = _astray_bowel(data)
     data[astray] = BODY
     close(data, organs)
 
-    if asked.any():
+    if tumour_mask.any():
         if tumour == LUNG_TUMOR:
             _around_lung_tumor(data, removed)
         elif tumour == HEPATIC_TUMOR:
             _around_hepatic_tumor(data, removed, astray)
             # The source means to restore that in the liver, but its mask (`> 1`) is always empty.
-            asked[:] = False
+            tumour_mask[:] = False
         elif tumour == COLON_CANCER:
             data[removed & _near(data, COLON_CANCER, 2)] = COLON_CANCER
     data[labels == HEPATIC_VESSEL] = LIVER
     data[labels == AIRWAY] = AIRWAY
     if tumour is not None:
-        data[asked] = tumour
+        data[tumour_mask] = tumour
     return data
 
 
-def largest(data: Mask, ids: Sequence[int], instead: int = BODY) -> None:
-    """Leave of every label in `ids` its largest piece, in place; the others become `instead`.
+def keep_largest(data: Mask, ids: Sequence[int], replacement: int = BODY) -> None:
+    """Keep the largest piece of every label in `ids`, in place; the rest become `replacement`.
 
     As supress_non_largest_components in scripts/utils.py, which keeps the two most frequent of all
     pieces and the rest: two pieces that are both larger than the rest stay, and the rest becomes
-    `instead`. Of few equal pieces the last stays, of many (over 16) any, as numpy.argsort sorts.
+    `replacement`. Of few equal pieces the last stays, of many (over 16) any, by numpy.argsort.
     """
     boxes = ndimage.find_objects(data, max_label=max(ids))
     for label in dict.fromkeys(ids):
@@ -102,20 +102,20 @@ def largest(data: Mask, ids: Sequence[int], instead: int = BODY) -> None:
         sizes[0] = data.size - pieces.size
         dropped = np.ones(count + 1, bool)
         dropped[np.argsort(sizes)[-2:]] = False
-        data[box][part] = np.where(dropped, instead, label).astype(np.uint8)[pieces]
+        data[box][part] = np.where(dropped, replacement, label).astype(np.uint8)[pieces]
         if dropped[0]:
             rest = np.ones(data.shape, bool)
             rest[box] = ~part
-            data[rest] = instead
+            data[rest] = replacement
 
 
 def close(data: Mask, ids: Sequence[int]) -> None:
-    """Give every label in turn, in place, its gaps: where no cube of 3 voxels a side fits in.
+    """Fill, in place, every label's gaps in turn: where no cube of 3 voxels a side fits in.
 
     As organ_fill_by_closing in scripts/utils.py, which closes twice; a second time adds nothing.
     Voxels on a face of the volume are never added.
     """
-    # Closing adds nothing outside of a label's box, so one look at the volume does for all.
+    # Closing adds nothing outside of a label's box, so the boxes are found once for all labels.
     boxes = ndimage.find_objects(data, max_label=max(ids))
     for label in ids:
         box = boxes[label - 1]
@@ -127,7 +127,7 @@ def close(data: Mask, ids: Sequence[int]) -> None:
 def _body(inside: Bits) -> Bits:
     """Return the largest piece of `inside` after an erosion, dilated again."""
     piece = shrink(inside).view(np.uint8)
-    largest(piece, [1], instead=0)
+    keep_largest(piece, [1], replacement=0)
     return grow(piece.view(bool))
 
 
@@ -135,7 +135,7 @@ def _astray_bowel(data: Mask) -> Bits:
     """Return where small bowel and colon are apart from the largest piece of the intestines."""
     bowel: Bits = (data == SMALL_BOWEL) | (data == COLON)
     piece = (bowel | (data == STOMACH) | (data == DUODENUM)).view(np.uint8)
-    largest(piece, [1], instead=0)
+    keep_largest(piece, [1], replacement=0)
     bowel &= piece == 0
     return bowel
 
@@ -144,20 +144,20 @@ def _around_lung_tumor(data: Mask, removed: Bits) -> None:
     around = _near(data, LUNG_TUMOR, 1) & (data != LUNG_TUMOR)
     votes = np.bincount(data[around], minlength=256)
     votes[0] = 0
-    most = int(np.argmax(votes))  # 0 where nothing is around, at which the source raises
+    lobe = int(np.argmax(votes))  # 0 where nothing is around, at which the source raises
     distance = 2
-    if most in LUNG_LOBES:
+    if lobe in LUNG_LOBES:
         distance = 3
         around = _near(data, LUNG_TUMOR, 2) & (data != LUNG_TUMOR)
-        data[around & _near(data, most, 3)] = most
+        data[around & _near(data, lobe, 3)] = lobe
     data[removed & _near(data, LUNG_TUMOR, distance)] = LUNG_TUMOR
     close(data, LUNG_LOBES)
 
 
 def _around_hepatic_tumor(data: Mask, removed: Bits, astray: Bits) -> None:
-    for organ, free in ((LIVER, astray), (SPLEEN, removed)):
+    for organ, candidates in ((LIVER, astray), (SPLEEN, removed)):
         for _ in range(2):
-            data[free & _near(data, organ, 3)] = organ
+            data[candidates & _near(data, organ, 3)] = organ
     data[removed & _near(data, HEPATIC_TUMOR, 2)] = HEPATIC_TUMOR
     close(data, [LIVER])
 

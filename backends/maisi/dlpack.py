@@ -1,14 +1,17 @@
 """The first row of a tensor that may lie on a GPU, without an array library for it.
 
 A tensor in C order begins with its first row: the row is the same memory under a shorter shape.
-DLPack, in which Triton hands tensors out and takes them, keeps that shape in a struct of C.
+DLPack, by which Triton exports and imports tensors, keeps that shape in a struct of C.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
+
+import numpy as np
 
 _T = TypeVar("_T")
 
@@ -35,18 +38,29 @@ _pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
 )
 
 
-def first_row(capsule: Any, take: Callable[[Any], _T]) -> _T:
-    """Return what `take` makes of a DLPack capsule whose tensor is cut to its first row.
+def first_row(name: str, value: Any) -> Any:
+    """Return the first row of a numpy array, or of Triton's tensor as one of this name.
 
-    `capsule`: a tensor in C order, not taken yet; it keeps the memory alive as ever. `take` has to
-    copy the shape, as every taker does that outlives the giver's. Raises ValueError for what is no
-    such capsule.
+    The memory is not copied.
+    """
+    if isinstance(value, np.ndarray):
+        return value[:1]
+    importer = functools.partial(type(value).from_dlpack, name)
+    return import_first_row(value.to_dlpack(), importer)
+
+
+def import_first_row(capsule: Any, importer: Callable[[Any], _T]) -> _T:
+    """Return what `importer` makes of a DLPack capsule whose tensor is cut to its first row.
+
+    `capsule`: a tensor in C order that is not imported yet; it keeps the memory alive. `importer`
+    has to copy the shape, as importers do whose tensor outlives the exporter's. Raises ValueError
+    for an object that is no such capsule.
     """
     tensor = _DLTensor.from_address(_pointer(capsule, b"dltensor"))
     rows = tensor.shape[0]
-    # The shape may be the giver's own, so it is put back.
+    # The shape may be the exporter's own, so it is restored.
     tensor.shape[0] = 1
     try:
-        return take(capsule)
+        return importer(capsule)
     finally:
         tensor.shape[0] = rows

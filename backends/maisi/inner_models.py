@@ -1,0 +1,132 @@
+"""Calls of a variant's networks, which are models of the same server, and what their errors mean.
+
+A tensor is a numpy array or Triton's tensor, which may lie on a GPU.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from ..engines import cuda, guard
+from .decoder import NOT_FINITE
+from .errors import EngineFailed, InvalidRequest, OutOfMemory, Overloaded
+from .metrics import Metrics
+
+_READ = ("vae_decoder", "vae_encoder", "mask_decoder")  # networks whose outputs stages read
+_FLOWS = ("flow", "flow_masked", "mask_flow")
+_MEMORY = re.compile(r"out of memory: .*; try again in (\d+) s")  # as backends/engines/memory.py
+# Parts of errors that pass, of Triton 2.51 and of `slabs` -> what the caller is told.
+_TRANSIENT = {
+    "is not healthy": "died and is loaded again",
+    "is not ready": "is being loaded again",
+    "has no available versions": "is being loaded again",
+    "shared memory": "has no room in shared memory",
+    "a file of activations": "has no room for activations on the disk",
+}
+_QUEUE_FULL = "maximum queue size"  # part of Triton 2.51's error
+_QUEUE_PAUSE = 0.002  # seconds until a full queue is tried again
+_RETRY = 3  # seconds after which a caller is to try again
+
+
+@dataclass(frozen=True)
+class InnerModels:
+    """The networks of a variant as the model of one `role` calls them.
+
+    `token`: the server's, which every call shows; steps of requests called `probe_id` are not
+    counted in `metrics`.
+    """
+
+    variant: str
+    role: str
+    metrics: Metrics
+    token: str = field(repr=False)
+    probe_id: str = field(repr=False)
+
+    def call(
+        self,
+        check: Callable[[], None],
+        request_id: str,
+        model: str,
+        inputs: Mapping[str, Any],
+        outputs: Sequence[str],
+    ) -> list[Any]:
+        """Return the tensors `outputs` of a network, by its short name, for `inputs`.
+
+        `check` raises where the request is to end; it is called while the network's queue is full.
+        The tensors stay in the network's memory, perhaps a GPU's, for the next call. Those of
+        networks in `_READ` come to the CPU, and so do all where models cannot share a GPU's memory.
+        Raises InvalidRequest for an image that is not finite, OutOfMemory, Overloaded for an error
+        that passes, and EngineFailed for any other.
+        """
+        if model in _FLOWS and request_id != self.probe_id:
+            self.metrics.count_step()
+        memory = (
+            {"preferred_memory": pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)}
+            if model in _READ or not cuda.gpu_tensors()
+            else {}
+        )
+        tensors = [named_tensor(*item) for item in inputs.items()]
+        while True:
+            response = pb_utils.InferenceRequest(
+                model_name=f"{self.variant}.{model}",
+                requested_output_names=list(outputs),
+                inputs=tensors,
+                request_id=request_id,
+                parameters={guard.PARAMETER: self.token},
+                **memory,
+            ).exec()
+            # A long run keeps a network's queue full, and so may callers other than the stages.
+            if not (response.has_error() and _QUEUE_FULL in response.error().message()):
+                break
+            check()
+            time.sleep(_QUEUE_PAUSE)
+        if response.has_error():
+            raise self._error(request_id, model, response.error().message())
+        return [pb_utils.get_output_tensor_by_name(response, name) for name in outputs]
+
+    def _error(self, request_id: str, model: str, message: str) -> Exception:
+        """Return a network's error as the caller gets it, by its message: Triton drops the code."""
+        if guard.NOT_FINITE in message:
+            return InvalidRequest(NOT_FINITE)
+        log(request_id, f"{self.role}: {model}: {message}")
+        if (full := _MEMORY.search(message)) is not None:
+            return OutOfMemory(f"overloaded: {model}: {full[0]}", int(full[1]))
+        for part, reason in _TRANSIENT.items():
+            if part in message:
+                return overloaded(f"{model} {reason}; {log_hint(request_id)}")
+        return EngineFailed(f"{self.role}: the model {model} failed; {log_hint(request_id)}")
+
+
+def overloaded(reason: str) -> Overloaded:
+    """Return the error for a state that passes within seconds."""
+    return Overloaded(f"overloaded: {reason}; try again in {_RETRY} s", _RETRY)
+
+
+def log(request_id: str, text: str) -> None:
+    """Write an error of a request to the server's log."""
+    pb_utils.Logger.log_error(f"request '{request_id}': {text}")
+
+
+def log_hint(request_id: str) -> str:
+    """Return the part of a sentence that refers to the server's log."""
+    return f"the server's log says why, at request '{request_id}'"
+
+
+def named_tensor(name: str, value: Any) -> Any:
+    """Return an array or a tensor as Triton's tensor of this name; a tensor is not copied.
+
+    A tensor that has the name is returned as it is: Triton puts it into shared memory once for all
+    calls.
+    """
+    if isinstance(value, np.ndarray):
+        return pb_utils.Tensor(name, np.ascontiguousarray(value))
+    if value.name() == name:
+        return value
+    return pb_utils.Tensor.from_dlpack(name, value.to_dlpack())
