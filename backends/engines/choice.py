@@ -1,4 +1,4 @@
-"""Which engine runs a network, and where: a plan on a GPU, ONNX Runtime on it, or OpenVINO."""
+"""The choice of a network's engine and device: TensorRT or ONNX Runtime on a GPU, or OpenVINO."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TENSORRT, ONNX_RUNTIME, OPENVINO = "TensorRT", "ONNXRuntime", "OpenVINO"
 
 @dataclass(frozen=True)
 class Choice:
-    """An engine and its GPU's number, None for the CPU; `unused`: why a GPU here is idle, or ''."""
+    """An engine and its GPU's number, None for the CPU; `unused`: why a GPU is not used, or ''."""
 
     engine: str
     gpu: int | None
@@ -24,46 +24,47 @@ class Choice:
 
 
 def choose(folder: Path, gpu: int | None, parameters: Mapping[str, str]) -> Choice:
-    """Return what runs the network whose files are in `folder`.
+    """Return the engine for the network whose files are in `folder`.
 
-    `gpu`: the GPU that Triton gave the instance, None for the CPU. The parameter `engine` with the
-    value onnxruntime takes ONNX Runtime on either; without it, a GPU runs a plan that was built for
-    it, else ONNX Runtime the ONNX files, and the CPU OpenVINO. Where there are plans alone TensorRT
-    is taken, which says what it lacks. Raises ValueError for another value of the parameter, and
-    where ONNX Runtime is asked for and has no file or no CUDA provider.
+    `gpu`: the GPU that Triton assigned to the instance, None for the CPU. The parameter `engine`
+    with the value onnxruntime selects ONNX Runtime on either. Without it, on a GPU TensorRT runs a
+    plan that was built for it, else ONNX Runtime the ONNX files; on the CPU OpenVINO does. Without
+    an ONNX file the choice is TensorRT, whose error says what is missing. Raises ValueError for
+    another value of the parameter, and where ONNX Runtime is selected without an ONNX file or its
+    CUDA provider.
     """
-    asked = parameters.get("engine")
-    if asked not in (None, "onnxruntime"):
+    engine = parameters.get("engine")
+    if engine not in (None, "onnxruntime"):
         raise ValueError(
-            f"parameter engine is {asked!r}; onnxruntime, or no such parameter, is expected"
+            f"parameter engine is {engine!r}; onnxruntime, or no such parameter, is expected"
         )
     if not any(folder.glob("*.onnx")):
-        if asked is not None:
+        if engine is not None:
             raise ValueError("parameter engine is onnxruntime, but there is no ONNX file")
         return Choice(TENSORRT, gpu or 0)
     if gpu is None:
         names = ", ".join(f"{number} ({name})" for number, name in enumerate(cuda.gpus()))
         unused = f"GPUs here: {names}; the model was placed on the CPU" if names else ""
-        return Choice(ONNX_RUNTIME if asked else OPENVINO, None, unused)
-    if asked is None and _has_plan(folder, gpu):
+        return Choice(ONNX_RUNTIME if engine else OPENVINO, None, unused)
+    if engine is None and _has_plan(folder, gpu):
         return Choice(TENSORRT, gpu)
     try:
         onnx_runtime.expect_provider()
     except ValueError as error:
-        if asked is not None:
+        if engine is not None:
             raise
         return Choice(OPENVINO, None, f"GPU {gpu}: {error}")
     return Choice(ONNX_RUNTIME, gpu)
 
 
 def gpu_of(args: Mapping[str, str]) -> int | None:
-    """Return the GPU that Triton gave an instance, by what `initialize` gets; None: the CPU."""
+    """Return the number of an instance's GPU, by the arguments of `initialize`; None: the CPU."""
     on_gpu = args["model_instance_kind"] == "GPU"
     return int(args["model_instance_device_id"]) if on_gpu else None
 
 
 def threads(parameters: Mapping[str, str]) -> int:
-    """Return the threads of a network on the CPU; raise ValueError for what is no number."""
+    """Return the threads of a network on the CPU; raise ValueError for no whole number."""
     value = parameters.get("thread_count", "0")
     if not value.isdecimal():
         raise ValueError(f"parameter thread_count is {value!r}; allowed are whole numbers from 0")
@@ -71,7 +72,7 @@ def threads(parameters: Mapping[str, str]) -> int:
 
 
 def publish(pb_utils: Any, model: str, choice: Choice) -> Any:
-    """Show among Triton's metrics what runs a model; returns what the model has to keep."""
+    """Publish a model's engine as a metric of Triton; return the objects that keep it alive."""
     family = pb_utils.MetricFamily(
         name="maisi_network_engine",
         description="What runs a network, and why a GPU is not used: 1",
@@ -100,7 +101,7 @@ def sentence(error: Exception, folder: Path | None = None) -> str:
 
 
 def _has_plan(folder: Path, gpu: int) -> bool:
-    """Tell whether there is a plan that was built for a GPU."""
+    """Tell whether `folder` has a plan that was built for a GPU."""
     plans = list(folder.glob("*.plan"))
     if not plans:
         return False

@@ -1,4 +1,4 @@
-"""What a machine has of CUDA, what CuPy keeps of its memory, and arrays between devices."""
+"""CUDA on this machine: its GPUs, CuPy's memory pools, and arrays that move between devices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TENSORS_VARIABLE = "MAISI_GPU_TENSORS"  # as server/supervisor.py has it
 
 
 def gpus() -> list[str]:
-    """Return the names of the NVIDIA GPUs that the driver has; none where there is no driver."""
+    """Return the names of the NVIDIA GPUs; [] without a driver."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -28,7 +28,7 @@ def gpus() -> list[str]:
 
 
 def compute_capability(cupy: Any, device: int) -> str:
-    """Return the device's, such as 8.9; raise ValueError where there is no such device."""
+    """Return a device's compute capability, such as 8.9; raise ValueError for no such device."""
     runtime = cupy.cuda.runtime
     try:
         count = runtime.getDeviceCount()
@@ -44,7 +44,7 @@ def expect_driver_library() -> None:
     """Raise ValueError unless `libcuda.so` loads, which Triton's Python backend opens by that name.
 
     Drivers install libcuda.so.1 and not always a link of that name. Without one the backend cannot
-    pass tensors of the GPU on.
+    exchange tensors on a GPU.
     """
     try:
         ctypes.CDLL("libcuda.so")
@@ -56,17 +56,17 @@ def expect_driver_library() -> None:
 
 
 def empty_pools(cupy: Any, device: Any) -> None:
-    """Give the GPU and the host what CuPy keeps of their memory for the next array."""
+    """Free the memory of the GPU and the host that CuPy's pools keep for the next array."""
     with device:
         cupy.get_default_memory_pool().free_all_blocks()
         cupy.get_default_pinned_memory_pool().free_all_blocks()
 
 
 def on_device(cupy: Any, name: str, array: Any, device: int, stream: Any) -> Any:
-    """Return an array of numpy or CuPy as one of the device of this number, which is current.
+    """Return the input `name`, an array of numpy or CuPy, as an array on the current `device`.
 
-    What lies on another device is copied on the stream; nothing may still be writing it. Raises
-    ValueError for the input `name` where it is an array of a GPU that is not in C order.
+    An array on another device is copied on the stream; all writes to it must have ended. Raises
+    ValueError for an array on a GPU that is not in C order.
     """
     if not isinstance(array, cupy.ndarray):
         array = cupy.asarray(array)
@@ -74,18 +74,18 @@ def on_device(cupy: Any, name: str, array: Any, device: int, stream: Any) -> Any
         raise ValueError(f"{name}: strides {array.strides}, but C order is expected")
     if array.data.device_id == device:
         return array
-    own = cupy.empty(array.shape, array.dtype)
-    own.data.copy_from_device_async(array.data, array.nbytes, stream)
-    return own
+    copy = cupy.empty(array.shape, array.dtype)
+    copy.data.copy_from_device_async(array.data, array.nbytes, stream)
+    return copy
 
 
 def gpu_tensors() -> bool:
-    """Tell whether models may hand memory of a GPU to each other, by CUDA's IPC."""
+    """Tell whether models may share memory of a GPU, by CUDA's IPC."""
     return os.environ.get(TENSORS_VARIABLE) != "0"
 
 
-def handed_on(array: Any) -> Any:
-    """Return CuPy's array, whose values are there, or a copy in numpy where no IPC is."""
+def to_share(array: Any) -> Any:
+    """Return an array of CuPy, whose writes have ended, or a numpy copy where there is no IPC."""
     if gpu_tensors():
         return array
     with array.device:

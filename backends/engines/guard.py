@@ -1,8 +1,8 @@
-"""What a network checks before it computes: who calls it, and whether its inputs fit together.
+"""The checks of a network's requests: the caller's token, and whether the inputs fit together.
 
-Clients call a variant's ensemble and its stream. The stages behind those call the networks inside
-the server, and show the token that the supervisor gives to every process of a model. Names, types,
-ranks and fixed sides are Triton's to check, by the configuration; the rest is checked here.
+Clients call a variant's ensemble and its stream. Their stages call the networks inside the server,
+with the token that the supervisor passes to every model's process. Triton checks names, types,
+ranks and fixed sides, by the configuration; the rest is checked here.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _ROWS = 2  # the conditional row and, under guidance, the unconditional one
 
 
 class Refused(ValueError):
-    """A request that is not computed; the message is one sentence for the caller."""
+    """The request is refused; the message is one sentence for the caller."""
 
 
 def token() -> str:
     """Return the token of this server; raise ValueError for none, and for a short one.
 
-    Plans are signed with it and given to clients, who could try short ones until one fits.
+    Plans are signed with it and sent to clients, who could find a short token by trial.
     """
     if secret := os.environ.get(ENV):
         if len(secret) >= _SHORTEST:
@@ -50,7 +50,7 @@ def token() -> str:
 
 
 def _bytes(text: str) -> bytes:
-    """Return a text's bytes, also where JSON or the environment put half a character into it."""
+    """Return a text's bytes; JSON and the environment may put lone surrogates into it."""
     return text.encode(errors="surrogatepass")
 
 
@@ -60,18 +60,17 @@ def sign(text: str) -> str:
 
 
 def probe_id() -> str:
-    """Return the id of the supervisor's own requests; who lacks the token cannot guess it."""
+    """Return the id of the supervisor's own requests, which cannot be guessed without the token."""
     return f"probe-{sign('probe')}"  # as server/triton.py has it
 
 
 @dataclass(frozen=True)
 class Contract:
-    """What a network takes, as `export/repository.py` writes it into the parameter `network`.
+    """The inputs that a network takes, as `export/repository.py` writes it into `network`.
 
     `factors`: input -> voxels of the volume along one side of its elements; such an input ends in
     three axes of space. `rows`: the inputs whose first axis is rows of conditioning. `multiple`,
-    `max` [X, Y, Z] and `max_voxels` bound the volume; `size` [X, Y, Z] is the only one, where there
-    is no choice.
+    `max` [X, Y, Z] and `max_voxels` bound the volume; `size` [X, Y, Z]: the only size, else None;
     `ranges`: input -> lowest and highest value.
     """
 
@@ -86,9 +85,9 @@ class Contract:
     token: str = field(repr=False)
 
     def admit(self, request: Any) -> None:
-        """Raise Refused for a request of Triton that does not come from the variant's stages."""
-        shown = json.loads(request.parameters() or "{}").get(PARAMETER)
-        if not isinstance(shown, str) or not hmac.compare_digest(_bytes(shown), _bytes(self.token)):
+        """Raise Refused for a request of Triton without the token."""
+        value = json.loads(request.parameters() or "{}").get(PARAMETER)
+        if not isinstance(value, str) or not hmac.compare_digest(_bytes(value), _bytes(self.token)):
             variant = self.model.partition(".")[0]
             raise Refused(
                 f"{self.model}: only the stages of {variant} call it; "
@@ -96,7 +95,7 @@ class Contract:
             )
 
     def check(self, inputs: Mapping[str, Any]) -> None:
-        """Raise Refused for inputs, arrays of numpy or on a GPU, that do not fit together."""
+        """Raise Refused for inputs, arrays of numpy or CuPy, that do not fit together."""
         for name, array in inputs.items():
             if 0 in array.shape:
                 raise Refused(f"{name}: shape {list(array.shape)}, but no side may be 0")
@@ -132,18 +131,18 @@ class Contract:
                 raise Refused(
                     f"{name}: {list(volume)} voxels, but sides must be multiples of {self.multiple}"
                 )
-            if any(side > most for side, most in zip(volume, self.max, strict=True)):
+            if any(side > limit for side, limit in zip(volume, self.max, strict=True)):
                 raise Refused(
                     f"{name}: {list(volume)} voxels, but at most {list(self.max)} are allowed"
                 )
-            # The stages pad a volume up to `multiple`; this is the smallest that has these sides.
+            # The stages pad volumes up to `multiple`; this is the smallest one with these sides.
             if math.prod(side - self.multiple + 1 for side in volume) > self.max_voxels:
                 raise Refused(
                     f"{name}: {list(volume)} voxels, but at most {self.max_voxels} are allowed"
                 )
 
     def _check_values(self, name: str, array: Any) -> None:
-        if not isinstance(array, np.ndarray):  # on a GPU, where only a stage can put it
+        if not isinstance(array, np.ndarray):  # on a GPU: the output of another network
             return
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise Refused(f"{name}: {NOT_FINITE}, and only finite ones are allowed")
@@ -157,7 +156,7 @@ class Contract:
 
 
 def contract(config: Mapping[str, Any]) -> Contract | None:
-    """Read the contract in a model's configuration; None for a model that is no variant's network.
+    """Return the contract in a model's configuration; None for a model of no variant.
 
     Raises ValueError for a contract that is damaged, and where the server has no token.
     """
@@ -184,23 +183,23 @@ def contract(config: Mapping[str, Any]) -> Contract | None:
 
 
 def admit(contract: Contract | None, request: Any) -> None:
-    """Raise Refused for a request that its network, if it is a variant's, does not take."""
+    """Raise Refused for a request without the token; without a contract, accept any."""
     if contract is not None:
         contract.admit(request)
 
 
 def check(contract: Contract | None, inputs: Mapping[str, Any]) -> None:
-    """Raise Refused for inputs that its network, if it is a variant's, does not take."""
+    """Raise Refused for inputs that do not fit together; without a contract, accept any."""
     if contract is not None:
         contract.check(inputs)
 
 
 def status(codes: Any, error: Exception) -> int:
-    """Return which of Triton's `codes` (`TritonError`) an error of a network has."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    """Return the code of Triton, an attribute of `codes` (`TritonError`), for an error."""
+    disk_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if isinstance(error, Refused):
         code: int = codes.INVALID_ARG
-    elif isinstance(error, OutOfMemory) or full:
+    elif isinstance(error, OutOfMemory) or disk_full:
         code = codes.UNAVAILABLE
     else:
         code = codes.INTERNAL

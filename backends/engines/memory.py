@@ -1,4 +1,4 @@
-"""What engines say when memory runs out, and what is done then."""
+"""Errors for want of memory: how they are recognized, and the attempts that follow."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
-# What an engine's error says then. Each was seen, by a limit of the process's memory; those of CUDA
-# are as its reference of errors (cudaErrorMemoryAllocation) and TensorRT's log have them.
-_SAID = (
+# Parts of the messages of such errors. Each was observed under a limit of the process's memory;
+# those of CUDA are from its reference (cudaErrorMemoryAllocation) and TensorRT's log.
+_MESSAGES = (
     "std::bad_alloc",  # any library of C++
     "Failed to allocate ",  # OpenVINO's arrays, ONNX Runtime's arena
     "can't alloc",  # oneDNN, for a kernel that it compiles
@@ -20,13 +20,13 @@ _SAID = (
     "out of memory",  # CUDA
     "OutOfMemory",  # TensorRT
 )
-AGAIN = 10  # seconds after which there may be memory
-SPARE = 48 << 20  # bytes that any run takes beside its arrays
-_NO_THREAD = "Resource temporarily unavailable"  # nor memory for its stack
+_RETRY = 10  # seconds after which there may be memory
+SPARE = 48 << 20  # bytes that a run takes beside its arrays
+_NO_THREAD = "Resource temporarily unavailable"  # its stack did not fit
 
 
 class OutOfMemory(MemoryError):
-    """It did not fit, whatever was tried; the sentence is for the caller."""
+    """No attempt had enough memory; the message is one sentence for the caller."""
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -35,27 +35,27 @@ def out_of_memory(error: BaseException) -> bool:
         return error.errno == errno.ENOMEM
     if isinstance(error, MemoryError):
         return True
-    said = str(error)
-    ours = "Exception from src/" in said and _NO_THREAD in said
-    return ours or any(words in said for words in _SAID)
+    message = str(error)
+    no_thread = "Exception from src/" in message and _NO_THREAD in message  # OpenVINO's
+    return no_thread or any(part in message for part in _MESSAGES)
 
 
 def expect(size: int) -> None:
-    """Raise OSError, which `out_of_memory` knows, unless so many bytes can be had right now."""
+    """Raise OSError, with ENOMEM, unless `size` bytes can be allocated now."""
     mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
 
 
 def trim() -> None:
-    """Give back what has been freed, and glibc would keep for the threads that freed it."""
+    """Return freed memory to the system that glibc keeps for its threads."""
     ctypes.CDLL(None).malloc_trim(0)
 
 
 def first_that_fits(
     attempts: Iterable[Callable[[], Result]], forget: Callable[[], None], sentence: str
 ) -> Result:
-    """Return what the first of `attempts` gives that has memory enough; `forget` after the others.
+    """Return the result of the first attempt with enough memory; `forget` runs after the others.
 
-    Raises OutOfMemory with the sentence when none has, and any other error as it comes.
+    Raises OutOfMemory with the sentence when no attempt has, and any other error at once.
     """
     for attempt in attempts:
         try:
@@ -63,13 +63,13 @@ def first_that_fits(
         except Exception as error:
             if not out_of_memory(error):
                 raise
-        forget()  # now that the error has gone, and with it what the attempt had
-    raise OutOfMemory(f"out of memory: {sentence}; try again in {AGAIN} s")
+        forget()  # here, because the error refers to the attempt's arrays
+    raise OutOfMemory(f"out of memory: {sentence}; try again in {_RETRY} s")
 
 
 def twice(work: Callable[[], Result], forget: Callable[[], None]) -> Result:
-    """Return what `work` gives, at the second try where memory ran out at the first.
+    """Return the result of `work`, run a second time where the first one ran out of memory.
 
-    Raises OutOfMemory when it ran out again, and any other error as it comes.
+    Raises OutOfMemory when the second one does, too, and any other error at once.
     """
     return first_that_fits((work, work), forget, "the request was too large for what is free")

@@ -1,18 +1,18 @@
 """One model of Triton that runs one network, for the stages of its variant alone.
 
 A model's version folder holds `model.onnx`, or `model.plan` with its description `model.plan.json`,
-or what default_model_filename names, all written by `python -m export`. Where there is a plan for
-the GPU alone, such as `model_sm89.plan`, that is taken. `choice.py` says what runs it. Parameters
-in config.pbtxt:
+or the file that default_model_filename names, all written by `python -m export`. A plan for one
+GPU alone, such as `model_sm89.plan`, is preferred. `choice.py` selects the engine. Parameters in
+config.pbtxt:
 
-    engine                  onnxruntime: ONNX Runtime runs the ONNX files, on a CPU or in the place
-                            of a plan; absent: as `choice.py` says
-    thread_count            of a network on a CPU; absent: every core we may use
-    runtime_cache           TensorRT-RTX: folder that keeps the kernels compiled for this GPU from
-                            one start to the next; absent: maisi-triton in $XDG_CACHE_HOME or
-                            ~/.cache; empty: nothing is kept
-    FORCE_CPU_ONLY_INPUT_TENSORS   Triton's own: "no" lets tensors that are on the GPU come as
-                            they are; else Triton copies them to the CPU, and we copy them back
+    engine                  onnxruntime: ONNX Runtime runs the ONNX files, on a CPU or instead of a
+                            plan; absent: as `choice.py` says
+    thread_count            of a network on a CPU; absent: every core that this process may use
+    runtime_cache           TensorRT-RTX: folder of the kernels compiled for this GPU, for the next
+                            start; absent: maisi-triton in $XDG_CACHE_HOME or ~/.cache; empty:
+                            kernels are not saved
+    FORCE_CPU_ONLY_INPUT_TENSORS   Triton's own: with "no" tensors on the GPU arrive there; else
+                            Triton copies them to the CPU, and this backend back
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ Arrays = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Network:
-    """A network that is loaded.
+    """A network on its engine, which differ in how they free memory.
 
-    `run`: inputs by name and the outputs' names -> the outputs by name, there until the next run;
-    `release` gives back memory that runs of one size keep for each other, `forget` all that can be
-    had again, both by the inputs of any run; `end` keeps for the next start what was compiled.
+    `run`: inputs by name and the outputs' names -> the outputs by name, valid until the next run;
+    `release`: inputs of any run -> free the memory that runs of one size reuse; `forget`: inputs of
+    any run -> free all memory but the network's own; `end`: save compiled kernels.
     """
 
     run: Callable[[Arrays, Sequence[str]], Arrays]
@@ -52,7 +52,7 @@ class TritonPythonModel:
     """One instance of one network."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Load the network on the device that the instance was given.
+        """Load the network on the instance's device.
 
         Raises TritonModelException with one sentence when the model cannot be loaded.
         """
@@ -62,14 +62,14 @@ class TritonPythonModel:
         filename = config.get("default_model_filename") or "model.onnx"
         try:
             self.contract = guard.contract(config)
-            chosen = choice.choose(folder, choice.gpu_of(args), parameters)
-            self.network = load(chosen, folder, filename, parameters)
+            selected = choice.choose(folder, choice.gpu_of(args), parameters)
+            self.network = load(selected, folder, filename, parameters)
         except Exception as error:
             raise pb_utils.TritonModelException(
                 f"{args['model_name']}: {choice.sentence(error, folder)}"
             ) from None
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self.engine_metric = choice.publish(pb_utils, args["model_name"], chosen)
+        self.engine_metric = choice.publish(pb_utils, args["model_name"], selected)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer every request by itself; a request's failure is its own TritonError."""
@@ -95,7 +95,7 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse(tensors)
 
     def release_after_another_size(self, arrays: Arrays) -> None:
-        """Give back memory of runs of another size, which other models of the device may need."""
+        """Free memory of runs of another size, which other models of the device may need."""
         shapes = {name: tuple(array.shape) for name, array in arrays.items()}
         if self.shapes and shapes != self.shapes:
             self.network.release(arrays)
@@ -106,44 +106,44 @@ class TritonPythonModel:
         return tensor.as_numpy() if tensor.is_cpu() else tensorrt.cupy().from_dlpack(tensor)
 
     def finalize(self) -> None:
-        """Keep what was compiled, and free the memory."""
+        """Save compiled kernels, and free the memory."""
         self.network.end()
         del self.network
 
 
 def to_triton(name: str, array: Any) -> Any:
-    """Return an array of numpy or CuPy as Triton's tensor, on the GPU where models can take it."""
+    """Return an array of numpy or CuPy as Triton's tensor, on the GPU where models share it."""
     if not isinstance(array, np.ndarray):
-        array = cuda.handed_on(array)
-    if isinstance(array, np.ndarray):  # which Triton copies as it lies
+        array = cuda.to_share(array)
+    if isinstance(array, np.ndarray):  # Triton copies it regardless of strides
         return pb_utils.Tensor(name, np.ascontiguousarray(array))
     return pb_utils.Tensor.from_dlpack(name, array)
 
 
-def load(chosen: Choice, folder: Path, filename: str, parameters: Mapping[str, str]) -> Network:
-    """Load the file `filename` of `folder`, in the plan's case with another suffix perhaps.
+def load(selected: Choice, folder: Path, filename: str, parameters: Mapping[str, str]) -> Network:
+    """Load the file `filename` of `folder`, or the plan of that name, on the selected engine.
 
-    Raises ValueError, RuntimeError or an error of ONNX Runtime where that cannot be.
+    Raises ValueError, RuntimeError or an error of ONNX Runtime where it does not load.
     """
     path = folder / filename
-    if chosen.engine == choice.TENSORRT:
+    if selected.engine == choice.TENSORRT:
         name = path.with_suffix(".plan").name
-        plan = tensorrt.Engine(folder, name, chosen.gpu or 0, tensorrt.cache_folder(parameters))
+        plan = tensorrt.Engine(folder, name, selected.gpu or 0, tensorrt.cache_folder(parameters))
         cuda.expect_driver_library()
         return Network(
             lambda arrays, names: plan.run(arrays),
             lambda arrays: plan.forget(),
             lambda arrays: plan.forget(),
-            plan.keep,
+            plan.save_kernels,
         )
     threads = choice.threads(parameters)
-    if chosen.engine == choice.ONNX_RUNTIME:
-        return of_onnx_runtime(path, chosen.gpu, threads)
+    if selected.engine == choice.ONNX_RUNTIME:
+        return of_onnx_runtime(path, selected.gpu, threads)
     return of_openvino(openvino.Engine(path, threads))
 
 
 def of_onnx_runtime(path: Path, gpu: int | None, threads: int) -> Network:
-    """Return what runs the file at `path` by ONNX Runtime."""
+    """Return the network in the file at `path` on ONNX Runtime."""
     if gpu is not None:
         cuda.expect_driver_library()
     device = onnx_runtime.cpu(threads) if gpu is None else onnx_runtime.gpu(gpu)
@@ -157,7 +157,7 @@ def of_onnx_runtime(path: Path, gpu: int | None, threads: int) -> Network:
 
 
 def of_openvino(engine: openvino.Engine) -> Network:
-    """Return what runs by OpenVINO."""
+    """Return the network of an engine of OpenVINO."""
 
     def run(arrays: Arrays, names: Sequence[str]) -> Arrays:
         outputs = engine(arrays)

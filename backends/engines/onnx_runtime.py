@@ -1,8 +1,8 @@
 """ONNX files run by ONNX Runtime through IOBinding, on an NVIDIA GPU or on the CPU.
 
 Inputs are bound by their addresses and outputs stay on the device, so nothing is copied. On a GPU
-everything runs on the stream of the caller, who waits for it. Memory within a run is ONNX Runtime's
-own arena there.
+runs are put on the caller's stream, and the caller waits for it. ONNX Runtime's own arena has the
+memory within a run there.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ import onnxruntime as ort
 from . import cuda, openvino, tensorrt
 from .memory import SPARE, expect
 
-# In place of the one for CPUs, which has the same files; for Python 3.11 or newer.
+# Replaces the package for CPUs, which has the same files; for Python 3.11 or newer.
 INSTALL = (
     "pip uninstall -y onnxruntime onnxruntime-gpu && pip install"
     " onnxruntime-gpu[cuda,cudnn]==1.31.1"
 )
-_SHARE = 0.85  # of a GPU's memory, which an arena takes at most
+_SHARE = 0.85  # of a GPU's memory, the most that an arena takes
 _SHRINK = "memory.enable_memory_arena_shrinkage"
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where files are run.
+    """The device of an engine.
 
-    `kind`, cuda or cpu, and `number` as ONNX Runtime has them; `arrays`: the library of arrays
-    there, CuPy or numpy; `stream`: CuPy's, None on the CPU; the execution provider with its
-    settings, and `options` of sessions.
+    `kind`, cuda or cpu, and `number` as in ONNX Runtime; `arrays`: the module of its arrays, cupy
+    or numpy; `stream`: CuPy's, None on the CPU; `provider`: ONNX Runtime's execution provider, with
+    its `settings`; `options`: of sessions.
     """
 
     kind: str
@@ -48,7 +48,7 @@ class Device:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Make the device and its stream those of CuPy."""
+        """Make the device and its stream CuPy's current ones."""
         if self.stream is None:
             yield
             return
@@ -57,18 +57,18 @@ class Device:
 
 
 def cpu(threads: int = 0) -> Device:
-    """Return the CPU with so many threads; 0: every core we may use."""
+    """Return the CPU with `threads` threads; 0: every core that this process may use."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or openvino.cores()
-    # Volumes differ in size from request to request: memory kept for one is in the way of the next.
+    # Volumes differ in size between requests: memory kept for one size is unusable for the next.
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     return Device("cpu", 0, np, None, "CPUExecutionProvider", {}, options)
 
 
 def gpu(number: int, stream: Any = None) -> Device:
-    """Return a GPU by its number; `stream`: CuPy's; None: one of its own.
+    """Return a GPU by its number; `stream`: CuPy's; None: a new one.
 
-    Raises ValueError where there is no such GPU, or what it needs is not installed.
+    Raises ValueError for no such GPU, and where a library that it needs is not installed.
     """
     cupy = tensorrt.cupy()
     cuda.compute_capability(cupy, number)
@@ -84,8 +84,8 @@ def gpu(number: int, stream: Any = None) -> Device:
     settings = {
         "device_id": str(number),
         "user_compute_stream": str(stream.ptr),
-        "use_tf32": "0",  # 10 bits of mantissa would miss 1e-4
-        "cudnn_conv_algo_search": "HEURISTIC",  # EXHAUSTIVE tries all at each new size
+        "use_tf32": "0",  # its 10 bits of mantissa are less exact than 1e-4
+        "cudnn_conv_algo_search": "HEURISTIC",  # EXHAUSTIVE times all at each new size
         "arena_extend_strategy": "kSameAsRequested",
         "gpu_mem_limit": str(limit),
     }
@@ -95,7 +95,7 @@ def gpu(number: int, stream: Any = None) -> Device:
 def expect_provider() -> None:
     """Raise ValueError unless ONNX Runtime's CUDA provider loads with the libraries it needs.
 
-    A session would run on the CPU instead, and say so in its log alone.
+    Without this check a session would run on the CPU, with a line in its log.
     """
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         raise ValueError(f"onnxruntime {ort.__version__} is built for the CPU: {INSTALL}")
@@ -113,7 +113,7 @@ class Engine:
     """An ONNX file on a device, in the precision of its weights."""
 
     def __init__(self, path: Path, device: Device) -> None:
-        """Load the file; raise RuntimeError or an error of ONNX Runtime where that cannot be."""
+        """Load the file; raise RuntimeError or an error of ONNX Runtime where it does not load."""
         self.device = device
         with device.current():
             provider = (device.provider, dict(device.settings))
@@ -124,15 +124,15 @@ class Engine:
             raise RuntimeError(f"ONNX Runtime has no {device.provider}; its log says why")
         self.outputs = [output.name for output in self.session.get_outputs()]
         self.options = ort.RunOptions()
-        # An arena shrinks at the end of a run alone; this one ends as it begins, with an error.
-        self.ended = ort.RunOptions()
-        self.ended.terminate = True
-        self.ended.add_run_config_entry(_SHRINK, f"gpu:{device.number}")
-        # The stream orders what follows; the caller waits for it once.
+        # An arena shrinks at the end of a run; this run ends at its start, with an error.
+        self.shrink_options = ort.RunOptions()
+        self.shrink_options.terminate = True
+        self.shrink_options.add_run_config_entry(_SHRINK, f"gpu:{device.number}")
+        # The stream orders later work; the caller waits for it once.
         self.options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     def run(self, arrays: Mapping[str, Any], names: Sequence[str] = ()) -> dict[str, Any]:
-        """Return the outputs as `enqueue` does, whose values are there."""
+        """Run, wait for it, and return the outputs as `enqueue` does."""
         outputs = self.enqueue(arrays, names)
         if self.device.stream is not None:
             self.device.stream.synchronize()
@@ -141,27 +141,27 @@ class Engine:
     def enqueue(self, arrays: Mapping[str, Any], names: Sequence[str] = ()) -> dict[str, Any]:
         """Put a run on the stream; return the outputs `names`, by default all, on the device.
 
-        `arrays` by the inputs' names are of numpy or, on a GPU, of CuPy; what was put on the stream
-        before may still be writing them. Raises ValueError for an array of a GPU that is not in C
-        order, an error of ONNX Runtime for what does not fit, and what `out_of_memory` knows.
+        `arrays`: inputs by name, of numpy or, on a GPU, of CuPy; earlier work on the stream may
+        still be writing them. Raises ValueError for an array on a GPU that is not in C order, an
+        error of ONNX Runtime for inputs that do not fit, and errors that `out_of_memory` tells.
         """
         if self.device.kind == "cpu":
-            expect(SPARE)  # where the last kilobytes go, its threads end the process
+            expect(SPARE)  # a thread without memory ends the process
         with self.device.current():
             inputs = {name: self._bring(name, array) for name, array in arrays.items()}
             return self._run(inputs, names or self.outputs, self.options)
 
     def shrink(self, arrays: Mapping[str, Any]) -> None:
-        """Give back what a GPU's arena keeps of earlier runs; `arrays` are the inputs of any.
+        """Free the memory in a GPU's arena of earlier runs; `arrays`: the inputs of any run.
 
-        Waits for the stream; raises RuntimeError when something on it failed.
+        Waits for the stream; raises RuntimeError when work on it failed.
         """
         if self.device.stream is None:  # the CPU's arena is off
             return
         self.device.stream.synchronize()
         with suppress(Exception), self.device.current():
             inputs = {name: self._bring(name, array) for name, array in arrays.items()}
-            self._run(inputs, self.outputs, self.ended)
+            self._run(inputs, self.outputs, self.shrink_options)
 
     def _run(
         self, inputs: Mapping[str, Any], names: Sequence[str], options: ort.RunOptions

@@ -1,4 +1,4 @@
-"""OpenVINO: the fastest library for these networks on a CPU, see docs/benchmarks.md."""
+"""ONNX files run by OpenVINO, the fastest library for them on a CPU, see docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .memory import SPARE, expect, trim
 
 INSTALL = "pip install openvino==2026.4.1"
 
-_KEPT = 2  # sets of shapes: all slabs but the last, and the last
-_TIMES = 3  # what goes in and comes out, a run takes at most
+_COMPILED = 2  # models kept: for the shapes of all slabs but the last, and for those of the last
+_PEAK = 3  # the most memory of a run, in multiples of its inputs and outputs
 
 
 def cores() -> int:
@@ -28,11 +28,11 @@ def cores() -> int:
 
 @functools.cache
 def core() -> Any:
-    """Return OpenVINO's core, one for the whole life of the process.
+    """Return OpenVINO's core, which lives as long as the process.
 
-    It gives the thread that it is made in a stack for signals. Where it ends in another thread
-    (OpenVINO 2026.4.1), as garbage does, that stack is gone and the next signal ends the process.
-    Raises RuntimeError where OpenVINO is not installed.
+    It allocates a signal stack for the thread that creates it. Destroyed in another thread, as by
+    garbage collection, it frees that stack, and the next signal ends the process (OpenVINO
+    2026.4.1). Raises RuntimeError where OpenVINO is not installed.
     """
     try:
         import openvino
@@ -42,16 +42,16 @@ def core() -> Any:
 
 
 class Engine:
-    """An ONNX file on the CPU, in float32 whatever its weights are.
+    """An ONNX file on the CPU, computed in float32 for any type of weights.
 
-    Where Winograd's convolutions help it is compiled for the shapes it gets, with them and in
-    channels last, and the two last sets of shapes are kept. Else it is compiled once.
+    Where Winograd's convolutions help, it is compiled with them, in channels last, for each set of
+    shapes, and the models of the last two sets are kept. Else it is compiled once.
     """
 
     def __init__(self, path: Path, threads: int = 0, innermost: bool = False) -> None:
-        """Load the file; `threads` 0: every core we may use.
+        """Load the file; `threads` 0: every core that this process may use.
 
-        `innermost`: arrays of five axes [R, C, X, Y, Z] come and go with C innermost in memory.
+        `innermost`: inputs and outputs [R, C, X, Y, Z] have C innermost in memory.
         Raises RuntimeError when it cannot be loaded, and where OpenVINO is not installed.
         """
         self.innermost = innermost
@@ -60,51 +60,52 @@ class Engine:
         self.inputs = [port.get_any_name() for port in self.model.inputs]
         self.outputs = [port.get_any_name() for port in self.model.outputs]
         self.compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
-        self.at: tuple[tuple[int, ...], ...] = ()
+        self.request_shapes: tuple[tuple[int, ...], ...] = ()
         self.request: Any = None
         self.fixed = innermost or winograd.helps(self.model)
-        if not self.fixed:  # at load, so that a file that cannot be compiled is refused there
+        if not self.fixed:  # now, so that a file that cannot be compiled is refused at load
             self.compiled[()] = self._compile(self.model)
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the outputs [by name], which the next call overwrites.
+        """Return the outputs by name, which the next call overwrites.
 
-        Raises RuntimeError for inputs that do not fit; what `out_of_memory` knows where memory is
-        short. The next call computes as if this one had not been.
+        Raises RuntimeError for inputs that do not fit, and errors that `out_of_memory` tells.
+        An error does not affect the next call.
         """
         shapes = tuple(tuple(feeds[name].shape) for name in self.inputs) if self.fixed else ()
         if shapes not in self.compiled:
             expect(SPARE)
-            if len(self.compiled) == _KEPT:
+            if len(self.compiled) == _COMPILED:
                 del self.compiled[next(iter(self.compiled))]
-            self.compiled[shapes] = self._compile(self._changed(shapes) if shapes else self.model)
+            self.compiled[shapes] = self._compile(self._converted(shapes) if shapes else self.model)
         compiled = self.compiled[shapes]
-        # oneTBB ends the process where the last kilobytes go; so it must not come to that.
-        expect(SPARE + _TIMES * (sum(feeds[name].nbytes for name in self.inputs) + made(compiled)))
-        if self.request is None or self.at != shapes:
-            self.at, self.request = shapes, compiled.create_infer_request()
-        turned = {name: self._turn(feeds[name], channels_last.LAST) for name in self.inputs}
+        # oneTBB ends the process when memory runs out in a run, so the run is refused before.
+        input_bytes = sum(feeds[name].nbytes for name in self.inputs)
+        expect(SPARE + _PEAK * (input_bytes + output_bytes(compiled)))
+        if self.request is None or self.request_shapes != shapes:
+            self.request_shapes, self.request = shapes, compiled.create_infer_request()
+        inputs = {name: self._transpose(feeds[name], channels_last.LAST) for name in self.inputs}
         try:
-            self.request.infer(turned, share_inputs=True)
+            self.request.infer(inputs, share_inputs=True)
         except Exception:
-            # OpenVINO 2026.4.1: every later run of a compiled model whose run raised fails, too.
+            # OpenVINO 2026.4.1: after an error all later runs of a compiled model fail, too.
             self.request = None
             del self.compiled[shapes]
             raise
         return {
-            name: self._turn(self.request.get_tensor(name).data, channels_last.FIRST)
+            name: self._transpose(self.request.get_tensor(name).data, channels_last.FIRST)
             for name in self.outputs
         }
 
-    def _turn(self, array: Array, order: tuple[int, ...]) -> Array:
+    def _transpose(self, array: Array, order: tuple[int, ...]) -> Array:
         return array.transpose(order) if self.innermost and array.ndim == 5 else array
 
-    def _changed(self, shapes: Sequence[tuple[int, ...]]) -> Any:
+    def _converted(self, shapes: Sequence[tuple[int, ...]]) -> Any:
         import openvino
 
         model = self.model.clone()
         model.reshape(dict(zip(self.inputs, map(openvino.PartialShape, shapes), strict=True)))
-        return channels_last.change(model, winograd.convolve, self.innermost)
+        return channels_last.convert(model, winograd.convolve, self.innermost)
 
     def _compile(self, model: Any) -> Any:
         return core().compile_model(
@@ -119,24 +120,24 @@ class Engine:
         )
 
     def release(self) -> None:
-        """Give back the memory that runs have taken; outputs are gone with it."""
+        """Free the memory of earlier runs, their outputs included."""
         self.request = None
         for compiled in self.compiled.values():
             compiled.release_memory()
         trim()
 
     def forget(self) -> None:
-        """Give back what was compiled for shapes, too; the model itself stays."""
+        """Free the models compiled for shapes, too; the file stays loaded."""
         self.request = None
         if self.fixed:
             self.compiled.clear()
         self.release()
 
 
-def made(compiled: Any) -> int:
-    """Return the bytes of a compiled model's outputs, as far as their shapes are known."""
-    known = [port for port in compiled.outputs if port.get_partial_shape().is_static]
-    return sum(math.prod(port.get_shape()) * port.get_element_type().size for port in known)
+def output_bytes(compiled: Any) -> int:
+    """Return the bytes of a compiled model's outputs of static shape."""
+    static = [port for port in compiled.outputs if port.get_partial_shape().is_static]
+    return sum(math.prod(port.get_shape()) * port.get_element_type().size for port in static)
 
 
 def sentence(error: Exception, folder: Path | None = None) -> str:

@@ -1,9 +1,9 @@
-"""Convolutions of 3 x 3 x 3 with an eighth of the products, after Winograd.
+"""Winograd's convolutions of 3 x 3 x 3, with an eighth of the products.
 
 Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (1509.09308): m outputs of a
 convolution with three taps need m + 2 products, not 3 m, of sums of the inputs and of the taps.
-Along all three axes that is 216 products for 64 outputs with m = 4, where there were 1728; with
-m = 2, 64 for 8 instead of 216. The products of all channels are matrix products. Rounding grows: to
+Along all three axes that is 216 products for 64 outputs with m = 4, instead of 1728; with m = 2,
+64 for 8 instead of 216. The products of all channels are matrix products. Rounding grows: to
 1e-5 of the output's spread (m = 4), 1e-6 (m = 2).
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import Array
-from .channels_last import FIRST, LAST, turn
+from .channels_last import FIRST, LAST, transpose
 
 # m -> the transforms of the paper: G of the taps, B^T of the inputs, A^T of the products.
 _TAPS = {
@@ -54,48 +54,55 @@ _PRODUCTS = {
         np.float32,
     ),
 }
-_NARROW = 64  # channels, below which the sums cost more than the products they save
-_FEW = 32  # rows of a matrix product, below which reading its weights costs more
+_MIN_CHANNELS = 64  # with fewer, the sums cost more than the products they save
+_MIN_ROWS = 32  # of a matrix product; with fewer, reading its weights costs more
 _TILE = 4096  # voxels whose sums stay in a core's cache
 
 
 def helps(model: Any) -> bool:
-    """Tell whether a model is worth it: at its full resolution, where most of its time is, too."""
+    """Tell whether a model is faster with Winograd, at its full resolution, too."""
     weights = [
         node.get_input_shape(1)
         for node in model.get_ordered_ops()
         if node.get_type_name() == "Convolution" and node.get_input_partial_shape(1).is_static
     ]
     cubes = [w[:2] for w in weights if list(w[2:]) == [3, 3, 3]]
-    wide = any(min(channels) >= _NARROW for channels in cubes)
-    return wide and all(max(channels) >= _NARROW for channels in cubes)
+    wide = any(min(channels) >= _MIN_CHANNELS for channels in cubes)
+    return wide and all(max(channels) >= _MIN_CHANNELS for channels in cubes)
 
 
 def factor(sides: Sequence[int], channels: Sequence[int]) -> int:
-    """Return the largest m that pays for an output of `sides` [X, Y, Z], 0 where none does."""
-    if min(channels) < _NARROW:
+    """Return the largest m that is faster for an output of `sides` [X, Y, Z]; 0 where none is."""
+    if min(channels) < _MIN_CHANNELS:
         return 0
     rows = {m: math.prod(-(-side // m) for side in sides) for m in (4, 2)}
-    return next((m for m, count in rows.items() if count >= _FEW), 0)
+    return next((m for m, count in rows.items() if count >= _MIN_ROWS), 0)
 
 
 def convolve(x: Any, weight: Array, node: Any) -> Any:
-    """Return what the convolution `node` makes of `x` [R, X, Y, Z, C], in channels last, too."""
+    """Return the convolution `node` of `x` [R, X, Y, Z, C], in channels last, too."""
     from openvino import opset13 as op
 
-    how = node.get_attributes()
-    before, after = how["pads_begin"], how["pads_end"]
-    plain = weight.shape[2:] == (3, 3, 3) and set(how["strides"]) == set(how["dilations"]) == {1}
+    attributes = node.get_attributes()
+    before, after = attributes["pads_begin"], attributes["pads_end"]
+    plain = weight.shape[2:] == (3, 3, 3) and set(attributes["strides"]) == set(
+        attributes["dilations"]
+    ) == {1}
     sides = [side + a + b - 2 for side, a, b in zip(x.get_shape()[1:4], before, after, strict=True)]
-    most = factor(sides, weight.shape[:2]) if plain else 0
-    if most:
-        kind = x.get_element_type()  # of a float16 graph, which a CPU computes in float32
-        y = _convolve(_cast(x, np.float32), weight.astype(np.float32), before, after, most)
-        return _cast(y, kind.to_dtype())
-    turned = op.convolution(
-        turn(x, FIRST), op.constant(weight), how["strides"], before, after, how["dilations"]
+    m = factor(sides, weight.shape[:2]) if plain else 0
+    if m:
+        element_type = x.get_element_type()  # a CPU computes float16 graphs in float32
+        y = _convolve(_cast(x, np.float32), weight.astype(np.float32), before, after, m)
+        return _cast(y, element_type.to_dtype())
+    y = op.convolution(
+        transpose(x, FIRST),
+        op.constant(weight),
+        attributes["strides"],
+        before,
+        after,
+        attributes["dilations"],
     )
-    return turn(turned.output(0), LAST)
+    return transpose(y.output(0), LAST)
 
 
 def _cast(x: Any, dtype: Any) -> Any:
@@ -104,13 +111,13 @@ def _cast(x: Any, dtype: Any) -> Any:
     return x if x.get_element_type().to_dtype() == dtype else op.convert(x, dtype).output(0)
 
 
-def _convolve(x: Any, weight: Array, before: Sequence[int], after: Sequence[int], most: int) -> Any:
-    """Convolve with 3 x 3 x 3 taps, at most `most` outputs an axis at a time."""
+def _convolve(x: Any, weight: Array, before: Sequence[int], after: Sequence[int], m: int) -> Any:
+    """Convolve with 3 x 3 x 3 taps, with `m` outputs at a time along an axis, or 2."""
     from openvino import opset13 as op
 
     sides = [a + b + c - 2 for a, b, c in zip(x.get_shape()[1:4], before, after, strict=True)]
-    steps = [most if side % most == 0 or side > 2 * most else 2 for side in sides]
-    full = [-(-side // m) * m for side, m in zip(sides, steps, strict=True)]
+    steps = [m if side % m == 0 or side > 2 * m else 2 for side in sides]
+    full = [-(-side // step) * step for side, step in zip(sides, steps, strict=True)]
     after = [b + c - a for a, b, c in zip(sides, after, full, strict=True)]
     if any(before) or any(after):
         zero = op.constant(np.float32(0))
@@ -118,33 +125,32 @@ def _convolve(x: Any, weight: Array, before: Sequence[int], after: Sequence[int]
         x = op.pad(x, *pads, "constant", zero).output(0)
     taps = _transform(weight, steps)
     lines = _lines(full, steps[1])
-    alone = lines == full[1]
-    y = _whole(x, taps, steps) if alone else _looped(x, taps, steps, lines, full)
+    y = _whole(x, taps, steps) if lines == full[1] else _looped(x, taps, steps, lines, full)
     if full != sides:
-        cut = (op.constant(np.array(a)) for a in ([0] * 3, sides, [1] * 3, [1, 2, 3]))
-        y = op.slice(y, *cut).output(0)
+        bounds = (op.constant(np.array(a)) for a in ([0] * 3, sides, [1] * 3, [1, 2, 3]))
+        y = op.slice(y, *bounds).output(0)
     return y
 
 
 def _lines(sides: Sequence[int], step: int) -> int:
-    """Return how many lines along y are worked on at a time; they divide the side."""
+    """Return the number of lines along y to compute at a time, a divisor of the side."""
     x, y, z = sides
     fit = [n for n in range(step, y + 1, step) if y % n == 0 and x * n * z <= _TILE]
     return max(fit, default=step)
 
 
 def _looped(x: Any, taps: Array, steps: Sequence[int], lines: int, sides: Sequence[int]) -> Any:
-    """Work on some lines along y after the others, so that sums stay in the cache."""
+    """Convolve `lines` lines along y at a time, so that the sums stay in the cache."""
     import openvino
     from openvino import opset13 as op
 
     number = op.parameter([], np.int64)
     whole = op.parameter(x.get_shape(), np.float32)
     first = op.multiply(number, op.constant(np.int64(lines)))
-    seen = op.add(first, op.constant(np.arange(lines + 2)))
-    part = _whole(op.gather(whole, seen, op.constant(np.int64(2))).output(0), taps, steps)
-    made = op.unsqueeze(part, op.constant(np.array([2])))
-    body = openvino.Model([made.output(0), op.constant(True).output(0)], [number, whole], "tile")
+    planes = op.add(first, op.constant(np.arange(lines + 2)))
+    part = _whole(op.gather(whole, planes, op.constant(np.int64(2))).output(0), taps, steps)
+    output = op.unsqueeze(part, op.constant(np.array([2])))
+    body = openvino.Model([output.output(0), op.constant(True).output(0)], [number, whole], "tile")
     loop = op.loop(op.constant(np.int64(sides[1] // lines)), op.constant(True))
     loop.set_function(body)
     loop.set_special_body_ports([0, 1])
@@ -155,7 +161,7 @@ def _looped(x: Any, taps: Array, steps: Sequence[int], lines: int, sides: Sequen
 
 
 def _transform(weight: Array, steps: Sequence[int]) -> npt.NDArray[np.float32]:
-    """Return the taps' sums, [products, O, C]; the last axis' products are outermost."""
+    """Return the sums of the taps, [products, O, C]; those of the last axis are outermost."""
     x, y, z = (_TAPS[m] for m in steps)
     kernel = np.einsum("cz,by,ax->cbaxyz", z, y, x).reshape(-1, 27).astype(np.float32)
     outputs, channels = weight.shape[:2]
@@ -164,7 +170,7 @@ def _transform(weight: Array, steps: Sequence[int]) -> npt.NDArray[np.float32]:
 
 
 def _whole(x: Any, taps: Array, steps: Sequence[int]) -> Any:
-    """Convolve all of it at once."""
+    """Convolve all lines at once."""
     from openvino import opset13 as op
 
     def shaped(x: Any, *shape: int) -> Any:
@@ -175,8 +181,8 @@ def _whole(x: Any, taps: Array, steps: Sequence[int]) -> Any:
     counts = [(side - 2) // m for side, m in zip(sides, steps, strict=True)]
     outer = rows
     for axis, (m, count) in enumerate(zip(steps, counts, strict=True)):
-        seen = np.arange(m + 2)[:, None] + m * np.arange(count)  # planes, for each of the sums
-        x = op.gather(shaped(x, outer, sides[axis], -1), op.constant(seen), op.constant(1))
+        planes = np.arange(m + 2)[:, None] + m * np.arange(count)  # of each sum
+        x = op.gather(shaped(x, outer, sides[axis], -1), op.constant(planes), op.constant(1))
         x = op.matmul(op.constant(_INPUTS[m]), shaped(x, outer, m + 2, -1), False, False)
         outer *= (m + 2) * count
     pairs = [n for m, count in zip(steps, counts, strict=True) for n in (m + 2, count)]

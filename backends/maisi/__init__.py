@@ -1,4 +1,4 @@
-"""The Triton backend `maisi`: one request's way from a label mask to a volume."""
+"""The Triton backend `maisi`: the stages of a request, from a label mask to a volume."""
 
 from __future__ import annotations
 

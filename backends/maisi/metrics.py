@@ -16,13 +16,13 @@ _COUNTERS = {
     "maisi_steps_total": "Calls of a flow network",
     "maisi_stage_seconds_total": "Seconds spent on volumes that were made, by stage",
     "maisi_voxels_total": "Voxels of volumes that were made",
-    "maisi_redraws_total": "Volumes made anew as they did not follow their mask",
-    "maisi_unfaithful_total": "Volumes given back that do not follow their mask",
+    "maisi_redraws_total": "Volumes sampled again because they did not follow their mask",
+    "maisi_unfaithful_total": "Volumes returned that do not follow their mask",
 }
 _GAUGES = {
-    "maisi_requests_running": "Requests that a model works on",
+    "maisi_requests_running": "Requests that a model is working on",
     "maisi_requests_waiting": "Requests that wait for their turn",
-    "maisi_progress_timestamp_seconds": "When work last went on, seconds since the epoch",
+    "maisi_progress_timestamp_seconds": "Time of the last progress, seconds since the epoch",
 }
 
 

@@ -1,7 +1,6 @@
 """The backend `onnxruntime`: networks in ONNX files, see `backends/engines/network.py`.
 
-It has the name of Triton's own backend for such files, which computes for any client, and is
-installed in its place.
+It replaces Triton's own backend of this name, which would compute for any client.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The Triton backend `slabs`: convolutional networks of any size in bounded memory, exactly."""
+"""The Triton backend `slabs`: convolutional networks on volumes of any size, in bounded memory."""

@@ -1,4 +1,4 @@
-"""Where activations lie: near the engines up to a budget, beyond it farther away."""
+"""The memory of activations: near the engine up to a budget, and far from it beyond."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ import numpy as np
 
 from ..engines import Array
 
-Allocate = Callable[[tuple[int, ...], Any], Any]  # shape, type -> an array with any values
+Allocate = Callable[[tuple[int, ...], Any], Any]  # shape, dtype -> an uninitialized array
 
 
 def in_files(folder: Path) -> Allocate:
-    """Return what makes arrays in files of `folder`; they have no names and go with the arrays.
+    """Return an allocator of arrays in unnamed files of `folder`, deleted with the arrays.
 
     It raises OSError when the disk is full.
     """
 
     def allocate(shape: tuple[int, ...], dtype: Any) -> Array:
         with tempfile.TemporaryFile(dir=folder) as file:
-            # Reserved now: a disk that fills up later would kill the process.
+            # Reserved now: a write into a full disk would end the process.
             os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.dtype(dtype).itemsize)
             return np.memmap(file, dtype, "r+", shape=shape)
 
@@ -34,10 +34,10 @@ def in_files(folder: Path) -> Allocate:
 
 
 class Arena:
-    """Hands out arrays, at most `budget` bytes of them from `near` at a time, the rest from `far`.
+    """Allocates arrays: at most `budget` bytes at a time from `near`, the others from `far`.
 
-    At most `far_limit` bytes are far at a time. `held` and `most`: bytes near now and at most;
-    `far_held`: bytes far now; `spilled`: all that ever went far.
+    At most `far_limit` bytes are far at a time. `near_bytes` and `near_peak`: bytes near now and at
+    most; `far_bytes`: bytes far now; `spilled`: the sum of all bytes that were allocated far.
     """
 
     def __init__(
@@ -49,49 +49,49 @@ class Arena:
     ) -> None:
         self.budget, self.near, self.far = budget, near, far
         self.far_limit = far_limit
-        self.held = self.most = self.far_held = self.spilled = 0
-        self.sizes: dict[int, int] = {}  # of the arrays that are near, by their identity
-        self.far_sizes: dict[int, int] = {}  # and of those that are far
+        self.near_bytes = self.near_peak = self.far_bytes = self.spilled = 0
+        self.near_sizes: dict[int, int] = {}  # id of an array -> its bytes
+        self.far_sizes: dict[int, int] = {}
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """Return an array whose values are not set; raise OSError beyond the limit."""
+        """Return an uninitialized array; raise OSError beyond the limit."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
-        if self.held + size > self.budget:
-            if self.far_held + size > self.far_limit:
+        if self.near_bytes + size > self.budget:
+            if self.far_bytes + size > self.far_limit:
                 raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
             array = self.far(shape, dtype)
             self.far_sizes[id(array)] = size
-            self.far_held += size
+            self.far_bytes += size
             self.spilled += size
             return array
         array = self.near(shape, dtype)
-        self.sizes[id(array)] = size
-        self.held += size
-        self.most = max(self.most, self.held)
+        self.near_sizes[id(array)] = size
+        self.near_bytes += size
+        self.near_peak = max(self.near_peak, self.near_bytes)
         return array
 
     def free(self, array: Any) -> None:
-        """Say that an array is needed no more; its last reference is the caller's to drop."""
+        """Take an array out of the budget; its memory is free when the caller drops it."""
         if id(array) in self.far_sizes:
-            self.wait()  # a copy may still be reading it, and whoever has its memory next writes
-        self.held -= self.sizes.pop(id(array), 0)
-        self.far_held -= self.far_sizes.pop(id(array), 0)
+            self.wait()  # a copy may still be reading the memory, which is reused
+        self.near_bytes -= self.near_sizes.pop(id(array), 0)
+        self.far_bytes -= self.far_sizes.pop(id(array), 0)
 
     def ordered(self) -> AbstractContextManager[None]:
-        """Return what work on the arrays is done within; at its end all of it has run."""
+        """Return the context for work on the arrays; at its end all of the work has run."""
         return nullcontext()
 
     def wait(self) -> None:
-        """Wait until the work so far has run; the host runs it at once."""
+        """Wait until all work so far has run; on the host it has."""
 
     def bring(self, array: Any) -> Any:
-        """Return an array as engines take it, with the same values."""
+        """Return an array with the same values that an engine can read."""
         return array
 
     def read(self, array: Any) -> Array:
-        """Return a copy in an array of numpy, whose values are there after `wait`."""
+        """Return a copy in numpy, which is written when `wait` returns."""
         return np.array(array)
 
     def copy(self, target: Any, source: Any) -> None:
-        """Copy into an array or a part of one, of the same shape and type."""
+        """Copy into an array or a view of one, of the same shape and dtype."""
         target[...] = source

@@ -1,10 +1,10 @@
-"""The loop over slabs: a chain of stages, each run on one slab after the other along the x axis.
+"""The loop over slabs: a chain of stages, each run on one slab after another along the x axis.
 
-An activation is a list of slabs [R, C, p, Y, Z]. Where a convolution takes it, each slab carries a
-plane of either neighbour, so that it goes into the engine as it lies. What a norm must know of the
-whole volume is put together from the moments of all slabs (Chan, Golub, LeVeque: Updating Formulae
-and a Pairwise Algorithm for Computing Sample Variances, 1979), so that any thickness gives the same
-result up to rounding.
+An activation is a list of slabs [R, C, p, Y, Z]. Where it is the input of a convolution, each slab
+also has one plane of each neighbour, so that an engine reads it without a copy. The mean and
+variance of the whole volume, for a norm, are merged from those of all slabs (Chan, Golub, LeVeque:
+Updating Formulae and a Pairwise Algorithm for Computing Sample Variances, 1979), so the result does
+not depend on the thickness, up to rounding.
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ class StageEngine(Protocol):
         """Return the outputs by name; the next call may overwrite them."""
 
     def release(self) -> None:
-        """Give back the memory that calls have taken."""
+        """Free the memory of earlier calls."""
 
 
 @dataclass(frozen=True)
 class Stage:
     """One step of a chain, as `export/stages.py` describes it.
 
-    `groups`: of the norm of its input, 0 where there is none; `up`: it doubles the planes.
+    `input`, `output`, `skip`, `shortcut`: names of activations; `groups`: of the norm of its input,
+    0 without a norm; `up`: it doubles the sides.
     """
 
     engine: StageEngine
@@ -53,9 +54,9 @@ class Stage:
 class Chain:
     """Stages from the activation `input` to `output`.
 
-    `planes`: activation -> how many of its planes lie in one of the latent, and so its rows and
-    columns; `channels`: activation -> its channels; `itemsize`: bytes of a number in an activation.
-    `thickest`: the most planes of the latent that its engines were built for; None: they take any.
+    `planes`: activation -> its planes per plane of the latent, the same for rows and columns;
+    `channels`: activation -> its channels; `itemsize`: bytes of an element of an activation;
+    `thickest`: the most planes of the latent that its engines were built for; None: any number.
     """
 
     input: str
@@ -72,16 +73,16 @@ def load(path: Path, engine: Callable[[Path], StageEngine]) -> Chain:
 
     Raises OSError, ValueError or KeyError for a file that is missing or damaged.
     """
-    told = json.loads(path.read_bytes())
-    return assemble(told, lambda file: engine(path.with_name(file)))
+    description = json.loads(path.read_bytes())
+    return assemble(description, lambda file: engine(path.with_name(file)))
 
 
-def assemble(told: Mapping[str, Any], engine: Callable[[str], StageEngine]) -> Chain:
-    """Return the chain that `chain.json` tells of, each stage by `engine(its file)`.
+def assemble(description: Mapping[str, Any], engine: Callable[[str], StageEngine]) -> Chain:
+    """Return the chain with the description in `chain.json`, each stage by `engine(its file)`.
 
-    Raises KeyError or TypeError for what is no such description.
+    Raises KeyError or TypeError for a damaged description.
     """
-    activations = told["activations"]
+    activations = description["activations"]
     stages = [
         Stage(
             engine(stage["file"]),
@@ -92,24 +93,24 @@ def assemble(told: Mapping[str, Any], engine: Callable[[str], StageEngine]) -> C
             stage["groups"],
             stage["up"],
         )
-        for stage in told["stages"]
+        for stage in description["stages"]
     ]
     return Chain(
-        told["input"],
-        told["output"],
+        description["input"],
+        description["output"],
         {name: activation["planes"] for name, activation in activations.items()},
         {name: activation["channels"] for name, activation in activations.items()},
-        told["itemsize"],
+        description["itemsize"],
         tuple(stages),
-        told.get("thickest"),
+        description.get("thickest"),
     )
 
 
 def run(chain: Chain, x: Any, thickness: int, arena: Arena) -> Any:
-    """Return the chain's output for its input `x` [R, C, X, Y, Z], in slabs of that many planes.
+    """Return the chain's output [R, C, X, Y, Z] for its input `x` [R, C, X, Y, Z].
 
-    `thickness` is in planes of the latent; the last slab may be thinner. Activations lie in
-    `arena`.
+    `thickness`: planes of the latent in a slab; the last slab may be thinner. `arena` allocates
+    activations.
     """
     step = thickness * chain.planes[chain.input]
     count = math.ceil(x.shape[2] / step)
@@ -128,30 +129,31 @@ def run(chain: Chain, x: Any, thickness: int, arena: Arena) -> Any:
             if stage.groups:
                 arena.wait()
                 norm = merge(moments.pop(stage.input), stage.groups)
-            made = _Slabs(count, stage.output in haloed, arena)
-            short = _Slabs(count, False, arena)
-            seen = moments.setdefault(stage.output, [])
-
+            outputs = _Slabs(count, stage.output in haloed, arena)
+            shortcuts = _Slabs(count, False, arena)
+            output_moments = moments.setdefault(stage.output, [])
             try:
                 for number in range(count):
                     feeds = _feeds(stage, slabs, number, count, arena)
-                    _compute(stage, number, {**feeds, **norm}, made, short, seen, arena)
-                    del feeds  # an engine gives back what nothing refers to
+                    _compute(
+                        stage, number, {**feeds, **norm}, outputs, shortcuts, output_moments, arena
+                    )
+                    del feeds  # memory that is referred to cannot be freed
                     for name in (stage.input, stage.skip):
                         if name is not None and last_use[name] == index:
                             slabs[name].drop(number)
             finally:
                 stage.engine.release()
-            slabs[stage.output] = made
+            slabs[stage.output] = outputs
             if stage.shortcut is not None:
-                slabs[stage.shortcut] = short
+                slabs[stage.shortcut] = shortcuts
         return slabs[chain.output].whole()
 
 
 def _feeds(
     stage: Stage, slabs: Mapping[str, _Slabs], number: int, count: int, arena: Arena
 ) -> dict[str, Any]:
-    """Return what a stage takes of a slab, but for the norm."""
+    """Return the inputs of a stage for a slab, without the norm's."""
     source = slabs[stage.input].slabs[number]
     feeds = {
         "x": arena.bring(source),
@@ -171,7 +173,7 @@ def _compute(
     moments: list[tuple[int, Array, Array]],
     arena: Arena,
 ) -> None:
-    """Run a stage on a slab, and keep copies of what it gives."""
+    """Run a stage on a slab, and copy its outputs into `outputs`, `shortcuts` and `moments`."""
     results = stage.engine(feeds)
     outputs.put(number, results["y"])
     if "shortcut" in results:
@@ -183,17 +185,17 @@ def _compute(
 
 
 def inside(planes: int, number: int, count: int, up: bool) -> npt.NDArray[np.float32]:
-    """Return 1 for each plane that a slab's convolution sees, 0 for one beyond the volume."""
-    seen = np.ones((2 * planes - 2 if up else planes, 1, 1), np.float32)
-    seen[0] = number > 0
-    seen[-1] = number < count - 1
-    return seen
+    """Return [p, 1, 1]: 1 for each plane of a slab with its halo, 0 for one beyond the volume."""
+    factors = np.ones((2 * planes - 2 if up else planes, 1, 1), np.float32)
+    factors[0] = number > 0
+    factors[-1] = number < count - 1
+    return factors
 
 
 def merge(parts: list[tuple[int, Array, Array]], groups: int) -> dict[str, npt.NDArray[np.float32]]:
     """Return `mean` and `variance` [C] of each channel's group from the moments of all slabs.
 
-    `parts`: voxels, mean [C] and variance [C] of each. What is not finite stays so.
+    `parts`: voxels, mean [C] and variance [C] of each slab. NaN and infinity propagate.
     """
     voxels = np.array([part[0] for part in parts], np.float64)[:, None, None]
     means = np.stack([part[1] for part in parts]).astype(np.float64)
@@ -205,18 +207,18 @@ def merge(parts: list[tuple[int, Array, Array]], groups: int) -> dict[str, npt.N
     with np.errstate(invalid="ignore"):
         mean = (voxels * means).sum((0, 2), keepdims=True) / total
         variance = (voxels * (variances + (means - mean) ** 2)).sum((0, 2)) / total
-    each = channels // groups
+    group_size = channels // groups
     return {
-        "mean": np.repeat(mean[0, :, 0], each).astype(np.float32),
-        "variance": np.repeat(variance, each).astype(np.float32),
+        "mean": np.repeat(mean[0, :, 0], group_size).astype(np.float32),
+        "variance": np.repeat(variance, group_size).astype(np.float32),
     }
 
 
 class _Slabs:
-    """An activation in slabs; `haloed` ones carry a plane of either neighbour.
+    """An activation in slabs; `haloed` ones also have one plane of each neighbour.
 
-    Beyond the volume that plane repeats the last one, which is what interpolation wants there;
-    convolutions have it multiplied by 0.
+    Beyond the volume that plane repeats the last one, as interpolation needs it; convolutions
+    multiply it by 0, see `inside`.
     """
 
     def __init__(self, count: int, haloed: bool, arena: Arena) -> None:
@@ -224,7 +226,7 @@ class _Slabs:
         self.haloed, self.arena = haloed, arena
 
     def put(self, number: int, core: Any) -> None:
-        """Keep a copy of a slab's own planes [R, C, p, Y, Z]; slabs come in order."""
+        """Copy a slab's own planes [R, C, p, Y, Z]; called in the order of the slabs."""
         rows, channels, planes, *sides = core.shape
         if not self.haloed:
             self.slabs[number] = self.arena.empty(core.shape, core.dtype)
@@ -240,12 +242,12 @@ class _Slabs:
         self.slabs[number] = slab
 
     def drop(self, number: int) -> None:
-        """Let go of a slab."""
+        """Free a slab."""
         slab, self.slabs[number] = self.slabs[number], None
         self.arena.free(slab)
 
     def whole(self) -> Any:
-        """Return all slabs in one array, letting go of each."""
+        """Return all slabs in one array, and free each."""
         planes = sum(slab.shape[2] for slab in self.slabs)
         rows, channels, _, *sides = self.slabs[0].shape
         whole = self.arena.near((rows, channels, planes, *sides), self.slabs[0].dtype)

@@ -1,4 +1,4 @@
-"""A chain on a GPU: its engines, its memory and its copies share one stream, which orders them."""
+"""A chain on a GPU: its engines, allocations and copies share one stream, which orders them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from .arena import Arena
 
 
 class Gpu:
-    """A GPU and its memory, with the host's for what does not fit."""
+    """A GPU and its memory, with the host's memory for activations that do not fit."""
 
-    enough = 2e9  # bytes beyond which a slab is no faster
-    share = 0.85  # what goes to the host instead crosses PCIe twice
+    enough = 2e9  # bytes of a slab above which it is no faster
+    share = 0.85  # of the free memory; activations on the host cross PCIe twice
 
     def __init__(self, device: int, cache: Path | None, by_onnx_runtime: bool = False) -> None:
-        """Take a device by its number; raise ValueError where there is none, or no CuPy.
+        """Open the device of this number; raise ValueError where there is none, or no CuPy.
 
-        `cache`: where TensorRT-RTX keeps kernels; `by_onnx_runtime`: ONNX Runtime runs the ONNX
+        `cache`: TensorRT-RTX's folder of kernels; `by_onnx_runtime`: ONNX Runtime runs the ONNX
         files, else TensorRT runs the plans.
         """
         self.cupy = tensorrt.cupy()
@@ -33,7 +33,7 @@ class Gpu:
         self.number, self.device, self.cache = device, self.cupy.cuda.Device(device), cache
         with self.device:
             self.stream = self.cupy.cuda.Stream(non_blocking=True)
-        # For all stages: making it looks for the provider's libraries.
+        # One for all stages: each would search the provider's libraries.
         self.onnx = onnx_runtime.gpu(device, self.stream) if by_onnx_runtime else None
         self.engines: list[tensorrt.Engine] = []
 
@@ -51,45 +51,45 @@ class Gpu:
         return PlanStageEngine(plan)
 
     def forget(self) -> None:
-        """Give back all memory but that of the plans themselves."""
+        """Free all memory but that of the loaded networks."""
         cuda.empty_pools(self.cupy, self.device)
 
     def end(self) -> None:
-        """Give back what the pools keep of a run, as other models of this GPU need memory, too."""
+        """Free the pools' memory after a run: other models use the same GPU."""
         self.forget()
 
     def available(self) -> int:
-        """Return the bytes to be had."""
+        """Return the bytes of free memory."""
         with self.device:
             free: int = self.cupy.cuda.runtime.memGetInfo()[0]
             return free + int(self.cupy.get_default_memory_pool().free_bytes())
 
     def arena(self, size: int) -> Arena:
-        """Return an arena with `size` bytes of memory."""
+        """Return an arena with `size` bytes of the GPU's memory."""
         return GpuArena(self, size)
 
     @contextmanager
     def ordered(self) -> Iterator[None]:
-        """Make the stream current; when this ends, all that was put on it has run."""
+        """Make the stream current; at the end all work on it has run."""
         with self.device, self.stream:
             try:
                 yield
             finally:
                 self.wait()
         for engine in self.engines:
-            engine.keep_new()
+            engine.save_new_kernels()
 
     def wait(self) -> None:
-        """Wait for the stream; raise RuntimeError when something on it failed."""
+        """Wait for the stream; raise RuntimeError when work on it failed."""
         try:
             self.stream.synchronize()
         except Exception:
-            for engine in self.engines:  # which one failed is not said
+            for engine in self.engines:  # the error does not name the one that failed
                 engine.context = None
             raise
 
     def pinned(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Return an array of the host that copies reach fastest, where such memory can be had."""
+        """Return an array in pinned memory of the host, or in other memory where there is none."""
         count = math.prod(shape)
         try:
             memory = self.cupy.cuda.alloc_pinned_memory(count * np.dtype(dtype).itemsize)
@@ -101,71 +101,71 @@ class Gpu:
 
 
 class OnnxStageEngine:
-    """An ONNX file of ONNX Runtime as a chain calls it."""
+    """An engine of ONNX Runtime as a chain calls it."""
 
     def __init__(self, engine: onnx_runtime.Engine) -> None:
-        """Take the engine over."""
+        """Wrap the engine."""
         self.engine = engine
         self.inputs: Mapping[str, Any] = {}
 
     def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """Put a run on the stream; the outputs are on the device."""
+        """Put a run on the stream; return the outputs, on the device."""
         self.inputs = feeds
         return self.engine.enqueue(feeds)
 
     def release(self) -> None:
-        """Give back what the arena keeps."""
+        """Free the memory in the engine's arena."""
         if self.inputs:
             self.engine.shrink(self.inputs)
         self.inputs = {}
 
 
 class PlanStageEngine:
-    """A plan as a chain calls it."""
+    """An engine of TensorRT as a chain calls it."""
 
     def __init__(self, engine: tensorrt.Engine) -> None:
-        """Take the plan over."""
+        """Wrap the engine."""
         self.engine = engine
 
     def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """Put a run on the stream; the outputs are on the GPU."""
+        """Put a run on the stream; return the outputs, on the GPU."""
         return self.engine.enqueue(feeds)
 
     def release(self) -> None:
-        """Nothing is held: memory is the pool's."""
+        """Do nothing: the memory is in CuPy's pool."""
 
 
 class GpuArena(Arena):
-    """Near is memory of the GPU, far is the host's; copies between them run on the GPU's stream."""
+    """Near is the GPU's memory, far the host's; copies between them run on the GPU's stream."""
 
     def __init__(self, gpu: Gpu, budget: int) -> None:
         super().__init__(budget, gpu.cupy.empty, gpu.pinned)
         self.gpu = gpu
 
     def ordered(self) -> AbstractContextManager[None]:
-        """Return what makes the stream current, and at its end waits for it."""
+        """Return the context of `Gpu.ordered`."""
         return self.gpu.ordered()
 
     def wait(self) -> None:
-        """Wait until what was put on the stream has run."""
+        """Wait until all work on the stream has run."""
         self.gpu.wait()
 
     def bring(self, array: Any) -> Any:
-        """Return an array of the GPU with the values of an array of either."""
+        """Return an array on the GPU with the values of an array on either."""
         if not isinstance(array, np.ndarray):
             return array
-        brought = self.near(array.shape, array.dtype)
-        self.copy(brought, array)
-        return brought
+        copy = self.near(array.shape, array.dtype)
+        self.copy(copy, array)
+        return copy
 
     def read(self, array: Any) -> Array:
-        """Return an array of the host with the values of one of the GPU, there after `wait`."""
+        """Return a copy on the host, which is written when `wait` returns."""
         values = self.gpu.pinned(array.shape, array.dtype)
         self.copy(values, array)
         return values
 
     def copy(self, target: Any, source: Any) -> None:
-        """Put a copy on the stream; it ends before the host's memory is read, or freed.
+        """Put a copy on the stream; between two arrays of the host, copy at once.
 
         Raises ValueError for arrays that are not rows of bytes at even distances.
         """
@@ -174,7 +174,7 @@ class GpuArena(Arena):
             self.gpu.wait()  # a copy from the GPU may still be writing the source
             target[...] = source
             return
-        # CuPy would compile a kernel, for which a machine needs CUDA's compiler and headers.
+        # CuPy's own copy would compile a kernel, which needs CUDA's compiler and headers.
         runtime = self.gpu.cupy.cuda.runtime
         kind = runtime.memcpyDeviceToDevice
         if to_host or from_host:
@@ -193,9 +193,9 @@ class GpuArena(Arena):
 
 
 def rows(target: Any, source: Any) -> tuple[int, int, int, int]:
-    """Return width in bytes, height, and both arrays' bytes from row to row, for a copy in rows.
+    """Return a copy's rows: their bytes, their number, and the pitch in bytes of both arrays.
 
-    Raises ValueError for arrays of other shapes or types, or that are not rows at even distances.
+    Raises ValueError for arrays of different shapes or types, and for other layouts.
     """
     if target.shape != source.shape or target.dtype != source.dtype:
         raise ValueError(
@@ -203,7 +203,7 @@ def rows(target: Any, source: Any) -> tuple[int, int, int, int]:
             f" {source.dtype} {list(source.shape)}"
         )
     size = int(target.dtype.itemsize)
-    # (length, bytes from one to the next in either), innermost first; axes that lie close are one.
+    # (length, strides in both arrays), innermost first; contiguous axes are merged.
     axes = [(size, 1, 1)]
     for length, *steps in list(zip(target.shape, target.strides, source.strides, strict=True))[
         ::-1

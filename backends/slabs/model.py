@@ -1,15 +1,15 @@
-"""Runs networks that export has cut into stages, slab by slab: any size, bounded memory, exactly.
+"""The models that run a chain, a network that export has cut into stages, slab by slab.
 
-A model's version folder holds `chain.json`, which says how the stages hang together, and their
-files: ONNX, or plans for a GPU; `backends/engines/choice.py` says what runs them. Parameters in
+A model's version folder holds `chain.json`, which describes the chain, and the files of its stages:
+ONNX, or plans for a GPU; `backends/engines/choice.py` selects the engine. Parameters in
 config.pbtxt:
 
-    memory_budget_gb   memory that a request may take in 10^9 bytes; absent: half of what is free,
-                       on a GPU 85 %
-    spill_folder       where activations go that do not fit; absent: the folder for temporary files;
-                       on a GPU they go to the host's memory
-    spill_limit_gb     how much a request may have there in 10^9 bytes; absent: half of what is free
-    engine, thread_count, runtime_cache   as `backends/engines/network.py` has them
+    memory_budget_gb   memory of a request in 10^9 bytes; absent: half of the free memory, on a GPU
+                       85 %
+    spill_folder       folder of activations that do not fit; absent: the folder for temporary
+                       files; on a GPU they go to the host's memory
+    spill_limit_gb     the most bytes of a request there, in 10^9; absent: half of the free space
+    engine, thread_count, runtime_cache   as in `backends/engines/network.py`
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         folder = Path(args["model_repository"], args["model_version"])
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
-        self.axes = len(config["output"][0]["dims"])  # labels have no axis of channels
+        self.axes = len(config["output"][0]["dims"])  # four for labels, which have no channels
         self.output = config["output"][0]["name"]
         try:
             self.contract = guard.contract(config)
             gigabytes = float(parameters.get("memory_budget_gb", "0"))
             path = folder / (config.get("default_model_filename") or "chain.json")
-            chosen = choice.choose(folder, choice.gpu_of(args), parameters)
-            by_onnx_runtime = chosen.engine == choice.ONNX_RUNTIME
-            if chosen.gpu is not None:
+            selected = choice.choose(folder, choice.gpu_of(args), parameters)
+            by_onnx_runtime = selected.engine == choice.ONNX_RUNTIME
+            if selected.gpu is not None:
                 cache = cache_folder(parameters)
-                device: Host | Gpu = Gpu(chosen.gpu, cache, by_onnx_runtime)
+                device: Host | Gpu = Gpu(selected.gpu, cache, by_onnx_runtime)
                 cuda.expect_driver_library()
             else:
                 spill = Path(parameters.get("spill_folder") or gettempdir())
@@ -64,7 +64,7 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(
                 f"{args['model_name']}: {sentence(error, folder)}"
             ) from None
-        self.engine_metric = choice.publish(pb_utils, args["model_name"], chosen)
+        self.engine_metric = choice.publish(pb_utils, args["model_name"], selected)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer every request by itself; a request's failure is its own TritonError."""
@@ -77,20 +77,20 @@ class TritonPythonModel:
             (tensor,) = request.inputs()
             array = tensor.as_numpy()
             guard.check(self.contract, {tensor.name(): array})
-            found = self.network(array)
-            found = found if isinstance(found, np.ndarray) else cuda.handed_on(found)
+            output = self.network(array)
+            output = output if isinstance(output, np.ndarray) else cuda.to_share(output)
         except Exception as error:
             codes = pb_utils.TritonError
             return pb_utils.InferenceResponse(
                 error=codes(sentence(error), guard.status(codes, error))
             )
-        found = found[:, 0] if self.axes == 4 else found
-        if isinstance(found, np.ndarray):
-            return pb_utils.InferenceResponse([pb_utils.Tensor(self.output, found)])
-        return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack(self.output, found)])
+        output = output[:, 0] if self.axes == 4 else output
+        if isinstance(output, np.ndarray):
+            return pb_utils.InferenceResponse([pb_utils.Tensor(self.output, output)])
+        return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack(self.output, output)])
 
     def finalize(self) -> None:
-        """Free the networks' memory."""
+        """Free the network's memory."""
         del self.network
 
 

@@ -1,4 +1,4 @@
-"""Where a chain runs: on the CPU, with its engines and its memory, or on a GPU."""
+"""A chain on a device within a budget of memory, and the CPU as such a device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .gpu import Gpu, OnnxStageEngine
 
 
 class Network:
-    """A chain on a device, within a budget of memory."""
+    """A network that export has cut into a chain, on a device, within a budget of memory."""
 
     def __init__(
         self,
@@ -27,27 +27,26 @@ class Network:
         gigabytes: float = 0,
         warn: Callable[[str], None] = print,
     ) -> None:
-        """Load `chain.json` at `path`; `gigabytes` 0: the place's share of what is free.
+        """Load `chain.json` at `path`; `gigabytes` 0: the device's share of its free memory.
 
-        `warn` is told when memory runs out and less is tried.
-
-        Raises OSError, ValueError, KeyError, TypeError or RuntimeError for files that are missing
-        or damaged.
+        `warn(sentence)` is called when memory runs out, before each further attempt. Raises
+        OSError, ValueError, KeyError, TypeError or RuntimeError for files that are missing or
+        damaged.
         """
         self.device, self.gigabytes, self.warn = device, gigabytes, warn
         self.chain = chain.load(path, device.engine)
 
-    def __call__(self, given: Array) -> Any:
+    def __call__(self, array: Array) -> Any:
         """Return the output [R, C, X, Y, Z] for an input [R, C, X, Y, Z], or labels [R, X, Y, Z].
 
-        When memory runs out, activations leave it, and then slabs get thinner, down to one plane.
-        Raises ValueError for sides that do not divide, OSError when the disk is full, OutOfMemory
-        when one plane is too much, and RuntimeError when an engine fails.
+        When memory runs out, activations go far, and then slabs get thinner, down to one plane.
+        Raises ValueError for sides that are no multiples, OSError when the disk is full,
+        OutOfMemory when one plane is too much, and RuntimeError when an engine fails.
         """
-        x = given[:, None] if given.ndim == 4 else given
+        x = array[:, None] if array.ndim == 4 else array
         name, step = self.chain.input, self.chain.planes[self.chain.input]
         if 0 in x.shape or any(side % step for side in x.shape[2:]):
-            raise ValueError(f"{name}: {list(given.shape)}, but sides must be multiples of {step}")
+            raise ValueError(f"{name}: {list(array.shape)}, but sides must be multiples of {step}")
         memory = int(self.gigabytes * 1e9 or self.device.available() * self.device.share)
         planned = budget.divide(self.chain, x.shape, memory, self.device.enough)
 
@@ -58,38 +57,38 @@ class Network:
 
         try:
             return first_that_fits(
-                (partial(attempt, *plan) for plan in budget.thinner(*planned)),
+                (partial(attempt, *plan) for plan in budget.attempts(*planned)),
                 self.device.forget,
-                f"{name} {list(given.shape)} was too large, even a plane at a time",
+                f"{name} {list(array.shape)} was too large, even a plane at a time",
             )
         finally:
             self.device.end()
 
 
 def innermost(allocate: Allocate) -> Allocate:
-    """Return what makes arrays [R, C, X, Y, Z] with C innermost in memory, as our engines do."""
+    """Return an allocator of arrays [R, C, X, Y, Z] with C innermost in memory."""
 
-    def made(shape: tuple[int, ...], dtype: Any) -> Array:
+    def allocate_innermost(shape: tuple[int, ...], dtype: Any) -> Array:
         rows, channels, *sides = shape
         array: Array = allocate((rows, *sides, channels), dtype).transpose(channels_last.FIRST)
         return array
 
-    return made
+    return allocate_innermost
 
 
 class Host:
-    """The CPU and its memory, with files for what does not fit."""
+    """The CPU and its memory, with files for activations that do not fit."""
 
-    enough = 150e6
-    share = 0.5
+    enough = 150e6  # bytes of a slab above which it is no faster
+    share = 0.5  # of the free memory
 
     def __init__(
         self, spill: Path, threads: int, spill_gigabytes: float = 0, by_onnx_runtime: bool = False
     ) -> None:
-        """Keep where files go, how much of them, and how many threads engines have.
+        """Set the folder of files and their limit, and the number of threads of an engine.
 
-        `spill_gigabytes` 0: half of what is free there when a request runs; `by_onnx_runtime`:
-        ONNX Runtime runs the stages, else OpenVINO.
+        `spill_gigabytes` 0: half of the space that is free there when a request runs;
+        `by_onnx_runtime`: ONNX Runtime runs the stages, else OpenVINO.
         """
         self.spill, self.threads, self.spill_gigabytes = spill, threads, spill_gigabytes
         self.by_onnx_runtime = by_onnx_runtime
@@ -104,21 +103,21 @@ class Host:
         return self.engines[-1]
 
     def forget(self) -> None:
-        """Give back all memory but that of the networks themselves."""
+        """Free all memory but that of the loaded networks."""
         for engine in self.engines:
             engine.forget()
 
     def end(self) -> None:
-        """Nothing is held: each stage has given back what it took."""
+        """Do nothing: each stage has freed its memory."""
 
     def available(self) -> int:
-        """Return the bytes to be had."""
+        """Return the bytes of free memory."""
         return budget.available()
 
     def arena(self, size: int) -> Arena:
         """Return an arena with `size` bytes of memory."""
         limit = self.spill_gigabytes * 1e9 or shutil.disk_usage(self.spill).free / 2
-        in_memory, far = np.empty, in_files(self.spill)
+        near, far = np.empty, in_files(self.spill)
         if self.by_onnx_runtime:
-            return Arena(size, in_memory, far, far_limit=limit)
-        return Arena(size, innermost(in_memory), innermost(far), far_limit=limit)
+            return Arena(size, near, far, far_limit=limit)
+        return Arena(size, innermost(near), innermost(far), far_limit=limit)

@@ -36,7 +36,7 @@ def load(folder: Path, name: str) -> Run:
         return _chain(network(folder, name))
     if name.startswith("tensorrt"):
         plan = tensorrt.Engine(folder, "model.plan", 0, None)
-        return _only(list(plan.told["inputs"]), plan.run)
+        return _only(list(plan.description["inputs"]), plan.run)
     path = folder / "model.onnx"
     names = [value.name for value in onnx.load(path, load_external_data=False).graph.input]
     if name == "openvino":

@@ -75,7 +75,7 @@ def model(name: str) -> Any:
 def test_it_computes_what_it_did(name: str, outside: bool) -> None:
     x = RANDOM.standard_normal(SHAPE).astype(np.float32)
     truth = run(model(name), x)
-    changed = channels_last.change(model(name), winograd.convolve, outside)
+    changed = channels_last.convert(model(name), winograd.convolve, outside)
     found = run(changed, np.ascontiguousarray(x.transpose(LAST)) if outside else x)
     found = found.transpose(FIRST) if outside and found.ndim == 5 else found
     np.testing.assert_allclose(found, truth, rtol=1e-4, atol=1e-4)

@@ -53,7 +53,7 @@ def test_it_equals_the_convolution(
     random = np.random.default_rng(0)
     x = random.standard_normal((rows, 64, *sides), np.float32)
     weight = random.standard_normal((72, 64, 3, 3, 3), np.float32) / 40
-    model = channels_last.change(convolution(x, weight, before, after), winograd.convolve, False)
+    model = channels_last.convert(convolution(x, weight, before, after), winograd.convolve, False)
     assert products(model) == 7
     found = run(model, x)
     pads = [n for ends in zip(before[::-1], after[::-1], strict=True) for n in ends]
@@ -102,7 +102,7 @@ def test_strides_are_left_to_openvino() -> None:
     made = op.convolution(given, op.constant(weight), [2] * 3, [1] * 3, [1] * 3, [1] * 3)
     x = np.random.default_rng(0).standard_normal((1, 64, 16, 16, 16), np.float32)
     plain = run(openvino.Model([made], [given]), x)
-    model = channels_last.change(openvino.Model([made], [given]), winograd.convolve, False)
+    model = channels_last.convert(openvino.Model([made], [given]), winograd.convolve, False)
     assert products(model) == 0
     np.testing.assert_allclose(run(model, x), plain, rtol=1e-5, atol=1e-3)
 
@@ -113,7 +113,7 @@ def test_float16_stays_float16_outside() -> None:
     made = op.convolution(given, op.constant(weight), [1] * 3, [1] * 3, [1] * 3, [1] * 3)
     x = np.random.default_rng(0).standard_normal((1, 64, 16, 16, 16)).astype(np.float16)
     plain = run(openvino.Model([made], [given]), x)
-    model = channels_last.change(openvino.Model([made], [given]), winograd.convolve, False)
+    model = channels_last.convert(openvino.Model([made], [given]), winograd.convolve, False)
     assert products(model) == 7
     found = run(model, x)
     assert found.dtype == plain.dtype == np.float16

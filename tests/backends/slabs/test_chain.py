@@ -60,11 +60,11 @@ def test_activations_that_do_not_fit_lie_in_files_and_nothing_is_left(tmp_path: 
     x = np.random.default_rng(0).normal(5, 2, (1, 4, 64, 16, 16)).astype(np.float32)
     near, far = Arena(1 << 30), Arena(400_000, far=in_files(tmp_path))
     made, wanted = blurs(), chain.run(blurs(), x, 4, near)
-    assert near.most > 600_000 and near.spilled == 0
+    assert near.near_peak > 600_000 and near.spilled == 0
     found = chain.run(made, x, 4, far)
     assert found.tobytes() == wanted.tobytes()
-    assert far.most <= 400_000 and far.spilled > 0
-    assert near.held == far.held == 0
+    assert far.near_peak <= 400_000 and far.spilled > 0
+    assert near.near_bytes == far.near_bytes == 0
     assert list(tmp_path.iterdir()) == []
     engines: list[Any] = [stage.engine for stage in made.stages]
     assert [engine.calls for engine in engines] == [8, 8, 8]

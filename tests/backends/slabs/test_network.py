@@ -35,8 +35,8 @@ def test_without_memory_slabs_get_thinner_and_then_it_is_refused() -> None:
 
 
 def test_activations_go_first_then_slabs_get_thinner() -> None:
-    assert budget.thinner(11, 10**9) == [(11, 10**9), (11, 0), (5, 0), (2, 0), (1, 0)]
-    assert budget.thinner(1, 0) == [(1, 0)]
+    assert budget.attempts(11, 10**9) == [(11, 10**9), (11, 0), (5, 0), (2, 0), (1, 0)]
+    assert budget.attempts(1, 0) == [(1, 0)]
 
 
 def test_files_of_activations_are_bounded(tmp_path: Path) -> None:
@@ -58,4 +58,4 @@ def test_what_is_far_is_bounded_at_a_time_and_not_in_all() -> None:
         arena.empty((1,), np.uint8)
     arena.free(first)
     arena.empty((100,), np.uint8)
-    assert (arena.far_held, arena.spilled) == (100, 200)
+    assert (arena.far_bytes, arena.spilled) == (100, 200)
