@@ -83,8 +83,10 @@ def decode(variant: Variant, inputs: Tensors, run_model: RunModel) -> Tensors:
         "total": time.monotonic() - plan.started,
     }
     summary = report(variant, plan, seconds, image, mask, attempts)
-    masks = {"used_mask": request_steps.returned_mask(plan, mask)} if takes_mask(variant) else {}
-    return {"image": image, "report": request_steps.text_bytes(summary), **masks}
+    mask_outputs = (
+        {"used_mask": request_steps.returned_mask(plan, mask)} if takes_mask(variant) else {}
+    )
+    return {"image": image, "report": request_steps.text_bytes(summary), **mask_outputs}
 
 
 STAGES: dict[str, Callable[[Variant, Tensors, RunModel], Tensors]] = {

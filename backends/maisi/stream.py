@@ -57,13 +57,13 @@ def run(
                 variant, plan, translated, run_model, progress.mask_step
             )
             unchanged = mask is arrays.get("mask") and plan.organs is None and not mask_only
-            masks_used = {}
+            mask_outputs = {}
             if mask is not None and not unchanged:
-                masks_used["used_mask"] = request_steps.returned_mask(plan, mask)
+                mask_outputs["used_mask"] = request_steps.returned_mask(plan, mask)
             if not mask_only:
                 source_latent = request_steps.encode_source(variant, plan, arrays, run_model)
         if mask_only:
-            send("done", 1.0, **masks_used, report=text_bytes(outlook(variant, plan, mask)))
+            send("done", 1.0, **mask_outputs, report=text_bytes(outlook(variant, plan, mask)))
             return
 
         # 4. Encode the conditions.
@@ -107,7 +107,7 @@ def run(
             "total": time.monotonic() - ticket.arrived,
         }
         summary = report(variant, plan, seconds, image, mask, attempts)
-        send("done", 1.0, image=image, **masks_used, report=text_bytes(summary))
+        send("done", 1.0, image=image, **mask_outputs, report=text_bytes(summary))
 
 
 def _outlook(variant: Variant, arrays: Inputs, pace: Pace, gate: Gate) -> str:

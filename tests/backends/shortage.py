@@ -1,4 +1,4 @@
-"""Another process without memory for a while, as a limit of its data makes it."""
+"""Shortage of memory in another process, by a limit of its data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def data(pid: int) -> int:
 
 @contextmanager
 def short_of_memory(pid: int, megabytes: int = 16) -> Iterator[None]:
-    """Leave a process that many megabytes more than it has."""
+    """Limit a process to `megabytes` more than it has."""
     limit = data(pid) + megabytes * 10**6
     resource.prlimit(pid, resource.RLIMIT_DATA, (limit, UNLIMITED))
     try:

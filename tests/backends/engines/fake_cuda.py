@@ -1,8 +1,8 @@
-"""Streams and memory on the CPU, with the order that CUDA promises and no more.
+"""Streams and memory on the CPU, with the order that CUDA guarantees and no more.
 
-Work on a stream runs when something waits for it: in order within the stream, and in no order with
-other streams but for events and the null stream's rules. Pools hand out freed memory at once, as
-CuPy's do, whatever work on it waits.
+Work on a stream runs when something waits for it: in order within the stream, and between streams
+only by events and the null stream's rules. Pools reuse freed memory at once, as CuPy's do, also
+where work on it has not run.
 """
 
 from __future__ import annotations
@@ -93,14 +93,14 @@ class Stream:
 
 
 class Pool:
-    """A pool over `capacity` bytes; blocks freed by a stream's user are that stream's next ones."""
+    """A pool of `capacity` bytes; a freed block is reused by its stream alone."""
 
     def __init__(self, cuda: Any, capacity: int, full: Callable[[str], Exception]) -> None:
         self.cuda, self.capacity, self.full = cuda, capacity, full
         self.segments: dict[int, np.ndarray] = {}
         self.cached: list[tuple[int, np.ndarray]] = []
-        self.allocated = 0  # times that the pool's own memory did not do
-        self.used = self.most = 0  # bytes asked for and not freed, now and at most
+        self.allocated = 0  # number of allocations that reused no block
+        self.used = self.most = 0  # bytes in use, now and at most
 
     def take(self, size: int, stream: int) -> np.ndarray:
         size = max(-(-size // UNIT), 1) * UNIT
@@ -110,12 +110,12 @@ class Pool:
             if owner == stream and segment.nbytes >= size
         ]
         if fits:
-            return self.cached.pop(max(fits)[1])[1]  # the one whose reuse harms most
+            return self.cached.pop(max(fits)[1])[1]  # the largest, whose reuse shows most errors
         if self.total_bytes() + size > self.capacity:
             self.free_all_blocks()
         if self.total_bytes() + size > self.capacity:
             raise self.full(f"cudaErrorMemoryAllocation: out of memory allocating {size} bytes")
-        segment = np.full(size, 0xFF, np.uint8)  # NaN, whatever float it is taken for
+        segment = np.full(size, 0xFF, np.uint8)  # NaN in every float type
         self.segments[address(segment)] = segment
         self.allocated += 1
         return segment
@@ -127,14 +127,14 @@ class Pool:
         return sum(segment.nbytes for _, segment in self.cached)
 
     def free_all_blocks(self) -> None:
-        for stream in self.cuda.streams:  # cudaFree waits for the device, which CuPy relies on
+        for stream in self.cuda.streams:  # as cudaFree waits for the device
             stream.synchronize()
         for _, segment in self.cached:
             del self.segments[address(segment)]
         self.cached.clear()
 
     def find(self, begin: int, size: int) -> np.ndarray | None:
-        """Return the bytes at an address of this memory, None for an address of another one."""
+        """Return the bytes at an address of this pool, None for another address."""
         for base, segment in self.segments.items():
             if base <= begin and begin + size <= base + segment.nbytes:
                 return segment[begin - base : begin - base + size]
@@ -142,7 +142,7 @@ class Pool:
 
 
 class Block:
-    """A block of a pool, until nothing refers to it."""
+    """A block of a pool, freed with its last reference."""
 
     def __init__(self, pool: Pool, size: int, stream: int) -> None:
         self.pool, self.size, self.stream = pool, size, stream

@@ -1,8 +1,7 @@
 """CuPy over the fake of CUDA: arrays that numpy cannot read, uploads by pinned memory, copies.
 
-There are two devices, each with memory of its own; what runs on one cannot use that of the other.
-
-What CuPy would compile a kernel for raises KernelError.
+There are two devices, and work on one cannot use the memory of the other. Operations for which CuPy
+would compile a kernel raise KernelError.
 """
 
 from __future__ import annotations
@@ -41,12 +40,12 @@ class Pointer:
         self.device_id, self.memory = cuda.memories.index(block.pool), block.pool
 
     def copy_from_device_async(self, source: Pointer, size: int, stream: Stream) -> None:
-        target, read = self.memory.find(self.ptr, size), source.memory.find(source.ptr, size)
-        stream.add(lambda: np.copyto(target, read))
+        target, data = self.memory.find(self.ptr, size), source.memory.find(source.ptr, size)
+        stream.add(lambda: np.copyto(target, data))
 
 
 class Array:
-    """An array of CuPy: `view` is what the device sees of `block`."""
+    """An array of CuPy: `view` is its part of `block` as an array of numpy."""
 
     def __init__(self, cuda: Cuda, block: Block, view: np.ndarray) -> None:
         self.cuda, self.block, self.view = cuda, block, view
@@ -70,14 +69,14 @@ class Array:
     def get(self) -> np.ndarray:
         if not self.flags.c_contiguous:
             raise KernelError("a copy of elements")
-        found, view = np.empty(self.shape, self.dtype), self.view
-        self.cuda.current.add(lambda: np.copyto(found, view))
+        copy, view = np.empty(self.shape, self.dtype), self.view
+        self.cuda.current.add(lambda: np.copyto(copy, view))
         self.cuda.current.synchronize()
-        return found
+        return copy
 
 
 class Device:
-    """One of the two."""
+    """One of the two devices."""
 
     compute_capability = "86"
 
@@ -149,39 +148,39 @@ class Cuda:
         return memory
 
     def asarray(self, array: Any) -> Array:
-        """Upload as CuPy does: by pinned memory, which is held until the copy has run."""
+        """Upload as CuPy does: by pinned memory, which is freed when the copy has run."""
         if isinstance(array, Array):
             return array
         if array.ndim == 0:
             raise KernelError("an array filled with a value")
-        made = self.empty(array.shape, array.dtype)
+        array_on_device = self.empty(array.shape, array.dtype)
         try:
             pinned = self.alloc_pinned_memory(array.nbytes)
         except CUDARuntimeError:
-            self.current.add(lambda: np.copyto(made.view, array))
+            self.current.add(lambda: np.copyto(array_on_device.view, array))
             self.current.synchronize()
-            return made
-        staged = pinned.block.segment[: array.nbytes].view(array.dtype).reshape(array.shape)
-        staged[...] = array
-        self.current.add(lambda: np.copyto(made.view, staged))
+            return array_on_device
+        staging = pinned.block.segment[: array.nbytes].view(array.dtype).reshape(array.shape)
+        staging[...] = array
+        self.current.add(lambda: np.copyto(array_on_device.view, staging))
         self.watched.append((self.current.record(), pinned))
-        return made
+        return array_on_device
 
     def ascontiguousarray(self, array: Any) -> Array:
-        made = self.asarray(array)
-        if made.flags.c_contiguous:
-            return made
+        converted = self.asarray(array)
+        if converted.flags.c_contiguous:
+            return converted
         raise KernelError("a copy of elements")
 
     def on_device(self, begin: int, size: int) -> np.ndarray:
-        """Return the bytes at an address; raise for what is no memory of the current device."""
-        found = self.memories[self.device].find(begin, size)
-        if found is None:
+        """Return the bytes at an address; raise for an address outside of the current device."""
+        memory = self.memories[self.device].find(begin, size)
+        if memory is None:
             raise CUDARuntimeError("cudaErrorIllegalAddress: no memory of the device", 700)
-        return found
+        return memory
 
     def on_host(self, begin: int, size: int) -> np.ndarray:
-        """Return the bytes at an address; raise for what is memory of the device."""
+        """Return the bytes at an address; raise for an address on a device."""
         if any(memory.find(begin, 1) is not None for memory in self.memories):
             raise CUDARuntimeError("cudaErrorInvalidValue: memory of the device", 1)
         pinned = self.pinned.find(begin, size)
@@ -200,7 +199,7 @@ class Cuda:
         kind: int,
         stream: int,
     ) -> None:
-        """Copy `height` rows of `width` bytes; what is pageable is copied before this returns."""
+        """Copy `height` rows of `width` bytes; pageable memory is copied before this returns."""
         if height > 1 and min(dst_pitch, src_pitch) < width:
             raise CUDARuntimeError("cudaErrorInvalidPitchValue: invalid pitch argument", 12)
 

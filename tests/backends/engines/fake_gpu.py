@@ -1,6 +1,6 @@
 """CuPy and TensorRT over the fake of CUDA; plans are ONNX files, run when their stream runs.
 
-A context that failed once fails for ever, as one of TensorRT may.
+A context that failed once always fails, as one of TensorRT may.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ def write_plan(onnx: Path, path: Path, most: int = 10**6, target: str = "tensorr
     path.write_bytes(onnx.read_bytes())
     graph = session(path.read_bytes())
 
-    def tensors(found: Any) -> dict[str, Any]:
+    def tensors(ports: Any) -> dict[str, Any]:
         return {
             tensor.name: {
                 "type": triton_type(tensor),
                 "min": [side if isinstance(side, int) else 1 for side in tensor.shape],
                 "max": [side if isinstance(side, int) else most for side in tensor.shape],
             }
-            for tensor in found
+            for tensor in ports
         }
 
     description = {
@@ -61,10 +61,10 @@ def write_plan(onnx: Path, path: Path, most: int = 10**6, target: str = "tensorr
 
 
 class Gpu(Cuda):
-    """The modules `cupy` and `tensorrt`; `fail` makes the next run end with what it names.
+    """The modules `cupy` and `tensorrt`; `fail` is the failure of the next run.
 
-    `fail`: "execute" for a run that TensorRT refuses, "allocate" for memory that is not to be had,
-    "shape" for shapes that a context cannot take, "kernel" for what ends while it runs; "": none.
+    `fail`: "execute" when TensorRT refuses the run, "allocate" without memory, "shape" when a
+    context refuses the shapes, "kernel" when the run fails on the GPU; "": none.
     """
 
     def __init__(self, capacity: int = 1 << 30, pinned: int = 1 << 30) -> None:
@@ -84,8 +84,8 @@ class Gpu(Cuda):
         monkeypatch.setattr(tensorrt, "library", lambda name, install: modules[name])
         return self
 
-    def due(self, what: str) -> bool:
-        failing = self.fail == what
+    def due(self, failure: str) -> bool:
+        failing = self.fail == failure
         self.fail = "" if failing else self.fail
         return failing
 
@@ -97,12 +97,12 @@ class Gpu(Cuda):
     def deserialize(self, plan: bytes) -> Any:
         return SimpleNamespace(
             create_runtime_config=RuntimeConfig,
-            create_execution_context=lambda how: Context(self, plan, how),
+            create_execution_context=lambda config: Context(self, plan, config),
         )
 
 
 class RuntimeConfig:
-    """How TensorRT-RTX makes a context; by itself it compiles the kernels for a shape lazily."""
+    """The configuration of a context of TensorRT-RTX; by default kernels are compiled lazily."""
 
     dynamic_shapes_kernel_specialization_strategy = 0
 
@@ -113,16 +113,16 @@ class RuntimeConfig:
         return SimpleNamespace(serialize=lambda: b"kernels", deserialize=lambda data: True)
 
     def set_runtime_cache(self, cache: Any) -> None:
-        """There are no kernels to keep."""
+        """Do nothing: there are no kernels."""
 
 
 class Context:
-    def __init__(self, gpu: Gpu, plan: bytes, how: Any) -> None:
+    def __init__(self, gpu: Gpu, plan: bytes, config: Any) -> None:
         gpu.contexts += 1
-        self.lazy = getattr(how, "dynamic_shapes_kernel_specialization_strategy", 1) == 0
+        self.lazy = getattr(config, "dynamic_shapes_kernel_specialization_strategy", 1) == 0
         self.gpu, self.session, self.broken = gpu, session(plan), False
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self.at: dict[str, int] = {}
+        self.addresses: dict[str, int] = {}
         self.outputs: dict[Any, dict[str, Any]] = {}  # shapes of inputs -> those of outputs
 
     def set_input_shape(self, name: str, shape: Any) -> None:
@@ -132,20 +132,20 @@ class Context:
         self.shapes[name] = tuple(shape)
 
     def set_tensor_address(self, name: str, begin: int) -> None:
-        self.at[name] = begin
+        self.addresses[name] = begin
 
     def get_tensor_shape(self, name: str) -> Any:
-        seen = tuple(self.shapes.items())
-        if seen not in self.outputs:
+        key = tuple(self.shapes.items())
+        if key not in self.outputs:
             zeros = {
                 tensor.name: np.zeros(self.shapes[tensor.name], numpy_type(tensor))
                 for tensor in self.session.get_inputs()
             }
             names = [output.name for output in self.session.get_outputs()]
-            found = self.session.run(names, zeros)
-            shapes = {name: array.shape for name, array in zip(names, found, strict=True)}
-            self.outputs[seen] = shapes
-        return self.outputs[seen][name]
+            outputs = self.session.run(names, zeros)
+            shapes = {name: array.shape for name, array in zip(names, outputs, strict=True)}
+            self.outputs[key] = shapes
+        return self.outputs[key][name]
 
     def update_device_memory_size_for_shapes(self) -> int:
         return SCRATCH
@@ -155,8 +155,8 @@ class Context:
 
     def tensor(self, tensor: Any, shape: tuple[int, ...]) -> np.ndarray:
         kind = np.dtype(numpy_type(tensor))
-        found = self.gpu.on_device(self.at[tensor.name], math.prod(shape) * kind.itemsize)
-        return found.view(kind).reshape(shape)
+        memory = self.gpu.on_device(self.addresses[tensor.name], math.prod(shape) * kind.itemsize)
+        return memory.view(kind).reshape(shape)
 
     def execute_async_v3(self, stream: int) -> bool:
         self.broken = self.broken or self.gpu.due("execute")
@@ -164,7 +164,7 @@ class Context:
             return False
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         feeds = {tensor.name: self.tensor(tensor, self.shapes[tensor.name]) for tensor in inputs}
-        made = {x.name: self.tensor(x, self.get_tensor_shape(x.name)) for x in outputs}
+        outputs_by_name = {x.name: self.tensor(x, self.get_tensor_shape(x.name)) for x in outputs}
         scratch, fails, lazy = self.scratch, self.gpu.due("kernel"), self.lazy
         self.lazy = False
 
@@ -172,10 +172,12 @@ class Context:
             if fails:
                 self.broken = True
                 raise CUDARuntimeError("cudaErrorLaunchFailure: unspecified launch failure", 719)
-            scratch[:] = 0xFF  # whoever else has this memory now loses what was there
-            for name, array in zip(made, self.session.run(list(made), feeds), strict=True):
-                # Kernels for any shape, which run at first, round otherwise than those for one.
-                np.copyto(made[name], np.nextafter(array, 9) if lazy else array)
+            scratch[:] = 0xFF  # another user of this memory loses its values
+            for name, array in zip(
+                outputs_by_name, self.session.run(list(outputs_by_name), feeds), strict=True
+            ):
+                # The first kernels, for any shape, round differently from those for one shape.
+                np.copyto(outputs_by_name[name], np.nextafter(array, 9) if lazy else array)
 
         self.gpu.streams[stream].add(work)
         return True

@@ -1,7 +1,7 @@
 """ONNX Runtime's CUDA provider over the fake of CUDA; the graph itself runs on the CPU.
 
-A session takes bound addresses of the device alone, has an arena of the device's memory, and puts
-its runs on the stream that its provider was given, or on one of its own.
+A session accepts bound addresses of the device alone, has an arena of the device's memory, and puts
+its runs on the stream in its provider's settings, or on a new one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.backends.engines.fake_cupy import Array
 class Gpu(fake_gpu.Gpu):
     """The modules `cupy`, `tensorrt` and `onnxruntime`; `fail` as for plans.
 
-    `arenas`: bytes that sessions hold beyond a run.
+    `arenas`: bytes that sessions keep between runs.
     """
 
     def __init__(self, capacity: int = 1 << 30, pinned: int = 1 << 30) -> None:
@@ -66,7 +66,7 @@ class Session:
         self.limit = int(settings["gpu_mem_limit"])
         pointer = settings.get("user_compute_stream")
         self.stream = Stream(gpu, True) if pointer is None else gpu.streams[int(pointer)]
-        self.arena: list[Block] = []  # free blocks, which a session's own runs alone take again
+        self.arena: list[Block] = []  # free blocks, reused by this session alone
         gpu.sessions.append(self)
 
     def get_providers(self) -> list[str]:
@@ -91,9 +91,9 @@ class Session:
         return Block(self.gpu.memory, size, -1)  # cudaMalloc's, of no stream
 
     def value(self, like: np.ndarray) -> Any:
-        """Return an output in the arena, to which its memory goes back."""
+        """Return an output in memory of the arena."""
         lease = Lease(self, self.take(like.nbytes))
-        view = lease.held.segment[: like.nbytes].view(like.dtype).reshape(like.shape)
+        view = lease.memory.segment[: like.nbytes].view(like.dtype).reshape(like.shape)
         return SimpleNamespace(array=Array(self.gpu, lease, view))
 
     def run_with_iobinding(self, binding: Binding, options: RunOptions) -> None:
@@ -115,7 +115,7 @@ class Session:
             kind = np.dtype(fake_gpu.numpy_type(tensor))
             if binding.inputs[tensor.name].dtype != kind:
                 raise RuntimeError(f"Unexpected input data type for {tensor.name}")
-        # Shapes are known before anything runs; the values do not matter for them.
+        # Shapes are known before the run; they do not depend on the values.
         zeros = {name: np.zeros(x.shape, x.dtype) for name, x in binding.inputs.items()}
         values = [self.value(array) for array in self.cpu.run(binding.outputs, zeros)]
         scratch, fails = self.take(fake_gpu.SCRATCH), self.gpu.due("kernel")
@@ -123,7 +123,7 @@ class Session:
         def work() -> None:
             if fails:
                 raise CUDARuntimeError("cudaErrorLaunchFailure: unspecified launch failure", 719)
-            scratch.segment[:] = 0xFF  # whoever else has this memory now loses what was there
+            scratch.segment[:] = 0xFF  # another user of this memory loses its values
             results = self.cpu.run(binding.outputs, binding.inputs)
             for value, result in zip(values, results, strict=True):
                 np.copyto(value.array.view, result)
@@ -134,13 +134,13 @@ class Session:
 
 
 class Lease:
-    """A block of an arena, until nothing refers to it."""
+    """A block of an arena, returned with its last reference."""
 
     def __init__(self, session: Session, block: Block) -> None:
-        self.session, self.held, self.ptr, self.pool = session, block, block.ptr, block.pool
+        self.session, self.memory, self.ptr, self.pool = session, block, block.ptr, block.pool
 
     def __del__(self) -> None:
-        self.session.arena.append(self.held)
+        self.session.arena.append(self.memory)
 
 
 class Binding:

@@ -1,4 +1,4 @@
-"""Inputs of mini's flow without a mask: good ones, and each kind that an engine fails at."""
+"""Inputs of mini's flow without a mask: valid ones, and each kind that makes an engine fail."""
 
 from __future__ import annotations
 

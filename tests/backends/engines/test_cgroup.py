@@ -1,4 +1,4 @@
-"""Quotas and limits of control groups, from trees as Linux shows them and from a real group."""
+"""Quotas and limits of control groups, of synthetic trees and of a real group."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ V1 = {"fs/cpu,cpuacct": "/ cgroup cpuacct,cpu", "fs/memory": "/ cgroup memory"}
         ("0::/\n", V2, {"fs/cpu.max": "max 100000"}, None),
         ("0::/\n", V2, {"fs/cpu.max": "150000 100000"}, 1.5),
         ("0::/a/b c\n", V2, {"fs/a/b c/cpu.max": "300000 100000"}, 3),
-        # the smallest of all, wherever it is
+        # the smallest one of all ancestors
         (
             "0::/a/b\n",
             V2,
@@ -57,7 +57,7 @@ V1 = {"fs/cpu,cpuacct": "/ cgroup cpuacct,cpu", "fs/memory": "/ cgroup memory"}
             2,
         ),
         ("0::/a/b\n", V2, {"fs/a/b/cpu.max": "1000 1000", "fs/a/cpu.max": "max 1000"}, 1),
-        # another group's does not count
+        # those of other groups do not count
         ("0::/a/b\n", V2, {"fs/a/c/cpu.max": "1000 1000", "fs/b/cpu.max": "1000 1000"}, None),
         ("0::/a\n", {"my fs": "/ cgroup2 x"}, {"my fs/a/cpu.max": "1000 2000"}, 0.5),
         (
@@ -80,7 +80,7 @@ V1 = {"fs/cpu,cpuacct": "/ cgroup cpuacct,cpu", "fs/memory": "/ cgroup memory"}
             {"fs/cpu/cpu.cfs_quota_us": "400000", "fs/cpu/cpu.cfs_period_us": "100000"},
             4,
         ),
-        # mounted from elsewhere
+        # the group is outside of the mount
         (
             "0::/../other\n",
             {"fs": "/kubepods cgroup2 x"},
@@ -124,7 +124,7 @@ def v1_memory(limit: int, used: int, cached: int) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("groups", "mounts", "files", "left"),
+    ("groups", "mounts", "files", "free_bytes"),
     [
         ("0::/a/b\n", V2, {"fs/a/b/": v2_memory("max", 5, 1)}, None),
         ("0::/a/b\n", V2, {"fs/a/b/": v2_memory(f"{100 * MiB}", 60 * MiB, MiB)}, 41 * MiB),
@@ -141,46 +141,50 @@ def v1_memory(limit: int, used: int, cached: int) -> dict[str, str]:
         ("3:cpu:/a\n2:memory:/b\n", V1, {"fs/memory/a/": v1_memory(9, 3, 1)}, None),
     ],
 )
-def test_the_least_memory_left_counts(
+def test_the_smallest_free_memory_counts(
     tmp_path: Path,
     groups: str,
     mounts: dict[str, str],
     files: dict[str, dict[str, str]],
-    left: int | None,
+    free_bytes: int | None,
 ) -> None:
-    flat = {f"{group}{name}": text for group, each in files.items() for name, text in each.items()}
-    assert cgroup.memory(tree(tmp_path, groups, mounts, flat)) == left
+    flat = {
+        f"{group}{name}": text
+        for group, group_files in files.items()
+        for name, text in group_files.items()
+    }
+    assert cgroup.memory(tree(tmp_path, groups, mounts, flat)) == free_bytes
 
 
 def in_group(controller: str, limits: Mapping[str, str], code: str) -> str:
-    """Run Python in a group within a new group of these limits; returns what it prints."""
+    """Run Python in a group within a new group of these limits; return its output."""
     for folder in cgroup._groups(controller, cgroup.PROC):
         outer = folder / f"maisi-test-{os.getpid()}"
-        with ExitStack() as undo:
+        with ExitStack() as cleanup:
             try:
                 for group in (outer, outer / "inner"):
                     group.mkdir()
-                    undo.callback(group.rmdir)
+                    cleanup.callback(group.rmdir)
                 for name, value in limits.items():
                     (outer / name).write_text(value)
-            except OSError:  # not root, or not the controller's
+            except OSError:  # not root, or another controller
                 continue
-            enter = f'echo $$ >"{outer}/inner/cgroup.procs" && exec "$@"'
-            command = ["sh", "-c", enter, "sh", sys.executable, "-c", code]
+            script = f'echo $$ >"{outer}/inner/cgroup.procs" && exec "$@"'
+            command = ["sh", "-c", script, "sh", sys.executable, "-c", code]
             return subprocess.run(
                 command, cwd=ROOT, capture_output=True, text=True, check=True
             ).stdout
-    pytest.skip("no group can be made here")
+    pytest.skip("no control group can be created")
 
 
-def test_a_real_quota_is_seen_by_the_engines() -> None:
+def test_engines_respect_a_real_quota() -> None:
     code = "from backends.engines import cgroup, openvino; print(cgroup.cpus(), openvino.cores())"
     v1 = {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "50000"}
     version1 = not Path("/sys/fs/cgroup/cgroup.controllers").exists()
     assert in_group("cpu", v1 if version1 else {"cpu.max": "50000 100000"}, code) == "0.5 1\n"
 
 
-def test_a_real_limit_of_memory_is_seen_by_the_slabs() -> None:
+def test_slabs_respect_a_real_limit_of_memory() -> None:
     code = "from backends.slabs import budget; print(budget.available())"
     version1 = not Path("/sys/fs/cgroup/cgroup.controllers").exists()
     name = "memory.limit_in_bytes" if version1 else "memory.max"

@@ -1,4 +1,4 @@
-"""A graph in channels last computes what it did, wherever its channels come from and go to."""
+"""A graph converted to channels last computes the same, with and without its inputs and outputs."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ GRAPHS: dict[str, Callable[[Any], Any]] = {
     ),
     "the input beside": lambda x: op.add(x, conv(x)),
     "concatenated": lambda x: op.concat([conv(x), conv(op.sigmoid(x))], 1),
-    "concatenated with what is not turned": lambda x: conv(
+    "concatenated with an input that is not converted": lambda x: conv(
         op.slice(op.concat([x, op.relu(conv(x))], 1), ints(2), ints(6), ints(1), ints(1))
     ),
     "moments": lambda x: op.subtract(conv(x), mean(mean(mean(conv(x), 4), -2), 2)),
     "a slice": lambda x: op.slice(conv(x), ints(1), ints(-1), ints(1), ints(-3)),
-    "what is not turned, at the end": lambda x: op.relu(conv(x)),
+    "a node that is not converted, at the end": lambda x: op.relu(conv(x)),
     "attention": lambda x: op.softmax(op.reshape(conv(x), ints(2, 4, -1), False), 2),
     "the mean of channels": lambda x: op.reduce_mean(conv(x), ints(1), False),
     "float16 weights": lambda x: op.convolution(
@@ -61,21 +61,21 @@ GRAPHS: dict[str, Callable[[Any], Any]] = {
 
 def run(model: Any, x: Array) -> Array:
     hints = {"INFERENCE_PRECISION_HINT": "f32"}
-    found: Array = core().compile_model(model, "CPU", hints)([x])[0]
-    return found
+    output: Array = core().compile_model(model, "CPU", hints)([x])[0]
+    return output
 
 
 def model(name: str) -> Any:
-    given = op.parameter(SHAPE, np.float32, name="x")
-    return openvino.Model([GRAPHS[name](given)], [given])
+    parameter = op.parameter(SHAPE, np.float32, name="x")
+    return openvino.Model([GRAPHS[name](parameter)], [parameter])
 
 
-@pytest.mark.parametrize("outside", [False, True])
+@pytest.mark.parametrize("with_ports", [False, True])
 @pytest.mark.parametrize("name", GRAPHS)
-def test_it_computes_what_it_did(name: str, outside: bool) -> None:
+def test_a_converted_graph_computes_the_same(name: str, with_ports: bool) -> None:
     x = RANDOM.standard_normal(SHAPE).astype(np.float32)
     truth = run(model(name), x)
-    changed = channels_last.convert(model(name), winograd.convolve, outside)
-    found = run(changed, np.ascontiguousarray(x.transpose(LAST)) if outside else x)
-    found = found.transpose(FIRST) if outside and found.ndim == 5 else found
-    np.testing.assert_allclose(found, truth, rtol=1e-4, atol=1e-4)
+    converted = channels_last.convert(model(name), winograd.convolve, with_ports)
+    output = run(converted, np.ascontiguousarray(x.transpose(LAST)) if with_ports else x)
+    output = output.transpose(FIRST) if with_ports and output.ndim == 5 else output
+    np.testing.assert_allclose(output, truth, rtol=1e-4, atol=1e-4)

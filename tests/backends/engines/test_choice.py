@@ -26,7 +26,7 @@ def onnx(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def both(gpu: Gpu, onnx: Path) -> Path:
+def onnx_and_plan(gpu: Gpu, onnx: Path) -> Path:
     fake_gpu.write_plan(flows.FLOW, onnx / "model.plan")
     return onnx
 
@@ -37,7 +37,7 @@ def test_on_a_cpu(onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert choice.choose(onnx, None, FORCED) == Choice(ONNX_RUNTIME, None)
 
 
-def test_a_gpu_that_triton_did_not_give_is_told_of(
+def test_a_gpu_that_triton_did_not_assign_is_reported(
     onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cuda, "gpus", lambda: ["NVIDIA L4"])
@@ -45,24 +45,25 @@ def test_a_gpu_that_triton_did_not_give_is_told_of(
     assert choice.choose(onnx, None, {}) == Choice(OPENVINO, None, unused)
 
 
-def test_a_plan_for_the_gpu_comes_first(both: Path) -> None:
-    assert choice.choose(both, 0, {}) == Choice(TENSORRT, 0)
-    assert choice.choose(both, 0, FORCED) == Choice(ONNX_RUNTIME, 0)
+def test_a_plan_for_the_gpu_comes_first(onnx_and_plan: Path) -> None:
+    assert choice.choose(onnx_and_plan, 0, {}) == Choice(TENSORRT, 0)
+    assert choice.choose(onnx_and_plan, 0, FORCED) == Choice(ONNX_RUNTIME, 0)
 
 
-def test_a_plan_for_another_gpu_leaves_it_to_onnx_runtime(both: Path) -> None:
-    description = both / "model.plan.json"
+def test_with_a_plan_for_another_gpu_onnx_runtime_is_chosen(onnx_and_plan: Path) -> None:
+    description = onnx_and_plan / "model.plan.json"
     description.write_text(description.read_text().replace("8.6", "9.0"))
-    assert choice.choose(both, 0, {}) == Choice(ONNX_RUNTIME, 0)
-    (both / "model.onnx").unlink()
-    assert choice.choose(both, 0, {}) == Choice(TENSORRT, 0)  # which says what is missing
-    assert choice.choose(both, None, {}) == Choice(TENSORRT, 0)
+    assert choice.choose(onnx_and_plan, 0, {}) == Choice(ONNX_RUNTIME, 0)
+    (onnx_and_plan / "model.onnx").unlink()
+    # TensorRT's error says which plan is missing.
+    assert choice.choose(onnx_and_plan, 0, {}) == Choice(TENSORRT, 0)
+    assert choice.choose(onnx_and_plan, None, {}) == Choice(TENSORRT, 0)
     for device in (0, None):
         with pytest.raises(ValueError, match="engine is onnxruntime, but there is no ONNX file"):
-            choice.choose(both, device, FORCED)
+            choice.choose(onnx_and_plan, device, FORCED)
 
 
-def test_without_a_provider_openvino_runs_and_says_why(
+def test_without_a_provider_openvino_is_chosen_with_the_reason(
     onnx: Path, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert choice.choose(onnx, 0, {}) == Choice(ONNX_RUNTIME, 0)

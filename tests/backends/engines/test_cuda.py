@@ -1,4 +1,4 @@
-"""Whether a machine has the driver's library by the name that Triton's Python backend opens."""
+"""The driver's library by the name that Triton's Python backend opens, and tensors on a GPU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 SENTENCE = "Triton's Python backend needs libcuda.so for tensors on a GPU (libcuda.so: "
 
 
-def here() -> bool:
+def has_driver_library() -> bool:
     try:
         ctypes.CDLL("libcuda.so")
     except OSError:
@@ -29,7 +29,7 @@ def here() -> bool:
     return True
 
 
-needs_none = pytest.mark.skipif(here(), reason="libcuda.so is here")
+needs_none = pytest.mark.skipif(has_driver_library(), reason="this machine has libcuda.so")
 
 
 @needs_none
@@ -38,32 +38,32 @@ def test_the_name_with_a_version_is_not_enough(tmp_path: Path) -> None:
     library = next(word for word in maps if word.startswith("/") and "/libc.so" in word)
     code = "from backends.engines import cuda; cuda.expect_driver_library()"
 
-    def expect() -> str:
+    def last_error() -> str:
         environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
         command = [sys.executable, "-c", code]
-        ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-        return ended.stderr.strip().rpartition("ValueError: ")[2]
+        process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        return process.stderr.strip().rpartition("ValueError: ")[2]
 
     (tmp_path / "libcuda.so.1").symlink_to(library)  # any library
-    assert expect().startswith(SENTENCE)
-    assert expect().endswith("link libcuda.so to the driver's libcuda.so.1")
+    assert last_error().startswith(SENTENCE)
+    assert last_error().endswith("link libcuda.so to the driver's libcuda.so.1")
     (tmp_path / "libcuda.so").symlink_to("libcuda.so.1")
-    assert expect() == ""
+    assert last_error() == ""
 
 
 METRICS: list[float] = []
 
 
 class TritonModelException(Exception):
-    """As Triton's."""
+    """Triton's."""
 
 
 class Tensor:
-    """As Triton's: of numpy, or of memory of a GPU."""
+    """Triton's: of numpy, or of memory of a GPU."""
 
     def __init__(self, name: str, array: np.ndarray) -> None:
         assert isinstance(array, np.ndarray)
-        self.named, self.array, self.on_gpu = name, array, False
+        self.tensor_name, self.array, self.on_gpu = name, array, False
 
     @classmethod
     def from_dlpack(cls, name: str, array: Any) -> Tensor:
@@ -72,7 +72,7 @@ class Tensor:
         return tensor
 
     def name(self) -> str:
-        return self.named
+        return self.tensor_name
 
     def is_cpu(self) -> bool:
         return not self.on_gpu
@@ -81,10 +81,10 @@ class Tensor:
         return self.array
 
 
-def written(
+def write_model(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backend: str
 ) -> tuple[Any, dict[str, str]]:
-    """Write a model; return its backend, not yet at work, and what Triton starts it with."""
+    """Write a model; return its backend, not yet initialized, and the arguments of `initialize`."""
     family = SimpleNamespace(Metric=lambda labels: SimpleNamespace(set=METRICS.append))
     utilities = SimpleNamespace(
         TritonModelException=TritonModelException,
@@ -124,28 +124,28 @@ def test_a_model_on_a_gpu_says_at_its_start_that_the_library_is_missing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backend: str
 ) -> None:
     gpu = fake_gpu.Gpu().install(monkeypatch)
-    model, arguments = written(monkeypatch, tmp_path, backend)
+    model, arguments = write_model(monkeypatch, tmp_path, backend)
     with pytest.raises(TritonModelException) as caught:
         model.initialize(arguments)
     assert str(caught.value).startswith(f"a: {SENTENCE}")
-    monkeypatch.setattr("backends.engines.cuda.ctypes.CDLL", lambda name: None)  # as if it were
+    monkeypatch.setattr("backends.engines.cuda.ctypes.CDLL", lambda name: None)  # as if it loaded
     model.initialize(arguments)
     assert gpu.contexts > 0 and METRICS.pop() == 1
 
 
 @pytest.mark.parametrize("backend", ["slabs", "tensorrt_rtx"])
-def test_where_memory_of_a_gpu_cannot_be_shared_outputs_are_copies(
+def test_without_shared_memory_of_a_gpu_outputs_are_copies(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backend: str
 ) -> None:
     fake_gpu.Gpu().install(monkeypatch)
-    model, arguments = written(monkeypatch, tmp_path, backend)
+    model, arguments = write_model(monkeypatch, tmp_path, backend)
     monkeypatch.setattr("backends.engines.cuda.ctypes.CDLL", lambda name: None)
     model.initialize(arguments)
     latent = {"latent": np.random.default_rng(3).normal(size=(1, 4, 8, 8, 8)).astype(np.float32)}
-    sent = latent if backend == "slabs" else flows.good()
+    inputs = latent if backend == "slabs" else flows.good()
     names = ["y"] if backend == "slabs" else flows.OUTPUTS
     request = SimpleNamespace(
-        inputs=lambda: [Tensor(*item) for item in sent.items()],
+        inputs=lambda: [Tensor(*item) for item in inputs.items()],
         requested_output_names=lambda: names,
     )
     answers = {}
@@ -154,5 +154,5 @@ def test_where_memory_of_a_gpu_cannot_be_shared_outputs_are_copies(
         answers[value] = model.answer(request)
         assert [tensor.name() for tensor in answers[value]] == list(names)
         assert [tensor.is_cpu() for tensor in answers[value]] == [value == "0"] * len(names)
-    for one, other in zip(answers["1"], answers["0"], strict=True):
-        assert one.as_numpy().tobytes() == other.as_numpy().tobytes()
+    for shared, copied in zip(answers["1"], answers["0"], strict=True):
+        assert shared.as_numpy().tobytes() == copied.as_numpy().tobytes()

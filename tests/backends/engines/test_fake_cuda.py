@@ -1,4 +1,4 @@
-"""The fake of CUDA keeps to CUDA's rules: what is in no order, what waits, what memory is whose."""
+"""The fake of CUDA has CUDA's rules: the order of work, waits, and memory of devices and host."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def test_work_runs_when_its_stream_is_waited_for(cuda: Cuda) -> None:
 def test_the_null_stream_is_ordered_with_blocking_streams_alone(
     cuda: Cuda, non_blocking: bool
 ) -> None:
-    own = stream(cuda, non_blocking)
+    other_stream = stream(cuda, non_blocking)
     array = cuda.asarray(ONES)  # on the null stream
-    with own:
+    with other_stream:
         assert np.isnan(array.get()).all() == non_blocking
         second = cuda.asarray(2 * ONES)
     assert np.isnan(second.get()).all() == non_blocking
 
 
-def test_an_event_orders_streams_that_are_in_no_order(cuda: Cuda) -> None:
+def test_an_event_orders_two_streams(cuda: Cuda) -> None:
     first, second = stream(cuda, True), stream(cuda, True)
     with first:
         array = cuda.asarray(ONES)
@@ -91,9 +91,9 @@ def test_memory_of_two_devices_does_not_mix(cuda: Cuda) -> None:
         assert (copied.get() == 1).all()
 
 
-def test_what_cupy_would_compile_a_kernel_for_fails(cuda: Cuda) -> None:
+def test_operations_that_need_a_kernel_fail(cuda: Cuda) -> None:
     array = cuda.asarray(np.ones((4, 6), np.float32))
-    for use in (
+    for operation in (
         lambda: array[:, 1:].get(),
         lambda: array.__setitem__((slice(None), 0), array[:, 1]),
         lambda: cuda.ascontiguousarray(array[:, 1:]),
@@ -101,8 +101,8 @@ def test_what_cupy_would_compile_a_kernel_for_fails(cuda: Cuda) -> None:
         lambda: cuda.asarray(np.float32(1)),
     ):
         with pytest.raises(KernelError):
-            use()
-    assert (array[1:].get() == 1).all()  # rows lie close
+            operation()
+    assert (array[1:].get() == 1).all()  # contiguous rows
 
 
 def test_pinned_memory_is_read_and_written_when_the_stream_runs(cuda: Cuda) -> None:
@@ -114,19 +114,19 @@ def test_pinned_memory_is_read_and_written_when_the_stream_runs(cuda: Cuda) -> N
     assert (pinned == 1).all() and (pageable == 1).all()
 
 
-def test_pools_hand_out_what_was_freed_though_work_on_it_waits(cuda: Cuda) -> None:
-    own = stream(cuda, True)
+def test_pools_reuse_freed_memory_before_work_on_it_has_run(cuda: Cuda) -> None:
+    other_stream = stream(cuda, True)
     pinned = cuda.alloc_pinned_memory(512)
     array = cuda.empty((200,), np.float32)
-    begin, host = array.data.ptr, pinned.ptr
+    address, pinned_address = array.data.ptr, pinned.ptr
     del array, pinned
-    with own:
-        assert cuda.empty((200,), np.float32).data.ptr != begin  # each stream has its own blocks
-    assert cuda.empty((200,), np.float32).data.ptr == begin
-    assert cuda.alloc_pinned_memory(512).ptr == host
+    with other_stream:
+        assert cuda.empty((200,), np.float32).data.ptr != address  # each stream has its own blocks
+    assert cuda.empty((200,), np.float32).data.ptr == address
+    assert cuda.alloc_pinned_memory(512).ptr == pinned_address
 
 
-def test_what_an_upload_reads_is_not_handed_out_before_it_ran(cuda: Cuda) -> None:
+def test_memory_of_an_upload_is_reused_only_after_its_copy(cuda: Cuda) -> None:
     first, second = cuda.asarray(ONES), cuda.asarray(2 * ONES)
     assert cuda.pinned.allocated == 2
     assert (first.get() == 1).all() and (second.get() == 2).all()
@@ -134,23 +134,23 @@ def test_what_an_upload_reads_is_not_handed_out_before_it_ran(cuda: Cuda) -> Non
     assert cuda.pinned.allocated == 2
 
 
-def test_a_full_pool_gives_back_what_it_keeps_and_then_refuses(cuda: Cuda) -> None:
+def test_a_full_pool_frees_its_blocks_and_then_refuses(cuda: Cuda) -> None:
     cuda.memory.capacity = cuda.pinned.capacity = 2048
     cuda.empty((1024,), np.uint8)
-    held = cuda.empty((1536,), np.uint8)  # instead of what was kept
+    array = cuda.empty((1536,), np.uint8)  # in place of the free block
     assert cuda.memory_info() == (512, 2048)
     with pytest.raises(OutOfMemoryError, match="out of memory"):
         cuda.empty((1024,), np.uint8)
-    del held
+    del array
     assert cuda.memory.free_bytes() == 1536
     cuda.empty((2048,), np.uint8)
     with pytest.raises(CUDARuntimeError, match="out of memory") as caught:
         cuda.alloc_pinned_memory(4096)
     assert caught.value.status == 2
-    assert (cuda.asarray(np.ones(2048, np.uint8)).get() == 1).all()  # pinned memory or not
+    assert (cuda.asarray(np.ones(2048, np.uint8)).get() == 1).all()  # without pinned memory
 
 
-def test_what_the_fake_has_cupy_has(cuda: Cuda) -> None:
+def test_cupy_has_all_names_of_the_fake(cuda: Cuda) -> None:
     import cupy
 
     def compare(fake: Any, real: Any) -> None:
@@ -163,5 +163,5 @@ def test_what_the_fake_has_cupy_has(cuda: Cuda) -> None:
 
     compare(cuda.cupy, cupy)
     signature = cupy.cuda.runtime.memcpy2DAsync.__doc__.partition("(")[2].partition(")")[0]
-    order = [parameter.split()[-1] for parameter in signature.split(",")]
-    assert order == ["dst", "dpitch", "src", "spitch", "width", "height", "kind", "stream"]
+    names = [parameter.split()[-1] for parameter in signature.split(",")]
+    assert names == ["dst", "dpitch", "src", "spitch", "width", "height", "kind", "stream"]

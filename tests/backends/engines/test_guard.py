@@ -1,4 +1,4 @@
-"""What a network takes: its variant's stages alone, and inputs that fit together."""
+"""A network accepts requests of its variant's stages alone, with inputs that fit together."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ from server import triton
 
 
 def contract(network: str = "flow_masked", name: str = "mini") -> Contract:
-    """Read a contract as a backend does, out of Triton's JSON of what export writes."""
+    """Read a contract as a backend does, from the configuration that export writes."""
     message = repository.configs(variant.load(name), {}, "onnx", "fp32")[f"{name}.{network}"]
     config = {
         "name": message.name,
-        "input": [{"name": one.name, "dims": list(map(str, one.dims))} for one in message.input],
+        "input": [
+            {"name": tensor.name, "dims": list(map(str, tensor.dims))} for tensor in message.input
+        ],
         "parameters": {
             key: {"string_value": p.string_value} for key, p in message.parameters.items()
         },
     }
-    found = guard.contract(config)
-    assert found is not None
-    return found
+    result = guard.contract(config)
+    assert result is not None
+    return result
 
 
 def inputs(rows: int = 1, side: int = 8) -> dict[str, Any]:
@@ -48,7 +50,7 @@ def volume(*sides: int, channels: int = 4, rows: int = 1) -> Any:
     return np.zeros((rows, channels, *sides), np.float32)
 
 
-def test_what_the_stages_send_is_taken() -> None:
+def test_inputs_of_the_stages_are_accepted() -> None:
     for rows in (1, 2):
         contract().check(inputs(rows))
     contract("vae_decoder").check({"latent": volume(8, 12, 16)})
@@ -110,10 +112,10 @@ def test_rows_are_one_or_two() -> None:
         contract("mask_encoder").check({"labels": np.zeros((200, 16, 16, 16), np.uint8)})
 
 
-def test_volumes_are_bounded_by_what_any_request_is_padded_to() -> None:
-    most = 256**3 // 2  # mini's max_voxels
+def test_volumes_are_bounded_by_the_largest_padded_request() -> None:
+    max_voxels = 256**3 // 2  # mini's max_voxels
     decoder = contract("vae_decoder")
-    assert decoder.max_voxels == most
+    assert decoder.max_voxels == max_voxels
     decoder.check({"latent": volume(64, 64, 32)})  # exactly as many
     decoder.check({"latent": volume(64, 64, 36)})  # 256 x 256 x 144, as 250 x 250 x 130 becomes
     with pytest.raises(Refused, match=r"192\] voxels, but at most 8388608 are allowed"):
@@ -127,37 +129,38 @@ def test_volumes_are_bounded_by_what_any_request_is_padded_to() -> None:
 
 @pytest.mark.parametrize("axis", range(3))
 def test_a_thin_volume_has_no_side_longer_than_any_requests(axis: int) -> None:
-    most = {"mini": [64, 64, 64], "rflow-mr": [128, 128, 64], "rflow-ct": [128, 128, 192]}
-    for name, sides in most.items():
+    longest_sides = {"mini": [64, 64, 64], "rflow-mr": [128, 128, 64], "rflow-ct": [128, 128, 192]}
+    for name, sides in longest_sides.items():
         decoder = contract("vae_decoder", name)
         step = decoder.multiple // decoder.factors["latent"]
         thin = [step] * 3
         thin[axis] = sides[axis]
         decoder.check({"latent": volume(*thin)})
-        for longer in (step, 500 * step):
-            thin[axis] = sides[axis] + longer
+        for excess in (step, 500 * step):
+            thin[axis] = sides[axis] + excess
             with pytest.raises(Refused, match=r"^latent: .* voxels, but at most .* are allowed$"):
                 decoder.check({"latent": volume(*thin)})
 
 
 class Request:
-    """The parameters of a request, as Triton gives them."""
+    """The parameters of a request, as JSON."""
 
     def __init__(self, **parameters: Any) -> None:
-        self.sent = json.dumps(parameters)
+        self.json_text = json.dumps(parameters)
 
     def parameters(self) -> str:
-        return self.sent
+        return self.json_text
 
 
-def test_only_who_has_the_token_is_admitted() -> None:
+def test_only_requests_with_the_token_are_admitted() -> None:
     network = contract()
     network.admit(Request(maisi_token=network.token))
-    shown = ("", 1, "é" * 32, "\ud800", "\ud800" * 32, network.token + "\udc80", None, [], {})
-    for parameters in ({}, *({"maisi_token": each} for each in shown)):
+    surrogates = ("\ud800", "\ud800" * 32, network.token + "\udc80")
+    wrong_tokens = ("", 1, "é" * 32, *surrogates, None, [], {})
+    for parameters in ({}, *({"maisi_token": token} for token in wrong_tokens)):
         with pytest.raises(Refused, match=r"^mini\.flow_masked: only the stages of mini call it; "):
             network.admit(Request(**parameters))
-    assert guard.contract({"parameters": {}}) is None  # no network of a variant: open to all
+    assert guard.contract({"parameters": {}}) is None  # no network of a variant: any caller
     guard.admit(None, Request())
 
 
@@ -175,12 +178,13 @@ def test_a_server_without_a_token_and_a_damaged_contract_are_refused(
         contract()
 
 
-def test_a_short_token_is_refused_and_any_characters_are_taken(
+def test_a_short_token_is_refused_and_any_characters_are_accepted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for short in ("x", "0" * 31):
-        monkeypatch.setenv(guard.ENV, short)
-        with pytest.raises(ValueError, match=rf"^MAISI_TOKEN: {len(short)} characters, but 32 or"):
+    for short_token in ("x", "0" * 31):
+        monkeypatch.setenv(guard.ENV, short_token)
+        sentence = rf"^MAISI_TOKEN: {len(short_token)} characters, but 32 or"
+        with pytest.raises(ValueError, match=sentence):
             contract()
     for secret in ("0" * 32, "\udcff" * 32):  # bytes that are no UTF-8
         monkeypatch.setenv(guard.ENV, secret)

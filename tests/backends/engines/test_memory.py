@@ -1,4 +1,4 @@
-"""What engines say when memory runs out, and what comes of it."""
+"""Errors for want of memory are recognized, and a second attempt follows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from backends.engines import memory
 OPENVINO = "Exception from src/inference/src/cpp/core.cpp:117:\n"
 
 
-# As seen below a limit of the process's memory; of a GPU, as CUDA and TensorRT document it.
+# As observed under a limit of the process's memory; for a GPU, as CUDA and TensorRT document them.
 @pytest.mark.parametrize(
     "error",
     [
@@ -28,7 +28,7 @@ OPENVINO = "Exception from src/inference/src/cpp/core.cpp:117:\n"
         RuntimeError("tensorrt: Error Code 2: OutOfMemory (Requested size was 4831838208 bytes.)"),
     ],
 )
-def test_memory_that_ran_out_is_told_from_other_errors(error: Exception) -> None:
+def test_errors_for_want_of_memory_are_recognized(error: Exception) -> None:
     assert memory.out_of_memory(error)
 
 
@@ -41,7 +41,7 @@ def test_memory_that_ran_out_is_told_from_other_errors(error: Exception) -> None
         RuntimeError(f"{OPENVINO}The input tensor size is not equal to the model input type"),
     ],
 )
-def test_other_errors_are_none(error: Exception) -> None:
+def test_other_errors_are_raised_at_once(error: Exception) -> None:
     calls = []
 
     def work() -> None:
@@ -55,7 +55,7 @@ def test_other_errors_are_none(error: Exception) -> None:
     assert calls == ["work"]
 
 
-def test_what_was_held_goes_before_the_next_try() -> None:
+def test_memory_is_freed_before_the_second_attempt() -> None:
     calls = []
 
     def work() -> int:
@@ -68,7 +68,7 @@ def test_what_was_held_goes_before_the_next_try() -> None:
     assert calls == ["work", "forget", "work"]
 
 
-def test_at_last_it_is_one_sentence() -> None:
+def test_after_the_second_attempt_the_error_is_one_sentence() -> None:
     calls: list[str] = []
 
     def work() -> None:

@@ -27,25 +27,25 @@ def on_gpu(gpu: Gpu) -> Engine:
     return Engine(flows.FLOW, onnx_runtime.gpu(0))
 
 
-def truth(**changed: Any) -> list[bytes]:
-    outputs = session(flows.FLOW.read_bytes()).run(flows.OUTPUTS, flows.good() | changed)
+def truth(**changes: Any) -> list[bytes]:
+    outputs = session(flows.FLOW.read_bytes()).run(flows.OUTPUTS, flows.good() | changes)
     return [array.tobytes() for array in outputs]
 
 
-def run(engine: Engine, **changed: Any) -> list[bytes]:
-    outputs = engine.run(flows.good() | changed)
-    return [outputs[name].view.tobytes() for name in flows.OUTPUTS]  # nothing has to be waited for
+def run(engine: Engine, **changes: Any) -> list[bytes]:
+    outputs = engine.run(flows.good() | changes)
+    return [outputs[name].view.tobytes() for name in flows.OUTPUTS]  # without a further wait
 
 
-def test_on_the_cpu_bound_arrays_give_what_others_do() -> None:
+def test_on_the_cpu_bound_arrays_give_the_same_outputs() -> None:
     engine = Engine(flows.FLOW, onnx_runtime.cpu(1))
-    whole = engine.run(flows.good())
-    assert [whole[name].tobytes() for name in flows.OUTPUTS] == truth()
+    outputs = engine.run(flows.good())
+    assert [outputs[name].tobytes() for name in flows.OUTPUTS] == truth()
     assert list(engine.run(flows.good(), ["velocity"])) == ["velocity"]
-    turned = np.asfortranarray(flows.good()["latent"])
-    again = engine.run(flows.good() | {"latent": turned, "z": turned})
-    assert [again[name].tobytes() for name in flows.OUTPUTS] == truth()
-    assert whole["velocity"].tobytes() == truth()[1]  # no later run writes into it
+    fortran_order = np.asfortranarray(flows.good()["latent"])
+    repeated = engine.run(flows.good() | {"latent": fortran_order, "z": fortran_order})
+    assert [repeated[name].tobytes() for name in flows.OUTPUTS] == truth()
+    assert outputs["velocity"].tobytes() == truth()[1]  # later runs do not write into it
     with pytest.raises(Exception, match="z"):
         engine.run(flows.good() | {"z": np.zeros((1, 4, 16, 8, 8), np.float32)})
     assert engine.run(flows.good())["velocity"].tobytes() == truth()[1]
@@ -62,33 +62,31 @@ def test_on_a_gpu_a_runs_output_is_the_next_ones_input(gpu: Gpu, on_gpu: Engine)
         on_host |= {"latent": latent, "z": velocity}
 
 
-def test_an_input_is_bound_where_it_lies_and_copied_from_another_device_alone(
-    gpu: Gpu, on_gpu: Engine
-) -> None:
+def test_an_input_is_copied_from_another_device_alone(gpu: Gpu, on_gpu: Engine) -> None:
     latent = flows.good()["latent"]
-    kept = gpu.asarray(latent)
+    array = gpu.asarray(latent)
     gpu.current.synchronize()
     before = gpu.memory.used
     with on_gpu.device.current():
-        assert on_gpu._bring("latent", kept) is kept and gpu.memory.used == before
+        assert on_gpu._bring("latent", array) is array and gpu.memory.used == before
     with gpu.cupy.cuda.Device(1):
-        elsewhere = gpu.asarray(latent)
+        on_other_device = gpu.asarray(latent)
         gpu.current.synchronize()
-    assert run(on_gpu, latent=elsewhere, z=elsewhere) == truth()
+    assert run(on_gpu, latent=on_other_device, z=on_other_device) == truth()
 
 
-@pytest.mark.parametrize("what", ["execute", "allocate", "shape", "kernel"])
-def test_after_a_run_that_failed_the_next_is_as_ever(gpu: Gpu, on_gpu: Engine, what: str) -> None:
+@pytest.mark.parametrize("failure", ["execute", "allocate", "shape", "kernel"])
+def test_a_failed_run_does_not_affect_the_next(gpu: Gpu, on_gpu: Engine, failure: str) -> None:
     assert run(on_gpu) == truth()
     on_gpu.shrink(flows.good())
-    gpu.fail = what
+    gpu.fail = failure
     with pytest.raises((RuntimeError, MemoryError)) as caught:
         run(on_gpu)
-    assert out_of_memory(caught.value) == (what == "allocate")
+    assert out_of_memory(caught.value) == (failure == "allocate")
     assert run(on_gpu) == truth()
 
 
-def test_an_arena_is_the_devices_until_it_shrinks(gpu: Gpu, on_gpu: Engine) -> None:
+def test_an_arena_keeps_memory_until_it_shrinks(gpu: Gpu, on_gpu: Engine) -> None:
     run(on_gpu)
     assert gpu.arenas > 0
     on_gpu.shrink(flows.good())
@@ -96,9 +94,7 @@ def test_an_arena_is_the_devices_until_it_shrinks(gpu: Gpu, on_gpu: Engine) -> N
     assert run(on_gpu) == truth()
 
 
-def test_on_a_stream_of_its_own_the_output_is_another(
-    gpu: Gpu, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_another_stream_the_output_is_wrong(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     sessions = gpu.onnxruntime.InferenceSession
 
     def forgetful(path: Path, options: Any, providers: Any, **_: Any) -> Any:
@@ -128,7 +124,7 @@ def test_a_session_that_fell_back_to_the_cpu_is_refused(
         Engine(flows.FLOW, onnx_runtime.gpu(0))
 
 
-def test_a_provider_that_is_not_there_is_named_with_what_to_install(
+def test_a_missing_provider_is_named_with_the_command_to_install_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(ValueError, match=r"is built for the CPU: pip uninstall"):

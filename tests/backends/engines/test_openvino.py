@@ -1,4 +1,4 @@
-"""Engines of OpenVINO: a failed run leaves no trace, nor does one that ends in another thread."""
+"""Engines of OpenVINO: neither a failed run nor an end in another thread affects what follows."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from backends.engines.openvino import Engine
 from tests.backends.engines import flows
 from tests.conftest import ROOT
 
-LEFT = """
+CODE = """
 import signal, sys, threading
 from backends.engines.openvino import Engine
-caught = []
-signal.signal(signal.SIGUSR1, lambda *_: caught.append(1))
-held = [Engine(sys.argv[1])]
-thread = threading.Thread(target=held.clear)
+signals = []
+signal.signal(signal.SIGUSR1, lambda *_: signals.append(1))
+engines = [Engine(sys.argv[1])]
+thread = threading.Thread(target=engines.clear)
 thread.start()
 thread.join()
 signal.raise_signal(signal.SIGUSR1)
-print(len(caught))
+print(len(signals))
 """
 
 
 def test_signals_come_after_an_engine_ended_in_another_thread(tmp_path: Path) -> None:
     x = op.parameter([1, 4], np.float32, name="x")
     openvino.save_model(openvino.Model([op.relu(x)], [x]), tmp_path / "relu.xml")
-    words = [sys.executable, "-c", LEFT, str(tmp_path / "relu.xml")]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+    command = [sys.executable, "-c", CODE, str(tmp_path / "relu.xml")]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (process.returncode, process.stdout) == (0, "1\n"), process.stderr
 
 
 @pytest.fixture(scope="module")
@@ -43,25 +43,25 @@ def flow() -> Engine:
 
 
 @pytest.mark.parametrize("kind", flows.WRONG)
-def test_a_run_that_failed_leaves_the_next_as_it_was(flow: Engine, kind: str) -> None:
-    before = {name: array.copy() for name, array in flow(flows.good()).items()}
+def test_a_failed_run_does_not_affect_the_next(flow: Engine, kind: str) -> None:
+    expected = {name: array.copy() for name, array in flow(flows.good()).items()}
     try:
         flow(flows.good() | flows.WRONG[kind])
     except Exception:
         assert flow.compiled == {}, "what failed is compiled again"
     for _ in range(2):
         for name, array in flow(flows.good()).items():
-            assert array.tobytes() == before[name].tobytes()
+            assert array.tobytes() == expected[name].tobytes()
 
 
-def test_a_stage_that_failed_leaves_the_next_run_as_it_was() -> None:
+def test_a_failed_stage_does_not_affect_the_next_run() -> None:
     stage = Engine(ROOT / "model_repository" / "mini.vae_decoder" / "1" / "00.onnx", innermost=True)
     good = {"x": np.ones((1, 4, 3, 8, 8), np.float32), "inside": np.ones((3, 1, 1), np.float32)}
-    before = stage(good)["y"].copy()
-    for wrong in (
+    expected = stage(good)["y"].copy()
+    for wrong_inputs in (
         {"inside": np.ones((9, 1, 1), np.float32)},
         {"x": np.ones((1, 5, 3, 8, 8), "f4")},
     ):
         with pytest.raises(RuntimeError):
-            stage(good | wrong)
-        assert stage(good)["y"].tobytes() == before.tobytes()
+            stage(good | wrong_inputs)
+        assert stage(good)["y"].tobytes() == expected.tobytes()

@@ -1,4 +1,4 @@
-"""An engine of TensorRT whose run failed is whole again, over a fake of the GPU."""
+"""Engines of TensorRT over a fake of the GPU: failed runs, shapes, and inputs on devices."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ def flow(gpu: Gpu, tmp_path: Path) -> tensorrt.Engine:
     return tensorrt.Engine(tmp_path, "model.plan", 0, None)
 
 
-def run(flow: tensorrt.Engine, **changed: Any) -> list[bytes]:
-    outputs = flow.run(flows.good() | changed)
-    return [outputs[name].view.tobytes() for name in flows.OUTPUTS]  # nothing has to be waited for
+def run(flow: tensorrt.Engine, **changes: Any) -> list[bytes]:
+    outputs = flow.run(flows.good() | changes)
+    return [outputs[name].view.tobytes() for name in flows.OUTPUTS]  # without a further wait
 
 
-@pytest.mark.parametrize("what", ["execute", "allocate", "shape", "kernel"])
-def test_after_a_run_that_failed_the_next_is_as_ever(
-    flow: tensorrt.Engine, gpu: Gpu, what: str
+@pytest.mark.parametrize("failure", ["execute", "allocate", "shape", "kernel"])
+def test_a_failed_run_does_not_affect_the_next(
+    flow: tensorrt.Engine, gpu: Gpu, failure: str
 ) -> None:
-    before = run(flow)
-    assert run(flow) == before and gpu.contexts == 1  # one for all runs
-    gpu.fail = what
+    expected = run(flow)
+    assert run(flow) == expected and gpu.contexts == 1  # one for both runs
+    gpu.fail = failure
     with pytest.raises((RuntimeError, MemoryError)) as caught:
         run(flow)
-    assert out_of_memory(caught.value) == (what == "allocate")
-    assert run(flow) == before and gpu.contexts == 2
+    assert out_of_memory(caught.value) == (failure == "allocate")
+    assert run(flow) == expected and gpu.contexts == 2
 
 
 def test_the_first_run_of_tensorrt_rtx_gives_the_bytes_of_the_next(
@@ -56,29 +56,31 @@ def test_the_first_run_of_tensorrt_rtx_gives_the_bytes_of_the_next(
 def test_shapes_that_the_plan_was_not_built_for_cost_no_context(
     flow: tensorrt.Engine, gpu: Gpu
 ) -> None:
-    before = run(flow)
+    expected = run(flow)
     with pytest.raises(ValueError, match=r"^latent: \[1, 4, 64, 8, 8\] is not within"):
         run(flow, latent=np.zeros((1, 4, 64, 8, 8), np.float32))
-    assert run(flow) == before and gpu.contexts == 1
+    assert run(flow) == expected and gpu.contexts == 1
 
 
-def test_what_a_run_raises_within_the_graph_is_no_end(flow: tensorrt.Engine, gpu: Gpu) -> None:
-    before = run(flow)
+def test_an_error_within_the_graph_does_not_affect_the_next_run(
+    flow: tensorrt.Engine, gpu: Gpu
+) -> None:
+    expected = run(flow)
     with pytest.raises(Exception, match="z"):
         run(flow, z=np.zeros((1, 4, 16, 8, 8), np.float32))
-    assert run(flow) == before and gpu.contexts == 2
+    assert run(flow) == expected and gpu.contexts == 2
 
 
-def test_what_a_run_gave_is_the_next_ones_input_also_its_first_row_alone(
+def test_a_runs_output_is_the_next_ones_input_with_one_row_or_two(
     flow: tensorrt.Engine, gpu: Gpu
 ) -> None:
     good = flows.good()
     rows = {name: np.repeat(good[name], 2, 0) for name in ("class_labels", "spacing_mm100")}
-    kept = {name: gpu.asarray(array) for name, array in rows.items()}  # as Triton holds them
+    device_rows = {name: gpu.asarray(array) for name, array in rows.items()}  # as Triton's tensors
     gpu.current.synchronize()
     on_device, on_host = dict(good), dict(good)
     for count in (2, 1, 2):
-        on_device |= {name: array[:count] for name, array in kept.items()}
+        on_device |= {name: array[:count] for name, array in device_rows.items()}
         on_host |= {name: array[:count] for name, array in rows.items()}
         latent, velocity = session(flows.FLOW.read_bytes()).run(flows.OUTPUTS, on_host)
         outputs = flow.run(on_device)
@@ -89,25 +91,25 @@ def test_what_a_run_gave_is_the_next_ones_input_also_its_first_row_alone(
 
 
 def test_an_input_that_is_not_in_c_order_is_refused(flow: tensorrt.Engine, gpu: Gpu) -> None:
-    before = run(flow)
+    expected = run(flow)
     latent = gpu.asarray(np.zeros((1, 4, 8, 8, 16), np.float32))[..., ::2]
     with pytest.raises(ValueError, match=r"^latent: strides \(.*\), but C order is expected"):
         run(flow, latent=latent)
-    assert run(flow) == before
+    assert run(flow) == expected
 
 
-def test_what_lies_on_another_device_is_brought_to_the_engines_own(
-    gpu: Gpu, tmp_path: Path
-) -> None:
+def test_inputs_on_another_device_are_copied_to_the_engines_own(gpu: Gpu, tmp_path: Path) -> None:
     write_plan(flows.FLOW, tmp_path / "model.plan", most=32)
     first, second = (tensorrt.Engine(tmp_path, "model.plan", number, None) for number in (0, 1))
     good, memory = flows.good(), gpu.memories
-    before = first.run(good)
-    expected = run(first, latent=before["next_latent"], z=before["velocity"])
-    memory[1].free_all_blocks()  # what lies there has not been written
-    found = second.run(good | {"latent": before["next_latent"], "z": before["velocity"]})
-    assert [found[name].view.tobytes() for name in flows.OUTPUTS] == expected
-    assert {array.device.id for array in found.values()} == {1}
-    half = gpu.asarray(np.zeros((1, 4, 8, 8, 16), np.float32))[..., ::2]
+    first_outputs = first.run(good)
+    expected = run(first, latent=first_outputs["next_latent"], z=first_outputs["velocity"])
+    memory[1].free_all_blocks()  # its arrays have not been written
+    outputs = second.run(
+        good | {"latent": first_outputs["next_latent"], "z": first_outputs["velocity"]}
+    )
+    assert [outputs[name].view.tobytes() for name in flows.OUTPUTS] == expected
+    assert {array.device.id for array in outputs.values()} == {1}
+    strided = gpu.asarray(np.zeros((1, 4, 8, 8, 16), np.float32))[..., ::2]
     with pytest.raises(ValueError, match=r"^latent: strides .*, but C order is expected$"):
-        second.run(good | {"latent": half})
+        second.run(good | {"latent": strided})

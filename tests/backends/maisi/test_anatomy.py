@@ -1,4 +1,4 @@
-"""What a caller asks a generated mask to hold, and the sentence for what cannot be."""
+"""The inputs `anatomy` and `organs`, and the sentences for invalid ones."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from backends.maisi.errors import InvalidRequest
 Variant = dict[str, Any]
 
 
-def said(name: str, value: str | bytes) -> dict[str, Any]:
+def text_input(name: str, value: str | bytes) -> dict[str, Any]:
     return {name: np.array([value.encode() if isinstance(value, str) else value], dtype=object)}
 
 
-def test_nothing_asked_is_nothing(regional: Variant) -> None:
+def test_absent_inputs_give_none(regional: Variant) -> None:
     assert anatomy.parse(regional, {}) is None
     assert anatomy.parse_organs(regional, {}) is None
 
 
 @pytest.mark.parametrize(
-    ("asked", "sizes"),
+    ("request_text", "sizes"),
     [
         ("liver=0.3", (0.5, 0.3, 0.5, 0.5, 0.5, -1, -1, -1, -1, -1)),
         (" hepatic tumor = 1 ,liver=0", (0.5, 0, 0.5, 0.5, 0.5, -1, -1, 1, -1, -1)),
@@ -32,24 +32,24 @@ def test_nothing_asked_is_nothing(regional: Variant) -> None:
     ],
 )
 def test_sizes_by_name_and_the_defaults(
-    regional: Variant, asked: str, sizes: tuple[float, ...]
+    regional: Variant, request_text: str, sizes: tuple[float, ...]
 ) -> None:
-    assert anatomy.parse(regional, said("anatomy", asked)) == sizes
+    assert anatomy.parse(regional, text_input("anatomy", request_text)) == sizes
 
 
-def test_every_name_has_its_place(regional: Variant) -> None:
+def test_every_name_has_its_index(regional: Variant) -> None:
     names = ["gallbladder", "liver", "stomach", "pancreas", "colon"]
-    for place, name in enumerate(names):
-        sizes = anatomy.parse(regional, said("anatomy", f"{name}=0.25"))
+    for index, name in enumerate(names):
+        sizes = anatomy.parse(regional, text_input("anatomy", f"{name}=0.25"))
         assert sizes is not None
-        assert sizes[place] == 0.25
+        assert sizes[index] == 0.25
     assert anatomy.tumour(anatomy.DEFAULT) is None
     tumours = {"lung tumor": 23, "pancreatic tumor": 24, "hepatic tumor": 26}
     tumours |= {"colon cancer primaries": 27, "bone lesion": 128}
-    for place, (name, label) in enumerate(tumours.items(), 5):
-        sizes = anatomy.parse(regional, said("anatomy", f"{name}=0"))
+    for index, (name, label) in enumerate(tumours.items(), 5):
+        sizes = anatomy.parse(regional, text_input("anatomy", f"{name}=0"))
         assert sizes is not None
-        assert sizes[place] == 0
+        assert sizes[index] == 0
         assert anatomy.tumour(sizes) == label
 
 
@@ -62,25 +62,25 @@ TABLE = [
 
 
 @pytest.mark.parametrize(
-    ("asked", "row"),
+    ("explicit", "row"),
     [
         ({}, 0),
-        ({"liver": 0.4}, 1),  # and 3 is as near
+        ({"liver": 0.4}, 1),  # row 3 is as near
         ({"liver": 0.7}, 2),
         ({"liver": 0.4, "colon": 0.5}, 3),
         ({"liver": 0.4, "hepatic tumor": 0.4}, 0),
         ({"liver": 0.4, "gallbladder": -1}, 1),
     ],
 )
-def test_the_nearest_row_gives_what_was_not_asked(asked: dict[str, float], row: int) -> None:
-    before = [list(sizes) for sizes in TABLE]
-    want = dict(zip(anatomy.NAMES, TABLE[row], strict=True)) | asked
-    assert anatomy.complete_sizes(asked, TABLE) == tuple(want.values())
-    assert before == TABLE
+def test_the_nearest_row_gives_the_other_sizes(explicit: dict[str, float], row: int) -> None:
+    original = [list(sizes) for sizes in TABLE]
+    expected = dict(zip(anatomy.NAMES, TABLE[row], strict=True)) | explicit
+    assert anatomy.complete_sizes(explicit, TABLE) == tuple(expected.values())
+    assert original == TABLE
 
 
 def test_the_table_is_the_variants(regional: Variant) -> None:
-    sizes = anatomy.parse(regional | {"anatomy_sizes": TABLE}, said("anatomy", "liver=0.8"))
+    sizes = anatomy.parse(regional | {"anatomy_sizes": TABLE}, text_input("anatomy", "liver=0.8"))
     assert sizes == (0.1, 0.8, *TABLE[0][2:])
 
 
@@ -116,28 +116,30 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(("asked", "sentence"), BAD.items())
-def test_one_sentence_for_what_cannot_be(regional: Variant, asked: str, sentence: str) -> None:
+@pytest.mark.parametrize(("request_text", "sentence"), BAD.items())
+def test_an_invalid_anatomy_gets_one_sentence(
+    regional: Variant, request_text: str, sentence: str
+) -> None:
     with pytest.raises(InvalidRequest, match=sentence) as caught:
-        anatomy.parse(regional, said("anatomy", asked))
+        anatomy.parse(regional, text_input("anatomy", request_text))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
 
 
 def test_one_text_in_utf8(regional: Variant) -> None:
     with pytest.raises(InvalidRequest, match=r"anatomy: .* is not text in UTF-8"):
-        anatomy.parse(regional, said("anatomy", b"\xff"))
+        anatomy.parse(regional, text_input("anatomy", b"\xff"))
     with pytest.raises(InvalidRequest, match=r"organs: shape \[2\], but \[1\] is allowed"):
         anatomy.parse_organs(regional, {"organs": np.array([b"liver", b"body"], dtype=object)})
 
 
 def test_the_longest_text_fits_the_limit(regional: Variant) -> None:
-    asked = ", ".join(f"{name}=0.3333333333333333" for name in anatomy.NAMES[:6])
-    assert anatomy.parse(regional, said("anatomy", asked)) == (1 / 3,) * 6 + (-1,) * 4
+    request_text = ", ".join(f"{name}=0.3333333333333333" for name in anatomy.NAMES[:6])
+    assert anatomy.parse(regional, text_input("anatomy", request_text)) == (1 / 3,) * 6 + (-1,) * 4
 
 
 @pytest.mark.parametrize(
-    ("asked", "ids"),
+    ("request_text", "ids"),
     [
         ("liver", (1,)),
         ("body,  liver ,22", (200, 1, 22)),
@@ -145,12 +147,14 @@ def test_the_longest_text_fits_the_limit(regional: Variant) -> None:
         ("left lung upper lobe, background", (28, 0)),
     ],
 )
-def test_labels_to_keep_by_name_or_id(regional: Variant, asked: str, ids: tuple[int, ...]) -> None:
-    assert anatomy.parse_organs(regional, said("organs", asked)) == ids
+def test_labels_to_keep_by_name_or_id(
+    regional: Variant, request_text: str, ids: tuple[int, ...]
+) -> None:
+    assert anatomy.parse_organs(regional, text_input("organs", request_text)) == ids
 
 
 @pytest.mark.parametrize(
-    ("asked", "sentence"),
+    ("request_text", "sentence"),
     [
         ("", "organs: '' is neither name nor id of a label of regional; the closest names are "),
         ("liver, lungs", "organs: 'lungs' is neither .*; the closest names are .*lung"),
@@ -161,14 +165,14 @@ def test_labels_to_keep_by_name_or_id(regional: Variant, asked: str, ids: tuple[
         ("x" * 4001, "organs: 4001 characters, and at most 4000 are allowed"),
     ],
 )
-def test_labels_that_there_are_not(regional: Variant, asked: str, sentence: str) -> None:
+def test_unknown_labels_are_refused(regional: Variant, request_text: str, sentence: str) -> None:
     with pytest.raises(InvalidRequest, match=sentence) as caught:
-        anatomy.parse_organs(regional, said("organs", asked))
+        anatomy.parse_organs(regional, text_input("organs", request_text))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
 
 
-def test_only_what_is_kept_is_left_with_its_id() -> None:
+def test_selected_labels_keep_their_ids() -> None:
     mask = np.arange(256, dtype=np.uint8).reshape(8, 4, 8)
     out = anatomy.select_labels(mask, (200, 1, 255))
     assert out.dtype == np.uint8

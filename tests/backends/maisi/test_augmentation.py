@@ -1,4 +1,4 @@
-"""Tumours move, but stay in their organ and about as large; the rest is left alone."""
+"""Tumours move within their organ and keep about their size; other labels stay."""
 
 from __future__ import annotations
 
@@ -29,36 +29,36 @@ def body(tumour: int | None) -> Mask:
 @pytest.mark.parametrize("tumour", MOVES)
 def test_a_tumour_moves_within_its_organ(tumour: int) -> None:
     mask = body(tumour)
-    before = mask.copy()
-    made = [augment(mask, HEALTHY, seed) for seed in range(4)]
-    assert (mask == before).all()
+    original = mask.copy()
+    augmented = [augment(mask, HEALTHY, seed) for seed in range(4)]
+    assert (mask == original).all()
     size = (mask == tumour).sum()
-    places = []
-    for one in made:
-        sick = one == tumour
-        assert 0.7 * size < sick.sum() < 1.8 * size
-        assert np.isin(mask[sick], (tumour, HOSTS[tumour])).all()
-        left = (mask == tumour) & ~sick
-        assert (one[left] == HEALTHY[tumour]).all()
-        assert (one[(mask != tumour) & ~sick] == mask[(mask != tumour) & ~sick]).all()
-        places.append(np.array(ndimage.center_of_mass(sick)))
-    moved = np.linalg.norm(np.ptp(places, axis=0))
-    assert moved > 1
-    assert (augment(mask, HEALTHY, 2) == made[2]).all()
+    centres = []
+    for result in augmented:
+        lesion = result == tumour
+        assert 0.7 * size < lesion.sum() < 1.8 * size
+        assert np.isin(mask[lesion], (tumour, HOSTS[tumour])).all()
+        vacated = (mask == tumour) & ~lesion
+        assert (result[vacated] == HEALTHY[tumour]).all()
+        assert (result[(mask != tumour) & ~lesion] == mask[(mask != tumour) & ~lesion]).all()
+        centres.append(np.array(ndimage.center_of_mass(lesion)))
+    distance = np.linalg.norm(np.ptp(centres, axis=0))
+    assert distance > 1
+    assert (augment(mask, HEALTHY, 2) == augmented[2]).all()
 
 
-def test_a_tumour_without_a_place_stays() -> None:
+def test_a_tumour_that_does_not_fit_its_organ_stays() -> None:
     mask = np.zeros((40, 40, 40), np.uint8)
     mask[18:22, 18:22, 18:22] = 23  # no lung around it
-    found = augment(mask, HEALTHY, 0)
-    assert (found == mask).mean() > 0.999
+    augmented = augment(mask, HEALTHY, 0)
+    assert (augmented == mask).mean() > 0.999
 
 
 def test_a_body_without_tumour_is_zoomed() -> None:
     mask = body(None)
-    found = augment(mask, HEALTHY, 0)
-    assert set(np.unique(found)) == {0, 1, 200}
-    assert 0.97 < (found == 1).sum() / (mask == 1).sum() < 1.035
+    augmented = augment(mask, HEALTHY, 0)
+    assert set(np.unique(augmented)) == {0, 1, 200}
+    assert 0.97 < (augmented == 1).sum() / (mask == 1).sum() < 1.035
     larger, smaller = zoom(mask, 1.1), zoom(mask, 0.9)
     assert (larger == 1).sum() == pytest.approx(1.1**3 * (mask == 1).sum(), rel=0.03)
     assert (smaller == 1).sum() == pytest.approx(0.9**3 * (mask == 1).sum(), rel=0.03)

@@ -1,4 +1,4 @@
-"""A tensor's first row by way of DLPack, with PyTorch and numpy as giver and taker."""
+"""The first row of a tensor by DLPack, exported and imported by PyTorch and numpy."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ def test_the_first_row_is_the_same_memory(kind: torch.dtype, shape: tuple[int, .
     assert (row == 9).all()
 
 
-def test_the_giver_keeps_its_shape_and_the_row_outlives_it() -> None:
-    class Giver:
-        """Gives one capsule, as numpy takes them."""
+def test_the_exporter_keeps_its_shape_and_the_row_outlives_it() -> None:
+    class Exporter:
+        """Exports one capsule to numpy."""
 
         def __init__(self, capsule: Any) -> None:
             self.capsule = capsule
 
-        def __dlpack__(self, **asked: Any) -> Any:
+        def __dlpack__(self, **options: Any) -> Any:
             return self.capsule
 
         def __dlpack_device__(self) -> tuple[int, int]:
             return 1, 0
 
     rows = np.arange(12.0).reshape(2, 6)
-    row = import_first_row(rows.__dlpack__(), lambda capsule: np.from_dlpack(Giver(capsule)))
+    row = import_first_row(rows.__dlpack__(), lambda capsule: np.from_dlpack(Exporter(capsule)))
     assert rows.shape == (2, 6)
     del rows
     assert row.tolist() == [[0, 1, 2, 3, 4, 5]]
 
 
-def test_a_shape_is_put_back_though_nobody_takes_it() -> None:
+def test_a_shape_is_restored_when_the_import_fails() -> None:
     def refuse(capsule: Any) -> Any:
         raise MemoryError
 
@@ -54,7 +54,7 @@ def test_a_shape_is_put_back_though_nobody_takes_it() -> None:
     assert from_dlpack(capsule).shape == (2, 3)
 
 
-def test_what_is_no_tensor_is_refused() -> None:
+def test_an_object_that_is_no_capsule_is_refused() -> None:
     capsule = to_dlpack(torch.zeros(2))
     from_dlpack(capsule)
     for wrong in (capsule, "capsule"):

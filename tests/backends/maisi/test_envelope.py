@@ -31,8 +31,8 @@ def blocks(seed: int) -> tuple[Volume, Volume]:
     return np.kron(organs, block).astype(np.uint8), image.astype(np.int16)
 
 
-# What add_body_envelope in scripts/utils.py of NV-Generate-CTMR, commit da438fe, makes of `blocks`,
-# by seed and seg_has_lung: the voxels of 200, and the CRC-32 of all.
+# Of add_body_envelope in scripts/utils.py of NV-Generate-CTMR, commit da438fe, on `blocks`, by seed
+# and seg_has_lung: the voxels of 200, and the CRC-32 of the result.
 UPSTREAM = {
     (0, True): (19156, 2220501959),
     (1, True): (20086, 3522558024),
@@ -46,8 +46,8 @@ UPSTREAM = {
 def test_with_an_image_it_is_upstream_s(seed: int, has_lung: bool) -> None:
     mask, image = blocks(seed)
     filled = envelope(mask, image, has_lung)
-    found = np.count_nonzero(filled == BODY), zlib.crc32(filled.tobytes())
-    assert found == UPSTREAM[seed, has_lung]
+    fingerprint = np.count_nonzero(filled == BODY), zlib.crc32(filled.tobytes())
+    assert fingerprint == UPSTREAM[seed, has_lung]
 
 
 def test_an_image_without_air_is_all_body() -> None:
@@ -112,20 +112,20 @@ def test_labels_close_to_each_other_make_one_body_and_legs_do_not() -> None:
     assert (fill(far, (4, 4, 4))[37, 25] == 0).all()
 
 
-def test_what_labels_enclose_is_body_in_every_slice() -> None:
+def test_voxels_enclosed_by_labels_are_body_in_every_slice() -> None:
     # No closing of 30 mm reaches the middle.
     hollow = tubes(150, radius=98, thickness=9)
     assert (fill(hollow, (4, 4, 4))[37, 25] == BODY).all()
 
 
-def test_the_body_goes_on_beyond_the_ends() -> None:
+def test_the_body_continues_beyond_the_first_and_last_slice() -> None:
     # Where a ball of 30 mm passes between the two, it would come in from an end.
     filled = fill(tubes(98, 202, radius=15), (4, 4, 4))
     assert filled[37, 25, 7] == BODY
     assert (filled == filled[..., 7:8]).all()
 
 
-def test_the_body_does_not_go_on_beyond_the_sides() -> None:
+def test_the_body_does_not_continue_beyond_the_sides() -> None:
     # 30 mm from a side, a closing that is cut off by it would fill all up to it.
     assert (fill(tubes(50, radius=20), (4, 4, 4))[0] == 0).all()
 
@@ -133,9 +133,9 @@ def test_the_body_does_not_go_on_beyond_the_sides() -> None:
 def test_labels_stay() -> None:
     mask = tubes(150, radius=40)
     mask[37, 25] = 7
-    before = mask.copy()
+    original = mask.copy()
     filled = fill(mask, (4, 4, 4))
-    assert (mask == before).all()
+    assert (mask == original).all()
     assert (filled[mask > 0] == mask[mask > 0]).all()
     assert set(np.unique(filled)) == {0, 1, 7, BODY}
 

@@ -1,4 +1,4 @@
-"""What follows its mask is told from what waves it away."""
+"""Volumes that follow their mask are faithful, others are not."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ RANDOM = np.random.default_rng(0)
 
 @pytest.fixture
 def mask() -> Array:
-    made = np.zeros((48, 48, 48), np.uint8)
-    made[4:44, 4:44, 4:44] = np.kron(RANDOM.choice([1, 3, 28], (5, 5, 5)), np.ones((8, 8, 8)))
-    return made
+    labels = np.zeros((48, 48, 48), np.uint8)
+    labels[4:44, 4:44, 4:44] = np.kron(RANDOM.choice([1, 3, 28], (5, 5, 5)), np.ones((8, 8, 8)))
+    return labels
 
 
 def noisy(grey: Any) -> Array:
-    made: Array = (grey + RANDOM.normal(0, 30, (48, 48, 48))).astype(np.int16)
-    return made
+    image: Array = (grey + RANDOM.normal(0, 30, (48, 48, 48))).astype(np.int16)
+    return image
 
 
 GREY = np.zeros(256)
@@ -36,29 +36,29 @@ REFERENCE = {
 
 
 def test_a_volume_that_follows(mask: Array) -> None:
-    found = fidelity.check({"reference": REFERENCE}, noisy(GREY[mask]), mask)
-    assert found["faithful"] is True
-    assert found["borders"]["ratio"] > 1.5
-    assert set(found["organs"]) == {"liver", "lung"}  # of what is in the mask
-    assert found["organs"]["lung"]["within"]
+    result = fidelity.check({"reference": REFERENCE}, noisy(GREY[mask]), mask)
+    assert result["faithful"] is True
+    assert result["borders"]["ratio"] > 1.5
+    assert set(result["organs"]) == {"liver", "lung"}  # those in the mask
+    assert result["organs"]["lung"]["within"]
 
 
 def test_a_volume_that_does_not(mask: Array) -> None:
     field = ndimage.gaussian_filter(RANDOM.standard_normal(mask.shape), 3)
-    other = np.where(field > field.std() / 2, -800, np.where(field > 0, 60, 110))
-    found = fidelity.check({}, noisy(other), mask)
-    assert found["faithful"] is False
-    assert found["borders"]["ratio"] == pytest.approx(1, abs=0.2)
-    assert found["organs"] == {}
+    unrelated = np.where(field > field.std() / 2, -800, np.where(field > 0, 60, 110))
+    result = fidelity.check({}, noisy(unrelated), mask)
+    assert result["faithful"] is False
+    assert result["borders"]["ratio"] == pytest.approx(1, abs=0.2)
+    assert result["organs"] == {}
 
 
 def test_medians_are_those_of_numpy(mask: Array) -> None:
     image = noisy(GREY[mask])
-    found = fidelity.organs({"reference": REFERENCE}, image, mask)
-    assert found["liver"]["median"] == np.median(image[mask == 1])
+    medians = fidelity.organs({"reference": REFERENCE}, image, mask)
+    assert medians["liver"]["median"] == np.median(image[mask == 1])
     image[mask == 28] = 0
-    found = fidelity.organs({"reference": REFERENCE}, image, mask)
-    assert found["lung"] == {"median": 0.0, "low": -1088.6, "high": -367.0, "within": False}
+    medians = fidelity.organs({"reference": REFERENCE}, image, mask)
+    assert medians["lung"] == {"median": 0.0, "low": -1088.6, "high": -367.0, "within": False}
     assert fidelity.check({"reference": REFERENCE}, image, mask)["faithful"] is False
 
 

@@ -1,4 +1,4 @@
-"""What a request is expected to take."""
+"""The estimated time of a request."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from backends.maisi.request import Plan, complete
 
 
 def plan(mini: dict[str, Any], side: int, steps: int = 10) -> Plan:
-    given = {"size": np.array([side] * 3, np.int32), "steps": np.array([steps], np.int32)}
-    return complete(mini, given)
+    inputs = {"size": np.array([side] * 3, np.int32), "steps": np.array([steps], np.int32)}
+    return complete(mini, inputs)
 
 
 def test_time_grows_with_voxels_and_steps(mini: dict[str, Any]) -> None:
@@ -25,9 +25,9 @@ def test_time_grows_with_voxels_and_steps(mini: dict[str, Any]) -> None:
     assert pace.expect(mini, plan(mini, 128)) == pytest.approx(80)
 
 
-def test_nothing_is_refused_by_one_volume_nor_by_small_ones(mini: dict[str, Any]) -> None:
+def test_one_volume_or_small_ones_give_no_minimum(mini: dict[str, Any]) -> None:
     pace = Pace()
-    pace.note(mini, plan(mini, 64), {"sampler": 80.0, "decoder": 20.0})  # it had to compile
+    pace.note(mini, plan(mini, 64), {"sampler": 80.0, "decoder": 20.0})  # with a compilation
     assert pace.minimum(mini, plan(mini, 64)) is None
     pace.note(mini, plan(mini, 64), {"sampler": 8.0, "decoder": 2.0})
     assert pace.minimum(mini, plan(mini, 64)) == pytest.approx(10)

@@ -1,4 +1,4 @@
-"""Who works, who waits and who is refused."""
+"""The queue: which request works, which waits and which is refused."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ STEP = 0.02  # seconds
 
 
 class Crowd:
-    """Requests in threads, and the order in which their steps were done."""
+    """Requests in threads, and the order of their steps."""
 
     def __init__(self, waiting: int = 16, devices: int = 1) -> None:
-        self.heard: list[tuple[int, int]] = []
-        self.gate = Gate(waiting, lambda *heard: self.heard.append(heard), devices)
-        self.done: list[str] = []
+        self.counts: list[tuple[int, int]] = []
+        self.gate = Gate(waiting, lambda *counts: self.counts.append(counts), devices)
+        self.steps_done: list[str] = []
         self.errors: dict[str, Exception] = {}
         self.threads: list[threading.Thread] = []
 
     def send(self, name: str, expected: float | None, steps: int, seconds: float = 1e9) -> None:
-        """Send a request, and return once it has its ticket."""
+        """Send a request, and return when it has its ticket."""
         arrived = threading.Event()
         thread = threading.Thread(target=self.work, args=(name, expected, steps, seconds, arrived))
         thread.start()
@@ -44,11 +44,11 @@ class Crowd:
             with self.gate.ticket(seconds) as ticket:
                 ticket.expect(expected, expected)
                 arrived.set()
-                ticket.begin(still)
+                ticket.begin(keep_waiting)
                 for step in range(1, steps + 1):
                     time.sleep(STEP)
-                    self.done.append(name)
-                    ticket.step(step / steps, still)
+                    self.steps_done.append(name)
+                    ticket.step(step / steps, keep_waiting)
         except (Overloaded, TimeUp) as error:
             self.errors[name] = error
         finally:
@@ -58,11 +58,11 @@ class Crowd:
         for thread in self.threads:
             thread.join(20)
             assert not thread.is_alive()
-        return "".join(self.done)
+        return "".join(self.steps_done)
 
 
-def still() -> None:
-    """Somebody waits."""
+def keep_waiting() -> None:
+    """Do nothing: the caller still waits."""
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -72,86 +72,86 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.001)
 
 
-def test_of_whom_nothing_is_known_the_first_is_served_first() -> None:
+def test_requests_without_an_estimate_are_served_in_order_of_arrival() -> None:
     crowd = Crowd()
     for name in "abc":
         crowd.send(name, None, 3)
     assert crowd.wait() == "aaabbbccc"
 
 
-def test_a_short_request_passes_a_long_one_between_two_of_its_steps() -> None:
+def test_a_short_request_overtakes_a_long_one_between_two_steps() -> None:
     crowd = Crowd()
     crowd.send("L", 100, 20)
-    until(lambda: "L" in crowd.done)
+    until(lambda: "L" in crowd.steps_done)
     crowd.send("s", 1, 3)
     order = crowd.wait()
     assert order.startswith("L") and "sss" in order and order.endswith("L")
     assert order.index("s") < 5
 
 
-def test_no_more_than_two_are_begun() -> None:
+def test_at_most_two_are_started() -> None:
     crowd = Crowd()
     crowd.send("L", 100, 20)
-    until(lambda: "L" in crowd.done)
+    until(lambda: "L" in crowd.steps_done)
     crowd.send("m", 50, 5)
-    until(lambda: "m" in crowd.done)
-    crowd.send("s", 1, 3)  # shorter than both, and yet it is not a third
+    until(lambda: "m" in crowd.steps_done)
+    crowd.send("s", 1, 3)  # the shortest, but two are started
     order = crowd.wait()
     assert "mmmmmsss" in order and order.endswith("L")
 
 
-def test_many_short_ones_do_not_starve_a_long_one() -> None:
+def test_many_short_requests_do_not_starve_a_long_one() -> None:
     crowd = Crowd()
-    crowd.send("L", 0.3, 10)  # what comes within 0.3 s passes it, and nothing later
+    crowd.send("L", 0.3, 10)  # overtaken by arrivals within 0.3 s only
     for _ in range(40):
-        until(lambda: len(crowd.heard) > 0)
+        until(lambda: len(crowd.counts) > 0)
         crowd.send("s", 0.0, 1)
         time.sleep(STEP)
     order = crowd.wait()
     last = max(number for number, name in enumerate(order) if name == "L")
     assert "s" in order[: order.index("L") + 3]
-    assert "s" in order[last:]  # it was done before they were
+    assert "s" in order[last:]  # it ended before them
 
 
-def test_who_finds_no_room_is_told_when_there_will_be() -> None:
+def test_a_full_queue_refuses_with_the_time_to_retry() -> None:
     crowd = Crowd(waiting=1)
     crowd.send("a", 7, 3)
     until(lambda: crowd.gate._working)
     crowd.send("b", 7, 3)
     crowd.send("c", 7, 3)
     assert crowd.wait() == "aaabbb"
-    said = str(crowd.errors["c"])
-    assert said.startswith("overloaded: 2 requests are here, as many as may be; try again in ")
-    assert 1 <= int(said.split()[-2]) <= 7
+    message = str(crowd.errors["c"])
+    assert message.startswith("overloaded: 2 requests are here, as many as may be; try again in ")
+    assert 1 <= int(message.split()[-2]) <= 7
 
 
 @pytest.mark.parametrize(
     ("expected", "seconds", "error", "sentence"),
     [
         (30, 60, None, ""),
-        # after the 20 s of the one before
+        # 20 s for the one before
         (30, 40.5, ("overloaded", 10), "^overloaded: .* try again in 10 s$"),
-        # than it has, even alone
+        # too long even on an idle server
         (50, 40, ("invalid_request", None), "^timeout: .* try again with more time$"),
         (None, 1, None, ""),
     ],
 )
-def test_what_cannot_be_done_in_its_time_is_refused_at_once(
+def test_a_request_that_cannot_end_in_time_is_refused_at_once(
     expected: float | None, seconds: float, error: tuple[str, int | None] | None, sentence: str
 ) -> None:
     gate = Gate(16, lambda running, queued: None)
     with gate.ticket() as first, gate.ticket() as longer, gate.ticket(seconds) as ticket:
         first.expect(20, 20)
-        longer.expect(1e4, 1e4)  # it is served later
+        longer.expect(1e4, 1e4)  # its rank is higher
         if error is None:
             ticket.expect(expected, expected)
         else:
-            with pytest.raises(RequestError, match=sentence) as refused:
+            with pytest.raises(RequestError, match=sentence) as caught:
                 ticket.expect(expected, expected)
-            assert (refused.value.kind, refused.value.retry_after) == error
+            assert (caught.value.kind, caught.value.retry_after) == error
 
 
-def test_what_is_not_sure_is_refused_to_nobody() -> None:
+def test_without_a_minimum_no_request_is_refused() -> None:
     gate = Gate(16, lambda running, queued: None)
     with gate.ticket() as first, gate.ticket(40) as ticket:
         first.expect(20, None)
@@ -160,7 +160,7 @@ def test_what_is_not_sure_is_refused_to_nobody() -> None:
         ticket.expect(1e4, None)
 
 
-def test_time_that_is_over_ends_a_request_that_works_or_waits() -> None:
+def test_the_time_limit_ends_a_request_that_works_or_waits() -> None:
     crowd = Crowd()
     crowd.send("a", None, 100, seconds=0.3)
     crowd.send("b", None, 1, seconds=0.1)
@@ -170,51 +170,51 @@ def test_time_that_is_over_ends_a_request_that_works_or_waits() -> None:
     assert str(crowd.errors["b"]) == "the request was not done within its 0.1 s"
 
 
-def test_who_no_longer_waits_leaves_the_queue() -> None:
+def test_a_caller_that_has_gone_leaves_the_queue() -> None:
     crowd = Crowd()
     crowd.send("a", None, 30)
 
-    def gone() -> None:
+    def raise_time_up() -> None:
         raise TimeUp("gone")
 
     with pytest.raises(TimeUp), crowd.gate.ticket() as ticket:
-        ticket.begin(gone)
+        ticket.begin(raise_time_up)
     assert crowd.wait() == "a" * 30
-    assert crowd.heard[-1] == (0, 0)
+    assert crowd.counts[-1] == (0, 0)
 
 
-def test_standing_still_is_not_work() -> None:
+def test_the_clock_stands_still_while_a_request_waits() -> None:
     crowd = Crowd()
     crowd.send("a", None, 10)
     with crowd.gate.ticket() as ticket:
-        before = ticket.clock()
-        ticket.begin(still)
+        start = ticket.clock()
+        ticket.begin(keep_waiting)
         assert ticket.waited > 5 * STEP
-        assert ticket.clock() - before < STEP * 2
+        assert ticket.clock() - start < STEP * 2
     crowd.wait()
 
 
-def test_it_tells_how_many_work_and_wait() -> None:
+def test_it_reports_how_many_work_and_wait() -> None:
     crowd = Crowd()
     crowd.send("a", None, 2)
-    until(lambda: (1, 0) in crowd.heard)
+    until(lambda: (1, 0) in crowd.counts)
     crowd.send("b", None, 2)
     crowd.wait()
-    assert (1, 1) in crowd.heard and crowd.heard[-1] == (0, 0)
+    assert (1, 1) in crowd.counts and crowd.counts[-1] == (0, 0)
 
 
 class Turns:
-    """Requests whose steps end when the test says so."""
+    """Requests whose steps end by a call of the test."""
 
     def __init__(self, devices: int, waiting: int = 16) -> None:
-        self.gate = Gate(waiting, lambda *heard: self.heard.append(heard), devices)
-        self.heard: list[tuple[int, int]] = []
+        self.gate = Gate(waiting, lambda *counts: self.counts.append(counts), devices)
+        self.counts: list[tuple[int, int]] = []
         self.steps: dict[str, threading.Semaphore] = {}
         self.threads: list[threading.Thread] = []
         self.names: dict[int, str] = {}
 
     def send(self, name: str, expected: float) -> None:
-        """Send a request, and return once it works or waits."""
+        """Send a request, and return when it works or waits."""
         self.steps[name] = threading.Semaphore(0)
         tickets: list[Ticket] = []
 
@@ -223,25 +223,25 @@ class Turns:
                 self.names[id(ticket)] = name
                 ticket.expect(expected, expected)
                 tickets.append(ticket)
-                ticket.begin(still)
+                ticket.begin(keep_waiting)
                 for done in range(1, 4):
                     self.steps[name].acquire()
-                    ticket.step(done / 3, still)
+                    ticket.step(done / 3, keep_waiting)
 
         self.threads.append(threading.Thread(target=work, daemon=True))
         self.threads[-1].start()
         until(lambda: tickets and tickets[0].ready)
-        time.sleep(STEP)  # it has its turn if it gets one
+        time.sleep(STEP)  # it works by now if it has its turn
 
     def working(self) -> str:
         return "".join(sorted(self.names[id(ticket)] for ticket in self.gate._working))
 
-    def step(self, name: str, then: str) -> None:
-        """End a step of a request; those that work settle to what is expected."""
+    def step(self, name: str, working: str) -> None:
+        """End a step of a request; then the requests `working` work."""
         self.steps[name].release()
-        until(lambda: self.working() == then)
+        until(lambda: self.working() == working)
         time.sleep(STEP)
-        assert self.working() == then
+        assert self.working() == working
 
     def end(self) -> None:
         for steps in self.steps.values():
@@ -249,38 +249,38 @@ class Turns:
         for thread in self.threads:
             thread.join(20)
             assert not thread.is_alive()
-        assert self.heard[-1] == (0, 0)
+        assert self.counts[-1] == (0, 0)
 
 
 def test_one_works_on_each_device() -> None:
     turns = Turns(devices=2)
     for name in "abcd":
         turns.send(name, 10)
-    assert turns.working() == "ab" and turns.heard[-1] == (2, 2)
+    assert turns.working() == "ab" and turns.counts[-1] == (2, 2)
     turns.steps["b"].release(2)
     turns.step("b", "ac")  # b is done
     turns.end()
 
 
-def test_on_two_devices_who_comes_first_waits_for_one_that_has_to_give_way() -> None:
+def test_on_two_devices_a_shorter_request_waits_for_the_pause_of_a_longer_one() -> None:
     turns = Turns(devices=2)
     turns.send("L", 100)
     turns.send("m", 50)
     turns.send("s", 10)
-    turns.step("m", "Lm")  # of the three it is the second
+    turns.step("m", "Lm")  # it is the second of the three
     turns.step("L", "ms")
     turns.send("t", 1)
     turns.step("s", "ms")
     turns.step("m", "st")
-    turns.send("u", 1)  # before s, but two for each device are begun
+    turns.send("u", 1)  # shorter than s, but two a device are started
     turns.step("s", "st")
     turns.steps["t"].release(2)
-    turns.step("t", "su")  # now that t is done, three are begun
+    turns.step("t", "su")  # t is done, and three are started
     turns.end()
 
 
 def test_on_two_devices_two_more_requests_may_wait() -> None:
-    gate = Gate(1, lambda *heard: None, 2)
+    gate = Gate(1, lambda *counts: None, 2)
     with gate.ticket(), gate.ticket():
         gate.check_capacity()
         full = r"^overloaded: 3 requests are here, as many as may be; "
@@ -288,8 +288,8 @@ def test_on_two_devices_two_more_requests_may_wait() -> None:
             gate.check_capacity()
 
 
-def test_a_turn_comes_when_the_first_device_is_free() -> None:
-    gate = Gate(16, lambda *heard: None, 2)
+def test_the_expected_wait_ends_when_the_first_device_is_free() -> None:
+    gate = Gate(16, lambda *counts: None, 2)
     with gate.ticket() as a, gate.ticket() as b, gate.ticket() as c, gate.ticket() as d:
         a.expect(40, 40)
         assert gate.expected_wait(1e3) == 0
@@ -304,8 +304,8 @@ def test_a_turn_comes_when_the_first_device_is_free() -> None:
         assert gate.expected_wait(0) == 0
 
 
-def test_on_two_devices_what_cannot_be_done_in_its_time_is_refused() -> None:
-    gate = Gate(16, lambda *heard: None, 2)
+def test_on_two_devices_a_request_that_cannot_end_in_time_is_refused() -> None:
+    gate = Gate(16, lambda *counts: None, 2)
     with (
         gate.ticket() as a,
         gate.ticket() as b,

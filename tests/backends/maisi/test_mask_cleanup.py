@@ -1,4 +1,4 @@
-"""What is put right in a generated mask, on volumes small enough to say what must come out."""
+"""The cleanup of generated masks, on volumes small enough to know the result."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from scipy import ndimage
 
 from backends.maisi.mask_cleanup import CORNERS, ORGANS, clean, close, keep_largest
 
-Labels = np.ndarray[Any, np.dtype[np.uint8]]
+Mask = np.ndarray[Any, np.dtype[np.uint8]]
 
 BODY = 200
 
 
-def body() -> Labels:
+def body() -> Mask:
     """Return a cube of body of 40 voxels a side, with air around."""
     labels = np.zeros((48, 46, 44), np.uint8)
     labels[4:44, 3:43, 2:42] = BODY
     return labels
 
 
-def cube(labels: Labels, label: int, corner: tuple[int, int, int], *sides: int) -> Labels:
+def cube(labels: Mask, label: int, corner: tuple[int, int, int], *sides: int) -> Mask:
     """Set a box, of one side or of three, and return it."""
     lengths = sides * 3 if len(sides) == 1 else sides
     box = tuple(slice(a, a + side) for a, side in zip(corner, lengths, strict=True))
@@ -30,31 +30,31 @@ def cube(labels: Labels, label: int, corner: tuple[int, int, int], *sides: int) 
     return labels[box]
 
 
-def test_what_is_right_stays_and_the_input_is_not_touched() -> None:
+def test_a_clean_mask_stays_and_the_input_is_not_changed() -> None:
     labels = body()
     cube(labels, 1, (10, 10, 10), 8)
     cube(labels, 15, (30, 10, 10), 5)
-    before = labels.copy()
+    original = labels.copy()
     out = clean(labels, None)
     assert out.dtype == np.uint8
-    assert (out == before).all()
+    assert (out == original).all()
     assert out is not labels
     labels[12, 12, 12] = 26
-    before = labels.copy()
-    assert (clean(labels, None) != before).any()
-    assert (labels == before).all()
+    original = labels.copy()
+    assert (clean(labels, None) != original).any()
+    assert (labels == original).all()
 
 
 @pytest.mark.parametrize("sides", [(1, 1, 1), (2, 3, 1), (6, 5, 4)])
 @pytest.mark.parametrize("label", [0, 26, BODY])
-def test_any_shape_goes(sides: tuple[int, int, int], label: int) -> None:
+def test_any_shape_is_accepted(sides: tuple[int, int, int], label: int) -> None:
     assert clean(np.full(sides, label, np.uint8), 26).shape == sides
 
 
 def test_only_the_largest_body_stays() -> None:
     labels = body()
     cube(labels, 0, (4, 3, 20), 40, 40, 3)  # apart: 18 planes below, 19 above
-    cube(labels, BODY, (10, 10, 20), 2, 9, 3)  # and joined by what is too thin
+    cube(labels, BODY, (10, 10, 20), 2, 9, 3)  # a bridge that is too thin
     cube(labels, 1, (30, 30, 10), 5)
     cube(labels, 15, (30, 30, 30), 5)
     out = clean(labels, None)
@@ -62,7 +62,7 @@ def test_only_the_largest_body_stays() -> None:
     assert (out[..., 23:] == labels[..., 23:]).all()
 
 
-def test_what_is_thin_is_no_body() -> None:
+def test_thin_parts_of_the_body_are_removed() -> None:
     labels = body()
     cube(labels, BODY, (44, 20, 20), 4, 2, 9)
     cube(labels, BODY, (44, 30, 20), 4, 3, 9)
@@ -83,7 +83,7 @@ def test_only_the_largest_piece_of_an_organ_stays(organ: int) -> None:
     assert (out == labels).all()
 
 
-def test_a_corner_joins() -> None:
+def test_a_shared_corner_connects() -> None:
     labels = body()
     cube(labels, 1, (20, 20, 20), 5)
     cube(labels, 1, (17, 17, 17), 3)
@@ -106,15 +106,15 @@ def test_other_labels_and_bones_beside_a_bone_lesion_may_be_in_pieces() -> None:
 ORGAN_OF = {23: 28, 24: 4, 26: 1, 27: 62, 128: BODY}
 
 
-@pytest.mark.parametrize("asked", [None, *ORGAN_OF])
+@pytest.mark.parametrize("requested", [None, *ORGAN_OF])
 @pytest.mark.parametrize("tumour", ORGAN_OF)
-def test_only_the_tumour_asked_for_stays(tumour: int, asked: int | None) -> None:
+def test_only_the_requested_tumour_stays(tumour: int, requested: int | None) -> None:
     labels = body()
     cube(labels, ORGAN_OF[tumour], (10, 10, 10), 15)
-    sick = cube(labels, tumour, (14, 14, 14), 4)
-    out = clean(labels, asked)
-    if tumour != asked:
-        sick[...] = ORGAN_OF[tumour]
+    tumour_box = cube(labels, tumour, (14, 14, 14), 4)
+    out = clean(labels, requested)
+    if tumour != requested:
+        tumour_box[...] = ORGAN_OF[tumour]
     assert (out == labels).all()
 
 
@@ -132,10 +132,10 @@ def test_liver_and_bone_alone_may_have_several_tumours(tumour: int) -> None:
 @pytest.mark.parametrize("tumour", ORGAN_OF)
 def test_gaps_in_the_tumour_are_closed(tumour: int) -> None:
     labels = body()
-    sick = cube(labels, tumour, (10, 10, 10), 9)
+    tumour_box = cube(labels, tumour, (10, 10, 10), 9)
     cube(labels, 15, (12, 12, 12), 2)
     out = clean(labels, tumour)
-    sick[...] = tumour
+    tumour_box[...] = tumour
     assert (out == labels).all()
 
 
@@ -173,17 +173,17 @@ def test_gaps_of_two_voxels_are_closed_and_of_three_are_not(organ: int) -> None:
     assert (out == labels).all()
 
 
-@pytest.mark.parametrize("turns", [[1, 4], [4, 1], [10, 4, 1, 10]])
-def test_closing_gives_a_gap_to_the_last_organ_beside_it(turns: list[int]) -> None:
+@pytest.mark.parametrize("order", [[1, 4], [4, 1], [10, 4, 1, 10]])
+def test_closing_gives_a_gap_to_the_last_organ_beside_it(order: list[int]) -> None:
     labels = body()
     for side in (10, 16):  # a cross, with a gap in its middle
-        cube(labels, turns[-1], (side, 14, 10), 4, 2, 10)
-        cube(labels, turns[-2], (14, side, 10), 2, 4, 10)
-    close(labels, turns)
-    assert (labels[14:16, 14:16, 10:20] == turns[-1]).all()
+        cube(labels, order[-1], (side, 14, 10), 4, 2, 10)
+        cube(labels, order[-2], (14, side, 10), 2, 4, 10)
+    close(labels, order)
+    assert (labels[14:16, 14:16, 10:20] == order[-1]).all()
 
 
-def test_the_gallbladder_has_a_second_turn() -> None:
+def test_the_gallbladder_is_closed_twice() -> None:
     labels = body()
     for side in (10, 16):  # the cross again, with its arms joined at either end
         cube(labels, 10, (side, 14, 10), 4, 2, 10)
@@ -193,54 +193,54 @@ def test_the_gallbladder_has_a_second_turn() -> None:
     assert (clean(labels, None)[14:16, 14:16, 10:20] == 10).all()
 
 
-def noise(seed: int, shape: tuple[int, int, int], labels: int) -> Labels:
+def noise(seed: int, shape: tuple[int, int, int], labels: int) -> Mask:
     """Return random pieces of background and labels 1 to `labels`."""
     fields = np.random.default_rng(seed).standard_normal((labels + 1, *shape))
     smooth = np.array([ndimage.gaussian_filter(field, 1) for field in fields])
-    found: Labels = np.argmax(smooth, 0).astype(np.uint8)
-    return found
+    noise_labels: Mask = np.argmax(smooth, 0).astype(np.uint8)
+    return noise_labels
 
 
 def test_closing_is_that_of_whole_volumes() -> None:
     labels = noise(0, (23, 19, 21), 3)
-    want = labels.copy()
+    expected = labels.copy()
     for label in (2, 1, 3, 2):
-        wide = ndimage.binary_dilation(want == label, CORNERS)
-        want[ndimage.binary_erosion(wide, CORNERS, border_value=0)] = label
-    assert (want != labels).any()
+        wide = ndimage.binary_dilation(expected == label, CORNERS)
+        expected[ndimage.binary_erosion(wide, CORNERS, border_value=0)] = label
+    assert (expected != labels).any()
     close(labels, [2, 1, 3, 2])
-    assert (labels == want).all()
+    assert (labels == expected).all()
 
 
 def flood(inside: Any) -> list[list[tuple[int, ...]]]:
-    """Return the pieces of `inside`, found by walking from voxel to voxel, in order."""
-    left = dict.fromkeys(tuple(voxel) for voxel in np.argwhere(inside).tolist())
+    """Return the pieces of `inside` by a flood fill, in order."""
+    unvisited = dict.fromkeys(tuple(voxel) for voxel in np.argwhere(inside).tolist())
     pieces = []
-    while left:
-        piece, todo = [], [next(iter(left))]
-        del left[todo[0]]
-        while todo:
-            voxel = todo.pop()
+    while unvisited:
+        piece, queue = [], [next(iter(unvisited))]
+        del unvisited[queue[0]]
+        while queue:
+            voxel = queue.pop()
             piece.append(voxel)
             for step in np.ndindex(3, 3, 3):
-                beside = tuple(a + b - 1 for a, b in zip(voxel, step, strict=True))
-                if beside in left:
-                    del left[beside]
-                    todo.append(beside)
+                neighbour = tuple(a + b - 1 for a, b in zip(voxel, step, strict=True))
+                if neighbour in unvisited:
+                    del unvisited[neighbour]
+                    queue.append(neighbour)
         pieces.append(piece)
     return pieces
 
 
-def test_the_largest_piece_is_that_of_a_walk() -> None:
+def test_the_largest_piece_is_that_of_a_flood_fill() -> None:
     labels = noise(1, (16, 14, 15), 5)
-    want = labels.copy()
+    expected = labels.copy()
     for label in (1, 2, 4, 5):
         pieces = sorted(flood(labels == label), key=len)
         assert len(pieces) > 1
         for piece in pieces[:-1]:
-            want[tuple(np.array(piece).T)] = 9
+            expected[tuple(np.array(piece).T)] = 9
     keep_largest(labels, [1, 2, 4, 5], replacement=9)
-    assert (labels == want).all()
+    assert (labels == expected).all()
 
 
 def test_of_equal_pieces_the_last_stays() -> None:
@@ -251,7 +251,7 @@ def test_of_equal_pieces_the_last_stays() -> None:
     assert labels[0, 8, 8] == labels[4, 4, 4] == BODY
 
 
-def test_two_pieces_larger_than_the_rest_stay_without_it() -> None:
+def test_of_two_pieces_larger_than_the_rest_both_stay() -> None:
     labels = np.full((9, 5, 5), 3, np.uint8)
     labels[4] = 7
     labels[4, 0, 0] = 1
@@ -275,14 +275,14 @@ def test_vessels_become_liver_and_the_airway_stays() -> None:
 
 
 @pytest.mark.parametrize(("tumour", "organ"), [(23, 28), (24, 4), (128, 1)])
-def test_a_tumour_that_closing_covered_comes_back(tumour: int, organ: int) -> None:
+def test_a_tumour_that_closing_covered_is_restored(tumour: int, organ: int) -> None:
     labels = body()
     cube(labels, organ, (10, 10, 10), 9)
     cube(labels, tumour, (13, 13, 13), 2)
     assert (clean(labels, tumour) == labels).all()
 
 
-def test_a_hepatic_tumour_that_closing_covered_does_not() -> None:
+def test_a_hepatic_tumour_that_closing_covered_is_not_restored() -> None:
     labels = body()
     cube(labels, 1, (10, 10, 10), 15)
     narrow = cube(labels, 26, (12, 12, 12), 2)
@@ -292,7 +292,7 @@ def test_a_hepatic_tumour_that_closing_covered_does_not() -> None:
     assert (out == labels).all()
 
 
-def test_the_lobe_around_a_lung_tumour_takes_what_is_near() -> None:
+def test_the_lobe_around_a_lung_tumour_grows_near_it() -> None:
     labels = body()
     cube(labels, 29, (4, 3, 2), 20, 40, 40)
     cube(labels, 15, (24, 3, 2), 20, 40, 40)
@@ -312,7 +312,7 @@ def test_the_lobe_is_closed_once_more_after_that() -> None:
     assert (out == labels).all()
 
 
-def test_the_lobe_around_a_lung_tumour_takes_air_no_further_than_three_voxels() -> None:
+def test_the_lobe_around_a_lung_tumour_grows_by_at_most_three_voxels() -> None:
     labels = body()
     labels[24:] = 0
     labels[labels == BODY] = 29
@@ -338,56 +338,56 @@ def test_no_lobe_but_the_most_frequent_label_counts_around_a_lung_tumour() -> No
 @pytest.mark.parametrize(
     ("tumour", "organ", "distance"), [(23, 29, 3), (23, 15, 2), (26, 1, 2), (27, 62, 2)]
 )
-def test_a_tumour_gets_what_was_taken_near_it(tumour: int, organ: int, distance: int) -> None:
+def test_a_tumour_regains_removed_voxels_near_it(tumour: int, organ: int, distance: int) -> None:
     labels = body()
     cube(labels, organ, (8, 8, 8), 24)
     cube(labels, tumour, (12, 12, 12), 5)
     cube(labels, 14, (34, 34, 34), 7)
-    taken = cube(labels, 14, (17, 13, 13), 6, 3, 3)
+    removed = cube(labels, 14, (17, 13, 13), 6, 3, 3)
     out = clean(labels, tumour)
-    taken[...] = BODY
-    taken[:distance] = tumour
+    removed[...] = BODY
+    removed[:distance] = tumour
     assert (out == labels).all()
 
 
 @pytest.mark.parametrize("tumour", [24, 128])
-def test_other_tumours_get_nothing_back(tumour: int) -> None:
+def test_other_tumours_regain_nothing(tumour: int) -> None:
     labels = body()
     cube(labels, tumour, (12, 12, 12), 5)
     cube(labels, 14, (34, 34, 34), 7)
-    taken = cube(labels, 14, (17, 13, 13), 6, 3, 3)
+    removed = cube(labels, 14, (17, 13, 13), 6, 3, 3)
     out = clean(labels, tumour)
-    taken[...] = BODY
+    removed[...] = BODY
     assert (out == labels).all()
 
 
-@pytest.mark.parametrize("sick", [True, False])
+@pytest.mark.parametrize("has_tumour", [True, False])
 @pytest.mark.parametrize(("organ", "astray"), [(1, 19), (1, 62), (3, 14)])
-def test_beside_a_hepatic_tumour_liver_and_spleen_take_what_was_taken(
-    organ: int, astray: int, sick: bool
+def test_with_a_hepatic_tumour_liver_and_spleen_regain_removed_voxels(
+    organ: int, astray: int, has_tumour: bool
 ) -> None:
     labels = body()
     cube(labels, organ, (8, 8, 8), 6)
     cube(labels, astray, (28, 28, 28), 12)
-    taken = cube(labels, astray, (14, 8, 8), 9, 6, 6)
-    if sick:
+    removed = cube(labels, astray, (14, 8, 8), 9, 6, 6)
+    if has_tumour:
         cube(labels, 26, (30, 6, 6), 5)
     out = clean(labels, 26)
-    taken[...] = BODY
-    if sick:
-        taken[:6] = organ  # three voxels, twice
+    removed[...] = BODY
+    if has_tumour:
+        removed[:6] = organ  # three voxels, twice
     assert (out == labels).all()
 
 
 @pytest.mark.parametrize(("organ", "astray"), [(1, 14), (3, 19)])
-def test_liver_takes_bowel_alone_and_spleen_all_but_bowel(organ: int, astray: int) -> None:
+def test_liver_regains_bowel_alone_and_spleen_all_but_bowel(organ: int, astray: int) -> None:
     labels = body()
     cube(labels, organ, (8, 8, 8), 6)
     cube(labels, astray, (28, 28, 28), 12)
-    taken = cube(labels, astray, (14, 8, 8), 9, 6, 6)
+    removed = cube(labels, astray, (14, 8, 8), 9, 6, 6)
     cube(labels, 26, (30, 6, 6), 5)
     out = clean(labels, 26)
-    taken[...] = BODY
+    removed[...] = BODY
     assert (out == labels).all()
 
 

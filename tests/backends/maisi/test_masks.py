@@ -1,4 +1,4 @@
-"""Masks: translated, completed, made, resampled."""
+"""Masks are translated, completed, generated and resampled."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ RANDOM = np.random.default_rng(0)
 
 @pytest.fixture(scope="session")
 def ct() -> Variant:
-    made = variant.load("rflow-ct").parameter({})
-    small = made["mask_generation"] | {"size": [32, 64, 32], "steps": 4}
-    return made | {"mask_generation": small}
+    parameter = variant.load("rflow-ct").parameter({})
+    small = parameter["mask_generation"] | {"size": [32, 64, 32], "steps": 4}
+    return parameter | {"mask_generation": small}
 
 
 def text(value: str) -> Array:
@@ -40,28 +40,26 @@ def text(value: str) -> Array:
         ((41, 17, 30), (1.37, 2.9, 1.5)),
     ],
 )
-def test_it_is_resampled_as_upstream_does(
-    size: tuple[int, ...], spacing: tuple[float, ...]
-) -> None:
+def test_it_is_resampled_as_upstream(size: tuple[int, ...], spacing: tuple[float, ...]) -> None:
     mask = RANDOM.integers(0, 200, (32, 40, 24)).astype(np.uint8)
-    held = MetaTensor(
+    image = MetaTensor(
         torch.from_numpy(mask)[None], affine=torch.diag(torch.tensor([1.5] * 3 + [1.0]))
     )
-    to = monai.transforms.Spacing(pixdim=spacing, mode="nearest")
-    fit = monai.transforms.ResizeWithPadOrCrop(spatial_size=size)
-    truth = fit(to(held))[0].numpy()
-    found = masks.resample(mask, (1.5, 1.5, 1.5), size, spacing)
-    assert found.shape == size
-    assert (found == truth).mean() > 0.999  # halves may be rounded either way
+    respace = monai.transforms.Spacing(pixdim=spacing, mode="nearest")
+    crop_or_pad = monai.transforms.ResizeWithPadOrCrop(spatial_size=size)
+    truth = crop_or_pad(respace(image))[0].numpy()
+    resampled = masks.resample(mask, (1.5, 1.5, 1.5), size, spacing)
+    assert resampled.shape == size
+    assert (resampled == truth).mean() > 0.999  # halves may be rounded either way
 
 
-def test_a_vocabulary_is_translated_before_anything_is_checked(ct: Variant) -> None:
+def test_a_vocabulary_is_translated_before_the_checks(ct: Variant) -> None:
     mask = np.zeros((32, 32, 32), np.uint8)
     mask[8:20, 8:20, 8:20], mask[20:24, 8:20, 8:20] = 2, 200 - 199
-    given = {"mask": mask, "vocabulary": text("totalsegmentator-v2")}
-    found = masks.translate(ct, given)["mask"]
-    assert (found[mask == 2] == 5).all()  # the right kidney
-    assert (found[mask == 1] == 3).all()  # the spleen
+    inputs = {"mask": mask, "vocabulary": text("totalsegmentator-v2")}
+    translated = masks.translate(ct, inputs)["mask"]
+    assert (translated[mask == 2] == 5).all()  # the right kidney
+    assert (translated[mask == 1] == 3).all()  # the spleen
     assert masks.translate(ct, {"mask": mask})["mask"] is mask
     with pytest.raises(InvalidRequest, match="vocabulary: given without a mask"):
         masks.translate(ct, {"vocabulary": text("maisi-124")})
@@ -70,70 +68,70 @@ def test_a_vocabulary_is_translated_before_anything_is_checked(ct: Variant) -> N
 def test_the_body_is_added_only_where_it_is_missing(ct: Variant) -> None:
     mask = np.zeros((48, 48, 32), np.uint8)
     mask[16:32, 16:32, 8:24] = 1
-    given = {"mask": mask, "spacing": np.array([3, 3, 3], np.float32)}
-    plan = complete(ct, given)
+    inputs = {"mask": mask, "spacing": np.array([3, 3, 3], np.float32)}
+    plan = complete(ct, inputs)
     assert plan.body_added
-    found = masks.add_body_and_augment(ct, plan, given)
-    assert found is not None
-    assert (found[mask == 1] == 1).all()
-    assert found[14, 24, 16] == 200
-    assert found[0, 0, 16] == 0
-    given["mask"] = found
-    plan = complete(ct, given)
+    filled = masks.add_body_and_augment(ct, plan, inputs)
+    assert filled is not None
+    assert (filled[mask == 1] == 1).all()
+    assert filled[14, 24, 16] == 200
+    assert filled[0, 0, 16] == 0
+    inputs["mask"] = filled
+    plan = complete(ct, inputs)
     assert not plan.body_added
-    assert masks.add_body_and_augment(ct, plan, given) is found
+    assert masks.add_body_and_augment(ct, plan, inputs) is filled
 
 
-def test_the_body_is_seen_in_a_source(ct: Variant) -> None:
+def test_the_body_is_taken_from_a_source(ct: Variant) -> None:
     mask = np.zeros((48, 48, 48), np.uint8)
     mask[20:28, 20:28, 20:28] = 1
     image = np.full(mask.shape, -1000, np.float32)
     image[8:40, 12:36, :] = 40
-    given = {"mask": mask, "source": image}
-    found = masks.add_body_and_augment(ct, complete(ct, given), given)
-    assert found is not None
-    assert (found[10:38, 14:34] > 0).all()
-    assert (found[image == -1000] == 0).all()
+    inputs = {"mask": mask, "source": image}
+    filled = masks.add_body_and_augment(ct, complete(ct, inputs), inputs)
+    assert filled is not None
+    assert (filled[10:38, 14:34] > 0).all()
+    assert (filled[image == -1000] == 0).all()
 
 
-def test_a_mask_is_made_step_by_step(ct: Variant) -> None:
-    seen: list[tuple[str, dict[str, Any]]] = []
+def test_a_mask_is_generated_step_by_step(ct: Variant) -> None:
+    network_calls: list[tuple[str, dict[str, Any]]] = []
 
     def engine(model: str, inputs: dict[str, Any], outputs: Any) -> list[Any]:
-        seen.append((model, inputs))
+        network_calls.append((model, inputs))
         if model == "mask_flow":
             return [inputs["latent"] * 0.5]
-        made = np.zeros((1, 32, 64, 32), np.uint8)
-        made[:, 4:28, 8:56, 4:28] = 200
-        made[:, 8:16, 16:40, 8:24] = 1
-        made[:, 10:12, 20:24, 12:16] = 26  # nobody asked for a tumour
-        return [made]
+        labels = np.zeros((1, 32, 64, 32), np.uint8)
+        labels[:, 4:28, 8:56, 4:28] = 200
+        labels[:, 8:16, 16:40, 8:24] = 1
+        labels[:, 10:12, 20:24, 12:16] = 26  # a tumour that was not requested
+        return [labels]
 
-    told: list[tuple[int, int]] = []
-    given = {
+    progress: list[tuple[int, int]] = []
+    inputs = {
         "anatomy": text("liver=0.7"),
         "seed": np.array([3]),
         "size": np.array([32, 64, 32]),
         "spacing": np.array([1.5] * 3, np.float32),
     }
-    plan = complete(ct, given)
+    plan = complete(ct, inputs)
     assert plan.masked
-    found = masks.generate(ct, plan, engine, lambda *at: told.append(at))
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert [model for model, _ in seen] == ["mask_flow"] * 4 + ["mask_decoder"]
-    assert [float(inputs["timestep"][0]) for _, inputs in seen[:-1]] == [999, 666, 333, 0]
-    first, second = seen[0][1], seen[1][1]
+    mask = masks.generate(ct, plan, engine, lambda *steps_done: progress.append(steps_done))
+    assert progress == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [model for model, _ in network_calls] == ["mask_flow"] * 4 + ["mask_decoder"]
+    assert [float(inputs["timestep"][0]) for _, inputs in network_calls[:-1]] == [999, 666, 333, 0]
+    first, second = network_calls[0][1], network_calls[1][1]
     assert first["latent"].shape == (1, 4, 8, 16, 8)
     assert (first["z"] != second["z"]).any()
     np.testing.assert_allclose(first["anatomy_sizes"], [[0.5, 0.7, 0.5, 0.5, 0.5] + [-1] * 5])
-    assert set(np.unique(found)) == {0, 1, 200}
-    again = masks.generate(ct, plan, engine, lambda *at: None)
-    assert (again == found).all()
+    assert set(np.unique(mask)) == {0, 1, 200}
+    repeated = masks.generate(ct, plan, engine, lambda *steps_done: None)
+    assert (repeated == mask).all()
 
 
-@pytest.mark.parametrize("beside", ["mask", "source"])
-def test_an_anatomy_stands_alone(ct: Variant, beside: str) -> None:
-    kind = np.uint8 if beside == "mask" else np.float32
-    given = {"anatomy": text("liver=0.5"), beside: np.ones((32, 32, 32), kind)}
-    with pytest.raises(InvalidRequest, match=f"anatomy: given together with a {beside}"):
-        complete(ct, given)
+@pytest.mark.parametrize("volume", ["mask", "source"])
+def test_an_anatomy_excludes_a_volume(ct: Variant, volume: str) -> None:
+    kind = np.uint8 if volume == "mask" else np.float32
+    inputs = {"anatomy": text("liver=0.5"), volume: np.ones((32, 32, 32), kind)}
+    with pytest.raises(InvalidRequest, match=f"anatomy: given together with a {volume}"):
+        complete(ct, inputs)

@@ -1,4 +1,4 @@
-"""What a caller may ask, and the sentence for what not."""
+"""Requests are completed to plans, and invalid ones get one sentence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def text(value: str | bytes) -> np.ndarray[Any, Any]:
     return np.array([value.encode() if isinstance(value, str) else value], dtype=object)
 
 
-def written(value: str | bytes) -> np.ndarray[Any, Any]:
+def text_bytes(value: str | bytes) -> np.ndarray[Any, Any]:
     return np.frombuffer(value.encode() if isinstance(value, str) else value, np.uint8)
 
 
@@ -27,7 +27,7 @@ def mask(*shape: int, label: int = 22) -> np.ndarray[Any, Any]:
     return np.full(shape, label, np.uint8)
 
 
-def test_nothing_asked_gives_the_defaults(mini: Variant) -> None:
+def test_an_empty_request_gives_the_defaults(mini: Variant) -> None:
     plan = complete(mini, {})
     assert list(plan.size) == mini["defaults"]["size"]
     assert plan.modality == mini["defaults"]["modality"]
@@ -47,23 +47,23 @@ def test_a_mask_gives_size_and_padding(mini: Variant) -> None:
     assert plan.latent_shape(mini) == (1, 4, 12, 12, 16)
 
 
-@pytest.mark.parametrize("asked", ["mri_flair", "11", b"mri_flair"])
-def test_modality_by_name_or_code(mini: Variant, asked: str | bytes) -> None:
-    plan = complete(mini, {"modality": text(asked)})
+@pytest.mark.parametrize("modality", ["mri_flair", "11", b"mri_flair"])
+def test_modality_by_name_or_code(mini: Variant, modality: str | bytes) -> None:
+    plan = complete(mini, {"modality": text(modality)})
     assert (plan.modality, plan.class_label) == ("mri_flair", 11)
 
 
-def test_numbers_come_back_as_they_were_meant(mini: Variant) -> None:
-    given = {"spacing": np.array([0.9, 1.1, 2], np.float32), "guidance": np.array([0.1], "f4")}
-    plan = complete(mini, given)
+def test_numbers_are_the_decimals_of_the_request(mini: Variant) -> None:
+    inputs = {"spacing": np.array([0.9, 1.1, 2], np.float32), "guidance": np.array([0.1], "f4")}
+    plan = complete(mini, inputs)
     assert plan.spacing == (0.9, 1.1, 2.0)
     assert plan.guidance == 0.1
     assert plan.rows == 2
 
 
 def test_guidance_within_an_interval(mini: Variant) -> None:
-    given = {"guidance": f4(2), "guidance_interval": f4(0.1, 0.7)}
-    plan = complete(mini, given)
+    inputs = {"guidance": f4(2), "guidance_interval": f4(0.1, 0.7)}
+    plan = complete(mini, inputs)
     assert plan.guidance_interval == (0.1, 0.7)
     assert [plan.guides(time) for time in (0.0, 0.1, 0.5, 0.7, 1.0)] == [
         False,
@@ -124,7 +124,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("inputs", "sentence"), BAD.values(), ids=BAD.keys())
-def test_one_sentence_for_what_is_wrong(mini: Variant, inputs: Any, sentence: str) -> None:
+def test_an_invalid_request_gets_one_sentence(mini: Variant, inputs: Any, sentence: str) -> None:
     with pytest.raises(InvalidRequest, match=sentence) as caught:
         complete(mini, inputs)
     assert "\n" not in str(caught.value)
@@ -132,24 +132,24 @@ def test_one_sentence_for_what_is_wrong(mini: Variant, inputs: Any, sentence: st
 
 
 def test_every_unknown_label_is_listed(mini: Variant) -> None:
-    wrong = mask(32, 32, 32)
-    wrong[0, 0, :3] = 3, 255, 1
+    labels = mask(32, 32, 32)
+    labels[0, 0, :3] = 3, 255, 1
     with pytest.raises(InvalidRequest, match="mask: holds 1, 3, 255, and"):
-        complete(mini, {"mask": wrong})
+        complete(mini, {"mask": labels})
 
 
-def test_a_huge_mask_is_refused_without_looking_at_it(mini: Variant) -> None:
-    # Touching 64 TB of voxels would not end well.
+def test_a_huge_mask_is_refused_without_reading_it(mini: Variant) -> None:
+    # Reading 64 TB of voxels would take hours.
     huge = np.broadcast_to(np.uint8(22), (40000, 40000, 40000))
     with pytest.raises(InvalidRequest, match="40000 x 40000 x 40000 voxels is outside"):
         complete(mini, {"mask": huge})
 
 
-def test_a_plan_survives_its_way(mini: Variant) -> None:
+def test_a_signed_plan_is_parsed(mini: Variant) -> None:
     plan = complete(mini, {"mask": mask(33, 48, 50), "guidance": f4(2.5), "seed": np.array([7])})
     plan = dataclasses.replace(plan, guidance_interval=(0.1, 0.7))
-    again = parse_plan(mini, written(signed(plan, started=12.5, condition_seconds=0.25)))
-    assert again == dataclasses.replace(plan, started=12.5, condition_seconds=0.25)
+    parsed = parse_plan(mini, text_bytes(signed(plan, started=12.5, condition_seconds=0.25)))
+    assert parsed == dataclasses.replace(plan, started=12.5, condition_seconds=0.25)
 
 
 @pytest.mark.parametrize(
@@ -158,31 +158,31 @@ def test_a_plan_survives_its_way(mini: Variant) -> None:
 def test_a_plan_that_this_server_did_not_sign_is_refused(
     mini: Variant, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sent = signed(complete(mini, {"size": i4(32, 32, 32)}))
-    assert parse_plan(mini, written(sent)).steps == 30
-    signature, fields = sent[:64], json.loads(sent[64:])
+    signed_plan = signed(complete(mini, {"size": i4(32, 32, 32)}))
+    assert parse_plan(mini, text_bytes(signed_plan)).steps == 30
+    signature, fields = signed_plan[:64], json.loads(signed_plan[64:])
     if not change:  # the same plan, signed by another server
         monkeypatch.setenv("MAISI_TOKEN", "another" * 5)
     with pytest.raises(InvalidRequest, match=r"^plan: not what mini\.condition of this server"):
-        parse_plan(mini, written(signature + json.dumps(fields | change)))
+        parse_plan(mini, text_bytes(signature + json.dumps(fields | change)))
 
 
 def test_a_plan_of_another_variant_is_refused(mini: Variant, regional: Variant) -> None:
     plan = complete(regional, {"size": i4(32, 32, 32)})
     with pytest.raises(InvalidRequest, match=r"^plan: not what mini\.condition of this server"):
-        parse_plan(mini, written(signed(plan)))
+        parse_plan(mini, text_bytes(signed(plan)))
 
 
-@pytest.mark.parametrize("sent", ["", "[]", "[" * 9000, "null", "{}", b"\xff", "x" * 20000])
-def test_what_is_no_plan_is_refused(mini: Variant, sent: str | bytes) -> None:
+@pytest.mark.parametrize("data", ["", "[]", "[" * 9000, "null", "{}", b"\xff", "x" * 20000])
+def test_a_text_that_is_no_plan_is_refused(mini: Variant, data: str | bytes) -> None:
     with pytest.raises(InvalidRequest, match=r"^plan: "):
-        parse_plan(mini, written(sent))
+        parse_plan(mini, text_bytes(data))
 
 
 def region_mask(*ids: int) -> np.ndarray[Any, Any]:
-    found = mask(32, 32, 32, label=200)
-    found[0, 0, : len(ids)] = ids
-    return found
+    labels = mask(32, 32, 32, label=200)
+    labels[0, 0, : len(ids)] = ids
+    return labels
 
 
 @pytest.mark.parametrize(
@@ -197,12 +197,12 @@ def region_mask(*ids: int) -> np.ndarray[Any, Any]:
         ({"top_region": text("lower"), "bottom_region": text("lower")}, "lower", "lower"),
     ],
 )
-def test_regions_are_given_or_found_or_the_defaults(
+def test_regions_are_those_of_the_request_the_mask_or_the_defaults(
     regional: Variant, inputs: Any, top: str, bottom: str
 ) -> None:
     plan = complete(regional, inputs)
     assert (plan.top_region, plan.bottom_region) == (top, bottom)
-    assert parse_plan(regional, written(signed(plan))) == plan
+    assert parse_plan(regional, text_bytes(signed(plan))) == plan
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_regions_are_given_or_found_or_the_defaults(
         ({"top_region": text("lower")}, "'lower' lies below bottom_region, which is 'abdomen'"),
     ],
 )
-def test_regions_that_cannot_be(regional: Variant, inputs: Any, sentence: str) -> None:
+def test_invalid_regions_are_refused(regional: Variant, inputs: Any, sentence: str) -> None:
     with pytest.raises(InvalidRequest, match=sentence) as caught:
         complete(regional, inputs)
     assert "\n" not in str(caught.value)
@@ -231,19 +231,19 @@ def test_other_variants_have_no_regions(mini: Variant) -> None:
 
 def test_a_preset_gives_size_spacing_and_modality(mini: Variant) -> None:
     plan = complete(mini, {"preset": text("brain-t2")})
-    chosen = mini["presets"]["brain-t2"]
+    preset = mini["presets"]["brain-t2"]
     assert (plan.preset, plan.modality) == ("brain-t2", "mri_t2")
-    assert (list(plan.size), list(plan.spacing)) == (chosen["size"], chosen["spacing"])
+    assert (list(plan.size), list(plan.spacing)) == (preset["size"], preset["spacing"])
     plan = complete(mini, {"preset": text("brain-t2"), "modality": text("mri_flair")})
     assert plan.modality == "mri_flair"
 
 
 def test_a_preset_gives_regions(regional: Variant) -> None:
     lower = {"modality": "mri_t1", "size": [32] * 3, "spacing": [2] * 3, "regions": ["lower"]}
-    of = regional | {"presets": {"lower": lower}}
-    plan = complete(of, {"preset": text("lower")})
+    variant_json = regional | {"presets": {"lower": lower}}
+    plan = complete(variant_json, {"preset": text("lower")})
     assert (plan.top_region, plan.bottom_region) == ("lower", "lower")
-    assert complete(of, {}).top_region == "chest"
+    assert complete(variant_json, {}).top_region == "chest"
 
 
 def test_a_source_gives_size_and_a_strength(mini: Variant) -> None:
@@ -257,7 +257,7 @@ def test_a_source_gives_size_and_a_strength(mini: Variant) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("inputs", "sentence"),
     [
         ({"preset": text("knee")}, "preset: 'knee' is not one of those of mini: brain-t1, "),
         (
@@ -284,16 +284,18 @@ def test_a_source_gives_size_and_a_strength(mini: Variant) -> None:
         ),
     ],
 )
-def test_new_ways_to_be_wrong(mini: Variant, given: Any, sentence: str) -> None:
+def test_inputs_that_exclude_each_other_are_refused(
+    mini: Variant, inputs: Any, sentence: str
+) -> None:
     with pytest.raises(InvalidRequest, match=f"^{sentence}"):
-        complete(mini, given)
+        complete(mini, inputs)
 
 
-def test_a_plan_of_every_mode_comes_back(mini: Variant) -> None:
-    for given in (
+def test_plans_of_every_mode_are_parsed(mini: Variant) -> None:
+    for inputs in (
         {"preset": text("brain-flair"), "redraws": np.array([2])},
         {"source": np.zeros((32, 32, 32), np.float32), "strength": f4(0.3)},
         {"source": np.zeros((32, 32, 32), np.float32), "mask": mask(32, 32, 32)},
     ):
-        plan = complete(mini, given)
-        assert parse_plan(mini, written(signed(plan))) == plan
+        plan = complete(mini, inputs)
+        assert parse_plan(mini, text_bytes(signed(plan))) == plan

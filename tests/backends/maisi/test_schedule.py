@@ -1,4 +1,4 @@
-"""The schedules against MONAI's, and against what solvers must integrate exactly."""
+"""Schedules equal MONAI's, and solvers converge with their order."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def monai(shape: tuple[int, ...], count: int) -> list[tuple[float, float]]:
     numel: Any = torch.prod(torch.tensor(shape))  # a tensor, as upstream: it rounds otherwise
     scheduler.set_timesteps(count, input_img_size_numel=numel)
     times = scheduler.timesteps
-    after = torch.cat((times[1:], torch.tensor([0], dtype=times.dtype)))
-    return [(float(t), float(t - int(n)) / 1000) for t, n in zip(times, after, strict=True)]
+    ends = torch.cat((times[1:], torch.tensor([0], dtype=times.dtype)))
+    return [(float(t), float(t - int(n)) / 1000) for t, n in zip(times, ends, strict=True)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 30, 50, 137, 1000])
@@ -62,10 +62,10 @@ def numels(name: str) -> set[int]:
 @pytest.mark.parametrize("name", variant.names())
 def test_the_first_call_is_not_before_the_time_of_pure_noise_at_any_size(name: str) -> None:
     serving = variant.load(name).serving
-    schedule, every = serving["schedule"], numels(name)
-    assert len(every) > 100
+    schedule, sizes = serving["schedule"], numels(name)
+    assert len(sizes) > 100
     for solver in serving["solvers"]:
-        first = [steps(schedule, numel, 2, solver)[0].timestep for numel in every]
+        first = [steps(schedule, numel, 2, solver)[0].timestep for numel in sizes]
         noise = schedule["train_timesteps"] - (schedule["kind"] == "ddpm")
         assert min(first) > noise * (1 - 1e-12) and max(first) <= noise, solver
 
@@ -74,8 +74,8 @@ def test_the_first_call_is_not_before_the_time_of_pure_noise_at_any_size(name: s
 def test_the_first_call_of_a_whole_interval_is_guided(mini: dict[str, Any], solver: str) -> None:
     for size in itertools.product(range(32, 257, 16), repeat=3):
         if math.prod(size) <= mini["size"]["max_voxels"]:
-            asked = {"size": size, "guidance": [2.0], "steps": [2], "solver": [solver.encode()]}
-            plan = complete(mini, {key: np.array(value) for key, value in asked.items()})
+            inputs = {"size": size, "guidance": [2.0], "steps": [2], "solver": [solver.encode()]}
+            plan = complete(mini, {key: np.array(value) for key, value in inputs.items()})
             assert plan.guides(calls(mini, plan)[0].timestep / 1000), size
 
 
@@ -101,7 +101,7 @@ def test_higher_solvers_converge_with_second_order(solver: str) -> None:
 
 
 def truth(velocity: object) -> float:
-    """Integrate the same with very many midpoint steps."""
+    """Integrate with 20000 midpoint steps."""
     x, count = 0.0, 20000
     for i in range(count):
         time = 1 - i / count
@@ -126,7 +126,7 @@ def monai_ddpm(count: int) -> DDPMScheduler:
 
 
 @pytest.mark.parametrize("count", [*range(1, 40), 250, 333, 667, 998, 999, 1000])
-def test_ddpm_asks_at_monais_times(count: int) -> None:
+def test_ddpm_has_monais_times(count: int) -> None:
     ours = steps(DDPM, 512, count, "ddpm")
     assert [step.timestep for step in ours] == monai_ddpm(count).timesteps.tolist()
 
@@ -147,7 +147,7 @@ def test_every_ddpm_step_is_monais(count: int) -> None:
 
 def test_a_thousand_ddpm_steps_end_where_monais_do() -> None:
     def network(x: torch.Tensor, time: float) -> torch.Tensor:
-        # Sees noise that depends on the time and bends with x, as a trained one does.
+        # Depends on the time, and nonlinearly on x, as a trained network does.
         return torch.tanh(x) * (0.2 + time / 1250)
 
     scheduler, draw = monai_ddpm(1000), torch.Generator().manual_seed(0)
@@ -173,14 +173,14 @@ def test_unknown_schedule_and_solver_are_named() -> None:
 
 @pytest.mark.parametrize("solver", ["euler", "heun", "ab2"])
 @pytest.mark.parametrize("count", [7, 30])
-def test_strength_leaves_out_the_beginning(solver: str, count: int) -> None:
+def test_strength_omits_the_first_steps(solver: str, count: int) -> None:
     whole = steps(RFLOW, 24**3, count, solver)
     for strength in (0.2, 0.55, 0.9):
         part = steps(RFLOW, 24**3, count, solver, strength)
         times = [step.timestep for step in part]
         assert times == [step.timestep for step in whole[len(whole) - len(part) :]]
         assert times[0] <= 1000 * strength
-        # A line is followed to its end from there, so nothing of the way is missing.
+        # A constant velocity is integrated from that time to 0.
         assert run(part, lambda time, x: 1.0) == pytest.approx(times[0] / 1000, abs=0.03)
         assert part[0].c == 0  # there is no velocity before it
     assert steps(RFLOW, 24**3, count, solver, 1.0) == whole

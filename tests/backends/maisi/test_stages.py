@@ -61,7 +61,7 @@ def test_rows_of_conditioning(mini: Variant) -> None:
     assert conditioning.class_labels(mini, ask(mini)).tolist() == [9]
 
 
-def test_each_variant_is_steered_by_its_own_tensors(
+def test_each_variant_has_its_own_conditions(
     mini: Variant, regional: Variant, unmasked: Variant
 ) -> None:
     def rows(variant: Variant, **inputs: Any) -> dict[str, Any]:
@@ -72,19 +72,19 @@ def test_each_variant_is_steered_by_its_own_tensors(
     assert set(rows(unmasked)) == {"class_labels", "spacing_mm100"}
     mask = np.full((32, 32, 32), 93, np.uint8)
     mask[0] = 28
-    found = rows(regional, mask=mask)
-    assert set(found) == {"spacing_mm100", "top_region_index", "bottom_region_index"}
-    assert found["top_region_index"].tolist() == [[0, 100, 0, 0]] * 2
-    assert found["bottom_region_index"].tolist() == [[0, 0, 0, 100]] * 2
-    assert found["bottom_region_index"].dtype == np.float32
+    conditions = rows(regional, mask=mask)
+    assert set(conditions) == {"spacing_mm100", "top_region_index", "bottom_region_index"}
+    assert conditions["top_region_index"].tolist() == [[0, 100, 0, 0]] * 2
+    assert conditions["bottom_region_index"].tolist() == [[0, 0, 0, 100]] * 2
+    assert conditions["bottom_region_index"].dtype == np.float32
 
 
 def upstream_vote(mask: Any, lesion: int, organs: list[int]) -> int:
-    """Say what NV-Generate-CTMR makes of a lesion: the mode of the ring that a dilation adds."""
+    """Return a lesion's organ by NV-Generate-CTMR: the mode of the ring that a dilation adds."""
     ids = torch.from_numpy(mask.astype(np.int64))
-    sick = ids == lesion
-    dilated = dilate(sick[None, None].float(), 3, pad_value=1.0)[0, 0]
-    ring = dilated.bool() & ~sick & torch.isin(ids, torch.tensor(organs))
+    lesion_mask = ids == lesion
+    dilated = dilate(lesion_mask[None, None].float(), 3, pad_value=1.0)[0, 0]
+    ring = dilated.bool() & ~lesion_mask & torch.isin(ids, torch.tensor(organs))
     if ring.any():
         return int(ids[ring].mode()[0])
     return organs[int(torch.tensor([(ids == organ).sum() for organ in organs]).argmax())]
@@ -96,7 +96,7 @@ def test_a_lesion_becomes_what_is_most_frequent_around_it(regional: Variant, see
     blocks = random.choice(np.array([0, 1, 200, 28, 30], np.uint8), (8, 8, 8))
     mask = np.kron(blocks, np.ones((4, 4, 4), np.uint8))
     mask[random.random(mask.shape) < (0.5, 0.002)[seed % 2]] = 23
-    if seed > 3:  # none at the edges or around the lesions: then the whole volume votes
+    if seed > 3:  # none beside lesions or faces: the whole volume counts
         mask[np.isin(mask, [28, 30])] = 1
         mask[mask == 23] = 1
         mask[5, 5, 5], mask[15, 15, 15:25], mask[20, 20, 10:15] = 23, 28, 30
@@ -109,61 +109,64 @@ def test_a_lesion_becomes_what_is_most_frequent_around_it(regional: Variant, see
 
 
 def test_fresh_noise_follows_the_seed_and_is_not_the_first_noise(regional: Variant) -> None:
-    def drawn(seed: int) -> list[Any]:
+    def noises(seed: int) -> list[Any]:
         plan = ask(regional, size=np.array([32, 48, 32], np.int32), seed=[seed])
         fresh = conditioning.fresh_noise(regional, plan)
         return [conditioning.noise(regional, plan, None), next(fresh), next(fresh)]
 
-    first, second, third = drawn(5)
+    first, second, third = noises(5)
     assert first.shape == second.shape == third.shape == (1, 4, 8, 12, 8)
     assert second.dtype == np.float32
     for one, other in ((first, second), (second, third), (first, third)):
         assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.05
-    assert all((one == other).all() for one, other in zip(drawn(5), drawn(5), strict=True))
-    assert (drawn(6)[1] != second).all()
+    assert all((one == other).all() for one, other in zip(noises(5), noises(5), strict=True))
+    assert (noises(6)[1] != second).all()
 
 
 def test_ddpm_gets_fresh_noise_at_every_step_but_the_last(regional: Variant) -> None:
     plan = ask(regional, size=np.array([32, 32, 32], np.int32), steps=[4], seed=[1])
-    seen: list[Any] = []
+    network_inputs: list[Any] = []
 
     def engine(model: str, inputs: Any, outputs: Any) -> list[Any]:
-        seen.append(inputs)
+        network_inputs.append(inputs)
         return ["latent", "velocity"]
 
     sampler.sample(regional, plan, "noise", {"spacing_mm100": 1}, engine)
     fresh = conditioning.fresh_noise(regional, plan)
-    assert all((given["z"] == next(fresh)).all() for given in seen[:3])
-    assert seen[3]["z"] == "velocity"
-    assert [given["coefficients"][2] > 0 for given in seen] == [True, True, True, False]
-    assert [given["timestep"].item() for given in seen] == [999, 666, 333, 0]
+    assert all((inputs["z"] == next(fresh)).all() for inputs in network_inputs[:3])
+    assert network_inputs[3]["z"] == "velocity"
+    assert [inputs["coefficients"][2] > 0 for inputs in network_inputs] == [True, True, True, False]
+    assert [inputs["timestep"].item() for inputs in network_inputs] == [999, 666, 333, 0]
 
 
-def test_the_loop_hands_latent_and_velocity_on(mini: Variant) -> None:
+def test_the_loop_passes_latent_and_velocity_to_the_next_step(mini: Variant) -> None:
     plan = ask(
         mini, size=np.array([32, 32, 32], np.int32), steps=[6], solver=np.array(["ab2"], object)
     )
-    seen: list[tuple[str, Any]] = []
+    network_calls: list[tuple[str, Any]] = []
 
     def engine(model: str, inputs: Any, outputs: Any) -> list[Any]:
         assert list(outputs) == ["next_latent", "velocity"]
-        seen.append((model, inputs))
-        return [f"latent {len(seen)}", f"velocity {len(seen)}"]
+        network_calls.append((model, inputs))
+        return [f"latent {len(network_calls)}", f"velocity {len(network_calls)}"]
 
-    heard: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     latent = sampler.sample(
-        mini, plan, "noise", {"class_labels": 1}, engine, lambda *now: heard.append(now)
+        mini, plan, "noise", {"class_labels": 1}, engine, lambda *step: progress.append(step)
     )
     assert latent == "latent 6"
-    assert heard == [(i, 6) for i in range(1, 7)]
-    assert {model for model, _ in seen} == {"flow"}
-    assert [given["latent"] for _, given in seen] == [
+    assert progress == [(i, 6) for i in range(1, 7)]
+    assert {model for model, _ in network_calls} == {"flow"}
+    assert [inputs["latent"] for _, inputs in network_calls] == [
         "noise",
         *(f"latent {i}" for i in range(1, 6)),
     ]
-    assert [given["z"] for _, given in seen] == ["noise", *(f"velocity {i}" for i in range(1, 6))]
-    assert seen[0][1]["coefficients"][2] == 0
-    assert seen[1][1]["coefficients"][2] < 0
+    assert [inputs["z"] for _, inputs in network_calls] == [
+        "noise",
+        *(f"velocity {i}" for i in range(1, 6)),
+    ]
+    assert network_calls[0][1]["coefficients"][2] == 0
+    assert network_calls[1][1]["coefficients"][2] < 0
 
 
 @pytest.mark.parametrize("solver", ["euler", "heun", "ab2"])
@@ -182,19 +185,19 @@ def test_outside_of_the_guidance_interval_one_row_is_computed(
         guidance=np.array([2], np.float32),
         guidance_interval=np.array(interval, np.float32),
     )
-    seen: dict[float, int] = {}
+    rows_by_time: dict[float, int] = {}
 
     def engine(model: str, inputs: Any, outputs: Any) -> list[Any]:
         rows = inputs["class_labels"]
         assert rows.tolist() == [9, 0][: len(rows)]
         assert len(inputs["spacing_mm100"]) == len(rows)
         assert inputs["guidance"] == 2
-        assert seen.setdefault(round(inputs["timestep"].item(), 0), len(rows)) == len(rows)
+        assert rows_by_time.setdefault(round(inputs["timestep"].item(), 0), len(rows)) == len(rows)
         return ["latent", "velocity"]
 
     rows = conditioning.rows(mini, plan)
     sampler.sample(mini, plan, "noise", rows, engine)
-    assert list(seen.values()) == guided
+    assert list(rows_by_time.values()) == guided
 
 
 def test_a_mask_takes_the_masked_flow_and_its_background(mini: Variant) -> None:
@@ -225,7 +228,7 @@ def test_grey_levels(mini: Variant) -> None:
             decoder.intensity(mini, np.array([0] * 40 + [bad], np.float16))
 
 
-def test_a_volume_is_not_held_several_times_over(mini: Variant) -> None:
+def test_grey_levels_need_little_memory(mini: Variant) -> None:
     decoded = np.zeros((128, 128, 128), np.float32)
     tracemalloc.start()
     decoder.intensity(mini, decoded)
@@ -236,20 +239,20 @@ def test_a_volume_is_not_held_several_times_over(mini: Variant) -> None:
 
 def test_the_report_names_regions_where_there_are_any(mini: Variant, regional: Variant) -> None:
     image = np.zeros((2, 2, 2), np.int16)
-    said = json.loads(report(regional, ask(regional), {}, image, None, []))
-    assert (said["top_region"], said["bottom_region"]) == ("chest", "abdomen")
+    fields = json.loads(report(regional, ask(regional), {}, image, None, []))
+    assert (fields["top_region"], fields["bottom_region"]) == ("chest", "abdomen")
     assert "top_region" not in json.loads(report(mini, ask(mini), {}, image, None, []))
 
 
-def test_the_report_says_what_was_done(mini: Variant) -> None:
+def test_the_report_has_the_plan_and_the_quality(mini: Variant) -> None:
     mask = np.full((32, 32, 32), 22, np.uint8)
     mask[0] = 0
     image = np.where(mask == 22, 500, 0).astype(np.int16)
     plan = ask(mini, mask=mask, seed=[3])
-    said = json.loads(report(mini, plan, {"total": 1.23456}, image, mask, []))
-    assert said["synthetic"] is True
-    assert said["seed"] == 3
-    assert said["weights"] == mini["weights"]
-    assert said["seconds"] == {"total": 1.2346}
-    assert said["quality"]["label_means"] == {"22": 500.0}
-    assert said["quality"]["range"] == [0, 500]
+    fields = json.loads(report(mini, plan, {"total": 1.23456}, image, mask, []))
+    assert fields["synthetic"] is True
+    assert fields["seed"] == 3
+    assert fields["weights"] == mini["weights"]
+    assert fields["seconds"] == {"total": 1.2346}
+    assert fields["quality"]["label_means"] == {"22": 500.0}
+    assert fields["quality"]["range"] == [0, 500]

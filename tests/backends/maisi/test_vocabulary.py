@@ -26,10 +26,10 @@ def test_maisi_ids_need_no_table(variant: Variant, inputs: dict[str, Any]) -> No
 
 
 def test_every_id_becomes_the_one_of_its_vocabulary() -> None:
-    found = table(VARIANT, named(b"other"))
-    assert found is not None
+    mapping = table(VARIANT, named(b"other"))
+    assert mapping is not None
     mask = np.array([[[0, 1], [2, 255]], [[255, 255], [1, 0]]], np.uint8)
-    mapped = remap(mask, found)
+    mapped = remap(mask, mapping)
     assert mapped.dtype == np.uint8
     assert mapped.tolist() == [[[0, 3], [5, 200]], [[200, 200], [3, 0]]]
     assert mask[0, 0, 1] == 1
@@ -43,7 +43,9 @@ def test_every_id_becomes_the_one_of_its_vocabulary() -> None:
         (VARIANT, b"\xff", "^vocabulary: .* is not text in UTF-8$"),
     ],
 )
-def test_a_vocabulary_there_is_not(variant: Variant, name: str | bytes, sentence: str) -> None:
+def test_an_unknown_vocabulary_is_refused(
+    variant: Variant, name: str | bytes, sentence: str
+) -> None:
     with pytest.raises(InvalidRequest, match=sentence):
         table(variant, named(name))
 
@@ -53,10 +55,10 @@ def test_one_mask_has_one_vocabulary() -> None:
         table(VARIANT, named("other", "more"))
 
 
-def test_ids_that_the_vocabulary_does_not_know_are_listed() -> None:
-    found = table(VARIANT, named("other"))
-    assert found is not None
+def test_ids_that_the_vocabulary_lacks_are_listed() -> None:
+    mapping = table(VARIANT, named("other"))
+    assert mapping is not None
     mask = np.array([[[0, 9]], [[1, 254]]], np.uint8)
     sentence = "^mask: holds 9, 254, and the ids of its vocabulary are 0, 1, 2, 255$"
     with pytest.raises(InvalidRequest, match=sentence):
-        remap(mask, found)
+        remap(mask, mapping)

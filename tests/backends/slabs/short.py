@@ -1,4 +1,4 @@
-"""Decodes in a process of its own while memory is short, and tells as JSON what came of it."""
+"""Decodes with little memory, as a program, and prints the results as JSON."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from tests.backends.shortage import short_of_memory
 
 
 def main() -> None:
-    """Decode with all memory, then with this much more than the network holds, then with all."""
-    warned: list[str] = []
+    """Decode with all memory, then with a few megabytes beyond the network's, then with all."""
+    warnings: list[str] = []
     host = Host(Path(tempfile.gettempdir()), 2)
-    network = Network(Path(sys.argv[1]), host, 4, warned.append)
+    network = Network(Path(sys.argv[1]), host, 4, warnings.append)
     latent = np.random.default_rng(0).normal(size=(1, 4, 16, 12, 12)).astype(np.float32)
-    good = network(latent)
-    tries = []
+    expected = network(latent)
+    attempts = []
     for megabytes in (8, 180, 500):
         host.forget()
         gc.collect()
-        warned.clear()
-        told = {"megabytes": megabytes, "difference": None, "sentence": None}
+        warnings.clear()
+        attempt = {"megabytes": megabytes, "difference": None, "sentence": None}
         with short_of_memory(os.getpid(), megabytes):
             try:
-                told["difference"] = float(np.abs(network(latent) - good).max())
+                attempt["difference"] = float(np.abs(network(latent) - expected).max())
             except OutOfMemory as error:
-                told["sentence"] = str(error)
-        tries.append(told | {"warned": list(warned)})
-    digests = [hashlib.sha256(found.tobytes()).hexdigest() for found in (good, network(latent))]
-    print(json.dumps({"tries": tries, "digests": digests}))
+                attempt["sentence"] = str(error)
+        attempts.append(attempt | {"warned": list(warnings)})
+    digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in (expected, network(latent))]
+    print(json.dumps({"tries": attempts, "digests": digests}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How thick slabs are."""
+"""The thickness of slabs."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ def decoder() -> Chain:
     )
 
 
-def test_slabs_are_as_thick_as_is_useful_and_all_alike() -> None:
+def test_slabs_are_as_thick_as_is_useful_and_equally_thick() -> None:
     chain = decoder()
     plane = (128 + 64) * 4 * 4**3  # bytes a latent column
-    thickness, left = budget.divide(chain, (1, 128, 128, 128, 128), 8 * GB, 100e6)
+    thickness, near_bytes = budget.divide(chain, (1, 128, 128, 128, 128), 8 * GB, 100e6)
     assert thickness == int(100e6 / (plane * 32 * 32)) == 1
-    assert 7 * GB < left < 8 * GB
+    assert 7 * GB < near_bytes < 8 * GB
     assert budget.divide(chain, (1, 128, 32, 32, 32), 8 * GB, 100e6)[0] == 8  # 8 fit into one slab
     assert (
         budget.divide(chain, (1, 128, 72, 32, 32), 8 * GB, 100e6)[0] == 9
     )  # 18: two of 9, not 16 and 2
 
 
-def test_a_small_budget_makes_thin_slabs_and_never_none() -> None:
-    for size, most in ((GB, 6), (10**8, 1), (10**6, 1), (0, 1)):
-        thickness, left = budget.divide(decoder(), (1, 128, 64, 64, 64), size, 100e6)
-        assert 1 <= thickness <= most
-        assert 0 <= left <= size
+def test_a_small_budget_gives_thin_slabs_of_at_least_one_plane() -> None:
+    for memory, thickest in ((GB, 6), (10**8, 1), (10**6, 1), (0, 1)):
+        thickness, near_bytes = budget.divide(decoder(), (1, 128, 64, 64, 64), memory, 100e6)
+        assert 1 <= thickness <= thickest
+        assert 0 <= near_bytes <= memory
 
 
-def test_no_tensor_has_more_elements_than_convolutions_on_a_gpu_take() -> None:
+def test_tensors_have_at_most_the_elements_of_a_convolution_on_a_gpu() -> None:
     up = dataclasses.replace(decoder().stages[0], up=True)
     chain = Chain("x", "y", {"x": 2, "y": 4}, {"x": 128, "y": 64}, 2, (up,))
     # Doubled, the input has 4 t + 4 planes of 4 y x 4 z voxels.
@@ -65,5 +65,5 @@ def test_no_slab_is_thicker_than_its_plans_were_built_for() -> None:
     assert budget.divide(chain, (1, 128, 32, 32, 32), 8 * GB, 100e6)[0] == 3
 
 
-def test_memory_to_be_had_is_some() -> None:
+def test_some_memory_is_available() -> None:
     assert 10**7 < budget.available() < 10**14

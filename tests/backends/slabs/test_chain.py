@@ -1,4 +1,4 @@
-"""Slabs of any thickness give what the whole volume gives, of stages that are plain numpy here."""
+"""Slabs of any thickness give the result of the whole volume, with stages in numpy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Array = np.ndarray[Any, Any]
 
 
 def blurs(scale: float = 1.0, groups: int = 2) -> Chain:
-    """Return three stages, the last two with a norm, the last one with what came out first."""
+    """Return three stages, the last two with a norm, the last one with the first one's output."""
     return Chain(
         "in",
         "c",
@@ -33,7 +33,7 @@ def blurs(scale: float = 1.0, groups: int = 2) -> Chain:
 
 
 def whole(x: Array, groups: int) -> Array:
-    """Return what the stages of `blurs` are meant to compute."""
+    """Return the result of `blurs` on the whole volume."""
 
     def blur(x: Array) -> Array:
         padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0), (0, 0)))
@@ -41,8 +41,8 @@ def whole(x: Array, groups: int) -> Array:
 
     def norm(x: Array) -> Array:
         grouped = x.reshape(1, groups, -1)
-        found = (grouped - grouped.mean(2, keepdims=True)) / grouped.std(2, keepdims=True)
-        return found.reshape(x.shape)
+        normalized = (grouped - grouped.mean(2, keepdims=True)) / grouped.std(2, keepdims=True)
+        return normalized.reshape(x.shape)
 
     a = blur(x.astype(np.float64))
     return blur(norm(blur(norm(a)))) + a
@@ -50,23 +50,23 @@ def whole(x: Array, groups: int) -> Array:
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("thickness", [1, 2, 3, 5, 8])
-def test_any_thickness_gives_the_whole(thickness: int, groups: int) -> None:
+def test_any_thickness_gives_the_result_of_the_whole(thickness: int, groups: int) -> None:
     x = np.random.default_rng(0).normal(5, 2, (1, 4, 10, 3, 5)).astype(np.float32)
-    found = chain.run(blurs(groups=groups), x, thickness, Arena(1 << 30))
-    np.testing.assert_allclose(found, whole(x, groups), rtol=1e-5, atol=1e-4)
+    output = chain.run(blurs(groups=groups), x, thickness, Arena(1 << 30))
+    np.testing.assert_allclose(output, whole(x, groups), rtol=1e-5, atol=1e-4)
 
 
-def test_activations_that_do_not_fit_lie_in_files_and_nothing_is_left(tmp_path: Path) -> None:
+def test_activations_that_do_not_fit_lie_in_files_which_are_deleted(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(5, 2, (1, 4, 64, 16, 16)).astype(np.float32)
     near, far = Arena(1 << 30), Arena(400_000, far=in_files(tmp_path))
-    made, wanted = blurs(), chain.run(blurs(), x, 4, near)
+    limited, expected = blurs(), chain.run(blurs(), x, 4, near)
     assert near.near_peak > 600_000 and near.spilled == 0
-    found = chain.run(made, x, 4, far)
-    assert found.tobytes() == wanted.tobytes()
+    output = chain.run(limited, x, 4, far)
+    assert output.tobytes() == expected.tobytes()
     assert far.near_peak <= 400_000 and far.spilled > 0
     assert near.near_bytes == far.near_bytes == 0
     assert list(tmp_path.iterdir()) == []
-    engines: list[Any] = [stage.engine for stage in made.stages]
+    engines: list[Any] = [stage.engine for stage in limited.stages]
     assert [engine.calls for engine in engines] == [8, 8, 8]
     assert [engine.released for engine in engines] == [1, 1, 1]
 
@@ -77,20 +77,20 @@ def test_moments_of_unequal_parts_are_those_of_the_whole() -> None:
         (part.shape[1], part.mean(1).astype(np.float32), part.var(1).astype(np.float32))
         for part in np.split(x, [100, 350], 1)
     ]
-    found = chain.merge(parts, 3)
+    output = chain.merge(parts, 3)
     groups = x.reshape(3, -1)
-    np.testing.assert_allclose(found["mean"], groups.mean(1).repeat(2), rtol=1e-6)
-    np.testing.assert_allclose(found["variance"], groups.var(1).repeat(2), rtol=2e-2)
-    assert found["mean"].dtype == found["variance"].dtype == np.float32
+    np.testing.assert_allclose(output["mean"], groups.mean(1).repeat(2), rtol=1e-6)
+    np.testing.assert_allclose(output["variance"], groups.var(1).repeat(2), rtol=2e-2)
+    assert output["mean"].dtype == output["variance"].dtype == np.float32
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_numbers_that_are_none_are_seen_everywhere(bad: float) -> None:
+def test_values_that_are_not_finite_propagate(bad: float) -> None:
     x = np.random.default_rng(0).normal(size=(1, 4, 6, 2, 2)).astype(np.float32)
     x[0, 0, 0, 0, 0] = bad
     with np.errstate(invalid="ignore"):
-        found = chain.run(blurs(groups=1), x, 1, Arena(1 << 30))
-    assert np.isnan(found).all()
+        output = chain.run(blurs(groups=1), x, 1, Arena(1 << 30))
+    assert np.isnan(output).all()
 
 
 def test_a_damaged_description_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Chains on a GPU, over the fake of CUDA: the CPU's bytes, however thick slabs are and wherever."""
+"""Chains on a GPU, over the fake of CUDA, give the CPU's bytes for any thickness and memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ INPUTS = {
 
 
 class OnCpu:
-    """A stage as the fake computes it, without streams."""
+    """A stage on the CPU, without streams."""
 
     def __init__(self, stem: Path) -> None:
         self.session = fake_gpu.session(stem.with_suffix(".onnx").read_bytes())
@@ -37,7 +37,7 @@ class OnCpu:
         return dict(zip(names, self.session.run(names, dict(feeds)), strict=True))
 
     def release(self) -> None:
-        """Nothing is held."""
+        """Do nothing."""
 
 
 def folder(model: str) -> Path:
@@ -46,17 +46,17 @@ def folder(model: str) -> Path:
 
 @pytest.fixture(scope="module")
 def truth() -> Callable[[str, int], bytes]:
-    """Return what a model makes of its input on the CPU, in slabs of some thickness."""
-    made: dict[tuple[str, int], bytes] = {}
+    """Return a function (model, thickness) -> the output's bytes on the CPU."""
+    outputs: dict[tuple[str, int], bytes] = {}
 
-    def of(model: str, thickness: int) -> bytes:
-        if (model, thickness) not in made:
-            loaded = chain.load(folder(model) / "chain.json", OnCpu)
-            found = chain.run(loaded, INPUTS[model], thickness, Arena(1 << 30))
-            made[model, thickness] = found.tobytes()
-        return made[model, thickness]
+    def output_of(model: str, thickness: int) -> bytes:
+        if (model, thickness) not in outputs:
+            network = chain.load(folder(model) / "chain.json", OnCpu)
+            output = chain.run(network, INPUTS[model], thickness, Arena(1 << 30))
+            outputs[model, thickness] = output.tobytes()
+        return outputs[model, thickness]
 
-    return of
+    return output_of
 
 
 @pytest.fixture
@@ -86,11 +86,11 @@ def load(gpu: fake.Gpu, tmp_path: Path, by_onnx_runtime: bool) -> Callable[..., 
 
 
 def in_slabs(network: Network, x: np.ndarray, thickness: int, near: int = 1 << 30) -> bytes:
-    """Return the output as it lies in the GPU's memory, without waiting for anything."""
+    """Return the output in the GPU's memory, without a further wait."""
     arena = network.device.arena(near)
-    found = chain.run(network.chain, x, thickness, arena).view.tobytes()
+    output = chain.run(network.chain, x, thickness, arena).view.tobytes()
     assert (arena.spilled > 0) == (near == 0)
-    return found
+    return output
 
 
 @pytest.mark.parametrize("near", [1 << 30, 0])
@@ -104,28 +104,28 @@ def test_in_any_slabs_the_output_is_the_cpus(
     near: int,
 ) -> None:
     network = load(model)
-    for _ in range(2):  # then all memory has been used before
+    for _ in range(2):  # the second one with used memory
         assert in_slabs(network, INPUTS[model], thickness, near) == truth(model, thickness)
 
 
-def test_without_memory_slabs_get_thinner_and_the_next_run_is_as_ever(
+def test_without_memory_slabs_get_thinner_and_the_next_run_is_not_affected(
     gpu: fake.Gpu, load: Callable[..., Network], truth: Callable[[str, int], bytes]
 ) -> None:
-    warned: list[str] = []
-    network, x = load("vae_decoder", gigabytes=4, warn=warned.append), INPUTS["vae_decoder"]
+    warnings: list[str] = []
+    network, x = load("vae_decoder", gigabytes=4, warn=warnings.append), INPUTS["vae_decoder"]
     whole = network(x).view.tobytes()
-    assert whole == truth("vae_decoder", 8) and not warned
+    assert whole == truth("vae_decoder", 8) and not warnings
     network.device.forget()
     gpu.memory.capacity = gpu.memory.total_bytes() + 850_000
-    assert network(x).view.tobytes() == truth("vae_decoder", int(warned[-1].split()[6]))
-    assert len(warned) > 1
+    assert network(x).view.tobytes() == truth("vae_decoder", int(warnings[-1].split()[6]))
+    assert len(warnings) > 1
     gpu.memory.capacity = 1 << 30
-    warned.clear()
-    assert network(x).view.tobytes() == whole and not warned
+    warnings.clear()
+    assert network(x).view.tobytes() == whole and not warnings
 
 
 @pytest.mark.parametrize("fail", ["execute", "shape", "kernel"])
-def test_after_a_stage_that_failed_the_next_run_is_as_ever(
+def test_a_failed_stage_does_not_affect_the_next_run(
     gpu: fake.Gpu,
     load: Callable[..., Network],
     truth: Callable[[str, int], bytes],
@@ -138,19 +138,19 @@ def test_after_a_stage_that_failed_the_next_run_is_as_ever(
     assert in_slabs(network, x, 4) == truth("mask_encoder", 4)
 
 
-def test_one_stream_has_all_memory(gpu: fake.Gpu, load: Callable[..., Network]) -> None:
+def test_all_memory_belongs_to_one_stream(gpu: fake.Gpu, load: Callable[..., Network]) -> None:
     network = load("vae_decoder")
     in_slabs(network, INPUTS["vae_decoder"], 4)
     assert len({owner for owner, _ in gpu.memory.cached}) == 1
 
 
 @pytest.mark.parametrize("gigabytes", [1.0, 1e-4])
-def test_after_a_run_its_output_is_all_that_is_held(
+def test_after_a_run_only_its_output_has_memory(
     gpu: fake.Gpu, load: Callable[..., Network], gigabytes: float
 ) -> None:
     network = load("vae_decoder", gigabytes)
-    found = network(INPUTS["vae_decoder"])
-    assert list(gpu.memory.segments) == [found.block.ptr]
+    output = network(INPUTS["vae_decoder"])
+    assert list(gpu.memory.segments) == [output.block.ptr]
     assert not gpu.pinned.cached
 
 
@@ -161,14 +161,14 @@ def test_memory_of_a_run_stays_within_its_budget(
 ) -> None:
     network = load(model, gigabytes)
     network(INPUTS[model])
-    assert gpu.memory.most < gigabytes * 1e9  # but for scratch, of which real plans have more
+    assert gpu.memory.most < gigabytes * 1e9  # real plans have more scratch memory
 
 
-def test_without_a_budget_most_of_what_is_free_is_taken(
+def test_without_a_budget_the_share_of_free_memory_is_used(
     gpu: fake.Gpu, load: Callable[..., Network], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpu.memory.capacity = 10_000_000
-    held = gpu.empty((2_000_000,), np.uint8)
+    array = gpu.empty((2_000_000,), np.uint8)
     budgets: list[int] = []
     divide = budget.divide
 
@@ -178,17 +178,17 @@ def test_without_a_budget_most_of_what_is_free_is_taken(
 
     monkeypatch.setattr(budget, "divide", spy)
     load("vae_decoder")(INPUTS["vae_decoder"])
-    assert budgets[0] == pytest.approx(0.85 * (gpu.memory.capacity - held.nbytes), rel=1e-3)
+    assert budgets[0] == pytest.approx(0.85 * (gpu.memory.capacity - array.nbytes), rel=1e-3)
 
 
-def test_without_pinned_memory_the_hosts_other_memory_does(
+def test_without_pinned_memory_other_memory_of_the_host_is_used(
     gpu: fake.Gpu, load: Callable[..., Network], truth: Callable[[str, int], bytes]
 ) -> None:
     gpu.pinned.capacity = 0
     assert in_slabs(load("vae_decoder"), INPUTS["vae_decoder"], 4, 0) == truth("vae_decoder", 4)
 
 
-def test_a_copy_is_one_of_rows() -> None:
+def test_a_copy_is_a_copy_of_rows() -> None:
     whole = np.zeros((2, 3, 8, 4, 5), np.float32)
     part = np.zeros((2, 3, 6, 4, 5), np.float32)
     assert rows(whole[:, :, 1:-1], part) == (6 * 80, 6, 8 * 80, 6 * 80)
@@ -219,11 +219,11 @@ def copies_on_the_null_stream(network: Network, monkeypatch: pytest.MonkeyPatch)
 
 def no_wait_at_the_end(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
-    def unended() -> Iterator[None]:
+    def without_wait() -> Iterator[None]:
         with network.device.stream:
             yield
 
-    monkeypatch.setattr(network.device, "ordered", unended)
+    monkeypatch.setattr(network.device, "ordered", without_wait)
 
 
 def no_wait_before_moments_are_read(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,13 +235,13 @@ def no_wait_before_the_hosts_halos_are_copied(
 ) -> None:
     copy = GpuArena.copy
 
-    def unwaited(arena: GpuArena, target: Any, source: Any) -> None:
+    def without_wait(arena: GpuArena, target: Any, source: Any) -> None:
         if isinstance(target, np.ndarray) and isinstance(source, np.ndarray):
             target[...] = source
         else:
             copy(arena, target, source)
 
-    monkeypatch.setattr(GpuArena, "copy", unwaited)
+    monkeypatch.setattr(GpuArena, "copy", without_wait)
 
 
 def pinned_memory_is_freed_before_its_copy_ran(
@@ -249,12 +249,12 @@ def pinned_memory_is_freed_before_its_copy_ran(
 ) -> None:
     free = GpuArena.free
 
-    def unwaited(arena: GpuArena, array: Any) -> None:
+    def without_wait(arena: GpuArena, array: Any) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(arena, "wait", lambda: None)
             free(arena, array)
 
-    monkeypatch.setattr(GpuArena, "free", unwaited)
+    monkeypatch.setattr(GpuArena, "free", without_wait)
 
 
 ALWAYS = [
@@ -262,7 +262,7 @@ ALWAYS = [
     copies_on_the_null_stream,
     no_wait_before_moments_are_read,
 ]
-NEAR = [no_wait_at_the_end]  # where slabs are far, the last one is waited for to be freed
+NEAR = [no_wait_at_the_end]  # with far slabs, freeing the last one waits
 SPILLED = [no_wait_before_the_hosts_halos_are_copied, pinned_memory_is_freed_before_its_copy_ran]
 
 
@@ -271,7 +271,7 @@ SPILLED = [no_wait_before_the_hosts_halos_are_copied, pinned_memory_is_freed_bef
     ("fault", "near"),
     [(fault, 1 << 30) for fault in ALWAYS + NEAR] + [(fault, 0) for fault in ALWAYS + SPILLED],
 )
-def test_without_an_order_the_output_is_another(
+def test_without_the_order_the_output_is_wrong(
     load: Callable[..., Network],
     truth: Callable[[str, int], bytes],
     monkeypatch: pytest.MonkeyPatch,
@@ -280,7 +280,7 @@ def test_without_an_order_the_output_is_another(
     near: int,
 ) -> None:
     if by_onnx_runtime and fault is no_wait_before_moments_are_read:
-        pytest.skip("an arena that shrinks waits, too")
+        pytest.skip("shrinking an arena waits, too")
     network = load("vae_decoder")
     fault(network, monkeypatch)
     assert in_slabs(network, INPUTS["vae_decoder"], 4, near) != truth("vae_decoder", 4)

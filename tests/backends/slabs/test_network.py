@@ -1,4 +1,4 @@
-"""What a chain does where memory is short, in a process of its own."""
+"""Chains with little memory, in another process, and the limits of files."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ from backends.slabs.network import Host, Network
 from tests.conftest import ROOT
 
 
-def test_without_memory_slabs_get_thinner_and_then_it_is_refused() -> None:
+def test_without_memory_slabs_get_thinner_and_then_the_request_is_refused() -> None:
     chain = ROOT / "model_repository" / "mini.vae_decoder" / "1" / "chain.json"
     command = [sys.executable, "-m", "tests.backends.slabs.short", str(chain)]
-    told = json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
-    none, little, enough = told["tries"]
-    assert none["sentence"].startswith("out of memory: latent [1, 4, 16, 12, 12] was too large")
-    assert "/" not in none["sentence"] and "\n" not in none["sentence"]
-    assert [int(said.split("slabs of ")[1].split()[0]) for said in none["warned"]] == [
+    report = json.loads(
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
+    )
+    without, little, enough = report["tries"]
+    assert without["sentence"].startswith("out of memory: latent [1, 4, 16, 12, 12] was too large")
+    assert "/" not in without["sentence"] and "\n" not in without["sentence"]
+    assert [int(warning.split("slabs of ")[1].split()[0]) for warning in without["warned"]] == [
         *(16, 8, 4, 2, 1)
     ]
     assert little["sentence"] is None and len(little["warned"]) > 1
-    assert little["difference"] < 1e-5  # as any other thickness: a hundredth of a grey level
+    assert little["difference"] < 1e-5  # a hundredth of a grey level
     assert enough["sentence"] is None and not enough["warned"]
     assert enough["difference"] == 0
-    first, last = told["digests"]
+    first, last = report["digests"]
     assert first == last
 
 
@@ -42,16 +44,16 @@ def test_activations_go_first_then_slabs_get_thinner() -> None:
 def test_files_of_activations_are_bounded(tmp_path: Path) -> None:
     path = ROOT / "model_repository" / "mini.vae_decoder" / "1" / "chain.json"
     latent = np.random.default_rng(0).normal(size=(1, 4, 16, 12, 12)).astype(np.float32)
-    whole = Network(path, Host(tmp_path, 2), 4)(latent)
+    expected = Network(path, Host(tmp_path, 2), 4)(latent)
     spilling = Network(path, Host(tmp_path, 2, spill_gigabytes=0.5), 0.001)
-    assert np.abs(spilling(latent) - whole).max() < 1e-4
+    assert np.abs(spilling(latent) - expected).max() < 1e-4
     spilling.device = Host(tmp_path, 2, spill_gigabytes=0.001)
     with pytest.raises(OSError, match="Disk quota exceeded"):
         spilling(latent)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_far_is_bounded_at_a_time_and_not_in_all() -> None:
+def test_far_memory_is_bounded_at_a_time_and_not_in_sum() -> None:
     arena = Arena(0, far_limit=100)
     first = arena.empty((100,), np.uint8)
     with pytest.raises(OSError, match="Disk quota exceeded"):
