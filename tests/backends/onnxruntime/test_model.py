@@ -1,4 +1,4 @@
-"""Networks in ONNX files inside the real server, beside ONNX Runtime in this process."""
+"""Networks in ONNX files in the real server give the outputs of ONNX Runtime in this process."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def convolutions(path):
     write_onnx(path, nodes, ["y"], rank=5)
 
 
-def beside(path):
+def external_weights(path):
     """Return the convolutions again, their weights in a file beside them, both files hard links."""
     source = path.parents[3] / "made"
     source.mkdir()
@@ -108,7 +108,7 @@ def repository(tmp_path_factory):
     convolutions(write_model(folder, "openvino", plain + XYZ) / "model.onnx")
     renamed = backend + XYZ + 'default_model_filename: "net.onnx"'
     convolutions(write_model(folder, "renamed", renamed) / "net.onnx")
-    beside(write_model(folder, "external", backend + XYZ) / "model.onnx")
+    external_weights(write_model(folder, "external", backend + XYZ) / "model.onnx")
     doubled_half(write_model(folder, "half", backend + HALF) / "model.onnx")
     # `pairs`, the halves' larger numbers, cannot be computed for lists of odd length
     two = numpy_helper.from_array(np.array([2, -1], np.int64))
@@ -135,7 +135,7 @@ def server(module_server, repository):
         del config.parameters["network"]
         if name == "onnxruntime":
             config.parameters["engine"].string_value = name
-        # Any rank and side, so that it is not Triton who refuses.
+        # Any rank and side, so that Triton itself does not refuse.
         for tensor in config.input:
             tensor.dims[:] = [-1] * len(tensor.dims)
         (target / "config.pbtxt").write_text(text_format.MessageToString(config))
@@ -146,9 +146,9 @@ def infer(server, model, array, outputs=("y",)):
     kind = {np.float32: "FP32", np.float16: "FP16"}[array.dtype.type]
     tensor = grpc.InferInput("x", list(array.shape), kind)
     tensor.set_data_from_numpy(array)
-    wanted = [grpc.InferRequestedOutput(name) for name in outputs]
+    requested = [grpc.InferRequestedOutput(name) for name in outputs]
     with grpc.InferenceServerClient(server.grpc) as client:
-        result = client.infer(model, [tensor], outputs=wanted, client_timeout=60)
+        result = client.infer(model, [tensor], outputs=requested, client_timeout=60)
         return [result.as_numpy(name) for name in outputs]
 
 
@@ -158,18 +158,18 @@ def test_same_numbers_as_in_process(server, repository, model, shape):
     array = np.random.default_rng(1).normal(size=(1, 1, *shape)).astype(np.float32)
     session = onnxruntime.InferenceSession(repository / "conv" / "1" / "model.onnx")
     (expected,) = session.run(["y"], {"x": array})
-    (found,) = infer(server, model, array)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    (output,) = infer(server, model, array)
+    np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_float16_goes_in_and_comes_out(server):
+def test_float16_inputs_give_float16_outputs(server):
     array = np.random.default_rng(1).normal(size=(2, 3, 4, 5, 6)).astype(np.float16)
-    (found,) = infer(server, "half", array)
-    assert found.dtype == np.float16
-    np.testing.assert_array_equal(found, array + array)
+    (output,) = infer(server, "half", array)
+    assert output.dtype == np.float16
+    np.testing.assert_array_equal(output, array + array)
 
 
-def test_outputs_come_in_the_order_asked(server):
+def test_outputs_are_in_the_order_of_the_request(server):
     array = np.array([1, 2, 3, 4], np.float32)
     pairs, doubled = infer(server, "pairs", array, ["pairs", "y"])
     np.testing.assert_array_equal(pairs, [3, 4])
@@ -177,7 +177,7 @@ def test_outputs_come_in_the_order_asked(server):
     np.testing.assert_array_equal(infer(server, "pairs", array)[0], array * 2)
 
 
-def test_an_error_is_one_sentence_without_paths_and_the_model_serves_on(server):
+def test_an_error_is_one_sentence_without_paths_and_the_next_request_is_served(server):
     with pytest.raises(grpc.InferenceServerException) as caught:
         infer(server, "pairs", np.ones(5, np.float32), ["pairs"])
     message = caught.value.message()
@@ -188,7 +188,7 @@ def test_an_error_is_one_sentence_without_paths_and_the_model_serves_on(server):
 
 
 @pytest.mark.parametrize("model", ["flow-openvino", "flow-onnxruntime"])
-def test_after_each_kind_of_failure_the_next_request_is_as_ever(server, model):
+def test_after_each_kind_of_failure_the_next_request_is_not_affected(server, model):
     kinds = {np.float32: "FP32", np.float64: "FP64", np.int64: "INT64"}
 
     def flow(inputs):
@@ -200,15 +200,15 @@ def test_after_each_kind_of_failure_the_next_request_is_as_ever(server, model):
             result = client.infer(model, tensors, client_timeout=60)
             return [result.as_numpy(name).tobytes() for name in flows.OUTPUTS]
 
-    pid, before, failed = server.stub(model).pid, flow(flows.good()), []
-    for kind, wrong in flows.WRONG.items():
+    pid, expected, failures = server.stub(model).pid, flow(flows.good()), []
+    for kind, wrong_inputs in flows.WRONG.items():
         try:
-            flow(flows.good() | wrong)
+            flow(flows.good() | wrong_inputs)
         except grpc.InferenceServerException as error:
-            failed.append(kind)
+            failures.append(kind)
             assert "Traceback" not in error.message() and "\n" not in error.message()
-        assert flow(flows.good()) == before, kind
-    assert {"z of another size", "sides that do not divide", "a side of 0"} <= set(failed)
+        assert flow(flows.good()) == expected, kind
+    assert {"z of another size", "sides that do not divide", "a side of 0"} <= set(failures)
     assert server.stub(model).pid == pid
 
 
@@ -227,10 +227,10 @@ def test_memory_is_returned_after_a_large_request(server, model):
 
     small = np.zeros((1, 1, 8, 8, 8), np.float32)
     infer(server, model, small)
-    before = rss()
+    base = rss()
     infer(server, model, np.zeros((1, 1, 128, 128, 160), np.float32))
     infer(server, model, small)
-    assert rss() - before < 60  # the graph's two widest tensors take 80 MB each
+    assert rss() - base < 60  # the graph's two widest tensors take 80 MB each
 
 
 @pytest.mark.parametrize(
@@ -254,9 +254,9 @@ def test_a_model_that_cannot_load_says_why(start_server, tmp_path, values, sente
     assert sentence in server.log
 
 
-def test_without_memory_a_request_is_unavailable_and_the_next_one_is_as_ever(server):
+def test_without_memory_a_request_is_unavailable_and_the_next_one_is_not_affected(server):
     array = np.random.default_rng(1).normal(size=(1, 1, 96, 96, 96)).astype(np.float32)
-    (good,) = infer(server, "conv", array)
+    (expected,) = infer(server, "conv", array)
     pid = server.stub("conv").pid
     large = np.zeros((1, 1, 160, 160, 160), np.float32)  # 131 MB a wide tensor
     with (
@@ -264,9 +264,9 @@ def test_without_memory_a_request_is_unavailable_and_the_next_one_is_as_ever(ser
         pytest.raises(grpc.InferenceServerException) as caught,
     ):
         infer(server, "conv", large)
-    said = caught.value.message()
-    assert caught.value.status() == "StatusCode.UNAVAILABLE", said
-    assert "out of memory: the request was too large" in said
-    assert "/" not in said and "\n" not in said
-    assert infer(server, "conv", array)[0].tobytes() == good.tobytes()
+    message = caught.value.message()
+    assert caught.value.status() == "StatusCode.UNAVAILABLE", message
+    assert "out of memory: the request was too large" in message
+    assert "/" not in message and "\n" not in message
+    assert infer(server, "conv", array)[0].tobytes() == expected.tobytes()
     assert server.stub("conv").pid == pid

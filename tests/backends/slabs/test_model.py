@@ -1,4 +1,4 @@
-"""Mini's networks in slabs inside the real server, beside MONAI's whole ones."""
+"""Mini's networks in slabs in the real server give the output of MONAI's whole ones."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ MODELS = ROOT / "model_repository"
 TYPES = {"f4": "FP32", "u1": "UINT8"}
 
 
-def served(folder: Path, name: str, **parameters: str) -> None:
-    """Put mini's model into another repository, with parameters, open to any caller and shape."""
+def write_model(folder: Path, name: str, **parameters: str) -> None:
+    """Copy mini's model into another repository, with parameters, for any caller and shape."""
     path = folder / name
     shutil.copytree(MODELS / f"mini.{name.split('-')[0]}", path)
     config = text_format.Parse((path / "config.pbtxt").read_text(), pb.ModelConfig())
@@ -47,18 +47,18 @@ def server(
 ) -> Server:
     folder = tmp_path_factory.mktemp("slabs")
     for name in ("vae_decoder", "vae_encoder", "mask_encoder"):
-        served(folder, name)
-    files = {"memory_budget_gb": "0.03", "spill_folder": str(spill)}
-    served(folder, "vae_decoder-small", **files)
-    served(folder, "vae_decoder-bounded", **files, spill_limit_gb="0.01")
+        write_model(folder, name)
+    limits = {"memory_budget_gb": "0.03", "spill_folder": str(spill)}
+    write_model(folder, "vae_decoder-small", **limits)
+    write_model(folder, "vae_decoder-bounded", **limits, spill_limit_gb="0.01")
     return module_server(folder)
 
 
 @pytest.fixture(scope="module")
 def mini() -> dict[str, Graph]:
-    chosen = variant.load("mini")
-    loaded = networks.load(chosen, ROOT / "export" / "checkpoints")
-    return {graph.name: graph for graph in graphs.graphs(chosen, loaded)}
+    mini_variant = variant.load("mini")
+    loaded = networks.load(mini_variant, ROOT / "export" / "checkpoints")
+    return {graph.name: graph for graph in graphs.graphs(mini_variant, loaded)}
 
 
 def infer(server: Server, model: str, output: str, **inputs: Any) -> Any:
@@ -72,73 +72,73 @@ def infer(server: Server, model: str, output: str, **inputs: Any) -> Any:
 
 @pytest.mark.parametrize("sides", [(16, 16, 16), (31, 9, 20)])
 @pytest.mark.parametrize("model", ["vae_decoder", "vae_decoder-small"])
-def test_a_decoded_volume_is_the_whole_ones(
+def test_a_decoded_volume_is_that_of_the_whole_network(
     server: Server, mini: dict[str, Graph], model: str, sides: tuple[int, ...], spill: Path
 ) -> None:
     latent = torch.randn(1, 4, *sides, generator=torch.Generator().manual_seed(1))
     (truth,) = onnx_export.evaluate(mini["vae_decoder"].module, {"latent": latent})
-    found = infer(server, model, "image", latent=latent.numpy())
-    assert found.shape == truth.shape
-    assert np.abs(found - truth).max() < 1e-4  # a tenth of a grey level
+    output = infer(server, model, "image", latent=latent.numpy())
+    assert output.shape == truth.shape
+    assert np.abs(output - truth).max() < 1e-4  # a tenth of a grey level
     assert list(spill.iterdir()) == []
 
 
 def test_the_other_networks_too(server: Server, mini: dict[str, Graph]) -> None:
     image = torch.rand(1, 1, 72, 32, 48, generator=torch.Generator().manual_seed(1))
     (truth,) = onnx_export.evaluate(mini["vae_encoder"].module, {"image": image})
-    found = infer(server, "vae_encoder", "latent", image=image.numpy())
-    assert onnx_export.difference(found, truth) < 1e-5
+    output = infer(server, "vae_encoder", "latent", image=image.numpy())
+    assert onnx_export.difference(output, truth) < 1e-5
     ids = torch.tensor([0, 22, 120, 131, 176, 240], dtype=torch.uint8)
     labels = ids[torch.randint(0, 6, (2, 32, 64, 48))]
     (truth,) = onnx_export.evaluate(mini["mask_encoder"].module, {"labels": labels})
-    found = infer(server, "mask_encoder", "embedding", labels=labels.numpy())
-    assert onnx_export.difference(found, truth) < 1e-5
+    output = infer(server, "mask_encoder", "embedding", labels=labels.numpy())
+    assert onnx_export.difference(output, truth) < 1e-5
 
 
-def test_files_beyond_their_limit_are_refused_and_the_model_serves_on(
+def test_a_request_beyond_the_limit_of_files_is_refused_and_the_next_one_is_served(
     server: Server, spill: Path
 ) -> None:
     small, large = (np.zeros((1, 4, *sides), np.float32) for sides in ((8, 8, 8), (31, 9, 20)))
-    before = infer(server, "vae_decoder-bounded", "image", latent=small)
+    expected = infer(server, "vae_decoder-bounded", "image", latent=small)
     with pytest.raises(grpc.InferenceServerException) as caught:
         infer(server, "vae_decoder-bounded", "image", latent=large)
     assert caught.value.status() == "StatusCode.UNAVAILABLE"
     assert caught.value.message() == "a file of activations: Disk quota exceeded"
     assert list(spill.iterdir()) == []
-    after = infer(server, "vae_decoder-bounded", "image", latent=small)
-    assert after.tobytes() == before.tobytes()
+    repeated = infer(server, "vae_decoder-bounded", "image", latent=small)
+    assert repeated.tobytes() == expected.tobytes()
 
 
 def anonymous(pid: int) -> int:
-    """Return the bytes of memory that a process has of its own; pages of files can be dropped."""
+    """Return the bytes of a process's anonymous memory, without pages of files."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.split("RssAnon:")[1].split()[0]) * 1024
 
 
-def test_memory_stays_within_the_budget_and_is_given_back(server: Server) -> None:
+def test_memory_stays_within_the_budget_and_is_freed(server: Server) -> None:
     latent = np.zeros((1, 4, 24, 24, 24), np.float32)
-    peaks, kept = {}, {}
+    peaks, growth = {}, {}
     for model in ("vae_decoder", "vae_decoder-small"):
-        pid, seen, ended = server.stub(model).pid, [0], threading.Event()
+        pid, peak, stop = server.stub(model).pid, [0], threading.Event()
         infer(server, model, "image", latent=latent)  # compiled for this size, once
-        before = anonymous(pid)
+        base = anonymous(pid)
 
-        def watch(pid: int = pid, seen: list[int] = seen, ended: threading.Event = ended) -> None:
-            while not ended.wait(0.002):
-                seen[0] = max(seen[0], anonymous(pid))
+        def watch(pid: int = pid, peak: list[int] = peak, stop: threading.Event = stop) -> None:
+            while not stop.wait(0.002):
+                peak[0] = max(peak[0], anonymous(pid))
 
         watcher = threading.Thread(target=watch)
         watcher.start()
         infer(server, model, "image", latent=latent)
-        ended.set()
+        stop.set()
         watcher.join()
-        peaks[model] = seen[0] - before
-        kept[model] = anonymous(pid) - before
-    image = latent.nbytes * 16  # what comes out is in memory twice, beyond the budget
+        peaks[model] = peak[0] - base
+        growth[model] = anonymous(pid) - base
+    image = latent.nbytes * 16  # the output is in memory twice, beyond the budget
     assert peaks["vae_decoder-small"] < 30e6 + 2 * image + 50e6
     assert peaks["vae_decoder-small"] < 0.5 * peaks["vae_decoder"]
-    assert kept["vae_decoder"] < 0.5 * peaks["vae_decoder"]
-    assert kept["vae_decoder-small"] < 80e6
+    assert growth["vae_decoder"] < 0.5 * peaks["vae_decoder"]
+    assert growth["vae_decoder-small"] < 80e6
 
 
 @pytest.mark.parametrize(
@@ -165,37 +165,37 @@ def test_a_model_that_cannot_load_says_why(
         "greedy": "'much'",
     }
     for name in sentences:
-        greedy = {"memory_budget_gb": "much"} if name == "greedy" else {}
-        served(tmp_path, f"vae_decoder-{name}", **greedy)
+        parameters = {"memory_budget_gb": "much"} if name == "greedy" else {}
+        write_model(tmp_path, f"vae_decoder-{name}", **parameters)
     (tmp_path / "vae_decoder-missing" / "1" / "03.onnx").unlink()
     (tmp_path / "vae_decoder-damaged" / "1" / "03.onnx").write_bytes(b"no")
     (tmp_path / "vae_decoder-chainless" / "1" / "chain.json").unlink()
     server = start_server(tmp_path, ready=False)
     assert server.process.wait(PATIENCE) == 1
     for name, sentence in sentences.items():
-        said = [
+        sentences_logged = [
             line.split(f"vae_decoder-{name}: ", 1)[1]
             for line in server.log.splitlines()
             if f"vae_decoder-{name}: " in line and sentence in line
         ]
-        assert said, name
-        # Triton adds the place in the code, which is in the log alone.
-        assert all(str(tmp_path) not in line.split("\\n\\nAt:")[0] for line in said)
+        assert sentences_logged, name
+        # Triton adds a path of the source to the log alone.
+        assert all(str(tmp_path) not in line.split("\\n\\nAt:")[0] for line in sentences_logged)
 
 
-def test_without_memory_a_request_is_unavailable_and_the_next_one_is_as_ever(
+def test_without_memory_a_request_is_unavailable_and_the_next_one_is_not_affected(
     server: Server,
 ) -> None:
     latent = np.random.default_rng(0).normal(size=(1, 4, 8, 8, 8)).astype(np.float32)
-    good = infer(server, "vae_decoder", "image", latent=latent)
+    expected = infer(server, "vae_decoder", "image", latent=latent)
     pid = server.stub("vae_decoder").pid
-    large = np.zeros((1, 4, 2, 96, 96), np.float32)  # whatever else is given back
+    large = np.zeros((1, 4, 2, 96, 96), np.float32)  # does not fit even after other memory is freed
     with short_of_memory(pid), pytest.raises(grpc.InferenceServerException) as caught:
         infer(server, "vae_decoder", "image", latent=large)
     assert caught.value.status() == "StatusCode.UNAVAILABLE"
-    said = caught.value.message()
-    assert "out of memory: latent [1, 4, 2, 96, 96] was too large" in said
-    assert "Traceback" not in said and "/" not in said and "\n" not in said
+    message = caught.value.message()
+    assert "out of memory: latent [1, 4, 2, 96, 96] was too large" in message
+    assert "Traceback" not in message and "/" not in message and "\n" not in message
     assert "out of memory; trying slabs of 1 with activations elsewhere" in server.log
-    assert infer(server, "vae_decoder", "image", latent=latent).tobytes() == good.tobytes()
+    assert infer(server, "vae_decoder", "image", latent=latent).tobytes() == expected.tobytes()
     assert server.stub("vae_decoder").pid == pid

@@ -1,4 +1,4 @@
-"""The TensorRT-RTX backend: what a machine without a GPU can run of it, and the rest with one."""
+"""The TensorRT-RTX backend: what runs without a GPU, and the rest where there is one."""
 
 from __future__ import annotations
 
@@ -30,21 +30,23 @@ input [{ name: "latent" data_type: TYPE_FP32 dims: [1, 4, -1, -1, -1] }]
 output [{ name: "image" data_type: TYPE_FP32 dims: [1, 1, -1, -1, -1] }]
 """
 GPU = compiler.gpu()
-BUILT = [GPU] if GPU else ["8.6", "12.0"]
+CAPABILITIES = [GPU] if GPU else ["8.6", "12.0"]
 
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
-    """Return a decoder, for the GPU that is here, or for two that are not."""
+    """Return the plan of a decoder, for this machine's GPU, or for two others."""
     path = tmp_path_factory.mktemp("plan") / "model.plan"
     profile = {"latent": ((1, 4, 8, 8, 8), (1, 4, 16, 16, 16), (1, 4, 32, 32, 32))}
-    engines.build(decoder.write(path.with_suffix(".onnx")), path, "tensorrt-rtx", profile, BUILT)
+    engines.build(
+        decoder.write(path.with_suffix(".onnx")), path, "tensorrt-rtx", profile, CAPABILITIES
+    )
     return path
 
 
 @pytest.fixture(scope="module")
 def backend():
-    """Return what runs plans, as a module."""
+    """Return the module that runs plans."""
     return tensorrt
 
 
@@ -54,8 +56,8 @@ def repository(tmp_path_factory, plan):
     folder = tmp_path_factory.mktemp("repository")
     version = write_model(folder, "square", f'backend: "onnxruntime"\n{ONE}{X_TO_Y}')
     write_onnx(version / "model.onnx", [onnx.helper.make_node("Mul", ["x", "x"], ["y"])], ["y"])
-    keep = f'parameters {{ key: "runtime_cache" value {{ string_value: "{folder}/cache" }} }}'
-    config = f'backend: "tensorrt_rtx"\n{ONE}{LATENT_TO_IMAGE}{keep}'
+    cache = f'parameters {{ key: "runtime_cache" value {{ string_value: "{folder}/cache" }} }}'
+    config = f'backend: "tensorrt_rtx"\n{ONE}{LATENT_TO_IMAGE}{cache}'
     version = write_model(folder, "decoder", config)
     for path in (plan, engines.described(plan)):
         shutil.copy(path, version)
@@ -64,7 +66,7 @@ def repository(tmp_path_factory, plan):
 
 @pytest.fixture(scope="module")
 def triton(repository):
-    """Return a server that has loaded `square`, and loads others when told to."""
+    """Return a server that has loaded `square`, and loads other models on request."""
     address = Address("127.0.0.1", 0, 0, 0, 0)
     models = repository, ["square"], address, 60, 10
     settings = Settings(host.find_triton(), ROOT / "backends", *models)
@@ -80,7 +82,7 @@ def triton(repository):
             server.end(10)
 
 
-def ask(triton, model, **tensors):
+def infer(triton, model, **tensors):
     inputs = []
     for name, array in tensors.items():
         inputs.append(grpc.InferInput(name, list(array.shape), "FP32"))
@@ -88,28 +90,28 @@ def ask(triton, model, **tensors):
     return triton.client.infer(model, inputs, client_timeout=60)
 
 
-@pytest.mark.skipif(GPU is not None, reason="there is a GPU here")
-def test_without_a_gpu_a_model_says_so_in_one_sentence_and_the_server_lives_on(triton, repository):
+@pytest.mark.skipif(GPU is not None, reason="this machine has a GPU")
+def test_without_a_gpu_a_model_does_not_load_and_the_server_goes_on_serving(triton, repository):
     with pytest.raises(Refused) as caught:
         triton.load("decoder")
-    said = str(caught.value)
-    assert "decoder: an NVIDIA GPU and its driver are needed: cuda" in said
-    assert "Traceback" not in said and str(repository) not in said
-    assert ask(triton, "square", x=np.array([3], np.float32)).as_numpy("y") == 9
+    message = str(caught.value)
+    assert "decoder: an NVIDIA GPU and its driver are needed: cuda" in message
+    assert "Traceback" not in message and str(repository) not in message
+    assert infer(triton, "square", x=np.array([3], np.float32)).as_numpy("y") == 9
     assert triton.states() == {"square": "READY", "decoder": "UNAVAILABLE"}
 
 
-@pytest.mark.skipif(GPU is None, reason="there is no GPU here")
-def test_the_same_image_as_onnx_runtime_and_kernels_are_kept(triton, repository):
+@pytest.mark.skipif(GPU is None, reason="this machine has no GPU")
+def test_the_image_is_that_of_onnx_runtime_and_kernels_are_saved(triton, repository):
     triton.load("decoder")
     session = onnxruntime.InferenceSession(decoder.write(repository / "decoder.onnx"))
     for shape in ((8, 8, 8), (16, 24, 8), (8, 8, 8)):
         latent = np.random.default_rng(1).normal(size=(1, 4, *shape)).astype(np.float32)
-        found = ask(triton, "decoder", latent=latent).as_numpy("image")
+        image = infer(triton, "decoder", latent=latent).as_numpy("image")
         (expected,) = session.run(["image"], {"latent": latent})
-        assert np.linalg.norm(found - expected) < 1e-4 * np.linalg.norm(expected)
+        assert np.linalg.norm(image - expected) < 1e-4 * np.linalg.norm(expected)
     with pytest.raises(grpc.InferenceServerException, match=r"latent: \[.* is not within"):
-        ask(triton, "decoder", latent=np.zeros((1, 4, 40, 8, 8), np.float32))
+        infer(triton, "decoder", latent=np.zeros((1, 4, 40, 8, 8), np.float32))
     assert [path.suffix for path in (repository / "cache").iterdir()] == [".cache"]
 
 
@@ -127,10 +129,10 @@ def test_a_plan_for_the_device_alone_is_preferred(backend, tmp_path):
     assert backend.choose(tmp_path, "model.plan", "12.0").name == "model.plan"
 
 
-def test_what_export_tells_of_a_plan_is_understood(backend, plan):
-    told = backend.describe(plan, BUILT[-1])
-    assert told["version"] == importlib.import_module("tensorrt_rtx").__version__
-    assert backend.numpy_type(told["inputs"]["latent"]["type"]) is np.float32
+def test_the_description_of_export_is_read(backend, plan):
+    description = backend.describe(plan, CAPABILITIES[-1])
+    assert description["version"] == importlib.import_module("tensorrt_rtx").__version__
+    assert backend.numpy_type(description["inputs"]["latent"]["type"]) is np.float32
     for kind, expected in (("FP16", np.float16), ("INT64", np.int64), ("UINT8", np.uint8)):
         assert backend.numpy_type(kind) is expected
     with pytest.raises(
@@ -142,20 +144,20 @@ def test_what_export_tells_of_a_plan_is_understood(backend, plan):
 def test_a_plan_without_its_description_is_refused(backend, plan, tmp_path):
     copy = Path(shutil.copy(plan, tmp_path))
     with pytest.raises(ValueError, match=r"^model\.plan\.json, .*: No such file or directory$"):
-        backend.describe(copy, BUILT[0])
-    told = json.loads(engines.described(plan).read_text())
+        backend.describe(copy, CAPABILITIES[0])
+    description = json.loads(engines.described(plan).read_text())
     strange = {"latent": {"type": "COLOUR", "min": [1], "max": [1]}}
-    for damaged in ("{", "[]", "{}", json.dumps(told | {"inputs": strange})):
+    for damaged in ("{", "[]", "{}", json.dumps(description | {"inputs": strange})):
         engines.described(copy).write_text(damaged)
         with pytest.raises(ValueError, match=r"^model\.plan\.json is damaged; export the model"):
-            backend.describe(copy, BUILT[0])
-    engines.described(copy).write_text(json.dumps(told | {"target": "onnx"}))
+            backend.describe(copy, CAPABILITIES[0])
+    engines.described(copy).write_text(json.dumps(description | {"target": "onnx"}))
     with pytest.raises(ValueError, match=r"is for onnx, not for tensorrt-rtx or tensorrt$"):
-        backend.describe(copy, BUILT[0])
+        backend.describe(copy, CAPABILITIES[0])
 
 
-def test_shapes_are_checked_against_what_was_built(backend, plan):
-    inputs = backend.describe(plan, BUILT[0])["inputs"]
+def test_shapes_are_checked_against_the_plan(backend, plan):
+    inputs = backend.describe(plan, CAPABILITIES[0])["inputs"]
     backend.check(inputs, {"latent": (1, 4, 8, 32, 17)})
     for shape in ((1, 4, 8, 8, 33), (1, 4, 7, 8, 8), (2, 4, 8, 8, 8), (1, 4, 8, 8)):
         with pytest.raises(ValueError, match=r"latent: \[.*\] is not within \[1, 4, 8, 8, 8\] to"):
@@ -166,13 +168,13 @@ def test_shapes_are_checked_against_what_was_built(backend, plan):
         backend.check(inputs, {"latent": (1, 4, 8, 8, 8), "z": (1,)})
 
 
-def test_what_is_not_installed_is_named(backend, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)  # as if it were not
+def test_a_missing_library_is_named(backend, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)  # as if it were not installed
     with pytest.raises(ValueError, match=r"lacks tensorrt_rtx .*: pip install tensorrt-rtx-cu13"):
         backend.library(*backend.MODULES["tensorrt-rtx"])
 
 
-def test_kernels_are_kept_where_told(backend, monkeypatch, tmp_path):
+def test_kernels_are_saved_in_the_folder_of_the_parameter(backend, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache")
     assert str(backend.cache_folder({})) == "/var/cache/maisi-triton"
     assert str(backend.cache_folder({"runtime_cache": "/data"})) == "/data"
