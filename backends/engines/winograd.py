@@ -85,23 +85,15 @@ def convolve(x: Any, weight: Array, node: Any) -> Any:
 
     attributes = node.get_attributes()
     before, after = attributes["pads_begin"], attributes["pads_end"]
-    plain = weight.shape[2:] == (3, 3, 3) and set(attributes["strides"]) == set(
-        attributes["dilations"]
-    ) == {1}
+    strides, dilations = attributes["strides"], attributes["dilations"]
+    plain = weight.shape[2:] == (3, 3, 3) and set(strides) == set(dilations) == {1}
     sides = [side + a + b - 2 for side, a, b in zip(x.get_shape()[1:4], before, after, strict=True)]
     m = factor(sides, weight.shape[:2]) if plain else 0
     if m:
         element_type = x.get_element_type()  # a CPU computes float16 graphs in float32
         y = _convolve(_cast(x, np.float32), weight.astype(np.float32), before, after, m)
         return _cast(y, element_type.to_dtype())
-    y = op.convolution(
-        transpose(x, FIRST),
-        op.constant(weight),
-        attributes["strides"],
-        before,
-        after,
-        attributes["dilations"],
-    )
+    y = op.convolution(transpose(x, FIRST), op.constant(weight), strides, before, after, dilations)
     return transpose(y.output(0), LAST)
 
 
