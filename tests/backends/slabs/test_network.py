@@ -18,19 +18,19 @@ from tests.conftest import ROOT
 
 def test_without_memory_slabs_get_thinner_and_then_the_request_is_refused() -> None:
     chain = ROOT / "model_repository" / "mini.vae_decoder" / "1" / "chain.json"
-    command = [sys.executable, "-m", "tests.backends.slabs.short", str(chain)]
+    command = [sys.executable, "-m", "tests.backends.slabs.little_memory", str(chain)]
     report = json.loads(
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
     )
-    without, little, enough = report["tries"]
+    without, little, enough = report["attempts"]
     assert without["sentence"].startswith("out of memory: latent [1, 4, 16, 12, 12] was too large")
     assert "/" not in without["sentence"] and "\n" not in without["sentence"]
-    assert [int(warning.split("slabs of ")[1].split()[0]) for warning in without["warned"]] == [
+    assert [int(warning.split("slabs of ")[1].split()[0]) for warning in without["warnings"]] == [
         *(16, 8, 4, 2, 1)
     ]
-    assert little["sentence"] is None and len(little["warned"]) > 1
+    assert little["sentence"] is None and len(little["warnings"]) > 1
     assert little["difference"] < 1e-5  # a hundredth of a grey level
-    assert enough["sentence"] is None and not enough["warned"]
+    assert enough["sentence"] is None and not enough["warnings"]
     assert enough["difference"] == 0
     first, last = report["digests"]
     assert first == last
