@@ -61,7 +61,7 @@ def sign(text: str) -> str:
 
 def probe_id() -> str:
     """Return the id of the supervisor's own requests; who lacks the token cannot guess it."""
-    return f"probe-{sign('probe')}"  # as server/triton.py has it
+    return f"probe-{sign('probe')}"  # as server/control.py has it
 
 
 @dataclass(frozen=True)

@@ -130,14 +130,14 @@ def test_probes_ask_for_a_real_volume_and_a_stop_waits_for_one(
     for probe, path in (("startup", "/ready"), ("readiness", "/ready"), ("liveness", "/live")):
         asked = server[f"{probe}Probe"]
         assert asked["httpGet"] == {"path": path, "port": "status"} and names["status"] == 8003
-        assert asked["timeoutSeconds"] > 60  # server/status.py: what a tiny volume may take
+        assert asked["timeoutSeconds"] > 60  # server/health.py: what a smallest volume may take
     seconds = {
         name: float(value)
         for name, _, value in (word.removeprefix("--").partition("=") for word in server["args"])
         if name.endswith("-seconds")
     }
     patience = server["lifecycle"]["preStop"]["sleep"]["seconds"] + seconds["drain-seconds"]
-    assert pod["terminationGracePeriodSeconds"] >= patience + 15 + 5  # TELL, EXIT
+    assert pod["terminationGracePeriodSeconds"] >= patience + 15 + 5  # GRACE, EXIT
     started = server["startupProbe"]
     assert started["failureThreshold"] * started["periodSeconds"] >= seconds["start-seconds"]
 

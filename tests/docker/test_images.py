@@ -61,7 +61,7 @@ def test_the_compose_file_says_what_is_there() -> None:
         if "build" in service:
             assert (ROOT / service["build"]["dockerfile"]).is_file()
             assert service["read_only"] and service["cap_drop"] == ["ALL"]
-            assert service["stop_grace_period"] == "340s"  # 300 + TELL, EXIT and a little
+            assert service["stop_grace_period"] == "340s"  # 300 + GRACE, EXIT and a little
         for volume in service.get("volumes", []):
             assert (DOCKER / volume.split(":")[0]).exists()
         for port in service.get("ports", []):

@@ -17,9 +17,9 @@ from tritonclient.grpc import model_config_pb2 as pb
 from export import repository, variant
 from server import gpus, host
 from server.address import Address
-from server.layout import UNLIMITED, Laid, Limits, lay_models
-from server.supervisor import ServerError, gpu_tensors
-from server.triton import Launch, command
+from server.launch import Launch, command
+from server.layout import UNLIMITED, Folders, Limits, write_models
+from server.settings import ServerError, gpu_tensors
 from tests.conftest import ROOT, Server
 
 MINI = ROOT / "model_repository"
@@ -67,23 +67,23 @@ def test_what_names_no_gpus_is_refused(text: str) -> None:
 )
 def test_a_gpu_that_is_not_there_is_refused(load: Callable[[str], Any], sentence: str) -> None:
     with pytest.raises(ValueError) as caught:
-        gpus.expect((0, 1), load)
+        gpus.check((0, 1), load)
     assert str(caught.value).startswith(sentence)
-    gpus.expect((), load)
-    gpus.expect((1, 0), driver(2))
+    gpus.check((), load)
+    gpus.check((1, 0), driver(2))
 
 
 def test_without_a_choice_triton_takes_all() -> None:
-    assert gpus.used(None, driver(3)) == (0, 1, 2)
-    assert gpus.used(None, none) == gpus.used((), driver(3)) == ()
-    assert gpus.used((2,), none) == (2,)
+    assert gpus.select(None, driver(3)) == (0, 1, 2)
+    assert gpus.select(None, none) == gpus.select((), driver(3)) == ()
+    assert gpus.select((2,), none) == (2,)
 
 
 @pytest.mark.parametrize("numbers", [(), (3,), (0, 1)])
 def test_a_network_is_on_each_gpu_and_the_stages_keep_up(
     tmp_path: Path, numbers: tuple[int, ...]
 ) -> None:
-    lay_models(MINI, UNLIMITED, numbers, tmp_path)
+    write_models(MINI, UNLIMITED, numbers, tmp_path)
     devices = max(1, len(numbers))
     counts = {"sampler": devices, "decoder": devices, "condition": 1, "stream": 1}
     for path in MINI.glob("*/config.pbtxt"):
@@ -109,7 +109,7 @@ def test_plans_are_not_placed_on_the_cpu(tmp_path: Path) -> None:
     (plan.parents[1] / "config.pbtxt").write_text('name: "a.flow" backend: "tensorrt_rtx"')
     sentence = r"^--gpus: none, but a\.flow has plans, which need a GPU\.$"
     with pytest.raises(ValueError, match=sentence):
-        lay_models(tmp_path / "models", UNLIMITED, (), tmp_path / "laid")
+        write_models(tmp_path / "models", UNLIMITED, (), tmp_path / "laid")
 
 
 def written(folder: Path, name: str, precision: str) -> Path:
@@ -122,22 +122,22 @@ def written(folder: Path, name: str, precision: str) -> Path:
 def test_triton_keeps_two_requests_tensors_of_the_largest_call(tmp_path: Path) -> None:
     # Of mini, in float32: two rows of 32 channels, and four latents of 4, for 256 x 256 x 128.
     step = (2 * 32 + 4 * 4) * 4 * 256 * 256 * 128 // 4**3
-    assert gpus.pool(MINI, ["*"]) == 2 * step == 83_886_080
+    assert gpus.pool_bytes(MINI, ["*"]) == 2 * step == 83_886_080
     # Without masks there is no embedding: then Triton's own 64 MiB do.
-    assert gpus.pool(MINI, ["mini", "mini.flow"]) == 64 << 20
+    assert gpus.pool_bytes(MINI, ["mini", "mini.flow"]) == 64 << 20
     ct = written(tmp_path / "ct", "rflow-ct", "fp16")
     most = variant.load("rflow-ct").serving["size"]["max_voxels"] // 4**3
     # Half of it in float16, the embedding alone.
-    assert gpus.pool(ct, ["*"]) == 2 * most * (2 * 64 * 2 + 4 * 4 * 4)
-    lay_models(ct, Limits(voxels=256**3), (0,), tmp_path / "less")
-    assert gpus.pool(tmp_path / "less", ["*"]) == 2 * 64**3 * (2 * 64 * 2 + 4 * 4 * 4)
+    assert gpus.pool_bytes(ct, ["*"]) == 2 * most * (2 * 64 * 2 + 4 * 4 * 4)
+    write_models(ct, Limits(voxels=256**3), (0,), tmp_path / "less")
+    assert gpus.pool_bytes(tmp_path / "less", ["*"]) == 2 * 64**3 * (2 * 64 * 2 + 4 * 4 * 4)
 
 
 def test_the_command_names_each_gpu_and_none_where_none_is_used() -> None:
     def pools(*numbers: int) -> list[str]:
-        laid = Laid(*[MINI] * 4)
+        folders = Folders(*[MINI] * 4)
         address = Address("127.0.0.1", 1, 2, 3, 4)
-        launch = Launch(MINI, laid, ["*"], address, "key", "key", gpus=numbers)
+        launch = Launch(MINI, folders, ["*"], address, "key", "key", gpus=numbers)
         return [word for word in command(launch) if "cuda" in word]
 
     flag = "--cuda-memory-pool-byte-size"

@@ -11,7 +11,7 @@ import time
 import psutil
 import pytest
 
-from server.healing import reap
+from server.recovery import reap
 from tests.conftest import PATIENCE, ROOT
 from tests.server.bare import Bare
 from tests.server.tiny import write_repository

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ import pytest
 import tritonclient.grpc as grpc
 from maisi_client import Client
 
-from server import status
-from server.status import Health
-from server.triton import Smallest, Triton, probe_id
+from server import health
+from server.address import Address
+from server.control import Control, Smallest, probe_id
+from server.health import Health
 from tests.conftest import PATIENCE, TOKEN, Server
 from tests.server import failing_flow
 from tests.server.metrics import get, numbers
@@ -168,21 +170,14 @@ def test_a_server_that_is_short_of_memory_at_its_start_is_ready_once_it_is_not(
     assert ask(server) == "made"
 
 
-def attached(server: Server) -> Triton:
-    """Return a connection like the supervisor's to a server that runs."""
-    triton = object.__new__(Triton)
-    for name in ("http", "metrics"):
-        host, _, port = getattr(server, name).rpartition(":")
-        setattr(triton, f"_{name}", (host, int(port)))
-    triton._key, triton.probe_id = "", probe_id(TOKEN)
-    return triton
-
-
 def hasty(monkeypatch: pytest.MonkeyPatch, server: Server) -> Health:
     """Watch a server with little patience, beside its own supervisor."""
     for name, seconds in (("PROBE", 1), ("IDLE", 0.5), ("FAILING", 1)):
-        monkeypatch.setattr(status, name, seconds)
-    return Health(attached(server), {"mini": Smallest((32, 32, 32), 22)}, 1800, None)
+        monkeypatch.setattr(health, name, seconds)
+    http, metrics = (int(url.rpartition(":")[2]) for url in (server.http, server.metrics))
+    control = Control(Address("127.0.0.1", 0, http, metrics, 0), "", probe_id(TOKEN))
+    triton: Any = SimpleNamespace(control=control)
+    return Health(triton, {"mini": Smallest((32, 32, 32), 22)}, 1800, None)
 
 
 def test_a_volume_of_its_own_that_hangs_is_a_failure(
@@ -195,8 +190,8 @@ def test_a_volume_of_its_own_that_hangs_is_a_failure(
     (repository / "mini.flow" / "1" / "hanging").touch()
     eventually(lambda: watched.ready() is not None)
     assert str(watched.ready()).startswith("cannot make a volume: no answer: timed out")
-    assert not watched.triton.activity().running
-    eventually(watched.hung)
+    assert not watched.triton.control.activity().running
+    eventually(watched.hang)
     watched.stopping = True
 
 

@@ -19,8 +19,9 @@ from backends.engines import tensorrt
 from export import compiler, engines
 from server import host
 from server.address import Address
-from server.supervisor import Settings, running
-from server.triton import Refused
+from server.control import Refused
+from server.settings import Settings
+from server.supervisor import running
 from tests.export import decoder
 from tests.server.tiny import ONE, X_TO_Y, write_model, write_onnx
 
@@ -72,7 +73,7 @@ def triton(repository):
         server.client = grpc.InferenceServerClient(f"127.0.0.1:{address.grpc}")
         try:
             deadline = time.monotonic() + 60
-            while not server.ready():
+            while not server.control.ready():
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
             yield server
@@ -91,17 +92,17 @@ def ask(triton, model, **tensors):
 @pytest.mark.skipif(GPU is not None, reason="there is a GPU here")
 def test_without_a_gpu_a_model_says_so_in_one_sentence_and_the_server_lives_on(triton, repository):
     with pytest.raises(Refused) as caught:
-        triton.load("decoder")
+        triton.control.load("decoder")
     said = str(caught.value)
     assert "decoder: an NVIDIA GPU and its driver are needed: cuda" in said
     assert "Traceback" not in said and str(repository) not in said
     assert ask(triton, "square", x=np.array([3], np.float32)).as_numpy("y") == 9
-    assert triton.states() == {"square": "READY", "decoder": "UNAVAILABLE"}
+    assert triton.control.states() == {"square": "READY", "decoder": "UNAVAILABLE"}
 
 
 @pytest.mark.skipif(GPU is None, reason="there is no GPU here")
 def test_the_same_image_as_onnx_runtime_and_kernels_are_kept(triton, repository):
-    triton.load("decoder")
+    triton.control.load("decoder")
     session = onnxruntime.InferenceSession(decoder.write(repository / "decoder.onnx"))
     for shape in ((8, 8, 8), (16, 24, 8), (8, 8, 8)):
         latent = np.random.default_rng(1).normal(size=(1, 4, *shape)).astype(np.float32)

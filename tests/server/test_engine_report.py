@@ -13,7 +13,7 @@ from google.protobuf import text_format  # type: ignore[import-untyped]
 from maisi_client import Client
 from tritonclient.grpc import model_config_pb2 as pb
 
-from server import engines
+from server import engine_report
 from tests.conftest import ROOT, Server
 
 
@@ -35,8 +35,8 @@ def test_every_engine_of_a_variant_is_listed_and_every_reason_once() -> None:
         ]
     )
     listed = "mini:ONNXRuntime/GPU0+ONNXRuntime/GPU1+OpenVINO/CPU,big.v2:TensorRT/GPU0"
-    assert engines.listed(metrics, ["mini", "big.v2"]) == listed
-    assert engines.unused(metrics) == [
+    assert engine_report.engines(metrics, ["mini", "big.v2"]) == listed
+    assert engine_report.unused_gpus(metrics) == [
         'mini.mask_encoder, mini.vae_decoder run on the CPU: GPU 0: the "provider" is missing'
     ]
 
