@@ -98,7 +98,7 @@ class Health:
         while not self.stopping:
             try:
                 problem, patience = self._poll()
-            except Exception as error:  # this thread must go on: without it nothing would change
+            except Exception as error:  # this thread has to continue, or nothing would change
                 reason = f"{type(error).__name__}: {error}"
                 problem, patience = f"tritonserver cannot be watched: {reason}", self.stall
             now = time.monotonic()
@@ -115,15 +115,15 @@ class Health:
         """Return the problem, and the seconds after which it needs a new start of tritonserver."""
         try:
             activity = self.triton.control.activity()
-            if problem := self._stall(activity):
+            if problem := self._no_progress(activity):
                 return problem, self.stall
             self._probe_if_needed(activity)
         except Refused as error:
             return f"tritonserver does not answer: {error}", self.stall
         return self._failure, FAILING
 
-    def _stall(self, activity: Activity) -> str | None:
-        """Return that work hangs, measured by a clock that nobody sets; None where it does not."""
+    def _no_progress(self, activity: Activity) -> str | None:
+        """Return a sentence where work hangs, by a clock that nobody can set, else None."""
         now = time.monotonic()
         if not activity.busy or activity.progress != self._activity.progress:
             self._progress_at = now
@@ -196,8 +196,8 @@ class Health:
 def expiry(address: Address) -> float | None:
     """Return when the certificate that gRPC serves expires, in seconds since the epoch.
 
-    0 for one that has expired; None where nobody answers. The certificate is asked of the port and
-    not read from its file, as Triton reads the file once, at its start.
+    0 for one that has expired; None where nobody answers. The certificate is read from the
+    port and not from its file, as Triton reads the file only at its start.
     """
     endpoint = (address.near, address.grpc)
     try:
