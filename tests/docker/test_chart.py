@@ -171,8 +171,8 @@ def test_what_the_chart_says_the_programs_understand(documents: list[dict[str, A
             assert (options.variant, options.cache) == ("rflow-ct", Path("/models/cache"))
 
 
-@pytest.mark.parametrize(("count", "numbers"), [(0, None), (1, "0"), (3, "0,1,2")])
-def test_networks_are_placed_on_the_gpus_of_a_pod(count: int, numbers: str | None) -> None:
+@pytest.mark.parametrize(("count", "numbers"), [(0, "none"), (1, "0"), (3, "0,1,2")])
+def test_networks_are_placed_on_the_gpus_of_a_pod(count: int, numbers: str) -> None:
     (pod,) = pods(template(f"--set=gpus={count}"))
     (server,) = pod["containers"]
     assert serve.arguments(server["args"]).gpus == numbers

@@ -55,8 +55,14 @@ def test_packages_are_pinned_to_what_is_in_them() -> None:
             assert re.fullmatch(r"\S+==\S+ --hash=sha256:[0-9a-f]{64}", line), line
 
 
-def test_the_compose_file_says_what_is_there() -> None:
+def test_the_compose_file_names_what_exists_and_reserves_the_gpus_that_are_used() -> None:
     compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())
+    servers = {name: compose["services"][f"server-{name}"] for name in ("cpu", "gpu")}
+    assert {name: server.get("gpus") for name, server in servers.items()} == {
+        "cpu": None,
+        "gpu": "all",
+    }
+    assert not any("command" in server for server in servers.values())  # so without --gpus
     for service in compose["services"].values():
         if "build" in service:
             assert (ROOT / service["build"]["dockerfile"]).is_file()
