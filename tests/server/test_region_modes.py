@@ -1,4 +1,4 @@
-"""Other users of the machine cannot read what a server has in shared memory, at no moment."""
+"""Other users of the machine cannot read a server's shared memory at any moment."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def test_no_region_can_be_opened_by_others_while_models_load_work_and_load_again
     assert set().union(*modes.values()) == {0o600}
 
 
-@pytest.mark.parametrize(("mode", "kept"), [(0o644, 0o600), (0o640, 0o640), (0o700, 0o700)])
+@pytest.mark.parametrize(("mode", "result"), [(0o644, 0o600), (0o640, 0o640), (0o700, 0o700)])
 def test_the_filter_ignores_only_the_mode_that_boost_sets(
-    tmp_path: Path, mode: int, kept: int
+    tmp_path: Path, mode: int, result: int
 ) -> None:
     file = tmp_path / "region"
     again = "import os, sys; os.fchmod(os.open(sys.argv[1], os.O_RDWR), int(sys.argv[2]))"
@@ -59,7 +59,7 @@ def test_the_filter_ignores_only_the_mode_that_boost_sets(
     file.touch(0o600)
     command = [sys.executable, "-c", program, str(file), str(mode)]
     subprocess.run(command, check=True)
-    assert file.stat().st_mode & 0o777 == kept
+    assert file.stat().st_mode & 0o777 == result
 
 
 def test_regions_are_closed_where_no_filter_could() -> None:

@@ -78,7 +78,7 @@ def guarded(module_server, tmp_path_factory):
     (folder / "key").write_text(f"{KEY}\n")
     papers = Papers(trustme.CA(), folder / "server", HOST)
     words = [f"--host={HOST}", f"--key-file={folder / 'key'}"]
-    return module_server(None, *words, *papers.served), papers
+    return module_server(None, *words, *papers.server_options), papers
 
 
 def test_the_key_opens(start_server, tmp_path):
@@ -119,7 +119,7 @@ def test_tls_and_mutual_tls(start_server, tmp_path):
     ours = Papers(ca, tmp_path / "server", "127.0.0.1")
     pipeline = Papers(ca, tmp_path / "client", "pipeline@example.org")
     other = Papers(stranger, tmp_path / "stranger", "other@example.org")
-    server = start_server(None, *ours.served, f"--tls-clients={pipeline.ca}")
+    server = start_server(None, *ours.server_options, f"--tls-clients={pipeline.ca}")
     tls = maisi_client.Tls(pipeline.ca, pipeline.certificate, pipeline.key)
     volume = ask(server, tls)
     assert volume.image.shape == (32, 32, 32)
@@ -146,7 +146,7 @@ def test_tls_and_mutual_tls(start_server, tmp_path):
 def test_a_certificate_that_is_over_is_refused_and_told(start_server, tmp_path):
     ca, past = trustme.CA(), datetime.datetime(2020, 1, 1)
     over = Papers(ca, tmp_path / "server", "127.0.0.1", not_before=past, not_after=past)
-    server = start_server(write_repository(tmp_path / "models"), *over.served)
+    server = start_server(write_repository(tmp_path / "models"), *over.server_options)
     with pytest.raises(maisi_client.ServerUnavailable):
         ask(server, maisi_client.Tls(over.ca))
     assert numbers(server.status)["maisi_certificate_expiry_timestamp_seconds{}"] == 0
