@@ -59,7 +59,7 @@ class Folders:
 
 def lay_out(
     triton: Path,
-    ours: Path | None,
+    own_backends: Path | None,
     repository: Path,
     limits: Limits,
     numbers: tuple[int, ...] | None,
@@ -67,17 +67,17 @@ def lay_out(
 ) -> Folders:
     """Fill the new folder `target`, whose path is plain, with what tritonserver needs.
 
-    `ours`: the packages of our backends; None where `triton` has them among its own. `numbers` of
-    the GPUs for networks; None where Triton chooses. All other paths are behind links: Triton does
-    not quote paths for its shell, its models' interpreters accept only ASCII, and the loader splits
-    LD_LIBRARY_PATH at semicolons. Raises ValueError for a network that needs a GPU where `numbers`
-    is empty.
+    `own_backends`: the packages of our backends; None where `triton` has them among its own.
+    `numbers` of the GPUs for networks; None where Triton chooses. All other paths are behind links:
+    Triton does not quote paths for its shell, its models' interpreters accept only ASCII, and the
+    loader splits LD_LIBRARY_PATH at semicolons. Raises ValueError for a network that needs a GPU
+    where `numbers` is empty.
     """
     folders = Folders(*(target / name for name in ("backends", "models", "lib", "python/bin")))
-    if ours is None:
+    if own_backends is None:
         folders.backends.symlink_to((triton / "backends").absolute())
     else:
-        write_backends(triton, ours, folders.backends)
+        write_backends(triton, own_backends, folders.backends)
     if limits == UNLIMITED and numbers is None:
         folders.models.symlink_to(repository.absolute())
     else:
@@ -111,8 +111,8 @@ def write_environment(programs: Path) -> None:
                     link.symlink_to(path)
 
 
-def write_backends(triton: Path, ours: Path, target: Path) -> None:
-    """Fill the new folder `target` with Triton's Python backend and the packages in `ours`.
+def write_backends(triton: Path, own_backends: Path, target: Path) -> None:
+    """Fill the new folder `target` with Triton's Python backend and the packages in `own_backends`.
 
     Triton refuses a shared library that a link leads out of the backend directory. So the library
     and its utilities are copied, and the rest is linked. The stub is started by a script, which
@@ -127,7 +127,7 @@ def write_backends(triton: Path, ours: Path, target: Path) -> None:
     (python / version).symlink_to((triton / "python_backend_stubs" / version).absolute())
     (python / stub).write_text(_STUB.format(names=" ".join(MALLOC), stub=python / version / stub))
     (python / stub).chmod(0o755)
-    for module in sorted(ours.glob("*/__init__.py")):
+    for module in sorted(own_backends.glob("*/__init__.py")):
         (target / module.parent.name).symlink_to(module.parent.resolve())
 
 

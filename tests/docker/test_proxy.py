@@ -251,8 +251,8 @@ def test_a_connection_without_a_whole_head_is_closed(addresses):
             for start in (b"", b"GET /v2", b"PRI * HT"):
                 silent.append(stack.enter_context(connect(address)))
                 silent[-1].sendall(start)
-        for each in silent:
-            assert each.makefile("rb").read() is not None  # else it times out
+        for connection in silent:
+            assert connection.makefile("rb").read() is not None  # else it times out
 
 
 def test_the_port_of_grpc_takes_http2_alone(addresses):

@@ -67,9 +67,11 @@ def test_an_address_that_cannot_be_used_is_named(host, ports, sentence):
 
 def test_ports_in_use_are_all_named():
     with socket.create_server((HERE, 0)) as first, socket.create_server((HERE, 0)) as second:
-        one, two = (listener.getsockname()[1] for listener in (first, second))
-        with pytest.raises(ValueError, match=f"{HERE} port {one}, {HERE} port {two} is in use"):
-            Address(HERE, one, 0, two, 0).fixed()
+        port, other_port = (listener.getsockname()[1] for listener in (first, second))
+        with pytest.raises(
+            ValueError, match=f"{HERE} port {port}, {HERE} port {other_port} is in use"
+        ):
+            Address(HERE, port, 0, other_port, 0).fixed()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give rights away")

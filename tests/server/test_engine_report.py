@@ -56,8 +56,8 @@ def test_onnx_runtime_makes_openvinos_volume_to_one_grey_level(
     mask = np.zeros((48, 40, 32), np.uint8)
     mask[12:36, 10:30, 8:24] = 22
     volumes = []
-    for each in (server, forced):
-        with Client(each.grpc) as client:
+    for address in (server.grpc, forced.grpc):
+        with Client(address) as client:
             image = nib.Nifti1Image(mask, np.diag([3, 3, 3, 1]))
             volumes.append(client.generate(image, seed=5, steps=4).image)
     openvino, onnxruntime = (np.asarray(volume.dataobj, np.int32) for volume in volumes)

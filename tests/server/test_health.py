@@ -59,8 +59,8 @@ def test_bad_requests_and_cancelled_ones_are_counted_apart(server, eventually):
     messages, another = stream(server, steps=900)
     messages.get(timeout=PATIENCE)
     another.stop_stream(cancel_requests=True)
-    for each in (client, another):
-        each.close()
+    for connection in (client, another):
+        connection.close()
     eventually(lambda: counts() == [done, invalid + 1, cancelled + 1])
 
 

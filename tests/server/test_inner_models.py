@@ -136,8 +136,8 @@ def test_strangers_who_fill_a_networks_queue_do_not_fail_ordinary_requests(
                 assert client.generate(**request).report["sha256"] == before
             finally:
                 stop.set()
-            for each in floods:
-                each.result(PATIENCE)
+            for future in floods:
+                future.result(PATIENCE)
     assert statuses == {"mini.flow: only the stag", "full"}
 
 

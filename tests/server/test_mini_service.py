@@ -122,8 +122,8 @@ def test_one_request_too_many_is_refused_and_one_not_done_at_a_stop_gets_its_see
     assert handed_on.value.status() == "StatusCode.UNAVAILABLE"
     message = str(last(first))
     assert STOPPED in message and "seed 6 makes the same volume" in message
-    for each in (client, another, late):
-        each.close()
+    for connection in (client, another, late):
+        connection.close()
     assert server.process.wait(PATIENCE) == 0
 
 

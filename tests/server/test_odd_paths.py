@@ -55,8 +55,8 @@ def test_the_interpreter_may_have_any_name(start_server, tmp_path, monkeypatch):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", odd / "venv"], check=True)
     (packages,) = (odd / "venv" / "lib").glob("python*/site-packages")
     (odd / "library").mkdir()
-    ours = [folder for folder in sys.path if folder.endswith("site-packages")]
-    lines = "\n".join([*ours, str(odd / "library")])
+    site_packages = [folder for folder in sys.path if folder.endswith("site-packages")]
+    lines = "\n".join([*site_packages, str(odd / "library")])
     (packages / "ours.pth").write_text(lines, encoding="utf-8")
     monkeypatch.setattr(sys, "executable", str(odd / "venv" / "bin" / "python"))
     server = start_server(write_repository(odd / "models"))

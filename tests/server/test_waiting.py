@@ -35,7 +35,7 @@ def full_queue(server: Server, go: Path) -> Iterator[None]:
     """Let strangers run the flow and fill its queue, of one request, until the file `go` exists."""
     pending = 'nv_inference_pending_request_count{model="mini.flow",version="1"}'
     with grpc.InferenceServerClient(server.grpc) as client, ThreadPoolExecutor(2) as pool:
-        (flow,) = (each for each in networks.networks(client) if each.name == "mini.flow")
+        (flow,) = (network for network in networks.networks(client) if network.name == "mini.flow")
         tensors, token = networks.tensors(flow.good(80)), {"maisi_token": TOKEN}
 
         def run() -> None:
