@@ -25,7 +25,10 @@ SHM_MINIMUM = 64 << 20
 
 @dataclass(frozen=True)
 class Host:
-    """The properties of a computer that the server depends on; sizes in bytes."""
+    """The properties of a computer that the server depends on.
+
+    `libc`: name and version; `python`: major and minor version; `shm_free`: bytes.
+    """
 
     system: str
     machine: str

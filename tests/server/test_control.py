@@ -1,4 +1,4 @@
-"""Broken answers of tritonserver: each is a refusal, and the supervisor goes on."""
+"""Broken answers of tritonserver: each is a refusal, and the supervisor keeps watching."""
 
 from __future__ import annotations
 
