@@ -1,9 +1,9 @@
-"""What is in the images, and what is known of it: `scripts/write sbom`.
+"""The images' packages and the advisories on them: `scripts/write sbom`.
 
-For each docker/requirements-*.txt a CycloneDX SBOM goes to build/sbom/, and pip-audit asks PyPI for
-advisories. PyPI's mirrors often have none: pip-audit then finds nothing, so what was not
-asked about is told apart from what is fine. Without the internet, a clone of PyPA's database,
-github.com/pypa/advisory-database, is read in place of asking.
+For each docker/requirements-*.txt a CycloneDX SBOM is written to build/sbom/, and pip-audit asks
+PyPI for advisories. PyPI's mirrors often have none, and pip-audit then skips packages: these are
+listed apart. Without the internet, a clone of PyPA's database, github.com/pypa/advisory-database,
+can be searched instead.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("cpu", "gpu", "client")
-Locked = tuple[str, str, str]  # a package's name as PyPI normalises it, version, sha256
+Package = tuple[str, str, str]  # its name as PyPI normalises it, version, sha256
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What is known: lines for people, and packages that were asked about and that were not."""
+    """Advisories, a line each, and the names of packages that were audited and that were not."""
 
-    found: tuple[str, ...]
-    asked: tuple[str, ...]
+    advisories: tuple[str, ...]
+    audited: tuple[str, ...]
     skipped: tuple[str, ...]
 
     def status(self, strict: bool) -> int:
-        """Return 1 where an advisory was found, or `strict` and not all was asked; else 0."""
-        return int(bool(self.found) or (strict and (bool(self.skipped) or not self.asked)))
+        """Return 1 where there is an advisory, or with `strict` a package not audited; else 0."""
+        return int(bool(self.advisories) or (strict and (bool(self.skipped) or not self.audited)))
 
 
-def locked(requirements: Path) -> set[Locked]:
+def locked_packages(requirements: Path) -> set[Package]:
     """Return what a file locks; raise ValueError for a line without its version and digest."""
     packages = set()
     for line in requirements.read_text().splitlines():
@@ -50,11 +50,11 @@ def locked(requirements: Path) -> set[Locked]:
             raise ValueError(
                 f"{requirements.name}: {line!r} is not NAME==VERSION --hash=sha256:..."
             )
-        packages.add((normalised(parts[1]), parts[2], parts[3]))
+        packages.add((normalised_name(parts[1]), parts[2], parts[3]))
     return packages
 
 
-def normalised(name: str) -> str:
+def normalised_name(name: str) -> str:
     """Return a package's name as PEP 503 has it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
@@ -62,7 +62,7 @@ def normalised(name: str) -> str:
 def sbom(requirements: Path, to: Path) -> int:
     """Write the SBOM of a file, and return how many components it has.
 
-    Raises ValueError when a locked package is missing or is another; CalledProcessError when
+    Raises ValueError when the SBOM has other packages than the file; CalledProcessError when
     cyclonedx-py fails, which also checks the SBOM by CycloneDX's schema.
     """
     to.parent.mkdir(parents=True, exist_ok=True)
@@ -73,17 +73,17 @@ def sbom(requirements: Path, to: Path) -> int:
         ],
         check=True,
     )
-    wanted, told = locked(requirements), components(json.loads(to.read_bytes()))
-    if wanted != told:
-        strange = ", ".join(sorted(name for name, _, _ in wanted ^ told))
-        raise ValueError(f"{to.name} is not what {requirements.name} locks: {strange}")
-    return len(told)
+    packages, listed = locked_packages(requirements), components(json.loads(to.read_bytes()))
+    if packages != listed:
+        names = ", ".join(sorted(name for name, _, _ in packages ^ listed))
+        raise ValueError(f"{to.name} is not what {requirements.name} locks: {names}")
+    return len(listed)
 
 
-def components(bom: dict[str, Any]) -> set[Locked]:
-    """Return the packages that an SBOM names, a digest each."""
+def components(bom: dict[str, Any]) -> set[Package]:
+    """Return the packages that an SBOM names, with a digest each."""
     return {
-        (normalised(component["name"]), component["version"], digest["content"])
+        (normalised_name(component["name"]), component["version"], digest["content"])
         for component in bom.get("components", [])
         for reference in component.get("externalReferences", [])
         for digest in reference.get("hashes", [])
@@ -91,23 +91,23 @@ def components(bom: dict[str, Any]) -> set[Locked]:
     }
 
 
-def judged(report: dict[str, Any]) -> Audit:
-    """Read pip-audit's JSON."""
-    found, asked, skipped = [], [], []
+def parse_report(report: dict[str, Any]) -> Audit:
+    """Return the audit in pip-audit's JSON."""
+    lines, audited, skipped = [], [], []
     for package in report["dependencies"]:
         if "skip_reason" in package:
             skipped.append(package["name"])
             continue
-        asked.append(package["name"])
+        audited.append(package["name"])
         for advisory in package["vulns"]:
-            names, fixed = [advisory["id"], *advisory["aliases"]], advisory["fix_versions"]
-            found.append(_line(package["name"], package["version"], names, fixed))
-    return Audit(tuple(found), tuple(asked), tuple(skipped))
+            ids, fixes = [advisory["id"], *advisory["aliases"]], advisory["fix_versions"]
+            lines.append(_line(package["name"], package["version"], ids, fixes))
+    return Audit(tuple(lines), tuple(audited), tuple(skipped))
 
 
-def advisories(requirements: Path) -> Audit:
-    """Ask PyPI about what a file locks; nothing is asked where it cannot be reached."""
-    told = subprocess.run(
+def ask_pypi(requirements: Path) -> Audit:
+    """Ask PyPI for advisories on what a file locks; all is skipped where PyPI does not answer."""
+    process = subprocess.run(
         [
             *(sys.executable, "-m", "pip_audit", "--requirement", str(requirements), "--no-deps"),
             *(
@@ -122,64 +122,68 @@ def advisories(requirements: Path) -> Audit:
         stderr=subprocess.DEVNULL,
     )
     try:
-        return judged(json.loads(told.stdout))
+        return parse_report(json.loads(process.stdout))
     except ValueError:  # it ended with an error instead
-        return Audit((), (), tuple(sorted(name for name, _, _ in locked(requirements))))
+        names = sorted(name for name, _, _ in locked_packages(requirements))
+        return Audit((), (), tuple(names))
 
 
-def looked_up(requirements: Path, database: Path) -> Audit:
-    """Look up what a file locks in a clone of PyPA's advisory database.
+def search_database(requirements: Path, database: Path) -> Audit:
+    """Search a clone of PyPA's advisory database for what a file locks.
 
-    Raises ValueError where the folder is none.
+    Raises ValueError where the folder is not such a clone.
     """
     if not (database / "vulns").is_dir():
         raise ValueError(f"{database} is no clone of github.com/pypa/advisory-database")
-    found, packages = [], sorted(locked(requirements))
+    lines, packages = [], sorted(locked_packages(requirements))
     for name, version, _ in packages:
         for path in sorted((database / "vulns" / name).glob("*.yaml")):
             advisory = yaml.safe_load(path.read_text())
-            hit = [each for each in advisory["affected"] if affects(each, version)]
-            if hit and "withdrawn" not in advisory:
-                events = chain.from_iterable(chain.from_iterable(map(_ranges, hit)))
-                fixed = [event["fixed"] for event in events if "fixed" in event]
-                names = [advisory["id"], *advisory.get("aliases", [])]
-                found.append(_line(name, version, names, fixed))
-    return Audit(tuple(found), tuple(name for name, _, _ in packages), ())
+            matches = [entry for entry in advisory["affected"] if affects(entry, version)]
+            if matches and "withdrawn" not in advisory:
+                events = chain.from_iterable(chain.from_iterable(map(_ranges, matches)))
+                fixes = [event["fixed"] for event in events if "fixed" in event]
+                ids = [advisory["id"], *advisory.get("aliases", [])]
+                lines.append(_line(name, version, ids, fixes))
+    return Audit(tuple(lines), tuple(name for name, _, _ in packages), ())
 
 
-def affects(affected: dict[str, Any], version: str) -> bool:
-    """Tell whether an entry of `affected` names a version, or has it in one of its ranges.
+def affects(entry: dict[str, Any], version: str) -> bool:
+    """Return whether an entry of `affected` names a version, or has it in one of its ranges.
 
-    As https://ossf.github.io/osv-schema/ says, "Evaluation".
+    See "Evaluation" in https://ossf.github.io/osv-schema/.
     """
-    asked = Version(version)
-    return version in affected.get("versions", []) or any(
-        _within(asked, events) for events in _ranges(affected)
+    return version in entry.get("versions", []) or any(
+        _within(Version(version), events) for events in _ranges(entry)
     )
 
 
-def _ranges(affected: dict[str, Any]) -> list[list[dict[str, str]]]:
-    return [each["events"] for each in affected.get("ranges", []) if each["type"] == "ECOSYSTEM"]
+def _ranges(entry: dict[str, Any]) -> list[list[dict[str, str]]]:
+    return [each["events"] for each in entry.get("ranges", []) if each["type"] == "ECOSYSTEM"]
 
 
 def _within(version: Version, events: list[dict[str, str]]) -> bool:
     inside = False
     for event in events:  # in the order of their versions
-        [(kind, at)] = event.items()
-        if version > Version(at) or (version == Version(at) and kind != "last_affected"):
+        [(kind, limit)] = event.items()
+        if version > Version(limit) or (version == Version(limit) and kind != "last_affected"):
             inside = kind == "introduced"
     return inside
 
 
-def _line(name: str, version: str, advisories: list[str], fixed: list[str]) -> str:
-    return f"{name} {version}: {', '.join(advisories)}; fixed in {' or '.join(fixed) or 'none yet'}"
+def _line(name: str, version: str, ids: list[str], fixes: list[str]) -> str:
+    return f"{name} {version}: {', '.join(ids)}; fixed in {' or '.join(fixes) or 'none yet'}"
 
 
 def main() -> int:
-    """Write and ask; return the exit status."""
+    """Write the SBOMs and print the advisories; return the exit status."""
     parser = argparse.ArgumentParser(prog="scripts/write sbom", description=__doc__)
-    parser.add_argument("--strict", action="store_true", help="fail where not all could be asked")
-    parser.add_argument("--database", type=Path, metavar="FOLDER", help="read it, ask nobody")
+    parser.add_argument(
+        "--strict", action="store_true", help="fail where a package was not audited"
+    )
+    parser.add_argument(
+        "--database", type=Path, metavar="FOLDER", help="search this clone; PyPI is not asked"
+    )
     options = parser.parse_args()
     status = 0
     for name in NAMES:
@@ -188,19 +192,20 @@ def main() -> int:
         try:
             print(f"{to.relative_to(ROOT)}: {sbom(requirements, to)} components")
             if options.database:
-                audit = looked_up(requirements, options.database)
+                audit = search_database(requirements, options.database)
             else:
-                audit = advisories(requirements)
+                audit = ask_pypi(requirements)
         except (ValueError, subprocess.CalledProcessError) as error:
             print(error, file=sys.stderr)
             return 1
-        for line in audit.found:
+        for line in audit.advisories:
             print(line, file=sys.stderr)
-        if not audit.asked:
+        if not audit.audited:
             print(f"{name}: advisories were not asked for: PyPI's are not within reach")
         else:
-            silent = f", not about {', '.join(audit.skipped)}" if audit.skipped else ""
-            print(f"{name}: {len(audit.found)} advisories on {len(audit.asked)} packages{silent}")
+            skipped = f", not about {', '.join(audit.skipped)}" if audit.skipped else ""
+            count = len(audit.advisories)
+            print(f"{name}: {count} advisories on {len(audit.audited)} packages{skipped}")
         status = max(status, audit.status(options.strict))
     return status
 

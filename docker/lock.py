@@ -1,6 +1,7 @@
-"""What the images install, with the digest of every file: `python -m docker.lock`.
+"""The packages of the images, with the digest of every file: `python -m docker.lock`.
 
-pip resolves for the Python of each image, whatever Python this is. Run by scripts/write lock.
+pip resolves for the Python of each image, not for the Python that runs this. `scripts/write lock`
+runs it.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ else:
 FOLDER = Path(__file__).parent
 HEAD = "# Written by scripts/write lock: what the image has, and the digest of every file.\n"
 DEBIAN = ("3.11", "manylinux_2_36_x86_64")  # bookworm
-UBUNTU = ("3.12", "manylinux_2_39_x86_64")  # that of NVIDIA's image, noble
-# To the TensorRT, CUDA and cuDNN that are in the image already; see TAG in docker/Dockerfile.
+UBUNTU = ("3.12", "manylinux_2_39_x86_64")  # noble, of NVIDIA's image
+# Bindings of the TensorRT that is in the image with CUDA and cuDNN; see TAG in docker/Dockerfile.
 GPU_ALONE = ("tensorrt-cu13-bindings==10.13.3.9",)
 IN_THE_IMAGE = re.compile(r"nvidia[-_]")
 
@@ -29,42 +30,42 @@ IN_THE_IMAGE = re.compile(r"nvidia[-_]")
 def extras() -> dict[str, list[str]]:
     """Return the optional dependencies of pyproject.toml."""
     text = (FOLDER.parent / "pyproject.toml").read_text()
-    found: dict[str, list[str]] = tomllib.loads(text)["project"]["optional-dependencies"]
-    return found
+    table: dict[str, list[str]] = tomllib.loads(text)["project"]["optional-dependencies"]
+    return table
 
 
-def resolve(image: tuple[str, str], wanted: list[str], *flags: str) -> list[str]:
-    """Return `name==version --hash=sha256:digest` of everything that `wanted` comes to."""
+def resolve(image: tuple[str, str], requirements: list[str], *flags: str) -> list[str]:
+    """Return `name==version --hash=sha256:digest` of the packages that meet the requirements."""
     python, platform = image
     glibc = int(re.findall(r"\d+", platform)[1])
-    # pip takes a platform for one tag alone; wheels name any glibc up to that.
+    # For pip a platform is this one tag; wheels name any glibc up to the image's.
     tags = [f"--platform=manylinux_2_{minor}_x86_64" for minor in range(glibc, 4, -1)]
     tags += ["--platform=manylinux2014_x86_64", "--platform=manylinux1_x86_64"]
     report = subprocess.run(
         [
             *(sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"),
             *("--only-binary=:all:", f"--python-version={python}", *tags, "--target=nowhere"),
-            *("--report=-", *flags, *wanted),
+            *("--report=-", *flags, *requirements),
         ],
         check=True,
         stdout=subprocess.PIPE,
     )
     lines = []
     for item in json.loads(report.stdout)["install"]:
-        about: dict[str, Any] = item["metadata"]
+        package: dict[str, Any] = item["metadata"]
         digest = item["download_info"]["archive_info"]["hashes"]["sha256"]
-        lines.append(f"{about['name']}=={about['version']} --hash=sha256:{digest}")
+        lines.append(f"{package['name']}=={package['version']} --hash=sha256:{digest}")
     return lines
 
 
 def main() -> None:
-    """Write the lists."""
-    known = extras()
-    triton = ["nvidia-pytriton==0.7.0"]  # of which nothing but tritonserver is used
-    engines, ours = known["engines"], "maisi-triton[engines]"
-    cpu = resolve(DEBIAN, [*engines, *(line for line in known["serve"] if line != ours)])
+    """Write docker/requirements-*.txt."""
+    table = extras()
+    triton = ["nvidia-pytriton==0.7.0"]  # for tritonserver alone, so without its dependencies
+    engines, own = table["engines"], "maisi-triton[engines]"
+    cpu = resolve(DEBIAN, [*engines, *(line for line in table["serve"] if line != own)])
     cpu += resolve(DEBIAN, triton, "--no-deps")
-    on_gpu = [line for line in known["gpu"] if line != ours]
+    on_gpu = [line for line in table["gpu"] if line != own]
     gpu = [
         line
         for line in resolve(UBUNTU, [*engines, *on_gpu, *GPU_ALONE])

@@ -1,8 +1,8 @@
 """Train a UNet for brain tissue on volumes that a server makes meanwhile; test it on a real one.
 
-The training set is nobody's: T1 and T2 that `mini` makes of crops of `brain_mask.nii.gz`. The test
-is real: the ICBM152 2009a template (an average of many T1 scans) with its maps of grey and white
-matter, which nilearn ships. See docs/training-loop.md.
+The training set is synthetic: T1 and T2 volumes that `mini` makes of crops of `brain_mask.nii.gz`.
+The test volume is real: the ICBM152 2009a template (an average of many T1 scans) with its maps of
+grey and white matter, which nilearn ships. See docs/training-loop.md.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from monai.networks.nets import UNet
 from monai.utils import set_determinism
 
 MODALITIES = ("mri_t1_skull_stripped", "mri_t2_skull_stripped")
-TISSUES = ("fluid", "grey", "white")  # classes 1 to 3; 0 is what is around
+TISSUES = ("fluid", "grey", "white")  # classes 1 to 3; 0 is the background
 HEAD = (120, 156, 157, 168)  # MAISI's ids of skull, muscle, fat, skin: the template has none
 CLASS_OF = torch.full((256,), 2)
 CLASS_OF[[131, 214, 215, 233, 234]] = 1
@@ -40,7 +40,7 @@ criterion = DiceCELoss(to_onehot_y=True, softmax=True, batch=True)
 
 
 def rows(side: int, steps: int, epoch: int) -> Iterator[dict[str, Any]]:
-    """Yield what to make: for each contrast a crop of the mask, a little different each time."""
+    """Yield requests: for each contrast a random crop of the mask, augmented by the server."""
     mask = nib.load(Path(__file__).with_name("brain_mask.nii.gz"))
     labels = np.asarray(mask.dataobj)
     labels = np.where(np.isin(labels, HEAD), np.uint8(0), labels)
@@ -54,7 +54,7 @@ def rows(side: int, steps: int, epoch: int) -> Iterator[dict[str, Any]]:
 
 
 def classes(label: torch.Tensor) -> torch.Tensor:
-    """Turn MAISI's label ids to the classes of this task."""
+    """Return the classes of this task for MAISI's label ids."""
     return CLASS_OF[label.long()]
 
 
@@ -80,10 +80,10 @@ def test(network: torch.nn.Module, pair: dict[str, torch.Tensor]) -> tuple[float
     network.eval()
     scores = network(pair["image"])
     network.train()
-    found, dice = scores.argmax(1, keepdim=True), {}
+    predicted, dice = scores.argmax(1, keepdim=True), {}
     for number, name in enumerate(TISSUES, 1):
-        got, want = found == number, pair["label"] == number
-        dice[name] = round(float(2 * (got & want).sum() / (got.sum() + want.sum())), 3)
+        mask, truth = predicted == number, pair["label"] == number
+        dice[name] = round(float(2 * (mask & truth).sum() / (mask.sum() + truth.sum())), 3)
     return float(criterion(scores, pair["label"])), dice
 
 
@@ -108,14 +108,14 @@ def main() -> None:
             transforms.RandGaussianNoised("image", prob=0.5, std=0.03),
         ]
     )
-    wanted = partial(rows, args.side, args.sampler_steps)
-    pairs = SyntheticPairs(wanted, args.url, transform=augment, endless=True)
+    epoch_rows = partial(rows, args.side, args.sampler_steps)
+    pairs = SyntheticPairs(epoch_rows, args.url, transform=augment, endless=True)
     batches = iter(DataLoader(pairs, num_workers=args.workers))
     shape = {"channels": (8, 16, 32, 64), "strides": (2, 2, 2), "num_res_units": 1}
     network = UNet(3, 1, 1 + len(TISSUES), **shape, norm="BATCH")
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-2)
     slower = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.steps)
-    real, started = template(), time.monotonic()
+    real, start = template(), time.monotonic()
     before, _ = test(network, real)
     print(f"step   0: on the real template {before:.3f}", flush=True)
     for step, batch in enumerate(itertools.islice(batches, args.steps), 1):
@@ -127,8 +127,8 @@ def main() -> None:
         if step % 10 == 0 or step == args.steps:
             after, dice = test(network, real)
             print(f"step {step:3}: {loss:.3f}, on the real template {after:.3f}", flush=True)
-    told = {"volumes": args.steps, "seconds": round(time.monotonic() - started, 1)}
-    print(json.dumps({**told, "before": before, "after": after, "dice": dice}))
+    result = {"volumes": args.steps, "seconds": round(time.monotonic() - start, 1)}
+    print(json.dumps({**result, "before": before, "after": after, "dice": dice}))
 
 
 if __name__ == "__main__":

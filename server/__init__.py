@@ -1,5 +1,5 @@
-"""Serves a model repository with the Triton Inference Server that a PyPI wheel brings.
+"""Serves a model repository with the Triton Inference Server of a PyPI wheel.
 
-No Docker, no GPU: `python -m server`. The wheel of nvidia-pytriton is used for the binaries it
-holds (tritonserver and its Python backend); nothing of it is imported.
+`python -m server` needs neither Docker nor a GPU. Of the wheel nvidia-pytriton it uses the binaries
+(tritonserver and its Python backend), and imports nothing.
 """

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 from server import host
 
 if TYPE_CHECKING:
-    from server.triton import Tls
+    from server.launch import Tls
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(
         prog="serve", description="Serve a model repository with Triton, without Docker."
     )
@@ -32,7 +32,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         "--triton",
         type=Path,
         metavar="FOLDER",
-        help="of a Triton that has our backends (docker/Dockerfile); that of the wheel",
+        help="of a Triton that has our backends (docker/Dockerfile); default: the wheel's",
     )
     parser.add_argument("--models", nargs="+", default=[], metavar="VARIANT", help="default: all")
     parser.add_argument(
@@ -59,64 +59,78 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         help="how long work may show no progress before /live fails",
     )
     parser.add_argument(
-        "--version", type=int, metavar="N", help="of the models (docs/operations.md); the newest"
+        "--version",
+        type=int,
+        metavar="N",
+        help="of the models (docs/operations.md); default: the newest",
     )
     parser.add_argument(
         "--max-voxels", type=int, metavar="N", help="of a volume, below the models'"
     )
     parser.add_argument("--max-waiting", type=int, metavar="N", help="requests in a queue")
     parser.add_argument(
-        "--max-seconds", type=int, metavar="N", help="of a request, waiting included; a day"
+        "--max-seconds",
+        type=int,
+        metavar="N",
+        help="of a request, waiting included; a day if not set",
     )
     parser.add_argument(
         "--memory-gb",
         type=float,
         metavar="N",
-        help="memory that a request's decoder may take; half of what is free, on a GPU 85 %%",
+        help="memory of a request's decoder; default: half of what is free, on a GPU 85 %%",
     )
     parser.add_argument(
         "--spill-gb",
         type=float,
         metavar="N",
-        help="disk that a request's decoder may take; half of what is free",
+        help="disk of a request's decoder; default: half of what is free",
     )
     parser.add_argument(
         "--gpus",
         metavar="N,N",
-        help="numbers of the GPUs that each get every network; none: the CPU; all",
+        help="numbers of the GPUs that each get every network; none: the CPU; default: all GPUs",
     )
     add = parser.add_argument_group("security (docs/operations.md)").add_argument
     add(
         "--key-file",
         type=Path,
         metavar="FILE",
-        help="the key that loading models, logging, tracing and shared memory need; without, nobody"
-        " may, but this user's clients on this machine use shared memory",
+        help="file of the key that loading models, logging, tracing and shared memory need; without"
+        " it nobody may, except that this user's clients on this machine use shared memory",
     )
-    add("--tls-certificate", type=Path, metavar="PEM", help="gRPC speaks TLS with it")
+    add(
+        "--tls-certificate",
+        type=Path,
+        metavar="PEM",
+        help="certificate: gRPC has TLS",
+    )
     add("--tls-key", type=Path, metavar="PEM", help="its key")
-    add("--tls-clients", type=Path, metavar="PEM", help="who signs clients' certificates: mTLS")
+    add("--tls-clients", type=Path, metavar="PEM", help="CA of the clients' certificates: mTLS")
     return parser.parse_args(words)
 
 
 def main() -> int:
-    """Serve until told to stop; returns the exit status."""
-    # Nothing has begun. Without a handler the kernel keeps SIGTERM from process 1 of a container.
+    """Serve until a signal; return the exit status."""
+    # For the time before the server's own handler: without one the kernel does not deliver SIGTERM
+    # to process 1 of a container.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    hold_standard_streams()
+    open_standard_streams()
     options = arguments()
-    facts = host.inspect()
-    triton, backends = options.triton or facts.triton, None if options.triton else ROOT / "backends"
-    problem = host.unfit(facts) if options.triton else host.refusal(facts)
+    computer = host.inspect()
+    triton = options.triton or computer.triton
+    backends = None if options.triton else ROOT / "backends"
+    problem = host.unfit(computer) if options.triton else host.refusal(computer)
     if problem or triton is None:
         print(f"serve: {problem}", file=sys.stderr)
         return 2
 
-    # Only now: these need what the check has just found.
+    # Only now: these import packages that the check requires.
     from server import gpus
     from server.address import Address
     from server.layout import Limits, model_names
-    from server.supervisor import ServerError, Settings, serve
+    from server.settings import ServerError, Settings
+    from server.supervisor import serve
 
     ports = (options.grpc_port, options.http_port, options.metrics_port, options.status_port)
     try:
@@ -153,27 +167,27 @@ def main() -> int:
     return 0
 
 
-def hold_standard_streams() -> None:
-    """Keep the descriptors 0 to 2 from files of ours, where somebody closed them."""
+def open_standard_streams() -> None:
+    """Open the descriptors 0 to 2 where they are closed, so that no file of ours gets them."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
 
 
 def key(path: Path) -> str:
-    """Read the operator's key; raises ValueError with one sentence."""
+    """Return the operator's key from its file; raises ValueError with one sentence."""
     try:
-        found = path.read_text().strip()
+        text = path.read_text().strip()
     except OSError as error:
         raise ValueError(f"--key-file: {path} cannot be read: {error.strerror}.") from None
-    if not re.fullmatch(r"[A-Za-z0-9_-]{16,}", found):
+    if not re.fullmatch(r"[A-Za-z0-9_-]{16,}", text):
         raise ValueError(f"--key-file: {path} must hold 16 or more of A-Z, a-z, 0-9, _ and -.")
-    return found
+    return text
 
 
 def tls(options: argparse.Namespace) -> Tls | None:
-    """Return the files of TLS, none where none is asked for; raises ValueError."""
-    from server.triton import Tls
+    """Return the files of TLS, None where no option names one; raises ValueError."""
+    from server.launch import Tls
 
     certificate, secret, clients = options.tls_certificate, options.tls_key, options.tls_clients
     if certificate is None and secret is None and clients is None:

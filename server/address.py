@@ -1,4 +1,4 @@
-"""Where a server listens, and why it cannot."""
+"""The addresses where a server listens, checked before it starts."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-# Where HTTP listens, whatever gRPC does: a body in gzip or in tiny chunks makes Triton 2.51 leak or
-# end (docs/security.md, Denial of service).
+# Where HTTP listens, whatever the host is: a body in gzip or in tiny chunks makes Triton 2.51 leak
+# or end (docs/security.md, Denial of service).
 LOOPBACK = "127.0.0.1"
 _NEAR = {"0.0.0.0": LOOPBACK, "::": "::1"}
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens: an address of IPv4 or IPv6, and ports; 0 stands for any free one."""
+    """Where a server listens: an address of IPv4 or IPv6, and ports; 0 stands for any free port."""
 
     host: str
     grpc: int
@@ -27,12 +27,12 @@ class Address:
 
     @property
     def near(self) -> str:
-        """The host as this computer reaches it."""
+        """The address at which this computer reaches the host."""
         return _NEAR.get(self.host, self.host)
 
     @property
     def listeners(self) -> dict[str, tuple[str, int]]:
-        """Name -> host and port of each service; HTTP is at loopback alone."""
+        """Name -> host and port of each service; HTTP listens at loopback alone."""
         return {
             "grpc": (self.host, self.grpc),
             "http": (LOOPBACK, self.http),
@@ -41,18 +41,18 @@ class Address:
         }
 
     def fixed(self) -> Address:
-        """Resolve the host, and put a free port in the place of every 0.
+        """Return the address with the host resolved and a free port in the place of every 0.
 
-        Raises ValueError with one sentence where the server cannot listen so.
+        Raises ValueError with one sentence where the server cannot listen there.
         """
         ports = {name: port for name, (_, port) in self.listeners.items()}
         _check(ports)
         listeners = Address(_resolved(self.host), **ports).listeners
         busy = []
-        with ExitStack() as bound:
-            # Free ports last, so that none of them is one that was asked for.
-            for name, (host, port) in sorted(listeners.items(), key=lambda one: not one[1][1]):
-                probe = bound.enter_context(socket.socket(family(host)))
+        with ExitStack() as stack:
+            # Free ports last, so that none of them is one of the fixed ports.
+            for name, (host, port) in sorted(listeners.items(), key=lambda item: not item[1][1]):
+                probe = stack.enter_context(socket.socket(family(host)))
                 if port:
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
@@ -77,7 +77,7 @@ def family(host: str) -> socket.AddressFamily:
 
 
 def joined(host: str, port: int) -> str:
-    """Write an address as in a URL: `127.0.0.1:8001`, `[::1]:8001`."""
+    """Return an address as a URL has it: `127.0.0.1:8001`, `[::1]:8001`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -95,7 +95,7 @@ def _check(ports: Mapping[str, int]) -> None:
 
 
 def _resolved(host: str) -> str:
-    """Return the numeric address of a host, of IPv4 where it has both."""
+    """Return the numeric address of a host, the one of IPv4 where it has both."""
     try:
         entries = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError as error:

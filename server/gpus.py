@@ -17,12 +17,12 @@ from tritonclient.utils import triton_to_np_dtype
 NETWORKS = ("onnxruntime", "slabs", "tensorrt_rtx")  # backends that run networks
 _DRIVER = "libcuda.so.1"
 _POOL = 64 << 20  # bytes that Triton keeps by itself
-_ROWS = 2  # of conditioning, as backends/engines/guard.py has it
-_BEGUN = 2  # requests for each GPU, as backends/maisi/gate.py has it
+_ROWS = 2  # of conditioning at most, as backends/engines/guard.py has it
+_REQUESTS = 2  # begun for each GPU, as backends/maisi/gate.py has it
 
 
 def parse(text: str) -> tuple[int, ...]:
-    """Read the option --gpus: numbers, or none of them; raises ValueError."""
+    """Return the numbers in the option --gpus, () for `none`; raises ValueError."""
     words = [] if text in ("", "none") else text.split(",")
     if not all(re.fullmatch("[0-9]{1,4}", word) for word in words):
         raise ValueError(f"--gpus: {text!r}, but numbers of GPUs such as 0,1 or none are expected.")
@@ -35,33 +35,34 @@ def parse(text: str) -> tuple[int, ...]:
 def count(load: Callable[[str], Any] = ctypes.CDLL) -> int:
     """Return how many GPUs CUDA shows to this process; raises OSError without a working driver."""
     driver = load(_DRIVER)
-    found = ctypes.c_int()
-    if status := driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(found)):
+    gpu_count = ctypes.c_int()
+    if status := driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(gpu_count)):
         raise OSError(f"CUDA's driver failed with status {status}")
-    return found.value
+    return gpu_count.value
 
 
-def expect(numbers: Collection[int], load: Callable[[str], Any] = ctypes.CDLL) -> None:
-    """Raise ValueError with one sentence where there is no such GPU, or none at all."""
+def check(numbers: Collection[int], load: Callable[[str], Any] = ctypes.CDLL) -> None:
+    """Raise ValueError with one sentence where one of these GPUs does not exist."""
     if not numbers:
         return
-    asked = ",".join(map(str, numbers))
+    option = ",".join(map(str, numbers))
     try:
-        there = count(load)
+        gpu_count = count(load)
     except OSError as error:
-        raise ValueError(f"--gpus: {asked}, but no GPU can be used: {error}.") from None
-    if max(numbers) >= there:
+        raise ValueError(f"--gpus: {option}, but no GPU can be used: {error}.") from None
+    if max(numbers) >= gpu_count:
         raise ValueError(
-            f"--gpus: {asked}, but numbers below {there} are expected, as many GPUs as there are."
+            f"--gpus: {option}, but numbers below {gpu_count} are expected, as many GPUs as there"
+            " are."
         )
 
 
-def used(
-    numbers: Collection[int] | None, load: Callable[[str], Any] = ctypes.CDLL
+def select(
+    choice: Collection[int] | None, load: Callable[[str], Any] = ctypes.CDLL
 ) -> tuple[int, ...]:
-    """Return the GPUs that networks are placed on: without a choice all of them."""
-    if numbers is not None:
-        return tuple(numbers)
+    """Return the GPUs that networks are placed on: those of `choice`, and all where it is None."""
+    if choice is not None:
+        return tuple(choice)
     try:
         return tuple(range(count(load)))
     except OSError:
@@ -71,7 +72,7 @@ def used(
 def place(config: pb.ModelConfig, numbers: Collection[int]) -> None:
     """Place a model of a variant: a network on each GPU, or on the CPU where there are none.
 
-    Sampler and decoder get an instance for each GPU, and the stream lets as many requests work.
+    Sampler and decoder get an instance for each GPU; the stream works on as many requests at once.
     """
     devices = max(1, len(numbers))
     role = config.parameters["role"].string_value if config.backend == "maisi" else None
@@ -85,26 +86,26 @@ def place(config: pb.ModelConfig, numbers: Collection[int]) -> None:
         config.instance_group.add(count=1, kind=kind, gpus=numbers)
 
 
-def pool(repository: Path, models: Collection[str]) -> int:
-    """Return the bytes that Triton is to keep on a GPU for tensors between models.
+def pool_bytes(repository: Path, models: Collection[str]) -> int:
+    """Return the bytes that Triton is to reserve on a GPU for tensors between models.
 
-    They hold two requests' tensors of one call of the largest network. What does not fit Triton
-    puts elsewhere, which is slower, and tensors were reported to be lost there. `models` to load,
-    or `*`.
+    They hold two requests' tensors of one call of the largest network. Tensors that do not fit are
+    allocated outside of the pool, which is slower, and where tensors were reported to be lost.
+    `models`: the names of those to load, or `*`.
     """
-    most = 0
+    largest = 0
     for path in repository.glob("*/config.pbtxt"):
         config = text_format.Parse(path.read_text(), pb.ModelConfig())
-        loaded = "*" in models or config.name in models
+        to_load = "*" in models or config.name in models
         # Outputs that the stages do not read stay on the GPU, see `_READ` of
         # backends/maisi/inner_models.py; the mask encoder's is an input of the flow.
-        if loaded and config.name.endswith((".flow", ".flow_masked", ".mask_flow")):
-            most = max(most, _bytes(config))
-    return max(_POOL, _BEGUN * most)
+        if to_load and config.name.endswith((".flow", ".flow_masked", ".mask_flow")):
+            largest = max(largest, _bytes(config))
+    return max(_POOL, _REQUESTS * largest)
 
 
 def _bytes(config: pb.ModelConfig) -> int:
-    """Return what the largest volume takes in a network's inputs and outputs of its size."""
+    """Return the bytes of a network's inputs and outputs that depend on the largest volume."""
     contract = json.loads(config.parameters["network"].string_value)
     total = 0
     for tensor in (*config.input, *config.output):

@@ -1,7 +1,7 @@
 """Whether this computer can run the embedded server, and what to do where it cannot.
 
-Read before anything else, also by a Python too old for the rest of this package: no syntax newer
-than 3.8 here.
+This module runs before all others, also in a Python too old for the rest of this package. So it has
+no syntax newer than that of Python 3.8.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-INSTEAD = "Use NVIDIA's image nvcr.io/nvidia/tritonserver (25.01-py3 or newer) instead"
+_INSTEAD = "Use NVIDIA's image nvcr.io/nvidia/tritonserver (25.01-py3 or newer) instead"
 PYTHONS = ((3, 10), (3, 11), (3, 12))
 SHM = Path("/dev/shm")
-SHM_NEEDED = 64 << 20
+SHM_MINIMUM = 64 << 20
 
 
 @dataclass(frozen=True)
 class Host:
-    """What matters about a computer; sizes in bytes, versions as (major, minor)."""
+    """The properties of a computer that the server depends on.
+
+    `libc`: name and version; `python`: major and minor version; `shm_free`: bytes.
+    """
 
     system: str
     machine: str
@@ -38,7 +41,7 @@ class Host:
 
 
 def inspect() -> Host:
-    """Look at the computer and the interpreter this runs on."""
+    """Return the properties of this computer and of this interpreter."""
     version = sys.version_info[:2]
     try:
         numpy = importlib.metadata.version("numpy")
@@ -61,7 +64,7 @@ def inspect() -> Host:
 
 
 def has_libpython() -> bool:
-    """Tell whether the interpreter's shared library, which Triton loads, is here."""
+    """Return whether the interpreter's shared library, which Triton loads, is installed."""
     try:
         ctypes.CDLL(str(libpython_dir() / libpython_name()))
         return True
@@ -75,17 +78,17 @@ def has_libpython() -> bool:
 
 
 def libpython_dir() -> Path:
-    """Name the folder that the interpreter was built to keep its shared library in."""
+    """Return the folder for the interpreter's shared library, as the interpreter was built."""
     return Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib")
 
 
 def libpython_name() -> str:
-    """Name the shared library of this interpreter, as Triton's Python backend asks for it."""
+    """Return the name of this interpreter's shared library, as Triton's Python backend has it."""
     return f"libpython{sys.version_info[0]}.{sys.version_info[1]}.so.1.0"
 
 
 def is_wsl(release: Path = Path("/proc/sys/kernel/osrelease")) -> bool:
-    """Tell whether the kernel is that of WSL, the Windows Subsystem for Linux."""
+    """Return whether the kernel is that of WSL, the Windows Subsystem for Linux."""
     try:
         return "microsoft" in release.read_text().lower()
     except OSError:
@@ -93,28 +96,28 @@ def is_wsl(release: Path = Path("/proc/sys/kernel/osrelease")) -> bool:
 
 
 def find_triton() -> Path | None:
-    """Find Triton in the nvidia-pytriton wheel, without importing the wheel."""
+    """Return the folder of Triton in the nvidia-pytriton wheel, which is not imported, or None."""
     spec = importlib.util.find_spec("pytriton")
-    for place in (spec.submodule_search_locations or []) if spec else []:
-        folder = Path(place, "tritonserver")
+    for package in (spec.submodule_search_locations or []) if spec else []:
+        folder = Path(package, "tritonserver")
         if os.access(folder / "bin" / "tritonserver", os.X_OK):
             return folder
     return None
 
 
 def unfit(host: Host) -> str | None:
-    """Say why this computer or this Python cannot run the server, and what to do; None: it can."""
+    """Return why this computer or Python cannot run the server, and what to do; None: it can."""
     if host.system != "Linux" or host.machine != "x86_64":
         return (
             f"The embedded server runs on x86-64 Linux, and this is {host.system} on"
-            f" {host.machine}. {INSTEAD}, here or on another computer."
+            f" {host.machine}. {_INSTEAD}, here or on another computer."
         )
     name, version = host.libc
     if name != "glibc" or tuple(int(part) for part in version.split(".")[:2]) < (2, 35):
-        found = f"{name} {version}" if name else "another C library"
+        library = f"{name} {version}" if name else "another C library"
         return (
             "The embedded server needs glibc 2.35 or newer (Ubuntu 22.04, Debian 12, Fedora 36),"
-            f" and this system has {found}. {INSTEAD}."
+            f" and this system has {library}. {_INSTEAD}."
         )
     python = ".".join(str(part) for part in host.python)
     if host.python not in PYTHONS:
@@ -129,17 +132,17 @@ def unfit(host: Host) -> str | None:
             f" which Triton loads. On Debian and Ubuntu: apt install libpython{python};"
             " with pyenv: build with PYTHON_CONFIGURE_OPTS=--enable-shared."
         )
-    if host.shm_free < SHM_NEEDED:
+    if host.shm_free < SHM_MINIMUM:
         return (
             f"/dev/shm has {host.shm_free >> 20} MB free, and the server needs"
-            f" {SHM_NEEDED >> 20} MB or more. In Docker: --shm-size=2g; elsewhere:"
+            f" {SHM_MINIMUM >> 20} MB or more. In Docker: --shm-size=2g; elsewhere:"
             " mount -o remount,size=2g /dev/shm."
         )
     return None
 
 
 def refusal(host: Host) -> str | None:
-    """Say why the server cannot run here as things are installed; None: it can."""
+    """Return why the server cannot run in this environment of Python; None: it can."""
     if problem := unfit(host):
         return problem
     if host.triton is None:

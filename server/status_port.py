@@ -1,8 +1,8 @@
-"""The status port: HTTP for Kubernetes and Prometheus, which no client can keep busy.
+"""The status port: HTTP for Kubernetes and Prometheus, which no client can block.
 
-One thread serves all connections. A request that does not arrive and an answer that is not read are
-cut off after seconds, and the oldest connection is closed when there are too many: so a newcomer is
-always answered.
+One thread serves all connections. After some seconds a connection is closed whose request does not
+arrive or whose answer is not read, and the oldest connection is closed when there are too many. So
+a new connection is always answered.
 """
 
 from __future__ import annotations
@@ -18,29 +18,31 @@ from email.utils import formatdate
 from http import HTTPStatus
 
 from server.address import Address, family
-from server.status import Health
+from server.health import Health
 
 HEAD = 8 << 10  # bytes of a request's head
 PATIENCE = 5.0  # seconds in which a request has to arrive, and again for its answer to be read
-MOST = 4096  # open connections
-BACKLOG = 1024  # connections that the kernel holds until they are accepted
-_AT_ONCE = 16  # connections accepted before others are looked at
-_SURPLUS = 64  # reads of what a client sent beyond its head
+MAX_CONNECTIONS = 4096  # open at a time
+BACKLOG = 1024  # connections that the kernel queues until they are accepted
+_ACCEPTS = 16  # connections accepted in a row before others are served
+_DISCARDS = 64  # reads of what a client sends beyond its head
 _REQUEST = re.compile(rb"([!-~]+) ([!-~]+) HTTP/1\.[01]\r\n")
 
 
-def most_connections() -> int:
-    """Return how many connections may be open: `MOST`, or half of the process's descriptors."""
+def max_connections() -> int:
+    """Return how many connections may be open: half of the process's descriptors at most."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST if soft == resource.RLIM_INFINITY else min(MOST, soft // 2)
+    if soft == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return min(MAX_CONNECTIONS, soft // 2)
 
 
 class StatusPort:
     """Answers GET and HEAD of /live, /ready and /metrics, one request a connection."""
 
     def __init__(self, health: Health, address: Address):
-        """Listen at the address's status port until `stop`; raises OSError where it is taken."""
-        self._health, self._most = health, most_connections()
+        """Listen at the address's status port until `stop`; raises OSError where it is in use."""
+        self._health, self._max = health, max_connections()
         self._open: dict[asyncio.StreamWriter, None] = {}  # from the oldest to the newest
         self._metrics: Future[str] | None = None  # the latest
         self._loop, self._stopped = asyncio.new_event_loop(), asyncio.Event()
@@ -63,9 +65,9 @@ class StatusPort:
         self._loop.close()
 
     async def _serve(self, listener: socket.socket) -> None:
-        # Its backlog is also how many it accepts at a time, before the oldest can be closed.
+        # asyncio accepts as many connections in a row as its backlog is, before it serves any.
         server = await asyncio.start_server(
-            self._connected, sock=listener, limit=HEAD, backlog=_AT_ONCE
+            self._connected, sock=listener, limit=HEAD, backlog=_ACCEPTS
         )
         listener.listen(BACKLOG)
         await self._stopped.wait()
@@ -78,27 +80,27 @@ class StatusPort:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open[writer] = None
-        if len(self._open) > self._most:
+        if len(self._open) > self._max:
             oldest = next(iter(self._open))
             del self._open[oldest]
             oldest.transport.abort()
-        late = self._loop.call_later(PATIENCE, writer.transport.abort)
+        timer = self._loop.call_later(PATIENCE, writer.transport.abort)
         try:
             head = await _read_head(reader)
-            late.cancel()
+            timer.cancel()
             if head:
                 answer = await self._answer(head)
-                late = self._loop.call_later(PATIENCE, writer.transport.abort)
+                timer = self._loop.call_later(PATIENCE, writer.transport.abort)
                 await _send(reader, writer, answer)
-        except asyncio.CancelledError:  # by a stop; asyncio's streams would log it as an error
+        except asyncio.CancelledError:  # by `stop`; asyncio's streams would log it as an error
             pass
         finally:
-            late.cancel()
+            timer.cancel()
             self._open.pop(writer, None)
             writer.transport.abort()
 
     async def _answer(self, head: bytes) -> bytes:
-        """Return the whole answer to a request's head."""
+        """Return the bytes of the answer to a request's head."""
         request = _REQUEST.match(head)
         if request is None or not head.endswith(b"\r\n\r\n"):
             return _message(400, f"expected a request of HTTP/1.1, of {HEAD} bytes at most\n")
@@ -115,11 +117,11 @@ class StatusPort:
         return answer if method == "GET" else answer[: answer.index(b"\r\n\r\n") + 4]
 
     async def _shared_metrics(self) -> str:
-        """Compute the metrics in a thread, once for all who ask meanwhile."""
+        """Compute the metrics in a thread, once for all requests that come meanwhile."""
         if self._metrics is None or self._metrics.done():
             self._metrics = Future()
             self._metrics.set_running_or_notify_cancel()  # so that a stop does not cancel it
-            # A daemon, unlike an executor's: the process does not wait for it at its end.
+            # A daemon, unlike an executor's thread: the process does not wait for it at its end.
             threading.Thread(target=self._compute, args=[self._metrics], daemon=True).start()
         return await asyncio.wrap_future(self._metrics)
 
@@ -131,7 +133,7 @@ class StatusPort:
 
 
 async def _read_head(reader: asyncio.StreamReader) -> bytes:
-    """Return a request's head, or the beginning of what is none; nothing from who has gone."""
+    """Return a request's head, or the beginning of what is none; b"" where the client has gone."""
     try:
         return await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError as error:
@@ -156,11 +158,11 @@ def _message(status: int, text: str, *headers: str) -> bytes:
 
 
 async def _send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: bytes) -> None:
-    with suppress(OSError):  # who asked has gone, or was cut off
+    with suppress(OSError):  # the client has gone, or was too slow
         writer.write(answer)
         writer.write_eof()
-        # A socket closed with bytes unread resets the connection, which may destroy the answer.
-        for _ in range(_SURPLUS):
+        # To close a socket with unread bytes resets the connection, and the answer may be lost.
+        for _ in range(_DISCARDS):
             if not await reader.read(HEAD):
                 break
         writer.close()

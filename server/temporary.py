@@ -1,4 +1,4 @@
-"""The server's temporary folder: where Triton's shell can read it, and none of a dead server's."""
+"""The server's temporary folder, at a path that Triton's shell can read."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from server.healing import log
 from server.host import SHM
+from server.log import log
 
-# Where it may lie, besides what the environment's TMPDIR names.
+# Its possible parents besides the environment's TMPDIR.
 OTHERS = (Path("/tmp"), Path("/var/tmp"), SHM)
 # Triton's Python backend puts paths into a command of bash without quotes.
 _PLAIN = re.compile(r"[A-Za-z0-9_./+-]+")
-_NAME = re.compile(r"maisi-serve-[0-9]+-[0-9a-f]{8}")  # as `layout.claim_shared_memory` has it
+_NAME = re.compile(r"maisi-serve-[0-9]+-[0-9a-f]{8}")  # as `shared_memory.claim` has it
 
 
 def candidates() -> list[Path]:
@@ -29,7 +29,7 @@ def candidates() -> list[Path]:
 
 
 def unfit(folder: Path) -> str | None:
-    """Say why Triton's files cannot lie in `folder`; None: they can."""
+    """Return why Triton's files cannot be in `folder`; None: they can."""
     if not _PLAIN.fullmatch(str(folder)):
         return "its path has other characters than A-Z, a-z, 0-9 and _ . / + -"
     try:
@@ -44,7 +44,7 @@ def unfit(folder: Path) -> str | None:
 
 
 def choose(folders: Sequence[Path]) -> tuple[Path, str | None]:
-    """Return the first folder that is fit, and why the first of all is not.
+    """Return the first folder that is fit, and why the very first is unfit, None where it is fit.
 
     Raises ValueError with one sentence where none is fit.
     """
@@ -52,27 +52,27 @@ def choose(folders: Sequence[Path]) -> tuple[Path, str | None]:
     for folder, problem in problems.items():
         if problem is None:
             return folder, problems[folders[0]]
-    listed = "; ".join(f"{str(folder)!r}: {problem}" for folder, problem in problems.items())
+    reasons = "; ".join(f"{str(folder)!r}: {problem}" for folder, problem in problems.items())
     raise ValueError(
-        f"There is no folder for temporary files ({listed}): set TMPDIR to one that can be written"
+        f"There is no folder for temporary files ({reasons}): set TMPDIR to one that can be written"
         " to, is not mounted noexec, and has A-Z, a-z, 0-9 and _ . / + - alone in its path."
     )
 
 
 @contextmanager
 def folder(name: str) -> Iterator[tuple[Path, int]]:
-    """Make a folder `name` that goes with the block; yields it and the descriptor of its lock.
+    """Make a folder `name` that is removed with the block; yield it and the descriptor of its lock.
 
-    Whoever inherits the descriptor keeps the lock. It says that the folder is in use: to the next
-    server, and to systemd-tmpfiles, which removes what is old. What dead servers left is removed.
-    Raises ValueError with one sentence where no folder can be made.
+    Whoever inherits the descriptor keeps the lock. It shows that the folder is in use, to the next
+    server and to systemd-tmpfiles, which removes old files. Folders of servers that ended without
+    cleaning up are removed. Raises ValueError with one sentence where no folder can be made.
     """
     folders = candidates()
     parent, problem = choose(folders)
     if problem:
         log(f"temporary files are in {parent}, not in {str(folders[0])!r}: {problem}")
-    if left := sweep(folders):
-        log(f"removed {left} temporary folders that dead servers had left")
+    if count := sweep(folders):
+        log(f"removed {count} temporary folders that dead servers had left")
     try:
         path, descriptor = _locked(parent / name)
     except OSError as error:
@@ -97,14 +97,14 @@ def _locked(path: Path) -> tuple[Path, int]:
 
 
 def sweep(folders: Sequence[Path]) -> int:
-    """Remove what this user's servers that are gone left in `folders`; returns how many folders."""
+    """Remove what this user's dead servers left in `folders`; return the number of folders."""
     count = 0
     for path in (path for parent in folders for path in parent.glob("maisi-serve-*")):
         if not _NAME.fullmatch(path.name):
             continue
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:  # another user's, or just gone
+        except OSError:  # another user's, or removed meanwhile
             continue
         try:
             if os.fstat(descriptor).st_uid == os.geteuid():

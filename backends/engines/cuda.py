@@ -6,7 +6,7 @@ import ctypes
 import os
 from typing import Any
 
-TENSORS_VARIABLE = "MAISI_GPU_TENSORS"  # as server/supervisor.py has it
+TENSORS_VARIABLE = "MAISI_GPU_TENSORS"  # as server/settings.py has it
 
 
 def gpus() -> list[str]:

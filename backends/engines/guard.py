@@ -60,8 +60,8 @@ def sign(text: str) -> str:
 
 
 def probe_id() -> str:
-    """Return the id of the supervisor's own requests, which cannot be guessed without the token."""
-    return f"probe-{sign('probe')}"  # as server/triton.py has it
+    """Return the id of the supervisor's own requests; who lacks the token cannot guess it."""
+    return f"probe-{sign('probe')}"  # as server/control.py has it
 
 
 @dataclass(frozen=True)

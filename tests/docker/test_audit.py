@@ -1,4 +1,4 @@
-"""The images' SBOM, and what is made of advisories."""
+"""The images' SBOM, and the advisories on their packages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 LOCKED = {name: ROOT / "docker" / f"requirements-{name}.txt" for name in audit.NAMES}
 # As pip-audit 2.10 writes it; the advisory is a real one.
 FINE = {"name": "numpy", "version": "1.26.4", "vulns": []}
-SILENT = {"name": "grpcio", "skip_reason": "Dependency not found on PyPI and could not be audited"}
+SKIPPED = {"name": "grpcio", "skip_reason": "Dependency not found on PyPI and could not be audited"}
 BAD = {
     "name": "jinja2",
     "version": "2.4.1",
@@ -32,9 +32,9 @@ def test_every_locked_package_is_in_the_sbom_with_its_digest(tmp_path: Path) -> 
     to = tmp_path / "sbom" / "cpu.cdx.json"
     lines = [line for line in LOCKED["cpu"].read_text().splitlines() if "==" in line]
     assert audit.sbom(LOCKED["cpu"], to) == len(lines) > 10
-    told = json.loads(to.read_text())
-    assert told["bomFormat"] == "CycloneDX"
-    numpy = next(component for component in told["components"] if component["name"] == "numpy")
+    bom = json.loads(to.read_text())
+    assert bom["bomFormat"] == "CycloneDX"
+    numpy = next(component for component in bom["components"] if component["name"] == "numpy")
     assert numpy["purl"] == f"pkg:pypi/numpy@{numpy['version']}"
     assert any(numpy["externalReferences"][0]["hashes"][0]["content"] in line for line in lines)
 
@@ -48,10 +48,10 @@ def test_of_the_other_images_too(name: str, tmp_path: Path) -> None:
 def test_an_sbom_of_something_else_is_refused(tmp_path: Path) -> None:
     other = tmp_path / "requirements.txt"
     digest = "0" * 64
-    # The second digest is nobody's: the SBOM has both, the list must have one a package.
+    # The second line has no digest.
     other.write_text(f"numpy==1.26.4 --hash=sha256:{digest}\nnumpy==1.26.4\n")
     with pytest.raises(ValueError, match=r"'numpy==1\.26\.4' is not NAME==VERSION"):
-        audit.locked(other)
+        audit.locked_packages(other)
     bom = {"components": [{"name": "a_B", "version": "1", "externalReferences": []}]}
     assert audit.components(bom) == set()
     hashes = [{"alg": "SHA-256", "content": digest}]
@@ -63,18 +63,18 @@ def test_an_sbom_of_something_else_is_refused(tmp_path: Path) -> None:
     ("packages", "usual", "strict"),
     [
         ([FINE], 0, 0),
-        ([FINE, SILENT], 0, 1),  # pip-audit itself would call that fine
-        ([SILENT], 0, 1),
+        ([FINE, SKIPPED], 0, 1),  # pip-audit itself would call that fine
+        ([SKIPPED], 0, 1),
         ([], 0, 1),
         ([FINE, BAD], 1, 1),
-        ([BAD, SILENT], 1, 1),
+        ([BAD, SKIPPED], 1, 1),
     ],
 )
-def test_an_advisory_fails_and_silence_is_no_all_clear(
+def test_an_advisory_fails_and_with_strict_a_skipped_package(
     packages: list[dict[str, object]], usual: int, strict: int
 ) -> None:
-    found = audit.judged({"dependencies": packages, "fixes": []})
-    assert (found.status(strict=False), found.status(strict=True)) == (usual, strict)
+    result = audit.parse_report({"dependencies": packages, "fixes": []})
+    assert (result.status(strict=False), result.status(strict=True)) == (usual, strict)
 
 
 ADVISORY = """\
@@ -102,22 +102,22 @@ affected:
         ("6.33.6", False),
     ],
 )
-def test_a_database_is_looked_up(version: str, affected: bool, tmp_path: Path) -> None:
+def test_a_database_is_searched(version: str, affected: bool, tmp_path: Path) -> None:
     requirements = tmp_path / "requirements.txt"
     requirements.write_text(f"Protobuf=={version} --hash=sha256:{'0' * 64}\n")
     with pytest.raises(ValueError, match=r"is no clone of github\.com/pypa/advisory-database"):
-        audit.looked_up(requirements, tmp_path)
-    kept = tmp_path / "vulns" / "protobuf" / "PYSEC-2022-48.yaml"
-    kept.parent.mkdir(parents=True)
-    kept.write_text(ADVISORY)
-    found = audit.looked_up(requirements, tmp_path)
+        audit.search_database(requirements, tmp_path)
+    file = tmp_path / "vulns" / "protobuf" / "PYSEC-2022-48.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(ADVISORY)
+    result = audit.search_database(requirements, tmp_path)
     line = f"protobuf {version}: PYSEC-2022-48, CVE-2021-22570; fixed in 3.15.0"
-    assert found == audit.Audit((line,) if affected else (), ("protobuf",), ())
-    kept.write_text(f"{ADVISORY}withdrawn: 2024-01-01T00:00:00Z\n")
-    assert audit.looked_up(requirements, tmp_path).found == ()
+    assert result == audit.Audit((line,) if affected else (), ("protobuf",), ())
+    file.write_text(f"{ADVISORY}withdrawn: 2024-01-01T00:00:00Z\n")
+    assert audit.search_database(requirements, tmp_path).advisories == ()
 
 
 def test_an_advisory_is_named() -> None:
-    (line,) = audit.judged({"dependencies": [FINE, BAD], "fixes": []}).found
+    (line,) = audit.parse_report({"dependencies": [FINE, BAD], "fixes": []}).advisories
     expected = "jinja2 2.4.1: PYSEC-2019-217, CVE-2019-10906, GHSA-462w-v97r-4m45; fixed in 2.10.1"
     assert line == expected

@@ -1,4 +1,4 @@
-"""The chart renders for every profile, to what Kubernetes takes and our policies allow."""
+"""The chart renders for every profile, as Kubernetes' schemas and our policies demand."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.docker import tools
 CHART = ROOT / "docker" / "helm" / "maisi"
 PROFILES = sorted(path.stem for path in CHART.glob("profiles/*.yaml"))
 KUBERNETES = "1.33"
-# Kinds that are not Kubernetes' own, and where their schema is; of KServe none is to be had.
+# Kinds that are not Kubernetes' own, and their schemas; KServe publishes none for npm.
 CUSTOM = {
     "ScaledObject": "keda/keda.sh/v1alpha1/ScaledObject",
     "PodMonitor": "prometheus-operator/monitoring.coreos.com/v1/PodMonitor",
@@ -32,9 +32,9 @@ CUSTOM = {
 UNKNOWN = {"ServingRuntime", "InferenceService"}
 CHECK = """
 const [kind, text] = process.argv.slice(1);
-const found = await import(`@kubernetes-models/${kind}`);
+const schema = await import(`@kubernetes-models/${kind}`);
 try {
-  new found[kind.split("/").pop()](JSON.parse(text)).validate();
+  new schema[kind.split("/").pop()](JSON.parse(text)).validate();
 } catch (error) {
   console.log(error.message);
 }
@@ -42,9 +42,9 @@ try {
 
 
 def complaint(document: dict[str, Any]) -> str:
-    """Return what the schema of a custom kind has against a document."""
-    where = CUSTOM[document["kind"]]
-    words = ("node", "--input-type=module", "-e", CHECK, where, json.dumps(document))
+    """Return the error of a custom kind's schema for a document, empty where it is valid."""
+    schema = CUSTOM[document["kind"]]
+    words = ("node", "--input-type=module", "-e", CHECK, schema, json.dumps(document))
     return tools.run(*words, folder=tools.schemas())
 
 
@@ -55,9 +55,9 @@ def template(*args: str) -> list[dict[str, Any]]:
 
 def refusal(*args: str) -> str:
     words = [str(tools.helm()), "template", "maisi", str(CHART), *args]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=600)
-    assert done.returncode != 0
-    return done.stderr
+    process = subprocess.run(words, capture_output=True, text=True, timeout=600)
+    assert process.returncode != 0
+    return process.stderr
 
 
 @pytest.fixture(scope="module", params=[None, *PROFILES])
@@ -67,29 +67,29 @@ def documents(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
 
 
 def pods(documents: list[dict[str, Any]], *kinds: str) -> list[dict[str, Any]]:
-    """Return the pod specifications; KServe has them in two halves."""
-    found, halves = [], {}
+    """Return the pods' specifications; KServe has each in two halves."""
+    specifications, halves = [], {}
     for document in documents:
         if document["kind"] in (kinds or ("Deployment",)):
-            found.append(document["spec"]["template"]["spec"])
+            specifications.append(document["spec"]["template"]["spec"])
         elif document["kind"] == "ServingRuntime":
             halves |= document["spec"]
         elif document["kind"] == "InferenceService":
             halves |= document["spec"]["predictor"]
-    return [*found, *([halves] if halves else [])]
+    return [*specifications, *([halves] if halves else [])]
 
 
-def test_helm_has_nothing_to_say() -> None:
-    assert "[ERROR]" not in (said := tools.run(tools.helm(), "lint", "--strict", CHART))
-    assert "[WARNING]" not in said
+def test_helm_lint_reports_nothing() -> None:
+    report = tools.run(tools.helm(), "lint", "--strict", CHART)
+    assert "[ERROR]" not in report and "[WARNING]" not in report
 
 
-def test_kubernetes_takes_it(documents: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_kubernetes_schemas_accept_it(documents: list[dict[str, Any]], tmp_path: Path) -> None:
     own = [document for document in documents if document["kind"] not in {*CUSTOM, *UNKNOWN}]
     (tmp_path / "own.yaml").write_text(yaml.safe_dump_all(own))
     validate = Path(sys.executable).with_name("kubernetes-validate")
-    said = tools.run(validate, "-k", KUBERNETES, "--strict", tmp_path / "own.yaml")
-    assert said.count("passed for resource") == len(own) >= 4
+    report = tools.run(validate, "-k", KUBERNETES, "--strict", tmp_path / "own.yaml")
+    assert report.count("passed for resource") == len(own) >= 4
     for document in documents:
         if document["kind"] in CUSTOM:
             assert complaint(document) == ""
@@ -112,10 +112,10 @@ def test_pods_have_no_rights_and_bounded_resources(documents: list[dict[str, Any
         assert not [volume for volume in pod["volumes"] if "hostPath" in volume]
         containers += [*pod["containers"], *pod.get("initContainers", [])]
     for container in containers:
-        held = container["securityContext"]
-        assert held["allowPrivilegeEscalation"] is False and not held.get("privileged")
-        assert held["readOnlyRootFilesystem"] is True
-        assert held["capabilities"] == {"drop": ["ALL"]}
+        context = container["securityContext"]
+        assert context["allowPrivilegeEscalation"] is False and not context.get("privileged")
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["capabilities"] == {"drop": ["ALL"]}
         assert container["resources"]["limits"]["memory"]
         assert container["resources"]["requests"].keys() >= {"cpu", "memory"}
         assert ":latest" not in container["image"] and re.search(r"[:@]", container["image"])
@@ -128,18 +128,18 @@ def test_probes_ask_for_a_real_volume_and_a_stop_waits_for_one(
     (server,) = pod["containers"]
     names = {port["name"]: port["containerPort"] for port in server["ports"]}
     for probe, path in (("startup", "/ready"), ("readiness", "/ready"), ("liveness", "/live")):
-        asked = server[f"{probe}Probe"]
-        assert asked["httpGet"] == {"path": path, "port": "status"} and names["status"] == 8003
-        assert asked["timeoutSeconds"] > 60  # server/status.py: what a tiny volume may take
+        settings = server[f"{probe}Probe"]
+        assert settings["httpGet"] == {"path": path, "port": "status"} and names["status"] == 8003
+        assert settings["timeoutSeconds"] > 60  # server/health.py: what a smallest volume may take
     seconds = {
         name: float(value)
         for name, _, value in (word.removeprefix("--").partition("=") for word in server["args"])
         if name.endswith("-seconds")
     }
-    patience = server["lifecycle"]["preStop"]["sleep"]["seconds"] + seconds["drain-seconds"]
-    assert pod["terminationGracePeriodSeconds"] >= patience + 15 + 5  # TELL, EXIT
-    started = server["startupProbe"]
-    assert started["failureThreshold"] * started["periodSeconds"] >= seconds["start-seconds"]
+    shortest = server["lifecycle"]["preStop"]["sleep"]["seconds"] + seconds["drain-seconds"]
+    assert pod["terminationGracePeriodSeconds"] >= shortest + 15 + 5  # GRACE, EXIT
+    startup = server["startupProbe"]
+    assert startup["failureThreshold"] * startup["periodSeconds"] >= seconds["start-seconds"]
 
 
 def test_the_network_is_closed_but_for_clients_and_scrapers(
@@ -156,11 +156,11 @@ def test_the_network_is_closed_but_for_clients_and_scrapers(
         labels = document["spec"]["template"]["metadata"]["labels"]
         selected = [x["spec"] for x in documents if x["kind"] in ("Service", "NetworkPolicy")]
         for spec in selected:
-            wanted = spec.get("selector") or spec["podSelector"]["matchLabels"]
-            assert wanted.items() <= labels.items()
+            selector = spec.get("selector") or spec["podSelector"]["matchLabels"]
+            assert selector.items() <= labels.items()
 
 
-def test_what_the_chart_says_the_programs_understand(documents: list[dict[str, Any]]) -> None:
+def test_the_programs_accept_the_charts_arguments(documents: list[dict[str, Any]]) -> None:
     (pod,) = pods(documents)
     (server,) = pod["containers"]
     options = serve.arguments(server["args"])
@@ -171,8 +171,8 @@ def test_what_the_chart_says_the_programs_understand(documents: list[dict[str, A
             assert (options.variant, options.cache) == ("rflow-ct", Path("/models/cache"))
 
 
-@pytest.mark.parametrize(("count", "numbers"), [(0, None), (1, "0"), (3, "0,1,2")])
-def test_networks_are_placed_on_the_gpus_of_a_pod(count: int, numbers: str | None) -> None:
+@pytest.mark.parametrize(("count", "numbers"), [(0, "none"), (1, "0"), (3, "0,1,2")])
+def test_networks_are_placed_on_the_gpus_of_a_pod(count: int, numbers: str) -> None:
     (pod,) = pods(template(f"--set=gpus={count}"))
     (server,) = pod["containers"]
     assert serve.arguments(server["args"]).gpus == numbers
@@ -182,7 +182,7 @@ def test_networks_are_placed_on_the_gpus_of_a_pod(count: int, numbers: str | Non
     assert shm["sizeLimit"] == f"{512 + 16 * (40 * max(1, count) + 8)}Mi"
 
 
-def test_a_job_of_a_pod_a_shard_makes_a_dataset() -> None:
+def test_a_job_with_a_pod_for_each_shard_makes_a_dataset() -> None:
     documents = template("--set=dataset.enabled=true,dataset.claim=data,dataset.shards=3")
     (job,) = [x["spec"] for x in documents if x["kind"] == "Job"]
     assert (job["completionMode"], job["completions"]) == ("Indexed", 3)
@@ -196,7 +196,7 @@ def test_a_job_of_a_pod_a_shard_makes_a_dataset() -> None:
     assert peer["podSelector"]["matchLabels"] == labels
 
 
-def test_shared_memory_and_tmp_are_the_only_places_to_write(
+def test_only_shared_memory_and_tmp_are_writable(
     documents: list[dict[str, Any]],
 ) -> None:
     (pod,) = pods(documents)
@@ -211,18 +211,18 @@ def test_shared_memory_and_tmp_are_the_only_places_to_write(
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_rendered_profile_is_as_it_was_reviewed(profile: str) -> None:
-    """Golden files: UPDATE_GOLDEN=1 writes them anew; then read the difference."""
-    kept = Path(__file__).parent / "golden" / f"{profile}.yaml"
-    made = [
+    """Compare with golden files. UPDATE_GOLDEN=1 writes them; then read the difference."""
+    golden = Path(__file__).parent / "golden" / f"{profile}.yaml"
+    documents = [
         document
         for document in template(f"--values={CHART}/profiles/{profile}.yaml")
         if document["kind"] not in ("ConfigMap", "PrometheusRule")  # files of their own
     ]
-    text = yaml.safe_dump_all(made, sort_keys=True, width=100)
+    text = yaml.safe_dump_all(documents, sort_keys=True, width=100)
     if UPDATE:
-        kept.parent.mkdir(exist_ok=True)
-        kept.write_text(text)
-    assert text == kept.read_text()
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(text)
+    assert text == golden.read_text()
 
 
 UPDATE = bool(os.environ.get("UPDATE_GOLDEN"))
@@ -241,9 +241,9 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("args", "named"), WRONG.values(), ids=WRONG.keys())
-def test_wrong_values_are_refused_by_name(args: list[str], named: str) -> None:
-    assert named in refusal(*args)
+@pytest.mark.parametrize(("args", "name"), WRONG.values(), ids=WRONG.keys())
+def test_wrong_values_are_refused_by_name(args: list[str], name: str) -> None:
+    assert name in refusal(*args)
 
 
 def test_models_come_from_a_bucket() -> None:

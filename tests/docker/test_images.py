@@ -1,4 +1,4 @@
-"""The images: their files are clean, and each step runs in a clean root file system."""
+"""The images: their files pass hadolint, and each step runs in a new root file system."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.conftest import PATIENCE, ROOT
 from tests.docker import tools
 
 DOCKER = ROOT / "docker"
-TRUSTED = "/mnt/trusted.pem"  # there, what this computer trusts
+TRUSTED = "/mnt/trusted.pem"  # in the image: the CAs that this computer trusts
 FILES = ["Dockerfile", "Dockerfile.cpu", "Dockerfile.client"]
 
 
@@ -55,13 +55,19 @@ def test_packages_are_pinned_to_what_is_in_them() -> None:
             assert re.fullmatch(r"\S+==\S+ --hash=sha256:[0-9a-f]{64}", line), line
 
 
-def test_the_compose_file_says_what_is_there() -> None:
+def test_the_compose_file_names_what_exists_and_reserves_the_gpus_that_are_used() -> None:
     compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())
+    servers = {name: compose["services"][f"server-{name}"] for name in ("cpu", "gpu")}
+    assert {name: server.get("gpus") for name, server in servers.items()} == {
+        "cpu": None,
+        "gpu": "all",
+    }
+    assert not any("command" in server for server in servers.values())  # so without --gpus
     for service in compose["services"].values():
         if "build" in service:
             assert (ROOT / service["build"]["dockerfile"]).is_file()
             assert service["read_only"] and service["cap_drop"] == ["ALL"]
-            assert service["stop_grace_period"] == "340s"  # 300 + TELL, EXIT and a little
+            assert service["stop_grace_period"] == "340s"  # 300 + GRACE, EXIT and a little
         for volume in service.get("volumes", []):
             assert (DOCKER / volume.split(":")[0]).exists()
         for port in service.get("ports", []):
@@ -80,9 +86,9 @@ class Builder:
         return tools.run(*self.words, *words, env=self.env).strip()
 
     def build(self, name: str, file: Path, context: Path, *args: str) -> None:
-        """Build as docker would; what this computer trusts, pip there does."""
-        more = f"--volume=/etc/ssl/certs/ca-certificates.crt:{TRUSTED}:ro"
-        self("bud", "-t", name, more, *args, "-f", file, context)
+        """Build as docker would; pip in the image trusts the CAs of this computer."""
+        volume = f"--volume=/etc/ssl/certs/ca-certificates.crt:{TRUSTED}:ro"
+        self("bud", "-t", name, volume, *args, "-f", file, context)
 
     def root(self, image: str) -> Path:
         """Return where a container of the image has its root."""
@@ -94,15 +100,15 @@ class Builder:
 def builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builder]:
     """Return a builder that has a new Debian as `debian-here`."""
     folder = tmp_path_factory.mktemp("images")
-    built = Builder(folder)
+    builder = Builder(folder)
     tools.run("mmdebstrap", "--variant=minbase", "bookworm", folder / "debian.tar")
     # In the base, as what `buildah bud --env` sets is not seen by the first stage's own RUNs.
     (folder / "Base").write_text(f"FROM scratch\nADD debian.tar /\nENV PIP_CERT={TRUSTED}\n")
-    built("bud", "-t", "debian-here", "-f", folder / "Base", folder)
-    yield built
-    built("umount", "--all")
-    built("rm", "--all")
-    built("rmi", "--all", "--force")
+    builder("bud", "-t", "debian-here", "-f", folder / "Base", folder)
+    yield builder
+    builder("umount", "--all")
+    builder("rm", "--all")
+    builder("rmi", "--all", "--force")
 
 
 @pytest.mark.slow
@@ -121,8 +127,8 @@ def test_the_client_image_is_built_and_runs(builder: Builder) -> None:
     builder.build("maisi-client", file, ROOT, "--build-arg=BASE=localhost/debian-here")
     root = builder.root("maisi-client")
     maisi = "/opt/maisi/venv/bin/maisi"
-    said = tools.run("chroot", "--userspec=10001:10001", root, maisi, "dataset", "--help")
-    assert "--shard" in said
+    text = tools.run("chroot", "--userspec=10001:10001", root, maisi, "dataset", "--help")
+    assert "--shard" in text
 
 
 def test_what_builds_engines_has_the_tensorrt_that_runs_them() -> None:
@@ -132,7 +138,7 @@ def test_what_builds_engines_has_the_tensorrt_that_runs_them() -> None:
     assert builds == runs
 
 
-# NVIDIA's image where it cannot be had: its Triton in its place, an onnxruntime that does not load.
+# In place of NVIDIA's image: Triton from the wheel, at the same paths, and an empty onnxruntime.
 NGC = """
 FROM localhost/debian-here
 COPY docker/steps/system /tmp/
@@ -151,13 +157,13 @@ RUN userdel maisi \\
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_the_gpu_image_is_built_and_answers(builder: Builder, tmp_path: Path) -> None:
-    """Every step of it, in a Debian that looks like NVIDIA's image but has an older Python."""
+    """Run every step, in a Debian that has the paths of NVIDIA's image but an older Python."""
     context = tmp_path / "context"
     tools.run("git", "clone", "--quiet", ROOT, context)
     (context / "Base").write_text(NGC)
     builder.build("ngc-here", context / "Base", context)
-    known = lock.extras()["serve"]
-    lines = [*lock.HEAD.splitlines(), *lock.resolve(lock.DEBIAN, known)]
+    requirements = lock.extras()["serve"]
+    lines = [*lock.HEAD.splitlines(), *lock.resolve(lock.DEBIAN, requirements)]
     (context / "docker" / "requirements-gpu.txt").write_text("\n".join(lines) + "\n")
     arguments = ("--build-arg=BASE=localhost/ngc-here", "--target=server")
     builder.build("maisi", context / "docker" / "Dockerfile", context, *arguments)
@@ -166,8 +172,8 @@ def test_the_gpu_image_is_built_and_answers(builder: Builder, tmp_path: Path) ->
 
 
 def answer(root: Path, entry: list[str], folder: Path) -> None:
-    """Run the entry point as Kubernetes does, and ask it for the quickstart's volume."""
-    inside = " && ".join(
+    """Run the entry point as Kubernetes does, and make the quickstart's volume."""
+    script = " && ".join(
         [
             f"mount --bind {root} {root}",
             f"mount -o remount,bind,ro {root}",
@@ -182,7 +188,7 @@ def answer(root: Path, entry: list[str], folder: Path) -> None:
     )
     with (folder / "server.log").open("w") as log:
         process = subprocess.Popen(
-            ["unshare", "--mount", "--propagation=private", "sh", "-c", inside],
+            ["unshare", "--mount", "--propagation=private", "sh", "-c", script],
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
@@ -190,14 +196,14 @@ def answer(root: Path, entry: list[str], folder: Path) -> None:
     try:
         line = process.stdout.readline()
         assert line.startswith("ready:"), (folder / "server.log").read_text()[-4000:]
-        places = dict(word.split("=") for word in line.split()[1:])
-        with maisi_client.Client(places["grpc"]) as client:
+        addresses = dict(word.split("=") for word in line.split()[1:])
+        with maisi_client.Client(addresses["grpc"]) as client:
             volume = client.generate(
                 ROOT / "examples" / "brain_mask.nii.gz", modality="mri_t1", seed=7, steps=5
             )
         assert volume.image.get_fdata().std() > 50
-        with urllib.request.urlopen(f"http://{places['status']}/ready") as told:
-            assert told.status == 200
+        with urllib.request.urlopen(f"http://{addresses['status']}/ready") as response:
+            assert response.status == 200
     finally:
         process.terminate()
         process.wait(PATIENCE)

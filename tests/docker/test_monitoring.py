@@ -1,10 +1,9 @@
-"""Alerts by promtool, and a real Prometheus that scrapes the real server: queries have data."""
+"""The alerts in promtool, and all queries in a real Prometheus that scrapes a real server."""
 
 from __future__ import annotations
 
 import json
 import re
-import socket
 import subprocess
 import urllib.parse
 import urllib.request
@@ -17,9 +16,10 @@ import yaml
 from tests.conftest import PATIENCE, ROOT, Server
 from tests.docker import tools
 from tests.server.mini import last, stream, volume
+from tests.server.ports import free_ports
 
 DOCKER = ROOT / "docker"
-# What has no samples while all goes well, or only in Triton's own image.
+# Metrics without samples unless a volume does not follow its mask.
 QUIET = re.compile(r"maisi_(unfaithful|redraws)_total")
 
 
@@ -29,42 +29,44 @@ def prometheus(name: str = "promtool") -> str:
 
 def test_every_alert_fires_when_it_should_and_not_otherwise() -> None:
     tools.run(prometheus(), "check", "rules", DOCKER / "helm/maisi/files/alerts.yaml")
-    tested = DOCKER / "prometheus" / "alerts_test.yaml"
-    tools.run(prometheus(), "test", "rules", tested)
+    cases = DOCKER / "prometheus" / "alerts_test.yaml"
+    tools.run(prometheus(), "test", "rules", cases)
     rules = yaml.safe_load((DOCKER / "helm/maisi/files/alerts.yaml").read_text())
     alerts = {rule["alert"] for group in rules["groups"] for rule in group["rules"]}
-    told = yaml.safe_load(tested.read_text())["tests"]
+    tests = yaml.safe_load(cases.read_text())["tests"]
     fired = {
-        case["alertname"] for test in told for case in test["alert_rule_test"] if case["exp_alerts"]
+        case["alertname"]
+        for test in tests
+        for case in test["alert_rule_test"]
+        if case["exp_alerts"]
     }
     assert fired == alerts
-    pages = (ROOT / "docs" / "operations.md").read_text()
-    assert [alert for alert in alerts if f"### {alert}" not in pages] == []
+    page = (ROOT / "docs" / "operations.md").read_text()
+    assert [alert for alert in alerts if f"### {alert}" not in page] == []
 
 
 def query(port: int, expression: str) -> list[object]:
-    asked = urllib.parse.urlencode({"query": expression})
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query?{asked}") as answer:
-        found = json.load(answer)
-    assert found["status"] == "success", expression
-    result: list[object] = found["data"]["result"]
+    parameters = urllib.parse.urlencode({"query": expression})
+    url = f"http://127.0.0.1:{port}/api/v1/query?{parameters}"
+    with urllib.request.urlopen(url, timeout=PATIENCE) as response:
+        answer = json.load(response)
+    assert answer["status"] == "success", expression
+    result: list[object] = answer["data"]["result"]
     return result
 
 
-def test_the_dashboard_and_the_alerts_ask_for_what_the_server_tells(
+def test_the_dashboard_and_the_alerts_query_metrics_that_exist(
     server: Server, tmp_path: Path, eventually: Callable[..., None]
 ) -> None:
     config = yaml.safe_load((DOCKER / "prometheus" / "prometheus.yml").read_text())
     (job,) = config["scrape_configs"]
     for group, address in zip(job["static_configs"], (server.metrics, server.status), strict=True):
         group["targets"] = [address]
-        group["labels"]["namespace"] = "here"  # which Kubernetes adds
+        group["labels"]["namespace"] = "imaging"  # which Kubernetes adds
     config["global"]["scrape_interval"] = "300ms"
     config["rule_files"] = [str(DOCKER / "helm/maisi/files/alerts.yaml")]
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     words = [
         prometheus("prometheus"),
         f"--config.file={tmp_path / 'prometheus.yml'}",
@@ -87,13 +89,15 @@ def test_the_dashboard_and_the_alerts_ask_for_what_the_server_tells(
         last(messages)
         client.close()
         dashboard = json.loads((DOCKER / "helm/maisi/files/dashboard.json").read_text())
-        asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-        assert len(asked) > 12
-        for expression in asked:
+        expressions = [
+            target["expr"] for panel in dashboard["panels"] for target in panel["targets"]
+        ]
+        assert len(expressions) > 12
+        for expression in expressions:
             for name, value in {"$namespace": ".*", "$__rate_interval": "1m"}.items():
                 expression = expression.replace(name, value)
             if not QUIET.search(expression):
-                eventually(lambda asked=expression: query(port, asked))
+                eventually(lambda text=expression: query(port, text))
         assert len(query(port, 'count by (instance) ({job="maisi"})')) == 1
         assert query(port, "ALERTS") == []
     finally:

@@ -1,10 +1,9 @@
-"""docker/haproxy.cfg before a real server: what passes, and what Triton never sees."""
+"""docker/haproxy.cfg before a real server: requests that pass, and those that it refuses."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 import time
 
@@ -20,6 +19,7 @@ from reliability.http2 import END_HEADERS, HEADERS, Connection, connect, frame, 
 from tests.conftest import PATIENCE, ROOT
 from tests.docker import tools
 from tests.server.metrics import numbers
+from tests.server.ports import free_ports
 
 CONFIG = ROOT / "docker" / "haproxy.cfg"
 SMALL = {"size": [32, 32, 32], "steps": 2, "seed": 3, "modality": "mri_t1"}
@@ -29,20 +29,12 @@ BODY = (
     b' "outputs": [{"name": "report"}]}'
 )
 BOMB = 200  # MB
-UNMOVED = 10 << 20  # bytes that tritonserver's memory may differ by
-
-
-def free_ports(count):
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+MEMORY_CHANGE = 10 << 20  # bytes that tritonserver's memory may differ by
 
 
 @contextlib.contextmanager
 def proxy(server, folder, **variables):
-    """Run haproxy; give its addresses for gRPC and HTTP."""
+    """Run haproxy; yield its addresses for gRPC and HTTP."""
     ports = free_ports(2)
     settings = {
         "HOST": "127.0.0.1",
@@ -78,23 +70,23 @@ def until_open(process, address, log):
 
 
 @pytest.fixture(scope="module")
-def behind(server, tmp_path_factory):
-    with proxy(server, tmp_path_factory.mktemp("haproxy"), CLIENT_REQUESTS=100_000) as addresses:
-        yield addresses
+def addresses(server, tmp_path_factory):
+    with proxy(server, tmp_path_factory.mktemp("haproxy"), CLIENT_REQUESTS=100_000) as both:
+        yield both
 
 
 @pytest.fixture
-def unmoved(server):
-    """Look whether tritonserver's memory stays as it is."""
+def constant_memory(server):
+    """Assert that tritonserver's memory does not change in the test."""
     before = watch.private(server.triton.pid)
     with watch.most(lambda: watch.private(server.triton.pid)) as most:
         yield
-    assert most[0] - before < UNMOVED
-    assert watch.private(server.triton.pid) - before < UNMOVED
+    assert most[0] - before < MEMORY_CHANGE
+    assert watch.private(server.triton.pid) - before < MEMORY_CHANGE
 
 
 def http(address, request, body=b"", headers=()):
-    """Send a request by HTTP/1.1; return the status of its answer, 0 where there is none."""
+    """Send a request by HTTP/1.1; return the status of its answer, 0 without one."""
     lines = [request + " HTTP/1.1", "Host: x", "Connection: close", *headers]
     with contextlib.suppress(ConnectionError), connect(address) as connection:
         connection.sendall("\r\n".join([*lines, "", ""]).encode())
@@ -110,26 +102,26 @@ def post(address, body=BODY, *headers, path="/v2/models/mini/infer", length=True
     return http(address, f"POST {path}", body, [*sizes, *headers])
 
 
-def test_haproxy_has_nothing_against_it():
-    done = subprocess.run(
+def test_haproxy_accepts_its_configuration():
+    process = subprocess.run(
         [tools.haproxy(), "-c", "-f", CONFIG], capture_output=True, text=True, timeout=PATIENCE
     )
-    assert done.returncode == 0, done.stderr
-    assert "WARNING" not in done.stderr
+    assert process.returncode == 0, process.stderr
+    assert "WARNING" not in process.stderr
 
 
-def test_our_client_gets_the_same_bytes(server, behind):
+def test_our_client_gets_the_same_bytes(server, addresses):
     digests = set()
-    for url in (server.grpc, behind[0]):
+    for url in (server.grpc, addresses[0]):
         with Client(url) as client:
             digests.add(client.generate(**SMALL).report["sha256"]["image"])
     assert len(digests) == 1
 
 
-def test_who_leaves_is_not_served(server, behind, eventually):
+def test_a_client_that_leaves_cancels_its_request(server, addresses, eventually):
     cancelled = 'maisi_requests_total{outcome="cancelled",variant="mini"}'
     before = numbers(server.metrics).get(cancelled, 0)
-    with Client(behind[0]) as client:
+    with Client(addresses[0]) as client:
         events = client.stream(**{**SMALL, "steps": 900})
         next(events)
         events.close()
@@ -137,10 +129,10 @@ def test_who_leaves_is_not_served(server, behind, eventually):
 
 
 @pytest.mark.parametrize("path", ["/v2", "/v2/health/ready", "/v2/models/mini/config"])
-def test_http_passes(behind, path):
-    assert http(behind[1], f"GET {path}") == 200
-    assert post(behind[1]) == 200
-    assert post(behind[1], path="/v2/models/mini/versions/1/infer") == 200
+def test_http_passes(addresses, path):
+    assert http(addresses[1], f"GET {path}") == 200
+    assert post(addresses[1]) == 200
+    assert post(addresses[1], path="/v2/models/mini/versions/1/infer") == 200
 
 
 @pytest.mark.parametrize(
@@ -163,28 +155,29 @@ def test_http_passes(behind, path):
         "PUT /v2/models/mini/infer",
     ],
 )
-def test_other_paths_are_refused(behind, request_):
-    assert http(behind[1], request_, headers=["Content-Length: 0"]) == 404
+def test_other_paths_are_refused(addresses, request_):
+    assert http(addresses[1], request_, headers=["Content-Length: 0"]) == 404
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "GZIP", "identity", " gzip"])
-def test_compressed_bodies_are_refused(behind, unmoved, encoding):
-    assert post(behind[1], packed(BOMB, "gzip"), f"Content-Encoding: {encoding}") == 415
+def test_compressed_bodies_are_refused(addresses, constant_memory, encoding):
+    assert post(addresses[1], packed(BOMB, "gzip"), f"Content-Encoding: {encoding}") == 415
 
 
-def test_long_and_endless_bodies_are_refused(behind, unmoved):
+def test_long_and_endless_bodies_are_refused(addresses, constant_memory):
     assert (
-        http(behind[1], "POST /v2/models/mini/infer", headers=["Content-Length: 67108865"]) == 413
+        http(addresses[1], "POST /v2/models/mini/infer", headers=["Content-Length: 67108865"])
+        == 413
     )
     for length in (False, True):
         body = b"1\r\n \r\n" * 100_000 + b"0\r\n\r\n"
-        assert post(behind[1], body, "Transfer-Encoding: chunked", length=length) == 411
+        assert post(addresses[1], body, "Transfer-Encoding: chunked", length=length) == 411
 
 
-def test_long_heads_are_refused(behind, unmoved):
-    assert post(behind[1], BODY, f"x: {'y' * 20_000}") == 400
-    assert post(behind[1], BODY, *[f"x-{number}: y" for number in range(200)]) == 400
-    connection = Connection(behind[0])
+def test_long_heads_are_refused(addresses, constant_memory):
+    assert post(addresses[1], BODY, f"x: {'y' * 20_000}") == 400
+    assert post(addresses[1], BODY, *[f"x-{number}: y" for number in range(200)]) == 400
+    connection = Connection(addresses[0])
     head = frame(HEADERS, END_HEADERS, 1, grpc_headers() + header(b"x", b"y" * 16_000))
     with contextlib.closing(connection):
         connection.socket.sendall(head)
@@ -192,15 +185,15 @@ def test_long_heads_are_refused(behind, unmoved):
 
 
 def bomb():
-    """Return a mask of zeros, compressed."""
+    """Return a request with a mask of zeros, which compresses well."""
     request = pb.ModelInferRequest(model_name="mini")
     request.inputs.add(name="mask", datatype="UINT8", shape=[BOMB << 20, 1, 1])
     request.raw_input_contents.append(bytes(BOMB << 20))
     return request
 
 
-def test_compressed_messages_are_refused(behind, unmoved):
-    with grpc.insecure_channel(behind[0]) as channel:
+def test_compressed_messages_are_refused(addresses, constant_memory):
+    with grpc.insecure_channel(addresses[0]) as channel:
         infer = rpc.GRPCInferenceServiceStub(channel).ModelInfer
         with pytest.raises(grpc.RpcError) as refused:
             infer(bomb(), compression=grpc.Compression.Gzip, timeout=PATIENCE)
@@ -208,7 +201,7 @@ def test_compressed_messages_are_refused(behind, unmoved):
 
 
 @pytest.mark.parametrize(
-    "more",
+    "headers",
     [
         header(b"grpc-encoding", b"gzip"),
         header(b"grpc-encoding", b"gzip") + header(b"grpc-encoding", b"identity"),
@@ -216,18 +209,18 @@ def test_compressed_messages_are_refused(behind, unmoved):
         header(b"content-encoding", b"gzip"),
     ],
 )
-def test_an_encoding_beside_identity_is_refused(behind, unmoved, more):
-    connection = Connection(behind[0])
+def test_an_encoding_beside_identity_is_refused(addresses, constant_memory, headers):
+    connection = Connection(addresses[0])
     with contextlib.closing(connection):
-        connection.socket.sendall(frame(HEADERS, END_HEADERS, 1, grpc_headers() + more))
+        connection.socket.sendall(frame(HEADERS, END_HEADERS, 1, grpc_headers() + headers))
         assert connection.answer(1) in ("no status", "reset 0", "reset 8")
 
 
 @pytest.mark.parametrize(
     "path", ["/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "/x", "/"]
 )
-def test_other_services_are_refused(behind, path):
-    with grpc.insecure_channel(behind[0]) as channel, pytest.raises(grpc.RpcError) as refused:
+def test_other_services_are_refused(addresses, path):
+    with grpc.insecure_channel(addresses[0]) as channel, pytest.raises(grpc.RpcError) as refused:
         channel.unary_unary(path)(b"", timeout=PATIENCE)
     assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
@@ -245,23 +238,23 @@ def test_an_address_has_so_many_connections(server, tmp_path):
 def test_an_address_has_so_many_requests(server, tmp_path):
     with proxy(server, tmp_path, CLIENT_REQUESTS=10) as (url, address):
         statuses = [http(address, "GET /v2/health/live") for _ in range(30)]
-        # Connections that asked nothing, at the start, may count, too.
+        # The connections of `until_open`, without a request, may count, too.
         assert statuses[:8] + statuses[10:] == [200] * 8 + [429] * 20
         with Client(url, retries=0) as client, pytest.raises(Exception, match="429"):
             client.generate(**SMALL)
 
 
-def test_who_sends_no_whole_head_is_cut_off(behind):
+def test_a_connection_without_a_whole_head_is_closed(addresses):
     with contextlib.ExitStack() as stack:
         silent = []
-        for address in behind:
+        for address in addresses:
             for start in (b"", b"GET /v2", b"PRI * HT"):
                 silent.append(stack.enter_context(connect(address)))
                 silent[-1].sendall(start)
-        for each in silent:
-            assert each.makefile("rb").read() is not None  # else it times out
+        for connection in silent:
+            assert connection.makefile("rb").read() is not None  # else it times out
 
 
-def test_the_port_of_grpc_takes_http2_alone(behind):
+def test_the_port_of_grpc_takes_http2_alone(addresses):
     path = "/inference.GRPCInferenceService/ModelInfer"
-    assert post(behind[0], path=path) == 404
+    assert post(addresses[0], path=path) == 404

@@ -30,17 +30,17 @@ def need(*programs: str) -> None:
     """Skip where a program is missing; where CI is set, fail."""
     missing = [name for name in programs if not shutil.which(name)]
     if missing:
-        say = pytest.fail if os.environ.get("CI") else pytest.skip
-        say(f"{', '.join(missing)} is not installed")
+        report = pytest.fail if os.environ.get("CI") else pytest.skip
+        report(f"{', '.join(missing)} is not installed")
 
 
 def run(*words: object, folder: Path | None = None, env: dict[str, str] | None = None) -> str:
-    """Run a command and return what it says; it must end well."""
-    done = subprocess.run(
+    """Run a command and return its standard output; its status must be 0."""
+    process = subprocess.run(
         list(map(str, words)), cwd=folder, env=env, capture_output=True, text=True, timeout=600
     )
-    assert done.returncode == 0, f"{words}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
-    return done.stdout
+    assert process.returncode == 0, f"{words}: {process.stdout[-2000:]}{process.stderr[-4000:]}"
+    return process.stdout
 
 
 @functools.cache
@@ -100,20 +100,20 @@ def debian(*packages: str) -> Path:
 
 @functools.cache
 def haproxy() -> Path:
-    """Return haproxy, with what it links to."""
-    own = ("liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1")
-    folder = debian("haproxy", *own)
-    libraries = folder / "usr" / "lib" / "x86_64-linux-gnu"
+    """Return haproxy, with the libraries that it is linked to."""
+    libraries = ("liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1")
+    folder = debian("haproxy", *libraries)
+    library_folder = folder / "usr" / "lib" / "x86_64-linux-gnu"
     program = folder / "haproxy"
     program.write_text(
-        f'#!/bin/sh\nLD_LIBRARY_PATH={libraries} exec {folder}/usr/sbin/haproxy "$@"\n'
+        f'#!/bin/sh\nLD_LIBRARY_PATH={library_folder} exec {folder}/usr/sbin/haproxy "$@"\n'
     )
     program.chmod(0o755)
     return program
 
 
 class _draft:
-    """A folder that appears under its name when it is whole."""
+    """A folder that gets its name when it is complete."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

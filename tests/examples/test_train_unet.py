@@ -1,4 +1,4 @@
-"""The example learns, from nobody's volumes, what holds for a real one."""
+"""The example learns from synthetic volumes to segment a real one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.conftest import ROOT, Server
 
 @pytest.mark.slow
 def test_the_loss_on_the_real_template_falls(server: Server) -> None:
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "examples/train_unet.py", "--steps=40", f"--url={server.grpc}"],
         cwd=ROOT,
         env={**os.environ, "PYTHONWARNINGS": "ignore"},
@@ -22,8 +22,8 @@ def test_the_loss_on_the_real_template_falls(server: Server) -> None:
         text=True,
         timeout=280,
     )
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["volumes"] == 40
-    assert told["after"] < told["before"] / 2
-    assert min(told["dice"]["grey"], told["dice"]["white"]) > 0.3  # not the background alone
+    assert process.returncode == 0, process.stderr
+    result = json.loads(process.stdout.splitlines()[-1])
+    assert result["volumes"] == 40
+    assert result["after"] < result["before"] / 2
+    assert min(result["dice"]["grey"], result["dice"]["white"]) > 0.3  # not the background alone

@@ -1,8 +1,7 @@
-"""A server with standard streams and a parent of the test's choice."""
+"""A server with other standard streams, or another parent process, than the fixtures'."""
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,25 +15,20 @@ import psutil
 import tritonclient.grpc as grpc
 
 from tests.conftest import PATIENCE, ROOT, SHM
+from tests.server.ports import free_ports
 
 
-def left(pid: int) -> list[Path]:
-    """Name what the server `pid` has in /dev/shm and among the temporary folders."""
+def files_of(pid: int) -> list[Path]:
+    """Return what the server `pid` has in /dev/shm and in the folder for temporary files."""
     folders = SHM, Path(tempfile.gettempdir())
     return [path for folder in folders for path in folder.glob(f"maisi-serve-{pid}-*")]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Bare:
-    """A server of write_repository; `prefix` of its command; `options` of Popen."""
+    """A server of `write_repository`, with a `prefix` of its command and `options` of Popen."""
 
     def __init__(self, repository: Path, prefix: Sequence[str] = (), **options: Any):
-        self.grpc = f"127.0.0.1:{free_port()}"
+        self.grpc = f"127.0.0.1:{free_ports(1)[0]}"
         ports = [f"--{name}-port=0" for name in ("http", "metrics", "status")]
         ports.append(f"--grpc-port={self.grpc.partition(':')[2]}")
         command = [*prefix, sys.executable, "-m", "server", f"--repository={repository}", *ports]
@@ -48,7 +42,7 @@ class Bare:
         self.process.wait()
 
     def wait_ready(self) -> int:
-        """Wait until it serves; returns the process id of its tritonserver."""
+        """Wait until it serves; return the process id of its tritonserver."""
         with grpc.InferenceServerClient(self.grpc) as client:
             deadline = time.monotonic() + PATIENCE
             while time.monotonic() < deadline and self.process.poll() is None:

@@ -1,4 +1,4 @@
-"""Mini with flows that fail, hang or wait when a test wants them to."""
+"""Mini with flows that fail, hang or wait where a file of the test's says so."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from tests.conftest import ROOT
 
-# A flow that hands its inputs on, slowly where they are of 64 voxels a side. It fails for those of
-# 36 to 60. Others fail once a file `broken` lies there, and hang once `hanging` does, until the
-# model is started again; while `short` lies there, it says that it has no memory for them. What
-# is of 80 voxels a side takes until `go` lies there.
+# A flow that returns its inputs, by the voxels along the volume's side:
+# 32: fails once the file `broken` is beside the model, and hangs once `hanging` is, until the model
+#     is loaded again; says that it has no memory while `short` is there
+# 36 to 60: always fails
+# 64: takes 0.4 s a call
+# 80: creates the file `busy`, and takes until `go` is there
 FLOW = """
 import json
 import time
@@ -22,11 +24,11 @@ import triton_python_backend_utils as pb_utils
 
 LOADED = time.time()
 
-def lies(name):
-    return Path(__file__).with_name(name).exists()
+def file(name):
+    return Path(__file__).with_name(name)
 
-def new(name):
-    return lies(name) and LOADED < Path(__file__).with_name(name).stat().st_mtime
+def is_newer(name):
+    return file(name).exists() and LOADED < file(name).stat().st_mtime
 
 class TritonPythonModel:
     def execute(self, requests):
@@ -40,17 +42,19 @@ class TritonPythonModel:
             pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in ("latent", "z")
         )
         side = latent.shape[-1]
-        if 8 < side < 16 or (side == 8 and new("broken")):
+        if 8 < side < 16 or (side == 8 and is_newer("broken")):
             return pb_utils.InferenceResponse(error=pb_utils.TritonError("a GPU error"))
-        if side == 8 and lies("short"):
+        if side == 8 and file("short").exists():
             code = pb_utils.TritonError.UNAVAILABLE
             error = pb_utils.TritonError("out of memory: 9 GB; try again in 3 s", code)
             return pb_utils.InferenceResponse(error=error)
-        if side == 8 and new("hanging"):
+        if side == 8 and is_newer("hanging"):
             time.sleep(600)
         if side == 16:
             time.sleep(0.4)
-        while side == 20 and not lies("go"):
+        if side == 20:
+            file("busy").touch()
+        while side == 20 and not file("go").exists():
             time.sleep(0.05)
         tensors = [pb_utils.Tensor("next_latent", latent), pb_utils.Tensor("velocity", z)]
         return pb_utils.InferenceResponse(tensors)
@@ -58,7 +62,7 @@ class TritonPythonModel:
 
 
 def write(models: Path) -> Path:
-    """Write mini, but for its flows; returns `models`."""
+    """Write mini with the flow above in place of its own; return `models`."""
     for source in (ROOT / "model_repository").glob("mini*"):
         shutil.copytree(source, models / source.name)
     for name in ("mini.flow", "mini.flow_masked"):

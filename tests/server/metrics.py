@@ -1,4 +1,4 @@
-"""What Kubernetes and Prometheus ask."""
+"""Requests of Kubernetes and Prometheus."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from tests.conftest import PATIENCE
 
 
 def get(address, path):
-    """Return the status and the text of an answer."""
+    """Return the status and the text of the answer to GET."""
     try:
-        with urllib.request.urlopen(f"http://{address}/{path}", timeout=PATIENCE) as answer:
-            return answer.status, answer.read().decode()
+        with urllib.request.urlopen(f"http://{address}/{path}", timeout=PATIENCE) as response:
+            return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
 
 
 def numbers(address):
-    """Every metric by its name and labels."""
+    """Return the value of every metric, by its name and labels."""
     _, text = get(address, "metrics")
     return {
         line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
@@ -31,15 +31,15 @@ def numbers(address):
 
 
 def until_answered(address, model):
-    """Wait until a model, at the gRPC address of its server, has answered twice."""
+    """Wait until a model, at the gRPC address of its server, has answered twice from now on."""
     with grpc.InferenceServerClient(address) as client:
 
-        def answered():
+        def count():
             stats = client.get_inference_statistics(model).model_stats
-            return sum(one.inference_count for one in stats)
+            return sum(version.inference_count for version in stats)
 
-        before = answered()
+        before = count()
         deadline = time.monotonic() + PATIENCE
-        while answered() < before + 2:
+        while count() < before + 2:
             assert time.monotonic() < deadline
             time.sleep(0.05)

@@ -49,7 +49,7 @@ def volume(server, **request):
 
 
 def stream(server, **request):
-    """Start a streamed request; returns its queue of results and errors, and its client."""
+    """Start a streamed request; return the queue of its results and errors, and its client."""
     messages = queue.Queue()
     client = grpc.InferenceServerClient(server.grpc)
     client.start_stream(lambda result, error: messages.put(error or result))

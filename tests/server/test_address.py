@@ -1,4 +1,4 @@
-"""Where a server listens, and the sentence of why it cannot."""
+"""The addresses where a server listens, and the sentences where it cannot."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def test_names_are_resolved():
 
 
 def test_how_this_computer_reaches_it():
-    nears = {"0.0.0.0": HERE, "::": "::1", "10.0.0.1": "10.0.0.1", "fd00::2": "fd00::2"}
-    assert {host: Address(host, 1, 2, 3, 4).near for host in nears} == nears
+    addresses = {"0.0.0.0": HERE, "::": "::1", "10.0.0.1": "10.0.0.1", "fd00::2": "fd00::2"}
+    assert {host: Address(host, 1, 2, 3, 4).near for host in addresses} == addresses
     assert joined("::1", 8001) == "[::1]:8001"
     assert joined(HERE, 8001) == "127.0.0.1:8001"
 
@@ -59,7 +59,7 @@ def test_how_this_computer_reaches_it():
         ("fe80::1%1", (0, 0, 0, 0), "--host: fe80::1%1 is link-local: expected"),
     ],
 )
-def test_what_cannot_be_had_is_said(host, ports, sentence):
+def test_an_address_that_cannot_be_used_is_named(host, ports, sentence):
     with pytest.raises(ValueError) as error:
         Address(host, *ports).fixed()
     assert str(error.value).startswith(sentence)
@@ -67,19 +67,21 @@ def test_what_cannot_be_had_is_said(host, ports, sentence):
 
 def test_ports_in_use_are_all_named():
     with socket.create_server((HERE, 0)) as first, socket.create_server((HERE, 0)) as second:
-        one, two = (listener.getsockname()[1] for listener in (first, second))
-        with pytest.raises(ValueError, match=f"{HERE} port {one}, {HERE} port {two} is in use"):
-            Address(HERE, one, 0, two, 0).fixed()
+        port, other_port = (listener.getsockname()[1] for listener in (first, second))
+        with pytest.raises(
+            ValueError, match=f"{HERE} port {port}, {HERE} port {other_port} is in use"
+        ):
+            Address(HERE, port, 0, other_port, 0).fixed()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give rights away")
 def test_a_port_without_the_right_to_it_is_named():
     code = "from server.address import Address; Address('127.0.0.1', 0, 80, 0, 0).fixed()"
     limited = ["setpriv", "--bounding-set=-net_bind_service", "--inh-caps=-net_bind_service"]
-    done = subprocess.run(
+    process = subprocess.run(
         [*limited, sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
     )
-    last = done.stderr.splitlines()[-1]
+    last = process.stderr.splitlines()[-1]
     assert last == "ValueError: This user may not listen on port 80: give a port from 1024 on."
 
 
@@ -104,10 +106,10 @@ def test_ipv6(start_server, host):
     server = start_server(ROOT / "model_repository", "--host", host)
     assert server.grpc.startswith(f"[{host}]:")
     assert server.http.startswith(f"{HERE}:")
-    near = ["::1", HERE] if host == "::" else ["::1"]
+    hosts = ["::1", HERE] if host == "::" else ["::1"]
     ports = [int(url.rpartition(":")[2]) for url in (server.grpc, server.metrics, server.status)]
     images = set()
-    for address in near:
+    for address in hosts:
         with Client(joined(address, ports[0]), retries=0) as client:
             volume = client.generate(size=[32, 32, 32], steps=1, seed=3)
         images.add(volume.report["sha256"]["image"])

@@ -6,14 +6,14 @@ import re
 
 from tests.conftest import ROOT
 
-# What time it was is told to people and Prometheus; nothing is decided by it.
-TOLD = {"backends/maisi/metrics.py"}
+# Times for people and Prometheus, by which nothing is decided.
+EXCEPTIONS = {"backends/maisi/metrics.py"}
 
 
-def test_who_asks_what_time_it_is() -> None:
-    asked = re.compile(r"time\.time\(|datetime\.|time\.localtime|time\.gmtime")
+def test_only_metrics_read_the_clock_of_the_day() -> None:
+    pattern = re.compile(r"time\.time\(|datetime\.|time\.localtime|time\.gmtime")
     folders = ("backends", "server", "client/src")
     files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     assert len(files) > 80
-    found = {str(path.relative_to(ROOT)) for path in files if asked.search(path.read_text())}
-    assert found == TOLD
+    readers = {str(path.relative_to(ROOT)) for path in files if pattern.search(path.read_text())}
+    assert readers == EXCEPTIONS

@@ -1,4 +1,4 @@
-"""What is said where the embedded server cannot run."""
+"""The sentences where the embedded server cannot run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_this_computer_can():
 
 
 @pytest.mark.parametrize(
-    ("change", "found", "instead"),
+    ("change", "problem", "instead"),
     [
         ({"system": "Darwin", "machine": "arm64"}, "Darwin on arm64", "nvcr.io"),
         ({"machine": "aarch64"}, "Linux on aarch64", "nvcr.io"),
@@ -34,9 +34,9 @@ def test_this_computer_can():
         ({"shm_free": 5 << 20}, "5 MB free", "--shm-size=2g"),
     ],
 )
-def test_unfit_computers_are_told_why_and_what_instead(change, found, instead):
+def test_unfit_computers_are_told_why_and_what_instead(change, problem, instead):
     sentence = unfit(dataclasses.replace(GOOD, **change))
-    assert found in sentence
+    assert problem in sentence
     assert instead in sentence
 
 
@@ -54,18 +54,18 @@ def test_missing_installations_are_told(change, instead):
 def test_an_interpreter_without_triton_gets_one_sentence():
     # -S leaves out the installed packages
     command = [sys._base_executable, "-S", "-m", "server"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith("serve: Triton is not installed")
-    assert len(done.stderr.splitlines()) == 1
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert process.returncode == 2
+    assert process.stdout == ""
+    assert process.stderr.startswith("serve: Triton is not installed")
+    assert len(process.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
-    ("release", "found"),
+    ("release", "is_known"),
     [("5.15.167.4-microsoft-standard-WSL2\n", True), ("6.8.0-45-generic\n", False), (None, False)],
 )
-def test_the_kernel_of_wsl_is_known_by_its_name(tmp_path, release, found):
+def test_the_kernel_of_wsl_is_known_by_its_name(tmp_path, release, is_known):
     if release is not None:
         (tmp_path / "osrelease").write_text(release)
-    assert is_wsl(tmp_path / "osrelease") == found
+    assert is_wsl(tmp_path / "osrelease") == is_known

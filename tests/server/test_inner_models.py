@@ -1,7 +1,7 @@
-"""Whatever is sent to an inner model, the next ordinary request gives the bytes of the first.
+"""No message to an inner model changes the bytes of later requests.
 
-Every network of mini, of a small CT variant and of one without masks, with each kind of wrong
-input, by a caller that shows the server's token and by one that does not.
+Every network of mini, of a small CT variant and of one without masks gets each kind of wrong input,
+from a caller with the server's token and from one without.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.conftest import PATIENCE, TOKEN, Server
 
 
 class Caller:
-    """Asks a server for ordinary volumes and for runs of its networks."""
+    """Requests volumes of a server, and calls its networks."""
 
     def __init__(self, server: Server) -> None:
         self.client = grpc.InferenceServerClient(server.grpc)
@@ -35,18 +35,16 @@ class Caller:
         mask = np.zeros(small, np.uint8)
         mask[8:24, 8:24, 8:24] = 22
         anatomy = {"anatomy": np.array([b"liver=0.5"], object), "size": small}
-        asked: dict[str, Inputs] = {
+        inputs_of: dict[str, Inputs] = {
             "vae_encoder": {"source": np.zeros(small, np.float32)},
             "mask_encoder": {"mask": mask},
             "flow_masked": {"mask": mask},
             "mask_flow": anatomy,
             "mask_decoder": anatomy,
         }
-        inputs = asked.get(short, {"size": small})
-        rest = {"seed": np.array([7]), "steps": np.array([1], np.int32)}
-        result = self.client.infer(
-            variant, networks.tensors(inputs | rest), client_timeout=PATIENCE
-        )
+        inputs = inputs_of.get(short, {"size": small})
+        inputs = inputs | {"seed": np.array([7]), "steps": np.array([1], np.int32)}
+        result = self.client.infer(variant, networks.tensors(inputs), client_timeout=PATIENCE)
         return bytes(result.as_numpy("image").tobytes())
 
     def run(self, model: str, inputs: Inputs, **parameters: str) -> None:
@@ -79,7 +77,7 @@ def served(request: pytest.FixtureRequest, module_server: Callable[..., Server])
     return module_server(request.getfixturevalue("official_repository") / "models", *LIMITS)
 
 
-def test_each_kind_of_wrong_input_is_refused_and_the_next_request_is_as_ever(
+def test_each_kind_of_wrong_input_is_refused_and_changes_no_later_request(
     served: Server,
 ) -> None:
     caller = Caller(served)
@@ -115,9 +113,10 @@ def test_strangers_who_fill_a_networks_queue_do_not_fail_ordinary_requests(
     mini: Server,
 ) -> None:
     with Client(mini.grpc) as client:
-        asked = {"size": [32, 32, 32], "steps": 5, "seed": 3}
-        before = client.generate(**asked).report["sha256"]
-        [flow] = [one for one in networks.networks(Caller(mini).client) if one.name == "mini.flow"]
+        request = {"size": [32, 32, 32], "steps": 5, "seed": 3}
+        before = client.generate(**request).report["sha256"]
+        served_networks = networks.networks(Caller(mini).client)
+        [flow] = [network for network in served_networks if network.name == "mini.flow"]
         stop, statuses = threading.Event(), set()
 
         def flood() -> None:
@@ -133,12 +132,12 @@ def test_strangers_who_fill_a_networks_queue_do_not_fail_ordinary_requests(
         with ThreadPoolExecutor(6) as pool:
             floods = [pool.submit(flood) for _ in range(6)]
             try:
-                assert client.generate(**asked).report["sha256"] == before
-                assert client.generate(**asked).report["sha256"] == before
+                assert client.generate(**request).report["sha256"] == before
+                assert client.generate(**request).report["sha256"] == before
             finally:
                 stop.set()
-            for each in floods:
-                each.result(PATIENCE)
+            for future in floods:
+                future.result(PATIENCE)
     assert statuses == {"mini.flow: only the stag", "full"}
 
 
@@ -151,8 +150,8 @@ def test_a_wrong_message_a_second_for_a_minute_changes_no_volume(
     wrong = itertools.cycle(
         (network.name, inputs)
         for network in networks.networks(caller.client)
-        for _, some in network.wrong()
-        for inputs in some
+        for _, wrong_inputs in network.wrong()
+        for inputs in wrong_inputs
     )
     before = [caller.ordinary(name) for name in ("mini.flow", "mini.flow_masked")]
     for second in range(60):

@@ -1,4 +1,4 @@
-"""What tritonserver and its models' processes are started with, and what it keeps of messages."""
+"""Limits, the malloc of tritonserver and of its models, and memory that it gives back."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_tritonserver_gives_back_what_large_messages_took(server, eventually):
     mask = grpc.InferInput("mask", [256, 256, 256], "UINT8")
     mask.set_data_from_numpy(np.zeros((256, 256, 256), np.uint8))
 
-    def refused(number):
+    def send_refused(number):
         with (
             grpc.InferenceServerClient(server.grpc) as client,
             pytest.raises(grpc.InferenceServerException, match="at most 8388608"),
@@ -51,5 +51,5 @@ def test_tritonserver_gives_back_what_large_messages_took(server, eventually):
 
     before = watch.private(server.triton.pid)
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(refused, range(8)))
+        list(pool.map(send_refused, range(8)))
     eventually(lambda: watch.private(server.triton.pid) < before + 32e6)

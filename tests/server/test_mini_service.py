@@ -16,7 +16,7 @@ from tests.server.metrics import numbers
 from tests.server.mini import last, sized, stream, until_sampling, volume
 from tests.server.threads import later
 
-QUEUE = ("running", "waiting")
+STATES = ("running", "waiting")
 STOPPED = "the server stopped before this volume was done"
 
 
@@ -37,11 +37,11 @@ def test_same_seed_same_bytes_after_a_restart(start_server):
 
 def test_sigterm_lets_requests_finish_that_run_and_that_wait(start_server, eventually):
     server = start_server()
-    unary = later(volume, server, steps=60, masked=True)
+    unary = later(volume, server, steps=120, masked=True)
     until_sampling(server)
     streams = [stream(server, steps=30, masked=True) for _ in range(3)]
-    here = [f'maisi_requests_{what}{{model="mini.stream",variant="mini"}}' for what in QUEUE]
-    eventually(lambda: sum(numbers(server.metrics).get(name, 0) for name in here) == 3)
+    names = [f'maisi_requests_{state}{{model="mini.stream",variant="mini"}}' for state in STATES]
+    eventually(lambda: sum(numbers(server.metrics).get(name, 0) for name in names) == 3)
     server.process.send_signal(signal.SIGTERM)
     eventually(lambda: "stopping: running requests finish first" in server.log)
     stopping = r"\[stopping\] the server is stopping"
@@ -51,54 +51,54 @@ def test_sigterm_lets_requests_finish_that_run_and_that_wait(start_server, event
     messages, late = stream(server)
     assert "the server is stopping" in str(messages.get(timeout=PATIENCE))
     late.close()
-    assert not unary.done()  # so they were refused at once
+    assert not unary.done()  # so the refusals did not wait for it
     image, report = unary.result(PATIENCE)
     assert image.shape == (40, 33, 35)
-    assert report["steps"] == 60
+    assert report["steps"] == 120
     streamed = [last(messages) for messages, _ in streams]
     assert streamed[0].shape == image.shape
-    assert len({one.tobytes() for one in streamed}) == 1
+    assert len({image.tobytes() for image in streamed}) == 1
     for _, client in streams:
         client.close()
     assert server.process.wait(PATIENCE) == 0
 
 
 @pytest.fixture(scope="module")
-def healing(module_server):
-    """Serve mini for those who end its processes."""
+def victim_server(module_server):
+    """Serve mini for tests that kill its processes."""
     return module_server()
 
 
 @pytest.mark.parametrize("victim", ["mini.sampler", "mini.flow_masked"])
-def test_killed_process_mid_request(healing, eventually, victim):
-    expected, _ = volume(healing, masked=True)
-    doomed = later(volume, healing, steps=900, masked=True)
-    until_sampling(healing)
-    healing.stub(victim).kill()
+def test_killed_process_mid_request(victim_server, eventually, victim):
+    expected, _ = volume(victim_server, masked=True)
+    doomed = later(volume, victim_server, steps=900, masked=True)
+    until_sampling(victim_server)
+    victim_server.stub(victim).kill()
     with pytest.raises(grpc.InferenceServerException) as caught:
         doomed.result(PATIENCE)
-    if victim == "mini.flow_masked":  # who called it is alive and can say so
-        told = re.search(r"; the server's log says why, at request '(\w+)'", str(caught.value))
-        line = f"request '{told[1]}': sampler: flow_masked: "
-        eventually(lambda: line in healing.log)
-    eventually(lambda: f"{victim} serves again" in healing.log)
-    again, _ = volume(healing, masked=True)
+    if victim == "mini.flow_masked":  # its caller is alive and reports it
+        match = re.search(r"; the server's log says why, at request '(\w+)'", str(caught.value))
+        line = f"request '{match[1]}': sampler: flow_masked: "
+        eventually(lambda: line in victim_server.log)
+    eventually(lambda: f"{victim} serves again" in victim_server.log)
+    again, _ = volume(victim_server, masked=True)
     np.testing.assert_array_equal(again, expected)
 
 
-def test_killed_stream_mid_request(healing, eventually):
-    messages, client = stream(healing, steps=900, masked=True)
-    until_sampling(healing)
-    healing.stub("mini.stream").kill()
+def test_killed_stream_mid_request(victim_server, eventually):
+    messages, client = stream(victim_server, steps=900, masked=True)
+    until_sampling(victim_server)
+    victim_server.stub("mini.stream").kill()
     assert isinstance(last(messages), Exception)
     client.close()
-    eventually(lambda: "tritonserver serves again" in healing.log)
-    messages, client = stream(healing, masked=True)
+    eventually(lambda: "tritonserver serves again" in victim_server.log)
+    messages, client = stream(victim_server, masked=True)
     assert last(messages).shape == (40, 33, 35)
     client.close()
 
 
-def test_one_too_many_is_refused_and_who_is_not_done_in_time_is_told_how_to_go_on(
+def test_one_request_too_many_is_refused_and_one_not_done_at_a_stop_gets_its_seed(
     start_server, eventually
 ):
     server = start_server(None, "--max-waiting=1", "--drain-seconds=1")
@@ -109,8 +109,8 @@ def test_one_too_many_is_refused_and_who_is_not_done_in_time_is_told_how_to_go_o
     _, another = stream(server, steps=900)
     waits = 'maisi_requests_waiting{model="mini.stream",variant="mini"}'
     eventually(lambda: numbers(server.metrics).get(waits) == 1)
-    with Client(server.grpc) as curious:  # which takes no place
-        assert curious.check(size=[32, 32, 32])["steps"] > 0
+    with Client(server.grpc) as checker:  # a check does not count in the queue
+        assert checker.check(size=[32, 32, 32])["steps"] > 0
     third, late = stream(server)
     assert re.fullmatch(
         r".*overloaded: 2 requests are here, as many as may be; try again in \d+ s",
@@ -122,8 +122,8 @@ def test_one_too_many_is_refused_and_who_is_not_done_in_time_is_told_how_to_go_o
     assert handed_on.value.status() == "StatusCode.UNAVAILABLE"
     message = str(last(first))
     assert STOPPED in message and "seed 6 makes the same volume" in message
-    for each in (client, another, late):
-        each.close()
+    for connection in (client, another, late):
+        connection.close()
     assert server.process.wait(PATIENCE) == 0
 
 

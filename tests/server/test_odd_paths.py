@@ -1,4 +1,4 @@
-"""Triton's shell, its models' interpreters and its loader get no path but the server's own."""
+"""Paths with any characters: Triton's shell, interpreters and loader get only the server's own."""
 
 from __future__ import annotations
 
@@ -6,21 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
-import tritonclient.grpc as grpc
 
 from server.layout import model_names
-from tests.conftest import PATIENCE
-from tests.server.tiny import write_repository
-
-
-def square(server, x):
-    tensor = grpc.InferInput("x", [1], "FP32")
-    tensor.set_data_from_numpy(np.array([x], np.float32))
-    with grpc.InferenceServerClient(server.grpc) as client:
-        return client.infer("slow_square", [tensor], client_timeout=PATIENCE).as_numpy("y")[0]
+from tests.server.tiny import infer, write_repository
 
 
 def folders(server, parent="/tmp"):
@@ -42,7 +32,7 @@ def test_repository_and_tmpdir_may_have_any_name(start_server, tmp_path, monkeyp
     (odd / "tmp").mkdir(parents=True)
     monkeypatch.setenv("TMPDIR", str(odd / "tmp"))
     server = start_server(write_repository(odd / "models"))
-    assert square(server, 0.3) == pytest.approx(0.3**4)
+    assert infer(server.grpc, "slow_square", 0.3) == pytest.approx(0.3**4)
     assert len(folders(server)) == 1
     assert "serve: temporary files are in /tmp, not in " in server.log
     assert server.stop() == 0
@@ -65,12 +55,12 @@ def test_the_interpreter_may_have_any_name(start_server, tmp_path, monkeypatch):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", odd / "venv"], check=True)
     (packages,) = (odd / "venv" / "lib").glob("python*/site-packages")
     (odd / "library").mkdir()
-    ours = [folder for folder in sys.path if folder.endswith("site-packages")]
-    lines = "\n".join([*ours, str(odd / "library")])
+    site_packages = [folder for folder in sys.path if folder.endswith("site-packages")]
+    lines = "\n".join([*site_packages, str(odd / "library")])
     (packages / "ours.pth").write_text(lines, encoding="utf-8")
     monkeypatch.setattr(sys, "executable", str(odd / "venv" / "bin" / "python"))
     server = start_server(write_repository(odd / "models"))
-    assert square(server, 0.3) == pytest.approx(0.3**4)
+    assert infer(server.grpc, "slow_square", 0.3) == pytest.approx(0.3**4)
     assert psutil.Process(server.pid).cmdline()[0].startswith(str(odd))
 
 

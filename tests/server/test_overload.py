@@ -1,4 +1,4 @@
-"""More than a server can do: who is refused, how fast, and who goes first."""
+"""More requests than a server can serve: the refusals, their time, and the order of the others."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ def message(steps: int) -> pb.ModelInferRequest:
     return request
 
 
-async def asked(stub: rpc.GRPCInferenceServiceStub, steps: int) -> tuple[float, str]:
+async def send(stub: rpc.GRPCInferenceServiceStub, steps: int) -> tuple[float, str]:
     """Send a request; return the seconds until its end, and its error."""
     started = time.monotonic()
-    said = ""
+    error = ""
     async for answer in stub.ModelStreamInfer(iter([message(steps)]), timeout=PATIENCE):
-        said = answer.error_message or said
-    return time.monotonic() - started, said
+        error = answer.error_message or error
+    return time.monotonic() - started, error
 
 
-async def flood(url: str, count: int, each: float) -> list[tuple[float, str]]:
+async def flood(url: str, count: int, pause: float) -> list[tuple[float, str]]:
     async with grpc.aio.insecure_channel(url) as channel:
         stub = rpc.GRPCInferenceServiceStub(channel)
         tasks = []
         for _ in range(count):
-            tasks.append(asyncio.create_task(asked(stub, 20)))
-            await asyncio.sleep(each)
+            tasks.append(asyncio.create_task(send(stub, 20)))
+            await asyncio.sleep(pause)
         return await asyncio.gather(*tasks)
 
 
@@ -70,19 +70,19 @@ def flow_calls(server) -> int:
         return flow.execution_count
 
 
-@pytest.mark.parametrize("each", [0.005, pytest.param(0, marks=pytest.mark.slow)])
-def test_ten_times_what_the_queue_holds(server, each):
-    """`each`: seconds between two requests."""
+@pytest.mark.parametrize("pause", [0.005, pytest.param(0, marks=pytest.mark.slow)])
+def test_ten_times_what_the_queue_holds(server, pause):
+    """`pause`: seconds between two requests."""
     with Client(server.grpc) as client:
         expected = client.generate(**SMALL, steps=2).report["sha256"]
         asyncio.run(flood(server.grpc, 2 * WAITING, 0.005))
         before, floods = resident(server), []
         for _ in range(2):
-            answers = asyncio.run(flood(server.grpc, 10 * WAITING, each))
-            refused = [seconds for seconds, said in answers if said]
-            served = [seconds for seconds, said in answers if not said]
-            assert all(re.fullmatch(rf".*{REFUSED}", said) for _, said in answers if said)
-            assert len(served) > WAITING  # the queue, and who worked
+            answers = asyncio.run(flood(server.grpc, 10 * WAITING, pause))
+            refused = [seconds for seconds, error in answers if error]
+            served = [seconds for seconds, error in answers if not error]
+            assert all(re.fullmatch(rf".*{REFUSED}", error) for _, error in answers if error)
+            assert len(served) > WAITING  # the queue, and those at work
             assert len(refused) > 5 * WAITING
             floods.append([statistics.median(refused), max(refused), statistics.median(served)])
         grown = (resident(server) - before) / 1e6
@@ -97,7 +97,7 @@ def test_ten_times_what_the_queue_holds(server, each):
     assert "died" not in server.log
 
 
-def test_a_long_request_does_not_starve_short_ones_nor_they_it(server):
+def test_long_and_short_requests_do_not_starve_each_other(server):
     with Client(server.grpc) as client:
         for _ in range(2):
             alone = client.generate(**SMALL, steps=4)
@@ -118,8 +118,8 @@ def test_a_long_request_does_not_starve_short_ones_nor_they_it(server):
     assert 0.1 * sum(passing) < event.report["seconds"]["waiting"] < sum(passing)
 
 
-def test_what_cannot_be_done_in_its_time_is_refused_before_it_begins(server):
-    # Long enough for a refusal on a busy machine to come before its own client gives up.
+def test_a_request_without_enough_time_is_refused_before_it_begins(server):
+    # So long that on a busy machine, too, a refusal arrives before its client's time-out.
     long = {"size": [64, 64, 64], "steps": 120, "modality": "mri_t1", "seed": 3}
     with Client(server.grpc, retries=0) as client:
         for _ in range(2):
@@ -133,7 +133,7 @@ def test_what_cannot_be_done_in_its_time_is_refused_before_it_begins(server):
         ):
             hasty.generate(**long)
         assert flow_calls(server) == calls
-        # What the server refuses by: the least that it has seen such work take.
+        # The least time that such a request took, by which the server refuses.
         least = float(re.search(r"takes about ([\d.]+) s", str(refused.value))[1])
         with contextlib.closing(client.stream(**long)) as events:
             next(events)
@@ -148,14 +148,14 @@ def test_what_cannot_be_done_in_its_time_is_refused_before_it_begins(server):
 
 
 @pytest.mark.slow
-def test_a_client_that_was_refused_asks_again_when_it_was_told_to(start_server):
+def test_a_client_retries_at_the_time_in_the_refusal(start_server):
     server = start_server(None, "--max-waiting=1")
 
     async def crowd():
         async with aio.Client(server.grpc, retries=9) as client:
             requests = [{**SMALL, "steps": 30, "seed": seed} for seed in range(6)]
-            return [made async for _, made in client.gather(requests, limit=6)]
+            return [result async for _, result in client.gather(requests, limit=6)]
 
-    made = asyncio.run(crowd())
-    assert all(isinstance(volume, Volume) for volume in made), made
-    assert {volume.report["seed"] for volume in made} == set(range(6))
+    results = asyncio.run(crowd())
+    assert all(isinstance(result, Volume) for result in results), results
+    assert {volume.report["seed"] for volume in results} == set(range(6))

@@ -1,4 +1,4 @@
-"""The server as process 1 of a container: signals end it, and it collects orphans."""
+"""The server as process 1 of a container: signals end it, and it reaps orphans."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 import psutil
 import pytest
 
-from server.healing import reap
+from server.recovery import reap
 from tests.conftest import PATIENCE, ROOT
 from tests.server.bare import Bare
 from tests.server.tiny import write_repository
@@ -25,13 +25,13 @@ def can_unshare():
 
 
 def zombies(process):
-    return [one for one in process.children() if one.status() == psutil.STATUS_ZOMBIE]
+    return [child for child in process.children() if child.status() == psutil.STATUS_ZOMBIE]
 
 
-@pytest.mark.parametrize("one", ["process 1", pytest.param("subreaper", marks=pytest.mark.slow)])
-def test_orphans_are_collected_and_triton_is_not(tmp_path, eventually, one):
+@pytest.mark.parametrize("role", ["process 1", pytest.param("subreaper", marks=pytest.mark.slow)])
+def test_orphans_are_collected_and_triton_is_not(tmp_path, eventually, role):
     log = tmp_path / "log"
-    prefix = [*UNSHARE, "--kill-child"] if one == "process 1" else []
+    prefix = [*UNSHARE, "--kill-child"] if role == "process 1" else []
     if prefix and not can_unshare():
         pytest.skip("no namespaces of processes here")
 
@@ -66,27 +66,29 @@ def test_orphans_are_collected_and_triton_is_not(tmp_path, eventually, one):
 
 
 def test_a_process_of_ours_keeps_its_status():
-    ours = subprocess.Popen(["sh", "-c", "exit 7"])
+    own = subprocess.Popen(["sh", "-c", "exit 7"])
     others = [subprocess.Popen(["true"]) for _ in range(3)]
     deadline = time.monotonic() + PATIENCE
     while len(zombies(psutil.Process())) < 4:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    reap(ours.pid)
-    assert ours.wait() == 7
+    reap(own.pid)
+    assert own.wait() == 7
     reap(0)
-    assert not {one.pid for one in zombies(psutil.Process())} & {one.pid for one in others}
+    assert not {zombie.pid for zombie in zombies(psutil.Process())} & {
+        process.pid for process in others
+    }
     reap(0)  # without children
 
 
 @pytest.mark.skipif(not can_unshare(), reason="no namespaces of processes here")
 def test_sigterm_ends_it_before_it_serves():
-    """A handler is there before numpy and the like are imported, which takes a second."""
+    """SIGTERM is handled from before the import of numpy and others on, which takes a second."""
     code = (
         "import os, signal, sys, server.host;"
         "server.host.inspect = lambda: os.kill(1, signal.SIGTERM) or print('alive', flush=True);"
         "import server.__main__ as main; sys.argv = ['serve']; print(os.getpid()); main.main()"
     )
     command = [*UNSHARE, sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
-    assert (done.stdout, done.returncode) == ("1\n", 143)
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert (process.stdout, process.returncode) == ("1\n", 143)

@@ -1,10 +1,11 @@
-"""Ready is a server that makes volumes: what it says, and what it does, while they fail."""
+"""A server is ready while it makes volumes: /ready, and the restart, while they fail."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ import pytest
 import tritonclient.grpc as grpc
 from maisi_client import Client
 
-from server import status
-from server.status import Health
-from server.triton import Smallest, Triton, probe_id
+from server import health
+from server.address import Address
+from server.control import Control, Smallest, probe_id
+from server.health import Health
 from tests.conftest import PATIENCE, TOKEN, Server
 from tests.server import failing_flow
 from tests.server.metrics import get, numbers
@@ -36,7 +38,7 @@ def served(
 
 
 def ask(server: Server, side: int = 32) -> str:
-    """Ask for a volume; return `made`, or the status of the error."""
+    """Request a volume; return `made`, or the status of the error."""
     try:
         with grpc.InferenceServerClient(server.grpc) as client:
             client.infer("mini", sized(side), client_timeout=PATIENCE)
@@ -47,7 +49,7 @@ def ask(server: Server, side: int = 32) -> str:
 
 @contextmanager
 def traffic(server: Server, side: int = 32) -> Iterator[list[str]]:
-    """Ask all the time; yield the answers, in order."""
+    """Request volumes within the block, one after the other; yield the results of `ask`."""
     answers: list[str] = []
     with repeating(lambda: answers.append(ask(server, side))):
         yield answers
@@ -55,7 +57,7 @@ def traffic(server: Server, side: int = 32) -> Iterator[list[str]]:
 
 @contextmanager
 def watching(server: Server) -> Iterator[list[int]]:
-    """Ask /ready all the time; yield the statuses, each once until it changes."""
+    """Poll /ready within the block; yield its statuses, a new one where it changes."""
     statuses: list[int] = []
 
     def look() -> None:
@@ -81,10 +83,10 @@ def test_while_volumes_fail_the_server_is_not_ready_and_starts_again(
     masked = broken == "mini.flow_masked"
     with watching(server) as statuses:
         (repository / broken / "1" / "broken").touch()
-        if masked:  # ordinary volumes are made all the time, but those with a mask are not
-            fails = np.full((32, 32, 32), 22, np.uint8)
-            tensor = grpc.InferInput("mask", list(fails.shape), "UINT8")
-            tensor.set_data_from_numpy(fails)
+        if masked:  # volumes without a mask are made all the time
+            mask = np.full((32, 32, 32), 22, np.uint8)
+            tensor = grpc.InferInput("mask", list(mask.shape), "UINT8")
+            tensor.set_data_from_numpy(mask)
             with (
                 grpc.InferenceServerClient(server.grpc) as client,
                 pytest.raises(grpc.InferenceServerException, match="flow_masked failed"),
@@ -97,7 +99,7 @@ def test_while_volumes_fail_the_server_is_not_ready_and_starts_again(
     assert statuses == [200, 503, 200]  # and no other change between
     reason = server.log.split("; starting tritonserver again")[0].splitlines()[-1]
     assert "cannot make a volume: " in reason and f"the model {broken[5:]} failed" in reason
-    assert "at request 'probe'" in reason  # and not the id, by which the models know the server
+    assert "at request 'probe'" in reason  # and not the id that the models know the server by
     assert ("StatusCode.INTERNAL" in answers) != masked
     assert numbers(server.status)['maisi_model_restarts_total{model="tritonserver"}'] == 1
 
@@ -108,7 +110,7 @@ def test_requests_that_fail_by_themselves_do_not_make_a_server_unready(
     name = 'nv_inference_request_success{model="mini",version="1"}'
     before: Any = numbers(served.metrics)[name]
     with watching(served) as statuses, traffic(served, 48) as answers:
-        # The server makes sure by volumes of its own, twice, five seconds apart.
+        # The server checks by two volumes of its own, twice, five seconds apart.
         eventually(lambda: numbers(served.metrics)[name] >= before + 4)
     assert set(answers) == {"StatusCode.INTERNAL"}
     assert statuses == [200]
@@ -135,9 +137,7 @@ def test_a_shortage_while_others_work_neither_makes_unready_nor_starts_again(
         short.touch()
         assert ask(server) == "StatusCode.UNAVAILABLE"
         failed = failed_volumes(server)
-        assert (
-            ask(server, 48) == "StatusCode.INTERNAL"
-        )  # so the server looks, by volumes of its own
+        assert ask(server, 48) == "StatusCode.INTERNAL"  # so the server probes
         eventually(lambda: failed_volumes(server) >= failed + 2)
         assert long.result(PATIENCE).image.shape == (64, 64, 64)
         short.unlink()
@@ -156,7 +156,7 @@ def test_a_server_that_is_short_of_memory_at_its_start_is_ready_once_it_is_not(
     eventually(lambda: server.log.count(out_of_memory) >= 3)
     short.unlink()
     server.wait_ready()
-    short.touch()  # with nothing else at work it starts again, and then, too, more than once
+    short.touch()  # without other requests it starts again, and tries more than once again
     assert ask(server, 48) == "StatusCode.INTERNAL"
     eventually(lambda: get(server.status, "ready")[0] == 503)
     eventually(lambda: "starting tritonserver again" in server.log)
@@ -168,21 +168,14 @@ def test_a_server_that_is_short_of_memory_at_its_start_is_ready_once_it_is_not(
     assert ask(server) == "made"
 
 
-def attached(server: Server) -> Triton:
-    """Return a connection like the supervisor's to a server that runs."""
-    triton = object.__new__(Triton)
-    for name in ("http", "metrics"):
-        host, _, port = getattr(server, name).rpartition(":")
-        setattr(triton, f"_{name}", (host, int(port)))
-    triton._key, triton.probe_id = "", probe_id(TOKEN)
-    return triton
-
-
 def hasty(monkeypatch: pytest.MonkeyPatch, server: Server) -> Health:
     """Watch a server with little patience, beside its own supervisor."""
     for name, seconds in (("PROBE", 1), ("IDLE", 0.5), ("FAILING", 1)):
-        monkeypatch.setattr(status, name, seconds)
-    return Health(attached(server), {"mini": Smallest((32, 32, 32), 22)}, 1800, None)
+        monkeypatch.setattr(health, name, seconds)
+    http, metrics = (int(url.rpartition(":")[2]) for url in (server.http, server.metrics))
+    control = Control(Address("127.0.0.1", 0, http, metrics, 0), "", probe_id(TOKEN))
+    triton: Any = SimpleNamespace(control=control)
+    return Health(triton, {"mini": Smallest((32, 32, 32), 22)}, 1800, None)
 
 
 def test_a_volume_of_its_own_that_hangs_is_a_failure(
@@ -195,8 +188,8 @@ def test_a_volume_of_its_own_that_hangs_is_a_failure(
     (repository / "mini.flow" / "1" / "hanging").touch()
     eventually(lambda: watched.ready() is not None)
     assert str(watched.ready()).startswith("cannot make a volume: no answer: timed out")
-    assert not watched.triton.activity().running
-    eventually(watched.hung)
+    assert not watched.triton.control.activity().running
+    eventually(watched.hang)
     watched.stopping = True
 
 
@@ -213,13 +206,13 @@ def test_answers_without_an_image_are_no_volumes(
 
 
 def test_nobody_but_the_server_has_requests_that_do_not_count(server: Server) -> None:
-    done = 'maisi_requests_total{outcome="done",variant="mini"}'
+    counter = 'maisi_requests_total{outcome="done",variant="mini"}'
     with grpc.InferenceServerClient(server.grpc) as client:
         for name in ("probe", "probe-", f"probe-{'0' * 64}", probe_id("")):
-            before = numbers(server.metrics).get(done, 0)
+            before = numbers(server.metrics).get(counter, 0)
             size, steps = sized(32)
             client.infer("mini", [size, steps], request_id=name)
-            assert numbers(server.metrics)[done] == before + 1
+            assert numbers(server.metrics)[counter] == before + 1
 
 
 @pytest.mark.slow

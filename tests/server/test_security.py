@@ -1,4 +1,4 @@
-"""Who may do what: the key, TLS, certificates right, wrong and over."""
+"""The key, the token, TLS, and certificates that are right, wrong and expired."""
 
 from __future__ import annotations
 
@@ -38,57 +38,59 @@ class TritonPythonModel:
         image = np.zeros((1, 1, *(4 * side for side in latent.shape[2:])), np.float32)
         return pb_utils.InferenceResponse([pb_utils.Tensor("image", image)])
 """
-CLOSED = {
-    "load": lambda client, **more: client.load_model("mini.flow", **more),
-    "unload": lambda client, **more: client.unload_model("mini.flow", **more),
-    "index": lambda client, **more: client.get_model_repository_index(**more),
-    "log": lambda client, **more: client.update_log_settings({"log_info": True}, **more),
-    "trace": lambda client, **more: client.update_trace_settings(
-        settings={"trace_level": ["OFF"]}, **more
+RESTRICTED = {
+    "load": lambda client, **options: client.load_model("mini.flow", **options),
+    "unload": lambda client, **options: client.unload_model("mini.flow", **options),
+    "index": lambda client, **options: client.get_model_repository_index(**options),
+    "log": lambda client, **options: client.update_log_settings({"log_info": True}, **options),
+    "trace": lambda client, **options: client.update_trace_settings(
+        settings={"trace_level": ["OFF"]}, **options
     ),
-    "memory": lambda client, **more: client.register_system_shared_memory("x", "/x", 4, **more),
+    "memory": lambda client, **options: client.register_system_shared_memory(
+        "x", "/x", 4, **options
+    ),
 }
 
 
-@pytest.mark.parametrize("what", CLOSED)
-def test_what_needs_the_key_is_refused_without(server, what):
+@pytest.mark.parametrize("name", RESTRICTED)
+def test_what_needs_the_key_is_refused_without(server, name):
     with grpc.InferenceServerClient(server.grpc) as client:
         with pytest.raises(Error, match="restricted"):
-            CLOSED[what](client)
+            RESTRICTED[name](client)
         with pytest.raises(Error, match="restricted"):
-            CLOSED[what](client, headers={"triton-grpc-protocol-maisi-control": "guessed"})
+            RESTRICTED[name](client, headers={"triton-grpc-protocol-maisi-control": "guessed"})
 
 
-def test_the_key_of_shared_memory_is_our_users_and_opens_nothing_else(server):
-    (endpoint,) = Path("/dev/shm").glob(f"maisi-serve-*-key-{server.grpc.rpartition(':')[2]}")
-    assert endpoint.stat().st_mode & 0o777 == 0o600
-    headers = {"triton-grpc-protocol-maisi-control": endpoint.read_text()}
+def test_the_key_of_shared_memory_is_readable_by_our_user_and_opens_nothing_else(server):
+    (key_file,) = Path("/dev/shm").glob(f"maisi-serve-*-key-{server.grpc.rpartition(':')[2]}")
+    assert key_file.stat().st_mode & 0o777 == 0o600
+    headers = {"triton-grpc-protocol-maisi-control": key_file.read_text()}
     with grpc.InferenceServerClient(server.grpc) as client:
-        for what in CLOSED.keys() - {"memory"}:
+        for name in RESTRICTED.keys() - {"memory"}:
             with pytest.raises(Error, match="restricted"):
-                CLOSED[what](client, headers=headers)
+                RESTRICTED[name](client, headers=headers)
         with pytest.raises(Error, match="Unable to open shared memory region"):  # no such file
-            CLOSED["memory"](client, headers=headers)
+            RESTRICTED["memory"](client, headers=headers)
 
 
 @pytest.fixture(scope="module")
 def guarded(module_server, tmp_path_factory):
-    """Serve with a key, TLS and a host that is not the usual one; return that and the papers."""
+    """Serve with a key, TLS and another host; return the server and its certificate."""
     folder = tmp_path_factory.mktemp("guarded")
     (folder / "key").write_text(f"{KEY}\n")
     papers = Papers(trustme.CA(), folder / "server", HOST)
     words = [f"--host={HOST}", f"--key-file={folder / 'key'}"]
-    return module_server(None, *words, *papers.served), papers
+    return module_server(None, *words, *papers.server_options), papers
 
 
 def test_the_key_opens(start_server, tmp_path):
-    """On a server of its own: a network that was unloaded is loaded once more by the supervisor."""
+    """Use a server of its own, as the supervisor loads a network again that was unloaded."""
     (tmp_path / "key").write_text(f"{KEY}\n")
     server = start_server(None, f"--key-file={tmp_path / 'key'}")
     with grpc.InferenceServerClient(server.grpc) as client:
         headers = {"triton-grpc-protocol-maisi-control": KEY}
-        for what in ("index", "log", "trace", "unload", "load"):
-            CLOSED[what](client, headers=headers)
+        for name in ("index", "log", "trace", "unload", "load"):
+            RESTRICTED[name](client, headers=headers)
     assert KEY not in server.log
 
 
@@ -116,10 +118,10 @@ def ask(server, tls):
 
 def test_tls_and_mutual_tls(start_server, tmp_path):
     ca, stranger = trustme.CA(), trustme.CA()
-    ours = Papers(ca, tmp_path / "server", "127.0.0.1")
+    own = Papers(ca, tmp_path / "server", "127.0.0.1")
     pipeline = Papers(ca, tmp_path / "client", "pipeline@example.org")
     other = Papers(stranger, tmp_path / "stranger", "other@example.org")
-    server = start_server(None, *ours.served, f"--tls-clients={pipeline.ca}")
+    server = start_server(None, *own.server_options, f"--tls-clients={pipeline.ca}")
     tls = maisi_client.Tls(pipeline.ca, pipeline.certificate, pipeline.key)
     volume = ask(server, tls)
     assert volume.image.shape == (32, 32, 32)
@@ -143,24 +145,24 @@ def test_tls_and_mutual_tls(start_server, tmp_path):
         assert closed.value.code in (403, 400)
 
 
-def test_a_certificate_that_is_over_is_refused_and_told(start_server, tmp_path):
+def test_an_expired_certificate_is_refused_and_counted(start_server, tmp_path):
     ca, past = trustme.CA(), datetime.datetime(2020, 1, 1)
-    over = Papers(ca, tmp_path / "server", "127.0.0.1", not_before=past, not_after=past)
-    server = start_server(write_repository(tmp_path / "models"), *over.served)
+    expired = Papers(ca, tmp_path / "server", "127.0.0.1", not_before=past, not_after=past)
+    server = start_server(write_repository(tmp_path / "models"), *expired.server_options)
     with pytest.raises(maisi_client.ServerUnavailable):
-        ask(server, maisi_client.Tls(over.ca))
+        ask(server, maisi_client.Tls(expired.ca))
     assert numbers(server.status)["maisi_certificate_expiry_timestamp_seconds{}"] == 0
 
 
 def test_the_environment_names_the_files(guarded, monkeypatch):
-    server, ours = guarded
-    monkeypatch.setenv("MAISI_CA", str(ours.ca))
+    server, papers = guarded
+    monkeypatch.setenv("MAISI_CA", str(papers.ca))
     assert np.asarray(ask(server, None).image.dataobj).shape == (32, 32, 32)
     monkeypatch.setenv("MAISI_CA", "/nowhere")
     with pytest.raises(maisi_client.InvalidRequest, match="tls: /nowhere cannot be read"):
         ask(server, None)
     with pytest.raises(maisi_client.InvalidRequest, match="come together"):
-        ask(server, maisi_client.Tls(ours.ca, certificate=ours.certificate))
+        ask(server, maisi_client.Tls(papers.ca, certificate=papers.certificate))
 
 
 def test_networks_that_would_compute_for_anybody_are_not_served(start_server, tmp_path):
@@ -172,9 +174,9 @@ def test_networks_that_would_compute_for_anybody_are_not_served(start_server, tm
     path.write_text(text_format.MessageToString(config))
     server = start_server(tmp_path, ready=False)
     assert server.process.wait(PATIENCE) == 1
-    said = [line for line in server.log.splitlines() if line.startswith("serve: ")][-1]
-    assert "mini.flow: built for an earlier version of this server" in said
-    assert said.endswith("build mini again (python -m export build).")
+    line = [line for line in server.log.splitlines() if line.startswith("serve: ")][-1]
+    assert "mini.flow: built for an earlier version of this server" in line
+    assert line.endswith("build mini again (python -m export build).")
 
 
 def test_networks_that_only_say_that_they_ask_for_the_token_are_not_served(start_server, tmp_path):
@@ -189,8 +191,8 @@ def test_networks_that_only_say_that_they_ask_for_the_token_are_not_served(start
     (folder / "1" / "model.py").write_text(OPEN_DECODER)
     server = start_server(tmp_path, ready=False)
     assert server.process.wait(PATIENCE) == 1
-    said = [line for line in server.log.splitlines() if line.startswith("serve: ")][-1]
-    assert said.startswith("serve: mini.vae_decoder: computes for whoever calls it, or did not")
+    line = [line for line in server.log.splitlines() if line.startswith("serve: ")][-1]
+    assert line.startswith("serve: mini.vae_decoder: computes for whoever calls it, or did not")
 
 
 def test_a_token_that_can_be_guessed_ends_with_a_sentence(start_server, tmp_path, monkeypatch):
@@ -198,9 +200,9 @@ def test_a_token_that_can_be_guessed_ends_with_a_sentence(start_server, tmp_path
         monkeypatch.setenv("MAISI_TOKEN", short)
         server = start_server(ready=False)
         assert server.process.wait(PATIENCE) == 1
-        (said,) = server.log.splitlines()
-        assert said.startswith(f"serve: MAISI_TOKEN: {len(short)} characters, but 32 or more")
-        assert short not in said
+        (line,) = server.log.splitlines()
+        assert line.startswith(f"serve: MAISI_TOKEN: {len(short)} characters, but 32 or more")
+        assert short not in line
     monkeypatch.setenv("MAISI_TOKEN", "")  # none: the server draws one
     assert len(start_server(write_repository(tmp_path)).triton.environ()["MAISI_TOKEN"]) == 32
 

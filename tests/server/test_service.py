@@ -1,4 +1,4 @@
-"""The embedded server as its operator and its clients meet it."""
+"""The embedded server: start, stop, and restart of what died."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pytest
 import tritonclient.grpc as grpc
 
 from tests.conftest import PATIENCE, SHM
-from tests.server.bare import left
+from tests.server.bare import files_of
 from tests.server.metrics import until_answered
 from tests.server.threads import later
-from tests.server.tiny import HEAD, X_TO_Y, write_model, write_repository
+from tests.server.tiny import HEAD, X_TO_Y, infer, inputs, write_model, write_repository
 
 Error = grpc.InferenceServerException
 
@@ -29,7 +29,7 @@ def repository(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def served(module_server, repository):
-    """Serve the models for those who leave them as they were."""
+    """Serve the models for tests that leave them as they were."""
     return module_server(repository)
 
 
@@ -37,17 +37,6 @@ def served(module_server, repository):
 def shared(served):
     served.forget_log()
     return served
-
-
-def tensor(seconds):
-    tensor = grpc.InferInput("x", [1], "FP32")
-    return [tensor.set_data_from_numpy(np.array([seconds], np.float32))]
-
-
-def infer(server, model, value, timeout=PATIENCE):
-    with grpc.InferenceServerClient(server.grpc) as client:
-        result = client.infer(model, tensor(value), client_timeout=timeout)
-        return float(result.as_numpy("y")[0])
 
 
 def volume(server, size):
@@ -59,13 +48,13 @@ def volume(server, size):
 
 
 class Stream:
-    """One decoupled request; what comes back lands in `messages`, None being the end."""
+    """One decoupled request; `messages` has its answers and errors, and None at its end."""
 
     def __init__(self, server, seconds):
         self.messages = queue.Queue()
         self.client = grpc.InferenceServerClient(server.grpc)
         self.client.start_stream(self.take)
-        self.client.async_stream_infer("stream", tensor(seconds), enable_empty_final_response=True)
+        self.client.async_stream_infer("stream", inputs(seconds), enable_empty_final_response=True)
 
     def take(self, result, error):
         if error:
@@ -76,7 +65,7 @@ class Stream:
             self.messages.put(float(result.as_numpy("y")[0]))
 
     def rest(self):
-        """Everything up to the end or an error."""
+        """Return all messages up to the end or an error."""
         messages = []
         while True:
             messages.append(self.messages.get(timeout=PATIENCE))
@@ -86,8 +75,8 @@ class Stream:
 
 def test_ready_line_names_what_answers(shared):
     assert shared.variants == ["tiny"]
-    assert infer(shared, "square", 3) == 9
-    assert infer(shared, "slow_square", 0.3) == pytest.approx(0.3**4)
+    assert infer(shared.grpc, "square", 3) == 9
+    assert infer(shared.grpc, "slow_square", 0.3) == pytest.approx(0.3**4)
     assert Stream(shared, 0.2).rest() == [pytest.approx(0.04)] * 2 + [None]
     for address in (shared.http, shared.metrics):
         host, port = address.split(":")
@@ -105,20 +94,20 @@ def test_models_are_loaded_and_unloaded_by_nobody_else(shared):
         for forbidden in (client.unload_model, client.load_model):
             with pytest.raises(Error, match="restricted"):
                 forbidden("square")
-    assert infer(shared, "square", 2) == 4
+    assert infer(shared.grpc, "square", 2) == 4
 
 
 def test_only_the_chosen_variants_are_loaded(start_server, repository):
     server = start_server(repository, "--models=tiny")
     assert server.variants == ["tiny"]
     with pytest.raises(Error, match="square"):
-        infer(server, "square", 2)
+        infer(server.grpc, "square", 2)
 
 
 def test_sigterm_lets_running_requests_of_any_model_finish(start_server, repository):
     server = start_server(repository, "--drain-seconds=3600")
-    idle = Stream(server, 0)  # its stream stays open to the end, which the stop does not wait for
-    unary = later(infer, server, "slow_square", 2)
+    idle = Stream(server, 0)  # its stream stays open; the stop does not wait for it
+    unary = later(infer, server.grpc, "slow_square", 2)
     until_answered(server.grpc, "square")
     stream = Stream(server, 2)
     stream.messages.get(timeout=PATIENCE)
@@ -133,7 +122,7 @@ def test_sigterm_lets_running_requests_of_any_model_finish(start_server, reposit
 
 def test_second_signal_stops_at_once(start_server, repository, eventually):
     server = start_server(repository)
-    unary = later(infer, server, "slow", 600, 600)
+    unary = later(infer, server.grpc, "slow", 600, 600)
     until_answered(server.grpc, "square")
     server.process.send_signal(signal.SIGINT)
     eventually(lambda: "stopping: running requests finish first" in server.log)
@@ -147,7 +136,7 @@ def test_second_signal_stops_at_once(start_server, repository, eventually):
 @pytest.mark.slow
 def test_drain_is_bounded(start_server, repository):
     server = start_server(repository, "--drain-seconds=1")
-    unary = later(infer, server, "slow_square", 600, 600)
+    unary = later(infer, server.grpc, "slow_square", 600, 600)
     until_answered(server.grpc, "square")
     server.stop()
     with pytest.raises(Error):
@@ -156,7 +145,7 @@ def test_drain_is_bounded(start_server, repository):
 
 @pytest.mark.parametrize("victim", [pytest.param("slow", marks=pytest.mark.slow), "square"])
 def test_killed_model_comes_back_while_others_serve(shared, eventually, victim):
-    unary = later(infer, shared, "slow_square", 600, 600)
+    unary = later(infer, shared.grpc, "slow_square", 600, 600)
     until_answered(shared.grpc, "square")
     died = shared.stub(victim).pid
     os.kill(died, signal.SIGKILL)
@@ -165,7 +154,7 @@ def test_killed_model_comes_back_while_others_serve(shared, eventually, victim):
         unary.result(PATIENCE)
     eventually(lambda: f"{victim} serves again" in shared.log)
     assert shared.stub(victim).pid != died
-    assert infer(shared, "slow_square", 0.5) == pytest.approx(0.0625)
+    assert infer(shared.grpc, "slow_square", 0.5) == pytest.approx(0.0625)
 
 
 def test_killed_stream_reports_an_error_and_comes_back(shared, eventually):
@@ -183,7 +172,7 @@ def test_killed_stream_reports_an_error_and_comes_back(shared, eventually):
 )
 def test_triton_that_died_or_stands_still_starts_again(start_server, repository, eventually, end):
     server = start_server(repository)
-    doomed = later(infer, server, "slow", 600, 600)
+    doomed = later(infer, server.grpc, "slow", 600, 600)
     until_answered(server.grpc, "square")
     before = server.triton.pid
     server.triton.send_signal(end)
@@ -191,7 +180,7 @@ def test_triton_that_died_or_stands_still_starts_again(start_server, repository,
     assert "tritonserver ended by itself with status -9; starting tritonserver" in server.log
     with pytest.raises(Error):
         doomed.result(PATIENCE)
-    assert infer(server, "slow_square", 0.5) == pytest.approx(0.0625)
+    assert infer(server.grpc, "slow_square", 0.5) == pytest.approx(0.0625)
     assert server.triton.pid != before
     assert server.stop() == 0
     assert server.shared_memory() == []
@@ -199,17 +188,17 @@ def test_triton_that_died_or_stands_still_starts_again(start_server, repository,
 
 @pytest.mark.parametrize("victim", ["slow", "square"])
 def test_model_that_stands_still_is_ended_and_comes_back(shared, eventually, victim):
-    doomed = later(infer, shared, "slow_square", 600, 600)
+    doomed = later(infer, shared.grpc, "slow_square", 600, 600)
     until_answered(shared.grpc, "square")
     shared.stub(victim).suspend()
     eventually(lambda: f"{victim} serves again" in shared.log)
     assert f"the process of {victim} was stopped from outside" in shared.log
     with pytest.raises(Error):
         doomed.result(PATIENCE)
-    assert infer(shared, "slow_square", 0.5) == pytest.approx(0.0625)
+    assert infer(shared.grpc, "slow_square", 0.5) == pytest.approx(0.0625)
 
 
-@pytest.mark.slow  # tiny volumes are made each half minute, and may fail for another one
+@pytest.mark.slow
 def test_triton_that_makes_no_volumes_any_more_starts_again(start_server, tmp_path, eventually):
     repository = write_repository(tmp_path)
     server = start_server(repository)
@@ -237,12 +226,12 @@ def test_killed_servers_leave_nothing_for_long(shared, start_server, repository,
     triton = orphaned.triton
     os.kill(orphaned.pid, signal.SIGKILL)  # tritonserver does not outlive its supervisor
     eventually(lambda: not triton.is_running() or triton.status() == "zombie")
-    assert {path.parent for path in left(dead.pid)} == {SHM, Path(tempfile.gettempdir())}
-    mine = left(shared.pid)
+    assert {path.parent for path in files_of(dead.pid)} == {SHM, Path(tempfile.gettempdir())}
+    files = files_of(shared.pid)
     start_server(repository)
-    assert left(dead.pid) == left(orphaned.pid) == []
-    assert left(shared.pid) == mine != []
-    assert infer(shared, "slow", 0.1) == pytest.approx(0.01)
+    assert files_of(dead.pid) == files_of(orphaned.pid) == []
+    assert files_of(shared.pid) == files != []
+    assert infer(shared.grpc, "slow", 0.1) == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize(

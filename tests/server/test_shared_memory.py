@@ -1,4 +1,4 @@
-"""A client's file that shrinks ends tritonserver; it starts again, and others lose nothing."""
+"""A client's file that shrinks ends tritonserver; it starts again, and requests are repeated."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def test_a_file_that_shrinks_after_it_was_registered(
     shape = [64, 64, 64]
     size = int(np.prod(shape))
     headers = {shared._KEY: near.key(server.grpc)}
-    asked = {"size": [32, 32, 32], "steps": 300, "seed": 5}
+    request = {"size": [32, 32, 32], "steps": 300, "seed": 5}
     with Client(server.grpc, retries=30) as client, ThreadPoolExecutor(1) as pool:
-        before = client.generate(**asked).report["sha256"]
-        events = client.stream(**asked)
-        next(events)  # it is at work
+        before = client.generate(**request).report["sha256"]
+        events = client.stream(**request)
+        next(events)  # it runs
         rest = pool.submit(list, events)
         descriptor, memory = near.create(NAME, size)
         try:

@@ -1,4 +1,4 @@
-"""What ends a server, or only closes its terminal or its log, loses no request."""
+"""No signal and no closed terminal or log loses a request."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import pty
 import signal
 import subprocess
 import termios
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,9 +16,9 @@ import pytest
 import tritonclient.grpc as grpc
 
 from tests.conftest import PATIENCE
-from tests.server.bare import Bare, left
+from tests.server.bare import Bare, files_of
 from tests.server.metrics import until_answered
-from tests.server.tiny import write_repository
+from tests.server.tiny import infer, write_repository
 
 
 @pytest.fixture(autouse=True)
@@ -41,16 +40,6 @@ def pool():
         yield pool
 
 
-def power_four(address, x):
-    """Take x seconds for x to the fourth."""
-    tensor = grpc.InferInput("x", [1], "FP32")
-    tensor.set_data_from_numpy(np.array([x], np.float32))
-    with grpc.InferenceServerClient(address) as client:
-        return float(
-            client.infer("slow_square", [tensor], client_timeout=PATIENCE).as_numpy("y")[0]
-        )
-
-
 @pytest.mark.parametrize(
     "numbers",
     [
@@ -61,17 +50,17 @@ def power_four(address, x):
         ),
     ],
 )
-def test_a_running_request_is_answered(start_server, repository, pool, numbers):
+def test_a_running_request_is_answered(start_server, repository, pool, eventually, numbers):
     server = start_server(repository)
-    answer = pool.submit(power_four, server.grpc, 2)
+    answer = pool.submit(infer, server.grpc, "slow_square", 2)
     until_answered(server.grpc, "square")
     for number in numbers:
         server.process.send_signal(signal.Signals[f"SIG{number}"])
-        time.sleep(0.3)  # signals that come together are one
+        # Signals that come together are one, so the next is sent when this one was handled.
+        eventually(lambda: "stopping: running requests finish first" in server.log)
     assert answer.result(PATIENCE) == 16
     assert server.process.wait(PATIENCE) == 0
-    assert "stopping: running requests finish first" in server.log
-    assert left(server.pid) == []
+    assert files_of(server.pid) == []
 
 
 @pytest.mark.parametrize(
@@ -79,7 +68,7 @@ def test_a_running_request_is_answered(start_server, repository, pool, numbers):
 )
 def test_another_signal_stops_at_once(start_server, repository, pool, eventually, number):
     server = start_server(repository)
-    answer = pool.submit(power_four, server.grpc, 600)
+    answer = pool.submit(infer, server.grpc, "slow_square", 600)
     until_answered(server.grpc, "square")
     server.process.send_signal(signal.SIGHUP)
     eventually(lambda: "stopping: running requests finish first" in server.log)
@@ -87,7 +76,7 @@ def test_another_signal_stops_at_once(start_server, repository, pool, eventually
     server.process.send_signal(number)
     assert server.process.wait(PATIENCE) == 0
     assert answer.exception(PATIENCE) is not None
-    assert left(server.pid) == []
+    assert files_of(server.pid) == []
 
 
 @pytest.mark.slow
@@ -98,14 +87,13 @@ def test_nohup_keeps_a_server_when_the_terminal_closes(start_server, repository)
     finally:
         signal.signal(signal.SIGHUP, usual)
     server.process.send_signal(signal.SIGHUP)
-    time.sleep(1)
-    assert power_four(server.grpc, 0.5) == pytest.approx(0.0625)
+    assert infer(server.grpc, "slow_square", 1) == 1
     assert "stopping" not in server.log
     assert server.stop() == 0
 
 
 def fail(address):
-    """Send what Triton and a model write lines of their log about."""
+    """Send requests that make Triton and a model write lines of their log."""
     for model in ("nothing", "slow"):
         with grpc.InferenceServerClient(address) as client:
             tensor = grpc.InferInput("wrong", [1], "FP32")
@@ -128,12 +116,12 @@ def test_the_terminal_closes(repository, pool):
         log = b""
         while b"ready: " not in log:
             log += os.read(master, 65536)
-        answer = pool.submit(power_four, server.grpc, 2)
+        answer = pool.submit(infer, server.grpc, "slow_square", 2)
         until_answered(server.grpc, "square")
         os.close(master)  # the kernel sends SIGHUP, and nothing can be written any more
         assert answer.result(PATIENCE) == 16
         assert server.process.wait(PATIENCE) == 0
-        assert left(server.process.pid) == []
+        assert files_of(server.process.pid) == []
 
 
 @pytest.mark.parametrize("stream", ["stdout", pytest.param("stderr", marks=pytest.mark.slow)])
@@ -143,11 +131,11 @@ def test_nobody_reads_any_more(repository, stream):
         getattr(server.process, stream).close()
         triton = server.wait_ready()
         fail(server.grpc)
-        assert power_four(server.grpc, 0.5) == 0.0625
+        assert infer(server.grpc, "slow_square", 0.5) == 0.0625
         assert psutil.Process(server.process.pid).children()[0].pid == triton
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(PATIENCE) == 0
-        assert left(server.process.pid) == []
+        assert files_of(server.process.pid) == []
 
 
 @pytest.mark.slow
@@ -155,10 +143,10 @@ def test_standard_streams_are_closed(repository):
     closed = ["bash", "-c", 'exec "$@" <&- >&- 2>&-', "bash"]
     with Bare(repository, prefix=closed) as server:
         triton = psutil.Process(server.wait_ready())
-        assert power_four(server.grpc, 0.5) == 0.0625
+        assert infer(server.grpc, "slow_square", 0.5) == 0.0625
         for process in (psutil.Process(server.process.pid), triton):
-            held = {os.readlink(f"/proc/{process.pid}/fd/{number}") for number in range(3)}
-            assert held == {os.devnull}
+            paths = {os.readlink(f"/proc/{process.pid}/fd/{number}") for number in range(3)}
+            assert paths == {os.devnull}
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(PATIENCE) == 0
-        assert left(server.process.pid) == []
+        assert files_of(server.process.pid) == []

@@ -1,4 +1,4 @@
-"""The server's temporary folder: where it may lie, and when it goes."""
+"""The server's temporary folder: its parent, its lock and its end."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import fcntl
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from server import temporary
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 DEAD = "maisi-serve-1-0123abcd"
+PRINT_UNFIT = (
+    "import sys; from pathlib import Path; from server import temporary;"
+    " print(temporary.unfit(Path(sys.argv[1])))"
+)
 
 
 @pytest.mark.parametrize("name", ["a b", "ü", "a'b", 'a"b', "a;b", "$HOME", "a\nb", "a&b", "#"])
@@ -31,8 +34,8 @@ def test_the_first_fit_folder_is_chosen_and_why_not_the_first(tmp_path):
     odd = tmp_path / "a b"
     odd.mkdir()
     assert temporary.choose([tmp_path, odd]) == (tmp_path, None)
-    chosen, problem = temporary.choose([odd, tmp_path / "nowhere", tmp_path])
-    assert chosen == tmp_path
+    folder, problem = temporary.choose([odd, tmp_path / "nowhere", tmp_path])
+    assert folder == tmp_path
     assert "characters" in problem
     with pytest.raises(ValueError, match=r"'.*/a b': its path.*/nowhere': no such.*set TMPDIR"):
         temporary.choose([odd, tmp_path / "nowhere"])
@@ -40,42 +43,34 @@ def test_the_first_fit_folder_is_chosen_and_why_not_the_first(tmp_path):
 
 def in_mount(script: str) -> subprocess.CompletedProcess[str]:
     """Run a script of bash in a mount namespace of its own."""
-    done = subprocess.run(
+    process = subprocess.run(
         ["unshare", "-rm", "bash", "-ec", script], cwd=ROOT, capture_output=True, text=True
     )
-    if "unshare" in done.stderr or "mount:" in done.stderr:
-        pytest.skip(f"no mount namespace: {done.stderr}")
-    return done
+    if "unshare" in process.stderr or "mount:" in process.stderr:
+        pytest.skip(f"no mount namespace: {process.stderr}")
+    return process
 
 
 def test_a_noexec_folder_is_named(tmp_path):
-    code = (
-        "import sys; from pathlib import Path; from server import temporary;"
-        " print(temporary.unfit(Path(sys.argv[1])))"
-    )
     for flags, expected in (("noexec", "it is mounted noexec"), ("exec", "None")):
         mount = f"mount -t tmpfs -o {flags} none {tmp_path}"
-        done = in_mount(f"{mount}; {sys.executable} -c '{code}' {tmp_path}")
-        assert done.stdout.strip() == expected
+        process = in_mount(f"{mount}; {sys.executable} -c '{PRINT_UNFIT}' {tmp_path}")
+        assert process.stdout.strip() == expected
 
 
 def test_a_read_only_folder_is_unfit(tmp_path):
-    code = (
-        "import sys; from pathlib import Path; from server import temporary;"
-        " print(temporary.unfit(Path(sys.argv[1])))"
-    )
     mount = f"mount -t tmpfs -o ro none {tmp_path}"
-    done = in_mount(f"{mount}; {sys.executable} -c '{code}' {tmp_path}")
-    assert done.stdout.strip() == "it cannot be written to"
+    process = in_mount(f"{mount}; {sys.executable} -c '{PRINT_UNFIT}' {tmp_path}")
+    assert process.stdout.strip() == "it cannot be written to"
 
 
 def test_a_full_folder_ends_the_server_with_a_sentence(tmp_path):
     ports = " ".join(f"--{name}-port=0" for name in ("grpc", "http", "metrics", "status"))
-    done = in_mount(
+    process = in_mount(
         f"mount -t tmpfs -o size=64k none {tmp_path}; export TMPDIR={tmp_path};"
         f" {sys.executable} -m server {ports} || [[ $? == 1 ]]"
     )
-    (line,) = done.stderr.splitlines()
+    (line,) = process.stderr.splitlines()
     assert line.startswith(f"serve: {tmp_path}/maisi-serve-")
     assert line.endswith(": No space left on device.")
 
@@ -93,17 +88,17 @@ def test_the_folder_is_locked_while_it_is_there_and_goes(tmp_path, monkeypatch):
 
 def test_what_the_dead_left_is_swept_and_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setattr(temporary, "candidates", lambda: [tmp_path])
-    kept = ["other", "maisi-serve-abcdefgh", "maisi-serve-2-0123abcd-lock", "maisi-client-1"]
-    for name in (DEAD, *kept):
+    others = ["other", "maisi-serve-abcdefgh", "maisi-serve-2-0123abcd-lock", "maisi-client-1"]
+    for name in (DEAD, *others):
         (tmp_path / name).mkdir()
     (tmp_path / "maisi-serve-3-0123abcd").touch()  # a file is not a server's
     (tmp_path / "maisi-serve-4-0123abcd").symlink_to(tmp_path / "other")
     (tmp_path / "other" / "file").touch()
     (tmp_path / DEAD / "link").symlink_to(tmp_path / "other")
-    left = sorted(path.name for path in tmp_path.iterdir() if path.name != DEAD)
+    names = sorted(path.name for path in tmp_path.iterdir() if path.name != DEAD)
     with temporary.folder("maisi-serve-5-0123abcd"):
         pass
-    assert sorted(path.name for path in tmp_path.iterdir()) == left
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert (tmp_path / "other" / "file").exists()
 
 

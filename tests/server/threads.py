@@ -1,4 +1,4 @@
-"""Work beside a test."""
+"""Threads beside a test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.conftest import PATIENCE
 
 
 def later(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
-    """Call a function in a thread that nobody has to wait for."""
+    """Call a function in a thread, which does not outlive the process."""
     future: Future[Any] = Future()
 
     def run() -> None:
@@ -27,7 +27,7 @@ def later(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any
 
 @contextmanager
 def repeating(work: Callable[[], None], pause: float = 0.05) -> Iterator[None]:
-    """Do something again and again, in a thread, with a `pause` in seconds between."""
+    """Call `work` in a thread within the block, every `pause` seconds."""
     stop = threading.Event()
 
     def repeat() -> None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
+import tritonclient.grpc as grpc
 from onnx import TensorProto, helper
+
+from tests.conftest import PATIENCE
 
 HEAD = """
 import time
@@ -23,7 +27,7 @@ def square(x):
     return pb_utils.get_output_tensor_by_name(response, "y").as_numpy()
 """
 
-# Takes x seconds, and asks another model all the while, as a sampler does.
+# Takes x seconds, and calls another model meanwhile, as a sampler does.
 SLOW = f"""{HEAD}
 class TritonPythonModel:
     def execute(self, requests):
@@ -53,7 +57,8 @@ class TritonPythonModel:
             sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 """
 
-# A variant that makes a "volume" of the size asked for, and fails once a file `broken` lies there.
+# Makes a "volume" of the size in the request; fails once a file `broken` is beside the model, until
+# the model is loaded again.
 VOLUME = f"""{HEAD}
 from pathlib import Path
 LOADED = time.time()
@@ -65,7 +70,7 @@ class TritonPythonModel:
 
     def answer(self, request):
         size = pb_utils.get_input_tensor_by_name(request, "size").as_numpy()
-        if BROKEN.exists() and LOADED < BROKEN.stat().st_mtime:  # as a GPU that only a start mends
+        if BROKEN.exists() and LOADED < BROKEN.stat().st_mtime:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError("a GPU error"))
         if size[0] > 8:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError("size is above 8"))
@@ -85,7 +90,7 @@ output [{ name: "image" data_type: TYPE_INT16 dims: [-1, -1, -1] }]
 
 
 def write_model(repository: Path, name: str, config: str, source: str | None = None) -> Path:
-    """Write one model; returns the folder of its version 1."""
+    """Write one model; return the folder of its version 1."""
     version = repository / name / "1"
     version.mkdir(parents=True)
     (repository / name / "config.pbtxt").write_text(f'name: "{name}"\nmax_batch_size: 0\n{config}')
@@ -108,7 +113,7 @@ def write_onnx(path: Path, nodes: list[onnx.NodeProto], outputs: list[str], rank
 
 
 def write_repository(repository: Path, smallest: int = 4) -> Path:
-    """Write models square, slow, stream, slow_square and the variant tiny; returns `repository`."""
+    """Write models square, slow, stream, slow_square and the variant tiny; return `repository`."""
     version = write_model(repository, "square", f'backend: "onnxruntime"\n{ONE}{X_TO_Y}')
     write_onnx(version / "model.onnx", [helper.make_node("Mul", ["x", "x"], ["y"])], ["y"])
     write_model(repository, "slow", f'backend: "python"\n{ONE}{X_TO_Y}', SLOW)
@@ -129,3 +134,16 @@ def write_repository(repository: Path, smallest: int = 4) -> Path:
       output_map {{ key: "image" value: "image" }} }}] }}"""
     write_model(repository, "tiny", endpoint)
     return repository
+
+
+def inputs(x: float) -> list[grpc.InferInput]:
+    """Return the input `x` of a model."""
+    tensor = grpc.InferInput("x", [1], "FP32")
+    return [tensor.set_data_from_numpy(np.array([x], np.float32))]
+
+
+def infer(address: str, model: str, x: float, timeout: float = PATIENCE) -> float:
+    """Return the output of a model for `x`; slow and slow_square take x seconds."""
+    with grpc.InferenceServerClient(address) as client:
+        result = client.infer(model, inputs(x), client_timeout=timeout)
+        return float(result.as_numpy("y")[0])

@@ -12,7 +12,7 @@ from backends.engines import guard
 from backends.engines.guard import Contract, Refused
 from backends.engines.memory import OutOfMemory
 from export import repository, variant
-from server import triton
+from server import control
 
 
 def contract(network: str = "flow_masked", name: str = "mini") -> Contract:
@@ -190,7 +190,7 @@ def test_a_short_token_is_refused_and_any_characters_are_accepted(
         monkeypatch.setenv(guard.ENV, secret)
         network = contract()
         network.admit(Request(maisi_token=secret))
-        assert guard.probe_id() == triton.probe_id(secret)
+        assert guard.probe_id() == control.probe_id(secret)
         with pytest.raises(Refused):
             network.admit(Request(maisi_token="?" * 32))
 

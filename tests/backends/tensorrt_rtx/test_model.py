@@ -19,8 +19,9 @@ from backends.engines import tensorrt
 from export import compiler, engines
 from server import host
 from server.address import Address
-from server.supervisor import Settings, running
-from server.triton import Refused
+from server.control import Refused
+from server.settings import Settings
+from server.supervisor import running
 from tests.export import decoder
 from tests.server.tiny import ONE, X_TO_Y, write_model, write_onnx
 
@@ -74,7 +75,7 @@ def triton(repository):
         server.client = grpc.InferenceServerClient(f"127.0.0.1:{address.grpc}")
         try:
             deadline = time.monotonic() + 60
-            while not server.ready():
+            while not server.control.ready():
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
             yield server
@@ -93,17 +94,17 @@ def infer(triton, model, **tensors):
 @pytest.mark.skipif(GPU is not None, reason="this machine has a GPU")
 def test_without_a_gpu_a_model_does_not_load_and_the_server_goes_on_serving(triton, repository):
     with pytest.raises(Refused) as caught:
-        triton.load("decoder")
+        triton.control.load("decoder")
     message = str(caught.value)
     assert "decoder: an NVIDIA GPU and its driver are needed: cuda" in message
     assert "Traceback" not in message and str(repository) not in message
     assert infer(triton, "square", x=np.array([3], np.float32)).as_numpy("y") == 9
-    assert triton.states() == {"square": "READY", "decoder": "UNAVAILABLE"}
+    assert triton.control.states() == {"square": "READY", "decoder": "UNAVAILABLE"}
 
 
 @pytest.mark.skipif(GPU is None, reason="this machine has no GPU")
 def test_the_image_is_that_of_onnx_runtime_and_kernels_are_saved(triton, repository):
-    triton.load("decoder")
+    triton.control.load("decoder")
     session = onnxruntime.InferenceSession(decoder.write(repository / "decoder.onnx"))
     for shape in ((8, 8, 8), (16, 24, 8), (8, 8, 8)):
         latent = np.random.default_rng(1).normal(size=(1, 4, *shape)).astype(np.float32)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .._request import size_of
 
-SHM, PREFIX = Path("/dev/shm"), "maisi-client-"  # as server/layout.py has them
+SHM, PREFIX = Path("/dev/shm"), "maisi-client-"  # as server/shared_memory.py has them
 _HEADROOM = 8  # the server needs about 40 bytes a voxel of /dev/shm, a request 7 at most
 
 

@@ -9,13 +9,13 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 {{- end }}
 
-{{/* What passes through shared memory at once: docs/operations.md has the formula. MiB. */}}
+{{/* Size of /dev/shm in MiB; docs/operations.md has the formula. */}}
 {{- define "maisi.shm" -}}
 {{- $working := mul 40 (max 1 (int64 .Values.gpus)) }}
 {{- add 512 (div (mul (add $working (int64 .Values.server.maxWaiting)) (int64 .Values.server.maxVoxels)) 1048576) -}}
 {{- end }}
 
-{{/* A stop: preStop, the drain, the time to tell who is left, and Triton's own. Seconds. */}}
+{{/* Seconds of a stop: preStop, the drain, the last answers, and the end of tritonserver. */}}
 {{- define "maisi.grace" -}}
 {{- add 5 (int .Values.server.drainSeconds) 15 20 -}}
 {{- end }}
@@ -26,7 +26,7 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* How a pod is kept. */}}
+{{/* The pod without its containers. */}}
 {{- define "maisi.pod" -}}
 serviceAccountName: {{ .Release.Name }}
 automountServiceAccountToken: false
@@ -45,7 +45,7 @@ topologySpreadConstraints:
 {{- include "maisi.init" . }}
 {{- end }}
 
-{{/* What runs in it, and where. */}}
+{{/* The containers of the pod, and the nodes for it. */}}
 {{- define "maisi.server" -}}
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets: {{ toYaml . | nindent 2 }}
@@ -62,9 +62,8 @@ containers:
     imagePullPolicy: {{ .Values.image.pullPolicy }}
     args:
       - --host=0.0.0.0
-      {{- if .Values.gpus }}
-      - --gpus={{ until (int .Values.gpus) | join "," }}
-      {{- end }}
+      # Without the option the server uses all GPUs that it sees, also those that no pod reserved.
+      - --gpus={{ until (int .Values.gpus) | join "," | default "none" }}
       {{- with .Values.server }}
       - --max-voxels={{ int64 .maxVoxels }}
       - --max-waiting={{ .maxWaiting }}
@@ -98,7 +97,7 @@ containers:
       - {name: grpc, containerPort: 8001}
       - {name: metrics, containerPort: 8002}
       - {name: status, containerPort: 8003}
-    # Ready means that a volume is being made, or that a tiny one was made a moment ago.
+    # Ready means that the latest volume was made, a request's or one of the server's own.
     startupProbe:
       httpGet: {path: /ready, port: status}
       periodSeconds: 5
@@ -114,7 +113,7 @@ containers:
       periodSeconds: 30
       timeoutSeconds: 70
     lifecycle:
-      preStop: {sleep: {seconds: 5}} # until no client is sent here any more
+      preStop: {sleep: {seconds: 5}} # until no client gets this address any more
     resources:
       requests: {{ toYaml .Values.resources.requests | nindent 8 }}
       limits:
@@ -168,7 +167,7 @@ volumes: {{- include "maisi.volumes" . | nindent 2 }}
 {{- end }}
 {{- end }}
 
-{{/* What fetches or makes the models before the server starts. */}}
+{{/* The init container that fetches or builds the models. */}}
 {{- define "maisi.init" -}}
 {{- with .Values.models }}
 {{- if eq .source "s3" }}
@@ -190,7 +189,7 @@ initContainers:
 initContainers:
   - name: engines
     image: {{ .build.image }}
-    # One pod builds, behind a lock; the others find what it made.
+    # One pod builds and holds a lock; the others wait for it and use its engines.
     args:
       - build
       - {{ .build.variant }}

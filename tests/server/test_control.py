@@ -1,4 +1,4 @@
-"""What a tritonserver answers that is no answer: the supervisor says so, and watches on."""
+"""Broken answers of tritonserver: each is a refusal, and the supervisor keeps watching."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from server import status, supervisor
+from server import health
 from server.address import Address
-from server.layout import Laid
-from server.status import Health
-from server.stopping import Stop
-from server.supervisor import ServerError
-from server.triton import TOKEN_VARIABLE, Launch, Refused, Smallest, Triton
+from server.control import Refused
+from server.health import Health
+from server.launch import Launch
+from server.layout import Folders
+from server.triton import TOKEN_VARIABLE, Triton
 
 BUSY = b'maisi_requests_running{model="mini.stream",variant="mini"} 1\n'
 METRICS = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(BUSY), BUSY)
@@ -35,13 +35,13 @@ BROKEN = {
 
 
 class Answers(socketserver.ThreadingTCPServer):
-    """Sends the same bytes to whoever connects, and closes."""
+    """Sends the same bytes to every connection, and closes it; counts the connections."""
 
     answer = b""
-    asked = 0
+    count = 0
 
     def finish_request(self, request, client_address):
-        self.asked += 1
+        self.count += 1
         request.recv(65536)
         request.sendall(self.answer)
 
@@ -56,38 +56,39 @@ def answers() -> Iterator[Answers]:
 
 @pytest.fixture
 def triton(answers: Answers, tmp_path: Path) -> Iterator[Triton]:
-    """Start a program in the place of tritonserver, whose ports are those of `answers`."""
+    """Start a program in place of tritonserver, with the ports of `answers`."""
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin" / "tritonserver"
     program.write_text("#!/bin/sh\nexec sleep 300\n")
     program.chmod(0o755)
     port = answers.server_address[1]
     address = Address("127.0.0.1", 0, port, port, 0)
-    launch = Launch(tmp_path, Laid(*[tmp_path] * 4), ["*"], address, "key", "key")
+    launch = Launch(tmp_path, Folders(*[tmp_path] * 4), ["*"], address, "key", "key")
     with (tmp_path / "lock").open("w") as lock:
-        started = Triton(launch, "maisi-test-", [lock.fileno()], {TOKEN_VARIABLE: "token"})
-        yield started
-        started.end(0)
+        process = Triton(launch, "maisi-test-", [lock.fileno()], {TOKEN_VARIABLE: "token"})
+        yield process
+        process.end(0)
 
 
 @pytest.mark.parametrize("kind", BROKEN)
 def test_an_answer_that_is_none_is_a_refusal(triton: Triton, answers: Answers, kind: str) -> None:
     answers.answer = BROKEN[kind]
-    asked: list[Callable[[], object]] = [
-        triton.metrics,
-        triton.activity,
-        triton.states,
-        triton.regions,
+    control = triton.control
+    requests: list[Callable[[], object]] = [
+        control.metrics,
+        control.activity,
+        control.states,
+        control.regions,
         triton.work,
-        lambda: triton.config("mini"),
-        lambda: triton.load("mini"),
+        lambda: control.config("mini"),
+        lambda: control.load("mini"),
     ]
-    for ask in asked:
+    for request in requests:
         with pytest.raises(Refused, match=r"^no answer: \S") as caught:
-            ask()
+            request()
         assert not caught.value.answered
-    assert not triton.ready()
-    assert not triton.unregister("maisi-client-\n é/")
+    assert not control.ready()
+    assert not control.unregister("maisi-client-\n é/")
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000])
@@ -95,9 +96,10 @@ def test_what_should_be_json_and_is_not_is_a_refusal(
     triton: Triton, answers: Answers, body: bytes
 ) -> None:
     answers.answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
-    for ask in (triton.states, triton.regions, triton.work, lambda: triton.config("mini")):
+    control = triton.control
+    for request in (control.states, control.regions, triton.work, lambda: control.config("mini")):
         with pytest.raises(Refused, match="is expected to be JSON and is not"):
-            ask()
+            request()
 
 
 def test_the_status_of_a_refusal_is_kept(triton: Triton, answers: Answers) -> None:
@@ -106,7 +108,7 @@ def test_the_status_of_a_refusal_is_kept(triton: Triton, answers: Answers) -> No
         head = b"HTTP/1.1 %d x\r\nContent-Length: %d\r\n\r\n" % (code, len(body))
         answers.answer = head + body
         with pytest.raises(Refused, match=r"^Exceeds maximum queue size$") as caught:
-            triton.load("mini")
+            triton.control.load("mini")
         assert caught.value.answered
         assert caught.value.unavailable == unavailable
 
@@ -117,43 +119,17 @@ def test_health_watches_on_whatever_is_answered(
     eventually: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(status, "LOOK", 0.05)
+    monkeypatch.setattr(health, "POLL", 0.05)
     answers.answer = METRICS
-    health = Health(triton, {}, 100, None)
+    watched = Health(triton, {}, 100, None)
     try:
         broken = [*BROKEN.values(), METRICS.replace(b"} 1\n", b"} x\n")]
         for answer in broken:
-            asked, answers.answer = answers.asked, answer
-            eventually(lambda asked=asked: answers.asked >= asked + 2)
-            eventually(lambda: health.ready() is not None)
-            assert "tritonserver" in str(health.ready())
+            count, answers.answer = answers.count, answer
+            eventually(lambda count=count: answers.count >= count + 2)
+            eventually(lambda: watched.ready() is not None)
+            assert "tritonserver" in str(watched.ready())
             answers.answer = METRICS
-            eventually(lambda: health.ready() is None)
+            eventually(lambda: watched.ready() is None)
     finally:
-        health.stopping = True
-
-
-def test_a_first_volume_is_tried_again_while_a_process_only_seems_dead(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    unhealthy = Refused("Stub process 'mini.decoder_0_0' is not healthy.", 500)
-    outcomes: list[Refused | None] = [unhealthy, unhealthy, None]
-
-    class Starved:
-        def probe(self, model: str, smallest: Smallest, seconds: float) -> None:
-            if (outcome := outcomes.pop(0)) is not None:
-                raise outcome
-
-        def activity(self) -> None:
-            raise Refused("no answer")
-
-    def make_first() -> None:
-        supervisor.make_first(Starved(), "mini", Smallest((32, 32, 32), None), 60, Stop())  # type: ignore[arg-type]
-
-    monkeypatch.setattr(supervisor, "RETRY", 0.01)
-    make_first()
-    assert not outcomes
-    monkeypatch.setattr(supervisor, "UNHEALTHY", 0.0)
-    outcomes[:] = [unhealthy]
-    with pytest.raises(ServerError, match=r"^mini loaded but cannot compute: Stub process"):
-        make_first()
+        watched.stopping = True

@@ -1,4 +1,4 @@
-"""Other users of the machine cannot read what a server has in shared memory, at no moment."""
+"""Other users of the machine cannot read a server's shared memory at any moment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from maisi_client import Client
 
-from server import private
+from server import region_modes
 from tests.conftest import SHM, Server
 from tests.server.mini import volume
 from tests.server.threads import repeating
@@ -44,21 +44,22 @@ def test_no_region_can_be_opened_by_others_while_models_load_work_and_load_again
     assert set().union(*modes.values()) == {0o600}
 
 
-@pytest.mark.parametrize(("mode", "kept"), [(0o644, 0o600), (0o640, 0o640), (0o700, 0o700)])
+@pytest.mark.parametrize(("mode", "result"), [(0o644, 0o600), (0o640, 0o640), (0o700, 0o700)])
 def test_the_filter_ignores_only_the_mode_that_boost_sets(
-    tmp_path: Path, mode: int, kept: int
+    tmp_path: Path, mode: int, result: int
 ) -> None:
     file = tmp_path / "region"
     again = "import os, sys; os.fchmod(os.open(sys.argv[1], os.O_RDWR), int(sys.argv[2]))"
     program = (
-        "import subprocess, sys; from server import private; assert private.ignore_open_modes();"
+        "import subprocess, sys; "
+        "from server.region_modes import ignore_open_modes; assert ignore_open_modes();"
         f"code = {again!r}; exec(code);"
         "subprocess.run([sys.executable, '-c', code, *sys.argv[1:]], check=True)"
     )
     file.touch(0o600)
     command = [sys.executable, "-c", program, str(file), str(mode)]
     subprocess.run(command, check=True)
-    assert file.stat().st_mode & 0o777 == kept
+    assert file.stat().st_mode & 0o777 == result
 
 
 def test_regions_are_closed_where_no_filter_could() -> None:
@@ -68,7 +69,7 @@ def test_regions_are_closed_where_no_filter_could() -> None:
         for file, mode in zip(files, (0o644, 0o600), strict=True):
             file.touch()
             file.chmod(mode)
-        private.close_regions(prefix)
+        region_modes.close_regions(prefix)
         assert [file.stat().st_mode & 0o777 for file in files] == [0o600, 0o600]
     finally:
         for file in files:

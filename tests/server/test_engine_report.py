@@ -1,4 +1,4 @@
-"""What a server says of the engines that its variants run on."""
+"""The engines of each variant in the ready line, and the warnings of GPUs that are not used."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from google.protobuf import text_format  # type: ignore[import-untyped]
 from maisi_client import Client
 from tritonclient.grpc import model_config_pb2 as pb
 
-from server import engines
+from server import engine_report
 from tests.conftest import ROOT, Server
 
 
@@ -34,9 +34,9 @@ def test_every_engine_of_a_variant_is_listed_and_every_reason_once() -> None:
             network("mini.mask_encoder", "OpenVINO", "CPU", reason),
         ]
     )
-    listed = "mini:ONNXRuntime/GPU0+ONNXRuntime/GPU1+OpenVINO/CPU,big.v2:TensorRT/GPU0"
-    assert engines.listed(metrics, ["mini", "big.v2"]) == listed
-    assert engines.unused(metrics) == [
+    line = "mini:ONNXRuntime/GPU0+ONNXRuntime/GPU1+OpenVINO/CPU,big.v2:TensorRT/GPU0"
+    assert engine_report.engines(metrics, ["mini", "big.v2"]) == line
+    assert engine_report.unused_gpus(metrics) == [
         'mini.mask_encoder, mini.vae_decoder run on the CPU: GPU 0: the "provider" is missing'
     ]
 
@@ -56,10 +56,10 @@ def test_onnx_runtime_makes_openvinos_volume_to_one_grey_level(
     mask = np.zeros((48, 40, 32), np.uint8)
     mask[12:36, 10:30, 8:24] = 22
     volumes = []
-    for one in (server, forced):
-        with Client(one.grpc) as client:
+    for address in (server.grpc, forced.grpc):
+        with Client(address) as client:
             image = nib.Nifti1Image(mask, np.diag([3, 3, 3, 1]))
             volumes.append(client.generate(image, seed=5, steps=4).image)
-    ours, others = (np.asarray(volume.dataobj, np.int32) for volume in volumes)
-    assert np.ptp(ours) > 100
-    assert np.abs(ours - others).max() <= 1
+    openvino, onnxruntime = (np.asarray(volume.dataobj, np.int32) for volume in volumes)
+    assert np.ptp(openvino) > 100
+    assert np.abs(openvino - onnxruntime).max() <= 1

@@ -1,8 +1,8 @@
-"""Keeps what tritonserver and its models have in shared memory from other users of the machine.
+"""Keeps other users of the machine from reading the shared memory of tritonserver and its models.
 
 Boost creates a region with mode 0644 and repeats that with fchmod, so that a umask has no effect.
-Whoever opened it before its mode was changed could read on. Hence the kernel ignores this one call
-in tritonserver and in all processes that it starts, and the umask decides.
+Another user who opens it before its mode is changed can keep reading it. Hence the kernel ignores
+this one call in tritonserver and in all processes that it starts, and the umask decides.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def ignore_open_modes() -> bool:
 
 
 def close_regions(prefix: str) -> None:
-    """Take the files of /dev/shm under `prefix` from other users, where no filter could."""
+    """Set the files of /dev/shm under `prefix` to mode 0600, for kernels without such filters."""
     for path in SHM.glob(f"{prefix}*"):
         with suppress(FileNotFoundError):
             if path.stat().st_mode & UMASK:

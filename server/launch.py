@@ -1,0 +1,105 @@
+"""How tritonserver is started: its command line and its environment."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from server import gpus, layout
+from server.address import LOOPBACK, Address
+
+KEY_HEADER = "maisi-control"
+# What needs the key: who loads models runs code here, who writes logs fills the disk, and who
+# registers shared memory reads that of others. At gRPC that has a key of its own (`Launch`).
+MEMORY = "shared-memory"
+RESTRICTED = ("model-repository", MEMORY, "trace", "logging")
+# Triton's HTTP has no TLS. Where gRPC has TLS, HTTP gives nothing but its health without the key.
+RESTRICTED_WITH_TLS = (*RESTRICTED, "inference", "metadata", "model-config", "statistics")
+SILENCE = 300  # seconds without a message on a gRPC connection after which its client is pinged
+
+
+@dataclass(frozen=True)
+class Tls:
+    """PEM files: the server's certificate and key and, for mTLS, the CA of clients."""
+
+    certificate: Path
+    key: Path
+    clients: Path | None
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What tritonserver is started with.
+
+    `key`: opens `RESTRICTED`. `memory_key`: opens shared memory alone, by gRPC. `version` of the
+    models, None: the newest. `gpus`: the numbers of those whose memory passes between models.
+    """
+
+    home: Path
+    folders: layout.Folders
+    models: list[str]
+    address: Address
+    key: str
+    memory_key: str
+    tls: Tls | None = None
+    version: int | None = None
+    gpus: tuple[int, ...] = ()
+
+
+def command(launch: Launch) -> list[str]:
+    """Return the command line of tritonserver."""
+    address, tls = launch.address, launch.tls
+    is_ipv6 = ":" in address.host
+    http_apis = ",".join(RESTRICTED_WITH_TLS if tls else RESTRICTED)
+    grpc_protocols = ",".join(protocol for protocol in RESTRICTED if protocol != MEMORY)
+    words = [
+        str(launch.home / "bin" / "tritonserver"),
+        f"--model-repository={launch.folders.models}",
+        f"--backend-directory={launch.folders.backends}",
+        "--disable-auto-complete-config",
+        "--model-control-mode=explicit",
+        *(f"--load-model={name}" for name in launch.models),
+        f"--grpc-address={f'[{address.host}]' if is_ipv6 else address.host}",
+        f"--http-address={LOOPBACK}",
+        f"--metrics-address={'ipv6:' if is_ipv6 else ''}{address.host}",
+        f"--grpc-port={address.grpc}",
+        f"--http-port={address.http}",
+        f"--metrics-port={address.metrics}",
+        f"--grpc-restricted-protocol={grpc_protocols}:{KEY_HEADER}={launch.key}",
+        f"--grpc-restricted-protocol={MEMORY}:{KEY_HEADER}={launch.memory_key}",
+        f"--http-restricted-api={http_apis}:{KEY_HEADER}={launch.key}",
+        "--allow-gpu-metrics=false",
+        # Messages in the pool for reuse keep the memory of the largest answer that each ever had.
+        "--grpc-infer-allocation-pool-size=0",
+        # The connection of a client that has vanished is closed after this and 20 s. Without the
+        # option that takes two hours, and never happens to a client without a request.
+        f"--grpc-keepalive-time={1000 * SILENCE}",
+        "--grpc-keepalive-permit-without-calls=1",
+    ]
+    if launch.version is not None:
+        words.append(f"--model-config-name={launch.version}")
+    if launch.gpus:
+        pool_bytes = gpus.pool_bytes(launch.folders.models, launch.models)
+        words += [f"--cuda-memory-pool-byte-size={number}:{pool_bytes}" for number in launch.gpus]
+    if tls is not None:
+        words += [
+            "--grpc-use-ssl=true",
+            f"--grpc-server-cert={tls.certificate}",
+            f"--grpc-server-key={tls.key}",
+        ]
+    if tls is not None and tls.clients is not None:
+        words += ["--grpc-use-ssl-mutual=true", f"--grpc-root-cert={tls.clients}"]
+    return words
+
+
+def environment(folders: layout.Folders) -> dict[str, str]:
+    """Return tritonserver's environment: its malloc, and PATH to find this interpreter by."""
+    libraries = [str(folders.libraries), os.environ.get("LD_LIBRARY_PATH", "")]
+    return {
+        **os.environ,
+        "PATH": os.pathsep.join([str(folders.programs), os.environ.get("PATH", "")]),
+        "LD_LIBRARY_PATH": os.pathsep.join(path for path in libraries if path),
+        "PYTHONUNBUFFERED": "1",
+        **layout.MALLOC,
+    }

@@ -1,0 +1,144 @@
+"""From the start of tritonserver until it is ready: models load, volumes are made, networks refuse.
+
+A server is ready once every variant has made its smallest volumes, and every network has refused a
+call without the token.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from server import region_modes
+from server.control import Refused, Smallest, variant_of
+from server.drain import Stop, Stopped
+from server.log import log
+from server.settings import ServerError, Settings
+from server.triton import Triton
+
+CALL = 10.0  # seconds for the answer of a network that should refuse at once
+UNHEALTHY = 20.0  # seconds for which Triton's word that a process is dead is not believed
+RETRY = 0.5  # seconds between two attempts at a first volume
+
+
+def wait_until_ready(triton: Triton, settings: Settings, stop: Stop) -> dict[str, Smallest]:
+    """Wait until the models are loaded, then make the smallest volumes of every variant.
+
+    Returns variant -> its smallest volume. Raises ServerError where that takes more than
+    `start_seconds`, Stopped at a signal.
+    """
+    deadline = time.monotonic() + settings.start_seconds
+    while not triton.control.ready():
+        if stop.requested:
+            raise Stopped
+        if (status := triton.process.poll()) is not None:
+            raise ServerError(
+                f"tritonserver ended with status {status} while it loaded the models; its own"
+                " lines above say why."
+            )
+        if time.monotonic() > deadline:
+            raise ServerError(
+                f"The models did not load within {settings.start_seconds:g} seconds; the last"
+                " 'loading' line above names the one that hangs (--start-seconds waits longer)."
+            )
+        time.sleep(0.1)
+    region_modes.close_regions(triton.prefix)
+    variants = {}
+    configs = {
+        model: triton.control.config(model)
+        for model, state in sorted(triton.control.states().items())
+        if state == "READY"
+    }
+    for model, config in configs.items():
+        if "ensemble_scheduling" not in config or (variant := variant_of(config)) is None:
+            continue
+        if unguarded := [name for name in configs if anyone_may_call(configs[name], model)]:
+            raise ServerError(
+                f"{', '.join(unguarded)}: built for an earlier version of this server, and would"
+                f" compute for whoever calls; build {model} again (python -m export build)."
+            )
+        variants[model] = Smallest.of(config, variant)
+        make_first(triton, model, variants[model], settings.start_seconds, stop)
+    return variants
+
+
+def make_first(triton: Triton, model: str, smallest: Smallest, seconds: float, stop: Stop) -> None:
+    """Make a variant's smallest volumes, again and again while the server is overloaded.
+
+    Clients may call before the server is ready. Where their requests run, but leave no time for
+    these volumes within `seconds`, `Health` tries again later. Raises ServerError where a volume
+    cannot be made, Stopped at a signal.
+    """
+    start = time.monotonic()
+    end = start + seconds
+    while True:
+        try:
+            triton.control.probe(model, smallest, max(end - time.monotonic(), 1.0))
+            return
+        except Refused as error:
+            # On a busy machine Triton takes a living process for a dead one for a while.
+            unhealthy = "is not healthy" in str(error) and time.monotonic() < start + UNHEALTHY
+            failed = error.answered and not (error.unavailable or unhealthy)
+            late = time.monotonic() > end
+            if failed or ((late or not error.answered) and not works(triton)):
+                raise ServerError(f"{model} loaded but cannot compute: {error}") from None
+            if late:
+                log(f"{model} works for others, and left no room for a volume of our own: {error}")
+                return
+        if stop.event.wait(RETRY):
+            raise Stopped
+
+
+def works(triton: Triton) -> bool:
+    """Return whether the server works on requests of clients; False where it does not answer."""
+    try:
+        return triton.control.activity().running > 0
+    except Refused:
+        return False
+
+
+def anyone_may_call(config: Mapping[str, Any], variant: str) -> bool:
+    """Return whether a model is a network of the variant that computes without the token."""
+    runs = config.get("backend") or config.get("platform")
+    return (
+        config["name"].startswith(f"{variant}.")
+        and runs in ("onnxruntime", "slabs", "tensorrt_rtx", "tensorrt", "tensorrt_plan")
+        and "network" not in config.get("parameters", {})
+    )
+
+
+def check_networks(triton: Triton, variants: Iterable[str], seconds: float, stop: Stop) -> None:
+    """Call every network of the variants without the token, which it has to refuse.
+
+    The configuration names the backend, but does not show what the backend does. Raises ServerError
+    for a network that computes, or does not refuse within `seconds`, Stopped at a signal.
+    """
+    end = time.monotonic() + seconds
+    for model, state in sorted(triton.control.states().items()):
+        variant = model.partition(".")[0]
+        if state != "READY" or variant not in variants:
+            continue
+        config = triton.control.config(model)
+        if "network" not in config.get("parameters", {}):
+            continue
+        while (answer := _without_token(triton, config)) is None and time.monotonic() < end:
+            if stop.event.wait(RETRY):
+                raise Stopped
+        if answer is None or f"only the stages of {variant} call it" not in answer:
+            raise ServerError(
+                f"{model}: computes for whoever calls it, or did not refuse a call without the"
+                " token; serve it by this project's backends."
+            )
+
+
+def _without_token(triton: Triton, config: Mapping[str, Any]) -> str | None:
+    """Return a network's error for a call without the token, empty where it computes.
+
+    None where it had no time to answer.
+    """
+    try:
+        triton.control.call_without_token(config, CALL)
+    except Refused as error:
+        return str(error) if error.answered and not error.unavailable else None
+    return ""
