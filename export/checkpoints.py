@@ -1,4 +1,4 @@
-"""Checkpoint files, read without running what is in them, and fitted to networks strictly."""
+"""Checkpoint files: read without running code from them, and loaded into networks strictly."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from torch import nn
 
 from export.files import sha256
 
-# Where torch.save files of NV-Generate-CTMR keep the weights (scripts/diff_model_train.py,
-# train_controlnet.py); a file without such a key is a state dict itself.
+# Keys of the weights in torch.save files of NV-Generate-CTMR (scripts/diff_model_train.py,
+# train_controlnet.py); a file without such a key is itself a state dict.
 _KEYS = ("unet_state_dict", "controlnet_state_dict")
-# What MONAI's training leaves beside the weights: numbers, which are data. How a numpy scalar is
-# made has one name in files of numpy 1 and another in those of numpy 2.
+# MONAI's training stores numpy scalars beside the weights. The function that unpickles a scalar has
+# one name in files of numpy 1 and another in those of numpy 2.
 _SCALAR = np.float64(0).__reduce__()[0]
 
 
 def _member(owner: Any, name: str) -> Any:
-    """Return a member of an enumeration; what else `getattr` could reach stays out of reach."""
+    """Return a member of an enumeration, in place of `getattr`, which could reach anything."""
     if not isinstance(owner, EnumMeta):
         raise ValueError("Unsupported GLOBAL getattr")
     return owner[name]
 
 
 _SAFE: list[Any] = [
-    # How Python before 3.11.4 writes the enumerations that MetaTensor holds.
+    # The form in which Python before 3.11.4 pickles the enumerations of MetaTensor.
     (_member, "builtins.getattr"),
     (_SCALAR, "numpy.core.multiarray.scalar"),
     (_SCALAR, "numpy._core.multiarray.scalar"),
@@ -50,9 +50,9 @@ _SAFE: list[Any] = [
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds: `state` by parameter name, and the sha256 of it all.
+    """The content of a file: `state` by parameter name, and the sha256 of the file.
 
-    `scale_factor` is what latents were multiplied by in training, where the file tells.
+    `scale_factor` is the factor of latents in training, None where the file has none.
     """
 
     state: dict[str, torch.Tensor]
@@ -63,7 +63,7 @@ class Checkpoint:
 def read(path: Path, role: str) -> Checkpoint:
     """Read the checkpoint of `role` from a torch.save or safetensors file.
 
-    Nothing in the file is run, and tensors stay on disk until used where the format allows that.
+    No code from the file runs, and tensors stay on disk until used where the format allows that.
     Raises FileNotFoundError, and ValueError with a sentence for a file that holds code, is
     truncated, or is no checkpoint.
     """
@@ -89,39 +89,39 @@ def fit(
     where: str,
     fallback: Mapping[str, torch.Tensor] | None = None,
 ) -> list[str]:
-    """Load `state` into `network`, every parameter accounted for; return the keys not used.
+    """Load `state` into `network`, which sets every parameter; return the unused keys.
 
-    A key that `state` lacks is taken from `fallback` if that has it in the right shape, as
-    upstream gives a ControlNet the weights of its UNet (MONAI's copy_model_state). Raises
-    ValueError, with `where` in front, for a missing key, a wrong shape, and values not finite.
+    A key that `state` lacks is read from `fallback` if its shape fits, as upstream copies the
+    weights of a UNet to its ControlNet (MONAI's copy_model_state). Raises ValueError, prefixed with
+    `where`, for a missing key, a wrong shape or type, and values that are not finite.
     """
-    own, chosen = network.state_dict(), {}
+    parameters, tensors = network.state_dict(), {}
     missing = []
-    for key, wanted in own.items():
-        given = state.get(key)
-        if given is None and fallback is not None:
-            given = fallback.get(key)
-            given = None if given is None or given.shape != wanted.shape else given
-        if given is None:
+    for key, parameter in parameters.items():
+        tensor = state.get(key)
+        if tensor is None and fallback is not None:
+            tensor = fallback.get(key)
+            tensor = None if tensor is None or tensor.shape != parameter.shape else tensor
+        if tensor is None:
             missing.append(key)
-        elif given.shape != wanted.shape:
+        elif tensor.shape != parameter.shape:
             raise ValueError(
-                f"{where}: {key} has shape {list(given.shape)}, and the network of this variant "
-                f"takes {list(wanted.shape)}"
+                f"{where}: {key} has shape {list(tensor.shape)}, and the network of this variant "
+                f"takes {list(parameter.shape)}"
             )
-        elif given.is_floating_point() != wanted.is_floating_point():
-            raise ValueError(f"{where}: {key} is {given.dtype}, and {wanted.dtype} is wanted")
-        elif given.is_floating_point() and not given.isfinite().all():
+        elif tensor.is_floating_point() != parameter.is_floating_point():
+            raise ValueError(f"{where}: {key} is {tensor.dtype}, and {parameter.dtype} is wanted")
+        elif tensor.is_floating_point() and not tensor.isfinite().all():
             raise ValueError(f"{where}: {key} holds NaN or infinite values")
         else:
-            chosen[key] = given
+            tensors[key] = tensor
     if missing:
         raise ValueError(
-            f"{where} lacks {len(missing)} of the network's {len(own)} parameters, "
+            f"{where} lacks {len(missing)} of the network's {len(parameters)} parameters, "
             f"{missing[0]} for one"
         )
-    network.load_state_dict(chosen, strict=True)
-    return sorted(set(state) - set(own))
+    network.load_state_dict(tensors, strict=True)
+    return sorted(set(state) - set(parameters))
 
 
 def _safetensors(path: Path, where: str) -> tuple[dict[str, torch.Tensor], float | None]:
@@ -139,16 +139,16 @@ def _safetensors(path: Path, where: str) -> tuple[dict[str, torch.Tensor], float
 def _torch(path: Path, where: str) -> tuple[dict[str, torch.Tensor], float | None]:
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_SAFE):
-            warnings.simplefilter("ignore")  # about formats; what follows says it in a sentence
-            # Files older than PyTorch 1.6 are no archives, and cannot be mapped.
-            mapped = zipfile.is_zipfile(path)
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            warnings.simplefilter("ignore")  # about formats; the errors below are clearer
+            # Files older than PyTorch 1.6 are no archives, and cannot be memory-mapped.
+            mmap = zipfile.is_zipfile(path)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except MemoryError:
         raise
-    except Exception as error:  # a broken file makes the unpickler raise anything
-        if found := re.search(r"GLOBAL (\S+)", str(error)):
+    except Exception as error:  # for a damaged file the unpickler raises any exception
+        if match := re.search(r"GLOBAL (\S+)", str(error)):
             raise ValueError(
-                f"{where} holds code ({found[1]}), and only weights are read: save the state dict "
+                f"{where} holds code ({match[1]}), and only weights are read: save the state dict "
                 "alone"
             ) from error
         raise ValueError(

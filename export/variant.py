@@ -1,4 +1,4 @@
-"""A variant: which networks, which checkpoint files, and what its server accepts."""
+"""A variant: its networks, its checkpoint files, and the requests that its server accepts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VOCABULARIES = Path(__file__).parent / "vocabularies.toml"
 REQUIRED = ("autoencoder", "diffusion_unet")
 OPTIONAL = ("controlnet", "mask_autoencoder", "mask_diffusion")
 ROLES = REQUIRED + OPTIONAL
-# What a server checks requests against and publishes; the second list where a variant has it.
+# Tables that a server checks requests against and publishes; those of the second list are optional.
 SERVING = (
     "modalities",
     "labels",
@@ -47,12 +47,12 @@ PRECISIONS = ("fp32", "fp16")
 
 @dataclass(frozen=True)
 class Variant:
-    """One `variants/*.toml`, or a file of a user's own.
+    """One `variants/*.toml`, or a user's own file.
 
     `networks`: role -> keyword arguments of its MONAI class; `checkpoints`: role -> file relative
-    to the checkpoint folder, the same roles; `tensors`: what crosses a graph's border -> its type
-    in float16 builds; `serving`: the tables a server checks requests against; `hub`: role ->
-    `repo`, `file`, `revision` and perhaps `sha256` on Hugging Face.
+    to the checkpoint folder, the same roles; `tensors`: input or output of a graph -> its type in
+    float16 builds; `serving`: the tables that a server checks requests against; `hub`: role ->
+    `repo`, `file`, `revision` and optionally `sha256` on Hugging Face.
     """
 
     name: str
@@ -66,40 +66,40 @@ class Variant:
 
     @property
     def multiple(self) -> int:
-        """What the latent's x, y and z are multiples of: one halving a UNet level but the last."""
+        """Factor of the latent's x, y and z: 2 for each UNet level except the last."""
         return int(2 ** (len(self.networks["diffusion_unet"]["num_channels"]) - 1))
 
     def parameter(self, digests: dict[str, str]) -> dict[str, Any]:
-        """Return what every model of the variant publishes as its parameter `variant`.
+        """Return the parameter `variant` that every model of the variant publishes.
 
         `digests`: role -> sha256 of the checkpoint file.
         """
-        has = [key for key in SERVING_OPTIONAL if key in self.serving]
+        optional = [key for key in SERVING_OPTIONAL if key in self.serving]
         return {
             "name": self.name,
             "license": self.license,
-            **{key: self.serving[key] for key in (*SERVING, *has)},
+            **{key: self.serving[key] for key in (*SERVING, *optional)},
             **({"vocabularies": self.vocabularies()} if "vocabularies" in self.serving else {}),
-            # The decoder's widest activation lies between its last doubling and the block after it.
+            # The decoder's largest activation is between its last upsampling and the next block.
             "bytes_per_voxel": 4 * self.networks["autoencoder"]["num_channels"][1],
             "weights": digests,
         }
 
     def vocabularies(self) -> dict[str, list[int]]:
-        """Return the label vocabularies its masks may be in: name -> MAISI's id of every id.
+        """Return the label vocabularies of its masks: name -> list of MAISI's id for every id.
 
-        0 where the vocabulary has no such id; a list, as a model's configuration is to be small.
+        0 where the vocabulary has no such id; a list keeps a model's configuration small.
         """
-        tables, found = _read(VOCABULARIES), {}
+        tables, vocabularies = _read(VOCABULARIES), {}
         for name in self.serving["vocabularies"]:
-            ids = {int(label): own for label, own in tables[name].items()}
-            found[name] = [ids.get(label, 0) for label in range(max(ids) + 1)]
-        return found
+            ids = {int(label): maisi_id for label, maisi_id in tables[name].items()}
+            vocabularies[name] = [ids.get(label, 0) for label in range(max(ids) + 1)]
+        return vocabularies
 
     def tensor_type(self, name: str, precision: str) -> str:
         """Return FP32, FP16, INT64 or UINT8: the type of tensor `name` in a build of `precision`.
 
-        Raises ValueError for a tensor or a precision there is not.
+        Raises ValueError for an unknown tensor or precision.
         """
         if precision not in PRECISIONS:
             raise ValueError(f"precision: {precision!r} is not one of {', '.join(PRECISIONS)}")
@@ -110,23 +110,23 @@ class Variant:
 
 
 def names(folder: Path = VARIANTS) -> list[str]:
-    """Return the variants there are."""
+    """Return the names of the variants in `folder`."""
     return sorted(path.stem for path in folder.glob("*.toml"))
 
 
 def load(name_or_path: str | Path, folder: Path = VARIANTS) -> Variant:
     """Read and check a variant of `folder` by its name, or a `.toml` file by its path.
 
-    `base = "rflow-ct"` in a file means: everything of that variant, and over it, table by table,
-    what the file gives. Raises ValueError when there is no such variant or file, or when it
+    `base = "rflow-ct"` in a file means: all values of that variant, overridden, table by table, by
+    those of the file. Raises ValueError when there is no such variant or file, or when it
     contradicts itself.
     """
     path = Path(name_or_path)
     if path.suffix != ".toml":
         if name_or_path not in names(folder):
-            known = ", ".join(names(folder))
+            listed = ", ".join(names(folder))
             raise ValueError(
-                f"variant: {os.fspath(name_or_path)!r} is not one of {known}, nor a .toml file"
+                f"variant: {os.fspath(name_or_path)!r} is not one of {listed}, nor a .toml file"
             )
         path = folder / f"{name_or_path}.toml"
     table = _read(path)
@@ -161,7 +161,7 @@ def _on_base(table: dict[str, Any], path: Path, folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path.name}: 'name' is missing, which tells it from {base}")
     merged = _merge(_read(folder / f"{base}.toml"), table)
     for role in set(table.get("checkpoints", {})) - set(table.get("hub", {})):
-        merged["hub"].pop(role, None)  # a file of one's own is not the one on the hub
+        merged["hub"].pop(role, None)  # a user's own checkpoint is not the file on the hub
     return merged
 
 
@@ -175,7 +175,7 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check(variant: Variant, where: str) -> None:
-    """Raise ValueError for what contradicts itself, KeyError for what is missing."""
+    """Raise ValueError for a contradiction, KeyError for a missing key."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", variant.name):
         raise ValueError(f"{where}: name {variant.name!r} may hold letters, digits, - and _ only")
     for table in ("networks", "checkpoints"):
@@ -194,7 +194,7 @@ def _check(variant: Variant, where: str) -> None:
     for key in SERVING:
         variant.serving[key]
     waiting = variant.serving["limits"]["waiting"][1]
-    if type(waiting) is not int or waiting < 1:  # Triton takes a queue of 0 for endless
+    if type(waiting) is not int or waiting < 1:  # for Triton a queue of 0 is unlimited
         raise ValueError(f"{where}: limits.waiting is up to {waiting}, but 1 or more is expected")
     _check_labels(variant, where)
     _check_sizes(variant, where)
@@ -224,8 +224,7 @@ def _check_labels(variant: Variant, where: str) -> None:
             raise ValueError(f"{where}: {unknown[0]!r} is not one of vocabularies.toml")
     if "regions" in serving:
         regions = serving["regions"]
-        known = set(regions["names"])
-        if not {regions["top"], regions["bottom"], *regions["labels"]} <= known:
+        if not {regions["top"], regions["bottom"], *regions["labels"]} <= set(regions["names"]):
             raise ValueError(f"{where}: regions.top, bottom and labels must be out of its names")
 
 

@@ -36,7 +36,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage, as `export/stages.py` describes it.
+    """One stage, as `export/stage_onnx.py` describes it.
 
     `groups`: of the norm of its input, 0 where there is none; `up`: it doubles the planes.
     """

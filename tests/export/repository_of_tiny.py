@@ -6,7 +6,12 @@ import functools
 import tempfile
 from pathlib import Path
 
-from export import build, variant
+from google.protobuf import text_format  # type: ignore[import-untyped]
+from tritonclient.grpc import model_config_pb2 as pb
+
+from export import build
+from export import variant as variants
+from export.job import Job
 from export.variant import Variant
 from tests.export.weights import random_checkpoint, tiny
 
@@ -34,9 +39,23 @@ def exported_official() -> tempfile.TemporaryDirectory[str]:
 
 def official(name: str) -> Variant:
     """Return one of `OFFICIAL`."""
-    return variant.load(TINY / f"{name}.toml")
+    return variants.load(TINY / f"{name}.toml")
 
 
-def _export(chosen: Variant, folder: Path) -> None:
-    random_checkpoint(chosen, folder)
-    build.build(build.Job(chosen, folder, folder / "models", folder / "cache"))
+def tiny_job(folder: Path) -> Job:
+    """Return the job that builds the small variant from checkpoints in `folder` to `models/`."""
+    return _job(tiny(), folder)
+
+
+def _job(variant: Variant, folder: Path) -> Job:
+    return Job(variant, folder, folder / "models", folder / "cache")
+
+
+def _export(variant: Variant, folder: Path) -> None:
+    random_checkpoint(variant, folder)
+    build.build(_job(variant, folder))
+
+
+def read_config(folder: Path) -> pb.ModelConfig:
+    """Return the configuration of the model in `folder`."""
+    return text_format.Parse((folder / "config.pbtxt").read_text(), pb.ModelConfig())

@@ -8,23 +8,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from google.protobuf import text_format  # type: ignore[import-untyped]
-from tritonclient.grpc import model_config_pb2
 
 from export import graphs, networks, onnx_export
+from tests.export.repository_of_tiny import read_config
 from tests.export.weights import tiny
 
 
-def config(folder: Path) -> model_config_pb2.ModelConfig:
-    text = (folder / "config.pbtxt").read_text()
-    return text_format.Parse(text, model_config_pb2.ModelConfig())
-
-
 def test_every_model_is_there_and_says_what_it_is(tiny_repository: Path) -> None:
-    models = {path.name: config(path) for path in (tiny_repository / "models").iterdir()}
-    rooms = ["stream", "condition", "sampler", "decoder"]
+    models = {path.name: read_config(path) for path in (tiny_repository / "models").iterdir()}
+    pipeline = ["stream", "condition", "sampler", "decoder"]
     engines = ["mask_encoder", "flow", "flow_masked", "vae_decoder", "vae_encoder"]
-    assert set(models) == {"tiny", *(f"tiny.{short}" for short in (*rooms, *engines))}
+    assert set(models) == {"tiny", *(f"tiny.{short}" for short in (*pipeline, *engines))}
     for name, model in models.items():
         assert model.name == name
         assert model.max_batch_size == 0

@@ -15,7 +15,7 @@ from onnx import TensorProto
 from torch import nn
 
 from bench import precision
-from export import engines, graphs, networks, onnx_export, random_weights
+from export import graphs, networks, onnx_export, random_weights, tensorrt_plans
 from export.graphs import Graph
 from export.onnx_export import difference, evaluate, example
 from tests.export.weights import shrunk
@@ -120,7 +120,7 @@ def test_tensorrt_rtx_never_holds_the_matrix_of_attention(tmp_path: Path) -> Non
     for kind in ("fp16", "fp32"):
         path = onnx_export.write(graph, tmp_path / kind, kind)
         profile = {"embedding": ((1, 64, 2, 2, 2), (1, 64, 16, 16, 16), (1, 64, 32, 32, 28))}
-        engines.build(path, path.with_suffix(".plan"), "tensorrt-rtx", profile, ["8.9"])
+        tensorrt_plans.build(path, path.with_suffix(".plan"), "tensorrt-rtx", profile, ["8.9"])
         plans[kind] = path.with_suffix(".plan").read_bytes()
     kernel = b"fused_multihead_flash_attention"
     assert kernel in plans["fp16"]

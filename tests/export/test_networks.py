@@ -159,13 +159,13 @@ def test_a_doubled_grid_is_monais_with_a_third_of_the_work(inside: bool) -> None
     network = networks.build(chosen, "diffusion_unet").eval().requires_grad_(False)
     for parameter in network.parameters():
         parameter.normal_(std=0.1)
-    swapped = networks.prepare(copy.deepcopy(network), doubled=True)
+    swapped = networks.prepare(copy.deepcopy(network), fuse_upsampling=True)
     kinds = {type(module) for module in swapped.modules()}
-    assert networks.Doubled in kinds and (networks.DoublingBlock in kinds) == inside
-    assert networks.Doubled not in {type(m) for m in networks.prepare(network).modules()}
+    assert networks.UpsampleConv in kinds and (networks.UpsampleBlock in kinds) == inside
+    assert networks.UpsampleConv not in {type(m) for m in networks.prepare(network).modules()}
     x, time = torch.randn(2, 4, 6, 8, 4), torch.tensor([300.0, 300.0])
     rows = {"class_labels": torch.tensor([1, 0]), "spacing_tensor": torch.rand(2, 3)}
     truth, found = network(x, time, **rows), swapped(x, time, **rows)
     assert (found - truth).norm() < 1e-5 * truth.norm()
-    block = next(m for m in swapped.modules() if isinstance(m, networks.Doubled))
+    block = next(m for m in swapped.modules() if isinstance(m, networks.UpsampleConv))
     assert block.conv.weight.shape[2:] == (4, 4, 4) and block.conv.stride == (2, 2, 2)

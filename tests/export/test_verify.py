@@ -10,8 +10,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from export import build, verify
+from export import verify
 from export.__main__ import main
+from export.graphs import NEEDS
+from export.job import checkpoint_digests
 from tests.export.repository_of_tiny import TINY, exported_official, official
 
 
@@ -25,7 +27,7 @@ def test_every_graph_and_volume_is_compared_and_holds(folder: Path, name: str) -
     chosen = official(name)
     rows = verify.verify(chosen, folder, folder / "cache", lambda line: None)
     graphs = {row.what for row in rows if row.size.startswith("latent")}
-    assert graphs == {graph for graph, roles in build.NEEDS.items() if has(name, roles)}
+    assert graphs == {graph for graph, roles in NEEDS.items() if has(name, roles)}
     volumes = ["image alone", "from a mask"] if name == "tiny-ddpm" else ["image alone"]
     assert {row.what for row in rows} - graphs == set(volumes)
     assert {row.against.split()[-1] for row in rows} == {"fp32", "fp16"}
@@ -44,7 +46,7 @@ def test_a_graph_of_other_weights_fails(
 ) -> None:
     chosen, cache = official("tiny-brain"), tmp_path / "cache"
     shutil.copytree(folder / "cache", cache)
-    key = build.key(chosen, "flow", build.digest(chosen, folder), "fp32")
+    key = cache.key(chosen, "flow", checkpoint_digests(chosen, folder), "fp32")
     path = cache / key / "model.onnx"
     model = onnx.load(path)
     largest = max(model.graph.initializer, key=lambda weight: len(weight.raw_data))

@@ -13,7 +13,7 @@ import pytest
 import tritonclient.grpc as triton
 
 from export import build, random_weights, variant
-from export.build import Job
+from export.job import Job
 from export.variant import Variant
 from tests.conftest import Server
 from tests.parity import masks

@@ -7,9 +7,8 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from monai.networks.blocks import SpatialAttentionBlock
 
-from export import chains, graphs, networks, onnx_export, random_weights, stages, variant
+from export import graphs, networks, onnx_export, random_weights, stage_onnx
 from export.graphs import Graph
 from tests.export.weights import shrunk
 
@@ -41,7 +40,7 @@ def test_slabs_of_any_thickness_give_the_whole(
     graph = made[name]
     inputs = given(graph, rows=2)
     session = onnx_export.load(onnx_export.write(graph, tmp_path, "fp32"))
-    assert isinstance(session, stages.Session)
+    assert isinstance(session, stage_onnx.ChainSession)
     (truth,) = onnx_export.evaluate(graph.module, inputs)
     (x,) = (tensor.numpy() for tensor in inputs.values())
     for thickness in (1, 2, 3, 7):
@@ -52,18 +51,6 @@ def test_slabs_of_any_thickness_give_the_whole(
             assert (found != truth).mean() < 1e-3
         else:
             assert onnx_export.difference(found, truth) < 2e-6, thickness
-
-
-def test_the_official_decoder_has_sixteen_stages_with_thirteen_norms() -> None:
-    with torch.device("meta"):
-        autoencoder = networks.build(variant.load("rflow-ct"), "autoencoder")
-    chain = chains.decoder(autoencoder, 1.0)
-    assert len(chain.stages) == 16
-    assert sum(stage.norm is not None for stage in chain.stages) == 13
-    assert [stage.resize for stage in chain.stages if stage.resize] == ["up", "up"]
-    assert chain.activations["image"] == chains.Activation(1, 4)
-    widest = max(found.channels * found.planes**3 for found in chain.activations.values())
-    assert widest == 128 * 4**3
 
 
 def test_what_is_half_in_float16(made: dict[str, Graph], tmp_path: Path) -> None:
@@ -96,13 +83,6 @@ def test_a_weight_that_float16_cannot_hold_is_refused(
         bias[0] -= 1e5
 
 
-def test_attention_cannot_be_cut() -> None:
-    attention = SpatialAttentionBlock(spatial_dims=3, num_channels=8, norm_num_groups=4)
-    cutter = chains._Cutter("image", 1, 4)
-    with pytest.raises(ValueError, match="SpatialAttentionBlock cannot be cut into slabs"):
-        cutter.walk([attention])
-
-
 def test_every_stage_is_a_valid_graph_of_the_shapes_it_tells(
     made: dict[str, Graph], tmp_path: Path
 ) -> None:
@@ -114,7 +94,7 @@ def test_every_stage_is_a_valid_graph_of_the_shapes_it_tells(
             path = tmp_path / graph.name / f"{number:02}.onnx"
             onnx.checker.check_model(path, full_check=True)
             model = onnx.load(path).graph
-            inputs, outputs = stages.shapes(graph.chain, stage)
+            inputs, outputs = stage_onnx.shapes(graph.chain, stage)
             for tensors, told in ((model.input, inputs), (model.output, outputs)):
                 dims = {t.name: len(t.type.tensor_type.shape.dim) for t in tensors}
                 assert dims == {name: len(shape) for name, shape in told.items()}
