@@ -67,33 +67,33 @@ def read(path: Path, role: str) -> Checkpoint:
     Raises FileNotFoundError, and ValueError with a sentence for a file that holds code, is
     truncated, or is no checkpoint.
     """
-    where = f"checkpoint: {path}"
+    prefix = f"checkpoint: {path}"
     if not path.is_file():
-        raise FileNotFoundError(f"{where} does not exist")
+        raise FileNotFoundError(f"{prefix} does not exist")
     try:
         digest = sha256(path)
     except OSError as error:
-        raise ValueError(f"{where} cannot be read: {error.strerror}") from error
+        raise ValueError(f"{prefix} cannot be read: {error.strerror}") from error
     is_safetensors = path.suffix == ".safetensors"
-    state, scale = _safetensors(path, where) if is_safetensors else _torch(path, where)
+    state, scale = _safetensors(path, prefix) if is_safetensors else _torch(path, prefix)
     if scale is not None and not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"{where}: scale_factor is {scale}, and a number above 0 is allowed")
+        raise ValueError(f"{prefix}: scale_factor is {scale}, and a number above 0 is allowed")
     if not state:
-        raise ValueError(f"{where} holds no weights for {role}")
+        raise ValueError(f"{prefix} holds no weights for {role}")
     return Checkpoint(state, scale, digest)
 
 
 def fit(
     network: nn.Module,
     state: Mapping[str, torch.Tensor],
-    where: str,
+    prefix: str,
     fallback: Mapping[str, torch.Tensor] | None = None,
 ) -> list[str]:
     """Load `state` into `network`, which sets every parameter; return the unused keys.
 
     A key that `state` lacks is read from `fallback` if its shape fits, as upstream copies the
     weights of a UNet to its ControlNet (MONAI's copy_model_state). Raises ValueError, prefixed with
-    `where`, for a missing key, a wrong shape or type, and values that are not finite.
+    `prefix`, for a missing key, a wrong shape or type, and values that are not finite.
     """
     parameters, tensors = network.state_dict(), {}
     missing = []
@@ -106,37 +106,37 @@ def fit(
             missing.append(key)
         elif tensor.shape != parameter.shape:
             raise ValueError(
-                f"{where}: {key} has shape {list(tensor.shape)}, and the network of this variant "
+                f"{prefix}: {key} has shape {list(tensor.shape)}, and the network of this variant "
                 f"takes {list(parameter.shape)}"
             )
         elif tensor.is_floating_point() != parameter.is_floating_point():
-            raise ValueError(f"{where}: {key} is {tensor.dtype}, and {parameter.dtype} is wanted")
+            raise ValueError(f"{prefix}: {key} is {tensor.dtype}, and {parameter.dtype} is wanted")
         elif tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ValueError(f"{where}: {key} holds NaN or infinite values")
+            raise ValueError(f"{prefix}: {key} holds NaN or infinite values")
         else:
             tensors[key] = tensor
     if missing:
         raise ValueError(
-            f"{where} lacks {len(missing)} of the network's {len(parameters)} parameters, "
+            f"{prefix} lacks {len(missing)} of the network's {len(parameters)} parameters, "
             f"{missing[0]} for one"
         )
     network.load_state_dict(tensors, strict=True)
     return sorted(set(state) - set(parameters))
 
 
-def _safetensors(path: Path, where: str) -> tuple[dict[str, torch.Tensor], float | None]:
+def _safetensors(path: Path, prefix: str) -> tuple[dict[str, torch.Tensor], float | None]:
     try:
         with safe_open(path, framework="pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
     except SafetensorError as error:
         reason = _line(error)
-        raise ValueError(f"{where} is truncated or no safetensors file: {reason}") from error
+        raise ValueError(f"{prefix} is truncated or no safetensors file: {reason}") from error
     scale = metadata.get("scale_factor")
-    return state, None if scale is None else _number(scale, where)
+    return state, None if scale is None else _number(scale, prefix)
 
 
-def _torch(path: Path, where: str) -> tuple[dict[str, torch.Tensor], float | None]:
+def _torch(path: Path, prefix: str) -> tuple[dict[str, torch.Tensor], float | None]:
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_SAFE):
             warnings.simplefilter("ignore")  # about formats; the errors below are clearer
@@ -148,31 +148,31 @@ def _torch(path: Path, where: str) -> tuple[dict[str, torch.Tensor], float | Non
     except Exception as error:  # for a damaged file the unpickler raises any exception
         if match := re.search(r"GLOBAL (\S+)", str(error)):
             raise ValueError(
-                f"{where} holds code ({match[1]}), and only weights are read: save the state dict "
+                f"{prefix} holds code ({match[1]}), and only weights are read: save the state dict "
                 "alone"
             ) from error
         raise ValueError(
-            f"{where} is truncated, or is no file of torch.save with weights alone"
+            f"{prefix} is truncated, or is no file of torch.save with weights alone"
         ) from error
     if not isinstance(content, dict):
-        raise ValueError(f"{where} holds {type(content).__name__}, and a state dict is wanted")
+        raise ValueError(f"{prefix} holds {type(content).__name__}, and a state dict is wanted")
     state = next((content[key] for key in _KEYS if key in content), content)
     if not isinstance(state, dict):
-        raise ValueError(f"{where} holds {type(state).__name__} in place of a state dict")
+        raise ValueError(f"{prefix} holds {type(state).__name__} in place of a state dict")
     weights = {
         key: value.detach().as_subclass(torch.Tensor)
         for key, value in state.items()
         if isinstance(key, str) and isinstance(value, torch.Tensor) and key != "scale_factor"
     }
     scale = content.get("scale_factor")
-    return weights, None if scale is None else _number(scale, where)
+    return weights, None if scale is None else _number(scale, prefix)
 
 
-def _number(value: Any, where: str) -> float:
+def _number(value: Any, prefix: str) -> float:
     try:
         return float(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{where}: scale_factor is not one number: {_line(error)}") from error
+        raise ValueError(f"{prefix}: scale_factor is not one number: {_line(error)}") from error
 
 
 def _line(error: Exception) -> str:

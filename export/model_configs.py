@@ -115,8 +115,8 @@ def configs(
         return config
 
     answer = {**ANSWER, **(MASK_ANSWER if labels else {})}
-    more = {key: STREAM[key] for key in STREAM if key not in unsupported}
-    stream = stage("stream", {**request, **more}, {**PROGRESS, **answer})
+    stream_inputs = {key: STREAM[key] for key in STREAM if key not in unsupported}
+    stream = stage("stream", {**request, **stream_inputs}, {**PROGRESS, **answer})
     stream.model_transaction_policy.decoupled = True
     steps = [
         stage("condition", request, {**labels, **noise, **_PLAN}),

@@ -75,13 +75,13 @@ def load(variant: Variant, folder: Path) -> Networks:
     files = {role: checkpoints.read(path, role) for role, path in paths.items()}
     networks = {}
     for role, file in files.items():
-        where = f"checkpoint: {paths[role]}"
+        prefix = f"checkpoint: {paths[role]}"
         network = build(variant, role)
         # As upstream: parameters that a ControlNet's file lacks come from its UNet.
         fallback = files["diffusion_unet"].state if role == "controlnet" else None
-        if unused := checkpoints.fit(network, file.state, where, fallback):
+        if unused := checkpoints.fit(network, file.state, prefix, fallback):
             raise ValueError(
-                f"{where} has {len(unused)} parameters more than the network of this variant, "
+                f"{prefix} has {len(unused)} parameters more than the network of this variant, "
                 f"{unused[0]} for one"
             )
         networks[role] = network.float().eval().requires_grad_(False)

@@ -54,8 +54,8 @@ def volume(
     times = scheduler.timesteps
     following = torch.cat((times[1:], torch.tensor([0], dtype=times.dtype)))
     if strength < 1:
-        used = (times <= strength * 1000) & (strength > 0)
-        times, following = times[used], following[used]
+        within = (times <= strength * 1000) & (strength > 0)
+        times, following = times[within], following[within]
     with torch.no_grad():
         if source is not None:
             levels = torch.from_numpy(source)[None, None].to(device)

@@ -174,81 +174,97 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _check(variant: Variant, where: str) -> None:
+def _check(variant: Variant, file_name: str) -> None:
     """Raise ValueError for a contradiction, KeyError for a missing key."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", variant.name):
-        raise ValueError(f"{where}: name {variant.name!r} may hold letters, digits, - and _ only")
+        raise ValueError(
+            f"{file_name}: name {variant.name!r} may hold letters, digits, - and _ only"
+        )
     for table in ("networks", "checkpoints"):
         for role in REQUIRED:
             getattr(variant, table)[role]
         if unknown := set(getattr(variant, table)) - set(ROLES):
-            raise ValueError(f"{where}: {table} has {sorted(unknown)}, not one of {list(ROLES)}")
+            raise ValueError(
+                f"{file_name}: {table} has {sorted(unknown)}, not one of {list(ROLES)}"
+            )
     if set(variant.networks) != set(variant.checkpoints):
-        raise ValueError(f"{where}: networks and checkpoints do not have the same roles")
+        raise ValueError(f"{file_name}: networks and checkpoints do not have the same roles")
     if ("mask_autoencoder" in variant.networks) != ("mask_diffusion" in variant.networks):
-        raise ValueError(f"{where}: mask_autoencoder and mask_diffusion come together or not")
+        raise ValueError(f"{file_name}: mask_autoencoder and mask_diffusion come together or not")
     if wrong := set(variant.tensors.values()) - set(TYPES):
-        raise ValueError(f"{where}: tensors has {sorted(wrong)}, and types are {', '.join(TYPES)}")
+        raise ValueError(
+            f"{file_name}: tensors has {sorted(wrong)}, and types are {', '.join(TYPES)}"
+        )
     for role, entry in variant.hub.items():
         variant.checkpoints[role], entry["repo"], entry["file"], entry["revision"]
     for key in SERVING:
         variant.serving[key]
     waiting = variant.serving["limits"]["waiting"][1]
     if type(waiting) is not int or waiting < 1:  # for Triton a queue of 0 is unlimited
-        raise ValueError(f"{where}: limits.waiting is up to {waiting}, but 1 or more is expected")
-    _check_labels(variant, where)
-    _check_sizes(variant, where)
+        raise ValueError(
+            f"{file_name}: limits.waiting is up to {waiting}, but 1 or more is expected"
+        )
+    _check_labels(variant, file_name)
+    _check_sizes(variant, file_name)
 
 
-def _check_labels(variant: Variant, where: str) -> None:
+def _check_labels(variant: Variant, file_name: str) -> None:
     serving = variant.serving
     labels = {int(label) for label in serving["labels"]}
     neighbours = serving.get("lesion_neighbours", {})
     lesions = {int(label) for label in (*serving["lesions"], *neighbours)}
     lesions |= set(serving["lesions"].values()).union(*neighbours.values())
     if not all(0 <= label <= 255 for label in labels) or not lesions <= labels or 0 not in labels:
-        raise ValueError(f"{where}: labels must lie in 0..255, hold 0 and every id of `lesions`")
+        raise ValueError(
+            f"{file_name}: labels must lie in 0..255, hold 0 and every id of `lesions`"
+        )
     if "mask_autoencoder" in variant.networks:
         classes = variant.networks["mask_autoencoder"]["out_channels"]
         ids = serving["mask_labels"]
         if len(ids) != classes or not set(ids) <= labels:
-            raise ValueError(f"{where}: mask_labels must be {classes} ids out of `labels`")
+            raise ValueError(f"{file_name}: mask_labels must be {classes} ids out of `labels`")
     if "mask_autoencoder" in variant.networks:
         serving["mask_generation"]
         width = variant.networks["mask_diffusion"]["cross_attention_dim"]
         if any(len(row) != width for row in serving.get("anatomy_sizes", [])):
-            raise ValueError(f"{where}: every row of anatomy_sizes must have {width} sizes")
+            raise ValueError(f"{file_name}: every row of anatomy_sizes must have {width} sizes")
     if "vocabularies" in serving:
         tables = _read(VOCABULARIES)
         if unknown := [name for name in serving["vocabularies"] if name not in tables]:
-            raise ValueError(f"{where}: {unknown[0]!r} is not one of vocabularies.toml")
+            raise ValueError(f"{file_name}: {unknown[0]!r} is not one of vocabularies.toml")
     if "regions" in serving:
         regions = serving["regions"]
         if not {regions["top"], regions["bottom"], *regions["labels"]} <= set(regions["names"]):
-            raise ValueError(f"{where}: regions.top, bottom and labels must be out of its names")
+            raise ValueError(
+                f"{file_name}: regions.top, bottom and labels must be out of its names"
+            )
 
 
-def _check_sizes(variant: Variant, where: str) -> None:
+def _check_sizes(variant: Variant, file_name: str) -> None:
     serving = variant.serving
     size, spacing = serving["size"], serving["spacing"]
     step = variant.multiple * serving["latent"]["factor"]
     if size["multiple"] % step:
-        raise ValueError(f"{where}: size.multiple must be a multiple of {step}")
+        raise ValueError(f"{file_name}: size.multiple must be a multiple of {step}")
     if serving["defaults"]["solver"] not in serving["solvers"]:
-        raise ValueError(f"{where}: {serving['defaults']['solver']!r} is not one of its solvers")
+        raise ValueError(
+            f"{file_name}: {serving['defaults']['solver']!r} is not one of its solvers"
+        )
     for name, preset in {"defaults": serving["defaults"], **serving["presets"]}.items():
         if preset["modality"] not in serving["modalities"]:
             raise ValueError(
-                f"{where}: {name}: {preset['modality']!r} is not one of its modalities"
+                f"{file_name}: {name}: {preset['modality']!r} is not one of its modalities"
             )
         if not isinstance(preset.get("caveat", ""), str):
-            raise ValueError(f"{where}: {name}: caveat {preset['caveat']!r} is not a sentence")
+            raise ValueError(f"{file_name}: {name}: caveat {preset['caveat']!r} is not a sentence")
         x, y, z = preset["size"]
         if not _within(preset["size"], size) or x * y * z > size["max_voxels"]:
-            raise ValueError(f"{where}: {name}: size {preset['size']} is outside `serving.size`")
+            raise ValueError(
+                f"{file_name}: {name}: size {preset['size']} is outside `serving.size`"
+            )
         if not _within(preset["spacing"], spacing):
             raise ValueError(
-                f"{where}: {name}: spacing {preset['spacing']} is outside `serving.spacing`"
+                f"{file_name}: {name}: spacing {preset['spacing']} is outside `serving.spacing`"
             )
 
 

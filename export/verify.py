@@ -181,10 +181,10 @@ def _compare_volumes(
     size = (2 * multiple, 3 * multiple, 2 * multiple)
     label, allowed = f"{'x'.join(map(str, size))}, {STEPS} steps", SHARE[precision]
     comparisons = []
-    for what, request in requests(variant, size).items():
+    for name, request in requests(variant, size).items():
         largest, share = volume_difference(*volumes(variant, loaded, run_model, request))
         against = f"ours {precision}"
-        comparisons.append(Comparison(what, label, against, largest, share, allowed))
+        comparisons.append(Comparison(name, label, against, largest, share, allowed))
     return comparisons
 
 
@@ -199,12 +199,12 @@ def requests(variant: Variant, size: tuple[int, int, int]) -> dict[str, dict[str
     return inputs
 
 
-def volume_difference(ours: Array, truth: Array) -> tuple[float, float]:
+def volume_difference(volume: Array, truth: Array) -> tuple[float, float]:
     """Return the largest difference of two volumes, and the share of voxels beyond 1.
 
     The share is infinite where a difference is NaN or infinite.
     """
-    difference = np.abs(ours - truth)
+    difference = np.abs(volume - truth)
     share = float((difference > 1).mean()) if np.isfinite(difference).all() else np.inf
     return float(difference.max()), share
 
@@ -230,9 +230,9 @@ def volumes(
         labels = conditioning.labels(table, plan, inputs["mask"])
         (conditions["embedding"],) = run_model("mask_encoder", {"labels": labels}, ["embedding"])
     latent = sampler.sample(table, plan, noise, conditions, run_model)
-    ours = decoder.decode(table, plan, latent, inputs.get("mask"), run_model)
+    volume = decoder.decode(table, plan, latent, inputs.get("mask"), run_model)
     truth = _monai(variant, loaded, plan, noise, rows, inputs.get("mask"), device)
-    return ours.astype(np.float64), truth
+    return volume.astype(np.float64), truth
 
 
 def _monai(

@@ -58,8 +58,8 @@ def image(
 ) -> NDArray[np.float32]:
     """Return the image of one modality; skull-stripped ones fade to 0 at the brain's border."""
     contrast = modality.removesuffix("_skull_stripped")
-    whole: NDArray[np.float32] = images[CONTRASTS.index(contrast)].astype(np.float32)
+    head: NDArray[np.float32] = images[CONTRASTS.index(contrast)].astype(np.float32)
     if contrast != modality:
         brain = (without_head(mask) != 0).astype(np.float32)
-        whole *= ndimage.gaussian_filter(brain, 0.7, truncate=3)
-    return whole
+        head *= ndimage.gaussian_filter(brain, 0.7, truncate=3)
+    return head

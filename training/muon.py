@@ -58,10 +58,10 @@ class Trainer:
             p for p in model.parameters() if p.ndim > 2 and p.shape[0] > 4 and p[0].numel() > 64
         ]
         kernel_ids = {id(p) for p in kernels}
-        rest = [p for p in model.parameters() if id(p) not in kernel_ids]
+        others = [p for p in model.parameters() if id(p) not in kernel_ids]
         self.optimisers: list[torch.optim.Optimizer] = [
             Muon(kernels, lr),
-            torch.optim.AdamW(rest, lr, betas=(0.9, 0.98), weight_decay=0.0),
+            torch.optim.AdamW(others, lr, betas=(0.9, 0.98), weight_decay=0.0),
         ]
         self.model, self.steps, self.lr, self.decay = model, steps, lr, average
         self.average = copy.deepcopy(model).requires_grad_(False)

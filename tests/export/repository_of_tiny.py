@@ -1,4 +1,4 @@
-"""Small variants, exported once a test run."""
+"""Small variants, exported once per test run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OFFICIAL = ("tiny-ddpm", "tiny-brain")
 
 @functools.cache
 def exported() -> tempfile.TemporaryDirectory[str]:
-    """Return a folder that holds the checkpoints `tiny/` and the model repository `models/`."""
+    """Return a folder with checkpoints and, in `models/`, the export of `weights.tiny()`."""
     folder = tempfile.TemporaryDirectory(prefix="tiny-")
     _export(tiny(), Path(folder.name))
     return folder
@@ -42,18 +42,14 @@ def official(name: str) -> Variant:
     return variants.load(TINY / f"{name}.toml")
 
 
-def tiny_job(folder: Path) -> Job:
-    """Return the job that builds the small variant from checkpoints in `folder` to `models/`."""
-    return _job(tiny(), folder)
-
-
-def _job(variant: Variant, folder: Path) -> Job:
+def job(variant: Variant, folder: Path) -> Job:
+    """Return the job that builds `variant` from checkpoints in `folder` to `folder/models`."""
     return Job(variant, folder, folder / "models", folder / "cache")
 
 
 def _export(variant: Variant, folder: Path) -> None:
     random_checkpoint(variant, folder)
-    build.build(_job(variant, folder))
+    build.build(job(variant, folder))
 
 
 def read_config(folder: Path) -> pb.ModelConfig:

@@ -1,4 +1,4 @@
-"""Builds: what is kept, what is refused, and that a failure leaves the repository as it was."""
+"""Builds: what is reused, what is refused, and that a failure leaves the repository unchanged."""
 
 from __future__ import annotations
 
@@ -14,53 +14,57 @@ import pytest
 from export import build
 from export.files import sha256
 from export.job import limit
-from tests.export.repository_of_tiny import tiny_job
-from tests.export.weights import random_checkpoint, tiny
+from tests.export.repository_of_tiny import job, official
+from tests.export.weights import random_checkpoint
+
+DDPM = official("tiny-ddpm")
 
 
 def files(folder: Path) -> dict[str, str]:
     return {str(path): sha256(path) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_second_build_exports_nothing(tiny_repository: Path) -> None:
-    before = files(tiny_repository / "models")
-    said: list[str] = []
-    build.build(tiny_job(tiny_repository), said.append)
-    assert len([line for line in said if "kept from an earlier build" in line]) == 5
-    assert not any("relative error" in line for line in said)
-    assert said[-1] == f"tiny: {tiny_repository / 'models'} has it already"
-    assert files(tiny_repository / "models") == before
+def test_a_second_build_exports_nothing(official_repository: Path) -> None:
+    before = files(official_repository / "models")
+    lines: list[str] = []
+    build.build(job(DDPM, official_repository), lines.append)
+    assert len([line for line in lines if "kept from an earlier build" in line]) == 7
+    assert not any("relative error" in line for line in lines)
+    assert lines[-1] == f"tiny-ddpm: {official_repository / 'models'} has it already"
+    assert files(official_repository / "models") == before
 
 
 def test_what_differs_in_its_configuration_or_lacks_a_file_is_written_again(
-    tmp_path: Path, tiny_repository: Path
+    tmp_path: Path, official_repository: Path
 ) -> None:
-    def again(**changes: Any) -> str:
-        said: list[str] = []
-        build.build(dataclasses.replace(here, **changes), said.append)
-        return said[-1]
-
     models = tmp_path / "models"
-    shutil.copytree(tiny_repository / "models", models)
-    here = dataclasses.replace(tiny_job(tiny_repository), repository=models)
-    assert again().endswith("has it already")
-    smaller = limit(tiny(), (64, 64, 64))
-    assert again(variant=smaller) == f"tiny: written to {models}"
-    assert again(variant=smaller).endswith("has it already")
-    (models / "tiny.flow" / "1" / "model.onnx").unlink()
-    assert again(variant=smaller) == f"tiny: written to {models}"
+    shutil.copytree(official_repository / "models", models)
+    first = dataclasses.replace(job(DDPM, official_repository), repository=models)
+
+    def last_line(**changes: Any) -> str:
+        lines: list[str] = []
+        build.build(dataclasses.replace(first, **changes), lines.append)
+        return lines[-1]
+
+    assert last_line().endswith("has it already")
+    smaller = limit(DDPM, (64, 64, 64))
+    assert last_line(variant=smaller) == f"tiny-ddpm: written to {models}"
+    assert last_line(variant=smaller).endswith("has it already")
+    (models / "tiny-ddpm.flow" / "1" / "model.onnx").unlink()
+    assert last_line(variant=smaller) == f"tiny-ddpm: written to {models}"
 
 
-def test_builds_with_one_cache_wait_for_each_other(tiny_repository: Path) -> None:
-    said: list[str] = []
-    with (tiny_repository / "cache" / "lock").open("w") as lock:
+def test_builds_with_one_cache_wait_for_each_other(official_repository: Path) -> None:
+    lines: list[str] = []
+    with (official_repository / "cache" / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        other = threading.Thread(target=build.build, args=(tiny_job(tiny_repository), said.append))
+        arguments = job(DDPM, official_repository), lines.append
+        other = threading.Thread(target=build.build, args=arguments)
         other.start()
         other.join(1)
-        assert other.is_alive() and not said
+        assert other.is_alive() and not lines
     other.join(60)
-    assert said[-1].endswith("has it already")
+    assert lines[-1].endswith("has it already")
 
 
 @pytest.mark.parametrize(
@@ -71,13 +75,13 @@ def test_builds_with_one_cache_wait_for_each_other(tiny_repository: Path) -> Non
     ],
 )
 def test_a_bad_checkpoint_leaves_the_repository_as_it_was(
-    damage: object, sentence: str, tmp_path: Path, tiny_repository: Path
+    damage: object, sentence: str, tmp_path: Path, official_repository: Path
 ) -> None:
-    random_checkpoint(tiny(), tmp_path)
+    random_checkpoint(DDPM, tmp_path)
     assert callable(damage)
-    damage(tmp_path / tiny().checkpoints["controlnet"])
-    before = files(tiny_repository / "models")
-    bad = dataclasses.replace(tiny_job(tiny_repository), checkpoints=tmp_path)
+    damage(tmp_path / DDPM.checkpoints["controlnet"])
+    before = files(official_repository / "models")
+    damaged = dataclasses.replace(job(DDPM, official_repository), checkpoints=tmp_path)
     with pytest.raises((ValueError, FileNotFoundError), match=sentence):
-        build.build(bad)
-    assert files(tiny_repository / "models") == before
+        build.build(damaged)
+    assert files(official_repository / "models") == before

@@ -9,33 +9,34 @@ from pathlib import Path
 
 from backends.slabs.chain import load
 from export import build, cache, graphs, networks
-from tests.export.repository_of_tiny import tiny_job
+from tests.export.repository_of_tiny import job, official
 from tests.export.weights import random_checkpoint, tiny
 
 
 def test_a_graph_is_known_by_its_weights_its_networks_and_the_precision() -> None:
-    chosen = tiny()
-    digests = dict.fromkeys(chosen.networks, "0")
-    flow = cache.key(chosen, "flow", digests, "fp32")
-    assert flow != cache.key(chosen, "flow", digests, "fp16")
-    assert flow != cache.key(chosen, "flow", {**digests, "diffusion_unet": "1"}, "fp32")
-    assert flow == cache.key(chosen, "flow", {**digests, "controlnet": "1"}, "fp32")
-    wider = {**chosen.networks, "diffusion_unet": {**chosen.networks["diffusion_unet"], "a": 1}}
-    assert flow != cache.key(dataclasses.replace(chosen, networks=wider), "flow", digests, "fp32")
+    variant = tiny()
+    digests = dict.fromkeys(variant.networks, "0")
+    flow = cache.key(variant, "flow", digests, "fp32")
+    assert flow != cache.key(variant, "flow", digests, "fp16")
+    assert flow != cache.key(variant, "flow", {**digests, "diffusion_unet": "1"}, "fp32")
+    assert flow == cache.key(variant, "flow", {**digests, "controlnet": "1"}, "fp32")
+    wider = {**variant.networks, "diffusion_unet": {**variant.networks["diffusion_unet"], "a": 1}}
+    assert flow != cache.key(dataclasses.replace(variant, networks=wider), "flow", digests, "fp32")
 
 
-def test_only_what_changed_is_exported_again(tmp_path: Path, tiny_repository: Path) -> None:
-    random_checkpoint(tiny(), tmp_path, seed=0)
-    other = tmp_path / "other"
-    random_checkpoint(tiny(), other, seed=1)
-    name = tiny().checkpoints["autoencoder"]
+def test_only_what_changed_is_exported_again(tmp_path: Path, official_repository: Path) -> None:
+    variant, other = official("tiny-ddpm"), tmp_path / "other"
+    random_checkpoint(variant, tmp_path, seed=0)
+    random_checkpoint(variant, other, seed=1)
+    name = variant.checkpoints["autoencoder"]
     (tmp_path / name).write_bytes((other / name).read_bytes())
-    said: list[str] = []
-    changed = dataclasses.replace(tiny_job(tiny_repository), checkpoints=tmp_path)
-    changed = dataclasses.replace(changed, repository=tmp_path / "models")
-    build.build(changed, said.append)
-    exported = {line.split(":")[0] for line in said if "relative error" in line}
-    assert exported == {"tiny.vae_decoder", "tiny.vae_encoder"}
+    lines: list[str] = []
+    first = job(variant, official_repository)
+    models = tmp_path / "models"
+    second = dataclasses.replace(first, checkpoints=tmp_path, repository=models)
+    build.build(second, lines.append)
+    exported = {line.split(":")[0] for line in lines if "relative error" in line}
+    assert exported == {"tiny-ddpm.vae_decoder", "tiny-ddpm.vae_encoder"}
 
 
 def test_plans_of_a_chain_say_how_thick_its_slabs_may_be(tmp_path: Path) -> None:
@@ -44,21 +45,19 @@ def test_plans_of_a_chain_say_how_thick_its_slabs_may_be(tmp_path: Path) -> None
     assert graph.name == "mask_encoder"
     serving = copy.deepcopy(tiny().serving)
     serving["size"]["max"] = [256, 2048, 2048]
-    chosen = dataclasses.replace(tiny(), serving=serving)
-    here = dataclasses.replace(
-        tiny_job(tmp_path), variant=chosen, target="tensorrt-rtx", capabilities=("8.9",)
-    )
+    large = job(dataclasses.replace(tiny(), serving=serving), tmp_path)
+    large = dataclasses.replace(large, target="tensorrt-rtx", capabilities=("8.9",))
     folder = tmp_path / "cache" / "graph"
     folder.mkdir(parents=True)
-    cache._export(here, graph, folder, str)
-    said: list[str] = []
-    homes = cache.build_engines(here, {"mask_encoder": folder}, "1.7", said.append)
-    plans = homes["mask_encoder"]
+    cache._export(large, graph, folder, str)
+    lines: list[str] = []
+    folders = cache.build_engines(large, {"mask_encoder": folder}, "1.7", lines.append)
+    plans = folders["mask_encoder"]
     chain = load(plans / "chain.json", lambda stem: None)
     assert chain.thickest == 7  # of labels' bits in two rows, 16 * (4 * 7 + 2) * 2048 ** 2
     for stage in range(len(chain.stages)):
-        about = json.loads((plans / f"{stage:02}.plan.json").read_text())
+        description = json.loads((plans / f"{stage:02}.plan.json").read_text())
         planes = chain.planes[chain.stages[stage].input]
-        assert about["inputs"]["x"]["max"][2] == 7 * planes + 2
-        assert f"{stage:02}.plan of " in said[stage]
-        assert f"at most {about['activation_bytes'] / 1e9:.2f} GB" in said[stage]
+        assert description["inputs"]["x"]["max"][2] == 7 * planes + 2
+        assert f"{stage:02}.plan of " in lines[stage]
+        assert f"at most {description['activation_bytes'] / 1e9:.2f} GB" in lines[stage]

@@ -6,18 +6,19 @@ import pytest
 import torch
 from monai.networks.blocks import SpatialAttentionBlock
 
-from export import chains, networks, variant
+from export import chains, networks
+from export import variant as variants
 
 
 def test_the_official_decoder_has_sixteen_stages_with_thirteen_norms() -> None:
     with torch.device("meta"):
-        autoencoder = networks.build(variant.load("rflow-ct"), "autoencoder")
+        autoencoder = networks.build(variants.load("rflow-ct"), "autoencoder")
     chain = chains.decoder(autoencoder, 1.0)
     assert len(chain.stages) == 16
     assert sum(stage.norm is not None for stage in chain.stages) == 13
     assert [stage.resize for stage in chain.stages if stage.resize] == ["up", "up"]
     assert chain.activations["image"] == chains.Activation(1, 4)
-    widest = max(found.channels * found.planes**3 for found in chain.activations.values())
+    widest = max(x.channels * x.planes**3 for x in chain.activations.values())
     assert widest == 128 * 4**3
 
 

@@ -10,7 +10,8 @@ import onnx
 import pytest
 from tritonclient.grpc import model_config_pb2 as pb
 
-from export import model_configs, variant
+from export import model_configs
+from export import variant as variants
 from tests.conftest import ROOT
 from tests.export.repository_of_tiny import read_config
 
@@ -34,19 +35,19 @@ def shapes(tensors: Any) -> dict[str, tuple[str, list[int]]]:
     ],
 )
 def test_a_variant_has_the_models_of_its_networks(name: str, models: list[str]) -> None:
-    found = model_configs.configs(variant.load(name), {}, "onnx", "fp32")
-    assert set(found) == {name, *(f"{name}.{model}" for model in models)}
-    for model in found.values():
+    configs = model_configs.configs(variants.load(name), {}, "onnx", "fp32")
+    assert set(configs) == {name, *(f"{name}.{model}" for model in models)}
+    for model in configs.values():
         assert model.max_batch_size == 0
         assert model.input and model.output
         # Triton dies of a text asked for as classes.
         assert not any(tensor.data_type == pb.TYPE_STRING for tensor in model.output)
-    ensemble, stream = found[name], found[f"{name}.stream"]
-    condition = found[f"{name}.condition"]
+    ensemble, stream = configs[name], configs[f"{name}.stream"]
+    condition = configs[f"{name}.condition"]
     assert shapes(ensemble.input) == shapes(condition.input)
-    more = set(shapes(stream.input)) - set(shapes(condition.input))
-    masks = {"redraws", "mask_only"} if f"{name}.mask_encoder" in found else set()
-    assert more == {"check", *masks}
+    stream_only = set(shapes(stream.input)) - set(shapes(condition.input))
+    masks = {"redraws", "mask_only"} if f"{name}.mask_encoder" in configs else set()
+    assert stream_only == {"check", *masks}
     assert shapes(stream.input).items() >= shapes(condition.input).items()
     assert all(tensor.optional for tensor in (*ensemble.input, *stream.input, *condition.input))
 
@@ -62,10 +63,10 @@ def test_a_variant_has_the_models_of_its_networks(name: str, models: list[str]) 
 def test_inputs_are_those_the_variant_understands(
     name: str, masks: bool, regions: bool, rows: list[str]
 ) -> None:
-    models = model_configs.configs(variant.load(name), {}, "onnx", "fp32")
-    asked = shapes(models[name].input)
-    assert ("mask" in asked) == masks
-    assert ("top_region" in asked) == ("bottom_region" in asked) == regions
+    models = model_configs.configs(variants.load(name), {}, "onnx", "fp32")
+    request = shapes(models[name].input)
+    assert ("mask" in request) == masks
+    assert ("top_region" in request) == ("bottom_region" in request) == regions
     flow = shapes(models[f"{name}.flow"].input)
     assert [tensor for tensor in flow if tensor in rows] == rows
     assert set(flow) - set(rows) == {"latent", "z", "coefficients", "timestep", "guidance"}
@@ -74,49 +75,49 @@ def test_inputs_are_those_the_variant_understands(
     assert shapes(models[f"{name}.sampler"].input) == conditioned
 
 
-@pytest.mark.parametrize("name", variant.names())
+@pytest.mark.parametrize("name", variants.names())
 def test_an_ensemble_joins_tensors_of_one_shape_and_type(name: str) -> None:
-    models = model_configs.configs(variant.load(name), {}, "onnx", "fp16")
-    known = shapes(models[name].input)
+    models = model_configs.configs(variants.load(name), {}, "onnx", "fp16")
+    tensors = shapes(models[name].input)
     for step in models[name].ensemble_scheduling.step:
         model = models[step.model_name]
-        taken, given = shapes(model.input), shapes(model.output)
+        inputs, outputs = shapes(model.input), shapes(model.output)
         for tensor, joined in step.input_map.items():
-            assert known[joined] == taken[tensor], (step.model_name, tensor)
-        assert set(step.input_map) == set(taken)
-        known |= {joined: given[tensor] for tensor, joined in step.output_map.items()}
-    assert all(known[tensor] == kind for tensor, kind in shapes(models[name].output).items())
+            assert tensors[joined] == inputs[tensor], (step.model_name, tensor)
+        assert set(step.input_map) == set(inputs)
+        tensors |= {joined: outputs[tensor] for tensor, joined in step.output_map.items()}
+    assert all(tensors[tensor] == kind for tensor, kind in shapes(models[name].output).items())
 
 
 def test_the_embedding_alone_is_half_in_fp16() -> None:
-    chosen = variant.load("rflow-ct")
-    models = [model_configs.configs(chosen, {}, "onnx", p) for p in ("fp32", "fp16")]
-    changed = set()
+    variant = variants.load("rflow-ct")
+    models = [model_configs.configs(variant, {}, "onnx", p) for p in ("fp32", "fp16")]
+    differences = set()
     for name, single in models[0].items():
         half = models[1][name]
         tensors = (*single.input, *single.output), (*half.input, *half.output)
         for one, other in zip(*tensors, strict=True):
             if one != other:
-                changed.add((name, one.name, pb.DataType.Name(other.data_type)))
+                differences.add((name, one.name, pb.DataType.Name(other.data_type)))
     both = ("mask_encoder", "flow_masked")
-    assert changed == {(f"rflow-ct.{model}", "embedding", "TYPE_FP16") for model in both}
+    assert differences == {(f"rflow-ct.{model}", "embedding", "TYPE_FP16") for model in both}
 
 
 def test_what_computes_in_numpy_is_one_instance_on_the_cpu_and_networks_are_placed_later() -> None:
-    for model in model_configs.configs(variant.load("rflow-ct"), {}, "tensorrt", "fp16").values():
+    for model in model_configs.configs(variants.load("rflow-ct"), {}, "tensorrt", "fp16").values():
         group = pb.ModelInstanceGroup(count=1)
         if model.backend == "maisi":
             group.kind = pb.ModelInstanceGroup.KIND_CPU
         assert list(model.instance_group) == ([] if model.platform else [group]), model.name
 
 
-@pytest.mark.parametrize("name", variant.names())
+@pytest.mark.parametrize("name", variants.names())
 def test_every_network_says_what_it_takes_and_every_model_but_the_stream_has_a_queue(
     name: str,
 ) -> None:
-    chosen = variant.load(name)
-    waiting, size = chosen.serving["limits"]["waiting"][1], chosen.serving["size"]
-    for model, config in model_configs.configs(chosen, {}, "tensorrt", "fp16").items():
+    variant = variants.load(name)
+    waiting, size = variant.serving["limits"]["waiting"][1], variant.serving["size"]
+    for model, config in model_configs.configs(variant, {}, "tensorrt", "fp16").items():
         short = model.removeprefix(f"{name}.")
         queue = config.dynamic_batching.default_queue_policy.max_queue_size
         assert queue == (0 if short in (name, "stream") else waiting)
@@ -127,7 +128,7 @@ def test_every_network_says_what_it_takes_and_every_model_but_the_stream_has_a_q
         assert set(contract["factors"]) <= set(shapes(config.input))
         assert contract["factors"] and contract["multiple"] == size["multiple"]
         if short in ("mask_flow", "mask_decoder"):
-            assert contract["size"] == chosen.serving["mask_generation"]["size"] == contract["max"]
+            assert contract["size"] == variant.serving["mask_generation"]["size"] == contract["max"]
         else:
             assert contract["max_voxels"] == size["max_voxels"]
             for most, side in zip(contract["max"], size["max"], strict=True):
@@ -139,50 +140,50 @@ def test_every_network_says_what_it_takes_and_every_model_but_the_stream_has_a_q
 
 
 def test_each_target_has_its_backend_and_file() -> None:
-    chosen = variant.load("ddpm-ct")
-    wanted = {
+    variant = variants.load("ddpm-ct")
+    targets = {
         "onnx": ("", "onnxruntime", "model.onnx"),
         "tensorrt": ("", "tensorrt_rtx", "model.plan"),
         "tensorrt-rtx": ("", "tensorrt_rtx", "model.plan"),
     }
-    assert set(model_configs.TARGETS) == set(wanted)
-    for target, facts in wanted.items():
-        models = model_configs.configs(chosen, {}, target, "fp16")
+    assert set(model_configs.TARGETS) == set(targets)
+    for target, expected in targets.items():
+        models = model_configs.configs(variant, {}, target, "fp16")
         for short in (*ENGINES, *MASKS):
             engine = models[f"ddpm-ct.{short}"]
-            found = (engine.platform, engine.backend, engine.default_model_filename)
-            assert found == (facts if "flow" in short else ("", "slabs", "chain.json"))
+            actual = (engine.platform, engine.backend, engine.default_model_filename)
+            assert actual == (expected if "flow" in short else ("", "slabs", "chain.json"))
         engine = models["ddpm-ct.flow"]
         assert engine.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value == "no"
         assert models["ddpm-ct.sampler"].backend == "maisi"
         assert models["ddpm-ct"].platform == "ensemble"
 
 
-@pytest.mark.parametrize(("name", "count"), [("tiny", 5), ("tiny-ddpm", 7), ("tiny-brain", 3)])
+@pytest.mark.parametrize(("name", "count"), [("tiny-ddpm", 7), ("tiny-brain", 3)])
 def test_configurations_name_the_tensors_of_their_graphs(
-    name: str, count: int, tiny_repository: Path, official_repository: Path
+    name: str, count: int, official_repository: Path
 ) -> None:
-    models = (tiny_repository if name == "tiny" else official_repository) / "models"
+    models = official_repository / "models"
     files = [*models.glob(f"{name}.*/1/model.onnx"), *models.glob(f"{name}.*/1/chain.json")]
     assert len(files) == count
     for path in files:
-        said = read_config(path.parents[1])
+        config = read_config(path.parents[1])
         if path.suffix == ".json":
             chain = json.loads(path.read_text())
             assert ([chain["input"]], [chain["output"]]) == (
-                [tensor.name for tensor in said.input],
-                [tensor.name for tensor in said.output],
+                [tensor.name for tensor in config.input],
+                [tensor.name for tensor in config.output],
             )
             continue
         graph = onnx.load(path).graph
-        for tensors, named in ((graph.input, said.input), (graph.output, said.output)):
-            found = {}
+        for tensors, expected in ((graph.input, config.input), (graph.output, config.output)):
+            actual = {}
             for tensor in tensors:
                 kind = onnx.TensorProto.DataType.Name(tensor.type.tensor_type.elem_type)
                 kind = {"FLOAT": "FP32"}.get(kind, kind)
                 dims = [dim.dim_value or -1 for dim in tensor.type.tensor_type.shape.dim]
-                found[tensor.name] = (f"TYPE_{kind}", dims)
-            assert found == shapes(named), path
+                actual[tensor.name] = (f"TYPE_{kind}", dims)
+            assert actual == shapes(expected), path
 
 
 def test_the_shipped_repository_is_what_the_variant_says() -> None:
@@ -190,6 +191,6 @@ def test_the_shipped_repository_is_what_the_variant_says() -> None:
     checkpoints = json.loads((shipped / "mini" / "1" / "manifest.json").read_text())["checkpoints"]
     digests = {role: checkpoint["sha256"] for role, checkpoint in checkpoints.items()}
     for name, expected in model_configs.configs(
-        variant.load("mini"), digests, "onnx", "fp32"
+        variants.load("mini"), digests, "onnx", "fp32"
     ).items():
         assert read_config(shipped / name) == expected, f"{name}: build mini again"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from export import profiles, variant
+from export import profiles
+from export import variant as variants
 from export.graphs import Graph
 from export.job import limit
 
@@ -13,13 +14,13 @@ def test_a_profile_follows_from_the_limits_of_a_variant() -> None:
     latent = (1, 4, "8*x", "8*y", "8*z")
     inputs = {"latent": latent, "coefficients": (3,), "spacing_mm100": ("rows", 3)}
     graph = Graph("flow", torch.nn.Identity(), inputs, {"next_latent": latent}, {})
-    chosen = variant.load("rflow-ct")
+    variant = variants.load("rflow-ct")
     rows = (1, 3), (1, 3), (2, 3)
-    assert profiles.profile(inputs, profiles.sizes(chosen, graph)) == {
+    assert profiles.profile(inputs, profiles.sizes(variant, graph)) == {
         "latent": ((1, 4, 8, 8, 8), (1, 4, 64, 64, 32), (1, 4, 128, 128, 192)),
         "spacing_mm100": rows,
     }
-    smaller = limit(chosen, (256, 192, 96))
+    smaller = limit(variant, (256, 192, 96))
     assert profiles.profile(inputs, profiles.sizes(smaller, graph)) == {
         "latent": ((1, 4, 8, 8, 8), (1, 4, 64, 48, 24), (1, 4, 64, 48, 24)),
         "spacing_mm100": rows,
@@ -32,8 +33,8 @@ def test_a_profile_counts_voxels_where_the_graph_does() -> None:
     graph = Graph(
         "mask_encoder", torch.nn.Identity(), {"labels": labels}, {"embedding": embedding}, {}
     )
-    found = profiles.profile(graph.inputs, profiles.sizes(variant.load("rflow-ct"), graph))
-    assert found == {"labels": ((1, 32, 32, 32), (1, 256, 256, 128), (2, 512, 512, 768))}
+    profile = profiles.profile(graph.inputs, profiles.sizes(variants.load("rflow-ct"), graph))
+    assert profile == {"labels": ((1, 32, 32, 32), (1, 256, 256, 128), (2, 512, 512, 768))}
 
 
 def test_guidance_by_default_makes_two_rows_the_usual() -> None:
@@ -41,5 +42,5 @@ def test_guidance_by_default_makes_two_rows_the_usual() -> None:
     graph = Graph(
         "flow", torch.nn.Identity(), {"latent": latent, "class_labels": ("rows",)}, {}, {}
     )
-    found = profiles.profile(graph.inputs, profiles.sizes(variant.load("rflow-mr"), graph))
-    assert found["class_labels"] == ((1,), (2,), (2,))
+    profile = profiles.profile(graph.inputs, profiles.sizes(variants.load("rflow-mr"), graph))
+    assert profile["class_labels"] == ((1,), (2,), (2,))

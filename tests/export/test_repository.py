@@ -20,31 +20,31 @@ ENGINES = ["mask_encoder", "flow", "flow_masked", "vae_decoder", "vae_encoder"]
 PIPELINE = ["stream", "condition", "sampler", "decoder"]
 
 
-def made(folder: Path, *names: str) -> list[Path]:
+def write_files(folder: Path, *names: str) -> list[Path]:
     folder.mkdir(parents=True)
     for name in names:
         (folder / name).write_bytes(name.encode())
     return [folder / name for name in names]
 
 
-def files(chosen: Variant, folder: Path, *names: str) -> dict[str, list[Path]]:
+def files(variant: Variant, folder: Path, *names: str) -> dict[str, list[Path]]:
     """Return made-up files for every engine of `chosen`."""
-    models = model_configs.configs(chosen, {}, "onnx", "fp32").values()
-    found = {}
+    models = model_configs.configs(variant, {}, "onnx", "fp32").values()
+    paths = {}
     for model in models:
         short = model.name.split(".")[-1]
         if model.backend == "slabs":
-            found[short] = made(folder / short, "00.onnx", "chain.json")
+            paths[short] = write_files(folder / short, "00.onnx", "chain.json")
         elif model.backend == "onnxruntime":
-            found[short] = made(folder / short, *names)
-    return found
+            paths[short] = write_files(folder / short, *names)
+    return paths
 
 
 def test_files_are_linked_beside_each_other(tmp_path: Path) -> None:
-    given = files(tiny(), tmp_path / "made", "model.onnx", "model.onnx.data")
+    engine_files = files(tiny(), tmp_path / "made", "model.onnx", "model.onnx.data")
     target = tmp_path / "models"
-    repository.write(target, tiny(), {"autoencoder": "1"}, given, "onnx", "fp32")
-    for short, paths in given.items():
+    repository.write(target, tiny(), {"autoencoder": "1"}, engine_files, "onnx", "fp32")
+    for short, paths in engine_files.items():
         for path in paths:
             assert os.path.samefile(path, target / f"tiny.{short}" / "1" / path.name)
     assert (target / "tiny.sampler" / "1" / ".gitkeep").is_file()
@@ -55,10 +55,10 @@ def test_another_file_system_gets_copies(tmp_path: Path) -> None:
     elsewhere = Path("/dev/shm")
     if os.stat(elsewhere).st_dev == os.stat(tmp_path).st_dev:
         pytest.skip("one file system here")
-    given = files(tiny(), tmp_path / "made", "model.onnx")
+    engine_files = files(tiny(), tmp_path / "made", "model.onnx")
     target = elsewhere / f"maisi-test-{os.getpid()}"
     try:
-        repository.write(target, tiny(), {}, given, "onnx", "fp32")
+        repository.write(target, tiny(), {}, engine_files, "onnx", "fp32")
         assert (target / "tiny.flow" / "1" / "model.onnx").read_bytes() == b"model.onnx"
     finally:
         shutil.rmtree(target)
@@ -68,8 +68,8 @@ def test_another_file_system_gets_copies(tmp_path: Path) -> None:
 def test_plans_of_several_gpus_are_chosen_by_their_compute_capability(
     tmp_path: Path, target: str
 ) -> None:
-    given = files(tiny(), tmp_path / "made", "model_sm86.plan", "model_sm120.plan")
-    repository.write(tmp_path / "models", tiny(), {}, given, target, "fp16")
+    engine_files = files(tiny(), tmp_path / "made", "model_sm86.plan", "model_sm120.plan")
+    repository.write(tmp_path / "models", tiny(), {}, engine_files, target, "fp16")
     assert read_config(tmp_path / "models" / "tiny.flow").backend == "tensorrt_rtx"  # which chooses
     version = tmp_path / "models" / "tiny.flow" / "1"
     assert {path.name for path in version.iterdir()} == {"model_sm86.plan", "model_sm120.plan"}
@@ -79,12 +79,12 @@ def test_writing_again_replaces_whole_models_and_removes_those_no_longer_there(
     tmp_path: Path,
 ) -> None:
     target = tmp_path / "models"
-    given = files(official("tiny-ddpm"), tmp_path / "made", "model.onnx")
-    repository.write(target, official("tiny-ddpm"), {}, given, "onnx", "fp32")
+    engine_files = files(official("tiny-ddpm"), tmp_path / "made", "model.onnx")
+    repository.write(target, official("tiny-ddpm"), {}, engine_files, "onnx", "fp32")
     (target / "tiny-ddpm.flow" / "1" / "stale").touch()
-    for kept in ("other", "tiny-ddpm.notes", "tiny-ddpm-2.mask_flow"):
-        (target / kept).mkdir()
-        (target / kept / "config.pbtxt").write_text(f'name: "{kept}"')
+    for other in ("other", "tiny-ddpm.notes", "tiny-ddpm-2.mask_flow"):
+        (target / other).mkdir()
+        (target / other / "config.pbtxt").write_text(f'name: "{other}"')
     smaller = official("tiny-ddpm")
     for role in ("mask_autoencoder", "mask_diffusion"):
         del smaller.networks[role]
@@ -101,14 +101,14 @@ def test_writing_again_replaces_whole_models_and_removes_those_no_longer_there(
 def test_versions_lie_beside_each_other_each_with_its_configuration(tmp_path: Path) -> None:
     target = tmp_path / "models"
     for version, digest in ((1, "old"), (3, "new"), (2, "between")):
-        given = files(tiny(), tmp_path / digest, "model.onnx")
-        given["flow"][0].write_text(digest)
+        engine_files = files(tiny(), tmp_path / digest, "model.onnx")
+        engine_files["flow"][0].write_text(digest)
         repository.write(
-            target, tiny(), {"autoencoder": digest}, given, "onnx", "fp32", version=version
+            target, tiny(), {"autoencoder": digest}, engine_files, "onnx", "fp32", version=version
         )
     flow = target / "tiny.flow"
-    held = {path.parent.name: path.read_text() for path in flow.glob("*/model.onnx")}
-    assert held == {"1": "old", "2": "between", "3": "new"}
+    contents = {path.parent.name: path.read_text() for path in flow.glob("*/model.onnx")}
+    assert contents == {"1": "old", "2": "between", "3": "new"}
     for folder in target.iterdir():
         for version, digest in ((1, "old"), (2, "between"), (3, "new")):
             text = (folder / "configs" / f"{version}.pbtxt").read_text()
@@ -123,9 +123,9 @@ def test_versions_lie_beside_each_other_each_with_its_configuration(tmp_path: Pa
 
 
 def test_versions_have_the_same_models(tmp_path: Path) -> None:
-    target, whole = tmp_path / "models", official("tiny-ddpm")
-    given = files(whole, tmp_path / "made", "model.onnx")
-    repository.write(target, whole, {}, given, "onnx", "fp32")
+    target, variant = tmp_path / "models", official("tiny-ddpm")
+    engine_files = files(variant, tmp_path / "made", "model.onnx")
+    repository.write(target, variant, {}, engine_files, "onnx", "fp32")
     smaller = official("tiny-ddpm")
     for role in ("mask_autoencoder", "mask_diffusion"):
         del smaller.networks[role]
@@ -137,13 +137,13 @@ def test_versions_have_the_same_models(tmp_path: Path) -> None:
 
 def test_an_engine_without_a_file_leaves_the_repository_as_it_was(tmp_path: Path) -> None:
     target = tmp_path / "models"
-    given = files(tiny(), tmp_path / "made", "model.onnx")
-    repository.write(target, tiny(), {}, given, "onnx", "fp32")
+    engine_files = files(tiny(), tmp_path / "made", "model.onnx")
+    repository.write(target, tiny(), {}, engine_files, "onnx", "fp32")
     before = {path: path.stat().st_mtime_ns for path in target.rglob("*")}
-    del given["vae_decoder"]
+    del engine_files["vae_decoder"]
     with pytest.raises(ValueError, match=r"tiny\.vae_decoder: no chain\.json was made for it"):
-        repository.write(target, tiny(), {"autoencoder": "2"}, given, "onnx", "fp32")
-    given["vae_decoder"] = [tmp_path / "gone" / "model.onnx"]
+        repository.write(target, tiny(), {"autoencoder": "2"}, engine_files, "onnx", "fp32")
+    engine_files["vae_decoder"] = [tmp_path / "gone" / "model.onnx"]
     with pytest.raises(FileNotFoundError):
-        repository.write(target, tiny(), {"autoencoder": "2"}, given, "onnx", "fp32")
+        repository.write(target, tiny(), {"autoencoder": "2"}, engine_files, "onnx", "fp32")
     assert {path: path.stat().st_mtime_ns for path in target.rglob("*")} == before

@@ -17,13 +17,13 @@ LATENT = (7, 3, 4)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Graph]:
-    chosen, folder = shrunk("rflow-ct"), tmp_path_factory.mktemp("checkpoints")
-    random_weights.write(chosen, folder)
-    return {graph.name: graph for graph in graphs.graphs(chosen, networks.load(chosen, folder))}
+def ct(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Graph]:
+    variant, folder = shrunk("rflow-ct"), tmp_path_factory.mktemp("checkpoints")
+    random_weights.write(variant, folder)
+    return {graph.name: graph for graph in graphs.graphs(variant, networks.load(variant, folder))}
 
 
-def given(graph: Graph, rows: int = 1) -> dict[str, torch.Tensor]:
+def example(graph: Graph, rows: int = 1) -> dict[str, torch.Tensor]:
     sides = [4 * side for side in LATENT]
     generator = torch.Generator().manual_seed(0)
     if graph.name == "mask_encoder":
@@ -35,26 +35,26 @@ def given(graph: Graph, rows: int = 1) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("name", ["vae_decoder", "vae_encoder", "mask_encoder", "mask_decoder"])
 def test_slabs_of_any_thickness_give_the_whole(
-    made: dict[str, Graph], name: str, tmp_path: Path
+    ct: dict[str, Graph], name: str, tmp_path: Path
 ) -> None:
-    graph = made[name]
-    inputs = given(graph, rows=2)
+    graph = ct[name]
+    inputs = example(graph, rows=2)
     session = onnx_export.load(onnx_export.write(graph, tmp_path, "fp32"))
     assert isinstance(session, stage_onnx.ChainSession)
     (truth,) = onnx_export.evaluate(graph.module, inputs)
     (x,) = (tensor.numpy() for tensor in inputs.values())
     for thickness in (1, 2, 3, 7):
-        found = session(x[:, None] if x.ndim == 4 else x, thickness)
-        found = found[:, 0] if name == "mask_decoder" else found
-        assert found.shape == truth.shape and found.dtype == truth.dtype
+        output = session(x[:, None] if x.ndim == 4 else x, thickness)
+        output = output[:, 0] if name == "mask_decoder" else output
+        assert output.shape == truth.shape and output.dtype == truth.dtype
         if name == "mask_decoder":  # of 125 random, so nearly equal, scores
-            assert (found != truth).mean() < 1e-3
+            assert (output != truth).mean() < 1e-3
         else:
-            assert onnx_export.difference(found, truth) < 2e-6, thickness
+            assert onnx_export.difference(output, truth) < 2e-6, thickness
 
 
-def test_what_is_half_in_float16(made: dict[str, Graph], tmp_path: Path) -> None:
-    path = onnx_export.write(made["vae_decoder"], tmp_path, "fp16")
+def test_what_is_half_in_float16(ct: dict[str, Graph], tmp_path: Path) -> None:
+    path = onnx_export.write(ct["vae_decoder"], tmp_path, "fp16")
     half, single = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
     model = onnx.load(tmp_path / "02.onnx")
     types = {tensor.name: tensor.type.tensor_type.elem_type for tensor in model.graph.input}
@@ -65,28 +65,26 @@ def test_what_is_half_in_float16(made: dict[str, Graph], tmp_path: Path) -> None
     assert ends[0].input[0].type.tensor_type.elem_type == single
     assert ends[1].output[0].type.tensor_type.elem_type == single
     bound = onnx_export.TOLERANCE["fp16"]
-    assert 1e-5 < onnx_export.verify(made["vae_decoder"], path, bound) < bound
+    assert 1e-5 < onnx_export.verify(ct["vae_decoder"], path, bound) < bound
 
 
-def test_a_weight_that_float16_cannot_hold_is_refused(
-    made: dict[str, Graph], tmp_path: Path
-) -> None:
-    chain = made["vae_encoder"].chain
+def test_a_weight_that_float16_cannot_hold_is_refused(ct: dict[str, Graph], tmp_path: Path) -> None:
+    chain = ct["vae_encoder"].chain
     assert chain is not None
     bias = chain.stages[0].conv.bias
     assert bias is not None
     bias[0] += 1e5
     try:
         with pytest.raises(ValueError, match="above 65504, float16's largest"):
-            onnx_export.write(made["vae_encoder"], tmp_path, "fp16")
+            onnx_export.write(ct["vae_encoder"], tmp_path, "fp16")
     finally:
         bias[0] -= 1e5
 
 
 def test_every_stage_is_a_valid_graph_of_the_shapes_it_tells(
-    made: dict[str, Graph], tmp_path: Path
+    ct: dict[str, Graph], tmp_path: Path
 ) -> None:
-    for graph in made.values():
+    for graph in ct.values():
         if graph.chain is None:
             continue
         onnx_export.write(graph, tmp_path / graph.name, "fp32")
@@ -95,6 +93,6 @@ def test_every_stage_is_a_valid_graph_of_the_shapes_it_tells(
             onnx.checker.check_model(path, full_check=True)
             model = onnx.load(path).graph
             inputs, outputs = stage_onnx.shapes(graph.chain, stage)
-            for tensors, told in ((model.input, inputs), (model.output, outputs)):
+            for tensors, expected in ((model.input, inputs), (model.output, outputs)):
                 dims = {t.name: len(t.type.tensor_type.shape.dim) for t in tensors}
-                assert dims == {name: len(shape) for name, shape in told.items()}
+                assert dims == {name: len(shape) for name, shape in expected.items()}

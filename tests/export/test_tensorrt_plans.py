@@ -1,4 +1,4 @@
-"""TensorRT-RTX engines, built without a GPU, and what is said where that cannot be."""
+"""TensorRT-RTX plans, built without a GPU, and the errors where a plan cannot be built."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from export import (
     stage_onnx,
     tensorrt_plans,
     tensorrt_process,
-    variant,
 )
+from export import variant as variants
 from export.graphs import Graph
 from export.profiles import Profile
 from export.tensorrt_plans import TensorRange
@@ -52,7 +52,7 @@ def types_of(path: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def graphs_of_mini() -> dict[str, Graph]:
-    mini = variant.load("mini")
+    mini = variants.load("mini")
     return {graph.name: graph for graph in graphs.graphs(mini, networks.load(mini, CHECKPOINTS))}
 
 
@@ -69,17 +69,19 @@ def test_the_flow_of_mini_compiles_for_three_gpus(
 ) -> None:
     path, plan = MODELS / "mini.flow_masked" / "1" / "model.onnx", tmp_path / "model.plan"
     graph = graphs_of_mini["flow_masked"]
-    profile = profiles.profile(graph.inputs, profiles.sizes(variant.load("mini"), graph))
-    built = tensorrt_plans.build(path, plan, "tensorrt-rtx", profile, ["12.0", "8.6", "8.9", "8.6"])
-    assert tensorrt_plans.inspect(plan, "tensorrt-rtx") == built
-    assert built.compute_capabilities == CAPABILITIES
-    assert {**built.inputs, **built.outputs}.keys() == types_of(path).keys()
+    profile = profiles.profile(graph.inputs, profiles.sizes(variants.load("mini"), graph))
+    description = tensorrt_plans.build(
+        path, plan, "tensorrt-rtx", profile, ["12.0", "8.6", "8.9", "8.6"]
+    )
+    assert tensorrt_plans.inspect(plan, "tensorrt-rtx") == description
+    assert description.compute_capabilities == CAPABILITIES
+    assert {**description.inputs, **description.outputs}.keys() == types_of(path).keys()
     for tensor, kind in types_of(path).items():
-        assert {**built.inputs, **built.outputs}[tensor].type == kind
-    assert built.inputs["latent"] == TensorRange("FP32", (1, 4, 8, 8, 8), (1, 4, 64, 64, 64))
-    assert built.inputs["spacing_mm100"] == TensorRange("FP32", (1, 3), (2, 3))
-    assert built.inputs["embedding"].max == (2, 32, 64, 64, 64)
-    assert built.inputs["coefficients"] == TensorRange("FP32", (3,), (3,))
+        assert {**description.inputs, **description.outputs}[tensor].type == kind
+    assert description.inputs["latent"] == TensorRange("FP32", (1, 4, 8, 8, 8), (1, 4, 64, 64, 64))
+    assert description.inputs["spacing_mm100"] == TensorRange("FP32", (1, 3), (2, 3))
+    assert description.inputs["embedding"].max == (2, 32, 64, 64, 64)
+    assert description.inputs["coefficients"] == TensorRange("FP32", (3,), (3,))
     assert {path.name for path in tmp_path.iterdir()} == {"model.plan", "model.plan.json"}
 
 
@@ -104,18 +106,17 @@ def test_stages_of_mini_compile(
         assert graph.chain is not None
         stage = graph.chain.stages[number]
         onnx_export.write(graph, tmp_path / name, precision)
-        described = stage_onnx.describe(graph.chain, precision)
-        sizes = profiles.stage_sizes(variant.load("mini"), described, graph.inputs)
+        chain = stage_onnx.describe(graph.chain, precision)
+        sizes = profiles.stage_sizes(variants.load("mini"), chain, graph.inputs)
         profile = profiles.profile(stage_onnx.shapes(graph.chain, stage)[0], sizes)
         path, plan = tmp_path / name / f"{number:02}.onnx", tmp_path / "one.plan"
-        built = tensorrt_plans.build(path, plan, "tensorrt-rtx", profile, ["8.9"])
-        found = {**built.inputs, **built.outputs}
-        assert {tensor: found[tensor].type for tensor in found} == types_of(path)
-        slab = built.inputs["x"]
+        description = tensorrt_plans.build(path, plan, "tensorrt-rtx", profile, ["8.9"])
+        tensors = {**description.inputs, **description.outputs}
+        assert {tensor: tensors[tensor].type for tensor in tensors} == types_of(path)
+        slab = description.inputs["x"]
         planes = graph.chain.activations[stage.input].planes
-        rows = (
-            2 if name == "mask_encoder" else 1
-        )  # guidance has a mask with lesions and one without
+        # Guidance has a mask with lesions and one without.
+        rows = 2 if name == "mask_encoder" else 1
         assert (slab.min[0], slab.max[0]) == (1, rows)
         assert (slab.min[2], slab.max[2]) == (planes + 2, 16 * planes + 2)
         assert (slab.min[3], slab.max[4]) == (8 * planes, 64 * planes)
@@ -128,12 +129,12 @@ def test_no_slab_has_a_tensor_that_convolutions_do_not_take(
     assert graph.chain is not None
     (number,) = (n for n, x in enumerate(graph.chain.stages) if x.input == "x7")
     onnx_export.write(graph, tmp_path, "fp16")
-    mini = variant.load("mini")
+    mini = variants.load("mini")
     serving = copy.deepcopy(mini.serving)
     serving["size"]["max"] = [256, 2048, 2048]
     large = dataclasses.replace(mini, serving=serving)
-    described = stage_onnx.describe(graph.chain, "fp16")
-    sizes = profiles.stage_sizes(large, described, graph.inputs)
+    chain = stage_onnx.describe(graph.chain, "fp16")
+    sizes = profiles.stage_sizes(large, chain, graph.inputs)
     # 16 channels, doubled with a plane of either neighbour: 7 latent planes make 2^31 elements.
     assert sizes[-1] == {"rows": 1, "t": 6, "y": 512, "z": 512}
     inputs = stage_onnx.shapes(graph.chain, graph.chain.stages[number])[0]
@@ -177,20 +178,24 @@ def attention(path: Path, precision: str) -> None:
 def test_float16_attention_holds_no_weights_and_may_have_more_tokens(tmp_path: Path) -> None:
     path, plan = tmp_path / "model.onnx", tmp_path / "model.plan"
 
-    def upto(tokens: int) -> Profile:
+    def profile_up_to(tokens: int) -> Profile:
         return {name: tuple((1, 8, n, 32) for n in (64, 1024, tokens)) for name in "qkv"}
+
+    def activation_bytes(tokens: int) -> int:
+        profile = profile_up_to(tokens)
+        description = tensorrt_plans.build(path, plan, "tensorrt-rtx", profile, ["8.9"])
+        assert description.activation_bytes is not None
+        return description.activation_bytes
 
     weights = 8 * 8192**2 * 2  # bytes in float16
     attention(path, "fp16")
-    held = tensorrt_plans.build(path, plan, "tensorrt-rtx", upto(8192), ["8.9"]).activation_bytes
-    assert held is not None and held < weights / 10
-    tensorrt_plans.build(path, plan, "tensorrt-rtx", upto(32768), ["8.9"])
+    assert activation_bytes(8192) < weights / 10
+    activation_bytes(32768)
     attention(path, "fp32")
-    held = tensorrt_plans.build(path, plan, "tensorrt-rtx", upto(8192), ["8.9"]).activation_bytes
-    assert held is not None and held >= 2 * weights
+    assert activation_bytes(8192) >= 2 * weights
     plan.unlink()
     many = r"tensor \S+ is \[1, 8, 32768, 32768\] .* and attention with --precision fp16$"
-    refused(many, path, plan, "tensorrt-rtx", upto(32768), "8.9")
+    refused(many, path, plan, "tensorrt-rtx", profile_up_to(32768), "8.9")
 
 
 def test_weights_in_a_file_beside_the_graph_are_found(tmp_path: Path, decoder: Path) -> None:
@@ -203,20 +208,18 @@ def test_weights_in_a_file_beside_the_graph_are_found(tmp_path: Path, decoder: P
 
 
 def refused(
-    reason: str, path: Path, plan: Path, target: str, profile: Profile, *given: str
+    reason: str, path: Path, plan: Path, target: str, profile: Profile, *capabilities: str
 ) -> None:
     with pytest.raises(ValueError, match=reason) as caught:
-        tensorrt_plans.build(path, plan, target, profile, given)
+        tensorrt_plans.build(path, plan, target, profile, capabilities)
     assert "\n" not in str(caught.value)
     assert not plan.exists() and not list(plan.parent.glob(".*"))
 
 
 def test_what_cannot_be_built_is_said_in_one_sentence(tmp_path: Path) -> None:
     plan = tmp_path / "model.plan"
-    known = re.escape("builds for 7.5, 8.0, 8.6, 8.9, 12.0, 12.1")
-    refused(
-        f"'9.0' is not possible; .*{known}", DECODER, plan, "tensorrt-rtx", DECODED, "8.9", "9.0"
-    )
+    reason = f"'9.0' is not possible; .*{re.escape('builds for 7.5, 8.0, 8.6, 8.9, 12.0, 12.1')}"
+    refused(reason, DECODER, plan, "tensorrt-rtx", DECODED, "8.9", "9.0")
     refused("not one of tensorrt, tensorrt-rtx", DECODER, plan, "onnx", DECODED, "8.9")
     with pytest.raises(FileNotFoundError, match=r"none\.onnx does not exist"):
         tensorrt_plans.build(tmp_path / "none.onnx", plan, "tensorrt-rtx", DECODED, ["8.9"])
@@ -236,11 +239,11 @@ def test_a_profile_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 
 def test_an_onnx_file_that_does_not_parse_is_named_with_the_reason(tmp_path: Path) -> None:
     plan = tmp_path / "models" / "model.plan"
-    cut = tmp_path / "cut.onnx"
-    cut.write_bytes(DECODER.read_bytes()[:-1000])
+    truncated = tmp_path / "cut.onnx"
+    truncated.write_bytes(DECODER.read_bytes()[:-1000])
     refused(
         "cut.onnx: TensorRT-RTX does not parse it: .*Failed to parse",
-        cut,
+        truncated,
         plan,
         "tensorrt-rtx",
         DECODED,
@@ -324,8 +327,8 @@ def test_a_plan_and_its_description_belong_together(decoder: Path, tmp_path: Pat
         file.truncate(plan.stat().st_size - 1)
     with pytest.raises(ValueError, match="not the one described; build it again"):
         tensorrt_plans.inspect(plan, "tensorrt-rtx")
-    told = json.loads(tensorrt_plans.description_path(plan).read_text())
-    for damaged in ("{", "[]", json.dumps(told | {"inputs": {"latent": {}}}), json.dumps({})):
+    content = json.loads(tensorrt_plans.description_path(plan).read_text())
+    for damaged in ("{", "[]", json.dumps(content | {"inputs": {"latent": {}}}), json.dumps({})):
         tensorrt_plans.description_path(plan).write_text(damaged)
         with pytest.raises(ValueError, match=r"json is damaged; build it again"):
             tensorrt_plans.inspect(plan, "tensorrt-rtx")

@@ -50,8 +50,8 @@ class Caller:
 
     def network(self, short: str, **inputs: Any) -> dict[str, Array]:
         """Call a network as the stages of the variant do, and return its outputs."""
-        model, shown = f"{self.variant}.{short}", {"maisi_token": TOKEN}
-        result = self.client.infer(model, tensors(inputs), parameters=shown)
+        model, parameters = f"{self.variant}.{short}", {"maisi_token": TOKEN}
+        result = self.client.infer(model, tensors(inputs), parameters=parameters)
         return {out.name: result.as_numpy(out.name) for out in result.get_response().outputs}
 
     def volume(self, **inputs: Any) -> tuple[Array, dict[str, Any]]:
@@ -68,15 +68,15 @@ class Caller:
 
 def stream(server: Server, variant: str = "mini", **inputs: Any) -> list[Any]:
     """Ask the stream and return everything it says: results, or an exception at the end."""
-    said: queue.Queue[Any] = queue.Queue()
+    results: queue.Queue[Any] = queue.Queue()
     with triton.InferenceServerClient(server.grpc) as client:
-        client.start_stream(lambda result, error: said.put(error or result))
+        client.start_stream(lambda result, error: results.put(error or result))
         client.async_stream_infer(
             f"{variant}.stream", tensors(inputs), enable_empty_final_response=True
         )
         messages: list[Any] = []
         while True:
-            message = said.get(timeout=PATIENCE)
+            message = results.get(timeout=PATIENCE)
             if isinstance(message, triton.InferenceServerException):
                 return [*messages, message]
             response = message.get_response()

@@ -25,19 +25,19 @@ ASKED: dict[str, Any] = {
 }
 
 
-def mask_of_monai(chosen: Variant, checkpoints: Path, size: tuple[int, int, int] = SIZE) -> Array:
+def mask_of_monai(variant: Variant, checkpoints: Path, size: tuple[int, int, int] = SIZE) -> Array:
     """Return the mask of `ASKED`, at `size`, by MONAI's networks, scheduler and resampling."""
-    how = chosen.serving["mask_generation"]
-    loaded = networks.load(chosen, checkpoints)
-    shape = (1, 4, *(side // 4 for side in how["size"]))
+    table = variant.serving["mask_generation"]
+    loaded = networks.load(variant, checkpoints)
+    shape = (1, 4, *(side // 4 for side in table["size"]))
     sizes = [0.5, 0.8, 0.5, 0.5, 0.5, 0.4, -1, -1, -1, -1]
     noise = reference.mask_noise(SEED, shape)
-    raw = reference.labels(loaded, noise, sizes, how["steps"], chosen.serving["mask_labels"])
+    raw = reference.labels(loaded, noise, sizes, table["steps"], variant.serving["mask_labels"])
     assert len(np.unique(raw)) > 20, "labels are too few to tell right from wrong"
-    made = postprocess(raw, 23)
-    held = MetaTensor(
-        torch.from_numpy(made)[None], affine=torch.diag(torch.tensor([1.5] * 3 + [1]))
+    labels = postprocess(raw, 23)
+    tensor = MetaTensor(
+        torch.from_numpy(labels)[None], affine=torch.diag(torch.tensor([1.5] * 3 + [1]))
     )
     fit = monai.transforms.ResizeWithPadOrCrop(spatial_size=size)
-    fitted: Array = fit(monai.transforms.Spacing(pixdim=SPACING, mode="nearest")(held))[0].numpy()
+    fitted: Array = fit(monai.transforms.Spacing(pixdim=SPACING, mode="nearest")(tensor))[0].numpy()
     return fitted
