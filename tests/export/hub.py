@@ -16,7 +16,7 @@ COMMIT = "75ac080fb1083c403793563477724c038e7d430c"
 
 @dataclass
 class Hub:
-    """What is on the hub, what it refuses, and what it was asked.
+    """The files of the hub, what it refuses, and the requests that it received.
 
     `files`: (repo, file) -> bytes. `cuts`: bytes after which the store breaks each next answer, or
     with `stall` falls silent until that is set. `requests`: (server, method, path, Range, whether
@@ -36,7 +36,7 @@ class Hub:
     store: str = ""
 
     def ranges(self) -> list[str | None]:
-        """Return what was asked of the store."""
+        """Return the `Range` of every request to the store."""
         return [range_ for server, _, _, range_, _ in self.requests if server == "store"]
 
 

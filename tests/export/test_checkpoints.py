@@ -1,4 +1,4 @@
-"""Files that are what they should be, and files that are not."""
+"""Checkpoint files that are read, and files that are refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def state() -> dict[str, torch.Tensor]:
 
 
 class Code:
-    """What a hostile checkpoint brings along."""
+    """Code in a hostile checkpoint: it creates the folder `path` when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -67,7 +67,7 @@ def test_what_training_leaves_beside_the_weights_is_no_harm(tmp_path: Path, key:
 
 
 class Reaching:
-    """What is written as a call of getattr on what may be read."""
+    """Pickled as a call of getattr on a class that may be unpickled."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return getattr, (MetaTensor, "__init__")

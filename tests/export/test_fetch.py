@@ -28,7 +28,7 @@ from tests.export.hub import COMMIT, TOKEN, Hub
 CT, BRAIN = "nvidia/NV-Generate-CT", "nvidia/NV-Generate-MR-Brain"
 VAE, UNET = "models/autoencoder_v1.pt", "models/diff_unet_3d_rflow-mr-brain_v1.pt"
 VAE_BYTES, UNET_BYTES = b"vae" * 1000, bytes(range(256)) * 100_000
-# huggingface_hub writes by this many bytes; what is cut within them is asked for again.
+# huggingface_hub writes blocks of this many bytes; a block that is cut is requested again.
 BLOCK = 10 * 1024 * 1024
 BRAIN_COMMIT = "ef9759bf221265b2704569cdeeac20bbf03b62ee"
 NEWEST = "1" * 40

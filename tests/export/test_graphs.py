@@ -1,15 +1,15 @@
-"""Every graph computes what MONAI's networks compute when they are used as upstream does."""
+"""Every graph computes the same as MONAI's networks in upstream's scripts."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from export import graphs, networks, random_weights
+from export import graphs, networks
 from export import variant as variants
 from export.networks import Networks
 from export.onnx_export import example
-from tests.export.weights import shrunk
+from tests.export.weights import shrunk_graphs
 
 FLOW = ["latent", "z", "coefficients", "timestep", "guidance"]
 CT = ["mask_encoder", "flow", "flow_masked", "vae_decoder", "vae_encoder"]
@@ -19,13 +19,8 @@ LATENT, ROWS = (8, 8, 16), 2
 
 
 @pytest.fixture(scope="module", params=["rflow-ct", "ddpm-ct"])
-def loaded(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Networks, dict[str, graphs.Graph]]:
-    variant, folder = shrunk(request.param), tmp_path_factory.mktemp("checkpoints")
-    random_weights.write(variant, folder)
-    monai = networks.load(variant, folder)
-    return monai, {graph.name: graph for graph in graphs.graphs(variant, monai)}
+def loaded(request: pytest.FixtureRequest) -> tuple[Networks, dict[str, graphs.Graph]]:
+    return shrunk_graphs(request.param)
 
 
 @pytest.mark.parametrize(

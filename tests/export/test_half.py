@@ -1,4 +1,4 @@
-"""Float16 graphs: what is in which type, and activations that float16's squares cannot hold."""
+"""Float16 graphs: the types inside, and activations whose squares overflow float16."""
 
 from __future__ import annotations
 
@@ -15,19 +15,17 @@ from onnx import TensorProto
 from torch import nn
 
 from bench import precision
-from export import graphs, networks, onnx_export, random_weights, tensorrt_plans
+from export import onnx_export, tensorrt_plans
 from export.graphs import Graph
 from export.onnx_export import difference, evaluate, example
-from tests.export.weights import shrunk
+from tests.export.weights import shrunk_graphs
 
 SHAPE = ((8, 8, 16), 2)
 
 
 @pytest.fixture(scope="module")
-def ddpm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Graph]:
-    variant, folder = shrunk("ddpm-ct"), tmp_path_factory.mktemp("checkpoints")
-    random_weights.write(variant, folder)
-    return {graph.name: graph for graph in graphs.graphs(variant, networks.load(variant, folder))}
+def ddpm() -> dict[str, Graph]:
+    return shrunk_graphs("ddpm-ct")[1]
 
 
 @pytest.mark.parametrize("name", ["flow_masked", "vae_decoder", "vae_encoder", "mask_flow"])

@@ -40,7 +40,7 @@ def test_a_variant_has_the_models_of_its_networks(name: str, models: list[str]) 
     for model in configs.values():
         assert model.max_batch_size == 0
         assert model.input and model.output
-        # Triton dies of a text asked for as classes.
+        # Triton dies of a request for the classes of a STRING.
         assert not any(tensor.data_type == pb.TYPE_STRING for tensor in model.output)
     ensemble, stream = configs[name], configs[f"{name}.stream"]
     condition = configs[f"{name}.condition"]

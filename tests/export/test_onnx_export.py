@@ -15,16 +15,14 @@ from export import graphs, networks, onnx_export, random_weights
 from export import variant as variants
 from export.graphs import Graph
 from export.onnx_export import TOLERANCE
-from tests.export.weights import shrunk
+from tests.export.weights import shrunk_graphs
 
 OFFICIAL = ["rflow-ct", "rflow-mr", "rflow-mr-brain", "ddpm-ct"]
 
 
 @pytest.fixture(scope="module")
-def ddpm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Graph]:
-    variant, folder = shrunk("ddpm-ct"), tmp_path_factory.mktemp("checkpoints")
-    random_weights.write(variant, folder)
-    return {graph.name: graph for graph in graphs.graphs(variant, networks.load(variant, folder))}
+def ddpm() -> dict[str, Graph]:
+    return shrunk_graphs("ddpm-ct")[1]
 
 
 @pytest.mark.parametrize(

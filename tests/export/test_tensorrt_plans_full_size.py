@@ -77,4 +77,4 @@ def compile_for_three_gpus(name: str, graph: Graph, folder: Path) -> None:
 def test_every_graph_compiles_at_the_largest_size(name: str, tmp_path: Path) -> None:
     for graph in graphs_of(name).values():
         compile_for_three_gpus(name, graph, tmp_path / graph.name)
-        shutil.rmtree(tmp_path / graph.name)  # up to a gigabyte, of which pytest would keep three
+        shutil.rmtree(tmp_path / graph.name)  # up to 1 GB, and pytest keeps three folders

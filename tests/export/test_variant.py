@@ -1,4 +1,4 @@
-"""What a TOML file must say."""
+"""The checks and the content of variants."""
 
 from __future__ import annotations
 

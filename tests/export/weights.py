@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
+import tempfile
 from pathlib import Path
 
-from export import random_weights
+from export import graphs, networks, random_weights
 from export import variant as variants
+from export.graphs import Graph
+from export.networks import Networks
 from export.variant import Variant
 
 
 def tiny() -> Variant:
-    """Return a variant like mini with few channels, one UNet level and attention below it alone."""
+    """Return a variant like mini with few channels, one UNet level and attention only below it."""
     mini = variants.load("mini")
-    networks = copy.deepcopy(mini.networks)
-    networks["autoencoder"] |= {
+    keywords = copy.deepcopy(mini.networks)
+    keywords["autoencoder"] |= {
         "num_channels": [8, 8, 8],
         "num_res_blocks": [1, 1, 1],
         "norm_num_groups": 4,
@@ -28,10 +32,10 @@ def tiny() -> Variant:
         "norm_num_groups": 4,
         "resblock_updown": True,
     }
-    networks["diffusion_unet"] |= unet
-    networks["controlnet"] |= {**unet, "conditioning_embedding_num_channels": [8, 8, 16]}
-    files = {role: f"tiny/{role}.safetensors" for role in networks}
-    return dataclasses.replace(mini, name="tiny", networks=networks, checkpoints=files)
+    keywords["diffusion_unet"] |= unet
+    keywords["controlnet"] |= {**unet, "conditioning_embedding_num_channels": [8, 8, 16]}
+    files = {role: f"tiny/{role}.safetensors" for role in keywords}
+    return dataclasses.replace(mini, name="tiny", networks=keywords, checkpoints=files)
 
 
 def random_checkpoint(variant: Variant, folder: Path, seed: int = 0) -> None:
@@ -42,8 +46,8 @@ def random_checkpoint(variant: Variant, folder: Path, seed: int = 0) -> None:
 def shrunk(name: str) -> Variant:
     """Return a shipped variant with two levels and a handful of channels in every network."""
     official = variants.load(name)
-    networks = copy.deepcopy(official.networks)
-    for role, table in networks.items():
+    keywords = copy.deepcopy(official.networks)
+    for role, table in keywords.items():
         if "autoencoder" in role:
             table |= {"num_channels": [8, 8, 16], "num_res_blocks": [1, 1, 1]}
         else:
@@ -51,6 +55,19 @@ def shrunk(name: str) -> Variant:
             table |= {channels: [16, 16], "attention_levels": [False, True]}
             table |= {"num_head_channels": [0, 8], "num_res_blocks": 1}
         table["norm_num_groups"] = 4
-    if "controlnet" in networks:
-        networks["controlnet"]["conditioning_embedding_num_channels"] = [8, 8, 8]
-    return dataclasses.replace(official, networks=networks)
+    if "controlnet" in keywords:
+        keywords["controlnet"]["conditioning_embedding_num_channels"] = [8, 8, 8]
+    return dataclasses.replace(official, networks=keywords)
+
+
+@functools.cache
+def shrunk_graphs(name: str) -> tuple[Networks, dict[str, Graph]]:
+    """Return the networks of `shrunk(name)` with random weights, and its graphs by name.
+
+    All tests share them: a test that changes a weight restores it.
+    """
+    variant = shrunk(name)
+    with tempfile.TemporaryDirectory() as folder:
+        random_weights.write(variant, Path(folder))
+        loaded = networks.load(variant, Path(folder))
+    return loaded, {graph.name: graph for graph in graphs.graphs(variant, loaded)}

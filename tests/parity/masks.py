@@ -16,7 +16,7 @@ from export.variant import Variant
 from tests.parity.conftest import Array
 
 SIZE, SPACING, SEED = (32, 40, 32), (1.5, 2.0, 1.5), 11
-ASKED: dict[str, Any] = {
+REQUEST: dict[str, Any] = {
     "anatomy": np.array([b"liver=0.8, lung tumor=0.4"], object),
     "size": np.array(SIZE, np.int32),
     "spacing": np.array(SPACING, np.float32),
@@ -26,7 +26,7 @@ ASKED: dict[str, Any] = {
 
 
 def mask_of_monai(variant: Variant, checkpoints: Path, size: tuple[int, int, int] = SIZE) -> Array:
-    """Return the mask of `ASKED`, at `size`, by MONAI's networks, scheduler and resampling."""
+    """Return the mask of `REQUEST`, at `size`, by MONAI's networks, scheduler and resampling."""
     table = variant.serving["mask_generation"]
     loaded = networks.load(variant, checkpoints)
     shape = (1, 4, *(side // 4 for side in table["size"]))

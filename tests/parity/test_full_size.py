@@ -77,14 +77,14 @@ def test_volumes_are_what_monai_makes(
 def test_a_pair_of_an_anatomy_is_what_monai_and_upstream_make(
     variant: Variant, folder: Path, ct: Caller
 ) -> None:
-    request: dict[str, Any] = masks.ASKED | {"size": np.array([SIDE, SIDE, SIDE], np.int32)}
+    request: dict[str, Any] = masks.REQUEST | {"size": np.array([SIDE, SIDE, SIDE], np.int32)}
     answer = ct.ask(**request)
     used_mask, report = answer["used_mask"], json.loads(answer["report"].tobytes())
     truth = masks.mask_of_monai(variant, folder, (SIDE, SIDE, SIDE))
     assert (used_mask == truth).mean() > 0.999  # a class may win by a rounding
     assert len(np.unique(used_mask)) > 5
     assert report["anatomy"]["liver"] == pytest.approx(0.8)
-    # The image is the one that this mask alone gives, which is compared above.
+    # The image equals that of a request with this mask, which is compared above.
     inputs = {key: value for key, value in request.items() if key not in ("anatomy", "size")}
     image, _ = ct.volume(**inputs, mask=used_mask)
     assert image.tobytes() == answer["image"].tobytes()

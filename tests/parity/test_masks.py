@@ -1,4 +1,4 @@
-"""A mask made of an anatomy, alone and with its image, and masks that the server completes."""
+"""Masks generated from an anatomy, with and without image, and masks that the server completes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import tritonclient.grpc as triton
 from tests.conftest import Server
 from tests.export.repository_of_tiny import official
 from tests.parity.conftest import Array, Caller, stream
-from tests.parity.masks import ASKED, SIZE, mask_of_monai
+from tests.parity.masks import REQUEST, SIZE, mask_of_monai
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def ddpm(official_callers: dict[str, Caller]) -> Caller:
 
 def test_it_is_what_monai_and_upstream_make(ddpm: Caller, official_repository: Path) -> None:
     truth = mask_of_monai(official("tiny-ddpm"), official_repository)
-    answer = ddpm.ask(**ASKED)
+    answer = ddpm.ask(**REQUEST)
     used_mask, report = answer["used_mask"], json.loads(answer["report"].tobytes())
     assert used_mask.shape == answer["image"].shape == SIZE
     assert (used_mask == truth).mean() > 0.999  # a class may win by a rounding
@@ -37,8 +37,8 @@ def test_it_is_what_monai_and_upstream_make(ddpm: Caller, official_repository: P
 def test_both_endpoints_give_the_same_pair_and_the_mask_alone(
     ddpm: Caller, official_server: Server
 ) -> None:
-    answer = ddpm.ask(**ASKED)
-    messages = stream(official_server, "tiny-ddpm", **ASKED)
+    answer = ddpm.ask(**REQUEST)
+    messages = stream(official_server, "tiny-ddpm", **REQUEST)
     for name in ("image", "used_mask"):
         assert messages[-1].as_numpy(name).tobytes() == answer[name].tobytes()
     stages = [message.as_numpy("stage").tobytes().decode() for message in messages]
@@ -46,7 +46,7 @@ def test_both_endpoints_give_the_same_pair_and_the_mask_alone(
     progress = [float(message.as_numpy("progress")[0]) for message in messages]
     assert progress == sorted(progress)
 
-    mask_only = stream(official_server, "tiny-ddpm", **ASKED, mask_only=np.array([True]))
+    mask_only = stream(official_server, "tiny-ddpm", **REQUEST, mask_only=np.array([True]))
     assert mask_only[-1].as_numpy("used_mask").tobytes() == answer["used_mask"].tobytes()
     assert mask_only[-1].as_numpy("image") is None
     ids = {
@@ -56,8 +56,8 @@ def test_both_endpoints_give_the_same_pair_and_the_mask_alone(
 
 
 def test_only_the_organs_asked_for_are_given_back(ddpm: Caller) -> None:
-    full = ddpm.ask(**ASKED)
-    partial = ddpm.ask(**ASKED, organs=np.array([b"body, 57"], object))
+    full = ddpm.ask(**REQUEST)
+    partial = ddpm.ask(**REQUEST, organs=np.array([b"body, 57"], object))
     expected = np.where(np.isin(full["used_mask"], (200, 57)), full["used_mask"], 0)
     assert (partial["used_mask"] == expected).all()
     assert partial["image"].tobytes() == full["image"].tobytes()
@@ -114,7 +114,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_contradicts_itself_is_refused_at_both_endpoints(
     ddpm: Caller, official_server: Server, changes: dict[str, Any], sentence: str
 ) -> None:
-    inputs = {name: value for name, value in (ASKED | changes).items() if value is not None}
+    inputs = {name: value for name, value in (REQUEST | changes).items() if value is not None}
     if "mask" in changes:
         inputs.pop("size", None)
     streamed = stream(official_server, "tiny-ddpm", **inputs)[-1]
@@ -127,8 +127,8 @@ def test_what_contradicts_itself_is_refused_at_both_endpoints(
 def test_variants_without_mask_networks_have_no_such_inputs(
     caller: Caller, official_callers: dict[str, Caller], mask: Callable[..., Array]
 ) -> None:
-    assert "'anatomy'" in caller.refusal(anatomy=ASKED["anatomy"])
+    assert "'anatomy'" in caller.refusal(anatomy=REQUEST["anatomy"])
     assert "'vocabulary'" in caller.refusal(
         mask=mask(32, 32, 32), vocabulary=np.array([b"maisi"], object)
     )
-    assert "'organs'" in official_callers["tiny-brain"].refusal(organs=ASKED["anatomy"])
+    assert "'organs'" in official_callers["tiny-brain"].refusal(organs=REQUEST["anatomy"])

@@ -1,4 +1,4 @@
-"""What differs from variant to variant at the endpoints: masks, body regions, DDPM's noise."""
+"""Differences between variants at the endpoints: masks, body regions, DDPM's noise."""
 
 from __future__ import annotations
 

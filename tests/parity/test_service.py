@@ -288,7 +288,7 @@ def test_inner_models_take_what_fits_the_plan_alone(caller: Caller) -> None:
 def test_a_text_asked_for_as_classes_leaves_the_server_up(
     caller: Caller, server: Server, model: str, output: str, count: int
 ) -> None:
-    # Of BYTES Triton 2.51 died here, by SIGFPE: it divides by the size of an element.
+    # For an output of BYTES Triton 2.51 dies of SIGFPE: it divides by the size of an element.
     inputs = tensors({"size": i4(32, 32, 32), "steps": i4(1)})
     outputs = [triton.InferRequestedOutput(output, class_count=count)]
     results: queue.Queue[Any] = queue.Queue()
@@ -322,7 +322,7 @@ def test_cancellation_frees_the_sampler_within_two_steps(
     eventually(lambda: calls_of_flow(caller) >= before + 2, 60)
     client.stop_stream(cancel_requests=True)
     cancelled = calls_of_flow(caller)
-    # The stream takes one request at a time: an answer says that the sampler is free.
+    # The stream runs one request at a time: a result shows that the sampler is free.
     messages = stream(server, size=i4(32, 32, 32), steps=TWO)
     assert messages[-1].as_numpy("image").shape == (32, 32, 32)
     assert calls_of_flow(caller) <= cancelled + 2
