@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from export import networks, reference
+from export.arrays import Array
 from export.variant import Variant
-from tests.parity.conftest import Array, Caller
+from tests.parity.conftest import Caller
 
 SEED, STEPS, SPACING = 2**40 + 7, 4, (1.5, 2.0, 0.9)
 

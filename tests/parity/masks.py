@@ -12,8 +12,8 @@ from monai.data import MetaTensor
 
 from backends.maisi.postprocess import postprocess
 from export import networks, reference
+from export.arrays import Array
 from export.variant import Variant
-from tests.parity.conftest import Array
 
 SIZE, SPACING, SEED = (32, 40, 32), (1.5, 2.0, 1.5), 11
 REQUEST: dict[str, Any] = {

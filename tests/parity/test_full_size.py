@@ -14,12 +14,13 @@ import tritonclient.grpc as triton
 
 from export import build, random_weights
 from export import variant as variants
+from export.arrays import Array
 from export.job import Job
 from export.variant import Variant
 from tests.conftest import Server
 from tests.parity import masks
 from tests.parity.compare import compare
-from tests.parity.conftest import Array, Caller
+from tests.parity.conftest import Caller
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 

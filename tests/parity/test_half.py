@@ -17,9 +17,10 @@ import tritonclient.grpc as triton
 from onnx import TensorProto, helper
 
 from export import repository
+from export.arrays import Array
 from tests.conftest import Server
 from tests.export.repository_of_tiny import official
-from tests.parity.conftest import Array, Caller, stream
+from tests.parity.conftest import Caller, stream
 
 
 def recast(path: Path, name: str, folder: Path) -> Path:

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
+from export.arrays import Array
 from tests.conftest import Server
 from tests.export.repository_of_tiny import official
-from tests.parity.conftest import Array, Caller, stream
+from tests.parity.conftest import Caller, stream
 from tests.parity.masks import REQUEST, SIZE, mask_of_monai
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
+from export.arrays import Array
 from tests.conftest import Server
 from tests.export.repository_of_tiny import OFFICIAL
-from tests.parity.conftest import Array, Caller, stream
+from tests.parity.conftest import Caller, stream
 
 SIZE = np.array([32, 32, 64], np.int32)
 

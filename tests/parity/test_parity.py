@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from export import variant as variants
+from export.arrays import Array
 from tests.conftest import ROOT
 from tests.export.repository_of_tiny import official
 from tests.export.weights import tiny
 from tests.parity.compare import compare
-from tests.parity.conftest import Array, Caller
+from tests.parity.conftest import Caller
 
 CASES = {
     "cubic": ((32, 32, 32), 0.0, True),

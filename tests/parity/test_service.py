@@ -14,8 +14,9 @@ import pytest
 import tritonclient.grpc as triton
 
 from export import variant as variants
+from export.arrays import Array
 from tests.conftest import PATIENCE, Server
-from tests.parity.conftest import Array, Caller, stream, tensors
+from tests.parity.conftest import Caller, stream, tensors
 
 Mask = Callable[..., Array]
 WIDTH = variants.load("mini").networks["controlnet"]["num_channels"][0]
