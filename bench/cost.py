@@ -23,7 +23,7 @@ from backends.slabs import budget, chain
 from backends.slabs.gpu import Gpu
 from bench import page
 from bench.in_process import ROOT
-from export import chains, networks, stages, variant
+from export import chains, networks, stage_onnx, variant
 
 PAGE = ROOT / "docs" / "published.md"
 STEPS = 30
@@ -86,7 +86,7 @@ def decoder() -> chain.Chain:
 
     with torch.device("meta"):
         cut = chains.decoder(networks.build(variant.load("rflow-ct"), "autoencoder"), 1.0)
-    return chain.assemble(stages.describe(cut, "fp16"), lambda file: Nothing())
+    return chain.assemble(stage_onnx.describe(cut, "fp16"), lambda file: Nothing())
 
 
 def calls(row: Published, official: chain.Chain) -> tuple[int, int]:

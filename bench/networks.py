@@ -19,7 +19,7 @@ Inputs = dict[str, Any]
 
 @dataclass(frozen=True)
 class Network:
-    """A network: its contract (`export/repository.py`), and the type and sides of each input."""
+    """A network: its contract (`export/model_configs.py`), and the type and sides of each input."""
 
     name: str
     contract: Mapping[str, Any]

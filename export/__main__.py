@@ -1,4 +1,4 @@
-"""`python -m export`: fetch weights, build a served model of them, verify that nothing was lost.
+"""`python -m export`: fetch weights, build models for Triton from them, verify their outputs.
 
     python -m export fetch rflow-ct --to checkpoints --accept-license
     python -m export build rflow-ct --checkpoints checkpoints --target tensorrt --precision fp16
@@ -13,48 +13,48 @@ import argparse
 import sys
 from pathlib import Path
 
-from export import build, fetch, random_weights, variant, verify
-from export.build import Job
+from export import build, fetch, model_configs, random_weights, verify
+from export import variant as variants
+from export.files import ROOT
+from export.job import Job, limit
 from export.variant import PRECISIONS
 
-ROOT = Path(__file__).parent.parent
 
-
-def _build(given: argparse.Namespace) -> int:
-    chosen = variant.load(given.variant)
-    if given.max_size:
-        chosen = build.limit(chosen, given.max_size)
-    _weights(given)
+def _build(args: argparse.Namespace) -> int:
+    variant = variants.load(args.variant)
+    if args.max_size:
+        variant = limit(variant, args.max_size)
+    _write_random_weights(args)
     job = Job(
-        chosen,
-        given.checkpoints,
-        given.repository,
-        given.cache,
-        given.target,
-        given.precision,
-        tuple(given.compute_capability),
-        given.version,
+        variant,
+        args.checkpoints,
+        args.repository,
+        args.cache,
+        args.target,
+        args.precision,
+        tuple(args.compute_capability),
+        args.version,
     )
     build.build(job)
     return 0
 
 
-def _verify(given: argparse.Namespace) -> int:
-    chosen = variant.load(given.variant)
-    _weights(given)
-    rows = verify.verify(chosen, given.checkpoints, given.cache, _aside)
-    print(verify.table(rows))
-    if given.json:
-        given.json.write_text(verify.as_json(chosen, rows) + "\n")
-    return 0 if all(row.holds for row in rows) else 1
+def _verify(args: argparse.Namespace) -> int:
+    variant = variants.load(args.variant)
+    _write_random_weights(args)
+    comparisons = verify.verify(variant, args.checkpoints, args.cache, _to_stderr)
+    print(verify.table(comparisons))
+    if args.json:
+        args.json.write_text(verify.as_json(variant, comparisons) + "\n")
+    return 0 if all(comparison.holds for comparison in comparisons) else 1
 
 
-def _weights(given: argparse.Namespace) -> None:
-    if given.random_weights:
-        random_weights.write(variant.load(given.variant), given.checkpoints)
+def _write_random_weights(args: argparse.Namespace) -> None:
+    if args.random_weights:
+        random_weights.write(variants.load(args.variant), args.checkpoints)
 
 
-def _aside(line: str) -> None:
+def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
@@ -78,68 +78,71 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
     fetch.add_arguments(verbs.add_parser("fetch", help="download official weights"))
-    known = f"one of {', '.join(variant.names())}, or a .toml file"
-    building = verbs.add_parser("build", help="checkpoint -> ONNX -> engine -> model repository")
-    verifying = verbs.add_parser("verify", help="compare PyTorch, ONNX Runtime and engines")
-    for one in (building, verifying):
-        one.add_argument("variant", help=known)
-        one.add_argument(
+    build_parser = verbs.add_parser(
+        "build", help="checkpoint -> ONNX -> engine -> model repository"
+    )
+    verify_parser = verbs.add_parser("verify", help="compare PyTorch, ONNX Runtime and engines")
+    for subparser in (build_parser, verify_parser):
+        subparser.add_argument(
+            "variant", help=f"one of {', '.join(variants.names())}, or a .toml file"
+        )
+        subparser.add_argument(
             "--checkpoints",
             type=Path,
             default=ROOT / "export" / "checkpoints",
             help="folder of the weights (default: %(default)s)",
         )
-        one.add_argument(
+        subparser.add_argument(
             "--cache",
             type=Path,
             default=ROOT / "build" / "export",
-            help="where finished graphs and engines are kept (default: %(default)s)",
+            help="folder of finished graphs and engines (default: %(default)s)",
         )
-        one.add_argument(
+        subparser.add_argument(
             "--random-weights",
             action="store_true",
-            help="first write random checkpoints of the official layout and size there",
+            help="first write random checkpoints of the official layout and size to that folder",
         )
-    building.add_argument("--target", choices=build.TARGETS, default="onnx")
-    building.add_argument("--precision", choices=PRECISIONS, default="fp32")
-    building.add_argument(
+    build_parser.add_argument("--target", choices=model_configs.TARGETS, default="onnx")
+    build_parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    build_parser.add_argument(
         "--repository",
         type=Path,
         default=ROOT / "model_repository",
         help="Triton's model repository (default: %(default)s)",
     )
-    building.add_argument(
+    build_parser.add_argument(
         "--compute-capability",
         nargs="+",
         default=[],
         metavar="X.Y",
-        help="GPUs that engines are built for, such as 8.9 (default: the one at hand)",
+        help="GPUs that engines are built for, such as 8.9 (default: the local one)",
     )
-    building.add_argument(
+    build_parser.add_argument(
         "--version",
         type=_version,
         default=1,
         metavar="N",
-        help="of the models; other versions stay beside it (docs/operations.md)",
+        help="version of the models; other versions stay (docs/operations.md)",
     )
-    building.add_argument(
+    build_parser.add_argument(
         "--max-size", type=_size, metavar="X,Y,Z", help="largest volume to serve, in voxels"
     )
-    verifying.add_argument("--json", type=Path, help="write the rows to this file as well")
+    verify_parser.add_argument("--json", type=Path, help="write the rows to this file as well")
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return its exit status: 1 for a failure, told in one sentence."""
+    """Run the command line; return its exit status: 1 for a failure, reported in one sentence."""
     words = sys.argv[1:] if arguments is None else arguments
     if words and words[0] not in ("fetch", "build", "verify") and not words[0].startswith("-"):
         words = ["build", *words]
-    given = _parser().parse_args(words)
+    args = _parser().parse_args(words)
     verbs = {"fetch": fetch.run, "build": _build, "verify": _verify}
     try:
-        return verbs[given.verb](given)
+        return verbs[args.verb](args)
     except (ValueError, FileNotFoundError) as error:
-        _aside(f"export: {error}")
+        _to_stderr(f"export: {error}")
         return 1
 
 

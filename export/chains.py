@@ -1,10 +1,9 @@
 """Convolutional networks cut before every normalisation, into stages that run slab by slab.
 
-Between two GroupNorms there are only convolutions, whose reach is one voxel. So a stage can take
-its input a slab at a time, with one plane of each neighbour, and give what the whole volume would
-have given. What the next GroupNorm has to know of the whole volume is a mean and a variance a
-channel, and each slab's stage gives its own along. `stages` writes them as ONNX, `backends/slabs`
-runs them.
+Between two GroupNorms there are only convolutions, which reach one voxel. So a stage can process
+its input one slab at a time, with one plane of each neighbour, and compute the same as on the whole
+volume. The next GroupNorm needs the mean and the variance per channel of the whole volume; each
+stage returns those of its slab. `stage_onnx` writes stages as ONNX, `backends/slabs` runs them.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ Convolution: TypeAlias = nn.Conv3d | nn.ConvTranspose3d
 
 @dataclass(frozen=True)
 class Activation:
-    """What goes from stage to stage: its channels, and how many of its planes lie in a latent's."""
+    """A tensor between stages: its channels, and its number of planes per plane of the latent."""
 
     channels: int
     planes: int
@@ -35,15 +34,15 @@ class Activation:
 
 @dataclass(frozen=True)
 class Stage:
-    """One convolution of 3 x 3 x 3 and what is between it and the stages around.
+    """One convolution of 3 x 3 x 3 and the operations between it and its neighbouring stages.
 
     In this order: the input times `scale`, `norm` and SiLU, `before` (1 x 1 x 1), the convolution
     with a change of size, the addition of `skip`, SiLU, `after` (1 x 1 x 1), times `scale_after`.
     `resize`: `up` doubles the input by trilinear interpolation first, `transpose` is a transposed
-    convolution with a stride of 2, `down` a stride of 2 with zeros behind, `stride` one with zeros
-    on both sides. `shortcut` is a 1 x 1 x 1 convolution of
-    the input as it came, which is the output `shortcut_to`. `moments`: mean and variance of each
-    channel of the output are given along. `bits`: the input are label ids, whose bits are the
+    convolution with a stride of 2, `down` a stride of 2 with zeros after the last voxel, `stride` a
+    stride of 2 with zeros on both sides. `shortcut` is a 1 x 1 x 1 convolution of the unchanged
+    input; its result is the output `shortcut_to`. `moments`: the stage also returns mean and
+    variance of each channel of its output. `bits`: the input are label ids, whose bits are the
     channels; `ids`: the output is the id of the largest channel.
     """
 
@@ -77,15 +76,15 @@ class Chain:
 
 
 class _Cutter:
-    """Collects stages while a network is walked."""
+    """Collects the stages of a network, block by block."""
 
     def __init__(self, name: str, channels: int, planes: int) -> None:
         self.stages: list[Stage] = []
         self.activations = {name: Activation(channels, planes)}
-        self.at = name  # what the next stage takes
+        self.at = name  # the input of the next stage
 
     def add(self, layer: nn.Module, **parts: Any) -> None:
-        """Add a stage from where we are."""
+        """Add a stage whose input is the output of the last one."""
         conv, resize = _convolution(layer), parts.get("resize")
         planes = self.activations[self.at].planes
         if resize is not None:
@@ -96,7 +95,7 @@ class _Cutter:
         self.at = name
 
     def residual(self, block: MaisiResBlock) -> None:
-        """Add both halves of a block; a convolved shortcut is taken while its input is at hand."""
+        """Add both halves of a block; the first computes the shortcut, where that is convolved."""
         skip, parts = self.at, {}
         if isinstance(block.nin_shortcut, MaisiConvolution):
             skip, shortcut = f"s{len(self.stages)}", _convolution(block.nin_shortcut)
@@ -109,7 +108,7 @@ class _Cutter:
     def walk(self, blocks: Sequence[nn.Module]) -> None:
         """Add a MAISI encoder or decoder.
 
-        Raises ValueError for a block that sees more than a voxel's neighbours, as attention does.
+        Raises ValueError for a block that reaches beyond a voxel's neighbours, such as attention.
         """
         norm = {}
         for block in blocks:
@@ -126,7 +125,7 @@ class _Cutter:
             else:
                 raise ValueError(f"{type(block).__name__} cannot be cut into slabs")
 
-    def done(self, output: str, first: dict[str, Any], last: dict[str, Any]) -> Chain:
+    def chain(self, output: str, first: dict[str, Any], last: dict[str, Any]) -> Chain:
         """Return the chain; `first` and `last` are parts of its first and last stage."""
         stages = list(self.stages)
         stages[0] = replace(stages[0], **first)
@@ -136,40 +135,40 @@ class _Cutter:
                 self.activations[output], channels=last["after"].out_channels
             )
         stages[-1] = replace(stages[-1], output=output, **last)
-        normed = {stage.input for stage in stages if stage.norm is not None}
-        stages = [replace(stage, moments=stage.output in normed) for stage in stages]
+        norm_inputs = {stage.input for stage in stages if stage.norm is not None}
+        stages = [replace(stage, moments=stage.output in norm_inputs) for stage in stages]
         return Chain(stages[0].input, output, self.activations, stages)
 
 
 def decoder(autoencoder: Any, scale_factor: float, ids: Sequence[int] = ()) -> Chain:
-    """Cut the decoding half: latent -> image; with `ids`, one a class, -> labels."""
+    """Return the decoding half as a chain: latent -> image, or labels with `ids`, one per class."""
     cutter = _Cutter("latent", autoencoder.post_quant_conv.conv.in_channels, 1)
     cutter.walk(autoencoder.decoder.blocks)
     first = {"scale": 1 / scale_factor, "before": _convolution(autoencoder.post_quant_conv)}
-    return cutter.done("labels" if ids else "image", first, {"ids": tuple(ids)})
+    return cutter.chain("labels" if ids else "image", first, {"ids": tuple(ids)})
 
 
 def encoder(autoencoder: Any, scale_factor: float, factor: int) -> Chain:
-    """Cut the encoding half: image -> latent, the mean of the posterior, scaled."""
+    """Return the encoding half as a chain: image -> latent, the mean of the posterior, scaled."""
     blocks = autoencoder.encoder.blocks
     cutter = _Cutter("image", _convolution(blocks[0]).in_channels, factor)
     cutter.walk(blocks)
     last = {"after": _convolution(autoencoder.quant_conv_mu), "scale_after": scale_factor}
-    return cutter.done("latent", {}, last)
+    return cutter.chain("latent", {}, last)
 
 
 def mask_encoder(controlnet: Any, factor: int) -> Chain:
-    """Cut the ControlNet's embedding of a mask: labels -> embedding."""
+    """Return the ControlNet's embedding of a mask as a chain: labels -> embedding."""
     embed = controlnet.controlnet_cond_embedding
     cutter = _Cutter("labels", 1, factor)
     for block in (embed.conv_in, *embed.blocks):
         strided = max(block.conv.stride) == 2
         cutter.add(block, resize="stride" if strided else None, silu_after=True)
     cutter.add(embed.conv_out)
-    return cutter.done("embedding", {"bits": True}, {})
+    return cutter.chain("embedding", {"bits": True}, {})
 
 
 def _convolution(layer: nn.Module) -> Convolution:
-    """Return the one convolution inside MONAI's wrappers."""
+    """Return the only convolution inside MONAI's wrappers."""
     (conv,) = (module for module in layer.modules() if isinstance(module, Convolution))
     return conv

@@ -1,4 +1,4 @@
-"""The official checkpoints from the Hugging Face hub, pinned, resumable and checked."""
+"""Download of the official checkpoints from the Hugging Face hub: pinned, resumable, verified."""
 
 from __future__ import annotations
 
@@ -24,12 +24,16 @@ from export.files import sha256
 from export.variant import Variant
 
 RECORD = "fetch.json"
-_INTERRUPTED = 130  # what a shell calls a process that Ctrl-C ended
+_INTERRUPTED = 130  # a shell's exit status for a process that Ctrl-C ended
 
 
 @dataclass(frozen=True)
 class _Remote:
-    """A file on the hub: `commit` is what `revision` stood for, `path` where it goes."""
+    """A file on the hub: `commit` is that of `revision`, `path` the local file.
+
+    `name` is `path` relative to the checkpoint folder; `digest` its sha256, None where neither the
+    hub nor the variant has one.
+    """
 
     role: str
     repo: str
@@ -43,7 +47,7 @@ class _Remote:
 
     @property
     def part(self) -> Path:
-        """Where it grows; named by its content, so that only the same file is gone on with."""
+        """The partial download, named by its content, so that only the same file is resumed."""
         mark = (self.digest or self.commit)[:12]
         return self.path.with_name(f".{self.path.name}.{mark}.part")
 
@@ -57,14 +61,14 @@ def fetch(
     revision: str | None = None,
     progress: Callable[[str], object] = print,
 ) -> dict[str, Path]:
-    """Bring the checkpoints of `variant` into `folder`, where `[checkpoints]` says; role -> file.
+    """Download the checkpoints of `variant` into `folder`; return role -> file.
 
-    What is there already is kept if its digest is right, and a download that was cut goes on
-    where it stopped. `folder/fetch.json` tells where each file came from, with its sha256.
-    `token` is by default what huggingface_hub finds, in HF_TOKEN for one; `endpoint` likewise, in
-    HF_ENDPOINT; `revision` stands for the pinned one of the repository with the diffusion UNet.
-    `progress` gets a line a file; a terminal sees a bar. Raises ValueError with a sentence, and
-    OSError where the folder cannot be written.
+    The paths are those of the variant's `[checkpoints]`. Files that exist with the right digest are
+    not downloaded again, and an interrupted download resumes. `folder/fetch.json` records the
+    source and the sha256 of each file. `token` is by default the one that huggingface_hub finds,
+    such as HF_TOKEN, and `endpoint` that of HF_ENDPOINT; `revision` replaces the pinned one of the
+    repository with the diffusion UNet. `progress` is called with one line per file; a terminal
+    shows a bar. Raises ValueError with a sentence, and OSError where the folder cannot be written.
     """
     if not variant.hub:
         raise ValueError(f"hub: {variant.name} names no file on the hub, its checkpoints are given")
@@ -74,22 +78,22 @@ def fetch(
             f"{variant.license_url} : read it, and say --accept-license to agree"
         )
     token = token or hub.get_token()
-    own = variant.hub.get("diffusion_unet", {}).get("repo")
+    unet_repo = variant.hub.get("diffusion_unet", {}).get("repo")
     remotes = []
     for role, entry in variant.hub.items():
-        wanted = revision if entry["repo"] == own else None
-        remotes.append(_look_up(variant, role, folder, token, endpoint, wanted))
-    recorded = _recorded(folder)
-    here = {remote.role: _here(remote, recorded) for remote in remotes}
-    _check_disk(folder, [remote for remote in remotes if here[remote.role] is None])
+        override = revision if entry["repo"] == unet_repo else None
+        remotes.append(_look_up(variant, role, folder, token, endpoint, override))
+    record = _read_record(folder)
+    local_digests = {remote.role: _local_digest(remote, record) for remote in remotes}
+    _check_disk(folder, [remote for remote in remotes if local_digests[remote.role] is None])
     for remote in remotes:
-        size, digest = f"{remote.size / 1e6:.1f} MB", here[remote.role]
+        size, digest = f"{remote.size / 1e6:.1f} MB", local_digests[remote.role]
         if digest is not None:
             progress(f"{remote.name}: {size}, already here")
         else:
             progress(f"{remote.name}: {size} from {remote.repo}")
             digest = _download(remote, token, endpoint)
-        recorded[remote.name] = {
+        record[remote.name] = {
             "repo": remote.repo,
             "file": remote.file,
             "revision": remote.revision,
@@ -99,12 +103,12 @@ def fetch(
             "license": variant.license,
             "license_url": variant.license_url,
         }
-        _record(folder, recorded)
+        _write_record(folder, record)
     return {remote.role: remote.path for remote in remotes}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what `run` takes."""
+    """Add the arguments of `run`."""
     parser.add_argument("variant", help=f"one of {', '.join(variants.names())}, or a .toml file")
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="checkpoint folder")
     parser.add_argument(
@@ -116,19 +120,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do `python -m export fetch`; return its exit status. The token comes from HF_TOKEN."""
+    """Run `python -m export fetch`; return its exit status. The token comes from HF_TOKEN."""
     try:
-        chosen = variants.load(args.variant)
+        variant = variants.load(args.variant)
         if args.accept_license:
-            print(f"license of {chosen.name}: {chosen.license}, {chosen.license_url}")
-        fetch(chosen, args.to, None, args.accept_license, revision=args.revision)
+            print(f"license of {variant.name}: {variant.license}, {variant.license_url}")
+        fetch(variant, args.to, None, args.accept_license, revision=args.revision)
     except (ValueError, OSError) as error:
         print(f"export: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("export: stopped; the same command goes on from here", file=sys.stderr)
         return _INTERRUPTED
-    print(f"{chosen.name}: in {args.to}, digests in {args.to / RECORD}")
+    print(f"{variant.name}: in {args.to}, digests in {args.to / RECORD}")
     return 0
 
 
@@ -141,44 +145,44 @@ def _look_up(
     revision: str | None,
 ) -> _Remote:
     entry = variant.hub[role]
-    repo, file, wanted = entry["repo"], entry["file"], revision or entry["revision"]
-    url = hub.hf_hub_url(repo, file, revision=wanted, endpoint=endpoint)
-    try:
-        found = hub.get_hf_file_metadata(url, token=token or False, endpoint=endpoint)
-    except (HTTPError, OSError) as error:
-        raise ValueError(_reason(error, url, repo, file, wanted, token)) from error
-    if found.commit_hash is None or found.etag is None or found.size is None:
-        raise ValueError(f"hub: {url} is not answered as a hub answers, without commit and size")
-    digest = found.etag if re.fullmatch(r"[0-9a-f]{64}", found.etag) else None
+    repo, file, name = entry["repo"], entry["file"], variant.checkpoints[role]
     pinned = None if revision else entry.get("sha256")
+    revision = revision or entry["revision"]
+    url = hub.hf_hub_url(repo, file, revision=revision, endpoint=endpoint)
+    try:
+        metadata = hub.get_hf_file_metadata(url, token=token or False, endpoint=endpoint)
+    except (HTTPError, OSError) as error:
+        raise ValueError(_reason(error, url, repo, file, revision, token)) from error
+    if metadata.commit_hash is None or metadata.etag is None or metadata.size is None:
+        raise ValueError(f"hub: {url} is not answered as a hub answers, without commit and size")
+    digest = metadata.etag if re.fullmatch(r"[0-9a-f]{64}", metadata.etag) else None
     if digest and pinned and digest != pinned:
         raise ValueError(f"hub: {repo}/{file} has sha256 {digest}, and {pinned} is pinned")
-    name = variant.checkpoints[role]
     return _Remote(
         role,
         repo,
         file,
-        wanted,
-        found.commit_hash,
-        found.size,
+        revision,
+        metadata.commit_hash,
+        metadata.size,
         digest or pinned,
         name,
         folder / name,
     )
 
 
-def _here(remote: _Remote, recorded: dict[str, Any]) -> str | None:
-    """Return the digest of the file if it is in place, None where there is none or an older one.
+def _local_digest(remote: _Remote, record: dict[str, Any]) -> str | None:
+    """Return the digest of the local file, None where it is missing or an older download.
 
-    Raises ValueError when the file there is another one, which did not come from here.
+    Raises ValueError for another file, which is not a download.
     """
     if not remote.path.exists():
         return None
-    digest, known = sha256(remote.path), recorded.get(remote.name, {})
-    same_commit = digest == known.get("sha256") and remote.commit == known.get("commit")
+    digest, entry = sha256(remote.path), record.get(remote.name, {})
+    same_commit = digest == entry.get("sha256") and remote.commit == entry.get("commit")
     if digest == remote.digest or (remote.digest is None and same_commit):
         return digest
-    if digest != known.get("sha256"):
+    if digest != entry.get("sha256"):
         raise ValueError(
             f"{remote.path} exists and is not {remote.repo}/{remote.file}: move it, or choose "
             "another folder"
@@ -188,8 +192,8 @@ def _here(remote: _Remote, recorded: dict[str, Any]) -> str | None:
 
 def _check_disk(folder: Path, missing: list[_Remote]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    there = [remote.part.stat().st_size for remote in missing if remote.part.exists()]
-    needed = sum(remote.size for remote in missing) - sum(there)
+    partial = [remote.part.stat().st_size for remote in missing if remote.part.exists()]
+    needed = sum(remote.size for remote in missing) - sum(partial)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise ValueError(
@@ -198,14 +202,14 @@ def _check_disk(folder: Path, missing: list[_Remote]) -> None:
 
 
 def _download(remote: _Remote, token: str | None, endpoint: str | None) -> str:
-    """Bring one file into place, whole and checked; return its sha256."""
-    # The commit, not the branch, which may move between the files.
+    """Download one file to its path, complete and verified; return its sha256."""
+    # The commit, not the branch, which may change between the files.
     url = hub.hf_hub_url(remote.repo, remote.file, revision=remote.commit, endpoint=endpoint)
     headers = build_hf_headers(token=token or False) | {"Accept-Encoding": "identity"}
     try:
         remote.path.parent.mkdir(parents=True, exist_ok=True)
         with remote.part.open("ab") as file:
-            # hf_hub_download begins anew after each interruption; this part of it does not.
+            # hf_hub_download restarts after an interruption; `http_get`, which it uses, resumes.
             http_get(
                 url,
                 file,
@@ -215,8 +219,8 @@ def _download(remote: _Remote, token: str | None, endpoint: str | None) -> str:
                 displayed_filename=remote.name,
             )
     except (HTTPError, OSError) as error:
-        said = _reason(error, url, remote.repo, remote.file, remote.commit, token)
-        raise ValueError(said) from error
+        reason = _reason(error, url, remote.repo, remote.file, remote.commit, token)
+        raise ValueError(reason) from error
     digest = sha256(remote.part)
     if remote.digest and digest != remote.digest:
         remote.part.unlink()
@@ -231,7 +235,7 @@ def _download(remote: _Remote, token: str | None, endpoint: str | None) -> str:
 def _reason(
     error: Exception, url: str, repo: str, file: str, revision: str, token: str | None
 ) -> str:
-    """Say in one sentence why the hub gave nothing."""
+    """Return one sentence that says why the download failed."""
     if isinstance(error, errors.RevisionNotFoundError):
         return f"hub: {repo} has no revision {revision} (404)"
     if isinstance(error, errors.EntryNotFoundError):
@@ -265,7 +269,7 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _recorded(folder: Path) -> dict[str, Any]:
+def _read_record(folder: Path) -> dict[str, Any]:
     try:
         files: dict[str, Any] = json.loads((folder / RECORD).read_text())["files"]
     except FileNotFoundError:
@@ -275,7 +279,7 @@ def _recorded(folder: Path) -> dict[str, Any]:
     return files
 
 
-def _record(folder: Path, files: dict[str, Any]) -> None:
+def _write_record(folder: Path, files: dict[str, Any]) -> None:
     new = folder / f".{RECORD}.new"
     new.write_text(json.dumps({"files": files}, indent=2) + "\n")
     os.replace(new, folder / RECORD)

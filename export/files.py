@@ -1,10 +1,11 @@
-"""What several modules do with files."""
+"""The root of the source tree, and digests of files."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
 _BLOCK = 1 << 20
 
 

@@ -1,6 +1,6 @@
 """Float16 where it is safe: weights, convolutions and matrix products; the rest stays float32.
 
-What stays, and what each choice is worth, is measured in docs/precision.md.
+docs/precision.md has the measured effect of each choice.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-# Their input is a phase of up to 1000 radians, a spacing or a region index: a few numbers a row,
-# added to by every block of the network. They stay float32 throughout.
+# Their input is a phase of up to 1000 radians, a spacing or a region index: a few numbers per row,
+# which every block of the network adds. They stay float32 throughout.
 EMBEDDINGS = (
     "time_embed",
     "class_embedding",
@@ -21,31 +21,31 @@ EMBEDDINGS = (
     "top_region_index_layer",
     "bottom_region_index_layer",
 )
-# Turns those embeddings into what a block adds to its activations, once a block.
+# Projects those embeddings to the values that a block adds to its activations, once per block.
 PROJECTION = "time_emb_proj"
 _LAYERS = (nn.Conv3d, nn.ConvTranspose3d, nn.Linear, nn.LayerNorm)
 
 
 class Border(nn.Module):
-    """A layer, and the casts to its own type before it and to the network's behind it."""
+    """A layer with a cast of its input to the layer's type and of its output to float16."""
 
     def __init__(self, layer: nn.Module, inside: torch.dtype) -> None:
-        """Take `layer`, whose parameters are of type `inside`."""
+        """Wrap `layer`, whose parameters are of type `inside`."""
         super().__init__()
         self.layer, self.inside = layer, inside
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Cast `x`, apply the layer, give float16."""
+        """Cast `x`, apply the layer, return float16."""
         y: torch.Tensor = self.layer(x.to(self.inside))
         return y.half()
 
 
 def half(module: nn.Module) -> nn.Module:
-    """Turn a prepared module into float16, in place, where that is safe; return it.
+    """Convert a prepared module to float16, in place, where that is safe; return it.
 
-    What it takes and gives at its own border may stay float32: the first layer casts, and the
-    graphs in `graphs` cast back. Parameters are copied, so that those shared with another module
-    stay as they are. Raises ValueError for a weight beyond float16's range.
+    Its inputs and outputs may stay float32: the first layer casts, and the modules in
+    `graph_modules` cast back. Parameters are copied, so that those shared with another module stay
+    unchanged. Raises ValueError for a weight beyond float16's range.
     """
     for name, child in module.named_children():
         if name in EMBEDDINGS:
@@ -68,9 +68,9 @@ def _rounded(layer: nn.Module) -> nn.Module:
 
 
 def store_in_half(model: ir.Model) -> None:
-    """Store in float16, with a cast back, every weight of an ONNX model that loses nothing by it.
+    """Store in float16, with a cast back, every weight of an ONNX model that float16 holds exactly.
 
-    Where checkpoints are float16 this halves the files; runtimes fold the casts at load.
+    This halves the files of float16 checkpoints; runtimes fold the casts at load.
     """
     graph = model.graph
     for value in list(graph.initializers.values()):
@@ -79,12 +79,12 @@ def store_in_half(model: ir.Model) -> None:
             continue
         array = tensor.numpy()
         with np.errstate(over="ignore"):
-            stored = array.astype(np.float16)
-        if np.array_equal(stored, array):
+            rounded = array.astype(np.float16)
+        if np.array_equal(rounded, array):
             name = value.name
             assert name is not None
             del graph.initializers[name]
-            weight = ir.val(f"{name}_fp16", const_value=ir.tensor(stored, name=f"{name}_fp16"))
+            weight = ir.val(f"{name}_fp16", const_value=ir.tensor(rounded, name=f"{name}_fp16"))
             cast = ir.node("Cast", [weight], attributes={"to": ir.DataType.FLOAT})
             graph.register_initializer(weight)
             ir.convenience.replace_all_uses_with(value, cast.outputs[0])

@@ -1,4 +1,4 @@
-"""PyTorch graphs to ONNX, and the proof that both compute the same."""
+"""PyTorch graphs to ONNX, and the check that both compute the same."""
 
 from __future__ import annotations
 
@@ -22,39 +22,40 @@ from onnxscript import optimizer
 from torch import nn
 from torch.export import Dim
 
-from export import networks, stages
+from export import networks, stage_onnx
+from export.arrays import Array
 from export.graphs import Graph, Shape
 from export.half import half, store_in_half
 
-Session: TypeAlias = onnxruntime.InferenceSession | stages.Session
-# Largest difference allowed between ONNX Runtime and PyTorch, relative to the output's own norm;
-# docs/precision.md has what was measured.
+Session: TypeAlias = onnxruntime.InferenceSession | stage_onnx.ChainSession
 _KINDS = {
     torch.float32: ir.DataType.FLOAT,
     torch.float16: ir.DataType.FLOAT16,
     torch.uint8: ir.DataType.UINT8,
 }
+# Largest difference allowed between ONNX Runtime and PyTorch, relative to the output's norm;
+# docs/precision.md has the measured differences.
 TOLERANCE = {"fp32": 1e-4, "fp16": 5e-3}
-# Weights above this size, in bytes, go into a file of their own; a file of ONNX ends at 2 GB.
+# Weights above this size, in bytes, go into a separate file; an ONNX file holds at most 2 GB.
 INLINE = 100_000_000
-# Latent voxels: what graphs are traced with, and others that they are checked with.
+# Latent voxels and rows: those that graphs are traced with, and others for the comparison.
 _TRACED, _TRACED_ROWS = (16, 24, 32), 2
 CHECKED = (((8, 8, 8), 1), ((8, 16, 8), 2))
 
 
 def write(graph: Graph, folder: Path, precision: str) -> Path:
-    """Export `graph` to `folder/model.onnx`, made if need be; return its path.
+    """Export `graph` to `folder/model.onnx`; create the folder if necessary; return the path.
 
-    A graph that has a chain is written as its stages instead, and `chain.json` is the path.
-    `precision`: fp32, where weights that float16 holds exactly are stored so, or fp16. Weights
-    above `INLINE` go into `model.onnx.data` beside it. The graph's module is left as it is.
+    A graph that has a chain is written as its stages instead, and the path is that of `chain.json`.
+    `precision`: fp32, which stores weights as float16 where that is exact, or fp16. Weights above
+    `INLINE` go into `model.onnx.data` beside it. The graph's module stays unchanged.
     Raises ValueError for weights that `precision` cannot hold.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if graph.chain is not None:
         names = (graph.chain.input, graph.chain.output)
         kinds = {name: _KINDS[graph.dtype(name, precision)] for name in names}
-        return stages.write(graph.chain, folder, precision, kinds)
+        return stage_onnx.write(graph.chain, folder, precision, kinds)
     path = folder / "model.onnx"
     model = to_onnx(graph, precision)
     weights = (value.const_value for value in model.graph.initializers.values())
@@ -69,12 +70,12 @@ def to_onnx(graph: Graph, precision: str) -> ir.Model:
     axes = {axis: Dim(axis, min=1) for axis in ("rows", "x", "y", "z")}
 
     def dynamic(shape: Shape) -> dict[int, Any]:
-        found = {}
+        sizes = {}
         for index, size in enumerate(shape):
             if isinstance(size, str):
                 factor, axis, _ = _parse(size)
-                found[index] = axes[axis] if factor == 1 else factor * axes[axis]
-        return found
+                sizes[index] = axes[axis] if factor == 1 else factor * axes[axis]
+        return sizes
 
     inputs = example(graph, _TRACED, _TRACED_ROWS)
     with _silence():
@@ -85,7 +86,7 @@ def to_onnx(graph: Graph, precision: str) -> ir.Model:
             output_names=list(graph.outputs),
             dynamic_shapes={name: dynamic(shape) for name, shape in graph.inputs.items()},
             dynamo=True,
-            opset_version=stages.OPSET,
+            opset_version=stage_onnx.OPSET,
             verbose=False,
             optimize=False,
         )
@@ -93,14 +94,14 @@ def to_onnx(graph: Graph, precision: str) -> ir.Model:
     model: ir.Model = program.model
     _simplify(model)
     for node in model.graph:
-        node.metadata_props.clear()  # where in which source file it came from
+        node.metadata_props.clear()  # the source line of each node
     if precision == "fp32":
         store_in_half(model)
     return model
 
 
 def _simplify(model: ir.Model) -> None:
-    """Do what PyTorch's own optimizer does but shape inference, which is quadratic in nodes."""
+    """Apply PyTorch's own passes except shape inference, whose cost is quadratic in nodes."""
     passes.InlinePass()(model)
     optimizer.fold_constants(model, input_size_limit=1024, output_size_limit=1024)
     ir.passes.Sequential(
@@ -117,7 +118,7 @@ def _simplify(model: ir.Model) -> None:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Keep what PyTorch's exporter says along the way, which is about itself."""
+    """Suppress the log and the warnings of PyTorch's exporter, which are about itself."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -131,38 +132,38 @@ def _silence() -> Iterator[None]:
 def exportable(module: nn.Module, precision: str) -> nn.Module:
     """Return a copy of `module` that exports well in `precision`; it shares its parameters."""
     shared = itertools.chain(module.parameters(), module.buffers())
-    copied = copy.deepcopy(module, {id(tensor): tensor for tensor in shared}).eval()
-    networks.prepare(copied, doubled=precision == "fp32")
-    return half(copied) if precision == "fp16" else copied
+    clone = copy.deepcopy(module, {id(tensor): tensor for tensor in shared}).eval()
+    networks.prepare(clone, fuse_upsampling=precision == "fp32")
+    return half(clone) if precision == "fp16" else clone
 
 
 def _parse(size: str) -> tuple[int, str, int]:
-    """Read `x`, `8*x` or `8*x+2`."""
-    product, _, more = size.partition("+")
+    """Return factor, axis and summand of `x`, `8*x` or `8*x+2`."""
+    product, _, summand = size.partition("+")
     factor, _, axis = product.rpartition("*")
-    return int(factor or 1), axis, int(more or 0)
+    return int(factor or 1), axis, int(summand or 0)
 
 
 def axes(graph: Graph, latent: tuple[int, int, int], rows: int) -> dict[str, int]:
-    """Return the sizes of the graph's axes for a latent of that many voxels."""
+    """Return the sizes of the graph's axes for a latent of `latent` voxels [x, y, z]."""
     shapes = {**graph.inputs, **graph.outputs}
     grid = shapes.get("latent", shapes.get("embedding"))
     assert grid is not None
-    found = {"rows": rows}
+    sizes = {"rows": rows}
     for size, voxels in zip(grid[-3:], latent, strict=True):
         factor, axis, _ = _parse(str(size))
-        found[axis] = voxels // factor
-    return found
+        sizes[axis] = voxels // factor
+    return sizes
 
 
 def resolve(shape: Shape, axes: dict[str, int]) -> tuple[int, ...]:
-    """Return `shape` with the dynamic axes at the sizes `axes` gives."""
+    """Return `shape` with its dynamic axes at the sizes in `axes`."""
 
     def value(size: int | str) -> int:
         if isinstance(size, int):
             return size
-        factor, axis, more = _parse(size)
-        return factor * axes[axis] + more
+        factor, axis, summand = _parse(size)
+        return factor * axes[axis] + summand
 
     return tuple(value(size) for size in shape)
 
@@ -170,7 +171,7 @@ def resolve(shape: Shape, axes: dict[str, int]) -> tuple[int, ...]:
 def example(
     graph: Graph, latent: tuple[int, int, int], rows: int, seed: int = 0
 ) -> dict[str, torch.Tensor]:
-    """Return random inputs for a latent of that many voxels, floats in float32."""
+    """Return random inputs for a latent of `latent` voxels [x, y, z], floats in float32."""
     generator = torch.Generator().manual_seed(seed)
     inputs = {}
     sizes = axes(graph, latent, rows)
@@ -185,15 +186,15 @@ def example(
         if name == "spacing_mm100":
             inputs[name] = 100 + 200 * torch.rand(size, generator=generator)
         if name.endswith("region_index"):
-            chosen = torch.randint(0, size[1], size[:1], generator=generator)
-            inputs[name] = 100.0 * torch.eye(size[1])[chosen]
+            regions = torch.randint(0, size[1], size[:1], generator=generator)
+            inputs[name] = 100.0 * torch.eye(size[1])[regions]
     return inputs
 
 
 def verify(graph: Graph, path: Path, tolerance: float) -> float:
-    """Run the ONNX file at `path` in ONNX Runtime at sizes it was not traced with.
+    """Run the ONNX file at `path` in ONNX Runtime at the sizes in `CHECKED`.
 
-    Returns the worst `difference` to `graph.module`; raises ValueError if it is above `tolerance`.
+    Return the largest `difference` to `graph.module`. Raises ValueError above `tolerance`.
     """
     session = load(path)
     worst = 0.0
@@ -210,10 +211,10 @@ def verify(graph: Graph, path: Path, tolerance: float) -> float:
 
 
 def load(path: Path) -> Session:
-    """Return what runs the graph at `path`, as `write` returned it, by ONNX Runtime on the CPU."""
+    """Return a session of ONNX Runtime on the CPU for the graph at `path`, a result of `write`."""
     if path.suffix == ".json":
-        return stages.Session(
-            path, lambda stem: stages.OnnxStage(_session(stem.with_suffix(".onnx")))
+        return stage_onnx.ChainSession(
+            path, lambda stem: stage_onnx.StageSession(_session(stem.with_suffix(".onnx")))
         )
     return _session(path)
 
@@ -225,45 +226,45 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
 
 
 def outputs(session: Session) -> list[str]:
-    """Name what a session gives, in order."""
-    if isinstance(session, stages.Session):
+    """Return the names of a session's outputs, in order."""
+    if isinstance(session, stage_onnx.ChainSession):
         return [session.chain.output]
     return [output.name for output in session.get_outputs()]
 
 
 def tensors(arrays: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Return arrays as `run` takes them."""
+    """Return the arrays as tensors, the type that `run` takes."""
     return {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in arrays.items()}
 
 
-def run(session: Session, inputs: dict[str, torch.Tensor]) -> list[np.ndarray[Any, Any]]:
+def run(session: Session, inputs: dict[str, torch.Tensor]) -> list[Array]:
     """Run a session on `inputs`, cast to float16 where it takes that; a chain in thin slabs."""
-    if isinstance(session, stages.Session):
+    if isinstance(session, stage_onnx.ChainSession):
         (x,) = (tensor.numpy() for tensor in inputs.values())
         y = session(x[:, None] if x.ndim == 4 else x)
         return [y[:, 0] if y.dtype == np.uint8 else y]
-    given = {}
+    feeds = {}
     for tensor in session.get_inputs():
         array = inputs[tensor.name].numpy()
-        given[tensor.name] = array.astype(np.float16) if "float16" in tensor.type else array
-    found: list[np.ndarray[Any, Any]] = session.run(None, given)
-    return found
+        feeds[tensor.name] = array.astype(np.float16) if "float16" in tensor.type else array
+    results: list[Array] = session.run(None, feeds)
+    return results
 
 
-def evaluate(module: nn.Module, inputs: dict[str, torch.Tensor]) -> list[np.ndarray[Any, Any]]:
-    """Run a module on `inputs`."""
+def evaluate(module: nn.Module, inputs: dict[str, torch.Tensor]) -> list[Array]:
+    """Return the outputs of a module for `inputs`, in order."""
     with torch.no_grad():
         outputs = module(**inputs)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     return [output.numpy() for output in outputs]
 
 
-def difference(found: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> float:
-    """Return the norm of the difference relative to the truth's; of labels, the share that differs.
+def difference(output: Array, truth: Array) -> float:
+    """Return the norm of the difference over that of `truth`; for labels, the share that differs.
 
-    Infinite where `found` is not a number.
+    Infinite where `output` holds NaN.
     """
     if truth.dtype == np.uint8:
-        return float((found != truth).mean())
-    error = np.linalg.norm(found.astype(np.float64) - truth) / np.linalg.norm(truth)
+        return float((output != truth).mean())
+    error = np.linalg.norm(output.astype(np.float64) - truth) / np.linalg.norm(truth)
     return math.inf if math.isnan(error) else float(error)

@@ -1,4 +1,4 @@
-"""Checkpoints of random numbers in the official layout, to try everything without the real ones."""
+"""Checkpoints of random numbers in the official layout, for use without trained weights."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def write(
     Raises ValueError rather than replace a file in a folder that has no `MARK`.
     """
     paths = {role: folder / name for role, name in variant.checkpoints.items()}
-    taken = next((path for path in paths.values() if path.exists()), None)
-    if taken and not (folder / MARK).exists():
-        raise ValueError(f"checkpoint: {taken} exists, and random weights replace no checkpoint")
+    present = next((path for path in paths.values() if path.exists()), None)
+    if present and not (folder / MARK).exists():
+        raise ValueError(f"checkpoint: {present} exists, and random weights replace no checkpoint")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).write_text(_WORDS)
     with torch.random.fork_rng(devices=[]):
@@ -46,10 +46,11 @@ def write(
 
 
 def _fill(network: nn.Module, role: str) -> dict[str, torch.Tensor]:
-    """Return `network`'s parameters as MONAI starts them, but for what it starts at zero or one.
+    """Return `network`'s parameters as MONAI initialises them, except those it sets to zero or one.
 
-    Those get numbers too, else no output would depend on them: the last convolutions of blocks and
-    the ControlNet's outputs above all, which are made loud enough for a mask to show.
+    These become random too, since no output depended on them otherwise: mainly the last
+    convolutions of blocks and the outputs of the ControlNet, which are scaled so that a mask has a
+    visible effect.
     """
     gain = 3.0 if role == "controlnet" else 0.5
     for parameter in network.parameters():
@@ -58,7 +59,7 @@ def _fill(network: nn.Module, role: str) -> dict[str, torch.Tensor]:
         if parameter.dim() == 1:
             parameter.data += 0.05 * torch.randn_like(parameter)
     state = network.state_dict()
-    if role == "autoencoder":  # the image to the middle of its range, where nothing is cut
+    if role == "autoencoder":  # centres the image in its range, so that nothing is clipped
         state[[key for key in state if key.startswith("decoder.")][-1]] += 0.5
     return state
 
@@ -75,5 +76,5 @@ def _save(
         content = {"unet_state_dict": state, "scale_factor": torch.tensor(scale_factor)}
     elif role == "controlnet":
         content = {"controlnet_state_dict": state}
-    with path.open("wb") as file:  # given a path, torch.save would put its name into the bytes
+    with path.open("wb") as file:  # with a path, torch.save writes its name into the file
         torch.save(content, file)

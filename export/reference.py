@@ -1,6 +1,6 @@
-"""The same volume the long way round: MONAI's networks and schedulers, nothing of the server's.
+"""Reference volumes and masks by MONAI's networks and schedulers, without code of the server.
 
-It follows the upstream inference scripts, in float32 and with one decode of the whole volume.
+They follow the upstream inference scripts, in float32 and with one decode of the whole volume.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from monai.networks.schedulers.ddpm import DDPMScheduler
 from monai.networks.schedulers.rectified_flow import RFlowScheduler
 
-Array = npt.NDArray[Any]
+from export.arrays import Array
 
 
 def bits_of(labels: torch.Tensor) -> torch.Tensor:
@@ -38,50 +37,50 @@ def volume(
 ) -> Array:
     """Return the decoded volume [X', Y', Z'] in float32, about 0..1.
 
-    `noise` [1, 4, x, y, z]; `rows`: the UNet's keywords but for `x` and `timesteps`, a row each;
-    `fresh` gives the noise of DDPM's steps, without it the schedule is rectified flow; `mask`
+    `noise` [1, 4, x, y, z]; `rows`: the UNet's keywords except `x` and `timesteps`, one row each;
+    `fresh` yields the noise of DDPM's steps, without it the schedule is rectified flow; `mask`
     [X', Y', Z'] is already padded, `healthy` is the same without lesions; `source` [X', Y', Z']
-    in 0..1 is encoded and noised to the first time of the schedule up to `strength`. The networks
-    are on `device`.
+    in 0..1 is encoded, and noise is added up to the first time of the schedule that is at most
+    `strength`. The networks are on `device`.
     """
     latents = torch.from_numpy(noise).to(device)
-    steered = {name: row.to(device) for name, row in _steered(rows, guidance > 0).items()}
+    conditions = {name: row.to(device) for name, row in _conditions(rows, guidance > 0).items()}
     condition = None
     if mask is not None and healthy is not None:
-        given = [mask, healthy] if guidance > 0 else [mask]
-        condition = torch.cat([bits_of(torch.from_numpy(ids.astype(np.int64))) for ids in given])
+        masks = [mask, healthy] if guidance > 0 else [mask]
+        condition = torch.cat([bits_of(torch.from_numpy(ids.astype(np.int64))) for ids in masks])
         condition = condition.to(device)
     scheduler = _flow(latents, steps) if fresh is None else _ddpm(steps)
     times = scheduler.timesteps
     following = torch.cat((times[1:], torch.tensor([0], dtype=times.dtype)))
     if strength < 1:
-        kept = (times <= strength * 1000) & (strength > 0)
-        times, following = times[kept], following[kept]
+        within = (times <= strength * 1000) & (strength > 0)
+        times, following = times[within], following[within]
     with torch.no_grad():
         if source is not None:
             levels = torch.from_numpy(source)[None, None].to(device)
             encoded = networks.autoencoder.encode(levels)[0] * networks.scale_factor
-            at = times[:1].to(device)
-            latents = scheduler.add_noise(encoded, latents, at) if len(times) else encoded
-        for time, after in zip(times, following, strict=True):
-            x = torch.cat([latents] * len(steered["spacing_tensor"]))
+            first = times[:1].to(device)
+            latents = scheduler.add_noise(encoded, latents, first) if len(times) else encoded
+        for time, next_time in zip(times, following, strict=True):
+            x = torch.cat([latents] * len(conditions["spacing_tensor"]))
             t = torch.cat([torch.Tensor((time,))] * len(x)).to(device)
-            more = {}
+            residuals = {}
             if condition is not None:
-                classes = {key: steered[key] for key in steered if key == "class_labels"}
+                classes = {key: conditions[key] for key in conditions if key == "class_labels"}
                 down, middle = networks.controlnet(
                     x=x, timesteps=t, controlnet_cond=condition, **classes
                 )
-                more = {
+                residuals = {
                     "down_block_additional_residuals": down,
                     "mid_block_additional_residual": middle,
                 }
-            out = networks.diffusion_unet(x=x, timesteps=t, **steered, **more)
+            out = networks.diffusion_unet(x=x, timesteps=t, **conditions, **residuals)
             if guidance > 0:
-                with_it, without = out.chunk(2)
-                out = without + guidance * (with_it - without)
+                conditional, unconditional = out.chunk(2)
+                out = unconditional + guidance * (conditional - unconditional)
             if fresh is None:
-                latents, _ = scheduler.step(out, time, latents, after)
+                latents, _ = scheduler.step(out, time, latents, next_time)
             else:
                 latents = _ddpm_step(scheduler, out, time, latents, fresh)
         decoded = networks.autoencoder.decode_stage_2_outputs(latents / networks.scale_factor)
@@ -92,9 +91,9 @@ def volume(
 def labels(
     networks: Any, noise: Iterator[Array], sizes: Sequence[float], steps: int, ids: Sequence[int]
 ) -> Array:
-    """Return the labels [X', Y', Z'] that the mask networks make of ten `sizes`.
+    """Return the labels [X', Y', Z'] that the mask networks generate from ten anatomy `sizes`.
 
-    `noise` gives what to start from and then what each step adds; `ids`: class -> label.
+    `noise` yields the first latent and then the noise of each step; `ids`: class -> label.
     """
     latents = torch.from_numpy(next(noise))
     scheduler, context = _ddpm(steps), torch.tensor(sizes)[None, None]
@@ -105,19 +104,19 @@ def labels(
         decoded = networks.mask_autoencoder.decode_stage_2_outputs(
             latents / networks.mask_scale_factor
         )
-    found: Array = np.array(ids, np.uint8)[decoded[0].argmax(0).numpy()]
-    return found
+    mask: Array = np.array(ids, np.uint8)[decoded[0].argmax(0).numpy()]
+    return mask
 
 
-def _steered(rows: dict[str, Sequence[float]], guided: bool) -> dict[str, torch.Tensor]:
-    """Return tensors of one row, or the conditional and the unconditional one."""
-    found = {}
+def _conditions(rows: dict[str, Sequence[float]], guided: bool) -> dict[str, torch.Tensor]:
+    """Return tensors of one row, or of a conditional and an unconditional row."""
+    tensors = {}
     for name, row in rows.items():
         if name == "class_labels":
-            found[name] = torch.tensor([*row, 0][: 1 + guided], dtype=torch.int64)
+            tensors[name] = torch.tensor([*row, 0][: 1 + guided], dtype=torch.int64)
         else:
-            found[name] = 100 * torch.tensor([[*map(float, row)]] * (1 + guided))
-    return found
+            tensors[name] = 100 * torch.tensor([[*map(float, row)]] * (1 + guided))
+    return tensors
 
 
 def _flow(latents: torch.Tensor, steps: int) -> Any:
@@ -146,12 +145,12 @@ def _ddpm_step(scheduler: Any, out: Any, time: Any, latents: Any, noise: Iterato
 
 
 def fresh_noise(seed: int, shape: tuple[int, ...]) -> Iterator[Array]:
-    """Yield what docs/architecture.md says the server draws for DDPM's steps."""
+    """Yield the noise of DDPM's steps as the server draws it, see docs/architecture.md."""
     yield from _noise(seed, shape, 1)
 
 
 def mask_noise(seed: int, shape: tuple[int, ...]) -> Iterator[Array]:
-    """Yield the same for a mask that is made."""
+    """Yield the noise of a generated mask as the server draws it, see docs/architecture.md."""
     yield from _noise(seed, shape, 3)
 
 

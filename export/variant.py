@@ -1,4 +1,4 @@
-"""A variant: which networks, which checkpoint files, and what its server accepts."""
+"""A variant: its networks, its checkpoint files, and the requests that its server accepts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VOCABULARIES = Path(__file__).parent / "vocabularies.toml"
 REQUIRED = ("autoencoder", "diffusion_unet")
 OPTIONAL = ("controlnet", "mask_autoencoder", "mask_diffusion")
 ROLES = REQUIRED + OPTIONAL
-# What a server checks requests against and publishes; the second list where a variant has it.
+# Tables that a server checks requests against and publishes; those of the second list are optional.
 SERVING = (
     "modalities",
     "labels",
@@ -47,12 +47,12 @@ PRECISIONS = ("fp32", "fp16")
 
 @dataclass(frozen=True)
 class Variant:
-    """One `variants/*.toml`, or a file of a user's own.
+    """One `variants/*.toml`, or a user's own file.
 
     `networks`: role -> keyword arguments of its MONAI class; `checkpoints`: role -> file relative
-    to the checkpoint folder, the same roles; `tensors`: what crosses a graph's border -> its type
-    in float16 builds; `serving`: the tables a server checks requests against; `hub`: role ->
-    `repo`, `file`, `revision` and perhaps `sha256` on Hugging Face.
+    to the checkpoint folder, the same roles; `tensors`: input or output of a graph -> its type in
+    float16 builds; `serving`: the tables that a server checks requests against; `hub`: role ->
+    `repo`, `file`, `revision` and optionally `sha256` on Hugging Face.
     """
 
     name: str
@@ -66,40 +66,40 @@ class Variant:
 
     @property
     def multiple(self) -> int:
-        """What the latent's x, y and z are multiples of: one halving a UNet level but the last."""
+        """Factor of the latent's x, y and z: 2 for each UNet level except the last."""
         return int(2 ** (len(self.networks["diffusion_unet"]["num_channels"]) - 1))
 
     def parameter(self, digests: dict[str, str]) -> dict[str, Any]:
-        """Return what every model of the variant publishes as its parameter `variant`.
+        """Return the parameter `variant` that every model of the variant publishes.
 
         `digests`: role -> sha256 of the checkpoint file.
         """
-        has = [key for key in SERVING_OPTIONAL if key in self.serving]
+        optional = [key for key in SERVING_OPTIONAL if key in self.serving]
         return {
             "name": self.name,
             "license": self.license,
-            **{key: self.serving[key] for key in (*SERVING, *has)},
+            **{key: self.serving[key] for key in (*SERVING, *optional)},
             **({"vocabularies": self.vocabularies()} if "vocabularies" in self.serving else {}),
-            # The decoder's widest activation lies between its last doubling and the block after it.
+            # The decoder's largest activation is between its last upsampling and the next block.
             "bytes_per_voxel": 4 * self.networks["autoencoder"]["num_channels"][1],
             "weights": digests,
         }
 
     def vocabularies(self) -> dict[str, list[int]]:
-        """Return the label vocabularies its masks may be in: name -> MAISI's id of every id.
+        """Return the label vocabularies of its masks: name -> list of MAISI's id for every id.
 
-        0 where the vocabulary has no such id; a list, as a model's configuration is to be small.
+        0 where the vocabulary has no such id; a list keeps a model's configuration small.
         """
-        tables, found = _read(VOCABULARIES), {}
+        tables, vocabularies = _read(VOCABULARIES), {}
         for name in self.serving["vocabularies"]:
-            ids = {int(label): own for label, own in tables[name].items()}
-            found[name] = [ids.get(label, 0) for label in range(max(ids) + 1)]
-        return found
+            ids = {int(label): maisi_id for label, maisi_id in tables[name].items()}
+            vocabularies[name] = [ids.get(label, 0) for label in range(max(ids) + 1)]
+        return vocabularies
 
     def tensor_type(self, name: str, precision: str) -> str:
         """Return FP32, FP16, INT64 or UINT8: the type of tensor `name` in a build of `precision`.
 
-        Raises ValueError for a tensor or a precision there is not.
+        Raises ValueError for an unknown tensor or precision.
         """
         if precision not in PRECISIONS:
             raise ValueError(f"precision: {precision!r} is not one of {', '.join(PRECISIONS)}")
@@ -110,23 +110,23 @@ class Variant:
 
 
 def names(folder: Path = VARIANTS) -> list[str]:
-    """Return the variants there are."""
+    """Return the names of the variants in `folder`."""
     return sorted(path.stem for path in folder.glob("*.toml"))
 
 
 def load(name_or_path: str | Path, folder: Path = VARIANTS) -> Variant:
     """Read and check a variant of `folder` by its name, or a `.toml` file by its path.
 
-    `base = "rflow-ct"` in a file means: everything of that variant, and over it, table by table,
-    what the file gives. Raises ValueError when there is no such variant or file, or when it
+    `base = "rflow-ct"` in a file means: all values of that variant, overridden, table by table, by
+    those of the file. Raises ValueError when there is no such variant or file, or when it
     contradicts itself.
     """
     path = Path(name_or_path)
     if path.suffix != ".toml":
         if name_or_path not in names(folder):
-            known = ", ".join(names(folder))
+            listed = ", ".join(names(folder))
             raise ValueError(
-                f"variant: {os.fspath(name_or_path)!r} is not one of {known}, nor a .toml file"
+                f"variant: {os.fspath(name_or_path)!r} is not one of {listed}, nor a .toml file"
             )
         path = folder / f"{name_or_path}.toml"
     table = _read(path)
@@ -161,7 +161,7 @@ def _on_base(table: dict[str, Any], path: Path, folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path.name}: 'name' is missing, which tells it from {base}")
     merged = _merge(_read(folder / f"{base}.toml"), table)
     for role in set(table.get("checkpoints", {})) - set(table.get("hub", {})):
-        merged["hub"].pop(role, None)  # a file of one's own is not the one on the hub
+        merged["hub"].pop(role, None)  # a user's own checkpoint is not the file on the hub
     return merged
 
 
@@ -174,82 +174,97 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _check(variant: Variant, where: str) -> None:
-    """Raise ValueError for what contradicts itself, KeyError for what is missing."""
+def _check(variant: Variant, file_name: str) -> None:
+    """Raise ValueError for a contradiction, KeyError for a missing key."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", variant.name):
-        raise ValueError(f"{where}: name {variant.name!r} may hold letters, digits, - and _ only")
+        raise ValueError(
+            f"{file_name}: name {variant.name!r} may hold letters, digits, - and _ only"
+        )
     for table in ("networks", "checkpoints"):
         for role in REQUIRED:
             getattr(variant, table)[role]
         if unknown := set(getattr(variant, table)) - set(ROLES):
-            raise ValueError(f"{where}: {table} has {sorted(unknown)}, not one of {list(ROLES)}")
+            raise ValueError(
+                f"{file_name}: {table} has {sorted(unknown)}, not one of {list(ROLES)}"
+            )
     if set(variant.networks) != set(variant.checkpoints):
-        raise ValueError(f"{where}: networks and checkpoints do not have the same roles")
+        raise ValueError(f"{file_name}: networks and checkpoints do not have the same roles")
     if ("mask_autoencoder" in variant.networks) != ("mask_diffusion" in variant.networks):
-        raise ValueError(f"{where}: mask_autoencoder and mask_diffusion come together or not")
+        raise ValueError(f"{file_name}: mask_autoencoder and mask_diffusion come together or not")
     if wrong := set(variant.tensors.values()) - set(TYPES):
-        raise ValueError(f"{where}: tensors has {sorted(wrong)}, and types are {', '.join(TYPES)}")
+        raise ValueError(
+            f"{file_name}: tensors has {sorted(wrong)}, and types are {', '.join(TYPES)}"
+        )
     for role, entry in variant.hub.items():
         variant.checkpoints[role], entry["repo"], entry["file"], entry["revision"]
     for key in SERVING:
         variant.serving[key]
     waiting = variant.serving["limits"]["waiting"][1]
-    if type(waiting) is not int or waiting < 1:  # Triton takes a queue of 0 for endless
-        raise ValueError(f"{where}: limits.waiting is up to {waiting}, but 1 or more is expected")
-    _check_labels(variant, where)
-    _check_sizes(variant, where)
+    if type(waiting) is not int or waiting < 1:  # for Triton a queue of 0 is unlimited
+        raise ValueError(
+            f"{file_name}: limits.waiting is up to {waiting}, but 1 or more is expected"
+        )
+    _check_labels(variant, file_name)
+    _check_sizes(variant, file_name)
 
 
-def _check_labels(variant: Variant, where: str) -> None:
+def _check_labels(variant: Variant, file_name: str) -> None:
     serving = variant.serving
     labels = {int(label) for label in serving["labels"]}
     neighbours = serving.get("lesion_neighbours", {})
     lesions = {int(label) for label in (*serving["lesions"], *neighbours)}
     lesions |= set(serving["lesions"].values()).union(*neighbours.values())
     if not all(0 <= label <= 255 for label in labels) or not lesions <= labels or 0 not in labels:
-        raise ValueError(f"{where}: labels must lie in 0..255, hold 0 and every id of `lesions`")
+        raise ValueError(
+            f"{file_name}: labels must lie in 0..255, hold 0 and every id of `lesions`"
+        )
     if "mask_autoencoder" in variant.networks:
         classes = variant.networks["mask_autoencoder"]["out_channels"]
         ids = serving["mask_labels"]
         if len(ids) != classes or not set(ids) <= labels:
-            raise ValueError(f"{where}: mask_labels must be {classes} ids out of `labels`")
+            raise ValueError(f"{file_name}: mask_labels must be {classes} ids out of `labels`")
     if "mask_autoencoder" in variant.networks:
         serving["mask_generation"]
         width = variant.networks["mask_diffusion"]["cross_attention_dim"]
         if any(len(row) != width for row in serving.get("anatomy_sizes", [])):
-            raise ValueError(f"{where}: every row of anatomy_sizes must have {width} sizes")
+            raise ValueError(f"{file_name}: every row of anatomy_sizes must have {width} sizes")
     if "vocabularies" in serving:
         tables = _read(VOCABULARIES)
         if unknown := [name for name in serving["vocabularies"] if name not in tables]:
-            raise ValueError(f"{where}: {unknown[0]!r} is not one of vocabularies.toml")
+            raise ValueError(f"{file_name}: {unknown[0]!r} is not one of vocabularies.toml")
     if "regions" in serving:
         regions = serving["regions"]
-        known = set(regions["names"])
-        if not {regions["top"], regions["bottom"], *regions["labels"]} <= known:
-            raise ValueError(f"{where}: regions.top, bottom and labels must be out of its names")
+        if not {regions["top"], regions["bottom"], *regions["labels"]} <= set(regions["names"]):
+            raise ValueError(
+                f"{file_name}: regions.top, bottom and labels must be out of its names"
+            )
 
 
-def _check_sizes(variant: Variant, where: str) -> None:
+def _check_sizes(variant: Variant, file_name: str) -> None:
     serving = variant.serving
     size, spacing = serving["size"], serving["spacing"]
     step = variant.multiple * serving["latent"]["factor"]
     if size["multiple"] % step:
-        raise ValueError(f"{where}: size.multiple must be a multiple of {step}")
+        raise ValueError(f"{file_name}: size.multiple must be a multiple of {step}")
     if serving["defaults"]["solver"] not in serving["solvers"]:
-        raise ValueError(f"{where}: {serving['defaults']['solver']!r} is not one of its solvers")
+        raise ValueError(
+            f"{file_name}: {serving['defaults']['solver']!r} is not one of its solvers"
+        )
     for name, preset in {"defaults": serving["defaults"], **serving["presets"]}.items():
         if preset["modality"] not in serving["modalities"]:
             raise ValueError(
-                f"{where}: {name}: {preset['modality']!r} is not one of its modalities"
+                f"{file_name}: {name}: {preset['modality']!r} is not one of its modalities"
             )
         if not isinstance(preset.get("caveat", ""), str):
-            raise ValueError(f"{where}: {name}: caveat {preset['caveat']!r} is not a sentence")
+            raise ValueError(f"{file_name}: {name}: caveat {preset['caveat']!r} is not a sentence")
         x, y, z = preset["size"]
         if not _within(preset["size"], size) or x * y * z > size["max_voxels"]:
-            raise ValueError(f"{where}: {name}: size {preset['size']} is outside `serving.size`")
+            raise ValueError(
+                f"{file_name}: {name}: size {preset['size']} is outside `serving.size`"
+            )
         if not _within(preset["spacing"], spacing):
             raise ValueError(
-                f"{where}: {name}: spacing {preset['spacing']} is outside `serving.spacing`"
+                f"{file_name}: {name}: spacing {preset['spacing']} is outside `serving.spacing`"
             )
 
 

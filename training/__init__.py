@@ -1,1 +1,1 @@
-"""How the mini variant was trained: anatomy -> masks and renders -> autoencoder -> flow -> card."""
+"""Training of the mini variant: anatomy -> masks and renders -> autoencoder -> flow -> card."""

@@ -26,7 +26,8 @@ EXAMPLE = Path("examples/brain_mask.nii.gz")
 HELD_OUT_MASKS = Path("tests/training")
 
 
-def _trained_autoencoder(cache: Path, device: str) -> Any:
+def _autoencoder(cache: Path, device: str) -> Any:
+    """Return the autoencoder with the averaged weights of its training."""
     network = networks.build(variant.load("mini"), "autoencoder")
     state = torch.load(cache / "autoencoder.pt", weights_only=True, map_location=device)
     network.load_state_dict(state["average"])
@@ -34,11 +35,12 @@ def _trained_autoencoder(cache: Path, device: str) -> Any:
 
 
 def _scale(cache: Path, device: str, subjects: int) -> float:
-    return flow.encode(cache, _trained_autoencoder(cache, device), subjects)
+    """Encode the subjects; return the scale factor of latents."""
+    return flow.encode(cache, _autoencoder(cache, device), subjects)
 
 
 def _save(cache: Path, folder: Path) -> None:
-    """Averaged weights as fp16 safetensors; the UNet's file carries the latent scale."""
+    """Write the averaged weights as fp16 safetensors; the UNet's file holds the latent scale."""
     folder.mkdir(parents=True, exist_ok=True)
     parts = {"autoencoder": torch.load(cache / "autoencoder.pt", weights_only=True)["average"]}
     state = torch.load(cache / "flow.pt", weights_only=True)
@@ -55,12 +57,12 @@ def _save(cache: Path, folder: Path) -> None:
 
 
 def _example(cache: Path) -> None:
-    """Write the masks that ship: Colin27 with lesions for users, two held-out heads for tests."""
+    """Write the example mask, Colin27 with lesions, and two held-out heads for the tests."""
     mask = example(heads(cache)[0], seed=25)
     affine = np.diag([SPACING, SPACING, SPACING, 1.0])
     affine[:3, 3] = [
-        origin + (SPACING - 1) / 2 - (SPACING * n - have) // 2
-        for origin, n, have in zip(ORIGIN, mask.shape, SHAPE, strict=True)
+        origin + (SPACING - 1) / 2 - (SPACING * n - head) // 2
+        for origin, n, head in zip(ORIGIN, mask.shape, SHAPE, strict=True)
     ]
     EXAMPLE.parent.mkdir(exist_ok=True)
     nib.save(nib.Nifti1Image(mask, affine), EXAMPLE)
@@ -71,14 +73,14 @@ def _example(cache: Path) -> None:
 
 
 def main() -> None:
-    """Run one stage or all of them; a stage that was cut short goes on where it was."""
+    """Run one stage or all of them; a stage that was interrupted resumes."""
     parser = argparse.ArgumentParser(prog="train-mini", description=__doc__)
     parser.add_argument("stage", choices=("all", *STAGES), nargs="?", default="all")
     parser.add_argument("--cache", type=Path, default=Path("build/mini"))
     parser.add_argument("--checkpoints", type=Path, default=Path("export/checkpoints"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
-        "--start", type=Path, help="checkpoints to go on from instead of fresh weights"
+        "--start", type=Path, help="checkpoints to continue from instead of fresh weights"
     )
     parser.add_argument("--subjects", type=int, default=150)
     parser.add_argument("--held-out", type=int, default=4)

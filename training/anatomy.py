@@ -1,9 +1,9 @@
-"""Two labelled heads at 1 mm in MNI space, made from data that PyPI and Debian packages ship.
+"""Two labelled heads at 1 mm in MNI space, made from data of PyPI and Debian packages.
 
-Colin27 (`ch2`, Debian `mricron-data`) gives a folded cortex and the tissues outside the brain; the
-ICBM152 2009a average with its tissue maps (nilearn) gives a second brain. Tissue comes from the
-images; the deep grey nuclei, ventricles, cerebellum and brain stem are ellipsoids in MNI space that
-we placed by eye, intersected with the tissue. They look right at 2 mm; they are no atlas.
+Colin27 (`ch2`, Debian `mricron-data`) has a folded cortex and the tissues outside the brain; the
+ICBM152 2009a average with its tissue maps (nilearn) is a second brain. Tissues follow from the
+images; the deep grey nuclei, ventricles, cerebellum and brain stem are ellipsoids in MNI space,
+positioned by eye and intersected with the tissue. They are plausible at 2 mm; they are no atlas.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ NUCLEI = (
 
 def _debian_templates(cache: Path) -> Path:
     """Return the unpacked `templates` folder of Debian's mricron-data."""
-    found = Path("/usr/share/mricron/templates")
-    if found.is_dir():
-        return found
+    system = Path("/usr/share/mricron/templates")
+    if system.is_dir():
+        return system
     unpacked = cache / "usr/share/mricron/templates"
     if not unpacked.is_dir():
         with tempfile.TemporaryDirectory() as temporary:
@@ -74,8 +74,8 @@ def _on_grid(path: Path) -> NDArray[np.float32]:
     shift = [round(o - a) for o, a in zip(ORIGIN, image.affine[:3, 3], strict=True)]
     out = np.zeros(SHAPE, np.float32)
     source, target = [], []
-    for offset, have, want in zip(shift, data.shape, SHAPE, strict=True):
-        low, high = max(offset, 0), min(offset + want, have)
+    for offset, size, grid_size in zip(shift, data.shape, SHAPE, strict=True):
+        low, high = max(offset, 0), min(offset + grid_size, size)
         source.append(slice(low, high))
         target.append(slice(low - offset, high - offset))
     out[tuple(target)] = data[tuple(source)]
@@ -88,7 +88,7 @@ def _ball(radius: int) -> Mask:
 
 
 def _close(mask: Mask, mm: int) -> Mask:
-    """Close by distance transforms, which cost the same for any radius."""
+    """Return the closing by `mm`; distance transforms cost the same for any radius."""
     near = ndimage.distance_transform_edt(~np.pad(mask, mm)) <= mm
     return np.asarray(ndimage.distance_transform_edt(near) > mm)[(slice(mm, -mm),) * 3]
 
@@ -102,7 +102,7 @@ def _ellipsoid(centre: tuple[float, ...], radii: tuple[float, ...]) -> Mask:
 
 
 def _outer_head(head: NDArray[np.float32], intracranial: Mask) -> Labels:
-    """Skin, fat, muscle and skull from the T1 intensities outside the intracranial space."""
+    """Return skin, fat, muscle and skull by T1 intensity outside the intracranial space."""
     body = ndimage.binary_opening(head > 22, _ball(1))
     components, _ = ndimage.label(body)
     body = components == np.bincount(components.ravel())[1:].argmax() + 1
@@ -122,15 +122,15 @@ def _outer_head(head: NDArray[np.float32], intracranial: Mask) -> Labels:
 
 
 def _brain(grey: Mask, white: Mask, intracranial: Mask) -> Labels:
-    """Tissue classes to MAISI's brain labels, `[181, 217, 181]`."""
+    """Return MAISI's brain labels `[181, 217, 181]` of tissue classes."""
     x, y, z = np.meshgrid(
         *[np.arange(n) + o for n, o in zip(SHAPE, ORIGIN, strict=True)], indexing="ij", sparse=True
     )
     right = np.broadcast_to(x >= 0, SHAPE)
     labels = np.zeros(SHAPE, np.uint8)
 
-    def paint(where: Mask, name: str) -> None:
-        labels[where & right], labels[where & ~right] = PAIRS[name]
+    def paint(region: Mask, name: str) -> None:
+        labels[region & right], labels[region & ~right] = PAIRS[name]
 
     labels[intracranial] = CSF
     labels[grey] = GREY
@@ -180,18 +180,19 @@ def _icbm() -> tuple[Labels, Mask]:
 
 
 def heads(cache: Path) -> list[Labels]:
-    """Label maps `[181, 217, 181]` uint8 at 1 mm, RAS+, of Colin27 and of ICBM152 in Colin's skull.
+    """Return label maps of Colin27 and of ICBM152 in Colin's skull.
 
-    Raises CalledProcessError where Debian's package cannot be had.
+    `[181, 217, 181]` uint8 at 1 mm, RAS+. Raises CalledProcessError where the download of Debian's
+    package fails.
     """
-    stored = cache / "heads.npz"
-    if not stored.exists():
+    file = cache / "heads.npz"
+    if not file.exists():
         cache.mkdir(parents=True, exist_ok=True)
         brain, space, head = _colin(_debian_templates(cache))
         other, other_space = _icbm()
         outer = _outer_head(head, space)
         colin = np.where(space, brain, outer)
         icbm = np.where(other_space, other, np.where(space, np.uint8(CSF), outer))
-        np.savez_compressed(stored, colin=colin, icbm=icbm)
-    with np.load(stored) as data:
+        np.savez_compressed(file, colin=colin, icbm=icbm)
+    with np.load(file) as data:
         return [data["colin"], data["icbm"]]

@@ -1,4 +1,4 @@
-"""The autoencoder: L1 and squared error of voxels, L1 of their differences, a faint KL term."""
+"""Training of the autoencoder: L1 and L2 of voxels, L1 of their differences, a small KL term."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from . import data
 from .muon import Trainer
 from .synthesis import CONTRASTS, MODALITIES
 
-BATCH = 2  # crops; PyTorch takes its slow convolution for small inputs of batch 1
-# Many steps on small cubes first, whole volumes last: a norm's statistics depend on the size.
-CROPS = ((0.5, 32), (0.85, 48), (1.0, 0))  # until this share of the steps; 0: whole volumes
+BATCH = 2  # crops; PyTorch chooses a slow convolution for small inputs of batch 1
+# (share of the steps up to which it applies, voxels of a cube's side; 0: whole volumes). Whole
+# volumes come last, since the statistics of norms depend on the size.
+CROPS = ((0.5, 32), (0.85, 48), (1.0, 0))
 
 
 def plain_norms(network: nn.Module) -> nn.Module:
-    """MAISI's GroupNorm replaced by PyTorch's, whose backward pass is faster; same parameters."""
+    """Replace MAISI's GroupNorm, in place, by PyTorch's, which has a faster backward pass."""
     for name, child in network.named_children():
         if isinstance(child, nn.GroupNorm) and type(child) is not nn.GroupNorm:
             norm = nn.GroupNorm(child.num_groups, child.num_channels, child.eps)
@@ -35,21 +36,21 @@ def plain_norms(network: nn.Module) -> nn.Module:
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Peak signal-to-noise ratio in dB for a peak of 1."""
+    """Return the peak signal-to-noise ratio in dB for a peak of 1."""
     return float(-10 * torch.log10((a - b).square().mean()))
 
 
 class Samples:
-    """Random images from the subjects on disk, a window of which is held in memory."""
+    """Random images from the subjects on disk, of which `count` are in memory."""
 
-    def __init__(self, cache: Path, keep: int = 24) -> None:
-        self.cache, self.held = cache, deque[Any](maxlen=keep)
+    def __init__(self, cache: Path, count: int = 24) -> None:
+        self.cache, self.subjects = cache, deque[Any](maxlen=count)
 
     def draw(self, crop: int) -> torch.Tensor:
-        """One image `[1, 1, X, Y, Z]`, a cube of `crop` voxels or whole (0)."""
-        if len(self.held) < 8 or random.random() < 0.15:
-            self.held.append(data.load(random.choice(data.paths(self.cache))))
-        mask, images, _ = random.choice(self.held)
+        """Return a random image `[1, 1, X, Y, Z]`: a cube of `crop` voxels, or all of it (0)."""
+        if len(self.subjects) < 8 or random.random() < 0.15:
+            self.subjects.append(data.load(random.choice(data.paths(self.cache))))
+        mask, images, _ = random.choice(self.subjects)
         image = data.image(mask, images, random.choice(list(MODALITIES)))
         if crop:
             corner = [random.randint(0, n - crop) for n in image.shape]
@@ -76,9 +77,9 @@ def _loss(network: nn.Module, image: torch.Tensor) -> torch.Tensor:
 
 
 def train(cache: Path, steps: int, device: str, start: networks.Networks | None) -> None:
-    """Train for `steps` on ever larger parts of volumes; writes `autoencoder.pt` as it goes.
+    """Train for `steps` on crops of increasing size; save and resume by `autoencoder.pt`.
 
-    `start`: weights to begin with instead of fresh ones.
+    `start`: initial weights; None: random ones.
     """
     state_file = cache / "autoencoder.pt"
     network = plain_norms(networks.build(variant.load("mini"), "autoencoder")).to(device)
@@ -110,7 +111,7 @@ def train(cache: Path, steps: int, device: str, start: networks.Networks | None)
 
 @torch.no_grad()
 def held_out_psnr(network: Any, cache: Path, subjects: int) -> float:
-    """Mean PSNR in dB of whole held-out volumes, T1, T2 and FLAIR."""
+    """Return the mean PSNR in dB of whole held-out volumes, T1, T2 and FLAIR."""
     values = []
     device = next(network.parameters()).device
     for path in data.paths(cache, held_out=True)[:subjects]:

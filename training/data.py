@@ -1,4 +1,4 @@
-"""The training set on disk: one `.npz` a subject, made by as many processes as there are cores."""
+"""The training set on disk: one `.npz` per subject, written by one process per core."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scipy import ndimage
 from .anatomy import heads
 from .synthesis import CONTRASTS, render, subject, without_head
 
-HELD_OUT = 100_000  # seeds from here on are never trained on
+HELD_OUT = 100_000  # seeds from this one on are not in the training set
 
 
 def _make(task: tuple[Path, Path, int]) -> None:
@@ -23,15 +23,15 @@ def _make(task: tuple[Path, Path, int]) -> None:
         return
     torch.set_num_threads(1)
     rng = np.random.default_rng(seed)
-    who = subject(rng, heads(cache))
-    images = np.stack([render(rng, who, name) for name in CONTRASTS]).astype(np.float16)
-    temporary = path.with_suffix(".part.npz")
-    np.savez(temporary, mask=who.mask, images=images, spacing=who.spacing)
-    temporary.rename(path)
+    head = subject(rng, heads(cache))
+    images = np.stack([render(rng, head, name) for name in CONTRASTS]).astype(np.float16)
+    part = path.with_suffix(".part.npz")
+    np.savez(part, mask=head.mask, images=images, spacing=head.spacing)
+    part.rename(path)
 
 
 def make(cache: Path, count: int, held_out: int, jobs: int) -> None:
-    """Write `count` training and `held_out` test subjects below `cache`; finished ones are kept."""
+    """Write `count` training and `held_out` test subjects below `cache`; skip those that exist."""
     heads(cache)
     seeds = [*range(HELD_OUT, HELD_OUT + held_out), *range(count)]
     folder = cache / "subjects"
@@ -48,7 +48,7 @@ def paths(cache: Path, held_out: bool = False) -> list[Path]:
 
 
 def load(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float16], float]:
-    """Mask `[X, Y, Z]`, images `[4, X, Y, Z]` in the order of `CONTRASTS`, spacing in mm."""
+    """Return mask `[X, Y, Z]`, images `[4, X, Y, Z]` in `CONTRASTS`' order, spacing in mm."""
     with np.load(path) as data:
         return data["mask"], data["images"], float(data["spacing"])
 
@@ -58,8 +58,8 @@ def image(
 ) -> NDArray[np.float32]:
     """Return the image of one modality; skull-stripped ones fade to 0 at the brain's border."""
     contrast = modality.removesuffix("_skull_stripped")
-    whole: NDArray[np.float32] = images[CONTRASTS.index(contrast)].astype(np.float32)
+    head: NDArray[np.float32] = images[CONTRASTS.index(contrast)].astype(np.float32)
     if contrast != modality:
         brain = (without_head(mask) != 0).astype(np.float32)
-        whole *= ndimage.gaussian_filter(brain, 0.7, truncate=3)
-    return whole
+        head *= ndimage.gaussian_filter(brain, 0.7, truncate=3)
+    return head

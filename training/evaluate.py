@@ -1,4 +1,4 @@
-"""Measures the trained networks on held-out masks and prints the tables of MODEL_CARD.md."""
+"""Quality of the trained networks on held-out masks: the tables of MODEL_CARD.md."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def generate(
     seed: int,
     steps: int = 30,
 ) -> Volume:
-    """Sample with MONAI's scheduler and decode the whole volume: `[X, Y, Z]`, 0..1."""
+    """Return a volume `[X, Y, Z]`, 0..1, sampled with MONAI's scheduler and decoded as a whole."""
     embedding = pair.embed(torch.from_numpy(mask)[None])
     generator = torch.Generator().manual_seed(seed)
     shape = [n // 4 for n in mask.shape]
@@ -44,9 +44,9 @@ def generate(
     scheduler.set_timesteps(steps, input_img_size_numel=int(np.prod(shape)))
     label, mm100 = torch.tensor([MODALITIES[modality]]), torch.full((1, 3), 100 * spacing)
     times = scheduler.timesteps
-    for t, after in zip(times, [*times[1:], torch.tensor(0)], strict=True):
+    for t, next_t in zip(times, [*times[1:], torch.tensor(0)], strict=True):
         velocity = pair(latent, torch.tensor([float(t)]), label, mm100, embedding)
-        latent, _ = scheduler.step(velocity, t, latent, after)
+        latent, _ = scheduler.step(velocity, t, latent, next_t)
     return np.asarray(autoencoder.decode(latent / scale)[0, 0].clamp_min(0).numpy())
 
 
@@ -56,25 +56,25 @@ def _mean(values: list[float]) -> float | None:
 
 @torch.no_grad()
 def measure(cache: Path, checkpoints: Path, subjects: int, names: list[str]) -> dict[str, Any]:
-    """Quality by modality, means over held-out subjects; MODEL_CARD.md says what each means."""
+    """Return modality -> metric -> mean over held-out subjects; MODEL_CARD.md defines them."""
     nets = networks.load(variant.load("mini"), checkpoints)
     pair = Pair().eval()
-    pair.take(nets)
+    pair.load(nets)
     autoencoder: Any = plain_norms(nets.autoencoder)
     files = data.paths(cache, held_out=True)[:subjects]
-    loaded = [data.load(path) for path in files]
+    held_out = [data.load(path) for path in files]
     table: dict[str, Any] = {}
     for name in names:
         scores: dict[str, list[float]] = defaultdict(list)
-        for index, (mask, images, spacing) in enumerate(loaded):
-            other = loaded[(index + 1) % len(loaded)][0]
+        for index, (mask, images, spacing) in enumerate(held_out):
+            other = held_out[(index + 1) % len(held_out)][0]
             render = data.image(mask, images, name)
-            shown = without_head(mask) if "stripped" in name else mask
+            condition = without_head(mask) if "stripped" in name else mask
             image = torch.from_numpy(render)[None, None]
             decoded = autoencoder.decode(autoencoder.encode(image)[0]).clamp_min(0)
             reconstruction = decoded[0, 0].numpy()
             generated = generate(
-                pair, autoencoder, nets.scale_factor, shown, name, spacing, seed=index
+                pair, autoencoder, nets.scale_factor, condition, name, spacing, seed=index
             )
             scores["psnr"].append(psnr(torch.from_numpy(reconstruction), image[0, 0]))
             scores["ssim"].append(

@@ -1,4 +1,4 @@
-"""Does a volume show the anatomy of its mask? Numbers for the model card and the tests."""
+"""Metrics of how well a volume follows its mask, for the model card and the tests."""
 
 from __future__ import annotations
 
@@ -27,29 +27,30 @@ ORDER = {
 def tissue_dice(
     volume: NDArray[np.generic], mask: NDArray[np.uint8], modality: str
 ) -> dict[str, float]:
-    """Dice of fluid, grey and white matter found by k-means in `volume` against `mask`.
+    """Return tissue -> Dice of fluid, grey and white matter, by k-means in `volume`, with `mask`.
 
-    Both `[X, Y, Z]`. Intensities inside the mask's tissues are put into three clusters, which are
-    named by their order in this contrast. Deep nuclei, brain stem and lesions do not count.
+    Both `[X, Y, Z]`. Intensities inside the mask's tissues form three clusters, which are assigned
+    by their order in this contrast. Deep nuclei, brain stem and lesions are excluded.
     """
     inside = np.isin(mask, [label for labels in TISSUES.values() for label in labels])
     truth, values = mask[inside], volume[inside].astype(np.float64)
     start = np.quantile(values, [0.1, 0.5, 0.9])[:, None]
-    centres, found = kmeans2(values[:, None], start, minit="matrix")
-    rank = np.argsort(np.argsort(centres[:, 0]))[found]
+    centres, clusters = kmeans2(values[:, None], start, minit="matrix")
+    rank = np.argsort(np.argsort(centres[:, 0]))[clusters]
     order = ORDER[modality.removesuffix("_skull_stripped")]
     scores = {}
     for name, labels in TISSUES.items():
-        got, want = rank == order.index(name), np.isin(truth, labels)
-        scores[name] = float(2 * (got & want).sum() / max(1, got.sum() + want.sum()))
+        tissue, expected = rank == order.index(name), np.isin(truth, labels)
+        overlap = (tissue & expected).sum()
+        scores[name] = float(2 * overlap / max(1, tissue.sum() + expected.sum()))
     return scores
 
 
 def lesion_contrast(volume: NDArray[np.generic], mask: NDArray[np.uint8]) -> float | None:
-    """Mean of lesions (WMH, tumour) less that of their mirror, where it is healthy white matter.
+    """Return the mean of lesions (WMH, tumour) minus that of its healthy mirror image.
 
-    Left and right are mirrored at the brain's centre. Lesions are taken without their rim. None
-    where lesions or their healthy mirror have fewer than 30 voxels.
+    Both `[X, Y, Z]`. Left and right are mirrored at the brain's centre. The rim of lesions is
+    excluded. None where lesions or their healthy mirror have fewer than 30 voxels.
     """
     lesion = np.isin(mask, (a.WMH, a.TUMOUR))
     core = ndimage.binary_erosion(lesion)
@@ -58,8 +59,8 @@ def lesion_contrast(volume: NDArray[np.generic], mask: NDArray[np.uint8]) -> flo
     mirror = np.zeros_like(lesion)
     x, y, z = np.nonzero(core)
     mirrored = brain[0] + brain[-1] - x
-    kept = (mirrored >= 0) & (mirrored < len(mask))
-    mirror[mirrored[kept], y[kept], z[kept]] = True
+    inside = (mirrored >= 0) & (mirrored < len(mask))
+    mirror[mirrored[inside], y[inside], z[inside]] = True
     mirror &= np.isin(mask, WHITE) & ~ndimage.binary_dilation(lesion)
     if min(core.sum(), mirror.sum()) < 30:
         return None

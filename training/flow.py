@@ -1,8 +1,8 @@
-"""UNet and ControlNet, trained together on rectified flow in the autoencoder's latent space.
+"""Training of UNet and ControlNet by rectified flow in the autoencoder's latent space.
 
-A latent at timestep t is `(1 - t/1000) * clean + t/1000 * noise` and the velocity to learn is
-`clean - noise` (Liu et al., 2022; MONAI's RFlowScheduler). All contrasts of a mask share one pass
-of the mask embedding, which does not depend on them.
+A latent at timestep t is `(1 - t/1000) * clean + t/1000 * noise` and the target velocity is
+`clean - noise` (Liu et al., 2022; MONAI's RFlowScheduler). All contrasts of a mask share one mask
+embedding, which does not depend on them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from export import networks, variant
-from export.graphs import Control
+from export.graph_modules import Control
 
 from . import data
 from .anatomy import TUMOUR, WMH
@@ -27,13 +27,17 @@ from .muon import Trainer
 from .synthesis import MODALITIES, without_head
 
 MODALITIES_A_STEP = 3
-# Latent voxels of a cube until this share of the steps, two subjects a step; 0: one whole volume.
+# (share of the steps up to which it applies, latent voxels of a cube's side). Cubes are of two
+# subjects per step; 0: one whole volume.
 CROPS = ((0.5, 12), (0.7, 16), (1.0, 0))
 FORMAT = torch.channels_last_3d
 
 
 def bits(mask: torch.Tensor) -> torch.Tensor:
-    """`[B, X, Y, Z]` uint8 labels -> `[B, 8, X, Y, Z]` float bits (upstream binarize_labels)."""
+    """Return the bits `[B, 8, X, Y, Z]` float of uint8 labels `[B, X, Y, Z]`.
+
+    Upstream: binarize_labels.
+    """
     powers = 2 ** torch.arange(8, dtype=torch.uint8, device=mask.device)
     return (mask[:, None] & powers[None, :, None, None, None]).ne(0).float()
 
@@ -48,10 +52,10 @@ def _clone_skips(module: nn.Module, args: Any, kwargs: dict[str, Any], output: A
 
 
 class Pair(nn.Module):
-    """UNet and ControlNet as one module to train.
+    """UNet and ControlNet as one module for training.
 
-    MONAI adds the ControlNet's residuals to the skips in place, which autograd refuses; the hooks
-    give it copies to add to. The last skip stays the tensor that enters the middle block.
+    MONAI adds the ControlNet's residuals to the skips in place, which autograd rejects; the hooks
+    replace the skips by copies. The last skip remains the input of the middle block.
     """
 
     def __init__(self) -> None:
@@ -64,7 +68,7 @@ class Pair(nn.Module):
             block.register_forward_pre_hook(_clone_entry, with_kwargs=True)
             block.register_forward_hook(_clone_skips, with_kwargs=True)
 
-    def take(self, weights: networks.Networks) -> None:
+    def load(self, weights: networks.Networks) -> None:
         """Copy the weights of loaded networks."""
         self.unet.load_state_dict(weights.diffusion_unet.state_dict())
         self.controlnet.load_state_dict(weights.controlnet.state_dict())
@@ -82,7 +86,7 @@ class Pair(nn.Module):
         spacing: torch.Tensor,
         embedding: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Velocity for `latent` `[B, 4, x, y, z]`; `spacing` `[B, 3]` in mm * 100."""
+        """Return the velocity `[B, 4, x, y, z]` for `latent`; `spacing` `[B, 3]` in mm * 100."""
         residuals: dict[str, Any] = {}
         if embedding is not None:
             down, middle = Control(self.controlnet)(latent, timestep, label, embedding)
@@ -112,7 +116,7 @@ class Latents:
 
 @torch.no_grad()
 def encode(cache: Path, autoencoder: Any, limit: int) -> float:
-    """Encode up to `limit` subjects to `latents/*.pt`, unscaled; returns 1 / their deviation."""
+    """Encode up to `limit` subjects to `latents/*.pt`, unscaled; return 1 / standard deviation."""
     folder = cache / "latents"
     folder.mkdir(exist_ok=True)
     device = next(autoencoder.parameters()).device
@@ -129,43 +133,46 @@ def encode(cache: Path, autoencoder: Any, limit: int) -> float:
         part = target.with_suffix(".part")
         torch.save({"mask": torch.from_numpy(mask), "clean": clean, "spacing": spacing}, part)
         part.rename(target)
-    first = [folder / f"{path.stem}.pt" for path in data.paths(cache)[: min(limit, 12)]]
-    some = [torch.load(path, weights_only=True)["clean"] for path in first]
-    return float(1 / torch.cat(some).std())
+    sample = [folder / f"{path.stem}.pt" for path in data.paths(cache)[: min(limit, 12)]]
+    latents = [torch.load(path, weights_only=True)["clean"] for path in sample]
+    return float(1 / torch.cat(latents).std())
 
 
 def _draw(cache: Path, scale: float) -> Latents:
-    """Return a random subject of those encoded so far."""
+    """Return a random encoded subject."""
     file = torch.load(random.choice(list((cache / "latents").glob("*.pt"))), weights_only=True)
     return Latents(file["mask"], file["clean"] * scale, file["spacing"])
 
 
 def _timesteps(count: int) -> torch.Tensor:
-    """Half uniform, half drawn to the noisy end, where the mask decides what will be seen."""
+    """Return `count` timesteps: half uniform, half denser at the noisy end.
+
+    There the mask has the largest effect on the volume.
+    """
     u = torch.rand(count)
     return 1000 * torch.where(torch.rand(count) < 0.5, u, u.sqrt())
 
 
-def _cut(one: Latents, crop: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mask and latents of a random cube of `crop` latent voxels, or of the whole (0)."""
-    shape = one.clean.shape[2:]
+def _crop(subject: Latents, crop: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mask and latents of a random cube of `crop` latent voxels, or of all (0)."""
+    shape = subject.clean.shape[2:]
     corner = [random.randint(0, n - crop) if crop else 0 for n in shape]
-    cut = tuple(slice(c, c + (crop or n)) for c, n in zip(corner, shape, strict=True))
-    voxels = tuple(slice(4 * s.start, 4 * s.stop) for s in cut)
-    latents = (slice(None), slice(None), *cut)
-    return one.mask[voxels], one.clean[latents]
+    cube = tuple(slice(c, c + (crop or n)) for c, n in zip(corner, shape, strict=True))
+    voxels = tuple(slice(4 * s.start, 4 * s.stop) for s in cube)
+    latents = (slice(None), slice(None), *cube)
+    return subject.mask[voxels], subject.clean[latents]
 
 
 def _batch_loss(pair: Pair, subjects: list[Latents], crop: int, device: str) -> torch.Tensor:
-    """Weighted squared error of the velocity for a few modalities of each subject."""
+    """Return the weighted squared error of the velocity for a few modalities of each subject."""
     names = random.sample(range(8), MODALITIES_A_STEP)
     label = torch.tensor(list(MODALITIES.values()))[names].repeat(len(subjects))
-    cuts = [_cut(one, crop) for one in subjects]
-    mask = torch.stack([mask for mask, _ in cuts])
-    if random.random() < 0.2:  # a mask without a head makes a brain without one, in any modality
+    crops = [_crop(subject, crop) for subject in subjects]
+    mask = torch.stack([mask for mask, _ in crops])
+    if random.random() < 0.2:  # a mask without a head goes with skull-stripped modalities only
         mask = torch.from_numpy(without_head(mask.numpy()))
         names = [n % 4 + 4 for n in names]
-    clean = torch.cat([clean[names] for _, clean in cuts]).to(device)
+    clean = torch.cat([clean[names] for _, clean in crops]).to(device)
     mask = mask.to(device)
     label[torch.rand(len(label)) < 0.08] = 0
     t = _timesteps(len(label)).to(device)
@@ -179,7 +186,7 @@ def _batch_loss(pair: Pair, subjects: list[Latents], crop: int, device: str) -> 
         head = pool((mask != 0).float()[:, None], 4)
         lesion = pool(((mask == WMH) | (mask == TUMOUR)).float()[:, None], 4)
         weight = (0.15 + 0.85 * head + 4 * lesion).repeat_interleave(len(names), 0)
-    mm100 = torch.tensor([100 * one.spacing for one in subjects], device=device)
+    mm100 = torch.tensor([100 * subject.spacing for subject in subjects], device=device)
     spacing = mm100.repeat_interleave(len(names))[:, None].repeat(1, 3)
     velocity = pair(noisy, t, label.to(device), spacing, embedding)
     error = (velocity - (clean - noise)).square().mean(1, keepdim=True)
@@ -189,14 +196,14 @@ def _batch_loss(pair: Pair, subjects: list[Latents], crop: int, device: str) -> 
 def train(
     cache: Path, steps: int, device: str, scale: float, start: networks.Networks | None
 ) -> None:
-    """Train for `steps` on ever larger parts of volumes; writes `flow.pt` as it goes.
+    """Train for `steps` on crops of increasing size; save and resume by `flow.pt`.
 
-    `start`: weights to begin with instead of fresh ones.
+    `scale`: the factor of latents; `start`: initial weights; None: random ones.
     """
     state_file = cache / "flow.pt"
     pair = Pair().to(device)
     if start is not None:
-        pair.take(start)
+        pair.load(start)
     pair.to(memory_format=FORMAT)  # type: ignore[call-overload]
     trainer = Trainer(pair, steps, lr=2e-3, average=0.99)
     if state_file.exists():

@@ -1,7 +1,7 @@
-"""Muon for convolutions, AdamW for the rest, and the plumbing both trainings share.
+"""The optimizer of both trainings: Muon for convolutions, AdamW for the other parameters.
 
-Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon) turns each matrix's momentum
-into the nearest orthogonal matrix. A 3D kernel counts as the matrix `[out, in * 27]`.
+Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon) replaces each matrix's
+momentum by the nearest orthogonal matrix. A 3D kernel is the matrix `[out, in * 27]`.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ class Muon(torch.optim.Optimizer):
 
 
 class Trainer:
-    """Two optimisers, one schedule (warm-up, flat, linear to zero), averaged weights."""
+    """Two optimisers, one schedule (warm-up, constant, linear to zero), averaged weights."""
 
     def __init__(self, model: nn.Module, steps: int, lr: float, average: float) -> None:
         kernels = [
             p for p in model.parameters() if p.ndim > 2 and p.shape[0] > 4 and p[0].numel() > 64
         ]
-        chosen = {id(p) for p in kernels}
-        rest = [p for p in model.parameters() if id(p) not in chosen]
+        kernel_ids = {id(p) for p in kernels}
+        others = [p for p in model.parameters() if id(p) not in kernel_ids]
         self.optimisers: list[torch.optim.Optimizer] = [
             Muon(kernels, lr),
-            torch.optim.AdamW(rest, lr, betas=(0.9, 0.98), weight_decay=0.0),
+            torch.optim.AdamW(others, lr, betas=(0.9, 0.98), weight_decay=0.0),
         ]
         self.model, self.steps, self.lr, self.decay = model, steps, lr, average
         self.average = copy.deepcopy(model).requires_grad_(False)
@@ -80,16 +80,16 @@ class Trainer:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         self.done += 1
-        keep = min(self.decay, self.done / (self.done + 10))
+        decay = min(self.decay, self.done / (self.done + 10))
         for slow, fast in zip(self.average.parameters(), self.model.parameters(), strict=True):
-            slow.data.lerp_(fast.data, 1 - keep)
+            slow.data.lerp_(fast.data, 1 - decay)
 
     def elapsed(self) -> float:
-        """Seconds since this run started."""
+        """Return the seconds since this run started."""
         return time.monotonic() - self.started
 
     def state(self) -> dict[str, Any]:
-        """Return the state that a stopped run resumes from."""
+        """Return the state for `resume`."""
         return {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
@@ -98,9 +98,9 @@ class Trainer:
         }
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
+        """Continue from the result of `state`."""
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
-        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
+        for optimiser, optimiser_state in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(optimiser_state)
         self.done = state["done"]

@@ -1,8 +1,8 @@
-"""Masks and renders: a head is warped, given lesions, and painted in the contrast asked for.
+"""Masks and renders: a head is warped, lesions are added, and a contrast is rendered.
 
-The generative recipe follows SynthSeg (Billot et al., Medical Image Analysis 2023): intensities
-per label, a smooth bias field, noise; unlike SynthSeg the means are tied to a real contrast. A
-render is made on a grid twice as fine as the mask and averaged down, so that its edges hold partial
+The generative model follows SynthSeg (Billot et al., Medical Image Analysis 2023): intensities per
+label, a smooth bias field, noise; unlike in SynthSeg the means are those of a real contrast. A
+render is computed on a grid twice as fine as the mask and averaged, so that its edges have partial
 volume.
 """
 
@@ -38,8 +38,8 @@ FLIP = np.arange(256, dtype=np.uint8)
 for _right, _left in a.PAIRS.values():
     FLIP[_right], FLIP[_left] = _left, _right
 
-# mean intensity, 1 is very bright; columns T1, T2, FLAIR, SWI. Chosen by eye to follow the order of
-# tissues in clinical 3 T images; not measured values.
+# Mean intensity, 1 is very bright; columns T1, T2, FLAIR, SWI. Set by eye to the order of tissues
+# in clinical 3 T images; not measured.
 _MEANS: dict[int | tuple[int, ...], tuple[float, float, float, float]] = {
     FLUID: (0.14, 0.92, 0.12, 0.82),
     a.GREY: (0.52, 0.58, 0.62, 0.62),
@@ -86,7 +86,7 @@ def _smooth_noise(
 
 
 def _coordinates(rng: np.random.Generator, spacing: float) -> list[torch.Tensor]:
-    """For each voxel of the fine grid the position in the 1 mm head, in voxels."""
+    """Return for each voxel of the fine grid its position in the 1 mm head, in voxels."""
     fine = tuple(2 * n for n in SIZE)
     angles = rng.normal(0, 0.07, 3)
     zoom = rng.normal(1, 0.05) * np.exp(rng.normal(0, 0.025, 3))
@@ -109,16 +109,16 @@ def _coordinates(rng: np.random.Generator, spacing: float) -> list[torch.Tensor]
             shape[column] = -1
             p = p + float(matrix[row, column]) * grid.view(shape)
         position.append(p)
-    # ventricles grow or shrink: a pull towards their centre that fades over 22 mm
+    # ventricles grow or shrink: a shift towards their centre that decays over 22 mm
     middle = torch.tensor([90.0, 112.0, 84.0])
     offsets = [p - m for p, m in zip(position, middle, strict=True)]
-    fade = torch.exp(-sum((o / 22) ** 2 for o in offsets) / 2)
-    pull = float(rng.uniform(-0.45, 0.25))
-    return [p + pull * fade * o for p, o in zip(position, offsets, strict=True)]
+    decay = torch.exp(-sum((o / 22) ** 2 for o in offsets) / 2)
+    shift = float(rng.uniform(-0.45, 0.25))
+    return [p + shift * decay * o for p, o in zip(position, offsets, strict=True)]
 
 
 def _add_lesions(rng: np.random.Generator, labels: Labels) -> None:
-    """White matter hyperintensities near the ventricles and, at times, one tumour, in place."""
+    """Add, in place, white matter hyperintensities near the ventricles and at most one tumour."""
     white = np.isin(labels[::2, ::2, ::2], WHITE)
     if rng.random() < 0.7:
         fluid = np.isin(labels[::2, ::2, ::2], a.PAIRS["lateral_ventricle"])
@@ -144,7 +144,7 @@ def _add_lesions(rng: np.random.Generator, labels: Labels) -> None:
 
 
 def _majority(fine: Labels) -> Labels:
-    """Return the commonest label of each 2x2x2 block: `[2X, 2Y, 2Z]` -> `[X, Y, Z]`."""
+    """Return the most frequent label of each 2x2x2 block: `[2X, 2Y, 2Z]` -> `[X, Y, Z]`."""
     x, y, z = (n // 2 for n in fine.shape)
     blocks = fine.reshape(x, 2, y, 2, z, 2).transpose(0, 2, 4, 1, 3, 5).reshape(-1, 8)
     blocks = np.sort(blocks, axis=1)
@@ -170,22 +170,22 @@ def subject(rng: np.random.Generator, heads: list[Labels]) -> Subject:
 
 
 def example(head: Labels, seed: int) -> Labels:
-    """`head` as it is, with lesions drawn from `seed`, at 2 mm: `[96, 112, 96]`."""
+    """Return `head` without a warp, with lesions drawn from `seed`, at 2 mm: `[96, 112, 96]`."""
     fine = np.zeros(tuple(2 * n for n in SIZE), np.uint8)
-    low = [(n - have) // 2 for n, have in zip(fine.shape, head.shape, strict=True)]
-    fine[tuple(slice(at, at + n) for at, n in zip(low, head.shape, strict=True))] = head
+    low = [(n - size) // 2 for n, size in zip(fine.shape, head.shape, strict=True)]
+    fine[tuple(slice(start, start + n) for start, n in zip(low, head.shape, strict=True))] = head
     _add_lesions(np.random.default_rng(seed), fine)
     return _majority(fine)
 
 
-def render(rng: np.random.Generator, who: Subject, contrast: str) -> NDArray[np.float32]:
-    """Return a whole head `[X, Y, Z]` float32 of about 0..1 in one of `CONTRASTS`."""
+def render(rng: np.random.Generator, head: Subject, contrast: str) -> NDArray[np.float32]:
+    """Return an image `[X, Y, Z]` float32, about 0..1, of a whole head in one of `CONTRASTS`."""
     table = MEANS[CONTRASTS.index(contrast)] * rng.normal(1, 0.03, 256).astype(np.float32)
     for pair in a.PAIRS.values():
         table[pair[1]] = table[pair[0]]
     table[list(FLUID)] = table[a.CSF]
     table[0] = 0
-    painted = torch.from_numpy(table[who.fine])[None, None]
+    painted = torch.from_numpy(table[head.fine])[None, None]
     image = torch.nn.functional.avg_pool3d(painted, 2)[0, 0].numpy()
     image = ndimage.gaussian_filter(image, rng.uniform(0.74, 0.82))  # about 3.6 mm FWHM
     field = torch.exp(0.06 * _smooth_noise(rng, SIZE, 40)[0]).numpy()
@@ -197,5 +197,5 @@ def render(rng: np.random.Generator, who: Subject, contrast: str) -> NDArray[np.
 
 
 def without_head(mask: Labels) -> Labels:
-    """Return the mask with skull, skin, fat and muscle taken out."""
+    """Return the mask without skull, skin, fat and muscle."""
     return np.where(np.isin(mask, OUTSIDE), np.uint8(0), mask)

@@ -66,7 +66,7 @@ def probe_id() -> str:
 
 @dataclass(frozen=True)
 class Contract:
-    """The inputs that a network takes, as `export/repository.py` writes it into `network`.
+    """The inputs that a network takes, as `export/model_configs.py` writes it into `network`.
 
     `factors`: input -> voxels of the volume along one side of its elements; such an input ends in
     three axes of space. `rows`: the inputs whose first axis is rows of conditioning. `multiple`,

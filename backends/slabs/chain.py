@@ -35,7 +35,7 @@ class StageEngine(Protocol):
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a chain, as `export/stages.py` describes it.
+    """One step of a chain, as `export/stage_onnx.py` describes it.
 
     `input`, `output`, `skip`, `shortcut`: names of activations; `groups`: of the norm of its input,
     0 without a norm; `up`: it doubles the sides.

@@ -75,11 +75,11 @@ def _module(name: str) -> Any:
 
 
 def _tensorrt(target: str) -> Rows:
-    from export import engines as plans  # which takes long, as it loads MONAI
+    from export import tensorrt_plans  # which takes long, as it loads MONAI
 
     gpu = libcuda.first()
     try:
-        release, capabilities = plans.ready(target, () if gpu else (_ANY,))
+        release, capabilities = tensorrt_plans.ready(target, () if gpu else (_ANY,))
     except ValueError as error:
         raise NotDone(str(error)) from None
     what = f"builds for {', '.join(capabilities)}" if gpu else "builds, and runs on no GPU here"

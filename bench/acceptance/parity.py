@@ -11,8 +11,8 @@ import torch
 
 from bench.acceptance import engines, machine, weights
 from bench.acceptance.steps import Case, NotDone, Rows, Setting
-from export import build, graphs, networks, onnx_export, variant, verify
-from export.graphs import Graph
+from export import graphs, networks, onnx_export, variant, verify
+from export.graphs import NEEDS, Graph
 from export.variant import PRECISIONS, Variant
 
 Latent = tuple[tuple[int, int, int], int]
@@ -35,7 +35,7 @@ def cases(setting: Setting) -> list[Case]:
     listed = []
     for run in runs:
         roles = set(variant.load(run[0]).networks)
-        for graph in (graph for graph, needs in build.NEEDS.items() if set(needs) <= roles):
+        for graph in (graph for graph, needs in NEEDS.items() if set(needs) <= roles):
             listed.append(Case(_title(run, graph), partial(_graph, setting, *run, graph)))
     for run in runs:
         for size in _VOLUMES[setting.device]:
@@ -131,5 +131,5 @@ def _volumes(
             both = verify.volumes(chosen, loaded, run, request, setting.device)
         except torch.OutOfMemoryError:
             raise NotDone("the GPU's memory does not hold MONAI's whole decode") from None
-        rows.append(_row(what, verify.apart(*both)[1], verify.SHARE[precision]))
+        rows.append(_row(what, verify.volume_difference(*both)[1], verify.SHARE[precision]))
     return _held(rows)

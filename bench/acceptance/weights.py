@@ -10,6 +10,7 @@ from bench.acceptance.engines import TARGETS
 from bench.acceptance.steps import Case, NotDone, Rows, Setting
 from bench.in_process import REPOSITORY, ROOT
 from export import build, random_weights, variant
+from export.job import Job
 from export.variant import PRECISIONS
 
 
@@ -52,7 +53,7 @@ def _build(setting: Setting, name: str, target: str, precision: str) -> Rows:
     where = models(setting, name, target, precision)
     if where == REPOSITORY:
         return [{"graphs": "as shipped"}]
-    job = build.Job(chosen, folder, where, setting.folder / "cache", target, precision)
+    job = Job(chosen, folder, where, setting.folder / "cache", target, precision)
     graphs = build.build(job, lambda line: None)["graphs"]
     worst = max(graph["relative_error"] for graph in graphs.values())
     return [{"graphs": len(graphs), "relative error on the CPU": worst}]

@@ -16,10 +16,10 @@ COMMIT = "75ac080fb1083c403793563477724c038e7d430c"
 
 @dataclass
 class Hub:
-    """What is on the hub, what it refuses, and what it was asked.
+    """The files of the hub, what it refuses, and the requests that it received.
 
     `files`: (repo, file) -> bytes. `cuts`: bytes after which the store breaks each next answer, or
-    with `stall` falls silent until that is set. `asked`: (server, method, path, Range, whether
+    with `stall` falls silent until that is set. `requests`: (server, method, path, Range, whether
     with a token).
     """
 
@@ -31,13 +31,13 @@ class Hub:
     is_lfs: bool = True
     cuts: list[int] = field(default_factory=list)
     stall: threading.Event | None = None
-    asked: list[tuple[str, str, str, str | None, bool]] = field(default_factory=list)
+    requests: list[tuple[str, str, str, str | None, bool]] = field(default_factory=list)
     url: str = ""
     store: str = ""
 
     def ranges(self) -> list[str | None]:
-        """Return what was asked of the store."""
-        return [range_ for server, _, _, range_, _ in self.asked if server == "store"]
+        """Return the `Range` of every request to the store."""
+        return [range_ for server, _, _, range_, _ in self.requests if server == "store"]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -56,8 +56,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         auth = self.headers.get("Authorization")
-        asked = (self.name, self.command, self.path, self.headers.get("Range"), auth is not None)
-        self.hub.asked.append(asked)
+        request = (self.name, self.command, self.path, self.headers.get("Range"), auth is not None)
+        self.hub.requests.append(request)
         if self.name == "store":
             self.serve()
         else:
@@ -75,7 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self.refuse(401, code="RepoNotFound")
         if repo in self.hub.gated:
             return self.refuse(401 if auth is None else 403, code="GatedRepo")
-        if repo not in {known for known, _ in self.hub.files}:
+        if repo not in {stored for stored, _ in self.hub.files}:
             return self.refuse(404, code="RepoNotFound")
         if revision not in self.hub.revisions:
             return self.refuse(404, code="RevisionNotFound")

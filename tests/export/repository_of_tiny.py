@@ -1,4 +1,4 @@
-"""Small variants, exported once a test run."""
+"""Small variants, exported once per test run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import functools
 import tempfile
 from pathlib import Path
 
-from export import build, variant
+from google.protobuf import text_format  # type: ignore[import-untyped]
+from tritonclient.grpc import model_config_pb2 as pb
+
+from export import build
+from export import variant as variants
+from export.job import Job
 from export.variant import Variant
 from tests.export.weights import random_checkpoint, tiny
 
@@ -17,7 +22,7 @@ OFFICIAL = ("tiny-ddpm", "tiny-brain")
 
 @functools.cache
 def exported() -> tempfile.TemporaryDirectory[str]:
-    """Return a folder that holds the checkpoints `tiny/` and the model repository `models/`."""
+    """Return a folder with checkpoints and, in `models/`, the export of `weights.tiny()`."""
     folder = tempfile.TemporaryDirectory(prefix="tiny-")
     _export(tiny(), Path(folder.name))
     return folder
@@ -34,9 +39,19 @@ def exported_official() -> tempfile.TemporaryDirectory[str]:
 
 def official(name: str) -> Variant:
     """Return one of `OFFICIAL`."""
-    return variant.load(TINY / f"{name}.toml")
+    return variants.load(TINY / f"{name}.toml")
 
 
-def _export(chosen: Variant, folder: Path) -> None:
-    random_checkpoint(chosen, folder)
-    build.build(build.Job(chosen, folder, folder / "models", folder / "cache"))
+def job(variant: Variant, folder: Path) -> Job:
+    """Return the job that builds `variant` from checkpoints in `folder` to `folder/models`."""
+    return Job(variant, folder, folder / "models", folder / "cache")
+
+
+def _export(variant: Variant, folder: Path) -> None:
+    random_checkpoint(variant, folder)
+    build.build(job(variant, folder))
+
+
+def read_config(folder: Path) -> pb.ModelConfig:
+    """Return the configuration of the model in `folder`."""
+    return text_format.Parse((folder / "config.pbtxt").read_text(), pb.ModelConfig())

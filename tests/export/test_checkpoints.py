@@ -1,4 +1,4 @@
-"""Files that are what they should be, and files that are not."""
+"""Checkpoint files that are read, and files that are refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def state() -> dict[str, torch.Tensor]:
 
 
 class Code:
-    """What a hostile checkpoint brings along."""
+    """Code in a hostile checkpoint: it creates the folder `path` when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -41,12 +41,12 @@ def write_torch(path: Path, content: object) -> None:
 def test_a_plain_state_dict_is_read(tmp_path: Path) -> None:
     path = tmp_path / "autoencoder_v1.pt"
     write_torch(path, state())
-    got = checkpoints.read(path, "autoencoder")
-    assert {key: value.tolist() for key, value in got.state.items()} == {
+    checkpoint = checkpoints.read(path, "autoencoder")
+    assert {key: value.tolist() for key, value in checkpoint.state.items()} == {
         key: value.tolist() for key, value in state().items()
     }
-    assert got.scale_factor is None
-    assert got.digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert checkpoint.scale_factor is None
+    assert checkpoint.digest == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("key", ["unet_state_dict", "controlnet_state_dict"])
@@ -60,14 +60,14 @@ def test_what_training_leaves_beside_the_weights_is_no_harm(tmp_path: Path, key:
         key: {name: MetaTensor(value) for name, value in state().items()},
     }
     write_torch(path, content)
-    got = checkpoints.read(path, "diffusion_unet")
-    assert set(got.state) == {"weight", "bias"}
-    assert {type(value) for value in got.state.values()} == {torch.Tensor}
-    assert got.scale_factor == pytest.approx(1 / torch.arange(8.0).std().item())
+    checkpoint = checkpoints.read(path, "diffusion_unet")
+    assert set(checkpoint.state) == {"weight", "bias"}
+    assert {type(value) for value in checkpoint.state.values()} == {torch.Tensor}
+    assert checkpoint.scale_factor == pytest.approx(1 / torch.arange(8.0).std().item())
 
 
 class Reaching:
-    """What is written as a call of getattr on what may be read."""
+    """Pickled as a call of getattr on a class that may be unpickled."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return getattr, (MetaTensor, "__init__")
@@ -95,14 +95,14 @@ def test_safetensors_carry_the_scale_factor_as_metadata(tmp_path: Path) -> None:
 def test_tensors_of_an_archive_stay_on_disk(tmp_path: Path) -> None:
     path = tmp_path / "big.pt"
     write_torch(path, {"weight": torch.zeros(1000)})
-    got = checkpoints.read(path, "autoencoder").state["weight"]
+    weight = checkpoints.read(path, "autoencoder").state["weight"]
     # Written behind the reader's back, so only a mapped file shows it.
     data = bytearray(path.read_bytes())
     start = data.index(bytes(4000))
     with path.open("r+b") as file:
         file.seek(start)
         file.write(np.float32(7).tobytes())
-    assert got.max() == 7
+    assert weight.max() == 7
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -110,9 +110,9 @@ def test_code_is_named_and_not_run(tmp_path: Path, legacy: bool) -> None:
     path, proof = tmp_path / "evil.pt", tmp_path / "ran"
     content = {"unet_state_dict": state(), "scale_factor": Code(proof)}
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(ValueError, match=r"evil.pt holds code \(posix.mkdir\)") as no:
+    with pytest.raises(ValueError, match=r"evil.pt holds code \(posix.mkdir\)") as caught:
         checkpoints.read(path, "diffusion_unet")
-    assert "\n" not in str(no.value)
+    assert "\n" not in str(caught.value)
     assert not proof.exists()
 
 
@@ -170,10 +170,10 @@ def test_a_file_that_is_no_checkpoint_gets_one_sentence(
     tmp_path: Path, name: str, write: Callable[[Path], object], sentence: str
 ) -> None:
     write(tmp_path / name)
-    with pytest.raises(ValueError, match=sentence) as no:
+    with pytest.raises(ValueError, match=sentence) as caught:
         checkpoints.read(tmp_path / name, "autoencoder")
-    assert str(no.value).startswith(f"checkpoint: {tmp_path / name}")
-    assert "\n" not in str(no.value)
+    assert str(caught.value).startswith(f"checkpoint: {tmp_path / name}")
+    assert "\n" not in str(caught.value)
     assert not (tmp_path / "ran").exists()
 
 
@@ -184,8 +184,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_fitting_loads_every_parameter_and_tells_what_is_left() -> None:
     network = nn.Linear(2, 3)
-    given = {**state(), "ema.weight": torch.zeros(1)}
-    assert checkpoints.fit(network, given, "here") == ["ema.weight"]
+    tensors = {**state(), "ema.weight": torch.zeros(1)}
+    assert checkpoints.fit(network, tensors, "here") == ["ema.weight"]
     assert torch.equal(network.weight, state()["weight"])
     assert torch.equal(network.bias, state()["bias"])
 
@@ -198,8 +198,8 @@ def test_float16_weights_fit_a_float32_network() -> None:
 
 def test_what_a_controlnet_lacks_comes_from_the_unet() -> None:
     network = nn.Linear(2, 3)
-    own, unet = {"bias": torch.ones(3)}, {**state(), "bias": torch.zeros(3)}
-    assert checkpoints.fit(network, own, "here", fallback=unet) == []
+    controlnet, unet = {"bias": torch.ones(3)}, {**state(), "bias": torch.zeros(3)}
+    assert checkpoints.fit(network, controlnet, "here", fallback=unet) == []
     assert torch.equal(network.weight, state()["weight"])
     assert network.bias.tolist() == [1, 1, 1]
 
@@ -221,7 +221,7 @@ def test_what_does_not_fit_is_named_and_changes_nothing(
 ) -> None:
     network = nn.Linear(2, 3)
     before = network.weight.clone()
-    given = {key: value for key, value in {**state(), **change}.items() if value is not None}
+    tensors = {key: value for key, value in {**state(), **change}.items() if value is not None}
     with pytest.raises(ValueError, match=sentence):
-        checkpoints.fit(network, given, "here", fallback)
+        checkpoints.fit(network, tensors, "here", fallback)
     assert torch.equal(network.weight, before)

@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from export import fetch, variant
+from export import fetch
+from export import variant as variants
 from export.variant import Variant
 from tests.export import hub
 from tests.export.hub import COMMIT, TOKEN, Hub
@@ -27,7 +28,7 @@ from tests.export.hub import COMMIT, TOKEN, Hub
 CT, BRAIN = "nvidia/NV-Generate-CT", "nvidia/NV-Generate-MR-Brain"
 VAE, UNET = "models/autoencoder_v1.pt", "models/diff_unet_3d_rflow-mr-brain_v1.pt"
 VAE_BYTES, UNET_BYTES = b"vae" * 1000, bytes(range(256)) * 100_000
-# huggingface_hub writes by this many bytes; what is cut within them is asked for again.
+# huggingface_hub writes blocks of this many bytes; a block that is cut is requested again.
 BLOCK = 10 * 1024 * 1024
 BRAIN_COMMIT = "ef9759bf221265b2704569cdeeac20bbf03b62ee"
 NEWEST = "1" * 40
@@ -39,7 +40,7 @@ def sha(content: bytes) -> str:
 
 def brain() -> Variant:
     """Return rflow-mr-brain, from two repositories, pinned to what the test serves."""
-    official = variant.load("rflow-mr-brain")
+    official = variants.load("rflow-mr-brain")
     contents = {"autoencoder": VAE_BYTES, "diffusion_unet": UNET_BYTES}
     pinned = {role: {**official.hub[role], "sha256": sha(contents[role])} for role in contents}
     return dataclasses.replace(official, hub=pinned)
@@ -57,10 +58,10 @@ def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         yield serving
 
 
-def get(served: Hub, folder: Path, **more: Any) -> dict[str, Path]:
-    given: dict[str, Any] = {"accept_license": True, "progress": lambda line: None, **more}
-    chosen = given.pop("variant", None) or brain()
-    return fetch.fetch(chosen, folder, endpoint=served.url, **given)
+def get(served: Hub, folder: Path, **options: Any) -> dict[str, Path]:
+    arguments: dict[str, Any] = {"accept_license": True, "progress": lambda line: None, **options}
+    variant = arguments.pop("variant", None) or brain()
+    return fetch.fetch(variant, folder, endpoint=served.url, **arguments)
 
 
 def parts(folder: Path) -> list[Path]:
@@ -95,7 +96,7 @@ def test_files_land_where_export_looks_and_are_recorded(served: Hub, tmp_path: P
 def test_the_token_goes_to_the_hub_and_not_to_its_store(served: Hub, tmp_path: Path) -> None:
     served.private.add(BRAIN)
     get(served, tmp_path, token=TOKEN)
-    with_token = {server: sent for server, _, _, _, sent in served.asked}
+    with_token = {server: has_token for server, _, _, _, has_token in served.requests}
     assert with_token == {"hub": True, "store": False}
 
 
@@ -125,13 +126,13 @@ def test_what_came_before_an_interruption_is_not_asked_again(served: Hub, tmp_pa
         "fetch.add_arguments(parser)\n"
         "sys.exit(fetch.run(parser.parse_args()))\n"
     )
-    own = tmp_path / "own.toml"
+    toml = tmp_path / "own.toml"
     entries = brain().hub
-    own.write_text(
+    toml.write_text(
         'base = "rflow-mr-brain"\nname = "own"\n'
         + "".join(f'[hub.{role}]\nsha256 = "{entries[role]["sha256"]}"\n' for role in entries)
     )
-    command = [sys.executable, "-c", program, str(own), "--to", str(tmp_path), "--accept-license"]
+    command = [sys.executable, "-c", program, str(toml), "--to", str(tmp_path), "--accept-license"]
     environment = {**os.environ, "HF_ENDPOINT": served.url}
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -140,18 +141,18 @@ def test_what_came_before_an_interruption_is_not_asked_again(served: Hub, tmp_pa
         while not grown(tmp_path) and first.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         first.send_signal(signal.SIGINT)
-        out, said = first.communicate(timeout=60)
+        out, err = first.communicate(timeout=60)
     served.stall.set()
-    assert first.returncode == 130, said
-    assert "export: stopped; the same command goes on from here" in said
-    assert "Traceback" not in said
+    assert first.returncode == 130, err
+    assert "export: stopped; the same command goes on from here" in err
+    assert "Traceback" not in err
     assert "license of own: NVIDIA Open Model License, https://" in out
     assert not (tmp_path / UNET).exists()
     assert grown(tmp_path) == BLOCK
 
-    again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-    assert again.returncode == 0, again.stderr
-    assert f"{VAE}: 0.0 MB, already here" in again.stdout
+    second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert second.returncode == 0, second.stderr
+    assert f"{VAE}: 0.0 MB, already here" in second.stdout
     assert (tmp_path / UNET).read_bytes() == UNET_BYTES
     assert served.ranges() == [None, None, f"bytes={BLOCK}-"]
     assert not parts(tmp_path)
@@ -224,10 +225,10 @@ def test_what_the_hub_refuses_is_one_sentence(
     for name, value in change.items():
         setattr(served, name, value)
     served.digest = sha(VAE_BYTES)
-    with pytest.raises(ValueError, match=sentence) as no:
+    with pytest.raises(ValueError, match=sentence) as caught:
         get(served, tmp_path, token=token)
-    assert str(no.value).startswith("hub: ")
-    assert "\n" not in str(no.value)
+    assert str(caught.value).startswith("hub: ")
+    assert "\n" not in str(caught.value)
     assert not parts(tmp_path)
 
 
@@ -248,13 +249,13 @@ def test_a_full_disk_is_seen_before(
 
 def test_without_agreement_to_the_licence_nothing_is_asked(served: Hub, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"under the NVIDIA Non-Commercial License, https://.*pdf"):
-        get(served, tmp_path, variant=variant.load("rflow-mr"), accept_license=False)
-    assert not served.asked
+        get(served, tmp_path, variant=variants.load("rflow-mr"), accept_license=False)
+    assert not served.requests
 
 
 def test_a_variant_without_files_on_the_hub_says_so(served: Hub, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"hub: mini names no file on the hub"):
-        get(served, tmp_path, variant=variant.load("mini"))
+        get(served, tmp_path, variant=variants.load("mini"))
 
 
 def test_the_command_says_what_is_missing(
@@ -263,8 +264,8 @@ def test_the_command_says_what_is_missing(
     parser = argparse.ArgumentParser()
     fetch.add_arguments(parser)
     assert fetch.run(parser.parse_args(["rflow-ct", "--to", str(tmp_path)])) == 1
-    said = capsys.readouterr().err
-    assert "license: the weights of rflow-ct are under the NVIDIA Open Model License" in said
-    assert said.count("\n") == 1
+    err = capsys.readouterr().err
+    assert "license: the weights of rflow-ct are under the NVIDIA Open Model License" in err
+    assert err.count("\n") == 1
     assert fetch.run(parser.parse_args(["salt", "--to", str(tmp_path)])) == 1
     assert "'salt' is not one of" in capsys.readouterr().err

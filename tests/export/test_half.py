@@ -1,4 +1,4 @@
-"""Float16 graphs: what is in which type, and activations that float16's squares cannot hold."""
+"""Float16 graphs: the types inside, and activations whose squares overflow float16."""
 
 from __future__ import annotations
 
@@ -15,32 +15,30 @@ from onnx import TensorProto
 from torch import nn
 
 from bench import precision
-from export import engines, graphs, networks, onnx_export, random_weights
+from export import onnx_export, tensorrt_plans
 from export.graphs import Graph
 from export.onnx_export import difference, evaluate, example
-from tests.export.weights import shrunk
+from tests.export.weights import shrunk_graphs
 
 SHAPE = ((8, 8, 16), 2)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Graph]:
-    chosen, folder = shrunk("ddpm-ct"), tmp_path_factory.mktemp("checkpoints")
-    random_weights.write(chosen, folder)
-    return {graph.name: graph for graph in graphs.graphs(chosen, networks.load(chosen, folder))}
+def ddpm() -> dict[str, Graph]:
+    return shrunk_graphs("ddpm-ct")[1]
 
 
 @pytest.mark.parametrize("name", ["flow_masked", "vae_decoder", "vae_encoder", "mask_flow"])
-def test_float16_is_close_with_every_operation_rounded(made: dict[str, Graph], name: str) -> None:
-    inputs = example(made[name], *SHAPE)
-    truth = evaluate(made[name].module, inputs)
-    for found, wanted in zip(precision.rounded(made[name], inputs), truth, strict=True):
-        assert found.dtype == np.float32
-        assert 0 < difference(found, wanted) < onnx_export.TOLERANCE["fp16"]
+def test_float16_is_close_with_every_operation_rounded(ddpm: dict[str, Graph], name: str) -> None:
+    inputs = example(ddpm[name], *SHAPE)
+    truth = evaluate(ddpm[name].module, inputs)
+    for output, expected in zip(precision.rounded(ddpm[name], inputs), truth, strict=True):
+        assert output.dtype == np.float32
+        assert 0 < difference(output, expected) < onnx_export.TOLERANCE["fp16"]
 
 
-def test_the_graph_handed_in_stays_float32(made: dict[str, Graph]) -> None:
-    module = made["flow_masked"].module
+def test_the_graph_handed_in_stays_float32(ddpm: dict[str, Graph]) -> None:
+    module = ddpm["flow_masked"].module
     before = {name: weight.clone() for name, weight in module.state_dict().items()}
     half = onnx_export.exportable(module, "fp16")
     assert any(weight.dtype == torch.float16 for weight in half.parameters())
@@ -50,31 +48,31 @@ def test_the_graph_handed_in_stays_float32(made: dict[str, Graph]) -> None:
 
 
 @pytest.mark.parametrize("name", ["flow_masked", "vae_decoder"])
-def test_large_activations_stay_right(made: dict[str, Graph], name: str) -> None:
-    inputs = example(made[name], *SHAPE)
-    module = copy.deepcopy(made[name].module)
-    loud = dataclasses.replace(made[name], module=module)
+def test_large_activations_stay_right(ddpm: dict[str, Graph], name: str) -> None:
+    inputs = example(ddpm[name], *SHAPE)
+    module = copy.deepcopy(ddpm[name].module)
+    scaled = dataclasses.replace(ddpm[name], module=module)
     entry = module.unet.conv_in if name == "flow_masked" else module.decoder.blocks[0].conv
-    precision.make_loud(loud, entry.conv, inputs)
+    precision.make_loud(scaled, entry.conv, inputs)
     truth = evaluate(module, inputs)
-    ours = precision.rounded(loud, inputs)
-    naive = precision.rounded(loud, inputs, "norms in float16")
-    for found, bad, wanted in zip(ours, naive, truth, strict=True):
-        assert np.isfinite(found).all()
-        assert difference(found, wanted) < onnx_export.TOLERANCE["fp16"]
-        assert not difference(bad, wanted) < 0.1
+    outputs = precision.rounded(scaled, inputs)
+    half_outputs = precision.rounded(scaled, inputs, "norms in float16")
+    for output, half_output, expected in zip(outputs, half_outputs, truth, strict=True):
+        assert np.isfinite(output).all()
+        assert difference(output, expected) < onnx_export.TOLERANCE["fp16"]
+        assert not difference(half_output, expected) < 0.1
 
 
-def test_a_weight_that_float16_cannot_hold_is_refused(made: dict[str, Graph]) -> None:
-    module = copy.deepcopy(made["flow"].module)
+def test_a_weight_that_float16_cannot_hold_is_refused(ddpm: dict[str, Graph]) -> None:
+    module = copy.deepcopy(ddpm["flow"].module)
     module.unet.conv_in.conv.bias[3] = 1e5
     with pytest.raises(ValueError, match=r"bias of Conv3d.* above 65504"):
         onnx_export.exportable(module, "fp16")
 
 
 @pytest.mark.slow
-def test_what_stays_float32_in_the_file(made: dict[str, Graph], tmp_path: Path) -> None:
-    path = onnx_export.write(made["mask_flow"], tmp_path, "fp16")
+def test_what_stays_float32_in_the_file(ddpm: dict[str, Graph], tmp_path: Path) -> None:
+    path = onnx_export.write(ddpm["mask_flow"], tmp_path, "fp16")
     graph = onnx.shape_inference.infer_shapes(onnx.load(path)).graph
     types = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.input)}
     types |= {weight.name: weight.data_type for weight in graph.initializer}
@@ -88,16 +86,16 @@ def test_what_stays_float32_in_the_file(made: dict[str, Graph], tmp_path: Path) 
     large = [weight for weight in graph.initializer if len(weight.dims) == 5]
     assert {weight.data_type for weight in large} == {TensorProto.FLOAT16}
     bound = onnx_export.TOLERANCE["fp16"]
-    assert 1e-5 < onnx_export.verify(made["mask_flow"], path, bound) < bound
+    assert 1e-5 < onnx_export.verify(ddpm["mask_flow"], path, bound) < bound
 
 
-def test_the_mask_embedding_crosses_in_float16(made: dict[str, Graph], tmp_path: Path) -> None:
-    path = onnx_export.write(made["mask_encoder"], tmp_path, "fp16")
+def test_the_mask_embedding_crosses_in_float16(ddpm: dict[str, Graph], tmp_path: Path) -> None:
+    path = onnx_export.write(ddpm["mask_encoder"], tmp_path, "fp16")
     graph = onnx.load(tmp_path / "03.onnx").graph
     assert graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT16
-    assert made["flow_masked"].dtype("embedding", "fp16") == torch.float16
+    assert ddpm["flow_masked"].dtype("embedding", "fp16") == torch.float16
     bound = onnx_export.TOLERANCE["fp16"]
-    assert 1e-5 < onnx_export.verify(made["mask_encoder"], path, bound) < bound
+    assert 1e-5 < onnx_export.verify(ddpm["mask_encoder"], path, bound) < bound
 
 
 class Attending(nn.Module):
@@ -120,7 +118,7 @@ def test_tensorrt_rtx_never_holds_the_matrix_of_attention(tmp_path: Path) -> Non
     for kind in ("fp16", "fp32"):
         path = onnx_export.write(graph, tmp_path / kind, kind)
         profile = {"embedding": ((1, 64, 2, 2, 2), (1, 64, 16, 16, 16), (1, 64, 32, 32, 28))}
-        engines.build(path, path.with_suffix(".plan"), "tensorrt-rtx", profile, ["8.9"])
+        tensorrt_plans.build(path, path.with_suffix(".plan"), "tensorrt-rtx", profile, ["8.9"])
         plans[kind] = path.with_suffix(".plan").read_bytes()
     kernel = b"fused_multihead_flash_attention"
     assert kernel in plans["fp16"]

@@ -13,7 +13,8 @@ from monai.networks.blocks import CrossAttentionBlock, SABlock
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from export import networks, variant
+from export import networks
+from export import variant as variants
 from tests.export.weights import random_checkpoint, shrunk, tiny
 
 
@@ -24,12 +25,12 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", variant.names())
+@pytest.mark.parametrize("name", variants.names())
 def test_every_network_is_built_to_compute_plainly(name: str) -> None:
-    chosen = variant.load(name)
-    for role in chosen.networks:
+    variant = variants.load(name)
+    for role in variant.networks:
         with torch.device("meta"):
-            network = networks.build(chosen, role)
+            network = networks.build(variant, role)
         for module in network.modules():
             assert not getattr(module, "use_flash_attention", False)
             assert not getattr(module, "norm_float16", False)
@@ -38,11 +39,11 @@ def test_every_network_is_built_to_compute_plainly(name: str) -> None:
 
 
 def test_the_official_networks_have_the_official_size() -> None:
-    chosen = variant.load("rflow-ct")
+    variant = variants.load("rflow-ct")
     counts = {}
-    for role in chosen.networks:
+    for role in variant.networks:
         with torch.device("meta"):
-            network = networks.build(chosen, role)
+            network = networks.build(variant, role)
         counts[role] = round(sum(p.numel() for p in network.parameters()) / 1e6)
     assert counts == {
         "autoencoder": 21,
@@ -57,18 +58,18 @@ def test_the_official_networks_have_the_official_size() -> None:
 def test_a_volume_in_one_piece_gives_what_slabs_give(transposed: bool) -> None:
     # MONAI's own cutting, at sizes that its slabs divide: 8 of at least 4 voxels at every level.
     keywords = tiny().networks["autoencoder"] | {"use_convtranspose": transposed}
-    pieces = dataclasses.replace(tiny(), networks={"autoencoder": keywords})
-    whole = networks.build(pieces, "autoencoder").eval()
-    cut = type(whole)(**keywords | {"num_splits": 8}).eval()
-    cut.load_state_dict(whole.state_dict())
+    variant = dataclasses.replace(tiny(), networks={"autoencoder": keywords})
+    network = networks.build(variant, "autoencoder").eval()
+    split = type(network)(**keywords | {"num_splits": 8}).eval()
+    split.load_state_dict(network.state_dict())
     torch.manual_seed(0)
     latent, image = torch.randn(1, 4, 4, 32, 4), torch.rand(1, 1, 8, 128, 8)
     with torch.no_grad():
-        for name, given in (("decode", latent), ("encode", image)):
-            ours, theirs = getattr(whole, name)(given), getattr(cut, name)(given)
-            if isinstance(ours, tuple):
-                ours, theirs = ours[0], theirs[0]
-            assert (ours - theirs).norm() / theirs.norm() < 1e-6, name
+        for name, x in (("decode", latent), ("encode", image)):
+            output, truth = getattr(network, name)(x), getattr(split, name)(x)
+            if isinstance(output, tuple):
+                output, truth = output[0], truth[0]
+            assert (output - truth).norm() / truth.norm() < 1e-6, name
 
 
 def test_loaded_networks_know_scale_and_digests(checkpoints: Path) -> None:
@@ -83,9 +84,9 @@ def test_loaded_networks_know_scale_and_digests(checkpoints: Path) -> None:
 def test_a_checkpoint_that_does_not_fit_is_refused(checkpoints: Path) -> None:
     other = tiny()
     other.networks["autoencoder"]["num_res_blocks"] = [1, 1, 2]
-    with pytest.raises(ValueError, match=r"autoencoder\.safetensors lacks .* parameters") as no:
+    with pytest.raises(ValueError, match=r"autoencoder\.safetensors lacks .* parameters") as caught:
         networks.load(other, checkpoints)
-    assert "\n" not in str(no.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_checkpoint_with_parameters_to_spare_is_refused(checkpoints: Path) -> None:
@@ -129,19 +130,19 @@ def test_group_norm_by_moments_is_accurate(shape: tuple[int, ...]) -> None:
     x = torch.randn(shape) * 3 + 1
     with torch.no_grad():
         truth = norm.double()(x.double())
-        ours = networks.MomentsGroupNorm(norm.float())(x)
-    assert (ours - truth).norm() / truth.norm() < 1e-6
+        output = networks.MomentsGroupNorm(norm.float())(x)
+    assert (output - truth).norm() / truth.norm() < 1e-6
 
 
 @pytest.mark.parametrize("include_fc", [False, True])
 def test_attention_is_monais(include_fc: bool) -> None:
     torch.manual_seed(0)
-    own = SABlock(32, 4, qkv_bias=True, include_fc=include_fc, use_combined_linear=False)
+    self_attention = SABlock(32, 4, qkv_bias=True, include_fc=include_fc, use_combined_linear=False)
     cross = CrossAttentionBlock(32, 4, context_input_size=10, dim_head=8)
     x, context = torch.randn(2, 60, 32), torch.randn(2, 3, 10)
     with torch.no_grad():
-        for block, given in ((own, (x,)), (cross, (x, context))):
-            assert torch.allclose(networks.Attention(block)(*given), block(*given), atol=1e-6)
+        for block, inputs in ((self_attention, (x,)), (cross, (x, context))):
+            assert torch.allclose(networks.Attention(block)(*inputs), block(*inputs), atol=1e-6)
 
 
 def test_prepared_networks_hold_none_of_what_exports_badly(checkpoints: Path) -> None:
@@ -152,20 +153,20 @@ def test_prepared_networks_hold_none_of_what_exports_badly(checkpoints: Path) ->
         assert not {"GroupNorm", "MaisiGroupNorm3D", "SABlock", "CrossAttentionBlock"} & kinds
 
 
-@pytest.mark.parametrize("inside", [False, True])
-def test_a_doubled_grid_is_monais_with_a_third_of_the_work(inside: bool) -> None:
-    chosen = shrunk("rflow-ct")
-    chosen.networks["diffusion_unet"]["resblock_updown"] = inside
-    network = networks.build(chosen, "diffusion_unet").eval().requires_grad_(False)
+@pytest.mark.parametrize("updown", [False, True])
+def test_a_doubled_grid_is_monais_with_a_third_of_the_work(updown: bool) -> None:
+    variant = shrunk("rflow-ct")
+    variant.networks["diffusion_unet"]["resblock_updown"] = updown
+    network = networks.build(variant, "diffusion_unet").eval().requires_grad_(False)
     for parameter in network.parameters():
         parameter.normal_(std=0.1)
-    swapped = networks.prepare(copy.deepcopy(network), doubled=True)
-    kinds = {type(module) for module in swapped.modules()}
-    assert networks.Doubled in kinds and (networks.DoublingBlock in kinds) == inside
-    assert networks.Doubled not in {type(m) for m in networks.prepare(network).modules()}
+    prepared = networks.prepare(copy.deepcopy(network), fuse_upsampling=True)
+    kinds = {type(module) for module in prepared.modules()}
+    assert networks.UpsampleConv in kinds and (networks.UpsampleBlock in kinds) == updown
+    assert networks.UpsampleConv not in {type(m) for m in networks.prepare(network).modules()}
     x, time = torch.randn(2, 4, 6, 8, 4), torch.tensor([300.0, 300.0])
     rows = {"class_labels": torch.tensor([1, 0]), "spacing_tensor": torch.rand(2, 3)}
-    truth, found = network(x, time, **rows), swapped(x, time, **rows)
-    assert (found - truth).norm() < 1e-5 * truth.norm()
-    block = next(m for m in swapped.modules() if isinstance(m, networks.Doubled))
+    truth, output = network(x, time, **rows), prepared(x, time, **rows)
+    assert (output - truth).norm() < 1e-5 * truth.norm()
+    block = next(m for m in prepared.modules() if isinstance(m, networks.UpsampleConv))
     assert block.conv.weight.shape[2:] == (4, 4, 4) and block.conv.stride == (2, 2, 2)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from export import checkpoints, networks, random_weights, variant
+from export import checkpoints, networks, random_weights
+from export import variant as variants
 from export.files import sha256
 from export.variant import Variant
 from tests.export.weights import tiny
@@ -18,7 +19,7 @@ from tests.export.weights import tiny
 
 def tiny_ct() -> Variant:
     """Return rflow-ct with a handful of channels."""
-    official = variant.load("rflow-ct")
+    official = variants.load("rflow-ct")
     small = copy.deepcopy(official.networks)
     for role, table in small.items():
         channels = "channels" if role == "mask_diffusion" else "num_channels"
@@ -40,30 +41,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_files_have_the_official_layout(folder: Path) -> None:
-    chosen = tiny_ct()
-    for role, name in chosen.checkpoints.items():
+    variant = tiny_ct()
+    for role, name in variant.checkpoints.items():
         content = torch.load(folder / name, weights_only=True)
         assert ("scale_factor" in content) == (role in ("diffusion_unet", "mask_diffusion"))
         assert ("controlnet_state_dict" in content) == (role == "controlnet")
         read = checkpoints.read(folder / name, role)
         assert {value.dtype for value in read.state.values()} == {torch.float32}
-        assert checkpoints.fit(networks.build(chosen, role), read.state, role) == []
+        assert checkpoints.fit(networks.build(variant, role), read.state, role) == []
     assert "random numbers" in (folder / random_weights.MARK).read_text()
 
 
 def test_nothing_is_zero_or_one_throughout(folder: Path) -> None:
-    chosen = tiny_ct()
-    for role, name in chosen.checkpoints.items():
+    variant = tiny_ct()
+    for role, name in variant.checkpoints.items():
         for key, value in checkpoints.read(folder / name, role).state.items():
             assert value.numel() == 1 or value.std() > 0, (role, key)
 
 
 def test_the_mask_reaches_the_image_and_the_image_its_range(folder: Path) -> None:
-    chosen = tiny_ct()
+    variant = tiny_ct()
 
     def load(role: str) -> Any:
-        network = networks.build(chosen, role).eval()
-        state = checkpoints.read(folder / chosen.checkpoints[role], role).state
+        network = networks.build(variant, role).eval()
+        state = checkpoints.read(folder / variant.checkpoints[role], role).state
         checkpoints.fit(network, state, role)
         return network
 
@@ -81,13 +82,13 @@ def test_the_mask_reaches_the_image_and_the_image_its_range(folder: Path) -> Non
 
 def test_the_same_seed_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     state = torch.random.get_rng_state()
-    again = random_weights.write(tiny_ct(), tmp_path)
+    paths_again = random_weights.write(tiny_ct(), tmp_path)
     assert torch.equal(state, torch.random.get_rng_state())
-    for role, path in again.items():
-        known = folder / tiny_ct().checkpoints[role]
-        assert sha256(path) == sha256(known), role
+    for role, path in paths_again.items():
+        first = folder / tiny_ct().checkpoints[role]
+        assert sha256(path) == sha256(first), role
     random_weights.write(tiny_ct(), tmp_path, seed=1)
-    path = again["controlnet"]
+    path = paths_again["controlnet"]
     assert sha256(path) != sha256(folder / "models" / path.name)
 
 
@@ -104,11 +105,11 @@ def test_no_checkpoint_of_a_users_is_replaced(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["rflow-ct", "ddpm-ct", "rflow-mr", "rflow-mr-brain"])
 def test_official_sizes_are_written_and_read(name: str, tmp_path: Path) -> None:
-    chosen = variant.load(name)
-    paths = random_weights.write(chosen, tmp_path)
+    variant = variants.load(name)
+    paths = random_weights.write(variant, tmp_path)
     for role, path in paths.items():
         read = checkpoints.read(path, role)
-        assert checkpoints.fit(networks.build(chosen, role), read.state, role) == []
+        assert checkpoints.fit(networks.build(variant, role), read.state, role) == []
     parameters = sum(path.stat().st_size for path in paths.values()) / 4
     # UNet 180 M and autoencoder 21 M; CT has 72 M of ControlNet and 203 M of mask networks more.
     assert parameters > (450e6 if name.endswith("ct") else 180e6)

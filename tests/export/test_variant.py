@@ -1,4 +1,4 @@
-"""What a TOML file must say."""
+"""The checks and the content of variants."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from export import variant
+from export import variant as variants
 from export.variant import SERVING, VARIANTS
 from tests.conftest import ROOT
 
@@ -15,13 +15,13 @@ OFFICIAL = ["ddpm-ct", "rflow-ct", "rflow-mr", "rflow-mr-brain"]
 
 
 def test_every_variant_loads() -> None:
-    assert set(variant.names()) == {"mini", *OFFICIAL}
-    for name in variant.names():
-        assert variant.load(name).name == name
+    assert set(variants.names()) == {"mini", *OFFICIAL}
+    for name in variants.names():
+        assert variants.load(name).name == name
 
 
 def test_the_parameter_holds_what_a_client_asks_for() -> None:
-    parameter = variant.load("mini").parameter({"autoencoder": "0"})
+    parameter = variants.load("mini").parameter({"autoencoder": "0"})
     assert parameter["modalities"]["mri_t1_skull_stripped"] == 29
     assert parameter["labels"]["0"] == "background"
     assert parameter["weights"] == {"autoencoder": "0"}
@@ -30,7 +30,7 @@ def test_the_parameter_holds_what_a_client_asks_for() -> None:
 
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_what_is_published_is_compact(name: str) -> None:
-    parameter = variant.load(name).parameter({})
+    parameter = variants.load(name).parameter({})
     assert set(SERVING) < set(parameter)
     assert "mask_labels" not in parameter
     assert len(json.dumps(parameter)) < 8192
@@ -38,22 +38,22 @@ def test_what_is_published_is_compact(name: str) -> None:
 
 def test_the_widest_activation_is_the_one_of_the_decoder() -> None:
     chain = ROOT / "model_repository" / "mini.vae_decoder" / "1" / "chain.json"
-    told = json.loads(chain.read_bytes())
-    wide = [one["channels"] * one["planes"] ** 3 for one in told["activations"].values()]
-    published = variant.load("mini").parameter({})["bytes_per_voxel"]
-    assert published * 4**3 == told["itemsize"] * max(wide)
+    description = json.loads(chain.read_bytes())
+    sizes = [x["channels"] * x["planes"] ** 3 for x in description["activations"].values()]
+    published = variants.load("mini").parameter({})["bytes_per_voxel"]
+    assert published * 4**3 == description["itemsize"] * max(sizes)
 
 
 def test_roles_are_those_a_variant_has() -> None:
-    assert list(variant.load("rflow-mr").networks) == ["autoencoder", "diffusion_unet"]
-    assert set(variant.load("rflow-ct").checkpoints) == set(variant.ROLES)
+    assert list(variants.load("rflow-mr").networks) == ["autoencoder", "diffusion_unet"]
+    assert set(variants.load("rflow-ct").checkpoints) == set(variants.ROLES)
     with pytest.raises(KeyError):
-        variant.load("rflow-mr-brain").networks["controlnet"]
+        variants.load("rflow-mr-brain").networks["controlnet"]
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_every_file_is_pinned_on_the_hub(name: str) -> None:
-    loaded = variant.load(name)
+    loaded = variants.load(name)
     assert loaded.license_url.startswith("https://")
     assert set(loaded.hub) == set(loaded.checkpoints)
     for role, entry in loaded.hub.items():
@@ -75,26 +75,26 @@ def test_every_file_is_pinned_on_the_hub(name: str) -> None:
 def test_presets_give_the_published_field_of_view(
     name: str, preset: str, fov: tuple[float, ...]
 ) -> None:
-    given = variant.load(name).serving["presets"][preset]
-    sides = [size * mm for size, mm in zip(given["size"], given["spacing"], strict=True)]
+    values = variants.load(name).serving["presets"][preset]
+    sides = [size * mm for size, mm in zip(values["size"], values["spacing"], strict=True)]
     assert sides == pytest.approx(fov, abs=1e-9)
-    assert not any(size % 32 for size in given["size"])
+    assert not any(size % 32 for size in values["size"])
 
 
 def test_presets_know_the_share_of_training_data() -> None:
-    presets = variant.load("ddpm-ct").serving["presets"].values()
+    presets = variants.load("ddpm-ct").serving["presets"].values()
     assert sum(preset.get("share", 0) for preset in presets) == pytest.approx(1, abs=1e-3)
-    brain = variant.load("rflow-mr-brain").serving["presets"]
+    brain = variants.load("rflow-mr-brain").serving["presets"]
     assert brain["t1-sagittal"]["scans"] == 142290
 
 
 def test_mask_labels_remap_the_generators_classes() -> None:
-    labels = variant.load("rflow-ct").serving["mask_labels"]
+    labels = variants.load("rflow-ct").serving["mask_labels"]
     assert (len(labels), labels[0], labels[18], labels[124]) == (125, 0, 23, 200)
 
 
 def test_the_type_of_a_tensor_follows_the_precision() -> None:
-    brain = variant.load("rflow-ct")
+    brain = variants.load("rflow-ct")
     assert brain.tensor_type("embedding", "fp16") == "FP16"
     assert brain.tensor_type("embedding", "fp32") == "FP32"
     assert brain.tensor_type("class_labels", "fp16") == "INT64"
@@ -106,7 +106,7 @@ def test_the_type_of_a_tensor_follows_the_precision() -> None:
 
 def test_an_unknown_variant_is_named_with_those_there_are() -> None:
     with pytest.raises(ValueError, match=r"'maxi' is not one of .*mini"):
-        variant.load("maxi")
+        variants.load("maxi")
 
 
 def test_a_file_of_ones_own_stands_on_a_shipped_variant(tmp_path: Path) -> None:
@@ -116,13 +116,13 @@ def test_a_file_of_ones_own_stands_on_a_shipped_variant(tmp_path: Path) -> None:
         '[checkpoints]\ndiffusion_unet = "/data/tuned.pt"\n'
         "[serving.defaults]\nsteps = 20\n"
     )
-    ours, base = variant.load(path), variant.load("rflow-ct")
-    assert variant.load(str(path)) == ours
-    assert (ours.name, ours.serving["defaults"]["steps"]) == ("ward-7", 20)
-    assert ours.serving["defaults"]["size"] == base.serving["defaults"]["size"]
-    assert ours.checkpoints["diffusion_unet"] == "/data/tuned.pt"
-    assert ours.networks == base.networks
-    assert set(base.hub) - set(ours.hub) == {"diffusion_unet"}
+    variant, base = variants.load(path), variants.load("rflow-ct")
+    assert variants.load(str(path)) == variant
+    assert (variant.name, variant.serving["defaults"]["steps"]) == ("ward-7", 20)
+    assert variant.serving["defaults"]["size"] == base.serving["defaults"]["size"]
+    assert variant.checkpoints["diffusion_unet"] == "/data/tuned.pt"
+    assert variant.networks == base.networks
+    assert set(base.hub) - set(variant.hub) == {"diffusion_unet"}
 
 
 @pytest.mark.parametrize(
@@ -141,14 +141,14 @@ def test_a_broken_file_of_ones_own_gets_one_sentence(
     tmp_path: Path, text: str, sentence: str
 ) -> None:
     (tmp_path / "own.toml").write_text(text)
-    with pytest.raises(ValueError, match=sentence) as no:
-        variant.load(tmp_path / "own.toml")
-    assert "\n" not in str(no.value)
+    with pytest.raises(ValueError, match=sentence) as caught:
+        variants.load(tmp_path / "own.toml")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_file_that_is_not_there_gets_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no.toml cannot be read: No such file"):
-        variant.load(tmp_path / "no.toml")
+        variants.load(tmp_path / "no.toml")
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_contradiction_is_named(tmp_path: Path, line: str, instead: str, sente
     assert line in text
     (tmp_path / "mini.toml").write_text(text.replace(line, instead))
     with pytest.raises(ValueError, match=sentence):
-        variant.load("mini", tmp_path)
+        variants.load("mini", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -196,15 +196,15 @@ def test_a_contradiction_of_ct_is_named(
     assert line in text
     (tmp_path / "ddpm-ct.toml").write_text(text.replace(line, instead))
     with pytest.raises(ValueError, match=sentence):
-        variant.load("ddpm-ct", tmp_path)
+        variants.load("ddpm-ct", tmp_path)
 
 
 def test_a_caveat_of_a_preset_is_published_and_is_a_sentence(tmp_path: Path) -> None:
-    presets = variant.load("mini").parameter({})["presets"]
+    presets = variants.load("mini").parameter({})["presets"]
     assert all("no head" in preset["caveat"] for preset in presets.values())
-    own = tmp_path / "own.toml"
-    own.write_text('base = "mini"\nname = "own"\n[serving.presets.brain-t2]\ncaveat = "noisy"\n')
-    assert variant.load(own).parameter({})["presets"]["brain-t2"]["caveat"] == "noisy"
-    own.write_text('base = "mini"\nname = "own"\n[serving.presets.brain-t2]\ncaveat = true\n')
+    path = tmp_path / "own.toml"
+    path.write_text('base = "mini"\nname = "own"\n[serving.presets.brain-t2]\ncaveat = "noisy"\n')
+    assert variants.load(path).parameter({})["presets"]["brain-t2"]["caveat"] == "noisy"
+    path.write_text('base = "mini"\nname = "own"\n[serving.presets.brain-t2]\ncaveat = true\n')
     with pytest.raises(ValueError, match=r"own\.toml: brain-t2: caveat True is not a sentence"):
-        variant.load(own)
+        variants.load(path)

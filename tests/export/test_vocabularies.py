@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from export import variant
+from export import variant as variants
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-FILE = Path(variant.__file__).parent / "vocabularies.toml"
+FILE = Path(variants.__file__).parent / "vocabularies.toml"
 TABLES: dict[str, dict[str, int]] = tomllib.loads(FILE.read_text())
-RFLOW_CT = variant.load("rflow-ct").serving
-RFLOW_CT_PUBLISHED = variant.load("rflow-ct").parameter({})["vocabularies"]
+RFLOW_CT = variants.load("rflow-ct").serving
+RFLOW_CT_PUBLISHED = variants.load("rflow-ct").parameter({})["vocabularies"]
 LABELS: dict[str, str] = RFLOW_CT["labels"]
 TOTAL = {
-    int(label): (int(own), theirs, ours)
-    for label, own, theirs, ours in re.findall(
+    int(label): (int(maisi_id), their_name, maisi_name)
+    for label, maisi_id, their_name, maisi_name in re.findall(
         r"^(\d+) = (\d+)  # (\S+) -> (.+)$", FILE.read_text(), re.MULTILINE
     )
 }
@@ -30,9 +30,9 @@ TOTAL = {
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_target_is_a_label_with_a_meaning(name: str) -> None:
-    for own in TABLES[name].values():
-        assert own != 0
-        assert not LABELS[str(own)].startswith("dummy")
+    for maisi_id in TABLES[name].values():
+        assert maisi_id != 0
+        assert not LABELS[str(maisi_id)].startswith("dummy")
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -42,14 +42,14 @@ def test_no_two_ids_become_one(name: str) -> None:
 
 def test_total_segmentator_has_117_classes() -> None:
     assert list(TABLES["totalsegmentator-v2"]) == [str(label) for label in range(1, 118)]
-    assert {str(label): own for label, (own, _, _) in TOTAL.items()} == TABLES[
+    assert {str(label): maisi_id for label, (maisi_id, _, _) in TOTAL.items()} == TABLES[
         "totalsegmentator-v2"
     ]
 
 
 # totalsegmentator/map_to_binary.py of wasserth/TotalSegmentator v2.18.0, read by eye.
 @pytest.mark.parametrize(
-    ("label", "theirs"),
+    ("label", "their_name"),
     {
         1: "spleen",
         2: "kidney_right",
@@ -67,23 +67,24 @@ def test_total_segmentator_has_117_classes() -> None:
         117: "costal_cartilages",
     }.items(),
 )
-def test_classes_of_total_segmentator(label: int, theirs: str) -> None:
-    assert TOTAL[label][1] == theirs
+def test_classes_of_total_segmentator(label: int, their_name: str) -> None:
+    assert TOTAL[label][1] == their_name
 
 
 def test_names_agree_word_for_word_and_side_for_side() -> None:
-    for own, theirs, ours in TOTAL.values():
-        assert LABELS[str(own)] == ours
-        assert set(theirs.split("_")) - {"urinary"} == set(ours.split())
+    for maisi_id, their_name, maisi_name in TOTAL.values():
+        assert LABELS[str(maisi_id)] == maisi_name
+        assert set(their_name.split("_")) - {"urinary"} == set(maisi_name.split())
 
 
 def test_the_classes_of_the_mask_generator_are_its_labels() -> None:
-    own = TABLES["maisi-124"]
-    assert [0, *own.values()] == RFLOW_CT["mask_labels"]
-    assert list(own) == [str(label) for label in range(1, 125)]
+    table = TABLES["maisi-124"]
+    assert [0, *table.values()] == RFLOW_CT["mask_labels"]
+    assert list(table) == [str(label) for label in range(1, 125)]
 
 
 def test_what_is_published_says_the_same() -> None:
     for name, ids in RFLOW_CT_PUBLISHED.items():
-        assert {str(label): own for label, own in enumerate(ids) if own} == TABLES[name]
+        table = {str(label): maisi_id for label, maisi_id in enumerate(ids) if maisi_id}
+        assert table == TABLES[name]
         assert ids[0] == 0

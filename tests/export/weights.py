@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
+import tempfile
 from pathlib import Path
 
-from export import random_weights, variant
+from export import graphs, networks, random_weights
+from export import variant as variants
+from export.graphs import Graph
+from export.networks import Networks
 from export.variant import Variant
 
 
 def tiny() -> Variant:
-    """Return a variant like mini with few channels, one UNet level and attention below it alone."""
-    mini = variant.load("mini")
-    changed = copy.deepcopy(mini.networks)
-    changed["autoencoder"] |= {
+    """Return a variant like mini with few channels, one UNet level and attention only below it."""
+    mini = variants.load("mini")
+    keywords = copy.deepcopy(mini.networks)
+    keywords["autoencoder"] |= {
         "num_channels": [8, 8, 8],
         "num_res_blocks": [1, 1, 1],
         "norm_num_groups": 4,
@@ -27,22 +32,22 @@ def tiny() -> Variant:
         "norm_num_groups": 4,
         "resblock_updown": True,
     }
-    changed["diffusion_unet"] |= unet
-    changed["controlnet"] |= {**unet, "conditioning_embedding_num_channels": [8, 8, 16]}
-    files = {role: f"tiny/{role}.safetensors" for role in changed}
-    return dataclasses.replace(mini, name="tiny", networks=changed, checkpoints=files)
+    keywords["diffusion_unet"] |= unet
+    keywords["controlnet"] |= {**unet, "conditioning_embedding_num_channels": [8, 8, 16]}
+    files = {role: f"tiny/{role}.safetensors" for role in keywords}
+    return dataclasses.replace(mini, name="tiny", networks=keywords, checkpoints=files)
 
 
-def random_checkpoint(chosen: Variant, folder: Path, seed: int = 0) -> None:
+def random_checkpoint(variant: Variant, folder: Path, seed: int = 0) -> None:
     """Write float16 checkpoints of `chosen` below `folder`, as training would."""
-    random_weights.write(chosen, folder, seed, scale_factor=0.9)
+    random_weights.write(variant, folder, seed, scale_factor=0.9)
 
 
 def shrunk(name: str) -> Variant:
     """Return a shipped variant with two levels and a handful of channels in every network."""
-    official = variant.load(name)
-    small = copy.deepcopy(official.networks)
-    for role, table in small.items():
+    official = variants.load(name)
+    keywords = copy.deepcopy(official.networks)
+    for role, table in keywords.items():
         if "autoencoder" in role:
             table |= {"num_channels": [8, 8, 16], "num_res_blocks": [1, 1, 1]}
         else:
@@ -50,6 +55,19 @@ def shrunk(name: str) -> Variant:
             table |= {channels: [16, 16], "attention_levels": [False, True]}
             table |= {"num_head_channels": [0, 8], "num_res_blocks": 1}
         table["norm_num_groups"] = 4
-    if "controlnet" in small:
-        small["controlnet"]["conditioning_embedding_num_channels"] = [8, 8, 8]
-    return dataclasses.replace(official, networks=small)
+    if "controlnet" in keywords:
+        keywords["controlnet"]["conditioning_embedding_num_channels"] = [8, 8, 8]
+    return dataclasses.replace(official, networks=keywords)
+
+
+@functools.cache
+def shrunk_graphs(name: str) -> tuple[Networks, dict[str, Graph]]:
+    """Return the networks of `shrunk(name)` with random weights, and its graphs by name.
+
+    All tests share them: a test that changes a weight restores it.
+    """
+    variant = shrunk(name)
+    with tempfile.TemporaryDirectory() as folder:
+        random_weights.write(variant, Path(folder))
+        loaded = networks.load(variant, Path(folder))
+    return loaded, {graph.name: graph for graph in graphs.graphs(variant, loaded)}

@@ -1,4 +1,4 @@
-"""How these tests ask a server: for the shipped variant, and for a small one of random weights."""
+"""Clients of servers with the shipped variant and with small variants of random weights."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import tritonclient.grpc as triton
 
+from export.arrays import Array
 from tests.conftest import PATIENCE, TOKEN, Server
 from tests.export.repository_of_tiny import OFFICIAL, exported
-
-Array = npt.NDArray[Any]
 
 TYPES = {
     **{"u1": "UINT8", "i4": "INT32", "i8": "INT64", "f4": "FP32", "f8": "FP64"},
@@ -50,12 +48,12 @@ class Caller:
 
     def network(self, short: str, **inputs: Any) -> dict[str, Array]:
         """Call a network as the stages of the variant do, and return its outputs."""
-        model, shown = f"{self.variant}.{short}", {"maisi_token": TOKEN}
-        result = self.client.infer(model, tensors(inputs), parameters=shown)
+        model, parameters = f"{self.variant}.{short}", {"maisi_token": TOKEN}
+        result = self.client.infer(model, tensors(inputs), parameters=parameters)
         return {out.name: result.as_numpy(out.name) for out in result.get_response().outputs}
 
     def volume(self, **inputs: Any) -> tuple[Array, dict[str, Any]]:
-        """Ask the ensemble for a volume and its report."""
+        """Return a volume of the ensemble, and its report."""
         answer = self.ask(**inputs)
         return answer["image"], json.loads(answer["report"].tobytes())
 
@@ -67,16 +65,16 @@ class Caller:
 
 
 def stream(server: Server, variant: str = "mini", **inputs: Any) -> list[Any]:
-    """Ask the stream and return everything it says: results, or an exception at the end."""
-    said: queue.Queue[Any] = queue.Queue()
+    """Return all messages of a request to the stream: results, at the end perhaps an exception."""
+    results: queue.Queue[Any] = queue.Queue()
     with triton.InferenceServerClient(server.grpc) as client:
-        client.start_stream(lambda result, error: said.put(error or result))
+        client.start_stream(lambda result, error: results.put(error or result))
         client.async_stream_infer(
             f"{variant}.stream", tensors(inputs), enable_empty_final_response=True
         )
         messages: list[Any] = []
         while True:
-            message = said.get(timeout=PATIENCE)
+            message = results.get(timeout=PATIENCE)
             if isinstance(message, triton.InferenceServerException):
                 return [*messages, message]
             response = message.get_response()
@@ -104,20 +102,20 @@ def tiny_server(
 
 @pytest.fixture(scope="session")
 def official_callers(official_server: Server) -> dict[str, Caller]:
-    """Ask each of `OFFICIAL`."""
+    """Return a caller for each of `OFFICIAL`."""
     client = triton.InferenceServerClient(official_server.grpc)
     return {name: Caller(client, name) for name in OFFICIAL}
 
 
 @pytest.fixture(scope="session")
 def caller(server: Server) -> Caller:
-    """Ask the shipped variant."""
+    """Return a caller for the shipped variant."""
     return Caller(triton.InferenceServerClient(server.grpc), "mini")
 
 
 @pytest.fixture(scope="session")
 def tiny_caller(tiny_server: Server) -> Caller:
-    """Ask the small variant."""
+    """Return a caller for the small variant."""
     return Caller(triton.InferenceServerClient(tiny_server.grpc), "tiny")
 
 

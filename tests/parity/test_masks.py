@@ -1,4 +1,4 @@
-"""A mask made of an anatomy, alone and with its image, and masks that the server completes."""
+"""Masks generated from an anatomy, with and without image, and masks that the server completes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
+from export.arrays import Array
 from tests.conftest import Server
 from tests.export.repository_of_tiny import official
-from tests.parity.conftest import Array, Caller, stream
-from tests.parity.masks import ASKED, SIZE, mask_of_monai
+from tests.parity.conftest import Caller, stream
+from tests.parity.masks import REQUEST, SIZE, mask_of_monai
 
 
 @pytest.fixture
@@ -24,12 +25,12 @@ def ddpm(official_callers: dict[str, Caller]) -> Caller:
 
 def test_it_is_what_monai_and_upstream_make(ddpm: Caller, official_repository: Path) -> None:
     truth = mask_of_monai(official("tiny-ddpm"), official_repository)
-    answer = ddpm.ask(**ASKED)
-    found, report = answer["used_mask"], json.loads(answer["report"].tobytes())
-    assert found.shape == answer["image"].shape == SIZE
-    assert (found == truth).mean() > 0.999  # a class may win by a rounding
-    assert len(np.unique(found)) > 5
-    assert (answer["image"][found == 0] == -1000).all()
+    answer = ddpm.ask(**REQUEST)
+    used_mask, report = answer["used_mask"], json.loads(answer["report"].tobytes())
+    assert used_mask.shape == answer["image"].shape == SIZE
+    assert (used_mask == truth).mean() > 0.999  # a class may win by a rounding
+    assert len(np.unique(used_mask)) > 5
+    assert (answer["image"][used_mask == 0] == -1000).all()
     assert report["anatomy"]["liver"] == pytest.approx(0.8)
     assert report["anatomy"]["hepatic tumor"] == -1
 
@@ -37,8 +38,8 @@ def test_it_is_what_monai_and_upstream_make(ddpm: Caller, official_repository: P
 def test_both_endpoints_give_the_same_pair_and_the_mask_alone(
     ddpm: Caller, official_server: Server
 ) -> None:
-    answer = ddpm.ask(**ASKED)
-    messages = stream(official_server, "tiny-ddpm", **ASKED)
+    answer = ddpm.ask(**REQUEST)
+    messages = stream(official_server, "tiny-ddpm", **REQUEST)
     for name in ("image", "used_mask"):
         assert messages[-1].as_numpy(name).tobytes() == answer[name].tobytes()
     stages = [message.as_numpy("stage").tobytes().decode() for message in messages]
@@ -46,44 +47,46 @@ def test_both_endpoints_give_the_same_pair_and_the_mask_alone(
     progress = [float(message.as_numpy("progress")[0]) for message in messages]
     assert progress == sorted(progress)
 
-    alone = stream(official_server, "tiny-ddpm", **ASKED, mask_only=np.array([True]))
-    assert alone[-1].as_numpy("used_mask").tobytes() == answer["used_mask"].tobytes()
-    assert alone[-1].as_numpy("image") is None
-    held = {label["id"] for label in json.loads(alone[-1].as_numpy("report").tobytes())["labels"]}
-    assert held == set(np.unique(answer["used_mask"])) - {0}
+    mask_only = stream(official_server, "tiny-ddpm", **REQUEST, mask_only=np.array([True]))
+    assert mask_only[-1].as_numpy("used_mask").tobytes() == answer["used_mask"].tobytes()
+    assert mask_only[-1].as_numpy("image") is None
+    ids = {
+        label["id"] for label in json.loads(mask_only[-1].as_numpy("report").tobytes())["labels"]
+    }
+    assert ids == set(np.unique(answer["used_mask"])) - {0}
 
 
 def test_only_the_organs_asked_for_are_given_back(ddpm: Caller) -> None:
-    whole = ddpm.ask(**ASKED)
-    some = ddpm.ask(**ASKED, organs=np.array([b"body, 57"], object))
-    kept = np.where(np.isin(whole["used_mask"], (200, 57)), whole["used_mask"], 0)
-    assert (some["used_mask"] == kept).all()
-    assert some["image"].tobytes() == whole["image"].tobytes()
+    full = ddpm.ask(**REQUEST)
+    partial = ddpm.ask(**REQUEST, organs=np.array([b"body, 57"], object))
+    expected = np.where(np.isin(full["used_mask"], (200, 57)), full["used_mask"], 0)
+    assert (partial["used_mask"] == expected).all()
+    assert partial["image"].tobytes() == full["image"].tobytes()
 
 
 def test_a_mask_of_another_vocabulary_and_without_a_body(
     ddpm: Caller, official_server: Server
 ) -> None:
-    theirs = np.zeros((40, 40, 40), np.uint8)
-    theirs[10:20, 10:30, 10:30], theirs[20:28, 10:30, 10:30] = 5, 11  # liver, a lobe of the lung
-    given: dict[str, Any] = {
-        "mask": theirs,
+    labels = np.zeros((40, 40, 40), np.uint8)
+    labels[10:20, 10:30, 10:30], labels[20:28, 10:30, 10:30] = 5, 11  # liver, a lobe of the lung
+    inputs: dict[str, Any] = {
+        "mask": labels,
         "vocabulary": np.array([b"totalsegmentator-v2"], object),
         "spacing": np.array([3, 3, 3], np.float32),
         "seed": np.array([1]),
         "steps": np.array([2], np.int32),
     }
-    answer = ddpm.ask(**given)
-    used, report = answer["used_mask"], json.loads(answer["report"].tobytes())
-    assert (used[theirs == 5] == 1).all()
-    assert (used[theirs == 11] == 29).all()
-    assert (used == 200).sum() > 1000
+    answer = ddpm.ask(**inputs)
+    used_mask, report = answer["used_mask"], json.loads(answer["report"].tobytes())
+    assert (used_mask[labels == 5] == 1).all()
+    assert (used_mask[labels == 11] == 29).all()
+    assert (used_mask == 200).sum() > 1000
     assert (report["vocabulary"], report["body_added"]) == ("totalsegmentator-v2", True)
     assert report["top_region"] == "chest"
-    checked = stream(official_server, "tiny-ddpm", **given, check=np.array([True]))
-    (told,) = [json.loads(message.as_numpy("report").tobytes()) for message in checked]
-    names = {label["name"]: label["voxels"] for label in told["labels"]}
-    assert names["liver"] == (theirs == 5).sum()
+    checked = stream(official_server, "tiny-ddpm", **inputs, check=np.array([True]))
+    (check_report,) = [json.loads(message.as_numpy("report").tobytes()) for message in checked]
+    names = {label["name"]: label["voxels"] for label in check_report["labels"]}
+    assert names["liver"] == (labels == 5).sum()
     assert set(names) == {"liver", "left lung lower lobe", "body"}
     assert checked[0].as_numpy("image") is None
 
@@ -108,16 +111,16 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("changed", "sentence"), REFUSED.values(), ids=REFUSED.keys())
+@pytest.mark.parametrize(("changes", "sentence"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_contradicts_itself_is_refused_at_both_endpoints(
-    ddpm: Caller, official_server: Server, changed: dict[str, Any], sentence: str
+    ddpm: Caller, official_server: Server, changes: dict[str, Any], sentence: str
 ) -> None:
-    given = {name: value for name, value in (ASKED | changed).items() if value is not None}
-    if "mask" in changed:
-        given.pop("size", None)
-    streamed = stream(official_server, "tiny-ddpm", **given)[-1]
+    inputs = {name: value for name, value in (REQUEST | changes).items() if value is not None}
+    if "mask" in changes:
+        inputs.pop("size", None)
+    streamed = stream(official_server, "tiny-ddpm", **inputs)[-1]
     assert isinstance(streamed, triton.InferenceServerException)
-    for message in (ddpm.refusal(**given), str(streamed.message())):
+    for message in (ddpm.refusal(**inputs), str(streamed.message())):
         assert sentence in message
         assert "Traceback" not in message
 
@@ -125,8 +128,8 @@ def test_what_contradicts_itself_is_refused_at_both_endpoints(
 def test_variants_without_mask_networks_have_no_such_inputs(
     caller: Caller, official_callers: dict[str, Caller], mask: Callable[..., Array]
 ) -> None:
-    assert "'anatomy'" in caller.refusal(anatomy=ASKED["anatomy"])
+    assert "'anatomy'" in caller.refusal(anatomy=REQUEST["anatomy"])
     assert "'vocabulary'" in caller.refusal(
         mask=mask(32, 32, 32), vocabulary=np.array([b"maisi"], object)
     )
-    assert "'organs'" in official_callers["tiny-brain"].refusal(organs=ASKED["anatomy"])
+    assert "'organs'" in official_callers["tiny-brain"].refusal(organs=REQUEST["anatomy"])

@@ -1,4 +1,4 @@
-"""What differs from variant to variant at the endpoints: masks, body regions, DDPM's noise."""
+"""Differences between variants at the endpoints: masks, body regions, DDPM's noise."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
+from export.arrays import Array
 from tests.conftest import Server
 from tests.export.repository_of_tiny import OFFICIAL
-from tests.parity.conftest import Array, Caller, stream
+from tests.parity.conftest import Caller, stream
 
 SIZE = np.array([32, 32, 64], np.int32)
 
@@ -36,38 +37,38 @@ def test_both_endpoints_give_the_same_bytes(
     variant: str,
     masked: bool,
 ) -> None:
-    given: dict[str, Any] = {
+    inputs: dict[str, Any] = {
         "seed": np.array([4]),
         "guidance": np.array([2], np.float32),
         **({"mask": mask(33, 32, 40, ids=(0, 1, 22, 200))} if masked else {"size": SIZE}),
     }
-    image, report = official_callers[variant].volume(**given)
-    again, _ = official_callers[variant].volume(**given)
-    other, _ = official_callers[variant].volume(**given | {"seed": np.array([5])})
-    assert image.tobytes() == again.tobytes()
+    image, report = official_callers[variant].volume(**inputs)
+    second, _ = official_callers[variant].volume(**inputs)
+    other, _ = official_callers[variant].volume(**inputs | {"seed": np.array([5])})
+    assert image.tobytes() == second.tobytes()
     assert (image != other).mean() > 0.1
-    messages = stream(official_server, variant, **given)
+    messages = stream(official_server, variant, **inputs)
     assert messages[-1].as_numpy("image").tobytes() == image.tobytes()
     last = json.loads(messages[-1].as_numpy("report").tobytes())
-    apart = {"seconds": 0, "request_id": ""}
-    assert {**last, **apart} == {**report, **apart}
-    told = [message.as_numpy("stage").tobytes().decode() for message in messages]
-    between = ["mask_encoder"] if masked else []
-    assert list(dict.fromkeys(told)) == ["condition", *between, "sampler", "decoder", "done"]
+    timing = {"seconds": 0, "request_id": ""}
+    assert {**last, **timing} == {**report, **timing}
+    stages = [message.as_numpy("stage").tobytes().decode() for message in messages]
+    encoder = ["mask_encoder"] if masked else []
+    assert list(dict.fromkeys(stages)) == ["condition", *encoder, "sampler", "decoder", "done"]
     if masked:
         assert (last["top_region"], last["bottom_region"]) == ("head", "abdomen")
-        assert (image[given["mask"] == 0] == -1000).all()
+        assert (image[inputs["mask"] == 0] == -1000).all()
 
 
 def test_regions_steer_the_volume(official_callers: dict[str, Caller]) -> None:
-    def made(**regions: Array) -> Array:
+    def image(**regions: Array) -> Array:
         caller = official_callers["tiny-ddpm"]
         return caller.volume(size=SIZE, seed=np.array([1]), **regions)[0]
 
-    default = made()
-    assert (made(top_region=text("chest"), bottom_region=text("abdomen")) == default).all()
-    assert (made(top_region=text("head")) != default).mean() > 0.1
-    assert (made(bottom_region=text("lower")) != default).mean() > 0.1
+    default = image()
+    assert (image(top_region=text("chest"), bottom_region=text("abdomen")) == default).all()
+    assert (image(top_region=text("head")) != default).mean() > 0.1
+    assert (image(bottom_region=text("lower")) != default).mean() > 0.1
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -117,7 +118,7 @@ def test_image_and_mask_networks_compute_for_the_stages(
         assert latent.shape == (1, 4, 8, 8, 16)
         assert np.isfinite(latent).all() and latent.std() > 0
     noise = np.random.default_rng(1).standard_normal((1, 4, 16, 16, 8), np.float32)
-    moved = ct.network(
+    result = ct.network(
         "mask_flow",
         latent=noise,
         z=noise,
@@ -126,7 +127,7 @@ def test_image_and_mask_networks_compute_for_the_stages(
         anatomy_sizes=np.full((1, 10), -1, np.float32),
     )
     np.testing.assert_allclose(
-        moved["next_latent"], 0.75 * noise - 2 * moved["velocity"], rtol=1e-4, atol=1e-5
+        result["next_latent"], 0.75 * noise - 2 * result["velocity"], rtol=1e-4, atol=1e-5
     )
     labels = ct.network("mask_decoder", latent=noise)["labels"]
     assert labels.shape == (1, 64, 64, 32)

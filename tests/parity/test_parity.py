@@ -1,4 +1,4 @@
-"""What the server gives is what MONAI's networks and scheduler give, grey level by grey level."""
+"""Volumes of the server equal those of MONAI's networks and scheduler, grey level by grey level."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export import variant
+from export import variant as variants
+from export.arrays import Array
 from tests.conftest import ROOT
 from tests.export.repository_of_tiny import official
 from tests.export.weights import tiny
 from tests.parity.compare import compare
-from tests.parity.conftest import Array, Caller
+from tests.parity.conftest import Caller
 
 CASES = {
     "cubic": ((32, 32, 32), 0.0, True),
@@ -40,7 +41,7 @@ def slow(*values: Any) -> Any:
     ],
 )
 def test_the_shipped_weights(name: str, caller: Caller, mask: Callable[..., Array]) -> None:
-    compare(variant.load("mini"), ROOT / "export" / "checkpoints", caller, CASES[name], mask)
+    compare(variants.load("mini"), ROOT / "export" / "checkpoints", caller, CASES[name], mask)
 
 
 @pytest.mark.parametrize(
@@ -58,10 +59,11 @@ def test_image_to_image(
     name: str, strength: float, caller: Caller, mask: Callable[..., Array]
 ) -> None:
     checkpoints = ROOT / "export" / "checkpoints"
-    compare(variant.load("mini"), checkpoints, caller, CASES[name], mask, strength=strength)
+    compare(variants.load("mini"), checkpoints, caller, CASES[name], mask, strength=strength)
 
 
-@pytest.mark.parametrize("name", ["padded and guided", slow("without mask, padded and guided")])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["padded and guided", "without mask, padded and guided"])
 def test_random_weights_of_another_variant(
     name: str, tiny_caller: Caller, tiny_repository: Path, mask: Callable[..., Array]
 ) -> None:
@@ -85,13 +87,13 @@ def test_body_regions_and_ddpm(
     strength: float | None = None,
 ) -> None:
     def make(*shape: int) -> Array:
-        made = mask(*shape, ids=CT)
-        made[made == 30] = 200
-        made[:2, :2, :2] = 30
-        return made
+        labels = mask(*shape, ids=CT)
+        labels[labels == 30] = 200
+        labels[:2, :2, :2] = 30
+        return labels
 
-    caller, chosen = official_callers["tiny-ddpm"], official("tiny-ddpm")
-    compare(chosen, official_repository, caller, CASES[name], make, "ct", regions, strength)
+    caller, variant = official_callers["tiny-ddpm"], official("tiny-ddpm")
+    compare(variant, official_repository, caller, CASES[name], make, "ct", regions, strength)
 
 
 def test_image_to_image_of_ct(
@@ -104,8 +106,8 @@ def test_image_to_image_of_ct(
 def test_image_to_image_of_mr_from_any_scanner(
     official_callers: dict[str, Caller], official_repository: Path, mask: Callable[..., Array]
 ) -> None:
-    caller, chosen = official_callers["tiny-brain"], official("tiny-brain")
-    compare(chosen, official_repository, caller, CASES["without mask"], mask, strength=0.8)
+    caller, variant = official_callers["tiny-brain"], official("tiny-brain")
+    compare(variant, official_repository, caller, CASES["without mask"], mask, strength=0.8)
 
 
 @pytest.mark.parametrize("name", ["without mask", "without mask, padded and guided"])
@@ -115,30 +117,30 @@ def test_a_variant_without_masks(
     official_repository: Path,
     mask: Callable[..., Array],
 ) -> None:
-    caller, chosen = official_callers["tiny-brain"], official("tiny-brain")
-    compare(chosen, official_repository, caller, CASES[name], mask)
+    caller, variant = official_callers["tiny-brain"], official("tiny-brain")
+    compare(variant, official_repository, caller, CASES[name], mask)
 
 
 def test_the_comparison_sees_the_mask_guidance_and_spacing(
-    tiny_caller: Caller, mask: Callable[..., Array]
+    caller: Caller, mask: Callable[..., Array]
 ) -> None:
-    def made(**changed: Any) -> Array:
-        given: dict[str, Any] = {
+    def image(**changes: Any) -> Array:
+        inputs: dict[str, Any] = {
             "mask": mask(32, 32, 32),
             "seed": np.array([1]),
             "steps": np.array([2], np.int32),
         }
-        return tiny_caller.volume(**given | changed)[0]
+        return caller.volume(**inputs | changes)[0]
 
-    plain = made()
+    plain = image()
     inside = mask(32, 32, 32) > 0
     lesion = mask(32, 32, 32)
     lesion[lesion == 22] = 176
-    for changed in (
+    for change in (
         {"mask": lesion},
         {"guidance": np.array([3], np.float32)},
         {"spacing": np.array([3, 3, 3], np.float32)},
         {"modality": np.array([b"mri_swi"], object)},
         {"solver": np.array([b"heun"], object)},
     ):
-        assert (made(**changed) != plain)[inside].mean() > 0.1, changed
+        assert (image(**change) != plain)[inside].mean() > 0.1, change

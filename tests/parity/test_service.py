@@ -13,48 +13,49 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
-from export import variant
+from export import variant as variants
+from export.arrays import Array
 from tests.conftest import PATIENCE, Server
-from tests.parity.conftest import Array, Caller, stream, tensors
+from tests.parity.conftest import Caller, stream, tensors
 
 Mask = Callable[..., Array]
-WIDTH = variant.load("mini").networks["controlnet"]["num_channels"][0]
+WIDTH = variants.load("mini").networks["controlnet"]["num_channels"][0]
 TWO = np.array([2], np.int32)
 
 
 def test_the_seed_decides(caller: Caller, mask: Mask) -> None:
-    given = {"mask": mask(32, 32, 32), "steps": TWO}
-    first, report = caller.volume(**given, seed=np.array([2**63 - 1]))
-    again, _ = caller.volume(**given, seed=np.array([2**63 - 1]))
-    other, _ = caller.volume(**given, seed=np.array([0]))
+    inputs = {"mask": mask(32, 32, 32), "steps": TWO}
+    first, report = caller.volume(**inputs, seed=np.array([2**63 - 1]))
+    second, _ = caller.volume(**inputs, seed=np.array([2**63 - 1]))
+    other, _ = caller.volume(**inputs, seed=np.array([0]))
     assert report["seed"] == 2**63 - 1
-    assert first.tobytes() == again.tobytes()
+    assert first.tobytes() == second.tobytes()
     assert (first != other).mean() > 0.1
 
 
 def test_a_request_has_its_callers_id_or_one_of_its_own(caller: Caller) -> None:
-    asked = tensors({"size": np.array([32, 32, 32], np.int32), "steps": TWO})
+    inputs = tensors({"size": np.array([32, 32, 32], np.int32), "steps": TWO})
 
     def report(**id_: str) -> Any:
-        told = caller.client.infer("mini", asked, **id_).as_numpy("report")
-        return json.loads(told.tobytes())
+        text = caller.client.infer("mini", inputs, **id_).as_numpy("report")
+        return json.loads(text.tobytes())
 
-    own, drawn = report(request_id="case-7"), report()
-    assert own["request_id"] == "case-7" and re.fullmatch(r"\w{12}", drawn["request_id"])
+    with_id, without_id = report(request_id="case-7"), report()
+    assert with_id["request_id"] == "case-7" and re.fullmatch(r"\w{12}", without_id["request_id"])
 
 
 def test_a_seed_that_was_drawn_gives_the_volume_again(caller: Caller) -> None:
     size = np.array([32, 32, 32], np.int32)
     first, report = caller.volume(size=size, steps=TWO)
-    again, _ = caller.volume(size=size, steps=TWO, seed=np.array([report["seed"]]))
-    assert first.tobytes() == again.tobytes()
+    second, _ = caller.volume(size=size, steps=TWO, seed=np.array([report["seed"]]))
+    assert first.tobytes() == second.tobytes()
 
 
 @pytest.mark.parametrize("solver", [b"euler", b"heun", b"ab2"])
 def test_both_endpoints_give_the_same_bytes(
     caller: Caller, server: Server, mask: Mask, solver: bytes
 ) -> None:
-    given = {
+    inputs = {
         "mask": mask(33, 32, 40),
         "seed": np.array([4]),
         "steps": np.array([3], np.int32),
@@ -62,8 +63,8 @@ def test_both_endpoints_give_the_same_bytes(
         "guidance_interval": np.array([0.3, 0.9], np.float32),
         "solver": np.array([solver], object),
     }
-    image, report = caller.volume(**given)
-    messages = stream(server, **given)
+    image, report = caller.volume(**inputs)
+    messages = stream(server, **inputs)
     assert messages[-1].as_numpy("image").tobytes() == image.tobytes()
     last = json.loads(messages[-1].as_numpy("report").tobytes())
     timing = {"request_id", "seconds", "versions"}
@@ -88,27 +89,27 @@ def test_both_endpoints_give_the_same_bytes(
 def test_guidance_within_an_interval(
     caller: Caller, server: Server, mask: Mask, masked: bool
 ) -> None:
-    where = {"mask": mask(48, 48, 48)} if masked else {"size": i4(48, 48, 48)}
+    shape = {"mask": mask(48, 48, 48)} if masked else {"size": i4(48, 48, 48)}
     flow = server.stub("mini.flow_masked" if masked else "mini.flow")
 
-    def made(*interval: float, guidance: float = 2) -> tuple[Array, float]:
-        given = {"guidance_interval": f4(*interval)} if interval else {}
+    def generate(*interval: float, guidance: float = 2) -> tuple[Array, float]:
+        inputs = {"guidance_interval": f4(*interval)} if interval else {}
         before = flow.cpu_times().user
         image, report = caller.volume(
-            **where, **given, seed=np.array([4]), steps=i4(5), guidance=f4(guidance)
+            **shape, **inputs, seed=np.array([4]), steps=i4(5), guidance=f4(guidance)
         )
         assert report["guidance_interval"] == [round(end, 3) for end in interval or (0, 1)]
         return image, flow.cpu_times().user - before
 
-    made()
-    everywhere, twice = made(0, 1)
-    nowhere, once = made(0, 0)
-    assert everywhere.tobytes() == made()[0].tobytes()
-    assert nowhere.tobytes() == made(guidance=0)[0].tobytes()
+    generate()
+    everywhere, twice = generate(0, 1)
+    nowhere, once = generate(0, 0)
+    assert everywhere.tobytes() == generate()[0].tobytes()
+    assert nowhere.tobytes() == generate(guidance=0)[0].tobytes()
     assert once < 0.8 * twice
-    between = made(0.3, 0.9)[0]
+    partly = generate(0.3, 0.9)[0]
     for other in (everywhere, nowhere):
-        assert (between != other).mean() > 0.1
+        assert (partly != other).mean() > 0.1
 
 
 def i4(*values: int) -> Array:
@@ -189,15 +190,16 @@ def test_a_bad_request_gets_its_sentence_at_both_endpoints(
 def test_an_error_with_a_status_leaves_the_server_up(caller: Caller, server: Server) -> None:
     # The header asks Triton to end the stream with the error's status; 2.51 crashed on an error and
     # the end of its stream sent one after the other.
-    said: queue.Queue[Any] = queue.Queue()
+    results: queue.Queue[Any] = queue.Queue()
     with triton.InferenceServerClient(server.grpc) as client:
         client.start_stream(
-            lambda result, error: said.put(error or result), headers={"triton_grpc_error": "true"}
+            lambda result, error: results.put(error or result),
+            headers={"triton_grpc_error": "true"},
         )
         client.async_stream_infer("mini.stream", tensors({"steps": i4(0)}))
-        message = said.get(timeout=PATIENCE)
+        message = results.get(timeout=PATIENCE)
         while not isinstance(message, triton.InferenceServerException):
-            message = said.get(timeout=PATIENCE)
+            message = results.get(timeout=PATIENCE)
     assert "steps: 0 is outside" in str(message.message())
     time.sleep(1)
     assert caller.volume(size=i4(32, 32, 32), steps=TWO)[0].shape == (32, 32, 32)
@@ -242,20 +244,20 @@ def test_inner_models_do_not_trust_their_callers(caller: Caller, plan: bytes) ->
     ],
 )
 def test_forged_seconds_are_refused(caller: Caller, sampled: bytes) -> None:
-    known = caller.ask("mini.condition", mask=block(32, 32, 32), guidance=f4(0))
+    conditions = caller.ask("mini.condition", mask=block(32, 32, 32), guidance=f4(0))
     refused = caller.refusal(
         "mini.decoder",
-        latent=known["noise"],
-        labels=known["labels"],
-        plan=known["plan"],
+        latent=conditions["noise"],
+        labels=conditions["labels"],
+        plan=conditions["plan"],
         sampled=u1(sampled),
     )
     assert refused == "[invalid_request] sampled: not what the sampler model writes"
 
 
 def test_inner_models_take_what_fits_the_plan_alone(caller: Caller) -> None:
-    asked = caller.ask("mini.condition", mask=block(32, 32, 32), guidance=f4(2))
-    noise, labels, plan = asked["noise"], asked["labels"], asked["plan"]
+    conditions = caller.ask("mini.condition", mask=block(32, 32, 32), guidance=f4(2))
+    noise, labels, plan = conditions["noise"], conditions["labels"], conditions["plan"]
     sampled = u1(b'{"seconds": {"sampler": 1}}')
     for tensor, wrong in (
         ("noise", np.zeros((1, 4, 8, 8, 16), np.float32)),
@@ -263,14 +265,14 @@ def test_inner_models_take_what_fits_the_plan_alone(caller: Caller) -> None:
         ("labels", labels[:1]),
         ("labels", labels[:, :16]),
     ):
-        sent = {"noise": noise, "labels": labels, "plan": plan} | {tensor: wrong}
-        refused = caller.refusal("mini.sampler", **sent)
+        inputs = {"noise": noise, "labels": labels, "plan": plan} | {tensor: wrong}
+        refused = caller.refusal("mini.sampler", **inputs)
         assert refused.startswith(f"[invalid_request] {tensor}: ")
         if tensor == "noise":
-            tensor, sent = "latent", {"latent": sent.pop("noise"), **sent}
+            tensor, inputs = "latent", {"latent": inputs.pop("noise"), **inputs}
         else:
-            sent = {"latent": sent.pop("noise"), **sent}
-        refused = caller.refusal("mini.decoder", **sent, sampled=sampled)
+            inputs = {"latent": inputs.pop("noise"), **inputs}
+        refused = caller.refusal("mini.decoder", **inputs, sampled=sampled)
         assert refused.startswith(f"[invalid_request] {tensor}: ")
     strange = np.full_like(labels, 99)
     refused = caller.refusal(
@@ -287,17 +289,17 @@ def test_inner_models_take_what_fits_the_plan_alone(caller: Caller) -> None:
 def test_a_text_asked_for_as_classes_leaves_the_server_up(
     caller: Caller, server: Server, model: str, output: str, count: int
 ) -> None:
-    # Of BYTES Triton 2.51 died here, by SIGFPE: it divides by the size of an element.
-    asked = tensors({"size": i4(32, 32, 32), "steps": i4(1)})
-    wanted = [triton.InferRequestedOutput(output, class_count=count)]
-    said: queue.Queue[Any] = queue.Queue()
+    # For an output of BYTES Triton 2.51 dies of SIGFPE: it divides by the size of an element.
+    inputs = tensors({"size": i4(32, 32, 32), "steps": i4(1)})
+    outputs = [triton.InferRequestedOutput(output, class_count=count)]
+    results: queue.Queue[Any] = queue.Queue()
     with triton.InferenceServerClient(server.grpc) as client:
         if model == "mini.stream":
-            client.start_stream(lambda result, error: said.put(error or result))
-            client.async_stream_infer(model, asked, outputs=wanted)
-            classes = said.get(timeout=PATIENCE).as_numpy(output)
+            client.start_stream(lambda result, error: results.put(error or result))
+            client.async_stream_infer(model, inputs, outputs=outputs)
+            classes = results.get(timeout=PATIENCE).as_numpy(output)
         else:
-            classes = client.infer(model, asked, outputs=wanted).as_numpy(output)
+            classes = client.infer(model, inputs, outputs=outputs).as_numpy(output)
         assert re.fullmatch(rb"\d+:\d+", classes.flat[0])  # value:index of a byte
     assert caller.volume(size=i4(32, 32, 32), steps=TWO)[0].shape == (32, 32, 32)
 
@@ -310,18 +312,18 @@ def calls_of_flow(caller: Caller) -> int:
 def test_cancellation_frees_the_sampler_within_two_steps(
     caller: Caller, server: Server, mask: Mask, eventually: Callable[..., None]
 ) -> None:
-    said: queue.Queue[Any] = queue.Queue()
+    results: queue.Queue[Any] = queue.Queue()
     client = triton.InferenceServerClient(server.grpc)
-    client.start_stream(lambda result, error: said.put(error or result))
+    client.start_stream(lambda result, error: results.put(error or result))
     client.async_stream_infer("mini.stream", tensors({"mask": mask(96, 96, 96), "steps": i4(1000)}))
     stage = b""
     while stage != b"sampler":
-        stage = said.get(timeout=PATIENCE).as_numpy("stage").tobytes()
+        stage = results.get(timeout=PATIENCE).as_numpy("stage").tobytes()
     before = calls_of_flow(caller)
     eventually(lambda: calls_of_flow(caller) >= before + 2, 60)
     client.stop_stream(cancel_requests=True)
     cancelled = calls_of_flow(caller)
-    # The stream takes one request at a time: an answer says that the sampler is free.
+    # The stream runs one request at a time: a result shows that the sampler is free.
     messages = stream(server, size=i4(32, 32, 32), steps=TWO)
     assert messages[-1].as_numpy("image").shape == (32, 32, 32)
     assert calls_of_flow(caller) <= cancelled + 2

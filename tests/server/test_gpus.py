@@ -13,7 +13,7 @@ import tritonclient.grpc as grpc
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from tritonclient.grpc import model_config_pb2 as pb
 
-from export import repository, variant
+from export import model_configs, variant
 from server import gpus, host
 from server.address import Address
 from server.launch import Launch, command
@@ -113,7 +113,9 @@ def test_plans_are_not_placed_on_the_cpu(tmp_path: Path) -> None:
 
 
 def write_configs(folder: Path, name: str, precision: str) -> Path:
-    for model, config in repository.configs(variant.load(name), {}, "tensorrt", precision).items():
+    for model, config in model_configs.configs(
+        variant.load(name), {}, "tensorrt", precision
+    ).items():
         (folder / model).mkdir(parents=True)
         (folder / model / "config.pbtxt").write_text(text_format.MessageToString(config))
     return folder

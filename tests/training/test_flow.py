@@ -1,4 +1,4 @@
-"""What is trained computes what MONAI's networks compute."""
+"""The modules for training compute the same as MONAI's networks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from export import networks, variant
+from export import networks
+from export import variant as variants
 from training.autoencoder import plain_norms
 from training.flow import Pair, bits
 
@@ -22,35 +23,35 @@ def test_the_pair_is_controlnet_and_unet_as_monai_joins_them() -> None:
     torch.manual_seed(0)
     pair = Pair().eval()
     for parameter in pair.parameters():
-        if not parameter.any():  # born as zeros, which would hide everything
+        if not parameter.any():  # zero layers would hide a difference
             torch.nn.init.normal_(parameter, std=0.1)
-    mini = variant.load("mini")
+    mini = variants.load("mini")
     unet, controlnet = (networks.build(mini, role) for role in ("diffusion_unet", "controlnet"))
     unet.load_state_dict(pair.unet.state_dict())
     controlnet.load_state_dict(pair.controlnet.state_dict())
-    latent = torch.randn(2, 4, 8, 8, 12)
-    mask = torch.randint(0, 255, (2, 32, 32, 48), dtype=torch.uint8)
+    latent = torch.randn(2, 4, 4, 4, 8)
+    mask = torch.randint(0, 255, (2, 16, 16, 32), dtype=torch.uint8)
     time, label, spacing = torch.tensor([900.0, 30.0]), torch.tensor([9, 11]), torch.ones(2, 3)
     with torch.no_grad():
-        got = pair(latent, time, label, spacing, pair.embed(mask))
+        velocity = pair(latent, time, label, spacing, pair.embed(mask))
         down, middle = controlnet.eval()(
             x=latent, timesteps=time, controlnet_cond=bits(mask), class_labels=label
         )
-        given: dict[str, Any] = {"x": latent, "timesteps": time, "class_labels": label}
-        given |= {"spacing_tensor": spacing}
-        plain = unet.eval()(**given)
-        steered = unet(
-            **given,
+        inputs: dict[str, Any] = {"x": latent, "timesteps": time, "class_labels": label}
+        inputs |= {"spacing_tensor": spacing}
+        without_mask = unet.eval()(**inputs)
+        truth = unet(
+            **inputs,
             down_block_additional_residuals=down,
             mid_block_additional_residual=middle,
         )
-    assert not torch.allclose(plain, steered, atol=1e-2), "the mask changes nothing"
-    torch.testing.assert_close(got, steered, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(without_mask, truth, atol=1e-2), "the mask changes nothing"
+    torch.testing.assert_close(velocity, truth, rtol=1e-4, atol=1e-5)
 
 
 def test_plain_norms_change_nothing() -> None:
     torch.manual_seed(0)
-    network = networks.build(variant.load("mini"), "autoencoder").eval()
+    network = networks.build(variants.load("mini"), "autoencoder").eval()
     image = torch.rand(1, 1, 16, 16, 32)
     with torch.no_grad():
         before = network.decode(network.encode(image)[0])

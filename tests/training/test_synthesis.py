@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy import ndimage
 
-from export import variant
+from export import variant as variants
 from training import anatomy, data, synthesis
 
 
@@ -25,48 +26,65 @@ def head() -> anatomy.Labels:
     return labels
 
 
+@pytest.fixture(scope="module")
+def subject(head: anatomy.Labels) -> synthesis.Subject:
+    return synthesis.subject(np.random.default_rng(0), [head, head])
+
+
+@pytest.fixture(scope="module")
+def images(subject: synthesis.Subject) -> NDArray[np.float32]:
+    """Return the subject's renders `[4, X, Y, Z]` in the order of `CONTRASTS`."""
+    rng = np.random.default_rng(0)
+    return np.stack([synthesis.render(rng, subject, name) for name in synthesis.CONTRASTS])
+
+
 def test_flipping_twice_is_nothing_and_once_swaps_sides() -> None:
     assert (synthesis.FLIP[synthesis.FLIP] == np.arange(256)).all()
     assert synthesis.FLIP[227] == 228
     assert synthesis.FLIP[22] == 22
 
 
-def test_every_label_is_in_the_vocabulary_that_mini_serves(head: anatomy.Labels) -> None:
-    known = {int(label) for label in variant.load("mini").serving["labels"]}
-    painted = set(np.flatnonzero(synthesis.MEANS.any(0)).tolist())
-    assert painted == known - {0}
-    assert variant.load("mini").serving["modalities"] == synthesis.MODALITIES
-    for seed in range(2):
-        who = synthesis.subject(np.random.default_rng(seed), [head, head])
-        assert who.mask.shape == synthesis.SIZE
-        assert set(np.unique(who.mask).tolist()) <= known
+def test_every_label_is_in_the_vocabulary_that_mini_serves(
+    head: anatomy.Labels, subject: synthesis.Subject
+) -> None:
+    vocabulary = {int(label) for label in variants.load("mini").serving["labels"]}
+    rendered = set(np.flatnonzero(synthesis.MEANS.any(0)).tolist())
+    assert rendered == vocabulary - {0}
+    assert variants.load("mini").serving["modalities"] == synthesis.MODALITIES
+    other = synthesis.subject(np.random.default_rng(1), [head, head])
+    for mask in (subject.mask, other.mask):
+        assert mask.shape == synthesis.SIZE
+        assert set(np.unique(mask).tolist()) <= vocabulary
+    assert (subject.mask != other.mask).any()
 
 
-def test_the_same_seed_makes_the_same_subject(head: anatomy.Labels) -> None:
-    one, two = (synthesis.subject(np.random.default_rng(3), [head, head]) for _ in range(2))
-    assert (one.mask == two.mask).all()
-    assert one.spacing == two.spacing
+def test_the_same_seed_gives_the_same_subject(
+    head: anatomy.Labels, subject: synthesis.Subject
+) -> None:
+    second = synthesis.subject(np.random.default_rng(0), [head, head])
+    assert (second.mask == subject.mask).all()
+    assert second.spacing == subject.spacing
 
 
-def test_a_render_orders_tissues_as_its_contrast_does(head: anatomy.Labels) -> None:
-    rng = np.random.default_rng(0)
-    who = synthesis.subject(rng, [head, head])
-    t1, t2 = (synthesis.render(rng, who, name) for name in ("mri_t1", "mri_t2"))
-    white = np.isin(who.mask, (227, 228))
-    fluid = np.isin(who.mask, (233, 234))
+def test_a_render_orders_tissues_as_its_contrast_does(
+    subject: synthesis.Subject, images: NDArray[np.float32]
+) -> None:
+    t1, t2 = images[:2]
+    white = np.isin(subject.mask, (227, 228))
+    fluid = np.isin(subject.mask, (233, 234))
     assert t1[white].mean() > t1[fluid].mean() + 0.3
     assert t2[white].mean() < t2[fluid].mean() - 0.3
-    far = ndimage.binary_erosion(who.mask == 0, iterations=4)
-    assert (t1[far] == 0).all()
+    background = ndimage.binary_erosion(subject.mask == 0, iterations=4)
+    assert (t1[background] == 0).all()
 
 
-def test_a_skull_stripped_image_fades_at_the_border_of_the_brain(head: anatomy.Labels) -> None:
-    rng = np.random.default_rng(0)
-    who = synthesis.subject(rng, [head, head])
-    whole = np.stack([synthesis.render(rng, who, name) for name in synthesis.CONTRASTS])
-    stripped = data.image(who.mask, whole.astype(np.float16), "mri_t1_skull_stripped")
-    outside = np.isin(who.mask, (0, *synthesis.OUTSIDE))
-    assert whole[0][who.mask == 168].mean() > 0.3
+def test_a_skull_stripped_image_fades_at_the_border_of_the_brain(
+    subject: synthesis.Subject, images: NDArray[np.float32]
+) -> None:
+    t1, mask = images[0], subject.mask
+    stripped = data.image(mask, images.astype(np.float16), "mri_t1_skull_stripped")
+    outside = np.isin(mask, (0, *synthesis.OUTSIDE))
+    assert t1[mask == 168].mean() > 0.3
     assert stripped[ndimage.binary_erosion(outside, iterations=3)].max() < 0.001
     inside = ndimage.binary_erosion(~outside, iterations=3)
-    assert np.abs(stripped[inside] - whole[0][inside]).max() < 0.01
+    assert np.abs(stripped[inside] - t1[inside]).max() < 0.01

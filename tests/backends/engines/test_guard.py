@@ -11,13 +11,13 @@ import pytest
 from backends.engines import guard
 from backends.engines.guard import Contract, Refused
 from backends.engines.memory import OutOfMemory
-from export import repository, variant
+from export import model_configs, variant
 from server import control
 
 
 def contract(network: str = "flow_masked", name: str = "mini") -> Contract:
     """Read a contract as a backend does, from the configuration that export writes."""
-    message = repository.configs(variant.load(name), {}, "onnx", "fp32")[f"{name}.{network}"]
+    message = model_configs.configs(variant.load(name), {}, "onnx", "fp32")[f"{name}.{network}"]
     config = {
         "name": message.name,
         "input": [

@@ -16,13 +16,13 @@ import pytest
 import tritonclient.grpc as grpc
 
 from backends.engines import tensorrt
-from export import compiler, engines
+from export import tensorrt_plans, tensorrt_process
 from server import host
 from server.address import Address
 from server.control import Refused
 from server.settings import Settings
 from server.supervisor import running
-from tests.export import decoder
+from tests.export import decoder_onnx
 from tests.server.tiny import ONE, X_TO_Y, write_model, write_onnx
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -30,7 +30,7 @@ LATENT_TO_IMAGE = """
 input [{ name: "latent" data_type: TYPE_FP32 dims: [1, 4, -1, -1, -1] }]
 output [{ name: "image" data_type: TYPE_FP32 dims: [1, 1, -1, -1, -1] }]
 """
-GPU = compiler.gpu()
+GPU = tensorrt_process.gpu()
 CAPABILITIES = [GPU] if GPU else ["8.6", "12.0"]
 
 
@@ -39,8 +39,8 @@ def plan(tmp_path_factory):
     """Return the plan of a decoder, for this machine's GPU, or for two others."""
     path = tmp_path_factory.mktemp("plan") / "model.plan"
     profile = {"latent": ((1, 4, 8, 8, 8), (1, 4, 16, 16, 16), (1, 4, 32, 32, 32))}
-    engines.build(
-        decoder.write(path.with_suffix(".onnx")), path, "tensorrt-rtx", profile, CAPABILITIES
+    tensorrt_plans.build(
+        decoder_onnx.write(path.with_suffix(".onnx")), path, "tensorrt-rtx", profile, CAPABILITIES
     )
     return path
 
@@ -60,7 +60,7 @@ def repository(tmp_path_factory, plan):
     cache = f'parameters {{ key: "runtime_cache" value {{ string_value: "{folder}/cache" }} }}'
     config = f'backend: "tensorrt_rtx"\n{ONE}{LATENT_TO_IMAGE}{cache}'
     version = write_model(folder, "decoder", config)
-    for path in (plan, engines.described(plan)):
+    for path in (plan, tensorrt_plans.description_path(plan)):
         shutil.copy(path, version)
     return folder
 
@@ -105,7 +105,7 @@ def test_without_a_gpu_a_model_does_not_load_and_the_server_goes_on_serving(trit
 @pytest.mark.skipif(GPU is None, reason="this machine has no GPU")
 def test_the_image_is_that_of_onnx_runtime_and_kernels_are_saved(triton, repository):
     triton.control.load("decoder")
-    session = onnxruntime.InferenceSession(decoder.write(repository / "decoder.onnx"))
+    session = onnxruntime.InferenceSession(decoder_onnx.write(repository / "decoder.onnx"))
     for shape in ((8, 8, 8), (16, 24, 8), (8, 8, 8)):
         latent = np.random.default_rng(1).normal(size=(1, 4, *shape)).astype(np.float32)
         image = infer(triton, "decoder", latent=latent).as_numpy("image")
@@ -146,13 +146,13 @@ def test_a_plan_without_its_description_is_refused(backend, plan, tmp_path):
     copy = Path(shutil.copy(plan, tmp_path))
     with pytest.raises(ValueError, match=r"^model\.plan\.json, .*: No such file or directory$"):
         backend.describe(copy, CAPABILITIES[0])
-    description = json.loads(engines.described(plan).read_text())
+    description = json.loads(tensorrt_plans.description_path(plan).read_text())
     strange = {"latent": {"type": "COLOUR", "min": [1], "max": [1]}}
     for damaged in ("{", "[]", "{}", json.dumps(description | {"inputs": strange})):
-        engines.described(copy).write_text(damaged)
+        tensorrt_plans.description_path(copy).write_text(damaged)
         with pytest.raises(ValueError, match=r"^model\.plan\.json is damaged; export the model"):
             backend.describe(copy, CAPABILITIES[0])
-    engines.described(copy).write_text(json.dumps(description | {"target": "onnx"}))
+    tensorrt_plans.description_path(copy).write_text(json.dumps(description | {"target": "onnx"}))
     with pytest.raises(ValueError, match=r"is for onnx, not for tensorrt-rtx or tensorrt$"):
         backend.describe(copy, CAPABILITIES[0])
 

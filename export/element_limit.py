@@ -1,4 +1,4 @@
-"""Whether the tensors of a network that TensorRT has parsed have few enough elements."""
+"""The check that every tensor of a network that TensorRT has parsed has few enough elements."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from backends.slabs.budget import MOST_ELEMENTS
 def check(
     trt: Any, network: Any, profile: Mapping[str, Sequence[Sequence[int]]], onnx: str
 ) -> None:
-    """Raise ValueError for a tensor that has too many at the profile's largest shapes.
+    """Raise ValueError for a tensor that has too many elements at the profile's largest shapes.
 
-    Attention's weights are none where both products are float16: TensorRT compiles them and the
-    softmax between into one kernel.
+    The weights of attention are exempt where both products are float16: TensorRT compiles these and
+    the softmax between them into one kernel, which never stores the weights.
     """
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     layers = [network.get_layer(index) for index in range(network.num_layers)]
-    free = [tuple(tensor.shape) for tensor in inputs]
-    for tensor in inputs:  # with shapes that are fixed TensorRT knows those of all tensors
+    dynamic_shapes = [tuple(tensor.shape) for tensor in inputs]
+    for tensor in inputs:  # from fixed shapes of inputs TensorRT infers those of all tensors
         if tensor.name in profile:
             tensor.shape = profile[tensor.name][2]
 
-    def made(*kinds: Any) -> list[Any]:
-        of = [layer for layer in layers if not kinds or layer.type in kinds]
-        return [layer.get_output(index) for layer in of for index in range(layer.num_outputs)]
+    def outputs(*kinds: Any) -> list[Any]:
+        matches = [layer for layer in layers if not kinds or layer.type in kinds]
+        return [layer.get_output(index) for layer in matches for index in range(layer.num_outputs)]
 
-    weights = {tuple(tensor.shape) for tensor in made(trt.LayerType.SOFTMAX)}
-    products = made(trt.LayerType.MATRIX_MULTIPLY)
+    weights = {tuple(tensor.shape) for tensor in outputs(trt.LayerType.SOFTMAX)}
+    products = outputs(trt.LayerType.MATRIX_MULTIPLY)
     weights &= {tuple(x.shape) for x in products if x.dtype == trt.DataType.HALF}
-    for tensor in (*inputs, *made()):
+    for tensor in (*inputs, *outputs()):
         count = math.prod(shape := tuple(tensor.shape))
         if count > MOST_ELEMENTS and shape not in weights:
             raise ValueError(
@@ -39,5 +39,5 @@ def check(
                 f" elements, and at most {MOST_ELEMENTS} are possible: build with a smaller"
                 " --max-size, and attention with --precision fp16"
             )
-    for tensor, shape in zip(inputs, free, strict=True):
+    for tensor, shape in zip(inputs, dynamic_shapes, strict=True):
         tensor.shape = shape

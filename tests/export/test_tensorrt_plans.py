@@ -1,4 +1,4 @@
-"""TensorRT-RTX engines, built without a GPU, and what is said where that cannot be."""
+"""TensorRT-RTX plans, built without a GPU, and the errors where a plan cannot be built."""
 
 from __future__ import annotations
 
@@ -14,12 +14,21 @@ from pathlib import Path
 
 import onnx
 import pytest
-import torch
 
-from export import build, compiler, engines, graphs, networks, onnx_export, stages, variant
-from export.engines import Profile, Tensor
+from export import (
+    graphs,
+    networks,
+    onnx_export,
+    profiles,
+    stage_onnx,
+    tensorrt_plans,
+    tensorrt_process,
+)
+from export import variant as variants
 from export.graphs import Graph
-from tests.export.decoder import write as write_decoder
+from export.profiles import Profile
+from export.tensorrt_plans import TensorRange
+from tests.export.decoder_onnx import write as write_decoder
 
 CAPABILITIES = ("8.6", "8.9", "12.0")
 MODELS = Path(__file__).parents[2] / "model_repository"
@@ -27,7 +36,7 @@ CHECKPOINTS = MODELS.parent / "export" / "checkpoints"
 FOLDER = tempfile.TemporaryDirectory(prefix="decoder-")
 DECODER = write_decoder(Path(FOLDER.name) / "model.onnx")
 DECODED: Profile = {"latent": ((1, 4, 8, 8, 8), (1, 4, 24, 32, 24), (1, 4, 48, 64, 64))}
-without_gpu = pytest.mark.skipif(compiler.gpu() is not None, reason="there is a GPU here")
+without_gpu = pytest.mark.skipif(tensorrt_process.gpu() is not None, reason="there is a GPU here")
 # Names of ONNX's types, and Triton's.
 TYPES = {"FLOAT": "FP32", "FLOAT16": "FP16", "INT64": "INT64", "UINT8": "UINT8"}
 
@@ -43,7 +52,7 @@ def types_of(path: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def graphs_of_mini() -> dict[str, Graph]:
-    mini = variant.load("mini")
+    mini = variants.load("mini")
     return {graph.name: graph for graph in graphs.graphs(mini, networks.load(mini, CHECKPOINTS))}
 
 
@@ -51,7 +60,7 @@ def graphs_of_mini() -> dict[str, Graph]:
 def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a decoder as a plan for one GPU."""
     plan = tmp_path_factory.mktemp("decoder") / "model.plan"
-    engines.build(DECODER, plan, "tensorrt-rtx", DECODED, ["8.9"])
+    tensorrt_plans.build(DECODER, plan, "tensorrt-rtx", DECODED, ["8.9"])
     return plan
 
 
@@ -60,17 +69,19 @@ def test_the_flow_of_mini_compiles_for_three_gpus(
 ) -> None:
     path, plan = MODELS / "mini.flow_masked" / "1" / "model.onnx", tmp_path / "model.plan"
     graph = graphs_of_mini["flow_masked"]
-    profile = engines.profile(graph.inputs, engines.sizes(variant.load("mini"), graph))
-    built = engines.build(path, plan, "tensorrt-rtx", profile, ["12.0", "8.6", "8.9", "8.6"])
-    assert engines.inspect(plan, "tensorrt-rtx") == built
-    assert built.compute_capabilities == CAPABILITIES
-    assert {**built.inputs, **built.outputs}.keys() == types_of(path).keys()
+    profile = profiles.profile(graph.inputs, profiles.sizes(variants.load("mini"), graph))
+    description = tensorrt_plans.build(
+        path, plan, "tensorrt-rtx", profile, ["12.0", "8.6", "8.9", "8.6"]
+    )
+    assert tensorrt_plans.inspect(plan, "tensorrt-rtx") == description
+    assert description.compute_capabilities == CAPABILITIES
+    assert {**description.inputs, **description.outputs}.keys() == types_of(path).keys()
     for tensor, kind in types_of(path).items():
-        assert {**built.inputs, **built.outputs}[tensor].type == kind
-    assert built.inputs["latent"] == Tensor("FP32", (1, 4, 8, 8, 8), (1, 4, 64, 64, 64))
-    assert built.inputs["spacing_mm100"] == Tensor("FP32", (1, 3), (2, 3))
-    assert built.inputs["embedding"].max == (2, 32, 64, 64, 64)
-    assert built.inputs["coefficients"] == Tensor("FP32", (3,), (3,))
+        assert {**description.inputs, **description.outputs}[tensor].type == kind
+    assert description.inputs["latent"] == TensorRange("FP32", (1, 4, 8, 8, 8), (1, 4, 64, 64, 64))
+    assert description.inputs["spacing_mm100"] == TensorRange("FP32", (1, 3), (2, 3))
+    assert description.inputs["embedding"].max == (2, 32, 64, 64, 64)
+    assert description.inputs["coefficients"] == TensorRange("FP32", (3,), (3,))
     assert {path.name for path in tmp_path.iterdir()} == {"model.plan", "model.plan.json"}
 
 
@@ -95,18 +106,17 @@ def test_stages_of_mini_compile(
         assert graph.chain is not None
         stage = graph.chain.stages[number]
         onnx_export.write(graph, tmp_path / name, precision)
-        described = stages.describe(graph.chain, precision)
-        sizes = engines.stage_sizes(variant.load("mini"), described, graph.inputs)
-        profile = engines.profile(stages.shapes(graph.chain, stage)[0], sizes)
+        chain = stage_onnx.describe(graph.chain, precision)
+        sizes = profiles.stage_sizes(variants.load("mini"), chain, graph.inputs)
+        profile = profiles.profile(stage_onnx.shapes(graph.chain, stage)[0], sizes)
         path, plan = tmp_path / name / f"{number:02}.onnx", tmp_path / "one.plan"
-        built = engines.build(path, plan, "tensorrt-rtx", profile, ["8.9"])
-        found = {**built.inputs, **built.outputs}
-        assert {tensor: found[tensor].type for tensor in found} == types_of(path)
-        slab = built.inputs["x"]
+        description = tensorrt_plans.build(path, plan, "tensorrt-rtx", profile, ["8.9"])
+        tensors = {**description.inputs, **description.outputs}
+        assert {tensor: tensors[tensor].type for tensor in tensors} == types_of(path)
+        slab = description.inputs["x"]
         planes = graph.chain.activations[stage.input].planes
-        rows = (
-            2 if name == "mask_encoder" else 1
-        )  # guidance has a mask with lesions and one without
+        # Guidance has a mask with lesions and one without.
+        rows = 2 if name == "mask_encoder" else 1
         assert (slab.min[0], slab.max[0]) == (1, rows)
         assert (slab.min[2], slab.max[2]) == (planes + 2, 16 * planes + 2)
         assert (slab.min[3], slab.max[4]) == (8 * planes, 64 * planes)
@@ -119,19 +129,21 @@ def test_no_slab_has_a_tensor_that_convolutions_do_not_take(
     assert graph.chain is not None
     (number,) = (n for n, x in enumerate(graph.chain.stages) if x.input == "x7")
     onnx_export.write(graph, tmp_path, "fp16")
-    mini = variant.load("mini")
+    mini = variants.load("mini")
     serving = copy.deepcopy(mini.serving)
     serving["size"]["max"] = [256, 2048, 2048]
     large = dataclasses.replace(mini, serving=serving)
-    described = stages.describe(graph.chain, "fp16")
-    sizes = engines.stage_sizes(large, described, graph.inputs)
+    chain = stage_onnx.describe(graph.chain, "fp16")
+    sizes = profiles.stage_sizes(large, chain, graph.inputs)
     # 16 channels, doubled with a plane of either neighbour: 7 latent planes make 2^31 elements.
     assert sizes[-1] == {"rows": 1, "t": 6, "y": 512, "z": 512}
-    inputs = stages.shapes(graph.chain, graph.chain.stages[number])[0]
+    inputs = stage_onnx.shapes(graph.chain, graph.chain.stages[number])[0]
     path, plan = tmp_path / f"{number:02}.onnx", tmp_path / "one.plan"
-    engine = engines.build(path, plan, "tensorrt-rtx", engines.profile(inputs, sizes), ["8.9"])
+    engine = tensorrt_plans.build(
+        path, plan, "tensorrt-rtx", profiles.profile(inputs, sizes), ["8.9"]
+    )
     assert engine.activation_bytes is not None and engine.activation_bytes > 10**9
-    thicker = engines.profile(inputs, (*sizes[:2], {**sizes[-1], "t": 7}))
+    thicker = profiles.profile(inputs, (*sizes[:2], {**sizes[-1], "t": 7}))
     plan.unlink()
     refused(
         r"tensor \S+ is \[1, 16, 32, 2048, 2048\] at the largest size, 2147483648 elements,"
@@ -166,20 +178,24 @@ def attention(path: Path, precision: str) -> None:
 def test_float16_attention_holds_no_weights_and_may_have_more_tokens(tmp_path: Path) -> None:
     path, plan = tmp_path / "model.onnx", tmp_path / "model.plan"
 
-    def upto(tokens: int) -> Profile:
+    def profile_up_to(tokens: int) -> Profile:
         return {name: tuple((1, 8, n, 32) for n in (64, 1024, tokens)) for name in "qkv"}
+
+    def activation_bytes(tokens: int) -> int:
+        profile = profile_up_to(tokens)
+        description = tensorrt_plans.build(path, plan, "tensorrt-rtx", profile, ["8.9"])
+        assert description.activation_bytes is not None
+        return description.activation_bytes
 
     weights = 8 * 8192**2 * 2  # bytes in float16
     attention(path, "fp16")
-    held = engines.build(path, plan, "tensorrt-rtx", upto(8192), ["8.9"]).activation_bytes
-    assert held is not None and held < weights / 10
-    engines.build(path, plan, "tensorrt-rtx", upto(32768), ["8.9"])
+    assert activation_bytes(8192) < weights / 10
+    activation_bytes(32768)
     attention(path, "fp32")
-    held = engines.build(path, plan, "tensorrt-rtx", upto(8192), ["8.9"]).activation_bytes
-    assert held is not None and held >= 2 * weights
+    assert activation_bytes(8192) >= 2 * weights
     plan.unlink()
     many = r"tensor \S+ is \[1, 8, 32768, 32768\] .* and attention with --precision fp16$"
-    refused(many, path, plan, "tensorrt-rtx", upto(32768), "8.9")
+    refused(many, path, plan, "tensorrt-rtx", profile_up_to(32768), "8.9")
 
 
 def test_weights_in_a_file_beside_the_graph_are_found(tmp_path: Path, decoder: Path) -> None:
@@ -187,64 +203,26 @@ def test_weights_in_a_file_beside_the_graph_are_found(tmp_path: Path, decoder: P
     onnx.save(onnx.load(DECODER), path, save_as_external_data=True, location="model.onnx.data")
     assert path.stat().st_size < 0.5 * DECODER.stat().st_size
     plan = tmp_path / "plans" / "model.plan"
-    engines.build(path, plan, "tensorrt-rtx", DECODED, ["8.9"])
+    tensorrt_plans.build(path, plan, "tensorrt-rtx", DECODED, ["8.9"])
     assert plan.stat().st_size == pytest.approx(decoder.stat().st_size, rel=0.01)
 
 
-def test_a_profile_follows_from_the_limits_of_a_variant() -> None:
-    latent = (1, 4, "8*x", "8*y", "8*z")
-    inputs = {"latent": latent, "coefficients": (3,), "spacing_mm100": ("rows", 3)}
-    graph = Graph("flow", torch.nn.Identity(), inputs, {"next_latent": latent}, {})
-    chosen = variant.load("rflow-ct")
-    rows = (1, 3), (1, 3), (2, 3)
-    assert engines.profile(inputs, engines.sizes(chosen, graph)) == {
-        "latent": ((1, 4, 8, 8, 8), (1, 4, 64, 64, 32), (1, 4, 128, 128, 192)),
-        "spacing_mm100": rows,
-    }
-    smaller = build.limit(chosen, (256, 192, 96))
-    assert engines.profile(inputs, engines.sizes(smaller, graph)) == {
-        "latent": ((1, 4, 8, 8, 8), (1, 4, 64, 48, 24), (1, 4, 64, 48, 24)),
-        "spacing_mm100": rows,
-    }
-
-
-def test_a_profile_counts_voxels_where_the_graph_does() -> None:
-    labels = ("rows", "32*x", "32*y", "32*z")
-    embedding = ("rows", 64, "8*x", "8*y", "8*z")
-    graph = Graph(
-        "mask_encoder", torch.nn.Identity(), {"labels": labels}, {"embedding": embedding}, {}
-    )
-    found = engines.profile(graph.inputs, engines.sizes(variant.load("rflow-ct"), graph))
-    assert found == {"labels": ((1, 32, 32, 32), (1, 256, 256, 128), (2, 512, 512, 768))}
-
-
-def test_guidance_by_default_makes_two_rows_the_usual() -> None:
-    latent = (1, 4, "8*x", "8*y", "8*z")
-    graph = Graph(
-        "flow", torch.nn.Identity(), {"latent": latent, "class_labels": ("rows",)}, {}, {}
-    )
-    found = engines.profile(graph.inputs, engines.sizes(variant.load("rflow-mr"), graph))
-    assert found["class_labels"] == ((1,), (2,), (2,))
-
-
 def refused(
-    reason: str, path: Path, plan: Path, target: str, profile: Profile, *given: str
+    reason: str, path: Path, plan: Path, target: str, profile: Profile, *capabilities: str
 ) -> None:
     with pytest.raises(ValueError, match=reason) as caught:
-        engines.build(path, plan, target, profile, given)
+        tensorrt_plans.build(path, plan, target, profile, capabilities)
     assert "\n" not in str(caught.value)
     assert not plan.exists() and not list(plan.parent.glob(".*"))
 
 
 def test_what_cannot_be_built_is_said_in_one_sentence(tmp_path: Path) -> None:
     plan = tmp_path / "model.plan"
-    known = re.escape("builds for 7.5, 8.0, 8.6, 8.9, 12.0, 12.1")
-    refused(
-        f"'9.0' is not possible; .*{known}", DECODER, plan, "tensorrt-rtx", DECODED, "8.9", "9.0"
-    )
+    reason = f"'9.0' is not possible; .*{re.escape('builds for 7.5, 8.0, 8.6, 8.9, 12.0, 12.1')}"
+    refused(reason, DECODER, plan, "tensorrt-rtx", DECODED, "8.9", "9.0")
     refused("not one of tensorrt, tensorrt-rtx", DECODER, plan, "onnx", DECODED, "8.9")
     with pytest.raises(FileNotFoundError, match=r"none\.onnx does not exist"):
-        engines.build(tmp_path / "none.onnx", plan, "tensorrt-rtx", DECODED, ["8.9"])
+        tensorrt_plans.build(tmp_path / "none.onnx", plan, "tensorrt-rtx", DECODED, ["8.9"])
 
 
 def test_a_profile_that_does_not_fit_is_refused(tmp_path: Path) -> None:
@@ -261,11 +239,11 @@ def test_a_profile_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 
 def test_an_onnx_file_that_does_not_parse_is_named_with_the_reason(tmp_path: Path) -> None:
     plan = tmp_path / "models" / "model.plan"
-    cut = tmp_path / "cut.onnx"
-    cut.write_bytes(DECODER.read_bytes()[:-1000])
+    truncated = tmp_path / "cut.onnx"
+    truncated.write_bytes(DECODER.read_bytes()[:-1000])
     refused(
         "cut.onnx: TensorRT-RTX does not parse it: .*Failed to parse",
-        cut,
+        truncated,
         plan,
         "tensorrt-rtx",
         DECODED,
@@ -324,7 +302,7 @@ def test_a_target_that_is_not_installed_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)  # as if it were not
     with pytest.raises(ValueError, match=r"^TensorRT is not installed here .*pypi.nvidia.com"):
-        compiler.tensorrt("tensorrt")
+        tensorrt_process.tensorrt("tensorrt")
 
 
 @without_gpu
@@ -333,24 +311,24 @@ def test_what_needs_a_gpu_says_so(decoder: Path, tmp_path: Path) -> None:
     refused("there is none here", DECODER, plan, "tensorrt", DECODED)
     refused("none is given, and there is no GPU", DECODER, plan, "tensorrt-rtx", DECODED)
     with pytest.raises(ValueError, match="it runs on a GPU, and there is none here"):
-        engines.run(decoder, "tensorrt-rtx", [])
+        tensorrt_plans.run(decoder, "tensorrt-rtx", [])
 
 
 def test_a_plan_and_its_description_belong_together(decoder: Path, tmp_path: Path) -> None:
     plan = tmp_path / "model.plan"
     shutil.copy(decoder, plan)
     with pytest.raises(FileNotFoundError, match=r"model\.plan\.json does not exist"):
-        engines.inspect(plan, "tensorrt-rtx")
-    shutil.copy(engines.described(decoder), engines.described(plan))
-    assert engines.inspect(plan, "tensorrt-rtx").compute_capabilities == ("8.9",)
+        tensorrt_plans.inspect(plan, "tensorrt-rtx")
+    shutil.copy(tensorrt_plans.description_path(decoder), tensorrt_plans.description_path(plan))
+    assert tensorrt_plans.inspect(plan, "tensorrt-rtx").compute_capabilities == ("8.9",)
     with pytest.raises(ValueError, match=r"is for tensorrt-rtx, not for tensorrt$"):
-        engines.inspect(plan, "tensorrt")
+        tensorrt_plans.inspect(plan, "tensorrt")
     with plan.open("r+b") as file:
         file.truncate(plan.stat().st_size - 1)
     with pytest.raises(ValueError, match="not the one described; build it again"):
-        engines.inspect(plan, "tensorrt-rtx")
-    told = json.loads(engines.described(plan).read_text())
-    for damaged in ("{", "[]", json.dumps(told | {"inputs": {"latent": {}}}), json.dumps({})):
-        engines.described(plan).write_text(damaged)
+        tensorrt_plans.inspect(plan, "tensorrt-rtx")
+    content = json.loads(tensorrt_plans.description_path(plan).read_text())
+    for damaged in ("{", "[]", json.dumps(content | {"inputs": {"latent": {}}}), json.dumps({})):
+        tensorrt_plans.description_path(plan).write_text(damaged)
         with pytest.raises(ValueError, match=r"json is damaged; build it again"):
-            engines.inspect(plan, "tensorrt-rtx")
+            tensorrt_plans.inspect(plan, "tensorrt-rtx")

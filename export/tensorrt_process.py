@@ -1,13 +1,13 @@
-"""What needs TensorRT or TensorRT-RTX, in a process of its own: `python -m export.compiler`.
+"""Calls of TensorRT or TensorRT-RTX in a process of its own: `python -m export.tensorrt_process`.
 
-Of its own because polygraphy drives one of the two in a process and MONAI has imported it before
-anybody could say which, and because a crash or the kernel's last resort against a full memory then
-costs an engine and not the export.
+A separate process, because polygraphy drives only one of the two in a process and MONAI imports it
+before the target is known, and because a crash or the kernel's out-of-memory killer then ends one
+engine and not the export.
 
-`engines` sends one job as JSON to its standard input and reads one reply as JSON from its standard
-output, which is {"error": "a sentence"} where the job cannot be done. polygraphy writes the
-profile, configures, compiles and runs. The ONNX parser is called directly, since polygraphy prints
-its reasons and does not raise them.
+`tensorrt_plans` sends one request as JSON to standard input and reads one reply as JSON from
+standard output; {"error": "a sentence"} is the reply to a request that cannot be met. polygraphy
+writes the profile, configures, compiles and runs. The ONNX parser is called directly, since
+polygraphy prints its reasons and does not raise them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from export import elements
+from export import element_limit
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 NAMES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
@@ -52,12 +52,12 @@ def ready(target: str, compute_capabilities: list[str]) -> dict[str, Any]:
 
     Raises ValueError with a sentence where it cannot build.
     """
-    here = gpu()
-    if target == "tensorrt" and here is None:
+    local = gpu()
+    if target == "tensorrt" and local is None:
         raise ValueError("TensorRT builds on the GPU that it builds for, and there is none here")
     trt = tensorrt(target)
-    wanted = capabilities(trt, target, compute_capabilities, here)
-    return {"version": trt.__version__, "compute_capabilities": wanted}
+    supported = capabilities(trt, target, compute_capabilities, local)
+    return {"version": trt.__version__, "compute_capabilities": supported}
 
 
 def build(
@@ -71,11 +71,11 @@ def build(
     """Write the plan; return `version`, `compute_capabilities`, `inputs`, `outputs` and
     `activation_bytes`.
 
-    `inputs` and `outputs` map a name to (type, shape), -1 where the size is free;
-    `activation_bytes` is None where the builder does not say. Raises ValueError with a sentence.
+    `inputs` and `outputs` map a name to (type, shape), -1 for a dynamic size; `activation_bytes` is
+    None where the builder does not report it. Raises ValueError with a sentence.
     """
-    able = ready(target, compute_capabilities)
-    trt, wanted = tensorrt(target), able["compute_capabilities"]
+    builder_facts = ready(target, compute_capabilities)
+    trt = tensorrt(target)
     log = logger(target)
     builder = trt.Builder(log)
     # Strongly typed: every tensor has the type that the ONNX file gives it.
@@ -88,28 +88,29 @@ def build(
         "inputs": [network.get_input(index) for index in range(network.num_inputs)],
         "outputs": [network.get_output(index) for index in range(network.num_outputs)],
     }
-    told = {
+    tensors_of = {
         side: {tensor.name: (TYPES[tensor.dtype.name], list(tensor.shape)) for tensor in tensors}
         for side, tensors in sides.items()
     }
-    _check({name: shape for name, (_, shape) in told["inputs"].items()}, profile, onnx)
-    elements.check(trt, network, profile, onnx)
+    _check({name: shape for name, (_, shape) in tensors_of["inputs"].items()}, profile, onnx)
+    element_limit.check(trt, network, profile, onnx)
     if target == "tensorrt-rtx":
         timing_cache = None  # it times nothing
     try:
-        config = _config(trt, target, profile, wanted, timing_cache)
-        compiled = importlib.import_module("polygraphy.backend.trt").engine_bytes_from_network(
+        supported = builder_facts["compute_capabilities"]
+        config = _config(trt, target, profile, supported, timing_cache)
+        plan_bytes = importlib.import_module("polygraphy.backend.trt").engine_bytes_from_network(
             (builder, network), config, save_timing_cache=timing_cache
         )
     except importlib.import_module("polygraphy.exception").PolygraphyException as error:
         reason = (log.errors or str(error).splitlines() or ["no reason given"])[0]
         raise ValueError(f"{onnx}: {NAMES[target]} cannot compile it: {reason}") from error
-    Path(plan).write_bytes(compiled)
-    return {**able, **told, "activation_bytes": log.activations}
+    Path(plan).write_bytes(plan_bytes)
+    return {**builder_facts, **tensors_of, "activation_bytes": log.activations}
 
 
-def run(target: str, plan: str, feeds: list[str], into: list[str]) -> dict[str, Any]:
-    """Run the plan on each of the .npz files `feeds` and write its outputs to those of `into`.
+def run(target: str, plan: str, feeds: list[str], outputs: list[str]) -> dict[str, Any]:
+    """Run the plan on each of the .npz files `feeds`; write the results to the files `outputs`.
 
     Raises ValueError with a sentence.
     """
@@ -117,15 +118,15 @@ def run(target: str, plan: str, feeds: list[str], into: list[str]) -> dict[str, 
         raise ValueError("engine: it runs on a GPU, and there is none here")
     tensorrt(target)
     backend = importlib.import_module("polygraphy.backend.trt")
-    failed = importlib.import_module("polygraphy.exception").PolygraphyException
+    failure = importlib.import_module("polygraphy.exception").PolygraphyException
     try:
-        # "runtime": memory for the shapes at hand, and not for the largest ones.
+        # "runtime": memory for the shapes of this run, not for the largest ones.
         loader = backend.EngineFromPath(plan)
         with backend.TrtRunner(loader, allocation_strategy="runtime") as runner:
-            for feed, outputs in zip(feeds, into, strict=True):
+            for feed, output in zip(feeds, outputs, strict=True):
                 with np.load(feed) as arrays:
-                    np.savez(outputs, **runner.infer(dict(arrays)))
-    except failed as error:
+                    np.savez(output, **runner.infer(dict(arrays)))
+    except failure as error:
         raise ValueError(f"{plan}: {NAMES[target]} cannot run it: {error}") from error
     return {}
 
@@ -148,7 +149,7 @@ def gpu() -> str | None:
 
 
 def tensorrt(target: str) -> Any:
-    """Return the target's module, once polygraphy is there as well and quiet.
+    """Return the target's module, and import polygraphy with its log off.
 
     Raises ValueError with what to install.
     """
@@ -159,29 +160,29 @@ def tensorrt(target: str) -> Any:
         raise ValueError(
             f"{NAMES[target]} is not installed here ({error}): {INSTALL[target]}"
         ) from error
-    log.module_severity = log.CRITICAL + 1  # what it would print is raised
+    log.module_severity = log.CRITICAL + 1  # errors are raised, not printed
     return trt
 
 
-def capabilities(trt: Any, target: str, wanted: Sequence[str], here: str | None) -> list[str]:
-    """Return `wanted` in order and once each, or the compute capability `here`.
+def capabilities(trt: Any, target: str, requested: Sequence[str], local: str | None) -> list[str]:
+    """Return `requested` sorted and without duplicates, by default the compute capability `local`.
 
     Raises ValueError for one that the target cannot build for.
     """
     if target == "tensorrt":
-        allowed = [str(here)]
-        reason = f"TensorRT builds for the GPU that is here, {here}"
+        allowed = [str(local)]
+        reason = f"TensorRT builds for the GPU that is here, {local}"
     else:
-        found = (re.fullmatch(r"SM(\d+)(\d)", name) for name in trt.ComputeCapability.__members__)
-        allowed = sorted((".".join(match.groups()) for match in found if match), key=_numbers)
+        matches = (re.fullmatch(r"SM(\d+)(\d)", name) for name in trt.ComputeCapability.__members__)
+        allowed = sorted((".".join(match.groups()) for match in matches if match), key=_numbers)
         reason = f"TensorRT-RTX {trt.__version__} builds for {', '.join(allowed)}"
-    if not wanted and here is None:
+    if not requested and local is None:
         raise ValueError("compute-capability: none is given, and there is no GPU here to ask")
-    wanted = wanted or [str(here)]
-    for value in wanted:
+    requested = requested or [str(local)]
+    for value in requested:
         if value not in allowed:
             raise ValueError(f"compute-capability: {value!r} is not possible; {reason}")
-    return sorted(set(wanted), key=_numbers)
+    return sorted(set(requested), key=_numbers)
 
 
 def _numbers(capability: str) -> tuple[int, ...]:
@@ -189,7 +190,7 @@ def _numbers(capability: str) -> tuple[int, ...]:
 
 
 def _reason(parser: Any, log: Any) -> str:
-    """Return the parser's first error: where it is and what it is."""
+    """Return the parser's first error: its node and its description."""
     if parser.num_errors:
         error = parser.get_error(0)
         lines = [line for line in error.desc().splitlines() if not _about_drivers(line)]
@@ -199,58 +200,58 @@ def _reason(parser: Any, log: Any) -> str:
 
 
 def _check(shapes: dict[str, list[int]], profile: Profile, onnx: str) -> None:
-    """Raise ValueError unless the profile has every input with a free size, and those fit."""
-    free = {name: shape for name, shape in shapes.items() if -1 in shape}
-    if set(free) != set(profile):
+    """Raise ValueError unless the profile has every input with a dynamic size, and those fit."""
+    dynamic = {name: shape for name, shape in shapes.items() if -1 in shape}
+    if set(dynamic) != set(profile):
         raise ValueError(
-            f"profile: it has {sorted(profile)}, and {onnx} has free sizes in {sorted(free)}"
+            f"profile: it has {sorted(profile)}, and {onnx} has free sizes in {sorted(dynamic)}"
         )
-    for name, shape in free.items():
-        for given in profile[name]:
-            pairs = zip(shape, given, strict=False)
-            if len(given) != len(shape) or any(size not in (-1, value) for size, value in pairs):
-                raise ValueError(f"profile: {name} is {shape} in {onnx}, not {given}")
+    for name, shape in dynamic.items():
+        for sizes in profile[name]:
+            pairs = zip(shape, sizes, strict=False)
+            if len(sizes) != len(shape) or any(size not in (-1, value) for size, value in pairs):
+                raise ValueError(f"profile: {name} is {shape} in {onnx}, not {sizes}")
         low, usual, high = profile[name]
         if not all(a <= b <= c for a, b, c in zip(low, usual, high, strict=True)):
             raise ValueError(f"profile: {name} goes from {low} over {usual} to {high}, not upwards")
 
 
 def _config(
-    trt: Any, target: str, profile: Profile, wanted: Sequence[str], timing_cache: str | None
+    trt: Any, target: str, profile: Profile, supported: Sequence[str], timing_cache: str | None
 ) -> Any:
-    """Return what makes the builder's configuration, in polygraphy's way."""
+    """Return the function that creates the builder's configuration, as polygraphy calls it."""
     backend = importlib.import_module("polygraphy.backend.trt")
     shapes = backend.Profile()
     for name, (low, usual, high) in profile.items():
         shapes.add(name, low, usual, high)
     if target == "tensorrt-rtx":
         create = importlib.import_module("polygraphy.backend.tensorrt_rtx").CreateConfigRTX(
-            compute_capabilities=[_numbers(value) for value in wanted], profiles=[shapes]
+            compute_capabilities=[_numbers(value) for value in supported], profiles=[shapes]
         )
     else:
         if timing_cache is not None:
             Path(timing_cache).touch()
         create = backend.CreateConfig(profiles=[shapes], load_timing_cache=timing_cache)
 
-    def configured(builder: Any, network: Any) -> Any:
+    def configuration(builder: Any, network: Any) -> Any:
         config = create(builder, network)
-        # Float32 is float32: TensorRT's default rounds what convolutions take to ten bits.
+        # TensorRT's default, TF32, rounds the inputs of convolutions to ten bits of mantissa.
         config.clear_flag(trt.BuilderFlag.TF32)
         return config
 
-    return configured
+    return configuration
 
 
 @functools.cache
 def logger(target: str) -> Any:
     """Return the one logger of this process.
 
-    `errors` are the messages of errors; `activations`: the bytes that a plan's take at its largest
-    shapes, the most of all compute capabilities, None where that was not said.
+    `errors` are the messages of errors; `activations`: the bytes of a plan's activations at its
+    largest shapes, the largest of all compute capabilities, None where none was logged.
     """
     trt = importlib.import_module(MODULES[target])
 
-    class Log(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
@@ -262,21 +263,21 @@ def logger(target: str) -> Any:
             if severity <= trt.ILogger.ERROR and not _about_drivers(message):
                 self.errors.append(" ".join(message.split()))
 
-    return Log()
+    return Logger()
 
 
 def _about_drivers(message: str) -> bool:
-    """Tell what TensorRT-RTX says on a machine without a GPU, at every turn, before it goes on."""
+    """Return whether it is the harmless message that TensorRT-RTX repeats where there is no GPU."""
     return "CUDA driver version is insufficient" in message
 
 
 def main() -> int:
-    """Do the job on standard input; return the exit status."""
-    job = json.load(sys.stdin)
-    os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = str(int(job["target"] == "tensorrt-rtx"))
+    """Answer the request on standard input; return the exit status."""
+    request = json.load(sys.stdin)
+    os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = str(int(request["target"] == "tensorrt-rtx"))
     actions: dict[str, Callable[..., dict[str, Any]]] = {"ready": ready, "build": build, "run": run}
     try:
-        reply = actions[job.pop("action")](**job)
+        reply = actions[request.pop("action")](**request)
     except ValueError as error:
         reply = {"error": str(error)}
     print(json.dumps(reply))

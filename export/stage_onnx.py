@@ -1,13 +1,14 @@
 """A chain's stages as ONNX, written node by node from the weights.
 
-A stage takes `x` [R, C, p, Y, Z], a slab of its input with one plane of each neighbour; `inside`
-[q, 1, 1], 1 for each plane that the convolution sees and 0 for those beyond the volume; `mean` and
-`variance` [C] of the input over the whole volume, where there is a norm; and perhaps `skip`, which
-has planes of its neighbours where a stage needs them. It gives `y` [R, C, p - 2, Y, Z], or twice or
-half as many planes; perhaps `shortcut`; and perhaps `y_mean` and `y_variance` [C] of this slab.
+Inputs of a stage: `x` [R, C, p, Y, Z], a slab with one plane of each neighbour; `inside` [q, 1, 1],
+1 for each plane that the convolution sees and 0 for those beyond the volume; `mean` and `variance`
+[C] of `x` over the whole volume, where there is a norm; `skip`, where the stage adds one, with
+planes of its neighbours where another stage needs them. Outputs: `y` [R, C, p - 2, Y, Z], or twice
+or half as many planes; `shortcut`, where the stage computes one; `y_mean` and `y_variance` [C] of
+this slab, where the next norm needs them.
 
-In float16 that is what convolutions compute in and activations are kept in; everything else is
-float32.
+In a build of float16, convolutions compute and activations are stored in float16; everything else
+is float32.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from torch import nn
 
 from backends.slabs import chain as slabs
 from backends.slabs.arena import Arena
+from export.arrays import Array
 from export.chains import Activation, Chain, Convolution, Stage
 from export.half import store_in_half
 
-Array = np.ndarray[Any, Any]
 Shape = tuple[int | str, ...]
 OPSET = 20
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
@@ -40,29 +41,29 @@ def shapes(chain: Chain, stage: Stage) -> tuple[dict[str, Shape], dict[str, Shap
 
     Axes: `rows`; `t`, the slab's latent planes; `y` and `z`, the latent's other sides.
     """
-    takes = chain.activations[stage.input]
-    gives = chain.activations[stage.output]
+    source = chain.activations[stage.input]
+    target = chain.activations[stage.output]
     if stage.ids:
-        gives = replace(gives, channels=1)
-    seen = 2 * takes.planes if stage.resize == "up" else takes.planes
+        target = replace(target, channels=1)
+    planes = 2 * source.planes if stage.resize == "up" else source.planes
     inputs: dict[str, Shape] = {
-        "x": _slab(takes, haloed=True),
-        "inside": (f"{seen}*t+2", 1, 1),
+        "x": _slab(source, haloed=True),
+        "inside": (f"{planes}*t+2", 1, 1),
     }
     if stage.norm is not None:
-        inputs |= {"mean": (takes.channels,), "variance": (takes.channels,)}
+        inputs |= {"mean": (source.channels,), "variance": (source.channels,)}
     if stage.skip is not None:
         inputs["skip"] = _slab(chain.activations[stage.skip], stage.skip in haloed(chain))
-    outputs: dict[str, Shape] = {"y": _slab(gives, haloed=False)}
+    outputs: dict[str, Shape] = {"y": _slab(target, haloed=False)}
     if stage.shortcut_to is not None:
         outputs["shortcut"] = _slab(chain.activations[stage.shortcut_to], haloed=False)
     if stage.moments:
-        outputs |= {"y_mean": (gives.channels,), "y_variance": (gives.channels,)}
+        outputs |= {"y_mean": (target.channels,), "y_variance": (target.channels,)}
     return inputs, outputs
 
 
 def write(chain: Chain, folder: Path, precision: str, kinds: dict[str, ir.DataType]) -> Path:
-    """Write a chain as `00.onnx` and so on, and `chain.json`, whose path is returned.
+    """Write a chain as `00.onnx`, `01.onnx`, ... and `chain.json`; return the path of the last.
 
     See `to_onnx` for the arguments and errors.
     """
@@ -76,41 +77,41 @@ def write(chain: Chain, folder: Path, precision: str, kinds: dict[str, ir.DataTy
     return path
 
 
-class Session:
-    """A chain that was written, run in slabs of one thickness."""
+class ChainSession:
+    """An exported chain, run in slabs of one thickness."""
 
     def __init__(self, path: Path, engine: Callable[[Path], slabs.StageEngine]) -> None:
-        """Load `chain.json` at `path`; `engine` opens a stage by its path without suffix."""
+        """Load `chain.json` at `path`; `engine` loads a stage by its path without suffix."""
         self.chain = slabs.load(path, engine)
 
     def __call__(self, x: Array, thickness: int = 3) -> Array:
-        """Return the output for `x` [R, C, X, Y, Z], in slabs of that many latent planes."""
-        found: Array = slabs.run(self.chain, x, thickness, Arena(0))
-        return found
+        """Return the output for `x` [R, C, X, Y, Z], in slabs of `thickness` latent planes."""
+        output: Array = slabs.run(self.chain, x, thickness, Arena(0))
+        return output
 
 
-class OnnxStage:
-    """A session of ONNX Runtime, as a chain calls it."""
+class StageSession:
+    """The engine of one stage: a session of ONNX Runtime with the interface that a chain calls."""
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self.session = session
         self.names = [output.name for output in session.get_outputs()]
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run it."""
+        """Return the outputs by name."""
         return dict(zip(self.names, self.session.run(None, dict(feeds)), strict=True))
 
     def release(self) -> None:
-        """Keep what there is: it serves the next comparison."""
+        """Do nothing: the session serves the next comparison."""
 
 
 def describe(chain: Chain, precision: str) -> dict[str, Any]:
-    """Return what `backends/slabs` reads as `chain.json`; files go by their stem."""
+    """Return the content of `chain.json`, which `backends/slabs` reads; files by their stem."""
     return {
         "itemsize": 2 if precision == "fp16" else 4,
         "input": chain.input,
         "output": chain.output,
-        "activations": {name: asdict(found) for name, found in chain.activations.items()},
+        "activations": {name: asdict(x) for name, x in chain.activations.items()},
         "stages": [
             {
                 "file": f"{number:02}",
@@ -127,7 +128,7 @@ def describe(chain: Chain, precision: str) -> dict[str, Any]:
 
 
 def haloed(chain: Chain) -> set[str]:
-    """Name the activations that are kept with planes of their neighbours."""
+    """Return the activations whose slabs are stored with planes of their neighbours."""
     return {stage.input for stage in chain.stages}
 
 
@@ -138,7 +139,9 @@ def _slab(activation: Activation, haloed: bool) -> Shape:
 
 
 def to_onnx(chain: Chain, stage: Stage, precision: str, kinds: dict[str, ir.DataType]) -> ir.Model:
-    """Write one stage in `precision`, fp32 or fp16; `kinds`: the types of the chain's own ends.
+    """Return one stage in `precision`, fp32 or fp16.
+
+    `kinds`: types of the chain's input and output.
 
     Raises ValueError for a weight that float16 cannot hold.
     """
@@ -146,20 +149,21 @@ def to_onnx(chain: Chain, stage: Stage, precision: str, kinds: dict[str, ir.Data
     ends = {"x": kinds.get(stage.input, inner), "y": kinds.get(stage.output, inner)}
     ends |= {"skip": inner, "shortcut": inner}
     inputs, outputs = shapes(chain, stage)
-    given = {
+    values = {
         name: ir.val(name, dtype=ends.get(name, FLOAT), shape=shape)
         for name, shape in inputs.items()
     }
     writer = _Writer(inner)
-    made = writer.stage(stage, given, stage.skip in haloed(chain))
+    results = writer.stage(stage, values, stage.skip in haloed(chain))
     for name, shape in outputs.items():
         kind = ends.get(name, FLOAT)
         if kind != FLOAT:
-            made[name] = writer.op("Cast", [made[name]], {"to": kind})
-        made[name].name, made[name].dtype, made[name].shape = name, kind, ir.Shape(shape)
+            results[name] = writer.op("Cast", [results[name]], {"to": kind})
+        result = results[name]
+        result.name, result.dtype, result.shape = name, kind, ir.Shape(shape)
     graph = ir.Graph(
-        list(given.values()),
-        [made[name] for name in outputs],
+        list(values.values()),
+        [results[name] for name in outputs],
         nodes=writer.nodes,
         initializers=writer.initializers,
         opset_imports={"": OPSET},
@@ -176,23 +180,24 @@ class _Writer(tape.Tape):
         self.inner = inner
 
     def stage(
-        self, stage: Stage, given: dict[str, ir.Value], skip_haloed: bool
+        self, stage: Stage, inputs: dict[str, ir.Value], skip_haloed: bool
     ) -> dict[str, ir.Value]:
-        """Write all of it; return its outputs, not yet cast to their types."""
-        made: dict[str, ir.Value] = {}
-        x = self.bits(given["x"], stage.conv.in_channels) if stage.bits else self.floats(given["x"])
+        """Write all nodes; return the outputs, not yet cast to their types."""
+        outputs: dict[str, ir.Value] = {}
+        x = inputs["x"]
+        x = self.bits(x, stage.conv.in_channels) if stage.bits else self.floats(x)
         x = self.times(x, stage.scale)
         if stage.shortcut is not None:
-            made["shortcut"] = self.convolve(stage.shortcut, self.planes(x, 1, -1))
+            outputs["shortcut"] = self.convolve(stage.shortcut, self.planes(x, 1, -1))
         if stage.norm is not None:
-            x = self.normalise(x, stage.norm, given["mean"], given["variance"])
+            x = self.normalise(x, stage.norm, inputs["mean"], inputs["variance"])
         if stage.silu:
             x = self.silu(x)
         if stage.before is not None:
             x = self.convolve(stage.before, x)
         if stage.resize == "up":
             x = self.planes(self.twice(x), 1, -1)
-        x = self.op("Mul", [x, given["inside"]])
+        x = self.op("Mul", [x, inputs["inside"]])
         if stage.resize == "down":
             x = self.convolve(stage.conv, self.planes(x, 1, 2**62), (0, 0, 0, 0, 1, 1))
         elif stage.resize == "transpose":
@@ -200,17 +205,17 @@ class _Writer(tape.Tape):
         else:
             x = self.convolve(stage.conv, x, (0, 1, 1, 0, 1, 1))
         if stage.skip is not None:
-            skip = self.floats(given["skip"])
+            skip = self.floats(inputs["skip"])
             x = self.op("Add", [x, self.planes(skip, 1, -1) if skip_haloed else skip])
         if stage.moments:
-            made["y_mean"], made["y_variance"] = self.moments(x)
+            outputs["y_mean"], outputs["y_variance"] = self.moments(x)
         if stage.silu_after:
             x = self.silu(x)
         if stage.after is not None:
             x = self.convolve(stage.after, x)
         if stage.ids:
             x = self.largest(x, stage.ids)
-        return {**made, "y": self.times(x, stage.scale_after)}
+        return {**outputs, "y": self.times(x, stage.scale_after)}
 
     def const(self, array: Any) -> ir.Value:
         """Return a constant."""
@@ -246,7 +251,7 @@ class _Writer(tape.Tape):
     def normalise(
         self, x: ir.Value, norm: nn.GroupNorm, mean: ir.Value, variance: ir.Value
     ) -> ir.Value:
-        """Apply a norm by one scale and one shift a channel; mean and variance are the groups'."""
+        """Apply a norm as a scale and a shift per channel, from the groups' mean and variance."""
         eps = self.op("Add", [variance, self.const(np.float32(norm.eps))])
         weight = self.const(norm.weight.detach().numpy())
         scale = self.op("Div", [weight, self.op("Sqrt", [eps])])
@@ -259,13 +264,13 @@ class _Writer(tape.Tape):
     def moments(self, x: ir.Value) -> tuple[ir.Value, ir.Value]:
         """Return mean and variance [C] of [1, C, p, Y, Z]."""
         mean = self.mean(x)
-        apart = self.op("Sub", [x, mean])
-        variance = self.mean(self.op("Mul", [apart, apart]))
+        centred = self.op("Sub", [x, mean])
+        variance = self.mean(self.op("Mul", [centred, centred]))
         axes = self.const(np.array([0, 2, 3, 4]))
         return self.op("Squeeze", [mean, axes]), self.op("Squeeze", [variance, axes])
 
     def mean(self, x: ir.Value) -> ir.Value:
-        """Average over space, an axis at a time, which keeps float32 accurate."""
+        """Average over space, one axis at a time, which keeps float32 accurate."""
         for axis in (4, 3, 2):
             x = self.op("ReduceMean", [x, self.const(np.array([axis]))])
         return x
@@ -273,17 +278,17 @@ class _Writer(tape.Tape):
     def twice(self, x: ir.Value) -> ir.Value:
         """Double all sides by trilinear interpolation."""
         scales = self.const(np.array([1, 1, 2, 2, 2], np.float32))
-        how = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
-        return self.op("Resize", [x, None, scales], how)
+        attributes = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+        return self.op("Resize", [x, None, scales], attributes)
 
     def convolve(self, conv: Convolution, x: ir.Value, pads: Sequence[int] = (0,) * 6) -> ir.Value:
-        """Convolve; `pads` as ONNX has them: in front of the three axes, then behind them."""
+        """Convolve; `pads` in ONNX's order: before the three axes, then after them."""
         if self.inner == HALF:
             x = self.op("Cast", [x], {"to": HALF})
         tensors = [x, self.weight(conv.weight), self.weight(conv.bias)]
-        how = {"pads": list(pads), "strides": list(conv.stride)}
+        attributes = {"pads": list(pads), "strides": list(conv.stride)}
         kind = "ConvTranspose" if isinstance(conv, nn.ConvTranspose3d) else "Conv"
-        return self.floats(self.op(kind, tensors, how))
+        return self.floats(self.op(kind, tensors, attributes))
 
     def bits(self, labels: ir.Value, count: int) -> ir.Value:
         """Turn label ids [R, 1, p, Y, Z] into their `count` lowest bits, in float32."""

@@ -1,0 +1,62 @@
+"""What one build takes: a variant, its checkpoints, the target, and where the result goes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from export.files import sha256
+from export.variant import Variant
+
+# Takes one line about the progress of a build.
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to build, from where, to where.
+
+    `capabilities`: compute capabilities such as "8.9" that engines are built for; none: that of the
+    local GPU. `cache`: the folder of finished graphs and engines. `version` is Triton's, of all
+    models of the variant: other versions in the repository stay.
+    """
+
+    variant: Variant
+    checkpoints: Path
+    repository: Path
+    cache: Path
+    target: str = "onnx"
+    precision: str = "fp32"
+    capabilities: tuple[str, ...] = ()
+    version: int = 1
+
+
+def limit(variant: Variant, size: tuple[int, int, int]) -> Variant:
+    """Return `variant` for volumes of at most `size` [X, Y, Z] voxels.
+
+    Raises ValueError for a size that the variant cannot have.
+    """
+    table = variant.serving["size"]
+    inside = all(a <= n <= b for a, n, b in zip(table["min"], size, table["max"], strict=True))
+    if not inside or any(n % table["multiple"] for n in size):
+        raise ValueError(
+            f"max-size: {','.join(map(str, size))} must be multiples of {table['multiple']} "
+            f"from {table['min']} to {table['max']}"
+        )
+    voxels = min(table["max_voxels"], size[0] * size[1] * size[2])
+    limited = {**table, "max": list(size), "max_voxels": voxels}
+    return dataclasses.replace(variant, serving={**variant.serving, "size": limited})
+
+
+def checkpoint_digests(variant: Variant, folder: Path) -> dict[str, str]:
+    """Return role -> sha256 of the checkpoint file below `folder`.
+
+    Raises FileNotFoundError for a missing file.
+    """
+    paths = {role: folder / file for role, file in variant.checkpoints.items()}
+    for path in paths.values():
+        if not path.is_file():
+            raise FileNotFoundError(f"checkpoint: {path} does not exist")
+    return {role: sha256(path) for role, path in paths.items()}
