@@ -20,7 +20,7 @@ from server import gpus
 from server.host import SHM, libpython_dir
 
 PREFIX = "maisi-serve-"
-CLIENTS = "maisi-client-"  # as client/src/maisi_client/_transport/near.py has it
+CLIENTS = "maisi-client-"  # as client/src/maisi_client/_transport/dev_shm.py has it
 # glibc's malloc for tritonserver, whose memory crept up under volumes of many sizes, from three
 # hundred threads: one arena, and large blocks go back at once (docs/reliability.md, Soak).
 MALLOC = {

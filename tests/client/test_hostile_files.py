@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from maisi_client import InvalidRequest, MaisiError, MaskError, Volume, read_plan
-from maisi_client._dicom.mask import read_segmentation
-from maisi_client._dicom.segmentation import require_dicom
+from maisi_client._dicom.segmentation_reader import read_segmentation
+from maisi_client._dicom.segmentation_writer import require_dicom
 from maisi_client._errors import printable
 from maisi_client._mask import load_greys, load_mask
 

@@ -15,9 +15,9 @@ from ._request import prepare
 from ._signature import lists_keywords_of
 from ._transport import channel, threads
 from ._transport.address import DEFAULT_URL
+from ._transport.operations import Operations
 from ._transport.pool import Pool
 from ._transport.session import Session
-from ._transport.steps import Steps
 from ._transport.tls import Tls
 from ._variant import Variant
 from ._volume import Progress, Volume
@@ -143,8 +143,8 @@ class Client:
         variants: dict[str, Variant] = self._wait(self._events(self._session.variants()))
         return variants
 
-    def _events(self, steps: Steps[None]) -> Generator[Any, None, None]:
-        return threads.events(steps, self._tls)
+    def _events(self, operations: Operations[None]) -> Generator[Any, None, None]:
+        return threads.events(operations, self._tls)
 
     def _wait(
         self,

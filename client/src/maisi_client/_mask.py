@@ -12,7 +12,7 @@ from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from ._dicom.file import is_dicom
-from ._dicom.mask import OWN, read_segmentation
+from ._dicom.segmentation_reader import OWN, read_segmentation
 from ._errors import InvalidRequest, MaisiError, MaskError, first_line
 from ._grid import Held, hold, open_image, present_ids, restore
 from ._label_names import label_id, label_names

@@ -13,8 +13,8 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
+from ._atomic import atomic
 from ._errors import InvalidRequest, MaisiError
-from ._files import atomic
 from ._grid import Held, Spacing, same_grid
 from ._mask import load_greys, load_mask
 from ._outputs import check_outputs

@@ -11,9 +11,9 @@ from typing import Any
 
 import nibabel as nib
 
-from ._datasets.files import report_files
+from ._atomic import atomic
+from ._datasets.report_files import report_files
 from ._errors import InvalidRequest, ServerError
-from ._files import atomic
 from ._grid import open_image
 from ._outputs import identities, refuse_input
 from ._wire import check_form, read_json_file

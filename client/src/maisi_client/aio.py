@@ -26,9 +26,9 @@ from ._request import prepare
 from ._signature import lists_keywords_of
 from ._transport import channel, loop
 from ._transport.address import DEFAULT_URL
+from ._transport.operations import Operations
 from ._transport.pool import Pool
 from ._transport.session import Session
-from ._transport.steps import Steps
 from ._transport.tls import Tls
 from ._variant import Variant
 from ._volume import Progress, Volume
@@ -183,5 +183,5 @@ class Client:
                     on_progress(event)
         raise AssertionError("events end with what was asked for, or raise")
 
-    def _events(self, steps: Steps[None]) -> AsyncGenerator[Any, None]:
-        return loop.events(steps, self._tls)
+    def _events(self, operations: Operations[None]) -> AsyncGenerator[Any, None]:
+        return loop.events(operations, self._tls)

@@ -29,12 +29,12 @@ from maisi_client import (
     Volume,
 )
 from maisi_client._cli import main
-from maisi_client._cli.bar import Bar
+from maisi_client._cli.progress_bar import Bar
 from maisi_client._datasets.dataset import insist
 from maisi_client._datasets.plan import Row
 from maisi_client._transport.channel import answer_bytes
 from maisi_client._transport.errors import explain
-from maisi_client._transport.pool import Server
+from maisi_client._transport.pool import PooledServer
 from maisi_client._transport.shared import Region
 from maisi_client._variant import parse_variant
 from maisi_client._wire import read_tensor
@@ -174,7 +174,7 @@ def test_an_image_unlike_its_report(ask: Callable[..., Any], more: dict[str, Any
 
 @pytest.mark.parametrize("shape", [[2**40] * 3, [-1, -1, 4], [-7], [64, 64, 64], [0, 4, 5]])
 def test_a_shape_beyond_the_shared_memory(shape: list[int]) -> None:
-    region = Region(Server("here:1", None), None, "mini.stream", {"mask": MASK})
+    region = Region(PooledServer("here:1", None), None, "mini.stream", {"mask": MASK})
     region._memory = mmap.mmap(-1, region._size)
     result: Any = SimpleNamespace(get_output=lambda name: SimpleNamespace(shape=shape))
     with pytest.raises(ServerError, match="the server's image "):

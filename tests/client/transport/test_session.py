@@ -8,9 +8,17 @@ from typing import Any
 import pytest
 from maisi_client import MaisiError, ServerUnavailable, Timeout
 from maisi_client._request import Request, prepare
+from maisi_client._transport.operations import (
+    Emit,
+    Lookup,
+    Message,
+    OpenStream,
+    Operations,
+    Receive,
+    Sleep,
+)
 from maisi_client._transport.pool import Pool
 from maisi_client._transport.session import Session
-from maisi_client._transport.steps import Begin, Give, Lookup, Message, Receive, Sleep, Steps
 from tritonclient.utils import InferenceServerException
 
 FULL = "[overloaded retry_after=9] overloaded: 9 requests are here; try again in 9 s"
@@ -33,14 +41,14 @@ def part(text: str, final: bool = False) -> Message:
     return Message(SimpleNamespace(text=text), None, final)
 
 
-def done(steps: Steps[None], *outcomes: Any) -> tuple[list[Any], MaisiError | None]:
+def done(steps: Operations[None], *outcomes: Any) -> tuple[list[Any], MaisiError | None]:
     """Send each outcome to the next wait; return all steps, and the error at the end."""
     left, seen = list(outcomes), []
     try:
         step = next(steps)
         while True:
             seen.append(step)
-            if isinstance(step, (Begin, Give, Sleep)):
+            if isinstance(step, (OpenStream, Emit, Sleep)):
                 step = steps.send(None)
             elif isinstance(outcome := left.pop(0), BaseException):
                 step = steps.throw(outcome)
@@ -59,7 +67,7 @@ def waits(steps: list[Any]) -> list[float]:
 def test_the_first_message_may_take_all_the_time_and_the_next_only_some() -> None:
     steps, error = done(session().results(request()), part("a"), part("b", final=True))
     assert error is None
-    assert [step.event.text for step in steps if isinstance(step, Give)] == ["a", "b"]
+    assert [step.event.text for step in steps if isinstance(step, Emit)] == ["a", "b"]
     assert waits(steps) == [pytest.approx(100, abs=2), 5]
 
 
@@ -73,7 +81,7 @@ def test_silence_within_and_before_the_answer_are_two_errors() -> None:
 def test_the_same_request_is_sent_again_when_the_server_says_so() -> None:
     steps, error = done(session().results(request()), refused(FULL), part("a", final=True))
     assert error is None
-    first, second = (step for step in steps if isinstance(step, Begin))
+    first, second = (step for step in steps if isinstance(step, OpenStream))
     assert first.inputs["seed"] == second.inputs["seed"] == 7
     (pause,) = (step.seconds for step in steps if isinstance(step, Sleep))
     assert pause >= 9
@@ -83,7 +91,7 @@ def test_another_server_is_asked_at_once_and_none_beyond_the_time() -> None:
     two = session("a:1,b:1", retries=0).results(request())
     steps, error = done(two, refused(FULL), part("a", final=True))
     assert error is None
-    assert [step.server.url for step in steps if isinstance(step, Begin)] == ["a:1", "b:1"]
+    assert [step.server.url for step in steps if isinstance(step, OpenStream)] == ["a:1", "b:1"]
     assert [step.seconds for step in steps if isinstance(step, Sleep)] == [0]
     steps, error = done(session(timeout=5).results(request()), refused(FULL))
     assert isinstance(error, ServerUnavailable) and error.retry_after == 9

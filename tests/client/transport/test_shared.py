@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 from maisi_client import Client, aio
-from maisi_client._transport import near, shared
+from maisi_client._transport import dev_shm, shared
 
 from tests.conftest import SHM, Server
 
@@ -33,7 +33,7 @@ MASK, SOURCE = picture(np.uint8, 227), picture(np.float32, 300)
 
 
 def asked(server: Server, ask: str, *words: str, **more: Any) -> Any:
-    key = {shared._KEY: near.key(server.grpc)}
+    key = {shared._KEY: dev_shm.key(server.grpc)}
     with grpc.InferenceServerClient(server.grpc) as client:
         return getattr(client, f"{ask}_system_shared_memory{more.pop('what', '')}")(
             *words, headers=key, **more
@@ -117,11 +117,11 @@ def test_a_refusal_is_silent_and_remembered(
         return "guessed"
 
     with Client(server.grpc) as client, monkeypatch.context() as patch:
-        patch.setattr(near, "key", guess)
+        patch.setattr(dev_shm, "key", guess)
         volumes = [client.generate(MASK, **ASKED) for _ in range(2)]
         assert len(keys) == 1
     with Client(server.grpc) as client, monkeypatch.context() as patch:
-        patch.setattr(near, "_HEADROOM", 10**9)
+        patch.setattr(dev_shm, "_HEADROOM", 10**9)
         volumes.append(client.generate(MASK, **ASKED))
     assert len({volume.report["sha256"]["image"] for volume in volumes}) == 1
 

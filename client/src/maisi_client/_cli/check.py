@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
+from .common import arguments, client, warn
 from .options import EXIT_CODES, Commands, generation_options, json_option, server_options
-from .shared import arguments, client, warn
 
 
 def add(commands: Commands) -> None:

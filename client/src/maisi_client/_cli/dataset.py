@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
-from .._datasets.files import LAYOUTS
+from .._datasets.report_files import LAYOUTS
 from .._errors import ServerError
-from .bar import Line, duration
+from .common import client
 from .options import EXIT_CODES, Commands, count, json_option, server_options
-from .shared import client
+from .progress_bar import Line, duration
 
 _REDRAW = 1.0  # seconds between two looks of a terminal
 

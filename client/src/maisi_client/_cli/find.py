@@ -7,7 +7,7 @@ import json
 import os
 import sys
 
-from .._datasets.cells import integers
+from .._datasets.value_parsers import integers
 from .._errors import InvalidRequest
 from .options import EXIT_CODES, Commands, json_option, lengths
 
@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
 
 def find(args: argparse.Namespace) -> None:
     """Print the masks of a library that hold what is asked."""
-    from .._datasets.library import find_masks
+    from .._datasets.mask_library import find_masks
 
     candidates = find_masks(
         args.database,

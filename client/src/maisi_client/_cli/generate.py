@@ -8,9 +8,9 @@ import sys
 import time
 
 from .._outputs import check_outputs
-from .bar import Bar
+from .common import arguments, client, files_read, volume_files, warn
 from .options import EXIT_CODES, Commands, generation_options, json_option, server_options
-from .shared import arguments, client, files_read, volume_files, warn
+from .progress_bar import Bar
 
 
 def add(commands: Commands) -> None:

@@ -7,8 +7,8 @@ import json
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+from .common import client
 from .options import EXIT_CODES, Commands, json_option, server_options
-from .shared import client
 
 if TYPE_CHECKING:
     from .._variant import Variant

@@ -7,11 +7,11 @@ import json
 import sys
 from pathlib import Path
 
-from .._files import atomic
+from .._atomic import atomic
 from .._outputs import check_outputs
-from .bar import Bar
+from .common import arguments, client, files_read
 from .options import EXIT_CODES, Commands, json_option, mask_options, server_options
-from .shared import arguments, client, files_read
+from .progress_bar import Bar
 
 
 def add(commands: Commands) -> None:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from .._datasets.cells import integers
+from .._datasets.value_parsers import integers
 from .._transport.address import DEFAULT_URL
 from .usage import Parser
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from .._errors import InvalidRequest
 from .._outputs import check_outputs
+from .common import client
 from .options import (
     EXIT_CODES,
     Commands,
@@ -20,7 +21,6 @@ from .options import (
     json_option,
     server_options,
 )
-from .shared import client
 
 if TYPE_CHECKING:
     from .._datasets.cohort import Cohort

@@ -7,9 +7,9 @@ import json
 import sys
 
 from .._outputs import check_outputs
-from .bar import Bar
+from .common import client, volume_files
 from .options import EXIT_CODES, Commands, json_option, server_options
-from .shared import client, volume_files
+from .progress_bar import Bar
 
 
 def add(commands: Commands) -> None:

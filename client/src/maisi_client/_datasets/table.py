@@ -1,4 +1,4 @@
-"""Tables as spreadsheets save them: CSV, with the numbers of its lines."""
+"""CSV tables as spreadsheets save them, with line numbers."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pathlib import Path
 from .._errors import InvalidRequest, first_line
 from .._wire import shown
 
-_SEPARATORS = ",;\t"  # a spreadsheet takes the second where numbers have decimal commas
+_SEPARATORS = ",;\t"  # spreadsheets use the second where the decimal separator is a comma
 _BLANK = f'{_SEPARATORS}"\r\n '
 
 
 def read_table(
     path: str | os.PathLike[str], what: str, required: Sequence[str] = ()
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (number of the line, cells by column) of a CSV file whose first row is its head.
+    """Yield (line number, cells by column) of a CSV file whose first row is its header.
 
-    Cells are stripped. Rows without any text are passed over, and so are columns without a name
-    where they are empty. The separator is that of the head: comma, semicolon or tab; a byte order
-    mark is no part of the text. `what` names the file in errors, such as "plan". Raises
-    `InvalidRequest` with the line of what is wrong, and for a head without the `required` columns.
+    Cells are stripped. Rows without text and empty columns without a name are skipped. The
+    separator is that of the header: comma, semicolon or tab; a byte order mark is ignored. `what`
+    names the file in errors, such as "plan". Raises `InvalidRequest` with the line of a fault, and
+    for a header without the `required` columns.
     """
     name = f"the {what} '{os.fspath(path)}'"
     columns: list[str] | None = None

@@ -16,14 +16,14 @@ from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from .._anatomy import NAMES
+from .._atomic import atomic_folder
 from .._errors import InvalidRequest
-from .._files import atomic_folder
 from .._grid import Held, hold, same_grid
 from .._mask import load_mask
 from .._outputs import check_new_folder
 from .._volume import Volume
-from .mask import OWN
-from .segmentation import require_dicom, segmentation
+from .segmentation_reader import OWN
+from .segmentation_writer import require_dicom, segmentation
 from .slice_grid import SliceGrid, planes_of, slice_grid
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from .._anatomy import NAMES, SYNONYMS, Anatomy, anatomy_of
 from .._errors import MaskError, first_line, printable
 from .._label_names import label_id
 from .file import DICOM_ERRORS, check_size, read_dicom
-from .segmentation import ID, require_dicom
+from .segmentation_writer import ID, require_dicom
 from .slices import extended, referenced_positions, set_slice_spacing
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from maisi_client import Progress
-from maisi_client._cli.bar import Bar, Line, cells, cut, duration, seconds_left
 from maisi_client._cli.dataset import _shown
+from maisi_client._cli.progress_bar import Bar, Line, cells, cut, duration, seconds_left
 
 
 class Screen:
@@ -136,7 +136,7 @@ def test_time_is_told_from_progress_and_never_none_before_the_end(
     screen: Callable[..., Screen], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times: list[float] = []
-    monkeypatch.setattr("maisi_client._cli.bar.time.monotonic", lambda: times[-1])
+    monkeypatch.setattr("maisi_client._cli.progress_bar.time.monotonic", lambda: times[-1])
     terminal, told = screen(80), []
     bar = Bar(terminal.out)
     # 100 s in a queue, then a hundredth of the work each 0.1 s, and a long decoder.
