@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from maisi_client import Progress
-from maisi_client._cli.dataset import _shown
+from maisi_client._cli.dataset import _progress_line
 from maisi_client._cli.progress_bar import Bar, Line, cells, cut, duration, seconds_left
 
 
@@ -82,7 +82,7 @@ def test_cells_are_those_of_a_terminal() -> None:
 def test_a_dataset_has_one_line_of_a_terminal(screen: Callable[..., Screen]) -> None:
     terminal = screen(30)
     text = "1 of 7 rows, 1 failed, 360 volumes/h, 5 s left"
-    with _shown(terminal.out, lambda: text, 60) as say:
+    with _progress_line(terminal.out, lambda: text, 60) as say:
         say("bad: modality")
         say("")
     parts = terminal.shown().split("\r\x1b[2K")

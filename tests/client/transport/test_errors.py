@@ -7,7 +7,7 @@ import re
 import maisi_client
 import pytest
 from maisi_client import InvalidRequest, MaisiError, ServerError, ServerUnavailable, Timeout
-from maisi_client._errors import worth_another_try
+from maisi_client._errors import is_transient
 from maisi_client._transport.errors import explain
 from tritonclient.utils import InferenceServerException
 
@@ -49,7 +49,7 @@ def test_the_client_reads_what_the_server_writes(
         expected, again = RAISED[sent.kind]
         assert type(error) is expected and error.kind == sent.kind
         assert str(error).endswith(str(sent)) and f"[{sent.kind}" not in str(error)
-        assert worth_another_try(error) is again
+        assert is_transient(error) is again
         if expected is ServerUnavailable:
             assert error.retry_after == retry_after
         kinds.add(sent.kind)

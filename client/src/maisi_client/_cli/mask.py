@@ -19,7 +19,7 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "mask",
         parents=[server_options(), json_option()],
-        help="a mask alone: made of an anatomy, or one completed",
+        help="a mask alone: generated from an anatomy, or completed",
         description="Write the mask that generate would follow, in MAISI's label ids. OUT is"
         " replaced if it exists, unless it is MASK.",
         epilog=EXIT_CODES,
@@ -40,7 +40,7 @@ def mask(args: argparse.Namespace) -> None:
 
     from .._volume import report_path
 
-    report_path(args.output)  # the name ends as it should
+    report_path(args.output)  # raises for a wrong suffix
     check_outputs(files_read(args), [("-o", args.output)])
     with client(args) as server, Bar(sys.stderr) as bar:
         labels = server.mask(args.mask, on_progress=bar, **arguments(args))

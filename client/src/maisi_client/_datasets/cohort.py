@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 
 from .._errors import InvalidRequest, printable
 from .._variant import Variant
-from .._wire import shown
+from .._wire import excerpt
 from .plan import Row
 from .planning import check, deal, largest_remainder, number, shuffled
 from .table import read_table
@@ -150,7 +150,7 @@ def _three(where: str, column: str, text: str) -> list[float]:
     except (TypeError, ValueError, OverflowError, RecursionError):
         pass
     raise InvalidRequest(
-        f"{where}: {column} is {shown(text)}; three numbers above 0 are wanted, as in"
+        f"{where}: {column} is {excerpt(text)}; three numbers above 0 are wanted, as in"
         " [256, 256, 192]"
     )
 

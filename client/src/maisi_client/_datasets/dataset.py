@@ -19,7 +19,7 @@ from .._client import Client
 from .._errors import InvalidRequest, MaisiError
 from .._mask import label_image
 from .._outputs import identities, refuse_input
-from .._provenance import plain
+from .._provenance import json_arguments
 from .._volume import Progress, Volume
 from . import layouts
 from .layouts import Layout
@@ -142,7 +142,7 @@ def _make(
     except MaisiError as error:
         record: dict[str, Any] = {"name": row.name, "error": str(error)}
         record |= {"type": type(error).__name__, "kind": error.kind}
-        record |= {"request": plain(row.arguments)}
+        record |= {"request": json_arguments(row.arguments)}
         with atomic(failure) as draft:
             draft.write_text(json.dumps(record, indent=2) + "\n")
         return Outcome(row.name, "failed", str(error))

@@ -12,7 +12,7 @@ from typing import Any
 
 from .._atomic import atomic
 from .._errors import InvalidRequest
-from .._variant import Variant, named
+from .._variant import Variant, choose_variant
 from .plan import Row
 from .report_files import CHANNEL, LAYOUTS
 
@@ -88,7 +88,7 @@ def make_layout(
             )
     served = variants()
     names = {row.arguments.get("variant") for row in rows}
-    summary = _Summary(folder, rows, {name: named(name, served) for name in names})
+    summary = _Summary(folder, rows, {name: choose_variant(name, served) for name in names})
     return {"nnunet": _nnunet, "msd": _msd, "bids": _bids}[name](summary)
 
 

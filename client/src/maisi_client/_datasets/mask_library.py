@@ -11,7 +11,7 @@ from typing import Any
 
 from .._errors import InvalidRequest, first_line
 from .._grid import Spacing, parse_spacing
-from .._wire import shown
+from .._wire import excerpt
 from .value_parsers import integer
 
 # convert_body_region in scripts/find_masks.py of NV-Generate-CTMR.
@@ -100,14 +100,16 @@ def _sides(values: Any) -> tuple[int, int, int]:
             return x, y, z
     except (TypeError, ValueError):
         pass
-    raise InvalidRequest(f"dim is {shown(values)}; three sides of 1 to {_LONGEST} are expected")
+    raise InvalidRequest(f"dim is {excerpt(values)}; three sides of 1 to {_LONGEST} are expected")
 
 
 def _labels(values: Any) -> frozenset[int]:
     try:
         return frozenset(map(integer, values))
     except (TypeError, ValueError):
-        raise InvalidRequest(f"label_list is {shown(values)}; whole numbers are expected") from None
+        raise InvalidRequest(
+            f"label_list is {excerpt(values)}; whole numbers are expected"
+        ) from None
 
 
 def _spans(entry: Mapping[str, Any], regions: Sequence[str]) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 from .._atomic import atomic
 from .._errors import InvalidRequest, first_line, printable
 from .._outputs import identities, refuse_input
-from .._wire import shown
+from .._wire import excerpt
 from . import value_parsers as parse
 from .table import read_table
 
@@ -57,7 +57,7 @@ def read_plan(path: str | Path) -> list[Row]:
         name = str(values.pop("name", f"case_{number:04}"))
         if not _NAME.fullmatch(name):
             raise InvalidRequest(
-                f"{where}: name is {shown(name)}; letters, digits, . _ - are allowed"
+                f"{where}: name is {excerpt(name)}; letters, digits, . _ - are allowed"
             )
         if name in names:
             raise InvalidRequest(f"{where}: name '{name}' is taken by an earlier row")
@@ -191,7 +191,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object; raises ValueError for a repeated key."""
     for key, times in Counter(key for key, _ in pairs).items():
         if times > 1:
-            raise ValueError(f"key {shown(key)} is there {times} times")
+            raise ValueError(f"key {excerpt(key)} is there {times} times")
     return dict(pairs)
 
 
@@ -201,7 +201,7 @@ def _value(where: str, key: str, value: Any) -> Any:
     try:
         return _COLUMNS[key](value)
     except ValueError as error:
-        raise InvalidRequest(f"{where}: {key} is {shown(value)}; expected: {error}") from None
+        raise InvalidRequest(f"{where}: {key} is {excerpt(value)}; expected: {error}") from None
 
 
 _COLUMNS: Mapping[str, Callable[[Any], Any]] = {

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .._errors import InvalidRequest, first_line
-from .._wire import shown
+from .._wire import excerpt
 
 _SEPARATORS = ",;\t"  # spreadsheets use the second where the decimal separator is a comma
 _BLANK = f'{_SEPARATORS}"\r\n '
@@ -57,7 +57,7 @@ def read_table(
 def _head(where: str, cells: list[str]) -> list[str]:
     for column in filter(None, cells):
         if cells.count(column) > 1:
-            raise InvalidRequest(f"{where}: the head has column {shown(column)} twice")
+            raise InvalidRequest(f"{where}: the head has column {excerpt(column)} twice")
     return cells
 
 
@@ -75,7 +75,7 @@ def _by_column(where: str, columns: Sequence[str], cells: Sequence[str]) -> dict
             raise InvalidRequest(f"{where}: more cells than the head has columns")
         if cell and not columns[number - 1]:
             raise InvalidRequest(
-                f"{where}: cell {number} is {shown(cell)}, and its column has no name in the head"
+                f"{where}: cell {number} is {excerpt(cell)}, and its column has no name in the head"
             )
     empty = dict.fromkeys(filter(None, columns), "")
     pairs = zip(columns, cells, strict=False)  # a row may be shorter or longer than the head

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from .._errors import MaisiError, Timeout, worth_another_try
+from .._errors import MaisiError, Timeout, is_transient
 from .address import addresses
 
 _REST_SECONDS = 0.5  # after the first failure of a server; doubled after each further one
@@ -56,7 +56,7 @@ class Pool(Generic[_T]):
         try:
             yield server
         except MaisiError as error:
-            if worth_another_try(error) or isinstance(error, Timeout):
+            if is_transient(error) or isinstance(error, Timeout):
                 self._rest(server, error.retry_after or 0.0)
             raise
         else:
@@ -74,7 +74,7 @@ class Pool(Generic[_T]):
         last beyond `deadline` (`time.monotonic()`); and after an `error` that every server would
         return.
         """
-        if not worth_another_try(error):
+        if not is_transient(error):
             return None
         now = time.monotonic()
         rest = min(server.rests_until for server in self.servers) - now

@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException
 from .. import _answer as answer
 from .._errors import InvalidRequest, MaisiError, ServerError
 from .._request import Request
-from .._variant import in_models, offered, only
+from .._variant import only_variant, parse_variants, variant_names
 from . import channel, errors
 from .operations import Compute, Emit, Lookup, Message, OpenStream, Operations, Receive, Sleep
 from .pool import Pool, PooledServer
@@ -42,7 +42,7 @@ class Session:
             configs = []
             for model in (yield from self._models(server, deadline)):
                 configs.append((yield from self._config(server, deadline, model)))
-            yield Emit(offered(configs))
+            yield Emit(parse_variants(configs))
 
         return self._tries(attempt)
 
@@ -115,7 +115,7 @@ class Session:
                 yield from consume(_Stream(server.url, deadline, self._idle_timeout))
             except errors.UnknownModel as error:
                 self._only_variant = None
-                served = in_models((yield from self._models(server, deadline)))
+                served = variant_names((yield from self._models(server, deadline)))
                 raise errors.unknown(complete.variant, server.url, served) from error
 
         return self._tries(attempt)
@@ -151,8 +151,8 @@ class Session:
         if request.variant is not None:
             return request
         if self._only_variant is None:
-            served = in_models((yield from self._models(server, deadline)))
-            self._only_variant = only(served, server.url)
+            served = variant_names((yield from self._models(server, deadline)))
+            self._only_variant = only_variant(served, server.url)
         return replace(request, variant=self._only_variant)
 
     def _check_inputs(
