@@ -14,7 +14,7 @@ from maisi_client._cli.parser import parser as maisi_parser
 HEAD = """\
 # The command `maisi`
 
-`pip install ./client` installs it. `scripts/write cli` writes this page from its own help.
+`pip install ./client` installs it. `scripts/write cli` writes this page from the command's help.
 """
 
 

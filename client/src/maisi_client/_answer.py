@@ -103,8 +103,8 @@ def volume(result: Any, request: Request) -> Volume | None:
     if parsed is None:
         raise ServerError("the server sent an image without a report")
     _check_size("image", image, size_of(request.inputs) or parsed.get("size") or image.shape)
-    used = _used_mask(result, image.shape)
-    image, spacing, labels = _without_background(image, used, request)
+    used_mask = _used_mask(result, image.shape)
+    image, spacing, labels = _without_background(image, used_mask, request)
     restored = _restore(image, spacing, parsed, request)
     mask_image = None if labels is None else _restore_labels(labels, spacing, parsed, request)
     parsed |= _warnings(parsed, request)
@@ -117,8 +117,10 @@ def mask(result: Any, report: Mapping[str, Any], request: Request) -> nib.Nifti1
 
     Raises `ServerError` unless it has the requested size.
     """
-    used = _used_mask(result, size_of(request.inputs))
-    return None if used is None else _restore_labels(used, request.spacing, report, request)
+    used_mask = _used_mask(result, size_of(request.inputs))
+    return (
+        None if used_mask is None else _restore_labels(used_mask, request.spacing, report, request)
+    )
 
 
 def _warnings(report: Mapping[str, Any], request: Request) -> dict[str, list[str]]:
@@ -127,10 +129,10 @@ def _warnings(report: Mapping[str, Any], request: Request) -> dict[str, list[str
 
 def _used_mask(result: Any, size: Sequence[int] | None) -> NDArray[np.uint8] | None:
     """Return the mask that the server used, if it differs from the one in the request."""
-    used: NDArray[np.uint8] | None = read_tensor(result, "used_mask", np.uint8, 3)
-    if used is not None:
-        _check_size("used_mask", used, size or used.shape)
-    return used
+    used_mask: NDArray[np.uint8] | None = read_tensor(result, "used_mask", np.uint8, 3)
+    if used_mask is not None:
+        _check_size("used_mask", used_mask, size or used_mask.shape)
+    return used_mask
 
 
 def _check_size(name: str, value: NDArray[Any], size: Sequence[int]) -> None:
@@ -141,7 +143,7 @@ def _check_size(name: str, value: NDArray[Any], size: Sequence[int]) -> None:
 
 
 def _without_background(
-    image: NDArray[np.int16], used: NDArray[np.uint8] | None, request: Request
+    image: NDArray[np.int16], used_mask: NDArray[np.uint8] | None, request: Request
 ) -> tuple[NDArray[np.int16], Spacing | None, NDArray[np.uint8] | None]:
     """Return a volume that is background outside its labels, its spacing, and the labels.
 
@@ -149,22 +151,22 @@ def _without_background(
     """
     reference, spacing, original = request.reference, request.spacing, request.labels
     if reference is None or spacing is None or original is None:
-        return image, spacing, used
+        return image, spacing, used_mask
     if spacing == reference.spacing:  # the server has set the background
-        return image, spacing, original if used is None and request.named else used
-    mask_values = request.inputs["mask"] if used is None else used
+        return image, spacing, original if used_mask is None and request.named else used_mask
+    mask_values = request.inputs["mask"] if used_mask is None else used_mask
     labels = resample_nearest(mask_values, spacing, reference.spacing, original.shape)
-    if used is not None and request.arguments.get("organs"):
+    if used_mask is not None and request.arguments.get("organs"):
         # The mask has only some of the labels of the volume; image values show where others were.
-        tissue = np.where(image > image.min(), np.uint8(1), used)
+        tissue = np.where(image > image.min(), np.uint8(1), used_mask)
         fine_tissue = resample_nearest(tissue, spacing, reference.spacing, original.shape)
         image, _ = resample_within(image, tissue, spacing, fine_tissue, reference.spacing)
         return image, reference.spacing, labels
-    if used is None:
-        lost = [*{*present_ids(original)} - {*present_ids(mask_values)}]
-        labels = np.where(np.isin(original, lost), labels, original) if lost else original
+    if used_mask is None:
+        lost_ids = [*{*present_ids(original)} - {*present_ids(mask_values)}]
+        labels = np.where(np.isin(original, lost_ids), labels, original) if lost_ids else original
     image, labels = resample_within(image, mask_values, spacing, labels, reference.spacing)
-    same = used is None and not request.named and np.array_equal(labels, original)
+    same = used_mask is None and not request.named and np.array_equal(labels, original)
     return image, reference.spacing, None if same else labels
 
 

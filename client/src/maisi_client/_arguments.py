@@ -108,9 +108,9 @@ def tensors(arguments: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
 def _integers(name: str, values: Any, dtype: type[np.signedinteger[Any]]) -> NDArray[Any]:
     limits = np.iinfo(dtype)
     try:
-        whole = [operator.index(value) for value in values]
-        if all(limits.min <= value <= limits.max for value in whole):
-            return np.array(whole, dtype)
+        integers = [operator.index(value) for value in values]
+        if all(limits.min <= value <= limits.max for value in integers):
+            return np.array(integers, dtype)
     except TypeError:
         pass
     raise InvalidRequest(f"{name} is {values!r}; whole numbers of {limits.bits} bits are wanted")

@@ -243,7 +243,7 @@ def _positions(count: int, of: int, ratio: float) -> NDArray[np.float64]:
 
 def open_image(
     picture: str | os.PathLike[str] | SpatialImage,
-    what: str,
+    role: str,
     failure: type[InvalidRequest],
 ) -> tuple[str, SpatialImage]:
     """Open an image, without reading its data; return its name for errors, and the image.
@@ -251,11 +251,11 @@ def open_image(
     Raises `failure` if it cannot be read, or its header has more voxels than a file may have.
     """
     if isinstance(picture, SpatialImage):
-        return f"the {what}", in_mm(_checked_spacing(picture, what, failure))
+        return f"the {role}", in_mm(_checked_spacing(picture, role, failure))
     if not isinstance(picture, (str, os.PathLike)):
         kind = type(picture).__name__
-        raise failure(f"the {what} is of type {kind}; allowed are a path or a nibabel image")
-    name = f"{what} '{os.fspath(picture)}'"
+        raise failure(f"the {role} is of type {kind}; allowed are a path or a nibabel image")
+    name = f"{role} '{os.fspath(picture)}'"
     if not os.path.isfile(picture):  # never raises, as for a name that is too long
         raise failure(f"{name} does not exist or is not a file")
     try:
@@ -265,7 +265,7 @@ def open_image(
     return name, image
 
 
-def _checked_spacing(image: SpatialImage, what: str, failure: type[InvalidRequest]) -> SpatialImage:
+def _checked_spacing(image: SpatialImage, role: str, failure: type[InvalidRequest]) -> SpatialImage:
     """Return an image; raise `failure` if its file has no spacing and nibabel has assumed one."""
     file = image.get_filename()
     if (
@@ -275,7 +275,7 @@ def _checked_spacing(image: SpatialImage, what: str, failure: type[InvalidReques
     ):
         with contextlib.suppress(*READ_ERRORS, ValueError):
             if np.array_equal(nib.load(file).affine, image.affine):
-                open_image(file, what, failure)
+                open_image(file, role, failure)
     return image
 
 

@@ -69,4 +69,4 @@ def _words(name: str) -> frozenset[str]:
 
 
 _IDS: Mapping[frozenset[str], int] = {_words(name): id_ for id_, name in NAMES.items()}
-_SYNONYMS_OF = {_words(theirs): _words(ours) for theirs, ours in _SYNONYMS.items()}
+_SYNONYMS_OF = {_words(synonym): _words(name) for synonym, name in _SYNONYMS.items()}

@@ -64,12 +64,12 @@ def open_mask(mask: str | os.PathLike[str] | SpatialImage) -> tuple[str, Spatial
     return open_image(mask, "mask", MaskError)
 
 
-def load_greys(picture: str | os.PathLike[str] | SpatialImage, what: str = "source") -> RasImage:
+def load_greys(picture: str | os.PathLike[str] | SpatialImage, role: str = "source") -> RasImage:
     """Read a volume and reorient it to RAS+, float32; see `to_ras`.
 
     Raises `InvalidRequest` if it cannot be read, is not 3-D, or holds NaN or infinite values.
     """
-    name, image = open_image(picture, what, InvalidRequest)
+    name, image = open_image(picture, role, InvalidRequest)
     return to_ras(name, image, InvalidRequest, _greys)
 
 
@@ -111,7 +111,7 @@ def _ids_by_names(name: str, mask: RasImage) -> RasImage:
         return mask
     present = present_ids(mask.values)
     table = {id_: label_id(names[id_]) for id_ in present if id_ in names}
-    if all(id_ == own for id_, own in table.items()):
+    if all(id_ == maisi_id for id_, maisi_id in table.items()):
         return mask
     if not any(table.values()):
         id_ = next(iter(table))
@@ -129,7 +129,9 @@ def _ids_by_names(name: str, mask: RasImage) -> RasImage:
     ids = np.zeros(256, np.uint8)
     ids[list(table)] = list(table.values())
     changed = ", ".join(
-        f"{id_} {names[id_]} became {own}" for id_, own in table.items() if own != id_
+        f"{id_} {names[id_]} became {maisi_id}"
+        for id_, maisi_id in table.items()
+        if maisi_id != id_
     )
     warning = f"{name} was read by the names of labels in its header: {changed}; {_VOCABULARY_HINT}"
     return replace(mask, values=ids[mask.values], named=True, warnings=(*mask.warnings, warning))

@@ -16,7 +16,7 @@ from ._request import Request
 
 
 def provenance(
-    image: nib.Nifti1Image, used: nib.Nifti1Image | None, request: Request, variant: str
+    image: nib.Nifti1Image, used_mask: nib.Nifti1Image | None, request: Request, variant: str
 ) -> dict[str, Any]:
     """Return the entries that the client adds to the server's report.
 
@@ -25,8 +25,8 @@ def provenance(
     of `used_mask` if the server made or changed the mask, and of the request's `mask` and `source`.
     """
     digests = {"image": digest(np.asarray(image.dataobj), image.affine)}
-    if used is not None:
-        digests["used_mask"] = digest(np.asarray(used.dataobj), used.affine)
+    if used_mask is not None:
+        digests["used_mask"] = digest(np.asarray(used_mask.dataobj), used_mask.affine)
     if request.reference is not None and request.labels is not None:
         digests["mask"] = digest(request.labels, request.reference.image.affine)
     if request.source is not None:

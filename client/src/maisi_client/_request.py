@@ -62,10 +62,11 @@ def prepare(mask: Picture | None, arguments: Mapping[str, Any], **flags: bool) -
     if labels is not None and greys is not None and not same_grid(labels, greys):
         raise InvalidRequest("the source lies on another grid than the mask; resample one of them")
     reference = labels or greys
-    own = labels and labels.image.extra.get("vocabulary")
-    if own and arguments.get("vocabulary") not in (None, own):
+    mask_vocabulary = labels and labels.image.extra.get("vocabulary")
+    if mask_vocabulary and arguments.get("vocabulary") not in (None, mask_vocabulary):
         raise InvalidRequest(
-            f"vocabulary is '{arguments['vocabulary']}'; the mask's codes are read as {own}'s ids"
+            f"vocabulary is '{arguments['vocabulary']}'; the mask's codes are read as"
+            f" {mask_vocabulary}'s ids"
         )
     lengths = None if spacing is None else parse_spacing(spacing)
     if reference is not None:
@@ -107,10 +108,10 @@ def _lost_labels(
     """Return a warning if labels are too small to remain in a mask at another spacing."""
     if spacing is None or spacing == labels.spacing:
         return ()
-    if not (lost := sorted({*present_ids(labels.values)} - {*present_ids(resampled)})):
+    if not (lost_ids := sorted({*present_ids(labels.values)} - {*present_ids(resampled)})):
         return ()
     return (
-        f"labels {', '.join(map(str, lost))} of the mask are too small to be in it at spacing"
+        f"labels {', '.join(map(str, lost_ids))} of the mask are too small to be in it at spacing"
         f" {list(spacing)} mm; the volume does not show them",
     )
 

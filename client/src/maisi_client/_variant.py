@@ -112,18 +112,18 @@ def choose_variant(name: str | None, variants: Mapping[str, Variant]) -> Variant
     return variants[name]
 
 
-def only_variant(served: Collection[str], url: str) -> str:
-    """Return the one name among those that the server at `url` serves.
+def only_variant(names: Collection[str], url: str) -> str:
+    """Return the one of `names`, the variants that the server at `url` serves.
 
     Raises `InvalidRequest` where there are several, `ServerUnavailable` where there is none.
     """
-    if not served:
+    if not names:
         raise ServerUnavailable(f"no variant is ready at {url}")
-    if len(served) > 1:
+    if len(names) > 1:
         raise InvalidRequest(
-            f"no variant is named, and {url} serves {', '.join(served)}; name one of them"
+            f"no variant is named, and {url} serves {', '.join(names)}; name one of them"
         )
-    return next(iter(served))
+    return next(iter(names))
 
 
 def variant_names(models: Iterable[str]) -> list[str]:

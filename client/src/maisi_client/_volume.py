@@ -108,8 +108,8 @@ class Volume:
             raise InvalidRequest(f"report '{report}' cannot be read: {error}") from error
         mask = mask_path(path)
         # A mask without a digest in the report is of an earlier volume of the same name.
-        own = mask.is_file() and "used_mask" in contents.get("sha256", {"used_mask": ""})
-        mask_image = open_image(mask, "mask", InvalidRequest)[1] if own else None
+        has_mask = mask.is_file() and "used_mask" in contents.get("sha256", {"used_mask": ""})
+        mask_image = open_image(mask, "mask", InvalidRequest)[1] if has_mask else None
         return cls(image, contents, mask_image)
 
 

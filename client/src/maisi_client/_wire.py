@@ -16,7 +16,7 @@ JSON_BYTES = 1 << 20  # the longest report of the variants is some 40 kB
 _DEPTH = 16  # lists and objects within each other; reports and variants have 5
 _TEXT = 4096  # characters, as in the longest path of Linux
 _DIGITS = 20  # an int64 and its sign
-_SHOWN = 60  # characters of a wrong value in an error
+_EXCERPT = 60  # characters of a wrong value in an error
 _WORDS = {
     str: "a text",
     bool: "true or false",
@@ -54,34 +54,34 @@ def read_json_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         return read_json(file.read(JSON_BYTES + 1))
 
 
-def check_form(what: str, value: Any, form: Any) -> None:
-    """Raise `ServerError` where `value`, called `what`, is not of the `form`.
+def check_form(subject: str, value: Any, form: Any) -> None:
+    """Raise `ServerError` where `value`, called `subject`, is not of the `form`.
 
     A form is a type; a tuple of types, any of which is allowed; a list of one form for all items,
     or of one for each; an object of forms by key, `key?` if it may be missing; or an object of
     `str` and one form for all values. Other keys of an object are not checked.
     """
     if isinstance(form, dict) and str in form:
-        _check_type(what, value, dict)
+        _check_type(subject, value, dict)
         for key, item in value.items():
-            check_form(f"{what}.{key[:_SHOWN]}", item, form[str])
+            check_form(f"{subject}.{key[:_EXCERPT]}", item, form[str])
     elif isinstance(form, dict):
-        _check_type(what, value, dict)
+        _check_type(subject, value, dict)
         for key, item_form in form.items():
             name = key.removesuffix("?")
             if name in value:
-                check_form(f"{what}.{name}", value[name], item_form)
+                check_form(f"{subject}.{name}", value[name], item_form)
             elif name == key:
-                raise ServerError(f"{what} has no '{name}'; one is expected")
+                raise ServerError(f"{subject} has no '{name}'; one is expected")
     elif isinstance(form, list):
-        _check_type(what, value, list)
+        _check_type(subject, value, list)
         forms = form * len(value) if len(form) == 1 else form
         if len(value) != len(forms):
-            raise ServerError(f"{what} is {excerpt(value)}; {len(forms)} items are expected")
+            raise ServerError(f"{subject} is {excerpt(value)}; {len(forms)} items are expected")
         for number, (item, item_form) in enumerate(zip(value, forms, strict=True)):
-            check_form(f"{what}[{number}]", item, item_form)
+            check_form(f"{subject}[{number}]", item, item_form)
     else:
-        _check_type(what, value, form)
+        _check_type(subject, value, form)
 
 
 def read_tensor(result: Any, name: str, dtype: DTypeLike, rank: int) -> NDArray[Any] | None:
@@ -108,14 +108,14 @@ def read_tensor(result: Any, name: str, dtype: DTypeLike, rank: int) -> NDArray[
 def excerpt(value: Any) -> str:
     """Return a value for an error's sentence, only its beginning if it is long."""
     text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]}..."
 
 
-def _check_type(what: str, value: Any, types: Any) -> None:
+def _check_type(subject: str, value: Any, types: Any) -> None:
     allowed = types if isinstance(types, tuple) else (types,)
     if type(value) not in allowed and not (type(value) is int and float in allowed):
         expected = " or ".join(_WORDS[one] for one in allowed)
-        raise ServerError(f"{what} is {excerpt(value)}; {expected} is expected")
+        raise ServerError(f"{subject} is {excerpt(value)}; {expected} is expected")
 
 
 def _whole(text: str) -> int:

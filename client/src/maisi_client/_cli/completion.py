@@ -13,8 +13,8 @@ _FOLDERS = ("DIR", "FOLDER")  # metavars of folders
 _FILES = ("CSV", "JSON", "MASK", "OUT", "PATH", "PEM", "PLAN", "PNG", "REPORT", "SOURCE", "VOLUME")
 
 
-def add(commands: Commands, whole: argparse.ArgumentParser) -> None:
-    """Add the command, which completes all words of the parser `whole`."""
+def add(commands: Commands, root: argparse.ArgumentParser) -> None:
+    """Add the command, which completes all words of the parser `root`."""
     parser = commands.add_parser(
         "completion",
         help="let the shell complete commands, options and files",
@@ -24,7 +24,7 @@ def add(commands: Commands, whole: argparse.ArgumentParser) -> None:
         epilog=EXIT_CODES,
     )
     parser.add_argument("shell", choices=SHELLS, help="the shell")
-    parser.set_defaults(run=lambda args: print(script(whole, args.shell)), json=False)
+    parser.set_defaults(run=lambda args: print(script(root, args.shell)), json=False)
 
 
 def script(parser: argparse.ArgumentParser, shell: str) -> str:

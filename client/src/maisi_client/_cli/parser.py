@@ -27,18 +27,18 @@ _COMMANDS = (generate, check, mask, dataset, reproduce, plan, find, info, previe
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser; `run` of the parsed arguments is the command's function."""
-    whole = Parser(
+    root = Parser(
         prog="maisi",
         description="Synthetic CT and MR volumes from label masks, made by a MAISI Triton server."
         " `maisi COMMAND --help` prints the options of a command.",
         epilog=EXIT_CODES,
     )
-    whole.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    commands = whole.add_subparsers(required=True, metavar="COMMAND")
+    root.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = root.add_subparsers(required=True, metavar="COMMAND")
     for command in _COMMANDS:
         command.add(commands)
-    completion.add(commands, whole)
-    return whole
+    completion.add(commands, root)
+    return root
 
 
 class _Version(argparse.Action):

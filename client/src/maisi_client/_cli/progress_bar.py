@@ -72,17 +72,16 @@ class Bar:
         """Draw the bar again."""
         if not self._line.drawable:
             return
-        done, now = min(max(progress.fraction, 0.0), 1.0), time.monotonic()
-        if (
-            self._start is None or done <= self._start[1]
-        ):  # no pace can be measured while nothing advances
-            self._start = now, done
-        seconds = seconds_left(done - self._start[1], 1 - done, now - self._start[0])
-        right = f" {done:4.0%}" + (f" {duration(seconds)} left" if seconds is not None else "")
+        fraction, now = min(max(progress.fraction, 0.0), 1.0), time.monotonic()
+        # No pace can be measured while nothing advances.
+        if self._start is None or fraction <= self._start[1]:
+            self._start = now, fraction
+        seconds = seconds_left(fraction - self._start[1], 1 - fraction, now - self._start[0])
+        right = f" {fraction:4.0%}" + (f" {duration(seconds)} left" if seconds is not None else "")
         name = cut(progress.stage, _STAGE)
         name += " " * (_STAGE + 1 - cells(name))
         width = min(_WIDTH, self._line.width - cells(name) - len(right))
-        filled = round(done * max(width, 0))
+        filled = round(fraction * max(width, 0))
         self._line.draw(name + self._full * filled + self._empty * (width - filled) + right)
 
     def __enter__(self) -> Bar:
@@ -114,10 +113,10 @@ def cells(text: str) -> int:
 
 def cut(text: str, width: int) -> str:
     """Return the beginning of a text that fits `width` cells of a terminal."""
-    used = 0
+    columns = 0
     for index, character in enumerate(text):
-        used += _cells(character)
-        if used > width:
+        columns += _cells(character)
+        if columns > width:
             return text[:index]
     return text
 

@@ -72,13 +72,13 @@ def make_dataset(
     (folder / _FAILED).mkdir(parents=True, exist_ok=True)
     with _locked(folder / f".shard-{index}-of-{count}"):
         missing: list[Row] = []
-        kept: list[Row] = []
+        finished: list[Row] = []
         for row in own_rows:
             sidecar = dataset_layout.paths(row).sidecar
-            whole = any((base / sidecar).exists() for base in (folder, folder / _UNFAITHFUL))
-            (kept if whole else missing).append(row)
+            is_finished = any((base / sidecar).exists() for base in (folder, folder / _UNFAITHFUL))
+            (finished if is_finished else missing).append(row)
         _refuse_inputs(rows, missing, folder, dataset_layout)
-        yield from (Outcome(row.name, "kept") for row in kept)
+        yield from (Outcome(row.name, "kept") for row in finished)
         _remove_drafts(
             folder, [path for row in missing for path in dataset_layout.paths(row).files]
         )
@@ -92,7 +92,7 @@ def _refuse_inputs(
     rows: Sequence[Row], missing: Sequence[Row], folder: Path, layout: Layout
 ) -> None:
     """Raise `InvalidRequest` where a `missing` row would replace a mask or source of any row."""
-    read = identities(
+    inputs = identities(
         (f"the {name} of row '{row.name}',", row.arguments.get(name))
         for row in rows
         for name in ("mask", "source")
@@ -100,7 +100,7 @@ def _refuse_inputs(
     for row in missing:
         files = layout.paths(row).files
         for path in (*files, *(_UNFAITHFUL / path for path in files), _failure_path(row)):
-            refuse_input(read, f"a file of row '{row.name}'", folder / path)
+            refuse_input(inputs, f"a file of row '{row.name}'", folder / path)
 
 
 def _work(

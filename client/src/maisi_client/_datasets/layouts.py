@@ -86,9 +86,11 @@ def make_layout(
             raise InvalidRequest(
                 f"'{folder / file}' describes another dataset; a folder without it is expected"
             )
-    served = variants()
+    variants_by_name = variants()
     names = {row.arguments.get("variant") for row in rows}
-    summary = _Summary(folder, rows, {name: choose_variant(name, served) for name in names})
+    summary = _Summary(
+        folder, rows, {name: choose_variant(name, variants_by_name) for name in names}
+    )
     return {"nnunet": _nnunet, "msd": _msd, "bids": _bids}[name](summary)
 
 

@@ -88,15 +88,15 @@ def write_plan(rows: Sequence[Row], path: str | Path) -> Path:
     that no plan can hold, and where the plan cannot be written or would replace a mask or source.
     """
     path = Path(path)
-    read = identities(
+    inputs = identities(
         (f"the {name} of row {row.name},", row.arguments.get(name))
         for row in rows
         for name in ("mask", "source")
     )
-    refuse_input(read, "the plan", path)
+    refuse_input(inputs, "the plan", path)
     records = [_record(row, path.parent) for row in rows]
-    used = {key for record in records for key in record}
-    columns = [key for key in ("name", *_COLUMNS, "license") if key in used]
+    used_keys = {key for record in records for key in record}
+    columns = [key for key in ("name", *_COLUMNS, "license") if key in used_keys]
     text = io.StringIO()
     if path.suffix.lower() == ".jsonl":
         for record in records:

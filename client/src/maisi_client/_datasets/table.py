@@ -16,7 +16,7 @@ _BLANK = f'{_SEPARATORS}"\r\n '
 
 
 def read_table(
-    path: str | os.PathLike[str], what: str, required: Sequence[str] = ()
+    path: str | os.PathLike[str], kind: str, required: Sequence[str] = ()
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (line number, cells by column) of a CSV file whose first row is its header.
 
@@ -25,7 +25,7 @@ def read_table(
     names the file in errors, such as "plan". Raises `InvalidRequest` with the line of a fault, and
     for a header without the `required` columns.
     """
-    name = f"the {what} '{os.fspath(path)}'"
+    name = f"the {kind} '{os.fspath(path)}'"
     columns: list[str] | None = None
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:

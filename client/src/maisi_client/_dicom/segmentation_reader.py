@@ -89,12 +89,12 @@ def _ids(name: str, segments: Iterable[Dataset]) -> tuple[dict[int, int], dict[s
     own_ids, maisi_ids, unknown = {}, {}, {}
     for segment in segments:
         number, label = int(segment.SegmentNumber), printable(str(segment.get("SegmentLabel", "")))
-        own = re.fullmatch(ID.format(r"(\d+)"), str(segment.get("SegmentDescription", "")))
+        own_id = re.fullmatch(ID.format(r"(\d+)"), str(segment.get("SegmentDescription", "")))
         matches = (by_code[codes] for codes in _code_variants(segment) if codes in by_code)
         if number == 0:  # the background of a LABELMAP
             continue
-        if own:
-            own_ids[number] = int(own[1])
+        if own_id:
+            own_ids[number] = int(own_id[1])
         elif id_ := next(matches, label_id(label)):
             maisi_ids[number] = id_
         else:

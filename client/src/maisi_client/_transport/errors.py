@@ -76,16 +76,16 @@ def explain(error: InferenceServerException, url: str, started: bool = False) ->
         case _ if "larger than max" in message:  # beyond the connection's limit of a message
             return ServerError(message)
         case _ if _LATE.search(message):
-            return late(url)
+            return deadline_exceeded(url)
         case "UNAVAILABLE" if not started and _OTHER_PROTOCOL.match(message):
             return ServerUnavailable(
                 f"what answers at {url} does not speak gRPC as expected; Triton's gRPC port is 8001"
                 f" by default, and TLS has to be used by both sides or none{_by_proxy(url)}"
             )
         case _ if _LOST.match(message):
-            return lost(url, message)
+            return connection_lost(url, message)
         case "UNAVAILABLE" if started:
-            return lost(url, message)
+            return connection_lost(url, message)
         case "UNAVAILABLE" if _UNREACHED.search(message):
             # gRPC nests its reasons; the last is the cause.
             reason = message.rsplit(": ", 1)[-1].rstrip("]")
@@ -93,7 +93,7 @@ def explain(error: InferenceServerException, url: str, started: bool = False) ->
         case "UNAVAILABLE":
             return _unavailable(url, message)
         case "DEADLINE_EXCEEDED":
-            return late(url)
+            return deadline_exceeded(url)
         case status:
             return ServerError(message, "internal" if status == "INTERNAL" else None)
 
@@ -118,28 +118,28 @@ def _unavailable(
     return ServerUnavailable(f"the server at {url} is not available: {sentence}", kind, retry_after)
 
 
-def lost(url: str, why: str = "it just ended") -> ServerUnavailable:
+def connection_lost(url: str, why: str = "it just ended") -> ServerUnavailable:
     """Return the error for a connection that ended before the answer."""
     return ServerUnavailable(f"the connection to {url} was lost: {why}")
 
 
-def silent(url: str, seconds: float) -> Timeout:
+def idle(url: str, seconds: float) -> Timeout:
     """Return the error for a server that sent no progress for `seconds`."""
     return Timeout(f"the server at {url} fell silent for {seconds:g} s")
 
 
-def late(url: str) -> Timeout:
+def deadline_exceeded(url: str) -> Timeout:
     """Return the error for a request that has used up its time."""
     return Timeout(f"the server at {url} did not finish the request in time")
 
 
 def time_left(url: str, deadline: float) -> float:
-    """Return the seconds until `deadline`; raises `late` once it has passed.
+    """Return the seconds until `deadline`; raises `deadline_exceeded` once it has passed.
 
     Called before each message and lookup, so that an endless stream ends, too.
     """
     if (remaining := deadline - time.monotonic()) <= 0:
-        raise late(url)
+        raise deadline_exceeded(url)
     return remaining
 
 
@@ -156,10 +156,10 @@ def unanswered(error: InferenceServerException, url: str, timeout: float) -> Mai
     return reason
 
 
-def unknown(variant: str | None, url: str, served: Iterable[str]) -> InvalidRequest:
-    """Return the error for a variant that is not among the `served`."""
-    names = ", ".join(served) or "none"
-    return InvalidRequest(f"the variant is '{variant}'; {url} serves {names}")
+def unknown(variant: str | None, url: str, names: Iterable[str]) -> InvalidRequest:
+    """Return the error for a variant that is not among the server's `names`."""
+    names_text = ", ".join(names) or "none"
+    return InvalidRequest(f"the variant is '{variant}'; {url} serves {names_text}")
 
 
 def _by_proxy(url: str) -> str:

@@ -115,8 +115,8 @@ class Session:
                 yield from consume(_Stream(server.url, deadline, self._idle_timeout))
             except errors.UnknownModel as error:
                 self._only_variant = None
-                served = variant_names((yield from self._models(server, deadline)))
-                raise errors.unknown(complete.variant, server.url, served) from error
+                names = variant_names((yield from self._models(server, deadline)))
+                raise errors.unknown(complete.variant, server.url, names) from error
 
         return self._tries(attempt)
 
@@ -151,8 +151,8 @@ class Session:
         if request.variant is not None:
             return request
         if self._only_variant is None:
-            served = variant_names((yield from self._models(server, deadline)))
-            self._only_variant = only_variant(served, server.url)
+            names = variant_names((yield from self._models(server, deadline)))
+            self._only_variant = only_variant(names, server.url)
         return replace(request, variant=self._only_variant)
 
     def _check_inputs(
@@ -202,11 +202,11 @@ class _Stream:
             except EOFError:
                 if complete:
                     return None
-                raise errors.lost(self._url) from None
+                raise errors.connection_lost(self._url) from None
             if message is None and wait < remaining:
-                raise errors.silent(self._url, self._idle_timeout)
+                raise errors.idle(self._url, self._idle_timeout)
             if message is None:
-                raise errors.late(self._url)
+                raise errors.deadline_exceeded(self._url)
             if message.error is not None:
                 raise errors.explain(message.error, self._url, self._started)
             self._started, self._done = True, message.final
