@@ -181,7 +181,7 @@ def _restore(
         volume_image = restore(image, spacing, request.reference)
     else:
         volume_image = _centred(image, report["spacing"])
-    return _described(volume_image, report)
+    return _with_description(volume_image, report)
 
 
 def _restore_labels(
@@ -198,7 +198,7 @@ def _restore_labels(
         label_map = restore(labels, reference.spacing, reference)
     else:
         label_map = _centred(labels, report["spacing"])
-    return _described(label_map, report)
+    return _with_description(label_map, report)
 
 
 def _centred(values: NDArray[Any], spacing: Any) -> nib.Nifti1Image:
@@ -210,7 +210,7 @@ def _centred(values: NDArray[Any], spacing: Any) -> nib.Nifti1Image:
     return image
 
 
-def _described(image: nib.Nifti1Image, report: Mapping[str, Any]) -> nib.Nifti1Image:
+def _with_description(image: nib.Nifti1Image, report: Mapping[str, Any]) -> nib.Nifti1Image:
     label = f"SYNTHETIC {report.get('variant')} {report.get('modality')} seed {report.get('seed')}"
     image.header["descrip"] = label.encode()[:79]
     return image

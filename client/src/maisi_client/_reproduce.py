@@ -76,8 +76,8 @@ def _checked_picture(
     if picture is None:
         raise InvalidRequest(f"the {name} was no file; give the same {name} again")
     is_mask = name == "mask"
-    image = load_mask(picture, request.get("vocabulary")) if is_mask else load_greys(picture)
-    sha256 = digest(image.values, image.image.affine)
+    ras = load_mask(picture, request.get("vocabulary")) if is_mask else load_greys(picture)
+    sha256 = digest(ras.values, ras.image.affine)
     if sha256 != expected:
         raise Mismatch(f"the {name} has SHA-256 {sha256}; the volume was made of {expected}")
     return picture

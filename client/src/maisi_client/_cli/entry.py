@@ -26,9 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.run(args)
             code = 0
         except KeyboardInterrupt:
-            signal.signal(
-                signal.SIGINT, signal.SIG_IGN
-            )  # a second signal must not interrupt the report
+            # A second signal must not interrupt the report.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             code = _fail(as_json, "Cancelled", MaisiError("cancelled", "cancelled"), 130)
         except BrokenPipeError:

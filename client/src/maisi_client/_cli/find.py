@@ -29,9 +29,11 @@ def add(commands: Commands) -> None:
         "--labels", type=integers, default=[], metavar="ID,...", help="ids that a mask must hold"
     )
     add_argument("--regions", metavar="R,...", help="regions that a mask must show")
-    add_argument("--size", type=integers, metavar="X,Y,Z", help="voxels of the nearest grid")
     add_argument(
-        "--spacing", type=lengths, metavar="MM", help="spacing of the nearest grid: one, or X,Y,Z"
+        "--size", type=integers, metavar="X,Y,Z", help="voxels of the grid to be nearest to"
+    )
+    add_argument(
+        "--spacing", type=lengths, metavar="MM", help="spacing of that grid: one, or X,Y,Z"
     )
     parser.set_defaults(run=find)
 

@@ -84,8 +84,8 @@ def label_maps(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
 
 def _is_label_map(path: Path) -> bool:
     # A name that begins with a dot is a draft that is still being written.
-    has_name = path.name.endswith((".nii", ".nii.gz")) and not path.name.startswith(".")
-    return has_name and path.is_file()
+    is_nifti = path.name.endswith((".nii", ".nii.gz")) and not path.name.startswith(".")
+    return is_nifti and path.is_file()
 
 
 def check(count: int, seed: int) -> None:
@@ -136,10 +136,10 @@ def number(all_arguments: Sequence[Mapping[str, Any]], seed: int, license_: str 
     """
     width = max(4, len(str(len(all_arguments) - 1)))
     rows = []
-    for index, arguments_of_row in enumerate(all_arguments):
+    for index, row_arguments in enumerate(all_arguments):
         arguments = {
             key: list(value) if isinstance(value, tuple) else value
-            for key, value in arguments_of_row.items()
+            for key, value in row_arguments.items()
             if value is not None
         }
         arguments["seed"] = seed * _SEEDS + index

@@ -21,7 +21,7 @@ def read_table(
     """Yield (line number, cells by column) of a CSV file whose first row is its header.
 
     Cells are stripped. Rows without text and empty columns without a name are skipped. The
-    separator is that of the header: comma, semicolon or tab; a byte order mark is ignored. `what`
+    separator is that of the header: comma, semicolon or tab; a byte order mark is ignored. `kind`
     names the file in errors, such as "plan". Raises `InvalidRequest` with the line of a fault, and
     for a header without the `required` columns.
     """

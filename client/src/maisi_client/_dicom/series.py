@@ -56,23 +56,23 @@ def save_dicom(
     require_dicom()
     to = Path(to)
     check_new_folder(to)
-    values = to_ras("the volume", volume.image, InvalidRequest, _whole)
-    grid = slice_grid("the volume", values)
-    mask_values = _mask(volume, mask, labels, values)
+    ras_volume = to_ras("the volume", volume.image, InvalidRequest, _whole)
+    grid = slice_grid("the volume", ras_volume)
+    ras_mask = _mask(volume, mask, labels, ras_volume)
     with atomic_folder(to) as draft:
         headers, names = [], []
-        for image in _series(grid, values, volume.report, mask_values):
+        for image in _series(grid, ras_volume, volume.report, ras_mask):
             names.append(f"{image.InstanceNumber:04d}.dcm")
             image.save_as(draft / names[-1], enforce_file_format=True)
             del image.PixelData
             headers.append(image)
-        if mask_values is not None:
+        if ras_mask is not None:
             names.append("mask.dcm")
             label_names = NAMES if labels is None else labels
-            content = _digest(mask_values), repr(sorted(label_names.items()))
+            content = _digest(ras_mask), repr(sorted(label_names.items()))
             uid = _uid(headers[0].SeriesInstanceUID, *content)
             dataset = segmentation(
-                planes_of(mask_values), headers, label_names, volume.report, (uid, _uid(uid, "1"))
+                planes_of(ras_mask), headers, label_names, volume.report, (uid, _uid(uid, "1"))
             )
             dataset.save_as(draft / names[-1], enforce_file_format=True)
     return [to / name for name in names]
@@ -96,14 +96,14 @@ def _mask(
         return None
     # Its ids have the meaning that they had in the request.
     request = volume.report.get("request") or {}
-    values = load_mask(mask, request.get("vocabulary") if labels is None else OWN)
-    for warning in values.warnings:
+    ras_mask = load_mask(mask, request.get("vocabulary") if labels is None else OWN)
+    for warning in ras_mask.warnings:
         _log.warning("%s", warning)
-    if not same_grid(onto, values):
+    if not same_grid(onto, ras_mask):
         raise InvalidRequest("the mask lies on another grid than the volume")
-    if not values.values.any():
+    if not ras_mask.values.any():
         raise InvalidRequest("the mask holds no label; leave it out")
-    return values
+    return ras_mask
 
 
 def _whole(name: str, data: NDArray[Any]) -> NDArray[np.int16]:
@@ -154,8 +154,8 @@ def _decimals(values: Any, places: int) -> list[float]:
     return [float(value) + 0.0 for value in np.round(values, places)]
 
 
-def _digest(image: RasImage) -> str:
-    return hashlib.sha256(repr(image.values.shape).encode() + image.values.tobytes()).hexdigest()
+def _digest(ras: RasImage) -> str:
+    return hashlib.sha256(repr(ras.values.shape).encode() + ras.values.tobytes()).hexdigest()
 
 
 def _uid(*content: str) -> str:

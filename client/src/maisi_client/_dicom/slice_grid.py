@@ -29,16 +29,16 @@ class SliceGrid:
     origin: NDArray[np.float64]
 
 
-def slice_grid(name: str, image: RasImage) -> SliceGrid:
+def slice_grid(name: str, ras: RasImage) -> SliceGrid:
     """Return the slices of an image in the orientation nearest to axial, as viewers show them.
 
     Columns go to the left, rows to posterior, slices to the head. Raises `InvalidRequest` if the
     affine of the image called `name` is sheared.
     """
     # In float32, as in a NIfTI file, so that a volume and its file give the same grid.
-    affine = np.asarray(image.image.affine, np.float32).astype(np.float64)
-    shape = image.image.shape[:3]
-    columns, rows, slices = image.values.shape
+    affine = np.asarray(ras.image.affine, np.float32).astype(np.float64)
+    shape = ras.image.shape[:3]
+    columns, rows, slices = ras.values.shape
     to_ras = orientations.inv_ornt_aff(orientation(affine), shape)
     flip = np.diag([-1.0, -1.0, 1.0, 1.0])  # columns and rows run to the left and to posterior
     flip[:2, 3] = columns - 1, rows - 1
@@ -52,9 +52,9 @@ def slice_grid(name: str, image: RasImage) -> SliceGrid:
             " wanted in DICOM"
         )
     left, _, right = np.linalg.svd(cosines)  # the nearest rotation
-    return SliceGrid((columns, rows, slices), left @ right, image.spacing, lps[:3, 3])
+    return SliceGrid((columns, rows, slices), left @ right, ras.spacing, lps[:3, 3])
 
 
-def planes_of(image: RasImage) -> NDArray[Any]:
+def planes_of(ras: RasImage) -> NDArray[Any]:
     """Return the values of RAS+ `[X, Y, Z]` as `[slices, rows, columns]` of a `SliceGrid`."""
-    return image.values[::-1, ::-1].transpose(2, 1, 0)
+    return ras.values[::-1, ::-1].transpose(2, 1, 0)
