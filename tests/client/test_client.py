@@ -193,7 +193,7 @@ def test_leaving_frees_the_sampler(
         fractions.append(event.fraction)
         if event.stage == "sampler" and len(fractions) > 6:
             break
-    assert fractions[-1] < 0.1  # nearly all steps remain, and would be in the way of the next
+    assert fractions[-1] < 0.1  # nearly all steps remain
     client.generate(size=[32, 32, 32], steps=1)
     eventually(lambda: cancelled_requests(server) == before + 1)
 

@@ -110,7 +110,7 @@ def test_what_cannot_be_is_one_sentence(client: Client, bad: dict[str, Any], sen
     assert "\n" not in str(caught.value)
 
 
-def test_a_volume_that_is_not_faithful_is_made_anew(ct: Client) -> None:
+def test_a_volume_that_is_not_faithful_is_made_again(ct: Client) -> None:
     blocks = np.random.default_rng(0).choice(np.array([1, 28, 200], np.uint8), (8, 8, 8))
     mask = nib.Nifti1Image(blocks.repeat(4, 0).repeat(4, 1).repeat(4, 2), FLIPPED)
     arguments: dict[str, Any] = {"variant": "tiny-ddpm", "steps": 2, "seed": 3}

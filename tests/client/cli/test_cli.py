@@ -213,7 +213,7 @@ def test_interrupt_cancels_on_the_server_and_leaves_nothing(
     server: Any, tmp_path: Path, number: signal.Signals, eventually: Callable[..., None]
 ) -> None:
     before = cancelled_requests(server)
-    terminal, writer = os.openpty()  # a terminal, so that the bar tells how far it is
+    terminal, writer = os.openpty()  # a terminal, so that the bar is drawn
     out = tmp_path / "a.nii.gz"
     command = [sys.executable, "-m", "maisi_client", "generate", "-o", out, "--url", server.grpc]
     command += ["--size", "96,96,96", "--spacing", "2", "--steps", "1000"]

@@ -48,7 +48,7 @@ def test_bash_completes(script: Path, tmp_path: Path, line: str, completions: se
     assert result.stderr == ""
 
 
-def test_bash_knows_whom_to_ask(script: Path) -> None:
+def test_bash_has_a_completion_of_the_command(script: Path) -> None:
     ask = f"source {script}; complete -p maisi"
     result = subprocess.run(
         ["bash", "--norc", "-c", ask], capture_output=True, text=True, check=True

@@ -44,7 +44,7 @@ def database(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_who_reads_only_the_beginning(database: Path) -> None:
+def test_a_reader_that_closes_the_output_early(database: Path) -> None:
     short = "maisi find one.json ."  # which is written as the command ends
     entries = json.loads((database / "db.json").read_text())
     (database / "one.json").write_text(json.dumps(entries[:1]))
@@ -82,7 +82,7 @@ def test_a_folder_that_is_gone(tmp_path: Path) -> None:
         result = shell(f"mkdir gone; cd gone; rmdir ../gone; maisi {command}", tmp_path)
         assert result.returncode == 1
         sentence = "maisi: the current folder does not exist any more"
-        assert result.stderr.splitlines()[-1] == sentence  # the shell may tell of it, too
+        assert result.stderr.splitlines()[-1] == sentence  # the shell may print an error, too
 
 
 def test_a_pipe_is_no_mask_and_not_waited_for(tmp_path: Path) -> None:

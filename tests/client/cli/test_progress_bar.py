@@ -132,7 +132,7 @@ def test_an_encoding_without_the_bars_characters_gets_others(
     assert "━" * 15 + "╌" * 15 in bar_line(screen(80))
 
 
-def test_time_is_told_from_progress_and_never_none_before_the_end(
+def test_the_remaining_time_follows_from_progress_and_is_never_0_s(
     screen: Callable[..., Screen], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times: list[float] = []

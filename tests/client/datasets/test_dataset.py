@@ -66,7 +66,7 @@ def test_a_plan_becomes_a_dataset(server: Server, tmp_path: Path) -> None:
     assert (labels.affine == image.affine).all() and labels.shape == image.shape
 
 
-def test_a_row_that_fails_is_written_down_and_the_rest_goes_on(
+def test_a_row_that_fails_is_recorded_and_the_others_are_made(
     server: Server, tmp_path: Path
 ) -> None:
     path, to = plan(tmp_path, 2, 'bad,,"32,32,32",mri_t9,1\n'), tmp_path / "set"
@@ -85,7 +85,7 @@ def test_a_row_that_fails_is_written_down_and_the_rest_goes_on(
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_ends_whole_and_the_same(
+def test_killed_at_any_moment_it_ends_complete_and_the_same(
     start_server: Callable[..., Server], tmp_path: Path, eventually: Callable[..., None]
 ) -> None:
     """Clients die three times and a server once, which comes back; each volume is reproduced."""
@@ -122,7 +122,7 @@ def test_killed_at_any_moment_it_ends_whole_and_the_same(
             assert np.array_equal(image.dataobj, volume.image.dataobj)
 
 
-def test_shards_share_a_plan_and_nobody_works_twice(server: Server, tmp_path: Path) -> None:
+def test_shards_share_a_plan_and_make_no_row_twice(server: Server, tmp_path: Path) -> None:
     path, to = plan(tmp_path, 6), tmp_path / "set"
     processes = [
         subprocess.Popen(command(server.grpc, path, to, f"--shard={n}/3", "--json"))

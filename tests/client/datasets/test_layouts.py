@@ -119,7 +119,7 @@ def test_bids(client: Client, tmp_path: Path) -> None:
     assert not issues["errors"], [(one["key"], one["files"][:1]) for one in issues["errors"]]
 
 
-def test_organs_choose_what_a_trainer_is_told_of(client: Client, tmp_path: Path) -> None:
+def test_organs_choose_the_labels_of_the_description(client: Client, tmp_path: Path) -> None:
     arguments = {"mask": mask(tmp_path), "steps": 1, "seed": 1}
     ask = [
         Row("a", {**arguments, "organs": "brain"}),

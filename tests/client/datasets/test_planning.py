@@ -71,7 +71,7 @@ def test_masks_are_used_equally_often_in_each_modality(tmp_path: Path) -> None:
         times = Counter(column(of_one, "mask")).values()
         assert max(times) - min(times) <= 1
     assert set(column(rows, "augment")) == {True}
-    # A mask says nothing of where in the plan its row is.
+    # The position of a row does not depend on its mask.
     assert column(rows, "mask")[:7] != sorted(uses)
     alone = make_plan(2, masks=[folder / "mask-3.nii.gz", folder / "mask-3.nii.gz"])
     assert set(column(alone, "mask")) == {folder / "mask-3.nii.gz"}

@@ -76,7 +76,7 @@ def lacking(dataset: pydicom.Dataset) -> list[str]:
     faults = []
     for attribute in (a for m in modules for a in STANDARD["module_attribute_map"].get(m, [])):
         if "FunctionalGroupsSequence" in "".join(attribute["path"]):
-            continue  # those are in one place or the other, which the tables do not tell
+            continue  # allowed in either of two sequences, which the tables do not express
         items: list[Any] = [dataset]
         for step in attribute["path"]:
             items = [inner for item in items for inner in item.get(step) or []]
@@ -117,7 +117,7 @@ def test_voxels_are_where_the_nifti_has_them(tmp_path: Path, codes: str, degrees
 
 
 @pytest.mark.parametrize("report", [CT, REPORT, {**CT, "anatomy": {"liver": 0.5}}])
-def test_every_object_is_whole_synthetic_and_nobodys(
+def test_every_object_is_complete_synthetic_and_anonymous(
     tmp_path: Path, report: dict[str, Any]
 ) -> None:
     ct = volume(oblique("LPS", SIZES), **report)

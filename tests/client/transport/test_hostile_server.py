@@ -153,7 +153,7 @@ def test_wrong_tensors(
         with pytest.raises(ServerError, match=f"^the server(?:'s)? (?:{sentence})") as caught:
             ask(url, size=[3, 4, 5])
     one_line(caught.value)
-    assert len(requests) == 1  # another answer of the same kind helps nobody
+    assert len(requests) == 1  # an invalid answer is not retried
 
 
 @BOTH
@@ -290,7 +290,7 @@ def test_progress_for_ever_ends_with_the_time(ask: Callable[..., Any]) -> None:
     assert cancelled.wait(PATIENCE)
 
 
-def test_who_reads_slowly_holds_no_more_than_a_few_messages() -> None:
+def test_a_slow_reader_holds_no_more_than_a_few_messages() -> None:
     sent_count = 0
 
     def answer(request: pb.ModelInferRequest, context: grpc.ServicerContext) -> Iterator[Any]:
@@ -311,7 +311,7 @@ def test_who_reads_slowly_holds_no_more_than_a_few_messages() -> None:
 
 
 @BOTH
-def test_a_server_that_goes_on_after_its_last_message(ask: Callable[..., Any]) -> None:
+def test_a_server_that_sends_more_after_its_final_message(ask: Callable[..., Any]) -> None:
     if ask is asynchronous:
         pytest.skip("tritonclient's asyncio stream knows no last message but its end")
 

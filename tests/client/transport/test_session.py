@@ -103,7 +103,7 @@ def test_another_server_is_asked_at_once_and_none_beyond_the_time() -> None:
     assert not any(isinstance(operation, Sleep) for operation in operations)
 
 
-def test_an_end_that_nobody_announced_is_a_lost_connection() -> None:
+def test_an_end_without_a_final_message_is_a_lost_connection() -> None:
     _, error = perform(session(retries=0).results(request()), part("a"), EOFError())
     assert isinstance(error, ServerUnavailable) and "it just ended" in str(error)
 

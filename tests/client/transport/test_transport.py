@@ -108,7 +108,9 @@ def test_work_that_a_server_left_unfinished_is_sent_again_as_it_was() -> None:
         ({"timeout": PATIENCE, "idle_timeout": 0.4}, r"fell silent for 0\.4 s"),
     ],
 )
-def test_a_silent_server_is_left_and_told(limits: dict[str, float], sentence: str) -> None:
+def test_a_silent_server_is_left_and_its_request_cancelled(
+    limits: dict[str, float], sentence: str
+) -> None:
     cancelled = threading.Event()
 
     def answer(request: pb.ModelInferRequest, context: grpc.ServicerContext) -> Iterator[Any]:
