@@ -1,4 +1,4 @@
-"""Affines of masks that lie askew."""
+"""Affines of oblique masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A gRPC server that says what a test wants it to."""
+"""A gRPC server whose answers a test chooses."""
 
 from __future__ import annotations
 
@@ -21,16 +21,15 @@ Answer = Callable[[pb.ModelInferRequest, grpc.ServicerContext], Iterator[Any]]
 
 
 @contextmanager
-def playing(
+def fake_server(
     answer: Answer | None = None,
     configs: Iterable[model_config.ModelConfig] = (),
     compression: grpc.Compression = grpc.Compression.NoCompression,
 ) -> Iterator[tuple[str, list[pb.ModelInferRequest]]]:
-    """Serve each streamed request by `answer`; yield the url and the requests received.
+    """Answer each streamed request by `answer`; yield the url and the list of requests.
 
-    A part None of an answer ends the stream. `configs` are those of its models, which it says are
-    ready; without an ensemble among them it says so of `mini`. It compresses what it says by
-    `compression`.
+    A part None of an answer ends the stream. `configs` are those of its models, which it reports as
+    ready, and `mini` too unless an ensemble is among them. It compresses messages by `compression`.
     """
     requests: list[pb.ModelInferRequest] = []
 
@@ -45,17 +44,17 @@ def playing(
                     yield part
 
         def ModelStatistics(self, request: Any, context: grpc.ServicerContext) -> Any:
-            ensembles = any(config.platform == "ensemble" for config in known.values())
-            names = {*known} if ensembles else {*known, *MINI}
+            ensembles = any(config.platform == "ensemble" for config in models.values())
+            names = {*models} if ensembles else {*models, *MINI}
             statistics = [pb.ModelStatistics(name=name) for name in names]
             return pb.ModelStatisticsResponse(model_stats=statistics)
 
         def ModelConfig(self, request: Any, context: grpc.ServicerContext) -> Any:
-            if request.name not in known:
+            if request.name not in models:
                 context.abort(grpc.StatusCode.NOT_FOUND, f"unknown model '{request.name}'")
-            return pb.ModelConfigResponse(config=known[request.name])
+            return pb.ModelConfigResponse(config=models[request.name])
 
-    known = {config.name: config for config in configs}
+    models = {config.name: config for config in configs}
     anything = [("grpc.max_send_message_length", -1)]
     server = grpc.server(ThreadPoolExecutor(4), options=anything, compression=compression)
     rpc.add_GRPCInferenceServiceServicer_to_server(Servicer(), server)
@@ -74,7 +73,7 @@ def message(final: bool = False, **tensors: Any) -> pb.ModelStreamInferResponse:
         if isinstance(value, (str, bytes)):
             datatype, raw = "UINT8", value.encode() if isinstance(value, str) else value
             shape = [len(raw)]
-        elif isinstance(value, tuple):  # of what no array could say
+        elif isinstance(value, tuple):  # type, shape and bytes that no array could have
             datatype, shape, raw = value
         else:
             datatype, raw, shape = np_to_triton_dtype(value.dtype), value.tobytes(), value.shape

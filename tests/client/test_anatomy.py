@@ -1,4 +1,4 @@
-"""The table of labels: whole, and no code that says something else."""
+"""The table of labels: complete, and without wrong codes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
-KNOWN = {name: known for name in NAMES.values() if (known := anatomy_of(name))}
-CODES = {code for a in KNOWN.values() for code in (a.type, a.category, a.region, a.side) if code}
+ANATOMIES = {name: anatomy for name in NAMES.values() if (anatomy := anatomy_of(name))}
+CODES = {
+    code for a in ANATOMIES.values() for code in (a.type, a.category, a.region, a.side) if code
+}
 PS3_16 = {
     value: meaning
     for versions in concepts["SCT"].values()
@@ -25,7 +27,7 @@ PS3_16 = {
 
 
 def valid(value: str) -> bool:
-    """Tell whether the last digit is Verhoeff's check digit, which every id of SNOMED CT has."""
+    """Return whether the last digit is Verhoeff's check digit, which every id of SNOMED CT has."""
 
     def times(i: int, j: int) -> int:  # in the dihedral group of ten elements
         return (i + j if i < 5 else i - j) % 5 + 5 * ((i < 5) ^ (j < 5))
@@ -47,16 +49,16 @@ def test_check_digits() -> None:
 
 def test_no_code_is_of_the_other_side() -> None:
     """PS3.16 has codes of one side alone beside those of both."""
-    told = {value: PS3_16[value].lower() for value, _ in CODES if value in PS3_16}
-    assert len(told) > 80
+    names = {value: PS3_16[value].lower() for value, _ in CODES if value in PS3_16}
+    assert len(names) > 80
     for value, meaning in CODES:
         for side in ("left", "right"):
-            assert (side in told.get(value, meaning).lower()) == (side in meaning.lower()), meaning
+            assert (side in names.get(value, meaning).lower()) == (side in meaning.lower()), meaning
 
 
 def test_each_label_has_its_own_anatomy() -> None:
-    assert len(set(KNOWN.values())) == len(KNOWN)
-    assert set(NAMES.values()) - set(KNOWN) == {"white matter hyperintensity"}
+    assert len(set(ANATOMIES.values())) == len(ANATOMIES)
+    assert set(NAMES.values()) - set(ANATOMIES) == {"white matter hyperintensity"}
     assert anatomy_of("left gizmo") is None and anatomy_of("") is None
     kidney = anatomy_of("left kidney")
     assert kidney == Anatomy(("64033007", "Kidney"), side=("7771000", "Left"))

@@ -1,6 +1,6 @@
-"""Every way out of the client: the volume lies where its mask lies, with tissue under its labels.
+"""Every output of the client: the volume is on its mask's grid, with tissue under its labels.
 
-Read back by ITK and nibabel, which trust different parts of a NIfTI header.
+Read back by ITK and nibabel, which use different parts of a NIfTI header.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -46,7 +47,7 @@ def labels_of(shape: tuple[int, ...]) -> NDArray[np.uint8]:
 
 @pytest.fixture(params=ORIENTATIONS)
 def mask(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """Write a mask whose qform lies elsewhere than its sform, so that readers differ."""
+    """Write a mask whose qform differs from its sform, so that readers differ."""
     codes, degrees = ORIENTATIONS[request.param]
     affine = oblique(codes, SIZES, degrees)
     image = nib.Nifti1Image(labels_of(SHAPE), affine)
@@ -65,17 +66,17 @@ def client(server: Any) -> Iterator[Client]:
 
 
 def check_pair(image: Path, labels: Path, mask: Path) -> None:
-    """Check that three files lie at one place, and that tissue is where the labels are."""
-    ours, theirs, sent = (sitk.ReadImage(str(path)) for path in (image, labels, mask))
-    for picture in (ours, theirs):
-        assert picture.GetSize() == sent.GetSize()
-        for corner in ((0, 0, 0), tuple(n - 1 for n in sent.GetSize())):
-            apart = np.subtract(
+    """Check that three files have the same grid, and that tissue is where the labels are."""
+    volume, label_map, original = (sitk.ReadImage(str(path)) for path in (image, labels, mask))
+    for picture in (volume, label_map):
+        assert picture.GetSize() == original.GetSize()
+        for corner in ((0, 0, 0), tuple(n - 1 for n in original.GetSize())):
+            distance = np.subtract(
                 picture.TransformIndexToPhysicalPoint(corner),
-                sent.TransformIndexToPhysicalPoint(corner),
+                original.TransformIndexToPhysicalPoint(corner),
             )
-            assert np.abs(apart).max() < 1e-3
-        assert np.allclose(picture.GetDirection(), sent.GetDirection(), atol=1e-5)
+            assert np.abs(distance).max() < 1e-3
+        assert np.allclose(picture.GetDirection(), original.GetDirection(), atol=1e-5)
     pictures = [nib.load(path) for path in (image, labels, mask)]
     assert {picture.shape for picture in pictures} == {SHAPE}
     assert all(np.allclose(one.affine, pictures[2].affine, atol=1e-4) for one in pictures)
@@ -92,17 +93,17 @@ def check_tissue(volume: NDArray[Any], labels: NDArray[Any]) -> None:
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_generate_and_reproduce(client: Client, mask: Path, tmp_path: Path, spacing: str) -> None:
     arguments = FAST | SPACINGS[spacing]
-    made = client.generate(mask, **arguments)
-    report = made.save(tmp_path / "scan.nii.gz")
-    followed = tmp_path / "scan_mask.nii.gz"
-    assert spacing != "own" or not followed.exists()
-    check_pair(tmp_path / "scan.nii.gz", followed if followed.exists() else mask, mask)
+    result = client.generate(mask, **arguments)
+    report = result.save(tmp_path / "scan.nii.gz")
+    mask_file = tmp_path / "scan_mask.nii.gz"
+    assert spacing != "own" or not mask_file.exists()
+    check_pair(tmp_path / "scan.nii.gz", mask_file if mask_file.exists() else mask, mask)
 
     async def with_asyncio() -> Volume:
         async with aio.Client(client.url) as other:
             return await other.generate(mask, **arguments)
 
-    assert asyncio.run(with_asyncio()).report["sha256"] == made.report["sha256"]
+    assert asyncio.run(with_asyncio()).report["sha256"] == result.report["sha256"]
 
     again = reproduce(client, report)
     again.save(tmp_path / "again.nii.gz")
@@ -124,9 +125,19 @@ def test_dataset_in_every_layout(client: Client, mask: Path, tmp_path: Path) -> 
             "derivatives/labels/sub-{0}/anat/sub-{0}_dseg.nii.gz",
         ),
     }
+    volumes: dict[str, Volume] = {}
+
+    def generate(on_progress: Any, **arguments: Any) -> Volume:
+        """Make each row once for all layouts."""
+        key = str(arguments.get("spacing"))
+        if key not in volumes:
+            volumes[key] = client.generate(**arguments)
+        return volumes[key]
+
+    once: Any = SimpleNamespace(info=client.info, generate=generate)
     for layout, files in places.items():
         to = tmp_path / layout / folder.name
-        states = [outcome.state for outcome in make_dataset(rows, to, client, layout=layout)]
+        states = [outcome.state for outcome in make_dataset(rows, to, once, layout=layout)]
         assert set(states) <= {"done", "unfaithful"}, states
         for row in rows:
             image, labels = (
@@ -142,13 +153,13 @@ def test_dataset_in_every_layout(client: Client, mask: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("spacing", ["own", "coarser"])
 def test_dicom(client: Client, mask: Path, tmp_path: Path, spacing: str) -> None:
-    made = client.generate(mask, **FAST, **SPACINGS[spacing])
-    save_dicom(made, tmp_path / "series", mask=made.mask or mask)
+    volume = client.generate(mask, **FAST, **SPACINGS[spacing])
+    save_dicom(volume, tmp_path / "series", mask=volume.mask or mask)
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(sorted(map(str, (tmp_path / "series").glob("0*.dcm"))))
     series = reader.Execute()
 
-    made.save(tmp_path / "scan.nii.gz")
+    volume.save(tmp_path / "scan.nii.gz")
     sform = nib.load(tmp_path / "scan.nii.gz")
     sform.header.set_qform(sform.affine, 1)  # DICOM has one place: that of nibabel
     sform.to_filename(tmp_path / "one_form.nii.gz")
@@ -160,7 +171,7 @@ def test_dicom(client: Client, mask: Path, tmp_path: Path, spacing: str) -> None
     )
     assert np.allclose(
         nib.as_closest_canonical(back.image).affine,
-        nib.as_closest_canonical(made.image).affine,
+        nib.as_closest_canonical(volume.image).affine,
         atol=1e-3,
     )
 
@@ -179,30 +190,30 @@ def test_torch(server: Any, mask: Path, spacing: str) -> None:
 def test_a_body_that_the_server_adds_stays_at_another_spacing(
     official_server: Any, tmp_path: Path
 ) -> None:
-    """What is cut is cut by the mask that was followed, not by the one that was sent."""
+    """Background is where the mask that the server used has none, not that of the request."""
     labels = np.zeros((40, 40, 40), np.uint8)
     labels[12:28, 14:26, 12:28] = 1  # liver alone
     with Client(official_server.grpc) as client:
-        made: Volume = client.generate(
+        result: Volume = client.generate(
             nib.Nifti1Image(labels, np.diag([2.0, 2, 2, 1])),
             variant="tiny-ddpm",
             seed=3,
             steps=2,
             spacing=2.5,
         )
-    assert made.mask is not None and made.report["body_added"]
-    followed, volume = (np.asanyarray(image.dataobj) for image in (made.mask, made.image))
-    assert np.array_equal(followed == 0, np.isin(volume, volume.min()) & (followed == 0))
-    assert (volume[followed == 200] > volume.min()).mean() > 0.8
+    assert result.mask is not None and result.report["body_added"]
+    labels_used, volume = (np.asanyarray(image.dataobj) for image in (result.mask, result.image))
+    assert np.array_equal(labels_used == 0, np.isin(volume, volume.min()) & (labels_used == 0))
+    assert (volume[labels_used == 200] > volume.min()).mean() > 0.8
 
 
 def test_organs_choose_the_mask_that_comes_back_and_not_the_tissue(client: Client) -> None:
     image = nib.Nifti1Image(labels_of(SHAPE), np.diag([2.0, 2, 2, 1]))
     for spacing in (2.0, 2.4):
-        whole = client.generate(image, **FAST, spacing=spacing)
-        some = client.generate(image, **FAST, spacing=spacing, organs=[228])
-        assert set(np.unique(some.mask.dataobj)) == {0, 228}
-        one, other = (np.asanyarray(made.image.dataobj) > 0 for made in (whole, some))
+        complete = client.generate(image, **FAST, spacing=spacing)
+        partial = client.generate(image, **FAST, spacing=spacing, organs=[228])
+        assert set(np.unique(partial.mask.dataobj)) == {0, 228}
+        one, other = (np.asanyarray(result.image.dataobj) > 0 for result in (complete, partial))
         assert (one == other).mean() > 0.98  # at the outline the mask's own voxels are finer
         assert spacing != 2 or np.array_equal(one, other)
 
@@ -212,7 +223,7 @@ def test_a_label_that_another_spacing_loses_is_not_in_the_mask_that_comes_back(
 ) -> None:
     labels = np.full((64, 64, 64), 22, np.uint8)
     labels[32, 32, 32] = 239
-    made = client.generate(nib.Nifti1Image(labels, np.eye(4)), **FAST, spacing=2)
-    assert any("labels 239" in warning for warning in made.report["warnings"])
-    assert made.mask is not None
-    assert set(np.unique(made.mask.dataobj)) == {22}
+    result = client.generate(nib.Nifti1Image(labels, np.eye(4)), **FAST, spacing=2)
+    assert any("labels 239" in warning for warning in result.report["warnings"])
+    assert result.mask is not None
+    assert set(np.unique(result.mask.dataobj)) == {22}

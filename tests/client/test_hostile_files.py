@@ -1,4 +1,4 @@
-"""Files that are not what they say: one sentence each, and no more memory than they are worth."""
+"""Invalid files: one sentence each, in bounded memory."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from maisi_client import InvalidRequest, MaisiError, MaskError, Volume, read_plan
-from maisi_client._dicom.mask import read_segmentation
-from maisi_client._dicom.segmentation import require_dicom
+from maisi_client._dicom.segmentation_reader import read_segmentation
+from maisi_client._dicom.segmentation_writer import require_dicom
 from maisi_client._errors import printable
 from maisi_client._mask import load_greys, load_mask
 
@@ -49,17 +49,17 @@ SMALL_MB = 150  # of which imports that come late are the most
 
 
 def probe(*paths: Path) -> list[str]:
-    """Return what loading files says, each as a mask and as a source, in little memory."""
-    done = subprocess.run(
+    """Return the result of loading files, each as a mask and as a source, in little memory."""
+    result = subprocess.run(
         [sys.executable, "-c", PROBE, *map(str, paths)], capture_output=True, text=True, timeout=250
     )
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    lines = done.stdout.splitlines()
+    assert result.returncode == 0 and "Traceback" not in result.stderr, result.stderr
+    lines = result.stdout.splitlines()
     assert len(lines) == 2 * len(paths), "a sentence is one line"
     pairs = [line.split("\t", 1) for line in lines]
-    for grown, said in pairs:
-        assert int(grown) < SMALL_MB, said
-    return [said for _, said in pairs]
+    for megabytes, sentence in pairs:
+        assert int(megabytes) < SMALL_MB, sentence
+    return [sentence for _, sentence in pairs]
 
 
 def nifti(
@@ -70,7 +70,7 @@ def nifti(
     extension: bytes = b"\0\0\0\0",
     **fields: Any,
 ) -> bytes:
-    """Return a header, whatever it promises."""
+    """Return a header with any values."""
     header = kind.header_class()
     header.set_data_dtype(dtype)
     header["dim"][: len(shape) + 1] = (len(shape), *shape)
@@ -104,13 +104,13 @@ def bomb(zeros: Path, header: bytes, name: str = "bomb.nii.gz") -> Path:
 
 def test_a_header_that_promises_ten_gigabytes(zeros: Path) -> None:
     for shape, dtype in (((2200,) * 3, np.uint8), ((1100,) * 3, np.float64)):
-        for said in probe(bomb(zeros, nifti(shape, dtype))):
-            assert "its header promises" in said and "4294967296 bytes are allowed" in said
+        for sentence in probe(bomb(zeros, nifti(shape, dtype))):
+            assert "its header promises" in sentence and "4294967296 bytes are allowed" in sentence
 
 
 def test_a_scaled_file_counts_as_what_it_becomes(zeros: Path) -> None:
-    for said in probe(bomb(zeros, nifti((1000,) * 3, scl_slope=2, scl_inter=0))):
-        assert "promises [1000, 1000, 1000] voxels of uint8" in said and "allowed" in said
+    for sentence in probe(bomb(zeros, nifti((1000,) * 3, scl_slope=2, scl_inter=0))):
+        assert "promises [1000, 1000, 1000] voxels of uint8" in sentence and "allowed" in sentence
 
 
 def test_ten_gigabytes_behind_an_honest_header_stay_packed(zeros: Path) -> None:
@@ -118,21 +118,21 @@ def test_ten_gigabytes_behind_an_honest_header_stay_packed(zeros: Path) -> None:
 
 
 def test_data_that_begins_after_gigabytes(zeros: Path) -> None:
-    for said in probe(bomb(zeros, nifti((8, 8, 8), offset=9e9))):
-        assert "from byte 8999999488 on" in said and "allowed" in said
+    for sentence in probe(bomb(zeros, nifti((8, 8, 8), offset=9e9))):
+        assert "from byte 8999999488 on" in sentence and "allowed" in sentence
 
 
 @pytest.mark.parametrize("size", [0, -16, 2**31 - 16, 7])
 def test_an_extension_without_end_stays_unread(zeros: Path, size: int) -> None:
     begin = b"\1\0\0\0" + np.array([size, 6], np.int32).tobytes()
-    said = probe(bomb(zeros, nifti((8, 8, 8), offset=4096, extension=begin)))
-    assert said == ["(8, 8, 8)"] * 2
+    sentence = probe(bomb(zeros, nifti((8, 8, 8), offset=4096, extension=begin)))
+    assert sentence == ["(8, 8, 8)"] * 2
 
 
 def test_what_is_no_format_of_ours_stays_unread(zeros: Path) -> None:
     names = ("a.gii", "a.gii.gz", "a.hdr.gz", "a.mnc", "a.BRIK.gz", "a.nii.bz2", "a.par")
-    for said in probe(*(bomb(zeros, b"<?xml version='1.0'?>", name) for name in names)):
-        assert "its name ends in none of .nii, .nii.gz, .mgh, .mgz" in said
+    for sentence in probe(*(bomb(zeros, b"<?xml version='1.0'?>", name) for name in names)):
+        assert "its name ends in none of .nii, .nii.gz, .mgh, .mgz" in sentence
 
 
 def test_a_promise_in_a_kilobyte(tmp_path: Path) -> None:
@@ -148,8 +148,8 @@ def test_a_promise_in_a_kilobyte(tmp_path: Path) -> None:
             paths += [tmp_path / f"{len(paths)}.nii", tmp_path / f"{len(paths)}.NII.GZ"]
             paths[-2].write_bytes(content)
             paths[-1].write_bytes(gzip.compress(content))
-    for said in probe(*paths):
-        assert said.startswith(("MaskError: mask '", "InvalidRequest: source '"))
+    for sentence in probe(*paths):
+        assert sentence.startswith(("MaskError: mask '", "InvalidRequest: source '"))
 
 
 def test_an_mgh_that_promises_gigabytes(tmp_path: Path) -> None:
@@ -159,8 +159,8 @@ def test_an_mgh_that_promises_gigabytes(tmp_path: Path) -> None:
     content = bytearray(gzip.decompress(path.read_bytes()))
     content[4:16] = np.array([2000] * 3, ">i4").tobytes()
     path.write_bytes(gzip.compress(content))
-    for said in probe(path):
-        assert "promises [2000, 2000, 2000] voxels" in said
+    for sentence in probe(path):
+        assert "promises [2000, 2000, 2000] voxels" in sentence
 
 
 @pytest.mark.parametrize("content", [b"", bytes(300), b"\0\0\0\1" + b"\x7f" * 300])
@@ -239,8 +239,8 @@ def test_a_segmentation_that_promises_gigabytes(tmp_path: Path, tag: str) -> Non
     if tag == "NumberOfFrames":
         dataset.NumberOfFrames = 2**31 - 1
     dataset.save_as(path)
-    said = probe(path)[0]
-    assert said.startswith(f"MaskError: mask '{path}' is no label map on a regular grid: ")
+    sentence = probe(path)[0]
+    assert sentence.startswith(f"MaskError: mask '{path}' is no label map on a regular grid: ")
 
 
 def test_slices_far_apart(tmp_path: Path) -> None:
@@ -257,22 +257,22 @@ def test_text_of_a_segmentation_is_printable(tmp_path: Path) -> None:
     description, label = dataset.SegmentSequence[0].SegmentDescription, "a\x1b[2J\u202e"
     number = re.search(r"\d+", description)
     assert number is not None
-    strange = copy.deepcopy(dataset.SegmentSequence[0])
-    strange.SegmentNumber, strange.SegmentLabel, strange.SegmentDescription = 2, label, ""
-    strange.SegmentedPropertyTypeCodeSequence[0].CodeValue = "1"
+    unknown = copy.deepcopy(dataset.SegmentSequence[0])
+    unknown.SegmentNumber, unknown.SegmentLabel, unknown.SegmentDescription = 2, label, ""
+    unknown.SegmentedPropertyTypeCodeSequence[0].CodeValue = "1"
     dataset.SegmentSequence[0].SegmentDescription = description.replace(number[0], "9" * 12)
-    for segments, said in (
+    for segments, sentence in (
         ([], "a label 999999999999; ids from 0"),
-        ([strange], r"2, 'a\?\[2J\?'"),
+        ([unknown], r"2, 'a\?\[2J\?'"),
     ):
         dataset.SegmentSequence.extend(segments)
         dataset.save_as(path)
-        with pytest.raises(MaskError, match=said):
+        with pytest.raises(MaskError, match=sentence):
             read_segmentation(path, "mask")
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "sentence"),
     [
         ("[" * 100_000, "nested deeper"),
         ('{"a": NaN}', "it has NaN"),
@@ -282,10 +282,10 @@ def test_text_of_a_segmentation_is_printable(tmp_path: Path) -> None:
         ('{"a": "' + "b" * 2**20 + '"}', "more than the 1048576 bytes"),
     ],
 )
-def test_a_report_beside_a_volume(tmp_path: Path, content: str, said: str) -> None:
+def test_a_report_beside_a_volume(tmp_path: Path, content: str, sentence: str) -> None:
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), tmp_path / "a.nii.gz")
     (tmp_path / "a.json").write_text(content)
-    with pytest.raises(InvalidRequest, match=f"a.json' cannot be read: .*{said}"):
+    with pytest.raises(InvalidRequest, match=f"a.json' cannot be read: .*{sentence}"):
         Volume.load(tmp_path / "a.nii.gz")
 
 

@@ -1,4 +1,4 @@
-"""Names of labels in a header: they say what the ids are."""
+"""Names of labels in a header, which define the ids."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ def mask(path: Path, ids: tuple[int, ...], text: str, code: int = 0) -> Path:
 def test_names_make_the_ids(tmp_path: Path, text: str, code: int, suffix: str) -> None:
     path = mask(tmp_path / f"mask{suffix}", (1, 2, 21), text, code)
     for picture in (path, nib.load(path)):
-        held = load_mask(picture)
-        assert [int(held.values[plane, 0, 0]) for plane in range(4)] == [3, 5, 15, 0]
-        assert held.named
-        (warning,) = held.warnings
+        labels = load_mask(picture)
+        assert [int(labels.values[plane, 0, 0]) for plane in range(4)] == [3, 5, 15, 0]
+        assert labels.named
+        (warning,) = labels.warnings
         assert "1 " in warning and "became 3" in warning and "--vocabulary" in warning
 
 
@@ -87,28 +87,28 @@ def test_names_may_be_in_any_of_several_extensions(tmp_path: Path) -> None:
 def test_a_vocabulary_says_more_than_names(tmp_path: Path) -> None:
     path = mask(tmp_path / "mask.nii", (1, 2), TOTAL)
     for vocabulary in ("maisi", "totalsegmentator-v2"):
-        held = load_mask(path, vocabulary)
-        assert set(np.unique(held.values)) == {0, 1, 2}
-        assert not held.named and not held.warnings
+        labels = load_mask(path, vocabulary)
+        assert set(np.unique(labels.values)) == {0, 1, 2}
+        assert not labels.named and not labels.warnings
 
 
 def test_maisis_own_names_change_nothing(tmp_path: Path) -> None:
     text = "".join(f'<Label Key="{id_}" Red="1">{name}</Label>' for id_, name in OWN.items())
-    held = load_mask(mask(tmp_path / "mask.nii", tuple(OWN), text))
-    assert set(np.unique(held.values)) == {0, *OWN}
-    assert not held.named and not held.warnings
+    labels = load_mask(mask(tmp_path / "mask.nii", tuple(OWN), text))
+    assert set(np.unique(labels.values)) == {0, *OWN}
+    assert not labels.named and not labels.warnings
 
 
 def test_names_of_other_things_are_warned_of(tmp_path: Path) -> None:
-    held = load_mask(mask(tmp_path / "mask.nii", (1,), '<Label Key="1" Red="1">Label 1</Label>'))
-    assert set(np.unique(held.values)) == {0, 1}
-    assert "names label 1 'Label 1'" in held.warnings[0] and "--vocabulary" in held.warnings[0]
+    labels = load_mask(mask(tmp_path / "mask.nii", (1,), '<Label Key="1" Red="1">Label 1</Label>'))
+    assert set(np.unique(labels.values)) == {0, 1}
+    assert "names label 1 'Label 1'" in labels.warnings[0] and "--vocabulary" in labels.warnings[0]
 
 
-@pytest.mark.parametrize(("ids", "said"), [((1, 2, 9), "without a name"), ((1, 7), "'face'")])
-def test_half_known_names_are_refused(tmp_path: Path, ids: tuple[int, ...], said: str) -> None:
+@pytest.mark.parametrize(("ids", "sentence"), [((1, 2, 9), "without a name"), ((1, 7), "'face'")])
+def test_half_known_names_are_refused(tmp_path: Path, ids: tuple[int, ...], sentence: str) -> None:
     text = TOTAL + '<Label Key="7" Red="1">face</Label>'
-    with pytest.raises(MaskError, match=rf"has label {ids[-1]}, {said}.*--vocabulary"):
+    with pytest.raises(MaskError, match=rf"has label {ids[-1]}, {sentence}.*--vocabulary"):
         load_mask(mask(tmp_path / "mask.nii", ids, text))
 
 

@@ -105,9 +105,9 @@ def test_labels_that_a_coarser_grid_loses_have_no_tissue() -> None:
     coarse = resample_nearest(labels, (1, 1, 1), (3, 3, 3))
     assert 23 not in coarse
     volume = np.where(coarse > 0, 500, 0).astype(np.int16)
-    fine, left = resample_within(volume, coarse, (3, 3, 3), labels, (1, 1, 1))
-    assert left[20, 20, 20] == 0 and (left == np.where(labels == 22, 22, 0)).all()
-    assert (fine == np.where(left > 0, 500, 0)).all()
+    fine, fine_labels = resample_within(volume, coarse, (3, 3, 3), labels, (1, 1, 1))
+    assert fine_labels[20, 20, 20] == 0 and (fine_labels == np.where(labels == 22, 22, 0)).all()
+    assert (fine == np.where(fine_labels > 0, 500, 0)).all()
 
 
 def test_whole_floats_and_a_trailing_axis_are_labels(tmp_path: Path) -> None:
@@ -252,19 +252,19 @@ def test_the_same_grid_may_be_stored_in_another_order(codes: str, degrees: float
     image = nib.Nifti1Image(
         RNG.integers(0, 9, (9, 10, 11)).astype(np.uint8), oblique("RAS", (1, 2, 3), degrees)
     )
-    turned = image.as_reoriented(
+    reoriented = image.as_reoriented(
         nib.orientations.ornt_transform(
             nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(codes)
         )
     )
-    one, other = load_mask(image), load_mask(turned)
+    one, other = load_mask(image), load_mask(reoriented)
     assert same_grid(one, other)
     assert np.array_equal(one.values, other.values)
     assert np.allclose(one.affine, other.affine)
 
 
 @pytest.mark.parametrize(
-    ("data", "affine", "said"),
+    ("data", "affine", "sentence"),
     [
         (np.zeros((8, 8), np.uint8), np.eye(4), r"shape \[8, 8\]; three"),
         (np.zeros((8, 8, 8, 2), np.uint8), np.eye(4), r"shape \[8, 8, 8, 2\]"),
@@ -275,8 +275,8 @@ def test_the_same_grid_may_be_stored_in_another_order(codes: str, degrees: float
         (np.full((4, 4, 4), 1j, np.complex64), np.eye(4), "data type complex64"),
     ],
 )
-def test_what_is_no_label_map_is_refused(data: Any, affine: Any, said: str) -> None:
-    with pytest.raises(MaskError, match=said):
+def test_what_is_no_label_map_is_refused(data: Any, affine: Any, sentence: str) -> None:
+    with pytest.raises(MaskError, match=sentence):
         load_mask(nib.Nifti1Image(data, affine))
 
 

@@ -1,10 +1,7 @@
-"""Every way to generate, by library and by command, against the real server."""
+"""Every kind of request, by library and by command, against the real server."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from maisi_client import Client, InvalidRequest
+
+from tests.client.command import maisi
 
 QUICK: dict[str, Any] = {"steps": 2, "seed": 11}
 FLIPPED = np.diag([-2.0, 2, 2, 1])
@@ -29,12 +28,6 @@ def ct(official_server: Any) -> Any:
         yield client
 
 
-def maisi(*args: Any, url: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "maisi_client", *map(str, args)]
-    env = {**os.environ, "MAISI_URL": url}
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=env)
-
-
 def head(shape: tuple[int, int, int] = (32, 36, 40)) -> nib.Nifti1Image:
     data = np.zeros(shape, np.uint8)
     data[3:-3, 4:-6, 5:-2] = 22
@@ -43,14 +36,14 @@ def head(shape: tuple[int, int, int] = (32, 36, 40)) -> nib.Nifti1Image:
 
 
 def test_a_preset_by_library_and_command(client: Client, server: Any, tmp_path: Path) -> None:
-    volume = client.generate(preset="brain-t2", **QUICK)
+    volume = client.generate(preset="brain-t2", steps=1, seed=11)
     assert volume.image.shape == (96, 112, 96)
     assert (volume.report["preset"], volume.report["modality"]) == ("brain-t2", "mri_t2")
     assert [warning[:17] for warning in volume.report["warnings"]] == ["preset brain-t2: "]
     out = tmp_path / "out.nii.gz"
-    asked = ("--preset", "brain-t2", "--steps", "2", "--seed", "11")
-    done = maisi("generate", "-o", out, *asked, url=server.grpc)
-    assert done.returncode == 0, done.stderr
+    arguments = ("--preset", "brain-t2", "--steps", "1", "--seed", "11")
+    result = maisi("generate", "-o", out, *arguments, MAISI_URL=server.grpc)
+    assert result.returncode == 0, result.stderr
     assert np.array_equal(nib.load(out).dataobj, volume.image.dataobj)
     with pytest.raises(InvalidRequest, match="preset: 'knee' is not one of those of mini"):
         client.generate(preset="knee")
@@ -58,21 +51,21 @@ def test_a_preset_by_library_and_command(client: Client, server: Any, tmp_path: 
 
 def test_a_warning_names_the_nearest_preset(server: Any, tmp_path: Path) -> None:
     small = ("--size", "32,32,32", "--spacing", "2", "--steps", "1")
-    done = maisi("generate", "-o", tmp_path / "out.nii", *small, url=server.grpc)
-    assert done.returncode == 0
-    assert "maisi: warning: field of view: 64 x 64 x 64 mm is far from what mini" in done.stderr
-    assert "brain-t1 (96 x 112 x 96 voxels of 2 x 2 x 2 mm" in done.stderr
+    result = maisi("generate", "-o", tmp_path / "out.nii", *small, MAISI_URL=server.grpc)
+    assert result.returncode == 0
+    assert "maisi: warning: field of view: 64 x 64 x 64 mm is far from what mini" in result.stderr
+    assert "brain-t1 (96 x 112 x 96 voxels of 2 x 2 x 2 mm" in result.stderr
 
 
 def test_strength_0_is_the_autoencoders_own_picture(client: Client) -> None:
     first = client.generate(size=[48, 48, 48], steps=10, seed=1)
-    again = client.generate(source=first.image, strength=0, seed=1)
+    second = client.generate(source=first.image, strength=0, seed=1)
     other = client.generate(source=first.image, strength=0, seed=2)
-    assert np.array_equal(again.image.dataobj, other.image.dataobj)
-    assert np.array_equal(again.image.affine, first.image.affine)
-    a, b = (np.asarray(volume.image.dataobj).astype(float) for volume in (first, again))
+    assert np.array_equal(second.image.dataobj, other.image.dataobj)
+    assert np.array_equal(second.image.affine, first.image.affine)
+    a, b = (np.asarray(volume.image.dataobj).astype(float) for volume in (first, second))
     assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.95
-    assert again.report["strength"] == 0
+    assert second.report["strength"] == 0
 
 
 def test_a_source_comes_back_in_its_own_space(client: Client, tmp_path: Path) -> None:
@@ -93,13 +86,13 @@ def test_a_source_under_a_mask_at_another_spacing(client: Client) -> None:
     assert volume.image.shape == mask.shape
     assert volume.report["size"] == [43, 48, 53]
     assert (np.asarray(volume.image.dataobj)[np.asarray(mask.dataobj) == 0] == 0).all()
-    moved = nib.Nifti1Image(np.asarray(source.dataobj), np.diag([2.0, 2, 2, 1]))
+    moved_source = nib.Nifti1Image(np.asarray(source.dataobj), np.diag([2.0, 2, 2, 1]))
     with pytest.raises(InvalidRequest, match="the source lies on another grid than the mask"):
-        client.generate(mask, source=moved)
+        client.generate(mask, source=moved_source)
 
 
 @pytest.mark.parametrize(
-    ("bad", "said"),
+    ("bad", "sentence"),
     [
         ({"source": "no.nii"}, "source 'no.nii' does not exist"),
         ({"source": nib.Nifti1Image(np.full((32, 32, 32), np.nan), np.eye(4))}, "holds NaN"),
@@ -111,25 +104,25 @@ def test_a_source_under_a_mask_at_another_spacing(client: Client) -> None:
         ({"vocabulary": "maisi"}, "vocabulary: mini takes none"),
     ],
 )
-def test_what_cannot_be_is_one_sentence(client: Client, bad: dict[str, Any], said: str) -> None:
-    with pytest.raises(InvalidRequest, match=said) as caught:
+def test_what_cannot_be_is_one_sentence(client: Client, bad: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InvalidRequest, match=sentence) as caught:
         client.generate(**bad)
     assert "\n" not in str(caught.value)
 
 
-def test_a_volume_that_is_not_faithful_is_made_anew(ct: Client) -> None:
+def test_a_volume_that_is_not_faithful_is_made_again(ct: Client) -> None:
     blocks = np.random.default_rng(0).choice(np.array([1, 28, 200], np.uint8), (8, 8, 8))
     mask = nib.Nifti1Image(blocks.repeat(4, 0).repeat(4, 1).repeat(4, 2), FLIPPED)
-    asked: dict[str, Any] = {"variant": "tiny-ddpm", "steps": 2, "seed": 3}
-    once = ct.generate(mask, **asked)
+    arguments: dict[str, Any] = {"variant": "tiny-ddpm", "steps": 2, "seed": 3}
+    once = ct.generate(mask, **arguments)
     assert once.report["fidelity"] == once.report["attempts"][0]
     assert once.report["fidelity"]["faithful"] is False  # with random weights
     assert once.report["fidelity"]["organs"]["lung"]["within"] is False
-    thrice = ct.generate(mask, redraws=2, **asked)
+    thrice = ct.generate(mask, redraws=2, **arguments)
     attempts = thrice.report["attempts"]
     assert attempts[0] == once.report["attempts"][0]
     assert len(attempts) == 3
-    ratios = [found["borders"]["ratio"] for found in attempts]
+    ratios = [attempt["borders"]["ratio"] for attempt in attempts]
     assert len(set(ratios)) == len(ratios)
     assert thrice.report["fidelity"] in attempts
     best = attempts.index(thrice.report["fidelity"])
@@ -140,65 +133,71 @@ def test_a_volume_that_is_not_faithful_is_made_anew(ct: Client) -> None:
 def test_check_says_what_would_be(client: Client, server: Any, tmp_path: Path) -> None:
     mask = head((33, 36, 40))
     client.generate(mask, **QUICK)
-    told = client.check(mask, steps=4)
-    assert told["padded_size"] == [48, 48, 48]
-    assert {label["id"]: label["voxels"] for label in told["labels"]} == {
+    outlook = client.check(mask, steps=4)
+    assert outlook["padded_size"] == [48, 48, 48]
+    assert {label["id"]: label["voxels"] for label in outlook["labels"]} == {
         int(id_): int(n)
         for id_, n in zip(*np.unique(mask.dataobj, return_counts=True), strict=True)
         if id_
     }
-    assert told["labels"][0]["ml"] == pytest.approx(told["labels"][0]["voxels"] * 0.008, abs=0.01)
-    assert told["expected_seconds"] > 0
-    assert told["expected_gb"] == pytest.approx(48**3 * 64 / 1e9, abs=1e-3)
+    assert outlook["labels"][0]["ml"] == pytest.approx(
+        outlook["labels"][0]["voxels"] * 0.008, abs=0.01
+    )
+    assert outlook["expected_seconds"] > 0
+    assert outlook["expected_gb"] == pytest.approx(48**3 * 64 / 1e9, abs=1e-3)
     nib.save(mask, tmp_path / "mask.nii.gz")
-    done = maisi("check", tmp_path / "mask.nii.gz", url=server.grpc)
-    assert done.returncode == 0, done.stderr
-    assert "33 x 36 x 40, padded to 48 x 48 x 48 inside" in done.stdout
-    assert "right cerebral white matter" in done.stdout
-    assert "warning: field of view" in done.stderr
-    done = maisi("check", "--size", "9,9,9", url=server.grpc)
-    assert done.returncode == 1
-    assert "size: 9 x 9 x 9 voxels is outside what is allowed" in done.stderr
+    result = maisi("check", tmp_path / "mask.nii.gz", MAISI_URL=server.grpc)
+    assert result.returncode == 0, result.stderr
+    assert "33 x 36 x 40, padded to 48 x 48 x 48 inside" in result.stdout
+    assert "right cerebral white matter" in result.stdout
+    assert "warning: field of view" in result.stderr
+    result = maisi("check", "--size", "9,9,9", MAISI_URL=server.grpc)
+    assert result.returncode == 1
+    assert "size: 9 x 9 x 9 voxels is outside what is allowed" in result.stderr
 
 
 def test_info_prints_presets_as_a_table(official_server: Any) -> None:
-    done = maisi("info", url=official_server.grpc)
-    assert done.returncode == 0
-    lines = [line.split() for line in done.stdout.splitlines()]
+    result = maisi("info", MAISI_URL=official_server.grpc)
+    assert result.returncode == 0
+    lines = [line.split() for line in result.stdout.splitlines()]
     assert ["preset", "modality", "voxels", "spacing", "(mm)", "training", "data"] in lines
     row = "chest-abdomen ct 512 x 512 x 128 0.781 x 0.781 x 2.981 59 %"
     assert row.split() in lines
 
 
 def test_a_pair_of_an_anatomy(ct: Client, tmp_path: Path) -> None:
-    asked: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "variant": "tiny-ddpm",
         "size": [32, 40, 32],
         "spacing": 1.5,
         "seed": 1,
     }
-    volume = ct.generate(anatomy={"liver": 0.5}, organs=["body", 57], steps=2, **asked)
+    volume = ct.generate(anatomy={"liver": 0.5}, organs=["body", 57], steps=2, **arguments)
     assert volume.mask is not None
     assert np.array_equal(volume.mask.affine, volume.image.affine)
     assert set(np.unique(volume.mask.dataobj)) <= {0, 57, 200}
     volume.save(tmp_path / "ct.nii.gz")
-    kept = nib.load(tmp_path / "ct_mask.nii.gz")
-    assert kept.get_data_dtype() == np.uint8
-    alone = ct.mask(anatomy="liver=0.5", organs="body, trachea", **asked)
-    assert np.array_equal(kept.dataobj, alone.dataobj)
+    saved_mask = nib.load(tmp_path / "ct_mask.nii.gz")
+    assert saved_mask.get_data_dtype() == np.uint8
+    alone = ct.mask(anatomy="liver=0.5", organs="body, trachea", **arguments)
+    assert np.array_equal(saved_mask.dataobj, alone.dataobj)
 
 
 def test_a_mask_alone_by_command(official_server: Any, tmp_path: Path) -> None:
-    theirs = np.zeros((40, 40, 40), np.uint8)
-    theirs[:, 8:20] = 5
-    nib.save(nib.Nifti1Image(theirs, np.diag([-3.0, 3, 3, 1])), tmp_path / "seg.nii.gz")
+    labels = np.zeros((40, 40, 40), np.uint8)
+    labels[:, 8:20] = 5
+    nib.save(nib.Nifti1Image(labels, np.diag([-3.0, 3, 3, 1])), tmp_path / "seg.nii.gz")
     out = tmp_path / "mask.nii.gz"
     words = ("--variant", "tiny-ddpm", "--vocabulary", "totalsegmentator-v2")
-    done = maisi("mask", tmp_path / "seg.nii.gz", "-o", out, *words, url=official_server.grpc)
-    assert done.returncode == 0, done.stderr
-    told = maisi("check", tmp_path / "seg.nii.gz", *words, url=official_server.grpc).stdout
-    assert "ids of totalsegmentator-v2 become MAISI's, the body around the organs is added" in told
-    found = nib.load(out)
-    assert np.array_equal(found.affine, np.diag([-3.0, 3, 3, 1]))
-    assert (np.asarray(found.dataobj)[theirs == 5] == 1).all()
-    assert set(np.unique(found.dataobj)) == {0, 1, 200}
+    result = maisi(
+        "mask", tmp_path / "seg.nii.gz", "-o", out, *words, MAISI_URL=official_server.grpc
+    )
+    assert result.returncode == 0, result.stderr
+    output = maisi("check", tmp_path / "seg.nii.gz", *words, MAISI_URL=official_server.grpc).stdout
+    assert (
+        "ids of totalsegmentator-v2 become MAISI's, the body around the organs is added" in output
+    )
+    image = nib.load(out)
+    assert np.array_equal(image.affine, np.diag([-3.0, 3, 3, 1]))
+    assert (np.asarray(image.dataobj)[labels == 5] == 1).all()
+    assert set(np.unique(image.dataobj)) == {0, 1, 200}

@@ -62,21 +62,21 @@ def least() -> list[str]:
 
 
 def python() -> str:
-    """Return an interpreter that those versions are there for, 3.10 or 3.11."""
+    """Return an interpreter of Python 3.10 or 3.11, for which those versions exist."""
     for candidate in ("python3.10", "python3.11", sys.executable):
-        found = shutil.which(candidate)
+        path = shutil.which(candidate)
         test = "import sys, ensurepip, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 12))"
-        if found and subprocess.run([found, "-c", test], capture_output=True).returncode == 0:
-            return found
+        if path and subprocess.run([path, "-c", test], capture_output=True).returncode == 0:
+            return path
     pytest.skip("no Python 3.10 or 3.11")
 
 
 @pytest.mark.slow
 def test_the_least_versions_make_a_volume(server: Server, tmp_path: Path) -> None:
     def run(*words: str | Path) -> str:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=250, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        result = subprocess.run(words, capture_output=True, text=True, timeout=250, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
 
     run(python(), "-m", "venv", tmp_path / "venv")
     shutil.copytree(ROOT / "client", tmp_path / "client", ignore=shutil.ignore_patterns("build"))
@@ -85,8 +85,8 @@ def test_the_least_versions_make_a_volume(server: Server, tmp_path: Path) -> Non
     run(binaries / "python", "-m", "pip", "install", "--quiet", *least(), client)
 
     mask = ROOT / "examples" / "brain_mask.nii.gz"
-    asked = ("--steps", "1", "--url", server.grpc, "--preview", "a.png")
-    run(binaries / "maisi", "generate", mask, "-o", "a.nii.gz", *asked)
+    options = ("--steps", "1", "--url", server.grpc, "--preview", "a.png")
+    run(binaries / "maisi", "generate", mask, "-o", "a.nii.gz", *options)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     run(binaries / "maisi", "dicom", "a.nii.gz", "--mask", mask, "--to", "series")
     run(binaries / "maisi", "check", "series/mask.dcm", "--url", server.grpc)

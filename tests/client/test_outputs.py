@@ -1,4 +1,4 @@
-"""No output replaces an input, whatever its name; all is refused before a server is asked."""
+"""No output replaces an input, whatever its name; it is refused before a server is asked."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from maisi_client import Client, InvalidRequest, Row, Volume, make_dataset, save
 from maisi_client._cli import main
 from maisi_client._outputs import check_outputs
 
+from tests.client.command import NOBODY
 from tests.conftest import Server
-
-NOBODY = "127.0.0.1:9"  # the discard port: nothing listens
 
 
 @pytest.fixture(autouse=True)
@@ -76,9 +75,9 @@ def test_a_command_keeps_its_inputs(
 ) -> None:
     before = contents(folder)
     assert main(words.split()) == 1
-    said = capsys.readouterr().err
-    assert said.startswith(f"maisi: {output}") and f", the same file as {input_} '" in said
-    assert said.endswith("; an output must not replace an input\n") and said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert message.startswith(f"maisi: {output}") and f", the same file as {input_} '" in message
+    assert message.endswith("; an output must not replace an input\n") and message.count("\n") == 1
     assert contents(folder) == before
 
 
@@ -98,7 +97,7 @@ def test_outputs_that_are_one_another(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("generate -o v.nii.gz --preview pipe", "--preview is 'pipe'; it exists and is"),
         ("generate -o v.nii.gz --preview .", "--preview is '.'; it exists and is not a regular"),
@@ -107,11 +106,11 @@ def test_outputs_that_are_one_another(
     ],
 )
 def test_outputs_that_cannot_be_written(
-    folder: Path, capsys: pytest.CaptureFixture[str], words: str, said: str
+    folder: Path, capsys: pytest.CaptureFixture[str], words: str, message: str
 ) -> None:
     os.mkfifo(folder / "pipe")  # as any device
     assert main(words.split()) == 1
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_what_exists_and_is_no_input_may_be_replaced(folder: Path) -> None:
@@ -171,7 +170,7 @@ def test_a_series_has_its_own_folder(
     (folder.parent / "empty").mkdir()
     monkeypatch.chdir(folder.parent / "empty")
     image = nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4))
-    said = r"is the current folder|exists already|folder '.*' does not exist"
-    with pytest.raises(InvalidRequest, match=said):
+    message = r"is the current folder|exists already|folder '.*' does not exist"
+    with pytest.raises(InvalidRequest, match=message):
         save_dicom(Volume(image, {"modality": "mri_t1"}), folder if to == "a.nii.gz" else to)
     assert list((folder.parent / "empty").iterdir()) == []

@@ -46,8 +46,8 @@ def test_the_version_is_that_of_the_distribution() -> None:
     version = importlib.metadata.version("maisi-client")
     assert maisi_client.__version__ == version
     command = [sys.executable, "-m", "maisi_client", "--version"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout == f"maisi {version}\n"
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout == f"maisi {version}\n"
 
 
 def test_importing_it_imports_no_library() -> None:

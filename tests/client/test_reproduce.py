@@ -1,4 +1,4 @@
-"""What a sidecar records makes the same volume again, or the digest that differs is named."""
+"""A sidecar reproduces the same volume, or the digest that differs is named."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ def client(server: Server):
 @pytest.fixture
 def sidecar(client: Client, tmp_path: Path) -> Path:
     """Return the report of a volume of a cropped mask with an oblique affine, augmented."""
-    given = nib.load(ROOT / "examples" / "brain_mask.nii.gz")
-    affine = given.affine.copy()
+    example = nib.load(ROOT / "examples" / "brain_mask.nii.gz")
+    affine = example.affine.copy()
     affine[:3, :3] = affine[:3, :3] @ np.array([[0, 1, 0], [1, 0, 0], [0, 0.1, 0.9]])
-    crop = np.asarray(given.dataobj)[20:68, 20:60, 20:64]
+    crop = np.asarray(example.dataobj)[20:68, 20:60, 20:64]
     nib.save(nib.Nifti1Image(crop, affine), tmp_path / "mask.nii.gz")
     volume = client.generate(tmp_path / "mask.nii.gz", augment=True, steps=1, spacing=2)
     return volume.save(tmp_path / "volume.nii.gz")
 
 
 def test_the_same_again(server: Server, client: Client, sidecar: Path, capsys) -> None:
-    told = json.loads(sidecar.read_text())
-    assert told["request"].keys() == {"mask", "variant", "seed", "augment", "steps", "spacing"}
-    assert told["sha256"].keys() == {"image", "mask", "used_mask"}
+    report = json.loads(sidecar.read_text())
+    assert report["request"].keys() == {"mask", "variant", "seed", "augment", "steps", "spacing"}
+    assert report["sha256"].keys() == {"image", "mask", "used_mask"}
     out = sidecar.with_name("again.nii.gz")
     assert main(["reproduce", str(sidecar), "-o", str(out), f"--url={server.grpc}"]) == 0
-    assert told["sha256"]["image"] in capsys.readouterr().out
+    assert report["sha256"]["image"] in capsys.readouterr().out
     assert out.read_bytes() == sidecar.with_name("volume.nii.gz").read_bytes()
 
 
 def test_a_mask_that_moved(client: Client, sidecar: Path) -> None:
-    moved = shutil.move(sidecar.with_name("mask.nii.gz"), sidecar.with_name("moved.nii.gz"))
+    new_path = shutil.move(sidecar.with_name("mask.nii.gz"), sidecar.with_name("moved.nii.gz"))
     with pytest.raises(InvalidRequest, match=r"mask.nii.gz' (does not exist|cannot be read)"):
         reproduce(client, sidecar)
-    reproduce(client, sidecar, mask=moved)
+    reproduce(client, sidecar, mask=new_path)
 
 
 def test_another_mask(client: Client, sidecar: Path) -> None:
@@ -56,18 +56,18 @@ def test_another_mask(client: Client, sidecar: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "said"),
+    ("part", "sentence"),
     [
         ("weights", "weights of autoencoder: the server has SHA-256"),
         ("request", "the image has SHA-256 .*, not .*; maisi was 0.0.1 and is"),
     ],
 )
-def test_what_differs_is_named(client: Client, sidecar: Path, part: str, said: str) -> None:
-    told = json.loads(sidecar.read_text())
-    told["versions"]["maisi"] = "0.0.1"
-    told[part]["autoencoder" if part == "weights" else "seed"] = 1
-    sidecar.write_text(json.dumps(told))
-    with pytest.raises(Mismatch, match=said):
+def test_what_differs_is_named(client: Client, sidecar: Path, part: str, sentence: str) -> None:
+    report = json.loads(sidecar.read_text())
+    report["versions"]["maisi"] = "0.0.1"
+    report[part]["autoencoder" if part == "weights" else "seed"] = 1
+    sidecar.write_text(json.dumps(report))
+    with pytest.raises(Mismatch, match=sentence):
         reproduce(client, sidecar)
 
 

@@ -1,11 +1,9 @@
-"""Which variant is meant; variants that take no mask, or body regions; by library and command."""
+"""The choice of a variant; variants without masks or with body regions; by library and command."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,8 @@ from maisi_client._transport.session import Session
 from tritonclient.grpc import model_config_pb2 as model_config
 from tritonclient.grpc import service_pb2 as pb
 
-from tests.client.fake_server import message, playing, volume
+from tests.client.command import maisi
+from tests.client.fake_server import fake_server, message, volume
 
 SIZE = [32, 32, 64]
 MASK = nib.Nifti1Image(np.full((32, 32, 32), 22, np.uint8), np.eye(4))
@@ -29,20 +28,15 @@ def client(official_server: Any) -> Any:
         yield client
 
 
-def maisi(*args: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "maisi_client", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
 def test_a_variant_without_masks_makes_images(client: Client) -> None:
-    made = client.generate(variant="tiny-brain", modality="mri_t2", size=SIZE, seed=1)
-    assert made.image.shape == (32, 32, 64)
-    assert made.report["modality"] == "mri_t2"
-    assert made.report["masked"] is False
+    result = client.generate(variant="tiny-brain", modality="mri_t2", size=SIZE, seed=1)
+    assert result.image.shape == (32, 32, 64)
+    assert result.report["modality"] == "mri_t2"
+    assert result.report["masked"] is False
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("arguments", "sentence"),
     [
         ({"mask": MASK}, "mask: tiny-brain takes none; what it takes is source, strength, preset"),
         ({"top_region": "head"}, "top_region: tiny-brain takes none"),
@@ -50,20 +44,23 @@ def test_a_variant_without_masks_makes_images(client: Client) -> None:
     ],
 )
 def test_what_a_variant_does_not_take_stays_here(
-    client: Client, official_server: Any, asked: dict[str, Any], said: str
+    client: Client, official_server: Any, arguments: dict[str, Any], sentence: str
 ) -> None:
-    with pytest.raises(InvalidRequest, match=said):
-        client.generate(**{"variant": "tiny-brain", **asked})
+    with pytest.raises(InvalidRequest, match=sentence):
+        client.generate(**{"variant": "tiny-brain", **arguments})
 
 
 def test_regions_are_given_or_found_in_the_mask(client: Client) -> None:
-    asked: dict[str, Any] = {"variant": "tiny-ddpm", "seed": 1}
-    given = client.generate(size=SIZE, top_region="head", bottom_region="lower", **asked)
-    assert (given.report["top_region"], given.report["bottom_region"]) == ("head", "lower")
-    found = client.generate(MASK, **asked)
-    assert (found.report["top_region"], found.report["bottom_region"]) == ("head", "head")
+    arguments: dict[str, Any] = {"variant": "tiny-ddpm", "seed": 1}
+    with_regions = client.generate(size=SIZE, top_region="head", bottom_region="lower", **arguments)
+    assert (with_regions.report["top_region"], with_regions.report["bottom_region"]) == (
+        "head",
+        "lower",
+    )
+    with_mask = client.generate(MASK, **arguments)
+    assert (with_mask.report["top_region"], with_mask.report["bottom_region"]) == ("head", "head")
     with pytest.raises(InvalidRequest, match="top_region: 'foot' is not one of head"):
-        client.generate(size=SIZE, top_region="foot", **asked)
+        client.generate(size=SIZE, top_region="foot", **arguments)
 
 
 def test_info_tells_masks_and_regions(client: Client, official_server: Any) -> None:
@@ -71,8 +68,8 @@ def test_info_tells_masks_and_regions(client: Client, official_server: Any) -> N
     assert variants["tiny-ddpm"].masks and not variants["tiny-brain"].masks
     assert variants["tiny-ddpm"].regions == ("head", "chest", "abdomen", "lower")
     assert variants["tiny-brain"].regions == ()
-    said = maisi("info", "--url", official_server.grpc).stdout
-    brain, ddpm = sorted(said.split("\n\n"))
+    output = maisi("info", "--url", official_server.grpc).stdout
+    brain, ddpm = sorted(output.split("\n\n"))
     assert brain.startswith("tiny-brain") and "masks         none" in brain
     assert "labels" not in brain and "regions" not in brain
     assert "regions       head, chest, abdomen, lower" in ddpm and "masks" not in ddpm
@@ -81,18 +78,18 @@ def test_info_tells_masks_and_regions(client: Client, official_server: Any) -> N
 def test_the_command_makes_them(official_server: Any, tmp_path: Path) -> None:
     size = ("--size", "32,32,64", "--seed", 1, "--url", official_server.grpc)
     brain = ("--variant", "tiny-brain", "--modality", "mri_t1", *size)
-    done = maisi("generate", "-o", tmp_path / "t1.nii.gz", *brain)
-    assert done.returncode == 0, done.stderr
+    result = maisi("generate", "-o", tmp_path / "t1.nii.gz", *brain)
+    assert result.returncode == 0, result.stderr
     assert nib.load(tmp_path / "t1.nii.gz").shape == (32, 32, 64)
     ends = ("--variant", "tiny-ddpm", "--top-region", "head", "--bottom-region", "chest")
-    done = maisi("generate", "-o", tmp_path / "ct.nii.gz", *ends, *size)
-    assert done.returncode == 0, done.stderr
+    result = maisi("generate", "-o", tmp_path / "ct.nii.gz", *ends, *size)
+    assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "ct.json").read_text())
     assert (report["top_region"], report["bottom_region"]) == ("head", "chest")
     nib.save(MASK, tmp_path / "mask.nii.gz")
-    done = maisi("generate", tmp_path / "mask.nii.gz", "-o", tmp_path / "no.nii.gz", *brain)
-    assert done.returncode == 1
-    assert done.stderr.startswith("maisi: mask: tiny-brain takes none; what it takes is source")
+    result = maisi("generate", tmp_path / "mask.nii.gz", "-o", tmp_path / "no.nii.gz", *brain)
+    assert result.returncode == 1
+    assert result.stderr.startswith("maisi: mask: tiny-brain takes none; what it takes is source")
     assert not (tmp_path / "no.nii.gz").exists()
 
 
@@ -131,7 +128,9 @@ def test_the_only_variant_is_asked_for_once_and_reported(
     monkeypatch.delenv("MAISI_VARIANT", raising=False)
     lookups = []
     models = Session._models
-    monkeypatch.setattr(Session, "_models", lambda *asked: lookups.append(asked) or models(*asked))
+    monkeypatch.setattr(
+        Session, "_models", lambda *arguments: lookups.append(arguments) or models(*arguments)
+    )
     with Client(server.grpc) as client:
         reports = [client.generate(size=[32, 32, 32], steps=1, seed=n).report for n in (1, 2)]
     assert len(lookups) == 1
@@ -142,7 +141,7 @@ def test_a_server_without_variants_is_not_ready(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("MAISI_VARIANT", raising=False)
     monkeypatch.setattr("maisi_client._transport.pool._REST_SECONDS", 0.01)
     ensemble = model_config.ModelConfig(name="other", platform="ensemble")
-    with playing(configs=[ensemble]) as (url, _):
+    with fake_server(configs=[ensemble]) as (url, _):
         for check in (synchronously, asynchronously):
             with pytest.raises(ServerUnavailable, match=f"^no variant is ready at {url}$"):
                 check(url)
@@ -150,20 +149,20 @@ def test_a_server_without_variants_is_not_ready(monkeypatch: pytest.MonkeyPatch)
 
 def test_an_only_variant_that_is_gone_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MAISI_VARIANT", raising=False)
-    served = ["old", "old.stream"]
+    models_served = ["old", "old.stream"]
 
     def answer(request: Any, context: Any) -> Any:
-        if request.model_name not in served:
+        if request.model_name not in models_served:
             error = f"Request for unknown model: '{request.model_name}' is not found"
             yield pb.ModelStreamInferResponse(error_message=error)
             return
         yield volume(request)
         yield message(final=True)
 
-    monkeypatch.setattr("tests.client.fake_server.MINI", served)
-    with playing(answer) as (url, requests), Client(url) as client:
+    monkeypatch.setattr("tests.client.fake_server.MINI", models_served)
+    with fake_server(answer) as (url, requests), Client(url) as client:
         client.generate(size=[3, 4, 5])
-        served[:] = ["new", "new.stream"]
+        models_served[:] = ["new", "new.stream"]
         with pytest.raises(InvalidRequest, match=f"^the variant is 'old'; {url} serves new$"):
             client.generate(size=[3, 4, 5])
         client.generate(size=[3, 4, 5])

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from maisi_client import InvalidRequest, Volume
-from maisi_client._files import atomic
+from maisi_client._atomic import atomic
 
 IMAGE = nib.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.diag([2.0, 2, 2, 1]))
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 from maisi_client import Client
-from maisi_client._transport import near, shared
+from maisi_client._transport import dev_shm, shared
 
 from tests.conftest import PATIENCE, SHM, Server
 
@@ -24,14 +24,14 @@ def test_a_file_that_shrinks_after_it_was_registered(
     server = start_server()
     shape = [64, 64, 64]
     size = int(np.prod(shape))
-    headers = {shared._KEY: near.key(server.grpc)}
+    headers = {shared._KEY: dev_shm.key(server.grpc)}
     request = {"size": [32, 32, 32], "steps": 300, "seed": 5}
     with Client(server.grpc, retries=30) as client, ThreadPoolExecutor(1) as pool:
         before = client.generate(**request).report["sha256"]
         events = client.stream(**request)
         next(events)  # it runs
         rest = pool.submit(list, events)
-        descriptor, memory = near.create(NAME, size)
+        descriptor, memory = dev_shm.create(NAME, size)
         try:
             with grpc.InferenceServerClient(server.grpc) as other:
                 other.register_system_shared_memory(NAME, f"/{NAME}", size, headers=headers)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from ._datasets.cohort import plan_like as plan_like
     from ._datasets.dataset import Outcome as Outcome
     from ._datasets.dataset import make_dataset as make_dataset
-    from ._datasets.library import Candidate as Candidate
-    from ._datasets.library import find_masks as find_masks
+    from ._datasets.mask_library import Candidate as Candidate
+    from ._datasets.mask_library import find_masks as find_masks
     from ._datasets.plan import Row as Row
     from ._datasets.plan import read_plan as read_plan
     from ._datasets.plan import write_plan as write_plan
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "aio": "aio",
     "Arguments": "_arguments",
-    "Candidate": "_datasets.library",
+    "Candidate": "_datasets.mask_library",
     "Client": "_client",
     "Cohort": "_datasets.cohort",
     "InvalidRequest": "_errors",
@@ -65,7 +65,7 @@ _MODULES = {
     "Tls": "_transport.tls",
     "Variant": "_variant",
     "Volume": "_volume",
-    "find_masks": "_datasets.library",
+    "find_masks": "_datasets.mask_library",
     "make_dataset": "_datasets.dataset",
     "make_plan": "_datasets.planning",
     "plan_like": "_datasets.cohort",

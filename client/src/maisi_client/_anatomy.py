@@ -1,4 +1,4 @@
-"""MAISI's labels by name, and what SNOMED CT calls them.
+"""MAISI's labels by name, and their codes in SNOMED CT.
 
 The ids and names up to 132 and 200 are those of the CT variants, the others those of `mini`; see
 `configs/label_dict.json` and `label_dict_ctmr.json` of github.com/NVIDIA-Medtech/NV-Generate-CTMR.
@@ -6,7 +6,7 @@ The ids and names up to 132 and 200 are those of the CT variants, the others tho
 The codes are those of DICOM PS3.16 where it has the structure (as pydicom's dictionary holds it),
 else of the table that TotalSegmentator, whose classes most of MAISI's labels are, publishes:
 `resources/totalsegmentator_snomed_mapping.csv` of github.com/wasserth/TotalSegmentator at 0e65a44.
-What has no certain code there, has none here.
+A label without a certain code there has none here.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _TISSUE: Code = ("85756007", "Tissue")
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A structure, or what is wrong with it: then `region` says where.
+    """A structure, or a lesion and the `region` that it is in.
 
-    `side` is `LEFT`, `RIGHT` or None; it belongs to the region if there is one.
+    `side` is `LEFT`, `RIGHT` or None; it is that of the region if there is one.
     """
 
     type: Code
@@ -38,18 +38,18 @@ class Anatomy:
     side: Code | None = None
 
 
-# That table's, where PS3.16 gives the code to another structure, or has one that is more exact.
+# Codes of that table which PS3.16 gives to another structure, or for which it has a more exact one.
 SYNONYMS: Mapping[str, str] = {"29700009": "36765005", "68786006": "33626005"}
 
 
 def anatomy_of(name: str) -> Anatomy | None:
-    """Return what the label called `name` is, None if no code is known for it."""
-    if name in _KNOWN:
-        return _KNOWN[name]
+    """Return the anatomy of the label called `name`, None if it has no code."""
+    if name in _ANATOMIES:
+        return _ANATOMIES[name]
     for word, side in (("left ", LEFT), ("right ", RIGHT)):
-        known = _KNOWN.get(name.removeprefix(word))
-        if name.startswith(word) and known:
-            return Anatomy(known.type, known.category, known.region, side)
+        anatomy = _ANATOMIES.get(name.removeprefix(word))
+        if name.startswith(word) and anatomy:
+            return Anatomy(anatomy.type, anatomy.category, anatomy.region, side)
     return None
 
 
@@ -141,7 +141,7 @@ _STRUCTURES: Mapping[str, Code] = {
     **{f"rib {number}": code for number, code in enumerate(_RIBS, 1)},
     **{f"vertebrae {at}": (code, f"{at} vertebra") for at, code in _VERTEBRAE.items()},
 }
-_KNOWN: Mapping[str, Anatomy] = {
+_ANATOMIES: Mapping[str, Anatomy] = {
     **{name: Anatomy(code) for name, code in _STRUCTURES.items()},
     "cerebrospinal fluid": Anatomy(("65216001", "Cerebrospinal fluid"), _SUBSTANCE),
     "muscle": Anatomy(("71616004", "Muscle"), _TISSUE),
@@ -158,7 +158,7 @@ _KNOWN: Mapping[str, Anatomy] = {
     "bone lesion": Anatomy(("52988006", "Lesion"), _ALTERED, _BONE),
 }
 
-# Without the unused ones, which CT calls dummies.
+# Without the unused ids, which CT names dummies.
 _NAMES = """
 1 liver, 3 spleen, 4 pancreas, 5 right kidney, 6 aorta, 7 inferior vena cava,
 8 right adrenal gland, 9 left adrenal gland, 10 gallbladder, 11 esophagus, 12 stomach, 13 duodenum,

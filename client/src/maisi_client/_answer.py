@@ -1,4 +1,4 @@
-"""From what a server answers to progress, a mask, or a volume in its place."""
+"""Conversion of a server's answer to progress, a mask, or a volume on the request's grid."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _OUTLOOK = {  # of the report of a check
 
 
 def progress(result: Any) -> Progress | None:
-    """Return how far the request is, 0 to 1, if this part of the answer says so.
+    """Return the stage and the fraction done, 0 to 1, if this message has them.
 
     Raises `ServerError` for a stage without progress.
     """
@@ -61,12 +61,12 @@ def progress(result: Any) -> Progress | None:
     if fraction is None or fraction.size != 1:
         raise ServerError("the server says a stage without its progress; one number is expected")
     text = stage[:_STAGE_BYTES].tobytes().decode(errors="replace")
-    # In this order NaN is 0.
+    # With the arguments in this order NaN becomes 0.
     return Progress(printable(text), min(max(0.0, fraction.item()), 1.0))
 
 
 def report(result: Any, form: Any = _REPORT) -> dict[str, Any] | None:
-    """Return the report, if this part of the answer has it; else None.
+    """Return the report, if this message has it; else None.
 
     Raises `ServerError` unless it is JSON of the `form`.
     """
@@ -92,7 +92,7 @@ def outlook(result: Any, request: Request) -> dict[str, Any] | None:
 
 
 def volume(result: Any, request: Request) -> Volume | None:
-    """Return the volume, with where it came from in its report, if this part has it.
+    """Return the volume, its report with provenance, if this message has it.
 
     Raises `ServerError` where image, mask and report do not fit the request or each other.
     """
@@ -103,21 +103,24 @@ def volume(result: Any, request: Request) -> Volume | None:
     if parsed is None:
         raise ServerError("the server sent an image without a report")
     _check_size("image", image, size_of(request.inputs) or parsed.get("size") or image.shape)
-    used = _used_mask(result, image.shape)
-    image, spacing, labels = _cut(image, used, request)
-    placed = _place(image, spacing, parsed, request)
-    followed = None if labels is None else _place_labels(labels, spacing, parsed, request)
-    parsed |= _warnings(parsed, request) | provenance(placed, followed, request, parsed["variant"])
-    return Volume(placed, parsed, followed)
+    used_mask = _used_mask(result, image.shape)
+    image, spacing, labels = _without_background(image, used_mask, request)
+    restored = _restore(image, spacing, parsed, request)
+    mask_image = None if labels is None else _restore_labels(labels, spacing, parsed, request)
+    parsed |= _warnings(parsed, request)
+    parsed |= provenance(restored, mask_image, request, parsed["variant"])
+    return Volume(restored, parsed, mask_image)
 
 
 def mask(result: Any, report: Mapping[str, Any], request: Request) -> nib.Nifti1Image | None:
-    """Return the mask that a server made alone, uint8, where it lies, if this part has it.
+    """Return the mask of a request for a mask alone, uint8, if this message has it.
 
-    Raises `ServerError` unless it has the size that was asked for.
+    Raises `ServerError` unless it has the requested size.
     """
-    used = _used_mask(result, size_of(request.inputs))
-    return None if used is None else _place_labels(used, request.spacing, report, request)
+    used_mask = _used_mask(result, size_of(request.inputs))
+    return (
+        None if used_mask is None else _restore_labels(used_mask, request.spacing, report, request)
+    )
 
 
 def _warnings(report: Mapping[str, Any], request: Request) -> dict[str, list[str]]:
@@ -125,11 +128,11 @@ def _warnings(report: Mapping[str, Any], request: Request) -> dict[str, list[str
 
 
 def _used_mask(result: Any, size: Sequence[int] | None) -> NDArray[np.uint8] | None:
-    """Return the mask that a server followed, if it is another than the one that it got."""
-    used: NDArray[np.uint8] | None = read_tensor(result, "used_mask", np.uint8, 3)
-    if used is not None:
-        _check_size("used_mask", used, size or used.shape)
-    return used
+    """Return the mask that the server used, if it differs from the one in the request."""
+    used_mask: NDArray[np.uint8] | None = read_tensor(result, "used_mask", np.uint8, 3)
+    if used_mask is not None:
+        _check_size("used_mask", used_mask, size or used_mask.shape)
+    return used_mask
 
 
 def _check_size(name: str, value: NDArray[Any], size: Sequence[int]) -> None:
@@ -139,74 +142,75 @@ def _check_size(name: str, value: NDArray[Any], size: Sequence[int]) -> None:
         )
 
 
-def _cut(
-    image: NDArray[np.int16], used: NDArray[np.uint8] | None, request: Request
+def _without_background(
+    image: NDArray[np.int16], used_mask: NDArray[np.uint8] | None, request: Request
 ) -> tuple[NDArray[np.int16], Spacing | None, NDArray[np.uint8] | None]:
-    """Return a volume, background where no label was followed, its spacing, and the labels.
+    """Return a volume that is background outside its labels, its spacing, and the labels.
 
-    The labels are None where they are those that were sent. With a mask the spacing is the mask's.
+    With a mask both have the mask's spacing. The labels are None if they are the caller's.
     """
-    held, spacing, sent = request.held, request.spacing, request.labels
-    if held is None or spacing is None or sent is None:
-        return image, spacing, used
-    if spacing == held.spacing:  # cut by the server already
-        return image, spacing, sent if used is None and request.named else used
-    followed = request.inputs["mask"] if used is None else used
-    labels = resample_nearest(followed, spacing, held.spacing, sent.shape)
-    if used is not None and request.arguments.get("organs"):
-        # The mask has some of the labels that were followed alone; tissue shows where others were.
-        tissue = np.where(image > image.min(), np.uint8(1), used)
-        around = resample_nearest(tissue, spacing, held.spacing, sent.shape)
-        image, _ = resample_within(image, tissue, spacing, around, held.spacing)
-        return image, held.spacing, labels
-    if used is None:
-        lost = [*{*present_ids(sent)} - {*present_ids(followed)}]
-        labels = np.where(np.isin(sent, lost), labels, sent) if lost else sent
-    image, labels = resample_within(image, followed, spacing, labels, held.spacing)
-    same = used is None and not request.named and np.array_equal(labels, sent)
-    return image, held.spacing, None if same else labels
+    reference, spacing, original = request.reference, request.spacing, request.labels
+    if reference is None or spacing is None or original is None:
+        return image, spacing, used_mask
+    if spacing == reference.spacing:  # the server has set the background
+        return image, spacing, original if used_mask is None and request.named else used_mask
+    mask_values = request.inputs["mask"] if used_mask is None else used_mask
+    labels = resample_nearest(mask_values, spacing, reference.spacing, original.shape)
+    if used_mask is not None and request.arguments.get("organs"):
+        # The mask has only some of the labels of the volume; image values show where others were.
+        tissue = np.where(image > image.min(), np.uint8(1), used_mask)
+        fine_tissue = resample_nearest(tissue, spacing, reference.spacing, original.shape)
+        image, _ = resample_within(image, tissue, spacing, fine_tissue, reference.spacing)
+        return image, reference.spacing, labels
+    if used_mask is None:
+        lost_ids = [*{*present_ids(original)} - {*present_ids(mask_values)}]
+        labels = np.where(np.isin(original, lost_ids), labels, original) if lost_ids else original
+    image, labels = resample_within(image, mask_values, spacing, labels, reference.spacing)
+    same = used_mask is None and not request.named and np.array_equal(labels, original)
+    return image, reference.spacing, None if same else labels
 
 
-def _place(
+def _restore(
     image: NDArray[np.int16],
     spacing: Spacing | None,
     report: Mapping[str, Any],
     request: Request,
 ) -> nib.Nifti1Image:
-    """Return a volume on the grid of the picture that came; else RAS+, centred on the origin."""
-    if request.held is not None and spacing is not None:
-        placed = restore(image, spacing, request.held)
+    """Return a volume on the grid of the request's reference, else RAS+, centred on the origin."""
+    if request.reference is not None and spacing is not None:
+        volume_image = restore(image, spacing, request.reference)
     else:
-        placed = _centred(image, report["spacing"])
-    return _signed(placed, report)
+        volume_image = _centred(image, report["spacing"])
+    return _with_description(volume_image, report)
 
 
-def _place_labels(
+def _restore_labels(
     labels: NDArray[np.uint8],
     spacing: Spacing | None,
     report: Mapping[str, Any],
     request: Request,
 ) -> nib.Nifti1Image:
-    """Return a mask where the volume lies."""
-    held = request.held
-    if held is not None and spacing is not None:
-        labels = resample_nearest(labels, spacing, held.spacing, held.values.shape)
-        placed = restore(labels, held.spacing, held)
+    """Return a mask on the grid of its volume, see `_restore`."""
+    reference = request.reference
+    if reference is not None and spacing is not None:
+        shape = reference.values.shape
+        labels = resample_nearest(labels, spacing, reference.spacing, shape)
+        label_map = restore(labels, reference.spacing, reference)
     else:
-        placed = _centred(labels, report["spacing"])
-    return _signed(placed, report)
+        label_map = _centred(labels, report["spacing"])
+    return _with_description(label_map, report)
 
 
 def _centred(values: NDArray[Any], spacing: Any) -> nib.Nifti1Image:
     lengths = np.array(spacing, dtype=np.float64)
     affine = np.diag([*lengths, 1.0])
     affine[:3, 3] = -lengths * (np.array(values.shape) - 1) / 2
-    placed = nib.Nifti1Image(values, affine)
-    placed.header.set_xyzt_units("mm")
-    return placed
+    image = nib.Nifti1Image(values, affine)
+    image.header.set_xyzt_units("mm")
+    return image
 
 
-def _signed(placed: nib.Nifti1Image, report: Mapping[str, Any]) -> nib.Nifti1Image:
+def _with_description(image: nib.Nifti1Image, report: Mapping[str, Any]) -> nib.Nifti1Image:
     label = f"SYNTHETIC {report.get('variant')} {report.get('modality')} seed {report.get('seed')}"
-    placed.header["descrip"] = label.encode()[:79]
-    return placed
+    image.header["descrip"] = label.encode()[:79]
+    return image

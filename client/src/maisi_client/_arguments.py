@@ -1,4 +1,4 @@
-"""What a request may ask, and the tensors it becomes."""
+"""The arguments of a request, and their conversion to tensors."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from ._errors import InvalidRequest, printable
-from ._wire import shown
+from ._wire import excerpt
 
 Picture: TypeAlias = "str | os.PathLike[str] | SpatialImage"
 
 
 class MaskArguments(TypedDict, total=False):
-    """What `Client.mask` may be asked; what is left out takes the variant's default.
+    """The arguments of `Client.mask`; an omitted one takes the variant's default.
 
-    variant: which model; by default that of the environment variable `MAISI_VARIANT`, else the only
-        one that the server has.
-    vocabulary: names the label ids of the mask, such as `totalsegmentator-v2`, where they are not
-        MAISI's.
-    anatomy: has the server make the mask, such as `{"liver": 0.5, "hepatic tumor": 0.3}`: sizes 0
-        to 1 of what is controllable.
-    organs: the labels, names or ids, that the mask given back keeps.
-    augment: makes the mask a little different, by the seed: a tumour moves within its organ, or all
-        is zoomed.
-    size: voxels `[X, Y, Z]`, where no mask says them.
+    variant: the name of the model; by default that of the environment variable `MAISI_VARIANT`,
+        else the only one of the server.
+    vocabulary: the vocabulary of the mask's label ids, such as `totalsegmentator-v2`, if they are
+        not MAISI's.
+    anatomy: makes the server generate the mask, such as `{"liver": 0.5, "hepatic tumor": 0.3}`:
+        sizes from 0 to 1 of the controllable structures.
+    organs: the labels, names or ids, that the returned mask keeps.
+    augment: changes the mask a little, by the seed: a tumour moves within its organ, or the whole
+        mask is zoomed.
+    size: voxels `[X, Y, Z]`, for a request without a mask.
     spacing: mm along right, anterior, superior, or one length for all. With a mask, the server
-        works on another grid: labels are resampled by nearest neighbour, and the volume comes back
-        to the mask's own grid by linear interpolation.
-    seed: the same seed, mask and arguments give the same volume; one is drawn if there is none.
+        works at this spacing: labels are resampled by nearest neighbour, and the volume is
+        resampled to the mask's own grid by linear interpolation.
+    seed: the same seed, mask and arguments give the same volume; by default it is random.
     """
 
     variant: str | None
@@ -48,22 +48,22 @@ class MaskArguments(TypedDict, total=False):
 
 
 class Arguments(MaskArguments, total=False):
-    """What `Client.generate` may be asked, beside what `MaskArguments` lists.
+    """The arguments of `Client.generate`, beside those of `MaskArguments`.
 
     source: a volume to start from, in Hounsfield units or, for MR, in any; on the mask's grid.
-    strength: how much noise is put on the source: 1 is noise alone, 0 the autoencoder's own picture
-        of it.
-    preset: names a size, spacing and modality that the variant was trained for.
+    strength: the amount of noise added to the source: 1 is noise alone, 0 the autoencoder's
+        reconstruction of it.
+    preset: the name of a size, spacing and modality that the variant was trained for.
     modality: such as `ct` or `mri_t1`; `Client.info` lists them.
-    steps: how many steps the solver takes.
+    steps: the number of steps of the solver.
     guidance: scale of classifier-free guidance; 0 is off.
-    guidance_interval: the `[low, high]` part of the way, 0 at the image and 1 at noise, where
-        guidance is applied; elsewhere a step costs half.
+    guidance_interval: the interval `[low, high]` of the time, 0 at the image and 1 at noise, in
+        which guidance is applied; elsewhere a step costs half.
     solver: such as `euler`, `heun`, `ab2`.
-    top_region, bottom_region: of variants that have body regions; there, what is left out is found
-        in the mask.
-    redraws: how often a volume that does not follow its mask is made again; the best is given, the
-        report tells of all.
+    top_region, bottom_region: for variants with body regions; by default they are read from the
+        mask.
+    redraws: the most times that a volume which does not follow its mask is generated again; the
+        best is returned, the report lists all.
     """
 
     source: Picture | None
@@ -83,12 +83,11 @@ ARGUMENTS = tuple(Arguments.__annotations__)
 
 
 def complete(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that say something, with a seed, drawn if need be.
+    """Return the arguments that are not None, with a seed, a random one if there is none.
 
-    The variant is that of `MAISI_VARIANT` where none is named, and left out without either.
-
-    The seed is drawn here so that every try makes the same volume. Raises TypeError for a name that
-    is no argument, `InvalidRequest` for a variant that is no name.
+    The variant is that of `MAISI_VARIANT` if there is none, and omitted without either. The seed
+    is drawn here so that every retry makes the same volume. Raises TypeError for a name that is
+    no argument, `InvalidRequest` for a variant that is no name.
     """
     for name in arguments:
         if name not in ARGUMENTS:
@@ -96,22 +95,22 @@ def complete(arguments: Mapping[str, Any]) -> dict[str, Any]:
     values = {name: value for name, value in arguments.items() if value is not None}
     variant = values.get("variant") or os.environ.get("MAISI_VARIANT")
     if variant is not None and (not isinstance(variant, str) or variant != printable(variant)):
-        raise InvalidRequest(f"variant is {shown(variant)}; a name is expected")
-    named = {"variant": variant} if variant else {}  # it names the model
-    return {"seed": secrets.randbelow(2**32), **values, **named}
+        raise InvalidRequest(f"variant is {excerpt(variant)}; a name is expected")
+    variants = {"variant": variant} if variant else {}
+    return {"seed": secrets.randbelow(2**32), **values, **variants}
 
 
-def tensors(asked: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """Return the tensor of each argument that has one by itself; raises `InvalidRequest`."""
-    return {name: _TENSORS[name](name, asked[name]) for name in asked if name in _TENSORS}
+def tensors(arguments: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """Return the tensors of all arguments but the pictures and spacing; raises `InvalidRequest`."""
+    return {name: _TENSORS[name](name, arguments[name]) for name in arguments if name in _TENSORS}
 
 
 def _integers(name: str, values: Any, dtype: type[np.signedinteger[Any]]) -> NDArray[Any]:
     limits = np.iinfo(dtype)
     try:
-        whole = [operator.index(value) for value in values]
-        if all(limits.min <= value <= limits.max for value in whole):
-            return np.array(whole, dtype)
+        integers = [operator.index(value) for value in values]
+        if all(limits.min <= value <= limits.max for value in integers):
+            return np.array(integers, dtype)
     except TypeError:
         pass
     raise InvalidRequest(f"{name} is {values!r}; whole numbers of {limits.bits} bits are wanted")

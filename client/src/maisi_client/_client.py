@@ -15,9 +15,9 @@ from ._request import prepare
 from ._signature import lists_keywords_of
 from ._transport import channel, threads
 from ._transport.address import DEFAULT_URL
+from ._transport.operations import Operations
 from ._transport.pool import Pool
 from ._transport.session import Session
-from ._transport.steps import Steps
 from ._transport.tls import Tls
 from ._variant import Variant
 from ._volume import Progress, Volume
@@ -27,19 +27,18 @@ if TYPE_CHECKING:
 
 
 class Client:
-    """MAISI Triton servers, reached by gRPC.
+    """A client of MAISI Triton servers, by gRPC.
 
     `url` is `host:port`, or several with commas between: then a request goes to the server with
-    the fewest of this client's, and one that does not answer is left out for a while. By default
-    it is the environment variable `MAISI_URL`, else `localhost:8001`. `tls` encrypts; by default
-    the files that `MAISI_CA`, `MAISI_CERTIFICATE` and `MAISI_KEY` name, else nothing. `timeout`
-    bounds a whole request in seconds, waiting and retries included; `idle_timeout` bounds the
-    silence between two signs of progress once the server has begun.
-    A request that finds no server, or a full one, or that a server leaves unfinished as it stops,
-    dies or fails, is sent again, `retries` more times, ever more seldom: the seed makes the same
-    volume.
-    Large volumes to and from a server of the same user on this machine go through shared memory,
-    where that can be had. Threads may share a client.
+    the fewest requests of this client, and a server that does not answer is not asked for a while.
+    By default it is the environment variable `MAISI_URL`, else `localhost:8001`. `tls` has the
+    files for TLS; by default those that `MAISI_CA`, `MAISI_CERTIFICATE` and `MAISI_KEY` name, else
+    the connection is not encrypted. `timeout` limits a whole request, in seconds, with queueing and
+    retries; `idle_timeout` limits the time between two messages once the server has begun.
+    A request is sent again, up to `retries` times and after growing pauses, if no server answers,
+    the server is full, or it stops or fails before the end: the seed makes the same volume.
+    Large volumes to and from a server of the same user on this machine go through shared memory
+    if possible. Threads may share a client.
     """
 
     def __init__(
@@ -81,9 +80,9 @@ class Client:
         on_progress: Callable[[Progress], object] | None = None,
         **arguments: Unpack[Arguments],
     ) -> Volume:
-        """Make a volume and wait for it, as `stream` does.
+        """Return the volume of a request; see `stream`.
 
-        `on_progress` is called with every `Progress`. Leaving by an exception, such as the
+        `on_progress` is called with every `Progress`. An exception, such as the
         `KeyboardInterrupt` of Ctrl-C, cancels the request on the server.
         """
         volume: Volume = self._wait(self.stream(mask, **arguments), on_progress)
@@ -97,12 +96,12 @@ class Client:
 
         `mask` is a 3-D label map, a path or an image, of any orientation and voxel size; some
         variants take none. Without one, and without an anatomy, an image alone is made: `size`
-        voxels `[X, Y, Z]` at `spacing` mm, RAS+, its middle at the origin. `Arguments` lists what
-        else may be asked.
+        voxels `[X, Y, Z]` at `spacing` mm, RAS+, its middle at the origin. `Arguments` has the
+        other arguments.
 
-        The same seed, mask and arguments give the same volume; without a seed one is drawn, and
-        reported. `InvalidRequest` about the arguments is raised by the call itself, what the server
-        refuses at the first item. Closing the iterator early cancels the request. Raises
+        The same seed, mask and arguments give the same volume; without a seed a random one is drawn
+        and reported. The call itself raises `InvalidRequest` about the arguments; refusals of the
+        server are raised at the first item. Closing the iterator early cancels the request. Raises
         `MaisiError`; see there.
         """
         return self._events(self._session.volume(prepare(mask, arguments)))
@@ -115,10 +114,10 @@ class Client:
         on_progress: Callable[[Progress], object] | None = None,
         **arguments: Unpack[MaskArguments],
     ) -> nib.Nifti1Image:
-        """Return the mask alone that `generate` would follow, uint8 in MAISI's ids.
+        """Return only the mask that `generate` would follow, uint8 in MAISI's ids.
 
-        Made from an `anatomy`, or a `mask` as the server completes it: translated from its
-        vocabulary, with the body around its organs. Raises `MaisiError`.
+        It is generated from an `anatomy`, or is the `mask` as the server completes it: translated
+        from its vocabulary, with the body around its organs. Raises `MaisiError`.
         """
         request = prepare(mask, arguments, mask_only=True)
         return self._wait(self._events(self._session.mask(request)), on_progress)
@@ -127,11 +126,11 @@ class Client:
     def check(self, mask: Picture | None = None, **arguments: Unpack[Arguments]) -> dict[str, Any]:
         """Return what `generate` would do with these arguments, without doing it.
 
-        The answer has every parameter completed, `padded_size`, `labels` (id, name, voxels and
-        millilitres of each in the mask as the server would see it), `warnings` where the request is
-        unlike the training data, `expected_gb`, which the decoder would like to hold,
+        The result has every parameter with its default, `padded_size`, `labels` (id, name, voxels
+        and millilitres of each label in the mask that the server would use), `warnings` if the
+        request is unlike the training data, `expected_gb`, the decoder's memory without a budget,
         `expected_seconds`, None until the server has made a volume, and `expected_wait_seconds`,
-        which others would take before.
+        the time of the requests before this one.
         Raises `MaisiError`, as `generate` would.
         """
         request = prepare(mask, arguments, check=True)
@@ -143,19 +142,19 @@ class Client:
         variants: dict[str, Variant] = self._wait(self._events(self._session.variants()))
         return variants
 
-    def _events(self, steps: Steps[None]) -> Generator[Any, None, None]:
-        return threads.events(steps, self._tls)
+    def _events(self, operations: Operations[None]) -> Generator[Any, None, None]:
+        return threads.events(operations, self._tls)
 
     def _wait(
         self,
         events: Generator[Any, None, None],
         on_progress: Callable[[Progress], object] | None = None,
     ) -> Any:
-        """Return the event that is no progress, and close the events."""
+        """Return the first event that is not `Progress`, and close the events."""
         with closing(events):
             for event in events:
                 if not isinstance(event, Progress):
                     return event
                 if on_progress is not None:
                     on_progress(event)
-        raise AssertionError("events end with what was asked for, or raise")
+        raise AssertionError("events end with a result, or raise")

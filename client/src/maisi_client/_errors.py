@@ -1,11 +1,11 @@
-"""What can go wrong, as types."""
+"""The exceptions of this package."""
 
 from __future__ import annotations
 
 import unicodedata
 
-# Of which kinds the same server later, or another one now, may answer; docs/api.md has all kinds.
-_PASSING = frozenset(
+# Kinds of errors after which a retry, or another server, may succeed; docs/api.md has all kinds.
+_TRANSIENT = frozenset(
     {"overloaded", "out_of_memory", "stopping", "engine_failed", "internal", "unavailable"}
 )
 
@@ -13,16 +13,16 @@ _PASSING = frozenset(
 class MaisiError(Exception):
     """Base of every error this package raises; `str(error)` is one sentence for a person.
 
-    `kind` is one word for a program, docs/api.md lists them; `retry_after` the seconds after which
-    a server that refused expects to take more work, None: it does not say.
+    `kind` is one word for a program, listed in docs/api.md; `retry_after` is the number of seconds
+    after which a server that refused expects to accept work, None if it gave none.
 
     MaisiError
     ├── InvalidRequest       an argument was refused, here or by the server
     │   └── MaskError        the mask cannot be read or is not a label map
     ├── ServerUnavailable    no server answers, or it takes no more work; already retried
-    ├── Mismatch             what was made again is not what it was
-    ├── Timeout              the whole request, or the next sign of life, took too long
-    └── ServerError          the server failed while it worked, or its answer is none
+    ├── Mismatch             a reproduced volume, or its inputs, differ from the recorded ones
+    ├── Timeout              the whole request, or the next message, took too long
+    └── ServerError          the server failed, or its answer is invalid
     """
 
     kind = "unsupported"
@@ -30,29 +30,29 @@ class MaisiError(Exception):
     def __init__(
         self, sentence: str, kind: str | None = None, retry_after: float | None = None
     ) -> None:
-        """Keep what a program needs beside the sentence; `kind`: None is that of the class."""
+        """Store the sentence, its kind (None for that of the class) and `retry_after`."""
         super().__init__(sentence)
         self.kind = kind or type(self).kind
         self.retry_after = retry_after
 
 
 def printable(text: str, length: int = 2000) -> str:
-    """Return a text of others, cut to `length`, for a terminal or a header.
+    """Return a foreign text, cut to `length`, for a terminal or a header.
 
-    Line ends become spaces. Control characters become question marks, and so do those that are not
-    seen, as what changes the direction of a text.
+    Line ends become spaces. Control characters and invisible ones, such as those that change the
+    direction of text, become question marks.
     """
-    return "".join(map(_seen, text[:length]))
+    return "".join(map(_visible, text[:length]))
 
 
-def _seen(one: str) -> str:
-    if one.isprintable() or unicodedata.category(one) == "Zs":  # spaces, those of any width
-        return one
-    return " " if one.isspace() else "?"
+def _visible(character: str) -> str:
+    if character.isprintable() or unicodedata.category(character) == "Zs":  # Zs: spaces
+        return character
+    return " " if character.isspace() else "?"
 
 
 def first_line(error: BaseException) -> str:
-    """Return what another library's error says, for a sentence of ours."""
+    """Return the first line of another library's error, for a sentence of ours."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return printable(lines[0]).rstrip(".")
 
@@ -74,7 +74,7 @@ class ServerUnavailable(MaisiError):
 
 
 class Mismatch(MaisiError):
-    """What was made again, or what it is made of, differs from what a sidecar recorded."""
+    """A reproduced volume, or one of its inputs, differs from what a sidecar recorded."""
 
     kind = "mismatch"
 
@@ -86,11 +86,11 @@ class Timeout(MaisiError):
 
 
 class ServerError(MaisiError):
-    """The server failed while it worked on the request, or its answer cannot be believed."""
+    """The server failed while it worked on the request, or its answer is invalid."""
 
     kind = "unexpected"
 
 
-def worth_another_try(error: MaisiError) -> bool:
-    """Tell whether another server, or the same one later, may answer."""
-    return error.kind in _PASSING
+def is_transient(error: MaisiError) -> bool:
+    """Return whether a retry, or another server, may succeed."""
+    return error.kind in _TRANSIENT

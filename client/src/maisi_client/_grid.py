@@ -1,4 +1,4 @@
-"""Pictures: from any NIfTI grid to the RAS+ grid that the server works on, and back."""
+"""Images: from any NIfTI grid to the RAS+ grid that the server works on, and back."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from numpy.typing import NDArray
 
 from ._errors import InvalidRequest, first_line
 from ._image_file import READ_ERRORS, in_mm, load
-from ._wire import shown
+from ._wire import excerpt
 
 Spacing: TypeAlias = tuple[float, float, float]
 
 MAX_VOXELS = 2**31 - 1  # one gRPC message carries no more
-_TURN = 1e-3  # radians
-_APART_MM, _APART_VOXELS = 0.1, 0.1  # at most, of the corners of what counts as the same grid
-_GEOMETRY = (  # the header fields that place a grid in space
+_TILT = 1e-3  # radians
+_MAX_DISTANCE_MM, _MAX_DISTANCE_VOXELS = 0.1, 0.1  # between the corners of equal grids
+_GEOMETRY = (  # the header fields that define the grid
     *("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
 )
 
 
 @dataclass(frozen=True)
-class Held:
-    """A picture turned to RAS+, with the image it came from.
+class RasImage:
+    """The values of an image in RAS+ order, with the image they were read from.
 
-    `values` is `[X, Y, Z]`, its axes point right, anterior, superior; `spacing` is in mm.
-    `named`: the labels' ids follow from their names, and are not those of the image.
-    `warnings` are what the user should know of how it was read, a sentence each.
+    `values` is `[X, Y, Z]`, its axes point right, anterior, superior; `spacing` is in mm. `named`
+    is whether the labels' ids follow from their names, and are not those of the image. `warnings`
+    are sentences about reading the image.
     """
 
     values: NDArray[Any]
@@ -52,21 +52,22 @@ class Held:
         """From indices of `values` to mm, RAS+, `[4, 4]`."""
         affine = np.asarray(self.image.affine, np.float64)
         to_ras = orientation(affine)
-        turned: NDArray[np.float64] = affine @ orientations.inv_ornt_aff(
+        reoriented: NDArray[np.float64] = affine @ orientations.inv_ornt_aff(
             to_ras, self.image.shape[:3]
         )
-        return turned
+        return reoriented
 
 
-def hold(
+def to_ras(
     name: str,
     image: SpatialImage,
     failure: type[InvalidRequest],
     check: Callable[[str, NDArray[Any]], NDArray[Any]],
-) -> Held:
-    """Read a picture and turn it to RAS+; `check(name, values)` sees and changes the values first.
+) -> RasImage:
+    """Read an image and reorient it to RAS+; `check(name, values)` first validates the values.
 
-    Axes are permuted and flipped, never rotated: what is oblique stays in the affine.
+    `check` returns the values to use. Axes are permuted and flipped, never rotated: an oblique
+    angle stays in the affine.
     `[X, Y, Z, 1]` counts as `[X, Y, Z]`. Raises `failure` if it cannot be read or is not 3-D.
     """
     shape = _volume_shape(name, image, failure)
@@ -84,7 +85,7 @@ def hold(
     sizes = np.round(voxel_sizes(affine)[np.argsort(to_ras[:, 0])], 5)
     if not (sizes.min() > 0 and sizes.max() < math.inf):
         raise failure(f"{name} has voxels of {sizes.tolist()} mm; lengths above 0 mm are expected")
-    return Held(
+    return RasImage(
         values=np.ascontiguousarray(
             orientations.apply_orientation(check(name, data).reshape(shape), to_ras)
         ),
@@ -104,17 +105,17 @@ def parse_spacing(spacing: Any) -> Spacing:
         x = y = z = math.nan
     if not all(0 < length < math.inf for length in (x, y, z)):
         raise InvalidRequest(
-            f"spacing is {shown(spacing)}; allowed are one or three lengths above 0 mm"
+            f"spacing is {excerpt(spacing)}; allowed are one or three lengths above 0 mm"
         )
     return x, y, z
 
 
-def resampled(
+def resampled_shape(
     shape: tuple[int, ...], spacing: Spacing, to: Spacing, itemsize: int = 1
 ) -> tuple[int, ...]:
-    """Return the voxels a side at another spacing; the extent is kept to within half a voxel.
+    """Return the shape at another spacing; the extent is kept to within half a voxel.
 
-    Raises `InvalidRequest` if those, of `itemsize` bytes, are too many.
+    Raises `InvalidRequest` if the voxels, of `itemsize` bytes, are too many.
     """
     sides = tuple(
         max(1, round(min(n * a / b, MAX_VOXELS)))  # the quotient may be infinite
@@ -130,37 +131,37 @@ def resampled(
 def orientation(affine: NDArray[Any]) -> NDArray[Any]:
     """Return nibabel's orientation of voxel axes in RAS+.
 
-    At 45 degrees an axis is as near to one direction as to another. The affine is turned a little,
-    so that it is the same one in whatever order the axes are stored.
+    At 45 degrees an axis is equally near to two directions. The affine is tilted a little, so that
+    the choice does not depend on the stored order of the axes.
     """
     axis = np.array([1.0, 2.0, 3.0]) / np.sqrt(14.0)
-    cross = np.cross(np.eye(3), axis) * _TURN
-    turned = np.array(affine, np.float64)
-    turned[:3] += cross @ turned[:3]
-    oriented: NDArray[Any] = orientations.io_orientation(turned)
-    return oriented
+    cross = np.cross(np.eye(3), axis) * _TILT
+    tilted = np.array(affine, np.float64)
+    tilted[:3] += cross @ tilted[:3]
+    axes: NDArray[Any] = orientations.io_orientation(tilted)
+    return axes
 
 
-def same_grid(one: Held, other: Held) -> bool:
-    """Return whether the voxels of two pictures lie at the same points, however they are stored.
+def same_grid(one: RasImage, other: RasImage) -> bool:
+    """Return whether the voxels of two images are at the same points, in whatever order stored.
 
-    Their corners may be 0.1 mm or a tenth of a voxel apart, what is less: affines are rounded.
+    Their corners may be 0.1 mm or 0.1 voxels apart, whichever is less: affines are rounded.
     """
     if one.values.shape != other.values.shape:
         return False
     ends = [(0, side - 1) for side in one.values.shape]
     corners = np.array([(*corner, 1) for corner in itertools.product(*ends)])
-    apart = np.linalg.norm(corners @ (one.affine - other.affine).T, axis=1).max()
-    return bool(apart <= min(_APART_MM, _APART_VOXELS * min(one.spacing)))
+    distance = np.linalg.norm(corners @ (one.affine - other.affine).T, axis=1).max()
+    return bool(distance <= min(_MAX_DISTANCE_MM, _MAX_DISTANCE_VOXELS * min(one.spacing)))
 
 
 def resample_nearest(
     labels: NDArray[np.uint8], spacing: Spacing, to: Spacing, shape: tuple[int, ...] | None = None
 ) -> NDArray[np.uint8]:
-    """Sample labels `[X, Y, Z]` at another spacing, `shape` being `resampled` by default."""
+    """Sample labels `[X, Y, Z]` at another spacing; `shape` defaults to `resampled_shape`."""
     if spacing == to:
         return labels
-    shape = shape or resampled(labels.shape, spacing, to)
+    shape = shape or resampled_shape(labels.shape, spacing, to)
     nearest = [
         np.clip(np.floor(_positions(m, n, b / a) + 0.5), 0, n - 1).astype(np.intp)
         for m, n, a, b in zip(shape, labels.shape, spacing, to, strict=True)
@@ -171,7 +172,7 @@ def resample_nearest(
 def resample_linear(
     volume: NDArray[Any], spacing: Spacing, shape: tuple[int, ...], to: Spacing
 ) -> NDArray[np.float32]:
-    """Interpolate a volume `[X, Y, Z]` on a grid of the same centre."""
+    """Interpolate a volume `[X, Y, Z]` on a grid with the same centre."""
     values = volume.astype(np.float32)
     for axis in range(3):
         last = values.shape[axis] - 1
@@ -192,9 +193,9 @@ def resample_within(
 ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
     """Interpolate a volume `[X, Y, Z]` among the voxels that its `mask`, on the same grid, labels.
 
-    `labels` are on the grid at the spacing `to`. Where they are 0, the volume's lowest value stays,
-    which is the background; none of it gets into what has a label. Returned with the volume are the
-    labels, without those that have no voxel of the mask around them.
+    `labels` are on the grid at the spacing `to`. Where they are 0, the result is the volume's
+    lowest value, the background; no background is mixed into labelled voxels. Return the volume,
+    and the labels without those that have no voxel of the mask around them.
     """
     labelled = mask != 0
     weights = resample_linear(labelled, spacing, labels.shape, to)
@@ -205,10 +206,10 @@ def resample_within(
     return np.rint(fine).astype(volume.dtype), labels * within
 
 
-def restore(volume: NDArray[Any], spacing: Spacing, onto: Held) -> nib.Nifti1Image:
-    """Bring a RAS+ volume `[X, Y, Z]` to the grid, axis order and affine of `onto.image`.
+def restore(volume: NDArray[Any], spacing: Spacing, onto: RasImage) -> nib.Nifti1Image:
+    """Return a RAS+ volume `[X, Y, Z]` on the grid, axis order and affine of `onto.image`.
 
-    If it was made at another spacing it is interpolated.
+    A volume of another spacing is interpolated.
     """
     if spacing != onto.spacing:
         fine = resample_linear(volume, spacing, onto.values.shape, onto.spacing)
@@ -218,7 +219,7 @@ def restore(volume: NDArray[Any], spacing: Spacing, onto: Held) -> nib.Nifti1Ima
     data = np.ascontiguousarray(orientations.apply_orientation(volume, from_ras))
     header = nib.Nifti1Header()
     if isinstance(onto.image.header, nib.Nifti1Header):
-        # Both forms, copied: readers differ in which of qform and sform they trust.
+        # Both qform and sform: readers differ in which they use.
         for field in _GEOMETRY:
             header[field] = onto.image.header[field]
         header["pixdim"][4:] = 0
@@ -229,32 +230,32 @@ def restore(volume: NDArray[Any], spacing: Spacing, onto: Held) -> nib.Nifti1Ima
 
 def present_ids(labels: NDArray[np.uint8]) -> list[int]:
     """Return the ids above 0 that labels `[X, Y, Z]` hold."""
-    seen = np.zeros(256, bool)
-    for plane in labels:  # an index takes eight bytes a voxel
-        seen[plane] = True
-    return [int(id_) for id_ in np.flatnonzero(seen) if id_]
+    present = np.zeros(256, bool)
+    for plane in labels:  # by planes, since an index takes eight bytes a voxel
+        present[plane] = True
+    return [int(id_) for id_ in np.flatnonzero(present) if id_]
 
 
 def _positions(count: int, of: int, ratio: float) -> NDArray[np.float64]:
-    """Return where `count` voxels, `ratio` apart, lie among `of` others of the same centre."""
+    """Return where `count` voxels, `ratio` apart, are among `of` others of the same centre."""
     return (np.arange(count, dtype=np.float64) - (count - 1) / 2) * ratio + (of - 1) / 2
 
 
 def open_image(
     picture: str | os.PathLike[str] | SpatialImage,
-    what: str,
+    role: str,
     failure: type[InvalidRequest],
 ) -> tuple[str, SpatialImage]:
-    """Open an image, its data not read yet; return what to call it, too.
+    """Open an image, without reading its data; return its name for errors, and the image.
 
-    Raises `failure` if it cannot be read, or promises more voxels than a file may have.
+    Raises `failure` if it cannot be read, or its header has more voxels than a file may have.
     """
     if isinstance(picture, SpatialImage):
-        return f"the {what}", in_mm(_as_its_file(picture, what, failure))
+        return f"the {role}", in_mm(_checked_spacing(picture, role, failure))
     if not isinstance(picture, (str, os.PathLike)):
         kind = type(picture).__name__
-        raise failure(f"the {what} is of type {kind}; allowed are a path or a nibabel image")
-    name = f"{what} '{os.fspath(picture)}'"
+        raise failure(f"the {role} is of type {kind}; allowed are a path or a nibabel image")
+    name = f"{role} '{os.fspath(picture)}'"
     if not os.path.isfile(picture):  # never raises, as for a name that is too long
         raise failure(f"{name} does not exist or is not a file")
     try:
@@ -264,8 +265,8 @@ def open_image(
     return name, image
 
 
-def _as_its_file(image: SpatialImage, what: str, failure: type[InvalidRequest]) -> SpatialImage:
-    """Return an image; raise `failure` where nibabel made up a spacing that its file lacks."""
+def _checked_spacing(image: SpatialImage, role: str, failure: type[InvalidRequest]) -> SpatialImage:
+    """Return an image; raise `failure` if its file has no spacing and nibabel has assumed one."""
     file = image.get_filename()
     if (
         isinstance(image.header, nib.Nifti1Header)
@@ -274,7 +275,7 @@ def _as_its_file(image: SpatialImage, what: str, failure: type[InvalidRequest]) 
     ):
         with contextlib.suppress(*READ_ERRORS, ValueError):
             if np.array_equal(nib.load(file).affine, image.affine):
-                open_image(file, what, failure)
+                open_image(file, role, failure)
     return image
 
 

@@ -1,4 +1,4 @@
-"""Image files, opened by a header that promises no more than can be sent."""
+"""Image files, opened only if their header claims no more than can be sent."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from nibabel.freesurfer.mghformat import MGHError
 from nibabel.nifti1 import Nifti1Extension, Nifti1Extensions
 from nibabel.spatialimages import HeaderDataError, HeaderTypeError, SpatialImage
 
-# Of a file's voxels as they are in memory. The largest grid of a variant, 512 x 512 x 768, has
-# 1.5 GiB in float64; a finer one may come, since it is resampled before it is sent.
+# Of a file's voxels in memory. The largest grid of a variant, 512 x 512 x 768, has 1.5 GiB in
+# float64; a finer one is allowed, since it is resampled before it is sent.
 MAX_BYTES = 4 << 30
 READ_ERRORS = (
     *(OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error),
     *(ImageFileError, HeaderDataError, HeaderTypeError),
 )
-_SUFFIXES = (".nii", ".nii.gz", ".mgh", ".mgz")  # what bzip2 and zstd unpack to has no bound
+_SUFFIXES = (".nii", ".nii.gz", ".mgh", ".mgz")  # bzip2 and zstd may unpack to any size
 _MAX_TEXT = 1 << 20  # bytes of a header's extensions that are read
 _METRE, _MICRON, _LENGTH_UNITS = 1, 3, 7  # of NIfTI's xyzt_units, and the bits for lengths
-_GZIP_RATIO = 1032  # what deflate can make of a byte at most: https://zlib.net/zlib_tech.html
+_GZIP_RATIO = 1032  # the largest of deflate: https://zlib.net/zlib_tech.html
 
 
 class _Text(Nifti1Extensions):  # type: ignore[misc]
-    """Extensions as texts, for they may have the names of labels."""
+    """Extensions as texts, which may contain the names of labels."""
 
     @classmethod
     def from_fileobj(cls, file: Any, size: int, byteswap: bool) -> _Text:
-        content, texts, at = file.read(min(int(size) % 2**63, _MAX_TEXT)), [], 0
+        content, texts, start = file.read(min(int(size) % 2**63, _MAX_TEXT)), [], 0
         order = ("<i4", ">i4")[byteswap == (sys.byteorder == "little")]
-        while at + 8 < len(content):
-            # Each says itself how long it is: one that cannot be has all the rest.
-            length = int(np.frombuffer(content, order, 1, at)[0])
-            end = at + length if length > 8 else len(content)
-            texts.append(Nifti1Extension(0, content[at + 8 : end]))
-            at = end
+        while start + 8 < len(content):
+            # Each begins with its length; one with an impossible length gets all the rest.
+            length = int(np.frombuffer(content, order, 1, start)[0])
+            end = start + length if length > 8 else len(content)
+            texts.append(Nifti1Extension(0, content[start + 8 : end]))
+            start = end
         return cls(texts)
 
 
 class _Checked:
-    """A header whose lengths are known, or its file is refused: nibabel makes unknown ones 1."""
+    """A header that requires valid voxel lengths; nibabel would replace invalid ones by 1."""
 
     exts_klass = _Text
 
@@ -77,10 +77,10 @@ class _Nifti2(nib.Nifti2Image):  # type: ignore[misc]
 
 
 def load(path: str | os.PathLike[str]) -> SpatialImage:
-    """Open a NIfTI or MGH file, its data not read yet.
+    """Open a NIfTI or MGH file without reading its data.
 
-    Raises ValueError where the header promises more than `MAX_BYTES`, or more than the file can
-    hold, and another of `READ_ERRORS` where it cannot be read.
+    Raises ValueError if the header claims more than `MAX_BYTES`, or more than the file can hold,
+    and another of `READ_ERRORS` if it cannot be read.
     """
     if not os.fspath(path).lower().endswith(_SUFFIXES):
         raise ImageFileError(f"its name ends in none of {', '.join(_SUFFIXES)}")
@@ -92,15 +92,15 @@ def load(path: str | os.PathLike[str]) -> SpatialImage:
                 image = kind.from_filename(path)
             except (KeyError, TypeError, MGHError) as error:  # of a damaged MGH header
                 raise ImageFileError("its header is damaged") from error
-            _check_promise(Path(path), image)
+            _check_claim(Path(path), image)
             return image
     raise ImageFileError("it is neither NIfTI nor MGH inside")
 
 
 def in_mm(image: SpatialImage) -> SpatialImage:
-    """Return an image whose header and affine are in mm, where a NIfTI header has another unit.
+    """Return an image whose header and affine are in mm, converted from a NIfTI header's unit.
 
-    Without a unit mm are meant, as ITK has it.
+    Without a unit the lengths are mm, as in ITK.
     """
     header = image.header
     if not isinstance(header, nib.Nifti1Header):
@@ -117,13 +117,13 @@ def in_mm(image: SpatialImage) -> SpatialImage:
     return type(image)(image.dataobj, affine, header, image.extra, image.file_map)
 
 
-def _check_promise(path: Path, image: Any) -> None:
+def _check_claim(path: Path, image: Any) -> None:
     proxy, size = image.dataobj, path.stat().st_size
     scaled = (proxy.slope, proxy.inter) != (1, 0)  # to float64, whatever is stored
     voxels = math.prod(map(int, image.shape))
-    promise = f"its header promises {list(image.shape)} voxels of {proxy.dtype}"
+    claim = f"its header promises {list(image.shape)} voxels of {proxy.dtype}"
     if int(proxy.offset) + voxels * max(proxy.dtype.itemsize, 8 * scaled) > MAX_BYTES:
-        raise ValueError(f"{promise} from byte {proxy.offset} on; {MAX_BYTES} bytes are allowed")
+        raise ValueError(f"{claim} from byte {proxy.offset} on; {MAX_BYTES} bytes are allowed")
     packed = path.suffix.lower() in (".gz", ".mgz")
     if int(proxy.offset) + voxels * proxy.dtype.itemsize > size * _GZIP_RATIO and packed:
-        raise ValueError(f"{promise}; a file of {size} bytes cannot hold them")
+        raise ValueError(f"{claim}; a file of {size} bytes cannot hold them")

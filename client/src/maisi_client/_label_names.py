@@ -28,7 +28,7 @@ _COLOURS = re.compile(
 )
 _JSON = re.compile(r"\"(\d{1,5})\"[ \t\r\n]{0,9}:[ \t\r\n]{0,9}\"([^\"\n]{1,200})\"")
 _SLICER = re.compile(r"\bSegment(\d{1,5})_(LabelValue|Name):?=([^\n\x00]{0,200})")
-# What they call a structure in other words than MAISI.
+# Their names of structures that MAISI names differently.
 _SYNONYMS = {"urinary bladder": "bladder"}
 
 
@@ -69,4 +69,4 @@ def _words(name: str) -> frozenset[str]:
 
 
 _IDS: Mapping[frozenset[str], int] = {_words(name): id_ for id_, name in NAMES.items()}
-_SYNONYMS_OF = {_words(theirs): _words(ours) for theirs, ours in _SYNONYMS.items()}
+_SYNONYMS_OF = {_words(synonym): _words(name) for synonym, name in _SYNONYMS.items()}

@@ -1,4 +1,4 @@
-"""Label maps, and grey levels to start from: files and images, checked and turned to RAS+."""
+"""Reading of label maps and grey-level volumes: checks, and reorientation to RAS+."""
 
 from __future__ import annotations
 
@@ -12,40 +12,44 @@ from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from ._dicom.file import is_dicom
-from ._dicom.mask import OWN, read_segmentation
+from ._dicom.segmentation_reader import OWN, read_segmentation
 from ._errors import InvalidRequest, MaisiError, MaskError, first_line
-from ._grid import Held, hold, open_image, present_ids, restore
+from ._grid import RasImage, open_image, present_ids, restore, to_ras
 from ._label_names import label_id, label_names
 
-_WAYS = "a vocabulary (--vocabulary: totalsegmentator-v2, maisi, ...) says what the ids mean"
-_ROUNDING = 0.01  # how far a label may be from a whole number, as scaled and resampled files are
+_VOCABULARY_HINT = (
+    "a vocabulary (--vocabulary: totalsegmentator-v2, maisi, ...) says what the ids mean"
+)
+_ROUNDING = 0.01  # of a label to a whole number, at most: scaled files are inexact
 
 
-def load_mask(mask: str | os.PathLike[str] | SpatialImage, vocabulary: str | None = None) -> Held:
-    """Read a label map and turn it to RAS+, uint8; see `hold`.
+def load_mask(
+    mask: str | os.PathLike[str] | SpatialImage, vocabulary: str | None = None
+) -> RasImage:
+    """Read a label map and reorient it to RAS+, uint8; see `to_ras`.
 
-    Where no `vocabulary` says what the ids mean, names of labels in the header do: then the ids
-    become MAISI's. Floating-point data is fine if its values are whole up to rounding. Raises
-    `MaskError` if the mask cannot be read, is not 3-D, holds anything but 0..255, or has names of
-    which only some are MAISI's.
+    Without a `vocabulary`, names of labels in the header define the ids, which become MAISI's.
+    Floating-point data is accepted if its values are whole up to rounding. Raises `MaskError` if
+    the mask cannot be read, is not 3-D, holds anything but 0..255, or has names of which only some
+    are MAISI's.
     """
     name, image = open_mask(mask)
-    held = hold(name, image, MaskError, _labels)
-    held = replace(held, warnings=tuple(image.extra.get("warnings", ())))
-    return held if vocabulary else _by_names(name, held)
+    labels = to_ras(name, image, MaskError, _labels)
+    labels = replace(labels, warnings=tuple(image.extra.get("warnings", ())))
+    return labels if vocabulary else _ids_by_names(name, labels)
 
 
 def label_image(mask: str | os.PathLike[str] | SpatialImage) -> nib.Nifti1Image:
-    """Return a label map as a volume made from it lies: uint8, on its own grid.
+    """Return a label map on its own grid, as a volume made from it: uint8.
 
     Raises `MaskError` as `load_mask` does.
     """
-    held = load_mask(mask, OWN)
-    return restore(held.values, held.spacing, held)
+    labels = load_mask(mask, OWN)
+    return restore(labels.values, labels.spacing, labels)
 
 
 def open_mask(mask: str | os.PathLike[str] | SpatialImage) -> tuple[str, SpatialImage]:
-    """Open a label map, a DICOM Segmentation too; return what to call it first.
+    """Open a label map, also a DICOM Segmentation; return its name for errors, and the image.
 
     Raises `MaskError` if it cannot be read.
     """
@@ -55,18 +59,18 @@ def open_mask(mask: str | os.PathLike[str] | SpatialImage) -> tuple[str, Spatial
             return name, read_segmentation(mask, name)
         except MaisiError:
             raise
-        except Exception as error:  # pydicom and highdicom raise what a garbled file leads to
+        except Exception as error:  # pydicom and highdicom may raise anything for a damaged file
             raise MaskError(f"{name} cannot be read: {first_line(error)}") from error
     return open_image(mask, "mask", MaskError)
 
 
-def load_greys(picture: str | os.PathLike[str] | SpatialImage, what: str = "source") -> Held:
-    """Read a volume, to start from or to draw, and turn it to RAS+, float32; see `hold`.
+def load_greys(picture: str | os.PathLike[str] | SpatialImage, role: str = "source") -> RasImage:
+    """Read a volume and reorient it to RAS+, float32; see `to_ras`.
 
-    Raises `InvalidRequest` if it cannot be read, is not 3-D, or holds what is no finite number.
+    Raises `InvalidRequest` if it cannot be read, is not 3-D, or holds NaN or infinite values.
     """
-    name, image = open_image(picture, what, InvalidRequest)
-    return hold(name, image, InvalidRequest, _greys)
+    name, image = open_image(picture, role, InvalidRequest)
+    return to_ras(name, image, InvalidRequest, _greys)
 
 
 def _greys(name: str, data: NDArray[Any]) -> NDArray[np.float32]:
@@ -80,11 +84,11 @@ def _labels(name: str, data: NDArray[Any]) -> NDArray[np.uint8]:
     whole = np.rint(data) if data.dtype.kind == "f" else data
     with np.errstate(invalid="ignore"):
         labels: NDArray[np.uint8] = whole.astype(np.uint8)
-        right = (labels == whole) & (np.abs(data - whole) <= _ROUNDING)
-    if not right.all():
-        at = tuple(int(i) for i in np.unravel_index(int(right.argmin()), data.shape))
+        valid = (labels == whole) & (np.abs(data - whole) <= _ROUNDING)
+    if not valid.all():
+        voxel = tuple(int(i) for i in np.unravel_index(int(valid.argmin()), data.shape))
         raise MaskError(
-            f"{name} holds {_digits(data[at])} at voxel {list(at)};"
+            f"{name} holds {_digits(data[voxel])} at voxel {list(voxel)};"
             " labels are whole numbers from 0 to 255"
         )
     return labels
@@ -97,35 +101,37 @@ def _digits(value: Any) -> str:
     return str(value)
 
 
-def _by_names(name: str, held: Held) -> Held:
-    """Return a mask with MAISI's ids by the names of its labels, where those are other ids.
+def _ids_by_names(name: str, mask: RasImage) -> RasImage:
+    """Return a mask with the ids that MAISI gives to the names of its labels.
 
-    With names of which none is MAISI's, the mask as it is, and a warning. Raises `MaskError` where
-    some of them are and others are not.
+    If no name is MAISI's, the mask keeps its ids and gets a warning. Raises `MaskError` if only
+    some of the names are.
     """
-    if not (names := label_names(held.image)):
-        return held
-    present = present_ids(held.values)
+    if not (names := label_names(mask.image)):
+        return mask
+    present = present_ids(mask.values)
     table = {id_: label_id(names[id_]) for id_ in present if id_ in names}
-    if all(id_ == own for id_, own in table.items()):
-        return held
+    if all(id_ == maisi_id for id_, maisi_id in table.items()):
+        return mask
     if not any(table.values()):
         id_ = next(iter(table))
         warning = (
             f"{name} names label {id_} '{names[id_]}' in its header, which is none of MAISI's; the"
-            f" ids are taken for MAISI's; {_WAYS}"
+            f" ids are taken for MAISI's; {_VOCABULARY_HINT}"
         )
-        return replace(held, warnings=(*held.warnings, warning))
-    if strange := [id_ for id_ in present if table.get(id_) is None]:
-        called = f"'{names[strange[0]]}'" if strange[0] in names else "without a name"
+        return replace(mask, warnings=(*mask.warnings, warning))
+    if unknown := [id_ for id_ in present if table.get(id_) is None]:
+        label = f"'{names[unknown[0]]}'" if unknown[0] in names else "without a name"
         raise MaskError(
-            f"{name} has label {strange[0]}, {called} in its header, which is none of MAISI's,"
-            f" while others are; {_WAYS}"
+            f"{name} has label {unknown[0]}, {label} in its header, which is none of MAISI's,"
+            f" while others are; {_VOCABULARY_HINT}"
         )
     ids = np.zeros(256, np.uint8)
     ids[list(table)] = list(table.values())
     changed = ", ".join(
-        f"{id_} {names[id_]} became {own}" for id_, own in table.items() if own != id_
+        f"{id_} {names[id_]} became {maisi_id}"
+        for id_, maisi_id in table.items()
+        if maisi_id != id_
     )
-    warning = f"{name} was read by the names of labels in its header: {changed}; {_WAYS}"
-    return replace(held, values=ids[held.values], named=True, warnings=(*held.warnings, warning))
+    warning = f"{name} was read by the names of labels in its header: {changed}; {_VOCABULARY_HINT}"
+    return replace(mask, values=ids[mask.values], named=True, warnings=(*mask.warnings, warning))

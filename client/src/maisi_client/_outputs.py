@@ -1,4 +1,4 @@
-"""Outputs that would replace an input, or one another: refused before any work."""
+"""Checks, before any work, that no output replaces an input or another output."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any, TypeAlias
 
 from ._errors import InvalidRequest
 
-Named: TypeAlias = Iterable[tuple[str, Any]]  # what to call a file, and its path, or what is none
+NamedPaths: TypeAlias = Iterable[tuple[str, Any]]  # the name of a file in errors, and its path
 Identity: TypeAlias = tuple[int, int]  # device and inode: the same for all names of a file
 
 
-def check_outputs(inputs: Named, outputs: Named) -> None:
+def check_outputs(inputs: NamedPaths, outputs: NamedPaths) -> None:
     """Raise `InvalidRequest` where an output is an input or another output, or cannot be written.
 
-    Both are pairs of a name, such as an option, and a path; what is not a path is passed over.
-    Links are followed. An output that exists and is no input will be replaced, so it has to be a
+    Both are pairs of a name, such as an option, and a path; other values than paths are skipped.
+    Links are followed. An output that exists and is no input will be replaced, so it must be a
     regular file.
     """
-    read = identities(inputs)
-    written: dict[str, tuple[str, str]] = {}
+    input_files = identities(inputs)
+    outputs_by_path: dict[str, tuple[str, str]] = {}
     for name, value in outputs:
         if not _is_path(value):
             continue
@@ -30,22 +30,22 @@ def check_outputs(inputs: Named, outputs: Named) -> None:
             raise InvalidRequest(f"folder '{folder}' does not exist or cannot be written")
         if os.path.exists(path) and not os.path.isfile(path):
             raise InvalidRequest(f"{name} is '{path}'; it exists and is not a regular file")
-        refuse_input(read, name, path)
-        # Lower case, since names that differ by case alone are one file on some systems.
+        refuse_input(input_files, name, path)
+        # Some file systems ignore the case of names.
         key = os.path.realpath(path).casefold()
-        if key in written:
-            other_name, other_path = written[key]
+        if key in outputs_by_path:
+            other_name, other_path = outputs_by_path[key]
             raise InvalidRequest(
                 f"{name} is '{path}', the same file as {other_name} '{other_path}';"
                 " each output needs its own name"
             )
-        written[key] = name, path
+        outputs_by_path[key] = name, path
 
 
 def check_new_folder(path: str | os.PathLike[str]) -> None:
-    """Raise `InvalidRequest` unless a folder can be made at `path`, or is there and empty.
+    """Raise `InvalidRequest` unless a folder can be made at `path`, or an empty one exists.
 
-    The current folder is refused, too: a program does not find what replaces it.
+    The current folder is refused, too: its replacement would not be the current folder.
     """
     name, parent = os.fspath(path), os.path.dirname(os.path.abspath(path))
     if os.path.lexists(path) and (not os.path.isdir(path) or os.listdir(path)):
@@ -56,21 +56,21 @@ def check_new_folder(path: str | os.PathLike[str]) -> None:
         raise InvalidRequest(f"folder '{parent}' does not exist or cannot be written")
 
 
-def identities(inputs: Named) -> dict[Identity, str]:
+def identities(inputs: NamedPaths) -> dict[Identity, str]:
     """Return the files among `inputs` that exist, each with its name and path for an error."""
-    read = {}
+    files = {}
     for name, path in inputs:
         if _is_path(path) and (identity := _identity(path)) is not None:
-            read[identity] = f"{name} '{os.fspath(path)}'"
-    return read
+            files[identity] = f"{name} '{os.fspath(path)}'"
+    return files
 
 
-def refuse_input(read: Mapping[Identity, str], name: str, path: str | os.PathLike[str]) -> None:
-    """Raise `InvalidRequest` if the output `path`, called `name`, is one of the files `read`."""
-    identity = _identity(path) if read else None
-    if identity is not None and identity in read:
+def refuse_input(inputs: Mapping[Identity, str], name: str, path: str | os.PathLike[str]) -> None:
+    """Raise `InvalidRequest` if the output `path`, called `name`, is one of the `inputs`."""
+    identity = _identity(path) if inputs else None
+    if identity is not None and identity in inputs:
         raise InvalidRequest(
-            f"{name} is '{os.fspath(path)}', the same file as {read[identity]};"
+            f"{name} is '{os.fspath(path)}', the same file as {inputs[identity]};"
             " an output must not replace an input"
         )
 
@@ -80,7 +80,7 @@ def _is_path(value: Any) -> bool:
 
 
 def _identity(path: str | os.PathLike[str]) -> Identity | None:
-    """Return the identity of a file; None where there is none."""
+    """Return the identity of a file; None if it does not exist."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""One picture of a mask and the volumes made from it, in three planes."""
+"""A picture of a mask and volumes made from it, in three planes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
+from ._atomic import atomic
 from ._errors import InvalidRequest, MaisiError
-from ._files import atomic
-from ._grid import Held, Spacing, same_grid
+from ._grid import RasImage, Spacing, same_grid
 from ._mask import load_greys, load_mask
 from ._outputs import check_outputs
 from ._volume import Volume
@@ -23,7 +23,7 @@ from ._volume import Volume
 if TYPE_CHECKING:
     from PIL import Image
 
-Grid: TypeAlias = NDArray[Any]
+Voxels: TypeAlias = NDArray[Any]
 Picture: TypeAlias = str | os.PathLike[str] | SpatialImage | Volume
 
 _PLANES = (("axial", 0, 1), ("coronal", 0, 2), ("sagittal", 1, 2))  # name, axis across, axis up
@@ -53,17 +53,17 @@ def preview(
     """Draw a mask in colours and volumes in grey, a column each, and write the PNG file `path`.
 
     The rows are the axial, coronal and sagittal planes through the middle of the brain (or of all
-    that is labelled), cropped to what is there, at one scale in mm; the widest is `tile` pixels.
+    labels), cropped to the labels, at one scale in mm; the widest is `tile` pixels.
     `volumes` are pairs of title and picture, all on the mask's grid.
 
-    Raises `InvalidRequest` if the grids differ, nothing is given, or the picture would replace what
-    it shows, `MaisiError` without Pillow.
+    Raises `InvalidRequest` if the grids differ, there is no mask and no volume, or the picture
+    would replace one of them; `MaisiError` without Pillow.
     """
     require_pillow()
     pictures = [("the mask", mask), *((f"'{title}'", volume) for title, volume in volumes)]
     files = [(name, _file(picture)) for name, picture in pictures]
     check_outputs(files, [("the picture", path)])
-    greys = [(title, _held(volume)) for title, volume in volumes]
+    greys = [(title, _load_volume(volume)) for title, volume in volumes]
     labels = None
     if mask is not None:
         labels = load_mask(mask.image if isinstance(mask, Volume) else mask)
@@ -74,18 +74,18 @@ def preview(
         if not same_grid(first, volume):
             other = "the mask" if labels else "the first volume"
             raise InvalidRequest(f"'{title}' lies on another grid than {other}")
-    grid = first.values
-    shown = grid > (0 if labels else grid.mean())
-    focus = shown & np.isin(grid, _BRAIN) if labels else shown
-    focus = focus if focus.any() else shown
-    columns: list[tuple[str, Grid, Callable[[Grid, tuple[int, int]], Image.Image]]]
+    voxels = first.values
+    visible = voxels > (0 if labels else voxels.mean())
+    focus = visible & np.isin(voxels, _BRAIN) if labels else visible
+    focus = focus if focus.any() else visible
+    columns: list[tuple[str, Voxels, Callable[[Voxels, tuple[int, int]], Image.Image]]]
     columns = [("mask", labels.values, _in_colours)] if labels else []
     columns += [
         (title, volume.values, partial(_in_greys, window=_window(volume.values, focus)))
         for title, volume in greys
     ]
     spacing = first.spacing
-    box, centre = _box(shown, spacing), _centre(focus)
+    box, centre = _box(visible, spacing), _centre(focus)
     extents = [(edge.stop - edge.start) * mm for edge, mm in zip(box, spacing, strict=True)]
     rows = []
     for name, across, up in _PLANES:
@@ -93,8 +93,8 @@ def preview(
         scale = tile / max(extents)
         size = (round(extents[across] * scale), round(extents[up] * scale))
         cuts = []
-        for _, grid, paint in columns:
-            cut: Grid = np.take(grid, centre[through], axis=through)[box[across], box[up]]
+        for _, voxels, paint in columns:
+            cut: Voxels = np.take(voxels, centre[through], axis=through)[box[across], box[up]]
             cuts.append(paint(cut.T[::-1, ::-1], size))  # superior or anterior, and right, first
         rows.append((name, cuts))
     with atomic(Path(path)) as draft:
@@ -102,7 +102,7 @@ def preview(
 
 
 def require_pillow() -> None:
-    """Raise `MaisiError` if pictures cannot be drawn here."""
+    """Raise `MaisiError` if Pillow is not installed."""
     try:
         import PIL  # noqa: F401
     except ImportError:
@@ -118,18 +118,20 @@ def _file(picture: Picture | None) -> Any:
     return picture.get_filename() if isinstance(picture, SpatialImage) else picture
 
 
-def _held(picture: Picture) -> Held:
+def _load_volume(picture: Picture) -> RasImage:
     return load_greys(picture.image if isinstance(picture, Volume) else picture, "volume")
 
 
-def _box(shown: NDArray[np.bool_], spacing: Spacing) -> list[slice]:
-    """Return the slices that hold all that is shown, and a margin of 4 mm."""
+def _box(visible: NDArray[np.bool_], spacing: Spacing) -> list[slice]:
+    """Return the slices of the bounding box of visible voxels, with a margin of 4 mm."""
     box = []
     for axis, mm in enumerate(spacing):
-        at = np.flatnonzero(shown.any(axis=tuple({0, 1, 2} - {axis})))
-        low, high = (int(at[0]), int(at[-1]) + 1) if at.size else (0, shown.shape[axis])
+        indices = np.flatnonzero(visible.any(axis=tuple({0, 1, 2} - {axis})))
+        low, high = (
+            (int(indices[0]), int(indices[-1]) + 1) if indices.size else (0, visible.shape[axis])
+        )
         margin = round(4 / mm)
-        box.append(slice(max(low - margin, 0), min(high + margin, shown.shape[axis])))
+        box.append(slice(max(low - margin, 0), min(high + margin, visible.shape[axis])))
     return box
 
 
@@ -142,15 +144,15 @@ def _centre(focus: NDArray[np.bool_]) -> list[int]:
     ]
 
 
-def _window(grid: Grid, focus: NDArray[np.bool_]) -> tuple[float, float]:
-    """Return what is drawn black and white: MR from zero, CT (below zero) around the focus."""
-    values = grid[focus] if focus.any() else grid
+def _window(voxels: Voxels, focus: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return the values drawn black and white: MR from zero, CT (below zero) around the focus."""
+    values = voxels[focus] if focus.any() else voxels
     low, high = np.percentile(values, [2, 99.5]).tolist()
-    low = low if grid.min() < 0 else 0.0
+    low = low if voxels.min() < 0 else 0.0
     return low, max(1.05 * high, low + 1)
 
 
-def _in_greys(cut: Grid, size: tuple[int, int], window: tuple[float, float]) -> Image.Image:
+def _in_greys(cut: Voxels, size: tuple[int, int], window: tuple[float, float]) -> Image.Image:
     from PIL import Image
 
     low, high = window
@@ -159,8 +161,8 @@ def _in_greys(cut: Grid, size: tuple[int, int], window: tuple[float, float]) -> 
     return Image.fromarray(np.rint(255 * shade).astype(np.uint8)).convert("RGB")
 
 
-def _in_colours(cut: Grid, size: tuple[int, int]) -> Image.Image:
-    """Paint labels with smooth outlines: each is enlarged alone, the strongest takes the pixel."""
+def _in_colours(cut: Voxels, size: tuple[int, int]) -> Image.Image:
+    """Paint labels with smooth outlines: each is enlarged alone, a pixel gets the strongest."""
     from PIL import Image, ImageFilter
 
     ids = np.unique(cut)
@@ -210,8 +212,8 @@ def _page(titles: list[str], rows: list[tuple[str, list[Image.Image]]]) -> Image
             page.paste(cut, (left + (width - cut.width) // 2, top))
             draw.text((left + 7, top + 7), "A" if name == "sagittal" else "R", _FAINT, small)
         label = Image.new("RGB", (cuts[0].height, _SIDE), _PAGE)
-        at = (label.width / 2, _SIDE / 2)
-        ImageDraw.Draw(label).text(at, name, _FAINT, small, anchor="mm")
+        centre = (label.width / 2, _SIDE / 2)
+        ImageDraw.Draw(label).text(centre, name, _FAINT, small, anchor="mm")
         page.paste(label.rotate(90, expand=True), (0, top))
         top = bottom + _GAP
     draw.text((_SIDE, down - _FOOT / 2 - 2), _FOOTNOTE, _FAINT, small, anchor="lm")

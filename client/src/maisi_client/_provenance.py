@@ -1,4 +1,4 @@
-"""Where a volume came from: what was asked, of what, and the digests that prove it the same."""
+"""The provenance of a volume: its request, and digests of its inputs and outputs."""
 
 from __future__ import annotations
 
@@ -16,25 +16,23 @@ from ._request import Request
 
 
 def provenance(
-    image: nib.Nifti1Image, used: nib.Nifti1Image | None, request: Request, variant: str
+    image: nib.Nifti1Image, used_mask: nib.Nifti1Image | None, request: Request, variant: str
 ) -> dict[str, Any]:
-    """Return what a report says beside the server's own words.
+    """Return the entries that the client adds to the server's report.
 
-    `request` has the arguments, seed and `variant` completed, with which `Client.generate` makes
-    the volume again; pictures that were no files are None there. `sha256` has the digests of the
-    `image`, of the mask that it follows if the server made one, and of the `mask` or `source` that
-    was sent.
+    `request` has the arguments, with seed and `variant`, with which `Client.generate` reproduces
+    the volume; pictures that are no files are None there. `sha256` has the digests of the `image`,
+    of `used_mask` if the server made or changed the mask, and of the request's `mask` and `source`.
     """
     digests = {"image": digest(np.asarray(image.dataobj), image.affine)}
-    if used is not None:
-        digests["used_mask"] = digest(np.asarray(used.dataobj), used.affine)
-    held = request.held
-    if held is not None and request.labels is not None:
-        digests["mask"] = digest(request.labels, held.image.affine)
+    if used_mask is not None:
+        digests["used_mask"] = digest(np.asarray(used_mask.dataobj), used_mask.affine)
+    if request.reference is not None and request.labels is not None:
+        digests["mask"] = digest(request.labels, request.reference.image.affine)
     if request.source is not None:
         digests["source"] = digest(request.source.values, request.source.image.affine)
     return {
-        "request": plain({"variant": variant, "mask": request.mask, **request.arguments}),
+        "request": json_arguments({"variant": variant, "mask": request.mask, **request.arguments}),
         "sha256": digests,
         "client": version("maisi-client"),
     }
@@ -49,12 +47,14 @@ def digest(values: NDArray[Any], affine: NDArray[Any]) -> str:
     return sha256.hexdigest()
 
 
-def plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments as JSON has them: files by their absolute path, other pictures as None."""
-    return {name: _plain(name, value) for name, value in arguments.items() if value is not None}
+def json_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments for JSON: files by their absolute path, other pictures as None."""
+    return {
+        name: _json_value(name, value) for name, value in arguments.items() if value is not None
+    }
 
 
-def _plain(name: str, value: Any) -> Any:
+def _json_value(name: str, value: Any) -> Any:
     if name in ("mask", "source"):
         file = value if isinstance(value, (str, os.PathLike)) else value.get_filename()
         return file and os.path.abspath(file)

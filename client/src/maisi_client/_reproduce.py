@@ -1,4 +1,4 @@
-"""A volume made again from its sidecar, and proof that it is the same."""
+"""Reproduction of a volume from its sidecar, and a check that it is the same."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ._client import Client
 from ._errors import InvalidRequest, Mismatch, ServerError
 from ._mask import load_greys, load_mask
 from ._provenance import digest
-from ._variant import named
+from ._variant import choose_variant
 from ._volume import Progress, Volume
 from ._wire import check_form, read_json_file
 
@@ -34,25 +34,25 @@ def reproduce(
 ) -> Volume:
     """Make the volume of a report (`NAME.json`) again; return it if it is the same to the bit.
 
-    `mask` and `source` are needed where the files that were sent are no longer where they were.
-    Raises `Mismatch`, which names the digest that differs: of the mask or source, of the server's
-    weights (both before any work), or of what was made. Raises `InvalidRequest` for a sidecar that
+    `mask` and `source` are needed if the original files have moved. Raises `Mismatch`, which names
+    the digest that differs: of the mask or source, of the server's weights (both before any work),
+    or of the result. Raises `InvalidRequest` for a sidecar that
     cannot be read or has no digests, and what `Client.generate` raises.
     """
     report = read_sidecar(sidecar)
     request, digests = dict(report["request"]), dict(report["sha256"])
     pictures = {
-        name: _same(name, picture or request.pop(name, None), digests[name], request)
+        name: _checked_picture(name, picture or request.pop(name, None), digests[name], request)
         for name, picture in (("mask", mask), ("source", source))
         if name in digests
     }
-    _same_weights(client, str(report["variant"]), report["weights"])
+    _check_weights(client, str(report["variant"]), report["weights"])
     volume = client.generate(**{**request, **pictures}, on_progress=on_progress)
     for name, sha256 in volume.report["sha256"].items():
         if sha256 != digests.get(name):
             raise Mismatch(
                 f"the {name} has SHA-256 {sha256}, not {digests.get(name)};"
-                f" {_apart(report['versions'], volume.report.get('versions', {}))}"
+                f" {_version_changes(report['versions'], volume.report.get('versions', {}))}"
             )
     return volume
 
@@ -69,31 +69,33 @@ def read_sidecar(path: str | os.PathLike[str]) -> dict[str, Any]:
     return report
 
 
-def _same(name: str, picture: Picture | None, wanted: str, request: Mapping[str, Any]) -> Picture:
-    """Return the picture if it is the one that was sent."""
+def _checked_picture(
+    name: str, picture: Picture | None, expected: str, request: Mapping[str, Any]
+) -> Picture:
+    """Return the picture if it has the `expected` digest."""
     if picture is None:
         raise InvalidRequest(f"the {name} was no file; give the same {name} again")
     is_mask = name == "mask"
-    held = load_mask(picture, request.get("vocabulary")) if is_mask else load_greys(picture)
-    sha256 = digest(held.values, held.image.affine)
-    if sha256 != wanted:
-        raise Mismatch(f"the {name} has SHA-256 {sha256}; the volume was made of {wanted}")
+    ras = load_mask(picture, request.get("vocabulary")) if is_mask else load_greys(picture)
+    sha256 = digest(ras.values, ras.image.affine)
+    if sha256 != expected:
+        raise Mismatch(f"the {name} has SHA-256 {sha256}; the volume was made of {expected}")
     return picture
 
 
-def _same_weights(client: Client, variant: str, wanted: Mapping[str, str]) -> None:
-    for network, sha256 in named(variant, client.info()).weights.items():
-        if sha256 != wanted.get(network):
+def _check_weights(client: Client, variant: str, expected: Mapping[str, str]) -> None:
+    for network, sha256 in choose_variant(variant, client.info()).weights.items():
+        if sha256 != expected.get(network):
             raise Mismatch(
                 f"weights of {network}: the server has SHA-256 {sha256}; the volume was made with"
-                f" {wanted.get(network)}"
+                f" {expected.get(network)}"
             )
 
 
-def _apart(then: Mapping[str, str], now: Mapping[str, str]) -> str:
-    changed = (
+def _version_changes(then: Mapping[str, str], now: Mapping[str, str]) -> str:
+    changes = (
         f"{name} was {then.get(name)} and is {version}"
         for name, version in now.items()
         if then.get(name) != version
     )
-    return ", ".join(changed) or "the versions are the same, so processor or engines differ"
+    return ", ".join(changes) or "the versions are the same, so processor or engines differ"

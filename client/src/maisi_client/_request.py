@@ -1,4 +1,4 @@
-"""From arguments to the tensors of a request."""
+"""Conversion of arguments to the tensors of a request."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from ._arguments import Picture, complete, tensors
 from ._errors import InvalidRequest
 from ._grid import (
-    Held,
+    RasImage,
     Spacing,
     parse_spacing,
     present_ids,
     resample_linear,
     resample_nearest,
-    resampled,
+    resampled_shape,
     same_grid,
 )
 from ._mask import load_greys, load_mask
@@ -29,20 +29,20 @@ _log = logging.getLogger("maisi_client")
 
 @dataclass(frozen=True)
 class Request:
-    """What to send to which variant, and what the answer is placed on.
+    """The tensors `inputs` for a variant, and the grid of the answer.
 
-    `variant` is None where the server's only one is meant.
-    `mask` and `arguments` are those that were given, the seed completed. `held` is the picture that
-    came: the mask, whose values are `labels`, or else the `source`. `named`: its labels' names
-    made the ids, which are not those of its file. `warnings` are of how it was read and resampled.
+    `variant` is None for the server's only one. `mask` and `arguments` are the caller's, with a
+    seed. `reference` is the image whose grid the answer gets: the mask, whose values are `labels`,
+    or else the `source`. `named` is whether the ids follow from the labels' names, and are not
+    those of the file. `warnings` are about reading and resampling.
     """
 
     variant: str | None
     inputs: Mapping[str, NDArray[Any]]
     mask: Picture | None
     arguments: Mapping[str, Any]
-    held: Held | None
-    source: Held | None
+    reference: RasImage | None
+    source: RasImage | None
     spacing: Spacing | None
     labels: NDArray[np.uint8] | None
     named: bool
@@ -50,71 +50,74 @@ class Request:
 
 
 def prepare(mask: Picture | None, arguments: Mapping[str, Any], **flags: bool) -> Request:
-    """Read the pictures, put them on one grid, and turn what is asked to tensors.
+    """Read the pictures, resample them to one grid, and convert the arguments to tensors.
 
-    `flags` are inputs that no caller names: `check`, `mask_only`. Raises `InvalidRequest` for what
-    cannot be sent, TypeError for an argument that is none.
+    `flags` are inputs that are no arguments: `check`, `mask_only`. Raises `InvalidRequest` for an
+    invalid value, TypeError for an unknown argument.
     """
-    asked = complete(arguments)
-    source, spacing = asked.get("source"), asked.get("spacing")
-    labels = None if mask is None else load_mask(mask, asked.get("vocabulary"))
+    arguments = complete(arguments)
+    source, spacing = arguments.get("source"), arguments.get("spacing")
+    labels = None if mask is None else load_mask(mask, arguments.get("vocabulary"))
     greys = None if source is None else load_greys(source)
     if labels is not None and greys is not None and not same_grid(labels, greys):
         raise InvalidRequest("the source lies on another grid than the mask; resample one of them")
-    held = labels or greys
-    known = labels and labels.image.extra.get("vocabulary")
-    if known and asked.get("vocabulary") not in (None, known):
+    reference = labels or greys
+    mask_vocabulary = labels and labels.image.extra.get("vocabulary")
+    if mask_vocabulary and arguments.get("vocabulary") not in (None, mask_vocabulary):
         raise InvalidRequest(
-            f"vocabulary is '{asked['vocabulary']}'; the mask's codes are read as {known}'s ids"
+            f"vocabulary is '{arguments['vocabulary']}'; the mask's codes are read as"
+            f" {mask_vocabulary}'s ids"
         )
-    used = None if spacing is None else parse_spacing(spacing)
-    if held is not None:
-        used = used or held.spacing
-    inputs = tensors({**asked, **flags})
-    if used is not None:
+    lengths = None if spacing is None else parse_spacing(spacing)
+    if reference is not None:
+        lengths = lengths or reference.spacing
+    inputs = tensors({**arguments, **flags})
+    if lengths is not None:
         with np.errstate(over="ignore"):
-            inputs["spacing"] = np.array(used, np.float32)
+            inputs["spacing"] = np.array(lengths, np.float32)
         if labels is not None:
-            inputs["mask"] = resample_nearest(labels.values, labels.spacing, used)
+            inputs["mask"] = resample_nearest(labels.values, labels.spacing, lengths)
         if greys is not None:
-            # On the mask's grid, if there is one: its spacing is the same but for rounding.
-            assert held is not None
-            sides = resampled(greys.values.shape, held.spacing, used, itemsize=4)
-            inputs["source"] = resample_linear(greys.values, held.spacing, sides, used)
+            # With the mask's spacing, if there is one: it differs by no more than rounding.
+            assert reference is not None
+            sides = resampled_shape(greys.values.shape, reference.spacing, lengths, itemsize=4)
+            inputs["source"] = resample_linear(greys.values, reference.spacing, sides, lengths)
     warnings = () if labels is None else labels.warnings
     if labels is not None:
-        warnings += _lost(labels, inputs["mask"], used)
+        warnings += _lost_labels(labels, inputs["mask"], lengths)
     if flags.get("mask_only"):  # its answer has no report
         for warning in warnings:
             _log.warning("%s", warning)
     return Request(
-        variant=asked.get("variant"),
+        variant=arguments.get("variant"),
         inputs=inputs,
         mask=mask,
-        arguments=asked,
-        held=held,
+        arguments=arguments,
+        reference=reference,
         source=greys,
-        spacing=used,
+        spacing=lengths,
         labels=None if labels is None else labels.values,
         named=labels is not None and labels.named,
         warnings=warnings,
     )
 
 
-def _lost(labels: Held, sent: NDArray[np.uint8], spacing: Spacing | None) -> tuple[str, ...]:
-    """Return a warning where labels are too small to be in a mask at another spacing."""
+def _lost_labels(
+    labels: RasImage, resampled: NDArray[np.uint8], spacing: Spacing | None
+) -> tuple[str, ...]:
+    """Return a warning if labels are too small to remain in a mask at another spacing."""
     if spacing is None or spacing == labels.spacing:
         return ()
-    if not (lost := sorted({*present_ids(labels.values)} - {*present_ids(sent)})):
+    if not (lost_ids := sorted({*present_ids(labels.values)} - {*present_ids(resampled)})):
         return ()
     return (
-        f"labels {', '.join(map(str, lost))} of the mask are too small to be in it at spacing"
+        f"labels {', '.join(map(str, lost_ids))} of the mask are too small to be in it at spacing"
         f" {list(spacing)} mm; the volume does not show them",
     )
 
 
 def size_of(inputs: Mapping[str, NDArray[Any]]) -> tuple[int, ...] | None:
-    """Return the voxels `[X, Y, Z]` that the tensors ask for; None: those of a preset."""
+    """Return the voxels `[X, Y, Z]` that the tensors request; None for those of a preset."""
     for name in ("mask", "source"):
         if name in inputs:
             return inputs[name].shape

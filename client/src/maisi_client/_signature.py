@@ -1,4 +1,4 @@
-"""The keywords of a method as `help` and editors at run time show them."""
+"""Signatures that list the keywords of a TypedDict, for `help` and interactive editors."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 def lists_keywords_of(*tables: Any) -> Callable[[_Method], _Method]:
     """Return a decorator for a method that ends in `**arguments: Unpack[...]`.
 
-    Its signature and its docstring get what the TypedDicts `tables`, the base first, say of each
-    key, so that it is written once. All keys may be left out.
+    The keys of the TypedDicts `tables`, the base first, are added to its signature, and their
+    descriptions to its docstring. All keys are optional.
     """
     annotations = {name: hint for table in tables for name, hint in table.__annotations__.items()}
     keywords = [
@@ -30,8 +30,8 @@ def lists_keywords_of(*tables: Any) -> Callable[[_Method], _Method]:
     def decorate(method: _Method) -> _Method:
         signature = inspect.signature(method)
         *others, _ = signature.parameters.values()
-        shown = signature.replace(parameters=[*others, *keywords])
-        method.__signature__ = shown  # type: ignore[attr-defined]
+        complete = signature.replace(parameters=[*others, *keywords])
+        method.__signature__ = complete  # type: ignore[attr-defined]
         method.__doc__ = "\n\n".join([inspect.cleandoc(method.__doc__ or ""), *texts])
         return method
 

@@ -1,4 +1,4 @@
-"""What a server offers."""
+"""The model variants of a server."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ._errors import InvalidRequest, ServerError, ServerUnavailable, printable
-from ._wire import check_form, read_json, shown
+from ._wire import check_form, excerpt, read_json
 
 
 @dataclass(frozen=True)
 class Variant:
     """One model variant, as its server publishes it; every length is in mm, every size in voxels.
 
-    `modalities` maps names to class codes and `labels` the ids a mask may hold to their names;
-    `masks` tells whether it takes masks at all. `regions` are the body regions that steer it, from
-    top to bottom; most variants have none.
-    `size` has `min`, `max`, `multiple`, `max_voxels`; `spacing` has `min`, `max`; `limits` bound
-    `steps` and `guidance`; `defaults` fill in what a request leaves out; `presets` are named
-    combinations that the model was trained for, with a `caveat` where it is known to make bad
-    images alone of one; `weights` are SHA-256 digests.
+    `modalities` maps names to class codes, `labels` the ids that a mask may hold to their names.
+    `masks` is whether the variant takes masks at all. `regions` are the body regions that condition
+    it, from top to bottom; most variants have none. `size` has `min`, `max`, `multiple` and
+    `max_voxels`; `spacing` has `min` and `max`; `limits` bound `steps` and `guidance`; `defaults`
+    are the values of arguments that a request omits. `presets` are named combinations of arguments
+    that the model was trained for; one has a `caveat` if its images without a mask are known to be
+    bad. `weights` are SHA-256 digests.
     """
 
     name: str
@@ -70,7 +70,7 @@ _FORM = {  # of the JSON, as far as the client reads it
 def parse_variant(text: str) -> Variant:
     """Read the JSON that a model configuration holds as its parameter `variant`.
 
-    Raises `ServerError` if it is none, or not of the form that the client reads.
+    Raises `ServerError` if it is not JSON of the form that the client reads.
     """
     try:
         data = read_json(text)
@@ -80,7 +80,8 @@ def parse_variant(text: str) -> Variant:
         raise ServerError(f"the server's variant cannot be read: {error}") from None
     if not all(0 <= id_ <= 255 for id_ in labels):
         raise ServerError(
-            f"the server's variant has labels {shown(list(labels))}; ids from 0 to 255 are expected"
+            f"the server's variant has labels {excerpt(list(labels))};"
+            " ids from 0 to 255 are expected"
         )
     size, spacing = data["size"], data["spacing"]
     sides = [*size["min"], *size["max"], size["multiple"]]
@@ -99,39 +100,39 @@ def parse_variant(text: str) -> Variant:
     return Variant(**fields)
 
 
-def named(name: str | None, variants: Mapping[str, Variant]) -> Variant:
-    """Return a variant of those that are served, by the rule that requests follow.
+def choose_variant(name: str | None, variants: Mapping[str, Variant]) -> Variant:
+    """Return the variant that a request would use, of those that are served.
 
-    That is the one that is named, else that of `MAISI_VARIANT`, else the only one. Raises
-    `InvalidRequest` where there is none such, `ServerUnavailable` where nothing is served.
+    That is the one called `name`, else that of `MAISI_VARIANT`, else the only one. Raises
+    `InvalidRequest` if there is no such variant, `ServerUnavailable` if none is served.
     """
-    name = name or os.environ.get("MAISI_VARIANT") or only(variants, "the server")
+    name = name or os.environ.get("MAISI_VARIANT") or only_variant(variants, "the server")
     if name not in variants:
         raise InvalidRequest(f"the variant is '{name}'; the server has {', '.join(variants)}")
     return variants[name]
 
 
-def only(served: Collection[str], url: str) -> str:
-    """Return the one name among those that the server at `url` serves.
+def only_variant(names: Collection[str], url: str) -> str:
+    """Return the one of `names`, the variants that the server at `url` serves.
 
     Raises `InvalidRequest` where there are several, `ServerUnavailable` where there is none.
     """
-    if not served:
+    if not names:
         raise ServerUnavailable(f"no variant is ready at {url}")
-    if len(served) > 1:
+    if len(names) > 1:
         raise InvalidRequest(
-            f"no variant is named, and {url} serves {', '.join(served)}; name one of them"
+            f"no variant is named, and {url} serves {', '.join(names)}; name one of them"
         )
-    return next(iter(served))
+    return next(iter(names))
 
 
-def in_models(models: Iterable[str]) -> list[str]:
-    """Return the variants among the names of a server's models: each has a stream beside it."""
+def variant_names(models: Iterable[str]) -> list[str]:
+    """Return the variants among the names of a server's models: those with a stream model."""
     names = set(models)
     return sorted(name for name in names if f"{name}.stream" in names)
 
 
-def offered(configs: Iterable[Any]) -> dict[str, Variant]:
+def parse_variants(configs: Iterable[Any]) -> dict[str, Variant]:
     """Return the variants among the configurations of a server's models, by name."""
     return {
         printable(config.name): parse_variant(config.parameters["variant"].string_value)

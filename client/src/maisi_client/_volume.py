@@ -1,4 +1,4 @@
-"""What a request gives back."""
+"""The results of a request: progress and a volume."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 
 import nibabel as nib
 
-from ._datasets.files import report_files
+from ._atomic import atomic
+from ._datasets.report_files import report_files
 from ._errors import InvalidRequest, ServerError
-from ._files import atomic
 from ._grid import open_image
 from ._outputs import identities, refuse_input
 from ._wire import check_form, read_json_file
 
 SUFFIXES = (".nii.gz", ".nii")
-_FORM = {  # of the parts of a report that are looked into
+_FORM = {  # of the parts of a report that are read
     "sha256?": {"used_mask?": str},
     "fidelity?": {"faithful?": (bool, type(None))},
     "versions?": {str: str},
@@ -28,7 +28,7 @@ _FORM = {  # of the parts of a report that are looked into
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a request is: the stage at work and the fraction of the whole that is done."""
+    """The stage that a request is in, and the fraction of the whole that is done."""
 
     stage: str
     fraction: float
@@ -39,9 +39,9 @@ class Volume:
     """A synthetic volume.
 
     `image` is int16 (Hounsfield units for CT, 0..1000 for MR) on the mask's own grid, axes and
-    affine. `report` says how it was made: seed, every parameter, seconds a stage, weights, quality.
-    `mask` is the label map it follows, uint8, on the same grid, where that is another than the one
-    that was sent: made or changed by the server, or without what another spacing lost.
+    affine. `report` has its parameters: seed, arguments, seconds of each stage, weights, quality.
+    `mask` is the label map it follows, uint8, on the same grid, if that differs from the one in the
+    request: generated or changed by the server, or without labels lost at another spacing.
     """
 
     image: nib.Nifti1Image
@@ -50,17 +50,15 @@ class Volume:
 
     @property
     def faithful(self) -> bool:
-        """False where, by the report, the volume does not follow its mask."""
+        """False if, by the report, the volume does not follow its mask."""
         return self.report.get("fidelity", {}).get("faithful") is not False
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write `NAME.nii.gz` (or `.nii`), beside it the report and a mask if there is one.
+        """Write `NAME.nii.gz` (or `.nii`), its report `NAME.json`, and `NAME_mask.nii.gz` if any.
 
-        Those are `NAME.json` and `NAME_mask.nii.gz`.
-
-        Each file appears whole or not at all; one that exists is replaced. Returns the path of the
-        report. Raises `InvalidRequest` for another suffix, and where a file would replace the mask
-        or the source that the volume was made of; `OSError` if the folder cannot be written.
+        Each file is written whole or not at all; an existing one is replaced. Return the path of
+        the report. Raises `InvalidRequest` for another suffix, and if a file would replace the mask
+        or source that the volume was made from; `OSError` if the folder cannot be written.
         """
         path, report = Path(path), report_path(path)
         self._refuse_inputs(path)
@@ -75,23 +73,23 @@ class Volume:
         return report
 
     def _refuse_inputs(self, path: Path) -> None:
-        """Raise `InvalidRequest` where saving would replace what the volume was made of."""
+        """Raise `InvalidRequest` if saving would replace an input of the volume."""
         request = self.report.get("request")
         request = request if isinstance(request, Mapping) else {}
-        read = identities((f"the {name}", request.get(name)) for name in ("mask", "source"))
-        refuse_input(read, "the volume's file", path)
-        refuse_input(read, "the report's file", report_path(path))
+        inputs = identities((f"the {name}", request.get(name)) for name in ("mask", "source"))
+        refuse_input(inputs, "the volume's file", path)
+        refuse_input(inputs, "the report's file", report_path(path))
         if self.mask is not None:
-            refuse_input(read, "the mask's file", mask_path(path))
+            refuse_input(inputs, "the mask's file", mask_path(path))
 
     @classmethod
     def load(
         cls, path: str | os.PathLike[str], *, report: str | os.PathLike[str] | None = None
     ) -> Volume:
-        """Read a volume, its report, and what `save` wrote as its mask if the report has one.
+        """Read a volume, its report, and the mask that `save` wrote if the report has one.
 
-        `report` is the report's path; by default it is what `save` wrote beside the volume, or lies
-        where `make_dataset` writes it, in any layout.
+        `report` is the report's path; by default that of `save`, beside the volume, or of
+        `make_dataset`, in any layout.
         Raises `InvalidRequest` if the volume or the report cannot be read.
         """
         if report is None:
@@ -109,20 +107,20 @@ class Volume:
         except (OSError, ValueError, ServerError) as error:
             raise InvalidRequest(f"report '{report}' cannot be read: {error}") from error
         mask = mask_path(path)
-        # A mask without a digest in the report is of another volume that had this name before.
-        own = mask.is_file() and "used_mask" in contents.get("sha256", {"used_mask": ""})
-        mask_image = open_image(mask, "mask", InvalidRequest)[1] if own else None
+        # A mask without a digest in the report is of an earlier volume of the same name.
+        has_mask = mask.is_file() and "used_mask" in contents.get("sha256", {"used_mask": ""})
+        mask_image = open_image(mask, "mask", InvalidRequest)[1] if has_mask else None
         return cls(image, contents, mask_image)
 
 
 def mask_path(path: str | os.PathLike[str]) -> Path:
-    """Return where the mask of a volume lies: `scan.nii.gz` has `scan_mask.nii.gz`."""
+    """Return the path of a volume's mask: `scan.nii.gz` has `scan_mask.nii.gz`."""
     report = report_path(path)
     return report.with_name(report.name.removesuffix(".json") + "_mask.nii.gz")
 
 
 def report_path(path: str | os.PathLike[str]) -> Path:
-    """Return where the report of a volume lies: `scan.nii.gz` has `scan.json`."""
+    """Return the path of a volume's report: `scan.nii.gz` has `scan.json`."""
     path = Path(path)
     for suffix in SUFFIXES:
         if path.name.endswith(suffix) and path.name != suffix:

@@ -1,4 +1,4 @@
-"""What a server says, before it is believed: text, JSON and tensors."""
+"""Validation of a server's text, JSON and tensors."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ._errors import ServerError, first_line, printable
 
 JSON_BYTES = 1 << 20  # the longest report of the variants is some 40 kB
 _DEPTH = 16  # lists and objects within each other; reports and variants have 5
-_TEXT = 4096  # characters, those of the longest path of Linux
-_DIGITS = 20  # those of an int64 and its sign
-_SHOWN = 60  # characters of a wrong value in an error
+_TEXT = 4096  # characters, as in the longest path of Linux
+_DIGITS = 20  # an int64 and its sign
+_EXCERPT = 60  # characters of a wrong value in an error
 _WORDS = {
     str: "a text",
     bool: "true or false",
@@ -31,8 +31,8 @@ _WORDS = {
 def read_json(content: str | bytes) -> dict[str, Any]:
     """Return a JSON object whose texts are printable and whose numbers are finite.
 
-    Raises ValueError for anything else, and for more than a report or a variant needs: `JSON_BYTES`
-    bytes, 16 levels, numbers of 20 digits. Texts are cut to 4096 characters.
+    Raises ValueError for anything else, and for JSON of more than `JSON_BYTES` bytes, 16 levels or
+    numbers of 20 digits. Texts are cut to 4096 characters.
     """
     if len(content) > JSON_BYTES:
         raise ValueError(f"it has more than the {JSON_BYTES} bytes that are allowed")
@@ -49,50 +49,50 @@ def read_json(content: str | bytes) -> dict[str, Any]:
 
 
 def read_json_file(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a file as `read_json` does, no more of it than that allows; raises OSError, too."""
+    """Read a file as `read_json` does, and at most `JSON_BYTES` of it; raises OSError, too."""
     with open(path, "rb") as file:
         return read_json(file.read(JSON_BYTES + 1))
 
 
-def check_form(what: str, value: Any, form: Any) -> None:
-    """Raise `ServerError` where `value`, called `what`, is not of the `form`.
+def check_form(subject: str, value: Any, form: Any) -> None:
+    """Raise `ServerError` where `value`, called `subject`, is not of the `form`.
 
-    A form is a type; a tuple of types, any of which will do; a list of one form for all items, or
-    of one for each; an object of forms by key, `key?` where it may be missing; or an object of
-    `str` and one form for all values. What an object has beside its keys does not matter.
+    A form is a type; a tuple of types, any of which is allowed; a list of one form for all items,
+    or of one for each; an object of forms by key, `key?` if it may be missing; or an object of
+    `str` and one form for all values. Other keys of an object are not checked.
     """
     if isinstance(form, dict) and str in form:
-        _check_type(what, value, dict)
+        _check_type(subject, value, dict)
         for key, item in value.items():
-            check_form(f"{what}.{key[:_SHOWN]}", item, form[str])
+            check_form(f"{subject}.{key[:_EXCERPT]}", item, form[str])
     elif isinstance(form, dict):
-        _check_type(what, value, dict)
-        for key, wanted in form.items():
+        _check_type(subject, value, dict)
+        for key, item_form in form.items():
             name = key.removesuffix("?")
             if name in value:
-                check_form(f"{what}.{name}", value[name], wanted)
+                check_form(f"{subject}.{name}", value[name], item_form)
             elif name == key:
-                raise ServerError(f"{what} has no '{name}'; one is expected")
+                raise ServerError(f"{subject} has no '{name}'; one is expected")
     elif isinstance(form, list):
-        _check_type(what, value, list)
+        _check_type(subject, value, list)
         forms = form * len(value) if len(form) == 1 else form
         if len(value) != len(forms):
-            raise ServerError(f"{what} is {shown(value)}; {len(forms)} items are expected")
-        for number, (item, wanted) in enumerate(zip(value, forms, strict=True)):
-            check_form(f"{what}[{number}]", item, wanted)
+            raise ServerError(f"{subject} is {excerpt(value)}; {len(forms)} items are expected")
+        for number, (item, item_form) in enumerate(zip(value, forms, strict=True)):
+            check_form(f"{subject}[{number}]", item, item_form)
     else:
-        _check_type(what, value, form)
+        _check_type(subject, value, form)
 
 
 def read_tensor(result: Any, name: str, dtype: DTypeLike, rank: int) -> NDArray[Any] | None:
-    """Return the output `name` of a part of the answer, None where it has none.
+    """Return the output `name` of a message of the answer, None if it has none.
 
-    Raises `ServerError` unless it is of `dtype`, has `rank` axes that are not empty, and as many
-    bytes as its shape says.
+    Raises `ServerError` unless it is of `dtype`, has `rank` axes that are not empty, and the bytes
+    that its shape requires.
     """
     try:
         value: NDArray[Any] | None = result.as_numpy(name)
-    except Exception as error:  # tritonclient checks nothing: numpy and struct raise what they do
+    except Exception as error:  # tritonclient checks nothing, so numpy and struct raise
         why = first_line(error)
         raise ServerError(f"the server's {name} cannot be read: {why}") from None
     if value is None:
@@ -105,17 +105,17 @@ def read_tensor(result: Any, name: str, dtype: DTypeLike, rank: int) -> NDArray[
     return value
 
 
-def shown(value: Any) -> str:
-    """Return a value for an error's sentence, its beginning where it is long."""
+def excerpt(value: Any) -> str:
+    """Return a value for an error's sentence, only its beginning if it is long."""
     text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]}..."
 
 
-def _check_type(what: str, value: Any, types: Any) -> None:
+def _check_type(subject: str, value: Any, types: Any) -> None:
     allowed = types if isinstance(types, tuple) else (types,)
     if type(value) not in allowed and not (type(value) is int and float in allowed):
-        wanted = " or ".join(_WORDS[one] for one in allowed)
-        raise ServerError(f"{what} is {shown(value)}; {wanted} is expected")
+        expected = " or ".join(_WORDS[one] for one in allowed)
+        raise ServerError(f"{subject} is {excerpt(value)}; {expected} is expected")
 
 
 def _whole(text: str) -> int:

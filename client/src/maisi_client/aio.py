@@ -26,9 +26,9 @@ from ._request import prepare
 from ._signature import lists_keywords_of
 from ._transport import channel, loop
 from ._transport.address import DEFAULT_URL
+from ._transport.operations import Operations
 from ._transport.pool import Pool
 from ._transport.session import Session
-from ._transport.steps import Steps
 from ._transport.tls import Tls
 from ._variant import Variant
 from ._volume import Progress, Volume
@@ -40,9 +40,9 @@ __all__ = ["Client"]
 
 
 class Client:
-    """MAISI Triton servers, as `maisi_client.Client` explains them.
+    """A client of MAISI Triton servers for asyncio; see `maisi_client.Client`.
 
-    It is made and used in one event loop. Cancelling a task cancels its request on the server.
+    It is created and used in one event loop. Cancelling a task cancels its request on the server.
     Files are read, and pictures resampled, in threads beside the loop.
     """
 
@@ -61,7 +61,7 @@ class Client:
         self._pool = Pool(
             self.url,
             lambda url: channel.connect(
-                # One for all requests, so that it has to take the answer of any.
+                # One for all requests, so it must accept an answer of any size.
                 url,
                 self._tls,
                 InferenceServerClient,
@@ -94,7 +94,7 @@ class Client:
         on_progress: Callable[[Progress], object] | None = None,
         **arguments: Unpack[Arguments],
     ) -> Volume:
-        """Make a volume and wait for it; see `maisi_client.Client.generate`."""
+        """Return the volume of a request; see `maisi_client.Client.generate`."""
         volume: Volume = await self._wait(self.stream(mask, **arguments), on_progress)
         return volume
 
@@ -114,34 +114,36 @@ class Client:
     async def gather(
         self, requests: Iterable[Mapping[str, Any]], *, limit: int = 8
     ) -> AsyncGenerator[tuple[Mapping[str, Any], Volume | MaisiError], None]:
-        """Yield each request with its volume, or its error, as they are done.
+        """Yield each request with its volume, or its error, in the order of completion.
 
-        Requests are mappings of `mask` and `Arguments`, drawn one by one: no more than `limit` are
-        at work, or done and not yet taken, so that any number of them needs the memory of `limit`.
-        Leaving early cancels what is at work.
+        Requests are mappings of `mask` and `Arguments`, taken from the iterable one by one: no more
+        than `limit` are running, or finished and not yet yielded, which bounds the memory. Leaving
+        early cancels the running ones.
         """
 
-        async def one(request: Mapping[str, Any]) -> tuple[Mapping[str, Any], Volume | MaisiError]:
+        async def generate(
+            request: Mapping[str, Any],
+        ) -> tuple[Mapping[str, Any], Volume | MaisiError]:
             try:
                 return request, await self.generate(**request)
             except MaisiError as error:
                 return request, error
 
-        left, working = iter(requests), set[asyncio.Task[Any]]()
+        waiting, running = iter(requests), set[asyncio.Task[Any]]()
         try:
             while True:
-                for request in itertools.islice(left, limit - len(working)):
-                    working.add(asyncio.create_task(one(request)))
-                if not working:
+                for request in itertools.islice(waiting, limit - len(running)):
+                    running.add(asyncio.create_task(generate(request)))
+                if not running:
                     return
-                done, _ = await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
-                    working.remove(task)
+                    running.remove(task)
                     yield task.result()
         finally:
-            for task in working:
+            for task in running:
                 task.cancel()
-            await asyncio.gather(*working, return_exceptions=True)
+            await asyncio.gather(*running, return_exceptions=True)
 
     @lists_keywords_of(MaskArguments)
     async def mask(
@@ -174,14 +176,14 @@ class Client:
         events: AsyncGenerator[Any, None],
         on_progress: Callable[[Progress], object] | None = None,
     ) -> Any:
-        """Return the event that is no progress, and close the events."""
+        """Return the first event that is not `Progress`, and close the events."""
         async with aclosing(events):
             async for event in events:
                 if not isinstance(event, Progress):
                     return event
                 if on_progress is not None:
                     on_progress(event)
-        raise AssertionError("events end with what was asked for, or raise")
+        raise AssertionError("events end with a result, or raise")
 
-    def _events(self, steps: Steps[None]) -> AsyncGenerator[Any, None]:
-        return loop.events(steps, self._tls)
+    def _events(self, operations: Operations[None]) -> AsyncGenerator[Any, None]:
+        return loop.events(operations, self._tls)

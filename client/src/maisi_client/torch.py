@@ -46,25 +46,24 @@ class SyntheticPairs(IterableDataset[Any]):
 
     `rows` are those of a plan, or mappings of the arguments of `Client.generate`, each with a
     `mask` or an `anatomy`; or a function from the number of an epoch, from 0, to such rows, however
-    many. What is made of one is a dictionary, or what `transform` turns that into:
+    many. Each yields a dictionary, or what `transform` returns for it:
 
     - `image` float32 `[1, X, Y, Z]`, Hounsfield units for CT and 0..1000 for MR;
     - `label` uint8 `[1, X, Y, Z]`, the mask that the image follows, on the same grid;
     - `affine` float64 `[4, 4]`, from voxels to mm, RAS+;
-    - `name`, `modality`, `seed`, and `faithful`: False where, by the report, the image does not
+    - `name`, `modality`, `seed`, and `faithful`: False if, by the report, the image does not
       follow its mask.
 
     One pass is one `epoch`; if `endless`, the next ones follow. In epoch 0 a row has its own seed,
-    or its number where it has none, in later ones a seed drawn from that and the epoch. A function
-    gives its rows their seeds; what has none is given one drawn from its number and the epoch.
+    or its number if it has none, in later ones a seed derived from that and the epoch. Rows of a
+    function keep their seeds; one without gets a seed derived from its number and the epoch.
 
     `url` names one server or, with commas, several, as for `Client`. Up to `prefetch` pairs are
-    ahead of who iterates, made at the same time by threads. The workers of a `DataLoader` share the
-    rows, and so do the ranks of `torch.distributed` if its group is there when this is made.
+    made in advance, at the same time by threads. The workers of a `DataLoader` share the rows, and
+    so do the ranks of `torch.distributed` if its group is initialised before the dataset.
 
-    While iterating, what is refused raises `InvalidRequest`; a row that fails otherwise is tried
-    `attempts` times and then raises the last `MaisiError`. Leaving early cancels what is being
-    made.
+    While iterating, a refused row raises `InvalidRequest`; a row that fails otherwise is tried
+    `attempts` times and then raises the last `MaisiError`. Leaving early cancels running requests.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class SyntheticPairs(IterableDataset[Any]):
         self.prefetch, self.attempts, self.tls, self.timeout = prefetch, attempts, tls, timeout
         self.rank, self.ranks = 0, 1
         group = torch.distributed
-        if group.is_available() and group.is_initialized():  # a spawned worker cannot tell
+        if group.is_available() and group.is_initialized():  # not so in a spawned worker
             self.rank, self.ranks = group.get_rank(), group.get_world_size()
 
     def __iter__(self) -> Iterator[Any]:
@@ -100,29 +99,29 @@ class SyntheticPairs(IterableDataset[Any]):
 
     def _pairs(self) -> Generator[dict[str, Any], None, None]:
         rows, stopped = self._share(), threading.Event()
-        ahead: deque[Future[dict[str, Any]]] = deque()
+        pending: deque[Future[dict[str, Any]]] = deque()
         with ExitStack() as stack:
-            # Opened here, for connections do not live through the fork of a worker.
+            # Opened here, since connections do not survive the fork of a worker.
             client = stack.enter_context(Client(self.url, tls=self.tls, timeout=self.timeout))
             pool = stack.enter_context(ThreadPoolExecutor(self.prefetch))
             stack.callback(stopped.set)
             while True:
-                for row in itertools.islice(rows, self.prefetch - len(ahead)):
-                    ahead.append(pool.submit(_make, row, client, self.attempts, stopped))
-                if not ahead:
+                for row in itertools.islice(rows, self.prefetch - len(pending)):
+                    pending.append(pool.submit(_make, row, client, self.attempts, stopped))
+                if not pending:
                     return
-                yield ahead.popleft().result()
+                yield pending.popleft().result()
 
     def _share(self) -> Iterator[Row]:
-        """Yield what this worker of this rank makes."""
+        """Yield the rows of this worker of this rank."""
         worker = get_worker_info()
         index, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        # Of all epochs in a line, so that no share of an endless one is empty.
-        first, turn = self.rank * workers + index, self.ranks * workers
-        return itertools.islice(self._line(), first, None, turn)
+        # Over all epochs in sequence, so that no share of an endless dataset is empty.
+        first, step = self.rank * workers + index, self.ranks * workers
+        return itertools.islice(self._all_rows(), first, None, step)
 
-    def _line(self) -> Iterator[Row]:
-        given = callable(self.rows)
+    def _all_rows(self) -> Iterator[Row]:
+        from_function = callable(self.rows)
         for epoch in itertools.count(self.epoch) if self.endless else [self.epoch]:
             number = -1
             for number, row in enumerate(self.rows(epoch) if callable(self.rows) else self.rows):
@@ -130,17 +129,17 @@ class SyntheticPairs(IterableDataset[Any]):
                 if not any(row.arguments.get(key) is not None for key in ("mask", "anatomy")):
                     raise InvalidRequest(f"row '{row.name}': a pair needs a mask or an anatomy")
                 seed = row.arguments.get("seed")
-                if seed is None and not given and not epoch:
+                if seed is None and not from_function and not epoch:
                     seed = number
-                elif seed is None or (not given and epoch):
-                    seed = _drawn(number if seed is None else seed, epoch)
+                elif seed is None or (not from_function and epoch):
+                    seed = _derived_seed(number if seed is None else seed, epoch)
                 yield Row(row.name, {**row.arguments, "seed": seed})
             if number < 0:
                 raise InvalidRequest(f"epoch {epoch} has no row; at least one is wanted")
 
 
-def _drawn(seed: int, epoch: int) -> int:
-    """Return a seed of 32 bits, by numpy's SeedSequence another for each seed and epoch."""
+def _derived_seed(seed: int, epoch: int) -> int:
+    """Return a seed of 32 bits for a seed and an epoch, by numpy's SeedSequence."""
     return int(np.random.SeedSequence([seed % 2**64, epoch]).generate_state(1)[0])
 
 

@@ -21,7 +21,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("line", "offered"),
+    ("line", "completions"),
     [
         ("gen", {"generate"}),
         ("generate --gui", {"--guidance", "--guidance-interval"}),
@@ -33,7 +33,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("generate --steps ", set()),
     ],
 )
-def test_bash_completes(script: Path, tmp_path: Path, line: str, offered: set[str]) -> None:
+def test_bash_completes(script: Path, tmp_path: Path, line: str, completions: set[str]) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "masks").mkdir()
     (tmp_path / "mask.nii.gz").touch()
@@ -41,17 +41,19 @@ def test_bash_completes(script: Path, tmp_path: Path, line: str, offered: set[st
     words = line.split(" ")
     typed = " ".join(f"'{word}'" for word in ("maisi", *words))
     drive = f"source {script}; COMP_WORDS=({typed}); COMP_CWORD={len(words)}; {DRIVE}"
-    done = subprocess.run(
+    result = subprocess.run(
         ["bash", "--norc", "-c", drive], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert set(done.stdout.split()) == offered
-    assert done.stderr == ""
+    assert set(result.stdout.split()) == completions
+    assert result.stderr == ""
 
 
-def test_bash_knows_whom_to_ask(script: Path) -> None:
+def test_bash_has_a_completion_of_the_command(script: Path) -> None:
     ask = f"source {script}; complete -p maisi"
-    told = subprocess.run(["bash", "--norc", "-c", ask], capture_output=True, text=True, check=True)
-    assert "-F _shtab_maisi maisi" in told.stdout
+    result = subprocess.run(
+        ["bash", "--norc", "-c", ask], capture_output=True, text=True, check=True
+    )
+    assert "-F _shtab_maisi maisi" in result.stdout
 
 
 def test_zsh_is_served(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The command where its streams, its folder or its files are odd: one sentence, or it works."""
+"""The command with unusual streams, folders or files: it works, or prints one sentence."""
 
 from __future__ import annotations
 
@@ -44,26 +44,26 @@ def database(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_who_reads_only_the_beginning(database: Path) -> None:
+def test_a_reader_that_closes_the_output_early(database: Path) -> None:
     short = "maisi find one.json ."  # which is written as the command ends
     entries = json.loads((database / "db.json").read_text())
     (database / "one.json").write_text(json.dumps(entries[:1]))
     for command in (short, f"{short} --json"):
-        done = shell(f"set -o pipefail; {command} | true", database)
-        assert (done.returncode, done.stderr) == (0, "")
+        result = shell(f"set -o pipefail; {command} | true", database)
+        assert (result.returncode, result.stderr) == (0, "")
     for command in ("maisi find db.json .", "maisi find db.json . --json"):
-        done = shell(f"set -o pipefail; {command} | head -c 5", database)
-        assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == '["0.n'
+        result = shell(f"set -o pipefail; {command} | head -c 5", database)
+        assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == '["0.n'
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
 def test_an_output_that_is_full(database: Path) -> None:
     for command in ("find db.json .", "find db.json . --json", "plan p.csv -n 1"):
-        done = shell(f"maisi {command} >/dev/full", database)
-        assert done.returncode == 1
-        assert done.stderr.startswith("maisi: ") and done.stderr.count("\n") == 1
-        assert "No space left on device" in done.stderr
+        result = shell(f"maisi {command} >/dev/full", database)
+        assert result.returncode == 1
+        assert result.stderr.startswith("maisi: ") and result.stderr.count("\n") == 1
+        assert "No space left on device" in result.stderr
 
 
 def test_streams_that_are_closed(database: Path) -> None:
@@ -73,22 +73,22 @@ def test_streams_that_are_closed(database: Path) -> None:
         ("maisi generate -o a.nii --size 32,32,32 --timeout 1 2>&-", 1),
         ("maisi generate -o a.nii --size 32,32,32 --timeout 1 >&- 2>&-", 1),
     ):
-        done = shell(line, database)
-        assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+        result = shell(line, database)
+        assert (result.returncode, result.stdout, result.stderr) == (code, "", "")
 
 
 def test_a_folder_that_is_gone(tmp_path: Path) -> None:
     for command in ("generate -o a.nii --size 32,32,32", "plan p.csv -n 1"):
-        done = shell(f"mkdir gone; cd gone; rmdir ../gone; maisi {command}", tmp_path)
-        assert done.returncode == 1
-        said = "maisi: the current folder does not exist any more"
-        assert done.stderr.splitlines()[-1] == said  # the shell may tell of it, too
+        result = shell(f"mkdir gone; cd gone; rmdir ../gone; maisi {command}", tmp_path)
+        assert result.returncode == 1
+        sentence = "maisi: the current folder does not exist any more"
+        assert result.stderr.splitlines()[-1] == sentence  # the shell may print an error, too
 
 
 def test_a_pipe_is_no_mask_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.nii")
-    done = shell("maisi check pipe.nii", tmp_path)
-    assert done.stderr == "maisi: mask 'pipe.nii' does not exist or is not a file\n"
+    result = shell("maisi check pipe.nii", tmp_path)
+    assert result.stderr == "maisi: mask 'pipe.nii' does not exist or is not a file\n"
 
 
 @pytest.mark.slow
@@ -103,15 +103,15 @@ def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
 
     for encoding in ("utf-8", "ascii", "latin-1"):
         before = f"export PYTHONIOENCODING={encoding}; "
-        done = shell(f"{before} maisi plan p.csv -n 1 --masks m*", tmp_path)
-        assert done.returncode == 1 and done.stderr.count("\n") == 1
-        assert done.stderr.startswith("maisi: the plan 'p.csv' cannot hold")
-        done = shell(f"{before} maisi check m* --timeout 1", tmp_path)
-        assert done.stderr == "maisi: no server answers at 127.0.0.1:9: Connection refused\n"
-        done = shell(f"{before} maisi check no{LATIN}", tmp_path)
-        assert done.returncode == 1 and "Traceback" not in done.stderr
-        done = shell(f"{before} maisi generate -o a.nii --variant {LATIN}", tmp_path)
-        assert done.stderr.startswith("maisi: variant is 'm") and done.stderr.count("\n") == 1
+        result = shell(f"{before} maisi plan p.csv -n 1 --masks m*", tmp_path)
+        assert result.returncode == 1 and result.stderr.count("\n") == 1
+        assert result.stderr.startswith("maisi: the plan 'p.csv' cannot hold")
+        result = shell(f"{before} maisi check m* --timeout 1", tmp_path)
+        assert result.stderr == "maisi: no server answers at 127.0.0.1:9: Connection refused\n"
+        result = shell(f"{before} maisi check no{LATIN}", tmp_path)
+        assert result.returncode == 1 and "Traceback" not in result.stderr
+        result = shell(f"{before} maisi generate -o a.nii --variant {LATIN}", tmp_path)
+        assert result.stderr.startswith("maisi: variant is 'm") and result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
@@ -121,9 +121,9 @@ def test_masks_that_are_found_have_their_own_names(tmp_path: Path, encoding: str
     (tmp_path / "db.json").write_text(json.dumps(entries))
     for name in ("ü.nii.gz", LATIN):
         (tmp_path / name).touch()
-    done = shell(f"export PYTHONIOENCODING={encoding}; maisi find db.json . | xargs ls", tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) == 2
+    result = shell(f"export PYTHONIOENCODING={encoding}; maisi find db.json . | xargs ls", tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert len(result.stdout.splitlines()) == 2
 
 
 @pytest.mark.parametrize("seconds", [math.nan, math.inf, 1e300, 1e18, -math.inf])
@@ -141,10 +141,12 @@ def test_numbers_beyond_their_type() -> None:
     for spacing in (5e-324, 1e-300):
         with pytest.raises(InvalidRequest, match="more than can be sent"):
             prepare(mask, {"spacing": spacing})
-    asked = {"guidance": 1e300, "strength": -1e300, "guidance_interval": [0, 1e300]}
-    inputs = prepare(None, {**asked, "spacing": 1e300}).inputs
-    assert all(np.isinf(inputs[name]).any() for name in (*asked, "spacing"))  # which servers refuse
-    for name in asked:
+    arguments = {"guidance": 1e300, "strength": -1e300, "guidance_interval": [0, 1e300]}
+    inputs = prepare(None, {**arguments, "spacing": 1e300}).inputs
+    assert all(
+        np.isinf(inputs[name]).any() for name in (*arguments, "spacing")
+    )  # which servers refuse
+    for name in arguments:
         with pytest.raises(InvalidRequest, match=f"{name} is "):
             prepare(None, {name: 10**400})
 

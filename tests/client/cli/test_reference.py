@@ -1,4 +1,4 @@
-"""docs/cli.md says what the command's parser says, on any Python and terminal."""
+"""docs/cli.md is up to date with the command's parser, on any Python and terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 
 
 def test_the_reference_is_up_to_date() -> None:
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "client/reference.py"],
         cwd=ROOT,
         env={**os.environ, "COLUMNS": "40"},
@@ -18,6 +18,6 @@ def test_the_reference_is_up_to_date() -> None:
         text=True,
         check=True,
     )
-    assert done.stdout == (ROOT / "docs/cli.md").read_text(), "run scripts/write cli"
-    assert "maisi generate -o OUT [OPTION ...] [MASK]" in done.stdout
-    assert done.stdout.count("Exit codes: 0 done, 1 failed") == done.stdout.count("\n## ")
+    assert result.stdout == (ROOT / "docs/cli.md").read_text(), "run scripts/write cli"
+    assert "maisi generate -o OUT [OPTION ...] [MASK]" in result.stdout
+    assert result.stdout.count("Exit codes: 0 done, 1 failed") == result.stdout.count("\n## ")

@@ -1,4 +1,4 @@
-"""What the command line takes, and what it says of what it does not."""
+"""The arguments that the command line accepts, and its errors for others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HEAVY = ("numpy", "nibabel", "tritonclient", "grpc", "PIL")
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "sentence"),
     [
         ("generate --stpes 3", "--stpes is no option of maisi generate; did you mean --steps?"),
         ("generate --stpes=3 -o a.nii", "did you mean --steps?"),
@@ -30,13 +30,13 @@ HEAVY = ("numpy", "nibabel", "tritonclient", "grpc", "PIL")
     ],
 )
 def test_what_is_misspelt_gets_the_nearest(
-    capsys: pytest.CaptureFixture[str], line: str, said: str
+    capsys: pytest.CaptureFixture[str], line: str, sentence: str
 ) -> None:
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exit_:
         main(line.split())
     error = capsys.readouterr().err
-    assert left.value.code == 2
-    assert said in error and "usage: maisi" in error
+    assert exit_.value.code == 2
+    assert sentence in error and "usage: maisi" in error
 
 
 def test_an_abbreviation_names_all_that_it_begins(capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,13 +46,13 @@ def test_an_abbreviation_names_all_that_it_begins(capsys: pytest.CaptureFixture[
 
 
 def test_values_that_look_like_options_are_none() -> None:
-    asked = parser().parse_args(["generate", "-oa.nii", "--guidance", "-1", "--", "--mask"])
-    assert (asked.output, asked.guidance, asked.mask) == ("a.nii", -1, "--mask")
+    arguments = parser().parse_args(["generate", "-oa.nii", "--guidance", "-1", "--", "--mask"])
+    assert (arguments.output, arguments.guidance, arguments.mask) == ("a.nii", -1, "--mask")
 
 
 def test_files_may_stand_on_both_sides_of_an_option() -> None:
-    asked = parser().parse_args(["preview", "m.nii", "-o", "p.png", "a.nii", "b.nii"])
-    assert (asked.mask, asked.volumes) == ("m.nii", ["a.nii", "b.nii"])
+    arguments = parser().parse_args(["preview", "m.nii", "-o", "p.png", "a.nii", "b.nii"])
+    assert (arguments.mask, arguments.volumes) == ("m.nii", ["a.nii", "b.nii"])
 
 
 def options(command: str) -> set[str]:
@@ -79,7 +79,7 @@ except SystemExit:
     pass
 print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))
 """
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    assert json.loads(done.stdout.splitlines()[-1]) == []
+    assert json.loads(result.stdout.splitlines()[-1]) == []

@@ -1,4 +1,4 @@
-"""Plans like a cohort: what goes together in the metadata goes together in the plan."""
+"""Plans with the distribution of a cohort's metadata."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import csv
 import json
 import math
 import random
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +18,7 @@ from maisi_client._datasets.cohort import MR_RATE_LICENSE
 from maisi_client._variant import parse_variant
 
 from export.variant import load
+from tests.client.command import maisi
 from tests.conftest import Server
 
 # The beginning and the order of the columns, as the dataset's guide has them; an age is there to be
@@ -62,8 +61,8 @@ def table(path: Path, lines: Sequence[dict[str, Any]]) -> Path:
     return path
 
 
-def cohort(count: int, seed: int = 1) -> list[dict[str, Any]]:
-    """Made-up series: contrasts and planes in unlike shares, of 2-D and 3-D acquisitions.
+def random_lines(count: int, seed: int = 1) -> list[dict[str, Any]]:
+    """Return random series: contrasts and planes in unequal shares, of 2-D and 3-D acquisitions.
 
     Fields of view are from 200 to 260 mm in the plane. A FLAIR's slices are thin where its field of
     view is large, so that the two go together.
@@ -102,19 +101,19 @@ SLICES = {"SAGITTAL": RIGHT, "CORONAL": ANTERIOR, "AXIAL": SUPERIOR}
 
 
 def test_contrast_and_plane_keep_their_shares_and_grids_their_medians(tmp_path: Path) -> None:
-    lines = cohort(600)
+    lines = random_lines(600)
     path, count = table(tmp_path / "metadata.csv", lines), 200
-    made = plan_like([path], variant("rflow-mr-brain"), count, seed=4, steps=10)
-    assert made.left_out == {} and len(made.rows) == count
-    told = Counter(
+    cohort = plan_like([path], variant("rflow-mr-brain"), count, seed=4, steps=10)
+    assert cohort.left_out == {} and len(cohort.rows) == count
+    counts = Counter(
         (NAMES[one["classified_modality"]], SLICES[one["acquisition_plane"]]) for one in lines
     )
-    planned = Counter((row.arguments["modality"], thickest(row)) for row in made.rows)
-    assert planned.keys() == told.keys()
-    for key, times in told.items():
+    planned = Counter((row.arguments["modality"], thickest(row)) for row in cohort.rows)
+    assert planned.keys() == counts.keys()
+    for key, times in counts.items():
         assert abs(planned[key] - count * times / len(lines)) < 1
-    for key in told:
-        rows = [row for row in made.rows if (row.arguments["modality"], thickest(row)) == key]
+    for key in counts:
+        rows = [row for row in cohort.rows if (row.arguments["modality"], thickest(row)) == key]
         inside = [view[(key[1] + 1) % 3] for view in views(rows)]
         real = [
             json.loads(one["array_fov_mm"])[1]
@@ -122,12 +121,12 @@ def test_contrast_and_plane_keep_their_shares_and_grids_their_medians(tmp_path: 
             if (NAMES[one["classified_modality"]], SLICES[one["acquisition_plane"]]) == key
         ]
         assert median(inside) == pytest.approx(median(real), rel=0.03)
-    assert {row.arguments["steps"] for row in made.rows} == {10}
-    assert {row.license for row in made.rows} == {MR_RATE_LICENSE}
+    assert {row.arguments["steps"] for row in cohort.rows} == {10}
+    assert {row.license for row in cohort.rows} == {MR_RATE_LICENSE}
 
 
 def test_shape_and_spacing_are_drawn_together(tmp_path: Path) -> None:
-    path = table(tmp_path / "metadata.csv", cohort(400))
+    path = table(tmp_path / "metadata.csv", random_lines(400))
     rows = plan_like([path], variant("mini"), 150).rows
     flairs = [row for row in rows if row.arguments["modality"] == "mri_flair"]
     thin = {
@@ -179,13 +178,13 @@ def test_limits_hold_over_all_that_the_dataset_admits(tmp_path: Path, name: str)
         spacing = [chance.uniform(140, 350) / side for side in shape]
         lines.append(line("T2w", chance.choice(["AXIAL", "CORONAL", "SAGITTAL"]), shape, spacing))
     server = variant(name)
-    made = plan_like([table(tmp_path / "metadata.csv", lines)], server, len(lines))
-    for row in made.rows:
+    cohort = plan_like([table(tmp_path / "metadata.csv", lines)], server, len(lines))
+    for row in cohort.rows:
         _allowed(row, server)
     # Every series was planned once, with its own field of view, or is said to be left out.
-    kept = sorted(sum(view) for view in views(made.rows))
+    lengths = sorted(sum(view) for view in views(cohort.rows))
     real = sorted(sum(json.loads(one["array_fov_mm"])) for one in lines)
-    assert made.left_out == {} and kept == pytest.approx(real, abs=0.02)
+    assert cohort.left_out == {} and lengths == pytest.approx(real, abs=0.02)
 
 
 def test_what_cannot_be_planned_is_counted(tmp_path: Path) -> None:
@@ -194,21 +193,24 @@ def test_what_cannot_be_planned_is_counted(tmp_path: Path) -> None:
     lines = [line("MRA", "AXIAL", *grid)] * 2 + [line("T1w", "OBLIQUE", *grid)]
     lines += [line("PDw", "AXIAL", *grid), line("T1w", "AXIAL", [64, 64, 64], [0.1, 9.0, 9.0])]
     second = table(tmp_path / "batch01.csv", lines)
-    made = plan_like([first, second], variant("mini"), 5)
-    assert len(made.rows) == 5
-    assert made.left_out == {
+    cohort = plan_like([first, second], variant("mini"), 5)
+    assert len(cohort.rows) == 5
+    assert cohort.left_out == {
         "contrast 'MRA', which 'mini' lacks": 2,
         "plane 'OBLIQUE', which is none of AXIAL, CORONAL, SAGITTAL": 1,
         "contrast 'PDw', which 'mini' lacks": 1,
         "a field of view that no grid of 'mini' has": 1,
     }
-    made = plan_like([first, second], variant("rflow-mr-brain"), 50)
-    assert Counter(row.arguments["modality"] for row in made.rows) == {"mri_t1": 30, "mri_mra": 20}
+    cohort = plan_like([first, second], variant("rflow-mr-brain"), 50)
+    assert Counter(row.arguments["modality"] for row in cohort.rows) == {
+        "mri_t1": 30,
+        "mri_mra": 20,
+    }
 
 
 @pytest.mark.parametrize("name", ["plan.csv", "plan.jsonl"])
 def test_the_plan_is_the_same_bytes_and_carries_the_licence(tmp_path: Path, name: str) -> None:
-    path, server = table(tmp_path / "metadata.csv", cohort(50)), variant("mini")
+    path, server = table(tmp_path / "metadata.csv", random_lines(50)), variant("mini")
     rows = plan_like([path], server, 20, seed=2).rows
     plan = write_plan(rows, tmp_path / name)
     assert read_plan(plan) == rows
@@ -264,38 +266,33 @@ def test_a_grid_of_no_scan(tmp_path: Path, grid: list[str]) -> None:
             plan_like([path], variant("mini"), 1)
 
 
-def maisi(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "maisi_client", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100)
-
-
 def test_the_command_plans_what_the_server_takes(server: Server, tmp_path: Path) -> None:
     lines = [line("T1w", "CORONAL", [32, 32, 32], [5.0, 5.0, 4.5])] * 2
     lines += [line("FLAIR", "AXIAL", [32, 32, 32], [4.5, 4.5, 5.0])]
     lines += [line("MRA", "AXIAL", [32, 32, 32], [4.5, 4.5, 5.0])]
     path, plan = table(tmp_path / "metadata.csv", lines), tmp_path / "plan.csv"
     words = ["plan", plan, "--like", path, "-n", "3", "--url", server.grpc]
-    done = maisi(*words, "--steps", "1")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{plan}: 3 rows, 1 mri_flair, 2 mri_t1\n"
-    assert done.stderr.splitlines() == [
+    result = maisi(*words, "--steps", "1")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"{plan}: 3 rows, 1 mri_flair, 2 mri_t1\n"
+    assert result.stderr.splitlines() == [
         "maisi: 1 series left out: contrast 'MRA', which 'mini' lacks",
         f"maisi: licence of the plan: {MR_RATE_LICENSE}",
     ]
     with Client(server.grpc) as client:
-        told = []
+        reports = []
         for row in read_plan(plan):
-            asked = {key: value for key, value in row.arguments.items() if key != "seed"}
-            told.append(client.check(**asked))
-    assert Counter((one["modality"], *one["spacing"]) for one in told) == {
+            arguments = {key: value for key, value in row.arguments.items() if key != "seed"}
+            reports.append(client.check(**arguments))
+    assert Counter((one["modality"], *one["spacing"]) for one in reports) == {
         ("mri_t1", 5.0, 4.5, 5.0): 2,
         ("mri_flair", 4.5, 4.5, 5.0): 1,
     }
-    assert all(one["size"] == one["padded_size"] and one["steps"] == 1 for one in told)
-    done = maisi(*words, "--variant", "maxi")
-    assert (done.returncode, done.stderr) == (
+    assert all(one["size"] == one["padded_size"] and one["steps"] == 1 for one in reports)
+    result = maisi(*words, "--variant", "maxi")
+    assert (result.returncode, result.stderr) == (
         1,
         "maisi: the variant is 'maxi'; the server has mini\n",
     )
-    done = maisi(*words, "--size", "32,32,32")
-    assert done.stderr == "maisi: --size is given together with --like, which tells it\n"
+    result = maisi(*words, "--size", "32,32,32")
+    assert result.stderr == "maisi: --size is given together with --like, which tells it\n"

@@ -1,4 +1,4 @@
-"""Datasets: whole, also after kill -9; no volume is made twice; servers share the work."""
+"""Datasets: complete, also after kill -9; no volume is made twice; servers share the work."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import random
 import re
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,8 @@ from maisi_client import Client, InvalidRequest, ServerError, make_dataset, read
 from maisi_client._cli.dataset import dataset, pace
 from maisi_client._cli.parser import parser
 
-from tests.conftest import Server
+from tests.client.command import maisi
+from tests.conftest import PATIENCE, Server
 
 ROWS = 200
 HEAD = "name,mask,size,modality,steps\n"
@@ -46,49 +46,47 @@ def test_a_plan_becomes_a_dataset(server: Server, tmp_path: Path) -> None:
     path, to = plan(tmp_path, 4), tmp_path / "set"
     with Client(server.grpc) as client:
         outcomes = list(make_dataset(read_plan(path), to, client))
-        again = list(make_dataset(read_plan(path), to, client))
-        assert {outcome.state for outcome in again} == {"kept"}
+        second = list(make_dataset(read_plan(path), to, client))
+        assert {outcome.state for outcome in second} == {"kept"}
         row = read_plan(path)[1]
         volume = client.generate(**row.arguments)
-    made = {outcome.name: outcome.state for outcome in outcomes}
-    assert made.keys() == {f"row-{n}" for n in range(4)}
-    assert set(made.values()) <= {"done", "unfaithful"}
-    places = {name: to if state == "done" else to / "unfaithful" for name, state in made.items()}
-    for name, place in places.items():
-        report = json.loads((place / "reports" / f"{name}.json").read_text())
+    states = {outcome.name: outcome.state for outcome in outcomes}
+    assert states.keys() == {f"row-{n}" for n in range(4)}
+    assert set(states.values()) <= {"done", "unfaithful"}
+    bases = {name: to if state == "done" else to / "unfaithful" for name, state in states.items()}
+    for name, base in bases.items():
+        report = json.loads((base / "reports" / f"{name}.json").read_text())
         assert (report["name"], report["synthetic"]) == (name, True)
-        assert (place / "labels" / f"{name}.nii.gz").exists() == report["masked"]
+        assert (base / "labels" / f"{name}.nii.gz").exists() == report["masked"]
         assert report["seed"] == report["request"]["seed"] == int(name[-1])
-    image = nib.load(places["row-1"] / "images" / "row-1.nii.gz")
+    image = nib.load(bases["row-1"] / "images" / "row-1.nii.gz")
     assert (image.get_fdata() == volume.image.get_fdata()).all()
     assert image.header["descrip"].item().startswith(b"SYNTHETIC mini mri_t2")
-    labels = nib.load(places["row-1"] / "labels" / "row-1.nii.gz")
+    labels = nib.load(bases["row-1"] / "labels" / "row-1.nii.gz")
     assert (labels.affine == image.affine).all() and labels.shape == image.shape
 
 
-def test_a_row_that_fails_is_written_down_and_the_rest_goes_on(
+def test_a_row_that_fails_is_recorded_and_the_others_are_made(
     server: Server, tmp_path: Path
 ) -> None:
     path, to = plan(tmp_path, 2, 'bad,,"32,32,32",mri_t9,1\n'), tmp_path / "set"
-    done = subprocess.run(
-        command(server.grpc, path, to, "--json"), capture_output=True, text=True, timeout=100
-    )
-    assert done.returncode == 1
-    told = json.loads(done.stdout.splitlines()[0])
-    assert told["rows"] == 3 and told["failed"] == 1
+    words = ("dataset", path, "--to", to, "--url", server.grpc)
+    result = maisi(*words, "--json")
+    assert result.returncode == 1
+    summary = json.loads(result.stdout.splitlines()[0])
+    assert summary["rows"] == 3 and summary["failed"] == 1
     failed = json.loads((to / "failed" / "bad.json").read_text())
     assert failed["type"] == "InvalidRequest" and failed["kind"] == "invalid_request"
     assert "mri_t9" in failed["error"]
-    assert "bad: modality: 'mri_t9'" in done.stderr and "Traceback" not in done.stderr
+    assert "bad: modality: 'mri_t9'" in result.stderr and "Traceback" not in result.stderr
     path.write_text(path.read_text().replace("mri_t9", "mri_t1"))
-    done = subprocess.run(command(server.grpc, path, to), capture_output=True, timeout=100)
-    assert done.returncode == 0
+    assert maisi(*words).returncode == 0
     assert not (to / "failed" / "bad.json").exists()
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_ends_whole_and_the_same(
-    start_server: Callable[..., Server], tmp_path: Path
+def test_killed_at_any_moment_it_ends_complete_and_the_same(
+    start_server: Callable[..., Server], tmp_path: Path, eventually: Callable[..., None]
 ) -> None:
     """Clients die three times and a server once, which comes back; each volume is reproduced."""
     path, to = plan(tmp_path, ROWS), tmp_path / "set"
@@ -105,11 +103,11 @@ def test_killed_at_any_moment_it_ends_whole_and_the_same(
     assert 0 < len(before) < ROWS
 
     process = subprocess.Popen(command(urls, path, to))
-    time.sleep(2)
+    eventually(lambda: len(list(to.rglob("reports/*.json"))) > len(before))
     servers[0].die()
     port = servers[0].grpc.partition(":")[2]
     servers.append(start_server(None, f"--grpc-port={port}"))
-    assert process.wait(250) == 0
+    assert process.wait(2 * PATIENCE) == 0
 
     assert {report: report.stat().st_mtime_ns for report in before} == before  # none made twice
     assert not list((to / "failed").iterdir()) and not list(to.rglob("*/.????????.*"))
@@ -124,13 +122,13 @@ def test_killed_at_any_moment_it_ends_whole_and_the_same(
             assert np.array_equal(image.dataobj, volume.image.dataobj)
 
 
-def test_shards_share_a_plan_and_nobody_works_twice(server: Server, tmp_path: Path) -> None:
+def test_shards_share_a_plan_and_make_no_row_twice(server: Server, tmp_path: Path) -> None:
     path, to = plan(tmp_path, 6), tmp_path / "set"
     processes = [
         subprocess.Popen(command(server.grpc, path, to, f"--shard={n}/3", "--json"))
         for n in range(3)
     ]
-    assert [process.wait(200) for process in processes] == [0, 0, 0]
+    assert [process.wait(PATIENCE) for process in processes] == [0, 0, 0]
     assert len(list(to.rglob("reports/*.json"))) == 6
     rows = read_plan(path)
     with Client(server.grpc) as client:
@@ -158,15 +156,19 @@ def test_without_a_terminal_lines_say_how_far_it_is(
 
 
 @pytest.mark.parametrize(
-    ("states", "seconds", "told"),
+    ("states", "seconds", "text"),
     [
         ({}, 5.0, "0 of 10 rows"),
         ({"kept": 4}, 5.0, "4 of 10 rows"),
-        ({"kept": 4, "done": 2, "failed": 1}, 30.0, "7 of 10 rows, 1 failed, 360 volumes/h, 30 s"),
+        (
+            {"kept": 4, "done": 2, "failed": 1},
+            30.0,
+            "7 of 10 rows, 1 failed, 360 volumes/h, 30 s",
+        ),
         ({"done": 9, "unfaithful": 0}, 0.9, "9 of 10 rows, 36000 volumes/h, 1 s left"),
         ({"done": 10}, 0.9, "10 of 10 rows, 40000 volumes/h"),
     ],
 )
-def test_the_pace_counts_what_was_made(states: dict[str, int], seconds: float, told: str) -> None:
+def test_the_pace_counts_what_was_made(states: dict[str, int], seconds: float, text: str) -> None:
     line = pace(Counter(states), 10, seconds)
-    assert line == told or line == f"{told} left"
+    assert line == text or line == f"{text} left"

@@ -1,4 +1,4 @@
-"""Datasets in the layouts of trainers: what reads them takes them."""
+"""Datasets in the layouts of trainers, read by the trainers' own code."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def client(server: Server):
 
 def rows(folder: Path) -> list[Row]:
     """Return three, the last of the default modality."""
-    asked = {"mask": mask(folder), "steps": 1}
+    arguments = {"mask": mask(folder), "steps": 1}
     return [
-        Row("case_1", {**asked, "modality": "mri_t1", "seed": 1}),
-        Row("case-2", {**asked, "modality": "mri_flair", "seed": 2}),
-        Row("three", {**asked, "seed": 3}),
+        Row("case_1", {**arguments, "modality": "mri_t1", "seed": 1}),
+        Row("case-2", {**arguments, "modality": "mri_flair", "seed": 2}),
+        Row("three", {**arguments, "seed": 3}),
     ]
 
 
 @pytest.fixture
 def faithful(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take every volume: a step makes none that follows its mask."""
+    """Accept every volume: after one step none follows its mask."""
     generate = Client.generate
 
     def accepted(self, *args, **arguments):
@@ -55,27 +55,27 @@ def faithful(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Client, "generate", accepted)
 
 
-def made(client: Client, to: Path, layout: str) -> Path:
+def finished_dataset(client: Client, to: Path, layout: str) -> Path:
     outcomes = list(make_dataset(rows(to.parent), to, client, layout=layout))
     assert [outcome.state for outcome in outcomes] == ["done"] * 3, outcomes
-    again = list(make_dataset(rows(to.parent), to, client, layout=layout))
-    assert [outcome.state for outcome in again] == ["kept"] * 3
+    second = list(make_dataset(rows(to.parent), to, client, layout=layout))
+    assert [outcome.state for outcome in second] == ["kept"] * 3
     return to
 
 
 @pytest.mark.usefixtures("faithful")
 def test_nnunet(client: Client, tmp_path: Path) -> None:
-    to = made(client, tmp_path / "Dataset501_Synthetic", "nnunet")
-    told = json.loads((to / "dataset.json").read_text())
-    served = client.info()["mini"].labels
-    assert list(told["labels"].values()) == list(range(len(served)))
-    assert list(told["labels"]) == [served[id_] for id_ in sorted(served)]
-    assert told["channel_names"] == {"0": "MRI"} and told["numTraining"] == 3
+    to = finished_dataset(client, tmp_path / "Dataset501_Synthetic", "nnunet")
+    description = json.loads((to / "dataset.json").read_text())
+    label_names = client.info()["mini"].labels
+    assert list(description["labels"].values()) == list(range(len(label_names)))
+    assert list(description["labels"]) == [label_names[id_] for id_ in sorted(label_names)]
+    assert description["channel_names"] == {"0": "MRI"} and description["numTraining"] == 3
     labels = nib.load(to / "labelsTr" / "case_1.nii.gz")
-    given = np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj)
-    found = np.asarray(labels.dataobj)
+    mask_ids = np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj)
+    label_ids = np.asarray(labels.dataobj)
     for id_ in (0, 22, 227):
-        assert (found[given == id_] == told["labels"][served[id_]]).all()
+        assert (label_ids[mask_ids == id_] == description["labels"][label_names[id_]]).all()
     if importlib.util.find_spec("nnunetv2") is None:
         pytest.skip("the rules hold; nnunetv2 itself is not installed")
     from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
@@ -88,19 +88,19 @@ def test_msd_is_read_by_monai(client: Client, tmp_path: Path) -> None:
     from monai.data import load_decathlon_datalist
     from monai.transforms import LoadImaged
 
-    to = made(client, tmp_path / "Task01_Synthetic", "msd")
+    to = finished_dataset(client, tmp_path / "Task01_Synthetic", "msd")
     listed = load_decathlon_datalist(to / "dataset.json", True, "training")
     assert len(listed) == 3
     pair = LoadImaged(["image", "label"])(listed[0])
     assert pair["image"].shape == pair["label"].shape == (32, 36, 40)
     names = json.loads((to / "dataset.json").read_text())["labels"]
-    held = {names[str(int(label))] for label in np.unique(pair["label"])}
-    assert held == {"background", "brain", "right cerebral white matter"}
+    names_in_label = {names[str(int(label))] for label in np.unique(pair["label"])}
+    assert names_in_label == {"background", "brain", "right cerebral white matter"}
 
 
 @pytest.mark.usefixtures("faithful")
 def test_bids(client: Client, tmp_path: Path) -> None:
-    to = made(client, tmp_path / "synthetic", "bids")
+    to = finished_dataset(client, tmp_path / "synthetic", "bids")
     below = to / "derivatives" / "labels"
     for subject, suffix in (("case1", "T1w"), ("case2", "FLAIR"), ("three", "T1w")):
         at = Path(f"sub-{subject}", "anat")
@@ -114,22 +114,25 @@ def test_bids(client: Client, tmp_path: Path) -> None:
     assert names["227"] == "right cerebral white matter"
     assert json.loads((to / "dataset_description.json").read_text())["DatasetType"] == "derivative"
     validator = tools.bids_validator()
-    done = subprocess.run([validator, str(to), "--json"], capture_output=True, text=True)
-    issues = json.loads(done.stdout)["issues"]
+    result = subprocess.run([validator, str(to), "--json"], capture_output=True, text=True)
+    issues = json.loads(result.stdout)["issues"]
     assert not issues["errors"], [(one["key"], one["files"][:1]) for one in issues["errors"]]
 
 
-def test_organs_choose_what_a_trainer_is_told_of(client: Client, tmp_path: Path) -> None:
-    asked = {"mask": mask(tmp_path), "steps": 1, "seed": 1}
-    ask = [Row("a", {**asked, "organs": "brain"}), Row("b", {**asked, "organs": [22, "227"]})]
+def test_organs_choose_the_labels_of_the_description(client: Client, tmp_path: Path) -> None:
+    arguments = {"mask": mask(tmp_path), "steps": 1, "seed": 1}
+    ask = [
+        Row("a", {**arguments, "organs": "brain"}),
+        Row("b", {**arguments, "organs": [22, "227"]}),
+    ]
     to = tmp_path / "Dataset002_Two"
     list(make_dataset(ask, to, client, layout="nnunet"))
-    told = json.loads((to / "dataset.json").read_text())["labels"]
-    assert told == {"background": 0, "brain": 1, "right cerebral white matter": 2}
+    description = json.loads((to / "dataset.json").read_text())["labels"]
+    assert description == {"background": 0, "brain": 1, "right cerebral white matter": 2}
 
 
 @pytest.mark.parametrize(
-    ("layout", "to", "arguments", "said"),
+    ("layout", "to", "arguments", "sentence"),
     [
         ("tar", "x", {}, "the layout is 'tar'; allowed are plain, nnunet, msd, bids"),
         ("nnunet", "x", {"anatomy": "a=1"}, "nnU-Net wants DatasetNNN_NAME"),
@@ -139,8 +142,8 @@ def test_organs_choose_what_a_trainer_is_told_of(client: Client, tmp_path: Path)
         ("bids", "x", {"modality": "ct"}, "modality 'ct' has no name in BIDS; those that have"),
     ],
 )
-def test_what_has_no_place(client: Client, tmp_path: Path, layout, to, arguments, said) -> None:
-    with pytest.raises(InvalidRequest, match=said):
+def test_what_has_no_place(client: Client, tmp_path: Path, layout, to, arguments, sentence) -> None:
+    with pytest.raises(InvalidRequest, match=sentence):
         next(make_dataset([Row("one", arguments)], tmp_path / to, client, layout=layout))
     assert not (tmp_path / to).exists()
 

@@ -1,4 +1,4 @@
-"""Plans: what is read, and the sentence for each way to get one wrong."""
+"""Reading of plans, and the sentence for each kind of fault."""
 
 from __future__ import annotations
 

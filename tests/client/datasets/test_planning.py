@@ -1,11 +1,8 @@
-"""Plans that are drawn: exact shares, even masks, the same bytes every time."""
+"""Random plans: exact shares, masks equally often, the same bytes every time."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,9 +12,8 @@ import numpy as np
 import pytest
 from maisi_client import InvalidRequest, Row, make_plan, read_plan, write_plan
 
+from tests.client.command import NOBODY, maisi
 from tests.conftest import Server
-
-NOBODY = "127.0.0.1:9"  # the discard port: nothing listens
 
 
 def masks(folder: Path, count: int) -> Path:
@@ -31,13 +27,6 @@ def masks(folder: Path, count: int) -> Path:
 
 def column(rows: list[Row], key: str) -> list[Any]:
     return [row.arguments.get(key) for row in rows]
-
-
-def maisi(*words: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "maisi_client", *map(str, words)]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=100, env={**os.environ, **env}
-    )
 
 
 @pytest.mark.parametrize(
@@ -75,15 +64,15 @@ def test_names_and_seeds_are_by_number_and_plans_share_no_seed() -> None:
 def test_masks_are_used_equally_often_in_each_modality(tmp_path: Path) -> None:
     folder = masks(tmp_path / "masks", 7)
     rows = make_plan(100, modalities={"a": 2, "b": 1}, masks=[folder], augment=True)
-    used = Counter(column(rows, "mask"))
-    assert len(used) == 7 and set(used.values()) == {14, 15}
+    uses = Counter(column(rows, "mask"))
+    assert len(uses) == 7 and set(uses.values()) == {14, 15}
     for name in ("a", "b"):
         of_one = [row for row in rows if row.arguments["modality"] == name]
         times = Counter(column(of_one, "mask")).values()
         assert max(times) - min(times) <= 1
     assert set(column(rows, "augment")) == {True}
-    # A mask says nothing of where in the plan its row is.
-    assert column(rows, "mask")[:7] != sorted(used)
+    # The position of a row does not depend on its mask.
+    assert column(rows, "mask")[:7] != sorted(uses)
     alone = make_plan(2, masks=[folder / "mask-3.nii.gz", folder / "mask-3.nii.gz"])
     assert set(column(alone, "mask")) == {folder / "mask-3.nii.gz"}
 
@@ -121,9 +110,9 @@ def test_masks_lie_anywhere_and_behind_links(tmp_path: Path) -> None:
     (folder / "linked.nii.gz").symlink_to(tmp_path / "data" / "masks" / "mask-0.nii.gz")
     rows = make_plan(2, masks=[folder])
     path = write_plan(rows, tmp_path / "link" / "plan.csv")
-    read = [row.arguments["mask"] for row in read_plan(path)]
-    assert {mask.name for mask in read} == {"mask-0.nii.gz", "linked.nii.gz"}
-    assert {mask.resolve() for mask in read} == {folder / "mask-0.nii.gz"}
+    paths = [row.arguments["mask"] for row in read_plan(path)]
+    assert {mask.name for mask in paths} == {"mask-0.nii.gz", "linked.nii.gz"}
+    assert {mask.resolve() for mask in paths} == {folder / "mask-0.nii.gz"}
 
 
 def test_what_contradicts_itself_is_refused(tmp_path: Path) -> None:
@@ -141,9 +130,9 @@ def test_what_contradicts_itself_is_refused(tmp_path: Path) -> None:
         ("'.*nowhere.nii' is neither a folder nor", 1, {"masks": [tmp_path / "nowhere.nii"]}),
         ("notes.txt' is neither", 1, {"masks": [folder / "notes.txt"]}),
     ]
-    for sentence, count, asked in wrong:
+    for sentence, count, arguments in wrong:
         with pytest.raises(InvalidRequest, match=sentence):
-            make_plan(count, **asked)
+            make_plan(count, **arguments)
 
 
 def test_what_no_plan_can_hold_is_refused(tmp_path: Path) -> None:
@@ -165,18 +154,18 @@ def test_the_command_needs_no_server(tmp_path: Path) -> None:
     words += ["--masks", folder, "--augment", "--seed", "1", "--spacing", "2", "--steps", "10"]
     assert maisi(*words, MAISI_URL=NOBODY, MAISI_VARIANT="").returncode == 0
     assert not any("variant" in row.arguments for row in read_plan(path))
-    done = maisi(*words, MAISI_URL=NOBODY, MAISI_VARIANT="mini")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{path}: 4 rows, 2 mri_flair, 2 mri_t1\n"
+    result = maisi(*words, MAISI_URL=NOBODY, MAISI_VARIANT="mini")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == f"{path}: 4 rows, 2 mri_flair, 2 mri_t1\n"
     shares = {"mri_t1": 1, "mri_flair": 1}
     same: dict[str, Any] = {"variant": "mini", "spacing": [2, 2, 2], "steps": 10}
     assert read_plan(path) == make_plan(
         4, modalities=shares, masks=[folder], augment=True, seed=1, **same
     )
-    done = maisi("plan", path, "-n", "1", "--modality", "a=1,a=2")
-    assert done.returncode == 2 and "'a=1,a=2' has a name twice or none" in done.stderr
-    done = maisi("plan", path, "-n", "1", "--augment", "--json")
-    assert done.returncode == 1 and json.loads(done.stdout)["error"]["type"] == "InvalidRequest"
+    result = maisi("plan", path, "-n", "1", "--modality", "a=1,a=2")
+    assert result.returncode == 2 and "'a=1,a=2' has a name twice or none" in result.stderr
+    result = maisi("plan", path, "-n", "1", "--augment", "--json")
+    assert result.returncode == 1 and json.loads(result.stdout)["error"]["type"] == "InvalidRequest"
 
 
 def test_a_plan_becomes_a_dataset(server: Server, tmp_path: Path) -> None:
@@ -186,10 +175,10 @@ def test_a_plan_becomes_a_dataset(server: Server, tmp_path: Path) -> None:
     path, to = tmp_path / "plan.jsonl", tmp_path / "set"
     shares = "mri_t1=2,mri_flair=1"
     words = ["--masks", tmp_path / "mask.nii.gz", "--augment", "--modality", shares]
-    done = maisi("plan", path, "-n", "3", *words, "--steps", "1")
-    assert done.returncode == 0, done.stderr
-    done = maisi("dataset", path, "--to", to, "--url", server.grpc)
-    assert done.returncode == 0, done.stderr
+    result = maisi("plan", path, "-n", "3", *words, "--steps", "1")
+    assert result.returncode == 0, result.stderr
+    result = maisi("dataset", path, "--to", to, "--url", server.grpc)
+    assert result.returncode == 0, result.stderr
     reports = [json.loads(report.read_text()) for report in to.rglob("reports/*.json")]
     assert Counter(report["modality"] for report in reports) == {"mri_t1": 2, "mri_flair": 1}
     assert sorted(report["seed"] for report in reports) == [0, 1, 2]

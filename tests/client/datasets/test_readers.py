@@ -1,4 +1,4 @@
-"""Whatever a plan, a table or a database holds: what is in it, or one `MaisiError` of one line."""
+"""Any content of a plan, a table or a database is read, or raises a `MaisiError` of one line."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ JSON = st.recursive(
 )
 
 
-def read(name: str, content: bytes, reader: Callable[[Path], Any]) -> Any:
-    """Return what a reader makes of a file; None where it raises one `MaisiError` of one line."""
+def parse(name: str, content: bytes, reader: Callable[[Path], Any]) -> Any:
+    """Return the result of a reader; None if it raises a `MaisiError` of one line."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "mask.nii.gz").touch()
         path = Path(folder) / name
@@ -48,16 +48,16 @@ def read(name: str, content: bytes, reader: Callable[[Path], Any]) -> Any:
         try:
             return reader(path)
         except MaisiError as error:
-            said = str(error)
-            assert said == printable(said, len(said)) and len(said) < 1000
+            sentence = str(error)
+            assert sentence == printable(sentence, len(sentence)) and len(sentence) < 1000
             return None
 
 
 def tables(columns: tuple[str, ...]) -> st.SearchStrategy[bytes]:
-    """Return tables that are right, or nearly so, by columns that are mostly these."""
+    """Return valid or nearly valid tables, mostly with these columns."""
     heads = st.lists(st.sampled_from(columns) | st.sampled_from(columns) | CELLS, max_size=5)
 
-    def written(
+    def table_text(
         head: list[str], rows: list[list[str]], separator: str, end: str, start: str
     ) -> Any:
         quoted = '"{}"' if separator == "," else "{}"
@@ -68,7 +68,7 @@ def tables(columns: tuple[str, ...]) -> st.SearchStrategy[bytes]:
     rows = st.lists(st.lists(CELLS, max_size=6), max_size=4)
     ends = st.sampled_from(["\n", "\r\n", "\r", "\n\n", ""])
     starts = st.sampled_from(["", "\ufeff", "\n", ",,\r\n"])
-    return st.builds(written, heads, rows, st.sampled_from(",;\t|"), ends, starts)
+    return st.builds(table_text, heads, rows, st.sampled_from(",;\t|"), ends, starts)
 
 
 def check_rows(rows: Any) -> None:
@@ -85,7 +85,7 @@ def check_rows(rows: Any) -> None:
 @RANDOM
 @given(st.binary(max_size=200) | tables(("name", "license", "mask", *ARGUMENTS)))
 def test_plans_that_are_tables(content: bytes) -> None:
-    check_rows(read("plan.csv", content, read_plan))
+    check_rows(parse("plan.csv", content, read_plan))
 
 
 def dumps(value: Any) -> str:
@@ -103,7 +103,7 @@ LINES = st.lists(
 @RANDOM
 @given(st.binary(max_size=200) | LINES)
 def test_plans_of_objects(content: bytes) -> None:
-    check_rows(read("plan.jsonl", content, read_plan))
+    check_rows(parse("plan.jsonl", content, read_plan))
 
 
 RIGHT = {
@@ -128,12 +128,12 @@ ENTRY = st.builds(
     st.sampled_from([None, 1.0, (1, 1, 1), (1, 1), (), 0, math.nan]),
 )
 def test_databases_of_masks(content: bytes, size: Any, spacing: Any) -> None:
-    found = read(
+    rows = parse(
         "db.json",
         content,
         lambda path: find_masks(path, "f", size=size, spacing=spacing, regions=["chest"]),
     )
-    for candidate in found or ():
+    for candidate in rows or ():
         assert isinstance(candidate, Candidate)
         assert all(type(side) is int and side > 0 for side in candidate.size)
 
@@ -147,14 +147,14 @@ def test_tables_of_a_cohort(content: bytes, data: st.DataObject) -> None:
         cells += [dumps(data.draw(grids.filter(lambda grid: len(grid) < 5))) for _ in range(2)]
         row = ",".join(f'"{cell}"' for cell in cells)
         content = f"{','.join(_COLUMNS)}\n{row}\n".encode()
-    cohort = read("table.csv", content, lambda path: plan_like([path], MINI, 3))
+    cohort = parse("table.csv", content, lambda path: plan_like([path], MINI, 3))
     check_rows(cohort and cohort.rows)
 
 
 @pytest.mark.parametrize("start", ["", "\ufeff"])
 def test_a_right_entry_is_found(start: str) -> None:
-    """The strategies above hold something that can be read, so results are tested, too."""
+    """The strategies above contain readable files, so results are tested, too."""
     entry = {"pseudo_label_filename": "a", "dim": [64.0, 64, 64], "spacing": 1, "label_list": [1.0]}
     content = (start + json.dumps([entry])).encode()
-    (candidate,) = read("db.json", content, lambda path: find_masks(path, "f"))
+    (candidate,) = parse("db.json", content, lambda path: find_masks(path, "f"))
     assert (candidate.size, candidate.labels) == ((64, 64, 64), frozenset({1}))

@@ -1,4 +1,4 @@
-"""DICOM: the voxels where the NIfTI has them, as the standard wants it, and masks back."""
+"""DICOM: voxels where the NIfTI has them, conformance to the standard, and masks read back."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from maisi_client._request import prepare
 from numpy.typing import NDArray
 
 from tests.client.affines import oblique
-from tests.client.shell import maisi
+from tests.client.command import maisi
 
 RNG = np.random.default_rng(11)
 SHAPE, SIZES = (12, 10, 14), (1.5, 0.75, 2.0)
@@ -50,13 +50,13 @@ STANDARD = {
 }
 
 
-def volume(affine: Any = None, **told: Any) -> Volume:
+def volume(affine: Any = None, **report: Any) -> Volume:
     data = RNG.integers(-1000, 3000, SHAPE).astype(np.int16)
-    return Volume(nib.Nifti1Image(data, np.eye(4) if affine is None else affine), {**CT, **told})
+    return Volume(nib.Nifti1Image(data, np.eye(4) if affine is None else affine), {**CT, **report})
 
 
 def mask_of(image: nib.Nifti1Image) -> nib.Nifti1Image:
-    """Labels with sides, a lesion, one without a code, one of nobody; none in the end slices."""
+    """Labels with sides, a lesion, one without a code, an unknown one; none in the end slices."""
     labels = np.zeros(image.shape, np.uint8)
     labels[2:5, 2:5, 3:9], labels[5:9, 2:5, 3:9] = 230, 229
     labels[2:9, 5:7, 3:6], labels[6, 6, 6], labels[7, 7, 4] = 176, 150, 99
@@ -69,24 +69,24 @@ def read(files: list[Path]) -> list[pydicom.Dataset]:
 
 
 def lacking(dataset: pydicom.Dataset) -> list[str]:
-    """Return what the standard's tables, as highdicom has them, say is missing or empty."""
+    """Return the attributes that are missing or empty by the standard's tables in highdicom."""
     iod = STANDARD["sop_class_iod_map"][dataset.SOPClassUID]
     modules = [m["key"] for m in STANDARD["iod_module_map"][iod] if m["usage"] == "M"]
     assert len(modules) > 5
-    found = []
+    faults = []
     for attribute in (a for m in modules for a in STANDARD["module_attribute_map"].get(m, [])):
         if "FunctionalGroupsSequence" in "".join(attribute["path"]):
-            continue  # those are in one place or the other, which the tables do not tell
+            continue  # allowed in either of two sequences, which the tables do not express
         items: list[Any] = [dataset]
         for step in attribute["path"]:
             items = [inner for item in items for inner in item.get(step) or []]
         for item in items:
-            keyword, needed = attribute["keyword"], attribute["type"]
-            if needed in ("1", "2") and keyword not in item:
-                found.append(f"{keyword} missing")
-            elif needed == "1" and item[keyword].is_empty:
-                found.append(f"{keyword} empty")
-    return found
+            keyword, requirement = attribute["keyword"], attribute["type"]
+            if requirement in ("1", "2") and keyword not in item:
+                faults.append(f"{keyword} missing")
+            elif requirement == "1" and item[keyword].is_empty:
+                faults.append(f"{keyword} empty")
+    return faults
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "PSR", "ILA", "SPL"])
@@ -95,10 +95,10 @@ def test_voxels_are_where_the_nifti_has_them(tmp_path: Path, codes: str, degrees
     turn = np.deg2rad(degrees / 2)  # oblique about two axes
     about_z = np.eye(4)
     about_z[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
-    made = volume(about_z @ oblique(codes, SIZES, degrees))
-    made.image.header.set_xyzt_units("mm")
-    made.save(tmp_path / "ct.nii.gz")
-    save_dicom(made, tmp_path / "series", mask=mask_of(made.image))
+    ct = volume(about_z @ oblique(codes, SIZES, degrees))
+    ct.image.header.set_xyzt_units("mm")
+    ct.save(tmp_path / "ct.nii.gz")
+    save_dicom(ct, tmp_path / "series", mask=mask_of(ct.image))
 
     reader = sitk.ImageSeriesReader()
     folder, of_slices = str(tmp_path / "series"), None
@@ -117,11 +117,11 @@ def test_voxels_are_where_the_nifti_has_them(tmp_path: Path, codes: str, degrees
 
 
 @pytest.mark.parametrize("report", [CT, REPORT, {**CT, "anatomy": {"liver": 0.5}}])
-def test_every_object_is_whole_synthetic_and_nobodys(
+def test_every_object_is_complete_synthetic_and_anonymous(
     tmp_path: Path, report: dict[str, Any]
 ) -> None:
-    made = volume(oblique("LPS", SIZES), **report)
-    files = save_dicom(made, tmp_path / "series", mask=mask_of(made.image))
+    ct = volume(oblique("LPS", SIZES), **report)
+    files = save_dicom(ct, tmp_path / "series", mask=mask_of(ct.image))
     assert [path.name for path in files] == [*(f"{n:04d}.dcm" for n in range(1, 15)), "mask.dcm"]
     assert sorted(files) == sorted((tmp_path / "series").iterdir())
     *slices, segmentation = datasets = read(files)
@@ -152,54 +152,54 @@ def test_every_object_is_whole_synthetic_and_nobodys(
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dicom3tools are not installed")
 @pytest.mark.parametrize("report", [CT, REPORT, {**CT, "augmented": True}])
 def test_dciodvfy_finds_no_error(tmp_path: Path, report: dict[str, Any]) -> None:
-    made = volume(oblique("PSR", SIZES), **report)
-    files = save_dicom(made, tmp_path / "series", mask=mask_of(made.image))
+    ct = volume(oblique("PSR", SIZES), **report)
+    files = save_dicom(ct, tmp_path / "series", mask=mask_of(ct.image))
     for path in (files[0], files[-1]):
-        done = subprocess.run(["dciodvfy", "-new", path], capture_output=True, text=True)
-        errors = [line for line in done.stderr.splitlines() if line.startswith("Error")]
+        result = subprocess.run(["dciodvfy", "-new", path], capture_output=True, text=True)
+        errors = [line for line in result.stderr.splitlines() if line.startswith("Error")]
         # Synthetic Data is younger than the tool of most distributions.
         assert [line for line in errors if "(0008,001c)" not in line] == []
 
 
 @pytest.mark.parametrize("codes", ["RAS", "PSR"])
 def test_a_mask_comes_back_with_its_ids(tmp_path: Path, codes: str) -> None:
-    made = volume(oblique(codes, SIZES))
-    mask = mask_of(made.image)
-    *_, file = save_dicom(made, tmp_path / "series", mask=mask)
-    given, back = load_mask(mask), load_mask(file)
-    assert np.array_equal(back.values, given.values)
-    assert back.spacing == pytest.approx(given.spacing, abs=1e-4)
-    (one, other) = (nib.as_closest_canonical(held.image) for held in (given, back))
+    ct = volume(oblique(codes, SIZES))
+    mask = mask_of(ct.image)
+    *_, file = save_dicom(ct, tmp_path / "series", mask=mask)
+    original, back = load_mask(mask), load_mask(file)
+    assert np.array_equal(back.values, original.values)
+    assert back.spacing == pytest.approx(original.spacing, abs=1e-4)
+    (one, other) = (nib.as_closest_canonical(image.image) for image in (original, back))
     assert np.allclose(one.affine, other.affine, atol=1e-4)
 
     # Without the images beside it, it ends where the labels end; what is labelled stays in place.
     alone = load_mask(shutil.copy(file, tmp_path / "alone.dcm"))
-    assert np.count_nonzero(alone.values) == np.count_nonzero(given.values)
-    assert alone.values.shape[2] < given.values.shape[2]
+    assert np.count_nonzero(alone.values) == np.count_nonzero(original.values)
+    assert alone.values.shape[2] < original.values.shape[2]
     centres = []
-    for held in (given, alone):
-        canonical = nib.as_closest_canonical(held.image)
+    for image in (original, alone):
+        canonical = nib.as_closest_canonical(image.image)
         voxels = np.argwhere(np.asanyarray(canonical.dataobj) == 117)
         centres.append(nib.affines.apply_affine(canonical.affine, voxels))
     assert np.allclose(*centres, atol=1e-3)
 
 
 def test_segments_are_coded(tmp_path: Path) -> None:
-    made = volume()
-    *_, file = save_dicom(made, tmp_path / "series", mask=mask_of(made.image))
+    ct = volume()
+    *_, file = save_dicom(ct, tmp_path / "series", mask=mask_of(ct.image))
     segments = {s.SegmentLabel: s for s in pydicom.dcmread(file).SegmentSequence}
-    left = segments["left hippocampus"].SegmentedPropertyTypeCodeSequence[0]
-    assert (left.CodeValue, left.CodingSchemeDesignator) == ("5366008", "SCT")
-    assert left.SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning == "Left"
+    property_type = segments["left hippocampus"].SegmentedPropertyTypeCodeSequence[0]
+    assert (property_type.CodeValue, property_type.CodingSchemeDesignator) == ("5366008", "SCT")
+    assert property_type.SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning == "Left"
     cyst = segments["right kidney cyst"].AnatomicRegionSequence[0]
     assert cyst.CodeMeaning == "Kidney"
     assert cyst.AnatomicRegionModifierSequence[0].CodeMeaning == "Right"
     for name, value in (("white matter hyperintensity", "150"), ("label 250", "250")):
-        own = segments[name].SegmentedPropertyTypeCodeSequence[0]
-        assert (own.CodingSchemeDesignator, own.CodeValue) == ("99MAISI", value)
+        property_type = segments[name].SegmentedPropertyTypeCodeSequence[0]
+        assert (property_type.CodingSchemeDesignator, property_type.CodeValue) == ("99MAISI", value)
 
     *_, file = save_dicom(
-        made, tmp_path / "named", mask=mask_of(made.image), labels={250: "liver", 230: "gizmo"}
+        ct, tmp_path / "named", mask=mask_of(ct.image), labels={250: "liver", 230: "gizmo"}
     )
     named = {s.SegmentLabel: s for s in pydicom.dcmread(file).SegmentSequence}
     assert named["liver"].SegmentedPropertyTypeCodeSequence[0].CodeValue == "10200004"
@@ -208,17 +208,17 @@ def test_segments_are_coded(tmp_path: Path) -> None:
 
 
 def test_same_content_same_uids_and_a_mask_is_a_patient(tmp_path: Path) -> None:
-    made = volume(oblique("RAS", SIZES))
-    mask = mask_of(made.image)
-    made.save(tmp_path / "ct.nii.gz")
-    first = save_dicom(made, tmp_path / "1", mask=mask)
-    again = save_dicom(Volume.load(tmp_path / "ct.nii.gz"), tmp_path / "2", mask=mask)
-    assert [a.read_bytes() for a in first[:-1]] == [b.read_bytes() for b in again[:-1]]
-    assert read(first)[-1].SOPInstanceUID == read(again)[-1].SOPInstanceUID
+    ct = volume(oblique("RAS", SIZES))
+    mask = mask_of(ct.image)
+    ct.save(tmp_path / "ct.nii.gz")
+    first = save_dicom(ct, tmp_path / "1", mask=mask)
+    second = save_dicom(Volume.load(tmp_path / "ct.nii.gz"), tmp_path / "2", mask=mask)
+    assert [a.read_bytes() for a in first[:-1]] == [b.read_bytes() for b in second[:-1]]
+    assert read(first)[-1].SOPInstanceUID == read(second)[-1].SOPInstanceUID
 
-    other = volume(made.image.affine, seed=8)
+    other = volume(ct.image.affine, seed=8)
     another = read(save_dicom(other, tmp_path / "3", mask=mask))[0]
-    bare = read(save_dicom(made, tmp_path / "4"))[0]
+    bare = read(save_dicom(ct, tmp_path / "4"))[0]
     sourced = read(save_dicom(volume(strength=0.6), tmp_path / "5"))[0]
     assert sourced.DerivationDescription.endswith("from noise, a volume that was given")
     one = read(first)[0]
@@ -231,9 +231,9 @@ def test_same_content_same_uids_and_a_mask_is_a_patient(tmp_path: Path) -> None:
 def foreign(
     path: Path, segments: dict[str, tuple[CodedConcept, str | None]], kind: str = "BINARY"
 ) -> Path:
-    """Write a Segmentation as others do: a slab for each segment, of this coded type and side."""
-    made = volume(np.diag([*SIZES, 1]))
-    images = read(save_dicom(made, path.with_suffix("")))
+    """Write a Segmentation of another program: a slab for each segment, type and side coded."""
+    ct = volume(np.diag([*SIZES, 1]))
+    images = read(save_dicom(ct, path.with_suffix("")))
     planes = np.zeros((14, 10, 12), np.uint8)
     described = []
     for number, (label, (type_, side)) in enumerate(segments.items(), 1):
@@ -299,12 +299,12 @@ def test_what_is_no_label_map_is_refused(tmp_path: Path) -> None:
         load_mask(tmp_path / "f" / "0001.dcm")
 
     both = foreign(tmp_path / "both.dcm", {"x": (TISSUE, None), "y": (TISSUE, None)})
-    cut = tmp_path / "cut.dcm"
+    short_file = tmp_path / "cut.dcm"
     content = both.read_bytes()
     for length in (140, 600, len(content) - 40):
-        cut.write_bytes(content[:length])
+        short_file.write_bytes(content[:length])
         with pytest.raises(MaskError, match=r"mask '.*cut\.dcm' "):
-            load_mask(cut)
+            load_mask(short_file)
 
     overlapping = pydicom.dcmread(both)
     frames = overlapping.PerFrameFunctionalGroupsSequence
@@ -318,61 +318,61 @@ def test_what_is_no_label_map_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
-    def refused(said: str, made: Volume, **given: Any) -> None:
-        with pytest.raises(InvalidRequest, match=said):
-            save_dicom(made, tmp_path / "series", **given)
+    def refused(sentence: str, ct: Volume, **arguments: Any) -> None:
+        with pytest.raises(InvalidRequest, match=sentence):
+            save_dicom(ct, tmp_path / "series", **arguments)
         assert list(tmp_path.iterdir()) == []
 
     sheared = np.diag([2.0, 2, 2, 1])
     sheared[0, 1] = 0.2
     refused(r"the volume has a sheared affine, with axes at 84\.29 degrees", volume(sheared))
     refused("the report's modality is 'pet'; one of ct or mri", volume(modality="pet"))
-    made = volume()
-    moved = nib.Nifti1Image(mask_of(made.image).dataobj, np.diag([1.0, 1, 1.1, 1]))
-    refused("the mask lies on another grid", made, mask=moved)
-    refused("holds no label", made, mask=nib.Nifti1Image(np.zeros(SHAPE, np.uint8), np.eye(4)))
-    sent = replace(made, report={**CT, "vocabulary": "maisi-124"})
-    refused("the mask's ids were sent as maisi-124's", sent, mask=mask_of(made.image))
+    ct = volume()
+    moved_mask = nib.Nifti1Image(mask_of(ct.image).dataobj, np.diag([1.0, 1, 1.1, 1]))
+    refused("the mask lies on another grid", ct, mask=moved_mask)
+    refused("holds no label", ct, mask=nib.Nifti1Image(np.zeros(SHAPE, np.uint8), np.eye(4)))
+    other = replace(ct, report={**CT, "vocabulary": "maisi-124"})
+    refused("the mask's ids were sent as maisi-124's", other, mask=mask_of(ct.image))
     halves = nib.Nifti1Image(np.full(SHAPE, 0.5, np.float32), np.eye(4))
-    refused("more than the whole numbers from -32768", replace(made, image=halves))
+    refused("more than the whole numbers from -32768", replace(ct, image=halves))
 
     (tmp_path / "note.txt").write_text("mine")
     with pytest.raises(
         InvalidRequest, match="exists already; a new or an empty folder is expected"
     ):
-        save_dicom(made, tmp_path)
+        save_dicom(ct, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
 
 
 def test_without_the_extra_it_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = volume()
-    *_, file = save_dicom(made, tmp_path / "series", mask=mask_of(made.image))
+    ct = volume()
+    *_, file = save_dicom(ct, tmp_path / "series", mask=mask_of(ct.image))
     monkeypatch.setitem(sys.modules, "highdicom", None)
-    for call in (lambda: save_dicom(made, tmp_path / "new"), lambda: load_mask(file)):
+    for call in (lambda: save_dicom(ct, tmp_path / "new"), lambda: load_mask(file)):
         with pytest.raises(MaisiError, match=r"pip install 'maisi-client\[dicom\]'"):
             call()
 
 
 def test_command(server: Any, tmp_path: Path) -> None:
-    """A volume of the server becomes DICOM, and its mask from there makes the same volume."""
+    """A volume of the server becomes DICOM, and the mask read from it makes the same volume."""
     labels = np.zeros((32, 36, 40), np.uint8)
     labels[4:28, 4:30, 6:34], labels[10:16, 8:20, 10:20] = 22, 227
     mask = tmp_path / "mask.nii.gz"
     nib.save(nib.Nifti1Image(labels, oblique("LPS", (2.0, 2.0, 2.0))), mask)
-    asked = {"modality": "mri_t2", "seed": 5, "steps": 1}
+    arguments = {"modality": "mri_t2", "seed": 5, "steps": 1}
     with Client(server.grpc) as client:
-        made = client.generate(mask, **asked)
-        made.save(tmp_path / "t2.nii.gz")
+        ct = client.generate(mask, **arguments)
+        ct.save(tmp_path / "t2.nii.gz")
         series = tmp_path / "series"
-        done = maisi("dicom", tmp_path / "t2.nii.gz", "--to", series, "--mask", mask, "--json")
-        assert (done.returncode, done.stderr) == (0, "")
-        assert len(json.loads(done.stdout)["files"]) == 41
-        rows = [Row("again", {"mask": series / "mask.dcm", **asked})]
+        result = maisi("dicom", tmp_path / "t2.nii.gz", "--to", series, "--mask", mask, "--json")
+        assert (result.returncode, result.stderr) == (0, "")
+        assert len(json.loads(result.stdout)["files"]) == 41
+        rows = [Row("again", {"mask": series / "mask.dcm", **arguments})]
         assert [o.state for o in make_dataset(rows, tmp_path / "set", client)] == ["done"]
-    again = tmp_path / "set" / "images" / "again.nii.gz"
-    one, other = (load_greys(image) for image in (made.image, again))
-    kept = load_mask(tmp_path / "set" / "labels" / "again.nii.gz")
-    assert np.array_equal(kept.values, load_mask(mask).values)
+    second = tmp_path / "set" / "images" / "again.nii.gz"
+    one, other = (load_greys(image) for image in (ct.image, second))
+    labels_read = load_mask(tmp_path / "set" / "labels" / "again.nii.gz")
+    assert np.array_equal(labels_read.values, load_mask(mask).values)
     assert np.array_equal(one.values, other.values)
     assert same_grid(*(replace(h, image=nib.as_closest_canonical(h.image)) for h in (one, other)))
     slices = read(sorted(series.glob("0*.dcm")))
@@ -397,8 +397,8 @@ def test_a_volume_of_a_dataset_brings_its_report(server: Any, tmp_path: Path, la
     with Client(server.grpc) as client:
         list(make_dataset(rows, to, client, layout=layout))
     (image,) = (path for path in to.rglob("*.nii.gz") if "label" not in str(path))
-    done = maisi("dicom", image, "--to", tmp_path / "series")
-    assert (done.returncode, done.stderr) == (0, "")
+    result = maisi("dicom", image, "--to", tmp_path / "series")
+    assert (result.returncode, result.stderr) == (0, "")
     assert len(list((tmp_path / "series").iterdir())) == 32
 
 
@@ -406,10 +406,10 @@ def test_a_report_that_lies_elsewhere_is_named(tmp_path: Path) -> None:
     report = volume().save(tmp_path / "ct.nii.gz")
     report.rename(tmp_path / "moved.json")
     words = ("dicom", tmp_path / "ct.nii.gz", "--to", tmp_path / "series")
-    done = maisi(*words)
-    assert done.returncode == 1 and "ct.json' of the volume does not exist" in done.stderr
-    done = maisi(*words, "--report", tmp_path / "moved.json")
-    assert (done.returncode, done.stderr) == (0, "")
+    result = maisi(*words)
+    assert result.returncode == 1 and "ct.json' of the volume does not exist" in result.stderr
+    result = maisi(*words, "--report", tmp_path / "moved.json")
+    assert (result.returncode, result.stderr) == (0, "")
     assert "seed" in str(pydicom.dcmread(tmp_path / "series" / "0001.dcm").ImageComments)
 
 
@@ -420,9 +420,9 @@ def test_ids_of_a_mask_mean_what_they_did_when_it_was_sent(tmp_path: Path) -> No
     text = '<Label Key="1">spleen</Label><Label Key="3">liver</Label>'
     mask.header.extensions.append(nib.nifti1.Nifti1Extension(0, text.encode()))
     for vocabulary, planes in (("maisi", {1: 3, 3: 1}), (None, {3: 3, 1: 1})):
-        made = volume(np.eye(4), request={"vocabulary": vocabulary})
+        ct = volume(np.eye(4), request={"vocabulary": vocabulary})
         to = tmp_path / str(vocabulary)
-        save_dicom(made, to, mask=mask)
+        save_dicom(ct, to, mask=mask)
         back = load_mask(to / "mask.dcm").values
         plane = SHAPE[1] * SHAPE[2]
         assert {id_: int((back == id_).sum()) // plane for id_ in planes} == planes

@@ -1,4 +1,4 @@
-"""How far apart the slices of a Segmentation are, where it does not say so itself."""
+"""The distance of the slices of a Segmentation that does not have it itself."""
 
 from __future__ import annotations
 
@@ -52,13 +52,16 @@ def segmentation(
     liver = hd.seg.SegmentDescription(
         1, "Liver", codes.SCT.AnatomicalStructure, codes.SCT.Liver, "MANUAL"
     )
-    made = hd.seg.Segmentation(
+    dataset = hd.seg.Segmentation(
         images, planes, kind, [liver], hd.UID(), 2, hd.UID(), 1, "else", "else", "1", "1"
     )
-    for group in (made.SharedFunctionalGroupsSequence[0], *made.PerFrameFunctionalGroupsSequence):
+    for group in (
+        dataset.SharedFunctionalGroupsSequence[0],
+        *dataset.PerFrameFunctionalGroupsSequence,
+    ):
         if "PixelMeasuresSequence" in group:
             edit(group.PixelMeasuresSequence[0])
-    made.save_as(folder / "seg.dcm")
+    dataset.save_as(folder / "seg.dcm")
     return folder / "seg.dcm"
 
 
@@ -181,9 +184,9 @@ def test_images_at_irregular_distances_are_refused(series: Path) -> None:
         load_mask(path)
 
 
-@pytest.mark.parametrize("apart", [1.0, 5.0, 3.0])
-def test_another_series_of_the_segmentation_does_not_count(series: Path, apart: float) -> None:
-    """One with an image at each frame as well is as good, and then neither says the distance."""
+@pytest.mark.parametrize("distance", [1.0, 5.0, 3.0])
+def test_another_series_of_the_segmentation_does_not_count(series: Path, distance: float) -> None:
+    """A second series with an image at each frame is equally good, so neither has the distance."""
     path = segmentation(series, [2, 4, 6])
     segments = pydicom.dcmread(path)
     uid = hd.UID()
@@ -193,7 +196,9 @@ def test_another_series_of_the_segmentation_does_not_count(series: Path, apart: 
         cosines = np.array(other.ImageOrientationPatient, float)
         first = np.array(pydicom.dcmread(series / "0001.dcm").ImagePositionPatient, float)
         normal = np.cross(cosines[:3], cosines[3:])
-        other.ImagePositionPatient = list(first + (number * apart + 0.5 * (apart == 3)) * normal)
+        other.ImagePositionPatient = list(
+            first + (number * distance + 0.5 * (distance == 3)) * normal
+        )
         other.SeriesInstanceUID = uid
         other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = hd.UID()
         other.save_as(series / f"other{number}.dcm")
@@ -250,8 +255,8 @@ def test_the_warning_is_in_the_report(server: Any, tmp_path: Path) -> None:
     image = nib.Nifti1Image(np.zeros((32, 32, 40), np.int16), np.diag([2.0, 2, 3, 1]))
     labels = np.zeros(image.shape, np.uint8)
     labels[8:24, 8:24, 4:36] = 22
-    made = Volume(image, REPORT, nib.Nifti1Image(labels, image.affine))
-    save_dicom(made, tmp_path / "series")
+    volume = Volume(image, REPORT, nib.Nifti1Image(labels, image.affine))
+    save_dicom(volume, tmp_path / "series")
     segments = pydicom.dcmread(tmp_path / "series" / "mask.dcm")
     SILENT(segments.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0])
     segments.save_as(tmp_path / "mask.dcm")

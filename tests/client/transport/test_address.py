@@ -1,4 +1,4 @@
-"""Addresses as people write them, ports that are not gRPC's, and proxies of the environment."""
+"""Addresses, ports that are not gRPC's, and proxies of the environment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from maisi_client import Client, InvalidRequest, ServerUnavailable
 from maisi_client._transport.address import addresses, is_loopback, proxy_variable
 
-from tests.conftest import Server
+from tests.conftest import PATIENCE, Server
 
 VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
 ELSEWHERE = "maisi.invalid:8001"  # RFC 2606: no such name is ever found
@@ -47,11 +47,11 @@ def refusing_proxy() -> Iterator[str]:
         thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         listener.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
+        thread.join(PATIENCE)
 
 
 @pytest.mark.parametrize(
-    ("written", "meant"),
+    ("text", "expected"),
     [
         ("localhost:8001", ["localhost:8001"]),
         (" a.b-c_d:1 , [::1]:65535/\n", ["a.b-c_d:1", "[::1]:65535"]),
@@ -59,12 +59,12 @@ def refusing_proxy() -> Iterator[str]:
         ("[fe80::1%eth0]:8001", ["[fe80::1%eth0]:8001"]),
     ],
 )
-def test_addresses(written: str, meant: list[str]) -> None:
-    assert addresses(written) == meant
+def test_addresses(text: str, expected: list[str]) -> None:
+    assert addresses(text) == expected
 
 
 @pytest.mark.parametrize(
-    ("written", "why"),
+    ("text", "why"),
     [
         *((url, ", without a port") for url in ("localhost", "a:1,b", "[::1]", "grpc://a/")),
         *((url, ", of HTTP") for url in ("http://localhost:8000", "HTTPS://a:443/v2")),
@@ -72,29 +72,31 @@ def test_addresses(written: str, meant: list[str]) -> None:
         *((url, "") for url in ("unix:/tmp/a", "a:1/v2", "grpcs://a:1", "a:\uff11", "\udce9:1")),
     ],
 )
-def test_what_is_no_address_is_one_sentence(written: str, why: str) -> None:
+def test_what_is_no_address_is_one_sentence(text: str, why: str) -> None:
     for client in (Client, maisi_client.aio.Client):
         with pytest.raises(InvalidRequest) as refused:
-            client(written or " ")
-        said = str(refused.value)
-        assert f"'{why}; allowed is host:port of the gRPC service, such as localhost:8001" in said
-        assert said.isprintable()
+            client(text or " ")
+        sentence = str(refused.value)
+        assert (
+            f"'{why}; allowed is host:port of the gRPC service, such as localhost:8001" in sentence
+        )
+        assert sentence.isprintable()
 
 
 @pytest.mark.parametrize("kind", ["http", "metrics", "status"])
 def test_a_port_that_is_not_of_grpc(server: Server, kind: str) -> None:
     url = getattr(server, kind)
-    said = f"what answers at {url} does not speak gRPC as expected; Triton's gRPC port is 8001"
-    with Client(url, retries=0, timeout=10) as client:
+    sentence = f"what answers at {url} does not speak gRPC as expected; Triton's gRPC port is 8001"
+    with Client(url, retries=0, timeout=PATIENCE) as client:
         for call in (client.info, lambda: client.check(size=[32, 32, 32])):
-            with pytest.raises(ServerUnavailable, match=said):
+            with pytest.raises(ServerUnavailable, match=sentence):
                 call()
 
     async def ask() -> None:
-        async with maisi_client.aio.Client(url, retries=0, timeout=10) as client:
+        async with maisi_client.aio.Client(url, retries=0, timeout=PATIENCE) as client:
             await client.check(size=[32, 32, 32])
 
-    with pytest.raises(ServerUnavailable, match=said):
+    with pytest.raises(ServerUnavailable, match=sentence):
         asyncio.run(ask())
 
 
@@ -105,21 +107,33 @@ def test_loopback() -> None:
         assert not is_loopback(f"{host}:8001")
 
 
+INFO = """
+import sys, maisi_client
+try:
+    print(*maisi_client.Client(sys.argv[1], retries=0).info()["mini"].modalities)
+except maisi_client.ServerUnavailable as error:
+    sys.exit(str(error))
+"""
+
+
 def in_a_new_process(url: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `maisi info`: gRPC may read the environment once in a process."""
-    command = [sys.executable, "-m", "maisi_client", "info", "--url", url, "--timeout", "60"]
+    """Print the modalities of mini: gRPC may read the environment once in a process."""
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=100, env={**os.environ, **environment}
+        [sys.executable, "-c", INFO, url],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env={**os.environ, **environment},
     )
 
 
-@pytest.mark.parametrize("variable", [*VARIABLES, "all_proxy"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_no_proxy_to_this_machine(
-    server: Server, monkeypatch: pytest.MonkeyPatch, variable: str, host: str
+    server: Server, monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
     url = f"{host}:{server.grpc.rpartition(':')[2]}"
-    monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    for variable in (*VARIABLES, "all_proxy"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
     assert "mri_t1" in in_a_new_process(url).stdout
 
     with Client(url, retries=0) as client:
@@ -132,31 +146,31 @@ def test_no_proxy_to_this_machine(
     asyncio.run(ask())
 
 
-def named(variable: str, proxy: str) -> str:
-    """Return what is said of a connection through a proxy, in its last line; gRPC may log more."""
-    done = in_a_new_process(ELSEWHERE, **{variable: proxy})
-    said = done.stderr.splitlines()[-1]
-    assert done.returncode == 1 and "secret" not in said
-    before, after = f"maisi: no server answers at {ELSEWHERE}: ", "; it is asked through the proxy"
-    assert said.startswith(before) and said.endswith(f"{after} that {variable} names")
-    return said
+def error_by_proxy(variable: str, proxy: str) -> str:
+    """Return the error of a connection through a proxy, its last line; gRPC may log before it."""
+    result = in_a_new_process(ELSEWHERE, **{variable: proxy})
+    sentence = result.stderr.splitlines()[-1]
+    assert result.returncode == 1 and "secret" not in sentence
+    before, after = f"no server answers at {ELSEWHERE}: ", "; it is asked through the proxy"
+    assert sentence.startswith(before) and sentence.endswith(f"{after} that {variable} names")
+    return sentence
 
 
 @pytest.mark.parametrize("variable", VARIABLES)
 def test_a_proxy_that_refuses_is_named(refusing_proxy: str, variable: str) -> None:
-    assert "HTTP proxy returned response code 403" in named(variable, refusing_proxy)
+    assert "HTTP proxy returned response code 403" in error_by_proxy(variable, refusing_proxy)
 
 
 def test_a_proxy_that_is_not_there_is_named() -> None:
-    assert "Connection refused" in named("http_proxy", "http://user:secret@127.0.0.1:9")
-    named("https_proxy", "http://proxy.invalid:3128")
+    assert "Connection refused" in error_by_proxy("http_proxy", "http://user:secret@127.0.0.1:9")
+    error_by_proxy("https_proxy", "http://proxy.invalid:3128")
 
 
 def test_without_a_proxy_none_is_named() -> None:
     for environment in ({}, {"no_proxy": "x, .invalid", "http_proxy": "http://127.0.0.1:9"}):
-        done = in_a_new_process(ELSEWHERE, **environment)
-        assert done.stderr.startswith(f"maisi: no server answers at {ELSEWHERE}: ")
-        assert "proxy" not in done.stderr
+        result = in_a_new_process(ELSEWHERE, **environment)
+        assert result.stderr.startswith(f"no server answers at {ELSEWHERE}: ")
+        assert "proxy" not in result.stderr
 
 
 def test_which_variable_counts(monkeypatch: pytest.MonkeyPatch) -> None:

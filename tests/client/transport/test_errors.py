@@ -1,4 +1,4 @@
-"""The one form that the server's errors have, as the server writes it and the client reads it."""
+"""The format of the server's errors, as the server writes and the client reads it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import maisi_client
 import pytest
 from maisi_client import InvalidRequest, MaisiError, ServerError, ServerUnavailable, Timeout
-from maisi_client._errors import worth_another_try
+from maisi_client._errors import is_transient
 from maisi_client._transport.errors import explain
 from tritonclient.utils import InferenceServerException
 
@@ -32,7 +32,7 @@ def all_classes(base: type) -> list[type]:
     return [base, *(one for child in base.__subclasses__() for one in all_classes(child))]
 
 
-def read(message: str, status: str | None = None) -> MaisiError:
+def parse(message: str, status: str | None = None) -> MaisiError:
     return explain(InferenceServerException(message, status), "here:1")
 
 
@@ -44,20 +44,20 @@ def test_the_client_reads_what_the_server_writes(
     kinds = set()
     for server_class in all_classes(errors.RequestError):
         cancelled = server_class is errors.Cancelled
-        sent = errors.Cancelled() if cancelled else server_class(SENTENCE, retry_after)
-        error = read(errors.render(sent), status)
-        expected, again = RAISED[sent.kind]
-        assert type(error) is expected and error.kind == sent.kind
-        assert str(error).endswith(str(sent)) and f"[{sent.kind}" not in str(error)
-        assert worth_another_try(error) is again
+        server_error = errors.Cancelled() if cancelled else server_class(SENTENCE, retry_after)
+        error = parse(errors.render(server_error), status)
+        expected, again = RAISED[server_error.kind]
+        assert type(error) is expected and error.kind == server_error.kind
+        assert str(error).endswith(str(server_error)) and f"[{server_error.kind}" not in str(error)
+        assert is_transient(error) is again
         if expected is ServerUnavailable:
             assert error.retry_after == retry_after
-        kinds.add(sent.kind)
+        kinds.add(server_error.kind)
     assert kinds == set(RAISED)
 
 
 def test_a_kind_of_a_later_server_is_no_reason_to_ask_again() -> None:
-    error = read("[sleepy retry_after=3] it is night")
+    error = parse("[sleepy retry_after=3] it is night")
     assert (type(error), error.kind, str(error)) == (ServerError, "unexpected", "it is night")
 
 
@@ -73,7 +73,7 @@ def test_a_kind_of_a_later_server_is_no_reason_to_ask_again() -> None:
     ],
 )
 def test_only_the_form_at_the_beginning_counts(message: str) -> None:
-    error = read(message)
+    error = parse(message)
     assert (type(error), error.kind, str(error)) == (ServerError, "unexpected", message)
 
 

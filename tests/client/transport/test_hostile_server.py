@@ -1,4 +1,4 @@
-"""Servers that say what no server should: one sentence each, in bounded memory and time."""
+"""Invalid answers of a server: one sentence each, in bounded memory and time."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from maisi_client import (
     Volume,
 )
 from maisi_client._cli import main
-from maisi_client._cli.bar import Bar
+from maisi_client._cli.progress_bar import Bar
 from maisi_client._datasets.dataset import insist
 from maisi_client._datasets.plan import Row
 from maisi_client._transport.channel import answer_bytes
 from maisi_client._transport.errors import explain
-from maisi_client._transport.pool import Server
+from maisi_client._transport.pool import PooledServer
 from maisi_client._transport.shared import Region
 from maisi_client._variant import parse_variant
 from maisi_client._wire import read_tensor
@@ -42,7 +42,8 @@ from tritonclient.grpc import model_config_pb2 as model_config
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import InferenceServerException
 
-from tests.client.fake_server import REPORT, Answer, message, playing, progress, volume
+from tests.client.fake_server import REPORT, Answer, fake_server, message, progress, volume
+from tests.conftest import PATIENCE
 
 IMAGE = np.zeros((3, 4, 5), np.int16)
 MASK = np.zeros((3, 4, 5), np.uint8)
@@ -65,16 +66,21 @@ CHECK = {
 }
 
 
-def sync(url: str, **asked: Any) -> Any:
-    with Client(url, timeout=asked.pop("timeout", 60), retries=asked.pop("retries", 3)) as client:
-        return getattr(client, asked.pop("call", "generate"))(**asked)
+def sync(url: str, **arguments: Any) -> Any:
+    with Client(
+        url, timeout=arguments.pop("timeout", PATIENCE), retries=arguments.pop("retries", 3)
+    ) as client:
+        return getattr(client, arguments.pop("call", "generate"))(**arguments)
 
 
-def asynchronous(url: str, **asked: Any) -> Any:
+def asynchronous(url: str, **arguments: Any) -> Any:
     async def ask() -> Any:
-        limits = {"timeout": asked.pop("timeout", 60), "retries": asked.pop("retries", 3)}
+        limits = {
+            "timeout": arguments.pop("timeout", PATIENCE),
+            "retries": arguments.pop("retries", 3),
+        }
         async with maisi_client.aio.Client(url, **limits) as client:
-            return await getattr(client, asked.pop("call", "generate"))(**asked)
+            return await getattr(client, arguments.pop("call", "generate"))(**arguments)
 
     return asyncio.run(ask())
 
@@ -93,10 +99,10 @@ def once(**tensors: Any) -> Answer:
 
 
 def one_line(error: BaseException) -> str:
-    """Return what an error says, if that is a line that a terminal shows as it is."""
-    said = str(error)
-    assert said.isprintable() and said.isascii() and len(said) < 3000
-    return said
+    """Return the text of an error; it must be one printable line."""
+    sentence = str(error)
+    assert sentence.isprintable() and sentence.isascii() and len(sentence) < 3000
+    return sentence
 
 
 def report(**more: Any) -> str:
@@ -105,7 +111,7 @@ def report(**more: Any) -> str:
 
 @BOTH
 @pytest.mark.parametrize(
-    ("tensors", "said"),
+    ("tensors", "sentence"),
     [
         ({"image": IMAGE.astype(np.float32)}, r"image is float32 \[3, 4, 5\]; int16 with 3 axes"),
         ({"image": IMAGE[0]}, r"image is int16 \[4, 5\]; int16 with 3 axes"),
@@ -135,28 +141,30 @@ def report(**more: Any) -> str:
         ({"image": IMAGE, "stage": np.zeros(3, np.float32)}, "stage is float32"),
     ],
 )
-def test_wrong_tensors(ask: Callable[..., Any], tensors: dict[str, Any], said: str | None) -> None:
+def test_wrong_tensors(
+    ask: Callable[..., Any], tensors: dict[str, Any], sentence: str | None
+) -> None:
     parts = {**DONE, "report": report(), **tensors}
     present = {name: value for name, value in parts.items() if value is not None}
-    with playing(once(**present)) as (url, requests):
-        if said is None:
+    with fake_server(once(**present)) as (url, requests):
+        if sentence is None:
             assert isinstance(ask(url, size=[3, 4, 5]), Volume)
             return
-        with pytest.raises(ServerError, match=f"^the server(?:'s)? (?:{said})") as caught:
+        with pytest.raises(ServerError, match=f"^the server(?:'s)? (?:{sentence})") as caught:
             ask(url, size=[3, 4, 5])
     one_line(caught.value)
-    assert len(requests) == 1  # another answer of the same kind helps nobody
+    assert len(requests) == 1  # an invalid answer is not retried
 
 
 @BOTH
 def test_a_used_mask_comes_back_on_the_grid_of_the_mask(ask: Callable[..., Any]) -> None:
     mask = nib.Nifti1Image(np.full((6, 8, 10), 22, np.uint8), np.eye(4))
     parts = {**DONE, "report": report(), "image": IMAGE}
-    with playing(once(**parts, used_mask=MASK)) as (url, _):
-        made = ask(url, mask=mask, spacing=2)
-    assert made.image.shape == made.mask.shape == (6, 8, 10)
+    with fake_server(once(**parts, used_mask=MASK)) as (url, _):
+        result = ask(url, mask=mask, spacing=2)
+    assert result.image.shape == result.mask.shape == (6, 8, 10)
     with (
-        playing(once(**parts, used_mask=np.zeros((6, 8, 10), np.uint8))) as (url, _),
+        fake_server(once(**parts, used_mask=np.zeros((6, 8, 10), np.uint8))) as (url, _),
         pytest.raises(ServerError, match=r"used_mask has size \[6, 8, 10\]; \[3, 4, 5\] is"),
     ):
         ask(url, mask=mask, spacing=2)
@@ -166,7 +174,7 @@ def test_a_used_mask_comes_back_on_the_grid_of_the_mask(ask: Callable[..., Any])
 @pytest.mark.parametrize("more", [{"size": [4, 4, 4]}, {"spacing": [1, 2, 0]}])
 def test_an_image_unlike_its_report(ask: Callable[..., Any], more: dict[str, Any]) -> None:
     with (
-        playing(once(**DONE, image=IMAGE, report=report(**more))) as (url, _),
+        fake_server(once(**DONE, image=IMAGE, report=report(**more))) as (url, _),
         pytest.raises(ServerError, match=r"\[4, 4, 4\] is expected|spacing \[1, 2, 0\]"),
     ):
         ask(url)
@@ -174,7 +182,7 @@ def test_an_image_unlike_its_report(ask: Callable[..., Any], more: dict[str, Any
 
 @pytest.mark.parametrize("shape", [[2**40] * 3, [-1, -1, 4], [-7], [64, 64, 64], [0, 4, 5]])
 def test_a_shape_beyond_the_shared_memory(shape: list[int]) -> None:
-    region = Region(Server("here:1", None), None, "mini.stream", {"mask": MASK})
+    region = Region(PooledServer("here:1", None), None, "mini.stream", {"mask": MASK})
     region._memory = mmap.mmap(-1, region._size)
     result: Any = SimpleNamespace(get_output=lambda name: SimpleNamespace(shape=shape))
     with pytest.raises(ServerError, match="the server's image "):
@@ -208,11 +216,11 @@ BOMBS = {
 @BOTH
 @pytest.mark.parametrize("kind", BOMBS)
 def test_a_report_that_is_a_bomb(ask: Callable[..., Any], kind: str) -> None:
-    content, said = BOMBS[kind]
+    content, sentence = BOMBS[kind]
     parts = content if isinstance(content, dict) else {"report": content}
     with (
-        playing(once(**DONE, image=IMAGE, **parts)) as (url, _),
-        pytest.raises(ServerError, match=said) as caught,
+        fake_server(once(**DONE, image=IMAGE, **parts)) as (url, _),
+        pytest.raises(ServerError, match=sentence) as caught,
     ):
         ask(url, size=[3, 4, 5])
     one_line(caught.value)
@@ -224,10 +232,10 @@ def test_a_check_without_what_it_should_say(ask: Callable[..., Any], key: str) -
     whole = once(**DONE, report=json.dumps(CHECK))
     part = once(**DONE, report=json.dumps({k: v for k, v in CHECK.items() if k != key}))
     configs = [model_config.ModelConfig(name="mini.stream", input=[{"name": "size"}])]
-    with playing(whole, configs) as (url, _):
+    with fake_server(whole, configs) as (url, _):
         assert ask(url, call="check", size=[3, 4, 5]) == CHECK
     with (
-        playing(part, configs) as (url, _),
+        fake_server(part, configs) as (url, _),
         pytest.raises(ServerError, match=f"report has no '{key}'; one is expected"),
     ):
         ask(url, call="check", size=[3, 4, 5])
@@ -237,7 +245,7 @@ def test_a_check_without_what_it_should_say(ask: Callable[..., Any], key: str) -
 def test_a_message_beyond_what_was_asked_for(ask: Callable[..., Any]) -> None:
     large = np.zeros((200, 200, 100), np.int16)
     with (
-        playing(once(**DONE, image=large, report=report())) as (url, _),
+        fake_server(once(**DONE, image=large, report=report())) as (url, _),
         pytest.raises(ServerError, match=r"larger than max|has size \[200, 200, 100\]"),
     ):
         ask(url, size=[3, 4, 5])
@@ -256,7 +264,7 @@ def test_the_largest_answer_to_a_request() -> None:
 def test_what_is_compressed_is_not_unpacked(ask: Callable[..., Any]) -> None:
     answer = once(**DONE, image=IMAGE, report=report())
     with (
-        playing(answer, compression=grpc.Compression.Gzip) as (url, _),
+        fake_server(answer, compression=grpc.Compression.Gzip) as (url, _),
         pytest.raises(MaisiError, match="gzip") as caught,
     ):
         ask(url, size=[3, 4, 5], retries=0)
@@ -272,38 +280,38 @@ def test_progress_for_ever_ends_with_the_time(ask: Callable[..., Any]) -> None:
         while context.is_active():
             yield progress(0.5)
 
-    seen: list[Progress] = []
+    events: list[Progress] = []
     with (
-        playing(answer) as (url, requests),
+        fake_server(answer) as (url, requests),
         pytest.raises(Timeout, match="did not finish the request in time"),
     ):
-        ask(url, size=[3, 4, 5], timeout=1.5, on_progress=seen.append)
-    assert len(seen) > 10 and len(requests) == 1
-    assert cancelled.wait(30)
+        ask(url, size=[3, 4, 5], timeout=2, on_progress=events.append)
+    assert events and len(requests) == 1
+    assert cancelled.wait(PATIENCE)
 
 
-def test_who_reads_slowly_holds_no_more_than_a_few_messages() -> None:
-    sent = 0
+def test_a_slow_reader_holds_no_more_than_a_few_messages() -> None:
+    sent_count = 0
 
     def answer(request: pb.ModelInferRequest, context: grpc.ServicerContext) -> Iterator[Any]:
-        nonlocal sent
+        nonlocal sent_count
         while context.is_active():
-            sent += 1
+            sent_count += 1
             yield message(stage="a" * 2**20, progress=np.array([0.5], np.float32))
 
-    with playing(answer) as (url, _), Client(url) as client:
+    with fake_server(answer) as (url, _), Client(url) as client:
         events = client.stream(size=[3, 4, 5])
         next(events)
         time.sleep(2)  # in which it could say thousands
-        assert sent < 50
+        assert sent_count < 50
         for _ in range(100):
             next(events)
-        assert sent < 150
+        assert sent_count < 150
         events.close()
 
 
 @BOTH
-def test_a_server_that_goes_on_after_its_last_message(ask: Callable[..., Any]) -> None:
+def test_a_server_that_sends_more_after_its_final_message(ask: Callable[..., Any]) -> None:
     if ask is asynchronous:
         pytest.skip("tritonclient's asyncio stream knows no last message but its end")
 
@@ -313,7 +321,7 @@ def test_a_server_that_goes_on_after_its_last_message(ask: Callable[..., Any]) -
         while context.is_active():
             yield progress(0.5)
 
-    with playing(answer) as (url, _):
+    with fake_server(answer) as (url, _):
         assert ask(url, size=[3, 4, 5]).image.shape == (3, 4, 5)
 
 
@@ -321,34 +329,35 @@ def test_a_server_that_goes_on_after_its_last_message(ask: Callable[..., Any]) -
 @pytest.mark.parametrize("parts", [[None], [progress(0.5), None]])
 def test_a_stream_that_just_ends(ask: Callable[..., Any], parts: list[Any]) -> None:
     with (
-        playing(lambda request, context: iter(parts)) as (url, _),
+        fake_server(lambda request, context: iter(parts)) as (url, _),
         pytest.raises(ServerUnavailable, match=r"was lost: it just ended$"),
     ):
         ask(url, size=[3, 4, 5], retries=0)
 
 
 @pytest.mark.parametrize(
-    ("said", "heard"), [(math.nan, 0), (-1, 0), (1e9, 1), (math.inf, 1), (-math.inf, 0), (0.5, 0.5)]
+    ("claimed", "expected"),
+    [(math.nan, 0), (-1, 0), (1e9, 1), (math.inf, 1), (-math.inf, 0), (0.5, 0.5)],
 )
-def test_progress_is_from_0_to_1(said: float, heard: float) -> None:
+def test_progress_is_from_0_to_1(claimed: float, expected: float) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
     def answer(request: pb.ModelInferRequest, context: grpc.ServicerContext) -> Iterator[Any]:
         yield progress(0.9)
-        yield progress(said)
+        yield progress(claimed)
         yield volume(request)
         yield message(final=True)
 
-    seen: list[float] = []
+    fractions: list[float] = []
     out = Terminal()
-    with playing(answer) as (url, _), Client(url) as client, Bar(out) as bar:
+    with fake_server(answer) as (url, _), Client(url) as client, Bar(out) as bar:
         for event in client.stream(size=[3, 4, 5]):
             if isinstance(event, Progress):
-                seen.append(event.fraction)
+                fractions.append(event.fraction)
                 bar(event)
-    assert seen == [pytest.approx(0.9), heard, 1]
+    assert fractions == [pytest.approx(0.9), expected, 1]
     assert all(len(line) < 80 for line in out.getvalue().split("\r"))
 
 
@@ -374,16 +383,16 @@ def test_an_engine_that_failed_is_asked_again(
         seeds: list[Any] = []
         return answer
 
-    with playing(failing(1)) as (url, requests):
+    with fake_server(failing(1)) as (url, requests):
         assert isinstance(ask(url, size=[3, 4, 5]), Volume)
         assert requests[0].raw_input_contents == requests[1].raw_input_contents  # the seed, too
-    with playing(failing(99)) as (url, requests):
+    with fake_server(failing(99)) as (url, requests):
         with pytest.raises(ServerError, match=f"^{FAILED}$") as caught:
             ask(url, size=[3, 4, 5], retries=2)
         assert type(caught.value) is ServerError
         assert caught.value.kind == ("engine_failed" if kind == "stream" else "internal")
         assert len(requests) == 3
-    with playing(failing(99)) as (bad, tried), playing(failing(0)) as (good, _):
+    with fake_server(failing(99)) as (bad, tried), fake_server(failing(0)) as (good, _):
         assert isinstance(ask(f"{bad},{good}", size=[3, 4, 5], retries=0), Volume)
         assert len(tried) == 1
 
@@ -399,7 +408,7 @@ def test_a_dataset_asks_again_too(monkeypatch: pytest.MonkeyPatch) -> None:
             yield message(final=True)
 
     row = Row("a", {"size": [3, 4, 5], "seed": 4})
-    with playing(answer) as (url, requests), Client(url) as client:
+    with fake_server(answer) as (url, requests), Client(url) as client:
         assert insist(row, client, 1, threading.Event()).report["seed"] == 4
 
 
@@ -416,7 +425,7 @@ def test_what_is_refused_is_not_asked_again(ask: Callable[..., Any]) -> None:
             error_message="[invalid_request] steps: 0 is not from 1 to 1000"
         )
 
-    with playing(answer) as (url, requests), pytest.raises(InvalidRequest, match="steps: 0"):
+    with fake_server(answer) as (url, requests), pytest.raises(InvalidRequest, match="steps: 0"):
         ask(url, size=[3, 4, 5])
     assert len(requests) == 1
 
@@ -430,7 +439,7 @@ def test_text_of_an_error_is_printable(ask: Callable[..., Any]) -> None:
             error_message=f"[invalid_request] steps: {text}{'a' * 10**6}"
         )
 
-    with playing(answer) as (url, _), pytest.raises(InvalidRequest) as caught:
+    with fake_server(answer) as (url, _), pytest.raises(InvalidRequest) as caught:
         ask(url, size=[3, 4, 5])
     assert one_line(caught.value).startswith("steps: ?[2J? ???")
     assert caught.value.__cause__ is None and caught.value.__context__ is None
@@ -440,41 +449,41 @@ def test_text_of_an_error_is_printable(ask: Callable[..., Any]) -> None:
 def test_text_of_an_answer_is_printable(ask: Callable[..., Any]) -> None:
     def answer(request: pb.ModelInferRequest, context: grpc.ServicerContext) -> Iterator[Any]:
         yield message(stage=b"\xff" + ESCAPES[:-1].encode(), progress=DONE["progress"])
-        told = {"warnings": [ESCAPES], "modality": f"mri{ESCAPES}", ESCAPES: ESCAPES}
-        yield message(**DONE, image=IMAGE, report=report(**told))
+        fields = {"warnings": [ESCAPES], "modality": f"mri{ESCAPES}", ESCAPES: ESCAPES}
+        yield message(**DONE, image=IMAGE, report=report(**fields))
         yield message(final=True)
 
-    seen: list[Progress] = []
-    with playing(answer) as (url, _):
-        made = ask(url, size=[3, 4, 5], on_progress=seen.append)
-    assert seen[0].stage.isprintable() and len(seen) == 2
-    texts = [made.report["modality"], *made.report["warnings"], *made.report]
+    events: list[Progress] = []
+    with fake_server(answer) as (url, _):
+        result = ask(url, size=[3, 4, 5], on_progress=events.append)
+    assert events[0].stage.isprintable() and len(events) == 2
+    texts = [result.report["modality"], *result.report["warnings"], *result.report]
     assert all(text.isprintable() for text in texts)
-    assert made.image.header["descrip"].item().decode().isprintable()
+    assert result.image.header["descrip"].item().decode().isprintable()
 
 
 def config(text: str, name: str = "mini") -> model_config.ModelConfig:
-    found = model_config.ModelConfig(name=name, platform="ensemble")
-    found.parameters["variant"].string_value = text
-    return found
+    ensemble = model_config.ModelConfig(name=name, platform="ensemble")
+    ensemble.parameters["variant"].string_value = text
+    return ensemble
 
 
 @BOTH
 def test_text_of_a_variant_is_printable(ask: Callable[..., Any]) -> None:
-    told = {"labels": {"22": ESCAPES}, "modalities": {ESCAPES: 9}, "license": ESCAPES}
+    fields = {"labels": {"22": ESCAPES}, "modalities": {ESCAPES: 9}, "license": ESCAPES}
     name = f"mini{ESCAPES[:-1]}"
-    with playing(configs=[config(json.dumps({**VARIANT, **told}), name)]) as (url, _):
-        [(found, variant)] = ask(url, call="info").items()
-    for text in (found, variant.license, variant.labels[22], *variant.modalities):
+    with fake_server(configs=[config(json.dumps({**VARIANT, **fields}), name)]) as (url, _):
+        [(variant_name, variant)] = ask(url, call="info").items()
+    for text in (variant_name, variant.license, variant.labels[22], *variant.modalities):
         assert text.isprintable()
     wrong = model_config.ModelConfig(name="mini.stream", input=[{"name": ESCAPES[:-1]}])
-    with playing(configs=[wrong]) as (url, _), pytest.raises(InvalidRequest) as caught:
+    with fake_server(configs=[wrong]) as (url, _), pytest.raises(InvalidRequest) as caught:
         ask(url, augment=True)
     assert "takes none; what it takes is ?[2J?" in one_line(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "sentence"),
     [
         ({"x": "a" * 2**20}, "cannot be read: it has more than the 1048576 bytes"),
         ({"x": math.nan}, "cannot be read: it has NaN"),
@@ -496,8 +505,8 @@ def test_text_of_a_variant_is_printable(ask: Callable[..., Any]) -> None:
         ({"solvers": "euler"}, "variant.solvers is 'euler'; a list"),
     ],
 )
-def test_a_variant_that_is_none(more: dict[str, Any], said: str) -> None:
-    with pytest.raises(ServerError, match=f"the server's variant.*{said}|{said}") as caught:
+def test_a_variant_that_is_none(more: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ServerError, match=f"the server's variant.*{sentence}|{sentence}") as caught:
         parse_variant(json.dumps({**VARIANT, **more}))
     one_line(caught.value)
     assert parse_variant(json.dumps(VARIANT)).labels == {22: "brain"}
@@ -506,7 +515,7 @@ def test_a_variant_that_is_none(more: dict[str, Any], said: str) -> None:
 @BOTH
 def test_a_configuration_of_megabytes(ask: Callable[..., Any]) -> None:
     with (
-        playing(configs=[config(json.dumps({**VARIANT, "x": "a" * (5 << 20)}))]) as (url, _),
+        fake_server(configs=[config(json.dumps({**VARIANT, "x": "a" * (5 << 20)}))]) as (url, _),
         pytest.raises(ServerError, match=r"larger than max|more than the 1048576 bytes"),
     ):
         ask(url, call="info")
@@ -530,7 +539,7 @@ def test_a_command_ends_with_one_line(
 ) -> None:
     configs = [model_config.ModelConfig(name="mini.stream", input=[{"name": "size"}])]
     more = ["-o", str(tmp_path / "a.nii.gz")] if command[0] == "generate" else []
-    with playing(once(**tensors), configs) as (url, _):
+    with fake_server(once(**tensors), configs) as (url, _):
         assert main([*command, "--url", url, *more]) == 1
     out, err = capsys.readouterr()
     assert out == ""

@@ -1,4 +1,4 @@
-"""When a request is sent, how long it waits and when it is sent again, without any server."""
+"""The logic of a session, without a server: when to send, how long to wait, when to retry."""
 
 from __future__ import annotations
 
@@ -8,9 +8,17 @@ from typing import Any
 import pytest
 from maisi_client import MaisiError, ServerUnavailable, Timeout
 from maisi_client._request import Request, prepare
+from maisi_client._transport.operations import (
+    Emit,
+    Lookup,
+    Message,
+    OpenStream,
+    Operations,
+    Receive,
+    Sleep,
+)
 from maisi_client._transport.pool import Pool
 from maisi_client._transport.session import Session
-from maisi_client._transport.steps import Begin, Give, Lookup, Message, Receive, Sleep, Steps
 from tritonclient.utils import InferenceServerException
 
 FULL = "[overloaded retry_after=9] overloaded: 9 requests are here; try again in 9 s"
@@ -33,72 +41,77 @@ def part(text: str, final: bool = False) -> Message:
     return Message(SimpleNamespace(text=text), None, final)
 
 
-def done(steps: Steps[None], *outcomes: Any) -> tuple[list[Any], MaisiError | None]:
-    """Send each outcome to the next wait; return all steps, and the error at the end."""
-    left, seen = list(outcomes), []
+def perform(operations: Operations[None], *outcomes: Any) -> tuple[list[Any], MaisiError | None]:
+    """Send each outcome to the next wait; return all operations, and the error at the end."""
+    waiting, performed = list(outcomes), []
     try:
-        step = next(steps)
+        operation = next(operations)
         while True:
-            seen.append(step)
-            if isinstance(step, (Begin, Give, Sleep)):
-                step = steps.send(None)
-            elif isinstance(outcome := left.pop(0), BaseException):
-                step = steps.throw(outcome)
+            performed.append(operation)
+            if isinstance(operation, (OpenStream, Emit, Sleep)):
+                operation = operations.send(None)
+            elif isinstance(outcome := waiting.pop(0), BaseException):
+                operation = operations.throw(outcome)
             else:
-                step = steps.send(outcome)
+                operation = operations.send(outcome)
     except StopIteration:
-        return seen, None
+        return performed, None
     except MaisiError as error:
-        return seen, error
+        return performed, error
 
 
-def waits(steps: list[Any]) -> list[float]:
-    return [step.seconds for step in steps if isinstance(step, Receive)]
+def waits(operations: list[Any]) -> list[float]:
+    return [operation.seconds for operation in operations if isinstance(operation, Receive)]
 
 
 def test_the_first_message_may_take_all_the_time_and_the_next_only_some() -> None:
-    steps, error = done(session().results(request()), part("a"), part("b", final=True))
+    operations, error = perform(session().results(request()), part("a"), part("b", final=True))
     assert error is None
-    assert [step.event.text for step in steps if isinstance(step, Give)] == ["a", "b"]
-    assert waits(steps) == [pytest.approx(100, abs=2), 5]
+    assert [operation.event.text for operation in operations if isinstance(operation, Emit)] == [
+        "a",
+        "b",
+    ]
+    assert waits(operations) == [pytest.approx(100, abs=2), 5]
 
 
 def test_silence_within_and_before_the_answer_are_two_errors() -> None:
-    _, within = done(session().results(request()), part("a"), None)
-    _, before = done(session().results(request()), None)
+    _, within = perform(session().results(request()), part("a"), None)
+    _, before = perform(session().results(request()), None)
     for error, sentence in ((within, "fell silent for 5 s"), (before, "did not finish")):
         assert isinstance(error, Timeout) and sentence in str(error)
 
 
 def test_the_same_request_is_sent_again_when_the_server_says_so() -> None:
-    steps, error = done(session().results(request()), refused(FULL), part("a", final=True))
+    operations, error = perform(session().results(request()), refused(FULL), part("a", final=True))
     assert error is None
-    first, second = (step for step in steps if isinstance(step, Begin))
+    first, second = (operation for operation in operations if isinstance(operation, OpenStream))
     assert first.inputs["seed"] == second.inputs["seed"] == 7
-    (pause,) = (step.seconds for step in steps if isinstance(step, Sleep))
+    (pause,) = (operation.seconds for operation in operations if isinstance(operation, Sleep))
     assert pause >= 9
 
 
 def test_another_server_is_asked_at_once_and_none_beyond_the_time() -> None:
-    two = session("a:1,b:1", retries=0).results(request())
-    steps, error = done(two, refused(FULL), part("a", final=True))
+    two_servers = session("a:1,b:1", retries=0).results(request())
+    operations, error = perform(two_servers, refused(FULL), part("a", final=True))
     assert error is None
-    assert [step.server.url for step in steps if isinstance(step, Begin)] == ["a:1", "b:1"]
-    assert [step.seconds for step in steps if isinstance(step, Sleep)] == [0]
-    steps, error = done(session(timeout=5).results(request()), refused(FULL))
+    assert [
+        operation.server.url for operation in operations if isinstance(operation, OpenStream)
+    ] == ["a:1", "b:1"]
+    assert [operation.seconds for operation in operations if isinstance(operation, Sleep)] == [0]
+    operations, error = perform(session(timeout=5).results(request()), refused(FULL))
     assert isinstance(error, ServerUnavailable) and error.retry_after == 9
-    assert not any(isinstance(step, Sleep) for step in steps)
+    assert not any(isinstance(operation, Sleep) for operation in operations)
 
 
-def test_an_end_that_nobody_announced_is_a_lost_connection() -> None:
-    _, error = done(session(retries=0).results(request()), part("a"), EOFError())
+def test_an_end_without_a_final_message_is_a_lost_connection() -> None:
+    _, error = perform(session(retries=0).results(request()), part("a"), EOFError())
     assert isinstance(error, ServerUnavailable) and "it just ended" in str(error)
 
 
 def test_a_lookup_has_less_time_than_the_request() -> None:
-    steps, error = done(
+    operations, error = perform(
         session(retries=0).variants(), InferenceServerException("late", "DEADLINE_EXCEEDED")
     )
-    (lookup,) = steps
+    (lookup,) = operations
     assert isinstance(lookup, Lookup) and lookup.seconds == 30
     assert isinstance(error, ServerUnavailable) and "does not answer" in str(error)

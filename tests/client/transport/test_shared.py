@@ -1,4 +1,4 @@
-"""Large volumes near the server: the same bytes through shared memory, and nothing left of it."""
+"""Large volumes beside the server: equal bytes through shared memory, and no file remains."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 from maisi_client import Client, aio
-from maisi_client._transport import near, shared
+from maisi_client._transport import dev_shm, shared
 
 from tests.conftest import SHM, Server
 
-ASKED: dict[str, Any] = {"seed": 3, "steps": 1}
+ARGUMENTS: dict[str, Any] = {"seed": 3, "steps": 1}
 
 
 def picture(dtype: type, value: float) -> nib.Nifti1Image:
@@ -32,8 +32,8 @@ def picture(dtype: type, value: float) -> nib.Nifti1Image:
 MASK, SOURCE = picture(np.uint8, 227), picture(np.float32, 300)
 
 
-def asked(server: Server, ask: str, *words: str, **more: Any) -> Any:
-    key = {shared._KEY: near.key(server.grpc)}
+def call(server: Server, ask: str, *words: str, **more: Any) -> Any:
+    key = {shared._KEY: dev_shm.key(server.grpc)}
     with grpc.InferenceServerClient(server.grpc) as client:
         return getattr(client, f"{ask}_system_shared_memory{more.pop('what', '')}")(
             *words, headers=key, **more
@@ -42,16 +42,16 @@ def asked(server: Server, ask: str, *words: str, **more: Any) -> Any:
 
 def regions(server: Server) -> list[str]:
     """Name the shared memory that clients have registered with the server."""
-    return list(asked(server, "get", what="_status", as_json=True).get("regions", {}))
+    return list(call(server, "get", what="_status", as_json=True).get("regions", {}))
 
 
 def in_use(server: Server) -> list[str]:
     """Name those that a request uses."""
-    found = regions(server)
-    for name in found:
+    names = regions(server)
+    for name in names:
         with pytest.raises(grpc.InferenceServerException, match="currently in use"):
-            asked(server, "unregister", name)
-    return found
+            call(server, "unregister", name)
+    return names
 
 
 def files() -> list[str]:
@@ -70,25 +70,27 @@ def clean() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    "given",
+    "inputs",
     [{"mask": MASK}, {"source": SOURCE, "strength": 0.5}, {"mask": MASK, "source": SOURCE},
      {"size": [32, 48, 32]}, {"mask": MASK, "augment": True}],
-    ids=lambda given: "+".join(given),
+    ids=lambda inputs: "+".join(inputs),
 )  # fmt: skip
 def test_both_ways_give_the_same_bytes(
-    server: Server, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    server: Server, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    used: list[list[str]] = []
+    regions_used: list[list[str]] = []
     with Client(server.grpc) as client:
-        far = client.generate(**given, **ASKED, on_progress=lambda _: used.append(in_use(server)))
-        assert not any(used)  # it is small
+        far = client.generate(
+            **inputs, **ARGUMENTS, on_progress=lambda _: regions_used.append(in_use(server))
+        )
+        assert not any(regions_used)  # it is small
         monkeypatch.setattr(shared, "THRESHOLD", 1000)
         near = client.generate(
-            **given,
-            **ASKED,
-            on_progress=lambda one: used.append(one.stage == "done" or in_use(server)),
+            **inputs,
+            **ARGUMENTS,
+            on_progress=lambda one: regions_used.append(one.stage == "done" or in_use(server)),
         )
-    assert len(used[-2]) == 1
+    assert len(regions_used[-2]) == 1
     assert near.report["sha256"] == far.report["sha256"]
     assert near.image.get_data_dtype() == np.int16
     assert np.array_equal(near.image.dataobj, far.image.dataobj)
@@ -117,12 +119,12 @@ def test_a_refusal_is_silent_and_remembered(
         return "guessed"
 
     with Client(server.grpc) as client, monkeypatch.context() as patch:
-        patch.setattr(near, "key", guess)
-        volumes = [client.generate(MASK, **ASKED) for _ in range(2)]
+        patch.setattr(dev_shm, "key", guess)
+        volumes = [client.generate(MASK, **ARGUMENTS) for _ in range(2)]
         assert len(keys) == 1
     with Client(server.grpc) as client, monkeypatch.context() as patch:
-        patch.setattr(near, "_HEADROOM", 10**9)
-        volumes.append(client.generate(MASK, **ASKED))
+        patch.setattr(dev_shm, "_HEADROOM", 10**9)
+        volumes.append(client.generate(MASK, **ARGUMENTS))
     assert len({volume.report["sha256"]["image"] for volume in volumes}) == 1
 
 
@@ -133,36 +135,37 @@ def test_a_server_with_an_operators_key(
     server = start_server(None, f"--key-file={tmp_path / 'key'}")
     assert not list(SHM.glob(f"maisi-serve-{server.pid}-*key*"))
     with Client(server.grpc) as client:
-        assert client.generate(MASK, **ASKED).image.shape == (32, 48, 32)
+        assert client.generate(MASK, **ARGUMENTS).image.shape == (32, 48, 32)
         assert client._pool.servers[0].far_until
 
 
-def test_leaving_early_lets_the_server_finish_first(server: Server, low: None) -> None:
+def test_leaving_early_lets_the_server_finish_first(
+    server: Server, low: None, eventually: Callable[..., None]
+) -> None:
     with Client(server.grpc) as client:
         with closing(client.stream(MASK, seed=3, steps=1000)) as events:
             while next(events).stage != "sampler":
                 pass
             (name,) = files()
             assert in_use(server) == [name]
-        while files():  # while the server may write, the file is there
-            pass
+        eventually(lambda: not files())  # while the server may write, the file is there
         assert regions(server) == []
-        client.generate(MASK, **ASKED)
+        client.generate(MASK, **ARGUMENTS)
 
 
 def test_asyncio(server: Server, low: None, eventually: Callable[..., None]) -> None:
     with Client(server.grpc) as client:
-        before = client.generate(MASK, **ASKED)
+        before = client.generate(MASK, **ARGUMENTS)
 
     async def ask() -> None:
         async with aio.Client(server.grpc) as client:
-            used: list[list[str]] = []
+            regions_used: list[list[str]] = []
             volume = await client.generate(
                 MASK,
-                **ASKED,
-                on_progress=lambda one: used.append(one.stage == "done" or in_use(server)),
+                **ARGUMENTS,
+                on_progress=lambda one: regions_used.append(one.stage == "done" or in_use(server)),
             )
-            assert len(used[-2]) == 1
+            assert len(regions_used[-2]) == 1
             assert volume.report["sha256"] == before.report["sha256"]
             assert regions(server) == []
             task = asyncio.create_task(client.generate(MASK, steps=1000))
@@ -178,7 +181,7 @@ def test_asyncio(server: Server, low: None, eventually: Callable[..., None]) -> 
                 await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(ask())
-    eventually(lambda: not files() and not regions(server), 20)
+    eventually(lambda: not files() and not regions(server))
 
 
 KILLED = """
@@ -203,6 +206,6 @@ def test_what_a_killed_client_leaves_is_swept(
         (name,) = files()
         assert in_use(server) == [name]
         process.send_signal(signal.SIGKILL)
-    eventually(lambda: not files() and not regions(server), 20)
+    eventually(lambda: not files() and not regions(server))
     with Client(server.grpc) as client:
-        client.generate(MASK, **ASKED)
+        client.generate(MASK, **ARGUMENTS)

@@ -14,7 +14,8 @@ import pytest
 from maisi_client import Client, Progress, ServerError, ServerUnavailable, Timeout, Volume
 from tritonclient.grpc import service_pb2 as pb
 
-from tests.client.fake_server import contents, message, playing, progress, volume
+from tests.client.fake_server import contents, fake_server, message, progress, volume
+from tests.conftest import PATIENCE
 
 
 def test_progress_then_the_volume() -> None:
@@ -24,7 +25,7 @@ def test_progress_then_the_volume() -> None:
         yield volume(request)
         yield message(final=True)
 
-    with playing(answer) as (url, requests), Client(url) as client:
+    with fake_server(answer) as (url, requests), Client(url) as client:
         *steps, last = client.stream(
             size=[3, 4, 5],
             spacing=[1, 2, 3],
@@ -40,14 +41,14 @@ def test_progress_then_the_volume() -> None:
     assert last.image.header.get_zooms() == (1, 2, 3)
     assert np.allclose(last.image.affine @ [1, 1.5, 2, 1], [0, 0, 0, 1])
     assert b"SYNTHETIC" in last.image.header["descrip"].item()
-    sent = contents(requests[0])
+    tensors = contents(requests[0])
     assert requests[0].model_name == "mini.stream"
     scalars = {"seed", "modality", "steps", "guidance", "guidance_interval"}
-    assert set(sent) == {"size", "spacing", *scalars}
-    assert np.frombuffer(sent["size"], np.int32).tolist() == [3, 4, 5]
-    assert np.frombuffer(sent["spacing"], np.float32).tolist() == [1, 2, 3]
-    assert np.frombuffer(sent["guidance"], np.float32).tolist() == [1.5]
-    assert np.frombuffer(sent["guidance_interval"], np.float32).tolist() == [0.25, 1]
+    assert set(tensors) == {"size", "spacing", *scalars}
+    assert np.frombuffer(tensors["size"], np.int32).tolist() == [3, 4, 5]
+    assert np.frombuffer(tensors["spacing"], np.float32).tolist() == [1, 2, 3]
+    assert np.frombuffer(tensors["guidance"], np.float32).tolist() == [1.5]
+    assert np.frombuffer(tensors["guidance_interval"], np.float32).tolist() == [0.25, 1]
 
 
 def test_unavailable_is_tried_again_with_the_same_seed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +62,7 @@ def test_unavailable_is_tried_again_with_the_same_seed(monkeypatch: pytest.Monke
         yield volume(request)
         yield message(final=True)
 
-    with playing(answer) as (url, requests), Client(url, retries=3) as client:
+    with fake_server(answer) as (url, requests), Client(url, retries=3) as client:
         client.generate(size=[3, 4, 5])
     assert len({contents(request)["seed"] for request in requests}) == 1
     assert len(tries) == 3
@@ -77,7 +78,7 @@ def test_retries_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
         yield
 
     with (
-        playing(answer) as (url, requests),
+        fake_server(answer) as (url, requests),
         Client(url, retries=2) as client,
         pytest.raises(ServerUnavailable, match="not available: Exceeds maximum queue size"),
     ):
@@ -91,7 +92,7 @@ def test_work_that_a_server_left_unfinished_is_sent_again_as_it_was() -> None:
         context.abort(grpc.StatusCode.UNAVAILABLE, "going down")
 
     with (
-        playing(answer) as (url, requests),
+        fake_server(answer) as (url, requests),
         Client(url, retries=2) as client,
         pytest.raises(ServerUnavailable, match="was lost: going down"),
     ):
@@ -101,35 +102,38 @@ def test_work_that_a_server_left_unfinished_is_sent_again_as_it_was() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limits", "said"),
+    ("limits", "sentence"),
     [
         ({"timeout": 0.4}, "did not finish the request in time"),
-        ({"timeout": 9, "idle_timeout": 0.4}, r"fell silent for 0\.4 s"),
+        ({"timeout": PATIENCE, "idle_timeout": 0.4}, r"fell silent for 0\.4 s"),
     ],
 )
-def test_a_silent_server_is_left_and_told(limits: dict[str, float], said: str) -> None:
+def test_a_silent_server_is_left_and_its_request_cancelled(
+    limits: dict[str, float], sentence: str
+) -> None:
     cancelled = threading.Event()
 
     def answer(request: pb.ModelInferRequest, context: grpc.ServicerContext) -> Iterator[Any]:
         context.add_callback(cancelled.set)
         yield progress(0.5)
-        time.sleep(2)
+        cancelled.wait(2 * PATIENCE)  # longer than the test waits
 
-    with playing(answer) as (url, _), Client(url, **limits) as client:  # type: ignore[arg-type]
+    with fake_server(answer) as (url, _), Client(url, **limits) as client:  # type: ignore[arg-type]
         started = time.monotonic()
-        with pytest.raises(Timeout, match=said):
+        with pytest.raises(Timeout, match=sentence):
             client.generate(size=[3, 4, 5])
-        assert 0.4 <= time.monotonic() - started < 1.5
-        assert cancelled.wait(1)
+        assert time.monotonic() - started >= min(limits.values())
+        assert cancelled.wait(PATIENCE)
 
 
 def test_waiting_in_the_queue_is_not_silence() -> None:
     def answer(request: pb.ModelInferRequest, context: grpc.ServicerContext) -> Iterator[Any]:
         time.sleep(0.8)
-        yield volume(request)
-        yield message(final=True)
+        everything = volume(request)  # in one message, so that no other can be late
+        everything.infer_response.parameters["triton_final_response"].bool_param = True
+        yield everything
 
-    with playing(answer) as (url, _), Client(url, idle_timeout=0.3) as client:
+    with fake_server(answer) as (url, _), Client(url, idle_timeout=0.3) as client:
         client.generate(size=[3, 4, 5])
 
 
@@ -142,11 +146,11 @@ def test_leaving_the_stream_cancels_the_request() -> None:
             yield progress(0.5)
             time.sleep(0.02)
 
-    with playing(answer) as (url, _), Client(url) as client:
+    with fake_server(answer) as (url, _), Client(url) as client:
         for _ in client.stream(size=[3, 4, 5]):
             assert not cancelled.is_set()
             break
-        assert cancelled.wait(1)
+        assert cancelled.wait(PATIENCE)
 
 
 def test_an_end_without_a_volume_is_an_error() -> None:
@@ -155,7 +159,7 @@ def test_an_end_without_a_volume_is_an_error() -> None:
         yield message(final=True)
 
     with (
-        playing(answer) as (url, _),
+        fake_server(answer) as (url, _),
         Client(url) as client,
         pytest.raises(ServerError, match="ended without a volume"),
     ):

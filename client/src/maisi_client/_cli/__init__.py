@@ -1,4 +1,4 @@
-"""The command `maisi`: a module a command, with its options and what it does."""
+"""The command `maisi`: a module for each command, with its options and its function."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
+from .common import arguments, client, warn
 from .options import EXIT_CODES, Commands, generation_options, json_option, server_options
-from .shared import arguments, client, warn
 
 
 def add(commands: Commands) -> None:
@@ -15,8 +15,8 @@ def add(commands: Commands) -> None:
         "check",
         parents=[server_options(), json_option()],
         help="what generate would do, without doing it",
-        description="Tell what generate would make: labels, padding, memory, time, and warnings"
-        " of what is unlike the training data. Nothing is made.",
+        description="Print what generate would make: labels, padding, memory, time, and warnings"
+        " where the request is unlike the training data. Nothing is made.",
         epilog=EXIT_CODES,
     )
     parser.add_argument(
@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Tell what would be done."""
+    """Print what `generate` would do."""
     with client(args) as server:
         outlook = server.check(args.mask, **arguments(args))
     if args.json:

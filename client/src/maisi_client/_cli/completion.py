@@ -1,4 +1,4 @@
-"""`maisi completion`: what a shell has to know to complete the words of a command."""
+"""`maisi completion`: the script by which a shell completes the words of the command."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from .._errors import InvalidRequest
 from .options import EXIT_CODES, Commands
 
 SHELLS = ("bash", "zsh")
-_FOLDERS = ("DIR", "FOLDER")  # metavars; the others are of files
+_FOLDERS = ("DIR", "FOLDER")  # metavars of folders
 _FILES = ("CSV", "JSON", "MASK", "OUT", "PATH", "PEM", "PLAN", "PNG", "REPORT", "SOURCE", "VOLUME")
 
 
-def add(commands: Commands, whole: argparse.ArgumentParser) -> None:
-    """Add the command, which completes all words of the parser `whole`."""
+def add(commands: Commands, root: argparse.ArgumentParser) -> None:
+    """Add the command, which completes all words of the parser `root`."""
     parser = commands.add_parser(
         "completion",
         help="let the shell complete commands, options and files",
@@ -23,15 +23,15 @@ def add(commands: Commands, whole: argparse.ArgumentParser) -> None:
         " a folder of $fpath. New shells know it.",
         epilog=EXIT_CODES,
     )
-    parser.add_argument("shell", choices=SHELLS, help="whose")
-    parser.set_defaults(run=lambda args: print(script(whole, args.shell)), json=False)
+    parser.add_argument("shell", choices=SHELLS, help="the shell")
+    parser.set_defaults(run=lambda args: print(script(root, args.shell)), json=False)
 
 
 def script(parser: argparse.ArgumentParser, shell: str) -> str:
-    """Return the completion of a parser for `bash` or `zsh`, made by shtab.
+    """Return the completion script of a parser for `bash` or `zsh`, by shtab.
 
-    Files and folders are offered where the metavar names some. Raises `InvalidRequest` where shtab
-    is not installed.
+    Arguments whose metavar names a file or a folder complete paths. Raises `InvalidRequest` if
+    shtab is not installed.
     """
     try:
         import shtab

@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
-from .._datasets.files import LAYOUTS
+from .._datasets.report_files import LAYOUTS
 from .._errors import ServerError
-from .bar import Line, duration
+from .common import client
 from .options import EXIT_CODES, Commands, count, json_option, server_options
-from .shared import client
+from .progress_bar import Line, duration
 
-_REDRAW = 1.0  # seconds between two looks of a terminal
+_REDRAW = 1.0  # seconds, on a terminal
 
 
 def add(commands: Commands) -> None:
@@ -26,17 +26,19 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "dataset",
         parents=[server_options(), json_option()],
-        help="make every volume of a plan; can be stopped and gone on with",
-        description="Make the rows of a plan that are not there yet; see docs/datasets.md.",
+        help="make every volume of a plan; can be stopped and continued",
+        description="Make the rows of a plan that are still missing; see docs/datasets.md.",
         epilog=EXIT_CODES,
     )
     add_argument = parser.add_argument
-    add_argument("plan", metavar="PLAN", help=".csv or .jsonl, a row a volume")
-    add_argument("--to", required=True, metavar="DIR", help="folder, made if missing")
-    add_argument("--jobs", type=count, default=2, metavar="N", help="volumes at a time [2]")
-    add_argument("--layout", choices=LAYOUTS, default="plain", help="whose folders [%(default)s]")
+    add_argument("plan", metavar="PLAN", help=".csv or .jsonl, one row for each volume")
+    add_argument("--to", required=True, metavar="DIR", help="folder, created if missing")
+    add_argument("--jobs", type=count, default=2, metavar="N", help="volumes at the same time [2]")
     add_argument(
-        "--attempts", type=count, default=3, metavar="N", help="tries of a row that fails [3]"
+        "--layout", choices=LAYOUTS, default="plain", help="layout of the files [%(default)s]"
+    )
+    add_argument(
+        "--attempts", type=count, default=3, metavar="N", help="attempts for a row that fails [3]"
     )
     add_argument(
         "--shard",
@@ -49,9 +51,9 @@ def add(commands: Commands) -> None:
 
 
 def dataset(args: argparse.Namespace, interval: float = 60.0) -> None:
-    """Make the rows of a plan; raises ServerError where some failed.
+    """Make the rows of a plan; raises ServerError if some failed.
 
-    Without a terminal a line of stderr says every `interval` seconds how far it is.
+    Without a terminal the progress is printed to stderr every `interval` seconds.
     """
     from .._datasets.dataset import make_dataset
     from .._datasets.plan import read_plan
@@ -62,7 +64,7 @@ def dataset(args: argparse.Namespace, interval: float = 60.0) -> None:
     states: Counter[str] = Counter()
     with (
         client(args) as server,
-        _shown(
+        _progress_line(
             sys.stderr, lambda: pace(states, total, time.monotonic() - started), interval
         ) as say,
         contextlib.closing(
@@ -89,7 +91,7 @@ def dataset(args: argparse.Namespace, interval: float = 60.0) -> None:
 
 
 def pace(states: Counter[str], total: int, seconds: float) -> str:
-    """Return a line that says how far a dataset of `total` rows is after so many seconds."""
+    """Return a line with the progress of a dataset of `total` rows after so many seconds."""
     counts = dict(states)  # a copy: another thread counts
     ended = sum(counts.values())
     finished, failed = ended - counts.get("kept", 0), counts.get("failed", 0)
@@ -102,19 +104,19 @@ def pace(states: Counter[str], total: int, seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def _shown(
+def _progress_line(
     out: TextIO, text: Callable[[], str], interval: float
 ) -> Iterator[Callable[[str], None]]:
     """Show `text()` meanwhile, on a line of a terminal, else as a new line every `interval` s.
 
-    Yields what prints a line of its own. The last text stays, once there was anything to say.
+    Yield a function that prints a line of its own. The last text stays, if any was shown.
     """
     line, stopped, lock = Line(out), threading.Event(), threading.Lock()
-    spoken = False
+    visible = False
 
     def show() -> None:
-        nonlocal spoken
-        spoken = True
+        nonlocal visible
+        visible = True
         if line.drawable:
             line.draw(text())
         else:
@@ -126,8 +128,8 @@ def _shown(
                 show()
 
     def say(message: str) -> None:
-        nonlocal spoken
-        spoken = True
+        nonlocal visible
+        visible = True
         with lock:
             if message:
                 line.clear()
@@ -142,7 +144,7 @@ def _shown(
     finally:
         stopped.set()
         thread.join()
-        if spoken:
+        if visible:
             show()
             if line.drawable:
                 print(file=out, flush=True)

@@ -19,11 +19,11 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("volume", metavar="VOLUME", help="NIfTI")
     parser.add_argument("--to", required=True, metavar="DIR", help="new folder of the series")
-    parser.add_argument("--mask", metavar="MASK", help="label map it follows [VOLUME_mask]")
+    parser.add_argument("--mask", metavar="MASK", help="label map that it follows [VOLUME_mask]")
     parser.add_argument(
         "--report",
         metavar="REPORT",
-        help="the volume's report [beside it, else in the dataset that it is of]",
+        help="the volume's report [beside it, else that of its dataset]",
     )
     parser.set_defaults(run=dicom)
 

@@ -14,9 +14,9 @@ from .parser import parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command; return its exit code."""
     _open_streams()
-    # A polite kill leaves as Ctrl-C does: the server is told, and no draft file stays.
+    # SIGTERM ends like Ctrl-C: the request is cancelled on the server, and no draft file remains.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     as_json = False
     try:
@@ -26,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.run(args)
             code = 0
         except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one has nothing left to end
+            # A second signal must not interrupt the report.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             code = _fail(as_json, "Cancelled", MaisiError("cancelled", "cancelled"), 130)
         except BrokenPipeError:
@@ -36,27 +37,27 @@ def main(argv: Sequence[str] | None = None) -> int:
             message = "the current folder does not exist any more" if nameless else str(error)
             failure = error if isinstance(error, MaisiError) else MaisiError(message)
             code = _fail(as_json, type(error).__name__, failure, 1)
-        sys.stdout.flush()  # here, where an error of it is still told
-    except BrokenPipeError:  # who read our output has seen enough, as `| head` does
+        sys.stdout.flush()  # here, where its error is still reported
+    except BrokenPipeError:  # the reader of our output has closed it, as `| head` does
         _discard(sys.stdout)
         return 0
-    except OSError as error:  # such as that of a full disk
+    except OSError as error:  # such as a full disk
         _discard(sys.stdout)
         return _fail(False, "", MaisiError(f"the output cannot be written: {error}"), 1)
     return code
 
 
 def _open_streams() -> None:
-    """Let both streams be there, and take any text: a name may not fit their encoding."""
+    """Open missing streams, and let stdout accept any text: a name may not fit its encoding."""
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by who called, as by `>&-`
+        if getattr(sys, name) is None:  # closed by the caller, as by `>&-`
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _discard(stream: object) -> None:
-    """Have what a stream still holds go nowhere, for Python to write it at its end."""
+    """Redirect a stream to nothing, since Python flushes its buffer at exit."""
     if isinstance(stream, io.TextIOWrapper):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 
-from .._datasets.cells import integers
+from .._datasets.value_parsers import integers
 from .._errors import InvalidRequest
 from .options import EXIT_CODES, Commands, json_option, lengths
 
@@ -18,23 +18,29 @@ def add(commands: Commands) -> None:
         "find",
         parents=[json_option()],
         help="search a library of masks",
-        description="Print the masks of a library that hold all that is asked, the nearest first;"
-        " see docs/generation.md.",
+        description="Print the masks of a library that meet all conditions, the nearest first; see"
+        " docs/generation.md.",
         epilog=EXIT_CODES,
     )
     add_argument = parser.add_argument
     add_argument("database", metavar="JSON", help="such as NVIDIA's candidate_masks.json")
-    add_argument("folder", metavar="FOLDER", help="where the masks lie")
-    add_argument("--labels", type=integers, default=[], metavar="ID,...", help="ids it must hold")
-    add_argument("--regions", metavar="R,...", help="regions it must show")
-    add_argument("--size", type=integers, metavar="X,Y,Z", help="voxels to be near to")
-    add_argument("--spacing", type=lengths, metavar="MM", help="to be near to: one, or X,Y,Z")
+    add_argument("folder", metavar="FOLDER", help="folder of the masks")
+    add_argument(
+        "--labels", type=integers, default=[], metavar="ID,...", help="ids that a mask must hold"
+    )
+    add_argument("--regions", metavar="R,...", help="regions that a mask must show")
+    add_argument(
+        "--size", type=integers, metavar="X,Y,Z", help="voxels of the grid to be nearest to"
+    )
+    add_argument(
+        "--spacing", type=lengths, metavar="MM", help="spacing of that grid: one, or X,Y,Z"
+    )
     parser.set_defaults(run=find)
 
 
 def find(args: argparse.Namespace) -> None:
-    """Print the masks of a library that hold what is asked."""
-    from .._datasets.library import find_masks
+    """Print the masks of a library that meet the conditions."""
+    from .._datasets.mask_library import find_masks
 
     candidates = find_masks(
         args.database,
@@ -49,5 +55,5 @@ def find(args: argparse.Namespace) -> None:
     paths = [str(candidate.path) for candidate in candidates]
     if args.json or not hasattr(sys.stdout, "buffer"):
         print(json.dumps(paths) if args.json else "\n".join(paths))
-    else:  # as the file system has them, whatever the encoding of the terminal
+    else:  # in the file system's encoding, whatever that of the terminal
         sys.stdout.buffer.write(b"".join(os.fsencode(path) + b"\n" for path in paths))

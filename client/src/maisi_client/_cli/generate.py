@@ -8,9 +8,9 @@ import sys
 import time
 
 from .._outputs import check_outputs
-from .bar import Bar
+from .common import arguments, client, files_read, volume_files, warn
 from .options import EXIT_CODES, Commands, generation_options, json_option, server_options
-from .shared import arguments, client, files_read, volume_files, warn
+from .progress_bar import Bar
 
 
 def add(commands: Commands) -> None:
@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
         help="make a volume from a mask, or without one",
         description="Make a volume, on the mask's own grid; its report is written beside it"
         " (OUT.nii.gz, OUT.json). Files of these names are replaced, but never an input of the"
-        " command. What is not given takes the variant's default.",
+        " command. An argument that is not given takes the variant's default.",
         epilog=EXIT_CODES,
     )
     parser.add_argument(
@@ -46,7 +46,7 @@ def generate(args: argparse.Namespace) -> None:
     from .._preview import preview, require_pillow
     from .._volume import report_path
 
-    report_at = report_path(args.output)
+    report = report_path(args.output)
     outputs = [*volume_files(args.output), ("--preview", args.preview)]
     check_outputs([*files_read(args), ("--source", args.source)], outputs)
     if args.preview:
@@ -58,10 +58,10 @@ def generate(args: argparse.Namespace) -> None:
     warn(volume.report)
     if args.preview:
         title = str(volume.report.get("modality", "volume"))
-        sent = label_image(args.mask) if args.mask else None
-        preview(volume.mask or sent, [(title, volume)], args.preview)
+        mask = label_image(args.mask) if args.mask else None
+        preview(volume.mask or mask, [(title, volume)], args.preview)
     if args.json:
-        files = {"output": args.output, "report_path": str(report_at), "preview": args.preview}
+        files = {"output": args.output, "report_path": str(report), "preview": args.preview}
         print(json.dumps({**files, "report": dict(volume.report)}))
     elif sys.stderr.isatty():
         shape = " x ".join(map(str, volume.image.shape))

@@ -7,8 +7,8 @@ import json
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+from .common import client
 from .options import EXIT_CODES, Commands, json_option, server_options
-from .shared import client
 
 if TYPE_CHECKING:
     from .._variant import Variant
@@ -20,14 +20,14 @@ def add(commands: Commands) -> None:
         "info",
         parents=[server_options(), json_option()],
         help="what the server offers",
-        description="Tell of every variant: modalities, labels, limits, defaults and presets.",
+        description="Print every variant: modalities, labels, limits, defaults and presets.",
         epilog=EXIT_CODES,
     )
     parser.set_defaults(run=info)
 
 
 def info(args: argparse.Namespace) -> None:
-    """Tell what the server offers."""
+    """Print what the server offers."""
     with client(args) as server:
         variants = server.info()
     if args.json:
@@ -64,7 +64,7 @@ def _row(name: str, text: str) -> str:
 
 
 def _presets(variant: Variant) -> list[str]:
-    """Return a table of what the model was trained for."""
+    """Return a table of the combinations that the model was trained for."""
     scans = sum(preset.get("scans", 0) for preset in variant.presets.values())
     rows = [("preset", "modality", "voxels", "spacing (mm)", "training data")] * bool(
         variant.presets

@@ -7,11 +7,11 @@ import json
 import sys
 from pathlib import Path
 
-from .._files import atomic
+from .._atomic import atomic
 from .._outputs import check_outputs
-from .bar import Bar
+from .common import arguments, client, files_read
 from .options import EXIT_CODES, Commands, json_option, mask_options, server_options
-from .shared import arguments, client, files_read
+from .progress_bar import Bar
 
 
 def add(commands: Commands) -> None:
@@ -19,7 +19,7 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "mask",
         parents=[server_options(), json_option()],
-        help="a mask alone: made of an anatomy, or one completed",
+        help="a mask alone: generated from an anatomy, or completed",
         description="Write the mask that generate would follow, in MAISI's label ids. OUT is"
         " replaced if it exists, unless it is MASK.",
         epilog=EXIT_CODES,
@@ -40,7 +40,7 @@ def mask(args: argparse.Namespace) -> None:
 
     from .._volume import report_path
 
-    report_path(args.output)  # the name ends as it should
+    report_path(args.output)  # raises for a wrong suffix
     check_outputs(files_read(args), [("-o", args.output)])
     with client(args) as server, Bar(sys.stderr) as bar:
         labels = server.mask(args.mask, on_progress=bar, **arguments(args))

@@ -1,4 +1,4 @@
-"""The options that several commands share, and how their values are read."""
+"""The options that several commands share, and the parsers of their values."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from .._datasets.cells import integers
+from .._datasets.value_parsers import integers
 from .._transport.address import DEFAULT_URL
 from .usage import Parser
 
@@ -20,7 +20,7 @@ def server_options() -> Parser:
     parent = Parser(add_help=False)
     add = parent.add_argument_group("server").add_argument
     add("--url", help=f"gRPC at host:port, several with commas [$MAISI_URL, else {DEFAULT_URL}]")
-    add("--ca", metavar="PEM", help="TLS: certificate that the server's is signed by [$MAISI_CA]")
+    add("--ca", metavar="PEM", help="TLS: certificate that signs the server's [$MAISI_CA]")
     add("--certificate", metavar="PEM", help="mTLS: this client's own [$MAISI_CERTIFICATE]")
     add("--key", metavar="PEM", help="mTLS: the key of that certificate [$MAISI_KEY]")
     add("--timeout", type=float, default=3600, metavar="S", help="seconds for a request [3600]")
@@ -41,7 +41,12 @@ def generation_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--source", metavar="VOLUME", help="volume (NIfTI) to start from: image to image")
     add("--strength", type=float, metavar="S", help="noise put on the source, 0 to 1 [0.8]")
-    add("--redraws", type=int, metavar="N", help="times to retry what does not follow its mask [0]")
+    add(
+        "--redraws",
+        type=int,
+        metavar="N",
+        help="retries for a volume that does not follow its mask [0]",
+    )
     add(
         "--guidance-interval",
         type=floats,
@@ -54,13 +59,13 @@ def generation_options(parser: argparse.ArgumentParser) -> None:
 
 
 def mask_options(parser: argparse.ArgumentParser, result: str) -> None:
-    """Add every argument of `Client.mask`; `result` is what the same seed makes again."""
+    """Add every argument of `Client.mask`; `result` names the output in the help of `--seed`."""
     grid_options(parser)
     add = parser.add_argument
     add(
         "--anatomy",
         metavar="A=S,...",
-        help="make the mask, of sizes 0 to 1: 'liver=0.5, hepatic tumor=0.3'",
+        help="generate the mask, with sizes 0 to 1: 'liver=0.5, hepatic tumor=0.3'",
     )
     add("--augment", action="store_true", default=None, help="vary MASK a little, by the seed")
     add("--organs", metavar="A,...", help="labels to keep in the mask that is written [all]")
@@ -85,7 +90,7 @@ def contrast_options(
     modality: Callable[[str], Any] = str,
     modality_help: str = "such as mri_t1; `maisi info` lists them",
 ) -> None:
-    """Add what image is made, and in how many steps."""
+    """Add the options of the modality, the number of steps and guidance."""
     add = parser.add_argument
     add("--preset", metavar="NAME", help="size, spacing and modality by name, see info")
     add("--modality", type=modality, help=modality_help)

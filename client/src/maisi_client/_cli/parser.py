@@ -1,4 +1,4 @@
-"""What the command `maisi` takes."""
+"""The parser of the command `maisi`."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ _COMMANDS = (generate, check, mask, dataset, reproduce, plan, find, info, previe
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser; `run` of what it parses does the work."""
-    whole = Parser(
+    """Return the parser; `run` of the parsed arguments is the command's function."""
+    root = Parser(
         prog="maisi",
         description="Synthetic CT and MR volumes from label masks, made by a MAISI Triton server."
-        " `maisi COMMAND --help` tells the options of a command.",
+        " `maisi COMMAND --help` prints the options of a command.",
         epilog=EXIT_CODES,
     )
-    whole.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    commands = whole.add_subparsers(required=True, metavar="COMMAND")
+    root.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = root.add_subparsers(required=True, metavar="COMMAND")
     for command in _COMMANDS:
         command.add(commands)
-    completion.add(commands, whole)
-    return whole
+    completion.add(commands, root)
+    return root
 
 
 class _Version(argparse.Action):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from .._errors import InvalidRequest
 from .._outputs import check_outputs
+from .common import client
 from .options import (
     EXIT_CODES,
     Commands,
@@ -20,7 +21,6 @@ from .options import (
     json_option,
     server_options,
 )
-from .shared import client
 
 if TYPE_CHECKING:
     from .._datasets.cohort import Cohort
@@ -34,39 +34,39 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "plan",
         parents=[server_options(), json_option()],
-        help="write a plan for dataset: contrasts in shares, masks in turn",
-        description="Write a plan of N rows; see docs/datasets.md. --like alone asks a server.",
+        help="write a plan for dataset: modalities by shares, masks in turn",
+        description="Write a plan of N rows; see docs/datasets.md. Only --like needs a server.",
         epilog=EXIT_CODES,
     )
     add_argument = parser.add_argument
-    add_argument("plan", metavar="PLAN", help="to write, .csv or .jsonl")
+    add_argument("plan", metavar="PLAN", help="plan to write, .csv or .jsonl")
     add_argument("-n", "--rows", type=count, required=True, metavar="N", help="volumes")
     add_argument(
-        "--masks", nargs="+", default=[], metavar="PATH", help="label maps, folders of them"
+        "--masks", nargs="+", default=[], metavar="PATH", help="label maps, or folders of them"
     )
-    add_argument("--augment", action="store_true", help="make each mask a little different")
+    add_argument("--augment", action="store_true", help="vary each mask a little")
     add_argument(
         "--like",
         nargs="+",
         metavar="CSV",
         help="metadata of MR-RATE: its contrasts, planes, fields of view and spacings",
     )
-    add_argument("--seed", type=int, default=0, help="of the plan; same seed, same plan [0]")
+    add_argument("--seed", type=int, default=0, help="seed of the plan: same seed, same plan [0]")
     grid_options(parser)
     contrast_options(parser, _shares, "with shares: mri_t1=0.5,mri_flair=0.5")
     parser.set_defaults(run=plan)
 
 
 def plan(args: argparse.Namespace) -> None:
-    """Write a plan and say what is in it."""
+    """Write a plan and print a summary."""
     from .._datasets.cohort import Cohort
     from .._datasets.plan import write_plan
 
-    read = [("--masks", path) for path in args.masks] + [
+    inputs = [("--masks", path) for path in args.masks] + [
         ("--like", path) for path in args.like or ()
     ]
-    check_outputs(read, [("PLAN", args.plan)])
-    cohort = _like(args) if args.like else Cohort(_drawn(args), {})
+    check_outputs(inputs, [("PLAN", args.plan)])
+    cohort = _like(args) if args.like else Cohort(_random_rows(args), {})
     write_plan(cohort.rows, args.plan)
     for reason, times in cohort.left_out.items():
         print(f"maisi: {times} series left out: {reason}", file=sys.stderr)
@@ -81,7 +81,7 @@ def plan(args: argparse.Namespace) -> None:
         print(f"{args.plan}: {len(cohort.rows)} rows, {shares}")
 
 
-def _drawn(args: argparse.Namespace) -> list[Row]:
+def _random_rows(args: argparse.Namespace) -> list[Row]:
     from .._datasets.planning import make_plan
 
     return make_plan(
@@ -102,7 +102,7 @@ def _drawn(args: argparse.Namespace) -> list[Row]:
 
 def _like(args: argparse.Namespace) -> Cohort:
     from .._datasets.cohort import plan_like
-    from .._variant import named
+    from .._variant import choose_variant
 
     others = [name for name in _BESIDE_LIKE if getattr(args, name)]
     if others:
@@ -111,7 +111,7 @@ def _like(args: argparse.Namespace) -> Cohort:
         variants = server.info()
     return plan_like(
         args.like,
-        named(args.variant, variants),
+        choose_variant(args.variant, variants),
         args.rows,
         seed=args.seed,
         steps=args.steps,
@@ -122,7 +122,7 @@ def _like(args: argparse.Namespace) -> Cohort:
 def _shares(text: str) -> dict[str, float]:
     """Read `mri_t1=2,mri_t2=1`; without a number a share is 1."""
     parts = [part.partition("=") for part in text.split(",")]
-    read = {name.strip(): float(share or 1) for name, _, share in parts}
-    if len(read) < len(parts) or not all(read):
+    shares = {name.strip(): float(share or 1) for name, _, share in parts}
+    if len(shares) < len(parts) or not all(shares):
         raise argparse.ArgumentTypeError(f"'{text}' has a name twice or none")
-    return read
+    return shares

@@ -7,9 +7,9 @@ import json
 import sys
 
 from .._outputs import check_outputs
-from .bar import Bar
+from .common import client, volume_files
 from .options import EXIT_CODES, Commands, json_option, server_options
-from .shared import client, volume_files
+from .progress_bar import Bar
 
 
 def add(commands: Commands) -> None:
@@ -17,29 +17,29 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "reproduce",
         parents=[server_options(), json_option()],
-        help="make a volume again from its report, and prove it the same",
+        help="make a volume again from its report, and check that it is the same",
         description="Make the volume of a report again; fails where a digest differs.",
         epilog=EXIT_CODES,
     )
     add_argument = parser.add_argument
     add_argument("sidecar", metavar="REPORT", help="the .json beside a volume")
     add_argument("-o", "--output", metavar="OUT", help="also write it: .nii.gz or .nii")
-    add_argument("--mask", metavar="MASK", help="where the mask is now [where it was]")
-    add_argument("--source", metavar="VOLUME", help="where the source is now [where it was]")
+    add_argument("--mask", metavar="MASK", help="new path of the mask [that of the report]")
+    add_argument("--source", metavar="VOLUME", help="new path of the source [that of the report]")
     parser.set_defaults(run=reproduce)
 
 
 def reproduce(args: argparse.Namespace) -> None:
-    """Make a volume again from its sidecar; raises Mismatch where it is another."""
-    from .. import _reproduce as library
+    """Make a volume again from its sidecar; raises Mismatch if it differs."""
+    from .. import _reproduce
 
     if args.output:
-        request = library.read_sidecar(args.sidecar)["request"]
+        request = _reproduce.read_sidecar(args.sidecar)["request"]
         inputs = [("REPORT", args.sidecar), ("--mask", args.mask), ("--source", args.source)]
-        sent = [(f"the {name} of REPORT", request.get(name)) for name in ("mask", "source")]
-        check_outputs([*inputs, *sent], volume_files(args.output))
+        recorded = [(f"the {name} of REPORT", request.get(name)) for name in ("mask", "source")]
+        check_outputs([*inputs, *recorded], volume_files(args.output))
     with client(args) as server, Bar(sys.stderr) as bar:
-        volume = library.reproduce(
+        volume = _reproduce.reproduce(
             server, args.sidecar, mask=args.mask, source=args.source, on_progress=bar
         )
     if args.output:

@@ -1,1 +1,1 @@
-"""Plans, the tables they come from, and the datasets that are made of them."""
+"""Plans, the tables they are read from, and the datasets made from them."""

@@ -1,4 +1,4 @@
-"""Plans like a cohort: its contrasts, planes, fields of view and spacings, from metadata alone.
+"""Plans with a cohort's contrasts, planes, fields of view and spacings, from metadata alone.
 
 The tables are those of MR-RATE, `metadata/batchXX_metadata.csv` of
 https://huggingface.co/datasets/Forithmus/MR-RATE, a row a series. Columns and values are as its
@@ -23,12 +23,12 @@ from typing import Any, TypeAlias
 
 from .._errors import InvalidRequest, printable
 from .._variant import Variant
-from .._wire import shown
+from .._wire import excerpt
 from .plan import Row
 from .planning import check, deal, largest_remainder, number, shuffled
 from .table import read_table
 
-# README.md of the dataset: its `license`, and the terms that one accepts for access.
+# From README.md of the dataset: its `license` and its terms of access.
 MR_RATE_LICENSE = (
     "CC-BY-NC-SA-4.0, drawn from the metadata of MR-RATE"
     " (https://huggingface.co/datasets/Forithmus/MR-RATE): research and education alone, no"
@@ -44,24 +44,24 @@ _MODALITIES = {
 }
 _COLUMNS = ("classified_modality", "acquisition_plane", "array_shape", "array_spacing_mm")
 
-# Of right, anterior, superior, the axis that the slices of a plane follow each other along; and
-# which axes of a file become those three where its slices are stacked along the third. Its first
-# two are then right and anterior in an axial file, right and superior in a coronal one, anterior
-# and superior in a sagittal one: https://github.com/rordenlab/dcm2niix/issues/117.
+# For each plane: the axis of right, anterior, superior that is normal to its slices, and the axes
+# of a file that become those three if its slices are stacked along the third. The first two axes
+# are then right and anterior in an axial file, right and superior in a coronal one, anterior and
+# superior in a sagittal one: https://github.com/rordenlab/dcm2niix/issues/117.
 _PLANES = {
     "AXIAL": (2, (0, 1, 2)),
     "CORONAL": (1, (0, 2, 1)),
     "SAGITTAL": (0, (2, 0, 1)),
 }
 _LEAST, _MOST = 1e-3, 1e5  # voxels, and mm, of any scan
-_ALIKE = 1.05  # spacings that differ by less say nothing of the slices
+_ISOTROPIC = 1.05  # ratio of the largest to the smallest spacing below which no axis stands out
 
 _Grid: TypeAlias = tuple[tuple[int, ...], tuple[float, ...]]  # voxels and mm, [X, Y, Z]
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """The rows of a plan, and how many series of the table could not be planned, by reason."""
+    """The rows of a plan, and the number of series that could not be planned, by reason."""
 
     rows: list[Row]
     left_out: Mapping[str, int]
@@ -87,15 +87,15 @@ def plan_like(
 ) -> Cohort:
     """Plan `count` volumes that are distributed as the series of MR-RATE's metadata tables are.
 
-    Each pair of contrast and plane has the share that it has in the tables, to within one row;
-    within it, series are taken in turn from a random order, shape and spacing together, so that
-    what goes together there goes together here. The field of view of a series is kept; its sides
-    become the nearest that `variant` allows, and the spacing what follows. Series of a contrast
+    Each pair of contrast and plane has its share in the tables, to within one row; within it,
+    series are taken in turn from a random order, shape and spacing together, so that their joint
+    distribution is kept. The field of view of a series is kept; its sides become the nearest that
+    `variant` allows, and the spacing follows from both. Series of a contrast
     that the variant lacks, of an oblique plane, or of a field of view that fits no grid of the
     variant are left out and counted. `same` are arguments of `Client.generate` that all rows have.
 
     Every row has MR-RATE's licence. Raises `InvalidRequest` for a table without the columns, for a
-    value that cannot be read, and where nothing is left to be planned.
+    value that cannot be read, and if no series can be planned.
     """
     check(count, seed)
     strata: dict[tuple[str, str], list[_Grid]] = {}
@@ -114,16 +114,16 @@ def plan_like(
         why = "; ".join(f"{times} have {reason}" for reason, times in left_out.items())
         names = ", ".join(f"'{os.fspath(table)}'" for table in tables)
         raise InvalidRequest(f"no series of {names} can be planned: {why or 'there is none'}")
-    chance = random.Random(seed)
+    generator = random.Random(seed)
     ordered = dict(sorted(strata.items()))
-    counts = largest_remainder({key: len(held) for key, held in ordered.items()}, count)
+    counts = largest_remainder({key: len(grids) for key, grids in ordered.items()}, count)
     shared = {**same, "variant": variant.name}
-    drawn = [
+    all_arguments = [
         {**shared, "modality": modality, "size": size, "spacing": spacing}
-        for (modality, plane), held in ordered.items()
-        for size, spacing in deal(held, counts[modality, plane], chance)
+        for (modality, plane), grids in ordered.items()
+        for size, spacing in deal(grids, counts[modality, plane], generator)
     ]
-    return Cohort(number(shuffled(drawn, chance), seed, MR_RATE_LICENSE), dict(left_out))
+    return Cohort(number(shuffled(all_arguments, generator), seed, MR_RATE_LICENSE), dict(left_out))
 
 
 def _read(table: str | os.PathLike[str]) -> Iterator[_Series]:
@@ -150,7 +150,7 @@ def _three(where: str, column: str, text: str) -> list[float]:
     except (TypeError, ValueError, OverflowError, RecursionError):
         pass
     raise InvalidRequest(
-        f"{where}: {column} is {shown(text)}; three numbers above 0 are wanted, as in"
+        f"{where}: {column} is {excerpt(text)}; three numbers above 0 are wanted, as in"
         " [256, 256, 192]"
     )
 
@@ -158,33 +158,33 @@ def _three(where: str, column: str, text: str) -> list[float]:
 def _ras_order(plane: str, spacing: Sequence[float]) -> tuple[int, ...]:
     """Return which axis of the file points right, anterior, superior.
 
-    The table has the axes as they are stored, though the column was once named `ras_array_shape`
-    (`load_image_properties` in modality_filtering.py of MR-RATE does not turn what it loads). It
-    was dcm2niix that stored them, without options: what it takes for a 3D acquisition it turns to
-    the order right, anterior, superior, all else keeps its slices along the third axis
-    (https://github.com/rordenlab/dcm2niix/issues/438, and 117). The spacing tells which: slices
-    are along the third axis where its spacing is the one unlike the others, in a plane whose
-    slices follow another. What is isotropic was acquired in 3D.
+    The table has the axes as stored, although the column was once named `ras_array_shape`
+    (`load_image_properties` in modality_filtering.py of MR-RATE does not reorient). The files are
+    dcm2niix's, without options: it reorients a 3D acquisition to right, anterior, superior and
+    keeps the slices of any other along the third axis
+    (https://github.com/rordenlab/dcm2niix/issues/438, and 117). The spacing distinguishes them:
+    slices are along the third axis if its spacing alone differs from the others and the plane's
+    normal is another axis. An isotropic series was acquired in 3D.
     """
-    along, stacked = _PLANES.get(plane, _PLANES["AXIAL"])
+    normal, stacked = _PLANES.get(plane, _PLANES["AXIAL"])
     x, y, z = spacing
-    apart = {2: abs(math.log(x / y)), 1: abs(math.log(x / z)), 0: abs(math.log(y / z))}
-    unlike = min(apart, key=lambda axis: apart[axis])
-    anisotropic = max(spacing) / min(spacing) > _ALIKE
-    return stacked if anisotropic and unlike == 2 and along != 2 else (0, 1, 2)
+    differences = {2: abs(math.log(x / y)), 1: abs(math.log(x / z)), 0: abs(math.log(y / z))}
+    odd_axis = min(differences, key=lambda axis: differences[axis])
+    anisotropic = max(spacing) / min(spacing) > _ISOTROPIC
+    return stacked if anisotropic and odd_axis == 2 and normal != 2 else (0, 1, 2)
 
 
 def _fit(series: _Series, variant: Variant) -> _Grid | None:
     """Return the variant's grid that has the field of view of a series; None where there is none.
 
     Sides are the multiples nearest to the series' own that the limits of size and spacing allow.
-    While they are too many voxels together, the side of the finest spacing is made shorter.
+    While the grid has too many voxels, the side of the finest spacing is shortened.
     """
     step, fine, coarse = variant.size["multiple"], variant.spacing["min"], variant.spacing["max"]
     view = [side * mm for side, mm in zip(series.shape, series.spacing, strict=True)]
     least, sides = [], []
     for axis in range(3):
-        # A hair is allowed for the float32 that the table's spacings were.
+        # The margin allows for the table's spacings having been float32.
         low = max(variant.size["min"][axis], view[axis] / coarse[axis] - 1e-3)
         high = min(variant.size["max"][axis], view[axis] / fine[axis] + 1e-3)
         lowest, highest = step * math.ceil(low / step), step * math.floor(high / step)

@@ -1,4 +1,4 @@
-"""A dataset from a plan, row by row: it can be stopped at any moment and gone on with."""
+"""A dataset from a plan, row by row: it can be stopped at any moment and continued."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from typing import Any, TextIO
 import nibabel as nib
 import numpy as np
 
+from .._atomic import atomic
 from .._client import Client
 from .._errors import InvalidRequest, MaisiError
-from .._files import atomic
 from .._mask import label_image
 from .._outputs import identities, refuse_input
-from .._provenance import plain
+from .._provenance import json_arguments
 from .._volume import Progress, Volume
 from . import layouts
 from .layouts import Layout
 from .plan import Row
 
-_ASIDE, _FAILED = Path("unfaithful"), Path("failed")
+_UNFAITHFUL, _FAILED = Path("unfaithful"), Path("failed")
 
 
 class Stopped(Exception):
-    """Nobody waits for the volume any more."""
+    """The volume is no longer needed."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a row: `done`, `unfaithful`, `failed` with an error, or `kept` from before."""
+    """The result of a row: `done`, `unfaithful`, `failed` with an error, or `kept` from before."""
 
     name: str
     state: str
@@ -51,54 +51,56 @@ def make_dataset(
     attempts: int = 3,
     shard: tuple[int, int] = (0, 1),
 ) -> Generator[Outcome, None, None]:
-    """Make every row of a plan that is not there yet, `jobs` at a time; yield what became of it.
+    """Make every missing row of a plan, `jobs` at a time; yield the outcome of each row.
 
-    A row has an image, labels where it has a mask, and last, when those are whole, a sidecar: who
-    stops at any moment, by kill -9 too, loses no volume, and whoever goes on makes no volume twice.
-    `layout` says where they lie: `plain` (`images/NAME.nii.gz`, `labels/NAME.nii.gz`,
-    `reports/NAME.json`), `nnunet`, `msd` or `bids`; what describes the dataset as a whole is
-    written at the end. A volume that does not follow its mask by its report lies below
-    `unfaithful/` instead. A row that fails is asked for `attempts` times; then `failed/NAME.json`
-    says why, and the next run tries again.
+    A row has an image, labels where it has a mask, and last, when those are whole, a sidecar. A run
+    that is stopped, also by kill -9, loses no finished volume, and the next run makes none twice.
+    `layout` is that of the files: `plain` (`images/NAME.nii.gz`, `labels/NAME.nii.gz`,
+    `reports/NAME.json`), `nnunet`, `msd` or `bids`; the files that describe the dataset as a whole
+    are written at the end. A volume that by its report does not follow its mask is written below
+    `unfaithful/` instead. A row that fails is tried `attempts` times; then `failed/NAME.json` has
+    the error, and the next run tries again.
 
     `shard` (I, N) makes the rows I, I + N, ...: processes with the other I need no coordinator.
     Raises `InvalidRequest` where another process makes the same shard into the same folder, a mask
-    or source would be replaced, or the layout has no place for a row; `MaisiError` where files
+    or source would be replaced, or the layout cannot hold a row; `MaisiError` where files
     cannot be locked, as on Windows.
     """
     folder, (index, count) = Path(to), shard
-    chosen = layouts.of(layout, folder, rows, client.info)
-    mine = list(rows[index::count])
+    dataset_layout = layouts.make_layout(layout, folder, rows, client.info)
+    own_rows = list(rows[index::count])
     (folder / _FAILED).mkdir(parents=True, exist_ok=True)
-    with _alone(folder / f".shard-{index}-of-{count}"):
+    with _locked(folder / f".shard-{index}-of-{count}"):
         missing: list[Row] = []
-        kept: list[Row] = []
-        for row in mine:
-            at = chosen.place(row)
-            whole = any((place / at.sidecar).exists() for place in (folder, folder / _ASIDE))
-            (kept if whole else missing).append(row)
-        _refuse_inputs(rows, missing, folder, chosen)
-        yield from (Outcome(row.name, "kept") for row in kept)
-        _sweep(folder, [path for row in missing for path in chosen.place(row).files])
-        yield from _work(missing, folder, chosen, client, jobs, attempts)
+        finished: list[Row] = []
+        for row in own_rows:
+            sidecar = dataset_layout.paths(row).sidecar
+            is_finished = any((base / sidecar).exists() for base in (folder, folder / _UNFAITHFUL))
+            (finished if is_finished else missing).append(row)
+        _refuse_inputs(rows, missing, folder, dataset_layout)
+        yield from (Outcome(row.name, "kept") for row in finished)
+        _remove_drafts(
+            folder, [path for row in missing for path in dataset_layout.paths(row).files]
+        )
+        yield from _work(missing, folder, dataset_layout, client, jobs, attempts)
         with (folder / ".describing").open("a") as lock:  # shards may end at once
             _lock(lock, wait=True)
-            chosen.describe()
+            dataset_layout.describe()
 
 
 def _refuse_inputs(
     rows: Sequence[Row], missing: Sequence[Row], folder: Path, layout: Layout
 ) -> None:
     """Raise `InvalidRequest` where a `missing` row would replace a mask or source of any row."""
-    read = identities(
+    inputs = identities(
         (f"the {name} of row '{row.name}',", row.arguments.get(name))
         for row in rows
         for name in ("mask", "source")
     )
     for row in missing:
-        files = layout.place(row).files
-        for path in (*files, *(_ASIDE / path for path in files), _failure(row)):
-            refuse_input(read, f"a file of row '{row.name}'", folder / path)
+        files = layout.paths(row).files
+        for path in (*files, *(_UNFAITHFUL / path for path in files), _failure_path(row)):
+            refuse_input(inputs, f"a file of row '{row.name}'", folder / path)
 
 
 def _work(
@@ -107,11 +109,11 @@ def _work(
     stopped = threading.Event()
     with ThreadPoolExecutor(jobs) as pool:
         running: set[Future[Outcome]] = set()
-        left = iter(rows)
+        waiting = iter(rows)
         try:
             while True:
-                # No more than are at work: a plan may have a million rows.
-                for row in left:
+                # No more than `jobs` are submitted: a plan may have a million rows.
+                for row in waiting:
                     running.add(pool.submit(_make, row, folder, layout, client, attempts, stopped))
                     if len(running) >= jobs:
                         break
@@ -132,7 +134,7 @@ def _make(
     attempts: int,
     stopped: threading.Event,
 ) -> Outcome:
-    failed = folder / _failure(row)
+    failure = folder / _failure_path(row)
     try:
         volume = insist(row, client, attempts, stopped)
     except Stopped:
@@ -140,58 +142,58 @@ def _make(
     except MaisiError as error:
         record: dict[str, Any] = {"name": row.name, "error": str(error)}
         record |= {"type": type(error).__name__, "kind": error.kind}
-        record |= {"request": plain(row.arguments)}
-        with atomic(failed) as draft:
+        record |= {"request": json_arguments(row.arguments)}
+        with atomic(failure) as draft:
             draft.write_text(json.dumps(record, indent=2) + "\n")
         return Outcome(row.name, "failed", str(error))
-    _save(row, volume, folder if volume.faithful else folder / _ASIDE, layout)
-    failed.unlink(missing_ok=True)
+    _save(row, volume, folder if volume.faithful else folder / _UNFAITHFUL, layout)
+    failure.unlink(missing_ok=True)
     return Outcome(row.name, "done" if volume.faithful else "unfaithful")
 
 
-def _failure(row: Row) -> Path:
-    """Return where in a dataset it is told why a row failed."""
+def _failure_path(row: Row) -> Path:
+    """Return the path, in a dataset, of the error of a row."""
     return _FAILED / f"{row.name}.json"
 
 
 def insist(row: Row, client: Client, attempts: int, stopped: threading.Event) -> Volume:
-    """Make a row, asking up to `attempts` times; what is refused is not asked again.
+    """Make a row in up to `attempts` attempts; a refused request is not repeated.
 
     Raises the last `MaisiError`, or `Stopped` once `stopped` is set, which cancels the request.
     """
 
-    def go_on(progress: Progress | None = None) -> None:
+    def check_stopped(progress: Progress | None = None) -> None:
         if stopped.is_set():
             raise Stopped
 
-    for left in reversed(range(attempts)):
-        go_on()
+    for remaining in reversed(range(attempts)):
+        check_stopped()
         try:
-            return client.generate(**row.arguments, on_progress=go_on)
+            return client.generate(**row.arguments, on_progress=check_stopped)
         except MaisiError as error:
-            if isinstance(error, InvalidRequest) or not left:  # no server takes it, or no more
+            if isinstance(error, InvalidRequest) or not remaining:
                 raise
     raise AssertionError("an attempt ends with a volume or raises")
 
 
 def _save(row: Row, volume: Volume, folder: Path, layout: Layout) -> None:
-    at, mask = layout.place(row), row.arguments.get("mask")
-    for path in at.files:
+    paths, mask = layout.paths(row), row.arguments.get("mask")
+    for path in paths.files:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
     labels = volume.mask or (mask and label_image(mask))
     if labels:
-        with atomic(folder / at.labels) as draft:
+        with atomic(folder / paths.labels) as draft:
             nib.save(_numbered(labels, layout.ids), draft)
-    with atomic(folder / at.image) as draft:
+    with atomic(folder / paths.image) as draft:
         nib.save(volume.image, draft)
-    with atomic(folder / at.sidecar) as draft:
-        of_plan = {"plan_license": row.license} if row.license else {}
-        record = {"name": row.name, **of_plan, **volume.report}
+    with atomic(folder / paths.sidecar) as draft:
+        license_ = {"plan_license": row.license} if row.license else {}
+        record = {"name": row.name, **license_, **volume.report}
         draft.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def _numbered(mask: Any, ids: Mapping[int, int]) -> Any:
-    """Return the mask with a dataset's ids; what has none there is background."""
+    """Return the mask with a dataset's ids; a label without one becomes background."""
     if not ids:
         return mask
     table = np.zeros(256, np.uint8)
@@ -199,18 +201,19 @@ def _numbered(mask: Any, ids: Mapping[int, int]) -> Any:
     return nib.Nifti1Image(table[np.asarray(mask.dataobj)], mask.affine, mask.header)
 
 
-def _sweep(folder: Path, files: Sequence[Path]) -> None:
-    """Remove the drafts that a killed process left of these files."""
+def _remove_drafts(folder: Path, files: Sequence[Path]) -> None:
+    """Remove the drafts of these files that a killed process left behind."""
     names = {path.name for path in files}
-    for place in {place / path.parent for place in (folder, folder / _ASIDE) for path in files}:
-        for draft in place.glob(".????????.*"):
+    bases = (folder, folder / _UNFAITHFUL)
+    for parent in {base / path.parent for base in bases for path in files}:
+        for draft in parent.glob(".????????.*"):
             if draft.name[10:] in names:
                 draft.unlink(missing_ok=True)
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold a lock that the kernel lifts when this process ends, however."""
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that the kernel releases when this process ends, for whatever reason."""
     with path.open("a") as lock:
         try:
             _lock(lock, wait=False)

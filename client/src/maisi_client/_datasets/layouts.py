@@ -1,4 +1,4 @@
-"""Where the files of a dataset lie, and the file that tells a trainer what they are."""
+"""The layouts of a dataset: paths of its files, and the files that describe it to a trainer."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from .._atomic import atomic
 from .._errors import InvalidRequest
-from .._files import atomic
-from .._variant import Variant, named
-from .files import CHANNEL, LAYOUTS
+from .._variant import Variant, choose_variant
 from .plan import Row
+from .report_files import CHANNEL, LAYOUTS
 
 # Suffixes of https://bids-specification.readthedocs.io/en/stable/modality-specific-files/
 # magnetic-resonance-imaging-data.html; susceptibility-weighted images have none of their own.
@@ -32,19 +32,19 @@ _BIDS = {
 }
 _BIDS_VERSION = "1.8.0"
 _BIDS_LABELS = Path("derivatives", "labels")
-_ABOUT = "Synthetic volumes, made by generative models of masks. No patient was scanned."
+_DESCRIPTION = "Synthetic volumes, made by generative models of masks. No patient was scanned."
 _GENERATOR = "maisi-triton"
-# Files that describe a dataset as a whole, and what those that were written here have in them.
-_DESCRIPTIONS = {
-    "nnunet": {"dataset.json": _ABOUT.encode()},
-    "msd": {"dataset.json": _ABOUT.encode()},
-    "bids": {"README": _ABOUT.encode(), "dataset_description.json": _GENERATOR.encode()},
+# Files that describe a dataset as a whole, and text that identifies those written here.
+_DESCRIPTION_FILES = {
+    "nnunet": {"dataset.json": _DESCRIPTION.encode()},
+    "msd": {"dataset.json": _DESCRIPTION.encode()},
+    "bids": {"README": _DESCRIPTION.encode(), "dataset_description.json": _GENERATOR.encode()},
 }
 
 
 @dataclass(frozen=True)
-class Places:
-    """The files of a volume; the sidecar is written last, so what has one is whole."""
+class VolumePaths:
+    """The files of a volume; the sidecar is written last, so a volume that has one is whole."""
 
     image: Path
     labels: Path
@@ -58,52 +58,58 @@ class Places:
 
 @dataclass(frozen=True)
 class Layout:
-    """`place` maps a row to its `Places` in the dataset.
+    """`paths` maps a row to its files, relative to the dataset's folder.
 
-    `ids` are the labels that a trainer is told of, MAISI's id to the dataset's, where those differ.
-    `describe` writes what the dataset as a whole is to have, when the rows are made.
+    `ids` map MAISI's label ids to the dataset's, empty where they are the same. `describe` writes
+    the files that describe the dataset as a whole, after its rows.
     """
 
-    place: Callable[[Row], Places]
+    paths: Callable[[Row], VolumePaths]
     ids: Mapping[int, int] = field(default_factory=dict)
     describe: Callable[[], None] = lambda: None
 
 
-def of(
+def make_layout(
     name: str, folder: Path, rows: Sequence[Row], variants: Callable[[], Mapping[str, Variant]]
 ) -> Layout:
-    """Return the layout of `LAYOUTS` for a plan into a folder; `variants` asks what is served.
+    """Return the layout called `name` for a plan and a folder; `variants` asks the server.
 
-    Raises `InvalidRequest` for rows that the layout has no place for, and for a folder with the
-    descriptions of another dataset, which would be replaced.
+    Raises `InvalidRequest` for rows that the layout cannot hold, and for a folder whose
+    descriptions are of another dataset and would be replaced.
     """
     if name == "plain":
         return Layout(_plain)
     if name not in LAYOUTS:
         raise InvalidRequest(f"the layout is '{name}'; allowed are {', '.join(LAYOUTS)}")
-    for file, sign in _DESCRIPTIONS[name].items():
+    for file, sign in _DESCRIPTION_FILES[name].items():
         if (folder / file).is_file() and sign not in (folder / file).read_bytes():
             raise InvalidRequest(
                 f"'{folder / file}' describes another dataset; a folder without it is expected"
             )
-    served = variants()
-    asked = {row.arguments.get("variant") for row in rows}
-    about = _About(folder, rows, {name: named(name, served) for name in asked})
-    return {"nnunet": _nnunet, "msd": _msd, "bids": _bids}[name](about)
+    variants_by_name = variants()
+    names = {row.arguments.get("variant") for row in rows}
+    summary = _Summary(
+        folder, rows, {name: choose_variant(name, variants_by_name) for name in names}
+    )
+    return {"nnunet": _nnunet, "msd": _msd, "bids": _bids}[name](summary)
 
 
 @dataclass(frozen=True)
-class _About:
+class _Summary:
+    """The rows of a dataset, their variants, and what follows from both."""
+
     folder: Path
     rows: Sequence[Row]
-    variants: Mapping[str | None, Variant]  # by the name that rows have, None without one
+    variants: Mapping[str | None, Variant]  # by the name in the rows, None without one
 
     def modality(self, row: Row) -> str:
-        """Return what the server will take for a row."""
-        asked = row.arguments
-        variant = self.variants[asked.get("variant")]
-        preset = variant.presets.get(str(asked.get("preset")), {})
-        return str(asked.get("modality") or preset.get("modality") or variant.defaults["modality"])
+        """Return the modality that the server will use for a row."""
+        arguments = row.arguments
+        variant = self.variants[arguments.get("variant")]
+        preset = variant.presets.get(str(arguments.get("preset")), {})
+        return str(
+            arguments.get("modality") or preset.get("modality") or variant.defaults["modality"]
+        )
 
     @property
     def modalities(self) -> list[str]:
@@ -115,9 +121,9 @@ class _About:
 
     @property
     def labels(self) -> dict[int, str]:
-        """MAISI's ids that the masks may hold, with names; `organs`, if each row has it, says."""
+        """MAISI's ids that the masks may hold, with names: `organs` if each row has it, or all."""
         table = {k: v for variant in self.variants.values() for k, v in variant.labels.items() if k}
-        wanted: set[int] = set()
+        kept_ids: set[int] = set()
         ids = {name.lower(): id_ for id_, name in table.items()}
         for row in self.rows:
             organs = row.arguments.get("organs")
@@ -125,16 +131,16 @@ class _About:
                 return dict(sorted(table.items()))
             words = organs.split(",") if isinstance(organs, str) else organs
             for word in (str(word).strip().lower() for word in words):
-                wanted.add(int(word) if word.isdigit() else ids.get(word, 0))
-        return {id_: name for id_, name in sorted(table.items()) if id_ in wanted}
+                kept_ids.add(int(word) if word.isdigit() else ids.get(word, 0))
+        return {id_: name for id_, name in sorted(table.items()) if id_ in kept_ids}
 
 
-def _plain(row: Row) -> Places:
-    return _places("images", "labels", row.name)
+def _plain(row: Row) -> VolumePaths:
+    return _volume_paths("images", "labels", row.name)
 
 
-def _places(images: str, labels: str, name: str, channel: str = "") -> Places:
-    return Places(
+def _volume_paths(images: str, labels: str, name: str, channel: str = "") -> VolumePaths:
+    return VolumePaths(
         Path(images, f"{name}{channel}.nii.gz"),
         Path(labels, f"{name}.nii.gz"),
         Path("reports", f"{name}.json"),
@@ -149,32 +155,32 @@ def _need_masks(layout: str, rows: Sequence[Row]) -> None:
             )
 
 
-def _channel(about: _About) -> str:
-    """Return the one channel of a trainer, whose name tells it how to normalise."""
-    kinds = {"CT" if modality.startswith("ct") else "MRI" for modality in about.modalities}
+def _channel(summary: _Summary) -> str:
+    """Return the name of the dataset's one channel, by which a trainer normalises."""
+    kinds = {"CT" if modality.startswith("ct") else "MRI" for modality in summary.modalities}
     if len(kinds) > 1:
         raise InvalidRequest("the plan has CT and MR; a dataset of one channel has one of them")
     return kinds.pop()
 
 
 def _consecutive(labels: Iterable[int]) -> dict[int, int]:
-    """Return labels by number from 1, as these trainers want them; 0 is the background."""
+    """Map label ids to 1, 2, ..., as these trainers expect them; 0 is the background."""
     return {id_: number for number, id_ in enumerate(labels, 1)}
 
 
-def _nnunet(about: _About) -> Layout:
+def _nnunet(summary: _Summary) -> Layout:
     """nnU-Net v2's raw dataset (its documentation/dataset_format.md): labels are 0, 1, 2, ..."""
-    if not re.fullmatch(r"Dataset\d{3}_\w+", about.folder.resolve().name):
+    if not re.fullmatch(r"Dataset\d{3}_\w+", summary.folder.resolve().name):
         raise InvalidRequest(
-            f"the folder is '{about.folder}'; nnU-Net wants DatasetNNN_NAME, such as"
+            f"the folder is '{summary.folder}'; nnU-Net wants DatasetNNN_NAME, such as"
             " Dataset501_Synthetic"
         )
-    _need_masks("nnunet", about.rows)
-    folder, labels, channel = about.folder, about.labels, _channel(about)
+    _need_masks("nnunet", summary.rows)
+    folder, labels, channel = summary.folder, summary.labels, _channel(summary)
     ids = _consecutive(labels)
 
-    def place(row: Row) -> Places:
-        return _places("imagesTr", "labelsTr", row.name, CHANNEL)
+    def paths(row: Row) -> VolumePaths:
+        return _volume_paths("imagesTr", "labelsTr", row.name, CHANNEL)
 
     def describe() -> None:
         names = {name: ids[id_] for id_, name in labels.items()}
@@ -183,59 +189,59 @@ def _nnunet(about: _About) -> Layout:
             {
                 "channel_names": {"0": channel},
                 "labels": {"background": 0, **names},
-                "numTraining": len(_made(folder)),
+                "numTraining": len(_finished_rows(folder)),
                 "file_ending": ".nii.gz",
-                "description": _ABOUT,
-                "licence": about.licence,
+                "description": _DESCRIPTION,
+                "licence": summary.licence,
             },
         )
 
-    return Layout(place, ids, describe)
+    return Layout(paths, ids, describe)
 
 
-def _msd(about: _About) -> Layout:
+def _msd(summary: _Summary) -> Layout:
     """Lay out as the Medical Segmentation Decathlon does, as MONAI's DecathlonDataset reads it."""
-    _need_masks("msd", about.rows)
-    folder, labels, channel = about.folder, about.labels, _channel(about)
+    _need_masks("msd", summary.rows)
+    folder, labels, channel = summary.folder, summary.labels, _channel(summary)
     ids = _consecutive(labels)
 
-    def place(row: Row) -> Places:
-        return _places("imagesTr", "labelsTr", row.name)
+    def paths(row: Row) -> VolumePaths:
+        return _volume_paths("imagesTr", "labelsTr", row.name)
 
     def describe() -> None:
-        made = _made(folder)
+        rows = _finished_rows(folder)
         names = {str(ids[id_]): name for id_, name in labels.items()}
         _json(
             folder / "dataset.json",
             {
                 "name": folder.resolve().name,
-                "description": _ABOUT,
-                "licence": about.licence,
+                "description": _DESCRIPTION,
+                "licence": summary.licence,
                 "tensorImageSize": "3D",
                 "modality": {"0": channel},
                 "labels": {"0": "background", **names},
-                "numTraining": len(made),
+                "numTraining": len(rows),
                 "numTest": 0,
                 "training": [
                     {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"}
-                    for name in made
+                    for name in rows
                 ],
                 "test": [],
             },
         )
 
-    return Layout(place, ids, describe)
+    return Layout(paths, ids, describe)
 
 
-def _bids(about: _About) -> Layout:
+def _bids(summary: _Summary) -> Layout:
     """Lay out as BIDS says, the Brain Imaging Data Structure; labels keep MAISI's ids."""
-    for kind in about.modalities:
+    for kind in summary.modalities:
         if kind not in _BIDS:
             raise InvalidRequest(
                 f"modality '{kind}' has no name in BIDS; those that have are {', '.join(_BIDS)}"
             )
-    folder, subjects = about.folder, dict[str, str]()
-    for row in about.rows:
+    folder, subjects = summary.folder, dict[str, str]()
+    for row in summary.rows:
         other = subjects.setdefault(_subject(row.name), row.name)
         if other != row.name:
             raise InvalidRequest(
@@ -243,10 +249,10 @@ def _bids(about: _About) -> Layout:
                 " letters and digits alone"
             )
 
-    def place(row: Row) -> Places:
+    def paths(row: Row) -> VolumePaths:
         subject = _subject(row.name)
-        stem = Path(subject, "anat", f"{subject}_{_BIDS[about.modality(row)]}")
-        return Places(
+        stem = Path(subject, "anat", f"{subject}_{_BIDS[summary.modality(row)]}")
+        return VolumePaths(
             stem.with_name(f"{stem.name}.nii.gz"),
             _BIDS_LABELS / subject / "anat" / f"{subject}_dseg.nii.gz",
             stem.with_name(f"{stem.name}.json"),
@@ -262,24 +268,24 @@ def _bids(about: _About) -> Layout:
                     "BIDSVersion": _BIDS_VERSION,
                     "DatasetType": "derivative",
                     "GeneratedBy": [{"Name": _GENERATOR, "Version": version("maisi-client")}],
-                    "License": about.licence,
+                    "License": summary.licence,
                 },
             )
-        labels = (f"{id_}\t{name}" for id_, name in about.labels.items())
+        labels = (f"{id_}\t{name}" for id_, name in summary.labels.items())
         _text(folder / _BIDS_LABELS / "dseg.tsv", "\n".join(["index\tname", *labels]))
         people = sorted(path.parent.parent.name for path in folder.glob("sub-*/anat/sub-*.json"))
         _text(folder / "participants.tsv", "\n".join(["participant_id", *people]))
-        _text(folder / "README", _ABOUT)
+        _text(folder / "README", _DESCRIPTION)
         _text(folder / ".bidsignore", "unfaithful/\nfailed/\n.shard*\n.describing")
 
-    return Layout(place, {}, describe)
+    return Layout(paths, {}, describe)
 
 
 def _subject(name: str) -> str:
     return "sub-" + re.sub(r"[^A-Za-z0-9]", "", name)
 
 
-def _made(folder: Path) -> list[str]:
+def _finished_rows(folder: Path) -> list[str]:
     return sorted(path.stem for path in (folder / "reports").glob("[!.]*.json"))
 
 

@@ -1,4 +1,4 @@
-"""The plan of a dataset: a table, a row a volume."""
+"""The plan of a dataset: a table with a row for each volume."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .._atomic import atomic
 from .._errors import InvalidRequest, first_line, printable
-from .._files import atomic
 from .._outputs import identities, refuse_input
-from .._wire import shown
-from . import cells as cells
+from .._wire import excerpt
+from . import value_parsers as parse
 from .table import read_table
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -29,7 +29,7 @@ _NO_COLUMN = "{}: '{}' is no column; {} are"
 class Row:
     """A volume to make: its name, and the arguments of `Client.generate`.
 
-    `license` tells whose terms the row comes under, where it was drawn from other data.
+    `license` names the terms of the data that the row was drawn from, if any.
     """
 
     name: str
@@ -38,11 +38,11 @@ class Row:
 
 
 def read_plan(path: str | Path) -> list[Row]:
-    """Read a plan, `.csv` with a head line or `.jsonl` with an object a line, in UTF-8.
+    """Read a plan, `.csv` with a header line or `.jsonl` with an object on each line, in UTF-8.
 
-    A table may have commas, semicolons or tabs between its cells; rows without text count for
-    nothing. Whole numbers may be written as 7.0; decimals have a point. Columns are `name`,
-    `license` and the arguments of `Client.generate`; what is empty takes the variant's default.
+    A table may have commas, semicolons or tabs between its cells; rows without text are skipped.
+    Whole numbers may be written as 7.0; decimals have a point. Columns are `name`, `license` and
+    the arguments of `Client.generate`; an empty cell takes the variant's default.
     Paths of `mask` and `source` are relative to the plan's folder. Without a `name` a row is
     `case_0000` by its number from 0, and without a `seed` that number is its seed, so that a plan
     always makes the same dataset. Sides and lengths are `96,112,96`. Raises
@@ -51,19 +51,19 @@ def read_plan(path: str | Path) -> list[Row]:
     path = Path(path)
     rows: list[Row] = []
     names: set[str] = set()
-    for number, (line, values) in enumerate(_lines(path)):
+    for number, (line, cells) in enumerate(_lines(path)):
         where = f"{path}, line {line}"
-        filled = {key: value for key, value in values.items() if not _is_empty(value)}
-        name = str(filled.pop("name", f"case_{number:04}"))
+        values = {key: value for key, value in cells.items() if not _is_empty(value)}
+        name = str(values.pop("name", f"case_{number:04}"))
         if not _NAME.fullmatch(name):
             raise InvalidRequest(
-                f"{where}: name is {shown(name)}; letters, digits, . _ - are allowed"
+                f"{where}: name is {excerpt(name)}; letters, digits, . _ - are allowed"
             )
         if name in names:
             raise InvalidRequest(f"{where}: name '{name}' is taken by an earlier row")
         names.add(name)
-        license_ = str(filled.pop("license", ""))
-        arguments = {key: _value(where, key, value) for key, value in filled.items()}
+        license_ = str(values.pop("license", ""))
+        arguments = {key: _value(where, key, value) for key, value in values.items()}
         for key in ("mask", "source"):
             if key in arguments:
                 arguments[key] = path.parent / arguments[key]
@@ -81,22 +81,22 @@ def _is_empty(value: Any) -> bool:
 
 
 def write_plan(rows: Sequence[Row], path: str | Path) -> Path:
-    """Write a plan that `read_plan` reads; returns its path.
+    """Write a plan that `read_plan` reads; return its path.
 
     The same rows are the same bytes. `mask` and `source` must be paths; they are written relative
     to the plan's folder, so that the two can be moved together. Raises `InvalidRequest` for a row
     that no plan can hold, and where the plan cannot be written or would replace a mask or source.
     """
     path = Path(path)
-    read = identities(
+    inputs = identities(
         (f"the {name} of row {row.name},", row.arguments.get(name))
         for row in rows
         for name in ("mask", "source")
     )
-    refuse_input(read, "the plan", path)
+    refuse_input(inputs, "the plan", path)
     records = [_record(row, path.parent) for row in rows]
-    used = {key for record in records for key in record}
-    columns = [key for key in ("name", *_COLUMNS, "license") if key in used]
+    used_keys = {key for record in records for key in record}
+    columns = [key for key in ("name", *_COLUMNS, "license") if key in used_keys]
     text = io.StringIO()
     if path.suffix.lower() == ".jsonl":
         for record in records:
@@ -110,7 +110,7 @@ def write_plan(rows: Sequence[Row], path: str | Path) -> Path:
         raise InvalidRequest(_ENDING.format(path))
     try:
         content = text.getvalue().encode()
-    except UnicodeEncodeError as error:  # JSON escapes what has no letter
+    except UnicodeEncodeError as error:  # of a CSV; JSON escapes these characters
         line = text.getvalue()[: error.start].count("\n") + 1
         raise InvalidRequest(
             f"the plan '{path}' cannot hold the name of a file in its line {line}, which is not"
@@ -125,17 +125,17 @@ def write_plan(rows: Sequence[Row], path: str | Path) -> Path:
 
 
 def _record(row: Row, folder: Path) -> dict[str, Any]:
-    """Return the cells of a row that is to lie in `folder`."""
+    """Return the cells of a row of a plan in `folder`."""
     record: dict[str, Any] = {"name": row.name}
     for key, value in row.arguments.items():
         if key not in _COLUMNS:
             raise InvalidRequest(_NO_COLUMN.format(f"row {row.name}", key, ", ".join(_COLUMNS)))
         if key in ("mask", "source") and isinstance(value, (str, os.PathLike)):
-            # Links on the way to a folder are followed, for `..` to lead back; the file's own is
-            # not, since what it points to may be named otherwise.
+            # Links to folders are resolved, or `..` would lead elsewhere; a link to the file itself
+            # is not, since its target may have another name.
             file = Path(value)
-            place = os.path.relpath(file.parent.resolve() / file.name, folder.resolve())
-            record[key] = Path(place).as_posix()
+            relative = os.path.relpath(file.parent.resolve() / file.name, folder.resolve())
+            record[key] = Path(relative).as_posix()
         elif isinstance(value, (list, tuple)):
             record[key] = list(value)
         elif value is None or isinstance(value, (str, int, float)):
@@ -179,7 +179,7 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _object(path: Path, line: int, content: str) -> dict[str, Any]:
     try:
-        value = json.loads(content, object_pairs_hook=_without_twins)
+        value = json.loads(content, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"{path}, line {line}: not JSON: {first_line(error)}") from error
     if not isinstance(value, dict):
@@ -187,11 +187,11 @@ def _object(path: Path, line: int, content: str) -> dict[str, Any]:
     return value
 
 
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object; raises ValueError for a key that it has twice."""
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; raises ValueError for a repeated key."""
     for key, times in Counter(key for key, _ in pairs).items():
         if times > 1:
-            raise ValueError(f"key {shown(key)} is there {times} times")
+            raise ValueError(f"key {excerpt(key)} is there {times} times")
     return dict(pairs)
 
 
@@ -201,28 +201,28 @@ def _value(where: str, key: str, value: Any) -> Any:
     try:
         return _COLUMNS[key](value)
     except ValueError as error:
-        raise InvalidRequest(f"{where}: {key} is {shown(value)}; expected: {error}") from None
+        raise InvalidRequest(f"{where}: {key} is {excerpt(value)}; expected: {error}") from None
 
 
 _COLUMNS: Mapping[str, Callable[[Any], Any]] = {
-    "variant": cells.text,
-    "mask": cells.path,
-    "vocabulary": cells.text,
-    "anatomy": cells.sizes,
-    "organs": cells.names,
-    "augment": cells.truth,
-    "source": cells.path,
-    "strength": cells.number,
-    "preset": cells.text,
-    "modality": cells.text,
-    "size": cells.integers,
-    "spacing": cells.numbers(1, 3),
-    "seed": cells.integer,
-    "steps": cells.integer,
-    "guidance": cells.number,
-    "guidance_interval": cells.numbers(2),
-    "solver": cells.text,
-    "top_region": cells.text,
-    "bottom_region": cells.text,
-    "redraws": cells.integer,
+    "variant": parse.text,
+    "mask": parse.path,
+    "vocabulary": parse.text,
+    "anatomy": parse.sizes,
+    "organs": parse.names,
+    "augment": parse.truth,
+    "source": parse.path,
+    "strength": parse.number,
+    "preset": parse.text,
+    "modality": parse.text,
+    "size": parse.integers,
+    "spacing": parse.numbers(1, 3),
+    "seed": parse.integer,
+    "steps": parse.integer,
+    "guidance": parse.number,
+    "guidance_interval": parse.numbers(2),
+    "solver": parse.text,
+    "top_region": parse.text,
+    "bottom_region": parse.text,
+    "redraws": parse.integer,
 }

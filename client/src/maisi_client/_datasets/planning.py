@@ -1,4 +1,4 @@
-"""Plans that are drawn: so many rows, contrasts in given shares, masks in turn."""
+"""Random plans: a number of rows, modalities by shares, masks in turn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .plan import Row
 _Item = TypeVar("_Item")
 _Name = TypeVar("_Name", bound=Hashable)
 
-# The seeds of a plan are this many times its own seed and what follows: those of two plans differ.
+# Row R of a plan has the seed `seed` * 2^32 + R: the seeds of two plans differ.
 _SEEDS = 2**32
 
 
@@ -38,52 +38,54 @@ def make_plan(
     use of a mask a little different. `same` are arguments of `Client.generate` that all rows have.
     The rows are named `case_0000` and on, and the seed of row R is `seed` * 2^32 + R.
 
-    Raises `InvalidRequest` for a share that is not above 0, for masks that are not there, and for
-    what contradicts itself.
+    Raises `InvalidRequest` for a share that is not above 0, for missing masks, and for arguments
+    that contradict each other.
     """
     check(count, seed)
     files = label_maps(masks)
-    taken = [name for name in ("size", "preset") if same.get(name) is not None]
-    if files and taken:
-        raise InvalidRequest(f"{taken[0]} is given together with masks, which have their own size")
+    size_arguments = [name for name in ("size", "preset") if same.get(name) is not None]
+    if files and size_arguments:
+        raise InvalidRequest(
+            f"{size_arguments[0]} is given together with masks, which have their own size"
+        )
     if augment and not files:
         raise InvalidRequest("augment is given without masks, which it would make different")
-    chance = random.Random(seed)
-    drawn: list[dict[str, Any]] = [dict(same) for _ in range(count)]
+    generator = random.Random(seed)
+    all_arguments: list[dict[str, Any]] = [dict(same) for _ in range(count)]
     if modalities:
         counts = largest_remainder(modalities, count)
         contrasts = [name for name, times in counts.items() for _ in range(times)]
-        for arguments, modality in zip(drawn, contrasts, strict=True):
+        for arguments, modality in zip(all_arguments, contrasts, strict=True):
             arguments["modality"] = modality
     if files:
-        for arguments, mask in zip(drawn, deal(files, count, chance), strict=True):
+        for arguments, mask in zip(all_arguments, deal(files, count, generator), strict=True):
             arguments.update({"mask": mask} | ({"augment": True} if augment else {}))
-    return number(shuffled(drawn, chance), seed)
+    return number(shuffled(all_arguments, generator), seed)
 
 
-def label_maps(places: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """Return the NIfTI files among `places` and those in the folders among them, in order.
+def label_maps(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Return the NIfTI files among `paths` and those in the folders among them, in order.
 
-    Raises `InvalidRequest` for what is neither, and for a folder without any.
+    Raises `InvalidRequest` for any other path, and for a folder without such files.
     """
     files: dict[Path, None] = {}
-    for place in map(Path, places):
-        if place.is_dir():
-            inside = sorted(path for path in place.iterdir() if _is_label_map(path))
-            if not inside:
-                raise InvalidRequest(f"masks: folder '{place}' holds no .nii or .nii.gz")
-            files.update(dict.fromkeys(inside))
-        elif _is_label_map(place):
-            files[place] = None
+    for path in map(Path, paths):
+        if path.is_dir():
+            maps = sorted(file for file in path.iterdir() if _is_label_map(file))
+            if not maps:
+                raise InvalidRequest(f"masks: folder '{path}' holds no .nii or .nii.gz")
+            files.update(dict.fromkeys(maps))
+        elif _is_label_map(path):
+            files[path] = None
         else:
-            raise InvalidRequest(f"masks: '{place}' is neither a folder nor a .nii or .nii.gz file")
+            raise InvalidRequest(f"masks: '{path}' is neither a folder nor a .nii or .nii.gz file")
     return list(files)
 
 
 def _is_label_map(path: Path) -> bool:
-    # A name that begins with a dot is the draft of one who still writes.
-    named = path.name.endswith((".nii", ".nii.gz")) and not path.name.startswith(".")
-    return named and path.is_file()
+    # A name that begins with a dot is a draft that is still being written.
+    is_nifti = path.name.endswith((".nii", ".nii.gz")) and not path.name.startswith(".")
+    return is_nifti and path.is_file()
 
 
 def check(count: int, seed: int) -> None:
@@ -95,10 +97,10 @@ def check(count: int, seed: int) -> None:
 
 
 def largest_remainder(shares: Mapping[_Name, float], count: int) -> dict[_Name, int]:
-    """Divide `count` by shares of any sum; what is left over goes to the largest remainders.
+    """Divide `count` by shares of any sum; the rest goes to the largest remainders.
 
-    Hamilton's method: every number is the share's own, rounded down or up; of two equal remainders
-    the first wins. Raises `InvalidRequest` for a share that is not above 0.
+    Hamilton's method: every number is the exact one, rounded down or up; of two equal remainders
+    the first is rounded up. Raises `InvalidRequest` for a share that is not above 0.
     """
     for name, share in shares.items():
         if not 0 < share < math.inf:
@@ -113,33 +115,33 @@ def largest_remainder(shares: Mapping[_Name, float], count: int) -> dict[_Name, 
     return counts
 
 
-def deal(items: Sequence[_Item], count: int, chance: random.Random) -> list[_Item]:
+def deal(items: Sequence[_Item], count: int, generator: random.Random) -> list[_Item]:
     """Return `count` of `items`, in turn from a random order: each equally often, to within one."""
-    return list(itertools.islice(itertools.cycle(shuffled(items, chance)), count))
+    return list(itertools.islice(itertools.cycle(shuffled(items, generator)), count))
 
 
-def shuffled(items: Sequence[_Item], chance: random.Random) -> list[_Item]:
+def shuffled(items: Sequence[_Item], generator: random.Random) -> list[_Item]:
     """Return `items` in random order.
 
     Python promises the numbers of `random()` to stay the same in its later versions, and of no
     other method: https://docs.python.org/3/library/random.html#notes-on-reproducibility.
     """
-    return sorted(items, key=lambda _: chance.random())
+    return sorted(items, key=lambda _: generator.random())
 
 
-def number(drawn: Sequence[Mapping[str, Any]], seed: int, license_: str = "") -> list[Row]:
+def number(all_arguments: Sequence[Mapping[str, Any]], seed: int, license_: str = "") -> list[Row]:
     """Return rows with these arguments, named and seeded by their number, as `read_plan` has them.
 
-    What is None is left out.
+    Arguments that are None are left out.
     """
-    width = max(4, len(str(len(drawn) - 1)))
+    width = max(4, len(str(len(all_arguments) - 1)))
     rows = []
-    for at, asked in enumerate(drawn):
+    for index, row_arguments in enumerate(all_arguments):
         arguments = {
             key: list(value) if isinstance(value, tuple) else value
-            for key, value in asked.items()
+            for key, value in row_arguments.items()
             if value is not None
         }
-        arguments["seed"] = seed * _SEEDS + at
-        rows.append(Row(f"case_{at:0{width}}", arguments, license_))
+        arguments["seed"] = seed * _SEEDS + index
+        rows.append(Row(f"case_{index:0{width}}", arguments, license_))
     return rows

@@ -1,4 +1,4 @@
-"""Tables as spreadsheets save them: CSV, with the numbers of its lines."""
+"""CSV tables as spreadsheets save them, with line numbers."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .._errors import InvalidRequest, first_line
-from .._wire import shown
+from .._wire import excerpt
 
-_SEPARATORS = ",;\t"  # a spreadsheet takes the second where numbers have decimal commas
+_SEPARATORS = ",;\t"  # spreadsheets use the second where the decimal separator is a comma
 _BLANK = f'{_SEPARATORS}"\r\n '
 
 
 def read_table(
-    path: str | os.PathLike[str], what: str, required: Sequence[str] = ()
+    path: str | os.PathLike[str], kind: str, required: Sequence[str] = ()
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (number of the line, cells by column) of a CSV file whose first row is its head.
+    """Yield (line number, cells by column) of a CSV file whose first row is its header.
 
-    Cells are stripped. Rows without any text are passed over, and so are columns without a name
-    where they are empty. The separator is that of the head: comma, semicolon or tab; a byte order
-    mark is no part of the text. `what` names the file in errors, such as "plan". Raises
-    `InvalidRequest` with the line of what is wrong, and for a head without the `required` columns.
+    Cells are stripped. Rows without text and empty columns without a name are skipped. The
+    separator is that of the header: comma, semicolon or tab; a byte order mark is ignored. `kind`
+    names the file in errors, such as "plan". Raises `InvalidRequest` with the line of a fault, and
+    for a header without the `required` columns.
     """
-    name = f"the {what} '{os.fspath(path)}'"
+    name = f"the {kind} '{os.fspath(path)}'"
     columns: list[str] | None = None
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
@@ -57,7 +57,7 @@ def read_table(
 def _head(where: str, cells: list[str]) -> list[str]:
     for column in filter(None, cells):
         if cells.count(column) > 1:
-            raise InvalidRequest(f"{where}: the head has column {shown(column)} twice")
+            raise InvalidRequest(f"{where}: the head has column {excerpt(column)} twice")
     return cells
 
 
@@ -75,7 +75,7 @@ def _by_column(where: str, columns: Sequence[str], cells: Sequence[str]) -> dict
             raise InvalidRequest(f"{where}: more cells than the head has columns")
         if cell and not columns[number - 1]:
             raise InvalidRequest(
-                f"{where}: cell {number} is {shown(cell)}, and its column has no name in the head"
+                f"{where}: cell {number} is {excerpt(cell)}, and its column has no name in the head"
             )
     empty = dict.fromkeys(filter(None, columns), "")
     pairs = zip(columns, cells, strict=False)  # a row may be shorter or longer than the head

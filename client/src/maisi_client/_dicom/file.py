@@ -1,4 +1,4 @@
-"""DICOM files, read without unpacking more than can be sent."""
+"""Reading of DICOM files, without unpacking more than can be sent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .._image_file import MAX_BYTES
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-# What pydicom and highdicom raise for a file that is not whole.
+# Raised by pydicom and highdicom for an incomplete file.
 DICOM_ERRORS = (
     *(AttributeError, EOFError, IndexError, KeyError, MemoryError, NotImplementedError, OSError),
     *(RuntimeError, TypeError, ValueError),
@@ -20,8 +20,8 @@ DICOM_ERRORS = (
 
 
 def is_dicom(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file begins as PS3.10 says: 128 bytes of anything, then DICM."""
-    if not os.path.isfile(path):  # a pipe would be waited for
+    """Return whether a file begins as PS3.10 requires: 128 bytes of anything, then DICM."""
+    if not os.path.isfile(path):  # reading a pipe could block
         return False
     try:
         with Path(path).open("rb") as file:
@@ -31,9 +31,9 @@ def is_dicom(path: str | os.PathLike[str]) -> bool:
 
 
 def read_dicom(path: str | os.PathLike[str], **options: Any) -> Dataset:
-    """Read a file that is not deflated as a whole.
+    """Read a file, unless it is deflated as a whole.
 
-    Raises ValueError for one that is, and another of `DICOM_ERRORS` where it cannot be read.
+    Raises ValueError for a deflated one, and another of `DICOM_ERRORS` if it cannot be read.
     """
     from pydicom import dcmread
     from pydicom.filereader import read_file_meta_info

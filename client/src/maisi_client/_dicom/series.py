@@ -16,21 +16,21 @@ from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from .._anatomy import NAMES
+from .._atomic import atomic_folder
 from .._errors import InvalidRequest
-from .._files import atomic_folder
-from .._grid import Held, hold, same_grid
+from .._grid import RasImage, same_grid, to_ras
 from .._mask import load_mask
 from .._outputs import check_new_folder
 from .._volume import Volume
-from .mask import OWN
-from .segmentation import require_dicom, segmentation
+from .segmentation_reader import OWN
+from .segmentation_writer import require_dicom, segmentation
 from .slice_grid import SliceGrid, planes_of, slice_grid
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 _log = logging.getLogger("maisi_client")
-_TOLD = ("variant", "modality", "seed", "steps", "guidance")
+_DESCRIBED_KEYS = ("variant", "modality", "seed", "steps", "guidance")
 _SOFT_TISSUE = (40, 400)  # HU: the usual window of the trunk
 
 
@@ -43,37 +43,38 @@ def save_dicom(
 ) -> list[Path]:
     """Write a volume as a CT or MR series into the new folder `to`, its mask as a Segmentation.
 
-    The slices are `0001.dcm`, ..., axial or what is nearest to it, from foot to head, as viewers
-    show them: columns to the left, rows to posterior; nothing is interpolated. The mask is
-    `mask.dcm`; it is the label map that the volume follows, that of the volume if it has one.
+    The slices are `0001.dcm`, ..., in the orientation nearest to axial, from foot to head, as
+    viewers show them: columns to the left, rows to posterior; nothing is interpolated. The mask is
+    `mask.dcm`: the label map that the volume follows, by default the volume's own if it has one.
     `labels` are the names of its ids, MAISI's by default. UIDs follow from the content: the same
     volume and mask always have the same, and volumes of one mask are one patient's, in one study.
 
-    Returns the files written, the slices first. Raises `InvalidRequest` if the report tells no CT
-    or MR modality, the affine is sheared, the mask lies on another grid or is empty, or `to` is
-    the current folder or there and not empty; `MaisiError` without pydicom and highdicom.
+    Return the paths of the files, the slices first. Raises `InvalidRequest` if the report has no CT
+    or MR modality, the affine is sheared, the mask is on another grid or empty, or `to` is the
+    current folder or exists and is not empty; `MaisiError` without pydicom and highdicom.
     """
     require_dicom()
     to = Path(to)
     check_new_folder(to)
-    held = hold("the volume", volume.image, InvalidRequest, _whole)
-    grid = slice_grid("the volume", held)
-    drawn = _mask(volume, mask, labels, held)
+    ras_volume = to_ras("the volume", volume.image, InvalidRequest, _whole)
+    grid = slice_grid("the volume", ras_volume)
+    ras_mask = _mask(volume, mask, labels, ras_volume)
     with atomic_folder(to) as draft:
         headers, names = [], []
-        for image in _series(grid, held, volume.report, drawn):
+        for image in _series(grid, ras_volume, volume.report, ras_mask):
             names.append(f"{image.InstanceNumber:04d}.dcm")
             image.save_as(draft / names[-1], enforce_file_format=True)
             del image.PixelData
             headers.append(image)
-        if drawn is not None:
+        if ras_mask is not None:
             names.append("mask.dcm")
-            called = NAMES if labels is None else labels
-            uid = _uid(headers[0].SeriesInstanceUID, _digest(drawn), repr(sorted(called.items())))
-            made = segmentation(
-                planes_of(drawn), headers, called, volume.report, (uid, _uid(uid, "1"))
+            label_names = NAMES if labels is None else labels
+            content = _digest(ras_mask), repr(sorted(label_names.items()))
+            uid = _uid(headers[0].SeriesInstanceUID, *content)
+            dataset = segmentation(
+                planes_of(ras_mask), headers, label_names, volume.report, (uid, _uid(uid, "1"))
             )
-            made.save_as(draft / names[-1], enforce_file_format=True)
+            dataset.save_as(draft / names[-1], enforce_file_format=True)
     return [to / name for name in names]
 
 
@@ -81,28 +82,28 @@ def _mask(
     volume: Volume,
     mask: str | os.PathLike[str] | SpatialImage | None,
     labels: Mapping[int, str] | None,
-    onto: Held,
-) -> Held | None:
+    onto: RasImage,
+) -> RasImage | None:
     """Return the mask to write; raises `InvalidRequest` if it is not one of this volume."""
-    theirs = volume.report.get("vocabulary", OWN)
-    if mask is not None and labels is None and theirs != OWN:
+    vocabulary = volume.report.get("vocabulary", OWN)
+    if mask is not None and labels is None and vocabulary != OWN:
         raise InvalidRequest(
-            f"the mask's ids were sent as {theirs}'s; leave it out to take the one that the server"
-            " gave back, or name its labels"
+            f"the mask's ids were sent as {vocabulary}'s; leave it out to take the one that the"
+            " server gave back, or name its labels"
         )
     mask = volume.mask if mask is None else mask
     if mask is None:
         return None
-    # Its ids mean what they did when it was sent.
+    # Its ids have the meaning that they had in the request.
     request = volume.report.get("request") or {}
-    held = load_mask(mask, request.get("vocabulary") if labels is None else OWN)
-    for warning in held.warnings:
+    ras_mask = load_mask(mask, request.get("vocabulary") if labels is None else OWN)
+    for warning in ras_mask.warnings:
         _log.warning("%s", warning)
-    if not same_grid(onto, held):
+    if not same_grid(onto, ras_mask):
         raise InvalidRequest("the mask lies on another grid than the volume")
-    if not held.values.any():
+    if not ras_mask.values.any():
         raise InvalidRequest("the mask holds no label; leave it out")
-    return held
+    return ras_mask
 
 
 def _whole(name: str, data: NDArray[Any]) -> NDArray[np.int16]:
@@ -115,17 +116,17 @@ def _whole(name: str, data: NDArray[Any]) -> NDArray[np.int16]:
 
 
 def _series(
-    grid: SliceGrid, held: Held, report: Mapping[str, Any], mask: Held | None
+    grid: SliceGrid, volume: RasImage, report: Mapping[str, Any], mask: RasImage | None
 ) -> Iterator[Dataset]:
     """Yield the images of the slices, from foot to head."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian
 
-    kind, planes = _kind(report, held.values), planes_of(held)
-    told = json.dumps([report.get(key) for key in ("variant", "modality", "seed", "weights")])
-    place = np.asarray(held.image.affine, np.float32).tobytes().hex()
-    subject = _uid("subject", place, _digest(held if mask is None else mask))
-    series = _uid(subject, "series", _digest(held), told)
+    kind, planes = _kind(report, volume.values), planes_of(volume)
+    parameters = json.dumps([report.get(key) for key in ("variant", "modality", "seed", "weights")])
+    affine = np.asarray(volume.image.affine, np.float32).tobytes().hex()
+    subject = _uid("subject", affine, _digest(volume if mask is None else mask))
+    series = _uid(subject, "series", _digest(volume), parameters)
     common = _common(report, subject, series, mask is not None)
     for number, plane in enumerate(planes):
         position = grid.origin + number * grid.spacing[2] * grid.cosines[:, 2]
@@ -153,19 +154,19 @@ def _decimals(values: Any, places: int) -> list[float]:
     return [float(value) + 0.0 for value in np.round(values, places)]
 
 
-def _digest(held: Held) -> str:
-    return hashlib.sha256(repr(held.values.shape).encode() + held.values.tobytes()).hexdigest()
+def _digest(ras: RasImage) -> str:
+    return hashlib.sha256(repr(ras.values.shape).encode() + ras.values.tobytes()).hexdigest()
 
 
 def _uid(*content: str) -> str:
-    """Return the UID of some content."""
+    """Return a UID that follows from the content."""
     from pydicom.uid import generate_uid
 
     return str(generate_uid(entropy_srcs=["maisi-client", *(f"{len(c)}:{c}" for c in content)]))
 
 
 def _kind(report: Mapping[str, Any], values: NDArray[np.int16]) -> Dataset:
-    """Return what only CT or only MR has; raises `InvalidRequest` for other modalities."""
+    """Return the attributes of CT or of MR; raises `InvalidRequest` for other modalities."""
     from pydicom.dataset import Dataset
     from pydicom.uid import CTImageStorage, MRImageStorage
 
@@ -182,7 +183,7 @@ def _kind(report: Mapping[str, Any], values: NDArray[np.int16]) -> Dataset:
         raise InvalidRequest(f"the report's modality is '{name}'; one of ct or mri is wanted")
     kind.SOPClassUID, kind.Modality = MRImageStorage, "MR"
     kind.ImageType[2] = "OTHER"
-    # No pulse sequence was played: research mode, without a variant, and no times.
+    # There was no pulse sequence: research mode, without a variant, and no times.
     kind.ScanningSequence, kind.SequenceVariant, kind.ScanOptions = "RM", "NONE", None
     kind.MRAcquisitionType = "3D"
     kind.RepetitionTime = kind.EchoTime = kind.EchoTrainLength = None
@@ -192,10 +193,10 @@ def _kind(report: Mapping[str, Any], values: NDArray[np.int16]) -> Dataset:
 
 
 def _common(report: Mapping[str, Any], subject: str, series: str, masked: bool) -> Dataset:
-    """Return what all images have: no patient's name, and how they were made."""
+    """Return the attributes of all images: an anonymous patient, and how they were made."""
     from pydicom.dataset import Dataset
 
-    told = {key: report[key] for key in _TOLD if report.get(key) is not None}
+    parameters = {key: report[key] for key in _DESCRIBED_KEYS if report.get(key) is not None}
     weights = json.dumps(report.get("weights"), sort_keys=True).encode()
     server = (report.get("versions") or {}).get("maisi", "of unknown version")
     common = Dataset()
@@ -213,24 +214,25 @@ def _common(report: Mapping[str, Any], subject: str, series: str, masked: bool) 
     common.SeriesInstanceUID = series
     common.SeriesNumber = 1
     common.SeriesDescription = " ".join(
-        f"seed {value}" if key == "seed" else str(value) for key, value in list(told.items())[:3]
+        f"seed {value}" if key == "seed" else str(value)
+        for key, value in list(parameters.items())[:3]
     )[:59]
     common.Laterality = None
     common.PatientPosition = "HFS"
     common.FrameOfReferenceUID = _uid(subject, "frame of reference")
     common.PositionReferenceIndicator = None
     common.Manufacturer = "maisi-client"
-    common.ManufacturerModelName = str(told.get("variant", "unknown"))[:64]
+    common.ManufacturerModelName = str(parameters.get("variant", "unknown"))[:64]
     common.DeviceSerialNumber = hashlib.sha256(weights).hexdigest()[:16]
     common.SoftwareVersions = [f"maisi-client {version('maisi-client')}", f"maisi {server}"[:64]]
     common.AcquisitionNumber = None
     common.ImageComments = "SYNTHETIC IMAGE: " + ", ".join(
-        f"{key} {value}" for key, value in told.items()
+        f"{key} {value}" for key, value in parameters.items()
     )
-    given = ["noise"]
-    given += ["a label mask"] if masked or report.get("masked") else []
-    given += ["a volume that was given"] if "strength" in report else []
-    common.DerivationDescription = f"Made by a generative model (MAISI) from {', '.join(given)}"
+    inputs = ["noise"]
+    inputs += ["a label mask"] if masked or report.get("masked") else []
+    inputs += ["a volume that was given"] if "strength" in report else []
+    common.DerivationDescription = f"Made by a generative model (MAISI) from {', '.join(inputs)}"
     common.SamplesPerPixel, common.PhotometricInterpretation = 1, "MONOCHROME2"
     common.BitsAllocated, common.BitsStored, common.HighBit = 16, 16, 15
     common.PixelRepresentation = 1

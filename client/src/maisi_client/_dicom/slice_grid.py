@@ -1,4 +1,4 @@
-"""Grids as DICOM has them: slices of rows and columns, in LPS."""
+"""The grid of a DICOM series: slices of rows and columns, in LPS."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from nibabel import orientations
 from numpy.typing import NDArray
 
 from .._errors import InvalidRequest
-from .._grid import Held, Spacing, orientation
+from .._grid import RasImage, Spacing, orientation
 
-_SHEAR = 1e-4  # of the cosine of two axes: what float32 leaves of a right angle is far below
+_SHEAR = 1e-4  # largest cosine between two axes; the rounding of float32 is far below
 
 
 @dataclass(frozen=True)
 class SliceGrid:
-    """Where slices lie: LPS, mm. The axes of `cosines` are columns, rows, slices, in its columns.
+    """The geometry of slices: LPS, mm.
 
-    `spacing` is in the same order, `origin` the centre of the first voxel of the first slice.
+    The columns of `cosines` are the directions of columns, rows and slices; `spacing` has the same
+    order. `origin` is the centre of the first voxel of the first slice.
     """
 
     shape: tuple[int, int, int]
@@ -28,20 +29,20 @@ class SliceGrid:
     origin: NDArray[np.float64]
 
 
-def slice_grid(name: str, held: Held) -> SliceGrid:
-    """Return the axial slices of a picture, or what is nearest to axial, as viewers show them.
+def slice_grid(name: str, ras: RasImage) -> SliceGrid:
+    """Return the slices of an image in the orientation nearest to axial, as viewers show them.
 
     Columns go to the left, rows to posterior, slices to the head. Raises `InvalidRequest` if the
-    affine of the picture called `name` is sheared.
+    affine of the image called `name` is sheared.
     """
-    # In float32, as NIfTI files hold it: so a volume and its file are the same.
-    affine = np.asarray(held.image.affine, np.float32).astype(np.float64)
-    shape = held.image.shape[:3]
-    columns, rows, slices = held.values.shape
+    # In float32, as in a NIfTI file, so that a volume and its file give the same grid.
+    affine = np.asarray(ras.image.affine, np.float32).astype(np.float64)
+    shape = ras.image.shape[:3]
+    columns, rows, slices = ras.values.shape
     to_ras = orientations.inv_ornt_aff(orientation(affine), shape)
-    turn = np.diag([-1.0, -1.0, 1.0, 1.0])  # columns and rows run the other way: left, posterior
-    turn[:2, 3] = columns - 1, rows - 1
-    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine @ to_ras @ turn
+    flip = np.diag([-1.0, -1.0, 1.0, 1.0])  # columns and rows run to the left and to posterior
+    flip[:2, 3] = columns - 1, rows - 1
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine @ to_ras @ flip
     cosines = lps[:3, :3] / np.linalg.norm(lps[:3, :3], axis=0)
     shear = np.abs(cosines.T @ cosines - np.eye(3)).max()
     if shear > _SHEAR:
@@ -51,9 +52,9 @@ def slice_grid(name: str, held: Held) -> SliceGrid:
             " wanted in DICOM"
         )
     left, _, right = np.linalg.svd(cosines)  # the nearest rotation
-    return SliceGrid((columns, rows, slices), left @ right, held.spacing, lps[:3, 3])
+    return SliceGrid((columns, rows, slices), left @ right, ras.spacing, lps[:3, 3])
 
 
-def planes_of(held: Held) -> NDArray[Any]:
+def planes_of(ras: RasImage) -> NDArray[Any]:
     """Return the values of RAS+ `[X, Y, Z]` as `[slices, rows, columns]` of a `SliceGrid`."""
-    return held.values[::-1, ::-1].transpose(2, 1, 0)
+    return ras.values[::-1, ::-1].transpose(2, 1, 0)

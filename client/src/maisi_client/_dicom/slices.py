@@ -1,4 +1,4 @@
-"""The slices of the images that a DICOM Segmentation was drawn on."""
+"""The slices of the images that a DICOM Segmentation refers to."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     import highdicom
     from pydicom.dataset import Dataset
 
-_REGULAR = 0.01  # of the spacing: how far a slice may lie from its multiple, as highdicom has it
-_APART_MM = 0.02  # how far a frame may lie from its image, and rounding may move a slice
-_IN_PLANE_VOXELS = 0.05  # how far an image may lie from the segmentation's rows and columns
+_REGULAR = 0.01  # largest deviation of a slice from a multiple of the spacing, as in highdicom
+_TOLERANCE_MM = 0.02  # between a frame and its image; also the rounding of a slice's position
+_IN_PLANE_VOXELS = 0.05  # between an image and the segmentation's rows and columns
 _TAGS = (
     *("SOPInstanceUID", "SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
@@ -24,11 +24,11 @@ _TAGS = (
 
 
 def referenced_positions(dataset: Dataset, folder: Path) -> NDArray[np.float64] | None:
-    """Return where the slices of the referenced series lie, `[slices, 3]`, LPS, mm.
+    """Return the positions of the slices of the referenced series, `[slices, 3]`, LPS, mm.
 
-    The series' images, of one frame or of many, are looked for in `folder`; those of another
-    orientation, such as a localizer, do not count. None unless each referenced one is there, and
-    one series alone has an image at each frame.
+    The series' images, of one frame or of many, are searched in `folder`; those of another
+    orientation, such as a localizer, are ignored. None unless each referenced image is found, and
+    exactly one series has an image at each frame.
     """
     references = dataset.get("ReferencedSeriesSequence", [])
     series = {str(one.get("SeriesInstanceUID")) for one in references}
@@ -46,33 +46,33 @@ def referenced_positions(dataset: Dataset, folder: Path) -> NDArray[np.float64] 
                 continue
             frames = _frames(header)
         except DICOM_ERRORS:
-            continue  # none of the images, or not whole
+            continue  # not an image of a series, or incomplete
         missing.discard(str(header.SOPInstanceUID))
-        own = [p for p, cosines in frames if np.allclose(cosines, orientation, atol=1e-3)]
-        positions.setdefault(uid, []).extend(own)
+        parallel = [p for p, cosines in frames if np.allclose(cosines, orientation, atol=1e-3)]
+        positions.setdefault(uid, []).extend(parallel)
     if missing:
         return None
     normal = np.cross(orientation[:3], orientation[3:])
-    frames_at = np.array([position for position, _ in _frames(dataset)], np.float64) @ normal
+    frame_distances = np.array([position for position, _ in _frames(dataset)], np.float64) @ normal
     fits = [
         np.array(one, np.float64)
         for one in positions.values()
-        if one and _all_among(frames_at, np.array(one, np.float64) @ normal)
+        if one and _all_at_images(frame_distances, np.array(one, np.float64) @ normal)
     ]
     return fits[0] if len(fits) == 1 else None
 
 
-def _all_among(frames: NDArray[np.float64], images: NDArray[np.float64]) -> bool:
-    """Return whether each frame lies at an image, by their distances along the normal."""
-    return bool(np.abs(images[:, None] - frames).min(axis=0).max() < _APART_MM)
+def _all_at_images(frames: NDArray[np.float64], images: NDArray[np.float64]) -> bool:
+    """Return whether each frame is at the position of an image along the normal."""
+    return bool(np.abs(images[:, None] - frames).min(axis=0).max() < _TOLERANCE_MM)
 
 
 def set_slice_spacing(dataset: Dataset, positions: NDArray[np.float64] | None) -> str | None:
-    """Write the distance of slices into a Segmentation, whose own is optional (PS3.3 C.7.6.16.2.1).
+    """Set the distance of slices in a Segmentation, where it is optional (PS3.3 C.7.6.16.2.1).
 
-    It is that of the images at `positions` where these are known, else the one that it has, else
-    the thickness of its slices; then a warning is returned. Raises ValueError where nothing says
-    it, or the images lie at irregular distances.
+    It is that of the images at `positions` if these are known, else the Segmentation's own, else
+    the thickness of its slices; then a warning is returned. Raises ValueError if there is none of
+    these, or the images are at irregular distances.
     """
     shared = dataset.SharedFunctionalGroupsSequence[0]
     groups = [shared, *dataset.PerFrameFunctionalGroupsSequence]
@@ -94,12 +94,12 @@ def set_slice_spacing(dataset: Dataset, positions: NDArray[np.float64] | None) -
         raise ValueError("neither it nor images in its folder say how far apart its slices are")
     for one in measures:
         one.SpacingBetweenSlices = spacing
-        one.setdefault("SliceThickness", spacing)  # highdicom reads nothing without
+        one.setdefault("SliceThickness", spacing)  # highdicom requires it
     return warning
 
 
 def extended(volume: highdicom.Volume, positions: NDArray[np.float64] | None) -> highdicom.Volume:
-    """Extend a segmentation, which has no frames without labels, to the slices of its images."""
+    """Extend a segmentation, which has only labelled frames, to the slices of its images."""
     if positions is None:
         return volume
     indices = volume.map_reference_to_indices(positions)
@@ -134,15 +134,15 @@ def _spacing_of(positions: NDArray[np.float64], orientation: list[float]) -> flo
     cosines = np.array(orientation, np.float64)
     distances = np.sort(positions @ np.cross(cosines[:3], cosines[3:]))
     gaps = np.diff(distances)
-    gaps = gaps[gaps > 1e-3]  # a slice may be there twice
+    gaps = gaps[gaps > 1e-3]  # a slice may occur twice
     if not gaps.size:
         return None
-    # Positions are often rounded to 0.01 mm, so that no two of them say the distance exactly.
+    # Positions are often rounded to 0.01 mm, so no two of them give the exact distance.
     steps = np.cumsum(
         np.r_[0, np.rint(np.diff(distances) / np.median(gaps[gaps < 1.5 * gaps.min()]))]
     )
     spacing, first = np.polyfit(steps, distances, 1)
-    apart = np.abs(distances - first - steps * spacing).max()
-    if apart > max(_REGULAR * spacing, _APART_MM / 2):
+    deviation = np.abs(distances - first - steps * spacing).max()
+    if deviation > max(_REGULAR * spacing, _TOLERANCE_MM / 2):
         raise ValueError("the images that it refers to lie at irregular distances")
     return round(float(spacing), 5)

@@ -24,7 +24,7 @@ def addresses(urls: str) -> list[str]:
     """Return each `host:port` of a text that has one, or several with commas between.
 
     Spaces around an address, a `grpc://` before it and a slash behind it are left out. Raises
-    `InvalidRequest` for what is no address, or has no port.
+    `InvalidRequest` for anything else, such as an address without a port.
     """
     return [_address(url.strip(), urls) for url in urls.split(",")]
 
@@ -45,7 +45,7 @@ def _address(url: str, urls: str) -> str:
 
 
 def is_loopback(address: str) -> bool:
-    """Tell whether `host:port` is this machine by itself: localhost, 127.0.0.0/8 or ::1."""
+    """Return whether `host:port` is a loopback address: localhost, 127.0.0.0/8 or ::1."""
     host = address.rpartition(":")[0].strip("[]").lower()
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
@@ -54,8 +54,8 @@ def is_loopback(address: str) -> bool:
 
 
 def proxy_variable(address: str) -> str | None:
-    """Return the variable that has gRPC reach `host:port` through a proxy; None: it needs none."""
-    if is_loopback(address):  # see `_transport.connect`
+    """Return the variable whose proxy gRPC uses for `host:port`; None if it uses none."""
+    if is_loopback(address):  # see `channel.connect`
         return None
     host = address.rpartition(":")[0].strip("[]").lower()
     for variable in _EXCEPTIONS:

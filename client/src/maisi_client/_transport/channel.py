@@ -21,7 +21,7 @@ from .tls import Tls
 MESSAGE_BYTES = 2**31 - 1  # protobuf's own limit
 LOOKUP_BYTES = 4 << 20  # a model's configuration has some 10 kB, statistics of all models 100
 _LONGEST_SECONDS = 10**9  # 30 years; gRPC and Triton have 64 bits for nano- and microseconds
-_NOT_EVERYWHERE = frozenset(  # inputs of some variants
+_OPTIONAL_INPUTS = frozenset(  # that some variants lack
     {
         "mask",
         "vocabulary",
@@ -39,10 +39,10 @@ _CHANNEL = [
     ("grpc.max_send_message_length", -1),
     # No answer is compressed: one of a megabyte could become gigabytes before its size is known.
     ("grpc.compression_enabled_algorithms_bitset", 1),
-    # Over all addresses of a name, such as that of a headless Service.
+    # Requests go to all addresses of a name, such as that of a headless Service.
     ("grpc.lb_policy_name", "round_robin"),
-    # So that a host that was cut off is noticed while a request waits; no server allows less than
-    # 300 s by itself, and ends the connection of who asks more often.
+    # Finds a host that was cut off while a request waits. By default a gRPC server closes the
+    # connection of a client that pings more often than every 300 s.
     ("grpc.keepalive_time_ms", 305_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.max_pings_without_data", 0),
@@ -57,8 +57,8 @@ def connect(
 ) -> Any:
     """Open a connection, lazily: whether a server is there shows at the first call.
 
-    No message of more than `answer_bytes` is taken from it. A proxy that the environment names is
-    taken, but not to reach this machine.
+    Messages of more than `answer_bytes` are refused. A proxy that the environment names is used,
+    except for an address of this machine.
     """
     options = {} if tls is None else tls.options()
     limit = ("grpc.max_receive_message_length", answer_bytes)
@@ -67,7 +67,7 @@ def connect(
 
 
 def check_seconds(**limits: float) -> None:
-    """Raise `InvalidRequest` for a limit in seconds that no clock counts to."""
+    """Raise `InvalidRequest` for a limit in seconds that is not finite or too large."""
     for name, seconds in limits.items():
         if not -_LONGEST_SECONDS <= seconds <= _LONGEST_SECONDS:
             raise InvalidRequest(
@@ -76,7 +76,7 @@ def check_seconds(**limits: float) -> None:
 
 
 def answer_bytes(inputs: Mapping[str, NDArray[Any]]) -> int:
-    """Return what an answer can have at most: image, mask and report of the size asked for."""
+    """Return the most bytes of an answer: image, mask and reports of the size in the request."""
     size = size_of(inputs)
     if size is None or min(size, default=0) < 1:
         return MESSAGE_BYTES
@@ -84,7 +84,7 @@ def answer_bytes(inputs: Mapping[str, NDArray[Any]]) -> int:
 
 
 def microseconds(deadline: float) -> int:
-    """Return how long a request may take from now on, as the server is told."""
+    """Return the microseconds until `deadline`, as the timeout of a request to Triton."""
     return int(1e6 * max(deadline - time.monotonic(), 0.001))
 
 
@@ -93,18 +93,18 @@ def to_triton(inputs: Mapping[str, NDArray[Any]]) -> list[Any]:
     return [_tensor(name, value) for name, value in inputs.items()]
 
 
-def everywhere(request: Request) -> bool:
-    """Tell whether every variant has the inputs of the request."""
-    return _NOT_EVERYWHERE.isdisjoint(request.inputs)
+def common_to_all(request: Request) -> bool:
+    """Return whether every variant has the inputs of the request."""
+    return _OPTIONAL_INPUTS.isdisjoint(request.inputs)
 
 
-def check_taken(request: Request, config: Any) -> None:
-    """Raise `InvalidRequest` where the variant's stream, by its `config`, has no such input."""
-    taken = [printable(tensor.name) for tensor in config.input]
+def check_inputs(request: Request, config: Any) -> None:
+    """Raise `InvalidRequest` for an input that the variant's stream, by its `config`, lacks."""
+    names = [printable(tensor.name) for tensor in config.input]
     for name in request.inputs:
-        if name not in taken:
+        if name not in names:
             raise InvalidRequest(
-                f"{name}: {request.variant} takes none; what it takes is {', '.join(taken)}"
+                f"{name}: {request.variant} takes none; what it takes is {', '.join(names)}"
             )
 
 

@@ -1,7 +1,7 @@
-"""Errors of the server, of Triton and of gRPC, as those of this package.
+"""Errors of the server, of Triton and of gRPC, turned into those of this package.
 
-An error of the server begins with its kind, see docs/api.md. What else is matched here are the
-words of Triton 2.51 and of gRPC: within a stream Triton reports errors as text alone. (The header
+An error of the server begins with its kind, see docs/api.md. The other patterns match sentences of
+Triton 2.51 and of gRPC: within a stream Triton reports errors as text alone. (The header
 `triton_grpc_error` would add a status, but makes Triton 2.51 crash when a backend sends an error
 and the end of its stream one after the other.)
 """
@@ -26,14 +26,14 @@ from .._errors import (
 )
 from .address import proxy_variable
 
-LOOKUP_SECONDS = 30.0  # for what a server answers without any work
+LOOKUP_SECONDS = 30.0  # for requests that need no computation
 
 _FORM = re.compile(r"\[([a-z_]{1,30})(?: retry_after=([0-9]{1,9}))?\] (.+)")  # of our server
 _WRONG_INPUT = re.compile(rf".*\binput '?({'|'.join(NAMES)})\b'?")
 _ASLEEP = re.compile(r".*(no available versions|not ready|not healthy)")
 _LOST = re.compile(r".*(RST_STREAM|Stream removed|Socket closed|GOAWAY)")  # by a balancer, too
 _UNREACHED = re.compile(r"connect to|DNS|errors resolving|HTTP proxy")
-_OTHER_PROTOCOL = re.compile(  # the connection ended before it was one of HTTP/2
+_OTHER_PROTOCOL = re.compile(  # the connection ended before the HTTP/2 handshake
     r"(connections to all backends failing|failed to connect to all addresses)"
     r".*(Socket closed|HTTP/2|http1|SETTINGS|reset by peer|SSL|Ssl|handshak)"
 )
@@ -53,7 +53,7 @@ class Reply(NamedTuple):
 
 
 def read_reply(message: str) -> Reply | None:
-    """Return what an error of our server says; None where it is one of Triton or gRPC."""
+    """Return the parts of an error of our server; None for one of Triton or gRPC."""
     if (parts := _FORM.fullmatch(message)) is None:
         return None
     return Reply(parts[1], None if parts[2] is None else float(parts[2]), parts[3])
@@ -73,27 +73,27 @@ def explain(error: InferenceServerException, url: str, started: bool = False) ->
             return UnknownModel(message)
         case "INVALID_ARGUMENT" | "NOT_FOUND" | "OUT_OF_RANGE":
             return InvalidRequest(message)
-        case _ if "larger than max" in message:  # a message, by the limit of its connection
+        case _ if "larger than max" in message:  # beyond the connection's limit of a message
             return ServerError(message)
         case _ if _LATE.search(message):
-            return late(url)
+            return deadline_exceeded(url)
         case "UNAVAILABLE" if not started and _OTHER_PROTOCOL.match(message):
             return ServerUnavailable(
                 f"what answers at {url} does not speak gRPC as expected; Triton's gRPC port is 8001"
                 f" by default, and TLS has to be used by both sides or none{_by_proxy(url)}"
             )
         case _ if _LOST.match(message):
-            return lost(url, message)
+            return connection_lost(url, message)
         case "UNAVAILABLE" if started:
-            return lost(url, message)
+            return connection_lost(url, message)
         case "UNAVAILABLE" if _UNREACHED.search(message):
-            # gRPC nests its reasons; the last one says what happened.
+            # gRPC nests its reasons; the last is the cause.
             reason = message.rsplit(": ", 1)[-1].rstrip("]")
             return ServerUnavailable(f"no server answers at {url}: {reason}{_by_proxy(url)}")
         case "UNAVAILABLE":
             return _unavailable(url, message)
         case "DEADLINE_EXCEEDED":
-            return late(url)
+            return deadline_exceeded(url)
         case status:
             return ServerError(message, "internal" if status == "INTERNAL" else None)
 
@@ -118,29 +118,29 @@ def _unavailable(
     return ServerUnavailable(f"the server at {url} is not available: {sentence}", kind, retry_after)
 
 
-def lost(url: str, why: str = "it just ended") -> ServerUnavailable:
+def connection_lost(url: str, why: str = "it just ended") -> ServerUnavailable:
     """Return the error for a connection that ended before the answer."""
     return ServerUnavailable(f"the connection to {url} was lost: {why}")
 
 
-def silent(url: str, seconds: float) -> Timeout:
-    """Return the error for a server that stopped telling how far it is."""
+def idle(url: str, seconds: float) -> Timeout:
+    """Return the error for a server that sent no progress for `seconds`."""
     return Timeout(f"the server at {url} fell silent for {seconds:g} s")
 
 
-def late(url: str) -> Timeout:
+def deadline_exceeded(url: str) -> Timeout:
     """Return the error for a request that has used up its time."""
     return Timeout(f"the server at {url} did not finish the request in time")
 
 
 def time_left(url: str, deadline: float) -> float:
-    """Return the seconds until `deadline`, `late` raised once there are none.
+    """Return the seconds until `deadline`; raises `deadline_exceeded` once it has passed.
 
-    Asked before each message and lookup, it ends what a server would go on with for ever.
+    Called before each message and lookup, so that an endless stream ends, too.
     """
-    if (left := deadline - time.monotonic()) <= 0:
-        raise late(url)
-    return left
+    if (remaining := deadline - time.monotonic()) <= 0:
+        raise deadline_exceeded(url)
+    return remaining
 
 
 def lookup_seconds(timeout: float) -> float:
@@ -149,17 +149,17 @@ def lookup_seconds(timeout: float) -> float:
 
 
 def unanswered(error: InferenceServerException, url: str, timeout: float) -> MaisiError:
-    """Return the error of a lookup: out of its time is not out of the request's `timeout`."""
+    """Return the error of a lookup; its time limit is less than the request's `timeout`."""
     reason = explain(error, url)
     if isinstance(reason, Timeout) and lookup_seconds(timeout) < timeout:
         return ServerUnavailable(f"the server at {url} does not answer{_by_proxy(url)}")
     return reason
 
 
-def unknown(variant: str | None, url: str, served: Iterable[str]) -> InvalidRequest:
-    """Return the error for a variant that is not among the `served`."""
-    names = ", ".join(served) or "none"
-    return InvalidRequest(f"the variant is '{variant}'; {url} serves {names}")
+def unknown(variant: str | None, url: str, names: Iterable[str]) -> InvalidRequest:
+    """Return the error for a variant that is not among the server's `names`."""
+    names_text = ", ".join(names) or "none"
+    return InvalidRequest(f"the variant is '{variant}'; {url} serves {names_text}")
 
 
 def _by_proxy(url: str) -> str:

@@ -1,4 +1,4 @@
-"""The steps of a session, done in an event loop."""
+"""The driver that performs the operations of a session in an asyncio event loop."""
 
 from __future__ import annotations
 
@@ -11,49 +11,49 @@ import grpc
 from tritonclient.utils import InferenceServerException
 
 from . import channel
-from .shared import Region
-from .steps import (
+from .operations import (
     WITHIN_STREAM,
-    Begin,
     Compute,
-    Give,
+    Emit,
     Lookup,
     Message,
+    OpenStream,
+    Operation,
+    Operations,
     Receive,
     Sleep,
-    Step,
-    Steps,
     message,
 )
+from .shared import Region
 from .tls import Tls
 
 
-async def events(steps: Steps[None], tls: Tls | None) -> AsyncGenerator[Any, None]:
-    """Do the steps and yield what they give.
+async def events(operations: Operations[None], tls: Tls | None) -> AsyncGenerator[Any, None]:
+    """Perform the operations and yield the events of each `Emit`.
 
-    Leaving the iterator early, by an exception or a cancel too, cancels the request on the server.
+    Leaving the iterator early, also by an exception or a cancel, cancels the request on the server.
     """
     driver = _Driver(tls)
     try:
-        step = next(steps)
+        operation = next(operations)
         while True:
-            if isinstance(step, Give):
-                yield step.event
-                step = steps.send(None)
+            if isinstance(operation, Emit):
+                yield operation.event
+                operation = operations.send(None)
                 continue
             try:
-                outcome = await driver.do(step)
+                outcome = await driver.do(operation)
             except Exception as error:
-                step = steps.throw(error)
+                operation = operations.throw(error)
             else:
-                step = steps.send(outcome)
+                operation = operations.send(outcome)
     except StopIteration:
         pass
     finally:
         try:
             await driver.close()
         finally:
-            steps.close()
+            operations.close()
 
 
 class _Driver:
@@ -61,15 +61,15 @@ class _Driver:
         self._tls = tls
         self._stream: _Stream | None = None
 
-    async def do(self, step: Step) -> Any:
-        if not isinstance(step, WITHIN_STREAM):
+    async def do(self, operation: Operation) -> Any:
+        if not isinstance(operation, WITHIN_STREAM):
             await self.close()
-        match step:
+        match operation:
             case Lookup(server, method, arguments, seconds):
                 return await getattr(server.connection, method)(*arguments, client_timeout=seconds)
-            case Begin():
-                self._stream = _Stream(step, self._tls)
-                await self._stream.start(step)
+            case OpenStream():
+                self._stream = _Stream(operation, self._tls)
+                await self._stream.start(operation)
             case Receive(seconds):
                 assert self._stream is not None
                 return await self._stream.receive(seconds)
@@ -85,19 +85,19 @@ class _Driver:
 
 
 class _Stream:
-    """One request to a decoupled model, on the connection of all."""
+    """One request to a decoupled model, on the connection that all requests share."""
 
-    def __init__(self, begin: Begin, tls: Tls | None) -> None:
+    def __init__(self, begin: OpenStream, tls: Tls | None) -> None:
         self._region = Region(begin.server, tls, begin.model, begin.inputs)
         self._shares = self._region.worth_it
         self._replies: Any = None
 
-    async def start(self, begin: Begin) -> None:
+    async def start(self, begin: OpenStream) -> None:
         """Send the request."""
         if self._shares:
             await asyncio.to_thread(self._region.open)
 
-        async def sent() -> AsyncGenerator[dict[str, Any], None]:
+        async def requests() -> AsyncGenerator[dict[str, Any], None]:
             inputs, outputs = self._region.tensors(), self._region.outputs()
             yield {
                 "model_name": begin.model,
@@ -107,12 +107,12 @@ class _Stream:
             }
 
         self._replies = begin.server.connection.stream_infer(
-            sent(), stream_timeout=max(begin.deadline - time.monotonic(), 0.001)
+            requests(), stream_timeout=max(begin.deadline - time.monotonic(), 0.001)
         )
 
     async def receive(self, seconds: float) -> Message | None:
-        """Return the next message within so many seconds, None if there is none, or EOFError."""
-        # `wait_for` of Python before 3.12 loses a cancel that comes with an answer.
+        """Return the next message, None after `seconds`; raises EOFError at the stream's end."""
+        # Before Python 3.12, `wait_for` loses a cancellation that arrives together with a reply.
         reply: asyncio.Future[Any] = asyncio.ensure_future(anext(self._replies))
         try:
             done, _ = await asyncio.wait({reply}, timeout=seconds)
@@ -121,17 +121,17 @@ class _Stream:
         if not done:
             return None
         try:
-            result, error = reply.result()
+            result, failure = reply.result()
         except StopAsyncIteration:
             raise EOFError from None
-        except grpc.RpcError as lost:
-            status = InferenceServerException(lost.details(), str(lost.code()))
+        except grpc.RpcError as error:
+            status = InferenceServerException(error.details(), str(error.code()))
             return Message(None, status, False)
-        return message(result, error, self._region)
+        return message(result, failure, self._region)
 
     async def close(self) -> None:
-        """Cancel what is not done, and forget the shared memory."""
+        """Cancel the request if it is not finished, and release its shared memory."""
         if self._replies is not None:
             self._replies.cancel()
-        if self._shares:  # in its thread to the end, even where nobody waits; after `open`, too
+        if self._shares:  # runs to its end in the thread even if this task is cancelled
             await asyncio.shield(asyncio.to_thread(self._region.close))

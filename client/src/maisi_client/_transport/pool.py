@@ -1,4 +1,4 @@
-"""Which of several servers is asked next."""
+"""The servers of a client, and which of them gets the next request."""
 
 from __future__ import annotations
 
@@ -10,40 +10,42 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from .._errors import MaisiError, Timeout, worth_another_try
+from .._errors import MaisiError, Timeout, is_transient
 from .address import addresses
 
-_REST_SECONDS = 0.5  # of a server that could not be had; twice that the next time, and so on
+_REST_SECONDS = 0.5  # after the first failure of a server; doubled after each further one
 _LONGEST_REST_SECONDS = 30.0
 _T = TypeVar("_T")
 
 
 @dataclass
-class Server(Generic[_T]):
-    """A server: its connection, requests of ours that it works on, and when to ask it again."""
+class PooledServer(Generic[_T]):
+    """A server of the pool: its connection, our unfinished requests, and when to ask it again."""
 
     url: str
     connection: _T
     pending: int = 0
-    failures: int = 0  # one after the other
+    failures: int = 0  # in a row
     rests_until: float = 0.0  # time.monotonic()
-    far_until: float = 0.0  # the same, for shared memory
+    far_until: float = 0.0  # time.monotonic(): until then no shared memory is tried
 
 
 class Pool(Generic[_T]):
-    """Servers at `urls`, `host:port` with commas between; `connect` opens one, lazily."""
+    """The servers at `urls`, `host:port` with commas between; `connect` opens a connection."""
 
     def __init__(self, urls: str, connect: Callable[[str], _T]) -> None:
         self._lock = threading.Lock()
-        self.servers: Sequence[Server[_T]] = [Server(url, connect(url)) for url in addresses(urls)]
+        self.servers: Sequence[PooledServer[_T]] = [
+            PooledServer(url, connect(url)) for url in addresses(urls)
+        ]
 
     @contextmanager
-    def server(self) -> Iterator[Server[_T]]:
-        """Hold the server with the fewest requests of ours, among those that do not rest.
+    def server(self) -> Iterator[PooledServer[_T]]:
+        """Yield the server with the fewest requests of ours, among those that do not rest.
 
-        A server that is not available, fails or falls silent meanwhile rests, ever longer until it
-        works, and as long as it says itself.
-        If all rest, it is the one that wakes first.
+        A server that is not available, fails or falls silent within the context rests: longer after
+        each failure in a row, and at least as long as its error says. If all servers rest, the one
+        whose rest ends first is taken.
         """
         with self._lock:
             now = time.monotonic()
@@ -54,7 +56,7 @@ class Pool(Generic[_T]):
         try:
             yield server
         except MaisiError as error:
-            if worth_another_try(error) or isinstance(error, Timeout):
+            if is_transient(error) or isinstance(error, Timeout):
                 self._rest(server, error.retry_after or 0.0)
             raise
         else:
@@ -64,27 +66,27 @@ class Pool(Generic[_T]):
             with self._lock:
                 server.pending -= 1
 
-    def pause(self, error: MaisiError, tried: int, retries: int, deadline: float) -> float | None:
-        """Return the seconds until some server may be asked again, a little more by chance.
+    def pause(self, error: MaisiError, retry: int, retries: int, deadline: float) -> float | None:
+        """Return the seconds until some server may be asked again, with a random margin.
 
-        None where a request that was tried again `tried` times is not to be any more: that is after
-        `retries` times, and once for each other server, as what finds one dead tries the others;
-        or if the pause would last beyond `deadline` (`time.monotonic()`). None, too, after an
-        `error` that any server would answer with.
+        `retry` counts the retries so far. None if there is to be no further one: after `retries`
+        and one more for each other server, so that a dead server costs none; if the pause would
+        last beyond `deadline` (`time.monotonic()`); and after an `error` that every server would
+        return.
         """
-        if not worth_another_try(error):
+        if not is_transient(error):
             return None
         now = time.monotonic()
-        left = min(server.rests_until for server in self.servers) - now
-        pause = max(left, 0.0) * random.uniform(1.0, 1.5)  # apart from other clients
-        if tried >= retries + len(self.servers) - 1 or now + pause > deadline:
+        rest = min(server.rests_until for server in self.servers) - now
+        pause = max(rest, 0.0) * random.uniform(1.0, 1.5)  # apart from other clients
+        if retry >= retries + len(self.servers) - 1 or now + pause > deadline:
             return None
         return pause
 
-    def _rest(self, server: Server[_T], least: float) -> None:
+    def _rest(self, server: PooledServer[_T], least: float) -> None:
         with self._lock:
             now = time.monotonic()
-            if server.rests_until <= now:  # not once for each request that it loses
+            if server.rests_until <= now:  # once for all requests that one failure ends
                 rest = min(_REST_SECONDS * 2**server.failures, _LONGEST_REST_SECONDS)
                 rest = max(rest, least / 0.75)
                 server.failures += 1

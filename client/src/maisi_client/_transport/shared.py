@@ -1,7 +1,7 @@
 """Large volumes to and from a server on this machine: through shared memory, not by gRPC.
 
-A server that allows it leaves a key in /dev/shm that its own user can read. Whatever is missing,
-the tensors travel as ever.
+A server that allows it writes a key to /dev/shm that only its own user can read. Where anything is
+missing, all tensors travel by gRPC.
 """
 
 from __future__ import annotations
@@ -23,54 +23,58 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from .._errors import printable
-from . import channel, near
+from . import channel, dev_shm
 from .address import is_loopback
-from .pool import Server
+from .pool import PooledServer
 from .tls import Tls
 
 THRESHOLD = 8 << 20  # bytes of a request's volumes, the answer's too; docs/benchmarks.md, Transfer
 _KEY = "triton-grpc-protocol-maisi-control"
-_REST_SECONDS = 60.0  # of a server that would not
+_REST_SECONDS = 60.0  # until a server that refused is tried again
 _CALL_SECONDS = 5.0
-_ENDING_SECONDS = 0.2  # from a request's last message until Triton surely lets go of its memory
+_ENDING_SECONDS = 0.2  # from the final message until Triton has released the memory
 _log = logging.getLogger("maisi_client")
 
 
 class Region:
-    """The tensors of one request to `server`: volumes in shared memory once it is open, or not.
+    """The tensors of one request to `server`; `open` puts volumes into shared memory if possible.
 
-    `close` leaves what the server still uses, as after a request was cancelled, to the server: when
-    it has let go of a file, it removes it if nobody holds its lock. Both calls block.
+    A file that the server still uses at `close`, as after a request was cancelled, is left to the
+    server: it removes files that it no longer uses and nobody has locked. Both calls block.
     """
 
     def __init__(
-        self, server: Server[Any], tls: Tls | None, model: str, inputs: Mapping[str, NDArray[Any]]
+        self,
+        server: PooledServer[Any],
+        tls: Tls | None,
+        model: str,
+        inputs: Mapping[str, NDArray[Any]],
     ) -> None:
         self.model = model
         self.answer_bytes = channel.answer_bytes(inputs)
         self._server, self._tls, self._inputs = server, tls, inputs
-        self._name = f"{near.PREFIX}{secrets.token_hex(8)}"
-        self._at, self._size = near.places(inputs)
-        self._lock = threading.Lock()  # of an `open` that nobody waits for any more
+        self._name = f"{dev_shm.PREFIX}{secrets.token_hex(8)}"
+        self._offsets, self._size = dev_shm.offsets(inputs)
+        self._lock = threading.Lock()  # `close` may run while a cancelled `open` still does
         self._closed = False
         self._file: int | None = None
-        self._memory: mmap.mmap | None = None  # there once the server knows it
+        self._memory: mmap.mmap | None = None  # once it is registered with the server
         self._headers: dict[str, str] = {}
         self._outputs: list[str] = []
 
     @property
     def worth_it(self) -> bool:
-        """Whether to open: the volumes are large, the server is near and did not refuse lately."""
+        """Whether to open: large volumes, a server on this machine, and no recent refusal."""
         large = self._size >= THRESHOLD and is_loopback(self._server.url)
         return large and time.monotonic() >= self._server.far_until
 
     def open(self) -> None:
-        """Put the volumes into shared memory that the server knows; or else leave all as it is."""
+        """Write the volumes to shared memory and register it; on failure tensors stay with gRPC."""
         with self._lock:
             if self._closed:
                 return
             try:
-                self._headers[_KEY] = near.key(self._server.url)
+                self._headers[_KEY] = dev_shm.key(self._server.url)
                 memory, limit = self._fill(), {"client_timeout": _CALL_SECONDS}
                 with channel.connect(self._server.url, self._tls) as client:
                     config = client.get_model_config(self.model, **limit).config
@@ -84,62 +88,62 @@ class Region:
                 self._server.far_until = time.monotonic() + _REST_SECONDS
 
     def close(self) -> None:
-        """Forget the shared memory, if it is there."""
+        """Release the shared memory, if there is any."""
         with self._lock:
             self._closed = True
             if self._file is not None:
                 if self._memory is None or self._unregister():
-                    (near.SHM / self._name).unlink(missing_ok=True)
-                os.close(self._file)  # with it goes the lock
+                    (dev_shm.SHM / self._name).unlink(missing_ok=True)
+                os.close(self._file)  # releases the lock
             self._file = self._memory = None
 
     def tensors(self) -> list[Any]:
         """Return the inputs as tritonclient has them."""
-        placed = self._at.keys() & self._inputs.keys() if self._memory is not None else set()
-        travel = {name: self._inputs[name] for name in self._inputs.keys() - placed}
-        tensors = channel.to_triton(travel)
-        for name in placed:
+        shared = self._offsets.keys() & self._inputs.keys() if self._memory is not None else set()
+        by_grpc = {name: self._inputs[name] for name in self._inputs.keys() - shared}
+        tensors = channel.to_triton(by_grpc)
+        for name in shared:
             value = self._inputs[name]
             tensor = triton.InferInput(name, list(value.shape), np_to_triton_dtype(value.dtype))
-            tensors.append(tensor.set_shared_memory(self._name, value.nbytes, self._at[name]))
+            tensors.append(tensor.set_shared_memory(self._name, value.nbytes, self._offsets[name]))
         return tensors
 
     def outputs(self) -> list[Any] | None:
-        """Return what is asked for, None: everything; an output can be placed only by name."""
-        if self._memory is None or "image" not in self._at:
+        """Return the outputs to request, None for all; shared memory needs them by name."""
+        if self._memory is None or "image" not in self._offsets:
             return None
-        asked = {name: triton.InferRequestedOutput(name) for name in self._outputs}
-        at = self._at["image"]  # the last
-        asked["image"].set_shared_memory(self._name, self._size - at, at)
-        return list(asked.values())
+        outputs = {name: triton.InferRequestedOutput(name) for name in self._outputs}
+        offset = self._offsets["image"]  # the last
+        outputs["image"].set_shared_memory(self._name, self._size - offset, offset)
+        return list(outputs.values())
 
     def read(self, result: Any) -> Any:
-        """Return a part of the answer so that it finds the image, wherever that is."""
+        """Return a message whose `as_numpy` reads the image from where it is."""
         output, memory = result.get_output("image"), self._memory
-        if memory is None or "image" not in self._at or output is None:
+        if memory is None or "image" not in self._offsets or output is None:
             return result
-        sides = tuple(output.shape)
+        shape = tuple(output.shape)
 
         def as_numpy(name: str) -> Any:
             if name != "image":
                 return result.as_numpy(name)
-            # A server may say any sides; what is no place in this memory is a ValueError.
-            image = np.frombuffer(memory, np.int16, math.prod(sides), self._at["image"])
-            # A copy: its pages would be missing in /dev/shm as long as the volume lives.
-            return image.reshape(sides).copy()
+            # The server says the shape; one beyond this memory is a ValueError.
+            image = np.frombuffer(memory, np.int16, math.prod(shape), self._offsets["image"])
+            # A copy: a view would keep the pages of /dev/shm as long as the volume lives.
+            return image.reshape(shape).copy()
 
         return SimpleNamespace(as_numpy=as_numpy)
 
     def _fill(self) -> mmap.mmap:
-        self._file, memory = near.create(self._name, self._size)
-        for name in self._at.keys() & self._inputs.keys():
+        self._file, memory = dev_shm.create(self._name, self._size)
+        for name in self._offsets.keys() & self._inputs.keys():
             value = self._inputs[name]
-            place = np.frombuffer(memory, value.dtype, value.size, self._at[name])
-            place.reshape(value.shape)[...] = value
+            buffer = np.frombuffer(memory, value.dtype, value.size, self._offsets[name])
+            buffer.reshape(value.shape)[...] = value
         return memory
 
     def _unregister(self) -> bool:
-        """Have the server forget the region; False while it uses it."""
+        """Unregister the region; return False if the server still uses it."""
         end = time.monotonic() + _ENDING_SECONDS
         limit = {"headers": self._headers, "client_timeout": _CALL_SECONDS}
         with channel.connect(self._server.url, self._tls) as client:
@@ -149,7 +153,7 @@ class Region:
                     return True
                 except InferenceServerException as error:
                     if "in use" not in str(error.message()):
-                        return True  # it has gone, or will find no file and forget by itself
+                        return True  # the server has stopped, or has no such region any more
                     if time.monotonic() > end:
                         return False
                     time.sleep(0.02)

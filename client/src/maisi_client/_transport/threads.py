@@ -1,4 +1,7 @@
-"""The steps of a session, done in the thread that asks; the stream has one of its own."""
+"""The driver that performs the operations of a session in the caller's thread.
+
+A stream has a thread of its own, which tritonclient starts.
+"""
 
 from __future__ import annotations
 
@@ -12,53 +15,53 @@ from typing import Any
 from tritonclient.utils import InferenceServerException
 
 from . import channel
-from .shared import Region
-from .steps import (
+from .operations import (
     WITHIN_STREAM,
-    Begin,
     Compute,
-    Give,
+    Emit,
     Lookup,
     Message,
+    OpenStream,
+    Operation,
+    Operations,
     Receive,
     Sleep,
-    Step,
-    Steps,
     message,
 )
+from .shared import Region
 from .tls import Tls
 
-_INBOX = 4  # messages of a stream that wait to be read; each may hold a volume
+_INBOX = 4  # unread messages of a stream; each may hold a volume
 _ENDING_SECONDS = 5.0  # for a server to end a stream after its last message
-_LOOK_SECONDS = 1.0  # between two looks at whether a stream that is silent has ended
+_POLL_SECONDS = 1.0  # between two checks whether a silent stream has ended
 
 
-def events(steps: Steps[None], tls: Tls | None) -> Generator[Any, None, None]:
-    """Do the steps and yield what they give.
+def events(operations: Operations[None], tls: Tls | None) -> Generator[Any, None, None]:
+    """Perform the operations and yield the events of each `Emit`.
 
-    Leaving the iterator early, by an exception too, cancels the request on the server.
+    Leaving the iterator early, also by an exception, cancels the request on the server.
     """
     driver = _Driver(tls)
     try:
-        step = next(steps)
+        operation = next(operations)
         while True:
-            if isinstance(step, Give):
-                yield step.event
-                step = steps.send(None)
+            if isinstance(operation, Emit):
+                yield operation.event
+                operation = operations.send(None)
                 continue
             try:
-                outcome = driver.do(step)
+                outcome = driver.do(operation)
             except Exception as error:
-                step = steps.throw(error)
+                operation = operations.throw(error)
             else:
-                step = steps.send(outcome)
+                operation = operations.send(outcome)
     except StopIteration:
         pass
     finally:
         try:
             driver.close()
         finally:
-            steps.close()
+            operations.close()
 
 
 class _Driver:
@@ -66,14 +69,14 @@ class _Driver:
         self._tls = tls
         self._stream: _Stream | None = None
 
-    def do(self, step: Step) -> Any:
-        if not isinstance(step, WITHIN_STREAM):
+    def do(self, operation: Operation) -> Any:
+        if not isinstance(operation, WITHIN_STREAM):
             self.close()
-        match step:
+        match operation:
             case Lookup(server, method, arguments, seconds):
                 return getattr(server.connection, method)(*arguments, client_timeout=seconds)
-            case Begin():
-                self._stream = _Stream(step, self._tls)
+            case OpenStream():
+                self._stream = _Stream(operation, self._tls)
             case Receive(seconds):
                 assert self._stream is not None
                 return self._stream.receive(seconds)
@@ -91,9 +94,9 @@ class _Driver:
 class _Stream:
     """One request to a decoupled model."""
 
-    def __init__(self, begin: Begin, tls: Tls | None) -> None:
+    def __init__(self, begin: OpenStream, tls: Tls | None) -> None:
         self._inbox: queue.Queue[tuple[Any, Any]] = queue.Queue(_INBOX)
-        self._left_early = threading.Event()
+        self._closed = threading.Event()
         self._done = False
         self._client: Any = None
         self._region = Region(begin.server, tls, begin.model, begin.inputs)
@@ -106,15 +109,15 @@ class _Stream:
             raise
 
     def receive(self, seconds: float) -> Message | None:
-        """Return the next message within so many seconds, None if there is none.
+        """Return the next message, None after `seconds`.
 
-        Raises EOFError if none comes any more: tritonclient does not tell of a stream that a server
-        ends without its last message.
+        Raises EOFError if the stream has ended: tritonclient does not report a stream that a server
+        ends without its final message.
         """
         end = time.monotonic() + seconds
         while True:
             ended = not self._client._stream._handler.is_alive()
-            wait = 0.0 if ended else min(end - time.monotonic(), _LOOK_SECONDS)
+            wait = 0.0 if ended else min(end - time.monotonic(), _POLL_SECONDS)
             try:
                 result, error = self._inbox.get(timeout=max(wait, 0.0))
             except queue.Empty:
@@ -123,15 +126,15 @@ class _Stream:
                 if time.monotonic() >= end:
                     return None
             else:
-                received = message(result, error, self._region)
-                self._done = received.final
-                return received
+                reply = message(result, error, self._region)
+                self._done = reply.final
+                return reply
 
     def close(self) -> None:
-        """End the stream, which cancels what is not done, and forget its shared memory."""
+        """End the stream, which cancels an unfinished request, and release its shared memory."""
         try:
-            self._left_early.set()
-            with suppress(queue.Empty):  # who waits to put a last one goes on
+            self._closed.set()
+            with suppress(queue.Empty):  # unblocks a callback that waits for space
                 while True:
                     self._inbox.get_nowait()
             if self._client is not None:
@@ -140,16 +143,16 @@ class _Stream:
         finally:
             self._region.close()
 
-    def _start(self, begin: Begin, tls: Tls | None) -> None:
+    def _start(self, begin: OpenStream, tls: Tls | None) -> None:
         # A connection of its own: tritonclient runs one stream a connection.
         self._client = channel.connect(
             begin.server.url, tls, answer_bytes=self._region.answer_bytes
         )
         self._client.start_stream(
-            self._hear, stream_timeout=max(begin.deadline - time.monotonic(), 0.001)
+            self._on_message, stream_timeout=max(begin.deadline - time.monotonic(), 0.001)
         )
         tensors, outputs = self._region.tensors(), self._region.outputs()
-        with suppress(InferenceServerException):  # of a stream lost already; the inbox says why
+        with suppress(InferenceServerException):  # the stream is lost; the inbox has the reason
             self._client.async_stream_infer(
                 begin.model,
                 tensors,
@@ -158,16 +161,17 @@ class _Stream:
                 timeout=channel.microseconds(begin.deadline),
             )
 
-    def _hear(self, result: Any, error: Any) -> None:
-        if not self._left_early.is_set():
-            self._inbox.put((result, error))  # while it is full, gRPC holds the server back
+    def _on_message(self, result: Any, error: Any) -> None:
+        if not self._closed.is_set():
+            self._inbox.put((result, error))  # blocks while it is full, so gRPC slows the server
 
 
 def _stop(client: Any, cancel: bool) -> None:
     """End the stream of tritonclient's `client`.
 
-    One that is cancelled leaves a thread that waits for its next request for ever (tritonclient
-    2.73), so it is told that none comes. A server that goes on after its last message is cancelled.
+    A cancelled stream leaves a thread that waits for its next request for ever (tritonclient 2.73);
+    None in its queue ends that thread. A server that sends more after its final message is
+    cancelled.
     """
     stream = client._stream
     if stream is not None and not cancel:

@@ -1,4 +1,4 @@
-"""Encryption between client and server, and who is who."""
+"""TLS between client and server."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .._errors import InvalidRequest
 class Tls:
     """A connection by TLS; the fields are paths of PEM files.
 
-    `ca` has who signed the server's certificate, None: whom gRPC trusts by default. `certificate`
-    and `key` are the client's own, where the server asks for them (mTLS).
+    `ca` has the certificates that sign the server's, None for those that gRPC trusts by default.
+    `certificate` and `key` are the client's own, where the server requires them (mTLS).
     """
 
     ca: str | os.PathLike[str] | None = None
@@ -25,13 +25,13 @@ class Tls:
     def of(
         cls, ca: str | None = None, certificate: str | None = None, key: str | None = None
     ) -> Tls | None:
-        """Return what is given, else MAISI_CA, MAISI_CERTIFICATE and MAISI_KEY; None: nothing."""
+        """Return the given paths, else MAISI_CA, MAISI_CERTIFICATE and MAISI_KEY; None if unset."""
         paths = {"MAISI_CA": ca, "MAISI_CERTIFICATE": certificate, "MAISI_KEY": key}
         files = [path or os.environ.get(name) or None for name, path in paths.items()]
         return cls(*files) if any(files) else None
 
     def options(self) -> dict[str, Any]:
-        """Return the arguments of tritonclient; raises InvalidRequest for what cannot be read."""
+        """Return the arguments of tritonclient; raises InvalidRequest for an unreadable file."""
         if (self.certificate is None) != (self.key is None):
             raise InvalidRequest("tls: a client's certificate and key come together")
         names = {

@@ -1,4 +1,4 @@
-"""Masks out of a library of one's own, described as upstream's candidate masks are."""
+"""Search a library of masks that is described as upstream's candidate masks are."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 
 from .._errors import InvalidRequest, first_line
 from .._grid import Spacing, parse_spacing
-from .._wire import shown
-from .cells import integer
+from .._wire import excerpt
+from .value_parsers import integer
 
 # convert_body_region in scripts/find_masks.py of NV-Generate-CTMR.
 REGIONS = {"head": 0, "chest": 1, "thorax": 1, "abdomen": 2, "pelvis": 3, "lower": 3}
 TUMOURS = frozenset({23, 24, 26, 27, 128})
 _LONGEST = 2**31 - 1  # voxels of a side
-_GROWTH = 128  # voxels that a side may at most be enlarged by, as find_closest_masks has it
+_GROWTH = 128  # most voxels that a side may be enlarged by, as in find_closest_masks
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def find_masks(
     size: Sequence[int] | None = None,
     spacing: float | Sequence[float] | None = None,
 ) -> list[Candidate]:
-    """Return the masks that hold all `labels` and reach over all `regions`, nearest grid first.
+    """Return the masks that hold all `labels` and span all `regions`, nearest grid first.
 
     `database` is JSON as upstream's `candidate_masks.json`: a list of entries with
     `pseudo_label_filename` (relative to `folder`), `dim`, `spacing`, `label_list`, and perhaps
@@ -56,7 +56,7 @@ def find_masks(
             raise InvalidRequest(f"region is '{region}'; allowed are {', '.join(REGIONS)}")
     if size is not None and len(size) != 3:
         raise InvalidRequest(f"size is {list(size)}; three whole numbers are expected")
-    wanted, to = frozenset(labels), None if spacing is None else parse_spacing(spacing)
+    required, to = frozenset(labels), None if spacing is None else parse_spacing(spacing)
     candidates = []
     for number, entry in enumerate(_entries(database)):
         try:
@@ -66,31 +66,31 @@ def find_masks(
                 parse_spacing(entry["spacing"]),
                 _labels(entry["label_list"]),
             )
-            reaches = _reaches(entry, regions)
+            spans = _spans(entry, regions)
         except KeyError as error:
             raise InvalidRequest(f"entry {number} of '{database}' has no {error}") from error
         except (InvalidRequest, TypeError, ValueError) as error:
             why = first_line(error)
             raise InvalidRequest(f"entry {number} of '{database}' is no mask: {why}") from error
-        if not reaches or not wanted <= candidate.labels or candidate.labels & TUMOURS - wanted:
+        if not spans or not required <= candidate.labels or candidate.labels & TUMOURS - required:
             continue
         if size is not None and any(
-            have <= want - _GROWTH for have, want in zip(candidate.size, size, strict=True)
+            side <= target - _GROWTH for side, target in zip(candidate.size, size, strict=True)
         ):
             continue
         candidates.append(candidate)
-    return sorted(candidates, key=lambda candidate: _apart(candidate, size, to))
+    return sorted(candidates, key=lambda candidate: _distance(candidate, size, to))
 
 
 def _entries(database: str | os.PathLike[str]) -> list[Mapping[str, Any]]:
     try:
-        read = json.loads(Path(database).read_text(encoding="utf-8-sig"))
+        entries = json.loads(Path(database).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         why = first_line(error)
         raise InvalidRequest(f"database '{database}' cannot be read: {why}") from error
-    if not isinstance(read, list) or not all(isinstance(entry, dict) for entry in read):
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise InvalidRequest(f"database '{database}' is not a list of masks")
-    return read
+    return entries
 
 
 def _sides(values: Any) -> tuple[int, int, int]:
@@ -100,18 +100,20 @@ def _sides(values: Any) -> tuple[int, int, int]:
             return x, y, z
     except (TypeError, ValueError):
         pass
-    raise InvalidRequest(f"dim is {shown(values)}; three sides of 1 to {_LONGEST} are expected")
+    raise InvalidRequest(f"dim is {excerpt(values)}; three sides of 1 to {_LONGEST} are expected")
 
 
 def _labels(values: Any) -> frozenset[int]:
     try:
         return frozenset(map(integer, values))
     except (TypeError, ValueError):
-        raise InvalidRequest(f"label_list is {shown(values)}; whole numbers are expected") from None
+        raise InvalidRequest(
+            f"label_list is {excerpt(values)}; whole numbers are expected"
+        ) from None
 
 
-def _reaches(entry: Mapping[str, Any], regions: Sequence[str]) -> bool:
-    """Tell whether a mask's regions hold all of `regions`; one that names none is taken."""
+def _spans(entry: Mapping[str, Any], regions: Sequence[str]) -> bool:
+    """Return whether a mask's regions include all of `regions`; True if it names none."""
     if "top_region_index" not in entry:
         return True
     top, bottom = (
@@ -120,12 +122,12 @@ def _reaches(entry: Mapping[str, Any], regions: Sequence[str]) -> bool:
     return all(top <= REGIONS[region] <= bottom for region in regions)
 
 
-def _apart(candidate: Candidate, size: Sequence[int] | None, spacing: Spacing | None) -> float:
-    """Return how far a mask's grid is from the one asked for; the field of view counts most."""
+def _distance(candidate: Candidate, size: Sequence[int] | None, spacing: Spacing | None) -> float:
+    """Return how far a mask's grid is from the requested one; the field of view counts most."""
     sides, lengths = size or candidate.size, spacing or candidate.spacing
     total = 0.0
     for axis in range(3):
-        have, mm = candidate.size[axis], abs(candidate.spacing[axis])
-        total += abs(have * mm - sides[axis] * lengths[axis]) / 10
-        total += abs(have - sides[axis]) / 100 + abs(mm - lengths[axis])
+        side, mm = candidate.size[axis], abs(candidate.spacing[axis])
+        total += abs(side * mm - sides[axis] * lengths[axis]) / 10
+        total += abs(side - sides[axis]) / 100 + abs(mm - lengths[axis])
     return total

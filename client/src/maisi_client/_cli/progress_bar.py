@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 _WIDTH = 30  # cells of the bar itself
 _STAGE = 12  # cells of a stage's name
-_LEAST = 0.05  # of the whole, from which on the rest is estimated
-_COLUMNS = 80  # where the terminal tells no number
+_LEAST = 0.05  # fraction of the whole from which on the remaining time is estimated
+_COLUMNS = 80  # of a terminal that reports no width
 _CLEAR = "\r\x1b[2K"
 
 
 class Line:
-    """The last line of a terminal, written over again and again.
+    """The last line of a terminal, which is redrawn in place.
 
-    `drawable` is False where `out` is no terminal, or one without control sequences (`TERM=dumb`);
+    `drawable` is False if `out` is no terminal, or one without control sequences (`TERM=dumb`);
     then nothing is written.
     """
 
@@ -30,7 +30,7 @@ class Line:
         self.drawable = out.isatty() and os.environ.get("TERM") != "dumb"
 
     def draw(self, text: str) -> None:
-        """Show `text`, cut to the terminal's width as it is now: a line that wraps stays behind."""
+        """Show `text`, cut to the current width: a wrapped line could not be cleared."""
         self._write(_CLEAR + cut(text, self.width))
 
     def clear(self) -> None:
@@ -39,7 +39,7 @@ class Line:
 
     @property
     def width(self) -> int:
-        """Cells that can be written without a line end: the last one makes some terminals wrap."""
+        """Cells that can be written on the line; text in the last one makes some terminals wrap."""
         try:
             columns = os.get_terminal_size(self._out.fileno()).columns
         except (OSError, ValueError):
@@ -47,7 +47,7 @@ class Line:
         return (columns or _COLUMNS) - 1
 
     def encodes(self, text: str) -> bool:
-        """Tell whether the terminal's encoding has these characters."""
+        """Return whether the terminal's encoding has these characters."""
         try:
             text.encode(self._out.encoding or "ascii")
         except UnicodeEncodeError:
@@ -61,7 +61,7 @@ class Line:
 
 
 class Bar:
-    """Draws `Progress` on a terminal and leaves an empty line; writes nothing to anything else."""
+    """Draws `Progress` on a terminal, and clears the line at the end; silent on other streams."""
 
     def __init__(self, out: TextIO) -> None:
         self._line = Line(out)
@@ -72,15 +72,16 @@ class Bar:
         """Draw the bar again."""
         if not self._line.drawable:
             return
-        done, now = min(max(progress.fraction, 0.0), 1.0), time.monotonic()
-        if self._start is None or done <= self._start[1]:  # what waits tells nothing of the pace
-            self._start = now, done
-        left = seconds_left(done - self._start[1], 1 - done, now - self._start[0])
-        right = f" {done:4.0%}" + (f" {duration(left)} left" if left is not None else "")
+        fraction, now = min(max(progress.fraction, 0.0), 1.0), time.monotonic()
+        # No pace can be measured while nothing advances.
+        if self._start is None or fraction <= self._start[1]:
+            self._start = now, fraction
+        seconds = seconds_left(fraction - self._start[1], 1 - fraction, now - self._start[0])
+        right = f" {fraction:4.0%}" + (f" {duration(seconds)} left" if seconds is not None else "")
         name = cut(progress.stage, _STAGE)
         name += " " * (_STAGE + 1 - cells(name))
         width = min(_WIDTH, self._line.width - cells(name) - len(right))
-        filled = round(done * max(width, 0))
+        filled = round(fraction * max(width, 0))
         self._line.draw(name + self._full * filled + self._empty * (width - filled) + right)
 
     def __enter__(self) -> Bar:
@@ -90,16 +91,16 @@ class Bar:
         self._line.clear()
 
 
-def seconds_left(done: float, left: float, seconds: float) -> float | None:
-    """Return how long the fraction `left` takes at the pace of what was `done` in `seconds`.
+def seconds_left(done: float, remaining: float, seconds: float) -> float | None:
+    """Return the time for the fraction `remaining`, if the fraction `done` took `seconds`.
 
-    None where too little is done to tell, or nothing is left.
+    None if too little is done for an estimate, or nothing remains.
     """
-    return seconds * left / done if done >= _LEAST and left > 0 else None
+    return seconds * remaining / done if done >= _LEAST and remaining > 0 else None
 
 
 def duration(seconds: float) -> str:
-    """Return a time for a reader, such as `8 s`, `12 min` or `3.5 h`; never one of 0."""
+    """Return a time as text, such as `8 s`, `12 min` or `3.5 h`; at least `1 s`."""
     if seconds <= 99:
         return f"{max(1, math.ceil(seconds))} s"
     return f"{seconds / 60:.0f} min" if seconds < 5940 else f"{seconds / 3600:.1f} h"
@@ -112,11 +113,11 @@ def cells(text: str) -> int:
 
 def cut(text: str, width: int) -> str:
     """Return the beginning of a text that fits `width` cells of a terminal."""
-    taken = 0
-    for at, character in enumerate(text):
-        taken += _cells(character)
-        if taken > width:
-            return text[:at]
+    columns = 0
+    for index, character in enumerate(text):
+        columns += _cells(character)
+        if columns > width:
+            return text[:index]
     return text
 
 

@@ -1,4 +1,4 @@
-"""The layouts of datasets, and where the report of an image lies in each."""
+"""The layouts of datasets, and the path of an image's report in each."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ CHANNEL = "_0000"  # nnU-Net appends to an image's name the number of its channe
 
 
 def report_files(image: Path, name: str) -> list[Path]:
-    """Return where the report of an image called `name` may lie, most likely first.
+    """Return the possible paths of the report of an image called `name`, the likeliest first.
 
-    That is beside it, as `Volume.save` and BIDS have it, or `reports/NAME.json` of a dataset in
-    one of the other layouts, whose images lie in `images` or `imagesTr`.
+    These are beside the image, as `Volume.save` and BIDS have it, and `reports/NAME.json` of a
+    dataset in one of the other layouts, whose images are in `images` or `imagesTr`.
     """
     image = image.absolute()
     beside = image.with_name(f"{name}.json")

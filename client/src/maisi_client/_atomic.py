@@ -15,7 +15,7 @@ def atomic(path: Path) -> Iterator[Path]:
     """Yield a new path beside `path` to write to; on success it becomes `path`, else it is removed.
 
     The temporary name ends like `path`, because writers choose their format by it. An `OSError`
-    that names no file, as that of a full disk, is given `path`'s name.
+    without a file name, such as that of a full disk, gets that of `path`.
     """
     draft = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     try:
@@ -33,7 +33,7 @@ def atomic(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a new folder beside `path` to fill; on success it becomes `path`, else it is removed.
 
-    Raises `OSError` if `path` is there and not an empty folder.
+    Raises `OSError` if `path` exists and is not an empty folder.
     """
     draft = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     draft.mkdir()

@@ -1,4 +1,4 @@
-"""Label maps as DICOM Segmentations."""
+"""Writing of label maps as DICOM Segmentations."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     import highdicom
     from pydicom.dataset import Dataset
 
-ID = "maisi-client label {}"  # Segment Description: a segment's number is not its label's id
-_SCHEME = "99MAISI"  # of what has no code: private schemes begin with 99, PS3.16 section 8
+ID = "maisi-client label {}"  # Segment Description, as a segment's number is not its label's id
+_SCHEME = "99MAISI"  # for labels without a code: private schemes begin with 99, PS3.16 section 8
 
 
 def require_dicom() -> None:
-    """Raise `MaisiError` if DICOM cannot be read and written here."""
+    """Raise `MaisiError` if highdicom is not installed."""
     try:
         import highdicom  # noqa: F401
     except ImportError:
@@ -37,7 +37,7 @@ def segmentation(
     report: Mapping[str, Any],
     uids: tuple[str, str],
 ) -> Dataset:
-    """Return the DICOM Segmentation of labels `[slices, rows, columns]`, one above 0 at least.
+    """Return the DICOM Segmentation of labels `[slices, rows, columns]`, at least one above 0.
 
     `series` are the images of the slices, `names` the labels' names by id, `uids` those of the
     segmentation's series and of itself.
@@ -48,7 +48,7 @@ def segmentation(
     numbers = np.zeros(256, np.uint8)
     numbers[ids] = np.arange(1, len(ids) + 1)
     first = series[0]
-    made = hd.seg.Segmentation(
+    dataset = hd.seg.Segmentation(
         source_images=series,
         pixel_array=numbers[planes],
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
@@ -67,9 +67,9 @@ def segmentation(
         content_label="MASK",
         content_description="Label mask that the synthetic volume follows",
     )
-    made.SeriesDescription = f"{first.SeriesDescription} mask"
-    made.SyntheticData = "YES"
-    return made
+    dataset.SeriesDescription = f"{first.SeriesDescription} mask"
+    dataset.SyntheticData = "YES"
+    return dataset
 
 
 def _segment(
@@ -78,31 +78,31 @@ def _segment(
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
-    known = anatomy_of(name)
-    # MANUAL: somebody gave the labels, and how they were drawn is not known here.
+    anatomy = anatomy_of(name)
+    # MANUAL: the labels are the user's, and how they were made is not known here.
     changed = report.get("augmented") or report.get("body_added")
-    drawn = "AUTOMATIC" if report.get("anatomy") else "SEMIAUTOMATIC" if changed else "MANUAL"
+    algorithm = "AUTOMATIC" if report.get("anatomy") else "SEMIAUTOMATIC" if changed else "MANUAL"
     segment = hd.seg.SegmentDescription(
         number,
         name[:64],
-        _code(known.category if known else STRUCTURE),
-        _code(known.type) if known else hd.sr.CodedConcept(str(id_), _SCHEME, name[:64]),
-        drawn,
+        _code(anatomy.category if anatomy else STRUCTURE),
+        _code(anatomy.type) if anatomy else hd.sr.CodedConcept(str(id_), _SCHEME, name[:64]),
+        algorithm,
         None
-        if drawn == "MANUAL"
+        if algorithm == "MANUAL"
         else hd.AlgorithmIdentificationSequence(
             name=f"MAISI {report.get('variant', '')}".strip(),
             family=codes.DCM.ArtificialIntelligence,
             version=str((report.get("versions") or {}).get("maisi", "unknown")),
         ),
-        anatomic_regions=[_code(known.region)] if known and known.region else None,
+        anatomic_regions=[_code(anatomy.region)] if anatomy and anatomy.region else None,
     )
     segment.SegmentDescription = ID.format(id_)
-    if known and known.side and known.region:
-        segment.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = [_code(known.side)]
-    elif known and known.side:
+    if anatomy and anatomy.side and anatomy.region:
+        segment.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = [_code(anatomy.side)]
+    elif anatomy and anatomy.side:
         kind = segment.SegmentedPropertyTypeCodeSequence[0]
-        kind.SegmentedPropertyTypeModifierCodeSequence = [_code(known.side)]
+        kind.SegmentedPropertyTypeModifierCodeSequence = [_code(anatomy.side)]
     return segment
 
 

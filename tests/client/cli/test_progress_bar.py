@@ -1,4 +1,4 @@
-"""Progress on a terminal: one line, whatever its width, and a time that is worth saying."""
+"""Progress on a terminal: one line, whatever its width, and a remaining time if it is known."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from maisi_client import Progress
-from maisi_client._cli.bar import Bar, Line, cells, cut, duration, seconds_left
-from maisi_client._cli.dataset import _shown
+from maisi_client._cli.dataset import _progress_line
+from maisi_client._cli.progress_bar import Bar, Line, cells, cut, duration, seconds_left
 
 
 class Screen:
-    """A pseudo-terminal; `out` writes to it, `shown` is what came since the last look."""
+    """A pseudo-terminal; `out` writes to it, `shown` returns the output since the last call."""
 
     def __init__(self, columns: int, encoding: str = "utf-8") -> None:
         self._reader, writer = os.openpty()
@@ -31,10 +31,10 @@ class Screen:
 
     def shown(self) -> str:
         self.out.write("\a")  # a terminal hands on what is written bit by bit
-        read = b""
-        while not read.endswith(b"\a"):
-            read += os.read(self._reader, 65536)
-        return read[:-1].decode(self.encoding)
+        output = b""
+        while not output.endswith(b"\a"):
+            output += os.read(self._reader, 65536)
+        return output[:-1].decode(self.encoding)
 
     def close(self) -> None:
         self.out.close()
@@ -44,19 +44,19 @@ class Screen:
 @pytest.fixture
 def screen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Screen]]:
     monkeypatch.setenv("TERM", "xterm")
-    made: list[Screen] = []
+    screens: list[Screen] = []
 
     def open_(columns: int, encoding: str = "utf-8") -> Screen:
-        made.append(Screen(columns, encoding))
-        return made[-1]
+        screens.append(Screen(columns, encoding))
+        return screens[-1]
 
     yield open_
-    for one in made:
+    for one in screens:
         one.close()
 
 
-def drawn(screen: Screen, stage: str = "sampler", fraction: float = 0.5) -> str:
-    """Return the line that a bar draws, without what clears the one before."""
+def bar_line(screen: Screen, stage: str = "sampler", fraction: float = 0.5) -> str:
+    """Return the line that a bar draws, without the sequence that clears the line."""
     Bar(screen.out)(Progress(stage, fraction))
     (line,) = screen.shown().split("\r\x1b[2K")[1:]
     return line
@@ -67,7 +67,7 @@ def drawn(screen: Screen, stage: str = "sampler", fraction: float = 0.5) -> str:
 def test_a_bar_stays_within_its_line(
     screen: Callable[..., Screen], columns: int, stage: str
 ) -> None:
-    line = drawn(screen(columns), stage)
+    line = bar_line(screen(columns), stage)
     assert 0 < cells(line) < columns
     assert columns < 40 or " 50%" in line
 
@@ -82,7 +82,7 @@ def test_cells_are_those_of_a_terminal() -> None:
 def test_a_dataset_has_one_line_of_a_terminal(screen: Callable[..., Screen]) -> None:
     terminal = screen(30)
     text = "1 of 7 rows, 1 failed, 360 volumes/h, 5 s left"
-    with _shown(terminal.out, lambda: text, 60) as say:
+    with _progress_line(terminal.out, lambda: text, 60) as say:
         say("bad: modality")
         say("")
     parts = terminal.shown().split("\r\x1b[2K")
@@ -110,9 +110,9 @@ def test_nothing_is_coloured_and_nothing_is_left(screen: Callable[..., Screen]) 
     terminal = screen(80)
     with Bar(terminal.out) as bar:
         bar(Progress("sampler", 0.5))
-    shown = terminal.shown()
-    assert set(re.findall(r"\x1b\[[0-9;]*[a-zA-Z]", shown)) == {"\x1b[2K"}
-    assert shown.endswith("\r\x1b[2K")
+    output = terminal.shown()
+    assert set(re.findall(r"\x1b\[[0-9;]*[a-zA-Z]", output)) == {"\x1b[2K"}
+    assert output.endswith("\r\x1b[2K")
 
 
 def test_a_terminal_without_control_sequences_gets_none(
@@ -128,16 +128,16 @@ def test_a_terminal_without_control_sequences_gets_none(
 def test_an_encoding_without_the_bars_characters_gets_others(
     screen: Callable[..., Screen],
 ) -> None:
-    assert "#" * 15 + "-" * 15 in drawn(screen(80, "ascii"))
-    assert "━" * 15 + "╌" * 15 in drawn(screen(80))
+    assert "#" * 15 + "-" * 15 in bar_line(screen(80, "ascii"))
+    assert "━" * 15 + "╌" * 15 in bar_line(screen(80))
 
 
-def test_time_is_told_from_progress_and_never_none_before_the_end(
+def test_the_remaining_time_follows_from_progress_and_is_never_0_s(
     screen: Callable[..., Screen], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times: list[float] = []
-    monkeypatch.setattr("maisi_client._cli.bar.time.monotonic", lambda: times[-1])
-    terminal, told = screen(80), []
+    monkeypatch.setattr("maisi_client._cli.progress_bar.time.monotonic", lambda: times[-1])
+    terminal, texts = screen(80), []
     bar = Bar(terminal.out)
     # 100 s in a queue, then a hundredth of the work each 0.1 s, and a long decoder.
     for seconds, stage, fraction in (
@@ -151,9 +151,9 @@ def test_time_is_told_from_progress_and_never_none_before_the_end(
     ):
         times.append(seconds)
         bar(Progress(stage, fraction))
-        left = re.search(r"(\S+ \S+) left", terminal.shown())
-        told.append(left and left[1])
-    assert told == [None, None, None, "5 s", "2 s", "1 s", None]
+        remaining = re.search(r"(\S+ \S+) left", terminal.shown())
+        texts.append(remaining and remaining[1])
+    assert texts == [None, None, None, "5 s", "2 s", "1 s", None]
 
 
 def test_little_progress_tells_nothing() -> None:
@@ -163,8 +163,8 @@ def test_little_progress_tells_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"),
+    ("seconds", "text"),
     [(0.01, "1 s"), (98.1, "99 s"), (99.6, "2 min"), (5939, "99 min"), (86400, "24.0 h")],
 )
-def test_durations(seconds: float, told: str) -> None:
-    assert duration(seconds) == told
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

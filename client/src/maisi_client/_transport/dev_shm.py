@@ -1,4 +1,4 @@
-"""This machine: the key of a server on it, a file in shared memory, what lies where."""
+"""Files in /dev/shm: the key of a server on this machine, and the volumes of a request."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HEADROOM = 8  # the server needs about 40 bytes a voxel of /dev/shm, a request 
 
 
 def key(url: str) -> str:
-    """Return what our own user's server has left at its port; raises OSError without one."""
+    """Return the key that our own user's server at this port wrote; raises OSError without one."""
     port = url.rpartition(":")[2]
     keys = [
         (status.st_mtime, path)
@@ -33,15 +33,15 @@ def key(url: str) -> str:
 
 
 def create(name: str, size: int) -> tuple[int, mmap.mmap]:
-    """Make a locked file of `size` bytes in shared memory; raises OSError and leaves no file."""
-    import fcntl  # not everywhere, and neither is /dev/shm
+    """Create a locked file of `size` bytes in shared memory; on OSError no file remains."""
+    import fcntl  # Windows has neither this nor /dev/shm
 
     if _HEADROOM * size > shutil.disk_usage(SHM).free:
         raise OSError(f"{SHM} has too little space for {size} bytes and the server")
     descriptor = os.open(SHM / name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.posix_fallocate(descriptor, 0, size)  # an error here, not a signal later
+        os.posix_fallocate(descriptor, 0, size)  # raises where a later access would be a SIGBUS
         return descriptor, mmap.mmap(descriptor, size)
     except OSError:
         (SHM / name).unlink(missing_ok=True)
@@ -49,8 +49,8 @@ def create(name: str, size: int) -> tuple[int, mmap.mmap]:
         raise
 
 
-def places(inputs: Mapping[str, NDArray[Any]]) -> tuple[dict[str, int], int]:
-    """Return where each volume begins, the image last if its size is known, and where all end."""
+def offsets(inputs: Mapping[str, NDArray[Any]]) -> tuple[dict[str, int], int]:
+    """Return the offset of each volume, the image last if its size is known, and the total size."""
     sizes = {name: value.nbytes for name, value in inputs.items() if value.ndim >= 3}
     image = size_of(inputs)
     if image and min(image) > 0 and not inputs.keys() & {"check", "mask_only"}:

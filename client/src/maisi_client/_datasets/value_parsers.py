@@ -1,6 +1,6 @@
-"""Values of a plan, as texts of a table or as JSON has them.
+"""Parsers for the values of a plan, given as text of a table or as JSON.
 
-Each function raises ValueError, whose text says what is expected.
+Each function raises ValueError whose text says what is expected.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def sizes(value: Any) -> str | dict[str, float]:
 
 
 def truth(value: Any) -> bool:
-    """Read true or false, in letters of any size, or 1 or 0."""
+    """Read true or false, in any case, or 1 or 0."""
     words = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
     word = str(value).lower()
     if word not in words:
@@ -76,24 +76,24 @@ def number(value: Any) -> float:
     """Read a finite number."""
     try:
         if isinstance(value, (str, int, float)) and not isinstance(value, bool):
-            read = float(value)
-            if math.isfinite(read):
-                return read
+            result = float(value)
+            if math.isfinite(result):
+                return result
     except (ValueError, OverflowError):
         pass
     raise ValueError(f"a number {_POINTS}")
 
 
 def numbers(*counts: int) -> Callable[[Any], float | list[float]]:
-    """Return what reads so many numbers: `1,2,3`, a list, or one alone."""
+    """Return a parser of one of these `counts` of numbers: `1,2,3`, a list, or a single one."""
 
-    def read(value: Any) -> float | list[float]:
+    def parse(value: Any) -> float | list[float]:
         items = [number(item) for item in _items(value)]
         if len(items) not in counts:
             raise ValueError(f"{' or '.join(map(str, counts))} numbers {_POINTS}")
         return items[0] if len(items) == 1 else items
 
-    return read
+    return parse
 
 
 def _items(value: Any) -> list[Any]:

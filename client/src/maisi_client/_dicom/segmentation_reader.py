@@ -1,4 +1,4 @@
-"""Masks that come as DICOM Segmentations."""
+"""Reading of masks from DICOM Segmentations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .._anatomy import NAMES, SYNONYMS, Anatomy, anatomy_of
 from .._errors import MaskError, first_line, printable
 from .._label_names import label_id
 from .file import DICOM_ERRORS, check_size, read_dicom
-from .segmentation import ID, require_dicom
+from .segmentation_writer import ID, require_dicom
 from .slices import extended, referenced_positions, set_slice_spacing
 
 if TYPE_CHECKING:
@@ -27,15 +27,15 @@ _Codes: TypeAlias = tuple[str, str, str]  # type, region and side; empty without
 
 
 def read_segmentation(path: str | os.PathLike[str], name: str) -> nib.Nifti1Image:
-    """Read a DICOM Segmentation, BINARY or LABELMAP, as a label map; `name` is what to call it.
+    """Read a DICOM Segmentation, BINARY or LABELMAP, as a label map; errors call it `name`.
 
-    A label's id is the one that was written with it here. Else it is MAISI's, by the segment's
-    coded anatomy or its label's name; `extra["vocabulary"]` of the image is `maisi` then. Where
-    that is so for no segment, the ids are the segments' numbers.
+    A label's id is the one that this package wrote with it. Else it is MAISI's id of the segment's
+    coded anatomy or of its label's name; then `extra["vocabulary"]` of the image is `maisi`. If no
+    segment has either, the ids are the segments' numbers.
 
-    The grid is that of the images that it refers to, if all of them lie in its folder; else it ends
-    with the first and the last labelled slice. `extra["warnings"]` says where the distance of
-    slices had to be taken from their thickness. Raises `MaskError` if it is no label map.
+    The grid is that of the referenced images, if all of them are in the same folder; else it ends
+    with the first and the last labelled slice. `extra["warnings"]` reports a distance of slices
+    that was taken from their thickness. Raises `MaskError` if the file is no label map.
     """
     require_dicom()
     import highdicom as hd
@@ -67,8 +67,8 @@ def read_segmentation(path: str | os.PathLike[str], name: str) -> nib.Nifti1Imag
         ids, vocabulary = _ids(name, dataset.SegmentSequence)
         volume = extended(numbers, positions)
     except DICOM_ERRORS as error:
-        told = first_line(error)
-        raise MaskError(f"{name} is no label map on a regular grid: {told}") from error
+        why = first_line(error)
+        raise MaskError(f"{name} is no label map on a regular grid: {why}") from error
     if max(ids.values()) > 255:
         raise MaskError(f"{name} has a label {max(ids.values())}; ids from 0 to 255 are expected")
     labels = np.zeros(max(ids) + 1, np.uint16)
@@ -83,28 +83,30 @@ def read_segmentation(path: str | os.PathLike[str], name: str) -> nib.Nifti1Imag
 
 def _ids(name: str, segments: Iterable[Dataset]) -> tuple[dict[int, int], dict[str, Any]]:
     """Return the id of each segment number, and the vocabulary if it is known."""
-    by_code = {_codes(known): id_ for id_, label in NAMES.items() if (known := anatomy_of(label))}
-    written, found, strange = {}, {}, {}
+    by_code = {
+        _codes(anatomy): id_ for id_, label in NAMES.items() if (anatomy := anatomy_of(label))
+    }
+    own_ids, maisi_ids, unknown = {}, {}, {}
     for segment in segments:
         number, label = int(segment.SegmentNumber), printable(str(segment.get("SegmentLabel", "")))
-        ours = re.fullmatch(ID.format(r"(\d+)"), str(segment.get("SegmentDescription", "")))
-        matches = (by_code[codes] for codes in _readings(segment) if codes in by_code)
+        own_id = re.fullmatch(ID.format(r"(\d+)"), str(segment.get("SegmentDescription", "")))
+        matches = (by_code[codes] for codes in _code_variants(segment) if codes in by_code)
         if number == 0:  # the background of a LABELMAP
             continue
-        if ours:
-            written[number] = int(ours[1])
+        if own_id:
+            own_ids[number] = int(own_id[1])
         elif id_ := next(matches, label_id(label)):
-            found[number] = id_
+            maisi_ids[number] = id_
         else:
-            strange[number] = label
-    if strange and (written or found):
-        number, label = next(iter(strange.items()))
+            unknown[number] = label
+    if unknown and (own_ids or maisi_ids):
+        number, label = next(iter(unknown.items()))
         raise MaskError(
             f"{name} has a segment {number}, '{label}', that is none of MAISI's labels,"
             " while others are"
         )
-    numbers = {number: number for number in (0, *strange)}
-    return numbers | written | found, {"vocabulary": OWN} if found else {}
+    numbers = {number: number for number in (0, *unknown)}
+    return numbers | own_ids | maisi_ids, {"vocabulary": OWN} if maisi_ids else {}
 
 
 def _codes(anatomy: Anatomy) -> _Codes:
@@ -112,10 +114,10 @@ def _codes(anatomy: Anatomy) -> _Codes:
     return anatomy.type[0], region[0], side[0]
 
 
-def _readings(segment: Dataset) -> list[_Codes]:
-    """Return type, region and side that a segment's codes say, then without what may be too much.
+def _code_variants(segment: Dataset) -> list[_Codes]:
+    """Return type, region and side of a segment's codes, then the same without side or region.
 
-    A side may be said of what has only one, a region of what is nowhere else.
+    A code may have a side for a structure with only one, or a region that is implied.
     """
 
     def item(of: Dataset | None, sequence: str) -> Dataset | None:
@@ -134,7 +136,7 @@ def _readings(segment: Dataset) -> list[_Codes]:
 
 
 def _snomed(code: Dataset | None) -> str:
-    """Return a code of SNOMED CT, today's for one of SNOMED RT; empty for other schemes."""
+    """Return a code of SNOMED CT, also for one of SNOMED RT; empty for other schemes."""
     from pydicom.sr._snomed_dict import mapping
 
     scheme = "" if code is None else code.get("CodingSchemeDesignator", "")

@@ -1,4 +1,4 @@
-"""Masks are found by what they hold and how near their grid is."""
+"""Masks are found by their labels and regions, and ordered by their grid."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def database(tmp_path: Path) -> Path:
     return path
 
 
-def names(*args: Any, **asked: Any) -> list[str]:
-    return [found.path.name.split(".")[0] for found in find_masks(*args, **asked)]
+def names(*args: Any, **conditions: Any) -> list[str]:
+    return [candidate.path.name.split(".")[0] for candidate in find_masks(*args, **conditions)]
 
 
 def test_a_tumour_is_there_only_when_asked_for(database: Path) -> None:
@@ -62,7 +62,7 @@ def test_the_nearest_grid_comes_first(database: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "sentence"),
     [
         ("{", "cannot be read"),
         ('{"a": 1}', "is not a list of masks"),
@@ -78,10 +78,10 @@ def test_the_nearest_grid_comes_first(database: Path) -> None:
         (json.dumps([entry("a", [1], spacing=10**400)]), "spacing is 1000"),
     ],
 )
-def test_a_damaged_database(tmp_path: Path, text: str, said: str) -> None:
+def test_a_damaged_database(tmp_path: Path, text: str, sentence: str) -> None:
     path = tmp_path / "candidates.json"
     path.write_text(text)
-    with pytest.raises(InvalidRequest, match=said):
+    with pytest.raises(InvalidRequest, match=sentence):
         find_masks(path, tmp_path)
 
 
@@ -100,8 +100,8 @@ def test_a_size_of_two_sides(database: Path) -> None:
 
 def test_the_command_prints_paths(database: Path) -> None:
     command = [sys.executable, "-m", "maisi_client", "find", str(database), "masks"]
-    done = subprocess.run([*command, "--labels", "1,3"], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "masks/liver.nii.gz\n")
-    done = subprocess.run([*command, "--labels", "77"], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "no mask" in done.stderr
+    result = subprocess.run([*command, "--labels", "1,3"], capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "masks/liver.nii.gz\n")
+    result = subprocess.run([*command, "--labels", "77"], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "no mask" in result.stderr

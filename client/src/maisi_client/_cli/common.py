@@ -1,4 +1,4 @@
-"""What several commands do. What computes is imported late, so that help comes at once."""
+"""Functions of several commands; modules that compute are imported late, to speed up help."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def client(args: argparse.Namespace) -> Client:
 
 
 def arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what the command line says of a request's arguments."""
+    """Return the arguments of a request on the command line."""
     from .._arguments import ARGUMENTS
 
     return {name: value for name, value in vars(args).items() if name in ARGUMENTS}
