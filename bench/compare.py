@@ -20,10 +20,10 @@ import numpy as np
 
 from backends.maisi.errors import InvalidRequest
 from backends.maisi.request import complete
-from bench import page, verdict
+from bench import ROOT, page, verdict
 from bench import task as tasks
 from bench.life import ContenderFailed, Life, live
-from bench.rivals import CONTENDERS, ROOT
+from bench.rivals import CONTENDERS
 from bench.task import Task
 from bench.verdict import Result
 from export import random_weights, variant

@@ -21,8 +21,7 @@ import torch
 
 from backends.slabs import budget, chain
 from backends.slabs.gpu import Gpu
-from bench import page
-from bench.in_process import ROOT
+from bench import ROOT, page
 from export import chains, networks, stages, variant
 
 PAGE = ROOT / "docs" / "published.md"

@@ -26,8 +26,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from bench import page, watch
-from bench.in_process import ROOT, Array
+from bench import ROOT, page, watch
+from bench.task import Array
 
 # Side in latent voxels, overlap: diff_model_infer.py's overlap and config_infer.json's.
 WINDOWS = ((48, 0.4), (48, 0.6666))

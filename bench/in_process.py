@@ -10,7 +10,6 @@ from tempfile import gettempdir
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from tritonclient.grpc import model_config_pb2
 
@@ -19,10 +18,10 @@ from backends.maisi import conditioning
 from backends.maisi.request import Plan, complete
 from backends.maisi.sampler import RunModel
 from backends.slabs.network import Host, Network
+from bench import ROOT
+from bench.task import Array
 
-ROOT = Path(__file__).resolve().parents[1]
 REPOSITORY = ROOT / "model_repository"
-Array = npt.NDArray[Any]
 
 
 def published(name: str, repository: Path = REPOSITORY) -> dict[str, Any]:

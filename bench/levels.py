@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from bench import page, perf_analyzer
+from bench import page
 from bench.perf_analyzer import Endpoint, Failed, Load, Request
-from bench.servers import NOTHING, Counts, Server
+from bench.servers import NOTHING, Counts, statistics
 
 STEPS_OF_ENSEMBLE = ("condition", "sampler", "decoder")
 
@@ -146,28 +145,28 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def measure(
-    program: Sequence[str],
-    server: Server,
+    run: Callable[[], Sequence[Request]],
+    url: str,
     name: str,
     endpoint: Endpoint,
     load: Load,
-    data: Path,
     masked: bool,
     steps: int,
-    seconds: float,
 ) -> tuple[Row, str]:
-    """Run one level; returns its row and, when it failed, the sentence that says why."""
-    before = server.statistics()
+    """Run one level of load on the server at `url` (gRPC), a variant's endpoint.
+
+    Returns its row and, where `run` raised Failed, the sentence that says why.
+    """
+    before = statistics(url)
     try:
-        requests = perf_analyzer.run(program, server.url, endpoint, load, data, seconds, server.key)
-        done = _since(before, server.statistics())
+        requests = run()
+        done = _since(before, statistics(url))
         return row(name, endpoint, load, requests, done, masked, steps), ""
     except Failed as error:
-        failed = _since(before, server.statistics()).get(endpoint.model, NOTHING).failed
+        failed = _since(before, statistics(url)).get(endpoint.model, NOTHING).failed
         errors = max(failed, 1)
-        return Row(*names(endpoint), load=str(load), requests=load.requests, errors=errors), str(
-            error
-        )
+        failure = Row(*names(endpoint), load=str(load), requests=load.requests, errors=errors)
+        return failure, str(error)
 
 
 def _since(before: Mapping[str, Counts], after: Mapping[str, Counts]) -> dict[str, Counts]:

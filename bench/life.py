@@ -17,9 +17,9 @@ from typing import IO, Any
 
 import psutil
 
+from bench import ROOT
 from bench.task import Task
 
-_ROOT = Path(__file__).resolve().parents[1]
 _LOOK = 0.25  # seconds between two looks at the memory, each of which takes some milliseconds
 
 
@@ -54,12 +54,12 @@ def live(name: str, task: Task, folder: Path, volumes: int = 2) -> Life:
     log_path, image = folder / f"{name}.log", folder / f"{name}.npy"
     command = [sys.executable, "-m", "bench.rivals", name, json.dumps(asdict(task))]
     # For what runs from the working tree without being installed.
-    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     with log_path.open("w") as log, gpu_memory(task.device == "cuda") as gpu:
         begin = time.monotonic()
         process = subprocess.Popen(
             command,
-            cwd=_ROOT,
+            cwd=ROOT,
             env={**os.environ, "PYTHONPATH": path},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -12,45 +12,61 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from bench import page, perf_analyzer, servers
+from bench import ROOT, page, perf_analyzer, servers
+from bench.launcher import ServerFailed
 from bench.levels import Row, measure, names, table
 from bench.perf_analyzer import Endpoint, Failed, Load, Unavailable
-from bench.servers import Server, ServerFailed
 
 _SLACK = 1 << 16  # bytes of shared memory for the report, above those for the volume
 
 
+@dataclass(frozen=True)
+class Target:
+    """Where the load goes: an address for gRPC, an operator's key or "", endpoints, their inputs.
+
+    `inputs` is a file for `--input-data`; `masked`: whether a mask is among them.
+    """
+
+    url: str
+    key: str
+    endpoints: Sequence[Endpoint]
+    inputs: Path
+    masked: bool
+
+
 @contextmanager
-def place(options: argparse.Namespace) -> Iterator[tuple[Server, list[Endpoint], Path, bool]]:
-    """Give a server, ours or another's, its endpoints, the inputs' file, whether it has a mask."""
-    name, size, data = options.variant, options.size, options.out / "inputs.json"
+def target(options: argparse.Namespace) -> Iterator[Target]:
+    """Give the target: the server of `--url`, or one that runs meanwhile."""
+    name, size, path = options.variant, options.size, options.out / "inputs.json"
     plain, stream = Endpoint(name, False), Endpoint(f"{name}.stream", True)
 
-    def prepare(facts: dict[str, Any]) -> dict[str, Any]:
+    def write(facts: dict[str, Any]) -> dict[str, Any]:
         request = servers.inputs(facts, size, options.steps)
-        data.write_text(json.dumps({"data": [request]}))
+        path.write_text(json.dumps({"data": [request]}))
         return request
 
     if options.url:
-        with servers.connected(options.url) as server:
-            request = prepare(server.variant(name))
-            yield server, [plain, stream], data, "mask" in request
+        request = write(servers.variant(options.url, name))
+        yield Target(options.url, "", [plain, stream], path, "mask" in request)
         return
-    repository = servers.ROOT / "model_repository"
-    request = prepare(servers.variant_in(repository, name))
+    repository = ROOT / "model_repository"
+    request = write(servers.variant_in(repository, name))
     shared_bytes = 2 * math.prod(size) + _SLACK
     narrow = Endpoint(f"{name}.{servers.NARROW}", False, shared_bytes)
     narrow_stream = Endpoint(f"{name}.{servers.NARROW_STREAM}", True, shared_bytes)
+    endpoints = [plain, narrow, stream, narrow_stream]
     with tempfile.TemporaryDirectory(prefix="loadtest-") as folder:
         servers.add_narrow_endpoints(repository, name, request, Path(folder))
-        with servers.serving(Path(folder), name, options.out / "server.log") as server:
-            yield server, [plain, narrow, stream, narrow_stream], data, "mask" in request
+        words = (Path(folder), options.out / "server.log", f"--models={name}")
+        with servers.keyed(*words) as (server, key):
+            yield Target(server.grpc, key, endpoints, path, "mask" in request)
 
 
 def test(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
@@ -66,7 +82,7 @@ def test(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
     loads += [Load(max(count, math.ceil(rate)), rate=rate) for rate in options.rate]
     rows, notes = [], []
     with (
-        place(options) as (server, all_endpoints, data, masked),
+        target(options) as to,
         (options.out / "load.csv").open("w") as f,
     ):
         lines = csv.DictWriter(f, [field.name for field in fields(Row)])
@@ -74,33 +90,35 @@ def test(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
         needed = max(
             perf_analyzer.memory(load, endpoint, math.prod(options.size))
             for load in loads
-            for endpoint in all_endpoints
+            for endpoint in to.endpoints
         )
         if needed > (free := psutil.virtual_memory().available):
             raise ServerFailed(
                 f"perf_analyzer keeps every answer and would take about {needed >> 20} MB of"
                 f" {free >> 20} MB free: give fewer --requests or a smaller --size."
             )
-        for endpoint in all_endpoints:
+        for endpoint in to.endpoints:
             what = " by ".join(names(endpoint))
             try:  # not measured: a first request of a size is slower
                 perf_analyzer.run(
-                    program, server.url, endpoint, Load(1, 1), data, options.seconds, server.key
+                    program, to.url, endpoint, Load(1, 1), to.inputs, options.seconds, to.key
                 )
             except Failed as error:
                 raise ServerFailed(f"The {what} does not answer: {error}") from None
             for load in loads:
                 print(f"{what}, {load} ...", file=sys.stderr)
-                each, why = measure(
+                run = partial(
+                    perf_analyzer.run,
                     program,
-                    server,
-                    options.variant,
+                    to.url,
                     endpoint,
                     load,
-                    data,
-                    masked,
-                    options.steps,
+                    to.inputs,
                     options.seconds,
+                    to.key,
+                )
+                each, why = measure(
+                    run, to.url, options.variant, endpoint, load, to.masked, options.steps
                 )
                 rows.append(each)
                 lines.writerow(asdict(each))

@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 from maisi_client import Client
 
-from bench import page, servers, watch
+from bench import ROOT, page, servers, watch
 
 SHM = Path("/dev/shm")
 
@@ -44,8 +44,8 @@ def measure(variant: str, repository: Path, sides: list[int]) -> list[dict[str, 
     facts = servers.variant_in(repository, variant)
     label = next(int(label) for label in facts["labels"] if int(label))
     with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder, "log")
-        with servers.serving(repository, variant, log) as server, Client(server.url) as client:
+        words = (repository, Path(folder, "log"), f"--models={variant}")
+        with servers.keyed(*words) as (server, _), Client(server.grpc) as client:
             rows = [{"voxels": 0, "private": private(), "shared": shared()}]
             for side in sides:
                 mask = np.full([side] * 3, label, np.uint8)
@@ -62,7 +62,7 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="scripts/bench memory", description=__doc__)
     parser.add_argument("--variant", default="mini")
-    parser.add_argument("--repository", type=Path, default=servers.ROOT / "model_repository")
+    parser.add_argument("--repository", type=Path, default=ROOT / "model_repository")
     parser.add_argument("--sides", type=int, nargs="+", default=[64, 128, 192], help="voxels")
     parser.add_argument("--write", action="store_true", help="write it to docs/benchmarks.md")
     options = parser.parse_args()

@@ -12,6 +12,7 @@ import argparse
 import json
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,9 @@ from maisi_client import Client, Volume, preview
 from scipy import ndimage
 
 from backends.maisi.fidelity import FAITHFUL, borders
-from bench import page
-from bench.rivals import ROOT, serving
+from bench import ROOT, page
+from bench.launcher import Server
+from bench.task import Array
 from training.fidelity import lesion_contrast, tissue_dice
 
 PAGE = ROOT / "docs" / "generation.md"
@@ -34,7 +36,6 @@ MASKS = [ROOT / "tests" / "training" / f"held_out_{seed}.nii.gz" for seed in (10
 MODALITIES = ("mri_t1", "mri_t2", "mri_flair", "mri_swi")
 STRENGTHS = (0.4, 0.6, 0.8, 0.9)
 LESION = 150
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -256,7 +257,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     given = parser.parse_args(words)
     heads = [head(path) for path in MASKS]
-    with serving(ROOT / "model_repository", "mini") as url, Client(url) as client:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Server(ROOT / "model_repository", Path(folder, "log"), "--models=mini") as server,
+        Client(server.grpc) as client,
+    ):
         found = {
             "fidelity": fidelity(client, heads),
             "translation": translation(client, heads),

@@ -99,13 +99,13 @@ def networks(client: grpc.InferenceServerClient) -> list[Network]:
     return read
 
 
-def tensors(inputs: Mapping[str, Any]) -> list[grpc.InferInput]:
+def tensors(arrays: Mapping[str, Any]) -> list[grpc.InferInput]:
     """Return arrays as tritonclient sends them."""
-    sent = []
-    for name, array in inputs.items():
-        sent.append(grpc.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype)))
-        sent[-1].set_data_from_numpy(array)
-    return sent
+    inputs = []
+    for name, array in arrays.items():
+        inputs.append(grpc.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype)))
+        inputs[-1].set_data_from_numpy(array)
+    return inputs
 
 
 def messages(network: Network, token: str) -> list[Any]:

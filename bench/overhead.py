@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,7 +27,10 @@ import tritonclient.grpc as grpc
 from onnx import TensorProto, helper
 
 from bench import page
-from bench.in_process import REPOSITORY, ROOT, Array, Graph, open_graph, published
+from bench.in_process import REPOSITORY, Graph, open_graph, published
+from bench.launcher import Server
+from bench.networks import tensors
+from bench.task import Array
 from export import variant
 
 RUNTIME = "OpenVINO"  # of the server's flow
@@ -104,29 +105,13 @@ def lay_idle(subject: Subject, repository: Path) -> None:
 
 
 @contextmanager
-def served(repository: Path) -> Iterator[str]:
-    """Serve a repository on free ports; give where its gRPC is."""
-    ports = [f"--{name}-port=0" for name in ("grpc", "http", "metrics", "status")]
-    command = [sys.executable, "-m", "server", "--repository", str(repository), *ports]
-    with tempfile.TemporaryFile("w+") as log:
-        server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
-        assert server.stdout is not None
-        try:
-            ready = re.search(r"grpc=(\S+)", server.stdout.readline())
-            if ready is None:
-                log.seek(0)
-                raise SystemExit(f"bench: the server did not start: {log.read()[-2000:]}")
-            yield ready[1]
-        finally:
-            server.terminate()
-            server.wait()
-            server.stdout.close()
-
-
-@contextmanager
 def serving(subject: Subject, repository: Path) -> Iterator[Callable[[int, int], float]]:
     """Serve a repository; give what returns the seconds of a step: (side of the latent, steps)."""
-    with served(repository) as url, grpc.InferenceServerClient(url) as client:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Server(repository, Path(folder, "log")) as server,
+        grpc.InferenceServerClient(server.grpc) as client,
+    ):
         yield lambda side, steps: step_seconds(subject, client, side, steps)
 
 
@@ -134,18 +119,14 @@ def step_seconds(subject: Subject, client: Any, side: int, steps: int) -> float:
     """Ask for a volume and return the sampler's seconds a step, as the report tells them."""
     table = subject.published()
     label = next(int(label) for label in table["labels"] if int(label))
-    asked: dict[str, tuple[Array, str]] = {
-        "mask": (np.full((side * table["latent"]["factor"],) * 3, label, np.uint8), "UINT8"),
-        "steps": (np.array([steps], np.int32), "INT32"),
-        "seed": (np.array([1]), "INT64"),
-        "guidance": (np.array([0], np.float32), "FP32"),
+    arrays = {
+        "mask": np.full((side * table["latent"]["factor"],) * 3, label, np.uint8),
+        "steps": np.array([steps], np.int32),
+        "seed": np.array([1]),
+        "guidance": np.array([0], np.float32),
     }
-    inputs = []
-    for name, (array, kind) in asked.items():
-        inputs.append(grpc.InferInput(name, list(array.shape), kind))
-        inputs[-1].set_data_from_numpy(array)
-    wanted = [grpc.InferRequestedOutput("report")]
-    answer = client.infer(subject.variant, inputs, outputs=wanted, client_timeout=600)
+    outputs = [grpc.InferRequestedOutput("report")]
+    answer = client.infer(subject.variant, tensors(arrays), outputs=outputs, client_timeout=600)
     report = json.loads(answer.as_numpy("report").tobytes())
     return float(report["seconds"]["sampler"]) / steps
 

@@ -9,11 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
-import math
 import os
-import re
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,9 +24,10 @@ import numpy as np
 from bench import task as tasks
 from bench.acceptance.engines import load
 from bench.in_process import published
+from bench.launcher import Server
+from bench.servers import stream
 from bench.task import Array, Task, Volume
 
-ROOT = Path(__file__).resolve().parents[1]
 _WAIT = 3600.0  # seconds; volumes of 512^3 on a CPU are slow
 
 Make = Callable[[], Volume]
@@ -138,55 +135,30 @@ def open_model(task: Task, model: str) -> Callable[[Mapping[str, Any]], Mapping[
 
 @contextmanager
 def service(task: Task) -> Iterator[tuple[Make, str]]:
-    """Give our server, asked over gRPC by the transport of our client library."""
-    from maisi_client._request import Request
-    from maisi_client._transport import channel, threads
-    from maisi_client._transport.pool import Pool
-    from maisi_client._transport.session import Session
-
-    name, asked = task.load().name, tasks.request(task)
-    request = Request(name, asked, None, {}, None, None, None, None, False, ())
-    with serving(task.models, name) as url:
-        pool = Pool(url, lambda address: channel.connect(address, None))
-        pool.servers[0].far_until = math.inf  # by gRPC, not through shared memory
-        session = Session(pool, url, _WAIT, _WAIT, 0)
+    """Give our server, asked over gRPC by tritonclient."""
+    name, inputs = task.load().name, tasks.request(task)
+    with tempfile.TemporaryDirectory() as folder, _served(task, Path(folder, "log")) as server:
 
         def make() -> Volume:
             begin = time.perf_counter()
-            image, report = None, None
-            for result in threads.events(session.results(request), None):
-                if result.as_numpy("image") is not None:
-                    image, report = result.as_numpy("image"), result.as_numpy("report")
+            result = stream(server.grpc, name, inputs, _WAIT)
+            image, report = result.as_numpy("image"), result.as_numpy("report")
             total = time.perf_counter() - begin
-            if image is None or report is None:
-                raise RuntimeError("the server ended without a volume")
-            took = json.loads(report.tobytes())["seconds"]
-            stages = {stage: took[stage] for stage in ("mask_encoder", "sampler", "decoder")}
+            seconds = json.loads(report.tobytes())["seconds"]
+            stages = {stage: seconds[stage] for stage in ("mask_encoder", "sampler", "decoder")}
             return Volume(image, {**stages, "total": total})
 
         yield make, "over gRPC, with the transfers; the stages are those of its report"
 
 
 @contextmanager
-def serving(repository: Path, variant: str) -> Iterator[str]:
-    """Serve `variant` on free ports and give the address for gRPC.
-
-    Raises RuntimeError where the server does not start; its log is on standard error.
-    """
-    ports = [f"--{name}-port=0" for name in ("grpc", "http", "metrics", "status")]
-    command = [sys.executable, "-m", "server", f"--repository={repository}", *ports]
-    server = subprocess.Popen(
-        [*command, "--models", variant], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
+def _served(task: Task, log: Path) -> Iterator[Server]:
+    """Serve the task's variant; at the end, write the server's log to standard error."""
     try:
-        line = server.stdout.readline() if server.stdout else ""
-        found = re.match(r"ready: grpc=(\S+) ", line)
-        if found is None:
-            raise RuntimeError("the server did not start")
-        yield found[1]
+        with Server(task.models, log, f"--models={task.load().name}") as server:
+            yield server
     finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait()
+        print(log.read_text(), file=sys.stderr)
 
 
 CONTENDERS: dict[str, Contender] = {

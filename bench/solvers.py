@@ -22,8 +22,9 @@ import numpy as np
 from backends.maisi import decoder, schedule
 from backends.maisi.sampler import RunModel
 from backends.maisi.schedule import Step
-from bench import in_process, page
-from bench.in_process import ROOT, Array, Asked
+from bench import ROOT, in_process, page
+from bench.in_process import Asked
+from bench.task import Array
 from training.fidelity import tissue_dice
 
 CALLS = (5, 8, 10, 15, 20, 30, 50)

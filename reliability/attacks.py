@@ -47,7 +47,7 @@ ATTACKS = {
     **{
         f"silent at {name}": Attack(partial(attacks_http.silent, port=port, path=path), 2000, 50)
         for name, port, path in (
-            ("gRPC", "url", ""),
+            ("gRPC", "grpc", ""),
             ("HTTP", "http", "/v2/health/live"),
             ("metrics", "metrics", "/metrics"),
             ("status", "status", "/ready"),
@@ -67,8 +67,8 @@ def attack(repository: Path, names: Sequence[str], quick: bool, log: Path) -> di
     server ended. The server writes to `log`.
     """
     outcomes = {}
-    with servers.serving(repository, "mini", log) as server:
-        idle = Ordinary(server.url)
+    with servers.keyed(repository, log, "--models=mini") as (server, _):
+        idle = Ordinary(server.grpc)
         idle.wait()
         idle.end()
         for name in names:

@@ -12,6 +12,7 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as rpc
 
+from bench.servers import statistics
 from reliability import http2
 from reliability.attacks_http import packed
 from reliability.http2 import END_HEADERS, Connection, frame
@@ -32,7 +33,7 @@ def bomb(siege: Siege) -> Counter[str]:
     # The field raw_input_contents of KServe's message has the number 7 and a length.
     start = head.SerializeToString() + bytes([7 << 3 | 2]) + varint + bytes([length])
     message = packed(siege.amount, "gzip", start)
-    connection = Connection(siege.server.url)
+    connection = Connection(siege.server.grpc)
     try:
         connection.call(1, message, b"gzip")
         return Counter([connection.answer(1)])
@@ -76,7 +77,7 @@ def settings(siege: Siege) -> Counter[str]:
 
 def _send(siege: Siege, first: bytes, parts: list[bytes]) -> Counter[str]:
     """Send frames without reading what comes; say whether the server closed the connection."""
-    connection = Connection(siege.server.url)
+    connection = Connection(siege.server.grpc)
     sent = 0
     try:
         connection.socket.settimeout(_PATIENCE)
@@ -108,8 +109,8 @@ def leave(siege: Siege) -> Counter[str]:
 
     The ensemble's own counts say what was done for nobody; only attackers ask the ensemble.
     """
-    message, before = _request().SerializeToString(), siege.server.statistics()["mini"]
-    connections = [Connection(siege.server.url) for _ in range(siege.amount)]
+    message, before = _request().SerializeToString(), statistics(siege.server.grpc)["mini"]
+    connections = [Connection(siege.server.grpc) for _ in range(siege.amount)]
     for connection in connections:
         connection.call(1, message)
     siege.hold()
@@ -118,14 +119,14 @@ def leave(siege: Siege) -> Counter[str]:
     deadline, count = time.monotonic() + http2.LONGEST, 0
     while count < siege.amount and time.monotonic() < deadline:
         time.sleep(0.1)
-        counts = siege.server.statistics()["mini"].since(before)
+        counts = statistics(siege.server.grpc)["mini"].since(before)
         count = counts.answered + counts.failed
     return Counter({"done for nobody": counts.answered, "not done": siege.amount - counts.answered})
 
 
 def flood(siege: Siege) -> Counter[str]:
     """`amount` requests for a volume at once."""
-    with grpc.insecure_channel(siege.server.url) as channel:
+    with grpc.insecure_channel(siege.server.grpc) as channel:
         infer = rpc.GRPCInferenceServiceStub(channel).ModelInfer
         calls = [infer.future(_request(), timeout=http2.LONGEST) for _ in range(siege.amount)]
         return Counter(call.code().name for call in calls)

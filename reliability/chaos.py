@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bench import servers
+from bench import ROOT
 from reliability import clock, kills, shortages
 from reliability.scene import Scene, Unable
 
@@ -103,7 +103,7 @@ def main() -> int:
         print("\n".join(FAULTS))
         return int(not chosen)
     right, wrong, unable = 0, {}, {}
-    stage = Stage(servers.ROOT / "build" / "chaos")
+    stage = Stage(ROOT / "build" / "chaos")
     for name in chosen:
         began = time.monotonic()
         try:

@@ -56,4 +56,4 @@ def set_clock(scene: Scene) -> str:
 
 def _processes(scene: Scene) -> set[int]:
     """Return the ids of tritonserver's process and its models'."""
-    return {process.pid for process in (scene.triton(), *scene.stubs().values())}
+    return {process.pid for process in (scene.server.triton, *scene.server.stubs().values())}

@@ -31,12 +31,11 @@ import grpc
 import nibabel as nib
 import numpy as np
 from maisi_client import Client, MaisiError
-from maisi_client._mask import load_mask
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as rpc
 
 from backends.engines.guard import ENV
-from bench import networks, servers
+from bench import ROOT, networks, servers
 from reliability import attacks, mutations
 
 _LONGEST = 60.0  # seconds for an answer: each is refused, or makes one step of a small volume
@@ -137,7 +136,7 @@ def _post(http: str, models: list[str], chance: random.Random) -> str:
 def files(chance: random.Random, folder: Path) -> Iterator[str]:
     """Read one broken mask after the other without end; yield what came of each."""
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it warns of what it mends
-    whole = gzip.decompress(servers.MASK.read_bytes())
+    whole, client = gzip.decompress(servers.MASK.read_bytes()), Client("127.0.0.1:9")
     while True:
         data = bytearray(whole)
         for _ in range(chance.randint(1, 8)):
@@ -151,7 +150,7 @@ def files(chance: random.Random, folder: Path) -> Iterator[str]:
             packed = packed[: chance.randrange(len(packed))]
         path.write_bytes(packed)
         try:
-            load_mask(path)
+            client.stream(path).close()  # it reads the mask, and sends nothing yet
             yield "answered"
         except MaisiError as error:
             yield "refused" if "Traceback" not in str(error) else f"told: {error}"
@@ -171,13 +170,16 @@ def fuzz(repository: Path, cases: int, seed: int, log: Path) -> dict[str, Any]:
 
     kinds: set[str] = set()
     token = os.environ.setdefault(ENV, secrets.token_hex(16))  # the server that is started has it
-    with servers.serving(repository, "mini", log) as server, Client(server.url) as client:
-        served = networks.networks(server.client)
+    with (
+        servers.keyed(repository, log, "--models=mini") as (server, _),
+        Client(server.grpc) as client,
+    ):
+        with servers.connected(server.grpc) as connection:
+            served = networks.networks(connection)
         inner = {network.name: networks.messages(network, token) for network in served}
-        statistics = server.client.get_inference_statistics()
-        models = sorted({model.name for model in statistics.model_stats})
+        models = sorted(servers.statistics(server.grpc))
         before = _good(client, seed)
-        answers = messages(server.url, server.http, models, inner, chance)
+        answers = messages(server.grpc, server.http, models, inner, chance)
         for number in range(1, cases + 1):
             answer = next(answers)
             count(answer.outcome)
@@ -215,7 +217,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/reliability fuzz", description=__doc__)
     parser.add_argument("--cases", type=int, default=20_000, help="messages [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same cases [0]")
-    parser.add_argument("--repository", type=Path, default=servers.ROOT / "model_repository")
+    parser.add_argument("--repository", type=Path, default=ROOT / "model_repository")
     parser.add_argument("--attacks", action="store_true", help="what is to exhaust the server")
     parser.add_argument(
         "--only",
@@ -226,7 +228,7 @@ def main() -> int:
         help=f"of the attacks: {', '.join(attacks.ATTACKS)}",
     )
     options = parser.parse_args()
-    log = servers.ROOT / "build" / "fuzz.log"  # to be read where something was found
+    log = ROOT / "build" / "fuzz.log"  # to be read where something was found
     log.parent.mkdir(exist_ok=True)
     if options.attacks:
         told = attacks.attack(options.repository, options.only, False, log)

@@ -50,7 +50,7 @@ def _caught(
     """
     answers = _STEPS if before == "mini.flow_masked" else 1
     wanted = scene.done(before) + answers if before else 0
-    scene.stubs()[model].suspend()
+    scene.server.stubs()[model].suspend()
     asked = scene.later(ask)
     if before:
         until(lambda: scene.done(before) >= wanted, 60, f"{before} has answered")
@@ -64,7 +64,7 @@ def _caught(
 
 def kill_in_ensemble(scene: Scene, model: str) -> str:
     """Kill a model's process with -9 in a request of plain tritonclient."""
-    victim = scene.stubs()[model]
+    victim = scene.server.stubs()[model]
     found = _caught(scene, model, ENSEMBLE[model], scene.ensemble, victim.kill)
     scene.deaths += 1
     if not isinstance(found, InferenceServerException):
@@ -75,7 +75,7 @@ def kill_in_ensemble(scene: Scene, model: str) -> str:
 
 def kill_in_stream(scene: Scene, model: str) -> str:
     """Kill a model's process with -9 in a request of our client."""
-    victim = scene.stubs()[model]
+    victim = scene.server.stubs()[model]
     found = _caught(scene, model, STREAM[model], scene.good, victim.kill)
     scene.deaths = 0 if model == "mini.stream" else scene.deaths + 1  # Triton starts again
     if found != scene.sha256:
@@ -85,25 +85,25 @@ def kill_in_stream(scene: Scene, model: str) -> str:
 
 def stop_stub(scene: Scene, model: str) -> str:
     """Stop a model's process with SIGSTOP in a request, and leave it so."""
-    victim = scene.stubs()[model]
+    victim = scene.server.stubs()[model]
     found = _caught(scene, model, ENSEMBLE[model], scene.ensemble, lambda: None)
     scene.deaths += 1
     if not isinstance(found, InferenceServerException):
         raise Wrong(f"answered by a process that stood still: {found!r:.100}")
     sentence(found.message())
-    until(lambda: model not in scene.stubs() or scene.stubs()[model] != victim, 60, "it is ended")
+    until(lambda: scene.server.stubs().get(model) != victim, 60, "it is ended")
     return "it was ended after 5 s, that request got an error; the model was loaded again"
 
 
 def end_triton(scene: Scene, how: signal.Signals) -> str:
     """Kill or stop tritonserver in a request of our client."""
-    triton = scene.triton()
+    triton = scene.server.triton
     found = _caught(
         scene, "mini.flow_masked", "mini.mask_encoder", scene.good, lambda: triton.send_signal(how)
     )
     if found != scene.sha256:
         raise Wrong(f"not sent again: {found}")
-    if scene.triton().pid == triton.pid:
+    if scene.server.triton.pid == triton.pid:
         raise Wrong("it was not started again")
     scene.deaths = 0
     return "it was started again at its ports; our client sent the request again: same bytes"
@@ -160,7 +160,7 @@ def _kill_late(scene: Scene, answered: bool) -> float:
     done = partial(scene.gauge, "maisi_requests_total", outcome="done")
     before, steps = done(), scene.gauge("maisi_steps_total")
     side = ",".join(map(str, _LARGE if answered else SMALL))
-    decoder = scene.stubs()["mini.vae_decoder"]
+    decoder = scene.server.stubs()["mini.vae_decoder"]
     process = _generate(scene, f"--size={side}", f"--steps={_LATE_STEPS}")
     until(lambda: scene.gauge("maisi_steps_total") > steps, 60, "it makes a step")
     decoder.suspend()  # for less than the 5 s after which it would be ended
@@ -186,6 +186,6 @@ def _none_was_made(volumes: float) -> None:
 
 
 def _generate(scene: Scene, *words: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "maisi_client", "generate", f"--url={scene.server.url}"]
+    command = [sys.executable, "-m", "maisi_client", "generate", f"--url={scene.server.grpc}"]
     out = scene.folder / "killed.nii.gz"
     return subprocess.Popen([*command, *words, "--output", str(out)], stderr=subprocess.DEVNULL)

@@ -11,11 +11,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -29,13 +28,16 @@ from typing import Any
 import onnx
 from onnx import numpy_helper
 
-from bench import page, servers
+from bench import ROOT, page
+from bench.launcher import Server
+from bench.servers import variant_in
 from export import repository, variant
 from export.files import sha256
 
-ROOT = Path(__file__).resolve().parents[1]
 HUB, NET = "maisi-hub", "10.213.0"
 STEPS, SIZE = 3, (32, 32, 32)
+# Each server has its host for itself, and the ports that the balancer knows.
+PORTS = ("--grpc-port=8001", "--http-port=8000", "--metrics-port=8002", "--status-port=8003")
 SEEDS = 8  # so that answers to one seed can be compared
 
 
@@ -77,50 +79,6 @@ class Network:
             run("ip", "netns", "del", name, check=False)
 
 
-class Server:
-    """One server on a host, of one version of the models."""
-
-    def __init__(self, network: Network, host: int, models: Path, version: int, log: Path) -> None:
-        """Start it and wait until it is ready."""
-        self.log = log.open("a")
-        self.process = subprocess.Popen(
-            [
-                *("ip", "netns", "exec", network.hosts[host], sys.executable, "-m", "server"),
-                *(f"--host={network.address(host)}", f"--repository={models}"),
-                *(f"--version={version}", "--drain-seconds=60"),
-            ],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            text=True,
-            start_new_session=True,
-        )
-        assert self.process.stdout is not None
-        if not self.process.stdout.readline().startswith("ready:"):
-            raise RuntimeError(f"a server did not start; {log} says why")
-
-    def stop(self) -> None:
-        """Ask it to stop, and wait until its last request is answered."""
-        self.process.terminate()
-        self.process.wait()
-        self.log.close()
-
-    def kill(self) -> None:
-        """Let it die at once, as by a power cut."""
-        for child in _family(self.process.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
-        self.process.wait()
-        self.log.close()
-
-
-def _family(pid: int) -> list[int]:
-    import psutil
-
-    parent = psutil.Process(pid)
-    return [child.pid for child in (parent, *parent.children(recursive=True))]
-
-
 def two_versions(folder: Path) -> tuple[Path, dict[str, int]]:
     """Make a repository with the shipped models as version 1 and changed ones as version 2.
 
@@ -128,7 +86,7 @@ def two_versions(folder: Path) -> tuple[Path, dict[str, int]]:
     other weights, so that its volumes differ.
     """
     source, chosen = ROOT / "model_repository", variant.load("mini")
-    digests = servers.variant_in(source, "mini")["weights"]
+    digests = variant_in(source, "mini")["weights"]
     files = {}
     for model in source.glob("mini.*/1"):
         found = [path for path in model.iterdir() if path.name != ".gitkeep"]
@@ -268,9 +226,13 @@ def rehearse(hosts: int, asking: int, haproxy: str, folder: Path) -> dict[str, A
     network = Network(hosts)
     servers: list[Server] = []
     seconds: dict[str, float] = {}
+    numbers = itertools.count()
 
     def start(host: int, version: int) -> Server:
-        return Server(network, host, models, version, folder / f"server-{host}.log")
+        words = [f"--host={network.address(host)}", *PORTS, f"--version={version}"]
+        log = folder / f"server-{next(numbers)}.log"
+        prefix = ("ip", "netns", "exec", network.hosts[host])
+        return Server(models, log, *words, "--drain-seconds=60", prefix=prefix)
 
     def roll(version: int) -> None:
         for host in range(hosts):
@@ -284,7 +246,7 @@ def rehearse(hosts: int, asking: int, haproxy: str, folder: Path) -> dict[str, A
         time.sleep(3)
 
     def kill() -> None:
-        servers[-1].kill()
+        servers[-1].die()
         time.sleep(3)
         servers[-1] = start(hosts - 1, 1)
 

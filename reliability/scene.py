@@ -18,7 +18,8 @@ import nibabel as nib
 import psutil
 from maisi_client import Client, Progress
 
-from bench import servers
+from bench import ROOT, servers
+from bench.launcher import Server
 
 SMALL = (48, 48, 48)
 _LARGEST_ERROR = 400  # characters of what a caller is told, at the most
@@ -49,7 +50,7 @@ class Scene:
         self._pool = ThreadPoolExecutor(8)
         self._stack = ExitStack()
         self.start()
-        self.models = sorted(self.stubs())
+        self.models = sorted(self.server.stubs())
         self.sha256 = self.good()
 
     def start(self) -> None:
@@ -57,12 +58,11 @@ class Scene:
         self._stack.close()
         self.deaths = 0
         self.log = self.folder / "server.log"
-        serving = servers.serving(
-            servers.ROOT / "model_repository", "mini", self.log, keyed=False, under=self.under
-        )
-        self.server = self._stack.enter_context(serving)
+        repository = ROOT / "model_repository"
+        server = Server(repository, self.log, "--models=mini", prefix=self.under)
+        self.server = self._stack.enter_context(server)
         # As many attempts as a start of tritonserver takes on a busy machine.
-        self.client = self._stack.enter_context(Client(self.server.url, timeout=300, retries=12))
+        self.client = self._stack.enter_context(Client(self.server.grpc, timeout=300, retries=12))
 
     def close(self) -> None:
         """Stop it."""
@@ -80,7 +80,7 @@ class Scene:
     def ensemble(self, size: tuple[int, int, int] = SMALL) -> Any:
         """Ask the good request as any KServe client does; return the image [X, Y, Z]."""
         asked = {"mask": servers.picture(size), "steps": 4, "seed": 11, "spacing": 2.0}
-        return servers.ensemble(self.server.url, asked, 120)
+        return servers.ensemble(self.server.grpc, asked, 120)
 
     def later(self, ask: Callable[[], Any]) -> Future[Any]:
         """Ask in a thread."""
@@ -104,23 +104,7 @@ class Scene:
 
     def regions(self) -> set[str]:
         """Name the server's files in /dev/shm."""
-        return {path.name for path in self.shm.glob(f"maisi-serve-{self.server.pid}-*")}
-
-    def triton(self) -> psutil.Process:
-        """Return tritonserver's process."""
-        children = psutil.Process(self.server.pid).children()
-        if len(children) != 1:
-            raise Wrong(f"the server has {len(children)} processes where tritonserver should be")
-        return children[0]
-
-    def stubs(self) -> dict[str, psutil.Process]:
-        """Return the living process of each model."""
-        found = {}
-        for child in self.triton().children():
-            with suppress(psutil.Error):  # one that died and was not waited for
-                if len(words := child.cmdline()) > 1:
-                    found[Path(words[1]).parent.parent.name] = child
-        return found
+        return set(self.server.shared_memory(self.shm))
 
     def gauge(self, name: str, **labels: str) -> float:
         """Add up a metric, over whatever labels are not given."""
@@ -139,7 +123,7 @@ class Scene:
 
     def done(self, model: str) -> int:
         """Count what a model has answered."""
-        return self.server.statistics()[model].answered
+        return servers.statistics(self.server.grpc)[model].answered
 
     def ready(self) -> bool:
         """Ask as Kubernetes does."""
@@ -152,8 +136,8 @@ class Scene:
     def serves(self) -> bool:
         """Tell whether tritonserver and every model has a living process, and all is ready."""
         try:
-            return sorted(self.stubs()) == self.models and self.ready()
-        except (Wrong, psutil.Error):  # between two lives
+            return sorted(self.server.stubs()) == self.models and self.ready()
+        except (LookupError, psutil.Error):  # it starts again
             return False
 
     def whole(self) -> None:

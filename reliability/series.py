@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 
 from bench import watch
+from bench.launcher import SHM, Server
 
-SHM = Path("/dev/shm")
 MEMORY, SHARED, DESCRIPTORS, THREADS = "memory", "shared memory", "descriptors", "threads"
 # What a quantity may differ by and still be flat; a connection of gRPC has three descriptors.
 _SHARE, _BYTES, _COUNT = 0.02, 10e6, 3
@@ -34,13 +34,13 @@ class Sample:
 
 @dataclass
 class Watcher:
-    """Looks at the server whose supervisor is `pid`, and at its clients, which are this process.
+    """Samples a server and its clients, which are this process.
 
     Of the clients' files in /dev/shm those are theirs that this process or tritonserver once held.
     `lives`: name -> ids of the processes that had it; more than one says that one died.
     """
 
-    pid: int
+    server: Server
     lives: dict[str, set[int]] = field(default_factory=dict)
     files: set[str] = field(default_factory=set)
 
@@ -54,7 +54,7 @@ class Watcher:
                 held[THREADS, name] = process.num_threads()
                 self.lives.setdefault(name, set()).add(process.pid)
                 self.files |= _mapped(process.pid)
-        held[SHARED, "server"] = _on_disk(SHM.glob(f"maisi-serve-{self.pid}-*"))
+        held[SHARED, "server"] = _on_disk(SHM / name for name in self.server.shared_memory())
         held[SHARED, "clients"] = _on_disk(SHM / name for name in self.files)
         return Sample(seconds, held)
 
@@ -63,17 +63,12 @@ class Watcher:
         return sorted(name for name, pids in self.lives.items() if len(pids) > 1)
 
     def _processes(self) -> dict[str, psutil.Process]:
-        found = {"clients": psutil.Process()}
-        with suppress(psutil.Error):
-            found["supervisor"] = psutil.Process(self.pid)
-            for child in found["supervisor"].children(recursive=True):
-                with suppress(psutil.Error):
-                    words = child.cmdline()
-                    if words and words[0].endswith("tritonserver"):
-                        found["tritonserver"] = child
-                    elif len(words) > 1 and words[0].endswith("triton_python_backend_stub"):
-                        found[Path(words[1]).parent.parent.name] = child
-        return found
+        processes = {"clients": psutil.Process()}
+        with suppress(psutil.Error, LookupError):
+            processes["supervisor"] = psutil.Process(self.server.pid)
+            processes["tritonserver"] = self.server.triton
+            processes |= self.server.stubs()
+        return processes
 
 
 def _mapped(pid: int) -> set[str]:

@@ -39,7 +39,7 @@ def fill_shm(scene: Scene) -> str:
             free = shutil.disk_usage(scene.shm).free
             os.posix_fallocate(file.fileno(), 0, free - _ROOM)
         told = []
-        with Client(scene.server.url, timeout=100, retries=0) as hasty:
+        with Client(scene.server.grpc, timeout=100, retries=0) as hasty:
             for ask in (
                 lambda: hasty.generate(servers.picture(_LARGE), steps=1),
                 lambda: scene.ensemble(_LARGE),
@@ -95,7 +95,7 @@ def fill_disk_of_dataset(scene: Scene) -> str:
 
 
 def _maisi(scene: Scene) -> str:
-    return f"MAISI_URL={scene.server.url} {sys.executable} -m maisi_client"
+    return f"MAISI_URL={scene.server.grpc} {sys.executable} -m maisi_client"
 
 
 def _there(script: str, folder: Path, size: str) -> tuple[int, str, str]:
@@ -108,11 +108,11 @@ def _there(script: str, folder: Path, size: str) -> tuple[int, str, str]:
 def read_slowly(scene: Scene) -> str:
     """Ask from connections that read nothing for a while; one leaves, the others then read."""
     done = partial(scene.gauge, "maisi_requests_total", outcome="done")
-    triton, before, held = scene.triton(), done(), scene.triton().memory_info().rss
+    triton, before, held = scene.server.triton, done(), scene.server.triton.memory_info().rss
     with ExitStack() as stack:
         calls = []
         for _ in range(_READERS):
-            channel = stack.enter_context(grpc.insecure_channel(scene.server.url, options=_WIDE))
+            channel = stack.enter_context(grpc.insecure_channel(scene.server.grpc, options=_WIDE))
             service = rpc.GRPCInferenceServiceStub(channel)
             request = mutations.good("mini.stream", _SIDE)
             calls.append(service.ModelStreamInfer(iter([request]), timeout=200))

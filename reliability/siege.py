@@ -16,7 +16,8 @@ from typing import Any
 import psutil
 from maisi_client import Client, MaisiError
 
-from bench import servers, watch
+from bench import watch
+from bench.launcher import Server
 
 _ASKED: dict[str, Any] = {"size": [32, 32, 32], "steps": 2, "seed": 7, "modality": "mri_t2"}
 _FEW = 3  # ordinary requests that are made before the attacks, and at least during each
@@ -31,7 +32,7 @@ class Siege:
     `hold` returns when ordinary requests have been made meanwhile.
     """
 
-    server: servers.Server
+    server: Server
     amount: int
     hold: Callable[[], None]
 
@@ -73,23 +74,15 @@ class Ordinary:
         self._thread.join()
 
 
-def _triton(server: servers.Server) -> psutil.Process | None:
-    with suppress(psutil.Error):
-        for child in psutil.Process(server.pid).children():
-            if child.name() == "tritonserver":
-                return child
-    return None
-
-
-def _family(server: servers.Server) -> list[psutil.Process]:
+def _family(server: Server) -> list[psutil.Process]:
     """Return tritonserver and its models' processes; nothing while it starts again."""
-    triton = _triton(server)
-    with suppress(psutil.Error):
-        return [triton, *triton.children()] if triton else []
+    with suppress(psutil.Error, LookupError):
+        triton = server.triton
+        return [triton, *triton.children()]
     return []
 
 
-def _resident(server: servers.Server, which: slice) -> int:
+def _resident(server: Server, which: slice) -> int:
     held = 0
     for process in _family(server)[which]:
         with suppress(psutil.Error):
@@ -98,7 +91,7 @@ def _resident(server: servers.Server, which: slice) -> int:
 
 
 def besiege(
-    server: servers.Server, idle: Ordinary, do: Callable[[Siege], Counter[str]], amount: int
+    server: Server, idle: Ordinary, do: Callable[[Siege], Counter[str]], amount: int
 ) -> dict[str, Any]:
     """Attack a server while an ordinary client asks it; return what came of it.
 
@@ -107,7 +100,7 @@ def besiege(
     """
     looks = (partial(_resident, server, slice(1)), partial(_resident, server, slice(1, None)))
     family, before = _family(server), [look() for look in looks]
-    ordinary = Ordinary(server.url)
+    ordinary = Ordinary(server.grpc)
     started = time.monotonic()
     try:
         with watch.most(*looks) as most:
@@ -141,10 +134,10 @@ def besiege(
     }
 
 
-def _wait_until_healed(server: servers.Server) -> None:
+def _wait_until_healed(server: Server) -> None:
     """Wait for a volume; raises MaisiError where there is none in `_HEALED` seconds."""
     deadline = time.monotonic() + _HEALED
-    with Client(server.url, retries=0, timeout=_HEALED) as client:
+    with Client(server.grpc, retries=0, timeout=_HEALED) as client:
         while True:
             try:
                 client.generate(**_ASKED)

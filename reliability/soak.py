@@ -29,7 +29,8 @@ from typing import Any
 import numpy as np
 from maisi_client import Client, InvalidRequest, MaisiError, Volume, aio
 
-from bench import servers
+from bench import ROOT, servers
+from bench.launcher import Server
 from reliability import fuzz, series
 
 LOOK = 2.0  # seconds between two samples
@@ -123,7 +124,7 @@ def drawn(chance: random.Random, largest: bool = False) -> dict[str, Any]:
 
 @contextmanager
 def busy(
-    server: servers.Server, seed: int, tally: Tally, clients: int, largest: bool = False
+    server: Server, seed: int, tally: Tally, clients: int, largest: bool = False
 ) -> Iterator[None]:
     """Have so many clients ask all the time."""
     done = threading.Event()
@@ -141,17 +142,17 @@ def busy(
 
 
 def keep_asking(
-    server: servers.Server, seed: str, tally: Tally, done: threading.Event, largest: bool
+    server: Server, seed: str, tally: Tally, done: threading.Event, largest: bool
 ) -> None:
     """Send one request after the other until `done`, and count them."""
     chance = random.Random(seed)
-    models = sorted(server.statistics())
-    messages = fuzz.messages(server.url, server.http, models, {}, random.Random(seed))
-    with Client(server.url, timeout=_LONGEST) as client:
+    models = sorted(servers.statistics(server.grpc))
+    messages = fuzz.messages(server.grpc, server.http, models, {}, random.Random(seed))
+    with Client(server.grpc, timeout=_LONGEST) as client:
         ways: dict[str, Callable[[dict[str, Any]], Any]] = {
             "client": lambda asked: _image(client.generate(**asked)),
-            "ensemble": lambda asked: servers.ensemble(server.url, asked, _LONGEST),
-            "asyncio": lambda asked: asyncio.run(_aio(server.url, asked)),
+            "ensemble": lambda asked: servers.ensemble(server.grpc, asked, _LONGEST),
+            "asyncio": lambda asked: asyncio.run(_aio(server.grpc, asked)),
             "cancelled": lambda asked: _left(client, asked, chance.randint(1, 4)),
             "wrong arguments": lambda asked: _image(client.generate(**asked)),
         }
@@ -192,8 +193,8 @@ def soak(
     """Run for `seconds`; return what came of it, and the samples."""
     tally, digests, samples = Tally(), [], []
     with (
-        servers.serving(repository, "mini", log, keyed=False) as server,
-        Client(server.url) as good,
+        Server(repository, log, "--models=mini") as server,
+        Client(server.grpc) as good,
     ):
 
         def digest() -> None:
@@ -207,7 +208,7 @@ def soak(
             with busy(server, seed, tally, 2 * clients, largest=True):
                 time.sleep(seconds / 10)
         with busy(server, seed, tally, clients):
-            watcher, began = series.Watcher(server.pid), time.monotonic()
+            watcher, began = series.Watcher(server), time.monotonic()
             while (now := time.monotonic() - began) < seconds:
                 samples.append(watcher.look(now))
                 if len(digests) == 1 and now > seconds / 3:
@@ -240,11 +241,11 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30, help="how long [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same requests [0]")
     parser.add_argument("--clients", type=int, default=3, help="at once [%(default)s]")
-    parser.add_argument("--repository", type=Path, default=servers.ROOT / "model_repository")
+    parser.add_argument("--repository", type=Path, default=ROOT / "model_repository")
     parser.add_argument("--plot", type=Path, metavar="PATH", help="draw it: .png or .svg")
     parser.add_argument("--csv", type=Path, metavar="PATH", help="write every sample")
     options = parser.parse_args()
-    log = servers.ROOT / "build" / "soak.log"  # to be read where something was found
+    log = ROOT / "build" / "soak.log"  # to be read where something was found
     log.parent.mkdir(exist_ok=True)
     told, samples = soak(
         options.repository, 60 * options.minutes, options.seed, options.clients, log

@@ -13,7 +13,8 @@ import onnx
 from backends.engines import onnx_runtime, tensorrt
 from backends.slabs.gpu import Gpu
 from backends.slabs.network import Host, Network
-from bench.in_process import Array, open_graph
+from bench.in_process import open_graph
+from bench.task import Array
 
 Run = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 # Engine -> the target of `python -m export build` whose files it runs.

@@ -8,9 +8,9 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
+from bench import ROOT
 from bench.acceptance.steps import NotDone
 
 _NAMES = ("libcuda.so.1", "libcuda.so")
@@ -124,8 +124,7 @@ def share() -> None:
     call(driver, "cuMemcpyHtoD_v2", memory, content, ctypes.c_size_t(_COUNT))
     call(driver, "cuIpcGetMemHandle", ctypes.byref(handle), memory)
     words = [sys.executable, "-m", "bench.acceptance.libcuda"]
-    root = Path(__file__).resolve().parents[2]
-    other = subprocess.run(words, input=bytes(handle), capture_output=True, cwd=root)
+    other = subprocess.run(words, input=bytes(handle), capture_output=True, cwd=ROOT)
     call(driver, "cuMemFree_v2", memory)
     if other.returncode:
         lines = other.stderr.decode(errors="replace").splitlines() or ["no reason given"]

@@ -12,9 +12,9 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from bench import ROOT
 from bench.acceptance import fatbin, parcels
 
-ROOT = Path(__file__).resolve().parents[2]
 PROVIDER = "onnxruntime/capi/libonnxruntime_providers_cuda.so"
 # What comes first is enough for the step machine; then what engines on the GPU need.
 BASE = (

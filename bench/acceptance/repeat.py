@@ -12,7 +12,7 @@ from backends.slabs import chain
 from bench.acceptance import engines, machine, weights
 from bench.acceptance.parity import no_engine
 from bench.acceptance.steps import Case, Rows, Setting
-from bench.in_process import Array
+from bench.task import Array
 from export import onnx_export
 from export.variant import PRECISIONS
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bench import page
+from bench import ROOT, page
 from bench.acceptance import runner
 from bench.acceptance.steps import STEPS, Setting, Step
 
-PAGE = runner.ROOT / "docs" / "gpu.md"
+PAGE = ROOT / "docs" / "gpu.md"
 _HEAD = """# On a GPU
 
 `scripts/acceptance` tries on the machine at hand what is claimed of GPUs, and writes this page;

@@ -16,9 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bench import ROOT
 from bench.acceptance.steps import Setting, Step
 
-ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "build" / "acceptance"
 SECONDS = 480.0  # of a step in one call
 _SOURCES = ("backends", "bench", "export", "model_repository", "server")

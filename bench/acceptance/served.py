@@ -13,14 +13,15 @@ from functools import partial
 from typing import Any
 
 import tritonclient.grpc as grpc
-from tritonclient.utils import np_to_triton_dtype
 
-from bench import overhead, servers
+from bench import overhead
 from bench import task as tasks
 from bench.acceptance import engines, machine, weights
 from bench.acceptance.parity import no_engine
 from bench.acceptance.steps import Case, NotDone, Rows, Setting
-from bench.in_process import Array
+from bench.launcher import Server
+from bench.networks import tensors
+from bench.task import Array
 
 _LATENTS = {"cuda": (32, 64), "cpu": (8,)}
 _SIZES = {"cuda": 128, "cpu": 32}  # voxels a side, of requests at once
@@ -81,8 +82,8 @@ def _serving(setting: Setting, engine: str) -> Iterator[tuple[str, str]]:
     """Serve the variant; give its name and where its gRPC is."""
     subject = _subject(setting, engine)
     log = setting.folder / "served.server.log"
-    with servers.serving(subject.repository, subject.variant, log, keyed=False) as server:
-        yield subject.variant, server.url
+    with Server(subject.repository, log, f"--models={subject.variant}") as server:
+        yield subject.variant, server.grpc
 
 
 def _at_once(setting: Setting, engine: str) -> Rows:
@@ -128,11 +129,7 @@ def ask(url: str, variant: str, sides: tuple[int, int]) -> tuple[float, dict[str
     """
     task = tasks.Task(variant, sides[0], _STEPS, "", "", "", depth=sides[1])
     request = {name: x for name, x in tasks.request(task).items() if name != "latent"}
-    inputs = []
-    for name, array in request.items():
-        kind = np_to_triton_dtype(array.dtype)
-        inputs.append(grpc.InferInput(name, list(array.shape), kind))
-        inputs[-1].set_data_from_numpy(array)
+    inputs = tensors(request)
     with grpc.InferenceServerClient(url) as client:
         begin = time.perf_counter()
         answer = client.infer(variant, inputs, client_timeout=_WAIT)

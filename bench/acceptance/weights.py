@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from bench import ROOT
 from bench.acceptance import machine
 from bench.acceptance.engines import TARGETS
 from bench.acceptance.steps import Case, NotDone, Rows, Setting
-from bench.in_process import REPOSITORY, ROOT
+from bench.in_process import REPOSITORY
 from export import build, random_weights, variant
 from export.variant import PRECISIONS
 

@@ -14,8 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench import load
-from bench.servers import ROOT
+from bench import ROOT, load
 from tests.conftest import PATIENCE, SHM
 
 REGIONS = ("image", "report", "mask_0_0", "seed_0_0", "steps_0_0")  # named by perf_analyzer

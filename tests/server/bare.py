@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -12,10 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import tritonclient.grpc as grpc
 
-from tests.conftest import PATIENCE, ROOT, SHM
+from bench.launcher import Server
+from tests.conftest import PATIENCE, SHM
 
 
 def left(pid: int) -> list[Path]:
@@ -30,18 +29,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class Bare:
-    """A server of write_repository; `prefix` of its command; `options` of Popen."""
+class Bare(Server):
+    """A server of write_repository with standard streams and a parent as Popen's `options` say."""
 
     def __init__(self, repository: Path, prefix: Sequence[str] = (), **options: Any):
-        self.grpc = f"127.0.0.1:{free_port()}"
-        ports = [f"--{name}-port=0" for name in ("http", "metrics", "status")]
-        ports.append(f"--grpc-port={self.grpc.partition(':')[2]}")
-        command = [*prefix, sys.executable, "-m", "server", f"--repository={repository}", *ports]
-        self.process = subprocess.Popen(command, cwd=ROOT, **options)
-
-    def __enter__(self) -> Bare:
-        return self
+        port, log = free_port(), Path(os.devnull)
+        super().__init__(
+            repository, log, f"--grpc-port={port}", prefix=prefix, ready=False, **options
+        )
+        self.grpc = f"127.0.0.1:{port}"
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()
@@ -54,6 +50,6 @@ class Bare:
             while time.monotonic() < deadline and self.process.poll() is None:
                 with suppress(grpc.InferenceServerException):
                     if client.is_model_ready("slow_square"):
-                        return psutil.Process(self.process.pid).children()[0].pid
+                        return self.triton.pid
                 time.sleep(0.1)
         raise AssertionError(f"not ready within {PATIENCE} s")
