@@ -24,8 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="scripts/acceptance",
         description="Try what is claimed of GPUs on this machine; the results go to docs/gpu.md.",
-        epilog="scripts/acceptance --wheels DIR ...: install from the wheels in DIR, without a"
-        " network. scripts/acceptance --pack DIR, --unpack DIR: see docs/gpu.md.",
+        epilog="scripts/acceptance --wheels DIR ...: install from the wheels in DIR and"
+        " download nothing. scripts/acceptance --pack DIR, --unpack DIR: see docs/gpu.md.",
     )
     parser.add_argument("steps", nargs="*", metavar="STEP", help=f"of {', '.join(names)}; or all")
     parser.add_argument("--again", action="store_true", help="also what is done already")

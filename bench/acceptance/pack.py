@@ -1,4 +1,4 @@
-"""What a GPU machine without a network needs beside PyTorch for CUDA 13, packed into parcels."""
+"""What a GPU machine without access to the internet needs beside PyTorch, packed into parcels."""
 
 from __future__ import annotations
 
