@@ -26,7 +26,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from bench import ROOT, page, watch
+from bench import ROOT, page, processes
 from bench.task import Array
 
 # Side in latent voxels, overlap: diff_model_infer.py's overlap and config_infer.json's.
@@ -102,8 +102,8 @@ def one(given: argparse.Namespace) -> dict[str, Any]:
                 infer = SlidingWindowInferer([roi] * 3, 1, overlap, mode="gaussian")
                 decode = lambda: infer(tensor, pytorch).numpy()  # noqa: E731
     pid = os.getpid()
-    before, times = watch.private(pid), []
-    with watch.most(lambda: watch.private(pid)) as most:
+    before, times = processes.private(pid), []
+    with processes.peaks(lambda: processes.private(pid)) as peaks:
         for _ in range(given.repeat):
             begin = time.perf_counter()
             found = decode()
@@ -111,7 +111,7 @@ def one(given: argparse.Namespace) -> dict[str, Any]:
     if share == 1:
         np.save(given.folder / f"{given.one}.npy", found[0, 0])
     seconds = statistics.median(times)
-    return {"seconds": seconds, "memory": most[0] - before, "borders": borders}
+    return {"seconds": seconds, "memory": peaks[0] - before, "borders": borders}
 
 
 def windows(side: int, roi: int, overlap: float) -> list[int]:

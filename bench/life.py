@@ -15,12 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import psutil
-
 from bench import ROOT
+from bench.processes import family, peaks, resident
 from bench.task import Task
 
-_LOOK = 0.25  # seconds between two looks at the memory, each of which takes some milliseconds
+_INTERVAL = 0.25  # seconds between two samples of the memory, which take some milliseconds each
 
 
 class ContenderFailed(Exception):
@@ -67,7 +66,7 @@ def live(name: str, task: Task, folder: Path, volumes: int = 2) -> Life:
             text=True,
         )
         try:
-            with resident(process.pid) as memory:
+            with peaks(lambda: resident(family(process.pid)), seconds=_INTERVAL) as memory:
                 ready = _answer(process, name, log_path)
                 start = time.monotonic() - begin
                 first, *rest = (_ask(process, name, image, log_path) for _ in range(volumes))
@@ -116,40 +115,6 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 @contextmanager
-def resident(pid: int) -> Iterator[list[int]]:
-    """Give a list whose only element is the most memory that the process and its children held.
-
-    Resident memory in bytes; pages that processes share count once for each.
-    """
-    peak, done = [0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(_LOOK):
-            try:
-                root = psutil.Process(pid)
-                family = [root, *root.children(recursive=True)]
-            except psutil.Error:
-                return
-            peak[0] = max(peak[0], sum(map(_held, family)))
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        done.set()
-        thread.join()
-
-
-def _held(process: psutil.Process) -> int:
-    try:
-        held: int = process.memory_info().rss
-    except psutil.Error:  # just gone
-        return 0
-    return held
-
-
-@contextmanager
 def gpu_memory(wanted: bool) -> Iterator[list[int]]:
     """Give a list whose only element is what the first GPU held at the most beyond the beginning.
 
@@ -161,7 +126,7 @@ def gpu_memory(wanted: bool) -> Iterator[list[int]]:
         return
     query = ["nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     smi = subprocess.Popen(
-        [*query, f"--loop-ms={round(1000 * _LOOK)}"], stdout=subprocess.PIPE, text=True
+        [*query, f"--loop-ms={round(1000 * _INTERVAL)}"], stdout=subprocess.PIPE, text=True
     )
     before = int(_pipe(smi.stdout).readline())
     peak = [0]

@@ -11,32 +11,26 @@ import argparse
 import json
 import sys
 import tempfile
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-import psutil
 from maisi_client import Client
 
-from bench import ROOT, page, servers, watch
-
-SHM = Path("/dev/shm")
-
-
-def private() -> int:
-    """Return the bytes of private memory of all processes that this one started."""
-    return sum(watch.private(x.pid) for x in psutil.Process().children(recursive=True))
+from bench import ROOT, page, processes, servers
+from bench.launcher import SHM, Server
 
 
-def shared() -> int:
-    """Return the bytes that servers hold in shared memory."""
-    total = 0
-    for path in SHM.glob("maisi-serve-*"):
-        with suppress(OSError):
-            total += 512 * path.stat().st_blocks
-    return total
+def private(server: Server) -> int:
+    """Return the bytes of private memory of a server's processes."""
+    return sum(processes.private(process.pid) for process in processes.family(server.pid))
+
+
+def shared(server: Server) -> int:
+    """Return the bytes that a server holds in shared memory."""
+    return processes.allocated(SHM / name for name in server.shared_memory())
 
 
 def measure(variant: str, repository: Path, sides: list[int]) -> list[dict[str, Any]]:
@@ -46,15 +40,16 @@ def measure(variant: str, repository: Path, sides: list[int]) -> list[dict[str, 
     with tempfile.TemporaryDirectory() as folder:
         words = (repository, Path(folder, "log"), f"--models={variant}")
         with servers.keyed(*words) as (server, _), Client(server.grpc) as client:
-            rows = [{"voxels": 0, "private": private(), "shared": shared()}]
+            measures = partial(private, server), partial(shared, server)
+            rows = [{"voxels": 0, "private": private(server), "shared": shared(server)}]
             for side in sides:
                 mask = np.full([side] * 3, label, np.uint8)
-                given = {"mask": nib.Nifti1Image(mask, np.diag([1.5, 1.5, 1.5, 1]))}
+                picture = {"mask": nib.Nifti1Image(mask, np.diag([1.5, 1.5, 1.5, 1]))}
                 if not facts["masks"]:
-                    given = {"size": [side] * 3}
-                with watch.most(private, shared) as most:
-                    client.generate(variant=variant, steps=2, guidance=1.0, seed=1, **given)
-                rows.append({"voxels": side**3, "private": most[0], "shared": most[1]})
+                    picture = {"size": [side] * 3}
+                with processes.peaks(*measures) as peaks:
+                    client.generate(variant=variant, steps=2, guidance=1.0, seed=1, **picture)
+                rows.append({"voxels": side**3, "private": peaks[0], "shared": peaks[1]})
     return rows
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import csv
-import os
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
-from bench import watch
+from bench import processes
 from bench.launcher import SHM, Server
 
 MEMORY, SHARED, DESCRIPTORS, THREADS = "memory", "shared memory", "descriptors", "threads"
@@ -49,13 +48,15 @@ class Watcher:
         held: dict[tuple[str, str], float] = {}
         for name, process in self._processes().items():
             with suppress(psutil.Error):
-                held[MEMORY, name] = watch.private(process.pid)
+                held[MEMORY, name] = processes.private(process.pid)
                 held[DESCRIPTORS, name] = process.num_fds()
                 held[THREADS, name] = process.num_threads()
                 self.lives.setdefault(name, set()).add(process.pid)
                 self.files |= _mapped(process.pid)
-        held[SHARED, "server"] = _on_disk(SHM / name for name in self.server.shared_memory())
-        held[SHARED, "clients"] = _on_disk(SHM / name for name in self.files)
+        held[SHARED, "server"] = processes.allocated(
+            SHM / name for name in self.server.shared_memory()
+        )
+        held[SHARED, "clients"] = processes.allocated(SHM / name for name in self.files)
         return Sample(seconds, held)
 
     def died(self) -> list[str]:
@@ -63,12 +64,12 @@ class Watcher:
         return sorted(name for name, pids in self.lives.items() if len(pids) > 1)
 
     def _processes(self) -> dict[str, psutil.Process]:
-        processes = {"clients": psutil.Process()}
+        by_name = {"clients": psutil.Process()}
         with suppress(psutil.Error, LookupError):
-            processes["supervisor"] = psutil.Process(self.server.pid)
-            processes["tritonserver"] = self.server.triton
-            processes |= self.server.stubs()
-        return processes
+            by_name["supervisor"] = psutil.Process(self.server.pid)
+            by_name["tritonserver"] = self.server.triton
+            by_name |= self.server.stubs()
+        return by_name
 
 
 def _mapped(pid: int) -> set[str]:
@@ -77,15 +78,6 @@ def _mapped(pid: int) -> set[str]:
         lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
         return {line.rpartition("/")[2] for line in lines if "/dev/shm/maisi-client-" in line}
     return set()
-
-
-def _on_disk(paths: Iterable[Path]) -> float:
-    """Return the bytes that files take: a file of tmpfs may be longer than what it holds."""
-    taken = 0
-    for path in paths:
-        with suppress(OSError):
-            taken += 512 * os.stat(path).st_blocks
-    return float(taken)
 
 
 @dataclass(frozen=True)

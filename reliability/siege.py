@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 from maisi_client import Client, MaisiError
 
-from bench import watch
+from bench import processes
 from bench.launcher import Server
 
 _ASKED: dict[str, Any] = {"size": [32, 32, 32], "steps": 2, "seed": 7, "modality": "mri_t2"}
@@ -82,12 +82,14 @@ def _family(server: Server) -> list[psutil.Process]:
     return []
 
 
-def _resident(server: Server, which: slice) -> int:
-    held = 0
-    for process in _family(server)[which]:
-        with suppress(psutil.Error):
-            held += process.memory_info().rss
-    return held
+def _of_triton(server: Server) -> int:
+    """Return tritonserver's resident memory in bytes."""
+    return processes.resident(_family(server)[:1])
+
+
+def _of_models(server: Server) -> int:
+    """Return the resident memory of all models' processes in bytes."""
+    return processes.resident(_family(server)[1:])
 
 
 def besiege(
@@ -98,12 +100,12 @@ def besiege(
     `idle`: what such a client saw before the attacks; times are ratios to its. Memory in MB: before
     the attack, at the most, and afterwards.
     """
-    looks = (partial(_resident, server, slice(1)), partial(_resident, server, slice(1, None)))
-    family, before = _family(server), [look() for look in looks]
+    measures = (partial(_of_triton, server), partial(_of_models, server))
+    family, before = _family(server), [measure() for measure in measures]
     ordinary = Ordinary(server.grpc)
     started = time.monotonic()
     try:
-        with watch.most(*looks) as most:
+        with processes.peaks(*measures) as peaks:
             try:
                 answers = do(Siege(server, amount, ordinary.wait))
             except OSError as error:  # it has ended
@@ -114,12 +116,12 @@ def besiege(
     finally:
         ordinary.end()
     time.sleep(_SETTLE)
-    after = [look() for look in looks]
+    after = [measure() for measure in measures]
     survived = {process.pid for process in family} == {each.pid for each in _family(server)}
     if not survived:
         _wait_until_healed(server)
     median = statistics.median(ordinary.seconds or [math.inf])
-    memory = zip(("tritonserver", "models"), before, most, after, strict=True)
+    memory = zip(("tritonserver", "models"), before, peaks, after, strict=True)
     return {
         "amount": amount,
         "seconds": round(seconds, 2),

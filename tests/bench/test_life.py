@@ -1,24 +1,14 @@
-"""Processes that are watched, and their failures."""
+"""Contenders that fail."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from bench.life import ContenderFailed, live, resident
+from bench.life import ContenderFailed, live
 from bench.task import Task
-
-
-def test_the_memory_of_a_child_of_the_process_counts() -> None:
-    inner = "x = bytearray(200 << 20); import time; time.sleep(1)"
-    outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
-    process = subprocess.Popen([sys.executable, "-c", outer])
-    with resident(process.pid) as memory:
-        process.wait()
-    assert 200 << 20 < memory[0] < 400 << 20
 
 
 def test_what_a_contender_fails_with_is_told_in_a_sentence(tmp_path: Path) -> None:
