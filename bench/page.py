@@ -21,13 +21,13 @@ def machine() -> str:
     """Describe this computer in one line: processor, cores that we may use, memory, system."""
     cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     flags = re.search(r"^flags\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    known = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
-    best = next((flag for flag in known if flags and flag in flags[1].split()), "")
+    extensions = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
+    extension = next((flag for flag in extensions if flags and flag in flags[1].split()), "")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     cores = len(os.sched_getaffinity(0))
     parts = [
         cpu[1].strip() if cpu else platform.machine(),
-        *([best] if best else []),
+        *([extension] if extension else []),
         f"{cores} core{'s' if cores > 1 else ''}",
         f"{memory:.0f} GB",
         f"Linux, Python {platform.python_version()}",

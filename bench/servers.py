@@ -1,4 +1,4 @@
-"""What a server says of itself, endpoints for perf_analyzer, and requests for both."""
+"""Statistics and contracts of servers, endpoints for perf_analyzer, and requests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _KINDS = {"steps": np.int32, "seed": np.int64, "size": np.int32, "strength": np.
 
 @dataclass(frozen=True)
 class Counts:
-    """What a model has done since it was loaded: requests answered and failed, nanoseconds."""
+    """Counts of a model since it was loaded: requests answered and failed, and nanoseconds."""
 
     answered: int
     failed: int
@@ -39,7 +39,7 @@ class Counts:
     queue_ns: int
 
     def since(self, before: Counts) -> Counts:
-        """Return what was added after `before`."""
+        """Return the difference to `before`."""
         return Counts(
             self.answered - before.answered,
             self.failed - before.failed,
@@ -120,13 +120,13 @@ def keyed(repository: Path, log: Path, *arguments: str) -> Iterator[tuple[Server
 
 
 def add_narrow_endpoints(
-    repository: Path, name: str, sent: Mapping[str, Any], folder: Path
+    repository: Path, name: str, request: Mapping[str, Any], folder: Path
 ) -> None:
     """Fill the empty `folder` with `repository`'s models of a variant and two narrowed endpoints.
 
     Those, `<variant>.loadtest` and `<variant>.loadtest_stream`, are the ensemble and the stream
-    without the inputs that are not `sent`: perf_analyzer wants to put every input of a model into
-    shared memory, and the optional ones exclude each other.
+    without the inputs that `request` has not: perf_analyzer puts every input of a model into shared
+    memory, and the optional ones exclude each other.
     Raises ServerFailed when there is no such variant.
     """
     for model in repository.glob(f"{name}*"):
@@ -135,16 +135,16 @@ def add_narrow_endpoints(
     for original, copy in ((name, NARROW), (f"{name}.stream", NARROW_STREAM)):
         config = _config(repository, original)
         config.name = f"{name}.{copy}"
-        dropped = {tensor.name for tensor in config.input} - sent.keys()
-        kept = [tensor for tensor in config.input if tensor.name not in dropped]
+        absent = {tensor.name for tensor in config.input} - request.keys()
+        inputs = [tensor for tensor in config.input if tensor.name not in absent]
         del config.input[:]
-        config.input.extend(kept)
+        config.input.extend(inputs)
         if config.HasField("ensemble_scheduling"):
             # Ensembles with it are variants, which the server asks for a volume at its start.
             del config.parameters["variant"]
             for step in config.ensemble_scheduling.step:
                 for tensor, source in list(step.input_map.items()):
-                    if source in dropped:
+                    if source in absent:
                         del step.input_map[tensor]
         version = folder / config.name / "1"
         version.mkdir(parents=True)
@@ -164,8 +164,8 @@ def inputs(facts: Mapping[str, Any], size: tuple[int, int, int], steps: int) -> 
     if not facts["masks"]:
         return request | {"size": {"content": list(size), "shape": [3]}}
     labels = example(size)
-    known = np.array([str(label) in facts["labels"] for label in range(256)])
-    labels[~known[labels]] = 0
+    is_known = np.array([str(label) in facts["labels"] for label in range(256)])
+    labels[~is_known[labels]] = 0
     if not labels.any():
         raise ServerFailed(f"{facts['name']} knows none of the labels in {MASK.name}.")
     content = {"b64": base64.b64encode(labels.tobytes()).decode()}
@@ -176,11 +176,11 @@ def example(size: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
     """Return the example's labels [X, Y, Z], the whole head, at `size` by nearest neighbour."""
     image = nib.as_closest_canonical(nib.load(MASK))
     labels = np.asarray(image.dataobj).astype(np.uint8)
-    at = [
-        ((np.arange(count) + 0.5) * of / count).astype(np.intp)
-        for count, of in zip(size, labels.shape, strict=True)
+    indices = [
+        ((np.arange(count) + 0.5) * length / count).astype(np.intp)
+        for count, length in zip(size, labels.shape, strict=True)
     ]
-    return np.ascontiguousarray(labels[np.ix_(*at)])
+    return np.ascontiguousarray(labels[np.ix_(*indices)])
 
 
 def picture(size: tuple[int, int, int], kind: npt.DTypeLike = np.uint8) -> nib.Nifti1Image:
@@ -188,17 +188,17 @@ def picture(size: tuple[int, int, int], kind: npt.DTypeLike = np.uint8) -> nib.N
     return nib.Nifti1Image(example(size).astype(kind), np.diag([2.0, 2.0, 2.0, 1.0]))
 
 
-def ensemble(url: str, asked: Mapping[str, Any], seconds: float) -> npt.NDArray[np.int16]:
-    """Ask mini as any KServe client does, for at most so many seconds; return the image [X, Y, Z].
+def ensemble(url: str, request: Mapping[str, Any], seconds: float) -> npt.NDArray[np.int16]:
+    """Request a volume of mini by tritonclient, within `seconds`; return the image [X, Y, Z].
 
-    `asked` is as our client takes it; images have to lie as the server sees them.
+    `request` has the arguments of our client; images must be in RAS+.
     """
-    arrays = {"spacing": np.full(3, asked["spacing"], np.float32)}
+    arrays = {"spacing": np.full(3, request["spacing"], np.float32)}
     for name, kind in _KINDS.items():
-        if name in asked:
-            arrays[name] = np.atleast_1d(np.array(asked[name], kind))
-    for name in asked.keys() & {"mask", "source"}:
-        arrays[name] = np.asarray(asked[name].dataobj)
+        if name in request:
+            arrays[name] = np.atleast_1d(np.array(request[name], kind))
+    for name in request.keys() & {"mask", "source"}:
+        arrays[name] = np.asarray(request[name].dataobj)
     with grpc.InferenceServerClient(url) as client:
         result = client.infer("mini", tensors(arrays), client_timeout=seconds)
     image: npt.NDArray[np.int16] = result.as_numpy("image")
@@ -206,7 +206,7 @@ def ensemble(url: str, asked: Mapping[str, Any], seconds: float) -> npt.NDArray[
 
 
 def stream(url: str, variant: str, arrays: Mapping[str, Any], seconds: float) -> Any:
-    """Ask a variant's stream by tritonclient; return the result that holds the volume.
+    """Request a volume of a variant's stream by tritonclient; return the result that holds it.
 
     Raises InferenceServerException for what the server refuses, queue.Empty after `seconds` without
     a sign of progress.

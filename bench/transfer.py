@@ -1,8 +1,8 @@
-"""What an answer takes from the server to a client beside it: by gRPC and through shared memory.
+"""The time of an answer from the server to a client beside it: by gRPC, and by shared memory.
 
     scripts/bench transfer [--sides 64 128 512] [--repeat 5] [--write]
 
-The model is a stand-in that computes nothing and hands out the same int16 volume. The client is
+The model is a stand-in that computes nothing and returns the same int16 volume. The client is
 tritonclient, and an answer ends as an array. The last line is JSON.
 """
 
@@ -27,7 +27,7 @@ from bench import page
 from bench.launcher import SHM
 from bench.networks import tensors
 from bench.servers import keyed
-from bench.task import Array
+from bench.workload import Array
 
 MODEL = "transfer"
 CLIENT_THRESHOLD = 8 << 20  # bytes from which on our client takes shared memory
@@ -59,8 +59,8 @@ instance_group [{ count: 1 }]
 """
 
 
-def lay(repository: Path) -> None:
-    """Fill a folder with the stand-in."""
+def write_stand_in(repository: Path) -> None:
+    """Write a model repository with the stand-in."""
     version = repository / MODEL / "1"
     version.mkdir(parents=True)
     (version / "model.py").write_text(STAND_IN)
@@ -106,20 +106,20 @@ def seconds(url: str, key: str, side: int, way: Callable[[Any, str, int], Array]
 
 
 def gzip_seconds(side: int) -> tuple[float, float]:
-    """Return the seconds that gzip takes for a smooth volume with noise, and what is left of it."""
+    """Return the seconds of gzip for a smooth volume with noise, and the remaining share of it."""
     ramp = np.linspace(0, 1000, side, dtype=np.float32)
     noise = np.random.default_rng(0).standard_normal((side,) * 3, np.float32)
     data = (15 * noise + ramp).astype(np.int16).tobytes()
     started = time.perf_counter()
-    left = len(zlib.compress(data, GZIP_LEVEL)) / len(data)
-    return time.perf_counter() - started, left
+    remainder = len(zlib.compress(data, GZIP_LEVEL)) / len(data)
+    return time.perf_counter() - started, remainder
 
 
 def measure(sides: Sequence[int], repeat: int) -> list[dict[str, float]]:
     """Return for each side the medians of both ways, in turn, in milliseconds."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        lay(Path(folder, "models"))
+        write_stand_in(Path(folder, "models"))
         with keyed(Path(folder, "models"), Path(folder, "log")) as (server, key):
             for side in sides:
                 times: dict[str, list[float]] = {name: [] for name in WAYS}
@@ -134,18 +134,18 @@ def measure(sides: Sequence[int], repeat: int) -> list[dict[str, float]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     parser = argparse.ArgumentParser(
-        prog="scripts/bench transfer", description="Seconds of an answer's way."
+        prog="scripts/bench transfer", description="The time of an answer."
     )
     parser.add_argument("--sides", type=int, nargs="+", default=[64, 128, 160, 256, 512])
     parser.add_argument("--repeat", type=int, default=5, help="medians of so many")
     parser.add_argument("--write", action="store_true", help="put the table into the page")
-    given = parser.parse_args(arguments)
-    rows = measure(given.sides, given.repeat)
-    packed, left = gzip_seconds(max(given.sides))
+    options = parser.parse_args(arguments)
+    rows = measure(options.sides, options.repeat)
+    gzip_time, remainder = gzip_seconds(max(options.sides))
     text = (
         "An int16 answer from a model that computes nothing to a client on the same machine, from"
-        f" the request to the array; medians of {given.repeat}, in turn. From"
-        f" {CLIENT_THRESHOLD >> 20} MiB on our client takes shared memory by itself.\n\n"
+        f" the request to the array; medians of {options.repeat}, in turn. From"
+        f" {CLIENT_THRESHOLD >> 20} MiB on, our client takes shared memory by itself.\n\n"
         + page.table(
             ["volume", "MB", *(f"{way}, ms" for way in WAYS)],
             [
@@ -154,12 +154,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ],
         )
         + f"\n\nNothing is compressed: gzip, as gRPC has it (level {GZIP_LEVEL}), takes"
-        f" {packed:.1f} s for a ramp with noise of 15 grey levels at {max(given.sides)}³, once,"
-        f" and leaves {left:.0%} of it."
+        f" {gzip_time:.1f} s for a ramp with noise of 15 grey levels at {max(options.sides)}³, and"
+        f" leaves {remainder:.0%} of it."
     )
     print(text + "\n")
-    print(json.dumps({"repeat": given.repeat, "rows": rows, "gzip_s": round(packed, 2)}))
-    if given.write:
+    print(json.dumps({"repeat": options.repeat, "rows": rows, "gzip_s": round(gzip_time, 2)}))
+    if options.write:
         page.write("Transfer", "scripts/bench transfer --write", text)
     return 0
 

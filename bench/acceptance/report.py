@@ -1,4 +1,4 @@
-"""docs/gpu.md: the states of all steps, rendered."""
+"""docs/gpu.md, rendered from the states of all steps."""
 
 from __future__ import annotations
 

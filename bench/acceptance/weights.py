@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench import ROOT
 from bench.acceptance import machine
-from bench.acceptance.engines import TARGETS
+from bench.acceptance.loading import TARGETS
 from bench.acceptance.steps import Case, NotDone, Rows, Setting
 from bench.in_process import REPOSITORY
 from export import build, random_weights, variant

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from bench import compare
-from bench.task import Task
 from bench.upstream import upstream
+from bench.workload import Workload
 
 CHECKOUT = os.environ.get("MAISI_UPSTREAM", "")
 
 
 def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
-    task = Task("rflow-ct", 64, 2, "cpu", "", "", upstream=str(tmp_path))
+    workload = Workload("rflow-ct", 64, 2, "cpu", "", "", upstream=str(tmp_path))
     refused = pytest.raises(ValueError, match=r"^upstream: .*environment_rflow-ct\.json")
-    with refused, upstream(task):
+    with refused, upstream(workload):
         pass
 
 

@@ -1,4 +1,4 @@
-"""A running server to do something bad to, and whether it is whole again afterwards."""
+"""A running server that faults are caused in, and whether it recovers."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from bench import ROOT, servers
 from bench.launcher import Server
 
 SMALL = (48, 48, 48)
-_LARGEST_ERROR = 400  # characters of what a caller is told, at the most
+_LARGEST_ERROR = 400  # characters of an error sentence at most
 _TELLTALE = re.compile(r"Traceback|File \"")
 
 
 class Wrong(Exception):
-    """What must not come of a fault; one sentence."""
+    """An outcome that a fault must not have; one sentence."""
 
 
 class Unable(Exception):
-    """This machine cannot do that; one sentence."""
+    """This machine does not allow a fault; one sentence."""
 
 
-class Scene:
-    """A server of the mini variant, on free ports, and a client.
+class FaultTarget:
+    """A server of the mini variant on free ports, and a client.
 
-    `under`: the beginning of a command that becomes the server. `models`: those with a process of
-    their own. `sha256`: the digest of the good request's volume. `deaths`: of models' processes in
-    requests, since tritonserver started.
+    `prefix`: the beginning of a command that becomes the server. `models`: those with a process.
+    `sha256`: the digest of the good request's volume. `deaths`: the number of models' processes
+    that died in requests since tritonserver started.
     """
 
-    def __init__(self, folder: Path, under: Sequence[str] = ()) -> None:
-        """Start it, and ask the good request for the first time."""
-        self.folder, self.under = folder, under
+    def __init__(self, folder: Path, prefix: Sequence[str] = ()) -> None:
+        """Start it, and send the good request for the first time."""
+        self.folder, self.prefix = folder, prefix
         self.mask = folder / "mask.nii.gz"
         nib.save(servers.picture(SMALL), self.mask)
         self._pool = ThreadPoolExecutor(8)
@@ -59,9 +59,9 @@ class Scene:
         self.deaths = 0
         self.log = self.folder / "server.log"
         repository = ROOT / "model_repository"
-        server = Server(repository, self.log, "--models=mini", prefix=self.under)
+        server = Server(repository, self.log, "--models=mini", prefix=self.prefix)
         self.server = self._stack.enter_context(server)
-        # As many attempts as a start of tritonserver takes on a busy machine.
+        # Enough retries for a restart of tritonserver on a busy machine.
         self.client = self._stack.enter_context(Client(self.server.grpc, timeout=300, retries=12))
 
     def close(self) -> None:
@@ -69,33 +69,33 @@ class Scene:
         self._stack.close()
         self._pool.shutdown()
 
-    # What it is asked.
+    # Requests.
 
-    def good(self, **more: Any) -> str:
-        """Ask the good request, through the stream; return the digest of its volume."""
-        asked = {"steps": 4, "seed": 11, **more}
-        found: str = self.client.generate(self.mask, **asked).report["sha256"]["image"]
-        return found
+    def good(self, **arguments: Any) -> str:
+        """Send the good request through the stream; return the digest of its volume."""
+        request = {"steps": 4, "seed": 11, **arguments}
+        digest: str = self.client.generate(self.mask, **request).report["sha256"]["image"]
+        return digest
 
     def ensemble(self, size: tuple[int, int, int] = SMALL) -> Any:
-        """Ask the good request as any KServe client does; return the image [X, Y, Z]."""
-        asked = {"mask": servers.picture(size), "steps": 4, "seed": 11, "spacing": 2.0}
-        return servers.ensemble(self.server.grpc, asked, 120)
+        """Send the good request by plain tritonclient; return the image [X, Y, Z]."""
+        request = {"mask": servers.picture(size), "steps": 4, "seed": 11, "spacing": 2.0}
+        return servers.ensemble(self.server.grpc, request, 120)
 
     def later(self, ask: Callable[[], Any]) -> Future[Any]:
-        """Ask in a thread."""
+        """Call `ask` in a thread."""
         return self._pool.submit(ask)
 
     @contextmanager
     def busy(self) -> Iterator[None]:
-        """Have the server work on a long request of somebody else's within."""
+        """Keep the server busy with a long request within the block."""
         with closing(self.client.stream(size=SMALL, steps=900)) as events:
             for event in events:
                 if isinstance(event, Progress) and event.stage == "sampler":
                     break
             yield
 
-    # What is known of it.
+    # State.
 
     @property
     def shm(self) -> Path:
@@ -107,14 +107,14 @@ class Scene:
         return set(self.server.shared_memory(self.shm))
 
     def gauge(self, name: str, **labels: str) -> float:
-        """Add up a metric, over whatever labels are not given."""
+        """Sum a metric over all series that have these labels."""
         with urllib.request.urlopen(f"http://{self.server.metrics}/metrics", timeout=60) as answer:
             lines = answer.read().decode().splitlines()
-        wanted = [f'{key}="{value}"' for key, value in labels.items()]
+        texts = [f'{key}="{value}"' for key, value in labels.items()]
         return sum(
             float(line.rpartition(" ")[2])
             for line in lines
-            if line.startswith(f"{name}{{") and all(each in line for each in wanted)
+            if line.startswith(f"{name}{{") and all(text in line for text in texts)
         )
 
     def at_work(self) -> float:
@@ -122,11 +122,11 @@ class Scene:
         return sum(self.gauge(f"maisi_requests_{kind}") for kind in ("running", "waiting"))
 
     def done(self, model: str) -> int:
-        """Count what a model has answered."""
+        """Return the number of requests that a model has answered."""
         return servers.statistics(self.server.grpc)[model].answered
 
     def ready(self) -> bool:
-        """Ask as Kubernetes does."""
+        """Return whether `/ready` answers 200."""
         with suppress(OSError, urllib.error.URLError):
             where = f"http://{self.server.status}/ready"
             with urllib.request.urlopen(where, timeout=60) as answer:
@@ -134,14 +134,14 @@ class Scene:
         return False
 
     def serves(self) -> bool:
-        """Tell whether tritonserver and every model has a living process, and all is ready."""
+        """Return whether every model has a living process, and the server is ready."""
         try:
             return sorted(self.server.stubs()) == self.models and self.ready()
         except (LookupError, psutil.Error):  # it starts again
             return False
 
-    def whole(self) -> None:
-        """Raise Wrong where the server is not as before: processes, readiness, bytes, /dev/shm."""
+    def check_recovered(self) -> None:
+        """Raise Wrong unless processes, readiness, bytes and /dev/shm are as before the fault."""
         until(self.serves, 60, "all models serve")
         if self.good() != self.sha256:
             raise Wrong("the same request gives other bytes")
@@ -153,7 +153,7 @@ class Scene:
 
 
 def until(holds: Callable[[], object], seconds: float, what: str) -> float:
-    """Wait until something holds; return for how long. Raises Wrong after so many seconds."""
+    """Wait for a condition, `what` in words; return how long. Raises Wrong after `seconds`."""
     began = time.monotonic()
     while not holds():
         if time.monotonic() - began > seconds:
@@ -162,22 +162,22 @@ def until(holds: Callable[[], object], seconds: float, what: str) -> float:
     return time.monotonic() - began
 
 
-def sentence(told: object) -> str:
-    """Return what a caller was told; raises Wrong where that is not one sentence for a person."""
-    text = str(told).strip()
+def sentence(message: object) -> str:
+    """Return an error message; raises Wrong where it is not one sentence for a person."""
+    text = str(message).strip()
     if not text or "\n" in text or len(text) > _LARGEST_ERROR or _TELLTALE.search(text):
         raise Wrong(f"not one sentence: {text[:_LARGEST_ERROR]!r}")
     return text
 
 
-def private(mount: str) -> list[str]:
-    """Begin a command with a mount namespace of its own, in which a shell's `mount` came first.
+def in_mount_namespace(mount: str) -> list[str]:
+    """Return a command prefix that runs the shell command `mount` in a new mount namespace.
 
     Raises Unable where that is not allowed.
     """
-    ways = [["unshare", "--mount"], ["unshare", "--user", "--map-root-user", "--mount"]]
-    for way in ways[os.getuid() != 0 :]:
-        words = [*way, "sh", "-c", f'{mount} && exec "$@"', "sh"]
+    commands = [["unshare", "--mount"], ["unshare", "--user", "--map-root-user", "--mount"]]
+    for command in commands[os.getuid() != 0 :]:
+        words = [*command, "sh", "-c", f'{mount} && exec "$@"', "sh"]
         with suppress(OSError):
             if subprocess.run([*words, "true"], capture_output=True).returncode == 0:
                 return words

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from bench.life import ContenderFailed, live
-from bench.task import Task
+from bench.trial import ContenderFailed, run_trial
+from bench.workload import Workload
 
 
 def test_what_a_contender_fails_with_is_told_in_a_sentence(tmp_path: Path) -> None:
-    task = Task("mini", 32, 2, "cpu", "", str(tmp_path / "nothing"))
+    workload = Workload("mini", 32, 2, "cpu", "", str(tmp_path / "nothing"))
     with pytest.raises(ContenderFailed, match=r"^engines: FileNotFoundError: .*config\.pbtxt"):
-        live("engines", task, tmp_path)
+        run_trial("engines", workload, tmp_path)
     assert "Traceback" in (tmp_path / "engines.log").read_text()
 
 
@@ -23,4 +23,4 @@ def test_a_contender_that_dies_is_told_with_its_log(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(ContenderFailed, match=r"eager: ended with status 1; .*eager\.log"):
-        live("eager", Task("mini", 32, 2, "cpu", "", ""), tmp_path)
+        run_trial("eager", Workload("mini", 32, 2, "cpu", "", ""), tmp_path)

@@ -1,4 +1,4 @@
-"""A server under attack: what an ordinary client and the server's memory see of it."""
+"""The impact of an attack on an ordinary client, and on the server's memory and processes."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from maisi_client import Client, MaisiError
 from bench import processes
 from bench.launcher import Server
 
-_ASKED: dict[str, Any] = {"size": [32, 32, 32], "steps": 2, "seed": 7, "modality": "mri_t2"}
-_FEW = 3  # ordinary requests that are made before the attacks, and at least during each
-_SETTLE = 0.5  # seconds after an attack until its memory counts as kept
-_HEALED = 60.0  # seconds in which a server that an attack ended has to serve again
+_REQUEST: dict[str, Any] = {"size": [32, 32, 32], "steps": 2, "seed": 7, "modality": "mri_t2"}
+_MINIMUM = 3  # ordinary requests before the attacks, and at least during each
+_SETTLE = 0.5  # seconds from the end of an attack to the last sample of memory
+_RECOVERY = 60.0  # seconds until a server that an attack ended must serve again
 
 
 @dataclass(frozen=True)
-class Siege:
-    """What an attack gets: a server, how much of it is wanted, and a pause.
+class AttackRun:
+    """The arguments of an attack: a server, an amount, and a pause.
 
-    `hold` returns when ordinary requests have been made meanwhile.
+    `hold` returns when some ordinary requests have ended.
     """
 
     server: Server
@@ -37,13 +37,13 @@ class Siege:
     hold: Callable[[], None]
 
 
-class Ordinary:
-    """A client that asks for a small volume again and again, in a thread."""
+class OrdinaryClient:
+    """A client that requests a small volume again and again, in a thread."""
 
     def __init__(self, url: str):
-        """Begin to ask."""
+        """Start the thread."""
         self.count = 0
-        self.seconds: list[float] = []  # of those that succeeded
+        self.seconds: list[float] = []  # of requests that succeeded
         self.digests: set[str] = set()
         self.failures: Counter[str] = Counter()
         self._url, self._done = url, threading.Event()
@@ -55,7 +55,7 @@ class Ordinary:
             while not self._done.is_set():
                 started = time.monotonic()
                 try:
-                    self.digests.add(client.generate(**_ASKED).report["sha256"]["image"])
+                    self.digests.add(client.generate(**_REQUEST).report["sha256"]["image"])
                     self.seconds.append(time.monotonic() - started)
                 except MaisiError as error:
                     self.failures[str(error)[:200]] += 1
@@ -63,19 +63,19 @@ class Ordinary:
                 self.count += 1
 
     def wait(self) -> None:
-        """Return after some more requests."""
-        count = self.count + _FEW
+        """Wait for some more requests."""
+        count = self.count + _MINIMUM
         while self.count < count and self._thread.is_alive():
             time.sleep(0.01)
 
     def end(self) -> None:
-        """Finish the last request."""
+        """Wait for the last request, and stop."""
         self._done.set()
         self._thread.join()
 
 
 def _family(server: Server) -> list[psutil.Process]:
-    """Return tritonserver and its models' processes; nothing while it starts again."""
+    """Return tritonserver and its models' processes; [] while it starts again."""
     with suppress(psutil.Error, LookupError):
         triton = server.triton
         return [triton, *triton.children()]
@@ -92,26 +92,26 @@ def _of_models(server: Server) -> int:
     return processes.resident(_family(server)[1:])
 
 
-def besiege(
-    server: Server, idle: Ordinary, do: Callable[[Siege], Counter[str]], amount: int
+def measure(
+    server: Server, idle: OrdinaryClient, do: Callable[[AttackRun], Counter[str]], amount: int
 ) -> dict[str, Any]:
-    """Attack a server while an ordinary client asks it; return what came of it.
+    """Attack a server during ordinary requests; return the outcome.
 
-    `idle`: what such a client saw before the attacks; times are ratios to its. Memory in MB: before
-    the attack, at the most, and afterwards.
+    `idle`: an ordinary client before the attacks, whose times are the base of the ratios. Memory is
+    in MB: before the attack, at its peak, and afterwards.
     """
     measures = (partial(_of_triton, server), partial(_of_models, server))
     family, before = _family(server), [measure() for measure in measures]
-    ordinary = Ordinary(server.grpc)
+    ordinary = OrdinaryClient(server.grpc)
     started = time.monotonic()
     try:
         with processes.peaks(*measures) as peaks:
             try:
-                answers = do(Siege(server, amount, ordinary.wait))
-            except OSError as error:  # it has ended
+                answers = do(AttackRun(server, amount, ordinary.wait))
+            except OSError as error:  # the server has ended
                 answers = Counter([f"lost: {error}"])
             seconds = time.monotonic() - started
-            if ordinary.count < _FEW:
+            if ordinary.count < _MINIMUM:
                 ordinary.wait()
     finally:
         ordinary.end()
@@ -119,7 +119,7 @@ def besiege(
     after = [measure() for measure in measures]
     survived = {process.pid for process in family} == {each.pid for each in _family(server)}
     if not survived:
-        _wait_until_healed(server)
+        _wait_until_recovered(server)
     median = statistics.median(ordinary.seconds or [math.inf])
     memory = zip(("tritonserver", "models"), before, peaks, after, strict=True)
     return {
@@ -136,13 +136,13 @@ def besiege(
     }
 
 
-def _wait_until_healed(server: Server) -> None:
-    """Wait for a volume; raises MaisiError where there is none in `_HEALED` seconds."""
-    deadline = time.monotonic() + _HEALED
-    with Client(server.grpc, retries=0, timeout=_HEALED) as client:
+def _wait_until_recovered(server: Server) -> None:
+    """Wait for a volume; raises MaisiError without one in `_RECOVERY` seconds."""
+    deadline = time.monotonic() + _RECOVERY
+    with Client(server.grpc, retries=0, timeout=_RECOVERY) as client:
         while True:
             try:
-                client.generate(**_ASKED)
+                client.generate(**_REQUEST)
                 return
             except MaisiError:
                 if time.monotonic() > deadline:

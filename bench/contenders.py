@@ -1,7 +1,7 @@
-"""The contenders, each in a process of its own: `scripts/bench rivals NAME TASK`.
+"""The contenders, each in its own process: `python -m bench.contenders NAME WORKLOAD`.
 
-`bench.life` starts it, waits for the line {"ready": true}, and writes the path of an .npy file for
-each volume it wants; each is answered with a line of seconds. Whatever libraries print goes to
+`bench.trial` starts it, waits for the line {"ready": true}, and writes the path of an .npy file for
+each volume that it requests; the answer is a line with the seconds. The output of libraries goes to
 standard error. PyTorch is imported only by those that need it.
 """
 
@@ -21,99 +21,98 @@ from typing import Any
 
 import numpy as np
 
-from bench import task as tasks
-from bench.acceptance.engines import load
+from bench.acceptance.loading import load
 from bench.in_process import published
 from bench.launcher import Server
 from bench.servers import stream
-from bench.task import Array, Task, Volume
+from bench.workload import Array, Volume, Workload, grey_levels
 
 _WAIT = 3600.0  # seconds; volumes of 512^3 on a CPU are slow
 
 Make = Callable[[], Volume]
-Contender = Callable[[Task], AbstractContextManager[tuple[Make, str]]]
+Contender = Callable[[Workload], AbstractContextManager[tuple[Make, str]]]
 
 
-def upstream(task: Task) -> AbstractContextManager[tuple[Make, str]]:
+def upstream(workload: Workload) -> AbstractContextManager[tuple[Make, str]]:
     """Give NV-Generate-CTMR's own code."""
-    made: AbstractContextManager[tuple[Make, str]] = importlib.import_module(
+    context: AbstractContextManager[tuple[Make, str]] = importlib.import_module(
         "bench.upstream"
-    ).upstream(task)
-    return made
+    ).upstream(workload)
+    return context
 
 
 @contextmanager
-def eager(task: Task, compiled: bool = False) -> Iterator[tuple[Make, str]]:
+def eager(workload: Workload, compiled: bool = False) -> Iterator[tuple[Make, str]]:
     """Give MONAI's networks and scheduler in plain PyTorch, float32 on a CPU, autocast on a GPU."""
     import torch
 
     from backends.maisi.request import complete
-    from bench.stages import Stages
+    from bench.stage_timer import StageTimer
     from export import networks, reference
 
-    chosen = task.load()
-    loaded = networks.load(chosen, Path(task.checkpoints))
+    variant = workload.load()
+    loaded = networks.load(variant, Path(workload.checkpoints))
     for network in (loaded.autoencoder, loaded.diffusion_unet, loaded.controlnet):
-        network.to(task.device)
-    stages = Stages(loaded.autoencoder, loaded.controlnet, task.device, inside=not compiled)
+        network.to(workload.device)
+    stages = StageTimer(loaded.autoencoder, loaded.controlnet, workload.device, inside=not compiled)
     if compiled:
         loaded.controlnet.compile()
         loaded.diffusion_unet.compile()
         loaded.autoencoder.decoder.compile()
-    labels, drawn = tasks.mask(task), tasks.noise(task)
-    plan = complete(chosen.parameter({}), tasks.request(task))
+    labels, noise = workload.mask(), workload.noise()
+    plan = complete(variant.parameter({}), workload.request())
     rows: dict[str, Sequence[float]] = {
         "spacing_tensor": plan.spacing,
         "class_labels": [plan.class_label],
     }
 
     def sample() -> Array:
-        with torch.autocast("cuda", enabled=task.device == "cuda"):
+        with torch.autocast("cuda", enabled=workload.device == "cuda"):
             image = reference.volume(
-                loaded, drawn, rows, task.steps, 0.0, None, labels, labels, task.device
+                loaded, noise, rows, workload.steps, 0.0, None, labels, labels, workload.device
             )
-        return tasks.grey_levels(chosen.serving, image, labels)
+        return grey_levels(variant.serving, image, labels)
 
     notes = "MONAI's networks without split convolutions, one decode of the whole volume"
     yield lambda: Volume(*stages.run(sample)), notes
 
 
 @contextmanager
-def compile(task: Task) -> Iterator[tuple[Make, str]]:
+def compile(workload: Workload) -> Iterator[tuple[Make, str]]:
     """Give the same through torch.compile, whose first volume compiles with an empty cache."""
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        with eager(task, compiled=True) as (make, _):
+        with eager(workload, compiled=True) as (make, _):
             yield make, "the networks of eager through torch.compile; its first volume compiles"
 
 
 @contextmanager
-def engines(task: Task) -> Iterator[tuple[Make, str]]:
+def engines(workload: Workload) -> Iterator[tuple[Make, str]]:
     """Give the repository's graphs and the server's own stages in this process, without Triton."""
     from backends.maisi import conditioning, decoder, sampler
     from backends.maisi.request import complete
 
-    table = published(task.load().name, task.models)
+    table = published(workload.load().name, workload.models)
     models = ("mask_encoder", "flow_masked", "vae_decoder")
-    opened = {model: open_model(task, model) for model in models}
-    asked = tasks.request(task)
+    graphs = {model: open_model(workload, model) for model in models}
+    inputs = workload.request()
 
-    def engine(model: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
-        found = opened[model](inputs)
-        return [found[name] for name in outputs]
+    def engine(model: str, feeds: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
+        results = graphs[model](feeds)
+        return [results[name] for name in outputs]
 
     def make() -> Volume:
         begin = time.perf_counter()
-        plan = complete(table, asked)
-        first = conditioning.noise(table, plan, asked["latent"])
-        steered: dict[str, Any] = conditioning.rows(table, plan)
-        labels = conditioning.labels(table, plan, asked["mask"])
+        plan = complete(table, inputs)
+        first = conditioning.noise(table, plan, inputs["latent"])
+        conditions: dict[str, Any] = conditioning.rows(table, plan)
+        labels = conditioning.labels(table, plan, inputs["mask"])
         encoding = time.perf_counter()
-        (steered["embedding"],) = engine("mask_encoder", {"labels": labels}, ["embedding"])
+        (conditions["embedding"],) = engine("mask_encoder", {"labels": labels}, ["embedding"])
         sampling = time.perf_counter()
-        latent = sampler.sample(table, plan, first, steered, engine)
+        latent = sampler.sample(table, plan, first, conditions, engine)
         decoding = time.perf_counter()
-        image = decoder.decode(table, plan, latent, asked["mask"], engine)
+        image = decoder.decode(table, plan, latent, inputs["mask"], engine)
         end = time.perf_counter()
         seconds: dict[str, float | None] = {
             "mask_encoder": sampling - encoding,
@@ -126,18 +125,18 @@ def engines(task: Task) -> Iterator[tuple[Make, str]]:
     yield make, "the graphs and the code of our service in one process"
 
 
-def open_model(task: Task, model: str) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+def open_model(workload: Workload, model: str) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
     """Open a model of the repository with the runtime that the server has for it."""
-    on_gpu = {"onnx": "onnxruntime-cuda"}.get(task.target, task.target)
-    folder = task.models / f"{task.load().name}.{model}" / "1"
-    return load(folder, "openvino" if task.device == "cpu" else on_gpu)
+    on_gpu = {"onnx": "onnxruntime-cuda"}.get(workload.target, workload.target)
+    folder = workload.models / f"{workload.load().name}.{model}" / "1"
+    return load(folder, "openvino" if workload.device == "cpu" else on_gpu)
 
 
 @contextmanager
-def service(task: Task) -> Iterator[tuple[Make, str]]:
+def service(workload: Workload) -> Iterator[tuple[Make, str]]:
     """Give our server, asked over gRPC by tritonclient."""
-    name, inputs = task.load().name, tasks.request(task)
-    with tempfile.TemporaryDirectory() as folder, _served(task, Path(folder, "log")) as server:
+    name, inputs = workload.load().name, workload.request()
+    with tempfile.TemporaryDirectory() as folder, _served(workload, Path(folder, "log")) as server:
 
         def make() -> Volume:
             begin = time.perf_counter()
@@ -152,10 +151,10 @@ def service(task: Task) -> Iterator[tuple[Make, str]]:
 
 
 @contextmanager
-def _served(task: Task, log: Path) -> Iterator[Server]:
-    """Serve the task's variant; at the end, write the server's log to standard error."""
+def _served(workload: Workload, log: Path) -> Iterator[Server]:
+    """Serve the workload's variant; at the end, write the server's log to standard error."""
     try:
-        with Server(task.models, log, f"--models={task.load().name}") as server:
+        with Server(workload.models, log, f"--models={workload.load().name}") as server:
             yield server
     finally:
         print(log.read_text(), file=sys.stderr)
@@ -172,20 +171,20 @@ CONTENDERS: dict[str, Contender] = {
 
 def main() -> int:
     """Make volumes until standard input ends; return the exit status."""
-    name, task = sys.argv[1], Task(**json.loads(sys.argv[2]))
-    told = os.fdopen(os.dup(1), "w", buffering=1)
+    name, workload = sys.argv[1], Workload(**json.loads(sys.argv[2]))
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     try:
-        with CONTENDERS[name](task) as (make, notes):
-            print(json.dumps({"ready": True, "notes": notes}), file=told)
+        with CONTENDERS[name](workload) as (make, notes):
+            print(json.dumps({"ready": True, "notes": notes}), file=answers)
             for line in sys.stdin:
                 volume = make()
                 np.save(line.strip(), volume.image)
-                print(json.dumps({"seconds": volume.seconds}), file=told)
+                print(json.dumps({"seconds": volume.seconds}), file=answers)
     except Exception as error:
         traceback.print_exc()
-        said = " ".join(str(error).split()) or "no reason given"
-        print(json.dumps({"error": f"{type(error).__name__}: {said[:300]}"}), file=told)
+        reason = " ".join(str(error).split()) or "no reason given"
+        print(json.dumps({"error": f"{type(error).__name__}: {reason[:300]}"}), file=answers)
         return 1
     return 0
 
