@@ -78,25 +78,25 @@ def prepare(options: argparse.Namespace) -> Workload:
     if options.repeat < 1:
         raise ValueError(f"repeat: {options.repeat} is not a whole number from 1")
     device = _device(options.device)
-    chosen = variant.load(options.variant)
-    if "controlnet" not in chosen.networks or chosen.serving["schedule"]["kind"] != "rflow":
+    subject = variant.load(options.variant)
+    if "controlnet" not in subject.networks or subject.serving["schedule"]["kind"] != "rflow":
         raise ValueError(
-            f"variant: {chosen.name} is not compared; it needs a ControlNet and rectified flow, as "
-            "rflow-ct has"
+            f"variant: {subject.name} is not compared; it needs a ControlNet and rectified flow, "
+            "as rflow-ct has"
         )
-    if options.size < 1 or options.size % chosen.serving["size"]["multiple"]:
+    if options.size < 1 or options.size % subject.serving["size"]["multiple"]:
         raise ValueError(
-            f"size: {options.size} is not a multiple of {chosen.serving['size']['multiple']}, the "
-            f"sizes that {chosen.name} takes unpadded"
+            f"size: {options.size} is not a multiple of {subject.serving['size']['multiple']}, the "
+            f"sizes that {subject.name} takes unpadded"
         )
-    shipped = chosen.name == "mini" and device == "cpu"
-    work = options.work / chosen.name
+    shipped = subject.name == "mini" and device == "cpu"
+    work = options.work / subject.name
     target = "onnx" if device == "cpu" else options.target
     models = ROOT / "model_repository" if shipped else work / f"models-{target}"
-    weights = ROOT / "export" / "checkpoints" if chosen.name == "mini" else work / "checkpoints"
+    weights = ROOT / "export" / "checkpoints" if subject.name == "mini" else work / "checkpoints"
     own = Path(options.variant).suffix == ".toml"
     workload = Workload(
-        str(Path(options.variant).resolve()) if own else chosen.name,
+        str(Path(options.variant).resolve()) if own else subject.name,
         options.size,
         options.steps,
         device,
@@ -107,9 +107,9 @@ def prepare(options: argparse.Namespace) -> Workload:
         options.config,
     )
     inputs = {"size": np.array([options.size] * 3), "spacing": np.array(SPACING)}
-    complete(chosen.parameter({}), {**inputs, "steps": np.array([options.steps])})
-    if options.checkpoints is None and chosen.name != "mini":
-        _write_weights(chosen, weights)
+    complete(subject.parameter({}), {**inputs, "steps": np.array([options.steps])})
+    if options.checkpoints is None and subject.name != "mini":
+        _write_weights(subject, weights)
     if options.repository is None and not shipped:
         _build(workload, options)
     return workload
@@ -128,11 +128,11 @@ def _device(name: str) -> str:
     return "cpu"
 
 
-def _write_weights(chosen: variant.Variant, folder: Path) -> None:
-    if all((folder / file).is_file() for file in chosen.checkpoints.values()):
+def _write_weights(subject: variant.Variant, folder: Path) -> None:
+    if all((folder / file).is_file() for file in subject.checkpoints.values()):
         return
     say(f"writing random weights to {folder}")
-    random_weights.write(chosen, folder)
+    random_weights.write(subject, folder)
 
 
 def _build(workload: Workload, options: argparse.Namespace) -> None:

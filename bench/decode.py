@@ -72,12 +72,12 @@ def _pytorch(options: argparse.Namespace) -> Callable[[Any], Any]:
 
 
 def one(options: argparse.Namespace) -> dict[str, Any]:
-    """Decode in one way, `options.one`; save the image, return seconds, memory and borders."""
+    """Decode in one method, `options.one`; save the image, return seconds, memory and borders."""
     x = np.load(options.folder / "latent.npy")
-    side, (way, *numbers) = x.shape[2], options.one.split()
+    side, (method, *numbers) = x.shape[2], options.one.split()
     borders: list[int] = []
     share = 1.0
-    if way == "slabs":
+    if method == "slabs":
         from backends.slabs import budget
 
         network = _chain(options, "vae_decoder", float(numbers[0]))
@@ -91,7 +91,7 @@ def one(options: argparse.Namespace) -> dict[str, Any]:
 
         pytorch, tensor = _pytorch(options), torch.from_numpy(x)
         decode = lambda: pytorch(tensor).numpy()  # noqa: E731
-        if way == "windows":
+        if method == "windows":
             roi, overlap = int(numbers[0]), float(numbers[1])
             starts = windows(side, roi, overlap)
             borders = sorted({4 * n for s in starts for n in (s, s + roi)} - {0, 4 * side})
@@ -136,7 +136,7 @@ def seams(volume: Array, borders: Sequence[int]) -> float:
 
 
 def compare(options: argparse.Namespace, size: int) -> list[dict[str, Any]]:
-    """Decode a volume of `size` voxels a side in every way and return a row for each.
+    """Decode a volume of `size` voxels a side in every method and return a row for each.
 
     Differences are to the whole decode, or where memory does not hold it, to the first in slabs.
     """
@@ -147,10 +147,10 @@ def compare(options: argparse.Namespace, size: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as name:
         options.folder = Path(name)
         np.save(options.folder / "latent.npy", latent(options, size))
-        for way in [*whole, *slabs, *blended]:
-            rows.append({"size": size, "way": way, **_child(options, way)})
+        for method in [*whole, *slabs, *blended]:
+            rows.append({"size": size, "way": method, **_child(options, method)})
             seconds = rows[-1]["seconds"]
-            print(f"{size} {way}: {seconds:.1f} s", file=sys.stderr, flush=True)
+            print(f"{size} {method}: {seconds:.1f} s", file=sys.stderr, flush=True)
         truth = np.load(options.folder / f"{rows[0]['way']}.npy")
         for row in rows:
             path = options.folder / f"{row['way']}.npy"
@@ -165,8 +165,8 @@ def compare(options: argparse.Namespace, size: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _child(options: argparse.Namespace, way: str) -> dict[str, Any]:
-    words = ["--variant", options.variant, "--one", way, "--folder", str(options.folder)]
+def _child(options: argparse.Namespace, method: str) -> dict[str, Any]:
+    words = ["--variant", options.variant, "--one", method, "--folder", str(options.folder)]
     words += ["--repository", str(options.repository), "--checkpoints", str(options.checkpoints)]
     words += ["--repeat", str(options.repeat), *(["--one-window"] if options.one_window else [])]
     done = subprocess.run(

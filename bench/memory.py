@@ -1,8 +1,8 @@
-"""What a server holds: idle, and at most while it makes a volume. `scripts/bench memory`.
+"""Memory of a server: idle, and at its peak during a volume. `scripts/bench memory`.
 
-Memory is what a container is charged for and cannot give back: private pages of all processes, and
-shared memory. Files that are mapped, such as activations beyond the budget, are not in it. The last
-line is JSON.
+Memory is what a container is charged for and the system cannot reclaim: private pages of all
+processes, and shared memory. Mapped files, such as activations beyond the budget, are not included.
+The last line is JSON.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def shared(server: Server) -> int:
 
 
 def measure(variant: str, repository: Path, sides: list[int]) -> list[dict[str, Any]]:
-    """Return a row for the idle server and one for each size: bytes private and shared, at most."""
+    """Return a row for the idle server and one for each size: peak bytes, private and shared."""
     facts = servers.variant_in(repository, variant)
     label = next(int(label) for label in facts["labels"] if int(label))
     with tempfile.TemporaryDirectory() as folder:
@@ -81,9 +81,9 @@ def main() -> None:
     table = page.table(head, cells)
     print(table)
     if options.write:
-        told = "The most that a server held, with a mask, guidance, two steps, at the stream.\n\n"
+        note = "The peak of a server, with a mask, guidance, two steps, at the stream.\n\n"
         command = f"scripts/bench memory {' '.join(sys.argv[1:])}"
-        page.write(f"Memory: {options.variant}", command, told + table)
+        page.write(f"Memory: {options.variant}", command, note + table)
     print(json.dumps({"variant": options.variant, "rows": rows}))
 
 

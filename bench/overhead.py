@@ -62,10 +62,10 @@ MINI = Subject("mini", REPOSITORY, "fp32", open_graph)
 def feeds(subject: Subject, side: int) -> dict[str, Array]:
     """Return one row of inputs of the flow at a latent of `side` cubed."""
     random, axes = np.random.default_rng(0), (side, side, side)
-    table, chosen = subject.published(), variant.load(subject.variant)
-    half = chosen.tensor_type("embedding", subject.precision) == "FP16"
+    table, details = subject.published(), variant.load(subject.variant)
+    half = details.tensor_type("embedding", subject.precision) == "FP16"
     latent = (1, table["latent"]["channels"], *axes)
-    embedding = (1, chosen.networks["controlnet"]["num_channels"][0], *axes)
+    embedding = (1, details.networks["controlnet"]["num_channels"][0], *axes)
     modality = table["modalities"][table["defaults"]["modality"]]
     return {
         "latent": random.standard_normal(latent, np.float32),

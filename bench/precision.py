@@ -99,12 +99,12 @@ def rounded(
         return onnx_export.evaluate(module, feeds)
 
 
-def _wrap(module: nn.Module, chosen: Callable[[str, nn.Module], bool]) -> None:
+def _wrap(module: nn.Module, is_wrapped: Callable[[str, nn.Module], bool]) -> None:
     for name, child in module.named_children():
-        if chosen(name, child):
+        if is_wrapped(name, child):
             setattr(module, name, InFloat16(child))
         else:
-            _wrap(child, chosen)
+            _wrap(child, is_wrapped)
 
 
 def table(subject: Variant, loaded: Networks, folder: Path) -> Iterator[str]:

@@ -233,15 +233,15 @@ def judge(table: Mapping[str, Mapping[str, Sequence[float]]], counts: Sequence[i
 
 
 def render(
-    table: Mapping[str, Any], counts: Sequence[int], cases: int, converged: int, way: float
+    table: Mapping[str, Any], counts: Sequence[int], cases: int, converged: int, distance: float
 ) -> str:
-    """Return the tables in Markdown; `way`: what Euler's `converged` steps sum to."""
+    """Return the tables in Markdown; `distance`: the sum of Euler's `converged` steps."""
     parts = [
         f"`mini`, means over {cases} {'volumes' if cases > 1 else 'volume'} of different masks, "
         "modalities and seeds, no guidance. Columns are calls of the network; heun takes an odd "
         f"number, one less where it is even. Converged is {TRUTH} with {converged} steps, whose "
         "times are exact. Euler's are MONAI's: each step ends at a time cut to a whole number, so "
-        f"that steps are too long and {converged} of them go {way:.3f} of the way. It does not "
+        f"that steps are too long and {converged} of them sum to {distance:.3f}. It does not "
         "converge; the row with exact times is Euler without that."
     ]
     for measure, title in MEASURES.items():
@@ -270,12 +270,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         case = SolverCase(variant, read(path, modality, seed, side), run)
         tables.append(case.measure(counts, converged))
     table = average(tables)
-    way = sum(step.b for step in SOLVERS["euler"](variant["schedule"], case.numel, converged))
-    text = render(table, counts, len(cases), converged, way)
+    distance = sum(step.b for step in SOLVERS["euler"](variant["schedule"], case.numel, converged))
+    text = render(table, counts, len(cases), converged, distance)
     print(text + "\n")
     print(
         json.dumps(
-            {"calls": counts, "cases": len(cases), "converged": converged, "way": way, **table}
+            {"calls": counts, "cases": len(cases), "converged": converged, "way": distance, **table}
         )
     )
     if options.write:

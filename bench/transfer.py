@@ -92,14 +92,14 @@ def by_shared_memory(client: Any, key: str, side: int) -> Array:
             path.unlink()
 
 
-WAYS = {"gRPC": by_grpc, "shared memory": by_shared_memory}
+METHODS = {"gRPC": by_grpc, "shared memory": by_shared_memory}
 
 
-def seconds(url: str, key: str, side: int, way: Callable[[Any, str, int], Array]) -> float:
+def seconds(url: str, key: str, side: int, method: Callable[[Any, str, int], Array]) -> float:
     """Return the seconds from a request to the array, a connection of its own included."""
     started = time.perf_counter()
     with grpc.InferenceServerClient(url) as client:
-        image = way(client, key, side)
+        image = method(client, key, side)
     elapsed = time.perf_counter() - started
     assert image.shape == (side,) * 3 and image[0, 0, -1] == side - 1
     return elapsed
@@ -122,11 +122,13 @@ def measure(sides: Sequence[int], repeat: int) -> list[dict[str, float]]:
         write_stand_in(Path(folder, "models"))
         with keyed(Path(folder, "models"), Path(folder, "log")) as (server, key):
             for side in sides:
-                times: dict[str, list[float]] = {name: [] for name in WAYS}
+                times: dict[str, list[float]] = {name: [] for name in METHODS}
                 for _ in range(repeat + 1):
-                    for name, way in WAYS.items():
-                        times[name].append(1e3 * seconds(server.grpc, key, side, way))
-                medians = {way: round(statistics.median(t[1:]), 1) for way, t in times.items()}
+                    for name, method in METHODS.items():
+                        times[name].append(1e3 * seconds(server.grpc, key, side, method))
+                medians = {
+                    method: round(statistics.median(t[1:]), 1) for method, t in times.items()
+                }
                 rows.append({"side": side, "megabytes": 2 * side**3 / 1e6, **medians})
     return rows
 
@@ -147,9 +149,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f" the request to the array; medians of {options.repeat}, in turn. From"
         f" {CLIENT_THRESHOLD >> 20} MiB on, our client takes shared memory by itself.\n\n"
         + page.table(
-            ["volume", "MB", *(f"{way}, ms" for way in WAYS)],
+            ["volume", "MB", *(f"{method}, ms" for method in METHODS)],
             [
-                [f"{row['side']}³", f"{row['megabytes']:.1f}", *(f"{row[way]:.1f}" for way in WAYS)]
+                [
+                    f"{row['side']}³",
+                    f"{row['megabytes']:.1f}",
+                    *(f"{row[method]:.1f}" for method in METHODS),
+                ]
                 for row in rows
             ],
         )

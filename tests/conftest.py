@@ -1,4 +1,4 @@
-"""Real servers for the tests: each its own process, on free ports, and nothing left behind."""
+"""Real servers for the tests, on free ports; each removes its files."""
 
 from __future__ import annotations
 
@@ -17,66 +17,67 @@ import pytest
 from bench import ROOT
 from bench.launcher import PATIENCE, SHM, Server
 
-# What the models of every server here share, so that a test can call a network as a stage does.
+# The token of every server here, so that a test can call a network as a stage does.
 TOKEN = os.environ.setdefault("MAISI_TOKEN", secrets.token_hex(16))
 
-# A shell's background job has SIGINT ignored, and what the tests start would inherit that.
+# A shell's background job ignores SIGINT, and child processes would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# The same examples in every run, and none kept on disk.
+# The same examples in every run, and none stored on disk.
 hypothesis.settings.register_profile("suite", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("suite")
 
 
-def left_by_clients() -> list[str]:
-    """Name what clients that have gone left in /dev/shm: whose lock nobody holds."""
-    left = []
+def stale_client_files() -> list[str]:
+    """Return the files of ended clients in /dev/shm, which nobody locks."""
+    names = []
     for path in SHM.glob("maisi-client-*"):
         with suppress(OSError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left.append(path.name)
-    return left
+            names.append(path.name)
+    return names
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server of the repository's own models, for every test that only asks it something."""
+    """One server of the repository's own models, for tests that only send requests."""
     server = Server(ROOT / "model_repository", tmp_path_factory.mktemp("server") / "server.log")
     yield server
     server.end()
-    assert server.shared_memory() == left_by_clients() == []
+    assert server.shared_memory() == stale_client_files() == []
 
 
 def servers(factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
-    made: list[Server] = []
+    started: list[Server] = []
 
     def start(repository: Path | None = None, *args: str, ready: bool = True) -> Server:
         log = factory.mktemp("server") / "server.log"
         server = Server(repository or ROOT / "model_repository", log, *args, ready=False)
-        made.append(server)
+        started.append(server)
         if ready:
             server.wait_ready()
         return server
 
     yield start
-    for server in made:
+    for server in started:
         server.end()
-    assert [name for server in made for name in server.shared_memory()] == left_by_clients() == []
+    names = [name for server in started for name in server.shared_memory()]
+    assert names == stale_client_files() == []
 
 
 @pytest.fixture
 def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
-    """Make servers of one's own: `start_server(repository=None, *args, ready=True)`.
+    """Start servers: `start_server(repository=None, *args, ready=True)`.
 
-    The repository's own models are served when none is given. Servers end with the test.
+    It serves the repository's own models by default. Servers end with the test.
     """
     yield from servers(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def module_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
-    """Make servers that end with the module, like `start_server`."""
+    """Start servers that end with the module, like `start_server`."""
     yield from servers(tmp_path_factory)
 
 
@@ -92,7 +93,7 @@ def official_repository() -> Path:
 def official_server(
     official_repository: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """Serve them."""
+    """Serve the official_repository."""
     log = tmp_path_factory.mktemp("official") / "server.log"
     server = Server(official_repository / "models", log)
     yield server

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--limit-mb", type=int, default=64, help="2^20 bytes of a file at most (default: 64)")
     here = f"{sys.version_info[0]}.{sys.version_info[1]}"
     add("--python", default=here, help="the version there (default: %(default)s)")
-    add("--capability", help="of the GPU there, such as 9.0: without code for others")
+    add("--capability", help="of the GPU there, such as 9.0: code for others is omitted")
     options = parser.parse_args(arguments)
     folder: Path = options.pack.resolve()
     if folder.exists() and any(folder.iterdir()):

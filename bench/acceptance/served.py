@@ -44,9 +44,7 @@ def cases(setting: Setting) -> list[Case]:
         "a large volume": _large,
     }
     title = f"{setting.variants[0]}, {engine}"
-    return [
-        Case(f"{title}: {what}", partial(run, setting, engine)) for what, run in runs.items()
-    ]
+    return [Case(f"{title}: {what}", partial(run, setting, engine)) for what, run in runs.items()]
 
 
 def _subject(setting: Setting, engine: str) -> overhead.Subject:

@@ -26,9 +26,9 @@ def trial(start: float, first: float, warm: float) -> Trial:
 def results() -> list[Result]:
     slow = [trial(10, 8, 6), trial(14, 8, 8), trial(12, 8, 60)]
     fast = [trial(30, 5, 4), trial(30, 4, 4), trial(30, 6, 4)]
-    found = [comparison.result("upstream", slow, 4), comparison.result("service", fast, 4)]
-    broken = Result("compile", {}, error="compile: RuntimeError: no compiler")
-    return [*(replace(one, difference=SAME) for one in found), broken]
+    compared = [comparison.result("upstream", slow, 4), comparison.result("service", fast, 4)]
+    failure = Result("compile", {}, error="compile: RuntimeError: no compiler")
+    return [*(replace(result, difference=SAME) for result in compared), failure]
 
 
 def test_the_first_request_waits_for_upstream_to_start_and_for_the_service_not() -> None:
@@ -50,9 +50,9 @@ def test_the_table_has_medians_ratios_and_failures() -> None:
 
 
 def test_the_json_line_has_every_contender() -> None:
-    told = json.loads(comparison.as_json(WORKLOAD, results(), 3))
-    assert told["base"] == "upstream" and told["repeat"] == 3
-    contenders = told["contenders"]
+    report = json.loads(comparison.as_json(WORKLOAD, results(), 3))
+    assert report["base"] == "upstream" and report["repeat"] == 3
+    contenders = report["contenders"]
     assert contenders["service"]["faster"] == {"total": 2.0, "first_request": 4.0}
     assert contenders["upstream"]["seconds"]["total"] == {"median": 8, "min": 6, "max": 60}
     assert contenders["compile"] == {"error": "compile: RuntimeError: no compiler"}

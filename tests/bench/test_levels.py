@@ -60,12 +60,14 @@ def test_a_stream_tells_its_way_itself() -> None:
 
 def test_a_table_has_errors_only_where_there_are_some() -> None:
     endpoint = Endpoint("v.loadtest", False, 1000)
-    good = levels.summarise("v", endpoint, Load(1, rate=0.5), [Request(0.0, (0.004,))], {}, True, 4)
-    assert "| ensemble | shared memory | 0.5/s | 250 | 4.0 | 4.0 | 4.0 |" in levels.table([good])
-    assert "errors" not in levels.table([good])
-    bad = levels.LevelResult("stream", "gRPC", "8 at once", 8, 3)
-    assert levels.table([good, bad]).splitlines()[-1].startswith("| stream | gRPC | 8 at once |  |")
-    assert levels.table([good, bad]).splitlines()[-1].endswith("|  | 3 |")
+    success = levels.summarise(
+        "v", endpoint, Load(1, rate=0.5), [Request(0.0, (0.004,))], {}, True, 4
+    )
+    assert "| ensemble | shared memory | 0.5/s | 250 | 4.0 | 4.0 | 4.0 |" in levels.table([success])
+    assert "errors" not in levels.table([success])
+    failure = levels.LevelResult("stream", "gRPC", "8 at once", 8, 3)
+    last = levels.table([success, failure]).splitlines()[-1]
+    assert last.startswith("| stream | gRPC | 8 at once |  |") and last.endswith("|  | 3 |")
 
 
 def test_counts_are_those_since_a_moment() -> None:

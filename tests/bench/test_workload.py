@@ -17,9 +17,9 @@ def test_the_mask_has_every_label_and_background_around() -> None:
 
 
 def test_what_upstream_rounds_to_float16_loses_nothing() -> None:
-    drawn = MINI.noise()
-    assert drawn.shape == (1, 4, 16, 16, 16) and 0.9 < drawn.std() < 1.1
-    assert np.array_equal(drawn, drawn.astype(np.float16))
+    noise = MINI.noise()
+    assert noise.shape == (1, 4, 16, 16, 16) and 0.9 < noise.std() < 1.1
+    assert np.array_equal(noise, noise.astype(np.float16))
     hundredths = np.array(SPACING, np.float16) * np.float16(100)
     assert hundredths.tolist() == [100 * side for side in SPACING]
 
