@@ -65,7 +65,8 @@ class FaultTarget:
         self.client = self._stack.enter_context(Client(self.server.grpc, timeout=300, retries=12))
 
     def close(self) -> None:
-        """Stop it."""
+        """Stop the server, at once."""
+        self.server.end()
         self._stack.close()
         self._pool.shutdown()
 

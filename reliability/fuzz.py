@@ -36,6 +36,7 @@ from tritonclient.grpc import service_pb2_grpc as rpc
 
 from backends.engines.guard import ENV
 from bench import ROOT, networks, servers
+from bench.launcher import Server
 from reliability import attacks, mutations
 
 _LONGEST = 60.0  # seconds for an answer: a refusal, or one step of a small volume
@@ -158,8 +159,11 @@ def files(chance: random.Random, folder: Path) -> Iterator[str]:
             yield f"crashed: {type(error).__name__}: {error}"
 
 
-def fuzz(repository: Path, cases: int, seed: int, log: Path) -> dict[str, Any]:
-    """Send `cases` messages, and read a tenth as many files; return counts and findings."""
+def fuzz(server: Server, token: str, cases: int, seed: int) -> dict[str, Any]:
+    """Send `cases` messages, and read a tenth as many files; return counts and findings.
+
+    `token`: that of the server's stages, see `backends/engines/guard.py`.
+    """
     chance, outcomes, started = random.Random(seed), Counter[str](), time.monotonic()
     findings: list[str] = []
 
@@ -169,11 +173,7 @@ def fuzz(repository: Path, cases: int, seed: int, log: Path) -> dict[str, Any]:
             findings.append(outcome)
 
     kinds: set[str] = set()
-    token = os.environ.setdefault(ENV, secrets.token_hex(16))  # inherited by the server
-    with (
-        servers.keyed(repository, log, "--models=mini") as (server, _),
-        Client(server.grpc) as client,
-    ):
+    with Client(server.grpc) as client:
         with servers.connected(server.grpc) as connection:
             served = networks.networks(connection)
         inner = {network.name: networks.messages(network, token) for network in served}
@@ -207,7 +207,7 @@ def fuzz(repository: Path, cases: int, seed: int, log: Path) -> dict[str, Any]:
 
 def _good(client: Client, seed: int) -> list[dict[str, str]]:
     """Return the digests of two volumes, which use all networks but those of a source."""
-    arguments: dict[str, Any] = {"steps": 2, "seed": seed, "modality": "mri_t2"}
+    arguments: dict[str, Any] = {"steps": 1, "seed": seed, "modality": "mri_t2"}
     mask = nib.Nifti1Image(np.full((32, 32, 32), 22, np.uint8), np.diag([2, 2, 2, 1]))
     volumes = client.generate(size=[32, 32, 32], **arguments), client.generate(mask, **arguments)
     return [volume.report["sha256"] for volume in volumes]
@@ -234,7 +234,9 @@ def main() -> int:
     if options.attacks:
         report = attacks.attack(options.repository, options.only, False, log)
     else:
-        report = fuzz(options.repository, options.cases, options.seed, log)
+        token = os.environ.setdefault(ENV, secrets.token_hex(16))  # inherited by the server
+        with servers.keyed(options.repository, log, "--models=mini") as (server, _):
+            report = fuzz(server, token, options.cases, options.seed)
     print(json.dumps(report))
     return int(bool(report["found"]))
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import grpc
 import pytest
 
 from reliability import fuzz, mutations
-from tests.conftest import ROOT
+from tests.conftest import TOKEN, Server
 
 
-def test_nothing_is_found(tmp_path: Path) -> None:
-    report = fuzz.fuzz(ROOT / "model_repository", 100, 1, tmp_path / "log")
+def test_nothing_is_found(server: Server) -> None:
+    report = fuzz.fuzz(server, TOKEN, 100, 1)
     assert report["found"] == []
     assert report["refused"] > 65 and report["answered"] + report["refused"] == 110
-    assert report["kinds"] > 20  # sentences that differ, after each of which a volume was asked for
+    assert report["kinds"] > 20  # different sentences, after each of which volumes were made
 
 
 def test_messages_are_many_and_the_same_by_seed() -> None:
