@@ -12,9 +12,9 @@ from bench.acceptance.steps import STEPS, Setting, Step
 PAGE = ROOT / "docs" / "gpu.md"
 _HEAD = """# On a GPU
 
-`scripts/acceptance` checks the claims about GPUs on the machine that it runs on, and writes this
-page. It takes any NVIDIA GPU. Without one it runs the same code on the CPU at small sizes, and lists
-here the cases that were not done, with the reason.
+`scripts/acceptance` checks the claims about GPUs on this machine, and writes this page. It takes
+any NVIDIA GPU. Without one it runs the same code on the CPU at small sizes, and lists here the
+cases that were not done, with the reason.
 
 ```bash
 scripts/acceptance                  # all steps; call it again until it ends with status 0
