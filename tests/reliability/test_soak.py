@@ -1,35 +1,14 @@
-"""That a soak notices what grows, and its shortest form against the real server."""
+"""The shortest soak of a real server, and unexpected ends of requests."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from reliability import soak
-from reliability.samples import Sample, growth, plot, write_csv
+from reliability.samples import plot, write_csv
 from tests.conftest import ROOT
-
-
-def is_flat(memory: Callable[[int], float], descriptors: Callable[[int], float]) -> bool:
-    """Return whether a run of 300 samples counts as flat."""
-    samples = [
-        Sample(
-            2.0 * n,
-            {("memory", "server"): memory(n), ("descriptors", "server"): descriptors(n)},
-        )
-        for n in range(300)
-    ]
-    return all(each.flat for each in growth(samples).values())
-
-
-def test_what_settles_is_flat_and_what_leaks_is_not() -> None:
-    chance = random.Random(1)
-    assert is_flat(lambda n: 3e8 + 1e8 * min(n / 90, 1) + 3e7 * chance.random(), lambda n: 20)
-    assert not is_flat(lambda n: 3e8 + 2e5 * n, lambda n: 20)
-    assert not is_flat(lambda n: 3e8, lambda n: 20 + n // 30)
 
 
 @pytest.mark.slow
