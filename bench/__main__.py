@@ -1,4 +1,4 @@
-"""`python -m bench NAME`: what is measured of the service; docs/benchmarks.md has the results."""
+"""`python -m bench NAME`: measurements of the service; docs/benchmarks.md has the results."""
 
 from __future__ import annotations
 

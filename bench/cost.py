@@ -1,10 +1,10 @@
-"""What a volume costs in network calls and voxels decoded, beside the published times.
+"""Network calls and decoded voxels of a volume, beside the published times.
 
     scripts/bench cost [--write]
 
 The times are those of docs/performance.md of NV-Generate-CTMR (NVIDIA, one A100 with 80 GB). The
-counts are made here: of upstream's windows by MONAI's own code, of our stages and slabs by the code
-that the server runs. Nothing is timed.
+windows of upstream are counted by MONAI's own code, our stages and slabs by the code of the server.
+Nothing is timed.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ import torch
 
 from backends.slabs import budget, chain
 from backends.slabs.gpu import Gpu
-from bench import page
-from bench.in_process import ROOT
+from bench import ROOT, page
 from export import chains, networks, stage_onnx, variant
 
 PAGE = ROOT / "docs" / "published.md"
@@ -56,7 +55,7 @@ PUBLISHED = (
 
 
 def windows(row: Published) -> int:
-    """Return how many windows MONAI lays; 1 where the latent fits into one."""
+    """Return the number of MONAI's windows; 1 where the latent fits into one."""
     from monai.data.utils import dense_patch_slices
     from monai.inferers.utils import _get_scan_interval
 
@@ -69,7 +68,7 @@ def windows(row: Published) -> int:
 
 
 def decoded(row: Published) -> float:
-    """Return how many times the volume upstream decodes."""
+    """Return the voxels that upstream decodes, in multiples of the volume."""
     count, latent = windows(row), math.prod(row.size) // 64
     return 1.0 if count == 1 else count * math.prod(row.window) / latent
 
@@ -101,13 +100,13 @@ def main() -> None:
     """Print the table and a line of JSON."""
     parser = argparse.ArgumentParser(prog="scripts/bench cost", description=__doc__)
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
-    given = parser.parse_args()
-    official, lines, told = decoder(), [], []
+    options = parser.parse_args()
+    official, lines, counts = decoder(), [], []
     for row in PUBLISHED:
         size = "x".join(map(str, row.size))
         slabs, stage_calls = calls(row, official)
         times = decoded(row)
-        told.append({"size": size, "windows": windows(row), "decoded": times, "slabs": slabs})
+        counts.append({"size": size, "windows": windows(row), "decoded": times, "slabs": slabs})
         lines.append(
             [
                 size,
@@ -128,14 +127,14 @@ def main() -> None:
     head = ["volume", "window", "overlap", "VAE", "rflow", "ddpm", "GB", "windows", "decoded"]
     head += ["mask embeddings", "decoded here", "stage calls here", "mask embeddings here"]
     text = TEXT.format(steps=STEPS, memory=MEMORY // 10**9) + "\n\n" + page.table(head, lines)
-    if given.write:
+    if options.write:
         page.write(
             "The published times, and what is counted",
             shlex.join(["scripts/bench", "cost", *sys.argv[1:]]),
             text,
             Path(PAGE),
         )
-    print(text, json.dumps(told), sep="\n\n")
+    print(text, json.dumps(counts), sep="\n\n")
 
 
 TEXT = """*VAE*, *rflow*, *ddpm* and *GB* are upstream's, of one A100: seconds of decoding, of 30

@@ -1,4 +1,4 @@
-"""Decoding in slabs beside a whole decode and beside windows that are blended, as upstream does it.
+"""Decoding in slabs, beside a whole decode and upstream's blended windows.
 
     scripts/bench decode [--variant mini] [--sizes 128 192 256] [--write]
 
@@ -26,8 +26,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from bench import page, watch
-from bench.in_process import ROOT, Array
+from bench import ROOT, page, processes
+from bench.workload import Array
 
 # Side in latent voxels, overlap: diff_model_infer.py's overlap and config_infer.json's.
 WINDOWS = ((48, 0.4), (48, 0.6666))
@@ -36,51 +36,51 @@ HEAD = ("volume", "way", "seconds", "of upstream's", "GB", "largest", "mean", "b
 
 
 def image(side: int) -> Array:
-    """Return something like a scan, 0..1, [1, 1, X, Y, Z]: the example's labels as grey levels."""
+    """Return the example's labels as grey levels with noise, 0..1, [1, 1, X, Y, Z]."""
     labels: Array = np.asarray(nib.load(ROOT / "examples" / "brain_mask.nii.gz").dataobj)
-    picked = [np.arange(side) * length // side for length in labels.shape]
-    grey = (labels[np.ix_(*picked)].astype(int) * 37 % 101 / 120).astype(np.float32)
+    indices = [np.arange(side) * length // side for length in labels.shape]
+    grey = (labels[np.ix_(*indices)].astype(int) * 37 % 101 / 120).astype(np.float32)
     grey += np.random.default_rng(0).normal(0, 0.01, grey.shape).astype(np.float32) * (grey > 0)
-    found: Array = grey.clip(0, 1)[None, None]
-    return found
+    scan: Array = grey.clip(0, 1)[None, None]
+    return scan
 
 
-def latent(given: argparse.Namespace, side: int) -> Array:
+def latent(options: argparse.Namespace, side: int) -> Array:
     """Return the latent to decode, [1, C, x, y, z]: of `image` where the encoder is trained."""
-    if given.variant == "mini":
-        network = _chain(given, "vae_encoder", 0)
+    if options.variant == "mini":
+        network = _chain(options, "vae_encoder", 0)
         return np.array(network(image(side)), np.float32)
     return np.random.default_rng(0).standard_normal((1, 4, *[side // 4] * 3), np.float32)
 
 
-def _chain(given: argparse.Namespace, name: str, gigabytes: float) -> Any:
+def _chain(options: argparse.Namespace, name: str, gigabytes: float) -> Any:
     from backends.slabs.network import Host, Network
 
-    path = given.repository / f"{given.variant}.{name}" / "1" / "chain.json"
+    path = options.repository / f"{options.variant}.{name}" / "1" / "chain.json"
     return Network(path, Host(Path(tempfile.gettempdir()), 0), gigabytes)
 
 
-def _pytorch(given: argparse.Namespace) -> Callable[[Any], Any]:
+def _pytorch(options: argparse.Namespace) -> Callable[[Any], Any]:
     """Return MONAI's own decode, from a scaled latent to an image."""
     import torch
 
     from export import networks, variant
 
-    loaded = networks.load(variant.load(given.variant), given.checkpoints)
+    loaded = networks.load(variant.load(options.variant), options.checkpoints)
     torch.set_grad_enabled(False)
     return lambda x: loaded.autoencoder.decode_stage_2_outputs(x / loaded.scale_factor)
 
 
-def one(given: argparse.Namespace) -> dict[str, Any]:
-    """Decode in one way, `given.one`; save the image, return seconds, memory and borders."""
-    x = np.load(given.folder / "latent.npy")
-    side, (way, *numbers) = x.shape[2], given.one.split()
+def one(options: argparse.Namespace) -> dict[str, Any]:
+    """Decode in one method, `options.one`; save the image, return seconds, memory and borders."""
+    x = np.load(options.folder / "latent.npy")
+    side, (method, *numbers) = x.shape[2], options.one.split()
     borders: list[int] = []
     share = 1.0
-    if way == "slabs":
+    if method == "slabs":
         from backends.slabs import budget
 
-        network = _chain(given, "vae_decoder", float(numbers[0]))
+        network = _chain(options, "vae_decoder", float(numbers[0]))
         memory = int(float(numbers[0]) * 1e9) or network.device.available() // 2
         thickness = budget.divide(network.chain, x.shape, memory, network.device.enough)[0]
         borders = list(range(4 * thickness, 4 * side, 4 * thickness))
@@ -89,39 +89,39 @@ def one(given: argparse.Namespace) -> dict[str, Any]:
         import torch
         from monai.inferers import SlidingWindowInferer
 
-        pytorch, tensor = _pytorch(given), torch.from_numpy(x)
+        pytorch, tensor = _pytorch(options), torch.from_numpy(x)
         decode = lambda: pytorch(tensor).numpy()  # noqa: E731
-        if way == "windows":
+        if method == "windows":
             roi, overlap = int(numbers[0]), float(numbers[1])
             starts = windows(side, roi, overlap)
             borders = sorted({4 * n for s in starts for n in (s, s + roi)} - {0, 4 * side})
-            if given.one_window:
+            if options.one_window:
                 share, cut = len(starts) ** 3, tensor[:, :, :roi, :roi, :roi]
                 decode = lambda: pytorch(cut).numpy()  # noqa: E731
             else:
                 infer = SlidingWindowInferer([roi] * 3, 1, overlap, mode="gaussian")
                 decode = lambda: infer(tensor, pytorch).numpy()  # noqa: E731
     pid = os.getpid()
-    before, times = watch.private(pid), []
-    with watch.most(lambda: watch.private(pid)) as most:
-        for _ in range(given.repeat):
+    before, times = processes.private(pid), []
+    with processes.peaks(lambda: processes.private(pid)) as peaks:
+        for _ in range(options.repeat):
             begin = time.perf_counter()
-            found = decode()
+            image = decode()
             times.append(share * (time.perf_counter() - begin))
     if share == 1:
-        np.save(given.folder / f"{given.one}.npy", found[0, 0])
+        np.save(options.folder / f"{options.one}.npy", image[0, 0])
     seconds = statistics.median(times)
-    return {"seconds": seconds, "memory": most[0] - before, "borders": borders}
+    return {"seconds": seconds, "memory": peaks[0] - before, "borders": borders}
 
 
 def windows(side: int, roi: int, overlap: float) -> list[int]:
-    """Return where windows begin along one side of the latent, as MONAI lays them."""
+    """Return where MONAI's windows begin along one side of the latent."""
     from monai.data.utils import dense_patch_slices
     from monai.inferers.utils import _get_scan_interval
 
     sides, rois = (side,) * 3, (min(roi, side),) * 3
     interval = _get_scan_interval(sides, rois, 3, (overlap,) * 3)
-    return sorted({int(found[0].start) for found in dense_patch_slices(sides, rois, interval)})
+    return sorted({int(axes[0].start) for axes in dense_patch_slices(sides, rois, interval)})
 
 
 def seams(volume: Array, borders: Sequence[int]) -> float:
@@ -135,44 +135,45 @@ def seams(volume: Array, borders: Sequence[int]) -> float:
     return float(steps[across].mean() / steps[~across].mean())
 
 
-def compare(given: argparse.Namespace, size: int) -> list[dict[str, Any]]:
-    """Decode a volume of `size` voxels a side in every way and return a row for each.
+def compare(options: argparse.Namespace, size: int) -> list[dict[str, Any]]:
+    """Decode a volume of `size` voxels a side in every method and return a row for each.
 
     Differences are to the whole decode, or where memory does not hold it, to the first in slabs.
     """
-    slabs = [f"slabs {budget:g}" for budget in given.budgets]
-    whole = ["whole"] if size <= given.whole_to else []
+    slabs = [f"slabs {budget:g}" for budget in options.budgets]
+    whole = ["whole"] if size <= options.whole_to else []
     blended = [f"windows {roi} {overlap}" for roi, overlap in WINDOWS if size // 4 > roi]
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
-        given.folder = Path(name)
-        np.save(given.folder / "latent.npy", latent(given, size))
-        for way in [*whole, *slabs, *blended]:
-            told = _child(given, way)
-            rows.append({"size": size, "way": way, **told})
-            print(f"{size} {way}: {told['seconds']:.1f} s", file=sys.stderr, flush=True)
-        truth = np.load(given.folder / f"{rows[0]['way']}.npy")
+        options.folder = Path(name)
+        np.save(options.folder / "latent.npy", latent(options, size))
+        for method in [*whole, *slabs, *blended]:
+            rows.append({"size": size, "way": method, **_child(options, method)})
+            seconds = rows[-1]["seconds"]
+            print(f"{size} {method}: {seconds:.1f} s", file=sys.stderr, flush=True)
+        truth = np.load(options.folder / f"{rows[0]['way']}.npy")
         for row in rows:
-            path = given.folder / f"{row['way']}.npy"
+            path = options.folder / f"{row['way']}.npy"
             if not path.is_file():
                 continue
-            found = np.load(path)
-            apart = 1000 * np.abs(found.astype(np.float64) - truth)
-            row |= {"largest": apart.max(), "mean": apart.mean(), "beyond": (apart > 1).mean()}
+            volume = np.load(path)
+            differences = 1000 * np.abs(volume.astype(np.float64) - truth)
+            row |= {"largest": differences.max(), "mean": differences.mean()}
+            row["beyond"] = (differences > 1).mean()
             if row["borders"]:
-                row["seams"] = seams(found, row["borders"]) / seams(truth, row["borders"])
+                row["seams"] = seams(volume, row["borders"]) / seams(truth, row["borders"])
     return rows
 
 
-def _child(given: argparse.Namespace, way: str) -> dict[str, Any]:
-    words = ["--variant", given.variant, "--one", way, "--folder", str(given.folder)]
-    words += ["--repository", str(given.repository), "--checkpoints", str(given.checkpoints)]
-    words += ["--repeat", str(given.repeat), *(["--one-window"] if given.one_window else [])]
+def _child(options: argparse.Namespace, method: str) -> dict[str, Any]:
+    words = ["--variant", options.variant, "--one", method, "--folder", str(options.folder)]
+    words += ["--repository", str(options.repository), "--checkpoints", str(options.checkpoints)]
+    words += ["--repeat", str(options.repeat), *(["--one-window"] if options.one_window else [])]
     done = subprocess.run(
         [sys.executable, "-m", "bench.decode", *words], cwd=ROOT, stdout=subprocess.PIPE, check=True
     )
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return told
+    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return row
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -191,11 +192,12 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
                 ("seams", ".3f"),
             )
         ]
-        way = {"slabs": "slabs, budget {} GB", "windows": "windows of {}, overlap {}"}
-        kind, *words = row["way"].split()
-        said = way.get(kind, "whole, PyTorch").format(*words).replace(" 0 GB", " not set")
+        titles = {"slabs": "slabs, budget {} GB", "windows": "windows of {}, overlap {}"}
+        kind, *settings = row["way"].split()
+        title = titles.get(kind, "whole, PyTorch").format(*settings).replace(" 0 GB", " not set")
         memory = f"{row['memory'] / 1e9:.1f}"
-        lines.append([f"{row['size']}³", said, f"{row['seconds']:.1f}", ratio, memory, *numbers])
+        cells = [f"{row['size']}³", title, f"{row['seconds']:.1f}", ratio, memory, *numbers]
+        lines.append(cells)
     return page.table(HEAD, lines)
 
 
@@ -215,7 +217,7 @@ def main() -> None:
     add("--variant", default="mini")
     add("--sizes", type=int, nargs="+", default=[128, 256], help="voxels a side")
     add("--budgets", type=float, nargs="+", default=[0, 1], help="GB; 0: not set")
-    add("--whole-to", type=int, default=256, help="largest size that memory holds whole")
+    add("--whole-to", type=int, default=256, help="largest size to decode whole")
     add("--one-window", action="store_true", help="time one window and count the others")
     add("--repeat", type=int, default=5)
     add("--repository", type=Path, default=ROOT / "model_repository")
@@ -223,22 +225,22 @@ def main() -> None:
     add("--write", action="store_true", help="write the section of docs/benchmarks.md")
     add("--one", help=argparse.SUPPRESS)
     add("--folder", type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.one:
-        print(json.dumps(one(given)))
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(one(options)))
         return
     words = sys.argv[1:]
-    rows = [row for size in given.sizes for row in compare(given, size)]
-    trained = "trained" if given.variant == "mini" else "full size, random weights"
-    note = " Of windows one was timed, and the time taken as often." if given.one_window else ""
-    text = TEXT.format(variant=given.variant, weights=trained, repeat=given.repeat, note=note)
+    rows = [row for size in options.sizes for row in compare(options, size)]
+    trained = "trained" if options.variant == "mini" else "full size, random weights"
+    note = " Of windows one was timed, and the time taken as often." if options.one_window else ""
+    text = TEXT.format(variant=options.variant, weights=trained, repeat=options.repeat, note=note)
     text = f"{text}\n\n{table(rows)}"
-    if given.write:
+    if options.write:
         page.write(
-            f"{SECTION}: {given.variant}", shlex.join(["scripts/bench", "decode", *words]), text
+            f"{SECTION}: {options.variant}", shlex.join(["scripts/bench", "decode", *words]), text
         )
-    told = [{key: value for key, value in row.items() if key != "borders"} for row in rows]
-    print(text, json.dumps(told), sep="\n\n")
+    measurements = [{key: value for key, value in row.items() if key != "borders"} for row in rows]
+    print(text, json.dumps(measurements), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from tempfile import gettempdir
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from tritonclient.grpc import model_config_pb2
 
@@ -19,14 +18,14 @@ from backends.maisi import conditioning
 from backends.maisi.request import Plan, complete
 from backends.maisi.sampler import RunModel
 from backends.slabs.network import Host, Network
+from bench import ROOT
+from bench.workload import Array
 
-ROOT = Path(__file__).resolve().parents[1]
 REPOSITORY = ROOT / "model_repository"
-Array = npt.NDArray[Any]
 
 
 def published(name: str, repository: Path = REPOSITORY) -> dict[str, Any]:
-    """Read what the variant's server checks requests against, out of its config.pbtxt."""
+    """Read the limits and defaults that a variant publishes in its config.pbtxt."""
     config = model_config_pb2.ModelConfig()
     text_format.Parse((repository / name / "config.pbtxt").read_text(), config)
     table: dict[str, Any] = json.loads(config.parameters["variant"].string_value)
@@ -45,32 +44,32 @@ def open_graph(folder: Path) -> Graph:
         network = Network(folder / "chain.json", Host(Path(gettempdir()), 0))
 
         def chain(inputs: Mapping[str, Any]) -> Mapping[str, Array]:
-            (given,) = inputs.values()
-            return {network.chain.output: network(given)}
+            (array,) = inputs.values()
+            return {network.chain.output: network(array)}
 
         return chain
     return openvino.Engine(folder / "model.onnx")
 
 
 def engine(name: str, repository: Path = REPOSITORY) -> RunModel:
-    """Return what runs the variant's graphs in this process, each loaded once."""
+    """Return a function that runs the variant's graphs in this process, each loaded once."""
     loaded: dict[str, Graph] = {}
 
     def run(model: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
         if model not in loaded:
             loaded[model] = open_graph(repository / f"{name}.{model}" / "1")
         arrays = {key: np.ascontiguousarray(value) for key, value in inputs.items()}
-        found = loaded[model](arrays)
-        return [np.array(found[output]) for output in outputs]
+        results = loaded[model](arrays)
+        return [np.array(results[output]) for output in outputs]
 
     return run
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One request up to its first step.
+class PreparedRequest:
+    """A request before its first step.
 
-    `noise` [1, C, x, y, z]; `conditions`: what the flow is steered by; `mask` [X, Y, Z] or None.
+    `noise` [1, C, x, y, z]; `conditions`: the flow's conditioning inputs; `mask` [X, Y, Z] or None.
     """
 
     plan: Plan
@@ -79,11 +78,13 @@ class Asked:
     mask: Array | None
 
 
-def ask(variant: Mapping[str, Any], inputs: Mapping[str, Array], run: RunModel) -> Asked:
+def prepare(
+    variant: Mapping[str, Any], inputs: Mapping[str, Array], run: RunModel
+) -> PreparedRequest:
     """Prepare a request (the tensors of the public contract) as the sampler takes it."""
     plan, mask = complete(variant, inputs), inputs.get("mask")
     conditions: dict[str, Any] = conditioning.rows(variant, plan)
     if plan.masked:
         labels = conditioning.labels(variant, plan, mask)
         (conditions["embedding"],) = run("mask_encoder", {"labels": labels}, ["embedding"])
-    return Asked(plan, conditioning.noise(variant, plan, None), conditions, mask)
+    return PreparedRequest(plan, conditioning.noise(variant, plan, None), conditions, mask)

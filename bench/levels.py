@@ -1,27 +1,26 @@
-"""One level of load: measured, summarised, shown."""
+"""Levels of load: measured, summarised, and rendered as a table."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from bench import page, perf_analyzer
+from bench import page
 from bench.perf_analyzer import Endpoint, Failed, Load, Request
-from bench.servers import NOTHING, Counts, Server
+from bench.servers import NOTHING, Counts, statistics
 
 STEPS_OF_ENSEMBLE = ("condition", "sampler", "decoder")
 
 
 @dataclass(frozen=True)
-class Row:
-    """A level of load: volumes a second, latencies and mean times a request in milliseconds.
+class LevelResult:
+    """A measured level: volumes a second, latencies and mean times of a request in milliseconds.
 
-    None where there is no such number. `flow` is part of `sampler`, `vae_decoder` of `decoder`;
-    `rest` is what the mean latency has beyond queue and stages. A stream's `queue` is all until it
-    begins, the way of the request too.
+    None where a number does not exist. `flow` is part of `sampler`, `vae_decoder` of `decoder`;
+    `rest` is the mean latency beyond queue and stages. A stream's `queue` is the time until it
+    begins, the transport of the request included.
     """
 
     endpoint: str
@@ -44,7 +43,7 @@ class Row:
     rest: float | None = None
 
 
-def row(
+def summarise(
     name: str,
     endpoint: Endpoint,
     load: Load,
@@ -52,12 +51,12 @@ def row(
     done: Mapping[str, Counts],
     masked: bool,
     steps: int,
-) -> Row:
-    """Summarise a level; `done`: model -> what it did meanwhile, `masked`: with a mask encoder."""
-    # perf_analyzer may send more than it counts, when it is given a rate.
+) -> LevelResult:
+    """Summarise a level; `done`: model -> its counts, `masked`: with a mask encoder."""
+    # With a rate, perf_analyzer may send more requests than it counts.
     answered = max(done.get(endpoint.model, NOTHING).answered, 1)
     latencies = np.array([request.latency for request in requests]) * 1e3
-    span = max(request.responses[-1] for request in requests) - requests[0].sent
+    span = max(request.responses[-1] for request in requests) - requests[0].start
     # Nearest rank: a latency that was measured, not one between two of them.
     p50, p95, p99 = np.percentile(latencies, [50, 95, 99], method="inverted_cdf").tolist()
 
@@ -75,7 +74,7 @@ def row(
             stages["mask_encoder"] = spent("mask_encoder")
             stages["sampler"] -= stages["mask_encoder"]
     mean = float(latencies.mean())
-    return Row(
+    return LevelResult(
         *names(endpoint),
         load=str(load),
         requests=len(requests),
@@ -99,30 +98,30 @@ def row(
 def stages_of_stream(
     requests: Sequence[Request], masked: bool, steps: int
 ) -> tuple[float, dict[str, float]]:
-    """Return the mean milliseconds until a stream began, and of each stage, by when it told them.
+    """Return the mean milliseconds until a stream began, and of each stage, by its progress.
 
-    A stream tells: waiting, as often as may be; condition, mask_encoder where there is one,
+    A stream reports: waiting, any number of times; condition, mask_encoder where there is one,
     sampler, every step, decoder, done. Requests of one kind, as these are, do not interrupt each
-    other. Raises Failed for a stream that told less.
+    other. Raises Failed for a stream that reported less.
     """
-    told = 4 + masked + steps
-    if any(len(request.responses) < told for request in requests):
-        raise Failed("The stream did not tell every stage.")
-    begun = [request.responses[-told:] for request in requests]
-    queue = np.mean([times[0] - r.sent for times, r in zip(begun, requests, strict=True)])
-    times = np.array([[*times[: 2 + masked], *times[-2:]] for times in begun])
+    count = 4 + masked + steps
+    if any(len(request.responses) < count for request in requests):
+        raise Failed("The stream did not report every stage.")
+    responses = [request.responses[-count:] for request in requests]
+    queue = np.mean([times[0] - r.start for times, r in zip(responses, requests, strict=True)])
+    times = np.array([[*times[: 2 + masked], *times[-2:]] for times in responses])
     names = ("condition", *(("mask_encoder",) if masked else ()), "sampler", "decoder")
     means = np.diff(times).mean(0) * 1e3
     return float(queue) * 1e3, dict(zip(names, means.tolist(), strict=True))
 
 
 def names(endpoint: Endpoint) -> tuple[str, str]:
-    """Name a endpoint and its transport for the table."""
+    """Return the names of an endpoint and its transport for the table."""
     endpoint_name = "stream" if endpoint.streaming else "ensemble"
     return endpoint_name, "shared memory" if endpoint.shared_memory else "gRPC"
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[LevelResult]) -> str:
     """Return the rows in Markdown, times in milliseconds; errors only if there were any."""
 
     def ms(value: float | None, part: float | None = None) -> str:
@@ -146,28 +145,30 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def measure(
-    program: Sequence[str],
-    server: Server,
+    run: Callable[[], Sequence[Request]],
+    url: str,
     name: str,
     endpoint: Endpoint,
     load: Load,
-    data: Path,
     masked: bool,
     steps: int,
-    seconds: float,
-) -> tuple[Row, str]:
-    """Run one level; returns its row and, when it failed, the sentence that says why."""
-    before = server.statistics()
+) -> tuple[LevelResult, str]:
+    """Run one level of load on the server at `url` (gRPC), a variant's endpoint.
+
+    Returns the result and, where `run` raised Failed, the sentence that says why.
+    """
+    before = statistics(url)
     try:
-        requests = perf_analyzer.run(program, server.url, endpoint, load, data, seconds, server.key)
-        done = _since(before, server.statistics())
-        return row(name, endpoint, load, requests, done, masked, steps), ""
+        requests = run()
+        done = _since(before, statistics(url))
+        return summarise(name, endpoint, load, requests, done, masked, steps), ""
     except Failed as error:
-        failed = _since(before, server.statistics()).get(endpoint.model, NOTHING).failed
+        failed = _since(before, statistics(url)).get(endpoint.model, NOTHING).failed
         errors = max(failed, 1)
-        return Row(*names(endpoint), load=str(load), requests=load.requests, errors=errors), str(
-            error
+        failure = LevelResult(
+            *names(endpoint), load=str(load), requests=load.requests, errors=errors
         )
+        return failure, str(error)
 
 
 def _since(before: Mapping[str, Counts], after: Mapping[str, Counts]) -> dict[str, Counts]:

@@ -12,138 +12,157 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from bench import page, perf_analyzer, servers
-from bench.levels import Row, measure, names, table
-from bench.perf_analyzer import Endpoint, Failed, Load, Unavailable
-from bench.servers import Server, ServerFailed
+from bench import ROOT, page, perf_analyzer, servers
+from bench.launcher import ServerFailed
+from bench.levels import LevelResult, measure, names, table
+from bench.perf_analyzer import Endpoint, Failed, Load
+from bench.perf_analyzer_install import Unavailable, command
 
 _SLACK = 1 << 16  # bytes of shared memory for the report, above those for the volume
 
 
+@dataclass(frozen=True)
+class Target:
+    """Where the load goes: an address for gRPC, an operator's key or "", endpoints, their inputs.
+
+    `inputs` is a file for `--input-data`; `masked`: whether a mask is among them.
+    """
+
+    url: str
+    key: str
+    endpoints: Sequence[Endpoint]
+    inputs: Path
+    masked: bool
+
+
 @contextmanager
-def place(options: argparse.Namespace) -> Iterator[tuple[Server, list[Endpoint], Path, bool]]:
-    """Give a server, ours or another's, its endpoints, the inputs' file, whether it has a mask."""
-    name, size, data = options.variant, options.size, options.out / "inputs.json"
+def target(options: argparse.Namespace) -> Iterator[Target]:
+    """Give the target: the server of `--url`, or one that runs meanwhile."""
+    name, size, path = options.variant, options.size, options.out / "inputs.json"
     plain, stream = Endpoint(name, False), Endpoint(f"{name}.stream", True)
 
-    def prepare(facts: dict[str, Any]) -> dict[str, Any]:
+    def write(facts: dict[str, Any]) -> dict[str, Any]:
         request = servers.inputs(facts, size, options.steps)
-        data.write_text(json.dumps({"data": [request]}))
+        path.write_text(json.dumps({"data": [request]}))
         return request
 
     if options.url:
-        with servers.connected(options.url) as server:
-            request = prepare(server.variant(name))
-            yield server, [plain, stream], data, "mask" in request
+        request = write(servers.variant(options.url, name))
+        yield Target(options.url, "", [plain, stream], path, "mask" in request)
         return
-    repository = servers.ROOT / "model_repository"
-    request = prepare(servers.variant_in(repository, name))
+    repository = ROOT / "model_repository"
+    request = write(servers.variant_in(repository, name))
     shared_bytes = 2 * math.prod(size) + _SLACK
     narrow = Endpoint(f"{name}.{servers.NARROW}", False, shared_bytes)
     narrow_stream = Endpoint(f"{name}.{servers.NARROW_STREAM}", True, shared_bytes)
+    endpoints = [plain, narrow, stream, narrow_stream]
     with tempfile.TemporaryDirectory(prefix="loadtest-") as folder:
         servers.add_narrow_endpoints(repository, name, request, Path(folder))
-        with servers.serving(Path(folder), name, options.out / "server.log") as server:
-            yield server, [plain, narrow, stream, narrow_stream], data, "mask" in request
+        words = (Path(folder), options.out / "server.log", f"--models={name}")
+        with servers.keyed(*words) as (server, key):
+            yield Target(server.grpc, key, endpoints, path, "mask" in request)
 
 
-def test(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
-    """Run every level on every endpoint; returns the rows and what went wrong in some of them.
+def test(options: argparse.Namespace) -> tuple[list[LevelResult], list[str]]:
+    """Run every level on every endpoint; return the rows and why some of them failed.
 
     `load.csv` in the output folder has each row as soon as it is measured. Raises Unavailable
     without perf_analyzer, ServerFailed when an endpoint cannot answer even one request.
     """
-    program = perf_analyzer.command()
+    program = command()
     options.out.mkdir(parents=True, exist_ok=True)
     count = options.requests
     loads = [Load(max(count, number), concurrency=number) for number in options.concurrency]
     loads += [Load(max(count, math.ceil(rate)), rate=rate) for rate in options.rate]
     rows, notes = [], []
     with (
-        place(options) as (server, all_endpoints, data, masked),
+        target(options) as to,
         (options.out / "load.csv").open("w") as f,
     ):
-        lines = csv.DictWriter(f, [field.name for field in fields(Row)])
+        lines = csv.DictWriter(f, [field.name for field in fields(LevelResult)])
         lines.writeheader()
         needed = max(
             perf_analyzer.memory(load, endpoint, math.prod(options.size))
             for load in loads
-            for endpoint in all_endpoints
+            for endpoint in to.endpoints
         )
         if needed > (free := psutil.virtual_memory().available):
             raise ServerFailed(
                 f"perf_analyzer keeps every answer and would take about {needed >> 20} MB of"
                 f" {free >> 20} MB free: give fewer --requests or a smaller --size."
             )
-        for endpoint in all_endpoints:
-            what = " by ".join(names(endpoint))
-            try:  # not measured: a first request of a size is slower
+        for endpoint in to.endpoints:
+            title = " by ".join(names(endpoint))
+            try:  # not measured, as the first request of a size is slower
                 perf_analyzer.run(
-                    program, server.url, endpoint, Load(1, 1), data, options.seconds, server.key
+                    program, to.url, endpoint, Load(1, 1), to.inputs, options.seconds, to.key
                 )
             except Failed as error:
-                raise ServerFailed(f"The {what} does not answer: {error}") from None
+                raise ServerFailed(f"The {title} does not answer: {error}") from None
             for load in loads:
-                print(f"{what}, {load} ...", file=sys.stderr)
-                each, why = measure(
+                print(f"{title}, {load} ...", file=sys.stderr)
+                run = partial(
+                    perf_analyzer.run,
                     program,
-                    server,
-                    options.variant,
+                    to.url,
                     endpoint,
                     load,
-                    data,
-                    masked,
-                    options.steps,
+                    to.inputs,
                     options.seconds,
+                    to.key,
                 )
-                rows.append(each)
-                lines.writerow(asdict(each))
+                result, reason = measure(
+                    run, to.url, options.variant, endpoint, load, to.masked, options.steps
+                )
+                rows.append(result)
+                lines.writerow(asdict(result))
                 f.flush()
-                if why:
-                    notes.append(f"{what}, {load}: {why}")
+                if reason:
+                    notes.append(f"{title}, {load}: {reason}")
     return rows, notes
 
 
-def text(options: argparse.Namespace, rows: Sequence[Row], notes: Sequence[str]) -> str:
+def text(options: argparse.Namespace, rows: Sequence[LevelResult], notes: Sequence[str]) -> str:
     """Return the section of the page."""
     by = " x ".join(str(side) for side in options.size)
     steps = f"{options.steps} step{'s' if options.steps > 1 else ''}"
-    said = [
+    paragraphs = [
         f"`{options.variant}`, {by} voxels, {steps}, one server. Each level is"
         f" {options.requests} requests or as many as it has at once, whichever is more, sent by"
         " perf_analyzer: a number of them at once, or so many a second whether or not answers come"
         " back. Times are milliseconds. The percentiles are latencies that the client saw; of fewer"
         " than 20 requests p95 is the slowest, and of fewer than 100 p99. The other columns are the"
-        " way of a mean request: waiting for a model that is busy, the stages, and the rest, which"
-        " is transport and Triton itself.",
+        " parts of a mean request: waiting for a busy model, the stages, and the rest, which is"
+        " transport and Triton itself.",
         table(rows),
-        "Stages of the ensemble are Triton's statistics; those of the stream are by when it tells"
-        " its progress, and its queue is all until it begins, the way of the request too.",
+        "Stages of the ensemble are Triton's statistics; those of the stream are measured by its"
+        " progress, and its queue is the time until it begins, with the transport of the request.",
     ]
     if not options.url:
-        said[-1] += (
+        paragraphs[-1] += (
             " perf_analyzer puts every input of a model into shared memory and can leave none out,"
             " so its rows call copies of the two models that have only the inputs that are sent."
         )
     else:
-        said[-1] += (
+        paragraphs[-1] += (
             " Shared memory is measured only with a server of the script's own: perf_analyzer can"
             " leave out no input of a model then, and this one's are optional."
         )
-    return "\n\n".join([*said, *notes])
+    return "\n\n".join([*paragraphs, *notes])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     options = _parser().parse_args(words)
-    # SIGTERM leaves as Ctrl-C does; and a shell's background job has SIGINT ignored.
+    # SIGTERM is handled as Ctrl-C; and a shell's background job ignores SIGINT by default.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
@@ -156,11 +175,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     section = text(options, rows, notes)
     if options.write:
-        kept = [word for word in words if word != "--write"]
-        page.write("Load", shlex.join(["scripts/bench", "load", *kept]), section)
+        others = [word for word in words if word != "--write"]
+        page.write("Load", shlex.join(["scripts/bench", "load", *others]), section)
     print(section)
     print(f"\n{options.out / 'load.csv'} has these rows, and more columns.\n")
-    print(json.dumps({"rows": [asdict(each) for each in rows]}))
+    print(json.dumps({"rows": [asdict(result) for result in rows]}))
     return 0
 
 

@@ -1,8 +1,8 @@
-"""What a server holds: idle, and at most while it makes a volume. `scripts/bench memory`.
+"""Memory of a server: idle, and at its peak during a volume. `scripts/bench memory`.
 
-Memory is what a container is charged for and cannot give back: private pages of all processes, and
-shared memory. Files that are mapped, such as activations beyond the budget, are not in it. The last
-line is JSON.
+Memory is what a container is charged for and the system cannot reclaim: private pages of all
+processes, and shared memory. Mapped files, such as activations beyond the budget, are not included.
+The last line is JSON.
 """
 
 from __future__ import annotations
@@ -11,50 +11,45 @@ import argparse
 import json
 import sys
 import tempfile
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-import psutil
 from maisi_client import Client
 
-from bench import page, servers, watch
-
-SHM = Path("/dev/shm")
-
-
-def private() -> int:
-    """Return the bytes of private memory of all processes that this one started."""
-    return sum(watch.private(x.pid) for x in psutil.Process().children(recursive=True))
+from bench import ROOT, page, processes, servers
+from bench.launcher import SHM, Server
 
 
-def shared() -> int:
-    """Return the bytes that servers hold in shared memory."""
-    total = 0
-    for path in SHM.glob("maisi-serve-*"):
-        with suppress(OSError):
-            total += 512 * path.stat().st_blocks
-    return total
+def private(server: Server) -> int:
+    """Return the bytes of private memory of a server's processes."""
+    return sum(processes.private(process.pid) for process in processes.family(server.pid))
+
+
+def shared(server: Server) -> int:
+    """Return the bytes that a server holds in shared memory."""
+    return processes.allocated(SHM / name for name in server.shared_memory())
 
 
 def measure(variant: str, repository: Path, sides: list[int]) -> list[dict[str, Any]]:
-    """Return a row for the idle server and one for each size: bytes private and shared, at most."""
+    """Return a row for the idle server and one for each size: peak bytes, private and shared."""
     facts = servers.variant_in(repository, variant)
     label = next(int(label) for label in facts["labels"] if int(label))
     with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder, "log")
-        with servers.serving(repository, variant, log) as server, Client(server.url) as client:
-            rows = [{"voxels": 0, "private": private(), "shared": shared()}]
+        words = (repository, Path(folder, "log"), f"--models={variant}")
+        with servers.keyed(*words) as (server, _), Client(server.grpc) as client:
+            measures = partial(private, server), partial(shared, server)
+            rows = [{"voxels": 0, "private": private(server), "shared": shared(server)}]
             for side in sides:
                 mask = np.full([side] * 3, label, np.uint8)
-                given = {"mask": nib.Nifti1Image(mask, np.diag([1.5, 1.5, 1.5, 1]))}
+                picture = {"mask": nib.Nifti1Image(mask, np.diag([1.5, 1.5, 1.5, 1]))}
                 if not facts["masks"]:
-                    given = {"size": [side] * 3}
-                with watch.most(private, shared) as most:
-                    client.generate(variant=variant, steps=2, guidance=1.0, seed=1, **given)
-                rows.append({"voxels": side**3, "private": most[0], "shared": most[1]})
+                    picture = {"size": [side] * 3}
+                with processes.peaks(*measures) as peaks:
+                    client.generate(variant=variant, steps=2, guidance=1.0, seed=1, **picture)
+                rows.append({"voxels": side**3, "private": peaks[0], "shared": peaks[1]})
     return rows
 
 
@@ -62,7 +57,7 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="scripts/bench memory", description=__doc__)
     parser.add_argument("--variant", default="mini")
-    parser.add_argument("--repository", type=Path, default=servers.ROOT / "model_repository")
+    parser.add_argument("--repository", type=Path, default=ROOT / "model_repository")
     parser.add_argument("--sides", type=int, nargs="+", default=[64, 128, 192], help="voxels")
     parser.add_argument("--write", action="store_true", help="write it to docs/benchmarks.md")
     options = parser.parse_args()
@@ -86,9 +81,9 @@ def main() -> None:
     table = page.table(head, cells)
     print(table)
     if options.write:
-        told = "The most that a server held, with a mask, guidance, two steps, at the stream.\n\n"
+        note = "The peak of a server, with a mask, guidance, two steps, at the stream.\n\n"
         command = f"scripts/bench memory {' '.join(sys.argv[1:])}"
-        page.write(f"Memory: {options.variant}", command, told + table)
+        page.write(f"Memory: {options.variant}", command, note + table)
     print(json.dumps({"variant": options.variant, "rows": rows}))
 
 

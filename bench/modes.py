@@ -1,9 +1,9 @@
-"""What the ways to generate do with the trained mini variant, in numbers and in pictures.
+"""The modes of generation with the trained mini variant, in numbers and in pictures.
 
-`scripts/bench modes [--write]` serves mini, makes volumes of two masks of heads that no training
-saw, and tells: how volumes that follow a mask differ from such that do not, by the report's own
-measure; what an image to image keeps and changes; and whether a lesion drawn into a mask appears
-there and nowhere else. The last line printed is JSON.
+`scripts/bench modes [--write]` serves mini, makes volumes of two held-out masks of heads, and
+measures: how volumes that follow a mask differ from those that do not, by the report's fidelity;
+what image to image keeps and changes; and whether a lesion drawn into a mask appears there and
+nowhere else. The last line printed is JSON.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import json
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,9 @@ from maisi_client import Client, Volume, preview
 from scipy import ndimage
 
 from backends.maisi.fidelity import FAITHFUL, borders
-from bench import page
-from bench.rivals import ROOT, serving
+from bench import ROOT, page
+from bench.launcher import Server
+from bench.workload import Array
 from training.fidelity import lesion_contrast, tissue_dice
 
 PAGE = ROOT / "docs" / "generation.md"
@@ -34,7 +36,6 @@ MASKS = [ROOT / "tests" / "training" / f"held_out_{seed}.nii.gz" for seed in (10
 MODALITIES = ("mri_t1", "mri_t2", "mri_flair", "mri_swi")
 STRENGTHS = (0.4, 0.6, 0.8, 0.9)
 LESION = 150
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Head:
     ill: npt.NDArray[np.uint8]
 
     def picture(self, labels: Array) -> nib.Nifti1Image:
-        """Return labels as an image of the same place."""
+        """Return labels as an image on the same grid."""
         return nib.Nifti1Image(labels, self.image.affine)
 
 
@@ -72,56 +73,63 @@ def with_lesion(labels: Array, planes: slice) -> npt.NDArray[np.uint8]:
 
 def levels(volume: Volume) -> Array:
     """Return the grey levels of a volume, [X, Y, Z]."""
-    found: Array = np.asarray(volume.image.dataobj).astype(np.int16)
-    return found
+    image: Array = np.asarray(volume.image.dataobj).astype(np.int16)
+    return image
 
 
 def fidelity(client: Client, heads: Sequence[Head]) -> list[dict[str, Any]]:
     """Return the ratio of border contrasts for volumes with their own mask and with others."""
     rows = []
     for modality in MODALITIES:
-        own, other, without = [], [], []
-        for number, one in enumerate(heads):
-            made = client.generate(one.image, modality=modality, seed=number)
-            alone = client.generate(modality=modality, seed=number, size=one.labels.shape)
-            own.append(made.report["fidelity"]["borders"]["ratio"])
-            for changed in (heads[1 - number].labels, one.labels[:, ::-1]):
-                other.append(_ratio(levels(made), changed))
-            without.append(_ratio(levels(alone), one.labels))
-        rows.append({"modality": modality, "own": own, "other": other, "without": without})
+        own_ratios, other_ratios, unmasked_ratios = [], [], []
+        for number, subject in enumerate(heads):
+            volume = client.generate(subject.image, modality=modality, seed=number)
+            unmasked = client.generate(modality=modality, seed=number, size=subject.labels.shape)
+            own_ratios.append(volume.report["fidelity"]["borders"]["ratio"])
+            for labels in (heads[1 - number].labels, subject.labels[:, ::-1]):
+                other_ratios.append(_ratio(levels(volume), labels))
+            unmasked_ratios.append(_ratio(levels(unmasked), subject.labels))
+        rows.append(
+            {
+                "modality": modality,
+                "own": own_ratios,
+                "other": other_ratios,
+                "without": unmasked_ratios,
+            }
+        )
     return rows
 
 
 def _ratio(image: Array, mask: Array) -> float:
-    found = borders(image, mask)
-    return float("nan") if found is None else found["ratio"]
+    contrast = borders(image, mask)
+    return float("nan") if contrast is None else contrast["ratio"]
 
 
 def translation(client: Client, heads: Sequence[Head]) -> list[dict[str, Any]]:
-    """Return what is left of a T1 that is asked to become a T2, by strength, with its mask or not.
+    """Return what a T1 volume keeps when it is translated to T2, by strength, with its mask or not.
 
-    `edges`: correlation of gradients with the source's; `as_t1`, `as_t2`: mean Dice of tissues that
-    are told apart by the order of that contrast.
+    `edges`: correlation of gradients with the source's; `as_t1`, `as_t2`: mean Dice of tissues,
+    segmented by the order of that contrast.
     """
     rows = []
-    sources = [client.generate(one.image, modality="mri_t1", seed=5) for one in heads]
+    sources = [client.generate(subject.image, modality="mri_t1", seed=5) for subject in heads]
     for masked in (True, False):
         for strength in STRENGTHS:
-            found: dict[str, list[float]] = {"edges": [], "as_t1": [], "as_t2": []}
-            for one, source in zip(heads, sources, strict=True):
-                made = levels(
+            measures: dict[str, list[float]] = {"edges": [], "as_t1": [], "as_t2": []}
+            for subject, source in zip(heads, sources, strict=True):
+                image = levels(
                     client.generate(
-                        one.image if masked else None,
+                        subject.image if masked else None,
                         source=source.image,
                         strength=strength,
                         modality="mri_t2",
                         seed=6,
                     )
                 )
-                found["edges"].append(_edges_in_common(levels(source), made, one.labels))
+                measures["edges"].append(_edges_in_common(levels(source), image, subject.labels))
                 for name in ("t1", "t2"):
-                    found[f"as_{name}"].append(_dice(made, one.labels, f"mri_{name}"))
-            means = {name: float(np.mean(values)) for name, values in found.items()}
+                    measures[f"as_{name}"].append(_dice(image, subject.labels, f"mri_{name}"))
+            means = {name: float(np.mean(values)) for name, values in measures.items()}
             rows.append({"masked": masked, "strength": strength, **means})
     return rows
 
@@ -141,7 +149,7 @@ def _edges_in_common(one: Array, other: Array, labels: Array) -> float:
 
 
 def insertion(client: Client, heads: Sequence[Head]) -> list[dict[str, Any]]:
-    """Return what drawing a lesion into the mask does to a FLAIR volume, by strength.
+    """Return the effect of a lesion drawn into the mask of a FLAIR volume, by strength.
 
     `lesion`: its grey level less its mirror's; `elsewhere`: mean difference to the same request
     without lesion, 3 voxels away or more; `noise`: that of two seeds without lesion.
@@ -169,8 +177,8 @@ def insertion(client: Client, heads: Sequence[Head]) -> list[dict[str, Any]]:
             lesion.append(lesion_contrast(ill, one.ill))
             elsewhere.append(np.abs(ill - healthy)[away].mean())
             noise.append(np.abs(again - healthy)[away].mean())
-        found = {"lesion": lesion, "elsewhere": elsewhere, "noise": noise}
-        means = {name: float(np.mean(values)) for name, values in found.items()}
+        measures = {"lesion": lesion, "elsewhere": elsewhere, "noise": noise}
+        means = {name: float(np.mean(values)) for name, values in measures.items()}
         rows.append({"strength": strength, **means})
     return rows
 
@@ -192,19 +200,19 @@ def pictures(client: Client, one: Head, folder: Path) -> None:
     # In the axial plane that the picture shows, which is about the middle one of the brain.
     brain = np.flatnonzero(np.isin(one.labels, (22, 131, *range(213, 241))).any((0, 1)))
     middle = int(brain[0] + brain[-1]) // 2
-    drawn = one.picture(with_lesion(one.labels, slice(middle - 1, middle + 2)))
-    ill = make(drawn, source=flair.image, strength=0.6, modality="mri_flair", seed=1)
+    mask = one.picture(with_lesion(one.labels, slice(middle - 1, middle + 2)))
+    ill = make(mask, source=flair.image, strength=0.6, modality="mri_flair", seed=1)
     both = [("FLAIR, the source", flair), ("with the lesion", ill)]
-    preview(drawn, both, folder / "lesion.png", tile=200)
+    preview(mask, both, folder / "lesion.png", tile=200)
 
 
-def text(found: dict[str, list[dict[str, Any]]]) -> str:
+def text(results: dict[str, list[dict[str, Any]]]) -> str:
     """Return the section of the page."""
 
     def span(values: Sequence[float]) -> str:
         return f"{min(values):.2f} to {max(values):.2f}"
 
-    rows = found["fidelity"]
+    rows = results["fidelity"]
     least = min(value for row in rows for value in row["own"])
     most = max(value for row in rows for key in ("other", "without") for value in row[key])
     return "\n\n".join(
@@ -218,8 +226,8 @@ def text(found: dict[str, list[dict[str, Any]]]) -> str:
                 [[r["modality"], *(span(r[k]) for k in ("own", "other", "without"))] for r in rows],
             ),
             "T1 to T2, image to image. *Edges*: correlation of gradients with the source's. *As "
-            "T1* and *as T2*: mean Dice of fluid, grey and white matter when they are told apart "
-            "by the order that they have in that contrast.",
+            "T1* and *as T2*: mean Dice of fluid, grey and white matter segmented by their "
+            "order in that contrast.",
             page.table(
                 ["mask", "strength", "edges", "as T1", "as T2"],
                 [
@@ -228,7 +236,7 @@ def text(found: dict[str, list[dict[str, Any]]]) -> str:
                         r["strength"],
                         *(f"{r[k]:.2f}" for k in ("edges", "as_t1", "as_t2")),
                     ]
-                    for r in found["translation"]
+                    for r in results["translation"]
                 ],
             ),
             "A lesion drawn into the mask of a FLAIR volume, image to image. *Lesion*: its grey "
@@ -238,7 +246,7 @@ def text(found: dict[str, list[dict[str, Any]]]) -> str:
                 ["strength", "lesion", "elsewhere", "noise"],
                 [
                     [r["strength"], *(f"{r[k]:.1f}" for k in ("lesion", "elsewhere", "noise"))]
-                    for r in found["insertion"]
+                    for r in results["insertion"]
                 ],
             ),
         ]
@@ -254,20 +262,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--write", action="store_true", help="write docs/generation.md, pictures")
     words = sys.argv[1:] if arguments is None else arguments
-    given = parser.parse_args(words)
+    options = parser.parse_args(words)
     heads = [head(path) for path in MASKS]
-    with serving(ROOT / "model_repository", "mini") as url, Client(url) as client:
-        found = {
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Server(ROOT / "model_repository", Path(folder, "log"), "--models=mini") as server,
+        Client(server.grpc) as client,
+    ):
+        results = {
             "fidelity": fidelity(client, heads),
             "translation": translation(client, heads),
             "insertion": insertion(client, heads),
         }
-        if given.write:
+        if options.write:
             pictures(client, heads[0], ROOT / "docs")
-    told = text(found)
-    if given.write:
-        page.write(SECTION, shlex.join(["scripts/bench", "modes", *words]), told, PAGE)
-    print(told, json.dumps(found), sep="\n\n")
+    section = text(results)
+    if options.write:
+        page.write(SECTION, shlex.join(["scripts/bench", "modes", *words]), section, PAGE)
+    print(section, json.dumps(results), sep="\n\n")
     return 0
 
 

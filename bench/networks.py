@@ -1,4 +1,4 @@
-"""The networks behind a variant's endpoints: inputs that fit together, and kinds that do not."""
+"""The networks behind a variant's endpoints: consistent and inconsistent inputs."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ class Network:
         return inputs
 
     def _thin(self, axis: int) -> Inputs:
-        """Return inputs of a volume as thin as may be, but for one side, which is too long."""
+        """Return inputs of a volume of minimal sides but one, which is too long."""
         thin = [self.contract["multiple"]] * 3
         thin[axis] += self.contract["max"][axis]
-        found = self.good()
+        inputs = self.good()
         for name, factor in self.contract["factors"].items():
-            sides = (*found[name].shape[:-3], *(side // factor for side in thin))
-            found[name] = np.zeros(sides, found[name].dtype)
-        return found
+            sides = (*inputs[name].shape[:-3], *(side // factor for side in thin))
+            inputs[name] = np.zeros(sides, inputs[name].dtype)
+        return inputs
 
     def wrong(self) -> Iterator[tuple[str, list[Inputs]]]:
-        """Yield each kind of inputs that do not fit together: its name, and some of it.
+        """Yield each kind of inconsistent inputs: its name, and some examples.
 
-        What has more voxels than allowed has 96 a side.
+        The example with more voxels than allowed has 96 a side.
         """
         good, factors = self.good(), self.contract["factors"]
         spaces = [name for name in good if name in factors]
@@ -82,8 +82,8 @@ class Network:
 
 
 def networks(client: grpc.InferenceServerClient) -> list[Network]:
-    """Read what networks a server has."""
-    read = []
+    """Return the networks of a server."""
+    listed = []
     for model in client.get_inference_statistics().model_stats:
         config = client.get_model_config(model.name, as_json=True)["config"]
         if "network" in config.get("parameters", {}):
@@ -95,21 +95,21 @@ def networks(client: grpc.InferenceServerClient) -> list[Network]:
                 )
                 for tensor in config["input"]
             }
-            read.append(Network(model.name, contract, inputs))
-    return read
+            listed.append(Network(model.name, contract, inputs))
+    return listed
 
 
-def tensors(inputs: Mapping[str, Any]) -> list[grpc.InferInput]:
+def tensors(arrays: Mapping[str, Any]) -> list[grpc.InferInput]:
     """Return arrays as tritonclient sends them."""
-    sent = []
-    for name, array in inputs.items():
-        sent.append(grpc.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype)))
-        sent[-1].set_data_from_numpy(array)
-    return sent
+    inputs = []
+    for name, array in arrays.items():
+        inputs.append(grpc.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype)))
+        inputs[-1].set_data_from_numpy(array)
+    return inputs
 
 
 def messages(network: Network, token: str) -> list[Any]:
-    """Return requests of a stage to a network, a good one and some of each wrong kind."""
+    """Return requests of a stage to a network: a good one, and some of each inconsistent kind."""
     requests = []
     for inputs in (network.good(), *(inputs for _, some in network.wrong() for inputs in some)):
         request = grpc.service_pb2.ModelInferRequest(model_name=network.name)

@@ -1,19 +1,16 @@
-"""What a step costs through Triton, beside the same graph in this process.
+"""The time of a step through Triton, beside the same graph in this process.
 
     scripts/bench overhead [--sides 32 48] [--repeat 5] [--write]
 
-The difference of two noisy times says little where it is small. So the calls are timed by
-themselves, too: in a second server the flow is a graph that moves the same tensors and computes
-nothing.
+A small difference of two noisy times has little meaning. So the calls are also timed by themselves:
+in a second server the flow is a graph that moves the same tensors and computes nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,7 +26,10 @@ import tritonclient.grpc as grpc
 from onnx import TensorProto, helper
 
 from bench import page
-from bench.in_process import REPOSITORY, ROOT, Array, Graph, open_graph, published
+from bench.in_process import REPOSITORY, Graph, open_graph, published
+from bench.launcher import Server
+from bench.networks import tensors
+from bench.workload import Array
 from export import variant
 
 RUNTIME = "OpenVINO"  # of the server's flow
@@ -39,7 +39,7 @@ IDLE_STEPS = 100  # of the graph that computes nothing
 
 @dataclass(frozen=True)
 class Subject:
-    """A variant with a ControlNet in a repository, its precision, and what opens its flow here."""
+    """A variant with a ControlNet in a repository, its precision, and the loader of its flow."""
 
     variant: str
     repository: Path
@@ -52,7 +52,7 @@ class Subject:
         return f"{self.variant}.flow_masked"
 
     def published(self) -> dict[str, Any]:
-        """Read what the variant says of itself."""
+        """Return the limits and defaults that the variant publishes."""
         return published(self.variant, self.repository)
 
 
@@ -62,10 +62,10 @@ MINI = Subject("mini", REPOSITORY, "fp32", open_graph)
 def feeds(subject: Subject, side: int) -> dict[str, Array]:
     """Return one row of inputs of the flow at a latent of `side` cubed."""
     random, axes = np.random.default_rng(0), (side, side, side)
-    table, chosen = subject.published(), variant.load(subject.variant)
-    half = chosen.tensor_type("embedding", subject.precision) == "FP16"
+    table, details = subject.published(), variant.load(subject.variant)
+    half = details.tensor_type("embedding", subject.precision) == "FP16"
     latent = (1, table["latent"]["channels"], *axes)
-    embedding = (1, chosen.networks["controlnet"]["num_channels"][0], *axes)
+    embedding = (1, details.networks["controlnet"]["num_channels"][0], *axes)
     modality = table["modalities"][table["defaults"]["modality"]]
     return {
         "latent": random.standard_normal(latent, np.float32),
@@ -79,8 +79,8 @@ def feeds(subject: Subject, side: int) -> dict[str, Array]:
     }
 
 
-def lay_idle(subject: Subject, repository: Path) -> None:
-    """Fill a folder with the variant's models, but a flow that hands its inputs back."""
+def write_idle(subject: Subject, repository: Path) -> None:
+    """Fill a folder with the variant's models, and a flow that returns its inputs."""
     for model in subject.repository.glob(f"{subject.variant}*"):
         if model.name != subject.flow:
             (repository / model.name).symlink_to(model)
@@ -104,48 +104,28 @@ def lay_idle(subject: Subject, repository: Path) -> None:
 
 
 @contextmanager
-def served(repository: Path) -> Iterator[str]:
-    """Serve a repository on free ports; give where its gRPC is."""
-    ports = [f"--{name}-port=0" for name in ("grpc", "http", "metrics", "status")]
-    command = [sys.executable, "-m", "server", "--repository", str(repository), *ports]
-    with tempfile.TemporaryFile("w+") as log:
-        server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
-        assert server.stdout is not None
-        try:
-            ready = re.search(r"grpc=(\S+)", server.stdout.readline())
-            if ready is None:
-                log.seek(0)
-                raise SystemExit(f"bench: the server did not start: {log.read()[-2000:]}")
-            yield ready[1]
-        finally:
-            server.terminate()
-            server.wait()
-            server.stdout.close()
-
-
-@contextmanager
 def serving(subject: Subject, repository: Path) -> Iterator[Callable[[int, int], float]]:
-    """Serve a repository; give what returns the seconds of a step: (side of the latent, steps)."""
-    with served(repository) as url, grpc.InferenceServerClient(url) as client:
+    """Serve a repository; give a function (side of the latent, steps) -> seconds of a step."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Server(repository, Path(folder, "log")) as server,
+        grpc.InferenceServerClient(server.grpc) as client,
+    ):
         yield lambda side, steps: step_seconds(subject, client, side, steps)
 
 
 def step_seconds(subject: Subject, client: Any, side: int, steps: int) -> float:
-    """Ask for a volume and return the sampler's seconds a step, as the report tells them."""
+    """Request a volume and return the sampler's seconds a step, from the report."""
     table = subject.published()
     label = next(int(label) for label in table["labels"] if int(label))
-    asked: dict[str, tuple[Array, str]] = {
-        "mask": (np.full((side * table["latent"]["factor"],) * 3, label, np.uint8), "UINT8"),
-        "steps": (np.array([steps], np.int32), "INT32"),
-        "seed": (np.array([1]), "INT64"),
-        "guidance": (np.array([0], np.float32), "FP32"),
+    arrays = {
+        "mask": np.full((side * table["latent"]["factor"],) * 3, label, np.uint8),
+        "steps": np.array([steps], np.int32),
+        "seed": np.array([1]),
+        "guidance": np.array([0], np.float32),
     }
-    inputs = []
-    for name, (array, kind) in asked.items():
-        inputs.append(grpc.InferInput(name, list(array.shape), kind))
-        inputs[-1].set_data_from_numpy(array)
-    wanted = [grpc.InferRequestedOutput("report")]
-    answer = client.infer(subject.variant, inputs, outputs=wanted, client_timeout=600)
+    outputs = [grpc.InferRequestedOutput("report")]
+    answer = client.infer(subject.variant, tensors(arrays), outputs=outputs, client_timeout=600)
     report = json.loads(answer.as_numpy("report").tobytes())
     return float(report["seconds"]["sampler"]) / steps
 
@@ -154,7 +134,7 @@ def calls(subject: Subject, sides: Sequence[int], repeat: int) -> dict[int, floa
     """Return side -> the median seconds of a step that computes nothing."""
     times = {}
     with tempfile.TemporaryDirectory() as folder:
-        lay_idle(subject, Path(folder))
+        write_idle(subject, Path(folder))
         with serving(subject, Path(folder)) as step:
             for side in sides:
                 step(side, IDLE_STEPS)
@@ -204,12 +184,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sides", type=int, nargs="+", default=[32, 48], help="of the latent")
     parser.add_argument("--repeat", type=int, default=5, help="medians of so many")
     parser.add_argument("--write", action="store_true", help="put the table into the page")
-    given = parser.parse_args(arguments)
-    rows = measure(given.sides, given.repeat)
+    options = parser.parse_args(arguments)
+    rows = measure(options.sides, options.repeat)
     text = (
         f"`{MINI.variant}` from a mask, one row, {RUNTIME} on both sides; medians of "
-        f'{given.repeat} runs of {STEPS} steps, in turn. "Calls alone" is a step through the same '
-        "server with a graph that moves the same tensors and computes nothing, so it is what "
+        f'{options.repeat} runs of {STEPS} steps, in turn. "Calls alone" is a step through the '
+        "same server with a graph that moves the same tensors and computes nothing, so it is what "
         "Triton costs.\n\n"
     ) + page.table(
         ["latent", "served, ms", "in process, ms", "ratio", "calls alone, ms", "share of a step"],
@@ -225,8 +205,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ],
     )
     print(text + "\n")
-    print(json.dumps({"variant": MINI.variant, "repeat": given.repeat, "rows": rows}))
-    if given.write:
+    print(json.dumps({"variant": MINI.variant, "repeat": options.repeat, "rows": rows}))
+    if options.write:
         page.write("Overhead of a step", "scripts/bench overhead --write", text)
     return 0
 

@@ -8,7 +8,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
+from bench import ROOT
+
+PAGE = ROOT / "docs" / "benchmarks.md"
 _HEAD = """# Benchmarks
 
 Every section is written by the command that it names, run with `--write`, and by nothing else.
@@ -19,13 +21,13 @@ def machine() -> str:
     """Describe this computer in one line: processor, cores that we may use, memory, system."""
     cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     flags = re.search(r"^flags\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    known = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
-    best = next((flag for flag in known if flags and flag in flags[1].split()), "")
+    extensions = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
+    extension = next((flag for flag in extensions if flags and flag in flags[1].split()), "")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     cores = len(os.sched_getaffinity(0))
     parts = [
         cpu[1].strip() if cpu else platform.machine(),
-        *([best] if best else []),
+        *([extension] if extension else []),
         f"{cores} core{'s' if cores > 1 else ''}",
         f"{memory:.0f} GB",
         f"Linux, Python {platform.python_version()}",
@@ -39,10 +41,43 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
+def spaced(text: str) -> str:
+    """Return Markdown with one blank line around headings, tables, lists and fenced code.
+
+    Nowhere are there two blank lines, except in fenced code, which stays as it is.
+    """
+    lines: list[str] = []
+    previous, gap, fenced = "", False, False
+    for line in text.splitlines():
+        if fenced:
+            lines.append(line)
+            fenced = not line.startswith("```")
+            continue
+        if not line.strip():
+            gap = True
+            continue
+        kind = _kind(line, previous)
+        if lines and (gap or kind != previous or kind in ("heading", "fence")):
+            lines.append("")
+        lines.append(line)
+        previous, gap, fenced = kind, False, kind == "fence"
+    return "\n".join(lines)
+
+
+def _kind(line: str, previous: str) -> str:
+    """Return what a line of Markdown belongs to, by the kind of the line before it."""
+    for kind, pattern in (("fence", "```"), ("heading", "#{1,6} "), ("table", r"\|")):
+        if re.match(pattern, line):
+            return kind
+    is_list = re.match(r" *([-*+]|\d+\.) ", line) or (previous == "list" and line[0] == " ")
+    return "list" if is_list else "text"
+
+
 def write(section: str, command: str, text: str, page: Path = PAGE) -> None:
     """Put a section into the page, in place of an older one of the same title."""
     old = page.read_text() if page.is_file() else _HEAD
     sections = re.split(r"(?m)^(?=## )", old)
-    body = f"## {section}\n\n`{command}` on {machine()}.\n\n{text.strip()}\n\n"
-    kept = [part for part in sections[1:] if not part.startswith(f"## {section}\n")]
-    page.write_text(sections[0].rstrip() + "\n\n" + "".join([*kept, body]).rstrip() + "\n")
+    body = spaced(f"## {section}\n`{command}` on {machine()}.\n\n{text}")
+    others = [part for part in sections[1:] if not part.startswith(f"## {section}\n")]
+    parts = [part.strip() for part in (sections[0], *others, body)]
+    page.write_text("\n\n".join(parts) + "\n")

@@ -1,8 +1,8 @@
-"""What float32 and float16 cost in accuracy, graph by graph: the tables of docs/precision.md.
+"""The errors of float32 and float16, graph by graph: the tables of docs/precision.md.
 
 ONNX Runtime on a CPU computes float16 graphs in float32 and drops the casts between their nodes,
 so its numbers show the rounding of weights and little more. A GPU sums in float32 and rounds the
-result of every operation; PyTorch does so here, in the column "every operation rounded".
+result of every operation; PyTorch does the same in the column "every operation rounded".
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SUMS = {
     torch.ops.aten.bmm.default,
     torch.ops.aten.avg_pool3d.default,
 }
-# What each choice in `half` is worth: which modules compute in float16 throughout for once.
+# For each choice in `half`, the modules that compute in float16 throughout without it.
 _CHOICES: dict[str, Callable[[str, nn.Module], bool]] = {
     "as built": lambda name, module: False,
     "norms in float16": lambda name, module: isinstance(module, networks.MomentsGroupNorm),
@@ -41,7 +41,7 @@ _CHOICES: dict[str, Callable[[str, nn.Module], bool]] = {
     "timestep in float16": lambda name, module: False,
 }
 _SHAPES = onnx_export.CHECKED
-# Largest activation behind the first convolution of loud networks: its square is beyond float16.
+# Largest activation after the first convolution of loud networks; its square exceeds float16.
 LOUD = 5000.0
 
 
@@ -80,9 +80,9 @@ class InFloat16(nn.Module):
 
     def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
         """Run the module."""
-        given = [value for value in (x, context) if value is not None]
+        arguments = [value for value in (x, context) if value is not None]
         with RoundEverything():  # type: ignore[no-untyped-call]
-            result: torch.Tensor = self.module(*given)
+            result: torch.Tensor = self.module(*arguments)
         return result
 
 
@@ -92,77 +92,78 @@ def rounded(
     """Run the float16 build of `graph` as a GPU does; `choice`: a key of `_CHOICES`."""
     module = onnx_export.exportable(graph.module, "fp16")
     _wrap(module, _CHOICES[choice])
-    given = {name: value.to(graph.dtype(name, "fp16")) for name, value in inputs.items()}
+    feeds = {name: value.to(graph.dtype(name, "fp16")) for name, value in inputs.items()}
     if choice == "timestep in float16":
-        given["timestep"] = _round(given["timestep"])
+        feeds["timestep"] = _round(feeds["timestep"])
     with SumsInFloat32():  # type: ignore[no-untyped-call]
-        return onnx_export.evaluate(module, given)
+        return onnx_export.evaluate(module, feeds)
 
 
-def _wrap(module: nn.Module, chosen: Callable[[str, nn.Module], bool]) -> None:
+def _wrap(module: nn.Module, is_wrapped: Callable[[str, nn.Module], bool]) -> None:
     for name, child in module.named_children():
-        if chosen(name, child):
+        if is_wrapped(name, child):
             setattr(module, name, InFloat16(child))
         else:
-            _wrap(child, chosen)
+            _wrap(child, is_wrapped)
 
 
-def table(chosen: Variant, loaded: Networks, folder: Path) -> Iterator[str]:
+def table(subject: Variant, loaded: Networks, folder: Path) -> Iterator[str]:
     """Yield the lines of a variant's table; graphs are written to `folder`, one at a time."""
-    yield f"| {chosen.name} | latent | float32 | float16 | every operation rounded |"
+    yield f"| {subject.name} | latent | float32 | float16 | every operation rounded |"
     yield "|---|---|---|---|---|"
-    for graph in graphs.graphs(chosen, loaded):
-        found: dict[Any, list[float]] = {}
+    for graph in graphs.graphs(subject, loaded):
+        errors_by_shape: dict[Any, list[float]] = {}
         cases = {
             shape: onnx_export.example(graph, *shape, seed) for seed, shape in enumerate(_SHAPES)
         }
-        truth = {shape: onnx_export.evaluate(graph.module, case) for shape, case in cases.items()}
+        module = graph.module
+        expected = {shape: onnx_export.evaluate(module, case) for shape, case in cases.items()}
         for precision in ("fp32", "fp16"):
             path = onnx_export.write(graph, folder / "graph", precision)
             session = onnx_export.load(path)
             for shape, case in cases.items():
                 outputs = onnx_export.run(session, case)
-                found.setdefault(shape, []).append(_worst(outputs, truth[shape]))
+                errors_by_shape.setdefault(shape, []).append(_worst(outputs, expected[shape]))
             del session
             shutil.rmtree(path.parent)
         for shape, case in cases.items():
-            found[shape].append(_worst(rounded(graph, case), truth[shape]))
-            errors = " | ".join(f"{error:.1e}" for error in found[shape])
+            errors_by_shape[shape].append(_worst(rounded(graph, case), expected[shape]))
+            errors = " | ".join(f"{error:.1e}" for error in errors_by_shape[shape])
             yield f"| {graph.name} | {'x'.join(map(str, shape[0]))} | {errors} |"
 
 
-def choices(chosen: Variant, loaded: Networks) -> Iterator[str]:
-    """Yield the lines of the table of what each choice is worth, for the largest flow there is.
+def choices(subject: Variant, loaded: Networks) -> Iterator[str]:
+    """Yield the lines of the table of choices, for the largest flow of a variant.
 
-    The last column is for a UNet with activations whose squares float16 cannot hold.
+    The last column is for a UNet with activations whose squares exceed float16.
     """
-    yield f"| {chosen.name}, every operation rounded | error | with activations of thousands |"
+    yield f"| {subject.name}, every operation rounded | error | with activations of thousands |"
     yield "|---|---|---|"
-    flow = next(g for g in reversed(graphs.graphs(chosen, loaded)) if g.name.startswith("flow"))
+    flow = next(g for g in reversed(graphs.graphs(subject, loaded)) if g.name.startswith("flow"))
     inputs = onnx_export.example(flow, *_SHAPES[-1])
-    found: dict[str, list[float]] = {choice: [] for choice in _CHOICES}
+    errors_by_choice: dict[str, list[float]] = {choice: [] for choice in _CHOICES}
     for loud in (False, True):
         if loud:
             make_loud(flow, loaded.diffusion_unet.conv_in.conv, inputs)
-        truth = onnx_export.evaluate(flow.module, inputs)
-        for choice, errors in found.items():
-            errors.append(_worst(rounded(flow, inputs, choice), truth))
-    for choice, errors in found.items():
+        expected = onnx_export.evaluate(flow.module, inputs)
+        for choice, errors in errors_by_choice.items():
+            errors.append(_worst(rounded(flow, inputs, choice), expected))
+    for choice, errors in errors_by_choice.items():
         yield f"| {choice} | " + " | ".join(f"{error:.1e}" for error in errors) + " |"
 
 
 def make_loud(graph: Graph, first: nn.Module, inputs: dict[str, torch.Tensor]) -> None:
-    """Scale `first`, a convolution of the graph's module, so that it gives up to `LOUD`."""
+    """Scale `first`, a convolution of the graph's module, to a largest output of `LOUD`."""
     peaks = []
-    hook = first.register_forward_hook(lambda layer, given, out: peaks.append(out.abs().max()))
+    hook = first.register_forward_hook(lambda layer, inputs, out: peaks.append(out.abs().max()))
     onnx_export.evaluate(graph.module, inputs)
     hook.remove()
     for parameter in first.parameters():
         parameter.mul_(LOUD / peaks[0])
 
 
-def _worst(found: list[Any], truth: list[Any]) -> float:
-    return max(map(onnx_export.difference, found, truth))
+def _worst(outputs: list[Any], expected: list[Any]) -> float:
+    return max(map(onnx_export.difference, outputs, expected))
 
 
 def main() -> None:
@@ -170,16 +171,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench precision", description=__doc__)
     parser.add_argument("variants", nargs="*", default=["rflow-ct"], help="default: rflow-ct")
     parser.add_argument("--checkpoints", type=Path, help="default: random weights of full size")
-    parser.add_argument("--choices", action="store_true", help="what each choice is worth, instead")
-    given = parser.parse_args()
-    for name in given.variants:
-        chosen = variant.load(name)
+    parser.add_argument("--choices", action="store_true", help="errors without each choice")
+    options = parser.parse_args()
+    for name in options.variants:
+        subject = variant.load(name)
         with tempfile.TemporaryDirectory() as folder:
-            if given.checkpoints is None:
-                random_weights.write(chosen, Path(folder))
-            loaded = networks.load(chosen, given.checkpoints or Path(folder))
+            if options.checkpoints is None:
+                random_weights.write(subject, Path(folder))
+            loaded = networks.load(subject, options.checkpoints or Path(folder))
             lines = (
-                choices(chosen, loaded) if given.choices else table(chosen, loaded, Path(folder))
+                choices(subject, loaded)
+                if options.choices
+                else table(subject, loaded, Path(folder))
             )
             for line in lines:
                 print(line, flush=True)

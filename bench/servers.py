@@ -1,16 +1,14 @@
-"""What a load test needs of a server: one of its own, endpoints that fit, inputs, statistics."""
+"""Statistics and contracts of servers, endpoints for perf_analyzer, and requests."""
 
 from __future__ import annotations
 
 import base64
 import json
-import os
+import queue
 import secrets
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +17,21 @@ import numpy as np
 import numpy.typing as npt
 import tritonclient.grpc as grpc
 from google.protobuf import text_format  # type: ignore[import-untyped]
-from maisi_client._transport.channel import to_triton
 from tritonclient.grpc import model_config_pb2 as pb
 
-ROOT = Path(__file__).resolve().parents[1]
+from bench import ROOT
+from bench.launcher import Server, ServerFailed
+from bench.networks import tensors
+
 MASK = ROOT / "examples" / "brain_mask.nii.gz"
 NARROW, NARROW_STREAM = "loadtest", "loadtest_stream"
 _SEED = 7
 _KINDS = {"steps": np.int32, "seed": np.int64, "size": np.int32, "strength": np.float32}
 
 
-class ServerFailed(RuntimeError):
-    """The server did not start, does not answer or has no such model; one sentence."""
-
-
 @dataclass(frozen=True)
 class Counts:
-    """What a model has done since it was loaded: requests answered and failed, nanoseconds."""
+    """Counts of a model since it was loaded: requests answered and failed, and nanoseconds."""
 
     answered: int
     failed: int
@@ -43,7 +39,7 @@ class Counts:
     queue_ns: int
 
     def since(self, before: Counts) -> Counts:
-        """Return what was added after `before`."""
+        """Return the difference to `before`."""
         return Counts(
             self.answered - before.answered,
             self.failed - before.failed,
@@ -55,54 +51,42 @@ class Counts:
 NOTHING = Counts(0, 0, 0, 0)
 
 
-@dataclass(frozen=True)
-class Server:
-    """A running server: where its gRPC is, tritonclient's connection to it, its operator's key.
-
-    Of a server of our own `http`, `metrics` and `status` are known, where its other endpoints are,
-    and the supervisor's `pid`.
-    """
-
-    url: str
-    client: Any
-    key: str = ""
-    http: str = ""
-    metrics: str = ""
-    status: str = ""
-    pid: int = 0
-
-    def statistics(self) -> dict[str, Counts]:
-        """Read Triton's own statistics of every model."""
-        return {
-            model.name: Counts(
-                model.inference_stats.success.count,
-                model.inference_stats.fail.count,
-                model.inference_stats.success.ns,
-                model.inference_stats.queue.ns,
-            )
-            for model in self.client.get_inference_statistics(client_timeout=30).model_stats
-        }
-
-    def variant(self, name: str) -> dict[str, Any]:
-        """Read what a variant says of itself (labels and more), and whether it takes `mask`."""
-        return _facts(self.client.get_model_config(name, client_timeout=30).config, self.url)
-
-
 @contextmanager
-def connected(url: str, key: str = "") -> Iterator[Server]:
-    """Talk to a server; whatever it refuses within becomes ServerFailed."""
+def connected(url: str) -> Iterator[Any]:
+    """Give tritonclient's connection to a server; what it refuses within becomes ServerFailed."""
     client = grpc.InferenceServerClient(url)
     try:
-        yield Server(url, client, key)
+        yield client
     except grpc.InferenceServerException as error:
-        said = (error.message() or "no reason given").strip().rstrip(".")
-        raise ServerFailed(f"The server at {url} did not answer: {said}.") from None
+        reason = (error.message() or "no reason given").strip().rstrip(".")
+        raise ServerFailed(f"The server at {url} did not answer: {reason}.") from None
     finally:
         client.close()
 
 
+def statistics(url: str) -> dict[str, Counts]:
+    """Read Triton's own statistics of every model; raises ServerFailed."""
+    with connected(url) as client:
+        models = client.get_inference_statistics(client_timeout=30).model_stats
+    return {
+        model.name: Counts(
+            model.inference_stats.success.count,
+            model.inference_stats.fail.count,
+            model.inference_stats.success.ns,
+            model.inference_stats.queue.ns,
+        )
+        for model in models
+    }
+
+
+def variant(url: str, name: str) -> dict[str, Any]:
+    """Read what a server publishes of a variant (labels and more), and whether it takes `mask`."""
+    with connected(url) as client:
+        return _facts(client.get_model_config(name, client_timeout=30).config, url)
+
+
 def variant_in(repository: Path, name: str) -> dict[str, Any]:
-    """Read what `Server.variant` does in a model repository."""
+    """Read what `variant` does, from a model repository."""
     return _facts(_config(repository, name), str(repository))
 
 
@@ -121,58 +105,28 @@ def _config(repository: Path, model: str) -> Any:
 
 
 @contextmanager
-def serving(
-    repository: Path, name: str, log: Path, keyed: bool = True, under: Sequence[str] = ()
-) -> Iterator[Server]:
-    """Serve one variant of `repository` on free ports.
+def keyed(repository: Path, log: Path, *arguments: str) -> Iterator[tuple[Server, str]]:
+    """Serve `repository` with an operator's key; give the server and the key.
 
-    `keyed`: with an operator's key, and so without the shared memory that clients find by
-    themselves. `under`: the beginning of a command that becomes the server, such as `env`. On
-    leaving, running requests finish and the server stops. Raises ServerFailed.
+    With a key there is no shared memory that clients find by themselves. Raises ServerFailed.
     """
-    ports = [f"--{service}-port=0" for service in ("grpc", "http", "metrics", "status")]
-    words = [sys.executable, "-m", "server", f"--repository={repository}", f"--models={name}"]
-    key, key_file = secrets.token_hex(16) if keyed else "", log.with_suffix(".key")
-    if keyed:
-        key_file.write_text(key)
-        words.append(f"--key-file={key_file}")  # for shared memory
-    with log.open("w") as err:
-        process = subprocess.Popen(
-            [*under, *words, *ports],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=err,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for us, who tell it when to stop
-        )
-    assert process.stdout is not None
+    key, path = secrets.token_hex(16), log.with_suffix(".key")
+    path.write_text(key)
     try:
-        ready = process.stdout.readline()
-        if not ready.startswith("ready: grpc="):
-            lines = [line for line in log.read_text().splitlines() if line.startswith("serve: ")]
-            why = lines[-1].removeprefix("serve: ") if lines else f"its log {log} says why."
-            raise ServerFailed(f"The server did not start: {why}")
-        told = dict(word.split("=", 1) for word in ready.split()[1:])
-        places = {name: told[name] for name in ("http", "metrics", "status")}
-        with connected(told["grpc"], key) as server:
-            yield replace(server, pid=process.pid, **places)
+        with Server(repository, log, f"--key-file={path}", *arguments) as server:
+            yield server, key
     finally:
-        process.terminate()
-        process.wait()
-        process.stdout.close()
-        key_file.unlink(missing_ok=True)
+        path.unlink()
 
 
 def add_narrow_endpoints(
-    repository: Path, name: str, sent: Mapping[str, Any], folder: Path
+    repository: Path, name: str, request: Mapping[str, Any], folder: Path
 ) -> None:
     """Fill the empty `folder` with `repository`'s models of a variant and two narrowed endpoints.
 
     Those, `<variant>.loadtest` and `<variant>.loadtest_stream`, are the ensemble and the stream
-    without the inputs that are not `sent`: perf_analyzer wants to put every input of a model into
-    shared memory, and the optional ones exclude each other.
+    without the inputs that `request` has not: perf_analyzer puts every input of a model into shared
+    memory, and the optional ones exclude each other.
     Raises ServerFailed when there is no such variant.
     """
     for model in repository.glob(f"{name}*"):
@@ -181,16 +135,16 @@ def add_narrow_endpoints(
     for original, copy in ((name, NARROW), (f"{name}.stream", NARROW_STREAM)):
         config = _config(repository, original)
         config.name = f"{name}.{copy}"
-        dropped = {tensor.name for tensor in config.input} - sent.keys()
-        kept = [tensor for tensor in config.input if tensor.name not in dropped]
+        absent = {tensor.name for tensor in config.input} - request.keys()
+        inputs = [tensor for tensor in config.input if tensor.name not in absent]
         del config.input[:]
-        config.input.extend(kept)
+        config.input.extend(inputs)
         if config.HasField("ensemble_scheduling"):
             # Ensembles with it are variants, which the server asks for a volume at its start.
             del config.parameters["variant"]
             for step in config.ensemble_scheduling.step:
                 for tensor, source in list(step.input_map.items()):
-                    if source in dropped:
+                    if source in absent:
                         del step.input_map[tensor]
         version = folder / config.name / "1"
         version.mkdir(parents=True)
@@ -210,8 +164,8 @@ def inputs(facts: Mapping[str, Any], size: tuple[int, int, int], steps: int) -> 
     if not facts["masks"]:
         return request | {"size": {"content": list(size), "shape": [3]}}
     labels = example(size)
-    known = np.array([str(label) in facts["labels"] for label in range(256)])
-    labels[~known[labels]] = 0
+    is_known = np.array([str(label) in facts["labels"] for label in range(256)])
+    labels[~is_known[labels]] = 0
     if not labels.any():
         raise ServerFailed(f"{facts['name']} knows none of the labels in {MASK.name}.")
     content = {"b64": base64.b64encode(labels.tobytes()).decode()}
@@ -222,11 +176,11 @@ def example(size: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
     """Return the example's labels [X, Y, Z], the whole head, at `size` by nearest neighbour."""
     image = nib.as_closest_canonical(nib.load(MASK))
     labels = np.asarray(image.dataobj).astype(np.uint8)
-    at = [
-        ((np.arange(count) + 0.5) * of / count).astype(np.intp)
-        for count, of in zip(size, labels.shape, strict=True)
+    indices = [
+        ((np.arange(count) + 0.5) * length / count).astype(np.intp)
+        for count, length in zip(size, labels.shape, strict=True)
     ]
-    return np.ascontiguousarray(labels[np.ix_(*at)])
+    return np.ascontiguousarray(labels[np.ix_(*indices)])
 
 
 def picture(size: tuple[int, int, int], kind: npt.DTypeLike = np.uint8) -> nib.Nifti1Image:
@@ -234,18 +188,36 @@ def picture(size: tuple[int, int, int], kind: npt.DTypeLike = np.uint8) -> nib.N
     return nib.Nifti1Image(example(size).astype(kind), np.diag([2.0, 2.0, 2.0, 1.0]))
 
 
-def ensemble(url: str, asked: Mapping[str, Any], seconds: float) -> npt.NDArray[np.int16]:
-    """Ask mini as any KServe client does, for at most so many seconds; return the image [X, Y, Z].
+def ensemble(url: str, request: Mapping[str, Any], seconds: float) -> npt.NDArray[np.int16]:
+    """Request a volume of mini by tritonclient, within `seconds`; return the image [X, Y, Z].
 
-    `asked` is as our client takes it; images have to lie as the server sees them.
+    `request` has the arguments of our client; images must be in RAS+.
     """
-    tensors = {"spacing": np.full(3, asked["spacing"], np.float32)}
+    arrays = {"spacing": np.full(3, request["spacing"], np.float32)}
     for name, kind in _KINDS.items():
-        if name in asked:
-            tensors[name] = np.atleast_1d(np.array(asked[name], kind))
-    for name in asked.keys() & {"mask", "source"}:
-        tensors[name] = np.asarray(asked[name].dataobj)
+        if name in request:
+            arrays[name] = np.atleast_1d(np.array(request[name], kind))
+    for name in request.keys() & {"mask", "source"}:
+        arrays[name] = np.asarray(request[name].dataobj)
     with grpc.InferenceServerClient(url) as client:
-        result = client.infer("mini", to_triton(tensors), client_timeout=seconds)
+        result = client.infer("mini", tensors(arrays), client_timeout=seconds)
     image: npt.NDArray[np.int16] = result.as_numpy("image")
     return image
+
+
+def stream(url: str, variant: str, arrays: Mapping[str, Any], seconds: float) -> Any:
+    """Request a volume of a variant's stream by tritonclient; return the result that holds it.
+
+    Raises InferenceServerException for what the server refuses, queue.Empty after `seconds` without
+    a sign of progress.
+    """
+    results: queue.Queue[Any] = queue.Queue()
+    with grpc.InferenceServerClient(url) as client:
+        client.start_stream(lambda result, error: results.put(error or result))
+        client.async_stream_infer(f"{variant}.stream", tensors(arrays))
+        while True:
+            result = results.get(timeout=seconds)
+            if isinstance(result, grpc.InferenceServerException):
+                raise result
+            if result.as_numpy("image") is not None:
+                return result

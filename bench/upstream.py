@@ -1,6 +1,6 @@
-"""How NV-Generate-CTMR's own inference code is called: its functions, from a checkout of it.
+"""Calls of NV-Generate-CTMR's own inference code, from a checkout of it.
 
-Nothing of it is written again here. On a GPU it runs as it is. It was not made for CPUs, so there:
+On a GPU it runs unchanged. It does not support CPUs, so there:
 
 - `use_flash_attention` and `norm_float16` are off in the network definitions: the first raises
   without a GPU, the second gives float16 to float32 convolutions, as autocast is off on CPUs.
@@ -26,9 +26,8 @@ import torch
 from monai.data import MetaTensor
 
 from backends.maisi.request import complete
-from bench import task as tasks
-from bench.stages import Stages
-from bench.task import Task, Volume
+from bench.stage_timer import StageTimer
+from bench.workload import Volume, Workload, whole
 
 _PATHS = {
     "trained_autoencoder_path": "autoencoder",
@@ -39,20 +38,20 @@ _CPU_OFF = ("use_flash_attention", "norm_float16")
 
 
 @contextmanager
-def upstream(task: Task) -> Iterator[tuple[Callable[[], Volume], str]]:
-    """Load upstream's networks and give what makes a volume with them, and what was adapted.
+def upstream(workload: Workload) -> Iterator[tuple[Callable[[], Volume], str]]:
+    """Load upstream's networks; give a function that makes a volume, and the adaptations.
 
-    The noise is the task's: `torch.randn`, which upstream calls once, is replaced for the call.
+    The noise is the workload's: `torch.randn`, which upstream calls once, is replaced for the call.
     """
-    files = _files(task)
-    # At the end, so that nothing of this project is shadowed; its `scripts` is a package, ours is
-    # a folder, and packages win.
-    sys.path.append(str(Path(task.upstream).resolve()))
+    files = _files(workload)
+    # At the end, so that it shadows nothing of this project; its `scripts` is a package, which
+    # takes precedence over our folder.
+    sys.path.append(str(Path(workload.upstream).resolve()))
     infer = importlib.import_module("scripts.infer_image_from_mask")
     helpers = importlib.import_module("scripts.utils_infer")
-    cpu = task.device == "cpu"
-    config = _config(task, files)
-    device = torch.device(task.device)
+    cpu = workload.device == "cpu"
+    config = _config(workload, files)
+    device = torch.device(workload.device)
     with ExitStack() as stack:
         if cpu:
             stack.enter_context(mock.patch("torch.load", partial(torch.load, map_location="cpu")))
@@ -62,9 +61,9 @@ def upstream(task: Task) -> Iterator[tuple[Callable[[], Volume], str]]:
     if cpu:
         for network in (unet, controlnet):
             network.register_forward_pre_hook(_in_float32, with_kwargs=True)
-    stages = Stages(autoencoder, controlnet, task.device)
-    labels, drawn = tasks.mask(task), torch.from_numpy(tasks.noise(task))
-    plan = complete(task.load().parameter({}), tasks.request(task))
+    stages = StageTimer(autoencoder, controlnet, workload.device)
+    labels, noise = workload.mask(), torch.from_numpy(workload.noise())
+    plan = complete(workload.load().parameter({}), workload.request())
     roi = config.autoencoder_sliding_window_infer_size
     overlap = config.autoencoder_sliding_window_infer_overlap
 
@@ -73,7 +72,7 @@ def upstream(task: Task) -> Iterator[tuple[Callable[[], Volume], str]]:
         spacing, top, bottom, modality = helpers.build_conditioning_tensors(
             label, plan.spacing, plan.class_label, unet.include_top_region_index_input, device
         )
-        with mock.patch("torch.randn", lambda *_, **__: drawn.clone()):
+        with mock.patch("torch.randn", lambda *_, **__: noise.clone()):
             image, _ = infer.ldm_conditional_sample_one_image_from_mask(
                 autoencoder=autoencoder,
                 diffusion_unet=unet,
@@ -83,46 +82,46 @@ def upstream(task: Task) -> Iterator[tuple[Callable[[], Volume], str]]:
                 device=device,
                 combine_label_or=label,
                 spacing_tensor=spacing,
-                latent_shape=tuple(drawn.shape[1:]),
+                latent_shape=tuple(noise.shape[1:]),
                 output_size=tuple(labels.shape),
                 noise_factor=1.0,
                 top_region_index_tensor=top,
                 bottom_region_index_tensor=bottom,
                 modality_tensor=modality,
-                num_inference_steps=task.steps,
+                num_inference_steps=workload.steps,
                 autoencoder_sliding_window_infer_size=roi,
                 autoencoder_sliding_window_infer_overlap=overlap,
                 cfg_guidance_scale=0.0,
             )
-        return tasks.whole(image[0, 0].float().numpy())
+        return whole(image[0, 0].float().numpy())
 
-    yield lambda: Volume(*stages.run(sample)), _notes(task, roi, overlap)
+    yield lambda: Volume(*stages.run(sample)), _notes(workload, roi, overlap)
 
 
-def _files(task: Task) -> list[Path]:
+def _files(workload: Workload) -> list[Path]:
     """Return upstream's files of paths, inference and networks.
 
     Raises ValueError for a folder that is no checkout of it.
     """
-    configs = Path(task.upstream).resolve() / "configs"
-    names = ("environment_rflow-ct.json", task.config, "config_network_rflow.json")
+    configs = Path(workload.upstream).resolve() / "configs"
+    names = ("environment_rflow-ct.json", workload.config, "config_network_rflow.json")
     files = [configs / name for name in names]
     if missing := next((file for file in files if not file.is_file()), None):
         raise ValueError(
-            f"upstream: {task.upstream} has no configs/{missing.name}, and a checkout of "
+            f"upstream: {workload.upstream} has no configs/{missing.name}, and a checkout of "
             "NV-Generate-CTMR has"
         )
     return files
 
 
-def _config(task: Task, files: list[Path]) -> Any:
-    """Return upstream's configuration, with the task's checkpoints and what a CPU needs."""
+def _config(workload: Workload, files: list[Path]) -> Any:
+    """Return upstream's configuration, with the workload's checkpoints and what a CPU needs."""
     load = importlib.import_module("scripts.diff_model_setting").load_config
     config = load(*map(str, files))
-    weights = task.load().checkpoints
+    weights = workload.load().checkpoints
     for key, role in _PATHS.items():
-        setattr(config, key, str(Path(task.checkpoints, weights[role]).resolve()))
-    if task.device == "cpu":
+        setattr(config, key, str(Path(workload.checkpoints, weights[role]).resolve()))
+    if workload.device == "cpu":
         for network in ("autoencoder_def", "diffusion_unet_def", "controlnet_def"):
             definition = getattr(config, network)
             definition.update({key: False for key in _CPU_OFF if key in definition})
@@ -138,19 +137,19 @@ def _in_float32(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return args, {**kwargs, **halves}
 
 
-def _notes(task: Task, roi: list[int], overlap: float) -> str:
-    """Say what was adapted, and how upstream's `dynamic_infer` decodes a volume of this size."""
-    factor = task.load().serving["latent"]["factor"]
-    latent = [side // factor for side in task.sides]
+def _notes(workload: Workload, roi: list[int], overlap: float) -> str:
+    """Return the adaptations, and how upstream's `dynamic_infer` decodes a volume of this size."""
+    factor = workload.load().serving["latent"]["factor"]
+    latent = [side // factor for side in workload.sides]
     if math.prod(latent) <= math.prod(roi):
         size = "x".join(map(str, latent))
         decoding = f"a latent of {size} fits its window, so it decodes the whole volume at once"
     else:
         decoding = f"it decodes in windows of {roi} with overlap {overlap}"
     adapted = (
-        "as it is, with autocast to float16"
-        if task.device == "cuda"
+        "unchanged, with autocast to float16"
+        if workload.device == "cuda"
         else "in float32, with flash attention and float16 norms off and float32 in place of its "
         "float16 inputs, as it does not run on a CPU otherwise"
     )
-    return f"{adapted}; {decoding} ({task.config})"
+    return f"{adapted}; {decoding} ({workload.config})"

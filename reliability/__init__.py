@@ -1,1 +1,1 @@
-"""What a server withstands: attacks, faults, hours of load, upgrades; docs/reliability.md."""
+"""Attacks, faults, hours of load and upgrades of a server; docs/reliability.md."""

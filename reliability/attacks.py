@@ -1,7 +1,7 @@
-"""Attack a server as strangers might, while an ordinary client asks it for volumes.
+"""Attacks on a server, while an ordinary client requests volumes from it.
 
-`scripts/reliability fuzz --attacks` does each once, for a bounded count, against a server of its
-own at 127.0.0.1.
+`scripts/reliability fuzz --attacks` runs each once, with a bounded amount, against a server that it
+starts at 127.0.0.1.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Any
 
 from bench import servers
 from reliability import attacks_grpc, attacks_http
-from reliability.siege import Ordinary, Siege, besiege
+from reliability.impact import AttackRun, OrdinaryClient, measure
 
 
 @dataclass(frozen=True)
 class Attack:
-    """What is done, how much of it in the long form, and how much in the short one."""
+    """An attack, and its amount in the full form and in the quick one."""
 
-    do: Callable[[Siege], Counter[str]]
+    do: Callable[[AttackRun], Counter[str]]
     full: int
     quick: int
 
@@ -47,7 +47,7 @@ ATTACKS = {
     **{
         f"silent at {name}": Attack(partial(attacks_http.silent, port=port, path=path), 2000, 50)
         for name, port, path in (
-            ("gRPC", "url", ""),
+            ("gRPC", "grpc", ""),
             ("HTTP", "http", "/v2/health/live"),
             ("metrics", "metrics", "/metrics"),
             ("status", "status", "/ready"),
@@ -61,23 +61,24 @@ ATTACKS = {
 
 
 def attack(repository: Path, names: Sequence[str], quick: bool, log: Path) -> dict[str, Any]:
-    """Do the attacks of these names, one after the other; return what came of each.
+    """Run the attacks of these names, one after the other; return the outcome of each.
 
-    `found` names those in which an ordinary request failed or gave other bytes, or a process of the
-    server ended. The server writes to `log`.
+    `found` in the result names those during which an ordinary request failed or returned other
+    bytes, or a process of the server ended. The server writes to `log`.
     """
     outcomes = {}
-    with servers.serving(repository, "mini", log) as server:
-        idle = Ordinary(server.url)
+    with servers.keyed(repository, log, "--models=mini") as (server, _):
+        idle = OrdinaryClient(server.grpc)
         idle.wait()
         idle.end()
         for name in names:
-            chosen = ATTACKS[name]
-            outcome = besiege(server, idle, chosen.do, chosen.quick if quick else chosen.full)
+            definition = ATTACKS[name]
+            amount = definition.quick if quick else definition.full
+            outcome = measure(server, idle, definition.do, amount)
             print(f"{name}: {outcome}", file=sys.stderr, flush=True)
             outcomes[name] = outcome
-        # The first of two signals, which stop a server at once: Triton 2.51 never unloads an
-        # ensemble whose client left, and a stop would wait for that.
+        # Two signals stop a server at once; this is the first. Triton 2.51 never unloads an
+        # ensemble whose client disconnected, and a stop would wait for that.
         os.kill(server.pid, signal.SIGTERM)
         time.sleep(0.5)
     harmful = [

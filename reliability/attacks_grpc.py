@@ -1,6 +1,6 @@
 """Attacks on Triton's gRPC port: bombs, frames and floods.
 
-Each takes a siege and returns how often it was answered in which way.
+Each takes an AttackRun and returns the number of answers of each kind.
 """
 
 from __future__ import annotations
@@ -12,27 +12,28 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as rpc
 
+from bench.servers import statistics
 from reliability import http2
 from reliability.attacks_http import packed
 from reliability.http2 import END_HEADERS, Connection, frame
-from reliability.siege import Siege
+from reliability.impact import AttackRun
 
-_STEPS = 10  # of a request that is to take time
-_PATIENCE = 1.0  # seconds for the server to take what is sent, or to close
+_STEPS = 10  # of a request that takes some time
+_SEND_SECONDS = 1.0  # for the server to accept data, or to close the connection
 
 
-def bomb(siege: Siege) -> Counter[str]:
-    """Return a mask of `amount` MB, compressed by gzip as gRPC allows."""
-    head = pb.ModelInferRequest(model_name="mini")
-    head.inputs.add(name="mask", datatype="UINT8", shape=[siege.amount << 20, 1, 1])
-    length, varint = siege.amount << 20, b""
+def bomb(run: AttackRun) -> Counter[str]:
+    """Send a mask of `amount` MB, compressed by gzip as gRPC allows."""
+    request = pb.ModelInferRequest(model_name="mini")
+    request.inputs.add(name="mask", datatype="UINT8", shape=[run.amount << 20, 1, 1])
+    length, varint = run.amount << 20, b""
     while length >= 128:
         varint += bytes([length % 128 + 128])
         length //= 128
     # The field raw_input_contents of KServe's message has the number 7 and a length.
-    start = head.SerializeToString() + bytes([7 << 3 | 2]) + varint + bytes([length])
-    message = packed(siege.amount, "gzip", start)
-    connection = Connection(siege.server.url)
+    prefix = request.SerializeToString() + bytes([7 << 3 | 2]) + varint + bytes([length])
+    message = packed(run.amount, "gzip", prefix)
+    connection = Connection(run.server.grpc)
     try:
         connection.call(1, message, b"gzip")
         return Counter([connection.answer(1)])
@@ -42,49 +43,49 @@ def bomb(siege: Siege) -> Counter[str]:
         connection.close()
 
 
-def endless_head(siege: Siege) -> Counter[str]:
-    """Headers of `amount` MB, in CONTINUATION frames whose last does not come."""
+def endless_head(run: AttackRun) -> Counter[str]:
+    """Send headers of `amount` MB in CONTINUATION frames, without the last frame."""
     block = http2.header(b"x-header", b"y" * 16000)
     return _send(
-        siege,
+        run,
         frame(http2.HEADERS, 0, 1, http2.grpc_headers()),
-        [frame(http2.CONTINUATION, 0, 1, block)] * (siege.amount * 64),
+        [frame(http2.CONTINUATION, 0, 1, block)] * (run.amount * 64),
     )
 
 
-def resets(siege: Siege) -> Counter[str]:
-    """`amount` streams, each opened and reset at once."""
+def resets(run: AttackRun) -> Counter[str]:
+    """Open `amount` streams and reset each at once."""
     block = http2.grpc_headers()
-    streams = range(1, 2 * siege.amount, 2)
+    streams = range(1, 2 * run.amount, 2)
     parts = [
         frame(http2.HEADERS, END_HEADERS, stream, block)
         + frame(http2.RESET, 0, stream, (8).to_bytes(4, "big"))
         for stream in streams
     ]
-    return _send(siege, b"", parts)
+    return _send(run, b"", parts)
 
 
-def pings(siege: Siege) -> Counter[str]:
-    """`amount` pings."""
-    return _send(siege, b"", [frame(http2.PING, 0, 0, bytes(8))] * siege.amount)
+def pings(run: AttackRun) -> Counter[str]:
+    """Send `amount` pings."""
+    return _send(run, b"", [frame(http2.PING, 0, 0, bytes(8))] * run.amount)
 
 
-def settings(siege: Siege) -> Counter[str]:
-    """`amount` frames of settings, each of which asks for an acknowledgement."""
-    return _send(siege, b"", [frame(http2.SETTINGS, 0, 0)] * siege.amount)
+def settings(run: AttackRun) -> Counter[str]:
+    """Send `amount` frames of settings, each of which requires an acknowledgement."""
+    return _send(run, b"", [frame(http2.SETTINGS, 0, 0)] * run.amount)
 
 
-def _send(siege: Siege, first: bytes, parts: list[bytes]) -> Counter[str]:
-    """Send frames without reading what comes; say whether the server closed the connection."""
-    connection = Connection(siege.server.url)
-    sent = 0
+def _send(run: AttackRun, first: bytes, parts: list[bytes]) -> Counter[str]:
+    """Send frames without reading the answers; count them, and how the connection ended."""
+    connection = Connection(run.server.grpc)
+    frame_count = 0
     try:
-        connection.socket.settimeout(_PATIENCE)
+        connection.socket.settimeout(_SEND_SECONDS)
         connection.socket.sendall(first)
         for at in range(0, len(parts), 100):
             connection.socket.sendall(b"".join(parts[at : at + 100]))
-            sent += len(parts[at : at + 100])
-        siege.hold()
+            frame_count += len(parts[at : at + 100])
+        run.hold()
         outcome = connection.answer(0)
     except TimeoutError:
         outcome = "kept waiting"
@@ -92,7 +93,7 @@ def _send(siege: Siege, first: bytes, parts: list[bytes]) -> Counter[str]:
         outcome = "closed"
     finally:
         connection.close()
-    return Counter({"frames sent": sent, outcome: 1})
+    return Counter({"frames sent": frame_count, outcome: 1})
 
 
 def _request() -> pb.ModelInferRequest:
@@ -103,29 +104,29 @@ def _request() -> pb.ModelInferRequest:
     return request
 
 
-def leave(siege: Siege) -> Counter[str]:
-    """`amount` requests for a volume, whose client leaves while they run and wait.
+def leave(run: AttackRun) -> Counter[str]:
+    """Send `amount` requests for a volume, and disconnect while they run and wait.
 
-    The ensemble's own counts say what was done for nobody; only attackers ask the ensemble.
+    The ensemble's statistics count what was done for nobody; only attackers call the ensemble.
     """
-    message, before = _request().SerializeToString(), siege.server.statistics()["mini"]
-    connections = [Connection(siege.server.url) for _ in range(siege.amount)]
+    message, before = _request().SerializeToString(), statistics(run.server.grpc)["mini"]
+    connections = [Connection(run.server.grpc) for _ in range(run.amount)]
     for connection in connections:
         connection.call(1, message)
-    siege.hold()
+    run.hold()
     for connection in connections:
         connection.close()
     deadline, count = time.monotonic() + http2.LONGEST, 0
-    while count < siege.amount and time.monotonic() < deadline:
+    while count < run.amount and time.monotonic() < deadline:
         time.sleep(0.1)
-        counts = siege.server.statistics()["mini"].since(before)
+        counts = statistics(run.server.grpc)["mini"].since(before)
         count = counts.answered + counts.failed
-    return Counter({"done for nobody": counts.answered, "not done": siege.amount - counts.answered})
+    return Counter({"done for nobody": counts.answered, "not done": run.amount - counts.answered})
 
 
-def flood(siege: Siege) -> Counter[str]:
-    """`amount` requests for a volume at once."""
-    with grpc.insecure_channel(siege.server.url) as channel:
+def flood(run: AttackRun) -> Counter[str]:
+    """Send `amount` requests for a volume at once."""
+    with grpc.insecure_channel(run.server.grpc) as channel:
         infer = rpc.GRPCInferenceServiceStub(channel).ModelInfer
-        calls = [infer.future(_request(), timeout=http2.LONGEST) for _ in range(siege.amount)]
+        calls = [infer.future(_request(), timeout=http2.LONGEST) for _ in range(run.amount)]
         return Counter(call.code().name for call in calls)

@@ -1,6 +1,6 @@
-"""Attacks on Triton's HTTP port, and connections that stay at any port.
+"""Attacks on Triton's HTTP port, and idle connections to any port.
 
-Each takes a siege and returns how often it was answered in which way.
+Each takes an AttackRun and returns the number of answers of each kind.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from contextlib import ExitStack
 from typing import Any
 
 from reliability.http2 import LONGEST, connect
-from reliability.siege import Siege
+from reliability.impact import AttackRun
 
 _INFER = "/v2/models/mini/infer"
 _ZEROS = bytes(1 << 20)
 
 
 def post(address: str, body: bytes, headers: dict[str, str]) -> str:
-    """Ask mini by HTTP; return the status of the answer, or that the connection was closed."""
+    """Send a request to mini by HTTP; return the status, or that the connection was closed."""
     return _ask(address, "POST", _INFER, body, headers)
 
 
@@ -40,33 +40,33 @@ def _ask(address: str, method: str, path: str, body: bytes, headers: dict[str, s
 
 
 def packed(megabytes: int, encoding: str, head: bytes = b"") -> bytes:
-    """Return `head` and so many MB of zeros, compressed a thousandfold, as gzip or deflate."""
+    """Return `head` and `megabytes` MB of zeros, compressed by gzip or deflate."""
     pack = zlib.compressobj(9, zlib.DEFLATED, 31 if encoding == "gzip" else 15)
     parts = [pack.compress(head), *(pack.compress(_ZEROS) for _ in range(megabytes)), pack.flush()]
     return b"".join(parts)
 
 
-def bomb(siege: Siege, encoding: str) -> Counter[str]:
-    """Return a body that unpacks to `amount` MB."""
-    body = packed(siege.amount, encoding)
-    return Counter([post(siege.server.http, body, {"Content-Encoding": encoding})])
+def bomb(run: AttackRun, encoding: str) -> Counter[str]:
+    """Send a body that decompresses to `amount` MB."""
+    body = packed(run.amount, encoding)
+    return Counter([post(run.server.http, body, {"Content-Encoding": encoding})])
 
 
-def nesting(siege: Siege) -> Counter[str]:
-    """JSON of `amount` levels: lists and objects, closed and not."""
-    deep = siege.amount
+def nesting(run: AttackRun) -> Counter[str]:
+    """Send JSON nested `amount` levels deep: lists and objects, closed and unclosed."""
+    depth = run.amount
     bodies = (
-        b"[" * deep,
-        b"[" * deep + b"]" * deep,
-        b'{"inputs":' * deep,
-        b'{"inputs":' + b"[" * deep + b"]" * deep + b"}",
+        b"[" * depth,
+        b"[" * depth + b"]" * depth,
+        b'{"inputs":' * depth,
+        b'{"inputs":' + b"[" * depth + b"]" * depth + b"}",
     )
-    return Counter(post(siege.server.http, body, {}) for body in bodies)
+    return Counter(post(run.server.http, body, {}) for body in bodies)
 
 
-def numbers(siege: Siege) -> Counter[str]:
-    """Numbers of JSON that no type holds, of `amount` digits, wherever a number may stand."""
-    digits = "1" * siege.amount
+def numbers(run: AttackRun) -> Counter[str]:
+    """Send JSON numbers of `amount` digits, beyond every type, wherever a number is allowed."""
+    digits = "1" * run.amount
     outcomes = Counter[str]()
     for number in ("1e999999", "-1e999999", f"0.{digits}", digits, f"-{digits}", f"1e-{digits}"):
         for body in (
@@ -75,12 +75,12 @@ def numbers(siege: Siege) -> Counter[str]:
             f' "data": [{number}, 32, 32]}}]}}',
             f'{{"parameters": {{"timeout": {number}, "sequence_id": {number}}}, "inputs": []}}',
         ):
-            outcomes[post(siege.server.http, body.encode(), {})] += 1
+            outcomes[post(run.server.http, body.encode(), {})] += 1
     return outcomes
 
 
-def binary_sizes(siege: Siege) -> Counter[str]:
-    """Lengths of binary tensors that are not theirs, each `amount` times."""
+def binary_sizes(run: AttackRun) -> Counter[str]:
+    """Send wrong lengths of binary tensors, each `amount` times."""
     outcomes = Counter[str]()
     content = (32).to_bytes(4, "little") * 3
     for size in (-1, 0, 11, 13, 2**31, 2**32 + 12, 2**63 - 1, 2**63, 2**64 + 12, "12", None):
@@ -88,64 +88,64 @@ def binary_sizes(siege: Siege) -> Counter[str]:
         head = json.dumps({"inputs": [tensor | {"parameters": {"binary_data_size": size}}]})
         for length in (len(head), len(head) + 1, 0, 2**40, -1):
             headers = {"Inference-Header-Content-Length": str(length)}
-            for _ in range(siege.amount):
-                outcomes[post(siege.server.http, head.encode() + content, headers)] += 1
+            for _ in range(run.amount):
+                outcomes[post(run.server.http, head.encode() + content, headers)] += 1
     return outcomes
 
 
-def endless_body(siege: Siege) -> Counter[str]:
-    """Return a chunked body of `amount` MB whose end does not come."""
+def endless_body(run: AttackRun) -> Counter[str]:
+    """Send a chunked body of `amount` MB without its end."""
     head = f"POST {_INFER} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunk = b"%x\r\n%b\r\n" % (len(_ZEROS), _ZEROS)
-    return _unfinished(siege, head.encode(), chunk)
+    return _unfinished(run, head.encode(), chunk)
 
 
-def tiny_chunks(siege: Siege) -> Counter[str]:
-    """Return a whole body in `amount` chunks of one byte."""
+def tiny_chunks(run: AttackRun) -> Counter[str]:
+    """Send a whole body in `amount` chunks of one byte."""
     head = f"POST {_INFER} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-    with connect(siege.server.http) as connection:
+    with connect(run.server.http) as connection:
         try:
-            connection.sendall(head.encode() + b"1\r\n \r\n" * siege.amount + b"0\r\n\r\n")
+            connection.sendall(head.encode() + b"1\r\n \r\n" * run.amount + b"0\r\n\r\n")
             answer = connection.makefile("rb").readline()
         except OSError:
             answer = b""
     return Counter([f"HTTP {int(answer.split()[1])}" if answer else "closed"])
 
 
-def endless_head(siege: Siege) -> Counter[str]:
-    """Return a head of `amount` MB whose end does not come."""
+def endless_head(run: AttackRun) -> Counter[str]:
+    """Send a header of `amount` MB without its end."""
     lines = b"".join(b"x-%d: %b\r\n" % (number, b"y" * 1000) for number in range(1000))
-    return _unfinished(siege, f"POST {_INFER} HTTP/1.1\r\nHost: x\r\n".encode(), lines)
+    return _unfinished(run, f"POST {_INFER} HTTP/1.1\r\nHost: x\r\n".encode(), lines)
 
 
-def _unfinished(siege: Siege, head: bytes, part: bytes) -> Counter[str]:
-    with connect(siege.server.http) as connection:
+def _unfinished(run: AttackRun, head: bytes, part: bytes) -> Counter[str]:
+    with connect(run.server.http) as connection:
         try:
             connection.sendall(head)
-            for _ in range(siege.amount):
+            for _ in range(run.amount):
                 connection.sendall(part)
-            siege.hold()
+            run.hold()
         except OSError:
             return Counter(["closed"])
         return Counter(["closed" if _closed(connection) else "kept waiting"])
 
 
-def silent(siege: Siege, port: str, path: str) -> Counter[str]:
-    """`amount` connections to one port that send half a line and stay; then one that asks."""
-    address = getattr(siege.server, port)
+def silent(run: AttackRun, port: str, path: str) -> Counter[str]:
+    """Open `amount` connections to one port that send half a line; then send a whole request."""
+    address = getattr(run.server, port)
     outcomes = Counter[str]()
     with ExitStack() as stack:
         connections = []
-        for _ in range(siege.amount):
+        for _ in range(run.amount):
             try:
                 connections.append(stack.enter_context(connect(address)))
                 connections[-1].sendall(b"GET /" if path else b"PRI")
             except OSError:
                 outcomes["refused"] += 1
-        siege.hold()
+        run.hold()
         if path:
             outcomes[f"newcomer: {_ask(address, 'GET', path, b'', {})}"] += 1
-        outcomes.update("closed" if _closed(one) else "stayed" for one in connections)
+        outcomes.update("closed" if _closed(connection) else "stayed" for connection in connections)
     return outcomes
 
 
@@ -161,7 +161,7 @@ def _closed(connection: socket.socket) -> bool:
     return True
 
 
-def flood(siege: Siege) -> Counter[str]:
+def flood(run: AttackRun) -> Counter[str]:
     """`amount` requests for a volume at once."""
     inputs = [
         {"name": name, "shape": [len(data)], "datatype": "INT32", "data": data}
@@ -170,8 +170,8 @@ def flood(siege: Siege) -> Counter[str]:
     body = json.dumps({"inputs": inputs, "outputs": [{"name": "report"}]}).encode()
     outcomes: list[str] = []
     threads = [
-        threading.Thread(target=lambda: outcomes.append(post(siege.server.http, body, {})))
-        for _ in range(siege.amount)
+        threading.Thread(target=lambda: outcomes.append(post(run.server.http, body, {})))
+        for _ in range(run.amount)
     ]
     for thread in threads:
         thread.start()

@@ -1,10 +1,10 @@
-"""Do to a running server, its clients and their machine what happens to all of them some day.
+"""Faults of a running server, its clients and their machine, and recovery from each.
 
-Each fault begins with a server that works, and afterwards the server has to be as before: every
-model serves, the same seed gives the same bytes, nothing is left in /dev/shm. A line is printed for
-each, and JSON last; the exit code is 1 where one went wrong. What this machine does not allow is
-left out and said. The machine's clock is set only by `scripts/reliability chaos clock`, which needs
-to be root.
+Each fault begins with a server that works. Afterwards every model must serve, the same seed must
+give the same bytes, and /dev/shm must hold no more files than before. A line is printed for each
+fault, and JSON last; the exit status is 1 where one failed. Faults that this machine does not allow
+are skipped and named. The machine's clock is set only by `scripts/reliability chaos clock`, as
+root.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bench import servers
+from bench import ROOT
 from reliability import clock, kills, shortages
-from reliability.scene import Scene, Unable
+from reliability.fault_target import FaultTarget, Unable
 
-Under = Callable[[Path], list[str]]
+Prefix = Callable[[Path], list[str]]
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What is done to a scene and returns what came of it; raises Wrong, or Unable.
+    """A function that causes a fault and returns the outcome; it raises Wrong, or Unable.
 
-    `under`: the beginning of the server's command, made for a folder; one that works elsewhere.
+    `prefix` returns the beginning of the server's command for a folder.
     """
 
-    do: Callable[[Scene], str]
-    under: Under | None = None
+    do: Callable[[FaultTarget], str]
+    prefix: Prefix | None = None
 
 
 FAULTS = {
@@ -61,62 +61,62 @@ FAULTS = {
     "read slowly": Fault(shortages.read_slowly),
     "set the clock": Fault(clock.set_clock),
 }
-ASKED = ("set the clock",)  # only where asked for by name: others on the machine notice it
+BY_NAME = ("set the clock",)  # run only by name, as it affects the whole machine
 
 
-class Stage:
-    """Plays faults one after the other, with as few servers as can be; their files in `folder`."""
+class FaultRunner:
+    """Runs faults one after the other, on one server where possible, with files in `folder`."""
 
     def __init__(self, folder: Path) -> None:
-        """Begin without a server."""
+        """Start no server yet."""
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._scene: Scene | None = None
-        self._under: Under | None = None
+        self._target: FaultTarget | None = None
+        self._prefix: Prefix | None = None
 
-    def play(self, fault: Fault) -> str:
-        """Do it, and see that the server is whole again; return what came of it."""
-        if self._scene is None or fault.under is not self._under:
+    def run(self, fault: Fault) -> str:
+        """Cause a fault and check that the server recovers; return the outcome."""
+        if self._target is None or fault.prefix is not self._prefix:
             self.clear()
-            words = fault.under(self._folder) if fault.under else []
-            self._scene, self._under = Scene(self._folder, words), fault.under
-        found = fault.do(self._scene)
-        self._scene.whole()
-        return found
+            words = fault.prefix(self._folder) if fault.prefix else []
+            self._target, self._prefix = FaultTarget(self._folder, words), fault.prefix
+        outcome = fault.do(self._target)
+        self._target.check_recovered()
+        return outcome
 
     def clear(self) -> None:
-        """End the server; the next fault gets another."""
-        if self._scene is not None:
-            self._scene.close()
-        self._scene = None
+        """Stop the server; the next fault starts another."""
+        if self._target is not None:
+            self._target.close()
+        self._target = None
 
 
 def main() -> int:
     """Run the command line; return its exit status."""
     parser = argparse.ArgumentParser(prog="scripts/reliability chaos", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="part of a name [all but clock]")
-    parser.add_argument("--list", action="store_true", help="name them")
+    parser.add_argument("--list", action="store_true", help="list the names")
     options = parser.parse_args()
-    words = options.names or [name for name in FAULTS if name not in ASKED]
-    chosen = [name for name in FAULTS if any(word in name for word in words)]
-    if options.list or not chosen:
+    words = options.names or [name for name in FAULTS if name not in BY_NAME]
+    names = [name for name in FAULTS if any(word in name for word in words)]
+    if options.list or not names:
         print("\n".join(FAULTS))
-        return int(not chosen)
-    right, wrong, unable = 0, {}, {}
-    stage = Stage(servers.ROOT / "build" / "chaos")
-    for name in chosen:
+        return int(not names)
+    passed, wrong, skipped = 0, {}, {}
+    runner = FaultRunner(ROOT / "build" / "chaos")
+    for name in names:
         began = time.monotonic()
         try:
-            said = stage.play(FAULTS[name])
-            right += 1
+            outcome = runner.run(FAULTS[name])
+            passed += 1
         except Unable as error:
-            said = unable[name] = f"left out: {error}"
-        except Exception as error:  # whatever: it is what is looked for
-            said = wrong[name] = f"WRONG: {type(error).__name__}: {error}"
-            stage.clear()
-        print(f"{name}: {said} [{time.monotonic() - began:.1f} s]", flush=True)
-    stage.clear()
-    print(json.dumps({"right": right, "wrong": wrong, "left out": unable}))
+            outcome = skipped[name] = f"left out: {error}"
+        except Exception as error:  # any error is a finding
+            outcome = wrong[name] = f"WRONG: {type(error).__name__}: {error}"
+            runner.clear()
+        print(f"{name}: {outcome} [{time.monotonic() - began:.1f} s]", flush=True)
+    runner.clear()
+    print(json.dumps({"right": passed, "wrong": wrong, "left out": skipped}))
     return int(bool(wrong))
 
 

@@ -1,4 +1,4 @@
-"""A fault of the machine: its clock is set, while requests run."""
+"""A fault of the machine: its clock is set while requests run."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from contextlib import closing, contextmanager
 
 from maisi_client import Progress, Volume
 
-from reliability.scene import Scene, Unable, Wrong
+from reliability.fault_target import FaultTarget, Unable, Wrong
 
-_JUMP = 600.0  # seconds, more than anything waits for anything
-_STEPS = 60  # of the request that runs meanwhile
+_JUMP = 600.0  # seconds, longer than any timeout of the server
+_STEPS = 60  # of the request that runs during the shift
 
 
 @contextmanager
-def another_time(seconds: float) -> Iterator[None]:
-    """Have the machine's clock be so many seconds ahead within, or behind.
+def shifted_clock(seconds: float) -> Iterator[None]:
+    """Shift the machine's clock by `seconds` within the block.
 
     Raises Unable where that is not allowed.
     """
@@ -31,29 +31,28 @@ def another_time(seconds: float) -> Iterator[None]:
         time.clock_settime(time.CLOCK_REALTIME, ahead + time.monotonic())
 
 
-def set_clock(scene: Scene) -> str:
-    """Set the clock forth and back in requests, and right again in each."""
-    before = _processes(scene)
-    expected = scene.good(steps=_STEPS)
+def set_clock(target: FaultTarget) -> str:
+    """Shift the clock forward and back during requests."""
+    before = _processes(target)
+    expected = target.good(steps=_STEPS)
     for seconds in (_JUMP, -_JUMP):
-        with closing(scene.client.stream(scene.mask, steps=_STEPS, seed=11)) as events:
+        with closing(target.client.stream(target.mask, steps=_STEPS, seed=11)) as events:
             for event in events:
                 if isinstance(event, Progress) and event.stage == "sampler":
                     break
-            with another_time(seconds):
+            with shifted_clock(seconds):
                 for event in events:
                     if isinstance(event, Progress) and event.fraction > 0.5:
                         break
-                if scene.good() != scene.sha256:
-                    raise Wrong("other bytes at another time")
+                if target.good() != target.sha256:
+                    raise Wrong("a request under a shifted clock gave other bytes")
             *_, last = events
         if not isinstance(last, Volume) or last.report["sha256"]["image"] != expected:
-            raise Wrong("a request that ran meanwhile gave other bytes")
-    told = "no process was" if _processes(scene) == before else "processes were"
-    went = f"{_JUMP:g} s forth and back: requests went on, with the same bytes"
-    return f"{went}; {told} started again"
+            raise Wrong("a request that ran during the shift gave other bytes")
+    restarts = "no process" if _processes(target) == before else "a process"
+    return f"{_JUMP:g} s forward and back: the same bytes; {restarts} was started again"
 
 
-def _processes(scene: Scene) -> set[int]:
+def _processes(target: FaultTarget) -> set[int]:
     """Return the ids of tritonserver's process and its models'."""
-    return {process.pid for process in (scene.triton(), *scene.stubs().values())}
+    return {process.pid for process in (target.server.triton, *target.server.stubs().values())}

@@ -1,11 +1,11 @@
-"""Send a server what no client would: nothing may crash, hang, or tell more than a sentence.
+"""Wrong messages to a server: none may crash it, hang it, or be answered by more than a sentence.
 
-Messages are good KServe v2 requests that `reliability.mutations` made wrong, and bytes that are no
-message, at both endpoints and all inner models, by gRPC and HTTP; networks get requests of their
-stages, with the server's token. After each kind of answer (a sentence, whatever its numbers and
-names) and each round good requests have to give the bytes that they gave at first. Files are the
-example mask with bytes changed. The last line is JSON; the exit code is 1 if anything was found.
-With --attacks: bombs, floods and connections that stay, by `reliability.attacks`.
+Messages are KServe v2 requests that `reliability.mutations` made invalid, and random bytes, to both
+endpoints and all inner models, by gRPC and HTTP; networks receive requests as stages send them,
+with the server's token. After each new kind of answer (a sentence without its numbers and names)
+and after each round, good requests must return the same bytes as at first. Files are the example
+mask with some bytes changed. The last line is JSON; the exit status is 1 if anything was found.
+With --attacks: compression bombs, floods and idle connections, by `reliability.attacks`.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ import grpc
 import nibabel as nib
 import numpy as np
 from maisi_client import Client, MaisiError
-from maisi_client._mask import load_mask
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as rpc
 
 from backends.engines.guard import ENV
-from bench import networks, servers
+from bench import ROOT, networks, servers
+from bench.launcher import Server
 from reliability import attacks, mutations
 
-_LONGEST = 60.0  # seconds for an answer: each is refused, or makes one step of a small volume
-_ROUND = 1000  # cases between two good requests
+_LONGEST = 60.0  # seconds for an answer: a refusal, or one step of a small volume
+_ROUND = 1000  # messages between two good requests
 _TELLTALE = re.compile(r"Traceback|File \"|\.py\b|/tmp/|/home/|/root/|/usr/|/dev/shm|site-packages")
 _SERVICE = "/inference.GRPCInferenceService/"
 
 
 class Answer(NamedTuple):
-    """What an answer was, and the sentence in it.
+    """The outcome of a message, and the sentence in its answer.
 
-    That is `answered`, `refused`, `hung`, `told: ...` for an answer that tells what it should not,
-    or `lost: ...` for a connection that broke.
+    Outcomes are `answered`, `refused`, `hung`, `told: ...` for an answer that reveals internals,
+    and `lost: ...` for a broken connection.
     """
 
     outcome: str
@@ -68,9 +68,9 @@ def messages(
     inner: Mapping[str, Sequence[pb.ModelInferRequest]],
     chance: random.Random,
 ) -> Iterator[Answer]:
-    """Send one wrong message after the other without end; yield the answers.
+    """Send wrong messages without end; yield the answers.
 
-    `inner`: a network's name -> requests of its stages, see `mutations.wrong`.
+    `inner`: a network's name -> requests as stages send them, see `mutations.wrong`.
     """
     with grpc.insecure_channel(url) as channel:
         stub = rpc.GRPCInferenceServiceStub(channel)
@@ -82,11 +82,11 @@ def messages(
                     raw(chance.randbytes(chance.randint(0, 300)), timeout=_LONGEST)
                     yield Answer("answered")
                 elif kind < 0.1:
-                    yield _judged(_post(http, models, chance))
+                    yield _classify(_post(http, models, chance))
                 else:
                     request = mutations.wrong(chance, models, inner)
                     if request.model_name.endswith(".stream"):
-                        yield _judged(_streamed(stub, request))
+                        yield _classify(_streamed(stub, request))
                     else:
                         stub.ModelInfer(request, timeout=_LONGEST)
                         yield Answer("answered")
@@ -101,14 +101,14 @@ def _of_rpc(error: Any) -> Answer:
         return Answer("hung")
     if error.code() == grpc.StatusCode.UNAVAILABLE and "onnect" in error.details():
         return Answer(f"lost: {error.details()}")
-    return _judged(error.details())
+    return _classify(error.details())
 
 
-def _judged(said: str) -> Answer:
-    if not said:
+def _classify(message: str) -> Answer:
+    if not message:
         return Answer("answered")
-    outcome = f"told: {said[:300]}" if _TELLTALE.search(said) else "refused"
-    return Answer(outcome, said)
+    outcome = f"told: {message[:300]}" if _TELLTALE.search(message) else "refused"
+    return Answer(outcome, message)
 
 
 def _streamed(stub: Any, request: pb.ModelInferRequest) -> str:
@@ -119,7 +119,7 @@ def _streamed(stub: Any, request: pb.ModelInferRequest) -> str:
 
 
 def _post(http: str, models: list[str], chance: random.Random) -> str:
-    """Send an HTTP request whose length or body is wrong; return what it was refused with."""
+    """Send an HTTP request of wrong length or body; return the body of the answer."""
     body = chance.choice((b"{}", b"{", chance.randbytes(50), b'{"inputs": [{"shape": [-1]}]}'))
     length = chance.choice((len(body), len(body) // 2, 0, -1, 2**63, "x"))
     head = chance.choice((None, len(body), len(body) + 9, -1, 2**40))
@@ -135,9 +135,9 @@ def _post(http: str, models: list[str], chance: random.Random) -> str:
 
 
 def files(chance: random.Random, folder: Path) -> Iterator[str]:
-    """Read one broken mask after the other without end; yield what came of each."""
-    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it warns of what it mends
-    whole = gzip.decompress(servers.MASK.read_bytes())
+    """Read damaged masks without end; yield the outcome of each."""
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it warns of what it repairs
+    whole, client = gzip.decompress(servers.MASK.read_bytes()), Client("127.0.0.1:9")
     while True:
         data = bytearray(whole)
         for _ in range(chance.randint(1, 8)):
@@ -151,7 +151,7 @@ def files(chance: random.Random, folder: Path) -> Iterator[str]:
             packed = packed[: chance.randrange(len(packed))]
         path.write_bytes(packed)
         try:
-            load_mask(path)
+            client.stream(path).close()  # it reads the mask, and sends nothing yet
             yield "answered"
         except MaisiError as error:
             yield "refused" if "Traceback" not in str(error) else f"told: {error}"
@@ -159,54 +159,57 @@ def files(chance: random.Random, folder: Path) -> Iterator[str]:
             yield f"crashed: {type(error).__name__}: {error}"
 
 
-def fuzz(repository: Path, cases: int, seed: int, log: Path) -> dict[str, Any]:
-    """Run `cases` messages, and a tenth as many files; return counts and what was found."""
-    chance, found, started = random.Random(seed), Counter[str](), time.monotonic()
-    kept: list[str] = []
+def fuzz(server: Server, token: str, cases: int, seed: int) -> dict[str, Any]:
+    """Send `cases` messages, and read a tenth as many files; return counts and findings.
+
+    `token`: that of the server's stages, see `backends/engines/guard.py`.
+    """
+    chance, outcomes, started = random.Random(seed), Counter[str](), time.monotonic()
+    findings: list[str] = []
 
     def count(outcome: str) -> None:
-        found[outcome.partition(":")[0]] += 1
+        outcomes[outcome.partition(":")[0]] += 1
         if outcome not in ("answered", "refused"):
-            kept.append(outcome)
+            findings.append(outcome)
 
     kinds: set[str] = set()
-    token = os.environ.setdefault(ENV, secrets.token_hex(16))  # the server that is started has it
-    with servers.serving(repository, "mini", log) as server, Client(server.url) as client:
-        served = networks.networks(server.client)
+    with Client(server.grpc) as client:
+        with servers.connected(server.grpc) as connection:
+            served = networks.networks(connection)
         inner = {network.name: networks.messages(network, token) for network in served}
-        statistics = server.client.get_inference_statistics()
-        models = sorted({model.name for model in statistics.model_stats})
+        models = sorted(servers.statistics(server.grpc))
         before = _good(client, seed)
-        answers = messages(server.url, server.http, models, inner, chance)
+        answers = messages(server.grpc, server.http, models, inner, chance)
         for number in range(1, cases + 1):
             answer = next(answers)
             count(answer.outcome)
             new = answer.kind not in kinds
             kinds.add(answer.kind)
-            if new or number % _ROUND == 0 or number == cases or found["lost"]:
+            if new or number % _ROUND == 0 or number == cases or outcomes["lost"]:
                 try:
                     if _good(client, seed) != before:
-                        kept.append(f"other bytes after {number} cases, the last: {answer}")
+                        findings.append(f"other bytes after {number} cases, the last: {answer}")
                 except MaisiError as error:
-                    kept.append(f"no good volume after {number} cases, the last: {answer}: {error}")
+                    sentence = f"no good volume after {number} cases, the last: {answer}"
+                    findings.append(f"{sentence}: {error}")
                     break
-                found.pop("lost", None)
+                outcomes.pop("lost", None)
             if number % _ROUND == 0:
-                print(f"{number} of {cases}: {dict(found)}", file=sys.stderr, flush=True)
+                print(f"{number} of {cases}: {dict(outcomes)}", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        broken = files(chance, Path(folder))
+        answers_to_files = files(chance, Path(folder))
         for _ in range(cases // 10):
-            count(next(broken))
+            count(next(answers_to_files))
     seconds = round(time.monotonic() - started, 1)
     counts = {"cases": cases, "files": cases // 10, "kinds": len(kinds), "seed": seed}
-    return {**counts, "seconds": seconds, **found, "found": sorted(set(kept))[:20]}
+    return {**counts, "seconds": seconds, **outcomes, "found": sorted(set(findings))[:20]}
 
 
 def _good(client: Client, seed: int) -> list[dict[str, str]]:
-    """Return the digests of two good volumes, which take all networks but those of sources."""
-    asked: dict[str, Any] = {"steps": 2, "seed": seed, "modality": "mri_t2"}
+    """Return the digests of two volumes, which use all networks but those of a source."""
+    arguments: dict[str, Any] = {"steps": 1, "seed": seed, "modality": "mri_t2"}
     mask = nib.Nifti1Image(np.full((32, 32, 32), 22, np.uint8), np.diag([2, 2, 2, 1]))
-    volumes = client.generate(size=[32, 32, 32], **asked), client.generate(mask, **asked)
+    volumes = client.generate(size=[32, 32, 32], **arguments), client.generate(mask, **arguments)
     return [volume.report["sha256"] for volume in volumes]
 
 
@@ -215,8 +218,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/reliability fuzz", description=__doc__)
     parser.add_argument("--cases", type=int, default=20_000, help="messages [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same cases [0]")
-    parser.add_argument("--repository", type=Path, default=servers.ROOT / "model_repository")
-    parser.add_argument("--attacks", action="store_true", help="what is to exhaust the server")
+    parser.add_argument("--repository", type=Path, default=ROOT / "model_repository")
+    parser.add_argument("--attacks", action="store_true", help="exhaust the server instead")
     parser.add_argument(
         "--only",
         nargs="+",
@@ -226,14 +229,16 @@ def main() -> int:
         help=f"of the attacks: {', '.join(attacks.ATTACKS)}",
     )
     options = parser.parse_args()
-    log = servers.ROOT / "build" / "fuzz.log"  # to be read where something was found
+    log = ROOT / "build" / "fuzz.log"  # kept for findings
     log.parent.mkdir(exist_ok=True)
     if options.attacks:
-        told = attacks.attack(options.repository, options.only, False, log)
+        report = attacks.attack(options.repository, options.only, False, log)
     else:
-        told = fuzz(options.repository, options.cases, options.seed, log)
-    print(json.dumps(told))
-    return int(bool(told["found"]))
+        token = os.environ.setdefault(ENV, secrets.token_hex(16))  # inherited by the server
+        with servers.keyed(options.repository, log, "--models=mini") as (server, _):
+            report = fuzz(server, token, options.cases, options.seed)
+    print(json.dumps(report))
+    return int(bool(report["found"]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""HTTP/2 and gRPC by hand: frames that no client library would send."""
+"""HTTP/2 frames and gRPC messages, also those that no client library sends."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def header(name: bytes, value: bytes) -> bytes:
 
 
 def _text(text: bytes) -> bytes:
-    """Return a length as an integer of 7 bits and more (RFC 7541, 5.1), and the text."""
-    length, more = len(text), b""
+    """Return a length as an integer of 7 bits and rest (RFC 7541, 5.1), and the text."""
+    length, rest = len(text), b""
     if length < 127:
         return bytes([length]) + text
     length -= 127
     while length >= 128:
-        more += bytes([length % 128 + 128])
+        rest += bytes([length % 128 + 128])
         length //= 128
-    return b"\x7f" + more + bytes([length]) + text
+    return b"\x7f" + rest + bytes([length]) + text
 
 
 def grpc_headers(encoding: bytes = b"identity") -> bytes:
-    """Return the headers of a ModelInfer request, its messages being compressed so."""
+    """Return the headers of a ModelInfer request with messages of this compression."""
     headers = {
         b":method": b"POST",
         b":scheme": b"http",
@@ -60,7 +60,7 @@ def grpc_headers(encoding: bytes = b"identity") -> bytes:
 
 
 class Connection:
-    """An HTTP/2 connection to a server; everything but `frames` only sends."""
+    """An HTTP/2 connection to a server."""
 
     def __init__(self, address: str):
         """Connect to HOST:PORT; raises OSError, as all methods do."""
@@ -70,7 +70,7 @@ class Connection:
         self._initial, self._windows = 65535, {0: 65535}
 
     def frames(self) -> Iterator[tuple[int, int, int, bytes]]:
-        """Yield kind, flags, stream and payload of what comes, until the server closes."""
+        """Yield kind, flags, stream and payload of each frame, until the server closes."""
         while len(head := self._file.read(9)) == 9:
             payload = self._file.read(int.from_bytes(head[:3], "big"))
             kind, flags, stream = head[3], head[4], int.from_bytes(head[5:], "big")
@@ -85,7 +85,7 @@ class Connection:
             yield kind, flags, stream, payload
 
     def call(self, stream: int, message: bytes, encoding: bytes = b"identity") -> None:
-        """Send a whole ModelInfer request; a message that is not plain is compressed already."""
+        """Send a whole ModelInfer request; `message` is compressed as `encoding` says."""
         self.socket.sendall(frame(HEADERS, END_HEADERS, stream, grpc_headers(encoding)))
         body = bytes([encoding != b"identity"]) + len(message).to_bytes(4, "big") + message
         frames = self.frames()
@@ -93,7 +93,7 @@ class Connection:
             free = min(self._windows[0], self._windows.setdefault(stream, self._initial), _MOST)
             if free <= 0:
                 if next(frames, None) is None:
-                    raise ConnectionError("closed before all was sent")
+                    raise ConnectionError("closed before the whole message was sent")
                 continue
             part, body = body[:free], body[free:]
             self._windows[0] -= len(part)
@@ -101,11 +101,11 @@ class Connection:
             self.socket.sendall(frame(DATA, 0 if body else END_STREAM, stream, part))
 
     def answer(self, stream: int) -> str:
-        """Wait for a stream's end; say how it ended: gRPC's status, HTTP/2's error, or closed."""
+        """Wait for a stream's end; return gRPC's status, HTTP/2's error, or "closed"."""
         status = "no status"
         for kind, flags, of, payload in self.frames():
-            if of == stream and kind == HEADERS and (said := _STATUS.search(payload)):
-                status = f"status {said[1].decode()}"
+            if of == stream and kind == HEADERS and (match := _STATUS.search(payload)):
+                status = f"status {match[1].decode()}"
             if of == stream and kind in (HEADERS, DATA) and flags & END_STREAM:
                 return status
             if of == stream and kind == RESET:

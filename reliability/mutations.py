@@ -1,4 +1,4 @@
-"""Requests that are wrong: a good KServe v2 message, and what can be done to it."""
+"""Invalid requests: a valid KServe v2 message, and mutations of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DIMS = (-(2**63), -1, 0, 1, 2, 3, 31, 33, 64, 2**16, 2**31, 2**40, 2**62, 2**63
 _NUMBERS = (-(2**63), -(2**31), -1, 0, 1, 3, 255, 1001, 2**31 - 1, 2**63 - 1)
 _WORDS = (b"", b"\0", b"mri_t1", b"\xff\xfe", b"../../etc/passwd", b"{}" * 50, b"%s%n", b"x" * 5000)
 _ANSWER = ("image", "used_mask", "report")
-_OUTPUTS = {  # of the models that answer `good`
+_OUTPUTS = {  # of the models that accept `good`
     "": _ANSWER,
     "stream": ("stage", "progress", *_ANSWER),
     "condition": ("noise", "labels", "class_labels", "spacing_mm100", "plan"),
@@ -37,18 +37,18 @@ def wrong(
     models: Sequence[str],
     inner: Mapping[str, Sequence[pb.ModelInferRequest]],
 ) -> pb.ModelInferRequest:
-    """Return a wrong request to one of `models`.
+    """Return an invalid request to one of `models`.
 
-    That is a good one of an endpoint after one to three mutations, or one of `inner`: a network's
-    name -> requests of its stages, a good one, which is mutated, and wrong ones.
+    It is a valid one of an endpoint after one to three mutations, or one of `inner`: a network's
+    name -> requests as stages send them, a valid one, which is mutated, and invalid ones.
     """
     request = good(chance.choice(models))
     if chance.random() < 0.7 and request.model_name in inner:
-        right, *others = inner[request.model_name]
+        valid, *others = inner[request.model_name]
         if others and chance.random() < 0.7:
             return chance.choice(others)
-        request.CopyFrom(right)
-        if chance.random() < 0.2:  # as a stranger sends it
+        request.CopyFrom(valid)
+        if chance.random() < 0.2:  # without the token
             request.parameters.clear()
     for _ in range(chance.randint(1, 3)):
         chance.choice(_MUTATIONS)(chance, request)
@@ -78,20 +78,20 @@ def _datatype(chance: random.Random, request: pb.ModelInferRequest) -> None:
 
 
 def _bytes(chance: random.Random, request: pb.ModelInferRequest) -> None:
-    """Content of another length, and no content, and content of nobody."""
+    """Change the length of a content, remove one, or add one."""
     if not request.raw_input_contents:
         return
     at = chance.randrange(len(request.raw_input_contents))
-    old = request.raw_input_contents[at]
-    new = (old[:-1], old + b"\1", b"", chance.randbytes(chance.randint(0, 64)), None)
-    if (content := chance.choice(new)) is None:
+    raw = request.raw_input_contents[at]
+    contents = (raw[:-1], raw + b"\1", b"", chance.randbytes(chance.randint(0, 64)), None)
+    if (content := chance.choice(contents)) is None:
         del request.raw_input_contents[at]
     else:
         request.raw_input_contents[at] = content
 
 
 def _typed(chance: random.Random, request: pb.ModelInferRequest) -> None:
-    """Typed contents beside raw ones, or in place of them."""
+    """Add typed contents beside raw ones, or in place of them."""
     if (at := _some(chance, request)) is not None:
         request.inputs[at].contents.int_contents.extend([1] * chance.randint(1, 5))
         if chance.random() < 0.5:
@@ -99,7 +99,7 @@ def _typed(chance: random.Random, request: pb.ModelInferRequest) -> None:
 
 
 def _value(chance: random.Random, request: pb.ModelInferRequest) -> None:
-    """Return a well-formed tensor of a value that is not allowed, or is."""
+    """Set a well-formed tensor to a value at or beyond its limits."""
     kind = chance.randrange(3)
     if kind == 0:
         name = chance.choice(("size", "seed", "steps", "redraws"))
@@ -136,15 +136,15 @@ def _put(
 
 
 def _mask(chance: random.Random, request: pb.ModelInferRequest) -> None:
-    """Return a mask of random labels, most of them unknown to the variant, or without a voxel."""
+    """Set a mask of random labels, most of them unknown to the variant, or an empty one."""
     side = chance.choice((0, 1, 31, 32, 33))
     _put(request, "mask", "UINT8", [side] * 3, chance.randbytes(side**3))
 
 
 def _name(chance: random.Random, request: pb.ModelInferRequest) -> None:
-    new = chance.choice(("", "nobody", "\0", "../config", "mask", "size", "n" * 10_000, "latent"))
+    name = chance.choice(("", "nobody", "\0", "../config", "mask", "size", "n" * 10_000, "latent"))
     if (at := _some(chance, request)) is not None:
-        request.inputs[at].name = new
+        request.inputs[at].name = name
 
 
 def _twice(chance: random.Random, request: pb.ModelInferRequest) -> None:
@@ -180,7 +180,7 @@ def _parameter(chance: random.Random, request: pb.ModelInferRequest) -> None:
 
 
 def _memory(chance: random.Random, request: pb.ModelInferRequest) -> None:
-    """Shared memory that nobody registered."""
+    """Refer to shared memory that is not registered."""
     if (at := _some(chance, request)) is not None:
         parameters = request.inputs[at].parameters
         parameters["shared_memory_region"].string_param = chance.choice(("", "/etc/passwd", "x"))
@@ -189,11 +189,11 @@ def _memory(chance: random.Random, request: pb.ModelInferRequest) -> None:
 
 
 def _output(chance: random.Random, request: pb.ModelInferRequest) -> None:
-    """Return outputs that are not there, twice, or as classes, of which Triton makes texts."""
-    known = _OUTPUTS.get(request.model_name.partition(".")[2], _OUTPUTS[""])
+    """Request outputs that do not exist, twice, or as classes, which Triton returns as text."""
+    outputs = _OUTPUTS.get(request.model_name.partition(".")[2], _OUTPUTS[""])
     for _ in range(chance.randint(1, 3)):
-        strange = chance.random() < 0.2
-        name = chance.choice(("nobody", "", "\0", "latent") if strange else known)
+        unknown = chance.random() < 0.2
+        name = chance.choice(("nobody", "", "\0", "latent") if unknown else outputs)
         parameters = request.outputs.add(name=name).parameters
         if chance.random() < 0.5:
             parameters["classification"].int64_param = chance.choice((*_NUMBERS, 2**32, 2**32 + 1))

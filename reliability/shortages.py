@@ -1,4 +1,4 @@
-"""Faults of the machine: a full /dev/shm or disk, and readers that do not read."""
+"""Faults of the machine: a full /dev/shm or disk, and clients that do not read."""
 
 from __future__ import annotations
 
@@ -18,119 +18,121 @@ from tritonclient.utils import InferenceServerException
 
 from bench import servers
 from reliability import mutations
-from reliability.scene import Scene, Wrong, private, sentence, until
+from reliability.fault_target import FaultTarget, Wrong, in_mount_namespace, sentence, until
 
 _LARGE = (96, 112, 96)  # voxels: about 40 MB of /dev/shm
-_ROOM = 3 << 20  # bytes that are left
+_FREE = 3 << 20  # bytes that stay free
 _READERS, _SIDE = 4, 96
-_GROWN = 64 << 20  # bytes that tritonserver may grow by, beside the answers that wait in it
+_GROWTH = 64 << 20  # bytes that tritonserver may grow by, beyond the answers that it holds
 
 
 def small_shm(folder: Path) -> list[str]:
-    """Begin the command of a server with a /dev/shm of its own, of 96 MB."""
-    return private("mount -t tmpfs -o size=96m tmpfs /dev/shm")
+    """Return a command prefix that gives the server its own /dev/shm of 96 MB."""
+    return in_mount_namespace("mount -t tmpfs -o size=96m tmpfs /dev/shm")
 
 
-def fill_shm(scene: Scene) -> str:
-    """Fill /dev/shm but for 3 MB; ask for what does not fit there, and for what does."""
-    filler = scene.shm / "filler"
+def fill_shm(target: FaultTarget) -> str:
+    """Fill /dev/shm but for 3 MB; request a volume that does not fit there, and one that does."""
+    filler = target.shm / "filler"
     try:
         with filler.open("wb") as file:
-            free = shutil.disk_usage(scene.shm).free
-            os.posix_fallocate(file.fileno(), 0, free - _ROOM)
-        told = []
-        with Client(scene.server.url, timeout=100, retries=0) as hasty:
+            free = shutil.disk_usage(target.shm).free
+            os.posix_fallocate(file.fileno(), 0, free - _FREE)
+        errors = []
+        with Client(target.server.grpc, timeout=100, retries=0) as hasty:
             for ask in (
                 lambda: hasty.generate(servers.picture(_LARGE), steps=1),
-                lambda: scene.ensemble(_LARGE),
+                lambda: target.ensemble(_LARGE),
             ):
                 try:
                     ask()
                 except MaisiError as error:
-                    told.append(sentence(error))
+                    errors.append(sentence(error))
                 except InferenceServerException as error:
-                    told.append(sentence(error.message()))
-        if len(told) != 2:
-            raise Wrong("what cannot have had room was answered")
-        if scene.good() != scene.sha256:
-            raise Wrong("what has room gives other bytes")
+                    errors.append(sentence(error.message()))
+        if len(errors) != 2:
+            raise Wrong("a request that does not fit was answered")
+        if target.good() != target.sha256:
+            raise Wrong("a request that fits gave other bytes")
     finally:
         filler.unlink(missing_ok=True)
-    scene.client.generate(servers.picture(_LARGE), steps=1)
-    return f"what did not fit was told: {told[0]}; what fits, and then all, went on"
+    target.client.generate(servers.picture(_LARGE), steps=1)
+    return f"a request that did not fit got: {errors[0]}; one that fits, and then all, succeeded"
 
 
-def fill_disk(scene: Scene) -> str:
-    """Have `maisi generate` write to a disk that is full."""
-    folder = scene.folder / "disk"
+def fill_disk(target: FaultTarget) -> str:
+    """Have `maisi generate` write to a full disk."""
+    folder = target.folder / "disk"
     folder.mkdir(exist_ok=True)
     out = folder / "volume.nii.gz"
-    command = f"{_maisi(scene)} generate --size=64,64,64 --steps=1 --output={out}"
-    rc, left, said = _there(f"{command}; code=$?; ls -A {folder}; exit $code", folder, "100k")
-    if not rc or left:
-        raise Wrong(f"status {rc}, and {left or 'nothing'} is left")
-    return f"nothing is left, and it said: {sentence(said)}"
+    command = f"{_maisi(target)} generate --size=64,64,64 --steps=1 --output={out}"
+    script = f"{command}; code=$?; ls -A {folder}; exit $code"
+    status, listing, stderr = _run_on_disk(script, folder, "100k")
+    if not status or listing:
+        raise Wrong(f"status {status}, and the folder holds {listing or 'nothing'}")
+    return f"no file remains, and it printed: {sentence(stderr)}"
 
 
-def fill_disk_of_dataset(scene: Scene) -> str:
-    """Have the disk of `maisi dataset` fill up; then make room, and go on."""
-    folder, plan = scene.folder / "disk", scene.folder / "plan.csv"
+def fill_disk_of_dataset(target: FaultTarget) -> str:
+    """Have the disk of `maisi dataset` fill up; then free space, and resume."""
+    folder, plan = target.folder / "disk", target.folder / "plan.csv"
     folder.mkdir(exist_ok=True)
     rows = [f'row{number},"48,48,48",1,{number}' for number in range(4)]
     plan.write_text("\n".join(["name,size,steps,seed", *rows]) + "\n")
-    command = f"{_maisi(scene)} dataset {plan} --to={folder}/set --jobs=1"
+    command = f"{_maisi(target)} dataset {plan} --to={folder}/set --jobs=1"
     script = (
         f"head -c 900k /dev/zero >{folder}/filler; {command} >&2; first=$?; ls {folder}/set/images"
         f" | wc -l; ls -A {folder}/set/images | wc -l; rm {folder}/filler; {command} && echo $first"
     )
-    rc, out, said = _there(script, folder, "1200k")
+    status, out, stderr = _run_on_disk(script, folder, "1200k")
     words = out.split()
-    made = words[0] if words else ""
-    if rc or made not in ("1", "2", "3") or words[1] != made or words[-1] == "0":
-        raise Wrong(f"status {rc}, said {out!r} and {said[-300:]!r}")
-    if f"{made} kept" not in out or f"{4 - int(made)} done" not in out:
-        raise Wrong(f"it did not go on where it was: {out!r}")
-    last = sentence(said.strip().splitlines()[-1])
-    return f"{made} of 4 rows were whole, no drafts; it said: {last}; with room it made the others"
+    count = words[0] if words else ""
+    if status or count not in ("1", "2", "3") or words[1] != count or words[-1] == "0":
+        raise Wrong(f"status {status}, printed {out!r} and {stderr[-300:]!r}")
+    if f"{count} kept" not in out or f"{4 - int(count)} done" not in out:
+        raise Wrong(f"it did not resume: {out!r}")
+    last = sentence(stderr.strip().splitlines()[-1])
+    return f"{count} of 4 rows were whole, no drafts; it printed: {last}; then it made the others"
 
 
-def _maisi(scene: Scene) -> str:
-    return f"MAISI_URL={scene.server.url} {sys.executable} -m maisi_client"
+def _maisi(target: FaultTarget) -> str:
+    return f"MAISI_URL={target.server.grpc} {sys.executable} -m maisi_client"
 
 
-def _there(script: str, folder: Path, size: str) -> tuple[int, str, str]:
-    """Run a script that sees a disk of a size at `folder`; return status, output and errors."""
-    words = [*private(f"mount -t tmpfs -o size={size} tmpfs {folder}"), "sh", "-c", script]
+def _run_on_disk(script: str, folder: Path, size: str) -> tuple[int, str, str]:
+    """Run a script with a disk of this size mounted at `folder`; return status and both outputs."""
+    prefix = in_mount_namespace(f"mount -t tmpfs -o size={size} tmpfs {folder}")
+    words = [*prefix, "sh", "-c", script]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     return done.returncode, done.stdout.strip(), done.stderr
 
 
-def read_slowly(scene: Scene) -> str:
-    """Ask from connections that read nothing for a while; one leaves, the others then read."""
-    done = partial(scene.gauge, "maisi_requests_total", outcome="done")
-    triton, before, held = scene.triton(), done(), scene.triton().memory_info().rss
+def read_slowly(target: FaultTarget) -> str:
+    """Send requests from connections that do not read; cancel one, then read the others."""
+    done = partial(target.gauge, "maisi_requests_total", outcome="done")
+    triton, before, resident = target.server.triton, done(), target.server.triton.memory_info().rss
     with ExitStack() as stack:
         calls = []
         for _ in range(_READERS):
-            channel = stack.enter_context(grpc.insecure_channel(scene.server.url, options=_WIDE))
+            channel = stack.enter_context(grpc.insecure_channel(target.server.grpc, options=_WIDE))
             service = rpc.GRPCInferenceServiceStub(channel)
             request = mutations.good("mini.stream", _SIDE)
             calls.append(service.ModelStreamInfer(iter([request]), timeout=200))
-        until(lambda: done() >= before + _READERS, 120, "all are made though nobody reads")
+        until(lambda: done() >= before + _READERS, 120, "all volumes are made though nobody reads")
         began = time.monotonic()
-        if scene.good() != scene.sha256:
-            raise Wrong("others get other bytes")
-        took, grown = time.monotonic() - began, triton.memory_info().rss - held
-        if grown > _READERS * 3 * 2 * _SIDE**3 + _GROWN:
-            raise Wrong(f"tritonserver grew by {grown >> 20} MB")
+        if target.good() != target.sha256:
+            raise Wrong("another client got other bytes")
+        seconds, growth = time.monotonic() - began, triton.memory_info().rss - resident
+        if growth > _READERS * 3 * 2 * _SIDE**3 + _GROWTH:
+            raise Wrong(f"tritonserver grew by {growth >> 20} MB")
         calls[0].cancel()
         for call in calls[1:]:
             images = [answer for answer in call if _has_image(answer)]
             if len(images) != 1:
-                raise Wrong("who read late did not get the volume")
+                raise Wrong("a late reader did not get the volume")
     return (
-        f"others were served meanwhile ({took:.1f} s); tritonserver held {grown >> 20} MB more; who"
-        " read late got the whole volume"
+        f"others were served meanwhile ({seconds:.1f} s); tritonserver held {growth >> 20} MB more;"
+        " late readers got the whole volume"
     )
 
 

@@ -1,11 +1,11 @@
-"""Keep a server busy for long with all that clients do, and see whether anything grows.
+"""Keep a server busy for long with all kinds of requests, and check that nothing grows.
 
 A few clients send a seeded mix: volumes of 32 x 32 x 32 to 128 x 128 x 128 voxels with and without
-a mask, by our client, asyncio's and the ensemble by plain tritonclient, large ones through shared
-memory; some are cancelled midway, some are wrong. Every 2 s all is measured that processes may leak
-(`reliability.series` says what, and what counts as flat). A good request gives the same bytes
-before, after the warm-up and at the end, and so does every request that comes twice. The last
-line is JSON; the exit code is 1 where something grew, or ended otherwise than it should.
+a mask, by our client, by asyncio's, and to the ensemble by plain tritonclient, large ones through
+shared memory; some are cancelled midway, some are invalid. Every 2 s the resources that processes
+may leak are sampled (`reliability.samples` lists them, and defines flat). A good request must give
+the same bytes before, after the warm-up and at the end, and so must every repeated request. The
+last line is JSON; the exit status is 1 where something grew or a request ended unexpectedly.
 """
 
 from __future__ import annotations
@@ -29,16 +29,18 @@ from typing import Any
 import numpy as np
 from maisi_client import Client, InvalidRequest, MaisiError, Volume, aio
 
-from bench import servers
-from reliability import fuzz, series
+from bench import ROOT, servers
+from bench.launcher import Server
+from reliability import fuzz
+from reliability.samples import Sample, Sampler, growth, plot, write_csv
 
-LOOK = 2.0  # seconds between two samples
+INTERVAL = 2.0  # seconds between two samples
 _SMALL = ((32, 32, 32), (48, 32, 40), (64, 64, 64), (33, 47, 35))
 _LARGE = ((96, 112, 96), (80, 96, 64))
 _LARGEST = (128, 128, 128)
-_SHORT = 60.0  # seconds of a run that shows nothing of memory, and is not warmed up
+_SHORT = 60.0  # seconds; a shorter run is not warmed up, and shows nothing of memory
 _SHARED = (112, 112, 96)  # voxels of which mask, source and image are above 8 MiB together
-_WRONG: tuple[dict[str, Any], ...] = (
+_INVALID: tuple[dict[str, Any], ...] = (
     {"size": [0, 32, 32]},
     {"size": [32, 32, 4096]},
     {"size": [32, 32, 32], "steps": 0},
@@ -48,7 +50,7 @@ _WRONG: tuple[dict[str, Any], ...] = (
     {"size": [32, 32, 32], "solver": "none"},
     {"size": [32, 32, 32], "variant": "nobody"},
 )
-_LONGEST = 600.0  # seconds for a request, which waits for the others
+_LONGEST = 600.0  # seconds for a request, with its wait for others
 _FIXED: dict[str, Any] = {"size": [48, 48, 48], "steps": 2, "seed": 11, "modality": "mri_t2"}
 
 
@@ -64,96 +66,96 @@ _SHARES = {  # of the endpoints among the requests
 
 @dataclass
 class Tally:
-    """What became of the requests; threads share it. `found`: what should not have been."""
+    """Outcomes of requests; threads share it. `findings`: what should not occur."""
 
     counts: Counter[str] = field(default_factory=Counter)
     endpoints: Counter[str] = field(default_factory=Counter)
-    found: list[str] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def count(self, endpoint: str, outcome: str, expected: bool) -> None:
-        """Count a request that ended, as it should or not."""
+        """Count a request that ended, as expected or not."""
         with self.lock:
             self.counts[outcome if expected else "failed"] += 1
             self.endpoints[endpoint] += 1
             if not expected:
-                self.found.append(f"{endpoint}: {outcome}")
+                self.findings.append(f"{endpoint}: {outcome}")
 
     def ask(
-        self, endpoint: str, asked: dict[str, Any], way: Callable[[dict[str, Any]], Any]
+        self, endpoint: str, request: dict[str, Any], send: Callable[[dict[str, Any]], Any]
     ) -> None:
-        """Ask one way, which returns the image [X, Y, Z], or None where it did not wait for it."""
+        """Ask one send, which returns the image [X, Y, Z], or None where it did not wait for it."""
         wrong = endpoint == "wrong arguments"
         try:
-            image = way(asked)
+            image = send(request)
         except InvalidRequest as error:
             self.count(endpoint, "refused" if wrong else str(error), wrong)
-        except Exception as error:  # whatever: it is what is looked for
+        except Exception as error:  # any error is a finding
             self.count(endpoint, f"{type(error).__name__}: {error}", False)
         else:
             if image is None:
                 self.count(endpoint, "cancelled", endpoint == "cancelled")
                 return
-            plain = {name: getattr(value, "shape", value) for name, value in asked.items()}
-            named, found = json.dumps(plain, sort_keys=True), hashlib.sha256(image.tobytes())
+            plain = {name: getattr(value, "shape", value) for name, value in request.items()}
+            key, digest = json.dumps(plain, sort_keys=True), hashlib.sha256(image.tobytes())
             with self.lock:
-                same = self.digests.setdefault(named, found.hexdigest()) == found.hexdigest()
+                same = self.digests.setdefault(key, digest.hexdigest()) == digest.hexdigest()
             if wrong:
-                self.count(endpoint, f"answered: {named}", False)
+                self.count(endpoint, f"answered: {key}", False)
             else:
-                self.count(endpoint, "answered" if same else f"other bytes: {named}", same)
+                self.count(endpoint, "answered" if same else f"other bytes: {key}", same)
 
 
-def drawn(chance: random.Random, largest: bool = False) -> dict[str, Any]:
-    """Draw a good request; there are few of each kind, so that most come more than once."""
-    asked = {"steps": chance.choice((1, 2, 3)), "seed": chance.randrange(3), "spacing": 2.0}
+def draw(chance: random.Random, largest: bool = False) -> dict[str, Any]:
+    """Draw a good request; there are few of each kind, so that most are repeated."""
+    request = {"steps": chance.choice((1, 2, 3)), "seed": chance.randrange(3), "spacing": 2.0}
     kind = chance.choice((0.0, 1.0)) if largest else chance.random()
     if kind < 0.04:
         source = servers.picture(_SHARED, np.float32)
-        return {"mask": servers.picture(_SHARED), "source": source, **asked, "strength": 0.5}
+        return {"mask": servers.picture(_SHARED), "source": source, **request, "strength": 0.5}
     sizes = _SMALL if kind < 0.8 else _LARGE if kind < 0.97 else (_LARGEST,)
     size = chance.choice(sizes)
     return (
-        {**asked, "mask": servers.picture(size)}
+        {**request, "mask": servers.picture(size)}
         if chance.random() < 0.5
-        else {**asked, "size": size}
+        else {**request, "size": size}
     )
 
 
 @contextmanager
 def busy(
-    server: servers.Server, seed: int, tally: Tally, clients: int, largest: bool = False
+    server: Server, seed: int, tally: Tally, clients: int, largest: bool = False
 ) -> Iterator[None]:
-    """Have so many clients ask all the time."""
+    """Keep `clients` clients sending requests within the block."""
     done = threading.Event()
     with ThreadPoolExecutor(clients) as pool:
-        askers = [
-            pool.submit(keep_asking, server, f"{seed} {number}", tally, done, largest)
+        futures = [
+            pool.submit(keep_sending, server, f"{seed} {number}", tally, done, largest)
             for number in range(clients)
         ]
         try:
             yield
         finally:
             done.set()
-    for asker in askers:
-        asker.result()
+    for future in futures:
+        future.result()
 
 
-def keep_asking(
-    server: servers.Server, seed: str, tally: Tally, done: threading.Event, largest: bool
+def keep_sending(
+    server: Server, seed: str, tally: Tally, done: threading.Event, largest: bool
 ) -> None:
-    """Send one request after the other until `done`, and count them."""
+    """Send requests until `done`, and count them."""
     chance = random.Random(seed)
-    models = sorted(server.statistics())
-    messages = fuzz.messages(server.url, server.http, models, {}, random.Random(seed))
-    with Client(server.url, timeout=_LONGEST) as client:
-        ways: dict[str, Callable[[dict[str, Any]], Any]] = {
-            "client": lambda asked: _image(client.generate(**asked)),
-            "ensemble": lambda asked: servers.ensemble(server.url, asked, _LONGEST),
-            "asyncio": lambda asked: asyncio.run(_aio(server.url, asked)),
-            "cancelled": lambda asked: _left(client, asked, chance.randint(1, 4)),
-            "wrong arguments": lambda asked: _image(client.generate(**asked)),
+    models = sorted(servers.statistics(server.grpc))
+    messages = fuzz.messages(server.grpc, server.http, models, {}, random.Random(seed))
+    with Client(server.grpc, timeout=_LONGEST) as client:
+        senders: dict[str, Callable[[dict[str, Any]], Any]] = {
+            "client": lambda request: _image(client.generate(**request)),
+            "ensemble": lambda request: servers.ensemble(server.grpc, request, _LONGEST),
+            "asyncio": lambda request: asyncio.run(_aio(server.grpc, request)),
+            "cancelled": lambda request: _cancel(client, request, chance.randint(1, 4)),
+            "wrong arguments": lambda request: _image(client.generate(**request)),
         }
         while not done.is_set():
             [endpoint] = chance.choices(list(_SHARES), list(_SHARES.values()))
@@ -162,17 +164,17 @@ def keep_asking(
                 tally.count(endpoint, outcome, outcome in ("answered", "refused"))
             else:
                 good = endpoint != "wrong arguments"
-                asked = drawn(chance, largest) if good else chance.choice(_WRONG)
-                tally.ask(endpoint, asked, ways[endpoint])
+                request = draw(chance, largest) if good else chance.choice(_INVALID)
+                tally.ask(endpoint, request, senders[endpoint])
 
 
 def _image(volume: Volume) -> Any:
     return np.asarray(volume.image.dataobj)
 
 
-def _left(client: Client, asked: dict[str, Any], leave: int) -> Any:
-    """Close a stream after some signs of progress; return the image of one that was faster."""
-    with closing(client.stream(**asked)) as events:
+def _cancel(client: Client, request: dict[str, Any], leave: int) -> Any:
+    """Close a stream after some signs of progress; return the image where it ended before."""
+    with closing(client.stream(**request)) as events:
         for number, event in enumerate(events, 1):
             if isinstance(event, Volume):
                 return _image(event)
@@ -181,44 +183,44 @@ def _left(client: Client, asked: dict[str, Any], leave: int) -> Any:
     raise AssertionError("a stream ends with a volume or raises")
 
 
-async def _aio(url: str, asked: dict[str, Any]) -> Any:
+async def _aio(url: str, request: dict[str, Any]) -> Any:
     async with aio.Client(url, timeout=_LONGEST) as client:
-        return _image(await client.generate(**asked))
+        return _image(await client.generate(**request))
 
 
 def soak(
     repository: Path, seconds: float, seed: int, clients: int, log: Path
-) -> tuple[dict[str, Any], list[series.Sample]]:
-    """Run for `seconds`; return what came of it, and the samples."""
+) -> tuple[dict[str, Any], list[Sample]]:
+    """Run for `seconds`; return the report and the samples."""
     tally, digests, samples = Tally(), [], []
     with (
-        servers.serving(repository, "mini", log, keyed=False) as server,
-        Client(server.url) as good,
+        Server(repository, log, "--models=mini") as server,
+        Client(server.grpc) as client,
     ):
 
         def digest() -> None:
             try:
-                digests.append(good.generate(**_FIXED).report["sha256"])
+                digests.append(client.generate(**_FIXED).report["sha256"])
             except MaisiError as error:
                 tally.count("client", f"{type(error).__name__}: {error}", False)
 
         digest()
-        if seconds > _SHORT:  # what is kept for more at once than ever comes later, is there then
+        if seconds > _SHORT:  # so that caches for more requests at once than later are filled
             with busy(server, seed, tally, 2 * clients, largest=True):
                 time.sleep(seconds / 10)
         with busy(server, seed, tally, clients):
-            watcher, began = series.Watcher(server.pid), time.monotonic()
+            sampler, began = Sampler(server), time.monotonic()
             while (now := time.monotonic() - began) < seconds:
-                samples.append(watcher.look(now))
+                samples.append(sampler.sample(now))
                 if len(digests) == 1 and now > seconds / 3:
                     digest()
-                time.sleep(min(LOOK, seconds / 9))
+                time.sleep(min(INTERVAL, seconds / 9))
         digest()
     if any(other != digests[0] for other in digests):
-        tally.found.append("other bytes of the good request")
-    tally.found += [f"{name} died" for name in watcher.died()]
-    grown = series.growth(samples)
-    told: dict[str, Any] = {
+        tally.findings.append("other bytes of the good request")
+    tally.findings += [f"{name} died" for name in sampler.died()]
+    growths = growth(samples)
+    report: dict[str, Any] = {
         "minutes": round(seconds / 60, 1),
         "seed": seed,
         "clients": clients,
@@ -226,12 +228,12 @@ def soak(
         "endpoints": dict(tally.endpoints),
         "growth": {
             f"{quantity}: {name}": [round(each.before), round(each.after)]
-            for (quantity, name), each in grown.items()
+            for (quantity, name), each in growths.items()
         },
-        "not flat": [": ".join(key) for key, each in grown.items() if not each.flat],
-        "found": sorted(set(tally.found))[:20],
+        "not flat": [": ".join(key) for key, each in growths.items() if not each.flat],
+        "found": sorted(set(tally.findings))[:20],
     }
-    return told, samples
+    return report, samples
 
 
 def main() -> int:
@@ -240,21 +242,21 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30, help="how long [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same requests [0]")
     parser.add_argument("--clients", type=int, default=3, help="at once [%(default)s]")
-    parser.add_argument("--repository", type=Path, default=servers.ROOT / "model_repository")
+    parser.add_argument("--repository", type=Path, default=ROOT / "model_repository")
     parser.add_argument("--plot", type=Path, metavar="PATH", help="draw it: .png or .svg")
     parser.add_argument("--csv", type=Path, metavar="PATH", help="write every sample")
     options = parser.parse_args()
-    log = servers.ROOT / "build" / "soak.log"  # to be read where something was found
+    log = ROOT / "build" / "soak.log"  # kept for findings
     log.parent.mkdir(exist_ok=True)
-    told, samples = soak(
+    report, samples = soak(
         options.repository, 60 * options.minutes, options.seed, options.clients, log
     )
     if options.csv:
-        series.write_csv(samples, options.csv)
+        write_csv(samples, options.csv)
     if options.plot:
-        series.plot(samples, options.plot)
-    print(json.dumps(told))
-    return int(bool(told["not flat"] or told["found"]))
+        plot(samples, options.plot)
+    print(json.dumps(report))
+    return int(bool(report["not flat"] or report["found"]))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from server.host import SHM
 
 PREFIX = "maisi-serve-"
-CLIENTS = "maisi-client-"  # as client/src/maisi_client/_transport/near.py has it
+CLIENTS = "maisi-client-"  # as client/src/maisi_client/_transport/dev_shm.py has it
 
 
 def claim() -> tuple[str, int]:

@@ -60,6 +60,15 @@ def test_a_package_imports_what_it_may(package: str) -> None:
                 assert package != "client/src/maisi_client" or path.name == "torch.py", path
 
 
+@pytest.mark.parametrize("package", ["bench", "reliability", "examples"])
+def test_only_what_the_client_publishes_is_imported(package: str) -> None:
+    for path in (ROOT / package).rglob("*.py"):
+        for module in imported(path):
+            parts = module.split(".")
+            private = [part for part in parts if part.startswith("_") and part != "__version__"]
+            assert parts[0] != "maisi_client" or not private, (path, module)
+
+
 def test_tests_import_helpers_and_not_each_other() -> None:
     for path in (ROOT / "tests").rglob("*.py"):
         for module in imported(path):

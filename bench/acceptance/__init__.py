@@ -1,1 +1,1 @@
-"""scripts/acceptance: what is claimed of GPUs, tried on the machine at hand, step by step."""
+"""scripts/acceptance: the claims about GPUs, checked on this machine, step by step."""

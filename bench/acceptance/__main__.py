@@ -18,17 +18,17 @@ STATUS = {"failed": 1, "unfinished": 3}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run steps, print a line of JSON for each, write the page; return the exit status.
 
-    1: a case failed; 3: a step stopped at its deadline and goes on in the next call; else 0.
+    1: a case failed; 3: a step stopped at its deadline, and the next call resumes it; else 0.
     """
     names = [step.name for step in STEPS]
     parser = argparse.ArgumentParser(
         prog="scripts/acceptance",
-        description="Try what is claimed of GPUs on this machine; the results go to docs/gpu.md.",
-        epilog="scripts/acceptance --wheels DIR ...: install from the wheels in DIR, without a"
-        " network. scripts/acceptance --pack DIR, --unpack DIR: see docs/gpu.md.",
+        description="Check the claims about GPUs on this machine; the results go to docs/gpu.md.",
+        epilog="scripts/acceptance --wheels DIR ...: install from the wheels in DIR and"
+        " download nothing. scripts/acceptance --pack DIR, --unpack DIR: see docs/gpu.md.",
     )
     parser.add_argument("steps", nargs="*", metavar="STEP", help=f"of {', '.join(names)}; or all")
-    parser.add_argument("--again", action="store_true", help="also what is done already")
+    parser.add_argument("--again", action="store_true", help="also cases that are done")
     parser.add_argument("--upstream", type=Path, metavar="PATH", help="NV-Generate-CTMR's checkout")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.steps if name not in names]:
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     upstream = str(options.upstream.resolve()) if options.upstream else ""
     setting = Setting(str(runner.WORK), gpu.name if gpu else "", upstream)
     key = {"version": runner.version(), **identity.key()}
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that a step ends what it started
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that a step ends its worker
     worst = 0
     for step in STEPS:
         if options.steps and step.name not in options.steps:

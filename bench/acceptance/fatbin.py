@@ -25,7 +25,7 @@ def keep(path: Path, capability: str) -> int:
     A container without code for `capability`, such as 9.0, is left as it is. Raises ValueError for
     a file that is no such library.
     """
-    content, wanted = bytearray(path.read_bytes()), int(capability.replace(".", ""))
+    content, number = bytearray(path.read_bytes()), int(capability.replace(".", ""))
     start, end = _section(content)
     cleared = 0
     while start + _CONTAINER.size <= end:
@@ -36,9 +36,9 @@ def keep(path: Path, capability: str) -> int:
         if start + header + size > end:
             raise ValueError(_WRONG)
         entries = _entries(content, start + header, start + header + size)
-        if any(arch == wanted for arch, _, _ in entries):
+        if any(arch == number for arch, _, _ in entries):
             for arch, first, last in entries:
-                if arch != wanted:
+                if arch != number:
                     content[first:last] = bytes(last - first)
                     cleared += last - first
         start += header + size

@@ -1,4 +1,4 @@
-"""What tells a machine, as it is installed, from any other."""
+"""The identity of a machine and its installed packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NVIDIA's driver by its C interface alone: no toolkit and no Python package is needed."""
+"""NVIDIA's driver by its C interface, without a toolkit or a Python package."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
+from bench import ROOT
 from bench.acceptance.steps import NotDone
 
 _NAMES = ("libcuda.so.1", "libcuda.so")
@@ -36,13 +36,13 @@ class _Handle(ctypes.Structure):
 
 @cache
 def library() -> Any:
-    """Return the driver's library, ready for calls; raise NotDone with the reason where not."""
+    """Return the initialised driver library; raise NotDone with the reason without one."""
     for name in _NAMES:
         with suppress(OSError):
             driver = ctypes.CDLL(name)
             break
     else:
-        raise NotDone(f"no NVIDIA GPU: the driver's {_NAMES[0]} is not here")
+        raise NotDone(f"no NVIDIA GPU: the driver's {_NAMES[0]} is not installed")
     try:
         call(driver, "cuInit", 0)
     except RuntimeError as error:
@@ -96,7 +96,7 @@ def cuda() -> str:
 
 
 def driver() -> str:
-    """Return the driver's version, by NVML; "" where that is not here."""
+    """Return the driver's version, by NVML; "" without NVML."""
     with suppress(OSError):
         nvml, text = ctypes.CDLL("libnvidia-ml.so.1"), ctypes.create_string_buffer(80)
         if nvml.nvmlInit_v2() == 0 and nvml.nvmlSystemGetDriverVersion(text, len(text)) == 0:
@@ -113,7 +113,7 @@ def _current(driver: Any) -> None:
 
 
 def share() -> None:
-    """Have another process read memory of the GPU by CUDA IPC.
+    """Let another process read memory of the GPU by CUDA IPC.
 
     Raises RuntimeError where it cannot, or reads other bytes.
     """
@@ -124,8 +124,7 @@ def share() -> None:
     call(driver, "cuMemcpyHtoD_v2", memory, content, ctypes.c_size_t(_COUNT))
     call(driver, "cuIpcGetMemHandle", ctypes.byref(handle), memory)
     words = [sys.executable, "-m", "bench.acceptance.libcuda"]
-    root = Path(__file__).resolve().parents[2]
-    other = subprocess.run(words, input=bytes(handle), capture_output=True, cwd=root)
+    other = subprocess.run(words, input=bytes(handle), capture_output=True, cwd=ROOT)
     call(driver, "cuMemFree_v2", memory)
     if other.returncode:
         lines = other.stderr.decode(errors="replace").splitlines() or ["no reason given"]
@@ -134,7 +133,7 @@ def share() -> None:
         raise RuntimeError("the other process read other bytes")
 
 
-def _opened(handle: bytes) -> bytes:
+def _read_shared(handle: bytes) -> bytes:
     """Return the bytes behind a handle of another process."""
     driver, memory = library(), ctypes.c_uint64()
     _current(driver)
@@ -148,4 +147,4 @@ def _opened(handle: bytes) -> bytes:
 
 
 if __name__ == "__main__":
-    sys.stdout.buffer.write(_opened(sys.stdin.buffer.read()))
+    sys.stdout.buffer.write(_read_shared(sys.stdin.buffer.read()))

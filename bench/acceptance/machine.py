@@ -1,4 +1,4 @@
-"""Step `machine`: what is there, and which engines load."""
+"""Step `machine`: the driver, the GPU, and the engines that load."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 
 from backends.engines import cuda, onnx_runtime
 from bench import page
-from bench.acceptance import engines, libcuda
+from bench.acceptance import libcuda, loading
 from bench.acceptance.steps import Case, NotDone, Rows, Setting
 
 TENSORRT = ("tensorrt", "tensorrt-rtx")
@@ -82,8 +82,8 @@ def _tensorrt(target: str) -> Rows:
         release, capabilities = tensorrt_plans.ready(target, () if gpu else (_ANY,))
     except ValueError as error:
         raise NotDone(str(error)) from None
-    what = f"builds for {', '.join(capabilities)}" if gpu else "builds, and runs on no GPU here"
-    return [{"is": f"{release}, {what}"}]
+    ability = f"builds for {', '.join(capabilities)}" if gpu else "builds, and runs on no GPU here"
+    return [{"is": f"{release}, {ability}"}]
 
 
 def _onnxruntime() -> Rows:
@@ -96,7 +96,7 @@ def _onnxruntime() -> Rows:
         path = Path(folder, "tiny.onnx")
         _write_sum(path)
         doubled = onnx_runtime.Engine(path, device).run({"x": np.ones(4, np.float32)})["y"]
-    if engines.host(doubled).tolist() != [2.0] * 4:
+    if loading.host(doubled).tolist() != [2.0] * 4:
         raise RuntimeError("ONNX Runtime on the GPU does not add")
     return [{"is": version("onnxruntime-gpu")}]
 
@@ -113,18 +113,18 @@ def _write_sum(path: Path) -> None:
 def _cupy() -> Rows:
     cupy = _module("cupy")
     libcuda.devices()
-    there = cupy.empty(4, cupy.float32)
-    there.set(np.arange(4, dtype=np.float32))
-    if there.get().tolist() != [0.0, 1.0, 2.0, 3.0]:
-        raise RuntimeError("CuPy does not give back what it was given")
+    array = cupy.empty(4, cupy.float32)
+    array.set(np.arange(4, dtype=np.float32))
+    if array.get().tolist() != [0.0, 1.0, 2.0, 3.0]:
+        raise RuntimeError("CuPy does not return the array that it was given")
     return [{"is": cupy.__version__}]
 
 
 def _torch() -> Rows:
     torch = _module("torch")
     if not torch.cuda.is_available():
-        built = torch.version.cuda or "none"
-        raise NotDone(f"torch {torch.__version__}, built for CUDA {built}, sees no GPU")
+        cuda_version = torch.version.cuda or "none"
+        raise NotDone(f"torch {torch.__version__}, built for CUDA {cuda_version}, sees no GPU")
     total = float(torch.ones(4, device="cuda").sum())
     if total != 4:
         raise RuntimeError("PyTorch on the GPU does not add")
@@ -132,7 +132,7 @@ def _torch() -> Rows:
 
 
 def engine_names(setting: Setting) -> list[str]:
-    """Return the engines that load here, of `bench.acceptance.engines`."""
+    """Return the engines that load here, of `bench.acceptance.loading`."""
     if not setting.gpu:
         return ["openvino", "onnxruntime"]
     attempts: dict[str, Callable[[], Rows]] = {

@@ -1,4 +1,4 @@
-"""What a GPU machine without a network needs beside PyTorch for CUDA 13, packed into parcels."""
+"""What a GPU machine without access to the internet needs beside PyTorch, packed into parcels."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from bench import ROOT
 from bench.acceptance import fatbin, parcels
 
-ROOT = Path(__file__).resolve().parents[2]
 PROVIDER = "onnxruntime/capi/libonnxruntime_providers_cuda.so"
 # What comes first is enough for the step machine; then what engines on the GPU need.
 BASE = (
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--limit-mb", type=int, default=64, help="2^20 bytes of a file at most (default: 64)")
     here = f"{sys.version_info[0]}.{sys.version_info[1]}"
     add("--python", default=here, help="the version there (default: %(default)s)")
-    add("--capability", help="of the GPU there, such as 9.0: without code for others")
+    add("--capability", help="of the GPU there, such as 9.0: code for others is omitted")
     options = parser.parse_args(arguments)
     folder: Path = options.pack.resolve()
     if folder.exists() and any(folder.iterdir()):

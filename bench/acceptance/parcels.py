@@ -1,11 +1,10 @@
-"""Archives in numbered files of a limited size, and a machine set up from them, little by little.
+"""Archives in numbered files of a limited size, and the setup of a machine from them.
 
     python3 unpack.py --unpack DIR
 
-This file needs nothing but Python and pip, which there bring their own PyTorch; a copy of it,
-`unpack.py`, lies beside the files. `manifest.json` lists the archives in order and the SHA-256 of
-each file. An archive is a tar in xz: `tree/` is the project, `wheels/` is what pip installs,
-`site/` are files among the installed ones.
+This file needs only Python with pip and PyTorch; a copy of it, `unpack.py`, is beside the files.
+`manifest.json` lists the archives in order and the SHA-256 of each file. An archive is a tar in xz:
+`tree/` is the project, `wheels/` is installed by pip, `site/` is copied into the packages.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class _Parts(io.RawIOBase):
         self.folder, self.name, self.limit = folder, name, limit
         self.parts: list[dict[str, Any]] = []
         self.file: Any = None
-        self.left = 0
+        self.free = 0
         self.digest = hashlib.sha256()
 
     def writable(self) -> bool:
@@ -50,19 +49,19 @@ class _Parts(io.RawIOBase):
         """Write all of `data`, into as many files as it takes."""
         rest = memoryview(data)
         while rest:
-            if not self.left:
+            if not self.free:
                 self._next()
-            piece = rest[: self.left]
+            piece = rest[: self.free]
             self.file.write(piece)
             self.digest.update(piece)
-            self.left -= len(piece)
+            self.free -= len(piece)
             rest = rest[len(piece) :]
         return len(data)
 
     def _next(self) -> None:
         self._finish()
         path = self.folder / f"{self.name}.{len(self.parts):03}"
-        self.file, self.left, self.digest = path.open("wb"), self.limit, hashlib.sha256()
+        self.file, self.free, self.digest = path.open("wb"), self.limit, hashlib.sha256()
         self.parts.append({"file": path.name})
 
     def _finish(self) -> None:
@@ -105,7 +104,7 @@ class _Joined(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill the buffer with what comes next, as far as it is at hand."""
+        """Fill the buffer with the next bytes, at most one chunk."""
         if not self.rest:
             self.rest = next(self.chunks, b"")
         count = min(len(buffer), len(self.rest))
@@ -121,7 +120,7 @@ def _chunks(paths: Sequence[Path]) -> Iterator[bytes]:
 
 
 def missing(folder: Path, archive: dict[str, Any]) -> list[str]:
-    """Return the files of an archive that have not come yet; raise Broken for a damaged one."""
+    """Return the missing files of an archive; raise Broken for a damaged one."""
     absent = []
     for part in archive["parts"]:
         path, digest = folder / part["file"], hashlib.sha256()
@@ -133,22 +132,22 @@ def missing(folder: Path, archive: dict[str, Any]) -> list[str]:
         if digest.hexdigest() != part["sha256"]:
             raise Broken(
                 f"{path.name} has {path.stat().st_size} bytes and another SHA-256 than"
-                f" {MANIFEST} says of its {part['bytes']}: bring it again"
+                f" {MANIFEST} has for its {part['bytes']}: copy it again"
             )
     return absent
 
 
 def extract(folder: Path, archive: dict[str, Any], target: Path) -> None:
-    """Extract an archive whose files are all there."""
+    """Extract an archive that has all files."""
     joined = io.BufferedReader(_Joined([folder / part["file"] for part in archive["parts"]]))
     with lzma.open(joined, "rb") as packed, tarfile.open(fileobj=packed, mode="r|") as tar:
         tar.extractall(target, filter="data")
 
 
 def unpack(folder: Path) -> list[str]:
-    """Extract and install the archives that are whole, in order; return the files still missing.
+    """Extract and install complete archives, in order; return the missing files.
 
-    Raises Broken for a damaged file, or one that is not there at all.
+    Raises Broken for a damaged file, and without a manifest.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
@@ -179,7 +178,7 @@ def unpack(folder: Path) -> list[str]:
 
 
 def install(whole: Path, tree: Path) -> None:
-    """Bring the content of an archive to its target: the tree, pip's packages, single files."""
+    """Install the content of an archive: the tree, packages by pip, single files."""
     if (whole / "tree").is_dir():
         shutil.rmtree(tree, ignore_errors=True)
         os.replace(whole / "tree", tree)
@@ -190,7 +189,7 @@ def install(whole: Path, tree: Path) -> None:
         words = ["--python", python, "install", "--quiet", "--no-index", "--no-deps"]
         command = [sys.executable, "-m", "pip", *words, "--no-compile", *wheels]
         if subprocess.run(command, stdout=2).returncode:
-            raise Broken("pip could not install the wheels; what it said stands above")
+            raise Broken("pip could not install the wheels; its log is above")
     if (whole / "site").is_dir():
         shutil.copytree(whole / "site", packages, dirs_exist_ok=True)
 
@@ -201,10 +200,10 @@ def _packages(tree: Path) -> Path:
 
 
 def _make_venv(tree: Path) -> None:
-    """Make the tree's environment, in which the packages of this interpreter count, too."""
+    """Make the tree's environment, which also sees the packages of this interpreter."""
     command = [sys.executable, "-m", "venv", "--without-pip", str(tree / ".venv")]
     if subprocess.run(command, stdout=2).returncode:
-        raise Broken("python3 -m venv failed; what it said stands above")
+        raise Broken("python3 -m venv failed; its log is above")
     packages = _packages(tree)
     folders = [path for path in site.getsitepackages() if Path(path).is_dir()]
     lines = [str((tree / "client" / "src").resolve()), *folders]
@@ -227,9 +226,9 @@ def main(arguments: Sequence[str]) -> int:
         print(f"acceptance: {error}", file=sys.stderr)
         return 1
     if absent:
-        print(f"acceptance: still to come: {', '.join(absent)}")
+        print(f"acceptance: missing: {', '.join(absent)}")
         return 3
-    print(f"acceptance: all is there: {folder / TREE}/scripts/acceptance")
+    print(f"acceptance: complete: {folder / TREE}/scripts/acceptance")
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.acceptance import engines, machine, weights
+from bench.acceptance import loading, machine, weights
 from bench.acceptance.steps import Case, NotDone, Rows, Setting
 from export import graphs, networks, onnx_export, variant, verify
 from export.graphs import NEEDS, Graph
@@ -48,7 +48,7 @@ def cases(setting: Setting) -> list[Case]:
 
 def no_engine() -> Rows:
     """Raise NotDone, for a GPU that no engine runs on."""
-    raise NotDone("no engine loads on this GPU, see the step machine")
+    raise NotDone("no engine loads on this GPU; the step machine has the reasons")
 
 
 def _title(run: Sequence[str], what: str) -> str:
@@ -60,31 +60,31 @@ def _title(run: Sequence[str], what: str) -> str:
 def _loaded(setting: Setting, name: str) -> tuple[Variant, networks.Networks, dict[str, Graph]]:
     """Return a variant, its networks on the device, and its graphs."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    chosen, folder = variant.load(name), weights.checkpoints(setting, name)
-    if not all((folder / file).is_file() for file in chosen.checkpoints.values()):
+    subject, folder = variant.load(name), weights.checkpoints(setting, name)
+    if not all((folder / file).is_file() for file in subject.checkpoints.values()):
         raise NotDone(f"{name} has no weights yet: the step export makes them")
-    loaded = networks.load(chosen, folder)
-    for role in chosen.networks:
+    loaded = networks.load(subject, folder)
+    for role in subject.networks:
         getattr(loaded, role).to(setting.device)
-    return chosen, loaded, {graph.name: graph for graph in graphs.graphs(chosen, loaded)}
+    return subject, loaded, {graph.name: graph for graph in graphs.graphs(subject, loaded)}
 
 
 def _graph(setting: Setting, name: str, engine: str, precision: str, what: str) -> Rows:
     torch.cuda.empty_cache()  # without a GPU it does nothing
     folder = weights.version_folder(setting, name, what, engine, precision)
-    graph, run = _loaded(setting, name)[2][what], engines.load(folder, engine)
+    graph, run = _loaded(setting, name)[2][what], loading.load(folder, engine)
     tolerance, rows = onnx_export.TOLERANCE[precision], []
     module = graph.module.to(setting.device)
     latents = _LATENTS if setting.gpu else onnx_export.CHECKED
     for seed, latent in enumerate(latents):
         inputs = onnx_export.example(graph, *latent, seed)
         feeds = {k: x.to(graph.dtype(k, precision)).numpy() for k, x in inputs.items()}
-        outputs = {name: engines.host(x) for name, x in run(feeds).items()}
-        truth = _monai(module, inputs, setting.device)
-        pairs = list(zip((outputs[name] for name in graph.outputs), truth, strict=True))
+        outputs = {name: loading.host(x) for name, x in run(feeds).items()}
+        expected = _monai(module, inputs, setting.device)
+        pairs = list(zip((outputs[name] for name in graph.outputs), expected, strict=True))
         worst = max(onnx_export.difference(a, b) for a, b in pairs)
         rows.append(_row("x".join(map(str, latent[0])), worst, tolerance))
-    return _held(rows)
+    return _within_tolerance(rows)
 
 
 def _monai(
@@ -100,7 +100,7 @@ def _row(size: str, difference: float, allowed: float) -> dict[str, Any]:
     return {"of": size, "difference": difference, "allowed": allowed}
 
 
-def _held(rows: Rows) -> Rows:
+def _within_tolerance(rows: Rows) -> Rows:
     """Return the rows; raise ValueError for a difference beyond what is allowed."""
     for row in rows:
         if not row["difference"] <= row["allowed"]:
@@ -114,22 +114,22 @@ def _held(rows: Rows) -> Rows:
 def _volumes(
     setting: Setting, name: str, engine: str, precision: str, size: tuple[int, int, int]
 ) -> Rows:
-    chosen, loaded, _ = _loaded(setting, name)
-    opened: dict[str, engines.Run] = {}
+    subject, loaded, _ = _loaded(setting, name)
+    runs: dict[str, loading.Run] = {}
 
     def run(model: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
-        if model not in opened:
+        if model not in runs:
             folder = weights.version_folder(setting, name, model, engine, precision)
-            opened[model] = engines.load(folder, engine)
-        results = opened[model](inputs)
-        return [np.array(engines.host(results[output])) for output in outputs]
+            runs[model] = loading.load(folder, engine)
+        results = runs[model](inputs)
+        return [np.array(loading.host(results[output])) for output in outputs]
 
     rows = []
-    for what, request in verify.requests(chosen, size).items():
+    for what, request in verify.requests(subject, size).items():
         torch.cuda.empty_cache()
         try:
-            both = verify.volumes(chosen, loaded, run, request, setting.device)
+            both = verify.volumes(subject, loaded, run, request, setting.device)
         except torch.OutOfMemoryError:
             raise NotDone("the GPU's memory does not hold MONAI's whole decode") from None
         rows.append(_row(what, verify.volume_difference(*both)[1], verify.SHARE[precision]))
-    return _held(rows)
+    return _within_tolerance(rows)

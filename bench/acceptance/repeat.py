@@ -1,4 +1,4 @@
-"""Step `repeat`: a decode gives the same bytes each time, however its slabs are cut."""
+"""Step `repeat`: a decode gives the same bytes each time, with any number of slabs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from backends.slabs import chain
-from bench.acceptance import engines, machine, weights
+from bench.acceptance import loading, machine, weights
 from bench.acceptance.parity import no_engine
 from bench.acceptance.steps import Case, Rows, Setting
-from bench.in_process import Array
+from bench.workload import Array
 from export import onnx_export
 from export.variant import PRECISIONS
 
@@ -35,7 +35,7 @@ def cases(setting: Setting) -> list[Case]:
 
 def _decode(setting: Setting, name: str, engine: str, precision: str) -> Rows:
     folder = weights.version_folder(setting, name, "vae_decoder", engine, precision)
-    network, side = engines.network(folder, engine), _SIDE[setting.device]
+    network, side = loading.network(folder, engine), _SIDE[setting.device]
     random, channels = np.random.default_rng(0), network.chain.channels[network.chain.input]
     latent = random.standard_normal((1, channels, side, side, side), np.float32)
     rows: Rows = []
@@ -68,10 +68,10 @@ def _decode(setting: Setting, name: str, engine: str, precision: str) -> Rows:
 
 
 def decode(network: Any, latent: Array, slabs: int, far: bool) -> Array:
-    """Decode in so many slabs, with activations near the engine or all of them far from it."""
+    """Decode in `slabs` slabs; `far`: activations outside the device's memory."""
     thickness = -(-latent.shape[2] // slabs)
     try:
         memory = network.device.arena(0 if far else 1 << 62)
-        return engines.host(chain.run(network.chain, latent, thickness, memory))
+        return loading.host(chain.run(network.chain, latent, thickness, memory))
     finally:
         network.device.end()

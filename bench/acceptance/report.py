@@ -1,37 +1,37 @@
-"""docs/gpu.md: the states of all steps, rendered."""
+"""docs/gpu.md, rendered from the states of all steps."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from bench import page
+from bench import ROOT, page
 from bench.acceptance import runner
 from bench.acceptance.steps import STEPS, Setting, Step
 
-PAGE = runner.ROOT / "docs" / "gpu.md"
+PAGE = ROOT / "docs" / "gpu.md"
 _HEAD = """# On a GPU
 
-`scripts/acceptance` tries on the machine at hand what is claimed of GPUs, and writes this page;
-nothing else does. It takes any NVIDIA GPU. Without one it runs the same code on the CPU at small
-sizes, and says here what was not done, and why.
+`scripts/acceptance` checks the claims about GPUs on this machine, and writes this page. It takes
+any NVIDIA GPU. Without one it runs the same code on the CPU at small sizes, and lists here the
+cases that were not done, with the reason.
 
 ```bash
 scripts/acceptance                  # all steps; call it again until it ends with status 0
-scripts/acceptance parity --again   # one step, also what is done already
+scripts/acceptance parity --again   # one step, also cases that are done
 scripts/acceptance --upstream PATH  # beside upstream's own code, a checkout of NV-Generate-CTMR
-scripts/acceptance --wheels DIR     # without a network: packages from the wheels in DIR
+scripts/acceptance --wheels DIR     # downloads nothing: packages come from the wheels in DIR
 ```
 
-A step stops after eight minutes, keeps what is done under `build/acceptance`, and goes on in the
-next call. Exit status 1: a case failed; 3: a step is unfinished.
+A step stops after eight minutes, saves finished cases under `build/acceptance`, and the next call
+resumes it. Exit status 1: a case failed; 3: a step is unfinished.
 
-A machine without a network that has PyTorch for CUDA 13 gets all else in files of a limited size,
-which may come little by little:
+A machine without access to the internet needs PyTorch for CUDA 13. Everything else is packed into
+files of a limited size, which can be copied to it one by one:
 
 ```bash
 scripts/acceptance --pack DIR --limit-mb 64 --python 3.12 --capability 9.0  # here
-scripts/acceptance --unpack DIR  # there, after each of the files has come
+scripts/acceptance --unpack DIR  # on that machine, again after each file has arrived
 ```
 """
 _NO_GPU = (
@@ -56,7 +56,7 @@ def text(setting: Setting) -> str:
     parts = [_HEAD.strip(), *([] if setting.gpu else [_NO_GPU]), " ".join(lead)]
     for step in STEPS:
         parts.append(section(step, states[step.name]))
-    return "\n\n".join(parts) + "\n"
+    return page.spaced("\n\n".join(parts)) + "\n"
 
 
 def section(step: Step, state: Mapping[str, Any] | None) -> str:
@@ -71,7 +71,7 @@ def section(step: Step, state: Mapping[str, Any] | None) -> str:
     for status, title in (
         ("failed", "**Failed:**"),
         ("not done", "Not done:"),
-        ("open", "Unfinished, the next call goes on with:"),
+        ("open", "Unfinished, resumed by the next call:"),
     ):
         lines = [
             f"- {name}{': ' + case['reason'] if 'reason' in case else ''}"

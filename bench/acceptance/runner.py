@@ -1,4 +1,4 @@
-"""A step from its start to its JSON line: resumed, stopped at its deadline, saved case by case."""
+"""A run of a step: resumed, stopped at its deadline, saved after each case."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bench import ROOT
 from bench.acceptance.steps import Setting, Step
 
-ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "build" / "acceptance"
 SECONDS = 480.0  # of a step in one call
 _SOURCES = ("backends", "bench", "export", "model_repository", "server")
-_GRACE = 20.0  # seconds for servers of a case that is stopped
+_GRACE = 20.0  # seconds for servers of a stopped case to end
 
 State = dict[str, Any]
 
 
 def version() -> str:
-    """Return what tells the code that is tried from any other: 12 digits of a SHA-256."""
+    """Return the version of the sources: 12 digits of their SHA-256."""
     digest = hashlib.sha256()
     for folder in _SOURCES:
         for path in sorted((ROOT / folder).rglob("*")):
@@ -44,9 +44,9 @@ def run(
     again: bool = False,
     seconds: float = SECONDS,
 ) -> State:
-    """Run the cases of a step that are not settled, for so long at most; return its state.
+    """Run the unsettled cases of a step for at most `seconds`; return its state.
 
-    What was saved under another `key` counts for nothing, and with `again` nothing does.
+    A state that was saved under another `key` is ignored, and with `again` any is.
     """
     path = setting.folder / f"{step.name}.json"
     state = load(path)
@@ -92,7 +92,7 @@ def _fail(state: State, name: str, reason: str, attempt: str) -> None:
 def _events(
     step: Step, setting: Setting, path: Path, attempt: str, deadline: float
 ) -> Iterator[dict[str, Any]]:
-    """Yield what a worker says, and at last its exit status, or that the deadline stopped it."""
+    """Yield the events of a worker, then its exit status, or that the deadline stopped it."""
     words = [step.name, step.module, json.dumps(setting.as_dict()), str(path), attempt]
     search = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     with path.with_suffix(".log").open("a") as log:
@@ -119,7 +119,7 @@ def _events(
 
 
 def _lines(pipe: Any, deadline: float) -> Iterator[bytes]:
-    """Yield whole lines until the pipe ends or the deadline comes."""
+    """Yield whole lines until the end of the pipe or the deadline."""
     rest = b""
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)
@@ -132,7 +132,7 @@ def _lines(pipe: Any, deadline: float) -> Iterator[bytes]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the worker and what it started: by request, then by force."""
+    """End the worker and its children: by SIGTERM, then by SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -154,7 +154,7 @@ def summary(state: State) -> dict[str, Any]:
 
 
 def load(path: Path) -> State | None:
-    """Return a saved state; None where there is none, or one cut off."""
+    """Return a saved state; None where it does not exist or is truncated."""
     try:
         state: State = json.loads(path.read_bytes())
         state["key"], state["order"], state["cases"]

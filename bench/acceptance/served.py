@@ -1,4 +1,4 @@
-"""Step `served`: what Triton costs a step, and requests at once to the ensemble."""
+"""Step `served`: Triton's overhead of a step, and concurrent requests to the ensemble."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from functools import partial
 from typing import Any
 
 import tritonclient.grpc as grpc
-from tritonclient.utils import np_to_triton_dtype
 
-from bench import overhead, servers
-from bench import task as tasks
-from bench.acceptance import engines, machine, weights
+from bench import overhead
+from bench.acceptance import loading, machine, weights
 from bench.acceptance.parity import no_engine
 from bench.acceptance.steps import Case, NotDone, Rows, Setting
-from bench.in_process import Array
+from bench.launcher import Server
+from bench.networks import tensors
+from bench.workload import Array, Workload
 
 _LATENTS = {"cuda": (32, 64), "cpu": (8,)}
 _SIZES = {"cuda": 128, "cpu": 32}  # voxels a side, of requests at once
@@ -35,24 +35,24 @@ def cases(setting: Setting) -> list[Case]:
     names = machine.engine_names(setting)
     if not names:
         return [Case("engines", no_engine)]
-    # ONNX files: in their case the graph that computes nothing can be laid for the flow.
+    # With ONNX files, as a graph that computes nothing can replace the flow.
     engine = "onnxruntime-cuda" if "onnxruntime-cuda" in names else names[0]
-    tried = {
+    runs = {
         "a step": _step,
         "a step that computes nothing": _idle,
         "at once": _at_once,
         "a large volume": _large,
     }
     title = f"{setting.variants[0]}, {engine}"
-    return [Case(f"{title}: {what}", partial(run, setting, engine)) for what, run in tried.items()]
+    return [Case(f"{title}: {what}", partial(run, setting, engine)) for what, run in runs.items()]
 
 
 def _subject(setting: Setting, engine: str) -> overhead.Subject:
     name, precision = setting.variants[0], "fp16" if setting.gpu else "fp32"
     weights.version_folder(setting, name, "flow_masked", engine, precision)
-    repository = weights.models(setting, name, engines.TARGETS[engine], precision)
+    repository = weights.models(setting, name, loading.TARGETS[engine], precision)
     return overhead.Subject(
-        name, repository, precision, lambda folder: engines.load(folder, engine)
+        name, repository, precision, lambda folder: loading.load(folder, engine)
     )
 
 
@@ -70,19 +70,21 @@ def _step(setting: Setting, engine: str) -> Rows:
 
 
 def _idle(setting: Setting, engine: str) -> Rows:
-    if engines.TARGETS[engine] != "onnx":
+    if loading.TARGETS[engine] != "onnx":
         raise NotDone(f"{engine} runs plans, and the graph that computes nothing is an ONNX file")
     times = overhead.calls(_subject(setting, engine), _LATENTS[setting.device], _REPEAT)
-    return [{"of": f"latent {side}^3", "ms a step": 1e3 * spent} for side, spent in times.items()]
+    return [
+        {"of": f"latent {side}^3", "ms a step": 1e3 * elapsed} for side, elapsed in times.items()
+    ]
 
 
 @contextmanager
 def _serving(setting: Setting, engine: str) -> Iterator[tuple[str, str]]:
-    """Serve the variant; give its name and where its gRPC is."""
+    """Serve the variant; give its name and the address of its gRPC."""
     subject = _subject(setting, engine)
     log = setting.folder / "served.server.log"
-    with servers.serving(subject.repository, subject.variant, log, keyed=False) as server:
-        yield subject.variant, server.url
+    with Server(subject.repository, log, f"--models={subject.variant}") as server:
+        yield subject.variant, server.grpc
 
 
 def _at_once(setting: Setting, engine: str) -> Rows:
@@ -90,15 +92,15 @@ def _at_once(setting: Setting, engine: str) -> Rows:
     rows: Rows = []
     digests = set()
     with _serving(setting, engine) as (variant, url):
-        ask(url, variant, (side, side))
+        request(url, variant, (side, side))
         for count in _AT_ONCE:
             begin = time.perf_counter()
             with ThreadPoolExecutor(count) as pool:
                 requests = [(url, variant, (side, side))] * (_EACH * count)
-                answers = list(pool.map(lambda words: ask(*words), requests))
-            spent = time.perf_counter() - begin
+                answers = list(pool.map(lambda words: request(*words), requests))
+            elapsed = time.perf_counter() - begin
             digests |= {digest for _, _, digest in answers}
-            rate = len(answers) / spent
+            rate = len(answers) / elapsed
             rows.append(
                 {
                     "of": f"{count} at once, {side}^3, {_STEPS} steps",
@@ -115,28 +117,24 @@ def _at_once(setting: Setting, engine: str) -> Rows:
 def _large(setting: Setting, engine: str) -> Rows:
     side, depth = _LARGE[setting.device]
     with _serving(setting, engine) as (variant, url):
-        ask(url, variant, (side, depth))
-        total, stages, _ = ask(url, variant, (side, depth))
+        request(url, variant, (side, depth))
+        total, stages, _ = request(url, variant, (side, depth))
     row: dict[str, Any] = {"of": f"{side}x{side}x{depth}, {_STEPS} steps", "s a request": total}
     return [row | {f"{stage}, s": stages.get(stage) for stage in ("sampler", "decoder")}]
 
 
-def ask(url: str, variant: str, sides: tuple[int, int]) -> tuple[float, dict[str, float], str]:
-    """Ask the ensemble for a volume of `sides` along x and y, and along z.
+def request(url: str, variant: str, sides: tuple[int, int]) -> tuple[float, dict[str, float], str]:
+    """Request a volume of the ensemble, with `sides` along x and y, and along z.
 
-    Returns the seconds until its answer, those by stage, and the digest of the volume.
+    Returns the seconds until the answer, those by stage, and the digest of the volume.
     """
-    task = tasks.Task(variant, sides[0], _STEPS, "", "", "", depth=sides[1])
-    request = {name: x for name, x in tasks.request(task).items() if name != "latent"}
-    inputs = []
-    for name, array in request.items():
-        kind = np_to_triton_dtype(array.dtype)
-        inputs.append(grpc.InferInput(name, list(array.shape), kind))
-        inputs[-1].set_data_from_numpy(array)
+    workload = Workload(variant, sides[0], _STEPS, "", "", "", depth=sides[1])
+    arrays = {name: x for name, x in workload.request().items() if name != "latent"}
+    inputs = tensors(arrays)
     with grpc.InferenceServerClient(url) as client:
         begin = time.perf_counter()
         answer = client.infer(variant, inputs, client_timeout=_WAIT)
-        spent = time.perf_counter() - begin
+        elapsed = time.perf_counter() - begin
     report = json.loads(answer.as_numpy("report").tobytes())
     image: Array = answer.as_numpy("image")
-    return spent, report["seconds"], hashlib.sha256(image.tobytes()).hexdigest()
+    return elapsed, report["seconds"], hashlib.sha256(image.tobytes()).hexdigest()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 from bench.acceptance import machine, weights
-from bench.acceptance.engines import TARGETS
+from bench.acceptance.loading import TARGETS
 from bench.acceptance.steps import Case, NotDone, Rows, Setting
-from bench.life import ContenderFailed, live
-from bench.task import Task
+from bench.trial import ContenderFailed, run_trial
+from bench.workload import Workload
 
 _STEPS = 3
 _VOLUMES = 4  # the first is not counted
@@ -43,7 +43,7 @@ def _contender(setting: Setting, name: str, side: int, depth: int) -> Rows:
     precision = "fp16" if setting.gpu else "fp32"
     if engine:
         weights.version_folder(setting, variant, "flow_masked", engine, precision)
-    task = Task(
+    workload = Workload(
         variant,
         side,
         _STEPS,
@@ -54,21 +54,21 @@ def _contender(setting: Setting, name: str, side: int, depth: int) -> Rows:
         setting.upstream,
         depth=depth,
     )
-    folder = setting.folder / "lives"
+    folder = setting.folder / "trials"
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        life = live("engines" if engine else name, task, folder, _VOLUMES)
+        trial = run_trial("engines" if engine else name, workload, folder, _VOLUMES)
     except ContenderFailed as error:
         if "out of memory" in str(error).lower():
             raise NotDone("the GPU's memory is too small for it") from None
         raise
-    life.image.unlink()
-    sampler, decoder, total = (life.warm[stage] for stage in ("sampler", "decoder", "total"))
+    trial.image.unlink()
+    sampler, decoder, total = (trial.warm[stage] for stage in ("sampler", "decoder", "total"))
     row = {
         "size": f"{side}x{side}x{depth}",
         "s a step": sampler / _STEPS if sampler is not None else None,
         "s a decode": decoder,
         "s in all": total,
-        "memory, GB": life.memory / 1e9,
+        "memory, GB": trial.memory / 1e9,
     }
-    return [row | ({"GPU, GB": life.gpu / 1e9} if life.gpu is not None else {})]
+    return [row | ({"GPU, GB": trial.gpu / 1e9} if trial.gpu is not None else {})]

@@ -1,4 +1,4 @@
-"""What a step is: cases with names, each of which gives rows of numbers or the reason why not."""
+"""Steps and their cases, each of which returns rows of numbers or raises the reason for none."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Step:
 
 
 STEPS = (
-    Step("machine", "bench.acceptance.machine", "What is there: driver, GPU, engines that load."),
+    Step("machine", "bench.acceptance.machine", "The driver, the GPU, and the engines that load."),
     Step(
         "export",
         "bench.acceptance.weights",
@@ -53,8 +53,8 @@ STEPS = (
     Step(
         "repeat",
         "bench.acceptance.repeat",
-        "The same latent decoded again and again, in one slab, two, and many: how many different"
-        " volumes that gave, and how far they are from the one of one slab.",
+        "The same latent decoded repeatedly, in one slab, two, and many: the number of different"
+        " volumes, and their difference to that of one slab.",
     ),
     Step(
         "speed",
@@ -66,7 +66,7 @@ STEPS = (
     Step(
         "served",
         "bench.acceptance.served",
-        "Through Triton: a step beside the same graph in process, and requests at once to the"
+        "Through Triton: a step beside the same graph in process, and concurrent requests to the"
         " ensemble.",
     ),
 )
@@ -74,7 +74,7 @@ STEPS = (
 
 @dataclass(frozen=True)
 class Setting:
-    """What all steps share: the folder `work`, the GPU's name or "", upstream's checkout or ""."""
+    """Settings of all steps: the folder `work`, the GPU's name or "", upstream's checkout or ""."""
 
     work: str
     gpu: str
@@ -82,7 +82,7 @@ class Setting:
 
     @property
     def folder(self) -> Path:
-        """The folder of what steps make and keep."""
+        """The folder of the steps' files."""
         return Path(self.work)
 
     @property
@@ -92,7 +92,7 @@ class Setting:
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """The variants that are tried; the first has a ControlNet."""
+        """The variants to try; the first has a ControlNet."""
         return ("rflow-ct", "rflow-mr-brain") if self.gpu else ("mini",)
 
     def as_dict(self) -> Mapping[str, str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from bench import ROOT
 from bench.acceptance import machine
-from bench.acceptance.engines import TARGETS
+from bench.acceptance.loading import TARGETS
 from bench.acceptance.steps import Case, NotDone, Rows, Setting
-from bench.in_process import REPOSITORY, ROOT
+from bench.in_process import REPOSITORY
 from export import build, random_weights, variant
 from export.job import Job
 from export.variant import PRECISIONS
@@ -47,13 +48,13 @@ def cases(setting: Setting) -> list[Case]:
 
 
 def _build(setting: Setting, name: str, target: str, precision: str) -> Rows:
-    chosen, folder = variant.load(name), checkpoints(setting, name)
-    if not all((folder / file).is_file() for file in chosen.checkpoints.values()):
-        random_weights.write(chosen, folder)
-    where = models(setting, name, target, precision)
-    if where == REPOSITORY:
+    subject, folder = variant.load(name), checkpoints(setting, name)
+    if not all((folder / file).is_file() for file in subject.checkpoints.values()):
+        random_weights.write(subject, folder)
+    repository = models(setting, name, target, precision)
+    if repository == REPOSITORY:
         return [{"graphs": "as shipped"}]
-    job = Job(chosen, folder, where, setting.folder / "cache", target, precision)
+    job = Job(subject, folder, repository, setting.folder / "cache", target, precision)
     graphs = build.build(job, lambda line: None)["graphs"]
     worst = max(graph["relative_error"] for graph in graphs.values())
     return [{"graphs": len(graphs), "relative error on the CPU": worst}]

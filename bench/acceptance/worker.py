@@ -1,10 +1,10 @@
-"""The cases of a step, one after the other, in a process that may be killed at any time.
+"""The cases of a step, in a process that may be killed at any time.
 
     python -m bench.acceptance.worker STEP MODULE SETTING STATE RUN
 
 Standard output has JSON lines: the names of all cases, then the beginning and the result of each.
-After a case that failed the process ends, as a GPU's error may spoil what follows; its starter
-starts another one. What libraries print goes to standard error.
+The process ends after a failed case, as an error of a GPU may affect later ones; the runner starts
+another. The output of libraries goes to standard error.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def sentence(error: Exception) -> str:
 
 
 def main() -> int:
-    """Run what is pending; return the exit status."""
+    """Run the pending cases; return the exit status."""
     _, module, setting, state, run = sys.argv[1:]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that a case ends its servers
     answers = os.fdopen(os.dup(1), "w", buffering=1)

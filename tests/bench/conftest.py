@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from bench import perf_analyzer
+from bench import perf_analyzer_install
 
 
 @pytest.fixture(scope="session")
 def program() -> list[str]:
     try:
-        return perf_analyzer.command()
-    except perf_analyzer.Unavailable as error:
+        return perf_analyzer_install.command()
+    except perf_analyzer_install.Unavailable as error:
         pytest.skip(str(error))

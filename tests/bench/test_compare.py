@@ -38,15 +38,15 @@ def test_all_contenders_make_the_same_volume(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     quick = ("--variant=mini", "--size=32", "--steps=2", "--repeat=1", "--device=cpu")
-    chosen = ("--contenders=eager,engines,service", f"--work={tmp_path}")
-    status, out, _ = run(capsys, *quick, *chosen)
+    contenders = ("--contenders=eager,engines,service", f"--work={tmp_path}")
+    status, out, _ = run(capsys, *quick, *contenders)
     assert status == 0 and "| our service |" in out
-    told = json.loads(out.splitlines()[-1])
-    assert told["base"] == "eager" and not told["random_weights"]
-    for name, found in told["contenders"].items():
-        assert found["difference"]["share"] == 0, name
-        assert found["memory_bytes"] > 100 << 20, name
-        seconds = {stage: value["median"] for stage, value in found["seconds"].items()}
+    report = json.loads(out.splitlines()[-1])
+    assert report["base"] == "eager" and not report["random_weights"]
+    for name, result in report["contenders"].items():
+        assert result["difference"]["share"] == 0, name
+        assert result["memory_bytes"] > 100 << 20, name
+        seconds = {stage: value["median"] for stage, value in result["seconds"].items()}
         assert seconds["sampler"] == pytest.approx(2 * seconds["step"], abs=1e-3)
         assert seconds["sampler"] + seconds["decoder"] <= seconds["total"] + 1e-3
         assert 0 < seconds["mask_encoder"] < seconds["total"]
@@ -58,12 +58,12 @@ def test_all_contenders_make_the_same_volume(
 def test_weights_and_models_that_are_missing_are_made(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = tmp_path / "small.toml"
-    own.write_text(SMALL)
-    words = (f"--variant={own}", "--size=32", "--steps=2", "--repeat=1", "--device=cpu")
+    toml = tmp_path / "small.toml"
+    toml.write_text(SMALL)
+    words = (f"--variant={toml}", "--size=32", "--steps=2", "--repeat=1", "--device=cpu")
     status, out, _ = run(capsys, *words, "--contenders=engines", f"--work={tmp_path / 'work'}")
-    told = json.loads(out.splitlines()[-1])
-    assert status == 0 and told["variant"] == "small" and told["random_weights"]
+    report = json.loads(out.splitlines()[-1])
+    assert status == 0 and report["variant"] == "small" and report["random_weights"]
     assert (tmp_path / "work" / "small" / "models-onnx" / "small" / "1" / "manifest.json").is_file()
 
 

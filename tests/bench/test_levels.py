@@ -27,7 +27,7 @@ def test_an_ensembles_way_is_tritons_statistics() -> None:
         "v.decoder": counts(3, 900, 0),
         "v.vae_decoder": counts(3, 600, 0),
     }
-    row = levels.row("v", Endpoint("v", False), Load(3, 2), requests, done, True, 2)
+    row = levels.summarise("v", Endpoint("v", False), Load(3, 2), requests, done, True, 2)
     assert (row.endpoint, row.transport, row.load, row.errors) == (
         "ensemble",
         "gRPC",
@@ -54,18 +54,20 @@ def test_a_stream_tells_its_way_itself() -> None:
         1000,
         {"condition": 500, "sampler": 2500, "decoder": 2000},
     )
-    with pytest.raises(Failed, match="did not tell every stage"):
+    with pytest.raises(Failed, match="did not report every stage"):
         levels.stages_of_stream([Request(10.0, (11.0, 12.0))], True, 1)
 
 
 def test_a_table_has_errors_only_where_there_are_some() -> None:
     endpoint = Endpoint("v.loadtest", False, 1000)
-    good = levels.row("v", endpoint, Load(1, rate=0.5), [Request(0.0, (0.004,))], {}, True, 4)
-    assert "| ensemble | shared memory | 0.5/s | 250 | 4.0 | 4.0 | 4.0 |" in levels.table([good])
-    assert "errors" not in levels.table([good])
-    bad = levels.Row("stream", "gRPC", "8 at once", 8, 3)
-    assert levels.table([good, bad]).splitlines()[-1].startswith("| stream | gRPC | 8 at once |  |")
-    assert levels.table([good, bad]).splitlines()[-1].endswith("|  | 3 |")
+    success = levels.summarise(
+        "v", endpoint, Load(1, rate=0.5), [Request(0.0, (0.004,))], {}, True, 4
+    )
+    assert "| ensemble | shared memory | 0.5/s | 250 | 4.0 | 4.0 | 4.0 |" in levels.table([success])
+    assert "errors" not in levels.table([success])
+    failure = levels.LevelResult("stream", "gRPC", "8 at once", 8, 3)
+    last = levels.table([success, failure]).splitlines()[-1]
+    assert last.startswith("| stream | gRPC | 8 at once |  |") and last.endswith("|  | 3 |")
 
 
 def test_counts_are_those_since_a_moment() -> None:

@@ -14,8 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench import load
-from bench.servers import ROOT
+from bench import ROOT, load
 from tests.conftest import PATIENCE, SHM
 
 REGIONS = ("image", "report", "mask_0_0", "seed_0_0", "steps_0_0")  # named by perf_analyzer
@@ -26,8 +25,8 @@ def test_both_endpoints_of_a_running_server(
     program: list[str], server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert load.main([*SMALL, "--rate", "", "--url", server.grpc, "--out", str(tmp_path)]) == 0
-    said = capsys.readouterr().out.splitlines()
-    rows = json.loads(said[-1])["rows"]
+    lines = capsys.readouterr().out.splitlines()
+    rows = json.loads(lines[-1])["rows"]
     assert [(row["endpoint"], row["transport"]) for row in rows] == [
         ("ensemble", "gRPC"),
         ("stream", "gRPC"),
@@ -39,20 +38,20 @@ def test_both_endpoints_of_a_running_server(
         assert row["condition"] > 0 and row["mask_encoder"] > 0 and row["queue"] > 0
         assert abs(row["rest"]) < 0.25 * row["mean"]
     with (tmp_path / "load.csv").open() as file:
-        written = list(csv.DictReader(file))
-    assert [float(row["p50"]) for row in written] == [row["p50"] for row in rows]
-    assert sum(line.startswith("| ensemble | gRPC | 2 at once |") for line in said) == 1
-    assert any("Shared memory is measured only with" in line for line in said)
+        csv_rows = list(csv.DictReader(file))
+    assert [float(row["p50"]) for row in csv_rows] == [row["p50"] for row in rows]
+    assert sum(line.startswith("| ensemble | gRPC | 2 at once |") for line in lines) == 1
+    assert any("Shared memory is measured only with" in line for line in lines)
 
 
 def test_what_the_server_refuses_is_said(
     program: list[str], server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ["--url", server.grpc, "--out", str(tmp_path), "--size", "16,16,16"]
-    assert load.main([*SMALL, *asked]) == 1
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("loadtest: The ensemble by gRPC does not answer: ")
-    assert said.endswith(
+    options = ["--url", server.grpc, "--out", str(tmp_path), "--size", "16,16,16"]
+    assert load.main([*SMALL, *options]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("loadtest: The ensemble by gRPC does not answer: ")
+    assert last.endswith(
         "16 x 16 x 16 voxels is outside what is allowed, 32 x 32 x 32 to 256 x 256 x 256"
     )
 
@@ -78,7 +77,7 @@ def run(folder: Path, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "bench.load", *SMALL, *words, "--out", str(folder)],
         cwd=ROOT,
-        env={**os.environ, "TMPDIR": str(folder)},  # so that what it starts can be told by that
+        env={**os.environ, "TMPDIR": str(folder)},  # which identifies its processes
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -86,7 +85,7 @@ def run(folder: Path, *words: str) -> subprocess.Popen[str]:
 
 
 def left_behind(folder: Path) -> list[str]:
-    """perf_analyzer's shared memory, and processes of the server."""
+    """Return perf_analyzer's shared memory, and processes of the server."""
     regions = [name for name in REGIONS if (SHM / name).exists()]
     words = [" ".join(each.info["cmdline"] or []) for each in psutil.process_iter(["cmdline"])]
     return [*regions, *(line for line in words if str(folder) in line)]
@@ -122,5 +121,5 @@ def test_ctrl_c_leaves_nothing_behind(
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130 and err.splitlines()[-1] == "loadtest: cancelled"
     assert left_behind(tmp_path) == []
-    written = (tmp_path / "load.csv").read_text().splitlines()
-    assert len(written) == 2 and written[1].startswith("ensemble,gRPC,2 at once,400,1,")
+    csv_lines = (tmp_path / "load.csv").read_text().splitlines()
+    assert len(csv_lines) == 2 and csv_lines[1].startswith("ensemble,gRPC,2 at once,400,1,")

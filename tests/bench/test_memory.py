@@ -1,36 +1,28 @@
-"""Memory is seen: private pages and shared ones, and no more than there is."""
+"""What a server holds in memory."""
 
 from __future__ import annotations
 
-import mmap
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 
-from bench import memory, watch
-from tests.conftest import ROOT
+from bench import ROOT, memory, processes
 
 
-def test_private_pages_are_counted_and_mapped_files_are_not(
-    tmp_path: Path, eventually: Callable[..., None]
+def test_shared_memory_is_that_of_the_server_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with watch.most(lambda: watch.private(os.getpid())) as most:
-        before = most[0]
-        # Not by malloc, which may have as much from before.
-        held = mmap.mmap(-1, 50_000_000, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        np.frombuffer(held, np.uint8)[:] = 1
-        eventually(lambda: most[0] - before > 45e6)
-        held.close()
-        mapped = np.memmap(tmp_path / "file", np.uint8, "w+", shape=200_000_000)
-        mapped[:] = 1
-        time.sleep(0.2)
-    assert most[0] - before < 150e6
-    assert watch.private(2**22 + 1) == 0  # nobody
+    class Named:
+        def shared_memory(self) -> list[str]:
+            return ["maisi-serve-1-own"]
+
+    monkeypatch.setattr(memory, "SHM", tmp_path)
+    own, other = tmp_path / "maisi-serve-1-own", tmp_path / "maisi-serve-2-other"
+    for path in (own, other):
+        path.write_bytes(os.urandom(1 << 20))
+    assert memory.shared(Named()) == processes.allocated([own]) > 0
 
 
 @pytest.mark.slow

@@ -37,9 +37,9 @@ def test_a_lesion_is_drawn_where_it_was_asked_and_nowhere_else(
     client: Client, heads: list[Head], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(modes, "STRENGTHS", (0.6,))
-    (found,) = modes.insertion(client, heads[:1])
-    assert found["lesion"] > 100
-    assert found["elsewhere"] < found["noise"]
+    (row,) = modes.insertion(client, heads[:1])
+    assert row["lesion"] > 100
+    assert row["elsewhere"] < row["noise"]
 
 
 @pytest.mark.slow
@@ -47,5 +47,5 @@ def test_a_report_tells_volumes_that_follow_from_those_that_do_not(
     client: Client, heads: list[Head], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(modes, "MODALITIES", ("mri_t1",))
-    (found,) = modes.fidelity(client, heads)
-    assert min(found["own"]) >= modes.FAITHFUL > max(found["other"] + found["without"])
+    (row,) = modes.fidelity(client, heads)
+    assert min(row["own"]) >= modes.FAITHFUL > max(row["other"] + row["without"])

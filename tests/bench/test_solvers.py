@@ -29,19 +29,21 @@ def end(calls: list[Step], velocity: Any) -> float:
 @pytest.mark.parametrize("name", solvers.SOLVERS)
 @pytest.mark.parametrize("calls", solvers.CALLS)
 def test_every_row_of_the_table_has_its_calls_and_goes_all_the_way(name: str, calls: int) -> None:
-    made = solvers.SOLVERS[name](RFLOW, NUMEL, calls)
-    assert len(made) == (calls - 1 + calls % 2 if name == "heun" else calls)
-    assert [call.timestep for call in made] == sorted((c.timestep for c in made), reverse=True)
+    solution = solvers.SOLVERS[name](RFLOW, NUMEL, calls)
+    assert len(solution) == (calls - 1 + calls % 2 if name == "heun" else calls)
+    assert [call.timestep for call in solution] == sorted(
+        (c.timestep for c in solution), reverse=True
+    )
     slack = 0.001 * calls if name == "euler" else 1e-9  # MONAI's rounding
-    assert end(made, lambda time: 3.0) == pytest.approx(3, abs=3 * slack)
+    assert end(solution, lambda time: 3.0) == pytest.approx(3, abs=3 * slack)
 
 
 def test_cached_velocities_are_euler_with_longer_steps_or_a_line_through_two() -> None:
-    asked = solvers.asking(12)
-    assert asked == [0, 1, 2, 3, 5, 7, 9, 10, 11]
+    indices = solvers.calling(12)
+    assert indices == [0, 1, 2, 3, 5, 7, 9, 10, 11]
     times = solvers.exact_times(RFLOW, NUMEL, 12)
-    reused = solvers.cached(RFLOW, NUMEL, len(asked), extrapolated=False)
-    assert [call.timestep for call in reused] == pytest.approx([1000 * times[i] for i in asked])
+    reused = solvers.cached(RFLOW, NUMEL, len(indices), extrapolated=False)
+    assert [call.timestep for call in reused] == pytest.approx([1000 * times[i] for i in indices])
     assert [call.b for call in reused][3:6] == pytest.approx(
         [times[3] - times[5], times[5] - times[7], times[7] - times[9]]
     )
@@ -52,7 +54,7 @@ def test_cached_velocities_are_euler_with_longer_steps_or_a_line_through_two() -
 
     # What Euler makes of the fine steps, velocities on a line: extrapolation hits each exactly.
     fine = sum(line(a) * (a - b) for a, b in pairwise(times))
-    extrapolated = solvers.cached(RFLOW, NUMEL, len(asked), extrapolated=True)
+    extrapolated = solvers.cached(RFLOW, NUMEL, len(indices), extrapolated=True)
     assert end(extrapolated, line) == pytest.approx(fine)
     assert end(reused, line) != pytest.approx(fine)
 
@@ -76,10 +78,10 @@ def test_distance_is_relative() -> None:
 def test_the_verdict_follows_the_numbers(cached: float, verdict: str) -> None:
     rows = {"euler": [0.4, 0.2], "heun": [0.3, 0.1], "ab2": [0.1, 0.05]}
     rows |= {name: [cached, cached] for name in solvers.CACHED}
-    said = solvers.judge({"latent": rows}, (15, 30))
-    assert "ab2 with 15 calls (0.1000) is closer than euler with 30 (0.2000)" in said
-    assert "heun with 15 calls (0.3000) is farther than euler" in said
-    assert re.search(verdict, said)
+    sentences = solvers.judge({"latent": rows}, (15, 30))
+    assert "ab2 with 15 calls (0.1000) is closer than euler with 30 (0.2000)" in sentences
+    assert "heun with 15 calls (0.3000) is farther than euler" in sentences
+    assert re.search(verdict, sentences)
 
 
 @pytest.mark.slow
@@ -92,14 +94,14 @@ def test_the_command_measures_real_volumes(
     monkeypatch.setattr(page, "write", refuse)
     assert solvers.main(["--quick"]) == 0
     text, line = capsys.readouterr().out.rstrip().rsplit("\n", 1)
-    found = json.loads(line)
-    assert found["calls"] == [5, 8] and found["cases"] == 1
+    results = json.loads(line)
+    assert results["calls"] == [5, 8] and results["cases"] == 1
     for measure in ("latent", "grey", "features"):
         assert solvers.MEASURES[measure] in text
         for name in solvers.SOLVERS:
-            few, more = found[measure][name]
+            few, more = results[measure][name]
             assert 0 < more < few, (measure, name)
-    assert found["latent"]["ab2"][1] < found["latent"]["euler"][1]
-    assert all(0.3 < dice < 1 for row in found["dice"].values() for dice in row)
+    assert results["latent"]["ab2"][1] < results["latent"]["euler"][1]
+    assert all(0.3 < dice < 1 for row in results["dice"].values() for dice in row)
     with pytest.raises(SystemExit):
         solvers.main(["--quick", "--write"])

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from bench import compare
-from bench.task import Task
 from bench.upstream import upstream
+from bench.workload import Workload
 
 CHECKOUT = os.environ.get("MAISI_UPSTREAM", "")
 
 
 def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
-    task = Task("rflow-ct", 64, 2, "cpu", "", "", upstream=str(tmp_path))
-    refused = pytest.raises(ValueError, match=r"^upstream: .*environment_rflow-ct\.json")
-    with refused, upstream(task):
+    workload = Workload("rflow-ct", 64, 2, "cpu", "", "", upstream=str(tmp_path))
+    refusal = pytest.raises(ValueError, match=r"^upstream: .*environment_rflow-ct\.json")
+    with refusal, upstream(workload):
         pass
 
 
@@ -31,6 +31,6 @@ def test_upstream_and_our_engines_make_the_same_volume(
     quick = ["--size=64", "--steps=2", "--repeat=1", "--device=cpu"]
     chosen = ["--contenders=upstream,engines", f"--upstream={CHECKOUT}", f"--work={tmp_path}"]
     assert compare.main([*quick, *chosen]) == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert told["base"] == "upstream" and told["random_weights"]
-    assert told["contenders"]["engines"]["difference"]["share"] < 1e-3
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["base"] == "upstream" and report["random_weights"]
+    assert report["contenders"]["engines"]["difference"]["share"] < 1e-3

@@ -13,7 +13,7 @@ from maisi_client import Client
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as rpc
 
-from bench import watch
+from bench import processes
 from reliability.attacks_http import packed
 from reliability.http2 import END_HEADERS, HEADERS, Connection, connect, frame, grpc_headers, header
 from tests.conftest import PATIENCE, ROOT
@@ -78,11 +78,11 @@ def addresses(server, tmp_path_factory):
 @pytest.fixture
 def constant_memory(server):
     """Assert that tritonserver's memory does not change in the test."""
-    before = watch.private(server.triton.pid)
-    with watch.most(lambda: watch.private(server.triton.pid)) as most:
+    before = processes.private(server.triton.pid)
+    with processes.peaks(lambda: processes.private(server.triton.pid)) as most:
         yield
     assert most[0] - before < MEMORY_CHANGE
-    assert watch.private(server.triton.pid) - before < MEMORY_CHANGE
+    assert processes.private(server.triton.pid) - before < MEMORY_CHANGE
 
 
 def http(address, request, body=b"", headers=()):

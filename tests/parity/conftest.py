@@ -95,7 +95,8 @@ def tiny_server(
     tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     """Serve the small variant."""
-    server = Server(tmp_path_factory.mktemp("tiny"), tiny_repository / "models")
+    log = tmp_path_factory.mktemp("tiny") / "server.log"
+    server = Server(tiny_repository / "models", log)
     yield server
     server.end()
 

@@ -58,7 +58,7 @@ def half(
     *others, last, chain = files["mask_encoder"]
     files["mask_encoder"] = [*others, recast(last, "y", folder / "encoder"), chain]
     repository.write(folder / "models", official("tiny-ddpm"), {}, files, "onnx", "fp16")
-    server = Server(tmp_path_factory.mktemp("server"), folder / "models")
+    server = Server(folder / "models", folder / "server.log")
     yield Caller(triton.InferenceServerClient(server.grpc), "tiny-ddpm"), server
     server.end()
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from reliability import chaos, scene
+from reliability import chaos, fault_target
 
 QUICK = (
     "kill mini.flow_masked (stream)",
@@ -17,32 +17,32 @@ QUICK = (
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chaos.Stage]:
-    stage = chaos.Stage(tmp_path_factory.mktemp("chaos"))
-    yield stage
-    stage.clear()
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chaos.FaultRunner]:
+    runner = chaos.FaultRunner(tmp_path_factory.mktemp("chaos"))
+    yield runner
+    runner.clear()
 
 
 def marks(name: str) -> list[pytest.MarkDecorator]:
     if name in QUICK:
         return []
-    told = "MAISI_SET_CLOCK in the environment allows to set the machine's clock"
-    forbidden = name in chaos.ASKED and "MAISI_SET_CLOCK" not in os.environ
-    return [pytest.mark.slow, *([pytest.mark.skip(told)] * forbidden)]
+    reason = "MAISI_SET_CLOCK in the environment allows to set the machine's clock"
+    forbidden = name in chaos.BY_NAME and "MAISI_SET_CLOCK" not in os.environ
+    return [pytest.mark.slow, *([pytest.mark.skip(reason)] * forbidden)]
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=marks(n)) for n in chaos.FAULTS])
-def test_nothing_is_lost(stage: chaos.Stage, name: str) -> None:
+def test_nothing_is_lost(runner: chaos.FaultRunner, name: str) -> None:
     try:
-        assert stage.play(chaos.FAULTS[name])
-    except scene.Unable as error:
+        assert runner.run(chaos.FAULTS[name])
+    except fault_target.Unable as error:
         pytest.skip(str(error))
     except BaseException:
-        stage.clear()
+        runner.clear()
         raise
 
 
-@pytest.mark.parametrize("told", ["", "Traceback (most recent call last)", "a\nb", "x" * 500])
-def test_what_is_not_a_sentence(told: str) -> None:
-    with pytest.raises(scene.Wrong):
-        scene.sentence(told)
+@pytest.mark.parametrize("message", ["", "Traceback (most recent call last)", "a\nb", "x" * 500])
+def test_what_is_not_a_sentence(message: str) -> None:
+    with pytest.raises(fault_target.Wrong):
+        fault_target.sentence(message)

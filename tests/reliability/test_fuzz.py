@@ -3,40 +3,39 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import grpc
 import pytest
 
 from reliability import fuzz, mutations
-from tests.conftest import ROOT
+from tests.conftest import TOKEN, Server
 
 
-def test_nothing_is_found(tmp_path: Path) -> None:
-    told = fuzz.fuzz(ROOT / "model_repository", 100, 1, tmp_path / "log")
-    assert told["found"] == []
-    assert told["refused"] > 65 and told["answered"] + told["refused"] == 110
-    assert told["kinds"] > 20  # sentences that differ, after each of which a volume was asked for
+def test_nothing_is_found(server: Server) -> None:
+    report = fuzz.fuzz(server, TOKEN, 100, 1)
+    assert report["found"] == []
+    assert report["refused"] > 65 and report["answered"] + report["refused"] == 110
+    assert report["kinds"] > 20  # different sentences, after each of which volumes were made
 
 
 def test_messages_are_many_and_the_same_by_seed() -> None:
     inner = mutations.good("mini.flow")
     inner.inputs[0].name = "latent"
 
-    def drawn(seed: int) -> list[bytes]:
+    def draw(seed: int) -> list[bytes]:
         chance = random.Random(seed)
-        made = (
+        messages = (
             mutations.wrong(chance, ["mini", "mini.flow"], {"mini.flow": [inner]})
             for _ in range(200)
         )
-        return [message.SerializeToString(deterministic=True) for message in made]
+        return [message.SerializeToString(deterministic=True) for message in messages]
 
-    assert drawn(1) == drawn(1) != drawn(2)
-    assert len(set(drawn(1))) > 180
+    assert draw(1) == draw(1) != draw(2)
+    assert len(set(draw(1))) > 180
 
 
 @pytest.mark.parametrize(
-    ("said", "outcome"),
+    ("message", "outcome"),
     [
         ("", "answered"),
         ("steps: 0 is outside 1 to 1000", "refused"),
@@ -45,8 +44,8 @@ def test_messages_are_many_and_the_same_by_seed() -> None:
         ("model.py failed", "told: model.py"),
     ],
 )
-def test_what_an_answer_must_not_tell(said: str, outcome: str) -> None:
-    assert fuzz._judged(said).outcome.startswith(outcome)
+def test_what_an_answer_must_not_tell(message: str, outcome: str) -> None:
+    assert fuzz._classify(message).outcome.startswith(outcome)
 
 
 def test_answers_of_one_kind_differ_in_numbers_and_names_alone() -> None:

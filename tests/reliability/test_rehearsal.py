@@ -15,10 +15,10 @@ from tests.docker import tools
 def test_no_request_is_lost(tmp_path: Path) -> None:
     tools.need("ip")
     haproxy = tools.haproxy()
-    found = rehearsal.rehearse(2, 2, str(haproxy), tmp_path)
-    assert found["sent"] == found["answered"] >= 20, found
-    assert found.get("failed", 0) == 0
-    assert found["different"] == []
-    assert found["of version 1"] > 5 and found["of version 2"] > 5
-    assert found["of version 1"] + found["of version 2"] == found["answered"]
-    assert "answered" in rehearsal.table(found)
+    report = rehearsal.rehearse(2, 2, str(haproxy), tmp_path)
+    assert report["sent"] == report["answered"] >= 20, report
+    assert report.get("failed", 0) == 0
+    assert report["different"] == []
+    assert report["of version 1"] > 5 and report["of version 2"] > 5
+    assert report["of version 1"] + report["of version 2"] == report["answered"]
+    assert "answered" in rehearsal.table(report)

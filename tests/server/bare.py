@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -11,10 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import tritonclient.grpc as grpc
 
-from tests.conftest import PATIENCE, ROOT, SHM
+from bench.launcher import Server
+from tests.conftest import PATIENCE, SHM
 from tests.server.ports import free_ports
 
 
@@ -24,18 +23,15 @@ def files_of(pid: int) -> list[Path]:
     return [path for folder in folders for path in folder.glob(f"maisi-serve-{pid}-*")]
 
 
-class Bare:
-    """A server of `write_repository`, with a `prefix` of its command and `options` of Popen."""
+class Bare(Server):
+    """A server of `write_repository`; `options` of Popen set its standard streams and parent."""
 
     def __init__(self, repository: Path, prefix: Sequence[str] = (), **options: Any):
-        self.grpc = f"127.0.0.1:{free_ports(1)[0]}"
-        ports = [f"--{name}-port=0" for name in ("http", "metrics", "status")]
-        ports.append(f"--grpc-port={self.grpc.partition(':')[2]}")
-        command = [*prefix, sys.executable, "-m", "server", f"--repository={repository}", *ports]
-        self.process = subprocess.Popen(command, cwd=ROOT, **options)
-
-    def __enter__(self) -> Bare:
-        return self
+        (port,), log = free_ports(1), Path(os.devnull)
+        super().__init__(
+            repository, log, f"--grpc-port={port}", prefix=prefix, ready=False, **options
+        )
+        self.grpc = f"127.0.0.1:{port}"
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()
@@ -48,6 +44,6 @@ class Bare:
             while time.monotonic() < deadline and self.process.poll() is None:
                 with suppress(grpc.InferenceServerException):
                     if client.is_model_ready("slow_square"):
-                        return psutil.Process(self.process.pid).children()[0].pid
+                        return self.triton.pid
                 time.sleep(0.1)
         raise AssertionError(f"not ready within {PATIENCE} s")

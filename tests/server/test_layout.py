@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 
-from bench import watch
+from bench import processes
 from server import layout
 from tests.conftest import PATIENCE
 
@@ -49,7 +49,7 @@ def test_tritonserver_gives_back_what_large_messages_took(server, eventually):
         ):
             client.infer("mini", [mask])
 
-    before = watch.private(server.triton.pid)
+    before = processes.private(server.triton.pid)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(send_refused, range(8)))
-    eventually(lambda: watch.private(server.triton.pid) < before + 32e6)
+    eventually(lambda: processes.private(server.triton.pid) < before + 32e6)

@@ -61,15 +61,15 @@ def statuses(state: runner.State) -> dict[str, str]:
 
 
 def test_what_is_done_is_kept_and_the_rest_goes_on(setting: Setting) -> None:
-    for name, what in (("b", "fail"), ("d", "not")):
-        (setting.folder / name).write_text(what)
+    for name, content in (("b", "fail"), ("d", "not")):
+        (setting.folder / name).write_text(content)
     state = runner.run(STEP, setting, KEY)
     assert ran(setting) == ["a", "b", "c", "d"]
     assert list(statuses(state).values()) == ["done", "failed", "done", "not done"]
     assert state["status"] == "failed"
     assert state["cases"]["b"]["reason"] == "ValueError: net.onnx gives NaN"
     processes = {state["cases"][name]["rows"][0]["process"] for name in "ac"}
-    assert len(processes) == 2  # what failed may have spoilt the first
+    assert len(processes) == 2  # another after the failure
 
     (setting.folder / "b").write_text("crash")
     state = runner.run(STEP, setting, KEY)
@@ -114,8 +114,8 @@ def test_later_steps_run_after_one_that_failed(
     monkeypatch.setattr(report, "PAGE", setting.folder / "gpu.md")
     monkeypatch.setattr(libcuda, "first", lambda: None)
     assert command.main([]) == 1
-    lost, tried = map(json.loads, capsys.readouterr().out.splitlines())
-    assert lost["status"] == "failed" and tried["status"] == "done"
+    missing, run = map(json.loads, capsys.readouterr().out.splitlines())
+    assert missing["status"] == "failed" and run["status"] == "done"
     page = (setting.folder / "gpu.md").read_text()
     assert "**No GPU has run this yet.**" in page
     assert "- start: the process ended with status 1" in page
@@ -125,11 +125,11 @@ def test_later_steps_run_after_one_that_failed(
 
 def test_ratios_are_to_the_first_of_the_same_run_and_size() -> None:
     cases = {"upstream": {"run": "x"}, "ours": {"run": "x"}, "late": {"run": "y"}}
-    spent = {"upstream": 3.0, "ours": 1.5, "late": 1.0}
+    seconds = {"upstream": 3.0, "ours": 1.5, "late": 1.0}
     rows = [
-        {"case": name, "size": "8", "s a step": spent[name], "s a decode": 2 * spent[name]}
+        {"case": name, "size": "8", "s a step": seconds[name], "s a decode": 2 * seconds[name]}
         for name in cases
     ]
-    shown = report.with_ratios(cases, rows)
-    assert [row["ratio, step"] for row in shown] == [1, 2, 1]
-    assert [row["ratio, decode"] for row in shown] == [1, 2, 1]
+    table = report.with_ratios(cases, rows)
+    assert [row["ratio, step"] for row in table] == [1, 2, 1]
+    assert [row["ratio, decode"] for row in table] == [1, 2, 1]

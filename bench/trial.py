@@ -1,4 +1,4 @@
-"""One life of a contender: started, asked for two volumes, watched, ended."""
+"""One trial of a contender: a process that makes two volumes, and its time and memory."""
 
 from __future__ import annotations
 
@@ -15,26 +15,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import psutil
+from bench import ROOT
+from bench.processes import family, peaks, resident
+from bench.workload import Workload
 
-from bench.task import Task
-
-_ROOT = Path(__file__).resolve().parents[1]
-_LOOK = 0.25  # seconds between two looks at the memory, each of which takes some milliseconds
+_INTERVAL = 0.25  # seconds between two samples of the memory, which take some milliseconds each
 
 
 class ContenderFailed(Exception):
-    """A contender cannot do what it was asked; the message is one sentence."""
+    """A contender made no volume; the message is one sentence."""
 
 
 @dataclass(frozen=True)
-class Life:
-    """What a life took: seconds, and bytes at the most.
+class Trial:
+    """The measurements of a trial: seconds, and bytes at the peak.
 
-    `start`: from the start of the process until it could take a mask. `first` and `warm`: seconds
+    `start`: from the start of the process until it accepted a mask. `first` and `warm`: seconds
     by stage of its first volume, and medians of those after it; `image` is the file of the last
-    one. `memory`: resident, of all its processes together; `gpu`: what the GPU held more than
-    before, None without one.
+    one. `memory`: resident, of all its processes together; `gpu`: memory of the GPU beyond
+    that before the trial, None without a GPU.
     """
 
     start: float
@@ -46,20 +45,20 @@ class Life:
     notes: str
 
 
-def live(name: str, task: Task, folder: Path, volumes: int = 2) -> Life:
-    """Let the contender `name` live and make so many volumes; image and log go to `folder`.
+def run_trial(name: str, workload: Workload, folder: Path, volumes: int = 2) -> Trial:
+    """Run the contender `name` for so many volumes; image and log go to `folder`.
 
     Raises ContenderFailed.
     """
     log_path, image = folder / f"{name}.log", folder / f"{name}.npy"
-    command = [sys.executable, "-m", "bench.rivals", name, json.dumps(asdict(task))]
+    command = [sys.executable, "-m", "bench.contenders", name, json.dumps(asdict(workload))]
     # For what runs from the working tree without being installed.
-    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
-    with log_path.open("w") as log, gpu_memory(task.device == "cuda") as gpu:
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    with log_path.open("w") as log, gpu_memory(workload.device == "cuda") as gpu:
         begin = time.monotonic()
         process = subprocess.Popen(
             command,
-            cwd=_ROOT,
+            cwd=ROOT,
             env={**os.environ, "PYTHONPATH": path},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -67,25 +66,25 @@ def live(name: str, task: Task, folder: Path, volumes: int = 2) -> Life:
             text=True,
         )
         try:
-            with resident(process.pid) as memory:
+            with peaks(lambda: resident(family(process.pid)), seconds=_INTERVAL) as memory:
                 ready = _answer(process, name, log_path)
                 start = time.monotonic() - begin
                 first, *rest = (_ask(process, name, image, log_path) for _ in range(volumes))
         finally:
             _end(process)
     warm = {stage: _median([times[stage] for times in rest]) for stage in first}
-    return Life(start, first, warm, memory[0], gpu[0] if gpu else None, image, ready["notes"])
+    return Trial(start, first, warm, memory[0], gpu[0] if gpu else None, image, ready["notes"])
 
 
 def _median(times: list[float | None]) -> float | None:
-    """Return the median, None for a stage that cannot be told apart."""
+    """Return the median, None for a stage that cannot be measured by itself."""
     return statistics.median(t for t in times if t is not None) if None not in times else None
 
 
 def _ask(
     process: subprocess.Popen[str], name: str, image: Path, log: Path
 ) -> dict[str, float | None]:
-    with suppress(BrokenPipeError):  # it has ended, and the answer will be that
+    with suppress(BrokenPipeError):  # it has ended, which `_answer` reports
         _pipe(process.stdin).write(f"{image}\n")
         _pipe(process.stdin).flush()
     seconds: dict[str, float | None] = _answer(process, name, log)["seconds"]
@@ -108,7 +107,7 @@ def _pipe(pipe: IO[str] | None) -> IO[str]:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """Close its standard input, at which it ends what it started, and wait."""
+    """Close its standard input, at whose end it stops its server, and wait."""
     with suppress(BrokenPipeError):
         _pipe(process.stdin).close()
     process.wait()
@@ -116,52 +115,18 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 @contextmanager
-def resident(pid: int) -> Iterator[list[int]]:
-    """Give a list whose only element is the most memory that the process and its children held.
+def gpu_memory(enabled: bool) -> Iterator[list[int]]:
+    """Give a list with the peak memory of the first GPU beyond that at the beginning.
 
-    Resident memory in bytes; pages that processes share count once for each.
+    Bytes, as nvidia-smi reports them: what processes reserve, not only what they use. Empty where
+    not `enabled`.
     """
-    peak, done = [0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(_LOOK):
-            try:
-                root = psutil.Process(pid)
-                family = [root, *root.children(recursive=True)]
-            except psutil.Error:
-                return
-            peak[0] = max(peak[0], sum(map(_held, family)))
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        done.set()
-        thread.join()
-
-
-def _held(process: psutil.Process) -> int:
-    try:
-        held: int = process.memory_info().rss
-    except psutil.Error:  # just gone
-        return 0
-    return held
-
-
-@contextmanager
-def gpu_memory(wanted: bool) -> Iterator[list[int]]:
-    """Give a list whose only element is what the first GPU held at the most beyond the beginning.
-
-    Bytes, as nvidia-smi tells them: what processes reserve, not only what they use. Empty where not
-    `wanted`.
-    """
-    if not wanted:
+    if not enabled:
         yield []
         return
     query = ["nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     smi = subprocess.Popen(
-        [*query, f"--loop-ms={round(1000 * _LOOK)}"], stdout=subprocess.PIPE, text=True
+        [*query, f"--loop-ms={round(1000 * _INTERVAL)}"], stdout=subprocess.PIPE, text=True
     )
     before = int(_pipe(smi.stdout).readline())
     peak = [0]

@@ -1,4 +1,4 @@
-"""How long each stage of a PyTorch pipeline takes, seen from outside by its modules."""
+"""The duration of each stage of a PyTorch pipeline, measured by hooks of its modules."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ from typing import Any
 import torch
 
 
-class Stages:
-    """Watches an autoencoder, whose first decode ends the sampling, and a ControlNet.
+class StageTimer:
+    """Hooks of an autoencoder, whose first decode ends the sampling, and of a ControlNet.
 
     Mask embeddings are summed over the steps and are part of the sampler's time. `inside=False`
-    leaves the ControlNet alone, as torch.compile has to see it whole.
+    adds no hook to the ControlNet, as torch.compile must compile it as a whole.
     """
 
     def __init__(self, autoencoder: Any, controlnet: Any, device: str, inside: bool = True) -> None:
-        """Measure the networks by hooks that leave their results alone."""
+        """Add the hooks, which do not change results."""
         self.device = device
         self.decoding = 0.0
         self.embedding: float | None = 0.0 if inside else None
         decode = autoencoder.decode_stage_2_outputs
 
-        def watched(latent: torch.Tensor) -> Any:
+        def timed(latent: torch.Tensor) -> Any:
             self.decoding = self.decoding or self.now()
             return decode(latent)
 
-        autoencoder.decode_stage_2_outputs = watched
+        autoencoder.decode_stage_2_outputs = timed
         if inside:
             encoder = controlnet.controlnet_cond_embedding
             encoder.register_forward_pre_hook(lambda *_: self._add(-self.now()))
             encoder.register_forward_hook(lambda *_: self._add(self.now()))
 
     def now(self) -> float:
-        """Return the clock in seconds, once the device has done what it was told."""
+        """Return the clock in seconds, after the device has finished its queue."""
         if self.device == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
 
     def run(self, make: Callable[[], Any]) -> tuple[Any, dict[str, float | None]]:
-        """Return what `make` gives, and the seconds of each stage."""
+        """Return the result of `make`, and the seconds of each stage."""
         self.decoding, self.embedding = 0.0, None if self.embedding is None else 0.0
         begin = self.now()
-        made = make()
+        result = make()
         end = self.now()
-        return made, {
+        return result, {
             "mask_encoder": self.embedding,
             "sampler": self.decoding - begin,
             "decoder": end - self.decoding,

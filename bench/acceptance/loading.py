@@ -1,4 +1,4 @@
-"""What runs a model of a repository, by the name of an engine: host arrays in, host arrays out."""
+"""Loading of a model of a repository into a named engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import onnx
 from backends.engines import onnx_runtime, tensorrt
 from backends.slabs.gpu import Gpu
 from backends.slabs.network import Host, Network
-from bench.in_process import Array, open_graph
+from bench.in_process import open_graph
+from bench.workload import Array
 
 Run = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 # Engine -> the target of `python -m export build` whose files it runs.
@@ -29,8 +30,8 @@ TARGETS = {
 def load(folder: Path, name: str) -> Run:
     """Load the version folder of a model into engine `name`, one of `TARGETS`.
 
-    The function returned leaves out inputs that the graph has not, as its network does not use
-    them. Its outputs may lie on the GPU, and the next call may overwrite them.
+    The returned function ignores inputs that the graph does not have. Its outputs may be on the
+    GPU, and the next call may overwrite them.
     """
     if (folder / "chain.json").is_file():
         return _chain(network(folder, name))

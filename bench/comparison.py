@@ -1,0 +1,219 @@
+"""The trials of all contenders compared: differences, ratios, the table and the JSON line."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import page
+from bench.trial import Trial
+from bench.workload import Array, Workload
+from export import random_weights
+
+STAGES = ("mask_encoder", "sampler", "decoder", "total")
+_TITLES = {
+    "upstream": "NV-Generate-CTMR",
+    "eager": "PyTorch eager",
+    "compile": "torch.compile",
+    "engines": "our engines, no Triton",
+    "service": "our service",
+}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Differences of two volumes: grey levels (HU for CT), and the share of voxels beyond 1."""
+
+    largest: float
+    mean: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """The measurements of a contender, one number a trial; or the reason why it has none.
+
+    `seconds`: start, first_request, first_volume, and of the warm volume mask_encoder, sampler,
+    step, decoder and total; empty where a stage cannot be measured by itself. `memory` and `gpu`
+    are bytes.
+    """
+
+    name: str
+    seconds: dict[str, list[float]]
+    memory: int = 0
+    gpu: int | None = None
+    difference: Difference | None = None
+    notes: str = ""
+    error: str = ""
+
+
+def result(name: str, trials: Sequence[Trial], steps: int) -> Result:
+    """Collect the trials of one contender.
+
+    The first request takes the start of the process and the first volume; with the service, which
+    runs already, the first volume alone.
+    """
+    warm = {stage: _known(trial.warm[stage] for trial in trials) for stage in STAGES}
+    first = _known(trial.first["total"] for trial in trials)
+    start = [trial.start for trial in trials]
+    first_request = (
+        first if name == "service" else [a + b for a, b in zip(start, first, strict=True)]
+    )
+    seconds = {
+        "start": start,
+        "first_volume": first,
+        "first_request": first_request,
+        "step": [value / steps for value in warm["sampler"]],
+        **warm,
+    }
+    gpus = [trial.gpu for trial in trials if trial.gpu is not None]
+    memory = max(trial.memory for trial in trials)
+    return Result(name, seconds, memory, max(gpus, default=None), notes=trials[-1].notes)
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def difference(image: Array, base: Array) -> Difference:
+    """Compare two volumes of whole grey levels; raises ValueError where their shapes differ."""
+    if image.shape != base.shape:
+        raise ValueError(f"a volume of {list(image.shape)} voxels, and one of {list(base.shape)}")
+    differences = np.abs(image.astype(np.int32) - base)
+    return Difference(
+        int(differences.max()), float(differences.mean()), float((differences > 1).mean())
+    )
+
+
+def table(results: Sequence[Result]) -> str:
+    """Return the results as a Markdown table; ratios are to its first contender that has some."""
+    base = next((result for result in results if not result.error), None)
+    with_gpu = any(result.gpu is not None for result in results)
+    head = ["contender", "start, s", "first request, s", "mask encoder, s", "per step, s"]
+    head += ["decoder, s", "total, s", "peak memory, GB"] + ["GPU, GB"] * with_gpu
+    head += ["faster", "first request faster", "difference: largest, mean, share > 1"]
+    rows = []
+    for result in results:
+        if result.error or base is None:
+            rows.append([_TITLES[result.name], "failed", *["-"] * (len(head) - 2)])
+            continue
+        keys = ("start", "first_request", "mask_encoder", "step", "decoder", "total")
+        difference = result.difference
+        cell = (
+            f"{difference.largest:.0f}, {difference.mean:.2g}, {difference.share:.2g}"
+            if difference
+            else "-"
+        )
+        gpu = [f"{result.gpu / 1e9:.1f}" if result.gpu is not None else "-"] * with_gpu
+        ratios = ratio(base, result)
+        rows.append(
+            [
+                _TITLES[result.name],
+                *(_spread(result.seconds[key]) for key in keys),
+                f"{result.memory / 1e9:.1f}",
+                *gpu,
+                f"{ratios['total']:.2f}x",
+                f"{ratios['first_request']:.2f}x",
+                "-" if result is base else cell,
+            ]
+        )
+    return page.table(head, rows)
+
+
+def ratio(base: Result, result: Result) -> dict[str, float]:
+    """Return how many times faster than `base` it is, by medians: `total` and `first_request`."""
+    return {
+        key: statistics.median(base.seconds[key]) / statistics.median(result.seconds[key])
+        for key in ("total", "first_request")
+    }
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    median = f"{statistics.median(values):.3g}"
+    return f"{median} ({min(values):.3g} to {max(values):.3g})" if len(values) > 1 else median
+
+
+def text(workload: Workload, results: Sequence[Result], repeat: int) -> str:
+    """Return the section of the page: what was done, the table, what its words mean."""
+    kind = (
+        "float32 on the CPU"
+        if workload.device == "cpu"
+        else f"float16 on the GPU, {workload.target}"
+    )
+    weights = ", random weights" if _is_random(workload) else ""
+    lines = [
+        f"`{workload.load().name}`{weights}, {workload.size}^3 voxels from a mask, "
+        f"{workload.steps} steps, no guidance, {kind}. Medians of {repeat} (smallest to largest).",
+        "",
+        table(results),
+        "",
+        "- Start: from the start of the process until it accepts a mask: imports, weights, and the "
+        "service's own readiness. First request: start and first volume together, as "
+        "upstream's scripts load everything for each call; of the service, which runs already, a "
+        "client's first call. All other times are of a second volume.",
+        "- Upstream and PyTorch encode the mask in every step: there the mask encoder is the sum "
+        "over the steps, and a part of them.",
+        "- No time includes reading the mask's file or writing the volume's. The service's total "
+        "includes its transfers.",
+        "- Peak memory: resident, all processes of a contender together, shared pages once for "
+        "each; the service's includes the client's process.",
+        "- Difference: grey levels (HU for CT), both volumes rounded to whole ones, to the first "
+        "row.",
+        *(f"- {_TITLES[r.name]}: {r.error or r.notes}." for r in results if r.error or r.notes),
+    ]
+    if compiled := next((r for r in results if r.name == "compile" and not r.error), None):
+        first, warm = (
+            statistics.median(compiled.seconds[key]) for key in ("first_volume", "total")
+        )
+        lines.append(f"- torch.compile: {first - warm:.0f} s of its first volume are compilation.")
+    return "\n".join(lines)
+
+
+def as_json(workload: Workload, results: Sequence[Result], repeat: int) -> str:
+    """Return one line with all numbers."""
+    base = next((result for result in results if not result.error), None)
+    contenders: dict[str, Any] = {}
+    for result in results:
+        if result.error or base is None or result.difference is None:
+            contenders[result.name] = {"error": result.error}
+            continue
+        contenders[result.name] = {
+            "seconds": {key: _summary(values) for key, values in result.seconds.items() if values},
+            "memory_bytes": result.memory,
+            "gpu_bytes": result.gpu,
+            "difference": vars(result.difference),
+            "faster": ratio(base, result),
+            "notes": result.notes,
+        }
+    workload_fields = {
+        "variant": workload.load().name,
+        "size": workload.size,
+        "steps": workload.steps,
+        "repeat": repeat,
+    }
+    workload_fields |= {
+        "device": workload.device,
+        "target": workload.target,
+        "random_weights": _is_random(workload),
+    }
+    surroundings = {"machine": page.machine(), "base": base.name if base else None}
+    return json.dumps(
+        {"benchmark": "compare", **workload_fields, **surroundings, "contenders": contenders}
+    )
+
+
+def _summary(values: Sequence[float]) -> dict[str, float]:
+    figures = {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    return {key: round(value, 4) for key, value in figures.items()}
+
+
+def _is_random(workload: Workload) -> bool:
+    return Path(workload.checkpoints, random_weights.MARK).exists()

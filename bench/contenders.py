@@ -1,0 +1,193 @@
+"""The contenders, each in its own process: `python -m bench.contenders NAME WORKLOAD`.
+
+`bench.trial` starts it, waits for the line {"ready": true}, and writes the path of an .npy file for
+each volume that it requests; the answer is a line with the seconds. The output of libraries goes to
+standard error. PyTorch is imported only by those that need it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.acceptance.loading import load
+from bench.in_process import published
+from bench.launcher import Server
+from bench.servers import stream
+from bench.workload import Array, Volume, Workload, grey_levels
+
+_WAIT = 3600.0  # seconds; volumes of 512^3 on a CPU are slow
+
+Make = Callable[[], Volume]
+Contender = Callable[[Workload], AbstractContextManager[tuple[Make, str]]]
+
+
+def upstream(workload: Workload) -> AbstractContextManager[tuple[Make, str]]:
+    """Give NV-Generate-CTMR's own code."""
+    context: AbstractContextManager[tuple[Make, str]] = importlib.import_module(
+        "bench.upstream"
+    ).upstream(workload)
+    return context
+
+
+@contextmanager
+def eager(workload: Workload, compiled: bool = False) -> Iterator[tuple[Make, str]]:
+    """Give MONAI's networks and scheduler in plain PyTorch, float32 on a CPU, autocast on a GPU."""
+    import torch
+
+    from backends.maisi.request import complete
+    from bench.stage_timer import StageTimer
+    from export import networks, reference
+
+    variant = workload.load()
+    loaded = networks.load(variant, Path(workload.checkpoints))
+    for network in (loaded.autoencoder, loaded.diffusion_unet, loaded.controlnet):
+        network.to(workload.device)
+    stages = StageTimer(loaded.autoencoder, loaded.controlnet, workload.device, inside=not compiled)
+    if compiled:
+        loaded.controlnet.compile()
+        loaded.diffusion_unet.compile()
+        loaded.autoencoder.decoder.compile()
+    labels, noise = workload.mask(), workload.noise()
+    plan = complete(variant.parameter({}), workload.request())
+    rows: dict[str, Sequence[float]] = {
+        "spacing_tensor": plan.spacing,
+        "class_labels": [plan.class_label],
+    }
+
+    def sample() -> Array:
+        with torch.autocast("cuda", enabled=workload.device == "cuda"):
+            image = reference.volume(
+                loaded, noise, rows, workload.steps, 0.0, None, labels, labels, workload.device
+            )
+        return grey_levels(variant.serving, image, labels)
+
+    notes = "MONAI's networks without split convolutions, one decode of the whole volume"
+    yield lambda: Volume(*stages.run(sample)), notes
+
+
+@contextmanager
+def compile(workload: Workload) -> Iterator[tuple[Make, str]]:
+    """Give the same through torch.compile, whose first volume compiles with an empty cache."""
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        with eager(workload, compiled=True) as (make, _):
+            yield make, "the networks of eager through torch.compile; its first volume compiles"
+
+
+@contextmanager
+def engines(workload: Workload) -> Iterator[tuple[Make, str]]:
+    """Give the repository's graphs and the server's own stages in this process, without Triton."""
+    from backends.maisi import conditioning, decoder, sampler
+    from backends.maisi.request import complete
+
+    table = published(workload.load().name, workload.models)
+    models = ("mask_encoder", "flow_masked", "vae_decoder")
+    graphs = {model: open_model(workload, model) for model in models}
+    inputs = workload.request()
+
+    def engine(model: str, feeds: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
+        results = graphs[model](feeds)
+        return [results[name] for name in outputs]
+
+    def make() -> Volume:
+        begin = time.perf_counter()
+        plan = complete(table, inputs)
+        first = conditioning.noise(table, plan, inputs["latent"])
+        conditions: dict[str, Any] = conditioning.rows(table, plan)
+        labels = conditioning.labels(table, plan, inputs["mask"])
+        encoding = time.perf_counter()
+        (conditions["embedding"],) = engine("mask_encoder", {"labels": labels}, ["embedding"])
+        sampling = time.perf_counter()
+        latent = sampler.sample(table, plan, first, conditions, engine)
+        decoding = time.perf_counter()
+        image = decoder.decode(table, plan, latent, inputs["mask"], engine)
+        end = time.perf_counter()
+        seconds: dict[str, float | None] = {
+            "mask_encoder": sampling - encoding,
+            "sampler": decoding - sampling,
+            "decoder": end - decoding,
+            "total": end - begin,
+        }
+        return Volume(image, seconds)
+
+    yield make, "the graphs and the code of our service in one process"
+
+
+def open_model(workload: Workload, model: str) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+    """Open a model of the repository with the runtime that the server has for it."""
+    on_gpu = {"onnx": "onnxruntime-cuda"}.get(workload.target, workload.target)
+    folder = workload.models / f"{workload.load().name}.{model}" / "1"
+    return load(folder, "openvino" if workload.device == "cpu" else on_gpu)
+
+
+@contextmanager
+def service(workload: Workload) -> Iterator[tuple[Make, str]]:
+    """Give our server, asked over gRPC by tritonclient."""
+    name, inputs = workload.load().name, workload.request()
+    with tempfile.TemporaryDirectory() as folder, _served(workload, Path(folder, "log")) as server:
+
+        def make() -> Volume:
+            begin = time.perf_counter()
+            result = stream(server.grpc, name, inputs, _WAIT)
+            image, report = result.as_numpy("image"), result.as_numpy("report")
+            total = time.perf_counter() - begin
+            seconds = json.loads(report.tobytes())["seconds"]
+            stages = {stage: seconds[stage] for stage in ("mask_encoder", "sampler", "decoder")}
+            return Volume(image, {**stages, "total": total})
+
+        yield make, "over gRPC, with the transfers; the stages are those of its report"
+
+
+@contextmanager
+def _served(workload: Workload, log: Path) -> Iterator[Server]:
+    """Serve the workload's variant; at the end, write the server's log to standard error."""
+    try:
+        with Server(workload.models, log, f"--models={workload.load().name}") as server:
+            yield server
+    finally:
+        print(log.read_text(), file=sys.stderr)
+
+
+CONTENDERS: dict[str, Contender] = {
+    "upstream": upstream,
+    "eager": eager,
+    "compile": compile,
+    "engines": engines,
+    "service": service,
+}
+
+
+def main() -> int:
+    """Make volumes until standard input ends; return the exit status."""
+    name, workload = sys.argv[1], Workload(**json.loads(sys.argv[2]))
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    try:
+        with CONTENDERS[name](workload) as (make, notes):
+            print(json.dumps({"ready": True, "notes": notes}), file=answers)
+            for line in sys.stdin:
+                volume = make()
+                np.save(line.strip(), volume.image)
+                print(json.dumps({"seconds": volume.seconds}), file=answers)
+    except Exception as error:
+        traceback.print_exc()
+        reason = " ".join(str(error).split()) or "no reason given"
+        print(json.dumps({"error": f"{type(error).__name__}: {reason[:300]}"}), file=answers)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""perf_analyzer on this machine: on PATH, in a cache, or installed into that."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+VERSION = "2.60.0"
+_SHA256 = "23ef56b107ae9233e5cf09fbdf508dd9b936a52f1bae2f63f53c8117087b3f25"
+_PLATFORM = "manylinux_2_38_x86_64"  # what its wheel says: glibc 2.38 or newer
+# What perf_analyzer links to. An older system takes them from Debian 13, beside its own.
+_LIBRARIES = ("libc6", "libgcc-s1", "libssl3t64", "libstdc++6", "libzstd1", "zlib1g")
+_SUITE = "http://deb.debian.org/debian trixie main"
+_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_TRIPLET = Path("usr", "lib", "x86_64-linux-gnu")
+INSTEAD = (
+    "Put a perf_analyzer that runs here on PATH, or run this in NVIDIA's SDK image"
+    " nvcr.io/nvidia/tritonserver:25.01-py3-sdk, which has it."
+)
+
+
+class Unavailable(RuntimeError):
+    """perf_analyzer is missing and cannot be installed; the message is for the user."""
+
+
+def command() -> list[str]:
+    """Return the command of perf_analyzer: from PATH, the cache, or installed into that.
+
+    Raises Unavailable.
+    """
+    program = shutil.which("perf_analyzer")
+    if program and _runs([program]):
+        return [program]
+    folder = cache()
+    if not folder.is_dir():
+        _install(folder)
+    for words in (_plain(folder), _with_libraries(folder)):
+        if _runs(words):
+            return words
+    raise Unavailable(
+        f"The perf_analyzer in {folder} does not start on this system: delete that folder and try"
+        f" again. {INSTEAD}"
+    )
+
+
+def cache() -> Path:
+    """Return the folder that an installed perf_analyzer is in."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base, "maisi-triton", f"perf_analyzer-{VERSION}")
+
+
+def _plain(folder: Path) -> list[str]:
+    return [str(folder / "perf_analyzer")]
+
+
+def _with_libraries(folder: Path) -> list[str]:
+    libraries = folder / _TRIPLET
+    loader = libraries / "ld-linux-x86-64.so.2"
+    return [str(loader), "--library-path", str(libraries), *_plain(folder)]
+
+
+def _runs(words: Sequence[str]) -> bool:
+    try:
+        return (
+            subprocess.run([*words, "--version"], capture_output=True, timeout=60).returncode == 0
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def _install(folder: Path) -> None:
+    """Install into `folder`, whole or not at all."""
+    print(f"installing perf_analyzer {VERSION} into {folder} (once) ...", file=sys.stderr)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as new:
+            draft = Path(new, "perf_analyzer")
+            draft.mkdir()
+            _download(draft)
+            if not _runs(_plain(draft)):
+                _add_libraries(draft)
+            with suppress(FileExistsError):  # another process was faster
+                draft.rename(folder)
+    except OSError as error:
+        raise Unavailable(
+            f"perf_analyzer cannot be installed into {folder}: {error.strerror}. {INSTEAD}"
+        ) from None
+
+
+def _download(draft: Path) -> None:
+    """Download the wheel and extract the program."""
+    # For its own platform, since pip hides wheels that need a newer glibc than this system's.
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    pip += ["--only-binary=:all:", f"--platform={_PLATFORM}", "--dest", str(draft)]
+    _must([*pip, f"perf-analyzer=={VERSION}"], f"pip cannot download perf-analyzer {VERSION}")
+    (wheel,) = draft.glob("*.whl")
+    if hashlib.sha256(wheel.read_bytes()).hexdigest() != _SHA256:
+        raise Unavailable(f"{wheel.name} is not the file that was published under that name.")
+    with zipfile.ZipFile(wheel) as archive:
+        program = archive.read("perf_analyzer/bin/perf_analyzer")
+    (draft / "perf_analyzer").write_bytes(program)
+    (draft / "perf_analyzer").chmod(0o755)
+    wheel.unlink()
+
+
+def _add_libraries(draft: Path) -> None:
+    """Unpack Debian 13's libraries, checked by apt, into `draft`; the system is not touched."""
+    missing = [tool for tool in ("apt-get", "dpkg-deb") if not shutil.which(tool)]
+    if missing or not _KEYRING.is_file():
+        raise Unavailable(
+            f"perf_analyzer {VERSION} needs glibc 2.38 and OpenSSL 3 (Ubuntu 24.04, Debian 13),"
+            " and to bring newer libraries for it to this system, apt-get, dpkg-deb and the"
+            f" package debian-archive-keyring are needed. {INSTEAD}"
+        )
+    apt = draft / "apt"
+    for name in ("lists/partial", "cache/archives/partial", "packages"):
+        (apt / name).mkdir(parents=True)
+    (apt / "sources.list").write_text(f"deb [arch=amd64 signed-by={_KEYRING}] {_SUITE}\n")
+    (apt / "status").touch()
+    settings = {
+        "APT::Architecture": "amd64",
+        "APT::Sandbox::User": "root",  # the user `_apt` may not write here
+        "Acquire::Languages": "none",
+        "Dir::Cache": apt / "cache",
+        "Dir::Etc::SourceList": apt / "sources.list",
+        "Dir::Etc::SourceParts": "/dev/null",
+        "Dir::State::Lists": apt / "lists",
+        "Dir::State::Status": apt / "status",
+    }
+    get = ["apt-get", "-qq", *(f"-o{name}={value}" for name, value in settings.items())]
+    why = "the libraries of Debian 13, which perf_analyzer needs here, cannot be downloaded"
+    _must([*get, "update"], why)
+    _must([*get, "download", *_LIBRARIES], why, apt / "packages")
+    for package in (apt / "packages").glob("*.deb"):
+        _must(["dpkg-deb", "--extract", str(package), str(draft)], f"{package.name} is broken")
+    shutil.rmtree(apt)
+
+
+def _must(words: Sequence[str], why: str, folder: Path | None = None) -> None:
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip() or "no reason given").splitlines()[-1].rstrip(".")
+        raise Unavailable(f"{why[0].upper()}{why[1:]}: {last}. {INSTEAD}")

@@ -1,0 +1,117 @@
+"""The workload of `bench.compare`: the one volume that every contender makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from export import variant
+from export.variant import Variant
+
+Array = npt.NDArray[Any]
+
+SEED = 0
+# As configs/config_infer.json of NV-Generate-CTMR; hundredths of these are exact in float16, which
+# upstream rounds the spacing to.
+SPACING = (1.5, 1.5, 2.0)
+_BLOCK = 8  # voxels a side of one label
+
+
+class Volume(NamedTuple):
+    """Grey levels int16 [X, Y, Z], and seconds by stage; None where a stage is not measured."""
+
+    image: Array
+    seconds: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A volume, its weights, and the device: `size` voxels a side, `device` cpu or cuda.
+
+    `depth`: voxels along z, where it is not `size`. `checkpoints` and `repository` hold the same
+    weights, as official files and as models for `target`. `upstream` is a checkout of
+    NV-Generate-CTMR and `config` a file of its folder configs, which says how to decode.
+    """
+
+    variant: str
+    size: int
+    steps: int
+    device: str
+    checkpoints: str
+    repository: str
+    target: str = "onnx"
+    upstream: str = ""
+    config: str = "config_infer.json"
+    depth: int = 0
+
+    @property
+    def sides(self) -> tuple[int, int, int]:
+        """The voxels along x, y and z."""
+        return self.size, self.size, self.depth or self.size
+
+    def load(self) -> Variant:
+        """Return the variant."""
+        return variant.load(self.variant)
+
+    @property
+    def models(self) -> Path:
+        """The folder of the model repository."""
+        return Path(self.repository)
+
+    def mask(self) -> npt.NDArray[np.uint8]:
+        """Return blocks of all labels of the variant in an ellipsoid, 0 around it, [X, Y, Z]."""
+        ids = [int(label) for label in self.load().serving["labels"] if int(label)]
+        blocks = np.random.default_rng(SEED).choice(
+            np.array(ids, np.uint8), [-(-side // _BLOCK) for side in self.sides]
+        )
+        labels = blocks.repeat(_BLOCK, 0).repeat(_BLOCK, 1).repeat(_BLOCK, 2)
+        axes = tuple(map(slice, self.sides))
+        labels = labels[axes]
+        x, y, z = (
+            (line - (side - 1) / 2) / (0.48 * side)
+            for line, side in zip(np.ogrid[axes], self.sides, strict=True)
+        )
+        labels[x**2 + y**2 + z**2 > 1] = 0
+        return np.ascontiguousarray(labels)
+
+    def noise(self) -> npt.NDArray[np.float32]:
+        """Return the latent to start from, [1, C, x, y, z], rounded to float16 as upstream's is."""
+        latent = self.load().serving["latent"]
+        sides = [side // latent["factor"] for side in self.sides]
+        noise = np.random.Generator(np.random.Philox(SEED)).standard_normal(
+            (1, latent["channels"], *sides), np.float32
+        )
+        return noise.astype(np.float16).astype(np.float32)
+
+    def request(self) -> dict[str, Array]:
+        """Return the request as the server takes it; guidance is off."""
+        return {
+            "mask": self.mask(),
+            "spacing": np.array(SPACING, np.float32),
+            "seed": np.array([SEED]),
+            "steps": np.array([self.steps], np.int32),
+            "guidance": np.array([0.0], np.float32),
+            "latent": self.noise(),
+        }
+
+
+def grey_levels(serving: dict[str, Any], image: Array, labels: Array) -> npt.NDArray[np.int16]:
+    """Return the autoencoder's 0..1 [X, Y, Z] as whole grey levels, background where no label is.
+
+    As upstream, but rounded to whole numbers.
+    """
+    scale = serving["intensity"]
+    low, high = scale["min"], scale["max"]
+    levels = np.clip(image.astype(np.float32), 0, 1 if scale["clip_above"] else None)
+    levels = levels * (high - low) + low
+    levels[labels == 0] = low
+    return whole(levels)
+
+
+def whole(levels: Array) -> npt.NDArray[np.int16]:
+    """Round grey levels to int16."""
+    return np.clip(np.rint(levels), -32768, 32767).astype(np.int16)

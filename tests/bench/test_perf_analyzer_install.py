@@ -1,0 +1,48 @@
+"""perf_analyzer is found or installed, or its absence explained."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bench import perf_analyzer_install
+from bench.perf_analyzer_install import Unavailable
+
+
+def executable(path: Path, status: int) -> Path:
+    path.write_text(f"#!/bin/sh\nexit {status}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_path_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = executable(tmp_path / "perf_analyzer", 0)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert perf_analyzer_install.command() == [str(program)]
+
+
+def test_one_that_does_not_start_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executable(tmp_path / "perf_analyzer", 1)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = perf_analyzer_install.cache()
+    folder.mkdir(parents=True)
+    executable(folder / "perf_analyzer", 0)
+    assert perf_analyzer_install.command() == [str(folder / "perf_analyzer")]
+
+
+def test_without_an_index_it_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    with pytest.raises(Unavailable, match=r"^Pip cannot download .*tritonserver:25.01-py3-sdk"):
+        perf_analyzer_install.command()
+    assert not perf_analyzer_install.cache().exists()
