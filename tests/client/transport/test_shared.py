@@ -78,19 +78,17 @@ def clean() -> Iterator[None]:
 def test_both_ways_give_the_same_bytes(
     server: Server, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    regions_used: list[list[str]] = []
+    registered: list[list[str]] = []  # at each event; the client unregisters after the last
+
+    def note(event: object) -> None:
+        registered.append(regions(server))
+
     with Client(server.grpc) as client:
-        far = client.generate(
-            **inputs, **ARGUMENTS, on_progress=lambda _: regions_used.append(in_use(server))
-        )
-        assert not any(regions_used)  # it is small
+        far = client.generate(**inputs, **ARGUMENTS, on_progress=note)
+        assert not any(registered)  # the volume is small
         monkeypatch.setattr(shared, "THRESHOLD", 1000)
-        near = client.generate(
-            **inputs,
-            **ARGUMENTS,
-            on_progress=lambda one: regions_used.append(one.stage == "done" or in_use(server)),
-        )
-    assert len(regions_used[-2]) == 1
+        near = client.generate(**inputs, **ARGUMENTS, on_progress=note)
+    assert len(registered[-2]) == 1
     assert near.report["sha256"] == far.report["sha256"]
     assert near.image.get_data_dtype() == np.int16
     assert np.array_equal(near.image.dataobj, far.image.dataobj)
@@ -159,13 +157,11 @@ def test_asyncio(server: Server, low: None, eventually: Callable[..., None]) -> 
 
     async def ask() -> None:
         async with aio.Client(server.grpc) as client:
-            regions_used: list[list[str]] = []
+            registered: list[list[str]] = []
             volume = await client.generate(
-                MASK,
-                **ARGUMENTS,
-                on_progress=lambda one: regions_used.append(one.stage == "done" or in_use(server)),
+                MASK, **ARGUMENTS, on_progress=lambda _: registered.append(regions(server))
             )
-            assert len(regions_used[-2]) == 1
+            assert len(registered[-2]) == 1
             assert volume.report["sha256"] == before.report["sha256"]
             assert regions(server) == []
             task = asyncio.create_task(client.generate(MASK, steps=1000))
