@@ -168,10 +168,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         rows, notes = test(options)
     except KeyboardInterrupt:
-        print("loadtest: cancelled", file=sys.stderr)
+        print("load: cancelled", file=sys.stderr)
         return 130
     except (Unavailable, ServerFailed) as error:
-        print(f"loadtest: {error}", file=sys.stderr)
+        print(f"load: {error}", file=sys.stderr)
         return 1
     section = text(options, rows, notes)
     if options.write:
@@ -214,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seconds", type=float, default=600, help="the most that a level may take [%(default)s]"
     )
-    parser.add_argument("--out", type=Path, default=Path("out/loadtest"), help="[%(default)s]")
+    parser.add_argument("--out", type=Path, default=Path("out/load"), help="[%(default)s]")
     parser.add_argument("--write", action="store_true", help="also into docs/benchmarks.md")
     return parser
 

@@ -1,4 +1,8 @@
-"""The three stages of the ensemble: condition, sampler, decoder, each a model of Triton."""
+"""The three stages of the ensemble: condition, sampler, decoder, each a model of Triton.
+
+Their requests wait in Triton's queues, which Triton refuses by itself when they are full
+(max_queue_size in config.pbtxt).
+"""
 
 from __future__ import annotations
 

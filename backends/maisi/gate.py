@@ -6,7 +6,8 @@ a long one is overtaken only by requests that arrive within its own expected tim
 Between two steps a working request pauses for a shorter one. At most two requests for each device
 are started at a time: one that works and one that is paused.
 
-A request is refused at once when the queue is full, and when it surely cannot end within its time.
+A request is refused at once when the queue is full, which model.py asks before it starts a thread,
+and when it surely cannot end within its time, which stream.py asks once the work is known.
 """
 
 from __future__ import annotations

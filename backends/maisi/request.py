@@ -34,7 +34,7 @@ from .inputs import (
 INT64_MAX = 2**63 - 1
 _STRENGTH = 0.8
 _SIGNATURE = 64  # hexadecimal digits of an HMAC-SHA256
-_MOST_RETRIES = 5
+_MOST_REDRAWS = 5
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def complete(variant: Variant, inputs: Inputs) -> Plan:
         organs=anatomy.parse_organs(variant, inputs),
         sourced=sourced,
         strength=number(inputs, "strength", _STRENGTH if sourced else 1, 0, 1),
-        redraws=whole(inputs, "redraws", 0, 0, _MOST_RETRIES),
+        redraws=whole(inputs, "redraws", 0, 0, _MOST_REDRAWS),
     )
     if "latent" in inputs:
         check_latent(variant, plan, "latent", inputs["latent"])

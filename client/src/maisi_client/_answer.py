@@ -13,8 +13,8 @@ from ._errors import ServerError, printable
 from ._grid import Spacing, present_ids, resample_nearest, resample_within, restore
 from ._provenance import provenance
 from ._request import Request, size_of
+from ._validation import check_form, read_json, read_tensor
 from ._volume import Progress, Volume
-from ._wire import check_form, read_json, read_tensor
 
 _STAGE_BYTES = 200
 _LONGEST_MM = 1e4  # between voxels
@@ -104,7 +104,7 @@ def volume(result: Any, request: Request) -> Volume | None:
         raise ServerError("the server sent an image without a report")
     _check_size("image", image, size_of(request.inputs) or parsed.get("size") or image.shape)
     used_mask = _used_mask(result, image.shape)
-    image, spacing, labels = _without_background(image, used_mask, request)
+    image, spacing, labels = _set_background(image, used_mask, request)
     restored = _restore(image, spacing, parsed, request)
     mask_image = None if labels is None else _restore_labels(labels, spacing, parsed, request)
     parsed |= _warnings(parsed, request)
@@ -142,7 +142,7 @@ def _check_size(name: str, value: NDArray[Any], size: Sequence[int]) -> None:
         )
 
 
-def _without_background(
+def _set_background(
     image: NDArray[np.int16], used_mask: NDArray[np.uint8] | None, request: Request
 ) -> tuple[NDArray[np.int16], Spacing | None, NDArray[np.uint8] | None]:
     """Return a volume that is background outside its labels, its spacing, and the labels.

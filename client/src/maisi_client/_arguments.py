@@ -13,7 +13,7 @@ from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from ._errors import InvalidRequest, printable
-from ._wire import excerpt
+from ._validation import excerpt
 
 Picture: TypeAlias = "str | os.PathLike[str] | SpatialImage"
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ._errors import InvalidRequest, first_line
 from ._image_file import READ_ERRORS, in_mm, load
-from ._wire import excerpt
+from ._validation import excerpt
 
 Spacing: TypeAlias = tuple[float, float, float]
 

@@ -11,9 +11,9 @@ from ._client import Client
 from ._errors import InvalidRequest, Mismatch, ServerError
 from ._mask import load_greys, load_mask
 from ._provenance import digest
+from ._validation import check_form, read_json_file
 from ._variant import choose_variant
 from ._volume import Progress, Volume
-from ._wire import check_form, read_json_file
 
 _SIDECAR = {
     "request": {"mask?": (str, type(None)), "source?": (str, type(None))},

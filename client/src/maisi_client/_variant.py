@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ._errors import InvalidRequest, ServerError, ServerUnavailable, printable
-from ._wire import check_form, excerpt, read_json
+from ._validation import check_form, excerpt, read_json
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ._datasets.report_files import report_files
 from ._errors import InvalidRequest, ServerError
 from ._grid import open_image
 from ._outputs import identities, refuse_input
-from ._wire import check_form, read_json_file
+from ._validation import check_form, read_json_file
 
 SUFFIXES = (".nii.gz", ".nii")
 _FORM = {  # of the parts of a report that are read

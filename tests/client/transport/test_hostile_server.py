@@ -36,8 +36,8 @@ from maisi_client._transport.channel import answer_bytes
 from maisi_client._transport.errors import explain
 from maisi_client._transport.pool import PooledServer
 from maisi_client._transport.shared import Region
+from maisi_client._validation import read_tensor
 from maisi_client._variant import parse_variant
-from maisi_client._wire import read_tensor
 from tritonclient.grpc import model_config_pb2 as model_config
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import InferenceServerException

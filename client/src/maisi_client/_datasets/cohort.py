@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from .._errors import InvalidRequest, printable
+from .._validation import excerpt
 from .._variant import Variant
-from .._wire import excerpt
 from .plan import Row
 from .planning import check, deal, largest_remainder, number, shuffled
 from .table import read_table

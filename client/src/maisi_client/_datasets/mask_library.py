@@ -11,7 +11,7 @@ from typing import Any
 
 from .._errors import InvalidRequest, first_line
 from .._grid import Spacing, parse_spacing
-from .._wire import excerpt
+from .._validation import excerpt
 from .value_parsers import integer
 
 # convert_body_region in scripts/find_masks.py of NV-Generate-CTMR.

@@ -16,7 +16,7 @@ from typing import Any
 from .._atomic import atomic
 from .._errors import InvalidRequest, first_line, printable
 from .._outputs import identities, refuse_input
-from .._wire import excerpt
+from .._validation import excerpt
 from . import value_parsers as parse
 from .table import read_table
 

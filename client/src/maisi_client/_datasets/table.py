@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .._errors import InvalidRequest, first_line
-from .._wire import excerpt
+from .._validation import excerpt
 
 _SEPARATORS = ",;\t"  # spreadsheets use the second where the decimal separator is a comma
 _BLANK = f'{_SEPARATORS}"\r\n '

@@ -14,7 +14,7 @@ from tritonclient.utils import np_to_triton_dtype
 
 from .._errors import InvalidRequest, printable
 from .._request import Request, size_of
-from .._wire import JSON_BYTES
+from .._validation import JSON_BYTES
 from .address import is_loopback
 from .tls import Tls
 
