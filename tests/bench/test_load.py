@@ -50,7 +50,7 @@ def test_what_the_server_refuses_is_said(
     options = ["--url", server.grpc, "--out", str(tmp_path), "--size", "16,16,16"]
     assert load.main([*SMALL, *options]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("loadtest: The ensemble by gRPC does not answer: ")
+    assert last.startswith("load: The ensemble by gRPC does not answer: ")
     assert last.endswith(
         "16 x 16 x 16 voxels is outside what is allowed, 32 x 32 x 32 to 256 x 256 x 256"
     )
@@ -119,7 +119,7 @@ def test_ctrl_c_leaves_nothing_behind(
     eventually(lambda: len(left_behind(tmp_path)) > len(REGIONS))  # perf_analyzer is at work
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130 and err.splitlines()[-1] == "loadtest: cancelled"
+    assert process.returncode == 130 and err.splitlines()[-1] == "load: cancelled"
     assert left_behind(tmp_path) == []
     csv_lines = (tmp_path / "load.csv").read_text().splitlines()
     assert len(csv_lines) == 2 and csv_lines[1].startswith("ensemble,gRPC,2 at once,400,1,")
