@@ -59,8 +59,8 @@ def result(name: str, trials: Sequence[Trial], steps: int) -> Result:
     The first request takes the start of the process and the first volume; with the service, which
     runs already, the first volume alone.
     """
-    warm = {stage: _known(trial.warm[stage] for trial in trials) for stage in STAGES}
-    first = _known(trial.first["total"] for trial in trials)
+    warm = {stage: _present(trial.warm[stage] for trial in trials) for stage in STAGES}
+    first = _present(trial.first["total"] for trial in trials)
     start = [trial.start for trial in trials]
     first_request = (
         first if name == "service" else [a + b for a, b in zip(start, first, strict=True)]
@@ -77,7 +77,7 @@ def result(name: str, trials: Sequence[Trial], steps: int) -> Result:
     return Result(name, seconds, memory, max(gpus, default=None), notes=trials[-1].notes)
 
 
-def _known(values: Iterable[float | None]) -> list[float]:
+def _present(values: Iterable[float | None]) -> list[float]:
     return [value for value in values if value is not None]
 
 

@@ -89,9 +89,9 @@ def test_the_images_say_it(series: Path, slices: list[int], kind: str) -> None:
     assert mask.values.shape == SHAPE
     assert np.flatnonzero(mask.values.any(axis=(0, 1))).tolist() == slices
     assert not mask.warnings
-    said = load_mask(segmentation(series, slices, kind))
-    assert np.array_equal(said.values, mask.values)
-    assert np.allclose(said.affine, mask.affine, atol=1e-4)
+    from_slices = load_mask(segmentation(series, slices, kind))
+    assert np.array_equal(from_slices.values, mask.values)
+    assert np.allclose(from_slices.affine, mask.affine, atol=1e-4)
 
 
 def test_images_are_believed_before_what_a_segmentation_says(series: Path) -> None:
@@ -215,12 +215,12 @@ def test_another_series_of_the_segmentation_does_not_count(series: Path, distanc
     assert volume_of(mask) == pytest.approx(3 * 16 * np.prod(SIZES))
 
 
-@pytest.mark.parametrize("said", [True, False])
-def test_positions_may_be_rounded(tmp_path: Path, said: bool) -> None:
+@pytest.mark.parametrize("has_spacing", [True, False])
+def test_positions_may_be_rounded(tmp_path: Path, has_spacing: bool) -> None:
     affine = np.diag([1.5, 1.25, 0.6667, 1.0])
     image = nib.Nifti1Image(np.zeros((10, 9, 40), np.int16), affine)
     save_dicom(Volume(image, REPORT), tmp_path / "series")
-    path = segmentation(tmp_path / "series", [3, 7, 8, 30], edit=SILENT if not said else _same)
+    path = segmentation(tmp_path / "series", [3, 7, 8, 30], edit=_same if has_spacing else SILENT)
     for file in (tmp_path / "series").glob("*.dcm"):
         dataset = pydicom.dcmread(file)
         for frame in [dataset, *dataset.get("PerFrameFunctionalGroupsSequence", [])]:
