@@ -16,6 +16,7 @@ import psutil
 from bench import ROOT
 
 SHM = Path("/dev/shm")
+KEY_HEADER = "triton-grpc-protocol-maisi-control"  # of gRPC, as server/launch.py has it
 PATIENCE = 120  # seconds after which a wait counts as a hang, however busy the machine is
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from bench.launcher import SHM
+from bench.launcher import KEY_HEADER, SHM
 
 _BYTES_A_VALUE = 16  # that perf_analyzer needs for one value of a request or an answer
 
@@ -84,7 +84,7 @@ def run(
         words.append("--streaming" if endpoint.streaming else "--async")
         if endpoint.shared_memory:
             words.append("--shared-memory=system")
-            words += ["-H", f"triton-grpc-protocol-maisi-control:{key}"]
+            words += ["-H", f"{KEY_HEADER}:{key}"]
             words.append(f"--output-shared-memory-size={endpoint.shared_memory}")
         # A range with itself as its end: one number alone means "up to 1".
         words.append(

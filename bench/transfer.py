@@ -24,7 +24,7 @@ import numpy as np
 import tritonclient.grpc as grpc
 
 from bench import page
-from bench.launcher import SHM
+from bench.launcher import KEY_HEADER, SHM
 from bench.networks import tensors
 from bench.servers import keyed
 from bench.workload import Array
@@ -77,7 +77,7 @@ def by_grpc(client: Any, key: str, side: int) -> Array:
 def by_shared_memory(client: Any, key: str, side: int) -> Array:
     """Return the volume of an answer in shared memory, which is registered for it, as an array."""
     name, count = f"maisi-client-transfer-{os.getpid()}", 2 * side**3
-    path, headers = SHM / name, {"triton-grpc-protocol-maisi-control": key}
+    path, headers = SHM / name, {KEY_HEADER: key}
     output = grpc.InferRequestedOutput("image")
     output.set_shared_memory(name, count)
     with path.open("w+b") as file:

@@ -25,11 +25,11 @@ class HostNetwork:
             run("ip", "-n", name, "link", "set", "lo", "up")
         run("ip", "-n", HUB, "link", "add", "bridge", "type", "bridge")
         run("ip", "-n", HUB, "link", "set", "bridge", "up")
-        run("ip", "-n", HUB, "addr", "add", f"{SUBNET}.1/24", "dev", "bridge")
-        for number, name in enumerate(self.hosts, 1):
+        run("ip", "-n", HUB, "addr", "add", f"{HUB_ADDRESS}/24", "dev", "bridge")
+        for host, name in enumerate(self.hosts):
             run(*f"ip -n {HUB} link add {name} type veth peer name eth netns {name}".split())
             run(*f"ip -n {HUB} link set {name} master bridge up".split())
-            run(*f"ip -n {name} addr add {SUBNET}.{10 + number}/24 dev eth".split())
+            run(*f"ip -n {name} addr add {self.address(host)}/24 dev eth".split())
             run(*f"ip -n {name} link set eth up".split())
 
     def address(self, host: int) -> str:

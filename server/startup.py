@@ -84,7 +84,7 @@ def make_first(triton: Triton, model: str, smallest: Smallest, seconds: float, s
             if failed or ((late or not error.answered) and not works(triton)):
                 raise ServerError(f"{model} loaded but cannot compute: {error}") from None
             if late:
-                log(f"{model} works for others, and left no room for a volume of our own: {error}")
+                log(f"{model} works for others, and made no volume of our own: {error}")
                 return
         if stop.event.wait(RETRY):
             raise Stopped

@@ -27,8 +27,8 @@ _TRANSIENT = {
     "is not healthy": "died and is loaded again",
     "is not ready": "is being loaded again",
     "has no available versions": "is being loaded again",
-    "shared memory": "has no room in shared memory",
-    "a file of activations": "has no room for activations on the disk",
+    "shared memory": "has no space in shared memory",
+    "a file of activations": "has no space for activations on the disk",
 }
 _QUEUE_FULL = "maximum queue size"  # part of Triton 2.51's error
 _QUEUE_PAUSE = 0.002  # seconds until a full queue is tried again
