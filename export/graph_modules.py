@@ -133,7 +133,7 @@ class MaskFlow(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the next latent and the network's output, both [1, C, x, y, z].
 
-        `z` and `coefficients` as in `Flow`; `anatomy_sizes` [1, 10]: 0..1, or -1 for none.
+        `z` and `coefficients` as in `Flow`; `anatomy_sizes` [1, sizes]: 0..1, or -1 for absent.
         """
         out = self.unet(latent, timestep, context=anatomy_sizes[:, None]).float()
         return _update(out, latent, z, coefficients), out

@@ -117,7 +117,8 @@ def graphs(variant: Variant, networks: Networks) -> list[Graph]:
     stages = chains.encoder(autoencoder, scale, factor)
     add("vae_encoder", VaeEncoder(autoencoder, scale), image, {"latent": any_latent}, stages)
     if networks.mask_diffusion is not None:
-        sizes: dict[str, Shape] = {"anatomy_sizes": (1, 10)}
+        size_count = variant.networks["mask_diffusion"]["cross_attention_dim"]
+        sizes: dict[str, Shape] = {"anatomy_sizes": (1, size_count)}
         add("mask_flow", MaskFlow(networks.mask_diffusion), {**update, **sizes}, updated)
         assert networks.mask_scale_factor is not None
         ids = variant.serving["mask_labels"]

@@ -141,12 +141,14 @@ def contract(variant: Variant, network: str, inputs: Iterable[str]) -> dict[str,
     serving, factor = variant.serving, variant.serving["latent"]["factor"]
     factors = {"latent": factor, "z": factor, "embedding": factor, "labels": 1, "image": 1}
     classes = variant.networks["diffusion_unet"].get("num_class_embeds")
+    # The mask networks generate at the one size that they were trained for.
+    generates_mask = network in ("mask_flow", "mask_decoder")
+    size = serving["mask_generation"]["size"] if generates_mask else None
+    schedule = (serving["mask_generation"] if generates_mask else serving)["schedule"]
     ranges = {
-        "timestep": [0, serving["schedule"]["train_timesteps"]],
+        "timestep": [0, schedule["train_timesteps"]],
         **({} if classes is None else {"class_labels": [0, classes - 1]}),
     }
-    # The mask networks generate at the one size that they were trained for.
-    size = serving["mask_generation"]["size"] if network in ("mask_flow", "mask_decoder") else None
     multiple = serving["size"]["multiple"]
     padded = [-(-side // multiple) * multiple for side in serving["size"]["max"]]
     return {

@@ -52,7 +52,7 @@ def volume(
         condition = condition.to(device)
     scheduler = _flow(latents, steps) if fresh is None else _ddpm(steps)
     times = scheduler.timesteps
-    following = torch.cat((times[1:], torch.tensor([0], dtype=times.dtype)))
+    following = _following(times)
     if strength < 1:
         within = (times <= strength * 1000) & (strength > 0)
         times, following = times[within], following[within]
@@ -89,18 +89,28 @@ def volume(
 
 
 def labels(
-    networks: Any, noise: Iterator[Array], sizes: Sequence[float], steps: int, ids: Sequence[int]
+    networks: Any,
+    noise: Iterator[Array],
+    sizes: Sequence[float],
+    steps: int,
+    ids: Sequence[int],
+    kind: str,
 ) -> Array:
-    """Return the labels [X', Y', Z'] that the mask networks generate from ten anatomy `sizes`.
+    """Return the labels [X', Y', Z'] that the mask networks generate from anatomy `sizes`.
 
-    `noise` yields the first latent and then the noise of each step; `ids`: class -> label.
+    `noise` yields the first latent and then DDPM's noise of each step; `ids`: class -> label;
+    `kind` of schedule: ddpm or rflow.
     """
     latents = torch.from_numpy(next(noise))
-    scheduler, context = _ddpm(steps), torch.tensor(sizes)[None, None]
+    scheduler = _ddpm(steps) if kind == "ddpm" else _flow(latents, steps)
+    times, context = scheduler.timesteps, torch.tensor(sizes)[None, None]
     with torch.no_grad():
-        for time in scheduler.timesteps:
+        for time, next_time in zip(times, _following(times), strict=True):
             out = networks.mask_diffusion(latents, torch.Tensor((time,)), context=context)
-            latents = _ddpm_step(scheduler, out, time, latents, noise)
+            if kind == "ddpm":
+                latents = _ddpm_step(scheduler, out, time, latents, noise)
+            else:
+                latents, _ = scheduler.step(out, time, latents, next_time)
         decoded = networks.mask_autoencoder.decode_stage_2_outputs(
             latents / networks.mask_scale_factor
         )
@@ -130,6 +140,11 @@ def _flow(latents: torch.Tensor, steps: int) -> Any:
     numel: Any = torch.prod(torch.tensor(latents.shape[-3:]))
     scheduler.set_timesteps(steps, input_img_size_numel=numel)
     return scheduler
+
+
+def _following(times: torch.Tensor) -> torch.Tensor:
+    """Return the time after each of `times`; after the last comes 0."""
+    return torch.cat((times[1:], torch.tensor([0], dtype=times.dtype)))
 
 
 def _ddpm(steps: int) -> Any:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from export import mask_generation
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -161,7 +163,7 @@ def _on_base(table: dict[str, Any], path: Path, folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path.name}: 'name' is missing, which tells it from {base}")
     merged = _merge(_read(folder / f"{base}.toml"), table)
     for role in set(table.get("checkpoints", {})) - set(table.get("hub", {})):
-        merged["hub"].pop(role, None)  # a user's own checkpoint is not the file on the hub
+        merged.get("hub", {}).pop(role, None)  # a user's own checkpoint is not the file on the hub
     return merged
 
 
@@ -206,6 +208,8 @@ def _check(variant: Variant, file_name: str) -> None:
         )
     _check_labels(variant, file_name)
     _check_sizes(variant, file_name)
+    if "mask_diffusion" in variant.networks:
+        mask_generation.check(variant.networks, variant.serving, file_name)
 
 
 def _check_labels(variant: Variant, file_name: str) -> None:
@@ -218,16 +222,6 @@ def _check_labels(variant: Variant, file_name: str) -> None:
         raise ValueError(
             f"{file_name}: labels must lie in 0..255, hold 0 and every id of `lesions`"
         )
-    if "mask_autoencoder" in variant.networks:
-        classes = variant.networks["mask_autoencoder"]["out_channels"]
-        ids = serving["mask_labels"]
-        if len(ids) != classes or not set(ids) <= labels:
-            raise ValueError(f"{file_name}: mask_labels must be {classes} ids out of `labels`")
-    if "mask_autoencoder" in variant.networks:
-        serving["mask_generation"]
-        width = variant.networks["mask_diffusion"]["cross_attention_dim"]
-        if any(len(row) != width for row in serving.get("anatomy_sizes", [])):
-            raise ValueError(f"{file_name}: every row of anatomy_sizes must have {width} sizes")
     if "vocabularies" in serving:
         tables = _read(VOCABULARIES)
         if unknown := [name for name in serving["vocabularies"] if name not in tables]:

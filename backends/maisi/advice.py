@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .anatomy import tumour
+from .anatomy import lesions
 from .inputs import Array, Variant, by
 from .request import Plan
 
@@ -24,18 +24,21 @@ Preset = Mapping[str, Any]
 def warnings(variant: Variant, plan: Plan, mask: Array | None = None) -> list[str]:
     """Return a sentence for each way in which the plan differs from the presets of its modality.
 
-    And one where the mask [X, Y, Z] generated for an anatomy lacks the requested tumour.
+    And one for each requested lesion that the mask [X, Y, Z] generated for an anatomy lacks.
     """
-    missing = [] if plan.anatomy is None or mask is None else _missing_tumour(variant, plan, mask)
-    return [*_differences(variant, plan), *missing]
+    return [*_differences(variant, plan), *_missing_lesions(variant, plan, mask)]
 
 
-def _missing_tumour(variant: Variant, plan: Plan, mask: Array) -> list[str]:
-    label = tumour(plan.anatomy or ())
-    if label is None or any((plane == label).any() for plane in mask):
+def _missing_lesions(variant: Variant, plan: Plan, mask: Array | None) -> list[str]:
+    if plan.anatomy is None or mask is None:
         return []
-    name = variant["labels"][str(label)]
-    return [f"anatomy: the mask that was made has no {name} at this size, spacing and seed"]
+    labels = lesions(variant, plan.anatomy)
+    missing = [label for label in labels if not any((plane == label).any() for plane in mask)]
+    names = [variant["labels"][str(label)] for label in missing]
+    return [
+        f"anatomy: the mask that was made has no {name} at this size, spacing and seed"
+        for name in names
+    ]
 
 
 def _differences(variant: Variant, plan: Plan) -> list[str]:

@@ -1,7 +1,7 @@
-"""The inputs `anatomy`, ten sizes for a generated mask, and `organs`, the labels to keep.
+"""The inputs `anatomy`, sizes for a generated mask, and `organs`, the labels to keep.
 
-The names, their order and the ranges are those of prepare_anatomy_size_condition in
-scripts/sample.py and of check_input_ct in scripts/sample_mask.py of
+The sizes of a variant are its table `mask_generation.sizes`, in the order of the mask network's
+input. How they are completed and which tumour counts is as in
 github.com/NVIDIA-Medtech/NV-Generate-CTMR at commit da438fe.
 """
 
@@ -16,86 +16,79 @@ import numpy.typing as npt
 from .errors import InvalidRequest
 from .inputs import Array, Inputs, Variant, join, quote, text
 
-ORGANS = ("gallbladder", "liver", "stomach", "pancreas", "colon")
-
-# Tumour -> its label id; ldm_conditional_sample_one_mask in scripts/sample_mask.py.
-TUMOURS = {
-    "lung tumor": 23,
-    "pancreatic tumor": 24,
-    "hepatic tumor": 26,
-    "colon cancer primaries": 27,
-    "bone lesion": 128,
-}
-
-NAMES = (*ORGANS, *TUMOURS)
-
 ABSENT = -1.0
 
-# Sizes that the request lacks, where the variant has no table of them. Our choice: organs in the
-# middle of the range and no tumour.
-DEFAULT = (0.5,) * len(ORGANS) + (ABSENT,) * len(TUMOURS)
+
+def names(variant: Variant) -> list[str]:
+    """Return the names of the variant's sizes, in the order of the mask network's input."""
+    return [entry["name"] for entry in variant["mask_generation"]["sizes"]]
 
 
 def parse(variant: Variant, inputs: Inputs) -> tuple[float, ...] | None:
-    """Return the ten sizes of the input `anatomy`, in the order of NAMES; None without it.
+    """Return the sizes of the input `anatomy`, in the order of `names`; None without it.
 
     `anatomy` is a text such as `liver=0.5, hepatic tumor=0.3`; a size is 0 to 1, without a unit, or
-    -1 for absent. Other sizes come from `anatomy_sizes` of the variant, see `complete_sizes`.
-    Raises InvalidRequest.
+    -1 for absent. For the others see `complete_sizes`. Raises InvalidRequest.
     """
     if "anatomy" not in inputs:
         return None
+    allowed = names(variant)
     value = text(inputs, "anatomy", limit=500)
     if not value.strip():
-        raise InvalidRequest(f"anatomy: empty, but name=size is needed, names being {join(NAMES)}")
+        raise InvalidRequest(
+            f"anatomy: empty, but name=size is needed, names being {join(allowed)}"
+        )
     explicit: dict[str, float] = {}
     for part in value.split(","):
         name, equals, number = (piece.strip() for piece in part.partition("="))
         if not equals:
+            (close,) = difflib.get_close_matches(name, allowed, n=1, cutoff=0)
             raise InvalidRequest(
-                f"anatomy: {quote(part.strip())} is not name=size, such as liver=0.5"
+                f"anatomy: {quote(part.strip())} is not name=size, such as {close}=0.5"
             )
-        if name not in NAMES:
-            raise InvalidRequest(f"anatomy: {quote(name)} is not one of {join(NAMES)}")
+        if name not in allowed:
+            raise InvalidRequest(f"anatomy: {quote(name)} is not one of {join(allowed)}")
         if name in explicit:
             raise InvalidRequest(f"anatomy: {name} is given twice, and once is allowed")
         explicit[name] = _size(name, number)
-    tumours = [name for name in explicit if name in TUMOURS]
+    sizes = variant["mask_generation"]["sizes"]
+    is_tumour = {entry["name"]: entry.get("tumour", False) for entry in sizes}
+    tumours = [name for name in explicit if is_tumour[name]]
     if len(tumours) > 1:
         raise InvalidRequest(
             f"anatomy: {join(tumours)} are {len(tumours)} tumours, and at most one is allowed"
         )
-    return complete_sizes(explicit, variant.get("anatomy_sizes", ()))
+    return complete_sizes(variant, explicit)
 
 
-def complete_sizes(
-    explicit: Mapping[str, float], table: Sequence[Sequence[float]]
-) -> tuple[float, ...]:
-    """Return ten sizes: `explicit`, name -> size, and the others from a row of `table`.
+def complete_sizes(variant: Variant, explicit: Mapping[str, float]) -> tuple[float, ...]:
+    """Return the sizes in the order of `names`: those of `explicit`, name -> size, and the others.
 
-    That is the first of the rows nearest to those, by the sum of absolute differences, as
-    prepare_anatomy_size_condition in scripts/sample.py; DEFAULT where there are no rows.
+    The others are from a row of the variant's table `anatomy_sizes`, the first of those nearest to
+    `explicit` by the sum of absolute differences, as in prepare_anatomy_size_condition of
+    scripts/sample.py; without a table they are the variant's defaults.
     """
+    allowed = names(variant)
 
     def distance(row: Sequence[float]) -> float:
-        sizes = zip(NAMES, row, strict=True)
+        sizes = zip(allowed, row, strict=True)
         return sum(abs(explicit[name] - size) for name, size in sizes if name in explicit)
 
-    row = min(table, key=distance, default=DEFAULT)
-    return tuple(float(explicit.get(name, size)) for name, size in zip(NAMES, row, strict=True))
+    defaults = [entry["default"] for entry in variant["mask_generation"]["sizes"]]
+    row = min(variant.get("anatomy_sizes", ()), key=distance, default=defaults)
+    return tuple(float(explicit.get(name, size)) for name, size in zip(allowed, row, strict=True))
 
 
-def tumour(sizes: Sequence[float]) -> int | None:
-    """Return the label id of the tumour in ten sizes; None where all five are absent.
+def lesions(variant: Variant, sizes: Sequence[float]) -> tuple[int, ...]:
+    """Return the label ids of the lesions in `sizes` that are not absent.
 
-    A row of a table may hold a second one: the last counts, as in ldm_conditional_sample_one_mask
-    in scripts/sample_mask.py.
+    A row of a table may hold several tumours: the last counts, as in
+    ldm_conditional_sample_one_mask of scripts/sample_mask.py.
     """
-    last = None
-    for label, size in zip(TUMOURS.values(), sizes[len(ORGANS) :], strict=True):
-        if size != ABSENT:
-            last = label
-    return last
+    entries = zip(variant["mask_generation"]["sizes"], sizes, strict=True)
+    present = [entry for entry, size in entries if "label" in entry and size != ABSENT]
+    tumours = [entry for entry in present if entry.get("tumour")]
+    return tuple(entry["label"] for entry in present if entry not in tumours[:-1])
 
 
 def parse_organs(variant: Variant, inputs: Inputs) -> tuple[int, ...] | None:

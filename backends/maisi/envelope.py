@@ -9,12 +9,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
 from .errors import InvalidRequest
 from .inputs import Array, by
-from .morphology import Bits, Mask, grow, shrink
+from .morphology import Bits, Mask, grow, largest, piece_sizes, shrink
 
 BODY = 200
 # add_body_envelope: below is air, and air of this share of the body is the table.
@@ -42,9 +41,9 @@ def envelope(mask: Mask, image: Array, has_lung: bool) -> Mask:
         )
     air = image < AIR_HU
     labelled = mask > 0
-    outside = shrink(grow(_largest(air), 1), 1, beyond=True)
+    outside = shrink(grow(largest(air), 1), 1, beyond=True)
     body = shrink(~outside | labelled, 2, beyond=False)
-    body = grow(_largest(body), 2)
+    body = grow(largest(body), 2)
     body = shrink(grow(body, 1), 1, beyond=True)
     filled = mask.copy()
     filled[body & ~labelled] = BODY
@@ -110,28 +109,11 @@ def _fill_deeper(
     return filled
 
 
-def _largest(bits: Bits) -> Bits:
-    """Return the largest component, the last of equals; sharing a corner connects voxels."""
-    parts, count = ndimage.label(bits, np.ones((3, 3, 3)))
-    if not count:
-        return bits
-    largest: Bits = parts == count - _sizes(parts, count)[::-1].argmax()
-    return largest
-
-
-def _sizes(parts: Array, count: int) -> npt.NDArray[np.int64]:
-    """Return the number of voxels in each of the parts 1 to `count`."""
-    sizes = np.zeros(count + 1, np.int64)
-    for slab in np.array_split(parts, 16):  # bincount takes eight bytes a voxel
-        sizes += np.bincount(slab.ravel(), minlength=count + 1)
-    return sizes[1:]
-
-
 def _cut_table(mask: Mask, air: Bits) -> None:
     """Set every large connected piece of air in the body to background, in place."""
     body = mask == BODY
     parts, count = ndimage.label(body & air)
-    large = _sizes(parts, count) >= TABLE_SHARE * np.count_nonzero(body)
+    large = piece_sizes(parts, count) >= TABLE_SHARE * np.count_nonzero(body)
     table = np.append(False, large)
     for plane, part in zip(mask, parts, strict=True):
         plane[table[part]] = 0

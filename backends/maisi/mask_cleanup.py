@@ -1,4 +1,4 @@
-"""The cleanup of a generated mask: specks, gaps and organs in the wrong position.
+"""The cleanup of a generated mask of the body: specks, gaps and organs in the wrong position.
 
 The steps and their order are those of general_mask_generation_post_process in scripts/utils.py of
 github.com/NVIDIA-Medtech/NV-Generate-CTMR at commit da438fe, as are all ids and distances here.
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from .morphology import Bits, Mask, grow, shrink
+from .morphology import CORNERS, Bits, Mask, grow, shrink
 
 Box = tuple[slice, ...]
 
@@ -28,8 +28,6 @@ ORGAN_OF = {LUNG_TUMOR: 28, 24: 4, HEPATIC_TUMOR: LIVER, COLON_CANCER: COLON, BO
 # that the gallbladder (10) is closed twice. Bones (33 and up) stay in pieces with a bone lesion.
 ORGANS = [1, 4, 10, 12, 3, *LUNG_LOBES, 5, 14, 13, 6, 7, 8, 9, 10]
 BONES = list(range(33, 60))
-
-CORNERS = np.ones((3, 3, 3), bool)  # voxels that share a corner are one piece
 
 
 def clean(labels: Mask, tumour: int | None) -> Mask:

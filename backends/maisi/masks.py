@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import anatomy, envelope, schedule, stopping, vocabulary
+from . import anatomy, envelope, head_cleanup, mask_cleanup, schedule, stopping, vocabulary
 from .augmentation import augment
 from .conditioning import mask_noise, organs_of_lesions
 from .errors import InvalidRequest
 from .inputs import Array, Inputs, Variant
-from .mask_cleanup import BONE_LESION, LUNG_LOBES, clean
+from .mask_cleanup import BONE_LESION, LUNG_LOBES
 from .request import Plan
 from .sampler import RunModel
 
@@ -58,15 +58,16 @@ def generate(
     """Return a mask [X, Y, Z] of the plan's anatomy, on the plan's grid.
 
     As ldm_conditional_sample_one_mask in scripts/sample_mask.py of NV-Generate-CTMR, but decoded
-    whole: DDPM from noise, conditioned on ten sizes, then `mask_cleanup`. The networks were trained
-    for one size and spacing, from which the mask is resampled. `on_step(done, total)` is called
-    after each step.
+    whole: from noise by the variant's schedule, conditioned on its sizes, then its cleanup. The
+    networks were trained for one size and spacing, from which the mask is resampled.
+    `on_step(done, total)` is called after each step.
     """
     assert plan.anatomy is not None
     settings = variant["mask_generation"]
     factor = variant["latent"]["factor"]
     shape = (1, variant["latent"]["channels"], *(side // factor for side in settings["size"]))
-    steps = schedule.steps(settings["schedule"], math.prod(shape[2:]), settings["steps"], "ddpm")
+    solver = "ddpm" if settings["schedule"]["kind"] == "ddpm" else "euler"
+    steps = schedule.steps(settings["schedule"], math.prod(shape[2:]), settings["steps"], solver)
     latent: Any = next(noise := mask_noise(plan, shape))
     sizes = np.array([plan.anatomy], np.float32)
     for done, step in enumerate(steps, start=1):
@@ -81,8 +82,17 @@ def generate(
         (latent,) = run_model("mask_flow", inputs, ["next_latent"])
         on_step(done, len(steps))
     (labels,) = run_model("mask_decoder", {"latent": latent}, ["labels"])
-    mask = clean(np.from_dlpack(labels)[0], anatomy.tumour(plan.anatomy))
+    mask = _clean(variant, np.from_dlpack(labels)[0], anatomy.lesions(variant, plan.anatomy))
     return resample(mask, settings["spacing"], plan.size, plan.spacing)
+
+
+def _clean(
+    variant: Variant, labels: npt.NDArray[np.uint8], lesions: Sequence[int]
+) -> npt.NDArray[np.uint8]:
+    """Return `labels` [X, Y, Z] after the variant's cleanup; `lesions`: the ids requested."""
+    if variant["mask_generation"]["cleanup"] == "head":
+        return head_cleanup.clean(variant, labels, lesions)
+    return mask_cleanup.clean(labels, lesions[0] if lesions else None)
 
 
 def resample(

@@ -13,7 +13,7 @@ import numpy as np
 
 from . import VERSION
 from .advice import warnings
-from .anatomy import NAMES
+from .anatomy import names
 from .inputs import Array, Variant
 from .request import Plan
 from .vocabulary import OWN
@@ -53,7 +53,7 @@ def report(
             "masked": plan.masked,
             "preset": plan.preset,
             **({"strength": plan.strength} if plan.sourced else {}),
-            **_mask_fields(plan),
+            **_mask_fields(variant, plan),
             **regions,
             "warnings": warnings(variant, plan, mask),
             "seconds": {stage: round(value, 4) for stage, value in seconds.items()},
@@ -68,11 +68,13 @@ def report(
     )
 
 
-def _mask_fields(plan: Plan) -> dict[str, Any]:
+def _mask_fields(variant: Variant, plan: Plan) -> dict[str, Any]:
     """Return the fields of the report about the origin of the mask."""
     if not plan.masked:
         return {}
-    sizes = None if plan.anatomy is None else dict(zip(NAMES, plan.anatomy, strict=True))
+    sizes = None
+    if plan.anatomy is not None:
+        sizes = dict(zip(names(variant), plan.anatomy, strict=True))
     return {
         "vocabulary": plan.vocabulary or OWN,
         "body_added": plan.body_added,

@@ -44,7 +44,7 @@ class Plan:
     `size` and `padded_size` in voxels, `spacing` in millimetres; regions are None where the variant
     has none; `guidance_interval` is in time, 1 at noise and 0 at the image; `vocabulary` names the
     labels of the request's mask; `body_added`: a body is added to it; `augmented`: it is augmented;
-    `anatomy`: the ten sizes of a mask to generate; `organs`: the ids that the answer's mask keeps;
+    `anatomy`: the sizes of a mask to generate; `organs`: the ids that the answer's mask keeps;
     `sourced`: it starts from an image noised to `strength`, 1 being noise alone; `redraws`: how
     often a volume that is not faithful is sampled again. `started` is the machine's monotonic clock
     at the start, and `condition_seconds` the time of the first stage.

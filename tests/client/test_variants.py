@@ -71,8 +71,16 @@ def test_info_tells_masks_and_regions(client: Client, official_server: Any) -> N
     output = maisi("info", "--url", official_server.grpc).stdout
     brain, ddpm = sorted(output.split("\n\n"))
     assert brain.startswith("tiny-brain") and "masks         none" in brain
-    assert "labels" not in brain and "regions" not in brain
+    assert "labels" not in brain and "regions" not in brain and "anatomy" not in brain
     assert "regions       head, chest, abdomen, lower" in ddpm and "masks" not in ddpm
+    assert "anatomy       gallbladder 0.5, liver 0.5, stomach 0.5, pancreas 0.5, colon 0.5" in ddpm
+    assert "lung tumor absent" in ddpm
+    assert variants["tiny-brain"].anatomy == {}
+    assert variants["tiny-ddpm"].anatomy["bone lesion"] == {
+        "default": -1,
+        "label": 128,
+        "tumour": True,
+    }
 
 
 def test_the_command_makes_them(official_server: Any, tmp_path: Path) -> None:

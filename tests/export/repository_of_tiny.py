@@ -13,9 +13,8 @@ from export import build
 from export import variant as variants
 from export.job import Job
 from export.variant import Variant
-from tests.export.weights import random_checkpoint, tiny
+from tests.export.weights import TINY, random_checkpoint, tiny
 
-TINY = Path(__file__).parent / "tiny"
 # Like ddpm-ct and rflow-mr-brain.
 OFFICIAL = ("tiny-ddpm", "tiny-brain")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from export import model_configs
 from export import variant as variants
 from tests.conftest import ROOT
 from tests.export.repository_of_tiny import read_config
+from tests.export.weights import tiny
 
 ENGINES = ["mask_encoder", "flow", "flow_masked", "vae_decoder", "vae_encoder"]
 MASKS = ["mask_flow", "mask_decoder"]
@@ -137,6 +139,19 @@ def test_every_network_says_what_it_takes_and_every_model_but_the_stream_has_a_q
             assert contract["ranges"]["class_labels"] == [0, 127]
         if "timestep" in shapes(config.input):
             assert contract["ranges"]["timestep"] == [0, 1000]
+
+
+def test_the_mask_network_has_the_times_of_its_own_schedule_and_an_input_for_each_size() -> None:
+    variant = tiny()
+    generation = variant.serving["mask_generation"]
+    schedule = generation["schedule"] | {"train_timesteps": 500}
+    serving = variant.serving | {"mask_generation": generation | {"schedule": schedule}}
+    variant = dataclasses.replace(variant, serving=serving)
+    models = model_configs.configs(variant, {}, "onnx", "fp32")
+    for short, latest in (("mask_flow", 500), ("flow", 1000)):
+        contract = json.loads(models[f"tiny.{short}"].parameters["network"].string_value)
+        assert contract["ranges"]["timestep"] == [0, latest]
+    assert shapes(models["tiny.mask_flow"].input)["anatomy_sizes"] == ("TYPE_FP32", [1, 4])
 
 
 def test_each_target_has_its_backend_and_file() -> None:

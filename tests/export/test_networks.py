@@ -75,8 +75,8 @@ def test_a_volume_in_one_piece_gives_what_slabs_give(transposed: bool) -> None:
 def test_loaded_networks_know_scale_and_digests(checkpoints: Path) -> None:
     loaded = networks.load(tiny(), checkpoints)
     assert loaded.scale_factor == 0.9
-    assert loaded.mask_scale_factor is None
-    assert set(loaded.digests) == {"autoencoder", "diffusion_unet", "controlnet"}
+    assert loaded.mask_scale_factor == 0.9
+    assert set(loaded.digests) == set(variants.ROLES)
     assert {len(digest) for digest in loaded.digests.values()} == {64}
     assert not loaded.diffusion_unet.training
 

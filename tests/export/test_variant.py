@@ -33,7 +33,7 @@ def test_what_is_published_is_compact(name: str) -> None:
     parameter = variants.load(name).parameter({})
     assert set(SERVING) < set(parameter)
     assert "mask_labels" not in parameter
-    assert len(json.dumps(parameter)) < 8192
+    assert len(json.dumps(parameter)) < 10_000
 
 
 def test_the_widest_activation_is_the_one_of_the_decoder() -> None:

@@ -14,7 +14,8 @@ from export import cache, verify
 from export.__main__ import main
 from export.graphs import NEEDS
 from export.job import checkpoint_digests
-from tests.export.repository_of_tiny import TINY, exported_official, official
+from tests.export.repository_of_tiny import exported_official, official
+from tests.export.weights import TINY
 
 
 @pytest.fixture(scope="module")

@@ -14,28 +14,12 @@ from export.graphs import Graph
 from export.networks import Networks
 from export.variant import Variant
 
+TINY = Path(__file__).parent / "tiny"
+
 
 def tiny() -> Variant:
-    """Return a variant like mini with few channels, one UNet level and attention only below it."""
-    mini = variants.load("mini")
-    keywords = copy.deepcopy(mini.networks)
-    keywords["autoencoder"] |= {
-        "num_channels": [8, 8, 8],
-        "num_res_blocks": [1, 1, 1],
-        "norm_num_groups": 4,
-    }
-    unet = {
-        "num_channels": [16],
-        "attention_levels": [False],
-        "num_head_channels": [16],
-        "num_res_blocks": 1,
-        "norm_num_groups": 4,
-        "resblock_updown": True,
-    }
-    keywords["diffusion_unet"] |= unet
-    keywords["controlnet"] |= {**unet, "conditioning_embedding_num_channels": [8, 8, 16]}
-    files = {role: f"tiny/{role}.safetensors" for role in keywords}
-    return dataclasses.replace(mini, name="tiny", networks=keywords, checkpoints=files)
+    """Return a variant like mini with few channels, one UNet level, and mask networks."""
+    return variants.load(TINY / "tiny.toml")
 
 
 def random_checkpoint(variant: Variant, folder: Path, seed: int = 0) -> None:

@@ -10,34 +10,50 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from backends.maisi.mask_cleanup import clean
+from backends.maisi import head_cleanup, mask_cleanup
 from export import networks, reference
 from export.arrays import Array
 from export.variant import Variant
 
 SIZE, SPACING, SEED = (32, 40, 32), (1.5, 2.0, 1.5), 11
-REQUEST: dict[str, Any] = {
-    "anatomy": np.array([b"liver=0.8, lung tumor=0.4"], object),
+_REQUEST: dict[str, Any] = {
     "size": np.array(SIZE, np.int32),
     "spacing": np.array(SPACING, np.float32),
     "seed": np.array([SEED]),
     "steps": np.array([2], np.int32),
 }
+REQUEST = _REQUEST | {"anatomy": np.array([b"liver=0.8, lung tumor=0.4"], object)}
+HEAD_REQUEST = _REQUEST | {"anatomy": np.array([b"ventricles=0.8, brain tumor=0.4"], object)}
 
 
 def mask_of_monai(variant: Variant, checkpoints: Path, size: tuple[int, int, int] = SIZE) -> Array:
     """Return the mask of `REQUEST`, at `size`, by MONAI's networks, scheduler and resampling."""
-    table = variant.serving["mask_generation"]
-    loaded = networks.load(variant, checkpoints)
-    shape = (1, 4, *(side // 4 for side in table["size"]))
     sizes = [0.5, 0.8, 0.5, 0.5, 0.5, 0.4, -1, -1, -1, -1]
-    noise = reference.mask_noise(SEED, shape)
-    raw = reference.labels(loaded, noise, sizes, table["steps"], variant.serving["mask_labels"])
-    assert len(np.unique(raw)) > 20, "labels are too few to tell right from wrong"
-    labels = clean(raw, 23)
-    tensor = MetaTensor(
-        torch.from_numpy(labels)[None], affine=torch.diag(torch.tensor([1.5] * 3 + [1]))
-    )
+    labels = mask_cleanup.clean(_labels_of_monai(variant, checkpoints, sizes), 23)
+    return _resampled(labels, variant, size)
+
+
+def head_of_monai(variant: Variant, checkpoints: Path) -> Array:
+    """Return the mask of `HEAD_REQUEST`, likewise."""
+    labels = _labels_of_monai(variant, checkpoints, [0.5, 0.8, -1, 0.4])
+    labels = head_cleanup.clean(variant.serving, labels, (176,))
+    return _resampled(labels, variant, SIZE)
+
+
+def _labels_of_monai(variant: Variant, checkpoints: Path, sizes: list[float]) -> Array:
+    table, ids = variant.serving["mask_generation"], variant.serving["mask_labels"]
+    loaded = networks.load(variant, checkpoints)
+    noise = reference.mask_noise(SEED, (1, 4, *(side // 4 for side in table["size"])))
+    kind = table["schedule"]["kind"]
+    labels = reference.labels(loaded, noise, sizes, table["steps"], ids, kind)
+    assert len(np.unique(labels)) > 20, "labels are too few to tell right from wrong"
+    return labels
+
+
+def _resampled(labels: Array, variant: Variant, size: tuple[int, int, int]) -> Array:
+    spacing = variant.serving["mask_generation"]["spacing"]
+    affine = torch.diag(torch.tensor([*spacing, 1]))
+    tensor = MetaTensor(torch.from_numpy(labels)[None], affine=affine)
     fit = monai.transforms.ResizeWithPadOrCrop(spatial_size=size)
     fitted: Array = fit(monai.transforms.Spacing(pixdim=SPACING, mode="nearest")(tensor))[0].numpy()
     return fitted

@@ -26,7 +26,7 @@ class MaskArguments(TypedDict, total=False):
     vocabulary: the vocabulary of the mask's label ids, such as `totalsegmentator-v2`, if they are
         not MAISI's.
     anatomy: makes the server generate the mask, such as `{"liver": 0.5, "hepatic tumor": 0.3}`:
-        sizes from 0 to 1 of the controllable structures.
+        sizes from 0 to 1, or -1 for absent, of what `Client.info` lists as `anatomy`.
     organs: the labels, names or ids, that the returned mask keeps.
     augment: changes the mask a little, by the seed: a tumour moves within its organ, or the whole
         mask is zoomed.

@@ -21,7 +21,9 @@ class Variant:
     `max_voxels`; `spacing` has `min` and `max`; `limits` bound `steps` and `guidance`; `defaults`
     are the values of arguments that a request omits. `presets` are named combinations of arguments
     that the model was trained for; one has a `caveat` if its images without a mask are known to be
-    bad. `weights` are SHA-256 digests.
+    bad. `anatomy` maps the sizes of a mask to generate, by name, to the `default` of each, 0 to 1 or
+    -1 for absent, and maybe its `meaning`; a lesion has a `label`, and a request has at most one
+    `tumour`. `weights` are SHA-256 digests.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Variant:
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    anatomy: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -62,6 +65,17 @@ _FORM = {  # of the JSON, as far as the client reads it
             "share?": (int, float),
             "caveat?": str,
         }
+    },
+    "mask_generation?": {
+        "sizes?": [
+            {
+                "name": str,
+                "default": (int, float),
+                "label?": int,
+                "tumour?": bool,
+                "meaning?": str,
+            }
+        ]
     },
     "weights?": {str: str},
 }
@@ -97,6 +111,10 @@ def parse_variant(text: str) -> Variant:
     fields["regions"] = tuple(data.get("regions", {}).get("names", ()))
     fields["solvers"] = tuple(data.get("solvers", ()))
     fields["limits"] = {key: (low, high) for key, (low, high) in data.get("limits", {}).items()}
+    sizes = data.get("mask_generation", {}).get("sizes", ())
+    fields["anatomy"] = {
+        size["name"]: {key: size[key] for key in size if key != "name"} for size in sizes
+    }
     return Variant(**fields)
 
 

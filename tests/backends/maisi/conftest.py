@@ -40,6 +40,27 @@ def regional(mini: dict[str, Any]) -> dict[str, Any]:
         },
         "solvers": ["ddpm"],
         "defaults": mini["defaults"] | {"solver": "ddpm"},
+        "mask_generation": variant.load("rflow-ct").serving["mask_generation"],
+    }
+
+
+@pytest.fixture(scope="session")
+def head(mini: dict[str, Any]) -> dict[str, Any]:
+    """Return a variant of heads that generates masks by rectified flow."""
+    return mini | {
+        "mask_generation": {
+            "size": [32, 48, 32],
+            "spacing": [2.0, 2.0, 2.0],
+            "steps": 4,
+            "schedule": {"kind": "rflow", "train_timesteps": 1000, "base_numel": 32768},
+            "sizes": [
+                {"name": "ventricles", "default": 0.3},
+                {"name": "white matter hyperintensity", "default": -1, "label": 150},
+                {"name": "brain tumor", "default": -1, "label": 176, "tumour": True},
+            ],
+            "cleanup": "head",
+            "scattered": [120, 131, 156, 157, 168],
+        }
     }
 
 

@@ -43,14 +43,14 @@ def test_every_name_has_its_index(regional: Variant) -> None:
         sizes = anatomy.parse(regional, text_input("anatomy", f"{name}=0.25"))
         assert sizes is not None
         assert sizes[index] == 0.25
-    assert anatomy.tumour(anatomy.DEFAULT) is None
+    assert anatomy.lesions(regional, anatomy.complete_sizes(regional, {})) == ()
     tumours = {"lung tumor": 23, "pancreatic tumor": 24, "hepatic tumor": 26}
     tumours |= {"colon cancer primaries": 27, "bone lesion": 128}
     for index, (name, label) in enumerate(tumours.items(), 5):
         sizes = anatomy.parse(regional, text_input("anatomy", f"{name}=0"))
         assert sizes is not None
         assert sizes[index] == 0
-        assert anatomy.tumour(sizes) == label
+        assert anatomy.lesions(regional, sizes) == (label,)
 
 
 TABLE = [
@@ -72,10 +72,13 @@ TABLE = [
         ({"liver": 0.4, "gallbladder": -1}, 1),
     ],
 )
-def test_the_nearest_row_gives_the_other_sizes(explicit: dict[str, float], row: int) -> None:
+def test_the_nearest_row_gives_the_other_sizes(
+    regional: Variant, explicit: dict[str, float], row: int
+) -> None:
     original = [list(sizes) for sizes in TABLE]
-    expected = dict(zip(anatomy.NAMES, TABLE[row], strict=True)) | explicit
-    assert anatomy.complete_sizes(explicit, TABLE) == tuple(expected.values())
+    expected = dict(zip(anatomy.names(regional), TABLE[row], strict=True)) | explicit
+    with_table = regional | {"anatomy_sizes": TABLE}
+    assert anatomy.complete_sizes(with_table, explicit) == tuple(expected.values())
     assert original == TABLE
 
 
@@ -84,8 +87,34 @@ def test_the_table_is_the_variants(regional: Variant) -> None:
     assert sizes == (0.1, 0.8, *TABLE[0][2:])
 
 
-def test_of_two_tumours_in_a_row_the_last_counts() -> None:
-    assert anatomy.tumour(TABLE[2]) == 128
+def test_of_two_tumours_in_a_row_the_last_counts(regional: Variant) -> None:
+    assert anatomy.lesions(regional, TABLE[2]) == (128,)
+
+
+def test_the_names_and_defaults_are_the_variants(head: Variant) -> None:
+    assert anatomy.names(head) == ["ventricles", "white matter hyperintensity", "brain tumor"]
+    sizes = anatomy.parse(head, text_input("anatomy", "brain tumor=0.2"))
+    assert sizes == (0.3, -1, 0.2)
+    assert anatomy.lesions(head, sizes) == (176,)
+    both = text_input("anatomy", "white matter hyperintensity=0, brain tumor=1")
+    sizes = anatomy.parse(head, both)
+    assert sizes == (0.3, 0, 1)
+    assert anatomy.lesions(head, sizes) == (150, 176)
+
+
+@pytest.mark.parametrize(
+    ("request_text", "sentence"),
+    [
+        ("liver=0.5", "anatomy: 'liver' is not one of ventricles, white matter hyperintensity, br"),
+        ("ventricle", "anatomy: 'ventricle' is not name=size, such as ventricles=0.5"),
+        ("", "anatomy: empty, but name=size is needed, names being ventricles, white matter"),
+    ],
+)
+def test_errors_have_the_names_of_the_variant(
+    head: Variant, request_text: str, sentence: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=sentence):
+        anatomy.parse(head, text_input("anatomy", request_text))
 
 
 TEN = "gallbladder, liver, stomach, pancreas, colon, lung tumor, pancreatic tumor, hepatic tumor"
@@ -134,7 +163,8 @@ def test_one_text_in_utf8(regional: Variant) -> None:
 
 
 def test_the_longest_text_fits_the_limit(regional: Variant) -> None:
-    request_text = ", ".join(f"{name}=0.3333333333333333" for name in anatomy.NAMES[:6])
+    names = anatomy.names(regional)[:6]
+    request_text = ", ".join(f"{name}=0.3333333333333333" for name in names)
     assert anatomy.parse(regional, text_input("anatomy", request_text)) == (1 / 3,) * 6 + (-1,) * 4
 
 

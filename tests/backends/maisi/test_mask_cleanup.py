@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from backends.maisi.mask_cleanup import CORNERS, ORGANS, clean, close, keep_largest
+from backends.maisi.mask_cleanup import ORGANS, clean, close, keep_largest
+from backends.maisi.morphology import CORNERS
 
 Mask = np.ndarray[Any, np.dtype[np.uint8]]
 

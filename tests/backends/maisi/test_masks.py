@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from monai.networks.schedulers.rectified_flow import RFlowScheduler
 
 from backends.maisi import masks
+from backends.maisi.advice import warnings
 from backends.maisi.errors import InvalidRequest
 from backends.maisi.request import complete
 from export import variant
@@ -127,6 +129,56 @@ def test_a_mask_is_generated_step_by_step(ct: Variant) -> None:
     assert set(np.unique(mask)) == {0, 1, 200}
     repeated = masks.generate(ct, plan, engine, lambda *steps_done: None)
     assert (repeated == mask).all()
+
+
+def test_a_head_is_generated_by_rectified_flow_and_cleaned_as_a_head(head: Variant) -> None:
+    network_calls: list[dict[str, Any]] = []
+
+    def engine(model: str, inputs: dict[str, Any], outputs: Any) -> list[Any]:
+        if model == "mask_flow":
+            network_calls.append(inputs)
+            return [inputs["latent"] * 0.5]
+        labels = np.zeros((1, 32, 48, 32), np.uint8)
+        labels[:, 4:28, 8:40, 4:28] = 168
+        labels[:, 8:12, 16:20, 8:12] = 150  # requested
+        labels[:, 16:20, 16:20, 8:12] = 176  # not requested
+        labels[:, 10, 30, 10] = 220
+        return [labels]
+
+    inputs = {
+        "anatomy": text("ventricles=0.8, white matter hyperintensity=0.4"),
+        "seed": np.array([3]),
+        "size": np.array([32, 48, 32]),
+        "spacing": np.array([2] * 3, np.float32),
+    }
+    plan = complete(head, inputs)
+    mask = masks.generate(head, plan, engine, lambda *steps_done: None)
+    latent = torch.prod(torch.tensor(network_calls[0]["latent"].shape[2:]))
+    scheduler = RFlowScheduler(use_discrete_timesteps=False, use_timestep_transform=True)
+    scheduler.set_timesteps(4, input_img_size_numel=latent)
+    assert [float(call["timestep"][0]) for call in network_calls] == scheduler.timesteps.tolist()
+    for call in network_calls:
+        a, b, c = call["coefficients"]
+        assert (a, c) == (1, 0) and 0 < b < 1
+        np.testing.assert_allclose(call["anatomy_sizes"], [[0.8, 0.4, -1]])
+    assert {int(id_): int((mask == id_).sum()) for id_ in np.unique(mask) if id_ != 168} == {
+        0: 32 * 48 * 32 - 24 * 32 * 24,
+        22: 64,
+        150: 64,
+    }
+
+
+def test_a_lesion_that_the_mask_lacks_is_a_warning(head: Variant) -> None:
+    plan = complete(head, {"anatomy": text("white matter hyperintensity=0.4, brain tumor=0.5")})
+    mask = np.full((32, 32, 32), 150, np.uint8)
+    (warning,) = [one for one in warnings(head, plan, mask) if one.startswith("anatomy")]
+    assert warning == (
+        "anatomy: the mask that was made has no brain tumor at this size, spacing and seed"
+    )
+    mask[16:] = 22
+    mask[20, 20, 20] = 176
+    assert not any(one.startswith("anatomy") for one in warnings(head, plan, mask))
+    assert sum(one.startswith("anatomy") for one in warnings(head, plan, mask * 0)) == 2
 
 
 @pytest.mark.parametrize("volume", ["mask", "source"])

@@ -503,6 +503,11 @@ def test_text_of_a_variant_is_printable(ask: Callable[..., Any]) -> None:
         ({"defaults": {}}, "variant.defaults has no 'modality'"),
         ({"regions": []}, r"variant.regions is \[\]; an object"),
         ({"solvers": "euler"}, "variant.solvers is 'euler'; a list"),
+        ({"mask_generation": 7}, "variant.mask_generation is 7; an object"),
+        (
+            {"mask_generation": {"sizes": [{"name": "liver"}]}},
+            r"variant.mask_generation.sizes\[0\] has no 'default'",
+        ),
     ],
 )
 def test_a_variant_that_is_none(more: dict[str, Any], sentence: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import textwrap
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .common import client
@@ -20,7 +21,8 @@ def add(commands: Commands) -> None:
         "info",
         parents=[server_options(), json_option()],
         help="what the server offers",
-        description="Print every variant: modalities, labels, limits, defaults and presets.",
+        description="Print every variant: modalities, labels, sizes of an anatomy, limits, defaults and"
+        " presets.",
         epilog=EXIT_CODES,
     )
     parser.set_defaults(run=info)
@@ -53,10 +55,17 @@ def _describe(variant: Variant) -> str:
         "limits": pairs(limits),
         "solvers": ", ".join(variant.solvers),
         "defaults": pairs(variant.defaults),
+        "anatomy": ", ".join(_size(name, size) for name, size in variant.anatomy.items()),
         "labels": ", ".join(f"{id_} {name}" for id_, name in labels.items()),
     }
     lines = [_row(name, text) for name, text in rows.items() if text]
     return "\n".join([variant.name, *lines, *_presets(variant)])
+
+
+def _size(name: str, size: Mapping[str, Any]) -> str:
+    """Return a size of an anatomy with its default and, if the server tells it, its meaning."""
+    default = "absent" if size["default"] == -1 else f"{size['default']:g}"
+    return f"{name} {default}" + (f" ({size['meaning']})" if "meaning" in size else "")
 
 
 def _row(name: str, text: str) -> str:

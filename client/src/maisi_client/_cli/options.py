@@ -65,7 +65,8 @@ def mask_options(parser: argparse.ArgumentParser, result: str) -> None:
     add(
         "--anatomy",
         metavar="A=S,...",
-        help="generate the mask, with sizes 0 to 1: 'liver=0.5, hepatic tumor=0.3'",
+        help="generate the mask, with sizes 0 to 1 of what `maisi info` lists:"
+        " 'liver=0.5, hepatic tumor=0.3'",
     )
     add("--augment", action="store_true", default=None, help="vary MASK a little, by the seed")
     add("--organs", metavar="A,...", help="labels to keep in the mask that is written [all]")

@@ -1,0 +1,113 @@
+"""The cleanup of a generated mask of the head: pieces apart, holes, lesions and specks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from .conditioning import organs_of_lesions
+from .inputs import Variant
+from .morphology import CORNERS, Mask, largest, piece_sizes
+
+# Our choice, in voxels: a smaller piece of an organ is a speck.
+SPECK = 8
+
+
+def clean(variant: Variant, labels: Mask, requested: Collection[int]) -> Mask:
+    """Return a cleaned copy of `labels` [X, Y, Z]; `requested`: the ids of the lesions to keep.
+
+    Voxels that share a corner are one piece. In this order:
+
+    - of all labels together only the largest piece stays;
+    - background that it encloses takes the nearest label;
+    - lesions that were not requested become the organs that the variant's `lesions` names, as do
+      all pieces of a requested tumour but the largest;
+    - pieces of an organ below 8 voxels take the label that is most frequent around them. Lesions,
+      and the labels of the variant's `mask_generation.scattered`, are no organs.
+    """
+    data = np.where(largest(labels != 0), labels, np.uint8(0))
+    _fill_holes(data)
+    _replace_lesions(variant, data, requested)
+    sizes = variant["mask_generation"]["sizes"]
+    others = {0, *variant["mask_generation"]["scattered"]}
+    others |= {int(id_) for id_ in (*variant["lesions"], *variant.get("lesion_neighbours", {}))}
+    others |= {entry["label"] for entry in sizes if "label" in entry}
+    _absorb_specks(data, {int(id_) for id_ in variant["labels"]} - others)
+    return data
+
+
+def _fill_holes(data: Mask) -> None:
+    """Give background that the labels enclose, in place, the label of the nearest voxel."""
+    holes = ndimage.binary_fill_holes(data != 0) & (data == 0)
+    if not holes.any():
+        return
+    (sides,) = ndimage.find_objects(holes.view(np.uint8))
+    box = tuple(slice(side.start - 1, side.stop + 1) for side in sides)  # no hole is at a face
+    part, holes = data[box], holes[box]
+    nearest = ndimage.distance_transform_edt(part == 0, return_distances=False, return_indices=True)
+    part[holes] = part[tuple(nearest[:, holes])]
+
+
+def _replace_lesions(variant: Variant, data: Mask, requested: Collection[int]) -> None:
+    """Replace lesions, in place, except the requested ones and of a tumour the largest piece."""
+    healthy = organs_of_lesions(variant, data)
+    for entry in variant["mask_generation"]["sizes"]:
+        if "label" not in entry:
+            continue
+        part = data == entry["label"]
+        if entry["label"] not in requested:
+            data[part] = healthy[entry["label"]]
+        elif entry.get("tumour"):
+            data[part & ~largest(part)] = healthy[entry["label"]]
+
+
+def _absorb_specks(data: Mask, organs: Collection[int]) -> None:
+    """Give pieces of `organs` below SPECK voxels, in place, the label most frequent around them.
+
+    A voxel around a speck counts once for each voxel of it that it touches by a face, edge or
+    corner. Background and specks do not count; a speck among specks waits for their labels.
+    """
+    padded = np.pad(data, 1)  # so that every voxel has all neighbours
+    _, y, z = padded.shape
+    steps = [(i - 1) * y * z + (j - 1) * z + k - 1 for i, j, k in np.argwhere(CORNERS)]
+    labels, numbers = padded.reshape(-1), np.pad(_specks(data, organs), 1).reshape(-1)
+    voxels = np.flatnonzero(numbers)
+    numbers, labels_before = numbers[voxels], labels[voxels]
+    labels[voxels] = 0
+    present = np.flatnonzero(np.bincount(labels, minlength=256))
+    columns = np.zeros(256, np.int64)
+    columns[present] = np.arange(present.size)
+    while voxels.size:
+        _, rows = np.unique(numbers, return_inverse=True)
+        votes = np.zeros((rows.max() + 1) * present.size, np.int64)
+        for step in steps:
+            pairs = rows * present.size + columns[labels[voxels + step]]
+            votes += np.bincount(pairs, minlength=votes.size)
+        votes = votes.reshape(-1, present.size)
+        votes[:, 0] = 0  # background
+        winners = present[votes.argmax(1)][rows]
+        if not winners.any():
+            labels[voxels] = labels_before  # specks alone
+            break
+        labels[voxels] = winners
+        left = winners == 0
+        voxels, numbers, labels_before = voxels[left], numbers[left], labels_before[left]
+    data[...] = padded[1:-1, 1:-1, 1:-1]
+
+
+def _specks(data: Mask, organs: Collection[int]) -> npt.NDArray[np.int64]:
+    """Return for every voxel [X, Y, Z] the number, from 1, of its speck of `organs`; else 0."""
+    numbers, count = np.zeros(data.shape, np.int64), 0
+    boxes = ndimage.find_objects(data, max_label=255)
+    for organ in sorted(organs):
+        if (box := boxes[organ - 1]) is None:
+            continue
+        pieces, piece_count = ndimage.label(data[box] == organ, CORNERS)
+        small = piece_sizes(pieces, piece_count) < SPECK
+        speck_numbers = np.where(small, count + np.cumsum(small), 0)
+        numbers[box] += np.append(0, speck_numbers)[pieces]
+        count += np.count_nonzero(small)
+    return numbers

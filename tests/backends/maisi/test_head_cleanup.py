@@ -1,0 +1,162 @@
+"""The cleanup of generated heads, on small volumes of known result and on the example's mask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from backends.maisi.head_cleanup import clean
+from tests.conftest import ROOT
+
+Mask = np.ndarray[Any, np.dtype[np.uint8]]
+Variant = dict[str, Any]
+
+FLUID, SKIN, STEM, RIGHT_WHITE, LEFT_WHITE, WMH, TUMOUR, GREY = (
+    131,
+    168,
+    220,
+    227,
+    228,
+    150,
+    176,
+    22,
+)
+CORNERS = np.ones((3, 3, 3))
+
+
+def small_head() -> Mask:
+    """Return a cube of skin with a cube of right white matter in it, and air around."""
+    labels = np.zeros((32, 30, 28), np.uint8)
+    labels[3:29, 3:27, 3:25] = SKIN
+    labels[6:26, 6:24, 6:22] = RIGHT_WHITE
+    return labels
+
+
+def test_a_clean_head_stays_and_the_input_is_not_changed(head: Variant) -> None:
+    labels = small_head()
+    labels[8:10, 8:10, 8:10] = STEM  # as small as an organ may be
+    labels[15, 15, 15] = labels[20, 20, 20] = FLUID
+    original = labels.copy()
+    cleaned = clean(head, labels, ())
+    assert cleaned.dtype == np.uint8 and (cleaned == original).all()
+    labels[0, 0, 0] = SKIN
+    original = labels.copy()
+    assert (clean(head, labels, ()) != original).any()
+    assert (labels == original).all()
+
+
+@pytest.mark.parametrize("fill", [0, SKIN, STEM, TUMOUR])
+@pytest.mark.parametrize("sides", [(1, 1, 1), (2, 1, 3), (7, 6, 5)])
+def test_any_shape_is_accepted(head: Variant, sides: tuple[int, int, int], fill: int) -> None:
+    cleaned = clean(head, np.full(sides, fill, np.uint8), (TUMOUR,))
+    assert cleaned.shape == sides
+    assert (cleaned == fill).all()
+
+
+def test_only_the_largest_piece_of_all_labels_stays(head: Variant) -> None:
+    labels = small_head()
+    expected = labels.copy()
+    labels[0:2, 0:2, 0:28] = FLUID
+    labels[31, 29, 27] = STEM
+    labels[2, 2, 2] = expected[2, 2, 2] = FLUID  # touches a corner of the head
+    labels[0:2, 0:2, 0:4] = 0  # and would connect the first
+    assert (clean(head, labels, ()) == expected).all()
+
+
+def test_holes_take_the_nearest_label_and_notches_stay(head: Variant) -> None:
+    labels = small_head()
+    expected = labels.copy()
+    labels[12:15, 12, 12] = 0
+    labels[4:8, 15, 15] = 0  # across skin, which ends at 5, and white matter
+    labels[3:5, 20, 20] = expected[3:5, 20, 20] = 0
+    assert (clean(head, labels, ()) == expected).all()
+
+
+def test_a_lesion_that_was_not_requested_becomes_its_organ(head: Variant) -> None:
+    labels = small_head()
+    labels[8:12, 8:12, 8:12], labels[16:20, 16:20, 16:20] = WMH, TUMOUR
+    expected = labels.copy()
+    assert (clean(head, labels, (WMH, TUMOUR)) == expected).all()
+    expected[labels == TUMOUR] = GREY
+    assert (clean(head, labels, (WMH,)) == expected).all()
+    expected[labels == WMH] = RIGHT_WHITE
+    assert (clean(head, labels, ()) == expected).all()
+
+
+def test_the_organ_of_a_lesion_may_be_the_most_frequent_around_it(head: Variant) -> None:
+    labels = np.where(small_head() == RIGHT_WHITE, np.uint8(LEFT_WHITE), small_head())
+    labels[8:12, 8:12, 8:12] = WMH
+    expected = np.where(labels == WMH, LEFT_WHITE, labels)
+    neighbours = head | {"lesion_neighbours": {str(WMH): [RIGHT_WHITE, LEFT_WHITE]}}
+    assert (clean(neighbours, labels, ()) == expected).all()
+
+
+def test_one_piece_of_a_tumour_stays_and_all_of_the_hyperintensities(head: Variant) -> None:
+    labels = small_head()
+    labels[8:11, 8:11, 8:11], labels[14, 14, 14] = TUMOUR, TUMOUR
+    labels[20:22, 20:22, 20:22] = TUMOUR
+    labels[8, 20, 8] = labels[8, 20, 18] = WMH
+    expected = labels.copy()
+    expected[20:22, 20:22, 20:22] = GREY
+    expected[14, 14, 14] = RIGHT_WHITE  # a speck of grey matter by then
+    assert (clean(head, labels, (WMH, TUMOUR)) == expected).all()
+
+
+def test_specks_of_organs_take_the_most_frequent_label_around_them(head: Variant) -> None:
+    labels = small_head()
+    expected = labels.copy()
+    labels[10, 10, 10:17] = STEM  # seven voxels
+    labels[5, 8, 8] = STEM  # in skin, one layer from the white matter
+    expected[5, 8, 8] = SKIN
+    labels[15, 10, 10:18] = expected[15, 10, 10:18] = STEM  # eight
+    labels[20, 20, 20] = expected[20, 20, 20] = FLUID
+    assert (clean(head, labels, ()) == expected).all()
+
+
+def test_a_speck_on_the_surface_does_not_become_background(head: Variant) -> None:
+    labels = small_head()
+    labels[29, 10, 10] = STEM
+    expected = labels.copy()
+    expected[29, 10, 10] = SKIN
+    assert (clean(head, labels, ()) == expected).all()
+
+
+def test_specks_among_specks_take_the_label_around_all(head: Variant) -> None:
+    labels = small_head()
+    expected = labels.copy()
+    organs = np.array([214, 215, 218, 219, 220, 221, 222], np.uint8)
+    labels[10:15, 10:15, 10:15] = np.resize(organs, (5, 5, 5))
+    labels[12, 12, 12] = 229
+    for organ in (*organs, 229):
+        _, count = ndimage.label(labels == organ, CORNERS)
+        assert count > 1 or (labels == organ).sum() < 8
+    assert (clean(head, labels, ()) == expected).all()
+
+
+def test_specks_alone_stay(head: Variant) -> None:
+    labels = np.zeros((4, 4, 4), np.uint8)
+    labels[1, 1, 1:3] = [STEM, LEFT_WHITE]
+    assert (clean(head, labels, ()) == labels).all()
+
+
+def test_specks_are_removed_from_a_realistic_head(head: Variant) -> None:
+    image = nib.load(ROOT / "examples" / "brain_mask.nii.gz")
+    mask = np.asarray(image.dataobj).astype(np.uint8)
+    truth = clean(head, mask, (WMH, TUMOUR))
+    assert (truth == mask).mean() > 0.9999
+    assert (clean(head, truth, (WMH, TUMOUR)) == truth).all()
+    random = np.random.default_rng(0)
+    organs = [label for label in range(214, 241) if str(label) in head["labels"]]
+    noise = random.choice(np.array(organs, np.uint8), mask.shape)
+    noisy = np.where(random.random(mask.shape) < 0.002, noise, mask)
+    cleaned = clean(head, noisy, (WMH, TUMOUR))
+    assert (noisy != mask).sum() > 1500
+    assert (cleaned != truth).sum() < 0.2 * (noisy != mask).sum()
+    assert ndimage.label(cleaned, CORNERS)[1] == 1
+    for organ in [22, *organs]:
+        pieces, _ = ndimage.label(cleaned == organ, CORNERS)
+        assert np.bincount(pieces.ravel()).min() >= 8, organ
