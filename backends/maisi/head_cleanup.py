@@ -31,10 +31,8 @@ def clean(variant: Variant, labels: Mask, requested: Collection[int]) -> Mask:
     data = np.where(largest(labels != 0), labels, np.uint8(0))
     _fill_holes(data)
     _replace_lesions(variant, data, requested)
-    sizes = variant["mask_generation"]["sizes"]
     others = {0, *variant["mask_generation"]["scattered"]}
     others |= {int(id_) for id_ in (*variant["lesions"], *variant.get("lesion_neighbours", {}))}
-    others |= {entry["label"] for entry in sizes if "label" in entry}
     _absorb_specks(data, {int(id_) for id_ in variant["labels"]} - others)
     return data
 
@@ -98,9 +96,9 @@ def _absorb_specks(data: Mask, organs: Collection[int]) -> None:
     data[...] = padded[1:-1, 1:-1, 1:-1]
 
 
-def _specks(data: Mask, organs: Collection[int]) -> npt.NDArray[np.int64]:
+def _specks(data: Mask, organs: Collection[int]) -> npt.NDArray[np.int32]:
     """Return for every voxel [X, Y, Z] the number, from 1, of its speck of `organs`; else 0."""
-    numbers, count = np.zeros(data.shape, np.int64), 0
+    numbers, count = np.zeros(data.shape, np.int32), 0
     boxes = ndimage.find_objects(data, max_label=255)
     for organ in sorted(organs):
         if (box := boxes[organ - 1]) is None:

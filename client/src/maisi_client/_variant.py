@@ -21,9 +21,9 @@ class Variant:
     `max_voxels`; `spacing` has `min` and `max`; `limits` bound `steps` and `guidance`; `defaults`
     are the values of arguments that a request omits. `presets` are named combinations of arguments
     that the model was trained for; one has a `caveat` if its images without a mask are known to be
-    bad. `anatomy` maps the sizes of a mask to generate, by name, to the `default` of each, 0 to 1 or
-    -1 for absent, and maybe its `meaning`; a lesion has a `label`, and a request has at most one
-    `tumour`. `weights` are SHA-256 digests.
+    bad. `anatomy` maps the names of the sizes of a generated mask to the `default` of each, 0 to 1
+    or -1 for absent, and maybe its `meaning`; a lesion has a `label`, and of those with `tumour` a
+    request has at most one. `weights` are SHA-256 digests.
     """
 
     name: str

@@ -76,6 +76,19 @@ def test_holes_take_the_nearest_label_and_notches_stay(head: Variant) -> None:
     assert (clean(head, labels, ()) == expected).all()
 
 
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("side", [11, 15])
+def test_the_nearest_label_may_be_on_any_side_of_a_hole(
+    head: Variant, axis: int, side: int
+) -> None:
+    labels = small_head()
+    labels[12:15, 12:15, 12:15] = 0
+    labels.swapaxes(0, axis)[side, 12:15, 12:15] = SKIN
+    cleaned = clean(head, labels, ()).swapaxes(0, axis)
+    assert cleaned[12, 13, 13] == (SKIN if side == 11 else RIGHT_WHITE)
+    assert cleaned[14, 13, 13] == (SKIN if side == 15 else RIGHT_WHITE)
+
+
 def test_a_lesion_that_was_not_requested_becomes_its_organ(head: Variant) -> None:
     labels = small_head()
     labels[8:12, 8:12, 8:12], labels[16:20, 16:20, 16:20] = WMH, TUMOUR

@@ -21,8 +21,8 @@ def add(commands: Commands) -> None:
         "info",
         parents=[server_options(), json_option()],
         help="what the server offers",
-        description="Print every variant: modalities, labels, sizes of an anatomy, limits, defaults and"
-        " presets.",
+        description="Print every variant: modalities, labels, sizes of an anatomy, limits,"
+        " defaults and presets.",
         epilog=EXIT_CODES,
     )
     parser.set_defaults(run=info)
