@@ -17,7 +17,8 @@ from backends.engines import openvino
 from backends.maisi import conditioning
 from backends.maisi.request import Plan, complete
 from backends.maisi.sampler import RunModel
-from backends.slabs.network import Host, Network
+from backends.slabs.chain_runner import ChainRunner
+from backends.slabs.cpu import Cpu
 from bench import ROOT
 from bench.workload import Array
 
@@ -41,13 +42,13 @@ def open_graph(folder: Path) -> Graph:
     Returns a function from inputs to outputs by name, which the next call may overwrite.
     """
     if (folder / "chain.json").is_file():
-        network = Network(folder / "chain.json", Host(Path(gettempdir()), 0))
+        runner = ChainRunner(folder / "chain.json", Cpu(Path(gettempdir()), 0))
 
-        def chain(inputs: Mapping[str, Any]) -> Mapping[str, Array]:
+        def run_chain(inputs: Mapping[str, Any]) -> Mapping[str, Array]:
             (array,) = inputs.values()
-            return {network.chain.output: network(array)}
+            return {runner.chain.output: runner(array)}
 
-        return chain
+        return run_chain
     return openvino.Engine(folder / "model.onnx")
 
 

@@ -28,7 +28,7 @@ from onnx import TensorProto, helper
 from bench import page
 from bench.in_process import REPOSITORY, Graph, open_graph, published
 from bench.launcher import Server
-from bench.networks import tensors
+from bench.network_inputs import infer_inputs
 from bench.workload import Array
 from export import variant
 
@@ -125,7 +125,9 @@ def step_seconds(subject: Subject, client: Any, side: int, steps: int) -> float:
         "guidance": np.array([0], np.float32),
     }
     outputs = [grpc.InferRequestedOutput("report")]
-    answer = client.infer(subject.variant, tensors(arrays), outputs=outputs, client_timeout=600)
+    answer = client.infer(
+        subject.variant, infer_inputs(arrays), outputs=outputs, client_timeout=600
+    )
     report = json.loads(answer.as_numpy("report").tobytes())
     return float(report["seconds"]["sampler"]) / steps
 

@@ -21,7 +21,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from bench import ROOT
 from bench.launcher import Server, ServerFailed
-from bench.networks import tensors
+from bench.network_inputs import infer_inputs
 
 MASK = ROOT / "examples" / "brain_mask.nii.gz"
 NARROW, NARROW_STREAM = "loadtest", "loadtest_stream"
@@ -200,7 +200,7 @@ def ensemble(url: str, request: Mapping[str, Any], seconds: float) -> npt.NDArra
     for name in request.keys() & {"mask", "source"}:
         arrays[name] = np.asarray(request[name].dataobj)
     with grpc.InferenceServerClient(url) as client:
-        result = client.infer("mini", tensors(arrays), client_timeout=seconds)
+        result = client.infer("mini", infer_inputs(arrays), client_timeout=seconds)
     image: npt.NDArray[np.int16] = result.as_numpy("image")
     return image
 
@@ -214,7 +214,7 @@ def stream(url: str, variant: str, arrays: Mapping[str, Any], seconds: float) ->
     results: queue.Queue[Any] = queue.Queue()
     with grpc.InferenceServerClient(url) as client:
         client.start_stream(lambda result, error: results.put(error or result))
-        client.async_stream_infer(f"{variant}.stream", tensors(arrays))
+        client.async_stream_infer(f"{variant}.stream", infer_inputs(arrays))
         while True:
             result = results.get(timeout=seconds)
             if isinstance(result, grpc.InferenceServerException):

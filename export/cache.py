@@ -27,7 +27,7 @@ from export import (
     networks,
     onnx_export,
     profiles,
-    stage_onnx,
+    subgraph_onnx,
     tensorrt_plans,
 )
 from export.graphs import NEEDS, Graph
@@ -40,7 +40,7 @@ _SOURCES = (
     "graphs.py",
     "graph_modules.py",
     "chains.py",
-    "stage_onnx.py",
+    "subgraph_onnx.py",
     "half.py",
     "onnx_export.py",
 )
@@ -77,7 +77,7 @@ def _export(job: Job, graph: Graph, folder: Path, log: Log) -> None:
         "relative_error": error,
         "inputs": graph.inputs,
         "outputs": graph.outputs,
-        "stages": _stage_inputs(graph),
+        "subgraphs": _subgraph_inputs(graph),
     }
     (folder / "graph.json").write_text(json.dumps(description))
     log(
@@ -86,11 +86,14 @@ def _export(job: Job, graph: Graph, folder: Path, log: Log) -> None:
     )
 
 
-def _stage_inputs(graph: Graph) -> dict[str, Any]:
-    """Return stem -> shapes of the inputs of every stage; empty where the graph is no chain."""
+def _subgraph_inputs(graph: Graph) -> dict[str, Any]:
+    """Return stem -> shapes of the inputs of every subgraph; empty where the graph is no chain."""
     if (chain := graph.chain) is None:
         return {}
-    return {f"{number:02}": stage_onnx.shapes(chain, x)[0] for number, x in enumerate(chain.stages)}
+    return {
+        f"{number:02}": subgraph_onnx.shapes(chain, x)[0]
+        for number, x in enumerate(chain.subgraphs)
+    }
 
 
 def build_engines(
@@ -98,7 +101,7 @@ def build_engines(
 ) -> dict[str, Path]:
     """Return graph -> folder in the cache with its engine, `model.plan`, and its description.
 
-    A chain has one engine for each stage, and `chain.json`. `builder` is the result of
+    A chain has one engine for each subgraph, and `chain.json`. `builder` is the result of
     `tensorrt_plans.ready`.
     """
     folders = {}
@@ -131,11 +134,11 @@ def _profiles(
     the largest number of latent planes that the engines take.
     """
     graph = graph_description(folder)
-    if graph["stages"]:
+    if graph["subgraphs"]:
         chain = json.loads((folder / "chain.json").read_bytes())
-        sizes = profiles.stage_sizes(job.variant, chain, graph["inputs"])
-        of_stages = {stem: profiles.profile(x, sizes) for stem, x in graph["stages"].items()}
-        return of_stages, {**chain, "thickest": sizes[-1]["t"]}
+        sizes = profiles.subgraph_sizes(job.variant, chain, graph["inputs"])
+        of_subgraphs = {stem: profiles.profile(x, sizes) for stem, x in graph["subgraphs"].items()}
+        return of_subgraphs, {**chain, "thickest": sizes[-1]["t"]}
     shapes = Graph(name, nn.Identity(), graph["inputs"], graph["outputs"], {})
     sizes = profiles.sizes(job.variant, shapes)
     return {"model": profiles.profile(shapes.inputs, sizes)}, None

@@ -1,6 +1,6 @@
 """The ONNX graphs of a variant: modules, names, shapes and types of their tensors.
 
-Networks of convolutions only are written as chains of stages, see `chains`.
+Networks of convolutions only are written as chains of subgraphs, see `chains`.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Graph:
 
     `inputs` and `outputs`: name -> shape, where a string is a dynamic axis: `rows`, `x`, or
     `8*x`, which is a multiple of 8. `types`: name -> FP32, FP16, INT64 or UINT8 in a build of
-    float16; in one of float32, FP16 becomes FP32. `chain`: the same network in stages; where it is
-    not None, the stages are exported in place of `module`.
+    float16; in one of float32, FP16 becomes FP32. `chain`: the same network in subgraphs; where it
+    is not None, the subgraphs are exported in place of `module`.
     """
 
     name: str
@@ -104,26 +104,26 @@ def graphs(variant: Variant, networks: Networks) -> list[Graph]:
         width = variant.networks["controlnet"]["num_channels"][0]
         embedding: dict[str, Shape] = {"embedding": ("rows", width, *_grid(step))}
         labels: dict[str, Shape] = {"labels": ("rows", *_grid(step * factor))}
-        stages = chains.mask_encoder(networks.controlnet, factor)
-        add("mask_encoder", MaskEncoder(networks.controlnet), labels, embedding, stages)
+        chain = chains.mask_encoder(networks.controlnet, factor)
+        add("mask_encoder", MaskEncoder(networks.controlnet), labels, embedding, chain)
     add("flow", Flow(networks.diffusion_unet), flow, updated)
     if networks.controlnet is not None:
         controlled = Flow(networks.diffusion_unet, networks.controlnet)
         add("flow_masked", controlled, {**flow, **embedding}, updated)
     scale, autoencoder = networks.scale_factor, networks.autoencoder
     image: dict[str, Shape] = {"image": (1, 1, *voxels)}
-    stages = chains.decoder(autoencoder, scale)
-    add("vae_decoder", VaeDecoder(autoencoder, scale), {"latent": any_latent}, image, stages)
-    stages = chains.encoder(autoencoder, scale, factor)
-    add("vae_encoder", VaeEncoder(autoencoder, scale), image, {"latent": any_latent}, stages)
+    chain = chains.decoder(autoencoder, scale)
+    add("vae_decoder", VaeDecoder(autoencoder, scale), {"latent": any_latent}, image, chain)
+    chain = chains.encoder(autoencoder, scale, factor)
+    add("vae_encoder", VaeEncoder(autoencoder, scale), image, {"latent": any_latent}, chain)
     if networks.mask_diffusion is not None:
         sizes: dict[str, Shape] = {"anatomy_sizes": (1, 10)}
         add("mask_flow", MaskFlow(networks.mask_diffusion), {**update, **sizes}, updated)
         assert networks.mask_scale_factor is not None
         ids = variant.serving["mask_labels"]
         decoder = MaskDecoder(networks.mask_autoencoder, networks.mask_scale_factor, ids)
-        stages = chains.decoder(networks.mask_autoencoder, networks.mask_scale_factor, ids)
-        add("mask_decoder", decoder, {"latent": any_latent}, {"labels": (1, *voxels)}, stages)
+        chain = chains.decoder(networks.mask_autoencoder, networks.mask_scale_factor, ids)
+        add("mask_decoder", decoder, {"latent": any_latent}, {"labels": (1, *voxels)}, chain)
     return listed
 
 

@@ -22,12 +22,12 @@ from onnxscript import optimizer
 from torch import nn
 from torch.export import Dim
 
-from export import networks, stage_onnx
+from export import networks, subgraph_onnx
 from export.arrays import Array
 from export.graphs import Graph, Shape
 from export.half import half, store_in_half
 
-Session: TypeAlias = onnxruntime.InferenceSession | stage_onnx.ChainSession
+Session: TypeAlias = onnxruntime.InferenceSession | subgraph_onnx.ChainSession
 _KINDS = {
     torch.float32: ir.DataType.FLOAT,
     torch.float16: ir.DataType.FLOAT16,
@@ -46,7 +46,7 @@ CHECKED = (((8, 8, 8), 1), ((8, 16, 8), 2))
 def write(graph: Graph, folder: Path, precision: str) -> Path:
     """Export `graph` to `folder/model.onnx`; create the folder if necessary; return the path.
 
-    A graph that has a chain is written as its stages instead, and the path is that of `chain.json`.
+    A graph that has a chain is written as its subgraphs, and the path is that of `chain.json`.
     `precision`: fp32, which stores weights as float16 where that is exact, or fp16. Weights above
     `INLINE` go into `model.onnx.data` beside it. The graph's module stays unchanged.
     Raises ValueError for weights that `precision` cannot hold.
@@ -55,7 +55,7 @@ def write(graph: Graph, folder: Path, precision: str) -> Path:
     if graph.chain is not None:
         names = (graph.chain.input, graph.chain.output)
         kinds = {name: _KINDS[graph.dtype(name, precision)] for name in names}
-        return stage_onnx.write(graph.chain, folder, precision, kinds)
+        return subgraph_onnx.write(graph.chain, folder, precision, kinds)
     path = folder / "model.onnx"
     model = to_onnx(graph, precision)
     weights = (value.const_value for value in model.graph.initializers.values())
@@ -86,7 +86,7 @@ def to_onnx(graph: Graph, precision: str) -> ir.Model:
             output_names=list(graph.outputs),
             dynamic_shapes={name: dynamic(shape) for name, shape in graph.inputs.items()},
             dynamo=True,
-            opset_version=stage_onnx.OPSET,
+            opset_version=subgraph_onnx.OPSET,
             verbose=False,
             optimize=False,
         )
@@ -213,8 +213,8 @@ def verify(graph: Graph, path: Path, tolerance: float) -> float:
 def load(path: Path) -> Session:
     """Return a session of ONNX Runtime on the CPU for the graph at `path`, a result of `write`."""
     if path.suffix == ".json":
-        return stage_onnx.ChainSession(
-            path, lambda stem: stage_onnx.StageSession(_session(stem.with_suffix(".onnx")))
+        return subgraph_onnx.ChainSession(
+            path, lambda stem: subgraph_onnx.SubgraphSession(_session(stem.with_suffix(".onnx")))
         )
     return _session(path)
 
@@ -227,7 +227,7 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
 
 def outputs(session: Session) -> list[str]:
     """Return the names of a session's outputs, in order."""
-    if isinstance(session, stage_onnx.ChainSession):
+    if isinstance(session, subgraph_onnx.ChainSession):
         return [session.chain.output]
     return [output.name for output in session.get_outputs()]
 
@@ -239,7 +239,7 @@ def tensors(arrays: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 def run(session: Session, inputs: dict[str, torch.Tensor]) -> list[Array]:
     """Run a session on `inputs`, cast to float16 where it takes that; a chain in thin slabs."""
-    if isinstance(session, stage_onnx.ChainSession):
+    if isinstance(session, subgraph_onnx.ChainSession):
         (x,) = (tensor.numpy() for tensor in inputs.values())
         y = session(x[:, None] if x.ndim == 4 else x)
         return [y[:, 0] if y.dtype == np.uint8 else y]

@@ -30,10 +30,10 @@ def sizes(variant: Variant, graph: Graph) -> tuple[dict[str, int], dict[str, int
     return low, usual, high
 
 
-def stage_sizes(
+def subgraph_sizes(
     variant: Variant, description: Mapping[str, Any], inputs: Mapping[str, Shape]
 ) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
-    """Return the smallest, usual and largest sizes of the axes of a chain's stages.
+    """Return the smallest, usual and largest sizes of the axes of a chain's subgraphs.
 
     `description` is the content of `chain.json`, `inputs` are the graph's: where they have the axis
     `rows`, guidance doubles it. Raises ValueError where a slab of one plane is too large at the

@@ -20,7 +20,7 @@ from export import (
     networks,
     onnx_export,
     reference,
-    stage_onnx,
+    subgraph_onnx,
     tensorrt_plans,
 )
 from export.arrays import Array
@@ -119,8 +119,8 @@ def _run_plans(
 ) -> list[list[Array]]:
     """Return the outputs, in the graph's order, of the plans in `folder` for each of `examples`."""
     if graph.chain is not None:
-        session = stage_onnx.ChainSession(
-            folder / "chain.json", lambda stem: _StagePlan(stem.with_suffix(".plan"), target)
+        session = subgraph_onnx.ChainSession(
+            folder / "chain.json", lambda stem: _SubgraphPlan(stem.with_suffix(".plan"), target)
         )
         return [onnx_export.run(session, inputs) for inputs in examples]
     feeds = [_cast(graph, inputs, precision) for inputs in examples]
@@ -128,8 +128,8 @@ def _run_plans(
     return [[result[name] for name in graph.outputs] for result in results]
 
 
-class _StagePlan:
-    """The engine of one stage: a plan with the interface that a chain calls."""
+class _SubgraphPlan:
+    """The engine of one subgraph: a plan with the interface that a chain calls."""
 
     def __init__(self, path: Path, target: str) -> None:
         self.path, self.target = path, target

@@ -19,7 +19,7 @@ from bench.acceptance import loading, machine, weights
 from bench.acceptance.parity import no_engine
 from bench.acceptance.steps import Case, NotDone, Rows, Setting
 from bench.launcher import Server
-from bench.networks import tensors
+from bench.network_inputs import infer_inputs
 from bench.workload import Array, Workload
 
 _LATENTS = {"cuda": (32, 64), "cpu": (8,)}
@@ -130,7 +130,7 @@ def request(url: str, variant: str, sides: tuple[int, int]) -> tuple[float, dict
     """
     workload = Workload(variant, sides[0], _STEPS, "", "", "", depth=sides[1])
     arrays = {name: x for name, x in workload.request().items() if name != "latent"}
-    inputs = tensors(arrays)
+    inputs = infer_inputs(arrays)
     with grpc.InferenceServerClient(url) as client:
         begin = time.perf_counter()
         answer = client.infer(variant, inputs, client_timeout=_WAIT)

@@ -19,7 +19,7 @@ def test_voxels_decoded() -> None:
     assert ratios == [1, 2.25, 2.25, 1, 1.56, 3.38, 2.34, 1.95, 2.34]
 
 
-def test_ours_decodes_in_slabs_of_sixteen_stages() -> None:
+def test_ours_decodes_in_slabs_of_sixteen_subgraphs() -> None:
     slabs, calls = cost.calls(cost.PUBLISHED[1], cost.decoder())
     assert calls == 16 * slabs
     assert 1 < slabs <= 64
