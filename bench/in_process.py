@@ -84,8 +84,8 @@ def prepare(
 ) -> PreparedRequest:
     """Prepare a request (the tensors of the public contract) as the sampler takes it."""
     plan, mask = complete(variant, inputs), inputs.get("mask")
-    conditions: dict[str, Any] = conditioning.rows(variant, plan)
+    conditions: dict[str, Any] = conditioning.condition_rows(variant, plan)
     if plan.masked:
-        labels = conditioning.labels(variant, plan, mask)
+        labels = conditioning.label_rows(variant, plan, mask)
         (conditions["embedding"],) = run("mask_encoder", {"labels": labels}, ["embedding"])
     return PreparedRequest(plan, conditioning.noise(variant, plan, None), conditions, mask)

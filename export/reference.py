@@ -88,7 +88,7 @@ def volume(
     return image
 
 
-def labels(
+def generated_labels(
     networks: Any, noise: Iterator[Array], sizes: Sequence[float], steps: int, ids: Sequence[int]
 ) -> Array:
     """Return the labels [X', Y', Z'] that the mask networks generate from ten anatomy `sizes`.

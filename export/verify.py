@@ -224,10 +224,10 @@ def volumes(
     table = json.loads(config.parameters["variant"].string_value)  # as the server reads it
     plan = complete(table, inputs)
     noise = conditioning.noise(table, plan, None)
-    rows = conditioning.rows(table, plan)
+    rows = conditioning.condition_rows(table, plan)
     conditions: dict[str, Any] = dict(rows)
     if plan.masked:
-        labels = conditioning.labels(table, plan, inputs["mask"])
+        labels = conditioning.label_rows(table, plan, inputs["mask"])
         (conditions["embedding"],) = run_model("mask_encoder", {"labels": labels}, ["embedding"])
     latent = sampler.sample(table, plan, noise, conditions, run_model)
     volume = decoder.decode(table, plan, latent, inputs.get("mask"), run_model)

@@ -179,7 +179,7 @@ class GpuArena(Arena):
         kind = runtime.memcpyDeviceToDevice
         if to_host or from_host:
             kind = runtime.memcpyDeviceToHost if to_host else runtime.memcpyHostToDevice
-        width, height, target_pitch, source_pitch = rows(target, source)
+        width, height, target_pitch, source_pitch = copy_rows(target, source)
         runtime.memcpy2DAsync(
             _address(target),
             target_pitch,
@@ -192,7 +192,7 @@ class GpuArena(Arena):
         )
 
 
-def rows(target: Any, source: Any) -> tuple[int, int, int, int]:
+def copy_rows(target: Any, source: Any) -> tuple[int, int, int, int]:
     """Return a copy's rows: their bytes, their number, and the pitch in bytes of both arrays.
 
     Raises ValueError for arrays of different shapes or types, and for other layouts.

@@ -74,10 +74,10 @@ class TritonPythonModel:
     def answer(self, request: Any) -> Any:
         """Run the chain on one request."""
         try:
-            guard.admit(self.contract, request)
+            guard.check_caller(self.contract, request)
             (tensor,) = request.inputs()
             array = tensor.as_numpy()
-            guard.check(self.contract, {tensor.name(): array})
+            guard.check_inputs(self.contract, {tensor.name(): array})
             output = self.runner(array)
             output = output if isinstance(output, np.ndarray) else cuda.to_share(output)
         except Exception as error:

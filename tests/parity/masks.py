@@ -32,7 +32,9 @@ def mask_of_monai(variant: Variant, checkpoints: Path, size: tuple[int, int, int
     shape = (1, 4, *(side // 4 for side in table["size"]))
     sizes = [0.5, 0.8, 0.5, 0.5, 0.5, 0.4, -1, -1, -1, -1]
     noise = reference.mask_noise(SEED, shape)
-    raw = reference.labels(loaded, noise, sizes, table["steps"], variant.serving["mask_labels"])
+    raw = reference.generated_labels(
+        loaded, noise, sizes, table["steps"], variant.serving["mask_labels"]
+    )
     assert len(np.unique(raw)) > 20, "labels are too few to tell right from wrong"
     labels = clean(raw, 23)
     tensor = MetaTensor(

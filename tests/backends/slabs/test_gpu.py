@@ -14,7 +14,7 @@ import pytest
 from backends.slabs import budget, chain
 from backends.slabs.arena import Arena
 from backends.slabs.chain_runner import ChainRunner
-from backends.slabs.gpu import Gpu, GpuArena, rows
+from backends.slabs.gpu import Gpu, GpuArena, copy_rows
 from tests.backends.engines import fake_gpu
 from tests.backends.engines import fake_onnx_runtime as fake
 from tests.backends.engines.fake_cuda import CUDARuntimeError
@@ -191,17 +191,17 @@ def test_without_pinned_memory_other_memory_of_the_host_is_used(
 def test_a_copy_is_a_copy_of_rows() -> None:
     whole = np.zeros((2, 3, 8, 4, 5), np.float32)
     part = np.zeros((2, 3, 6, 4, 5), np.float32)
-    assert rows(whole[:, :, 1:-1], part) == (6 * 80, 6, 8 * 80, 6 * 80)
-    assert rows(part[:, :, 0], whole[:, :, 2]) == (80, 6, 6 * 80, 8 * 80)
-    assert rows(part[:1, :1], whole[1:, 2:, 2:]) == (6 * 80, 1, 6 * 80, 6 * 80)
-    assert rows(whole, whole) == (whole.nbytes, 1, whole.nbytes, whole.nbytes)
-    assert rows(whole[0, 0, 0, 0, ::2], part[0, 0, 0, :3, 0]) == (4, 3, 8, 20)
+    assert copy_rows(whole[:, :, 1:-1], part) == (6 * 80, 6, 8 * 80, 6 * 80)
+    assert copy_rows(part[:, :, 0], whole[:, :, 2]) == (80, 6, 6 * 80, 8 * 80)
+    assert copy_rows(part[:1, :1], whole[1:, 2:, 2:]) == (6 * 80, 1, 6 * 80, 6 * 80)
+    assert copy_rows(whole, whole) == (whole.nbytes, 1, whole.nbytes, whole.nbytes)
+    assert copy_rows(whole[0, 0, 0, 0, ::2], part[0, 0, 0, :3, 0]) == (4, 3, 8, 20)
     with pytest.raises(ValueError, match="not one of rows at even distances"):
-        rows(whole[:, :, :6, :2], part[:, :, :, :2])
+        copy_rows(whole[:, :, :6, :2], part[:, :, :, :2])
     with pytest.raises(ValueError, match=r"needs the same type and shape, not float16 \[2, 3, 8"):
-        rows(whole, whole.astype(np.float16))
+        copy_rows(whole, whole.astype(np.float16))
     with pytest.raises(ValueError, match="needs the same type and shape"):
-        rows(whole, part)
+        copy_rows(whole, part)
 
 
 def engines_on_streams_of_their_own(runner: ChainRunner, monkeypatch: pytest.MonkeyPatch) -> None:
