@@ -54,7 +54,7 @@ PUBLISHED = (
 )
 
 
-def windows(row: Published) -> int:
+def window_count(row: Published) -> int:
     """Return the number of MONAI's windows; 1 where the latent fits into one."""
     from monai.data.utils import dense_patch_slices
     from monai.inferers.utils import _get_scan_interval
@@ -69,11 +69,11 @@ def windows(row: Published) -> int:
 
 def decoded(row: Published) -> float:
     """Return the voxels that upstream decodes, in multiples of the volume."""
-    count, latent = windows(row), math.prod(row.size) // 64
+    count, latent = window_count(row), math.prod(row.size) // 64
     return 1.0 if count == 1 else count * math.prod(row.window) / latent
 
 
-def decoder() -> chain.Chain:
+def official_decoder() -> chain.Chain:
     """Return the official decoder's subgraphs, without weights."""
 
     class Nothing:
@@ -88,7 +88,7 @@ def decoder() -> chain.Chain:
     return chain.assemble(subgraph_onnx.describe(cut, "fp16"), lambda file: Nothing())
 
 
-def calls(row: Published, official: chain.Chain) -> tuple[int, int]:
+def decoder_calls(row: Published, official: chain.Chain) -> tuple[int, int]:
     """Return the decoder's slabs and its calls of a subgraph, in half of `MEMORY`, in float16."""
     latent = [side // 4 for side in row.size]
     thickness, _ = budget.divide(official, (1, 4, *latent), MEMORY // 2, Gpu.enough)
@@ -101,12 +101,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench cost", description=__doc__)
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
     options = parser.parse_args()
-    official, lines, counts = decoder(), [], []
+    official, lines, counts = official_decoder(), [], []
     for row in PUBLISHED:
         size = "x".join(map(str, row.size))
-        slabs, subgraph_calls = calls(row, official)
+        slabs, subgraph_calls = decoder_calls(row, official)
         times = decoded(row)
-        counts.append({"size": size, "windows": windows(row), "decoded": times, "slabs": slabs})
+        counts.append(
+            {"size": size, "windows": window_count(row), "decoded": times, "slabs": slabs}
+        )
         lines.append(
             [
                 size,
@@ -116,7 +118,7 @@ def main() -> None:
                 f"{row.rflow} s",
                 f"{row.ddpm} s",
                 f"{row.memory:.1f}",
-                windows(row),
+                window_count(row),
                 f"{times:.2f}",
                 STEPS,
                 "1.00",

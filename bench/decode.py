@@ -94,7 +94,7 @@ def one(options: argparse.Namespace) -> dict[str, Any]:
         decode = lambda: pytorch(tensor).numpy()  # noqa: E731
         if method == "windows":
             roi, overlap = int(numbers[0]), float(numbers[1])
-            starts = windows(side, roi, overlap)
+            starts = window_starts(side, roi, overlap)
             borders = sorted({4 * n for s in starts for n in (s, s + roi)} - {0, 4 * side})
             if options.one_window:
                 share, cut = len(starts) ** 3, tensor[:, :, :roi, :roi, :roi]
@@ -115,7 +115,7 @@ def one(options: argparse.Namespace) -> dict[str, Any]:
     return {"seconds": seconds, "memory": peaks[0] - before, "borders": borders}
 
 
-def windows(side: int, roi: int, overlap: float) -> list[int]:
+def window_starts(side: int, roi: int, overlap: float) -> list[int]:
     """Return where MONAI's windows begin along one side of the latent."""
     from monai.data.utils import dense_patch_slices
     from monai.inferers.utils import _get_scan_interval

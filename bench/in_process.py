@@ -33,10 +33,10 @@ def published(name: str, repository: Path = REPOSITORY) -> dict[str, Any]:
     return table
 
 
-Graph = Callable[[Mapping[str, Any]], Mapping[str, Array]]
+RunGraph = Callable[[Mapping[str, Any]], Mapping[str, Array]]
 
 
-def open_graph(folder: Path) -> Graph:
+def open_graph(folder: Path) -> RunGraph:
     """Load a model's version folder as the server's backends do on a CPU.
 
     Returns a function from inputs to outputs by name, which the next call may overwrite.
@@ -54,7 +54,7 @@ def open_graph(folder: Path) -> Graph:
 
 def engine(name: str, repository: Path = REPOSITORY) -> RunModel:
     """Return a function that runs the variant's graphs in this process, each loaded once."""
-    loaded: dict[str, Graph] = {}
+    loaded: dict[str, RunGraph] = {}
 
     def run(model: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
         if model not in loaded:

@@ -163,7 +163,7 @@ def inputs(facts: Mapping[str, Any], size: tuple[int, int, int], steps: int) -> 
     }
     if not facts["masks"]:
         return request | {"size": {"content": list(size), "shape": [3]}}
-    labels = example(size)
+    labels = example_labels(size)
     is_known = np.array([str(label) in facts["labels"] for label in range(256)])
     labels[~is_known[labels]] = 0
     if not labels.any():
@@ -172,7 +172,7 @@ def inputs(facts: Mapping[str, Any], size: tuple[int, int, int], steps: int) -> 
     return request | {"mask": {"content": content, "shape": list(size)}}
 
 
-def example(size: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+def example_labels(size: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
     """Return the example's labels [X, Y, Z], the whole head, at `size` by nearest neighbour."""
     image = nib.as_closest_canonical(nib.load(MASK))
     labels = np.asarray(image.dataobj).astype(np.uint8)
@@ -185,7 +185,7 @@ def example(size: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
 
 def picture(size: tuple[int, int, int], kind: npt.DTypeLike = np.uint8) -> nib.Nifti1Image:
     """Return the example's labels as an image of 2 mm, or a source of such grey levels."""
-    return nib.Nifti1Image(example(size).astype(kind), np.diag([2.0, 2.0, 2.0, 1.0]))
+    return nib.Nifti1Image(example_labels(size).astype(kind), np.diag([2.0, 2.0, 2.0, 1.0]))
 
 
 def ensemble(url: str, request: Mapping[str, Any], seconds: float) -> npt.NDArray[np.int16]:

@@ -53,7 +53,9 @@ def export_graphs(job: Job, digests: Mapping[str, str], log: Log = print) -> dic
     ValueError where memory or disk do not suffice, or a graph differs from PyTorch.
     """
     names = [name for name, roles in NEEDS.items() if set(roles) <= set(job.variant.networks)]
-    folders = {name: job.cache / key(job.variant, name, digests, job.precision) for name in names}
+    folders = {
+        name: job.cache / graph_key(job.variant, name, digests, job.precision) for name in names
+    }
     missing = [name for name in names if not folders[name].is_dir()]
     for name in names:
         if name not in missing:
@@ -150,10 +152,10 @@ def _build_plan(job: Job, name: str, onnx: Path, plan: Path, profile: Profile, l
         engine = tensorrt_plans.build(onnx, plan, job.target, profile, job.capabilities, timing)
     except ValueError as error:
         raise ValueError(f"{model}: {error}") from error
-    log(f"{model}: {plan.name} of {memory(plan.stat().st_size, engine.activation_bytes)}")
+    log(f"{model}: {plan.name} of {size_text(plan.stat().st_size, engine.activation_bytes)}")
 
 
-def memory(plan: int, activations: int | None) -> str:
+def size_text(plan: int, activations: int | None) -> str:
     """Return text about a plan's bytes, and those of its activations at its largest shapes."""
     most = "an unknown size" if activations is None else f"{activations / 1e9:.2f} GB"
     return f"{plan / 1e6:.1f} MB, its activations at most {most}"
@@ -170,7 +172,7 @@ def _new_folder(path: Path) -> Iterator[Path]:
         os.replace(folder, path)
 
 
-def key(variant: Variant, name: str, digests: Mapping[str, str], precision: str) -> str:
+def graph_key(variant: Variant, name: str, digests: Mapping[str, str], precision: str) -> str:
     """Return the hash of all that graph `name` depends on: weights, networks, precision, code."""
     roles = NEEDS[name]
     sources = [(Path(__file__).parent / file).read_text() for file in _SOURCES]

@@ -24,10 +24,10 @@ from torch.export import Dim
 
 from export import networks, subgraph_onnx
 from export.arrays import Array
-from export.graphs import Graph, Shape
+from export.graphs import Graph, SymbolicShape
 from export.half import half, store_in_half
 
-Session: TypeAlias = onnxruntime.InferenceSession | subgraph_onnx.ChainSession
+GraphSession: TypeAlias = onnxruntime.InferenceSession | subgraph_onnx.ChainSession
 _KINDS = {
     torch.float32: ir.DataType.FLOAT,
     torch.float16: ir.DataType.FLOAT16,
@@ -69,7 +69,7 @@ def to_onnx(graph: Graph, precision: str) -> ir.Model:
     """Export `graph` with its dynamic axes; see `write`."""
     axes = {axis: Dim(axis, min=1) for axis in ("rows", "x", "y", "z")}
 
-    def dynamic(shape: Shape) -> dict[int, Any]:
+    def dynamic(shape: SymbolicShape) -> dict[int, Any]:
         sizes = {}
         for index, size in enumerate(shape):
             if isinstance(size, str):
@@ -77,7 +77,7 @@ def to_onnx(graph: Graph, precision: str) -> ir.Model:
                 sizes[index] = axes[axis] if factor == 1 else factor * axes[axis]
         return sizes
 
-    inputs = example(graph, _TRACED, _TRACED_ROWS)
+    inputs = random_inputs(graph, _TRACED, _TRACED_ROWS)
     with _silence():
         program = torch.onnx.export(
             exportable(graph.module, precision),
@@ -156,7 +156,7 @@ def axes(graph: Graph, latent: tuple[int, int, int], rows: int) -> dict[str, int
     return sizes
 
 
-def resolve(shape: Shape, axes: dict[str, int]) -> tuple[int, ...]:
+def resolve(shape: SymbolicShape, axes: dict[str, int]) -> tuple[int, ...]:
     """Return `shape` with its dynamic axes at the sizes in `axes`."""
 
     def value(size: int | str) -> int:
@@ -168,7 +168,7 @@ def resolve(shape: Shape, axes: dict[str, int]) -> tuple[int, ...]:
     return tuple(value(size) for size in shape)
 
 
-def example(
+def random_inputs(
     graph: Graph, latent: tuple[int, int, int], rows: int, seed: int = 0
 ) -> dict[str, torch.Tensor]:
     """Return random inputs for a latent of `latent` voxels [x, y, z], floats in float32."""
@@ -199,7 +199,7 @@ def verify(graph: Graph, path: Path, tolerance: float) -> float:
     session = load(path)
     worst = 0.0
     for seed, (latent, rows) in enumerate(CHECKED):
-        inputs = example(graph, latent, rows, seed)
+        inputs = random_inputs(graph, latent, rows, seed)
         errors = map(difference, run(session, inputs), evaluate(graph.module, inputs))
         worst = max(worst, *errors)
     if worst > tolerance:
@@ -210,7 +210,7 @@ def verify(graph: Graph, path: Path, tolerance: float) -> float:
     return worst
 
 
-def load(path: Path) -> Session:
+def load(path: Path) -> GraphSession:
     """Return a session of ONNX Runtime on the CPU for the graph at `path`, a result of `write`."""
     if path.suffix == ".json":
         return subgraph_onnx.ChainSession(
@@ -225,7 +225,7 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def outputs(session: Session) -> list[str]:
+def outputs(session: GraphSession) -> list[str]:
     """Return the names of a session's outputs, in order."""
     if isinstance(session, subgraph_onnx.ChainSession):
         return [session.chain.output]
@@ -237,7 +237,7 @@ def tensors(arrays: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in arrays.items()}
 
 
-def run(session: Session, inputs: dict[str, torch.Tensor]) -> list[Array]:
+def run(session: GraphSession, inputs: dict[str, torch.Tensor]) -> list[Array]:
     """Run a session on `inputs`, cast to float16 where it takes that; a chain in thin slabs."""
     if isinstance(session, subgraph_onnx.ChainSession):
         (x,) = (tensor.numpy() for tensor in inputs.values())

@@ -29,14 +29,16 @@ from backends.slabs import chain as slabs
 from backends.slabs.arena import Arena
 from export.arrays import Array
 from export.chains import Activation, Chain, Convolution, Subgraph
+from export.graphs import SymbolicShape
 from export.half import store_in_half
 
-Shape = tuple[int | str, ...]
 OPSET = 20
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
 
-def shapes(chain: Chain, subgraph: Subgraph) -> tuple[dict[str, Shape], dict[str, Shape]]:
+def shapes(
+    chain: Chain, subgraph: Subgraph
+) -> tuple[dict[str, SymbolicShape], dict[str, SymbolicShape]]:
     """Return the shapes of a subgraph's inputs and outputs.
 
     Axes: `rows`; `t`, the slab's latent planes; `y` and `z`, the latent's other sides.
@@ -46,7 +48,7 @@ def shapes(chain: Chain, subgraph: Subgraph) -> tuple[dict[str, Shape], dict[str
     if subgraph.ids:
         target = replace(target, channels=1)
     planes = 2 * source.planes if subgraph.resize == "up" else source.planes
-    inputs: dict[str, Shape] = {
+    inputs: dict[str, SymbolicShape] = {
         "x": _slab(source, haloed=True),
         "inside": (f"{planes}*t+2", 1, 1),
     }
@@ -54,7 +56,7 @@ def shapes(chain: Chain, subgraph: Subgraph) -> tuple[dict[str, Shape], dict[str
         inputs |= {"mean": (source.channels,), "variance": (source.channels,)}
     if subgraph.skip is not None:
         inputs["skip"] = _slab(chain.activations[subgraph.skip], subgraph.skip in haloed(chain))
-    outputs: dict[str, Shape] = {"y": _slab(target, haloed=False)}
+    outputs: dict[str, SymbolicShape] = {"y": _slab(target, haloed=False)}
     if subgraph.shortcut_to is not None:
         outputs["shortcut"] = _slab(chain.activations[subgraph.shortcut_to], haloed=False)
     if subgraph.moments:
@@ -132,7 +134,7 @@ def haloed(chain: Chain) -> set[str]:
     return {subgraph.input for subgraph in chain.subgraphs}
 
 
-def _slab(activation: Activation, haloed: bool) -> Shape:
+def _slab(activation: Activation, haloed: bool) -> SymbolicShape:
     channels, n = activation.channels, activation.planes
     planes = f"{n}*t+2" if haloed else f"{n}*t"
     return ("rows", channels, planes, f"{n}*y", f"{n}*z")

@@ -28,7 +28,7 @@ from export.graphs import Graph
 from export.job import Job, Log, checkpoint_digests
 from export.variant import PRECISIONS, Variant
 
-Sessions = Mapping[str, onnx_export.Session]
+Sessions = Mapping[str, onnx_export.GraphSession]
 # Whole volumes: share of voxels that may differ by more than one grey level (HU for CT). Random
 # weights, whose volumes are noise of any amplitude, had up to 0.08 in float16, those of mini 0.
 SHARE = {"fp32": 1e-3, "fp16": 0.2}
@@ -77,7 +77,7 @@ def verify(
         }
         for graph in variant_graphs:
             for seed, size in enumerate(onnx_export.CHECKED):
-                inputs = onnx_export.example(graph, *size, seed)
+                inputs = onnx_export.random_inputs(graph, *size, seed)
                 outputs = onnx_export.run(sessions[graph.name], inputs)
                 comparisons.append(
                     _compare(graph, size, inputs, outputs, f"ONNX Runtime {precision}", precision)
@@ -100,7 +100,7 @@ def _compare_engines(
         plan_folders = cache.build_engines(replace(job, target=target), folders, builder, log)
         for graph in variant_graphs:
             examples = [
-                onnx_export.example(graph, *size, seed)
+                onnx_export.random_inputs(graph, *size, seed)
                 for seed, size in enumerate(onnx_export.CHECKED)
             ]
             results = _run_plans(graph, examples, plan_folders[graph.name], target, job.precision)

@@ -11,7 +11,7 @@ import numpy as np
 from backends.slabs import chain
 from bench.acceptance import loading, machine, weights
 from bench.acceptance.parity import no_engine
-from bench.acceptance.steps import Case, Rows, Setting
+from bench.acceptance.steps import Case, Setting, TableRows
 from bench.workload import Array
 from export import onnx_export
 from export.variant import PRECISIONS
@@ -33,12 +33,12 @@ def cases(setting: Setting) -> list[Case]:
     return listed or [Case("engines", no_engine)]
 
 
-def _decode(setting: Setting, name: str, engine: str, precision: str) -> Rows:
+def _decode(setting: Setting, name: str, engine: str, precision: str) -> TableRows:
     folder = weights.version_folder(setting, name, "vae_decoder", engine, precision)
     runner, side = loading.chain_runner(folder, engine), _SIDE[setting.device]
     random, channels = np.random.default_rng(0), runner.chain.channels[runner.chain.input]
     latent = random.standard_normal((1, channels, side, side, side), np.float32)
-    rows: Rows = []
+    rows: TableRows = []
     whole: Array | None = None
     for slabs, far in ((1, False), (2, False), (_MANY, False), (_MANY, True)):
         volumes = set()

@@ -11,7 +11,7 @@ PATCHES = [1, 4, 9, 1, 4, 36, 16, 8, 12]
 
 
 def test_windows_are_as_many_as_published() -> None:
-    assert [cost.windows(row) for row in cost.PUBLISHED] == PATCHES
+    assert [cost.window_count(row) for row in cost.PUBLISHED] == PATCHES
 
 
 def test_voxels_decoded() -> None:
@@ -20,8 +20,8 @@ def test_voxels_decoded() -> None:
 
 
 def test_ours_decodes_in_slabs_of_sixteen_subgraphs() -> None:
-    slabs, calls = cost.calls(cost.PUBLISHED[1], cost.decoder())
+    slabs, calls = cost.decoder_calls(cost.PUBLISHED[1], cost.official_decoder())
     assert calls == 16 * slabs
     assert 1 < slabs <= 64
     small = cost.PUBLISHED[0]._replace(size=(32, 32, 32))
-    assert cost.calls(small, cost.decoder()) == (pytest.approx(1), 16)
+    assert cost.decoder_calls(small, cost.official_decoder()) == (pytest.approx(1), 16)

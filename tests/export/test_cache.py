@@ -19,12 +19,14 @@ from tests.export.weights import random_checkpoint, tiny
 def test_a_graph_is_known_by_its_weights_its_networks_and_the_precision() -> None:
     variant = tiny()
     digests = dict.fromkeys(variant.networks, "0")
-    flow = cache.key(variant, "flow", digests, "fp32")
-    assert flow != cache.key(variant, "flow", digests, "fp16")
-    assert flow != cache.key(variant, "flow", {**digests, "diffusion_unet": "1"}, "fp32")
-    assert flow == cache.key(variant, "flow", {**digests, "controlnet": "1"}, "fp32")
+    flow = cache.graph_key(variant, "flow", digests, "fp32")
+    assert flow != cache.graph_key(variant, "flow", digests, "fp16")
+    assert flow != cache.graph_key(variant, "flow", {**digests, "diffusion_unet": "1"}, "fp32")
+    assert flow == cache.graph_key(variant, "flow", {**digests, "controlnet": "1"}, "fp32")
     wider = {**variant.networks, "diffusion_unet": {**variant.networks["diffusion_unet"], "a": 1}}
-    assert flow != cache.key(dataclasses.replace(variant, networks=wider), "flow", digests, "fp32")
+    assert flow != cache.graph_key(
+        dataclasses.replace(variant, networks=wider), "flow", digests, "fp32"
+    )
 
 
 def test_graphs_of_another_exporter_are_not_reused(
@@ -32,14 +34,14 @@ def test_graphs_of_another_exporter_are_not_reused(
 ) -> None:
     variant = tiny()
     digests = dict.fromkeys(variant.networks, "0")
-    key = cache.key(variant, "vae_decoder", digests, "fp32")
+    key = cache.graph_key(variant, "vae_decoder", digests, "fp32")
     for file in cache._SOURCES:
         shutil.copy(Path(cache.__file__).with_name(file), tmp_path)
     monkeypatch.setattr(cache, "__file__", str(tmp_path / "cache.py"))
-    assert cache.key(variant, "vae_decoder", digests, "fp32") == key
+    assert cache.graph_key(variant, "vae_decoder", digests, "fp32") == key
     source = tmp_path / "subgraph_onnx.py"
     source.write_text(source.read_text().replace('"subgraphs"', '"stages"'))
-    assert cache.key(variant, "vae_decoder", digests, "fp32") != key
+    assert cache.graph_key(variant, "vae_decoder", digests, "fp32") != key
 
 
 def test_only_what_changed_is_exported_again(tmp_path: Path, official_repository: Path) -> None:

@@ -36,7 +36,9 @@ CHECKPOINTS = MODELS.parent / "export" / "checkpoints"
 FOLDER = tempfile.TemporaryDirectory(prefix="decoder-")
 DECODER = write_decoder(Path(FOLDER.name) / "model.onnx")
 DECODED: Profile = {"latent": ((1, 4, 8, 8, 8), (1, 4, 24, 32, 24), (1, 4, 48, 64, 64))}
-without_gpu = pytest.mark.skipif(tensorrt_process.gpu() is not None, reason="there is a GPU here")
+without_gpu = pytest.mark.skipif(
+    tensorrt_process.gpu_capability() is not None, reason="there is a GPU here"
+)
 # Names of ONNX's types, and Triton's.
 TYPES = {"FLOAT": "FP32", "FLOAT16": "FP16", "INT64": "INT64", "UINT8": "UINT8"}
 

@@ -61,7 +61,7 @@ def compile_for_three_gpus(name: str, graph: Graph, folder: Path) -> None:
         )
         assert engine.compute_capabilities == CAPABILITIES
         assert engine.activation_bytes is not None
-        size = cache.memory(plan.stat().st_size, engine.activation_bytes)
+        size = cache.size_text(plan.stat().st_size, engine.activation_bytes)
         print(f"{name}.{graph.name}: {plan.name} of {size}", flush=True)
     if graph.chain is None:
         types = {name: tensor.type for name, tensor in (engine.inputs | engine.outputs).items()}
