@@ -19,7 +19,7 @@ from backends.engines import tensorrt
 from export import tensorrt_plans, tensorrt_process
 from server import host
 from server.address import Address
-from server.control import Refused
+from server.control import ControlError
 from server.settings import Settings
 from server.supervisor import running
 from tests.export import decoder_onnx
@@ -93,7 +93,7 @@ def infer(triton, model, **tensors):
 
 @pytest.mark.skipif(GPU is not None, reason="this machine has a GPU")
 def test_without_a_gpu_a_model_does_not_load_and_the_server_goes_on_serving(triton, repository):
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(ControlError) as caught:
         triton.control.load("decoder")
     message = str(caught.value)
     assert "decoder: an NVIDIA GPU and its driver are needed: cuda" in message
