@@ -21,7 +21,7 @@ import numpy as np
 from backends.maisi.errors import InvalidRequest
 from backends.maisi.request import complete
 from bench import ROOT, comparison, page
-from bench.comparison import Result
+from bench.comparison import ContenderResult
 from bench.contenders import CONTENDERS
 from bench.trial import ContenderFailed, Trial, run_trial
 from bench.workload import SPACING, Workload
@@ -30,7 +30,9 @@ from export import random_weights, variant
 SECTION = "Against upstream"
 
 
-def measure(workload: Workload, names: Sequence[str], repeat: int, folder: Path) -> list[Result]:
+def measure(
+    workload: Workload, names: Sequence[str], repeat: int, folder: Path
+) -> list[ContenderResult]:
     """Run `repeat` trials of each contender; differences are to the first one that succeeds."""
     trials: dict[str, list[Trial]] = {name: [] for name in names}
     errors: dict[str, str] = {}
@@ -49,7 +51,7 @@ def measure(workload: Workload, names: Sequence[str], repeat: int, folder: Path)
     base, results = None, []
     for name in names:
         if name in errors:
-            results.append(Result(name, {}, error=errors[name]))
+            results.append(ContenderResult(name, {}, error=errors[name]))
             continue
         image = np.load(trials[name][-1].image)
         base = image if base is None else base

@@ -36,7 +36,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Result:
+class ContenderResult:
     """The measurements of a contender, one number a trial; or the reason why it has none.
 
     `seconds`: start, first_request, first_volume, and of the warm volume mask_encoder, sampler,
@@ -53,7 +53,7 @@ class Result:
     error: str = ""
 
 
-def result(name: str, trials: Sequence[Trial], steps: int) -> Result:
+def result(name: str, trials: Sequence[Trial], steps: int) -> ContenderResult:
     """Collect the trials of one contender.
 
     The first request takes the start of the process and the first volume; with the service, which
@@ -74,7 +74,7 @@ def result(name: str, trials: Sequence[Trial], steps: int) -> Result:
     }
     gpus = [trial.gpu for trial in trials if trial.gpu is not None]
     memory = max(trial.memory for trial in trials)
-    return Result(name, seconds, memory, max(gpus, default=None), notes=trials[-1].notes)
+    return ContenderResult(name, seconds, memory, max(gpus, default=None), notes=trials[-1].notes)
 
 
 def _present(values: Iterable[float | None]) -> list[float]:
@@ -91,7 +91,7 @@ def difference(image: Array, base: Array) -> Difference:
     )
 
 
-def table(results: Sequence[Result]) -> str:
+def table(results: Sequence[ContenderResult]) -> str:
     """Return the results as a Markdown table; ratios are to its first contender that has some."""
     base = next((result for result in results if not result.error), None)
     with_gpu = any(result.gpu is not None for result in results)
@@ -126,7 +126,7 @@ def table(results: Sequence[Result]) -> str:
     return page.table(head, rows)
 
 
-def ratio(base: Result, result: Result) -> dict[str, float]:
+def ratio(base: ContenderResult, result: ContenderResult) -> dict[str, float]:
     """Return how many times faster than `base` it is, by medians: `total` and `first_request`."""
     return {
         key: statistics.median(base.seconds[key]) / statistics.median(result.seconds[key])
@@ -141,7 +141,7 @@ def _spread(values: Sequence[float]) -> str:
     return f"{median} ({min(values):.3g} to {max(values):.3g})" if len(values) > 1 else median
 
 
-def text(workload: Workload, results: Sequence[Result], repeat: int) -> str:
+def text(workload: Workload, results: Sequence[ContenderResult], repeat: int) -> str:
     """Return the section of the page: what was done, the table, what its words mean."""
     kind = (
         "float32 on the CPU"
@@ -177,7 +177,7 @@ def text(workload: Workload, results: Sequence[Result], repeat: int) -> str:
     return "\n".join(lines)
 
 
-def as_json(workload: Workload, results: Sequence[Result], repeat: int) -> str:
+def as_json(workload: Workload, results: Sequence[ContenderResult], repeat: int) -> str:
     """Return one line with all numbers."""
     base = next((result for result in results if not result.error), None)
     contenders: dict[str, Any] = {}

@@ -25,11 +25,11 @@ from bench.acceptance.loading import load
 from bench.in_process import published
 from bench.launcher import Server
 from bench.servers import stream
-from bench.workload import Array, Volume, Workload, grey_levels
+from bench.workload import Array, TimedVolume, Workload, grey_levels
 
 _WAIT = 3600.0  # seconds; volumes of 512^3 on a CPU are slow
 
-Make = Callable[[], Volume]
+Make = Callable[[], TimedVolume]
 Contender = Callable[[Workload], AbstractContextManager[tuple[Make, str]]]
 
 
@@ -74,7 +74,7 @@ def eager(workload: Workload, compiled: bool = False) -> Iterator[tuple[Make, st
         return grey_levels(variant.serving, image, labels)
 
     notes = "MONAI's networks without split convolutions, one decode of the whole volume"
-    yield lambda: Volume(*stages.run(sample)), notes
+    yield lambda: TimedVolume(*stages.run(sample)), notes
 
 
 @contextmanager
@@ -101,12 +101,12 @@ def engines(workload: Workload) -> Iterator[tuple[Make, str]]:
         results = graphs[model](feeds)
         return [results[name] for name in outputs]
 
-    def make() -> Volume:
+    def make() -> TimedVolume:
         begin = time.perf_counter()
         plan = complete(table, inputs)
         first = conditioning.noise(table, plan, inputs["latent"])
-        conditions: dict[str, Any] = conditioning.rows(table, plan)
-        labels = conditioning.labels(table, plan, inputs["mask"])
+        conditions: dict[str, Any] = conditioning.condition_rows(table, plan)
+        labels = conditioning.label_rows(table, plan, inputs["mask"])
         encoding = time.perf_counter()
         (conditions["embedding"],) = engine("mask_encoder", {"labels": labels}, ["embedding"])
         sampling = time.perf_counter()
@@ -120,7 +120,7 @@ def engines(workload: Workload) -> Iterator[tuple[Make, str]]:
             "decoder": end - decoding,
             "total": end - begin,
         }
-        return Volume(image, seconds)
+        return TimedVolume(image, seconds)
 
     yield make, "the graphs and the code of our service in one process"
 
@@ -138,14 +138,14 @@ def service(workload: Workload) -> Iterator[tuple[Make, str]]:
     name, inputs = workload.load().name, workload.request()
     with tempfile.TemporaryDirectory() as folder, _served(workload, Path(folder, "log")) as server:
 
-        def make() -> Volume:
+        def make() -> TimedVolume:
             begin = time.perf_counter()
             result = stream(server.grpc, name, inputs, _WAIT)
             image, report = result.as_numpy("image"), result.as_numpy("report")
             total = time.perf_counter() - begin
             seconds = json.loads(report.tobytes())["seconds"]
             stages = {stage: seconds[stage] for stage in ("mask_encoder", "sampler", "decoder")}
-            return Volume(image, {**stages, "total": total})
+            return TimedVolume(image, {**stages, "total": total})
 
         yield make, "over gRPC, with the transfers; the stages are those of its report"
 

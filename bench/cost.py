@@ -3,8 +3,8 @@
     scripts/bench cost [--write]
 
 The times are those of docs/performance.md of NV-Generate-CTMR (NVIDIA, one A100 with 80 GB). The
-windows of upstream are counted by MONAI's own code, our stages and slabs by the code of the server.
-Nothing is timed.
+windows of upstream are counted by MONAI's own code, our subgraphs and slabs by the code of the
+server. Nothing is timed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from backends.slabs import budget, chain
 from backends.slabs.gpu import Gpu
 from bench import ROOT, page
-from export import chains, networks, stage_onnx, variant
+from export import chains, networks, subgraph_onnx, variant
 
 PAGE = ROOT / "docs" / "published.md"
 STEPS = 30
@@ -54,7 +54,7 @@ PUBLISHED = (
 )
 
 
-def windows(row: Published) -> int:
+def window_count(row: Published) -> int:
     """Return the number of MONAI's windows; 1 where the latent fits into one."""
     from monai.data.utils import dense_patch_slices
     from monai.inferers.utils import _get_scan_interval
@@ -69,12 +69,12 @@ def windows(row: Published) -> int:
 
 def decoded(row: Published) -> float:
     """Return the voxels that upstream decodes, in multiples of the volume."""
-    count, latent = windows(row), math.prod(row.size) // 64
+    count, latent = window_count(row), math.prod(row.size) // 64
     return 1.0 if count == 1 else count * math.prod(row.window) / latent
 
 
-def decoder() -> chain.Chain:
-    """Return the official decoder's stages, without weights."""
+def official_decoder() -> chain.Chain:
+    """Return the official decoder's subgraphs, without weights."""
 
     class Nothing:
         def __call__(self, feeds: object) -> dict[str, object]:
@@ -85,15 +85,15 @@ def decoder() -> chain.Chain:
 
     with torch.device("meta"):
         cut = chains.decoder(networks.build(variant.load("rflow-ct"), "autoencoder"), 1.0)
-    return chain.assemble(stage_onnx.describe(cut, "fp16"), lambda file: Nothing())
+    return chain.assemble(subgraph_onnx.describe(cut, "fp16"), lambda file: Nothing())
 
 
-def calls(row: Published, official: chain.Chain) -> tuple[int, int]:
-    """Return the decoder's slabs and its calls of a stage, in half of `MEMORY`, in float16."""
+def decoder_calls(row: Published, official: chain.Chain) -> tuple[int, int]:
+    """Return the decoder's slabs and its calls of a subgraph, in half of `MEMORY`, in float16."""
     latent = [side // 4 for side in row.size]
     thickness, _ = budget.divide(official, (1, 4, *latent), MEMORY // 2, Gpu.enough)
     slabs = math.ceil(latent[0] / thickness)
-    return slabs, slabs * len(official.stages)
+    return slabs, slabs * len(official.subgraphs)
 
 
 def main() -> None:
@@ -101,12 +101,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench cost", description=__doc__)
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
     options = parser.parse_args()
-    official, lines, counts = decoder(), [], []
+    official, lines, counts = official_decoder(), [], []
     for row in PUBLISHED:
         size = "x".join(map(str, row.size))
-        slabs, stage_calls = calls(row, official)
+        slabs, subgraph_calls = decoder_calls(row, official)
         times = decoded(row)
-        counts.append({"size": size, "windows": windows(row), "decoded": times, "slabs": slabs})
+        counts.append(
+            {"size": size, "windows": window_count(row), "decoded": times, "slabs": slabs}
+        )
         lines.append(
             [
                 size,
@@ -116,16 +118,16 @@ def main() -> None:
                 f"{row.rflow} s",
                 f"{row.ddpm} s",
                 f"{row.memory:.1f}",
-                windows(row),
+                window_count(row),
                 f"{times:.2f}",
                 STEPS,
                 "1.00",
-                f"{slabs} x {len(official.stages)} = {stage_calls}",
+                f"{slabs} x {len(official.subgraphs)} = {subgraph_calls}",
                 1,
             ]
         )
     head = ["volume", "window", "overlap", "VAE", "rflow", "ddpm", "GB", "windows", "decoded"]
-    head += ["mask embeddings", "decoded here", "stage calls here", "mask embeddings here"]
+    head += ["mask embeddings", "decoded here", "subgraph calls here", "mask embeddings here"]
     text = TEXT.format(steps=STEPS, memory=MEMORY // 10**9) + "\n\n" + page.table(head, lines)
     if options.write:
         page.write(
@@ -141,7 +143,7 @@ TEXT = """*VAE*, *rflow*, *ddpm* and *GB* are upstream's, of one A100: seconds o
 steps of rectified flow and of 1000 of DDPM, and peak memory. *Windows* are how many of them its
 settings make, and *decoded* how many times the volume they hold together: what is decoded more
 than once is blended. From a mask upstream embeds it in each of {steps} steps. Here every voxel is
-decoded once, in slabs through 16 stages, as many as a GPU of {memory} GB takes in float16, and a
+decoded once, in slabs through 16 subgraphs, as many as a GPU of {memory} GB takes in float16, and a
 mask is embedded once. Both call the network as often as there are steps. No GPU has timed ours
 yet."""
 

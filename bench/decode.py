@@ -48,16 +48,17 @@ def image(side: int) -> Array:
 def latent(options: argparse.Namespace, side: int) -> Array:
     """Return the latent to decode, [1, C, x, y, z]: of `image` where the encoder is trained."""
     if options.variant == "mini":
-        network = _chain(options, "vae_encoder", 0)
-        return np.array(network(image(side)), np.float32)
+        runner = _chain_runner(options, "vae_encoder", 0)
+        return np.array(runner(image(side)), np.float32)
     return np.random.default_rng(0).standard_normal((1, 4, *[side // 4] * 3), np.float32)
 
 
-def _chain(options: argparse.Namespace, name: str, gigabytes: float) -> Any:
-    from backends.slabs.network import Host, Network
+def _chain_runner(options: argparse.Namespace, name: str, gigabytes: float) -> Any:
+    from backends.slabs.chain_runner import ChainRunner
+    from backends.slabs.cpu import Cpu
 
     path = options.repository / f"{options.variant}.{name}" / "1" / "chain.json"
-    return Network(path, Host(Path(tempfile.gettempdir()), 0), gigabytes)
+    return ChainRunner(path, Cpu(Path(tempfile.gettempdir()), 0), gigabytes)
 
 
 def _pytorch(options: argparse.Namespace) -> Callable[[Any], Any]:
@@ -80,11 +81,11 @@ def one(options: argparse.Namespace) -> dict[str, Any]:
     if method == "slabs":
         from backends.slabs import budget
 
-        network = _chain(options, "vae_decoder", float(numbers[0]))
-        memory = int(float(numbers[0]) * 1e9) or network.device.available() // 2
-        thickness = budget.divide(network.chain, x.shape, memory, network.device.enough)[0]
+        runner = _chain_runner(options, "vae_decoder", float(numbers[0]))
+        memory = int(float(numbers[0]) * 1e9) or runner.device.available() // 2
+        thickness = budget.divide(runner.chain, x.shape, memory, runner.device.enough)[0]
         borders = list(range(4 * thickness, 4 * side, 4 * thickness))
-        decode: Callable[[], Array] = lambda: network(x)  # noqa: E731
+        decode: Callable[[], Array] = lambda: runner(x)  # noqa: E731
     else:
         import torch
         from monai.inferers import SlidingWindowInferer
@@ -93,7 +94,7 @@ def one(options: argparse.Namespace) -> dict[str, Any]:
         decode = lambda: pytorch(tensor).numpy()  # noqa: E731
         if method == "windows":
             roi, overlap = int(numbers[0]), float(numbers[1])
-            starts = windows(side, roi, overlap)
+            starts = window_starts(side, roi, overlap)
             borders = sorted({4 * n for s in starts for n in (s, s + roi)} - {0, 4 * side})
             if options.one_window:
                 share, cut = len(starts) ** 3, tensor[:, :, :roi, :roi, :roi]
@@ -114,7 +115,7 @@ def one(options: argparse.Namespace) -> dict[str, Any]:
     return {"seconds": seconds, "memory": peaks[0] - before, "borders": borders}
 
 
-def windows(side: int, roi: int, overlap: float) -> list[int]:
+def window_starts(side: int, roi: int, overlap: float) -> list[int]:
     """Return where MONAI's windows begin along one side of the latent."""
     from monai.data.utils import dense_patch_slices
     from monai.inferers.utils import _get_scan_interval

@@ -17,7 +17,8 @@ from backends.engines import openvino
 from backends.maisi import conditioning
 from backends.maisi.request import Plan, complete
 from backends.maisi.sampler import RunModel
-from backends.slabs.network import Host, Network
+from backends.slabs.chain_runner import ChainRunner
+from backends.slabs.cpu import Cpu
 from bench import ROOT
 from bench.workload import Array
 
@@ -32,28 +33,28 @@ def published(name: str, repository: Path = REPOSITORY) -> dict[str, Any]:
     return table
 
 
-Graph = Callable[[Mapping[str, Any]], Mapping[str, Array]]
+RunGraph = Callable[[Mapping[str, Any]], Mapping[str, Array]]
 
 
-def open_graph(folder: Path) -> Graph:
+def open_graph(folder: Path) -> RunGraph:
     """Load a model's version folder as the server's backends do on a CPU.
 
     Returns a function from inputs to outputs by name, which the next call may overwrite.
     """
     if (folder / "chain.json").is_file():
-        network = Network(folder / "chain.json", Host(Path(gettempdir()), 0))
+        runner = ChainRunner(folder / "chain.json", Cpu(Path(gettempdir()), 0))
 
-        def chain(inputs: Mapping[str, Any]) -> Mapping[str, Array]:
+        def run_chain(inputs: Mapping[str, Any]) -> Mapping[str, Array]:
             (array,) = inputs.values()
-            return {network.chain.output: network(array)}
+            return {runner.chain.output: runner(array)}
 
-        return chain
+        return run_chain
     return openvino.Engine(folder / "model.onnx")
 
 
 def engine(name: str, repository: Path = REPOSITORY) -> RunModel:
     """Return a function that runs the variant's graphs in this process, each loaded once."""
-    loaded: dict[str, Graph] = {}
+    loaded: dict[str, RunGraph] = {}
 
     def run(model: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
         if model not in loaded:
@@ -83,8 +84,8 @@ def prepare(
 ) -> PreparedRequest:
     """Prepare a request (the tensors of the public contract) as the sampler takes it."""
     plan, mask = complete(variant, inputs), inputs.get("mask")
-    conditions: dict[str, Any] = conditioning.rows(variant, plan)
+    conditions: dict[str, Any] = conditioning.condition_rows(variant, plan)
     if plan.masked:
-        labels = conditioning.labels(variant, plan, mask)
+        labels = conditioning.label_rows(variant, plan, mask)
         (conditions["embedding"],) = run("mask_encoder", {"labels": labels}, ["embedding"])
     return PreparedRequest(plan, conditioning.noise(variant, plan, None), conditions, mask)

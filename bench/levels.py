@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench import page
-from bench.perf_analyzer import Endpoint, Failed, Load, Request
+from bench.perf_analyzer import Endpoint, Failed, Load, RequestTimes
 from bench.servers import NOTHING, Counts, statistics
 
 STEPS_OF_ENSEMBLE = ("condition", "sampler", "decoder")
@@ -47,7 +47,7 @@ def summarise(
     name: str,
     endpoint: Endpoint,
     load: Load,
-    requests: Sequence[Request],
+    requests: Sequence[RequestTimes],
     done: Mapping[str, Counts],
     masked: bool,
     steps: int,
@@ -75,7 +75,7 @@ def summarise(
             stages["sampler"] -= stages["mask_encoder"]
     mean = float(latencies.mean())
     return LevelResult(
-        *names(endpoint),
+        *endpoint_names(endpoint),
         load=str(load),
         requests=len(requests),
         errors=0,
@@ -96,7 +96,7 @@ def summarise(
 
 
 def stages_of_stream(
-    requests: Sequence[Request], masked: bool, steps: int
+    requests: Sequence[RequestTimes], masked: bool, steps: int
 ) -> tuple[float, dict[str, float]]:
     """Return the mean milliseconds until a stream began, and of each stage, by its progress.
 
@@ -115,7 +115,7 @@ def stages_of_stream(
     return float(queue) * 1e3, dict(zip(names, means.tolist(), strict=True))
 
 
-def names(endpoint: Endpoint) -> tuple[str, str]:
+def endpoint_names(endpoint: Endpoint) -> tuple[str, str]:
     """Return the names of an endpoint and its transport for the table."""
     endpoint_name = "stream" if endpoint.streaming else "ensemble"
     return endpoint_name, "shared memory" if endpoint.shared_memory else "gRPC"
@@ -145,7 +145,7 @@ def table(rows: Sequence[LevelResult]) -> str:
 
 
 def measure(
-    run: Callable[[], Sequence[Request]],
+    run: Callable[[], Sequence[RequestTimes]],
     url: str,
     name: str,
     endpoint: Endpoint,
@@ -166,7 +166,7 @@ def measure(
         failed = _since(before, statistics(url)).get(endpoint.model, NOTHING).failed
         errors = max(failed, 1)
         failure = LevelResult(
-            *names(endpoint), load=str(load), requests=load.requests, errors=errors
+            *endpoint_names(endpoint), load=str(load), requests=load.requests, errors=errors
         )
         return failure, str(error)
 

@@ -21,7 +21,7 @@ import psutil
 
 from bench import ROOT, page, perf_analyzer, servers
 from bench.launcher import ServerFailed
-from bench.levels import LevelResult, measure, names, table
+from bench.levels import LevelResult, endpoint_names, measure, table
 from bench.perf_analyzer import Endpoint, Failed, Load
 from bench.perf_analyzer_install import Unavailable, command
 
@@ -89,7 +89,7 @@ def test(options: argparse.Namespace) -> tuple[list[LevelResult], list[str]]:
         lines = csv.DictWriter(f, [field.name for field in fields(LevelResult)])
         lines.writeheader()
         needed = max(
-            perf_analyzer.memory(load, endpoint, math.prod(options.size))
+            perf_analyzer.memory_needed(load, endpoint, math.prod(options.size))
             for load in loads
             for endpoint in to.endpoints
         )
@@ -99,7 +99,7 @@ def test(options: argparse.Namespace) -> tuple[list[LevelResult], list[str]]:
                 f" {free >> 20} MB free: give fewer --requests or a smaller --size."
             )
         for endpoint in to.endpoints:
-            title = " by ".join(names(endpoint))
+            title = " by ".join(endpoint_names(endpoint))
             try:  # not measured, as the first request of a size is slower
                 perf_analyzer.run(
                     program, to.url, endpoint, Load(1, 1), to.inputs, options.seconds, to.key

@@ -25,7 +25,7 @@ from bench.launcher import SHM, Server
 
 def private(server: Server) -> int:
     """Return the bytes of private memory of a server's processes."""
-    return sum(processes.private(process.pid) for process in processes.family(server.pid))
+    return sum(processes.private(process.pid) for process in processes.process_tree(server.pid))
 
 
 def shared(server: Server) -> int:

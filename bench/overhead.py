@@ -26,9 +26,9 @@ import tritonclient.grpc as grpc
 from onnx import TensorProto, helper
 
 from bench import page
-from bench.in_process import REPOSITORY, Graph, open_graph, published
+from bench.in_process import REPOSITORY, RunGraph, open_graph, published
 from bench.launcher import Server
-from bench.networks import tensors
+from bench.network_inputs import infer_inputs
 from bench.workload import Array
 from export import variant
 
@@ -44,7 +44,7 @@ class Subject:
     variant: str
     repository: Path
     precision: str
-    open: Callable[[Path], Graph]
+    open: Callable[[Path], RunGraph]
 
     @property
     def flow(self) -> str:
@@ -125,12 +125,14 @@ def step_seconds(subject: Subject, client: Any, side: int, steps: int) -> float:
         "guidance": np.array([0], np.float32),
     }
     outputs = [grpc.InferRequestedOutput("report")]
-    answer = client.infer(subject.variant, tensors(arrays), outputs=outputs, client_timeout=600)
+    answer = client.infer(
+        subject.variant, infer_inputs(arrays), outputs=outputs, client_timeout=600
+    )
     report = json.loads(answer.as_numpy("report").tobytes())
     return float(report["seconds"]["sampler"]) / steps
 
 
-def calls(subject: Subject, sides: Sequence[int], repeat: int) -> dict[int, float]:
+def call_seconds(subject: Subject, sides: Sequence[int], repeat: int) -> dict[int, float]:
     """Return side -> the median seconds of a step that computes nothing."""
     times = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -162,7 +164,7 @@ def pairs(
 
 def measure(sides: Sequence[int], repeat: int, subject: Subject = MINI) -> list[dict[str, float]]:
     """Return for each side the medians in milliseconds, and their ratios."""
-    idle = calls(subject, sides, repeat)
+    idle = call_seconds(subject, sides, repeat)
     return [
         {
             "side": side,

@@ -46,7 +46,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True)
-class Request:
+class RequestTimes:
     """The times of a request and of its responses, in seconds since the epoch."""
 
     start: float
@@ -58,7 +58,7 @@ class Request:
         return self.responses[-1] - self.start
 
 
-def memory(load: Load, endpoint: Endpoint, voxels: int) -> int:
+def memory_needed(load: Load, endpoint: Endpoint, voxels: int) -> int:
     """Estimate the bytes that perf_analyzer takes: it keeps every mask and volume until its end."""
     return 0 if endpoint.shared_memory else load.requests * 2 * voxels * _BYTES_A_VALUE
 
@@ -71,7 +71,7 @@ def run(
     data: Path,
     seconds: float,
     key: str = "",
-) -> list[Request]:
+) -> list[RequestTimes]:
     """Put `load` on an endpoint of the server at `url` (gRPC), with the inputs in `data`.
 
     `data` is JSON as `--input-data` takes it, `key` what shared memory needs. Raises Failed when a
@@ -151,7 +151,7 @@ def reason(log: str, status: int) -> str:
     return f"perf_analyzer ended with status {status} and {last.strip()!r}."
 
 
-def read(profile: Path) -> list[Request]:
+def read(profile: Path) -> list[RequestTimes]:
     """Read a file of `--profile-export-file`, in the order in which the requests were sent.
 
     The end of a stream, an empty response after those with content, is left out, as perf_analyzer
@@ -165,7 +165,7 @@ def read(profile: Path) -> list[Request]:
         for start, ends in zip(starts, responses, strict=True):
             times = tuple(int(end) / 1e9 for end in ends[1].split(b","))
             content = times[:-1] if len(times) > 1 else times
-            requests.append(Request(int(start[1]) / 1e9, content))
+            requests.append(RequestTimes(int(start[1]) / 1e9, content))
     if not requests:
         raise Failed("perf_analyzer measured no request.")
     return sorted(requests, key=lambda request: request.start)

@@ -114,7 +114,8 @@ def table(subject: Variant, loaded: Networks, folder: Path) -> Iterator[str]:
     for graph in graphs.graphs(subject, loaded):
         errors_by_shape: dict[Any, list[float]] = {}
         cases = {
-            shape: onnx_export.example(graph, *shape, seed) for seed, shape in enumerate(_SHAPES)
+            shape: onnx_export.random_inputs(graph, *shape, seed)
+            for seed, shape in enumerate(_SHAPES)
         }
         module = graph.module
         expected = {shape: onnx_export.evaluate(module, case) for shape, case in cases.items()}
@@ -140,7 +141,7 @@ def choices(subject: Variant, loaded: Networks) -> Iterator[str]:
     yield f"| {subject.name}, every operation rounded | error | with activations of thousands |"
     yield "|---|---|---|"
     flow = next(g for g in reversed(graphs.graphs(subject, loaded)) if g.name.startswith("flow"))
-    inputs = onnx_export.example(flow, *_SHAPES[-1])
+    inputs = onnx_export.random_inputs(flow, *_SHAPES[-1])
     errors_by_choice: dict[str, list[float]] = {choice: [] for choice in _CHOICES}
     for loud in (False, True):
         if loud:

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 
-def family(pid: int) -> list[psutil.Process]:
+def process_tree(pid: int) -> list[psutil.Process]:
     """Return a process and all its descendants; nothing where it has ended."""
     with suppress(psutil.Error):
         process = psutil.Process(pid)

@@ -21,7 +21,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from bench import ROOT
 from bench.launcher import Server, ServerFailed
-from bench.networks import tensors
+from bench.network_inputs import infer_inputs
 
 MASK = ROOT / "examples" / "brain_mask.nii.gz"
 NARROW, NARROW_STREAM = "loadtest", "loadtest_stream"
@@ -163,7 +163,7 @@ def inputs(facts: Mapping[str, Any], size: tuple[int, int, int], steps: int) -> 
     }
     if not facts["masks"]:
         return request | {"size": {"content": list(size), "shape": [3]}}
-    labels = example(size)
+    labels = example_labels(size)
     is_known = np.array([str(label) in facts["labels"] for label in range(256)])
     labels[~is_known[labels]] = 0
     if not labels.any():
@@ -172,7 +172,7 @@ def inputs(facts: Mapping[str, Any], size: tuple[int, int, int], steps: int) -> 
     return request | {"mask": {"content": content, "shape": list(size)}}
 
 
-def example(size: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+def example_labels(size: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
     """Return the example's labels [X, Y, Z], the whole head, at `size` by nearest neighbour."""
     image = nib.as_closest_canonical(nib.load(MASK))
     labels = np.asarray(image.dataobj).astype(np.uint8)
@@ -185,7 +185,7 @@ def example(size: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
 
 def picture(size: tuple[int, int, int], kind: npt.DTypeLike = np.uint8) -> nib.Nifti1Image:
     """Return the example's labels as an image of 2 mm, or a source of such grey levels."""
-    return nib.Nifti1Image(example(size).astype(kind), np.diag([2.0, 2.0, 2.0, 1.0]))
+    return nib.Nifti1Image(example_labels(size).astype(kind), np.diag([2.0, 2.0, 2.0, 1.0]))
 
 
 def ensemble(url: str, request: Mapping[str, Any], seconds: float) -> npt.NDArray[np.int16]:
@@ -200,7 +200,7 @@ def ensemble(url: str, request: Mapping[str, Any], seconds: float) -> npt.NDArra
     for name in request.keys() & {"mask", "source"}:
         arrays[name] = np.asarray(request[name].dataobj)
     with grpc.InferenceServerClient(url) as client:
-        result = client.infer("mini", tensors(arrays), client_timeout=seconds)
+        result = client.infer("mini", infer_inputs(arrays), client_timeout=seconds)
     image: npt.NDArray[np.int16] = result.as_numpy("image")
     return image
 
@@ -214,7 +214,7 @@ def stream(url: str, variant: str, arrays: Mapping[str, Any], seconds: float) ->
     results: queue.Queue[Any] = queue.Queue()
     with grpc.InferenceServerClient(url) as client:
         client.start_stream(lambda result, error: results.put(error or result))
-        client.async_stream_infer(f"{variant}.stream", tensors(arrays))
+        client.async_stream_infer(f"{variant}.stream", infer_inputs(arrays))
         while True:
             result = results.get(timeout=seconds)
             if isinstance(result, grpc.InferenceServerException):

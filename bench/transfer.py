@@ -25,7 +25,7 @@ import tritonclient.grpc as grpc
 
 from bench import page
 from bench.launcher import KEY_HEADER, SHM
-from bench.networks import tensors
+from bench.network_inputs import infer_inputs
 from bench.servers import keyed
 from bench.workload import Array
 
@@ -69,7 +69,7 @@ def write_stand_in(repository: Path) -> None:
 
 def by_grpc(client: Any, key: str, side: int) -> Array:
     """Return the volume of an answer whose message holds it."""
-    size = tensors({"size": np.full(3, side, np.int32)})
+    size = infer_inputs({"size": np.full(3, side, np.int32)})
     image: Array = client.infer(MODEL, size).as_numpy("image")
     return image
 
@@ -84,7 +84,7 @@ def by_shared_memory(client: Any, key: str, side: int) -> Array:
         file.truncate(count)
         try:
             client.register_system_shared_memory(name, f"/{name}", count, headers=headers)
-            size = tensors({"size": np.full(3, side, np.int32)})
+            size = infer_inputs({"size": np.full(3, side, np.int32)})
             client.infer(MODEL, size, outputs=[output])
             client.unregister_system_shared_memory(name, headers=headers)
             return np.fromfile(file, np.int16).reshape((side,) * 3)

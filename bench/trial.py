@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bench import ROOT
-from bench.processes import family, peaks, resident
+from bench.processes import peaks, process_tree, resident
 from bench.workload import Workload
 
 _INTERVAL = 0.25  # seconds between two samples of the memory, which take some milliseconds each
@@ -66,7 +66,7 @@ def run_trial(name: str, workload: Workload, folder: Path, volumes: int = 2) -> 
             text=True,
         )
         try:
-            with peaks(lambda: resident(family(process.pid)), seconds=_INTERVAL) as memory:
+            with peaks(lambda: resident(process_tree(process.pid)), seconds=_INTERVAL) as memory:
                 ready = _answer(process, name, log_path)
                 start = time.monotonic() - begin
                 first, *rest = (_ask(process, name, image, log_path) for _ in range(volumes))

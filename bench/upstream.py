@@ -27,7 +27,7 @@ from monai.data import MetaTensor
 
 from backends.maisi.request import complete
 from bench.stage_timer import StageTimer
-from bench.workload import Volume, Workload, whole
+from bench.workload import TimedVolume, Workload, round_to_int16
 
 _PATHS = {
     "trained_autoencoder_path": "autoencoder",
@@ -38,7 +38,7 @@ _CPU_OFF = ("use_flash_attention", "norm_float16")
 
 
 @contextmanager
-def upstream(workload: Workload) -> Iterator[tuple[Callable[[], Volume], str]]:
+def upstream(workload: Workload) -> Iterator[tuple[Callable[[], TimedVolume], str]]:
     """Load upstream's networks; give a function that makes a volume, and the adaptations.
 
     The noise is the workload's: `torch.randn`, which upstream calls once, is replaced for the call.
@@ -93,9 +93,9 @@ def upstream(workload: Workload) -> Iterator[tuple[Callable[[], Volume], str]]:
                 autoencoder_sliding_window_infer_overlap=overlap,
                 cfg_guidance_scale=0.0,
             )
-        return whole(image[0, 0].float().numpy())
+        return round_to_int16(image[0, 0].float().numpy())
 
-    yield lambda: Volume(*stages.run(sample)), _notes(workload, roi, overlap)
+    yield lambda: TimedVolume(*stages.run(sample)), _notes(workload, roi, overlap)
 
 
 def _files(workload: Workload) -> list[Path]:

@@ -21,7 +21,7 @@ SPACING = (1.5, 1.5, 2.0)
 _BLOCK = 8  # voxels a side of one label
 
 
-class Volume(NamedTuple):
+class TimedVolume(NamedTuple):
     """Grey levels int16 [X, Y, Z], and seconds by stage; None where a stage is not measured."""
 
     image: Array
@@ -109,9 +109,9 @@ def grey_levels(serving: dict[str, Any], image: Array, labels: Array) -> npt.NDA
     levels = np.clip(image.astype(np.float32), 0, 1 if scale["clip_above"] else None)
     levels = levels * (high - low) + low
     levels[labels == 0] = low
-    return whole(levels)
+    return round_to_int16(levels)
 
 
-def whole(levels: Array) -> npt.NDArray[np.int16]:
+def round_to_int16(levels: Array) -> npt.NDArray[np.int16]:
     """Round grey levels to int16."""
     return np.clip(np.rint(levels), -32768, 32767).astype(np.int16)

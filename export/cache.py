@@ -27,7 +27,7 @@ from export import (
     networks,
     onnx_export,
     profiles,
-    stage_onnx,
+    subgraph_onnx,
     tensorrt_plans,
 )
 from export.graphs import NEEDS, Graph
@@ -40,7 +40,7 @@ _SOURCES = (
     "graphs.py",
     "graph_modules.py",
     "chains.py",
-    "stage_onnx.py",
+    "subgraph_onnx.py",
     "half.py",
     "onnx_export.py",
 )
@@ -53,7 +53,9 @@ def export_graphs(job: Job, digests: Mapping[str, str], log: Log = print) -> dic
     ValueError where memory or disk do not suffice, or a graph differs from PyTorch.
     """
     names = [name for name, roles in NEEDS.items() if set(roles) <= set(job.variant.networks)]
-    folders = {name: job.cache / key(job.variant, name, digests, job.precision) for name in names}
+    folders = {
+        name: job.cache / graph_key(job.variant, name, digests, job.precision) for name in names
+    }
     missing = [name for name in names if not folders[name].is_dir()]
     for name in names:
         if name not in missing:
@@ -77,7 +79,7 @@ def _export(job: Job, graph: Graph, folder: Path, log: Log) -> None:
         "relative_error": error,
         "inputs": graph.inputs,
         "outputs": graph.outputs,
-        "stages": _stage_inputs(graph),
+        "subgraphs": _subgraph_inputs(graph),
     }
     (folder / "graph.json").write_text(json.dumps(description))
     log(
@@ -86,11 +88,14 @@ def _export(job: Job, graph: Graph, folder: Path, log: Log) -> None:
     )
 
 
-def _stage_inputs(graph: Graph) -> dict[str, Any]:
-    """Return stem -> shapes of the inputs of every stage; empty where the graph is no chain."""
+def _subgraph_inputs(graph: Graph) -> dict[str, Any]:
+    """Return stem -> shapes of the inputs of every subgraph; empty where the graph is no chain."""
     if (chain := graph.chain) is None:
         return {}
-    return {f"{number:02}": stage_onnx.shapes(chain, x)[0] for number, x in enumerate(chain.stages)}
+    return {
+        f"{number:02}": subgraph_onnx.shapes(chain, x)[0]
+        for number, x in enumerate(chain.subgraphs)
+    }
 
 
 def build_engines(
@@ -98,7 +103,7 @@ def build_engines(
 ) -> dict[str, Path]:
     """Return graph -> folder in the cache with its engine, `model.plan`, and its description.
 
-    A chain has one engine for each stage, and `chain.json`. `builder` is the result of
+    A chain has one engine for each subgraph, and `chain.json`. `builder` is the result of
     `tensorrt_plans.ready`.
     """
     folders = {}
@@ -131,11 +136,11 @@ def _profiles(
     the largest number of latent planes that the engines take.
     """
     graph = graph_description(folder)
-    if graph["stages"]:
+    if graph["subgraphs"]:
         chain = json.loads((folder / "chain.json").read_bytes())
-        sizes = profiles.stage_sizes(job.variant, chain, graph["inputs"])
-        of_stages = {stem: profiles.profile(x, sizes) for stem, x in graph["stages"].items()}
-        return of_stages, {**chain, "thickest": sizes[-1]["t"]}
+        sizes = profiles.subgraph_sizes(job.variant, chain, graph["inputs"])
+        of_subgraphs = {stem: profiles.profile(x, sizes) for stem, x in graph["subgraphs"].items()}
+        return of_subgraphs, {**chain, "thickest": sizes[-1]["t"]}
     shapes = Graph(name, nn.Identity(), graph["inputs"], graph["outputs"], {})
     sizes = profiles.sizes(job.variant, shapes)
     return {"model": profiles.profile(shapes.inputs, sizes)}, None
@@ -147,10 +152,10 @@ def _build_plan(job: Job, name: str, onnx: Path, plan: Path, profile: Profile, l
         engine = tensorrt_plans.build(onnx, plan, job.target, profile, job.capabilities, timing)
     except ValueError as error:
         raise ValueError(f"{model}: {error}") from error
-    log(f"{model}: {plan.name} of {memory(plan.stat().st_size, engine.activation_bytes)}")
+    log(f"{model}: {plan.name} of {size_text(plan.stat().st_size, engine.activation_bytes)}")
 
 
-def memory(plan: int, activations: int | None) -> str:
+def size_text(plan: int, activations: int | None) -> str:
     """Return text about a plan's bytes, and those of its activations at its largest shapes."""
     most = "an unknown size" if activations is None else f"{activations / 1e9:.2f} GB"
     return f"{plan / 1e6:.1f} MB, its activations at most {most}"
@@ -167,7 +172,7 @@ def _new_folder(path: Path) -> Iterator[Path]:
         os.replace(folder, path)
 
 
-def key(variant: Variant, name: str, digests: Mapping[str, str], precision: str) -> str:
+def graph_key(variant: Variant, name: str, digests: Mapping[str, str], precision: str) -> str:
     """Return the hash of all that graph `name` depends on: weights, networks, precision, code."""
     roles = NEEDS[name]
     sources = [(Path(__file__).parent / file).read_text() for file in _SOURCES]

@@ -1,9 +1,10 @@
-"""Convolutional networks cut before every normalisation, into stages that run slab by slab.
+"""Convolutional networks cut before every normalisation, into subgraphs that run slab by slab.
 
-Between two GroupNorms there are only convolutions, which reach one voxel. So a stage can process
+Between two GroupNorms there are only convolutions, which reach one voxel. So a subgraph can process
 its input one slab at a time, with one plane of each neighbour, and compute the same as on the whole
 volume. The next GroupNorm needs the mean and the variance per channel of the whole volume; each
-stage returns those of its slab. `stage_onnx` writes stages as ONNX, `backends/slabs` runs them.
+subgraph returns those of its slab. `subgraph_onnx` writes subgraphs as ONNX, `backends/slabs` runs
+them.
 """
 
 from __future__ import annotations
@@ -26,22 +27,22 @@ Convolution: TypeAlias = nn.Conv3d | nn.ConvTranspose3d
 
 @dataclass(frozen=True)
 class Activation:
-    """A tensor between stages: its channels, and its number of planes per plane of the latent."""
+    """A tensor between subgraphs: its channels, and its planes per plane of the latent."""
 
     channels: int
     planes: int
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One convolution of 3 x 3 x 3 and the operations between it and its neighbouring stages.
+class Subgraph:
+    """One convolution of 3 x 3 x 3 and the operations between it and its neighbouring subgraphs.
 
     In this order: the input times `scale`, `norm` and SiLU, `before` (1 x 1 x 1), the convolution
     with a change of size, the addition of `skip`, SiLU, `after` (1 x 1 x 1), times `scale_after`.
     `resize`: `up` doubles the input by trilinear interpolation first, `transpose` is a transposed
     convolution with a stride of 2, `down` a stride of 2 with zeros after the last voxel, `stride` a
     stride of 2 with zeros on both sides. `shortcut` is a 1 x 1 x 1 convolution of the unchanged
-    input; its result is the output `shortcut_to`. `moments`: the stage also returns mean and
+    input; its result is the output `shortcut_to`. `moments`: the subgraph also returns mean and
     variance of each channel of its output. `bits`: the input are label ids, whose bits are the
     channels; `ids`: the output is the id of the largest channel.
     """
@@ -67,38 +68,38 @@ class Stage:
 
 @dataclass(frozen=True)
 class Chain:
-    """A network in stages: from the activation `input` to `output`."""
+    """A network in subgraphs: from the activation `input` to `output`."""
 
     input: str
     output: str
     activations: dict[str, Activation]
-    stages: list[Stage]
+    subgraphs: list[Subgraph]
 
 
 class _Cutter:
-    """Collects the stages of a network, block by block."""
+    """Collects the subgraphs of a network, block by block."""
 
     def __init__(self, name: str, channels: int, planes: int) -> None:
-        self.stages: list[Stage] = []
+        self.subgraphs: list[Subgraph] = []
         self.activations = {name: Activation(channels, planes)}
-        self.at = name  # the input of the next stage
+        self.at = name  # the input of the next subgraph
 
     def add(self, layer: nn.Module, **parts: Any) -> None:
-        """Add a stage whose input is the output of the last one."""
+        """Add a subgraph whose input is the output of the last one."""
         conv, resize = _convolution(layer), parts.get("resize")
         planes = self.activations[self.at].planes
         if resize is not None:
             planes = planes * 2 if resize in ("up", "transpose") else planes // 2
-        name = f"x{len(self.stages)}"
+        name = f"x{len(self.subgraphs)}"
         self.activations[name] = Activation(conv.out_channels, planes)
-        self.stages.append(Stage(self.at, name, conv, **parts))
+        self.subgraphs.append(Subgraph(self.at, name, conv, **parts))
         self.at = name
 
     def residual(self, block: MaisiResBlock) -> None:
         """Add both halves of a block; the first computes the shortcut, where that is convolved."""
         skip, parts = self.at, {}
         if isinstance(block.nin_shortcut, MaisiConvolution):
-            skip, shortcut = f"s{len(self.stages)}", _convolution(block.nin_shortcut)
+            skip, shortcut = f"s{len(self.subgraphs)}", _convolution(block.nin_shortcut)
             planes = self.activations[self.at].planes
             self.activations[skip] = Activation(shortcut.out_channels, planes)
             parts = {"shortcut": shortcut, "shortcut_to": skip}
@@ -126,18 +127,20 @@ class _Cutter:
                 raise ValueError(f"{type(block).__name__} cannot be cut into slabs")
 
     def chain(self, output: str, first: dict[str, Any], last: dict[str, Any]) -> Chain:
-        """Return the chain; `first` and `last` are parts of its first and last stage."""
-        stages = list(self.stages)
-        stages[0] = replace(stages[0], **first)
-        self.activations[output] = self.activations.pop(stages[-1].output)
+        """Return the chain; `first` and `last` are parts of its first and last subgraph."""
+        subgraphs = list(self.subgraphs)
+        subgraphs[0] = replace(subgraphs[0], **first)
+        self.activations[output] = self.activations.pop(subgraphs[-1].output)
         if "after" in last:
             self.activations[output] = replace(
                 self.activations[output], channels=last["after"].out_channels
             )
-        stages[-1] = replace(stages[-1], output=output, **last)
-        norm_inputs = {stage.input for stage in stages if stage.norm is not None}
-        stages = [replace(stage, moments=stage.output in norm_inputs) for stage in stages]
-        return Chain(stages[0].input, output, self.activations, stages)
+        subgraphs[-1] = replace(subgraphs[-1], output=output, **last)
+        norm_inputs = {subgraph.input for subgraph in subgraphs if subgraph.norm is not None}
+        subgraphs = [
+            replace(subgraph, moments=subgraph.output in norm_inputs) for subgraph in subgraphs
+        ]
+        return Chain(subgraphs[0].input, output, self.activations, subgraphs)
 
 
 def decoder(autoencoder: Any, scale_factor: float, ids: Sequence[int] = ()) -> Chain:

@@ -43,7 +43,7 @@ class Flow(nn.Module):
         """Wrap `unet` and, where it is conditioned on a mask, `controlnet`."""
         super().__init__()
         self.unet = unet
-        self.control = None if controlnet is None else Control(controlnet)
+        self.control = None if controlnet is None else ControlNetWithoutEmbedding(controlnet)
 
     def forward(
         self,
@@ -88,7 +88,7 @@ class Flow(nn.Module):
         return _update(velocity, latent, z, coefficients), velocity
 
 
-class Control(nn.Module):
+class ControlNetWithoutEmbedding(nn.Module):
     """The ControlNet from its first convolution on; the mask's embedding is an input."""
 
     def __init__(self, controlnet: Any) -> None:

@@ -22,12 +22,12 @@ from onnxscript import optimizer
 from torch import nn
 from torch.export import Dim
 
-from export import networks, stage_onnx
+from export import networks, subgraph_onnx
 from export.arrays import Array
-from export.graphs import Graph, Shape
+from export.graphs import Graph, SymbolicShape
 from export.half import half, store_in_half
 
-Session: TypeAlias = onnxruntime.InferenceSession | stage_onnx.ChainSession
+GraphSession: TypeAlias = onnxruntime.InferenceSession | subgraph_onnx.ChainSession
 _KINDS = {
     torch.float32: ir.DataType.FLOAT,
     torch.float16: ir.DataType.FLOAT16,
@@ -46,7 +46,7 @@ CHECKED = (((8, 8, 8), 1), ((8, 16, 8), 2))
 def write(graph: Graph, folder: Path, precision: str) -> Path:
     """Export `graph` to `folder/model.onnx`; create the folder if necessary; return the path.
 
-    A graph that has a chain is written as its stages instead, and the path is that of `chain.json`.
+    A graph that has a chain is written as its subgraphs, and the path is that of `chain.json`.
     `precision`: fp32, which stores weights as float16 where that is exact, or fp16. Weights above
     `INLINE` go into `model.onnx.data` beside it. The graph's module stays unchanged.
     Raises ValueError for weights that `precision` cannot hold.
@@ -55,7 +55,7 @@ def write(graph: Graph, folder: Path, precision: str) -> Path:
     if graph.chain is not None:
         names = (graph.chain.input, graph.chain.output)
         kinds = {name: _KINDS[graph.dtype(name, precision)] for name in names}
-        return stage_onnx.write(graph.chain, folder, precision, kinds)
+        return subgraph_onnx.write(graph.chain, folder, precision, kinds)
     path = folder / "model.onnx"
     model = to_onnx(graph, precision)
     weights = (value.const_value for value in model.graph.initializers.values())
@@ -69,7 +69,7 @@ def to_onnx(graph: Graph, precision: str) -> ir.Model:
     """Export `graph` with its dynamic axes; see `write`."""
     axes = {axis: Dim(axis, min=1) for axis in ("rows", "x", "y", "z")}
 
-    def dynamic(shape: Shape) -> dict[int, Any]:
+    def dynamic(shape: SymbolicShape) -> dict[int, Any]:
         sizes = {}
         for index, size in enumerate(shape):
             if isinstance(size, str):
@@ -77,7 +77,7 @@ def to_onnx(graph: Graph, precision: str) -> ir.Model:
                 sizes[index] = axes[axis] if factor == 1 else factor * axes[axis]
         return sizes
 
-    inputs = example(graph, _TRACED, _TRACED_ROWS)
+    inputs = random_inputs(graph, _TRACED, _TRACED_ROWS)
     with _silence():
         program = torch.onnx.export(
             exportable(graph.module, precision),
@@ -86,7 +86,7 @@ def to_onnx(graph: Graph, precision: str) -> ir.Model:
             output_names=list(graph.outputs),
             dynamic_shapes={name: dynamic(shape) for name, shape in graph.inputs.items()},
             dynamo=True,
-            opset_version=stage_onnx.OPSET,
+            opset_version=subgraph_onnx.OPSET,
             verbose=False,
             optimize=False,
         )
@@ -156,7 +156,7 @@ def axes(graph: Graph, latent: tuple[int, int, int], rows: int) -> dict[str, int
     return sizes
 
 
-def resolve(shape: Shape, axes: dict[str, int]) -> tuple[int, ...]:
+def resolve(shape: SymbolicShape, axes: dict[str, int]) -> tuple[int, ...]:
     """Return `shape` with its dynamic axes at the sizes in `axes`."""
 
     def value(size: int | str) -> int:
@@ -168,7 +168,7 @@ def resolve(shape: Shape, axes: dict[str, int]) -> tuple[int, ...]:
     return tuple(value(size) for size in shape)
 
 
-def example(
+def random_inputs(
     graph: Graph, latent: tuple[int, int, int], rows: int, seed: int = 0
 ) -> dict[str, torch.Tensor]:
     """Return random inputs for a latent of `latent` voxels [x, y, z], floats in float32."""
@@ -199,7 +199,7 @@ def verify(graph: Graph, path: Path, tolerance: float) -> float:
     session = load(path)
     worst = 0.0
     for seed, (latent, rows) in enumerate(CHECKED):
-        inputs = example(graph, latent, rows, seed)
+        inputs = random_inputs(graph, latent, rows, seed)
         errors = map(difference, run(session, inputs), evaluate(graph.module, inputs))
         worst = max(worst, *errors)
     if worst > tolerance:
@@ -210,11 +210,11 @@ def verify(graph: Graph, path: Path, tolerance: float) -> float:
     return worst
 
 
-def load(path: Path) -> Session:
+def load(path: Path) -> GraphSession:
     """Return a session of ONNX Runtime on the CPU for the graph at `path`, a result of `write`."""
     if path.suffix == ".json":
-        return stage_onnx.ChainSession(
-            path, lambda stem: stage_onnx.StageSession(_session(stem.with_suffix(".onnx")))
+        return subgraph_onnx.ChainSession(
+            path, lambda stem: subgraph_onnx.SubgraphSession(_session(stem.with_suffix(".onnx")))
         )
     return _session(path)
 
@@ -225,9 +225,9 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def outputs(session: Session) -> list[str]:
+def outputs(session: GraphSession) -> list[str]:
     """Return the names of a session's outputs, in order."""
-    if isinstance(session, stage_onnx.ChainSession):
+    if isinstance(session, subgraph_onnx.ChainSession):
         return [session.chain.output]
     return [output.name for output in session.get_outputs()]
 
@@ -237,9 +237,9 @@ def tensors(arrays: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in arrays.items()}
 
 
-def run(session: Session, inputs: dict[str, torch.Tensor]) -> list[Array]:
+def run(session: GraphSession, inputs: dict[str, torch.Tensor]) -> list[Array]:
     """Run a session on `inputs`, cast to float16 where it takes that; a chain in thin slabs."""
-    if isinstance(session, stage_onnx.ChainSession):
+    if isinstance(session, subgraph_onnx.ChainSession):
         (x,) = (tensor.numpy() for tensor in inputs.values())
         y = session(x[:, None] if x.ndim == 4 else x)
         return [y[:, 0] if y.dtype == np.uint8 else y]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backends.slabs import budget, chain
-from export.graphs import Graph, Shape
+from export.graphs import Graph, SymbolicShape
 from export.onnx_export import axes, resolve
 from export.variant import Variant
 
@@ -30,10 +30,10 @@ def sizes(variant: Variant, graph: Graph) -> tuple[dict[str, int], dict[str, int
     return low, usual, high
 
 
-def stage_sizes(
-    variant: Variant, description: Mapping[str, Any], inputs: Mapping[str, Shape]
+def subgraph_sizes(
+    variant: Variant, description: Mapping[str, Any], inputs: Mapping[str, SymbolicShape]
 ) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
-    """Return the smallest, usual and largest sizes of the axes of a chain's stages.
+    """Return the smallest, usual and largest sizes of the axes of a chain's subgraphs.
 
     `description` is the content of `chain.json`, `inputs` are the graph's: where they have the axis
     `rows`, guidance doubles it. Raises ValueError where a slab of one plane is too large at the
@@ -67,7 +67,7 @@ def _latents(variant: Variant) -> list[tuple[tuple[int, int, int], int]]:
     return [(padded(size["min"]), 1), (padded(usual), usual_rows), (padded(size["max"]), 2)]
 
 
-def profile(inputs: Mapping[str, Shape], sizes: tuple[Sizes, Sizes, Sizes]) -> Profile:
+def profile(inputs: Mapping[str, SymbolicShape], sizes: tuple[Sizes, Sizes, Sizes]) -> Profile:
     """Return the shapes, at smallest, usual and largest `sizes`, of every input that has an axis.
 
     `inputs` are a graph's: name -> shape with axes such as `rows` or `8*x`.

@@ -88,7 +88,7 @@ def volume(
     return image
 
 
-def labels(
+def generated_labels(
     networks: Any,
     noise: Iterator[Array],
     sizes: Sequence[float],

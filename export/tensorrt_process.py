@@ -52,7 +52,7 @@ def ready(target: str, compute_capabilities: list[str]) -> dict[str, Any]:
 
     Raises ValueError with a sentence where it cannot build.
     """
-    local = gpu()
+    local = gpu_capability()
     if target == "tensorrt" and local is None:
         raise ValueError("TensorRT builds on the GPU that it builds for, and there is none here")
     trt = tensorrt(target)
@@ -114,7 +114,7 @@ def run(target: str, plan: str, feeds: list[str], outputs: list[str]) -> dict[st
 
     Raises ValueError with a sentence.
     """
-    if gpu() is None:
+    if gpu_capability() is None:
         raise ValueError("engine: it runs on a GPU, and there is none here")
     tensorrt(target)
     backend = importlib.import_module("polygraphy.backend.trt")
@@ -131,7 +131,7 @@ def run(target: str, plan: str, feeds: list[str], outputs: list[str]) -> dict[st
     return {}
 
 
-def gpu() -> str | None:
+def gpu_capability() -> str | None:
     """Return the compute capability of the first GPU, such as 8.9; None if there is no GPU."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")

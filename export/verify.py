@@ -20,7 +20,7 @@ from export import (
     networks,
     onnx_export,
     reference,
-    stage_onnx,
+    subgraph_onnx,
     tensorrt_plans,
 )
 from export.arrays import Array
@@ -28,7 +28,7 @@ from export.graphs import Graph
 from export.job import Job, Log, checkpoint_digests
 from export.variant import PRECISIONS, Variant
 
-Sessions = Mapping[str, onnx_export.Session]
+Sessions = Mapping[str, onnx_export.GraphSession]
 # Whole volumes: share of voxels that may differ by more than one grey level (HU for CT). Random
 # weights, whose volumes are noise of any amplitude, had up to 0.08 in float16, those of mini 0.
 SHARE = {"fp32": 1e-3, "fp16": 0.2}
@@ -77,7 +77,7 @@ def verify(
         }
         for graph in variant_graphs:
             for seed, size in enumerate(onnx_export.CHECKED):
-                inputs = onnx_export.example(graph, *size, seed)
+                inputs = onnx_export.random_inputs(graph, *size, seed)
                 outputs = onnx_export.run(sessions[graph.name], inputs)
                 comparisons.append(
                     _compare(graph, size, inputs, outputs, f"ONNX Runtime {precision}", precision)
@@ -100,7 +100,7 @@ def _compare_engines(
         plan_folders = cache.build_engines(replace(job, target=target), folders, builder, log)
         for graph in variant_graphs:
             examples = [
-                onnx_export.example(graph, *size, seed)
+                onnx_export.random_inputs(graph, *size, seed)
                 for seed, size in enumerate(onnx_export.CHECKED)
             ]
             results = _run_plans(graph, examples, plan_folders[graph.name], target, job.precision)
@@ -119,8 +119,8 @@ def _run_plans(
 ) -> list[list[Array]]:
     """Return the outputs, in the graph's order, of the plans in `folder` for each of `examples`."""
     if graph.chain is not None:
-        session = stage_onnx.ChainSession(
-            folder / "chain.json", lambda stem: _StagePlan(stem.with_suffix(".plan"), target)
+        session = subgraph_onnx.ChainSession(
+            folder / "chain.json", lambda stem: _SubgraphPlan(stem.with_suffix(".plan"), target)
         )
         return [onnx_export.run(session, inputs) for inputs in examples]
     feeds = [_cast(graph, inputs, precision) for inputs in examples]
@@ -128,8 +128,8 @@ def _run_plans(
     return [[result[name] for name in graph.outputs] for result in results]
 
 
-class _StagePlan:
-    """The engine of one stage: a plan with the interface that a chain calls."""
+class _SubgraphPlan:
+    """The engine of one subgraph: a plan with the interface that a chain calls."""
 
     def __init__(self, path: Path, target: str) -> None:
         self.path, self.target = path, target
@@ -224,10 +224,10 @@ def volumes(
     table = json.loads(config.parameters["variant"].string_value)  # as the server reads it
     plan = complete(table, inputs)
     noise = conditioning.noise(table, plan, None)
-    rows = conditioning.rows(table, plan)
+    rows = conditioning.condition_rows(table, plan)
     conditions: dict[str, Any] = dict(rows)
     if plan.masked:
-        labels = conditioning.labels(table, plan, inputs["mask"])
+        labels = conditioning.label_rows(table, plan, inputs["mask"])
         (conditions["embedding"],) = run_model("mask_encoder", {"labels": labels}, ["embedding"])
     latent = sampler.sample(table, plan, noise, conditions, run_model)
     volume = decoder.decode(table, plan, latent, inputs.get("mask"), run_model)

@@ -36,7 +36,7 @@ ATTACKS = {
     "deflate at HTTP": Attack(partial(attacks_http.bomb, encoding="deflate"), 500, 20),
     "gzip at gRPC": Attack(attacks_grpc.bomb, 500, 20),
     "nested JSON": Attack(attacks_http.nesting, 100_000, 100),
-    "long numbers": Attack(attacks_http.numbers, 100_000, 1000),
+    "long numbers": Attack(attacks_http.long_numbers, 100_000, 1000),
     "lengths of binary tensors": Attack(attacks_http.binary_sizes, 10, 1),
     "endless body at HTTP": Attack(attacks_http.endless_body, 500, 10),
     "endless head at HTTP": Attack(attacks_http.endless_head, 100, 2),

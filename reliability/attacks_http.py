@@ -64,7 +64,7 @@ def nesting(run: AttackRun) -> Counter[str]:
     return Counter(post(run.server.http, body, {}) for body in bodies)
 
 
-def numbers(run: AttackRun) -> Counter[str]:
+def long_numbers(run: AttackRun) -> Counter[str]:
     """Send JSON numbers of `amount` digits, beyond every type, wherever a number is allowed."""
     digits = "1" * run.amount
     outcomes = Counter[str]()

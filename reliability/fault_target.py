@@ -163,7 +163,7 @@ def until(holds: Callable[[], object], seconds: float, what: str) -> float:
     return time.monotonic() - began
 
 
-def sentence(message: object) -> str:
+def checked_sentence(message: object) -> str:
     """Return an error message; raises Wrong where it is not one sentence for a person."""
     text = str(message).strip()
     if not text or "\n" in text or len(text) > _LARGEST_ERROR or _TELLTALE.search(text):

@@ -35,7 +35,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as rpc
 
 from backends.engines.guard import ENV
-from bench import ROOT, networks, servers
+from bench import ROOT, network_inputs, servers
 from bench.launcher import Server
 from reliability import attacks, mutations
 
@@ -175,8 +175,8 @@ def fuzz(server: Server, token: str, cases: int, seed: int) -> dict[str, Any]:
     kinds: set[str] = set()
     with Client(server.grpc) as client:
         with servers.connected(server.grpc) as connection:
-            served = networks.networks(connection)
-        inner = {network.name: networks.messages(network, token) for network in served}
+            served = network_inputs.of_server(connection)
+        inner = {network.name: network_inputs.infer_requests(network, token) for network in served}
         models = sorted(servers.statistics(server.grpc))
         before = _good(client, seed)
         answers = messages(server.grpc, server.http, models, inner, chance)

@@ -15,7 +15,7 @@ import psutil
 from maisi_client import MaisiError
 from tritonclient.utils import InferenceServerException
 
-from reliability.fault_target import SMALL, FaultTarget, Wrong, sentence, until
+from reliability.fault_target import SMALL, FaultTarget, Wrong, checked_sentence, until
 
 # Model -> the model whose answer precedes its call: in the ensemble, and in the stream, which does
 # the work of condition, sampler and decoder itself.
@@ -73,7 +73,7 @@ def kill_in_ensemble(target: FaultTarget, model: str) -> str:
     target.deaths += 1
     if not isinstance(result, InferenceServerException):
         raise Wrong(f"answered by a killed process: {result!r:.100}")
-    sentence(result.message())
+    checked_sentence(result.message())
     return "that request got an error; the model was loaded again"
 
 
@@ -94,7 +94,7 @@ def stop_stub(target: FaultTarget, model: str) -> str:
     target.deaths += 1
     if not isinstance(result, InferenceServerException):
         raise Wrong(f"answered by a stopped process: {result!r:.100}")
-    sentence(result.message())
+    checked_sentence(result.message())
     until(lambda: target.server.stubs().get(model) != victim, 60, "the stopped process is ended")
     return "it was ended after 5 s, that request got an error; the model was loaded again"
 

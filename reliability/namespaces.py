@@ -46,6 +46,6 @@ class HostNetwork:
             run("ip", "netns", "del", name, check=False)
 
 
-def inside(name: str) -> list[str]:
+def command_prefix(name: str) -> list[str]:
     """Return the prefix of a command that runs in a namespace."""
     return ["ip", "netns", "exec", name]

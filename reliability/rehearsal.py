@@ -29,8 +29,8 @@ from bench.launcher import Server
 from bench.servers import variant_in
 from export import repository, variant
 from export.files import sha256
-from reliability.namespaces import HUB, HUB_ADDRESS, HostNetwork, inside
-from reliability.rehearsal_clients import load
+from reliability.namespaces import HUB, HUB_ADDRESS, HostNetwork, command_prefix
+from reliability.rehearsal_clients import steady_load
 
 # Each server has its host for itself, and the ports that the balancer knows.
 PORTS = ("--grpc-port=8001", "--http-port=8000", "--metrics-port=8002", "--status-port=8003")
@@ -94,7 +94,7 @@ def balancer(program: str, network: HostNetwork, folder: Path) -> Iterator[None]
     ]
     config = folder / "haproxy.cfg"
     config.write_text("\n".join([BALANCER.format(address=HUB_ADDRESS), *servers, ""]))
-    words = [*inside(HUB), program, "-db", "-f", str(config)]
+    words = [*command_prefix(HUB), program, "-db", "-f", str(config)]
     with (folder / "haproxy.log").open("w") as log:
         process = subprocess.Popen(words, stdout=log, stderr=log)
         try:
@@ -115,7 +115,7 @@ def rehearse(hosts: int, clients: int, haproxy: str, folder: Path) -> dict[str, 
     def start(host: int, version: int) -> Server:
         words = [f"--host={network.address(host)}", *PORTS, f"--version={version}"]
         log = folder / f"server-{next(numbers)}.log"
-        prefix = inside(network.hosts[host])
+        prefix = command_prefix(network.hosts[host])
         return Server(models, log, *words, "--drain-seconds=60", prefix=prefix)
 
     def roll(version: int) -> None:
@@ -144,7 +144,7 @@ def rehearse(hosts: int, clients: int, haproxy: str, folder: Path) -> dict[str, 
         servers = [start(host, 1) for host in range(hosts)]
         with (
             balancer(haproxy, network, folder),
-            load(inside(HUB), f"{HUB_ADDRESS}:8001", clients) as end,
+            steady_load(command_prefix(HUB), f"{HUB_ADDRESS}:8001", clients) as end,
         ):
             time.sleep(2)
             for name, event in events.items():

@@ -71,7 +71,9 @@ def send(url: str, count: int) -> None:
 
 
 @contextlib.contextmanager
-def load(prefix: Sequence[str], url: str, count: int) -> Iterator[Callable[[], dict[str, Any]]]:
+def steady_load(
+    prefix: Sequence[str], url: str, count: int
+) -> Iterator[Callable[[], dict[str, Any]]]:
     """Keep `count` clients sending; give a function that ends them and returns their counts."""
     words = [sys.executable, "-m", "reliability.rehearsal_clients", url, str(count)]
     process = subprocess.Popen(

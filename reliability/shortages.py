@@ -18,7 +18,7 @@ from tritonclient.utils import InferenceServerException
 
 from bench import servers
 from reliability import mutations
-from reliability.fault_target import FaultTarget, Wrong, in_mount_namespace, sentence, until
+from reliability.fault_target import FaultTarget, Wrong, checked_sentence, in_mount_namespace, until
 
 _LARGE = (96, 112, 96)  # voxels: about 40 MB of /dev/shm
 _FREE = 3 << 20  # bytes that stay free
@@ -47,9 +47,9 @@ def fill_shm(target: FaultTarget) -> str:
                 try:
                     ask()
                 except MaisiError as error:
-                    errors.append(sentence(error))
+                    errors.append(checked_sentence(error))
                 except InferenceServerException as error:
-                    errors.append(sentence(error.message()))
+                    errors.append(checked_sentence(error.message()))
         if len(errors) != 2:
             raise Wrong("a request that does not fit was answered")
         if target.good() != target.sha256:
@@ -70,7 +70,7 @@ def fill_disk(target: FaultTarget) -> str:
     status, listing, stderr = _run_on_disk(script, folder, "100k")
     if not status or listing:
         raise Wrong(f"status {status}, and the folder holds {listing or 'nothing'}")
-    return f"no file remains, and it printed: {sentence(stderr)}"
+    return f"no file remains, and it printed: {checked_sentence(stderr)}"
 
 
 def fill_disk_of_dataset(target: FaultTarget) -> str:
@@ -91,7 +91,7 @@ def fill_disk_of_dataset(target: FaultTarget) -> str:
         raise Wrong(f"status {status}, printed {out!r} and {stderr[-300:]!r}")
     if f"{count} kept" not in out or f"{4 - int(count)} done" not in out:
         raise Wrong(f"it did not resume: {out!r}")
-    last = sentence(stderr.strip().splitlines()[-1])
+    last = checked_sentence(stderr.strip().splitlines()[-1])
     return f"{count} of 4 rows were whole, no drafts; it printed: {last}; then it made the others"
 
 

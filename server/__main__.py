@@ -129,7 +129,7 @@ def main() -> int:
     from server import gpus
     from server.address import Address
     from server.layout import Limits, model_names
-    from server.settings import ServerError, Settings
+    from server.settings import CannotServe, Settings
     from server.supervisor import serve
 
     ports = (options.grpc_port, options.http_port, options.metrics_port, options.status_port)
@@ -155,13 +155,15 @@ def main() -> int:
             gpus=None if options.gpus is None else gpus.parse(options.gpus),
         )
         if options.key_file is not None:
-            settings = dataclasses.replace(settings, key=key(options.key_file), memory_key="")
+            settings = dataclasses.replace(
+                settings, key=operator_key(options.key_file), memory_key=""
+            )
         serve(settings)
     except OSError as error:
         name = error.filename2 or error.filename or "The server"
         print(f"serve: {name}: {error.strerror or error}.", file=sys.stderr)
         return 1
-    except (ServerError, ValueError) as error:
+    except (CannotServe, ValueError) as error:
         print(f"serve: {error}", file=sys.stderr)
         return 1
     return 0
@@ -174,7 +176,7 @@ def open_standard_streams() -> None:
     os.close(descriptor)
 
 
-def key(path: Path) -> str:
+def operator_key(path: Path) -> str:
     """Return the operator's key from its file; raises ValueError with one sentence."""
     try:
         text = path.read_text().strip()

@@ -31,7 +31,7 @@ _PROGRESS = re.compile(r"^maisi_progress_timestamp_seconds{[^}]*} (\S+)$", re.MU
 _REGIONS = "systemsharedmemory"
 
 
-class Refused(Exception):
+class ControlError(Exception):
     """Triton answered with an error, or not at all; the message is a sentence.
 
     `answered`: whether there was an answer. `unavailable`: whether its status was UNAVAILABLE.
@@ -86,7 +86,7 @@ class Activity:
 
 
 class Control:
-    """The control connection. All methods but `ready` and `unregister` raise Refused."""
+    """The control connection. All methods but `ready` and `unregister` raise ControlError."""
 
     def __init__(self, address: Address, key: str, probe_id: str):
         """Take where tritonserver listens, its key, and the id of the server's own requests."""
@@ -99,7 +99,7 @@ class Control:
         """Return whether tritonserver answers that it is ready."""
         try:
             self._request("/v2/health/ready", timeout=5)
-        except Refused:
+        except ControlError:
             return False
         return True
 
@@ -134,7 +134,7 @@ class Control:
         """Unregister shared memory of a client; return False where a request still uses it."""
         try:
             self._request(f"/v2/{_REGIONS}/region/{quote(region, safe='')}/unregister", {})
-        except Refused:
+        except ControlError:
             return False
         return True
 
@@ -190,7 +190,7 @@ class Control:
         try:
             return json.loads(self._request(path, body))
         except (ValueError, RecursionError):
-            raise Refused(f"no answer: {path} is expected to be JSON and is not") from None
+            raise ControlError(f"no answer: {path} is expected to be JSON and is not") from None
 
     def _request(
         self,
@@ -203,7 +203,7 @@ class Control:
         """Return the answer to a POST of JSON, with `tensors` behind it, or to a GET.
 
         `address`: host and port, by default those of Triton's HTTP. No proxy is used, whatever the
-        environment names. Raises Refused, also for an answer that breaks off or is not HTTP.
+        environment names. Raises ControlError, also for an answer that breaks off or is not HTTP.
         """
         head = b"" if body is None else json.dumps(body).encode()
         headers = {KEY_HEADER: self._key}
@@ -218,14 +218,14 @@ class Control:
             content = answer.read()
         except (OSError, HTTPException) as error:
             reason = str(error) or type(error).__name__
-            raise Refused(f"no answer: {reason}") from None
+            raise ControlError(f"no answer: {reason}") from None
         finally:
             connection.close()
         if answer.status != HTTPStatus.OK:
             text = content.decode(errors="replace")
             with suppress(ValueError, KeyError, TypeError):
                 text = json.loads(text)["error"]
-            raise Refused(text or f"HTTP status {answer.status}", answer.status)
+            raise ControlError(text or f"HTTP status {answer.status}", answer.status)
         return content
 
 

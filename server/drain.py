@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from server.control import Control, Refused
+from server.control import Control, ControlError
 from server.triton import Triton
 
 FILE_VARIABLE = "MAISI_STOPPING"  # as backends/maisi/stopping.py has it
@@ -59,7 +59,7 @@ def drain(triton: Triton, seconds: float, file: Path, stop: Stop) -> str | None:
     The models read `file` and refuse new work with UNAVAILABLE, and running work once `seconds` are
     over, with the seed that makes the same volume elsewhere. At rest, the endpoints are unloaded:
     Triton then waits for the requests that it has itself. Raises Stopped at a second signal, and
-    Refused where Triton has ended.
+    ControlError where Triton has ended.
     """
     part = file.with_suffix(".part")
     part.write_text(str(time.monotonic() + seconds))  # as backends/maisi/stopping.py reads it
@@ -70,7 +70,7 @@ def drain(triton: Triton, seconds: float, file: Path, stop: Stop) -> str | None:
         _pause(stop)
         try:
             idle_polls = 0 if triton.control.activity().busy else idle_polls + 1
-        except Refused:  # too busy to answer
+        except ControlError:  # too busy to answer
             if triton.process.poll() is not None:
                 raise
             idle_polls = 0

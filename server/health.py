@@ -18,7 +18,7 @@ from contextlib import suppress
 import psutil
 
 from server.address import Address
-from server.control import Activity, Refused, Smallest
+from server.control import Activity, ControlError, Smallest
 from server.host import SHM
 from server.triton import Triton
 
@@ -118,7 +118,7 @@ class Health:
             if problem := self._no_progress(activity):
                 return problem, self.stall
             self._probe_if_needed(activity)
-        except Refused as error:
+        except ControlError as error:
             return f"tritonserver does not answer: {error}", self.stall
         return self._failure, FAILING
 
@@ -148,7 +148,7 @@ class Health:
         try:
             for variant, smallest in self.variants.items():
                 self.triton.control.probe(variant, smallest, PROBE)
-        except Refused as error:
+        except ControlError as error:
             now = time.monotonic()
             # It does not count where clients' requests left it no memory or no time, nor where it
             # began before a recovery.

@@ -9,7 +9,7 @@ from contextlib import suppress
 import psutil
 
 from server import region_modes, shared_memory
-from server.control import Refused
+from server.control import ControlError
 from server.drain import POLL, Stop, decoupled
 from server.health import Health
 from server.log import log
@@ -50,7 +50,7 @@ def watch(triton: Triton, stubs: dict[int, str], health: Health, stop: Stop) -> 
             health.recovered()
         stubs = triton.stubs() if dead else alive
         region_modes.close_regions(triton.prefix)
-        with suppress(Refused):  # too busy to answer
+        with suppress(ControlError):  # too busy to answer
             shared_memory.sweep_clients(triton.control.regions(), triton.control.unregister)
     return None
 
@@ -70,7 +70,7 @@ def _dead(triton: Triton, models: set[str]) -> list[str]:
     """Return those of the models, whose process ended, that an operator has not unloaded."""
     try:
         states = triton.control.states() if models else {}
-    except Refused:  # too busy to answer
+    except ControlError:  # too busy to answer
         return sorted(models)
     return sorted(model for model in models if states.get(model) == "READY")
 
@@ -78,7 +78,7 @@ def _dead(triton: Triton, models: set[str]) -> list[str]:
 def _is_decoupled(triton: Triton, model: str) -> bool:
     try:
         return decoupled(triton.control.config(model))
-    except Refused:  # tritonserver died as well, or has to start again anyway
+    except ControlError:  # tritonserver died as well, or has to start again anyway
         return True
 
 
@@ -112,7 +112,7 @@ def load_again(triton: Triton, model: str, stop: Stop) -> bool:
         try:
             triton.control.unload(model)
             triton.control.load(model)
-        except Refused as error:
+        except ControlError as error:
             log(f"{model} did not load: {error}")
             if triton.process.poll() is not None:
                 return False

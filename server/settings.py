@@ -17,7 +17,7 @@ TENSORS_VARIABLE = "MAISI_GPU_TENSORS"  # as backends/engines/cuda.py has it
 SHORTEST_TOKEN = 32  # characters, as backends/engines/guard.py has it
 
 
-class ServerError(Exception):
+class CannotServe(Exception):
     """The server cannot start, or cannot serve any more; the message is one sentence."""
 
 
@@ -48,7 +48,7 @@ class Settings:
 
 
 def check_limits(limits: Limits) -> None:
-    """Raise ServerError for a limit below 1, or for memory or disk below what can be used.
+    """Raise CannotServe for a limit below 1, or for memory or disk below what can be used.
 
     0 would be no limit in places: Triton takes a queue of 0 for an endless one. A disk of 0 bytes
     is a limit.
@@ -60,22 +60,22 @@ def check_limits(limits: Limits) -> None:
     }
     for option, value in counts.items():
         if value is not None and value < 1:
-            raise ServerError(f"--{option}: {value}, but 1 or more is expected.")
+            raise CannotServe(f"--{option}: {value}, but 1 or more is expected.")
     # Written so that NaN fails.
     if limits.memory_gb is not None and not limits.memory_gb > 0:
-        raise ServerError(f"--memory-gb: {limits.memory_gb:g}, but more than 0 is expected.")
+        raise CannotServe(f"--memory-gb: {limits.memory_gb:g}, but more than 0 is expected.")
     if limits.spill_gb is not None and not limits.spill_gb >= 0:
-        raise ServerError(f"--spill-gb: {limits.spill_gb:g}, but 0 or more is expected.")
+        raise CannotServe(f"--spill-gb: {limits.spill_gb:g}, but 0 or more is expected.")
 
 
 def token() -> str:
     """Return the secret that the models of a server share: the environment's, or a new one.
 
-    Raises ServerError for one that is so short that it can be guessed.
+    Raises CannotServe for one that is so short that it can be guessed.
     """
     secret = os.environ.get(TOKEN_VARIABLE) or secrets.token_hex(16)
     if len(secret) < SHORTEST_TOKEN:
-        raise ServerError(
+        raise CannotServe(
             f"{TOKEN_VARIABLE}: {len(secret)} characters, but {SHORTEST_TOKEN} or more drawn at"
             " random are expected, or none for a new token at each start."
         )
@@ -85,10 +85,10 @@ def token() -> str:
 def gpu_tensors() -> str:
     """Return 1 where models may hand tensors on a GPU to each other, else 0.
 
-    The environment's value, else 0 under WSL, which lacks CUDA's IPC. Raises ServerError for
+    The environment's value, else 0 under WSL, which lacks CUDA's IPC. Raises CannotServe for
     another value.
     """
     value = os.environ.get(TENSORS_VARIABLE) or ("0" if host.is_wsl() else "1")
     if value not in ("0", "1"):
-        raise ServerError(f"{TENSORS_VARIABLE}: {value!r}, but 0 or 1 is expected.")
+        raise CannotServe(f"{TENSORS_VARIABLE}: {value!r}, but 0 or 1 is expected.")
     return value

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from server import region_modes
-from server.control import Refused, Smallest, variant_of
+from server.control import ControlError, Smallest, variant_of
 from server.drain import Stop, Stopped
 from server.log import log
-from server.settings import ServerError, Settings
+from server.settings import CannotServe, Settings
 from server.triton import Triton
 
 CALL = 10.0  # seconds for the answer of a network that should refuse at once
@@ -25,7 +25,7 @@ RETRY = 0.5  # seconds between two attempts at a first volume
 def wait_until_ready(triton: Triton, settings: Settings, stop: Stop) -> dict[str, Smallest]:
     """Wait until the models are loaded, then make the smallest volumes of every variant.
 
-    Returns variant -> its smallest volume. Raises ServerError where that takes more than
+    Returns variant -> its smallest volume. Raises CannotServe where that takes more than
     `start_seconds`, Stopped at a signal.
     """
     deadline = time.monotonic() + settings.start_seconds
@@ -33,12 +33,12 @@ def wait_until_ready(triton: Triton, settings: Settings, stop: Stop) -> dict[str
         if stop.requested:
             raise Stopped
         if (status := triton.process.poll()) is not None:
-            raise ServerError(
+            raise CannotServe(
                 f"tritonserver ended with status {status} while it loaded the models; its own"
                 " lines above say why."
             )
         if time.monotonic() > deadline:
-            raise ServerError(
+            raise CannotServe(
                 f"The models did not load within {settings.start_seconds:g} seconds; the last"
                 " 'loading' line above names the one that hangs (--start-seconds waits longer)."
             )
@@ -54,7 +54,7 @@ def wait_until_ready(triton: Triton, settings: Settings, stop: Stop) -> dict[str
         if "ensemble_scheduling" not in config or (variant := variant_of(config)) is None:
             continue
         if unguarded := [name for name in configs if anyone_may_call(configs[name], model)]:
-            raise ServerError(
+            raise CannotServe(
                 f"{', '.join(unguarded)}: built for an earlier version of this server, and would"
                 f" compute for whoever calls; build {model} again (python -m export build)."
             )
@@ -67,7 +67,7 @@ def make_first(triton: Triton, model: str, smallest: Smallest, seconds: float, s
     """Make a variant's smallest volumes, again and again while the server is overloaded.
 
     Clients may call before the server is ready. Where their requests run, but leave no time for
-    these volumes within `seconds`, `Health` tries again later. Raises ServerError where a volume
+    these volumes within `seconds`, `Health` tries again later. Raises CannotServe where a volume
     cannot be made, Stopped at a signal.
     """
     start = time.monotonic()
@@ -76,13 +76,13 @@ def make_first(triton: Triton, model: str, smallest: Smallest, seconds: float, s
         try:
             triton.control.probe(model, smallest, max(end - time.monotonic(), 1.0))
             return
-        except Refused as error:
+        except ControlError as error:
             # On a busy machine Triton takes a living process for a dead one for a while.
             unhealthy = "is not healthy" in str(error) and time.monotonic() < start + UNHEALTHY
             failed = error.answered and not (error.unavailable or unhealthy)
             late = time.monotonic() > end
             if failed or ((late or not error.answered) and not works(triton)):
-                raise ServerError(f"{model} loaded but cannot compute: {error}") from None
+                raise CannotServe(f"{model} loaded but cannot compute: {error}") from None
             if late:
                 log(f"{model} works for others, and made no volume of our own: {error}")
                 return
@@ -94,7 +94,7 @@ def works(triton: Triton) -> bool:
     """Return whether the server works on requests of clients; False where it does not answer."""
     try:
         return triton.control.activity().running > 0
-    except Refused:
+    except ControlError:
         return False
 
 
@@ -111,7 +111,7 @@ def anyone_may_call(config: Mapping[str, Any], variant: str) -> bool:
 def check_networks(triton: Triton, variants: Iterable[str], seconds: float, stop: Stop) -> None:
     """Call every network of the variants without the token, which it has to refuse.
 
-    The configuration names the backend, but does not show what the backend does. Raises ServerError
+    The configuration names the backend, but does not show what the backend does. Raises CannotServe
     for a network that computes, or does not refuse within `seconds`, Stopped at a signal.
     """
     end = time.monotonic() + seconds
@@ -126,7 +126,7 @@ def check_networks(triton: Triton, variants: Iterable[str], seconds: float, stop
             if stop.event.wait(RETRY):
                 raise Stopped
         if answer is None or f"only the stages of {variant} call it" not in answer:
-            raise ServerError(
+            raise CannotServe(
                 f"{model}: computes for whoever calls it, or did not refuse a call without the"
                 " token; serve it by this project's backends."
             )
@@ -139,6 +139,6 @@ def _without_token(triton: Triton, config: Mapping[str, Any]) -> str | None:
     """
     try:
         triton.control.call_without_token(config, CALL)
-    except Refused as error:
+    except ControlError as error:
         return str(error) if error.answered and not error.unavailable else None
     return ""

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from server import engine_report, gpus, layout, recovery, shared_memory, temporary
 from server.address import Address, joined
-from server.control import Refused
+from server.control import ControlError
 from server.drain import FILE_VARIABLE, Stop, Stopped, drain
 from server.health import Health
 from server.launch import Launch
 from server.log import log, write_line
 from server.settings import (
     TENSORS_VARIABLE,
-    ServerError,
+    CannotServe,
     Settings,
     check_limits,
     gpu_tensors,
@@ -33,7 +33,7 @@ EXIT = 5.0  # seconds for an idle tritonserver to end, which open, idle streams 
 def serve(settings: Settings) -> None:
     """Serve until a signal, then drain and return; a second signal ends the drain.
 
-    Raises ServerError when the server does not start or ends by itself.
+    Raises CannotServe when the server does not start or ends by itself.
     """
     stop = Stop()
     with running(settings) as (triton, address, folder):
@@ -55,8 +55,8 @@ def serve(settings: Settings) -> None:
             status_port.stop()
         except Stopped:
             log("stopped at once")
-        except Refused as error:
-            raise ServerError(f"tritonserver does not answer any more: {error}.") from None
+        except ControlError as error:
+            raise CannotServe(f"tritonserver does not answer any more: {error}.") from None
         finally:
             triton.end(0.0 if stop.immediate else EXIT)
 
@@ -126,7 +126,7 @@ def start_again(
     """Start tritonserver again at the same ports, because of `reason`.
 
     Returns process id -> model of its models. Connections break, so every client gets an error and
-    sends its request again. Raises ServerError or Stopped as `wait_until_ready` does.
+    sends its request again. Raises CannotServe or Stopped as `wait_until_ready` does.
     """
     log(f"{reason}; starting tritonserver again")
     start = time.monotonic()

@@ -43,7 +43,7 @@ def unfit(folder: Path) -> str | None:
     return None
 
 
-def choose(folders: Sequence[Path]) -> tuple[Path, str | None]:
+def choose_folder(folders: Sequence[Path]) -> tuple[Path, str | None]:
     """Return the first folder that is fit, and why the very first is unfit, None where it is fit.
 
     Raises ValueError with one sentence where none is fit.
@@ -68,7 +68,7 @@ def folder(name: str) -> Iterator[tuple[Path, int]]:
     cleaning up are removed. Raises ValueError with one sentence where no folder can be made.
     """
     folders = candidates()
-    parent, problem = choose(folders)
+    parent, problem = choose_folder(folders)
     if problem:
         log(f"temporary files are in {parent}, not in {str(folders[0])!r}: {problem}")
     if count := sweep(folders):

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from export import networks, variant
-from export.graph_modules import Control
+from export.graph_modules import ControlNetWithoutEmbedding
 
 from . import data
 from .anatomy import TUMOUR, WMH
@@ -89,7 +89,9 @@ class Pair(nn.Module):
         """Return the velocity `[B, 4, x, y, z]` for `latent`; `spacing` `[B, 3]` in mm * 100."""
         residuals: dict[str, Any] = {}
         if embedding is not None:
-            down, middle = Control(self.controlnet)(latent, timestep, label, embedding)
+            down, middle = ControlNetWithoutEmbedding(self.controlnet)(
+                latent, timestep, label, embedding
+            )
             residuals = {
                 "down_block_additional_residuals": down,
                 "mid_block_additional_residual": middle,

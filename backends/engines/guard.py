@@ -84,7 +84,7 @@ class Contract:
     ranges: Mapping[str, tuple[float, float]]
     token: str = field(repr=False)
 
-    def admit(self, request: Any) -> None:
+    def check_caller(self, request: Any) -> None:
         """Raise Refused for a request of Triton without the token."""
         value = json.loads(request.parameters() or "{}").get(PARAMETER)
         if not isinstance(value, str) or not hmac.compare_digest(_bytes(value), _bytes(self.token)):
@@ -94,7 +94,7 @@ class Contract:
                 f"send the request to {variant} or {variant}.stream"
             )
 
-    def check(self, inputs: Mapping[str, Any]) -> None:
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
         """Raise Refused for inputs, arrays of numpy or CuPy, that do not fit together."""
         for name, array in inputs.items():
             if 0 in array.shape:
@@ -182,16 +182,16 @@ def contract(config: Mapping[str, Any]) -> Contract | None:
         raise ValueError("the parameter `network` is damaged; export the model again") from error
 
 
-def admit(contract: Contract | None, request: Any) -> None:
+def check_caller(contract: Contract | None, request: Any) -> None:
     """Raise Refused for a request without the token; without a contract, accept any."""
     if contract is not None:
-        contract.admit(request)
+        contract.check_caller(request)
 
 
-def check(contract: Contract | None, inputs: Mapping[str, Any]) -> None:
+def check_inputs(contract: Contract | None, inputs: Mapping[str, Any]) -> None:
     """Raise Refused for inputs that do not fit together; without a contract, accept any."""
     if contract is not None:
-        contract.check(inputs)
+        contract.check_inputs(inputs)
 
 
 def status(codes: Any, error: Exception) -> int:

@@ -79,9 +79,9 @@ class TritonPythonModel:
         """Run the network on one request; on a GPU outputs stay there."""
         names = list(request.requested_output_names())
         try:
-            guard.admit(self.contract, request)
+            guard.check_caller(self.contract, request)
             arrays = {tensor.name(): self.array(tensor) for tensor in request.inputs()}
-            guard.check(self.contract, arrays)
+            guard.check_inputs(self.contract, arrays)
             self.release_after_another_size(arrays)
             outputs = twice(
                 lambda: self.network.run(arrays, names), lambda: self.network.forget(arrays)

@@ -48,10 +48,10 @@ class Engine:
         self.cupy = cupy()
         self.device = self.cupy.cuda.Device(device)
         capability = cuda.compute_capability(self.cupy, device)
-        path = choose(folder, filename, capability)
+        path = select_plan(folder, filename, capability)
         self.description = describe(path, capability)
         self.name = self.description["target"]
-        trt = library(*MODULES[self.name])
+        trt = python_module(*MODULES[self.name])
         plan = path.read_bytes()
         with self.device:
             self.log = logger(trt)
@@ -166,10 +166,10 @@ class Engine:
 
 def cupy() -> Any:
     """Return CuPy; raise ValueError that names what to install."""
-    return library("cupy", f"pip install {CUPY}")
+    return python_module("cupy", f"pip install {CUPY}")
 
 
-def library(name: str, install: str) -> Any:
+def python_module(name: str, install: str) -> Any:
     """Return a Python module; raise ValueError that names what to install."""
     # With the libraries of TensorRT in NVIDIA's image the bindings alone are enough.
     if name == "tensorrt" and not importlib.util.find_spec(name):
@@ -180,7 +180,7 @@ def library(name: str, install: str) -> Any:
         raise ValueError(f"this server lacks {name} ({error}): {install}") from None
 
 
-def choose(folder: Path, filename: str, capability: str) -> Path:
+def select_plan(folder: Path, filename: str, capability: str) -> Path:
     """Return the plan for the device alone, as `model_sm89.plan`, or the one named `filename`.
 
     Raises ValueError when there is neither.

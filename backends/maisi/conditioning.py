@@ -9,16 +9,16 @@ import numpy.typing as npt
 
 from .inputs import Array, Variant
 from .morphology import grow
-from .request import Plan, conditions
+from .request import Plan, condition_names
 
 
-def rows(variant: Variant, plan: Plan) -> dict[str, Array]:
+def condition_rows(variant: Variant, plan: Plan) -> dict[str, Array]:
     """Return the flow's conditions but for the mask, by name, R rows each."""
-    names = conditions(variant)
+    names = condition_names(variant)
     return {name: rows_of(variant, plan) for name, rows_of in _ROWS.items() if name in names}
 
 
-def labels(variant: Variant, plan: Plan, mask: Array | None) -> npt.NDArray[np.uint8]:
+def label_rows(variant: Variant, plan: Plan, mask: Array | None) -> npt.NDArray[np.uint8]:
     """Return the label ids for the mask encoder, [R, X', Y', Z'], padded with background.
 
     Row 0 is `mask`; under guidance row 1 is the mask with every lesion replaced by the organ it

@@ -21,7 +21,7 @@ from .request import (
     Plan,
     check_labels,
     check_latent,
-    labels,
+    label_ids,
     parse_plan,
     signed,
     takes_mask,
@@ -31,24 +31,24 @@ from .sampler import RunModel
 Tensors = dict[str, Any]
 
 
-def condition(variant: Variant, inputs: Tensors, run_model: RunModel) -> Tensors:
+def condition_stage(variant: Variant, inputs: Tensors, run_model: RunModel) -> Tensors:
     """Return the tensors noise, labels and plan of a checked and completed request."""
     started = time.monotonic()
     arrays = {name: tensor.as_numpy() for name, tensor in inputs.items()}
     plan, translated = request_steps.plan_request(variant, arrays)
     plan, mask = request_steps.prepare_mask(variant, plan, translated, run_model)
-    ids = {"labels": conditioning.labels(variant, plan, mask)} if takes_mask(variant) else {}
+    ids = {"labels": conditioning.label_rows(variant, plan, mask)} if takes_mask(variant) else {}
     source_latent = request_steps.encode_source(variant, plan, arrays, run_model)
     noise = request_steps.initial_latent(variant, plan, source_latent, arrays.get("latent"))
     times = {"started": started, "condition_seconds": time.monotonic() - started}
     return {"noise": noise, **ids, "plan": request_steps.text_bytes(signed(plan, **times))}
 
 
-def sample(variant: Variant, inputs: Tensors, run_model: RunModel) -> Tensors:
+def sampler_stage(variant: Variant, inputs: Tensors, run_model: RunModel) -> Tensors:
     """Return the tensors latent and sampled: encode the mask and run the sampler's loop."""
     plan = parse_plan(variant, inputs["plan"].as_numpy())
     check_latent(variant, plan, "noise", inputs["noise"].as_numpy())
-    conditions: Tensors = conditioning.rows(variant, plan)
+    conditions: Tensors = conditioning.condition_rows(variant, plan)
     seconds: dict[str, float] = {}
     if plan.masked:
         started, ids = time.monotonic(), inputs["labels"]
@@ -68,7 +68,7 @@ def sample(variant: Variant, inputs: Tensors, run_model: RunModel) -> Tensors:
     return {"latent": latent, "sampled": request_steps.text_bytes(json.dumps({"seconds": seconds}))}
 
 
-def decode(variant: Variant, inputs: Tensors, run_model: RunModel) -> Tensors:
+def decoder_stage(variant: Variant, inputs: Tensors, run_model: RunModel) -> Tensors:
     """Return the tensors image, report and used_mask: decode the latent and report."""
     started = time.monotonic()
     plan = parse_plan(variant, inputs["plan"].as_numpy())
@@ -77,9 +77,9 @@ def decode(variant: Variant, inputs: Tensors, run_model: RunModel) -> Tensors:
     if plan.masked:
         check_labels(plan, inputs["labels"].as_numpy())
         mask = _crop(plan, inputs["labels"].as_numpy())
-        labels(variant, mask)
+        label_ids(variant, mask)
     image = decoder.decode(variant, plan, inputs["latent"], mask, run_model)
-    attempts = [] if mask is None else [fidelity.check(variant, image, mask)]
+    attempts = [] if mask is None else [fidelity.measure(variant, image, mask)]
     seconds = {
         "condition": plan.condition_seconds,
         **_seconds(inputs["sampled"].as_numpy()),
@@ -94,9 +94,9 @@ def decode(variant: Variant, inputs: Tensors, run_model: RunModel) -> Tensors:
 
 
 STAGES: dict[str, Callable[[Variant, Tensors, RunModel], Tensors]] = {
-    "condition": condition,
-    "sampler": sample,
-    "decoder": decode,
+    "condition": condition_stage,
+    "sampler": sampler_stage,
+    "decoder": decoder_stage,
 }
 
 

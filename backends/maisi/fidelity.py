@@ -18,7 +18,7 @@ _ENOUGH = 2**22  # voxels; of larger volumes, every n-th plane is measured
 _FEW = 100  # pairs of voxels, below which a mean says nothing
 
 
-def check(variant: Variant, image: Array, mask: Array) -> dict[str, Any]:
+def measure(variant: Variant, image: Array, mask: Array) -> dict[str, Any]:
     """Return `borders`, `organs` and `faithful`, which is None where nothing could be measured.
 
     `image` int16 and `mask` uint8 are [X, Y, Z].

@@ -64,7 +64,7 @@ class Ticket:
         whole time limit is.
         """
         self.expected, self.minimum = expected or 0.0, minimum or 0.0
-        self._gate.admit(self)
+        self._gate.check_time_limit(self)
 
     def begin(self, while_waiting: Callable[[], None]) -> None:
         """Wait for the request's turn.
@@ -143,7 +143,7 @@ class Gate:
                 heapq.heapreplace(free, free[0] + other.remaining)
         return free[0]
 
-    def admit(self, ticket: Ticket) -> None:
+    def check_time_limit(self, ticket: Ticket) -> None:
         """Raise Overloaded or InvalidRequest where a ticket has too little time, see `expect`."""
         with self._changed:
             wait = self._wait_of(ticket.rank)

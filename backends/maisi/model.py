@@ -109,7 +109,7 @@ class TritonPythonModel:
         request_id = _request_id(request)
         try:
             if self.role == "condition":
-                stopping.admit()
+                stopping.check_not_stopping()
             with nullcontext() if request_id == self.probe_id else self.metrics.running():
                 run_model = self._run_model(request, request_id)
                 outputs = STAGES[self.role](self.variant, _inputs(request), run_model)
@@ -122,7 +122,7 @@ class TritonPythonModel:
     def _start_stream(self, request: Any) -> None:
         """Answer a request in a thread of its own, or refuse it without one."""
         try:
-            stopping.admit()
+            stopping.check_not_stopping()
             flags = {t.name(): t.as_numpy() for t in request.inputs() if t.name() == "check"}
             if check := flag(flags, "check"):
                 if not self.checks.acquire(blocking=False):

@@ -17,7 +17,7 @@ MASK_ENCODER, ATTEMPTS = 0.02, 0.05
 SAMPLER = 0.84
 
 
-class Progress:
+class RequestProgress:
     """The progress of one request; `seconds`: stage -> its time without waiting."""
 
     def __init__(self, plan: Plan, send: Callable[..., None], ticket: Ticket) -> None:

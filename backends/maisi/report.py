@@ -31,7 +31,7 @@ def report(
 ) -> str:
     """Return the JSON report of `image` [X, Y, Z]; `seconds`: stage -> its time.
 
-    `attempts`: the result of `fidelity.check` for each volume; `image` is the last, or the best.
+    `attempts`: the result of `fidelity.measure` for each volume; `image` is the last, or the best.
     """
     ends = {"top_region": plan.top_region, "bottom_region": plan.bottom_region}
     regions = ends if "regions" in variant else {}

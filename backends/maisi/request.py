@@ -118,7 +118,7 @@ def complete(variant: Variant, inputs: Inputs) -> Plan:
         raise InvalidRequest("augment: given without a mask, the one to be made different")
     if "redraws" in inputs and "latent" in inputs:
         raise InvalidRequest("redraws: given together with a latent, which is the only noise then")
-    ids = [] if mask is None else labels(variant, mask)
+    ids = [] if mask is None else label_ids(variant, mask)
     top, bottom = regions(variant, inputs, ids, preset_values.get("regions", ()))
     plan = Plan(
         variant=variant["name"],
@@ -174,10 +174,10 @@ def parse_plan(variant: Variant, data: Array) -> Plan:
 
 def takes_mask(variant: Variant) -> bool:
     """Tell whether the variant has a ControlNet, without which there are no masks."""
-    return "labels" in conditions(variant)
+    return "labels" in condition_names(variant)
 
 
-def conditions(variant: Variant) -> tuple[str, ...]:
+def condition_names(variant: Variant) -> tuple[str, ...]:
     """Return the names of the conditions: a row each, and under guidance an unconditional one."""
     return tuple(variant.get("conditions", ("labels", "class_labels", "spacing_mm100")))
 
@@ -215,7 +215,7 @@ def _modality(variant: Variant, inputs: Inputs, default: str) -> str:
     raise InvalidRequest(f"modality: {quote(requested)} is not one of {allowed}")
 
 
-def labels(variant: Variant, mask: Array) -> list[int]:
+def label_ids(variant: Variant, mask: Array) -> list[int]:
     """Return the ids in `mask`; raise InvalidRequest for an unknown one, and for an empty mask."""
     present = np.zeros(256, dtype=bool)
     for plane in mask:  # one at a time: an index takes eight bytes a voxel

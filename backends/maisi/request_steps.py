@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from . import anatomy, conditioning, masks, source
 from .inputs import Array, Inputs, Variant
-from .request import Plan, complete, labels, regions
+from .request import Plan, complete, label_ids, regions
 from .sampler import RunModel
 
 
@@ -39,7 +39,7 @@ def prepare_mask(
     if plan.anatomy is None:
         return plan, masks.add_body_and_augment(variant, plan, translated)
     mask = masks.generate(variant, plan, run_model, on_step)
-    top, bottom = regions(variant, translated, labels(variant, mask), ())
+    top, bottom = regions(variant, translated, label_ids(variant, mask), ())
     return dataclasses.replace(plan, top_region=top, bottom_region=bottom), mask
 
 

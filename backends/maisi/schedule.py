@@ -59,7 +59,7 @@ def steps(
     return _SOLVERS[kind][solver](schedule, numel, count, latest)
 
 
-def noised(schedule: Mapping[str, Any], timestep: float) -> tuple[float, float]:
+def noising_weights(schedule: Mapping[str, Any], timestep: float) -> tuple[float, float]:
     """Return the weights of image and noise in the sum that the network expects at `timestep`.
 
     As `add_noise` of MONAI's RFlowScheduler and DDPMScheduler, whose timestep is a whole number.

@@ -50,6 +50,6 @@ def noised(variant: Variant, plan: Plan, latent: Array, noise: Array) -> npt.NDA
     """
     steps = calls(variant, plan)
     image_weight, noise_weight = (
-        schedule.noised(variant["schedule"], steps[0].timestep) if steps else (1, 0)
+        schedule.noising_weights(variant["schedule"], steps[0].timestep) if steps else (1, 0)
     )
     return np.float32(image_weight) * latent + np.float32(noise_weight) * noise

@@ -24,7 +24,7 @@ def deadline() -> float | None:
         return None
 
 
-def admit() -> None:
+def check_not_stopping() -> None:
     """Raise Stopping for a new request where the server is about to stop."""
     if deadline() is not None:
         raise Stopping("the server is stopping and takes no new request: send it to another one")

@@ -12,7 +12,7 @@ from .errors import InvalidRequest
 from .forecast import Pace
 from .gate import Gate
 from .inputs import Inputs, Variant, flag
-from .progress import MASK_ENCODER, SAMPLER, WAITING, Progress
+from .progress import MASK_ENCODER, SAMPLER, WAITING, RequestProgress
 from .report import best, outlook, report
 from .request_steps import text_bytes
 from .sampler import RunModel
@@ -47,7 +47,7 @@ def run(
             raise InvalidRequest("mask_only: true, but a mask or an anatomy is expected with it")
 
         # 2. Wait for the networks.
-        progress = Progress(plan, send, ticket)
+        progress = RequestProgress(plan, send, ticket)
         ticket.expect(pace.expect(variant, plan), pace.minimum(variant, plan))
         progress.wait()
 
@@ -67,10 +67,10 @@ def run(
             return
 
         # 4. Encode the conditions.
-        conditions: dict[str, Any] = conditioning.rows(variant, plan)
+        conditions: dict[str, Any] = conditioning.condition_rows(variant, plan)
         if mask is not None:
             with progress.stage("mask_encoder", MASK_ENCODER):
-                ids = conditioning.labels(variant, plan, mask)
+                ids = conditioning.label_rows(variant, plan, mask)
                 conditions["embedding"] = request_steps.encode_mask(ids, run_model)
 
         # 5. Sample and decode, until the volume follows its mask.
@@ -93,7 +93,7 @@ def run(
             with progress.stage("decoder", progress.of_attempt(attempt, SAMPLER)):
                 volume = decoder.decode(variant, plan, latent, mask, run_model)
                 if mask is not None:
-                    attempts.append(fidelity.check(variant, volume, mask))
+                    attempts.append(fidelity.measure(variant, volume, mask))
             if attempt == 0:
                 pace.note(variant, plan, progress.seconds)
             if attempt == 0 or best(attempts) is attempts[-1]:

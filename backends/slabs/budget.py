@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ..engines import cgroup
-from .chain import Chain, Stage
+from .chain import Chain, Subgraph
 
 _ENGINE = 5  # memory of a running engine, in multiples of its inputs and outputs
 THICKEST = 16  # latent planes
@@ -43,7 +43,7 @@ def attempts(thickness: int, near: int) -> list[tuple[int, int]]:
 
 
 def elements(chain: Chain, rows: int, y: int, z: int, thickness: int) -> int:
-    """Return an upper bound of the elements of the largest tensor of any stage.
+    """Return an upper bound of the elements of the largest tensor of any subgraph.
 
     `y` and `z` are sides of the latent, `thickness` is in its planes.
     """
@@ -53,8 +53,8 @@ def elements(chain: Chain, rows: int, y: int, z: int, thickness: int) -> int:
         planes = n * thickness + 2 * scale  # and one of each neighbour
         return rows * chain.channels[name] * planes * n * n * y * z
 
-    # A stage that doubles its input also doubles the planes of the neighbours.
-    doubled = [slab(stage.input, 2) for stage in chain.stages if stage.up]
+    # A subgraph that doubles its input also doubles the planes of the neighbours.
+    doubled = [slab(subgraph.input, 2) for subgraph in chain.subgraphs if subgraph.up]
     return max(*doubled, *map(slab, chain.channels))
 
 
@@ -88,12 +88,12 @@ def divide(chain: Chain, shape: tuple[int, ...], budget: int, enough: float) -> 
         """Return the bytes of an activation per plane of the latent."""
         return rows * chain.channels[name] * chain.planes[name] ** 3 * y * z * chain.itemsize
 
-    def in_and_out(stage: Stage) -> int:
-        """Return the bytes of a stage's inputs and output per plane of the latent."""
-        skip = plane(stage.skip) if stage.skip else 0
-        return plane(stage.input) * (8 if stage.up else 1) + plane(stage.output) + skip
+    def in_and_out(subgraph: Subgraph) -> int:
+        """Return the bytes of a subgraph's inputs and output per plane of the latent."""
+        skip = plane(subgraph.skip) if subgraph.skip else 0
+        return plane(subgraph.input) * (8 if subgraph.up else 1) + plane(subgraph.output) + skip
 
-    widest = max(in_and_out(stage) for stage in chain.stages)
+    widest = max(in_and_out(subgraph) for subgraph in chain.subgraphs)
     useful = max(1, int(min(enough, budget / 2 / _ENGINE) / widest))
     slabs = -(-x // min(thickest(chain, rows, y, z), useful))
     thickness = -(-x // slabs)

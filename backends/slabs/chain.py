@@ -1,4 +1,4 @@
-"""The loop over slabs: a chain of stages, each run on one slab after another along the x axis.
+"""The loop over slabs: a chain of subgraphs, each run on one slab after another along the x axis.
 
 An activation is a list of slabs [R, C, p, Y, Z]. Where it is the input of a convolution, each slab
 also has one plane of each neighbour, so that an engine reads it without a copy. The mean and
@@ -23,8 +23,8 @@ from ..engines import Array
 from .arena import Arena
 
 
-class StageEngine(Protocol):
-    """An engine as a chain calls it, for one of its stages."""
+class SubgraphEngine(Protocol):
+    """An engine as a chain calls it, for one of its subgraphs."""
 
     def __call__(self, feeds: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the outputs by name; the next call may overwrite them."""
@@ -34,14 +34,14 @@ class StageEngine(Protocol):
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One step of a chain, as `export/stage_onnx.py` describes it.
+class Subgraph:
+    """One graph of a chain, as `export/subgraph_onnx.py` describes it.
 
     `input`, `output`, `skip`, `shortcut`: names of activations; `groups`: of the norm of its input,
     0 without a norm; `up`: it doubles the sides.
     """
 
-    engine: StageEngine
+    engine: SubgraphEngine
     input: str
     output: str
     skip: str | None
@@ -52,7 +52,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Chain:
-    """Stages from the activation `input` to `output`.
+    """Subgraphs from the activation `input` to `output`.
 
     `planes`: activation -> its planes per plane of the latent, the same for rows and columns;
     `channels`: activation -> its channels; `itemsize`: bytes of an element of an activation;
@@ -64,12 +64,12 @@ class Chain:
     planes: Mapping[str, int]
     channels: Mapping[str, int]
     itemsize: int
-    stages: tuple[Stage, ...]
+    subgraphs: tuple[Subgraph, ...]
     thickest: int | None = None
 
 
-def load(path: Path, engine: Callable[[Path], StageEngine]) -> Chain:
-    """Read `chain.json` and load the stages beside it, each by `engine(path without its suffix)`.
+def load(path: Path, engine: Callable[[Path], SubgraphEngine]) -> Chain:
+    """Read `chain.json` and load the subgraphs beside it by `engine(path without its suffix)`.
 
     Raises OSError, ValueError or KeyError for a file that is missing or damaged.
     """
@@ -77,23 +77,23 @@ def load(path: Path, engine: Callable[[Path], StageEngine]) -> Chain:
     return assemble(description, lambda file: engine(path.with_name(file)))
 
 
-def assemble(description: Mapping[str, Any], engine: Callable[[str], StageEngine]) -> Chain:
-    """Return the chain with the description in `chain.json`, each stage by `engine(its file)`.
+def assemble(description: Mapping[str, Any], engine: Callable[[str], SubgraphEngine]) -> Chain:
+    """Return the chain with the description in `chain.json`, each subgraph by `engine(its file)`.
 
     Raises KeyError or TypeError for a damaged description.
     """
     activations = description["activations"]
-    stages = [
-        Stage(
-            engine(stage["file"]),
-            stage["input"],
-            stage["output"],
-            stage["skip"],
-            stage["shortcut"],
-            stage["groups"],
-            stage["up"],
+    subgraphs = [
+        Subgraph(
+            engine(subgraph["file"]),
+            subgraph["input"],
+            subgraph["output"],
+            subgraph["skip"],
+            subgraph["shortcut"],
+            subgraph["groups"],
+            subgraph["up"],
         )
-        for stage in description["stages"]
+        for subgraph in description["subgraphs"]
     ]
     return Chain(
         description["input"],
@@ -101,7 +101,7 @@ def assemble(description: Mapping[str, Any], engine: Callable[[str], StageEngine
         {name: activation["planes"] for name, activation in activations.items()},
         {name: activation["channels"] for name, activation in activations.items()},
         description["itemsize"],
-        tuple(stages),
+        tuple(subgraphs),
         description.get("thickest"),
     )
 
@@ -114,58 +114,64 @@ def run(chain: Chain, x: Any, thickness: int, arena: Arena) -> Any:
     """
     step = thickness * chain.planes[chain.input]
     count = math.ceil(x.shape[2] / step)
-    haloed = {stage.input for stage in chain.stages}
+    haloed = {subgraph.input for subgraph in chain.subgraphs}
     last_use = {
         name: index
-        for index, stage in enumerate(chain.stages)
-        for name in (stage.input, stage.skip)
+        for index, subgraph in enumerate(chain.subgraphs)
+        for name in (subgraph.input, subgraph.skip)
         if name is not None
     }
     with arena.ordered():
         slabs: dict[str, _Slabs] = {chain.input: _cut(x, step, count, arena)}
         moments: dict[str, list[tuple[int, Array, Array]]] = {}
-        for index, stage in enumerate(chain.stages):
+        for index, subgraph in enumerate(chain.subgraphs):
             norm = {}
-            if stage.groups:
+            if subgraph.groups:
                 arena.wait()
-                norm = merge(moments.pop(stage.input), stage.groups)
-            outputs = _Slabs(count, stage.output in haloed, arena)
+                norm = merge(moments.pop(subgraph.input), subgraph.groups)
+            outputs = _Slabs(count, subgraph.output in haloed, arena)
             shortcuts = _Slabs(count, False, arena)
-            output_moments = moments.setdefault(stage.output, [])
+            output_moments = moments.setdefault(subgraph.output, [])
             try:
                 for number in range(count):
-                    feeds = _feeds(stage, slabs, number, count, arena)
+                    feeds = _feeds(subgraph, slabs, number, count, arena)
                     _compute(
-                        stage, number, {**feeds, **norm}, outputs, shortcuts, output_moments, arena
+                        subgraph,
+                        number,
+                        {**feeds, **norm},
+                        outputs,
+                        shortcuts,
+                        output_moments,
+                        arena,
                     )
                     del feeds  # memory that is referred to cannot be freed
-                    for name in (stage.input, stage.skip):
+                    for name in (subgraph.input, subgraph.skip):
                         if name is not None and last_use[name] == index:
                             slabs[name].drop(number)
             finally:
-                stage.engine.release()
-            slabs[stage.output] = outputs
-            if stage.shortcut is not None:
-                slabs[stage.shortcut] = shortcuts
+                subgraph.engine.release()
+            slabs[subgraph.output] = outputs
+            if subgraph.shortcut is not None:
+                slabs[subgraph.shortcut] = shortcuts
         return slabs[chain.output].whole()
 
 
 def _feeds(
-    stage: Stage, slabs: Mapping[str, _Slabs], number: int, count: int, arena: Arena
+    subgraph: Subgraph, slabs: Mapping[str, _Slabs], number: int, count: int, arena: Arena
 ) -> dict[str, Any]:
-    """Return the inputs of a stage for a slab, without the norm's."""
-    source = slabs[stage.input].slabs[number]
+    """Return the inputs of a subgraph for a slab, without the norm's."""
+    source = slabs[subgraph.input].slabs[number]
     feeds = {
         "x": arena.bring(source),
-        "inside": inside(source.shape[2], number, count, stage.up),
+        "inside": inside(source.shape[2], number, count, subgraph.up),
     }
-    if stage.skip is not None:
-        feeds["skip"] = arena.bring(slabs[stage.skip].slabs[number])
+    if subgraph.skip is not None:
+        feeds["skip"] = arena.bring(slabs[subgraph.skip].slabs[number])
     return feeds
 
 
 def _compute(
-    stage: Stage,
+    subgraph: Subgraph,
     number: int,
     feeds: Mapping[str, Any],
     outputs: _Slabs,
@@ -173,8 +179,8 @@ def _compute(
     moments: list[tuple[int, Array, Array]],
     arena: Arena,
 ) -> None:
-    """Run a stage on a slab, and copy its outputs into `outputs`, `shortcuts` and `moments`."""
-    results = stage.engine(feeds)
+    """Run a subgraph on a slab, and copy its outputs into `outputs`, `shortcuts` and `moments`."""
+    results = subgraph.engine(feeds)
     outputs.put(number, results["y"])
     if "shortcut" in results:
         shortcuts.put(number, results["shortcut"])

@@ -33,22 +33,22 @@ class Gpu:
         self.number, self.device, self.cache = device, self.cupy.cuda.Device(device), cache
         with self.device:
             self.stream = self.cupy.cuda.Stream(non_blocking=True)
-        # One for all stages: each would search the provider's libraries.
+        # One for all subgraphs: each would search the provider's libraries.
         self.onnx = onnx_runtime.gpu(device, self.stream) if by_onnx_runtime else None
         self.engines: list[tensorrt.Engine] = []
 
-    def engine(self, stem: Path) -> chain.StageEngine:
-        """Load a stage by its path without suffix.
+    def engine(self, stem: Path) -> chain.SubgraphEngine:
+        """Load a subgraph by its path without suffix.
 
         Raises what `tensorrt.Engine` and `onnx_runtime.Engine` do.
         """
         if self.onnx is not None:
-            return OnnxStageEngine(onnx_runtime.Engine(stem.with_suffix(".onnx"), self.onnx))
+            return OnnxSubgraphEngine(onnx_runtime.Engine(stem.with_suffix(".onnx"), self.onnx))
         plan = tensorrt.Engine(
             stem.parent, f"{stem.name}.plan", self.number, self.cache, self.stream
         )
         self.engines.append(plan)
-        return PlanStageEngine(plan)
+        return PlanSubgraphEngine(plan)
 
     def forget(self) -> None:
         """Free all memory but that of the loaded networks."""
@@ -100,7 +100,7 @@ class Gpu:
         return np.frombuffer(memory, dtype, count).reshape(shape)
 
 
-class OnnxStageEngine:
+class OnnxSubgraphEngine:
     """An engine of ONNX Runtime as a chain calls it."""
 
     def __init__(self, engine: onnx_runtime.Engine) -> None:
@@ -120,7 +120,7 @@ class OnnxStageEngine:
         self.inputs = {}
 
 
-class PlanStageEngine:
+class PlanSubgraphEngine:
     """An engine of TensorRT as a chain calls it."""
 
     def __init__(self, engine: tensorrt.Engine) -> None:
@@ -179,7 +179,7 @@ class GpuArena(Arena):
         kind = runtime.memcpyDeviceToDevice
         if to_host or from_host:
             kind = runtime.memcpyDeviceToHost if to_host else runtime.memcpyHostToDevice
-        width, height, target_pitch, source_pitch = rows(target, source)
+        width, height, target_pitch, source_pitch = copy_rows(target, source)
         runtime.memcpy2DAsync(
             _address(target),
             target_pitch,
@@ -192,7 +192,7 @@ class GpuArena(Arena):
         )
 
 
-def rows(target: Any, source: Any) -> tuple[int, int, int, int]:
+def copy_rows(target: Any, source: Any) -> tuple[int, int, int, int]:
     """Return a copy's rows: their bytes, their number, and the pitch in bytes of both arrays.
 
     Raises ValueError for arrays of different shapes or types, and for other layouts.

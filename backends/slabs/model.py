@@ -1,7 +1,7 @@
-"""The models that run a chain, a network that export has cut into stages, slab by slab.
+"""The models that run a chain, a network that export has cut into subgraphs, slab by slab.
 
-A model's version folder holds `chain.json`, which describes the chain, and the files of its stages:
-ONNX, or plans for a GPU; `backends/engines/choice.py` selects the engine. Parameters in
+A model's version folder holds `chain.json`, which describes the chain, and the files of its
+subgraphs: ONNX, or plans for a GPU; `backends/engines/choice.py` selects the engine. Parameters in
 config.pbtxt:
 
     memory_budget_gb   memory of a request in 10^9 bytes; absent: half of the free memory, on a GPU
@@ -28,15 +28,16 @@ sys.path.append(str(Path(__file__).parents[2]))  # Triton loads this file by its
 
 from backends.engines import choice, cuda, guard
 from backends.engines.tensorrt import cache_folder
+from backends.slabs.chain_runner import ChainRunner
+from backends.slabs.cpu import Cpu
 from backends.slabs.gpu import Gpu
-from backends.slabs.network import Host, Network
 
 
 class TritonPythonModel:
     """One instance of one chain."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Load every stage.
+        """Load every subgraph.
 
         Raises TritonModelException with one sentence when a file or a parameter is wrong.
         """
@@ -53,13 +54,13 @@ class TritonPythonModel:
             by_onnx_runtime = selected.engine == choice.ONNX_RUNTIME
             if selected.gpu is not None:
                 cache = cache_folder(parameters)
-                device: Host | Gpu = Gpu(selected.gpu, cache, by_onnx_runtime)
+                device: Cpu | Gpu = Gpu(selected.gpu, cache, by_onnx_runtime)
                 cuda.expect_driver_library()
             else:
                 spill = Path(parameters.get("spill_folder") or gettempdir())
                 limit = float(parameters.get("spill_limit_gb", "0"))
-                device = Host(spill, choice.threads(parameters), limit, by_onnx_runtime)
-            self.network = Network(path, device, gigabytes, pb_utils.Logger.log_warn)
+                device = Cpu(spill, choice.threads(parameters), limit, by_onnx_runtime)
+            self.runner = ChainRunner(path, device, gigabytes, pb_utils.Logger.log_warn)
         except Exception as error:
             raise pb_utils.TritonModelException(
                 f"{args['model_name']}: {sentence(error, folder)}"
@@ -73,11 +74,11 @@ class TritonPythonModel:
     def answer(self, request: Any) -> Any:
         """Run the chain on one request."""
         try:
-            guard.admit(self.contract, request)
+            guard.check_caller(self.contract, request)
             (tensor,) = request.inputs()
             array = tensor.as_numpy()
-            guard.check(self.contract, {tensor.name(): array})
-            output = self.network(array)
+            guard.check_inputs(self.contract, {tensor.name(): array})
+            output = self.runner(array)
             output = output if isinstance(output, np.ndarray) else cuda.to_share(output)
         except Exception as error:
             codes = pb_utils.TritonError
@@ -90,14 +91,14 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack(self.output, output)])
 
     def finalize(self) -> None:
-        """Free the network's memory."""
-        del self.network
+        """Free the chain's memory."""
+        del self.runner
 
 
 def sentence(error: Exception, folder: Path | None = None) -> str:
     """Reduce an error to one line that names no folder of this server."""
     if isinstance(error, KeyError | TypeError):
-        return "chain.json is damaged; export the model again"
+        return "chain.json is damaged or of an earlier version; export the model again"
     if isinstance(error, OSError):
         return f"{Path(error.filename or 'a file of activations').name}: {error.strerror}"
     return choice.sentence(error, folder)

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gpu = libcuda.first()
     upstream = str(options.upstream.resolve()) if options.upstream else ""
     setting = Setting(str(runner.WORK), gpu.name if gpu else "", upstream)
-    key = {"version": runner.version(), **identity.key()}
+    key = {"version": runner.version(), **identity.machine_and_packages()}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that a step ends its worker
     worst = 0
     for step in STEPS:

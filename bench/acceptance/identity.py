@@ -15,7 +15,7 @@ PACKAGES = (
 )
 
 
-def key() -> dict[str, Any]:
+def machine_and_packages() -> dict[str, Any]:
     """Return the computer, its GPU and driver, and the versions of packages."""
     versions = {}
     for name in PACKAGES:

@@ -20,7 +20,7 @@ _CAPABILITY = (75, 76)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINO
 
 
 @dataclass(frozen=True)
-class Device:
+class CudaDevice:
     """A GPU: its name, bytes of memory and compute capability such as 9.0."""
 
     name: str
@@ -35,7 +35,7 @@ class _Handle(ctypes.Structure):
 
 
 @cache
-def library() -> Any:
+def driver_library() -> Any:
     """Return the initialised driver library; raise NotDone with the reason without one."""
     for name in _NAMES:
         with suppress(OSError):
@@ -59,16 +59,16 @@ def call(driver: Any, name: str, *arguments: Any) -> None:
         raise RuntimeError(f"{name}: {(text.value or b'').decode() or f'error {status}'}")
 
 
-def devices() -> list[Device]:
+def devices() -> list[CudaDevice]:
     """Return the GPUs; raise NotDone where there is none."""
-    driver, number = library(), ctypes.c_int()
+    driver, number = driver_library(), ctypes.c_int()
     call(driver, "cuDeviceGetCount", ctypes.byref(number))
     if not number.value:
         raise NotDone("no NVIDIA GPU: the driver lists none")
     return [_device(driver, index) for index in range(number.value)]
 
 
-def _device(driver: Any, index: int) -> Device:
+def _device(driver: Any, index: int) -> CudaDevice:
     device, name, memory = ctypes.c_int(), ctypes.create_string_buffer(256), ctypes.c_size_t()
     call(driver, "cuDeviceGet", ctypes.byref(device), index)
     call(driver, "cuDeviceGetName", name, len(name), device)
@@ -77,10 +77,10 @@ def _device(driver: Any, index: int) -> Device:
     for digit, attribute in zip(digits, _CAPABILITY, strict=True):
         call(driver, "cuDeviceGetAttribute", ctypes.byref(digit), attribute, device)
     capability = ".".join(str(digit.value) for digit in digits)
-    return Device(name.value.decode(), memory.value, capability)
+    return CudaDevice(name.value.decode(), memory.value, capability)
 
 
-def first() -> Device | None:
+def first() -> CudaDevice | None:
     """Return the first GPU; None where there is none."""
     try:
         return devices()[0]
@@ -91,7 +91,7 @@ def first() -> Device | None:
 def cuda() -> str:
     """Return the version of CUDA that the driver is for."""
     number = ctypes.c_int()
-    call(library(), "cuDriverGetVersion", ctypes.byref(number))
+    call(driver_library(), "cuDriverGetVersion", ctypes.byref(number))
     return f"{number.value // 1000}.{number.value % 1000 // 10}"
 
 
@@ -117,7 +117,7 @@ def share() -> None:
 
     Raises RuntimeError where it cannot, or reads other bytes.
     """
-    driver, memory, handle = library(), ctypes.c_uint64(), _Handle()
+    driver, memory, handle = driver_library(), ctypes.c_uint64(), _Handle()
     _current(driver)
     content = bytes(range(256)) * (_COUNT // 256)
     call(driver, "cuMemAlloc_v2", ctypes.byref(memory), ctypes.c_size_t(_COUNT))
@@ -135,7 +135,7 @@ def share() -> None:
 
 def _read_shared(handle: bytes) -> bytes:
     """Return the bytes behind a handle of another process."""
-    driver, memory = library(), ctypes.c_uint64()
+    driver, memory = driver_library(), ctypes.c_uint64()
     _current(driver)
     whole = _Handle.from_buffer_copy(handle)
     flags = ctypes.c_uint(_LAZY)

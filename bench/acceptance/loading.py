@@ -11,8 +11,9 @@ import numpy as np
 import onnx
 
 from backends.engines import onnx_runtime, tensorrt
+from backends.slabs.chain_runner import ChainRunner
+from backends.slabs.cpu import Cpu
 from backends.slabs.gpu import Gpu
-from backends.slabs.network import Host, Network
 from bench.in_process import open_graph
 from bench.workload import Array
 
@@ -34,7 +35,7 @@ def load(folder: Path, name: str) -> Run:
     GPU, and the next call may overwrite them.
     """
     if (folder / "chain.json").is_file():
-        return _chain(network(folder, name))
+        return _run_of(chain_runner(folder, name))
     if name.startswith("tensorrt"):
         plan = tensorrt.Engine(folder, "model.plan", 0, None)
         return _only(list(plan.description["inputs"]), plan.run)
@@ -46,15 +47,15 @@ def load(folder: Path, name: str) -> Run:
     return _only(names, onnx_runtime.Engine(path, device).run)
 
 
-def network(folder: Path, name: str) -> Network:
+def chain_runner(folder: Path, name: str) -> ChainRunner:
     """Return the chain in a version folder, on the device of engine `name`."""
-    device: Host | Gpu
+    device: Cpu | Gpu
     if name in ("openvino", "onnxruntime"):
         spill = Path(tempfile.gettempdir())
-        device = Host(spill, 0, by_onnx_runtime=name == "onnxruntime")
+        device = Cpu(spill, 0, by_onnx_runtime=name == "onnxruntime")
     else:
         device = Gpu(0, None, by_onnx_runtime=name == "onnxruntime-cuda")
-    return Network(folder / "chain.json", device)
+    return ChainRunner(folder / "chain.json", device)
 
 
 def host(array: Any) -> Array:
@@ -67,10 +68,10 @@ def _only(names: list[str], run: Run) -> Run:
     return lambda inputs: run({name: x for name, x in inputs.items() if name in names})
 
 
-def _chain(chain: Network) -> Run:
+def _run_of(runner: ChainRunner) -> Run:
     def run(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         (x,) = inputs.values()
-        y, name = chain(host(x)), chain.chain.output
+        y, name = runner(host(x)), runner.chain.output
         return {name: host(y) if name == "image" else y}  # the image is read by the host
 
     return run

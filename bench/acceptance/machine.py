@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 from backends.engines import cuda, onnx_runtime
 from bench import page
 from bench.acceptance import libcuda, loading
-from bench.acceptance.steps import Case, NotDone, Rows, Setting
+from bench.acceptance.steps import Case, NotDone, Setting, TableRows
 
 TENSORRT = ("tensorrt", "tensorrt-rtx")
 _ANY = "8.9"  # a compute capability that TensorRT-RTX builds for without a GPU
@@ -41,7 +41,7 @@ def cases(setting: Setting) -> list[Case]:
     ]
 
 
-def _gpus() -> Rows:
+def _gpus() -> TableRows:
     driver = f"driver {libcuda.driver() or 'unknown'}, CUDA {libcuda.cuda()}"
     return [
         {"is": f"{gpu.name}, {gpu.memory / 1e9:.1f} GB, compute capability {gpu.capability}"}
@@ -49,8 +49,8 @@ def _gpus() -> Rows:
     ] + [{"is": driver}]
 
 
-def _library() -> Rows:
-    libcuda.library()
+def _library() -> TableRows:
+    libcuda.driver_library()
     try:
         cuda.expect_driver_library()
     except ValueError as error:
@@ -58,7 +58,7 @@ def _library() -> Rows:
     return [{"is": "loads by that name"}]
 
 
-def _ipc() -> Rows:
+def _ipc() -> TableRows:
     libcuda.devices()
     try:
         libcuda.share()
@@ -74,7 +74,7 @@ def _module(name: str) -> Any:
         raise NotDone(f"{name} does not load: {error}") from None
 
 
-def _tensorrt(target: str) -> Rows:
+def _tensorrt(target: str) -> TableRows:
     from export import tensorrt_plans  # which takes long, as it loads MONAI
 
     gpu = libcuda.first()
@@ -86,7 +86,7 @@ def _tensorrt(target: str) -> Rows:
     return [{"is": f"{release}, {ability}"}]
 
 
-def _onnxruntime() -> Rows:
+def _onnxruntime() -> TableRows:
     libcuda.devices()
     try:
         device = onnx_runtime.gpu(0)
@@ -110,7 +110,7 @@ def _write_sum(path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), path)
 
 
-def _cupy() -> Rows:
+def _cupy() -> TableRows:
     cupy = _module("cupy")
     libcuda.devices()
     array = cupy.empty(4, cupy.float32)
@@ -120,7 +120,7 @@ def _cupy() -> Rows:
     return [{"is": cupy.__version__}]
 
 
-def _torch() -> Rows:
+def _torch() -> TableRows:
     torch = _module("torch")
     if not torch.cuda.is_available():
         cuda_version = torch.version.cuda or "none"
@@ -135,7 +135,7 @@ def engine_names(setting: Setting) -> list[str]:
     """Return the engines that load here, of `bench.acceptance.loading`."""
     if not setting.gpu:
         return ["openvino", "onnxruntime"]
-    attempts: dict[str, Callable[[], Rows]] = {
+    attempts: dict[str, Callable[[], TableRows]] = {
         **{target: partial(_tensorrt, target) for target in TENSORRT},
         "onnxruntime-cuda": _onnxruntime,
     }

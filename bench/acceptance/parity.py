@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from bench.acceptance import loading, machine, weights
-from bench.acceptance.steps import Case, NotDone, Rows, Setting
+from bench.acceptance.steps import Case, NotDone, Setting, TableRows
 from export import graphs, networks, onnx_export, variant, verify
 from export.graphs import NEEDS, Graph
 from export.variant import PRECISIONS, Variant
@@ -46,7 +46,7 @@ def cases(setting: Setting) -> list[Case]:
     return listed
 
 
-def no_engine() -> Rows:
+def no_engine() -> TableRows:
     """Raise NotDone, for a GPU that no engine runs on."""
     raise NotDone("no engine loads on this GPU; the step machine has the reasons")
 
@@ -69,7 +69,7 @@ def _loaded(setting: Setting, name: str) -> tuple[Variant, networks.Networks, di
     return subject, loaded, {graph.name: graph for graph in graphs.graphs(subject, loaded)}
 
 
-def _graph(setting: Setting, name: str, engine: str, precision: str, what: str) -> Rows:
+def _graph(setting: Setting, name: str, engine: str, precision: str, what: str) -> TableRows:
     torch.cuda.empty_cache()  # without a GPU it does nothing
     folder = weights.version_folder(setting, name, what, engine, precision)
     graph, run = _loaded(setting, name)[2][what], loading.load(folder, engine)
@@ -77,7 +77,7 @@ def _graph(setting: Setting, name: str, engine: str, precision: str, what: str) 
     module = graph.module.to(setting.device)
     latents = _LATENTS if setting.gpu else onnx_export.CHECKED
     for seed, latent in enumerate(latents):
-        inputs = onnx_export.example(graph, *latent, seed)
+        inputs = onnx_export.random_inputs(graph, *latent, seed)
         feeds = {k: x.to(graph.dtype(k, precision)).numpy() for k, x in inputs.items()}
         outputs = {name: loading.host(x) for name, x in run(feeds).items()}
         expected = _monai(module, inputs, setting.device)
@@ -100,7 +100,7 @@ def _row(size: str, difference: float, allowed: float) -> dict[str, Any]:
     return {"of": size, "difference": difference, "allowed": allowed}
 
 
-def _within_tolerance(rows: Rows) -> Rows:
+def _within_tolerance(rows: TableRows) -> TableRows:
     """Return the rows; raise ValueError for a difference beyond what is allowed."""
     for row in rows:
         if not row["difference"] <= row["allowed"]:
@@ -113,7 +113,7 @@ def _within_tolerance(rows: Rows) -> Rows:
 
 def _volumes(
     setting: Setting, name: str, engine: str, precision: str, size: tuple[int, int, int]
-) -> Rows:
+) -> TableRows:
     subject, loaded, _ = _loaded(setting, name)
     runs: dict[str, loading.Run] = {}
 

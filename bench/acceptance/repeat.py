@@ -11,7 +11,7 @@ import numpy as np
 from backends.slabs import chain
 from bench.acceptance import loading, machine, weights
 from bench.acceptance.parity import no_engine
-from bench.acceptance.steps import Case, Rows, Setting
+from bench.acceptance.steps import Case, Setting, TableRows
 from bench.workload import Array
 from export import onnx_export
 from export.variant import PRECISIONS
@@ -33,17 +33,17 @@ def cases(setting: Setting) -> list[Case]:
     return listed or [Case("engines", no_engine)]
 
 
-def _decode(setting: Setting, name: str, engine: str, precision: str) -> Rows:
+def _decode(setting: Setting, name: str, engine: str, precision: str) -> TableRows:
     folder = weights.version_folder(setting, name, "vae_decoder", engine, precision)
-    network, side = loading.network(folder, engine), _SIDE[setting.device]
-    random, channels = np.random.default_rng(0), network.chain.channels[network.chain.input]
+    runner, side = loading.chain_runner(folder, engine), _SIDE[setting.device]
+    random, channels = np.random.default_rng(0), runner.chain.channels[runner.chain.input]
     latent = random.standard_normal((1, channels, side, side, side), np.float32)
-    rows: Rows = []
+    rows: TableRows = []
     whole: Array | None = None
     for slabs, far in ((1, False), (2, False), (_MANY, False), (_MANY, True)):
         volumes = set()
         for _ in range(TIMES):
-            image = decode(network, latent, slabs, far)
+            image = decode(runner, latent, slabs, far)
             volumes.add(hashlib.sha256(image.tobytes()).hexdigest())
         whole = image if whole is None else whole
         difference = onnx_export.difference(image, whole)
@@ -67,11 +67,11 @@ def _decode(setting: Setting, name: str, engine: str, precision: str) -> Rows:
     return rows
 
 
-def decode(network: Any, latent: Array, slabs: int, far: bool) -> Array:
+def decode(runner: Any, latent: Array, slabs: int, far: bool) -> Array:
     """Decode in `slabs` slabs; `far`: activations outside the device's memory."""
     thickness = -(-latent.shape[2] // slabs)
     try:
-        memory = network.device.arena(0 if far else 1 << 62)
-        return loading.host(chain.run(network.chain, latent, thickness, memory))
+        memory = runner.device.arena(0 if far else 1 << 62)
+        return loading.host(chain.run(runner.chain, latent, thickness, memory))
     finally:
-        network.device.end()
+        runner.device.end()

@@ -7,7 +7,7 @@ from typing import Any
 
 from bench import ROOT, page
 from bench.acceptance import runner
-from bench.acceptance.steps import STEPS, Setting, Step
+from bench.acceptance.steps import STEPS, AcceptanceStep, Setting
 
 PAGE = ROOT / "docs" / "gpu.md"
 _HEAD = """# On a GPU
@@ -59,7 +59,7 @@ def text(setting: Setting) -> str:
     return page.spaced("\n\n".join(parts)) + "\n"
 
 
-def section(step: Step, state: Mapping[str, Any] | None) -> str:
+def section(step: AcceptanceStep, state: Mapping[str, Any] | None) -> str:
     """Return the section of a step."""
     head = f"## {step.name}\n\n{step.about}"
     if state is None:

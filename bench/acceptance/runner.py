@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import ROOT
-from bench.acceptance.steps import Setting, Step
+from bench.acceptance.steps import AcceptanceStep, Setting
 
 WORK = ROOT / "build" / "acceptance"
 SECONDS = 480.0  # of a step in one call
@@ -38,7 +38,7 @@ def version() -> str:
 
 
 def run(
-    step: Step,
+    step: AcceptanceStep,
     setting: Setting,
     key: Mapping[str, Any],
     again: bool = False,
@@ -90,7 +90,7 @@ def _fail(state: State, name: str, reason: str, attempt: str) -> None:
 
 
 def _events(
-    step: Step, setting: Setting, path: Path, attempt: str, deadline: float
+    step: AcceptanceStep, setting: Setting, path: Path, attempt: str, deadline: float
 ) -> Iterator[dict[str, Any]]:
     """Yield the events of a worker, then its exit status, or that the deadline stopped it."""
     words = [step.name, step.module, json.dumps(setting.as_dict()), str(path), attempt]

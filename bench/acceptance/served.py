@@ -17,9 +17,9 @@ import tritonclient.grpc as grpc
 from bench import overhead
 from bench.acceptance import loading, machine, weights
 from bench.acceptance.parity import no_engine
-from bench.acceptance.steps import Case, NotDone, Rows, Setting
+from bench.acceptance.steps import Case, NotDone, Setting, TableRows
 from bench.launcher import Server
-from bench.networks import tensors
+from bench.network_inputs import infer_inputs
 from bench.workload import Array, Workload
 
 _LATENTS = {"cuda": (32, 64), "cpu": (8,)}
@@ -56,7 +56,7 @@ def _subject(setting: Setting, engine: str) -> overhead.Subject:
     )
 
 
-def _step(setting: Setting, engine: str) -> Rows:
+def _step(setting: Setting, engine: str) -> TableRows:
     rows = overhead.pairs(_subject(setting, engine), _LATENTS[setting.device], _REPEAT)
     return [
         {
@@ -69,10 +69,10 @@ def _step(setting: Setting, engine: str) -> Rows:
     ]
 
 
-def _idle(setting: Setting, engine: str) -> Rows:
+def _idle(setting: Setting, engine: str) -> TableRows:
     if loading.TARGETS[engine] != "onnx":
         raise NotDone(f"{engine} runs plans, and the graph that computes nothing is an ONNX file")
-    times = overhead.calls(_subject(setting, engine), _LATENTS[setting.device], _REPEAT)
+    times = overhead.call_seconds(_subject(setting, engine), _LATENTS[setting.device], _REPEAT)
     return [
         {"of": f"latent {side}^3", "ms a step": 1e3 * elapsed} for side, elapsed in times.items()
     ]
@@ -87,9 +87,9 @@ def _serving(setting: Setting, engine: str) -> Iterator[tuple[str, str]]:
         yield subject.variant, server.grpc
 
 
-def _at_once(setting: Setting, engine: str) -> Rows:
+def _at_once(setting: Setting, engine: str) -> TableRows:
     side = _SIZES[setting.device]
-    rows: Rows = []
+    rows: TableRows = []
     digests = set()
     with _serving(setting, engine) as (variant, url):
         request(url, variant, (side, side))
@@ -114,7 +114,7 @@ def _at_once(setting: Setting, engine: str) -> Rows:
     return rows
 
 
-def _large(setting: Setting, engine: str) -> Rows:
+def _large(setting: Setting, engine: str) -> TableRows:
     side, depth = _LARGE[setting.device]
     with _serving(setting, engine) as (variant, url):
         request(url, variant, (side, depth))
@@ -130,7 +130,7 @@ def request(url: str, variant: str, sides: tuple[int, int]) -> tuple[float, dict
     """
     workload = Workload(variant, sides[0], _STEPS, "", "", "", depth=sides[1])
     arrays = {name: x for name, x in workload.request().items() if name != "latent"}
-    inputs = tensors(arrays)
+    inputs = infer_inputs(arrays)
     with grpc.InferenceServerClient(url) as client:
         begin = time.perf_counter()
         answer = client.infer(variant, inputs, client_timeout=_WAIT)

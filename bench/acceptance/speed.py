@@ -6,7 +6,7 @@ from functools import partial
 
 from bench.acceptance import machine, weights
 from bench.acceptance.loading import TARGETS
-from bench.acceptance.steps import Case, NotDone, Rows, Setting
+from bench.acceptance.steps import Case, NotDone, Setting, TableRows
 from bench.trial import ContenderFailed, run_trial
 from bench.workload import Workload
 
@@ -31,7 +31,7 @@ def cases(setting: Setting) -> list[Case]:
     return listed
 
 
-def _contender(setting: Setting, name: str, side: int, depth: int) -> Rows:
+def _contender(setting: Setting, name: str, side: int, depth: int) -> TableRows:
     if name == "upstream" and not setting.upstream:
         raise NotDone("upstream is not given (--upstream PATH)")
     if name == "upstream" and not setting.gpu:

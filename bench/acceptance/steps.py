@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-Rows = list[dict[str, Any]]
+TableRows = list[dict[str, Any]]
 
 
 class NotDone(Exception):
@@ -23,12 +23,12 @@ class Case:
     """
 
     name: str
-    run: Callable[[], Rows]
+    run: Callable[[], TableRows]
     group: str = ""
 
 
 @dataclass(frozen=True)
-class Step:
+class AcceptanceStep:
     """A step by the module whose `cases(setting)` lists what it tries, in order."""
 
     name: str
@@ -37,33 +37,35 @@ class Step:
 
 
 STEPS = (
-    Step("machine", "bench.acceptance.machine", "The driver, the GPU, and the engines that load."),
-    Step(
+    AcceptanceStep(
+        "machine", "bench.acceptance.machine", "The driver, the GPU, and the engines that load."
+    ),
+    AcceptanceStep(
         "export",
         "bench.acceptance.weights",
         "Graphs and engines of random weights in full size; those of mini are its own.",
     ),
-    Step(
+    AcceptanceStep(
         "parity",
         "bench.acceptance.parity",
         "Every graph and whole volumes against MONAI in float32 (without TF32) on the same device."
         " Difference: of graphs relative to the norm of MONAI's output, of volumes the share of"
         " voxels more than one grey level apart.",
     ),
-    Step(
+    AcceptanceStep(
         "repeat",
         "bench.acceptance.repeat",
         "The same latent decoded repeatedly, in one slab, two, and many: the number of different"
         " volumes, and their difference to that of one slab.",
     ),
-    Step(
+    AcceptanceStep(
         "speed",
         "bench.acceptance.speed",
         "Seconds a step and a decode, medians of warm volumes, each contender in a process of its"
         " own. Ratios are to the first contender of the same size that has a result, in the same"
         " run: more than 1 is faster than it.",
     ),
-    Step(
+    AcceptanceStep(
         "served",
         "bench.acceptance.served",
         "Through Triton: a step beside the same graph in process, and concurrent requests to the"

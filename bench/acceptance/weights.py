@@ -8,7 +8,7 @@ from pathlib import Path
 from bench import ROOT
 from bench.acceptance import machine
 from bench.acceptance.loading import TARGETS
-from bench.acceptance.steps import Case, NotDone, Rows, Setting
+from bench.acceptance.steps import Case, NotDone, Setting, TableRows
 from bench.in_process import REPOSITORY
 from export import build, random_weights, variant
 from export.job import Job
@@ -47,7 +47,7 @@ def cases(setting: Setting) -> list[Case]:
     ]
 
 
-def _build(setting: Setting, name: str, target: str, precision: str) -> Rows:
+def _build(setting: Setting, name: str, target: str, precision: str) -> TableRows:
     subject, folder = variant.load(name), checkpoints(setting, name)
     if not all((folder / file).is_file() for file in subject.checkpoints.values()):
         random_weights.write(subject, folder)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bench import comparison
-from bench.comparison import Difference, Result
+from bench.comparison import ContenderResult, Difference
 from bench.trial import Trial
 from bench.workload import Workload
 
@@ -23,11 +23,11 @@ def trial(start: float, first: float, warm: float) -> Trial:
     return Trial(start, {"total": first}, {**stages, "total": warm}, 3, None, Path(), "")
 
 
-def results() -> list[Result]:
+def results() -> list[ContenderResult]:
     slow = [trial(10, 8, 6), trial(14, 8, 8), trial(12, 8, 60)]
     fast = [trial(30, 5, 4), trial(30, 4, 4), trial(30, 6, 4)]
     compared = [comparison.result("upstream", slow, 4), comparison.result("service", fast, 4)]
-    failure = Result("compile", {}, error="compile: RuntimeError: no compiler")
+    failure = ContenderResult("compile", {}, error="compile: RuntimeError: no compiler")
     return [*(replace(result, difference=SAME) for result in compared), failure]
 
 

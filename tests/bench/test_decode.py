@@ -21,11 +21,11 @@ def test_seams_are_seen_where_they_are() -> None:
 
 
 def test_windows_begin_where_monai_lays_them() -> None:
-    assert decode.windows(32, 48, 0.4) == [0]
-    assert decode.windows(64, 48, 0.6666) == [0, 16]
-    assert decode.windows(128, 80, 0.4) == [0, 48]
-    assert json.dumps(decode.windows(128, 80, 0.4)) == "[0, 48]"
-    assert decode.windows(128, 48, 0.6666) == [0, 16, 32, 48, 64, 80]
+    assert decode.window_starts(32, 48, 0.4) == [0]
+    assert decode.window_starts(64, 48, 0.6666) == [0, 16]
+    assert decode.window_starts(128, 80, 0.4) == [0, 48]
+    assert json.dumps(decode.window_starts(128, 80, 0.4)) == "[0, 48]"
+    assert decode.window_starts(128, 48, 0.6666) == [0, 16, 32, 48, 64, 80]
 
 
 @pytest.mark.slow

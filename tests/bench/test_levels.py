@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench import levels
-from bench.perf_analyzer import Endpoint, Failed, Load, Request
+from bench.perf_analyzer import Endpoint, Failed, Load, RequestTimes
 from bench.servers import NOTHING, Counts
 
 MS = 1_000_000
@@ -17,7 +17,11 @@ def counts(answered: int, total: int, queue: int) -> Counts:
 
 
 def test_an_ensembles_way_is_tritons_statistics() -> None:
-    requests = [Request(100.0, (101.0,)), Request(100.0, (102.0,)), Request(101.0, (104.0,))]
+    requests = [
+        RequestTimes(100.0, (101.0,)),
+        RequestTimes(100.0, (102.0,)),
+        RequestTimes(101.0, (104.0,)),
+    ]
     done = {
         "v": counts(3, 5700, 0),
         "v.condition": counts(3, 30, 0),
@@ -44,24 +48,24 @@ def test_an_ensembles_way_is_tritons_statistics() -> None:
 def test_a_stream_tells_its_way_itself() -> None:
     # condition, mask_encoder, sampler, two steps, decoder, done; the second waits before
     masked = (11.0, 11.5, 12.5, 13.0, 14.0, 14.5, 16.5)
-    requests = [Request(10.0, masked), Request(9.0, (9.5, 10.5, *masked))]
+    requests = [RequestTimes(10.0, masked), RequestTimes(9.0, (9.5, 10.5, *masked))]
     assert levels.stages_of_stream(requests, True, 2) == (
         1500,
         {"condition": 500, "mask_encoder": 1000, "sampler": 2000, "decoder": 2000},
     )
-    plain = Request(10.0, (11.0, 11.5, 13.0, 14.0, 16.0))
+    plain = RequestTimes(10.0, (11.0, 11.5, 13.0, 14.0, 16.0))
     assert levels.stages_of_stream([plain], False, 1) == (
         1000,
         {"condition": 500, "sampler": 2500, "decoder": 2000},
     )
     with pytest.raises(Failed, match="did not report every stage"):
-        levels.stages_of_stream([Request(10.0, (11.0, 12.0))], True, 1)
+        levels.stages_of_stream([RequestTimes(10.0, (11.0, 12.0))], True, 1)
 
 
 def test_a_table_has_errors_only_where_there_are_some() -> None:
     endpoint = Endpoint("v.loadtest", False, 1000)
     success = levels.summarise(
-        "v", endpoint, Load(1, rate=0.5), [Request(0.0, (0.004,))], {}, True, 4
+        "v", endpoint, Load(1, rate=0.5), [RequestTimes(0.0, (0.004,))], {}, True, 4
     )
     assert "| ensemble | shared memory | 0.5/s | 250 | 4.0 | 4.0 | 4.0 |" in levels.table([success])
     assert "errors" not in levels.table([success])

@@ -36,8 +36,8 @@ def test_the_memory_of_a_child_of_the_process_counts(eventually: Callable[..., N
     inner = "import sys; x = bytearray(200 << 20); sys.stdin.read()"
     outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
     process = subprocess.Popen([sys.executable, "-c", outer], stdin=subprocess.PIPE)
-    with processes.peaks(lambda: processes.resident(processes.family(process.pid))) as peaks:
+    with processes.peaks(lambda: processes.resident(processes.process_tree(process.pid))) as peaks:
         eventually(lambda: peaks[0] > 200 << 20)
         process.communicate()
     assert peaks[0] < 400 << 20
-    assert processes.family(process.pid) == []
+    assert processes.process_tree(process.pid) == []

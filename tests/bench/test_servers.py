@@ -39,7 +39,7 @@ def test_the_mask_is_the_whole_head_at_the_size() -> None:
     content = servers.inputs(facts, (32, 48, 64), 4)["mask"]
     assert content["shape"] == [32, 48, 64]
     labels = np.frombuffer(base64.b64decode(content["content"]["b64"]), np.uint8)
-    assert set(labels.tolist()) == set(np.unique(servers.example((32, 48, 64))).tolist())
+    assert set(labels.tolist()) == set(np.unique(servers.example_labels((32, 48, 64))).tolist())
     assert 0.2 < np.count_nonzero(labels) / labels.size < 0.9
 
 

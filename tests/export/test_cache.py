@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import shutil
 from pathlib import Path
+
+import pytest
 
 from backends.slabs.chain import load
 from export import build, cache, graphs, networks
@@ -16,12 +19,29 @@ from tests.export.weights import random_checkpoint, tiny
 def test_a_graph_is_known_by_its_weights_its_networks_and_the_precision() -> None:
     variant = tiny()
     digests = dict.fromkeys(variant.networks, "0")
-    flow = cache.key(variant, "flow", digests, "fp32")
-    assert flow != cache.key(variant, "flow", digests, "fp16")
-    assert flow != cache.key(variant, "flow", {**digests, "diffusion_unet": "1"}, "fp32")
-    assert flow == cache.key(variant, "flow", {**digests, "controlnet": "1"}, "fp32")
+    flow = cache.graph_key(variant, "flow", digests, "fp32")
+    assert flow != cache.graph_key(variant, "flow", digests, "fp16")
+    assert flow != cache.graph_key(variant, "flow", {**digests, "diffusion_unet": "1"}, "fp32")
+    assert flow == cache.graph_key(variant, "flow", {**digests, "controlnet": "1"}, "fp32")
     wider = {**variant.networks, "diffusion_unet": {**variant.networks["diffusion_unet"], "a": 1}}
-    assert flow != cache.key(dataclasses.replace(variant, networks=wider), "flow", digests, "fp32")
+    assert flow != cache.graph_key(
+        dataclasses.replace(variant, networks=wider), "flow", digests, "fp32"
+    )
+
+
+def test_graphs_of_another_exporter_are_not_reused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variant = tiny()
+    digests = dict.fromkeys(variant.networks, "0")
+    key = cache.graph_key(variant, "vae_decoder", digests, "fp32")
+    for file in cache._SOURCES:
+        shutil.copy(Path(cache.__file__).with_name(file), tmp_path)
+    monkeypatch.setattr(cache, "__file__", str(tmp_path / "cache.py"))
+    assert cache.graph_key(variant, "vae_decoder", digests, "fp32") == key
+    source = tmp_path / "subgraph_onnx.py"
+    source.write_text(source.read_text().replace('"subgraphs"', '"stages"'))
+    assert cache.graph_key(variant, "vae_decoder", digests, "fp32") != key
 
 
 def test_only_what_changed_is_exported_again(tmp_path: Path, official_repository: Path) -> None:
@@ -55,9 +75,9 @@ def test_plans_of_a_chain_say_how_thick_its_slabs_may_be(tmp_path: Path) -> None
     plans = folders["mask_encoder"]
     chain = load(plans / "chain.json", lambda stem: None)
     assert chain.thickest == 7  # of labels' bits in two rows, 16 * (4 * 7 + 2) * 2048 ** 2
-    for stage in range(len(chain.stages)):
-        description = json.loads((plans / f"{stage:02}.plan.json").read_text())
-        planes = chain.planes[chain.stages[stage].input]
+    for number in range(len(chain.subgraphs)):
+        description = json.loads((plans / f"{number:02}.plan.json").read_text())
+        planes = chain.planes[chain.subgraphs[number].input]
         assert description["inputs"]["x"]["max"][2] == 7 * planes + 2
-        assert f"{stage:02}.plan of " in lines[stage]
-        assert f"at most {description['activation_bytes'] / 1e9:.2f} GB" in lines[stage]
+        assert f"{number:02}.plan of " in lines[number]
+        assert f"at most {description['activation_bytes'] / 1e9:.2f} GB" in lines[number]

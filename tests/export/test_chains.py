@@ -1,4 +1,4 @@
-"""Networks cut into chains of stages."""
+"""Networks cut into chains of subgraphs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from export import chains, networks
 from export import variant as variants
 
 
-def test_the_official_decoder_has_sixteen_stages_with_thirteen_norms() -> None:
+def test_the_official_decoder_has_sixteen_subgraphs_with_thirteen_norms() -> None:
     with torch.device("meta"):
         autoencoder = networks.build(variants.load("rflow-ct"), "autoencoder")
     chain = chains.decoder(autoencoder, 1.0)
-    assert len(chain.stages) == 16
-    assert sum(stage.norm is not None for stage in chain.stages) == 13
-    assert [stage.resize for stage in chain.stages if stage.resize] == ["up", "up"]
+    assert len(chain.subgraphs) == 16
+    assert sum(subgraph.norm is not None for subgraph in chain.subgraphs) == 13
+    assert [subgraph.resize for subgraph in chain.subgraphs if subgraph.resize] == ["up", "up"]
     assert chain.activations["image"] == chains.Activation(1, 4)
     widest = max(x.channels * x.planes**3 for x in chain.activations.values())
     assert widest == 128 * 4**3

@@ -8,7 +8,7 @@ import torch
 from export import graphs, networks
 from export import variant as variants
 from export.networks import Networks
-from export.onnx_export import example
+from export.onnx_export import random_inputs
 from tests.export.weights import shrunk_graphs
 
 FLOW = ["latent", "z", "coefficients", "timestep", "guidance"]
@@ -64,7 +64,7 @@ def test_a_flow_is_networks_guidance_and_update(
 ) -> None:
     monai, by_name = loaded
     graph = by_name["flow_masked" if masked else "flow"]
-    inputs = example(graph, LATENT, ROWS)
+    inputs = random_inputs(graph, LATENT, ROWS)
     x, time = inputs["latent"].repeat(2, 1, 1, 1, 1), inputs["timestep"].repeat(2)
     conditions = {
         "class_labels": inputs.get("class_labels"),
@@ -98,7 +98,7 @@ def test_body_regions_steer_the_flow(loaded: tuple[Networks, dict[str, graphs.Gr
     if "top_region_index" not in graph.inputs:
         assert "class_labels" in graph.inputs
         return
-    inputs = example(graph, LATENT, ROWS)
+    inputs = random_inputs(graph, LATENT, ROWS)
     with torch.no_grad():
         _, before = graph.module(**inputs)
         for region in REGIONS:
@@ -124,7 +124,7 @@ def test_the_mask_flow_takes_anatomy_sizes(
     loaded: tuple[Networks, dict[str, graphs.Graph]],
 ) -> None:
     monai, by_name = loaded
-    inputs = example(by_name["mask_flow"], LATENT, 1)
+    inputs = random_inputs(by_name["mask_flow"], LATENT, 1)
     with torch.no_grad():
         next_latent, out = by_name["mask_flow"].module(**inputs)
         truth = monai.mask_diffusion(

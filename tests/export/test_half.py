@@ -17,7 +17,7 @@ from torch import nn
 from bench import precision
 from export import onnx_export, tensorrt_plans
 from export.graphs import Graph
-from export.onnx_export import difference, evaluate, example
+from export.onnx_export import difference, evaluate, random_inputs
 from tests.export.weights import shrunk_graphs
 
 SHAPE = ((8, 8, 16), 2)
@@ -30,7 +30,7 @@ def ddpm() -> dict[str, Graph]:
 
 @pytest.mark.parametrize("name", ["flow_masked", "vae_decoder", "vae_encoder", "mask_flow"])
 def test_float16_is_close_with_every_operation_rounded(ddpm: dict[str, Graph], name: str) -> None:
-    inputs = example(ddpm[name], *SHAPE)
+    inputs = random_inputs(ddpm[name], *SHAPE)
     truth = evaluate(ddpm[name].module, inputs)
     for output, expected in zip(precision.rounded(ddpm[name], inputs), truth, strict=True):
         assert output.dtype == np.float32
@@ -49,7 +49,7 @@ def test_the_graph_handed_in_stays_float32(ddpm: dict[str, Graph]) -> None:
 
 @pytest.mark.parametrize("name", ["flow_masked", "vae_decoder"])
 def test_large_activations_stay_right(ddpm: dict[str, Graph], name: str) -> None:
-    inputs = example(ddpm[name], *SHAPE)
+    inputs = random_inputs(ddpm[name], *SHAPE)
     module = copy.deepcopy(ddpm[name].module)
     scaled = dataclasses.replace(ddpm[name], module=module)
     entry = module.unet.conv_in if name == "flow_masked" else module.decoder.blocks[0].conv

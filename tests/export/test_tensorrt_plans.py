@@ -20,7 +20,7 @@ from export import (
     networks,
     onnx_export,
     profiles,
-    stage_onnx,
+    subgraph_onnx,
     tensorrt_plans,
     tensorrt_process,
 )
@@ -36,7 +36,9 @@ CHECKPOINTS = MODELS.parent / "export" / "checkpoints"
 FOLDER = tempfile.TemporaryDirectory(prefix="decoder-")
 DECODER = write_decoder(Path(FOLDER.name) / "model.onnx")
 DECODED: Profile = {"latent": ((1, 4, 8, 8, 8), (1, 4, 24, 32, 24), (1, 4, 48, 64, 64))}
-without_gpu = pytest.mark.skipif(tensorrt_process.gpu() is not None, reason="there is a GPU here")
+without_gpu = pytest.mark.skipif(
+    tensorrt_process.gpu_capability() is not None, reason="there is a GPU here"
+)
 # Names of ONNX's types, and Triton's.
 TYPES = {"FLOAT": "FP32", "FLOAT16": "FP16", "INT64": "INT64", "UINT8": "UINT8"}
 
@@ -86,7 +88,7 @@ def test_the_flow_of_mini_compiles_for_three_gpus(
 
 
 # One of each kind: bits and stride; a norm; a shortcut; interpolation; the last of both halves.
-STAGES = [
+SUBGRAPHS = [
     ("mask_encoder", 0),
     ("mask_encoder", 2),
     ("vae_decoder", 0),
@@ -98,23 +100,23 @@ STAGES = [
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_stages_of_mini_compile(
+def test_subgraphs_of_mini_compile(
     graphs_of_mini: dict[str, Graph], precision: str, tmp_path: Path
 ) -> None:
-    for name, number in STAGES:
+    for name, number in SUBGRAPHS:
         graph = graphs_of_mini[name]
         assert graph.chain is not None
-        stage = graph.chain.stages[number]
+        subgraph = graph.chain.subgraphs[number]
         onnx_export.write(graph, tmp_path / name, precision)
-        chain = stage_onnx.describe(graph.chain, precision)
-        sizes = profiles.stage_sizes(variants.load("mini"), chain, graph.inputs)
-        profile = profiles.profile(stage_onnx.shapes(graph.chain, stage)[0], sizes)
+        chain = subgraph_onnx.describe(graph.chain, precision)
+        sizes = profiles.subgraph_sizes(variants.load("mini"), chain, graph.inputs)
+        profile = profiles.profile(subgraph_onnx.shapes(graph.chain, subgraph)[0], sizes)
         path, plan = tmp_path / name / f"{number:02}.onnx", tmp_path / "one.plan"
         description = tensorrt_plans.build(path, plan, "tensorrt-rtx", profile, ["8.9"])
         tensors = {**description.inputs, **description.outputs}
         assert {tensor: tensors[tensor].type for tensor in tensors} == types_of(path)
         slab = description.inputs["x"]
-        planes = graph.chain.activations[stage.input].planes
+        planes = graph.chain.activations[subgraph.input].planes
         # Guidance has a mask with lesions and one without.
         rows = 2 if name == "mask_encoder" else 1
         assert (slab.min[0], slab.max[0]) == (1, rows)
@@ -127,17 +129,17 @@ def test_no_slab_has_a_tensor_that_convolutions_do_not_take(
 ) -> None:
     graph = graphs_of_mini["vae_decoder"]
     assert graph.chain is not None
-    (number,) = (n for n, x in enumerate(graph.chain.stages) if x.input == "x7")
+    (number,) = (n for n, x in enumerate(graph.chain.subgraphs) if x.input == "x7")
     onnx_export.write(graph, tmp_path, "fp16")
     mini = variants.load("mini")
     serving = copy.deepcopy(mini.serving)
     serving["size"]["max"] = [256, 2048, 2048]
     large = dataclasses.replace(mini, serving=serving)
-    chain = stage_onnx.describe(graph.chain, "fp16")
-    sizes = profiles.stage_sizes(large, chain, graph.inputs)
+    chain = subgraph_onnx.describe(graph.chain, "fp16")
+    sizes = profiles.subgraph_sizes(large, chain, graph.inputs)
     # 16 channels, doubled with a plane of either neighbour: 7 latent planes make 2^31 elements.
     assert sizes[-1] == {"rows": 1, "t": 6, "y": 512, "z": 512}
-    inputs = stage_onnx.shapes(graph.chain, graph.chain.stages[number])[0]
+    inputs = subgraph_onnx.shapes(graph.chain, graph.chain.subgraphs[number])[0]
     path, plan = tmp_path / f"{number:02}.onnx", tmp_path / "one.plan"
     engine = tensorrt_plans.build(
         path, plan, "tensorrt-rtx", profiles.profile(inputs, sizes), ["8.9"]

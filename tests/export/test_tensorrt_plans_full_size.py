@@ -16,7 +16,7 @@ from export import (
     networks,
     onnx_export,
     profiles,
-    stage_onnx,
+    subgraph_onnx,
     tensorrt_plans,
 )
 from export import variant as variants
@@ -49,10 +49,10 @@ def compile_for_three_gpus(name: str, graph: Graph, folder: Path) -> None:
     if graph.chain is None:
         shapes = {"model": profiles.profile(graph.inputs, profiles.sizes(variant, graph))}
     else:
-        sizes = profiles.stage_sizes(variant, json.loads(path.read_bytes()), graph.inputs)
+        sizes = profiles.subgraph_sizes(variant, json.loads(path.read_bytes()), graph.inputs)
         shapes = {
-            f"{number:02}": profiles.profile(stage_onnx.shapes(graph.chain, stage)[0], sizes)
-            for number, stage in enumerate(graph.chain.stages)
+            f"{number:02}": profiles.profile(subgraph_onnx.shapes(graph.chain, subgraph)[0], sizes)
+            for number, subgraph in enumerate(graph.chain.subgraphs)
         }
     for stem, profile in shapes.items():
         plan = folder / f"{stem}.plan"
@@ -61,7 +61,7 @@ def compile_for_three_gpus(name: str, graph: Graph, folder: Path) -> None:
         )
         assert engine.compute_capabilities == CAPABILITIES
         assert engine.activation_bytes is not None
-        size = cache.memory(plan.stat().st_size, engine.activation_bytes)
+        size = cache.size_text(plan.stat().st_size, engine.activation_bytes)
         print(f"{name}.{graph.name}: {plan.name} of {size}", flush=True)
     if graph.chain is None:
         types = {name: tensor.type for name, tensor in (engine.inputs | engine.outputs).items()}

@@ -47,7 +47,7 @@ def test_a_graph_of_other_weights_fails(
 ) -> None:
     variant, copy = official("tiny-brain"), tmp_path / "cache"
     shutil.copytree(folder / "cache", copy)
-    key = cache.key(variant, "flow", checkpoint_digests(variant, folder), "fp32")
+    key = cache.graph_key(variant, "flow", checkpoint_digests(variant, folder), "fp32")
     path = copy / key / "model.onnx"
     model = onnx.load(path)
     largest = max(model.graph.initializer, key=lambda weight: len(weight.raw_data))

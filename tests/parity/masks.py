@@ -45,7 +45,7 @@ def _labels_of_monai(variant: Variant, checkpoints: Path, sizes: list[float]) ->
     loaded = networks.load(variant, checkpoints)
     noise = reference.mask_noise(SEED, (1, 4, *(side // 4 for side in table["size"])))
     kind = table["schedule"]["kind"]
-    labels = reference.labels(loaded, noise, sizes, table["steps"], ids, kind)
+    labels = reference.generated_labels(loaded, noise, sizes, table["steps"], ids, kind)
     assert len(np.unique(labels)) > 20, "labels are too few to tell right from wrong"
     return labels
 

@@ -45,4 +45,4 @@ def test_nothing_is_lost(runner: chaos.FaultRunner, name: str) -> None:
 @pytest.mark.parametrize("message", ["", "Traceback (most recent call last)", "a\nb", "x" * 500])
 def test_what_is_not_a_sentence(message: str) -> None:
     with pytest.raises(fault_target.Wrong):
-        fault_target.sentence(message)
+        fault_target.checked_sentence(message)

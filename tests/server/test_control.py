@@ -12,7 +12,7 @@ import pytest
 
 from server import health
 from server.address import Address
-from server.control import Refused
+from server.control import ControlError
 from server.health import Health
 from server.launch import Launch
 from server.layout import Folders
@@ -84,7 +84,7 @@ def test_an_answer_that_is_none_is_a_refusal(triton: Triton, answers: Answers, k
         lambda: control.load("mini"),
     ]
     for request in requests:
-        with pytest.raises(Refused, match=r"^no answer: \S") as caught:
+        with pytest.raises(ControlError, match=r"^no answer: \S") as caught:
             request()
         assert not caught.value.answered
     assert not control.ready()
@@ -98,7 +98,7 @@ def test_what_should_be_json_and_is_not_is_a_refusal(
     answers.answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
     control = triton.control
     for request in (control.states, control.regions, triton.work, lambda: control.config("mini")):
-        with pytest.raises(Refused, match="is expected to be JSON and is not"):
+        with pytest.raises(ControlError, match="is expected to be JSON and is not"):
             request()
 
 
@@ -107,7 +107,7 @@ def test_the_status_of_a_refusal_is_kept(triton: Triton, answers: Answers) -> No
     for code, unavailable in ((503, True), (500, False), (400, False)):
         head = b"HTTP/1.1 %d x\r\nContent-Length: %d\r\n\r\n" % (code, len(body))
         answers.answer = head + body
-        with pytest.raises(Refused, match=r"^Exceeds maximum queue size$") as caught:
+        with pytest.raises(ControlError, match=r"^Exceeds maximum queue size$") as caught:
             triton.control.load("mini")
         assert caught.value.answered
         assert caught.value.unavailable == unavailable

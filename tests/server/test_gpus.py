@@ -18,7 +18,7 @@ from server import gpus, host
 from server.address import Address
 from server.launch import Launch, command
 from server.layout import UNLIMITED, Folders, Limits, write_models
-from server.settings import ServerError, gpu_tensors
+from server.settings import CannotServe, gpu_tensors
 from tests.conftest import PATIENCE, ROOT, Server
 from tests.server.mini import sized
 
@@ -156,7 +156,7 @@ def test_under_wsl_models_share_no_memory_of_a_gpu(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("MAISI_GPU_TENSORS", "1")
     assert gpu_tensors() == "1"
     monkeypatch.setenv("MAISI_GPU_TENSORS", "no")
-    with pytest.raises(ServerError, match=r"^MAISI_GPU_TENSORS: 'no', but 0 or 1 is expected\.$"):
+    with pytest.raises(CannotServe, match=r"^MAISI_GPU_TENSORS: 'no', but 0 or 1 is expected\.$"):
         gpu_tensors()
 
 

@@ -17,8 +17,8 @@ import pytest
 import tritonclient.grpc as grpc
 from maisi_client import Client
 
-from bench import networks
-from bench.networks import Inputs
+from bench import network_inputs
+from bench.network_inputs import Inputs
 from tests.conftest import PATIENCE, TOKEN, Server
 
 
@@ -44,12 +44,17 @@ class Caller:
         }
         inputs = inputs_of.get(short, {"size": small})
         inputs = inputs | {"seed": np.array([7]), "steps": np.array([1], np.int32)}
-        result = self.client.infer(variant, networks.tensors(inputs), client_timeout=PATIENCE)
+        result = self.client.infer(
+            variant, network_inputs.infer_inputs(inputs), client_timeout=PATIENCE
+        )
         return bytes(result.as_numpy("image").tobytes())
 
     def run(self, model: str, inputs: Inputs, **parameters: str) -> None:
         self.client.infer(
-            model, networks.tensors(inputs), client_timeout=PATIENCE, parameters=parameters
+            model,
+            network_inputs.infer_inputs(inputs),
+            client_timeout=PATIENCE,
+            parameters=parameters,
         )
 
     def refusal(self, model: str, inputs: Inputs, **parameters: str) -> str:
@@ -81,7 +86,7 @@ def test_each_kind_of_wrong_input_is_refused_and_changes_no_later_request(
     served: Server,
 ) -> None:
     caller = Caller(served)
-    served_networks = networks.networks(caller.client)
+    served_networks = network_inputs.of_server(caller.client)
     processes = {network.name: served.stub(network.name).pid for network in served_networks}
     before = {network.name: caller.ordinary(network.name) for network in served_networks}
     count = 0
@@ -98,7 +103,7 @@ def test_each_kind_of_wrong_input_is_refused_and_changes_no_later_request(
 
 def test_only_the_stages_may_call_a_network(served: Server) -> None:
     caller = Caller(served)
-    for network in networks.networks(caller.client):
+    for network in network_inputs.of_server(caller.client):
         variant = network.name.partition(".")[0]
         sentence = f"{network.name}: only the stages of {variant} call it; "
         good: Callable[[], Inputs] = network.good
@@ -115,7 +120,7 @@ def test_strangers_who_fill_a_networks_queue_do_not_fail_ordinary_requests(
     with Client(mini.grpc) as client:
         request = {"size": [32, 32, 32], "steps": 5, "seed": 3}
         before = client.generate(**request).report["sha256"]
-        served_networks = networks.networks(Caller(mini).client)
+        served_networks = network_inputs.of_server(Caller(mini).client)
         [flow] = [network for network in served_networks if network.name == "mini.flow"]
         stop, statuses = threading.Event(), set()
 
@@ -123,7 +128,7 @@ def test_strangers_who_fill_a_networks_queue_do_not_fail_ordinary_requests(
             with grpc.InferenceServerClient(mini.grpc) as stranger:
                 while not stop.is_set():
                     try:
-                        stranger.infer("mini.flow", networks.tensors(flow.good()))
+                        stranger.infer("mini.flow", network_inputs.infer_inputs(flow.good()))
                         statuses.add("answered")
                     except grpc.InferenceServerException as error:
                         full = "Exceeds maximum queue size" in error.message()
@@ -149,7 +154,7 @@ def test_a_wrong_message_a_second_for_a_minute_changes_no_volume(
     caller = Caller(server)
     wrong = itertools.cycle(
         (network.name, inputs)
-        for network in networks.networks(caller.client)
+        for network in network_inputs.of_server(caller.client)
         for _, wrong_inputs in network.wrong()
         for inputs in wrong_inputs
     )

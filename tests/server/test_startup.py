@@ -7,16 +7,16 @@ from types import SimpleNamespace
 import pytest
 
 from server import startup
-from server.control import Refused, Smallest
+from server.control import ControlError, Smallest
 from server.drain import Stop
-from server.settings import ServerError
+from server.settings import CannotServe
 
 
 def test_a_first_volume_is_tried_again_while_a_process_only_seems_dead(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    unhealthy = Refused("Stub process 'mini.decoder_0_0' is not healthy.", 500)
-    outcomes: list[Refused | None] = [unhealthy, unhealthy, None]
+    unhealthy = ControlError("Stub process 'mini.decoder_0_0' is not healthy.", 500)
+    outcomes: list[ControlError | None] = [unhealthy, unhealthy, None]
 
     class BusyControl:
         def probe(self, model: str, smallest: Smallest, seconds: float) -> None:
@@ -24,7 +24,7 @@ def test_a_first_volume_is_tried_again_while_a_process_only_seems_dead(
                 raise outcome
 
         def activity(self) -> None:
-            raise Refused("no answer")
+            raise ControlError("no answer")
 
     def make_first() -> None:
         triton = SimpleNamespace(control=BusyControl())
@@ -36,5 +36,5 @@ def test_a_first_volume_is_tried_again_while_a_process_only_seems_dead(
     assert not outcomes
     monkeypatch.setattr(startup, "UNHEALTHY", 0.0)
     outcomes[:] = [unhealthy]
-    with pytest.raises(ServerError, match=r"^mini loaded but cannot compute: Stub process"):
+    with pytest.raises(CannotServe, match=r"^mini loaded but cannot compute: Stub process"):
         make_first()

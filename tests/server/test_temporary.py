@@ -33,12 +33,12 @@ def test_a_folder_that_is_not_there_is_unfit(tmp_path):
 def test_the_first_fit_folder_is_chosen_and_why_not_the_first(tmp_path):
     odd = tmp_path / "a b"
     odd.mkdir()
-    assert temporary.choose([tmp_path, odd]) == (tmp_path, None)
-    folder, problem = temporary.choose([odd, tmp_path / "nowhere", tmp_path])
+    assert temporary.choose_folder([tmp_path, odd]) == (tmp_path, None)
+    folder, problem = temporary.choose_folder([odd, tmp_path / "nowhere", tmp_path])
     assert folder == tmp_path
     assert "characters" in problem
     with pytest.raises(ValueError, match=r"'.*/a b': its path.*/nowhere': no such.*set TMPDIR"):
-        temporary.choose([odd, tmp_path / "nowhere"])
+        temporary.choose_folder([odd, tmp_path / "nowhere"])
 
 
 def in_mount(script: str) -> subprocess.CompletedProcess[str]:

@@ -17,7 +17,7 @@ import pytest
 import tritonclient.grpc as grpc
 from maisi_client import Client
 
-from bench import networks
+from bench import network_inputs
 from tests.conftest import PATIENCE, TOKEN, Server
 from tests.server import failing_flow
 from tests.server.metrics import numbers
@@ -35,8 +35,10 @@ def full_queue(server: Server, go: Path) -> Iterator[None]:
     """Let strangers run the flow and fill its queue, of one request, until the file `go` exists."""
     pending = 'nv_inference_pending_request_count{model="mini.flow",version="1"}'
     with grpc.InferenceServerClient(server.grpc) as client, ThreadPoolExecutor(2) as pool:
-        (flow,) = (network for network in networks.networks(client) if network.name == "mini.flow")
-        tensors, token = networks.tensors(flow.good(80)), {"maisi_token": TOKEN}
+        (flow,) = (
+            network for network in network_inputs.of_server(client) if network.name == "mini.flow"
+        )
+        tensors, token = network_inputs.infer_inputs(flow.good(80)), {"maisi_token": TOKEN}
 
         def run() -> None:
             client.infer(flow.name, tensors, parameters=token)
@@ -110,7 +112,7 @@ def test_a_crowd_of_checks_has_few_threads_and_is_refused_in_a_sentence(
     server = start_server(None, "--max-waiting=2")
     mask = np.full((160, 160, 160), 22, np.uint8)
     image = nib.Nifti1Image(mask, np.eye(4))
-    check = networks.tensors({"mask": mask, "check": np.array([True])})
+    check = network_inputs.infer_inputs({"mask": mask, "check": np.array([True])})
     process: psutil.Process = server.stub("mini.stream")
     with Client(server.grpc) as client, grpc.InferenceServerClient(server.grpc) as crowd:
         client.check(image)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Voxels: TypeAlias = NDArray[Any]
-Picture: TypeAlias = str | os.PathLike[str] | SpatialImage | Volume
+PictureOrVolume: TypeAlias = str | os.PathLike[str] | SpatialImage | Volume
 
 _PLANES = (("axial", 0, 1), ("coronal", 0, 2), ("sagittal", 1, 2))  # name, axis across, axis up
 _GAP, _TITLE, _FOOT, _SIDE = 8, 40, 32, 22  # pixels
@@ -44,8 +44,8 @@ _COLOURS = {
 
 
 def preview(
-    mask: Picture | None,
-    volumes: Sequence[tuple[str, Picture]],
+    mask: PictureOrVolume | None,
+    volumes: Sequence[tuple[str, PictureOrVolume]],
     path: str | os.PathLike[str],
     *,
     tile: int = 320,
@@ -111,14 +111,14 @@ def require_pillow() -> None:
         ) from None
 
 
-def _file(picture: Picture | None) -> Any:
+def _file(picture: PictureOrVolume | None) -> Any:
     """Return the path of a picture that is a file."""
     if isinstance(picture, Volume):
         picture = picture.image
     return picture.get_filename() if isinstance(picture, SpatialImage) else picture
 
 
-def _load_volume(picture: Picture) -> RasImage:
+def _load_volume(picture: PictureOrVolume) -> RasImage:
     return load_greys(picture.image if isinstance(picture, Volume) else picture, "volume")
 
 

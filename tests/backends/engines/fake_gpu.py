@@ -81,7 +81,7 @@ class Gpu(Cuda):
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> Gpu:
         modules = {"cupy": self.cupy, "tensorrt": self.tensorrt, "tensorrt_rtx": self.tensorrt}
-        monkeypatch.setattr(tensorrt, "library", lambda name, install: modules[name])
+        monkeypatch.setattr(tensorrt, "python_module", lambda name, install: modules[name])
         return self
 
     def due(self, failure: str) -> bool:

@@ -52,11 +52,11 @@ def volume(*sides: int, channels: int = 4, rows: int = 1) -> Any:
 
 def test_inputs_of_the_stages_are_accepted() -> None:
     for rows in (1, 2):
-        contract().check(inputs(rows))
-    contract("vae_decoder").check({"latent": volume(8, 12, 16)})
-    contract("vae_encoder").check({"image": volume(32, 48, 64, channels=1)})
-    contract("mask_encoder").check({"labels": np.zeros((2, 32, 48, 64), np.uint8)})
-    contract("mask_decoder", "ddpm-ct").check({"latent": volume(64, 64, 64)})
+        contract().check_inputs(inputs(rows))
+    contract("vae_decoder").check_inputs({"latent": volume(8, 12, 16)})
+    contract("vae_encoder").check_inputs({"image": volume(32, 48, 64, channels=1)})
+    contract("mask_encoder").check_inputs({"labels": np.zeros((2, 32, 48, 64), np.uint8)})
+    contract("mask_decoder", "ddpm-ct").check_inputs({"latent": volume(64, 64, 64)})
 
 
 @pytest.mark.parametrize(
@@ -94,13 +94,13 @@ def test_inputs_of_the_stages_are_accepted() -> None:
 )
 def test_inputs_that_do_not_fit_together_are_refused(change: Any, sentence: str) -> None:
     with pytest.raises(Refused, match=f"^{sentence}") as caught:
-        contract().check(inputs() | change)
+        contract().check_inputs(inputs() | change)
     assert "\n" not in str(caught.value)
 
 
 def test_rows_are_one_or_two() -> None:
     with pytest.raises(Refused, match="3 rows, but class_labels, spacing_mm100, embedding need"):
-        contract().check(
+        contract().check_inputs(
             inputs()
             | {
                 "class_labels": np.zeros(3, np.int64),
@@ -109,22 +109,22 @@ def test_rows_are_one_or_two() -> None:
             }
         )
     with pytest.raises(Refused, match="labels: 200 rows"):
-        contract("mask_encoder").check({"labels": np.zeros((200, 16, 16, 16), np.uint8)})
+        contract("mask_encoder").check_inputs({"labels": np.zeros((200, 16, 16, 16), np.uint8)})
 
 
 def test_volumes_are_bounded_by_the_largest_padded_request() -> None:
     max_voxels = 256**3 // 2  # mini's max_voxels
     decoder = contract("vae_decoder")
     assert decoder.max_voxels == max_voxels
-    decoder.check({"latent": volume(64, 64, 32)})  # exactly as many
-    decoder.check({"latent": volume(64, 64, 36)})  # 256 x 256 x 144, as 250 x 250 x 130 becomes
+    decoder.check_inputs({"latent": volume(64, 64, 32)})  # exactly as many
+    decoder.check_inputs({"latent": volume(64, 64, 36)})  # 256 x 256 x 144, from 250 x 250 x 130
     with pytest.raises(Refused, match=r"192\] voxels, but at most 8388608 are allowed"):
-        decoder.check({"latent": volume(64, 64, 48)})
+        decoder.check_inputs({"latent": volume(64, 64, 48)})
     with pytest.raises(Refused, match=r"latent: \[28, 12, 20\] voxels, but sides must be"):
-        decoder.check({"latent": volume(7, 3, 5)})
+        decoder.check_inputs({"latent": volume(7, 3, 5)})
     masks = contract("mask_decoder", "ddpm-ct")
     with pytest.raises(Refused, match=r"128\] voxels, but \[256, 256, 256\] are needed"):
-        masks.check({"latent": volume(64, 64, 32)})
+        masks.check_inputs({"latent": volume(64, 64, 32)})
 
 
 @pytest.mark.parametrize("axis", range(3))
@@ -135,11 +135,11 @@ def test_a_thin_volume_has_no_side_longer_than_any_requests(axis: int) -> None:
         step = decoder.multiple // decoder.factors["latent"]
         thin = [step] * 3
         thin[axis] = sides[axis]
-        decoder.check({"latent": volume(*thin)})
+        decoder.check_inputs({"latent": volume(*thin)})
         for excess in (step, 500 * step):
             thin[axis] = sides[axis] + excess
             with pytest.raises(Refused, match=r"^latent: .* voxels, but at most .* are allowed$"):
-                decoder.check({"latent": volume(*thin)})
+                decoder.check_inputs({"latent": volume(*thin)})
 
 
 class Request:
@@ -152,16 +152,16 @@ class Request:
         return self.json_text
 
 
-def test_only_requests_with_the_token_are_admitted() -> None:
+def test_only_requests_with_the_token_are_accepted() -> None:
     network = contract()
-    network.admit(Request(maisi_token=network.token))
+    network.check_caller(Request(maisi_token=network.token))
     surrogates = ("\ud800", "\ud800" * 32, network.token + "\udc80")
     wrong_tokens = ("", 1, "é" * 32, *surrogates, None, [], {})
     for parameters in ({}, *({"maisi_token": token} for token in wrong_tokens)):
         with pytest.raises(Refused, match=r"^mini\.flow_masked: only the stages of mini call it; "):
-            network.admit(Request(**parameters))
+            network.check_caller(Request(**parameters))
     assert guard.contract({"parameters": {}}) is None  # no network of a variant: any caller
-    guard.admit(None, Request())
+    guard.check_caller(None, Request())
 
 
 def test_a_server_without_a_token_and_a_damaged_contract_are_refused(
@@ -189,10 +189,10 @@ def test_a_short_token_is_refused_and_any_characters_are_accepted(
     for secret in ("0" * 32, "\udcff" * 32):  # bytes that are no UTF-8
         monkeypatch.setenv(guard.ENV, secret)
         network = contract()
-        network.admit(Request(maisi_token=secret))
+        network.check_caller(Request(maisi_token=secret))
         assert guard.probe_id() == control.probe_id(secret)
         with pytest.raises(Refused):
-            network.admit(Request(maisi_token="?" * 32))
+            network.check_caller(Request(maisi_token="?" * 32))
 
 
 def test_each_error_has_its_code() -> None:

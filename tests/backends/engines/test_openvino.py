@@ -54,14 +54,16 @@ def test_a_failed_run_does_not_affect_the_next(flow: Engine, kind: str) -> None:
             assert array.tobytes() == expected[name].tobytes()
 
 
-def test_a_failed_stage_does_not_affect_the_next_run() -> None:
-    stage = Engine(ROOT / "model_repository" / "mini.vae_decoder" / "1" / "00.onnx", innermost=True)
+def test_a_failed_subgraph_does_not_affect_the_next_run() -> None:
+    subgraph = Engine(
+        ROOT / "model_repository" / "mini.vae_decoder" / "1" / "00.onnx", innermost=True
+    )
     good = {"x": np.ones((1, 4, 3, 8, 8), np.float32), "inside": np.ones((3, 1, 1), np.float32)}
-    expected = stage(good)["y"].copy()
+    expected = subgraph(good)["y"].copy()
     for wrong_inputs in (
         {"inside": np.ones((9, 1, 1), np.float32)},
         {"x": np.ones((1, 5, 3, 8, 8), "f4")},
     ):
         with pytest.raises(RuntimeError):
-            stage(good | wrong_inputs)
-        assert stage(good)["y"].tobytes() == expected.tobytes()
+            subgraph(good | wrong_inputs)
+        assert subgraph(good)["y"].tobytes() == expected.tobytes()

@@ -36,7 +36,7 @@ REFERENCE = {
 
 
 def test_a_volume_that_follows(mask: Array) -> None:
-    result = fidelity.check({"reference": REFERENCE}, noisy(GREY[mask]), mask)
+    result = fidelity.measure({"reference": REFERENCE}, noisy(GREY[mask]), mask)
     assert result["faithful"] is True
     assert result["borders"]["ratio"] > 1.5
     assert set(result["organs"]) == {"liver", "lung"}  # those in the mask
@@ -46,7 +46,7 @@ def test_a_volume_that_follows(mask: Array) -> None:
 def test_a_volume_that_does_not(mask: Array) -> None:
     field = ndimage.gaussian_filter(RANDOM.standard_normal(mask.shape), 3)
     unrelated = np.where(field > field.std() / 2, -800, np.where(field > 0, 60, 110))
-    result = fidelity.check({}, noisy(unrelated), mask)
+    result = fidelity.measure({}, noisy(unrelated), mask)
     assert result["faithful"] is False
     assert result["borders"]["ratio"] == pytest.approx(1, abs=0.2)
     assert result["organs"] == {}
@@ -59,7 +59,7 @@ def test_medians_are_those_of_numpy(mask: Array) -> None:
     image[mask == 28] = 0
     medians = fidelity.organs({"reference": REFERENCE}, image, mask)
     assert medians["lung"] == {"median": 0.0, "low": -1088.6, "high": -367.0, "within": False}
-    assert fidelity.check({"reference": REFERENCE}, image, mask)["faithful"] is False
+    assert fidelity.measure({"reference": REFERENCE}, image, mask)["faithful"] is False
 
 
 def test_a_median_between_two_levels() -> None:
@@ -72,4 +72,4 @@ def test_the_edge_to_the_background_does_not_count(mask: Array) -> None:
     image = noisy(GREY[mask])
     image[mask == 0] = -1000
     assert fidelity.borders(image, mask) is None
-    assert fidelity.check({}, image, mask)["faithful"] is None
+    assert fidelity.measure({}, image, mask)["faithful"] is None

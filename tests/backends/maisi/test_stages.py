@@ -25,7 +25,7 @@ def ask(mini: Variant, **inputs: Any) -> Any:
 
 def test_labels_are_padded_at_the_high_end(mini: Variant) -> None:
     mask = np.full((33, 32, 47), 22, np.uint8)
-    rows = conditioning.labels(mini, ask(mini, mask=mask), mask)
+    rows = conditioning.label_rows(mini, ask(mini, mask=mask), mask)
     assert rows.shape == (1, 48, 32, 48)
     assert (rows[0, :33, :, :47] == 22).all()
     assert rows.sum() == mask.sum()
@@ -34,7 +34,9 @@ def test_labels_are_padded_at_the_high_end(mini: Variant) -> None:
 def test_the_unconditional_row_has_no_lesions(mini: Variant) -> None:
     mask = np.full((32, 32, 32), 228, np.uint8)
     mask[0], mask[1] = 176, 150
-    rows = conditioning.labels(mini, ask(mini, mask=mask, guidance=np.array([2], np.float32)), mask)
+    rows = conditioning.label_rows(
+        mini, ask(mini, mask=mask, guidance=np.array([2], np.float32)), mask
+    )
     assert rows.shape == (2, 32, 32, 32)
     assert (rows[0] == mask).all()
     assert (rows[1, 0] == mini["lesions"]["176"]).all()
@@ -66,7 +68,7 @@ def test_each_variant_has_its_own_conditions(
 ) -> None:
     def rows(variant: Variant, **inputs: Any) -> dict[str, Any]:
         plan = ask(variant, guidance=np.array([2], np.float32), **inputs)
-        return conditioning.rows(variant, plan)
+        return conditioning.condition_rows(variant, plan)
 
     assert set(rows(mini)) == {"class_labels", "spacing_mm100"}
     assert set(rows(unmasked)) == {"class_labels", "spacing_mm100"}
@@ -101,7 +103,7 @@ def test_a_lesion_becomes_what_is_most_frequent_around_it(regional: Variant, see
         mask[mask == 23] = 1
         mask[5, 5, 5], mask[15, 15, 15:25], mask[20, 20, 10:15] = 23, 28, 30
     plan = ask(regional, mask=mask, guidance=np.array([2], np.float32))
-    rows = conditioning.labels(regional, plan, mask)
+    rows = conditioning.label_rows(regional, plan, mask)
     truth = mask.copy()
     truth[mask == 23] = upstream_vote(mask, 23, [28, 30])
     np.testing.assert_array_equal(rows[0], mask)
@@ -195,7 +197,7 @@ def test_outside_of_the_guidance_interval_one_row_is_computed(
         assert rows_by_time.setdefault(round(inputs["timestep"].item(), 0), len(rows)) == len(rows)
         return ["latent", "velocity"]
 
-    rows = conditioning.rows(mini, plan)
+    rows = conditioning.condition_rows(mini, plan)
     sampler.sample(mini, plan, "noise", rows, engine)
     assert list(rows_by_time.values()) == guided
 

@@ -1,4 +1,4 @@
-"""A stage that is plain numpy."""
+"""A subgraph that is plain numpy."""
 
 from __future__ import annotations
 

@@ -7,21 +7,21 @@ import dataclasses
 import pytest
 
 from backends.slabs import budget
-from backends.slabs.chain import Chain, Stage
+from backends.slabs.chain import Chain, Subgraph
 from tests.backends.slabs.blur import Blur
 
 GB = 10**9
 
 
 def decoder() -> Chain:
-    """Return the widest stage of the official decoder: 128 channels at full resolution to 64."""
+    """Return the widest subgraph of the official decoder: 128 channels at full resolution to 64."""
     return Chain(
         "x",
         "y",
         {"x": 4, "y": 4},
         {"x": 128, "y": 64},
         4,
-        (Stage(Blur(), "x", "y", None, None, 0, False),),
+        (Subgraph(Blur(), "x", "y", None, None, 0, False),),
     )
 
 
@@ -45,7 +45,7 @@ def test_a_small_budget_gives_thin_slabs_of_at_least_one_plane() -> None:
 
 
 def test_tensors_have_at_most_the_elements_of_a_convolution_on_a_gpu() -> None:
-    up = dataclasses.replace(decoder().stages[0], up=True)
+    up = dataclasses.replace(decoder().subgraphs[0], up=True)
     chain = Chain("x", "y", {"x": 2, "y": 4}, {"x": 128, "y": 64}, 2, (up,))
     # Doubled, the input has 4 t + 4 planes of 4 y x 4 z voxels.
     assert budget.elements(chain, 1, 128, 192, 9) == 128 * 40 * 512 * 768 <= 2**31 - 1

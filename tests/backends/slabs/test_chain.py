@@ -1,4 +1,4 @@
-"""Slabs of any thickness give the result of the whole volume, with stages in numpy."""
+"""Slabs of any thickness give the result of the whole volume, with subgraphs in numpy."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 
 from backends.slabs import chain
 from backends.slabs.arena import Arena, in_files
-from backends.slabs.chain import Chain, Stage
+from backends.slabs.chain import Chain, Subgraph
 from tests.backends.slabs.blur import Blur
 
 Array = np.ndarray[Any, Any]
 
 
 def blurs(scale: float = 1.0, groups: int = 2) -> Chain:
-    """Return three stages, the last two with a norm, the last one with the first one's output."""
+    """Return three subgraphs, two with a norm, the last one with the first one's output."""
     return Chain(
         "in",
         "c",
@@ -25,9 +25,9 @@ def blurs(scale: float = 1.0, groups: int = 2) -> Chain:
         {"in": 4, "a": 4, "b": 4, "c": 4},
         4,
         (
-            Stage(Blur(scale), "in", "a", None, None, 0, False),
-            Stage(Blur(), "a", "b", None, None, groups, False),
-            Stage(Blur(), "b", "c", "a", None, groups, False),
+            Subgraph(Blur(scale), "in", "a", None, None, 0, False),
+            Subgraph(Blur(), "a", "b", None, None, groups, False),
+            Subgraph(Blur(), "b", "c", "a", None, groups, False),
         ),
     )
 
@@ -66,7 +66,7 @@ def test_activations_that_do_not_fit_lie_in_files_which_are_deleted(tmp_path: Pa
     assert far.near_peak <= 400_000 and far.spilled > 0
     assert near.near_bytes == far.near_bytes == 0
     assert list(tmp_path.iterdir()) == []
-    engines: list[Any] = [stage.engine for stage in limited.stages]
+    engines: list[Any] = [subgraph.engine for subgraph in limited.subgraphs]
     assert [engine.calls for engine in engines] == [8, 8, 8]
     assert [engine.released for engine in engines] == [1, 1, 1]
 

@@ -13,8 +13,8 @@ import pytest
 
 from backends.slabs import budget, chain
 from backends.slabs.arena import Arena
-from backends.slabs.gpu import Gpu, GpuArena, rows
-from backends.slabs.network import Network
+from backends.slabs.chain_runner import ChainRunner
+from backends.slabs.gpu import Gpu, GpuArena, copy_rows
 from tests.backends.engines import fake_gpu
 from tests.backends.engines import fake_onnx_runtime as fake
 from tests.backends.engines.fake_cuda import CUDARuntimeError
@@ -27,7 +27,7 @@ INPUTS = {
 
 
 class OnCpu:
-    """A stage on the CPU, without streams."""
+    """A subgraph on the CPU, without streams."""
 
     def __init__(self, stem: Path) -> None:
         self.session = fake_gpu.session(stem.with_suffix(".onnx").read_bytes())
@@ -51,8 +51,8 @@ def truth() -> Callable[[str, int], bytes]:
 
     def output_of(model: str, thickness: int) -> bytes:
         if (model, thickness) not in outputs:
-            network = chain.load(folder(model) / "chain.json", OnCpu)
-            output = chain.run(network, INPUTS[model], thickness, Arena(1 << 30))
+            loaded = chain.load(folder(model) / "chain.json", OnCpu)
+            output = chain.run(loaded, INPUTS[model], thickness, Arena(1 << 30))
             outputs[model, thickness] = output.tobytes()
         return outputs[model, thickness]
 
@@ -70,25 +70,25 @@ def by_onnx_runtime(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
-def load(gpu: fake.Gpu, tmp_path: Path, by_onnx_runtime: bool) -> Callable[..., Network]:
+def load(gpu: fake.Gpu, tmp_path: Path, by_onnx_runtime: bool) -> Callable[..., ChainRunner]:
     """Load a model's plans, or its ONNX files."""
 
-    def loaded(model: str, gigabytes: float = 0, **options: Any) -> Network:
+    def loaded(model: str, gigabytes: float = 0, **options: Any) -> ChainRunner:
         device = Gpu(0, None, by_onnx_runtime)
         if by_onnx_runtime:
-            return Network(folder(model) / "chain.json", device, gigabytes, **options)
+            return ChainRunner(folder(model) / "chain.json", device, gigabytes, **options)
         shutil.copy(folder(model) / "chain.json", tmp_path)
         for onnx in folder(model).glob("*.onnx"):
             fake_gpu.write_plan(onnx, tmp_path / f"{onnx.stem}.plan")
-        return Network(tmp_path / "chain.json", device, gigabytes, **options)
+        return ChainRunner(tmp_path / "chain.json", device, gigabytes, **options)
 
     return loaded
 
 
-def in_slabs(network: Network, x: np.ndarray, thickness: int, near: int = 1 << 30) -> bytes:
+def in_slabs(runner: ChainRunner, x: np.ndarray, thickness: int, near: int = 1 << 30) -> bytes:
     """Return the output in the GPU's memory, without a further wait."""
-    arena = network.device.arena(near)
-    output = chain.run(network.chain, x, thickness, arena).view.tobytes()
+    arena = runner.device.arena(near)
+    output = chain.run(runner.chain, x, thickness, arena).view.tobytes()
     assert (arena.spilled > 0) == (near == 0)
     return output
 
@@ -97,59 +97,59 @@ def in_slabs(network: Network, x: np.ndarray, thickness: int, near: int = 1 << 3
 @pytest.mark.parametrize("thickness", [16, 4, 1])
 @pytest.mark.parametrize("model", INPUTS)
 def test_in_any_slabs_the_output_is_the_cpus(
-    load: Callable[..., Network],
+    load: Callable[..., ChainRunner],
     truth: Callable[[str, int], bytes],
     model: str,
     thickness: int,
     near: int,
 ) -> None:
-    network = load(model)
+    runner = load(model)
     for _ in range(2):  # the second one with used memory
-        assert in_slabs(network, INPUTS[model], thickness, near) == truth(model, thickness)
+        assert in_slabs(runner, INPUTS[model], thickness, near) == truth(model, thickness)
 
 
 def test_without_memory_slabs_get_thinner_and_the_next_run_is_not_affected(
-    gpu: fake.Gpu, load: Callable[..., Network], truth: Callable[[str, int], bytes]
+    gpu: fake.Gpu, load: Callable[..., ChainRunner], truth: Callable[[str, int], bytes]
 ) -> None:
     warnings: list[str] = []
-    network, x = load("vae_decoder", gigabytes=4, warn=warnings.append), INPUTS["vae_decoder"]
-    whole = network(x).view.tobytes()
+    runner, x = load("vae_decoder", gigabytes=4, warn=warnings.append), INPUTS["vae_decoder"]
+    whole = runner(x).view.tobytes()
     assert whole == truth("vae_decoder", 8) and not warnings
-    network.device.forget()
+    runner.device.forget()
     gpu.memory.capacity = gpu.memory.total_bytes() + 850_000
-    assert network(x).view.tobytes() == truth("vae_decoder", int(warnings[-1].split()[6]))
+    assert runner(x).view.tobytes() == truth("vae_decoder", int(warnings[-1].split()[6]))
     assert len(warnings) > 1
     gpu.memory.capacity = 1 << 30
     warnings.clear()
-    assert network(x).view.tobytes() == whole and not warnings
+    assert runner(x).view.tobytes() == whole and not warnings
 
 
 @pytest.mark.parametrize("fail", ["execute", "shape", "kernel"])
-def test_a_failed_stage_does_not_affect_the_next_run(
+def test_a_failed_subgraph_does_not_affect_the_next_run(
     gpu: fake.Gpu,
-    load: Callable[..., Network],
+    load: Callable[..., ChainRunner],
     truth: Callable[[str, int], bytes],
     fail: str,
 ) -> None:
-    network, x = load("mask_encoder"), INPUTS["mask_encoder"]
+    runner, x = load("mask_encoder"), INPUTS["mask_encoder"]
     gpu.fail = fail
     with pytest.raises((RuntimeError, CUDARuntimeError)):
-        in_slabs(network, x, 4)
-    assert in_slabs(network, x, 4) == truth("mask_encoder", 4)
+        in_slabs(runner, x, 4)
+    assert in_slabs(runner, x, 4) == truth("mask_encoder", 4)
 
 
-def test_all_memory_belongs_to_one_stream(gpu: fake.Gpu, load: Callable[..., Network]) -> None:
-    network = load("vae_decoder")
-    in_slabs(network, INPUTS["vae_decoder"], 4)
+def test_all_memory_belongs_to_one_stream(gpu: fake.Gpu, load: Callable[..., ChainRunner]) -> None:
+    runner = load("vae_decoder")
+    in_slabs(runner, INPUTS["vae_decoder"], 4)
     assert len({owner for owner, _ in gpu.memory.cached}) == 1
 
 
 @pytest.mark.parametrize("gigabytes", [1.0, 1e-4])
 def test_after_a_run_only_its_output_has_memory(
-    gpu: fake.Gpu, load: Callable[..., Network], gigabytes: float
+    gpu: fake.Gpu, load: Callable[..., ChainRunner], gigabytes: float
 ) -> None:
-    network = load("vae_decoder", gigabytes)
-    output = network(INPUTS["vae_decoder"])
+    runner = load("vae_decoder", gigabytes)
+    output = runner(INPUTS["vae_decoder"])
     assert list(gpu.memory.segments) == [output.block.ptr]
     assert not gpu.pinned.cached
 
@@ -157,15 +157,15 @@ def test_after_a_run_only_its_output_has_memory(
 @pytest.mark.parametrize("gigabytes", [0.001, 0.003, 0.01])
 @pytest.mark.parametrize("model", INPUTS)
 def test_memory_of_a_run_stays_within_its_budget(
-    gpu: fake.Gpu, load: Callable[..., Network], model: str, gigabytes: float
+    gpu: fake.Gpu, load: Callable[..., ChainRunner], model: str, gigabytes: float
 ) -> None:
-    network = load(model, gigabytes)
-    network(INPUTS[model])
+    runner = load(model, gigabytes)
+    runner(INPUTS[model])
     assert gpu.memory.most < gigabytes * 1e9  # real plans have more scratch memory
 
 
 def test_without_a_budget_the_share_of_free_memory_is_used(
-    gpu: fake.Gpu, load: Callable[..., Network], monkeypatch: pytest.MonkeyPatch
+    gpu: fake.Gpu, load: Callable[..., ChainRunner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpu.memory.capacity = 10_000_000
     array = gpu.empty((2_000_000,), np.uint8)
@@ -182,7 +182,7 @@ def test_without_a_budget_the_share_of_free_memory_is_used(
 
 
 def test_without_pinned_memory_other_memory_of_the_host_is_used(
-    gpu: fake.Gpu, load: Callable[..., Network], truth: Callable[[str, int], bytes]
+    gpu: fake.Gpu, load: Callable[..., ChainRunner], truth: Callable[[str, int], bytes]
 ) -> None:
     gpu.pinned.capacity = 0
     assert in_slabs(load("vae_decoder"), INPUTS["vae_decoder"], 4, 0) == truth("vae_decoder", 4)
@@ -191,47 +191,47 @@ def test_without_pinned_memory_other_memory_of_the_host_is_used(
 def test_a_copy_is_a_copy_of_rows() -> None:
     whole = np.zeros((2, 3, 8, 4, 5), np.float32)
     part = np.zeros((2, 3, 6, 4, 5), np.float32)
-    assert rows(whole[:, :, 1:-1], part) == (6 * 80, 6, 8 * 80, 6 * 80)
-    assert rows(part[:, :, 0], whole[:, :, 2]) == (80, 6, 6 * 80, 8 * 80)
-    assert rows(part[:1, :1], whole[1:, 2:, 2:]) == (6 * 80, 1, 6 * 80, 6 * 80)
-    assert rows(whole, whole) == (whole.nbytes, 1, whole.nbytes, whole.nbytes)
-    assert rows(whole[0, 0, 0, 0, ::2], part[0, 0, 0, :3, 0]) == (4, 3, 8, 20)
+    assert copy_rows(whole[:, :, 1:-1], part) == (6 * 80, 6, 8 * 80, 6 * 80)
+    assert copy_rows(part[:, :, 0], whole[:, :, 2]) == (80, 6, 6 * 80, 8 * 80)
+    assert copy_rows(part[:1, :1], whole[1:, 2:, 2:]) == (6 * 80, 1, 6 * 80, 6 * 80)
+    assert copy_rows(whole, whole) == (whole.nbytes, 1, whole.nbytes, whole.nbytes)
+    assert copy_rows(whole[0, 0, 0, 0, ::2], part[0, 0, 0, :3, 0]) == (4, 3, 8, 20)
     with pytest.raises(ValueError, match="not one of rows at even distances"):
-        rows(whole[:, :, :6, :2], part[:, :, :, :2])
+        copy_rows(whole[:, :, :6, :2], part[:, :, :, :2])
     with pytest.raises(ValueError, match=r"needs the same type and shape, not float16 \[2, 3, 8"):
-        rows(whole, whole.astype(np.float16))
+        copy_rows(whole, whole.astype(np.float16))
     with pytest.raises(ValueError, match="needs the same type and shape"):
-        rows(whole, part)
+        copy_rows(whole, part)
 
 
-def engines_on_streams_of_their_own(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    for stage in network.chain.stages:
-        engine = stage.engine.engine
-        stream = network.device.cupy.cuda.Stream(non_blocking=True)
+def engines_on_streams_of_their_own(runner: ChainRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    for subgraph in runner.chain.subgraphs:
+        engine = subgraph.engine.engine
+        stream = runner.device.cupy.cuda.Stream(non_blocking=True)
         getattr(engine, "session", engine).stream = stream
 
 
-def copies_on_the_null_stream(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime = network.device.cupy.cuda.runtime
+def copies_on_the_null_stream(runner: ChainRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = runner.device.cupy.cuda.runtime
     copy = runtime.memcpy2DAsync
     monkeypatch.setattr(runtime, "memcpy2DAsync", lambda *arguments: copy(*arguments[:-1], 0))
 
 
-def no_wait_at_the_end(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+def no_wait_at_the_end(runner: ChainRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
     def without_wait() -> Iterator[None]:
-        with network.device.stream:
+        with runner.device.stream:
             yield
 
-    monkeypatch.setattr(network.device, "ordered", without_wait)
+    monkeypatch.setattr(runner.device, "ordered", without_wait)
 
 
-def no_wait_before_moments_are_read(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+def no_wait_before_moments_are_read(runner: ChainRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GpuArena, "wait", lambda arena: None)
 
 
 def no_wait_before_the_hosts_halos_are_copied(
-    network: Network, monkeypatch: pytest.MonkeyPatch
+    runner: ChainRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = GpuArena.copy
 
@@ -245,7 +245,7 @@ def no_wait_before_the_hosts_halos_are_copied(
 
 
 def pinned_memory_is_freed_before_its_copy_ran(
-    network: Network, monkeypatch: pytest.MonkeyPatch
+    runner: ChainRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = GpuArena.free
 
@@ -272,15 +272,15 @@ SPILLED = [no_wait_before_the_hosts_halos_are_copied, pinned_memory_is_freed_bef
     [(fault, 1 << 30) for fault in ALWAYS + NEAR] + [(fault, 0) for fault in ALWAYS + SPILLED],
 )
 def test_without_the_order_the_output_is_wrong(
-    load: Callable[..., Network],
+    load: Callable[..., ChainRunner],
     truth: Callable[[str, int], bytes],
     monkeypatch: pytest.MonkeyPatch,
     by_onnx_runtime: bool,
-    fault: Callable[[Network, pytest.MonkeyPatch], None],
+    fault: Callable[[ChainRunner, pytest.MonkeyPatch], None],
     near: int,
 ) -> None:
     if by_onnx_runtime and fault is no_wait_before_moments_are_read:
         pytest.skip("shrinking an arena waits, too")
-    network = load("vae_decoder")
-    fault(network, monkeypatch)
-    assert in_slabs(network, INPUTS["vae_decoder"], 4, near) != truth("vae_decoder", 4)
+    runner = load("vae_decoder")
+    fault(runner, monkeypatch)
+    assert in_slabs(runner, INPUTS["vae_decoder"], 4, near) != truth("vae_decoder", 4)

@@ -162,6 +162,7 @@ def test_a_model_that_cannot_load_says_why(
         "missing": "03.onnx",
         "damaged": "03.onnx",
         "chainless": "chain.json: No such file",
+        "earlier": "chain.json is damaged or of an earlier version; export the model again",
         "greedy": "'much'",
     }
     for name in sentences:
@@ -170,6 +171,8 @@ def test_a_model_that_cannot_load_says_why(
     (tmp_path / "vae_decoder-missing" / "1" / "03.onnx").unlink()
     (tmp_path / "vae_decoder-damaged" / "1" / "03.onnx").write_bytes(b"no")
     (tmp_path / "vae_decoder-chainless" / "1" / "chain.json").unlink()
+    earlier = tmp_path / "vae_decoder-earlier" / "1" / "chain.json"
+    earlier.write_text(earlier.read_text().replace('"subgraphs"', '"stages"'))
     server = start_server(tmp_path, ready=False)
     assert server.process.wait(PATIENCE) == 1
     for name, sentence in sentences.items():

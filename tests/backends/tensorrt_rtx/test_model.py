@@ -19,7 +19,7 @@ from backends.engines import tensorrt
 from export import tensorrt_plans, tensorrt_process
 from server import host
 from server.address import Address
-from server.control import Refused
+from server.control import ControlError
 from server.settings import Settings
 from server.supervisor import running
 from tests.export import decoder_onnx
@@ -30,7 +30,7 @@ LATENT_TO_IMAGE = """
 input [{ name: "latent" data_type: TYPE_FP32 dims: [1, 4, -1, -1, -1] }]
 output [{ name: "image" data_type: TYPE_FP32 dims: [1, 1, -1, -1, -1] }]
 """
-GPU = tensorrt_process.gpu()
+GPU = tensorrt_process.gpu_capability()
 CAPABILITIES = [GPU] if GPU else ["8.6", "12.0"]
 
 
@@ -93,7 +93,7 @@ def infer(triton, model, **tensors):
 
 @pytest.mark.skipif(GPU is not None, reason="this machine has a GPU")
 def test_without_a_gpu_a_model_does_not_load_and_the_server_goes_on_serving(triton, repository):
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(ControlError) as caught:
         triton.control.load("decoder")
     message = str(caught.value)
     assert "decoder: an NVIDIA GPU and its driver are needed: cuda" in message
@@ -118,16 +118,16 @@ def test_the_image_is_that_of_onnx_runtime_and_kernels_are_saved(triton, reposit
 
 def test_a_plan_for_the_device_alone_is_preferred(backend, tmp_path):
     with pytest.raises(ValueError, match=r"8\.9 needs model_sm89\.plan or model\.plan, .*: none$"):
-        backend.choose(tmp_path, "model.plan", "8.9")
+        backend.select_plan(tmp_path, "model.plan", "8.9")
     (tmp_path / "model_sm86.plan").touch()
     with pytest.raises(ValueError, match=r"the plans here are: model_sm86\.plan$"):
-        backend.choose(tmp_path, "model.plan", "8.9")
+        backend.select_plan(tmp_path, "model.plan", "8.9")
     (tmp_path / "model.plan").touch()
-    assert backend.choose(tmp_path, "model.plan", "8.9").name == "model.plan"
+    assert backend.select_plan(tmp_path, "model.plan", "8.9").name == "model.plan"
     (tmp_path / "model_sm89.plan").touch()
-    assert backend.choose(tmp_path, "model.plan", "8.9").name == "model_sm89.plan"
-    assert backend.choose(tmp_path, "model.plan", "8.6").name == "model_sm86.plan"
-    assert backend.choose(tmp_path, "model.plan", "12.0").name == "model.plan"
+    assert backend.select_plan(tmp_path, "model.plan", "8.9").name == "model_sm89.plan"
+    assert backend.select_plan(tmp_path, "model.plan", "8.6").name == "model_sm86.plan"
+    assert backend.select_plan(tmp_path, "model.plan", "12.0").name == "model.plan"
 
 
 def test_the_description_of_export_is_read(backend, plan):
@@ -172,7 +172,7 @@ def test_shapes_are_checked_against_the_plan(backend, plan):
 def test_a_missing_library_is_named(backend, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)  # as if it were not installed
     with pytest.raises(ValueError, match=r"lacks tensorrt_rtx .*: pip install tensorrt-rtx-cu13"):
-        backend.library(*backend.MODULES["tensorrt-rtx"])
+        backend.python_module(*backend.MODULES["tensorrt-rtx"])
 
 
 def test_kernels_are_saved_in_the_folder_of_the_parameter(backend, monkeypatch, tmp_path):

@@ -9,10 +9,10 @@ import pytest
 
 from bench.acceptance import __main__ as command
 from bench.acceptance import libcuda, report, runner
-from bench.acceptance.steps import Setting, Step
+from bench.acceptance.steps import AcceptanceStep, Setting
 
 KEY = {"version": "1"}
-STEP = Step("tried", "tried_cases", "Tried.")
+STEP = AcceptanceStep("tried", "tried_cases", "Tried.")
 # Each case writes a line, so that a test sees what has run; the environment is a file.
 CASES = """
 import os, time
@@ -107,7 +107,7 @@ def test_later_steps_run_after_one_that_failed(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    steps = (Step("lost", "no_such_module", "Lost."), STEP)
+    steps = (AcceptanceStep("lost", "no_such_module", "Lost."), STEP)
     monkeypatch.setattr(command, "STEPS", steps)
     monkeypatch.setattr(report, "STEPS", steps)
     monkeypatch.setattr(runner, "WORK", setting.folder)

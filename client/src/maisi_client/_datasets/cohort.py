@@ -25,7 +25,7 @@ from .._errors import InvalidRequest, printable
 from .._validation import excerpt
 from .._variant import Variant
 from .plan import Row
-from .planning import check, deal, largest_remainder, number, shuffled
+from .planning import check, deal, largest_remainder, numbered_rows, shuffled
 from .table import read_table
 
 # From README.md of the dataset: its `license` and its terms of access.
@@ -123,7 +123,9 @@ def plan_like(
         for (modality, plane), grids in ordered.items()
         for size, spacing in deal(grids, counts[modality, plane], generator)
     ]
-    return Cohort(number(shuffled(all_arguments, generator), seed, MR_RATE_LICENSE), dict(left_out))
+    return Cohort(
+        numbered_rows(shuffled(all_arguments, generator), seed, MR_RATE_LICENSE), dict(left_out)
+    )
 
 
 def _read(table: str | os.PathLike[str]) -> Iterator[_Series]:

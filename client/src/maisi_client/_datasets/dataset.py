@@ -28,7 +28,7 @@ from .plan import Row
 _UNFAITHFUL, _FAILED = Path("unfaithful"), Path("failed")
 
 
-class Stopped(Exception):
+class NoLongerNeeded(Exception):
     """The volume is no longer needed."""
 
 
@@ -137,7 +137,7 @@ def _make(
     failure = folder / _failure_path(row)
     try:
         volume = insist(row, client, attempts, stopped)
-    except Stopped:
+    except NoLongerNeeded:
         return Outcome(row.name, "failed", "stopped")
     except MaisiError as error:
         record: dict[str, Any] = {"name": row.name, "error": str(error)}
@@ -159,12 +159,13 @@ def _failure_path(row: Row) -> Path:
 def insist(row: Row, client: Client, attempts: int, stopped: threading.Event) -> Volume:
     """Make a row in up to `attempts` attempts; a refused request is not repeated.
 
-    Raises the last `MaisiError`, or `Stopped` once `stopped` is set, which cancels the request.
+    Raises the last `MaisiError`, or `NoLongerNeeded` once `stopped` is set, which cancels the
+    request.
     """
 
     def check_stopped(progress: Progress | None = None) -> None:
         if stopped.is_set():
-            raise Stopped
+            raise NoLongerNeeded
 
     for remaining in reversed(range(attempts)):
         check_stopped()

@@ -60,7 +60,7 @@ def make_plan(
     if files:
         for arguments, mask in zip(all_arguments, deal(files, count, generator), strict=True):
             arguments.update({"mask": mask} | ({"augment": True} if augment else {}))
-    return number(shuffled(all_arguments, generator), seed)
+    return numbered_rows(shuffled(all_arguments, generator), seed)
 
 
 def label_maps(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
@@ -129,7 +129,9 @@ def shuffled(items: Sequence[_Item], generator: random.Random) -> list[_Item]:
     return sorted(items, key=lambda _: generator.random())
 
 
-def number(all_arguments: Sequence[Mapping[str, Any]], seed: int, license_: str = "") -> list[Row]:
+def numbered_rows(
+    all_arguments: Sequence[Mapping[str, Any]], seed: int, license_: str = ""
+) -> list[Row]:
     """Return rows with these arguments, named and seeded by their number, as `read_plan` has them.
 
     Arguments that are None are left out.

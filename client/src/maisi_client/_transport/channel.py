@@ -98,7 +98,7 @@ def common_to_all(request: Request) -> bool:
     return _OPTIONAL_INPUTS.isdisjoint(request.inputs)
 
 
-def check_inputs(request: Request, config: Any) -> None:
+def check_supported(request: Request, config: Any) -> None:
     """Raise `InvalidRequest` for an input that the variant's stream, by its `config`, lacks."""
     names = [printable(tensor.name) for tensor in config.input]
     for name in request.inputs:

@@ -109,7 +109,7 @@ class Session:
 
         def attempt(server: PooledServer[Any], deadline: float) -> Operations[None]:
             complete = yield from self._with_variant(server, request, deadline)
-            yield from self._check_inputs(server, complete, deadline)
+            yield from self._check_supported(server, complete, deadline)
             yield OpenStream(server, f"{complete.variant}.stream", complete.inputs, deadline)
             try:
                 yield from consume(_Stream(server.url, deadline, self._idle_timeout))
@@ -155,7 +155,7 @@ class Session:
             self._only_variant = only_variant(names, server.url)
         return replace(request, variant=self._only_variant)
 
-    def _check_inputs(
+    def _check_supported(
         self, server: PooledServer[Any], request: Request, deadline: float
     ) -> Operations[None]:
         """Raise `InvalidRequest`, before anything is sent, for an input that the variant lacks."""
@@ -165,7 +165,7 @@ class Session:
             config = yield from self._config(server, deadline, f"{request.variant}.stream")
         except InvalidRequest:  # no such model: the error of the stream is clearer
             return
-        channel.check_inputs(request, config)
+        channel.check_supported(request, config)
 
     def _look_up(
         self, server: PooledServer[Any], deadline: float, method: str, *arguments: str

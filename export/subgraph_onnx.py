@@ -1,11 +1,11 @@
-"""A chain's stages as ONNX, written node by node from the weights.
+"""A chain's subgraphs as ONNX, written node by node from the weights.
 
-Inputs of a stage: `x` [R, C, p, Y, Z], a slab with one plane of each neighbour; `inside` [q, 1, 1],
-1 for each plane that the convolution sees and 0 for those beyond the volume; `mean` and `variance`
-[C] of `x` over the whole volume, where there is a norm; `skip`, where the stage adds one, with
-planes of its neighbours where another stage needs them. Outputs: `y` [R, C, p - 2, Y, Z], or twice
-or half as many planes; `shortcut`, where the stage computes one; `y_mean` and `y_variance` [C] of
-this slab, where the next norm needs them.
+Inputs of a subgraph: `x` [R, C, p, Y, Z], a slab with one plane of each neighbour; `inside`
+[q, 1, 1], 1 for each plane that the convolution sees and 0 for those beyond the volume; `mean` and
+`variance` [C] of `x` over the whole volume, where there is a norm; `skip`, where the subgraph adds
+one, with planes of its neighbours where another subgraph needs them. Outputs: `y`
+[R, C, p - 2, Y, Z], or twice or half as many planes; `shortcut`, where the subgraph computes one;
+`y_mean` and `y_variance` [C] of this slab, where the next norm needs them.
 
 In a build of float16, convolutions compute and activations are stored in float16; everything else
 is float32.
@@ -28,36 +28,38 @@ from torch import nn
 from backends.slabs import chain as slabs
 from backends.slabs.arena import Arena
 from export.arrays import Array
-from export.chains import Activation, Chain, Convolution, Stage
+from export.chains import Activation, Chain, Convolution, Subgraph
+from export.graphs import SymbolicShape
 from export.half import store_in_half
 
-Shape = tuple[int | str, ...]
 OPSET = 20
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
 
-def shapes(chain: Chain, stage: Stage) -> tuple[dict[str, Shape], dict[str, Shape]]:
-    """Return the shapes of a stage's inputs and outputs.
+def shapes(
+    chain: Chain, subgraph: Subgraph
+) -> tuple[dict[str, SymbolicShape], dict[str, SymbolicShape]]:
+    """Return the shapes of a subgraph's inputs and outputs.
 
     Axes: `rows`; `t`, the slab's latent planes; `y` and `z`, the latent's other sides.
     """
-    source = chain.activations[stage.input]
-    target = chain.activations[stage.output]
-    if stage.ids:
+    source = chain.activations[subgraph.input]
+    target = chain.activations[subgraph.output]
+    if subgraph.ids:
         target = replace(target, channels=1)
-    planes = 2 * source.planes if stage.resize == "up" else source.planes
-    inputs: dict[str, Shape] = {
+    planes = 2 * source.planes if subgraph.resize == "up" else source.planes
+    inputs: dict[str, SymbolicShape] = {
         "x": _slab(source, haloed=True),
         "inside": (f"{planes}*t+2", 1, 1),
     }
-    if stage.norm is not None:
+    if subgraph.norm is not None:
         inputs |= {"mean": (source.channels,), "variance": (source.channels,)}
-    if stage.skip is not None:
-        inputs["skip"] = _slab(chain.activations[stage.skip], stage.skip in haloed(chain))
-    outputs: dict[str, Shape] = {"y": _slab(target, haloed=False)}
-    if stage.shortcut_to is not None:
-        outputs["shortcut"] = _slab(chain.activations[stage.shortcut_to], haloed=False)
-    if stage.moments:
+    if subgraph.skip is not None:
+        inputs["skip"] = _slab(chain.activations[subgraph.skip], subgraph.skip in haloed(chain))
+    outputs: dict[str, SymbolicShape] = {"y": _slab(target, haloed=False)}
+    if subgraph.shortcut_to is not None:
+        outputs["shortcut"] = _slab(chain.activations[subgraph.shortcut_to], haloed=False)
+    if subgraph.moments:
         outputs |= {"y_mean": (target.channels,), "y_variance": (target.channels,)}
     return inputs, outputs
 
@@ -67,8 +69,8 @@ def write(chain: Chain, folder: Path, precision: str, kinds: dict[str, ir.DataTy
 
     See `to_onnx` for the arguments and errors.
     """
-    for number, stage in enumerate(chain.stages):
-        model = to_onnx(chain, stage, precision, kinds)
+    for number, subgraph in enumerate(chain.subgraphs):
+        model = to_onnx(chain, subgraph, precision, kinds)
         if precision == "fp32":
             store_in_half(model)
         ir.save(model, folder / f"{number:02}.onnx")
@@ -80,8 +82,8 @@ def write(chain: Chain, folder: Path, precision: str, kinds: dict[str, ir.DataTy
 class ChainSession:
     """An exported chain, run in slabs of one thickness."""
 
-    def __init__(self, path: Path, engine: Callable[[Path], slabs.StageEngine]) -> None:
-        """Load `chain.json` at `path`; `engine` loads a stage by its path without suffix."""
+    def __init__(self, path: Path, engine: Callable[[Path], slabs.SubgraphEngine]) -> None:
+        """Load `chain.json` at `path`; `engine` loads a subgraph by its path without suffix."""
         self.chain = slabs.load(path, engine)
 
     def __call__(self, x: Array, thickness: int = 3) -> Array:
@@ -90,8 +92,8 @@ class ChainSession:
         return output
 
 
-class StageSession:
-    """The engine of one stage: a session of ONNX Runtime with the interface that a chain calls."""
+class SubgraphSession:
+    """A session of ONNX Runtime with the interface that a chain calls, for one subgraph."""
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self.session = session
@@ -112,49 +114,51 @@ def describe(chain: Chain, precision: str) -> dict[str, Any]:
         "input": chain.input,
         "output": chain.output,
         "activations": {name: asdict(x) for name, x in chain.activations.items()},
-        "stages": [
+        "subgraphs": [
             {
                 "file": f"{number:02}",
-                "input": stage.input,
-                "output": stage.output,
-                "skip": stage.skip,
-                "shortcut": stage.shortcut_to,
-                "groups": stage.norm.num_groups if stage.norm is not None else 0,
-                "up": stage.resize == "up",
+                "input": subgraph.input,
+                "output": subgraph.output,
+                "skip": subgraph.skip,
+                "shortcut": subgraph.shortcut_to,
+                "groups": subgraph.norm.num_groups if subgraph.norm is not None else 0,
+                "up": subgraph.resize == "up",
             }
-            for number, stage in enumerate(chain.stages)
+            for number, subgraph in enumerate(chain.subgraphs)
         ],
     }
 
 
 def haloed(chain: Chain) -> set[str]:
     """Return the activations whose slabs are stored with planes of their neighbours."""
-    return {stage.input for stage in chain.stages}
+    return {subgraph.input for subgraph in chain.subgraphs}
 
 
-def _slab(activation: Activation, haloed: bool) -> Shape:
+def _slab(activation: Activation, haloed: bool) -> SymbolicShape:
     channels, n = activation.channels, activation.planes
     planes = f"{n}*t+2" if haloed else f"{n}*t"
     return ("rows", channels, planes, f"{n}*y", f"{n}*z")
 
 
-def to_onnx(chain: Chain, stage: Stage, precision: str, kinds: dict[str, ir.DataType]) -> ir.Model:
-    """Return one stage in `precision`, fp32 or fp16.
+def to_onnx(
+    chain: Chain, subgraph: Subgraph, precision: str, kinds: dict[str, ir.DataType]
+) -> ir.Model:
+    """Return one subgraph in `precision`, fp32 or fp16.
 
     `kinds`: types of the chain's input and output.
 
     Raises ValueError for a weight that float16 cannot hold.
     """
     inner = HALF if precision == "fp16" else FLOAT
-    ends = {"x": kinds.get(stage.input, inner), "y": kinds.get(stage.output, inner)}
+    ends = {"x": kinds.get(subgraph.input, inner), "y": kinds.get(subgraph.output, inner)}
     ends |= {"skip": inner, "shortcut": inner}
-    inputs, outputs = shapes(chain, stage)
+    inputs, outputs = shapes(chain, subgraph)
     values = {
         name: ir.val(name, dtype=ends.get(name, FLOAT), shape=shape)
         for name, shape in inputs.items()
     }
     writer = _Writer(inner)
-    results = writer.stage(stage, values, stage.skip in haloed(chain))
+    results = writer.write(subgraph, values, subgraph.skip in haloed(chain))
     for name, shape in outputs.items():
         kind = ends.get(name, FLOAT)
         if kind != FLOAT:
@@ -167,55 +171,55 @@ def to_onnx(chain: Chain, stage: Stage, precision: str, kinds: dict[str, ir.Data
         nodes=writer.nodes,
         initializers=writer.initializers,
         opset_imports={"": OPSET},
-        name=stage.output,
+        name=subgraph.output,
     )
     return ir.Model(graph, ir_version=10)
 
 
 class _Writer(tape.Tape):
-    """The nodes of one stage; `inner` is the type that convolutions compute in."""
+    """The nodes of one subgraph; `inner` is the type that convolutions compute in."""
 
     def __init__(self, inner: ir.DataType) -> None:
         super().__init__()
         self.inner = inner
 
-    def stage(
-        self, stage: Stage, inputs: dict[str, ir.Value], skip_haloed: bool
+    def write(
+        self, subgraph: Subgraph, inputs: dict[str, ir.Value], skip_haloed: bool
     ) -> dict[str, ir.Value]:
         """Write all nodes; return the outputs, not yet cast to their types."""
         outputs: dict[str, ir.Value] = {}
         x = inputs["x"]
-        x = self.bits(x, stage.conv.in_channels) if stage.bits else self.floats(x)
-        x = self.times(x, stage.scale)
-        if stage.shortcut is not None:
-            outputs["shortcut"] = self.convolve(stage.shortcut, self.planes(x, 1, -1))
-        if stage.norm is not None:
-            x = self.normalise(x, stage.norm, inputs["mean"], inputs["variance"])
-        if stage.silu:
+        x = self.bits(x, subgraph.conv.in_channels) if subgraph.bits else self.floats(x)
+        x = self.times(x, subgraph.scale)
+        if subgraph.shortcut is not None:
+            outputs["shortcut"] = self.convolve(subgraph.shortcut, self.planes(x, 1, -1))
+        if subgraph.norm is not None:
+            x = self.normalise(x, subgraph.norm, inputs["mean"], inputs["variance"])
+        if subgraph.silu:
             x = self.silu(x)
-        if stage.before is not None:
-            x = self.convolve(stage.before, x)
-        if stage.resize == "up":
+        if subgraph.before is not None:
+            x = self.convolve(subgraph.before, x)
+        if subgraph.resize == "up":
             x = self.planes(self.twice(x), 1, -1)
         x = self.op("Mul", [x, inputs["inside"]])
-        if stage.resize == "down":
-            x = self.convolve(stage.conv, self.planes(x, 1, 2**62), (0, 0, 0, 0, 1, 1))
-        elif stage.resize == "transpose":
-            x = self.convolve(stage.conv, self.planes(x, 1, 2**62), (1, 1, 1, 2, 0, 0))
+        if subgraph.resize == "down":
+            x = self.convolve(subgraph.conv, self.planes(x, 1, 2**62), (0, 0, 0, 0, 1, 1))
+        elif subgraph.resize == "transpose":
+            x = self.convolve(subgraph.conv, self.planes(x, 1, 2**62), (1, 1, 1, 2, 0, 0))
         else:
-            x = self.convolve(stage.conv, x, (0, 1, 1, 0, 1, 1))
-        if stage.skip is not None:
+            x = self.convolve(subgraph.conv, x, (0, 1, 1, 0, 1, 1))
+        if subgraph.skip is not None:
             skip = self.floats(inputs["skip"])
             x = self.op("Add", [x, self.planes(skip, 1, -1) if skip_haloed else skip])
-        if stage.moments:
+        if subgraph.moments:
             outputs["y_mean"], outputs["y_variance"] = self.moments(x)
-        if stage.silu_after:
+        if subgraph.silu_after:
             x = self.silu(x)
-        if stage.after is not None:
-            x = self.convolve(stage.after, x)
-        if stage.ids:
-            x = self.largest(x, stage.ids)
-        return {**outputs, "y": self.times(x, stage.scale_after)}
+        if subgraph.after is not None:
+            x = self.convolve(subgraph.after, x)
+        if subgraph.ids:
+            x = self.largest(x, subgraph.ids)
+        return {**outputs, "y": self.times(x, subgraph.scale_after)}
 
     def const(self, array: Any) -> ir.Value:
         """Return a constant."""

@@ -1,4 +1,4 @@
-"""The networks behind a variant's endpoints: consistent and inconsistent inputs."""
+"""Consistent and inconsistent inputs of the networks behind a variant's endpoints."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ Inputs = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Network:
-    """A network: its contract (`export/model_configs.py`), and the type and sides of each input."""
+class NetworkInputs:
+    """The inputs that a network takes: type and sides of each, and what the contract allows.
+
+    `name`: the network's model; `contract`: as `export/model_configs.py` writes it; `inputs`: name
+    -> type and sides, -1 for one of any length.
+    """
 
     name: str
     contract: Mapping[str, Any]
@@ -81,8 +85,8 @@ class Network:
             yield f"{name} out of range", wrong
 
 
-def networks(client: grpc.InferenceServerClient) -> list[Network]:
-    """Return the networks of a server."""
+def of_server(client: grpc.InferenceServerClient) -> list[NetworkInputs]:
+    """Return the inputs of each network of a server."""
     listed = []
     for model in client.get_inference_statistics().model_stats:
         config = client.get_model_config(model.name, as_json=True)["config"]
@@ -95,11 +99,11 @@ def networks(client: grpc.InferenceServerClient) -> list[Network]:
                 )
                 for tensor in config["input"]
             }
-            listed.append(Network(model.name, contract, inputs))
+            listed.append(NetworkInputs(model.name, contract, inputs))
     return listed
 
 
-def tensors(arrays: Mapping[str, Any]) -> list[grpc.InferInput]:
+def infer_inputs(arrays: Mapping[str, Any]) -> list[grpc.InferInput]:
     """Return arrays as tritonclient sends them."""
     inputs = []
     for name, array in arrays.items():
@@ -108,7 +112,7 @@ def tensors(arrays: Mapping[str, Any]) -> list[grpc.InferInput]:
     return inputs
 
 
-def messages(network: Network, token: str) -> list[Any]:
+def infer_requests(network: NetworkInputs, token: str) -> list[Any]:
     """Return requests of a stage to a network: a good one, and some of each inconsistent kind."""
     requests = []
     for inputs in (network.good(), *(inputs for _, some in network.wrong() for inputs in some)):

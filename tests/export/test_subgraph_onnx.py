@@ -1,4 +1,4 @@
-"""Networks in stages compute the same as MONAI's on whole volumes, for slabs of any thickness."""
+"""Networks in subgraphs compute what MONAI's do on whole volumes, for slabs of any thickness."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import onnx
 import pytest
 import torch
 
-from export import onnx_export, stage_onnx
+from export import onnx_export, subgraph_onnx
 from export.graphs import Graph
 from tests.export.weights import shrunk_graphs
 
@@ -38,7 +38,7 @@ def test_slabs_of_any_thickness_give_the_whole(
     graph = ct[name]
     inputs = example(graph, rows=2)
     session = onnx_export.load(onnx_export.write(graph, tmp_path, "fp32"))
-    assert isinstance(session, stage_onnx.ChainSession)
+    assert isinstance(session, subgraph_onnx.ChainSession)
     (truth,) = onnx_export.evaluate(graph.module, inputs)
     (x,) = (tensor.numpy() for tensor in inputs.values())
     for thickness in (1, 2, 3, 7):
@@ -69,7 +69,7 @@ def test_what_is_half_in_float16(ct: dict[str, Graph], tmp_path: Path) -> None:
 def test_a_weight_that_float16_cannot_hold_is_refused(ct: dict[str, Graph], tmp_path: Path) -> None:
     chain = ct["vae_encoder"].chain
     assert chain is not None
-    bias = chain.stages[0].conv.bias
+    bias = chain.subgraphs[0].conv.bias
     assert bias is not None
     value = bias[0].clone()
     bias[0] = 1e5
@@ -80,18 +80,18 @@ def test_a_weight_that_float16_cannot_hold_is_refused(ct: dict[str, Graph], tmp_
         bias[0] = value
 
 
-def test_every_stage_is_a_valid_graph_of_the_shapes_it_tells(
+def test_every_subgraph_is_a_valid_graph_of_the_shapes_it_tells(
     ct: dict[str, Graph], tmp_path: Path
 ) -> None:
     for graph in ct.values():
         if graph.chain is None:
             continue
         onnx_export.write(graph, tmp_path / graph.name, "fp32")
-        for number, stage in enumerate(graph.chain.stages):
+        for number, subgraph in enumerate(graph.chain.subgraphs):
             path = tmp_path / graph.name / f"{number:02}.onnx"
             onnx.checker.check_model(path, full_check=True)
             model = onnx.load(path).graph
-            inputs, outputs = stage_onnx.shapes(graph.chain, stage)
+            inputs, outputs = subgraph_onnx.shapes(graph.chain, subgraph)
             for tensors, expected in ((model.input, inputs), (model.output, outputs)):
                 dims = {t.name: len(t.type.tensor_type.shape.dim) for t in tensors}
                 assert dims == {name: len(shape) for name, shape in expected.items()}

@@ -12,7 +12,8 @@ import pytest
 
 from backends.slabs import budget
 from backends.slabs.arena import Arena
-from backends.slabs.network import Host, Network
+from backends.slabs.chain_runner import ChainRunner
+from backends.slabs.cpu import Cpu
 from tests.conftest import ROOT
 
 
@@ -44,10 +45,10 @@ def test_activations_go_first_then_slabs_get_thinner() -> None:
 def test_files_of_activations_are_bounded(tmp_path: Path) -> None:
     path = ROOT / "model_repository" / "mini.vae_decoder" / "1" / "chain.json"
     latent = np.random.default_rng(0).normal(size=(1, 4, 16, 12, 12)).astype(np.float32)
-    expected = Network(path, Host(tmp_path, 2), 4)(latent)
-    spilling = Network(path, Host(tmp_path, 2, spill_gigabytes=0.5), 0.001)
+    expected = ChainRunner(path, Cpu(tmp_path, 2), 4)(latent)
+    spilling = ChainRunner(path, Cpu(tmp_path, 2, spill_gigabytes=0.5), 0.001)
     assert np.abs(spilling(latent) - expected).max() < 1e-4
-    spilling.device = Host(tmp_path, 2, spill_gigabytes=0.001)
+    spilling.device = Cpu(tmp_path, 2, spill_gigabytes=0.001)
     with pytest.raises(OSError, match="Disk quota exceeded"):
         spilling(latent)
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,62 @@
+"""A chain on a device within a budget of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..engines import Array
+from ..engines.memory import first_that_fits
+from . import budget, chain
+from .cpu import Cpu
+from .gpu import Gpu
+
+
+class ChainRunner:
+    """Runs a chain on a device within a budget of memory."""
+
+    def __init__(
+        self,
+        path: Path,
+        device: Cpu | Gpu,
+        gigabytes: float = 0,
+        warn: Callable[[str], None] = print,
+    ) -> None:
+        """Load `chain.json` at `path`; `gigabytes` 0: the device's share of its free memory.
+
+        `warn(sentence)` is called when memory runs out, before each further attempt. Raises
+        OSError, ValueError, KeyError, TypeError or RuntimeError for files that are missing or
+        damaged.
+        """
+        self.device, self.gigabytes, self.warn = device, gigabytes, warn
+        self.chain = chain.load(path, device.engine)
+
+    def __call__(self, array: Array) -> Any:
+        """Return the output [R, C, X, Y, Z] for an input [R, C, X, Y, Z], or labels [R, X, Y, Z].
+
+        When memory runs out, activations go far, and then slabs get thinner, down to one plane.
+        Raises ValueError for sides that are no multiples, OSError when the disk is full,
+        OutOfMemory when one plane is too much, and RuntimeError when an engine fails.
+        """
+        x = array[:, None] if array.ndim == 4 else array
+        name, step = self.chain.input, self.chain.planes[self.chain.input]
+        if 0 in x.shape or any(side % step for side in x.shape[2:]):
+            raise ValueError(f"{name}: {list(array.shape)}, but sides must be multiples of {step}")
+        memory = int(self.gigabytes * 1e9 or self.device.available() * self.device.share)
+        planned = budget.divide(self.chain, x.shape, memory, self.device.enough)
+
+        def attempt(thickness: int, near: int) -> Any:
+            if (thickness, near) != planned:
+                self.warn(f"out of memory; trying slabs of {thickness} with activations elsewhere")
+            return chain.run(self.chain, x, thickness, self.device.arena(near))
+
+        try:
+            return first_that_fits(
+                (partial(attempt, *plan) for plan in budget.attempts(*planned)),
+                self.device.forget,
+                f"{name} {list(array.shape)} was too large, even a plane at a time",
+            )
+        finally:
+            self.device.end()

@@ -1,0 +1,72 @@
+"""A chain on the CPU, with files for activations that do not fit into memory."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..engines import Array, channels_last, onnx_runtime, openvino
+from . import budget, chain
+from .arena import Allocate, Arena, in_files
+from .gpu import OnnxSubgraphEngine
+
+
+def innermost(allocate: Allocate) -> Allocate:
+    """Return an allocator of arrays [R, C, X, Y, Z] with C innermost in memory."""
+
+    def allocate_innermost(shape: tuple[int, ...], dtype: Any) -> Array:
+        rows, channels, *sides = shape
+        array: Array = allocate((rows, *sides, channels), dtype).transpose(channels_last.FIRST)
+        return array
+
+    return allocate_innermost
+
+
+class Cpu:
+    """The CPU and its memory, with files for activations that do not fit."""
+
+    enough = 150e6  # bytes of a slab above which it is no faster
+    share = 0.5  # of the free memory
+
+    def __init__(
+        self, spill: Path, threads: int, spill_gigabytes: float = 0, by_onnx_runtime: bool = False
+    ) -> None:
+        """Set the folder of files and their limit, and the number of threads of an engine.
+
+        `spill_gigabytes` 0: half of the space that is free there when a request runs;
+        `by_onnx_runtime`: ONNX Runtime runs the subgraphs, else OpenVINO.
+        """
+        self.spill, self.threads, self.spill_gigabytes = spill, threads, spill_gigabytes
+        self.by_onnx_runtime = by_onnx_runtime
+        self.engines: list[openvino.Engine] = []
+
+    def engine(self, stem: Path) -> chain.SubgraphEngine:
+        """Load a subgraph by its path without suffix."""
+        path = stem.with_suffix(".onnx")
+        if self.by_onnx_runtime:
+            return OnnxSubgraphEngine(onnx_runtime.Engine(path, onnx_runtime.cpu(self.threads)))
+        self.engines.append(openvino.Engine(path, self.threads, innermost=True))
+        return self.engines[-1]
+
+    def forget(self) -> None:
+        """Free all memory but that of the loaded networks."""
+        for engine in self.engines:
+            engine.forget()
+
+    def end(self) -> None:
+        """Do nothing: each subgraph has freed its memory."""
+
+    def available(self) -> int:
+        """Return the bytes of free memory."""
+        return budget.available()
+
+    def arena(self, size: int) -> Arena:
+        """Return an arena with `size` bytes of memory."""
+        limit = self.spill_gigabytes * 1e9 or shutil.disk_usage(self.spill).free / 2
+        near, far = np.empty, in_files(self.spill)
+        if self.by_onnx_runtime:
+            return Arena(size, near, far, far_limit=limit)
+        return Arena(size, innermost(near), innermost(far), far_limit=limit)
