@@ -101,12 +101,12 @@ def test_guidance_within_an_interval(
         assert report["guidance_interval"] == [round(end, 3) for end in interval or (0, 1)]
         return image, flow.cpu_times().user - before
 
-    generate()
-    everywhere, twice = generate(0, 1)
-    nowhere, once = generate(0, 0)
-    assert everywhere.tobytes() == generate()[0].tobytes()
-    assert nowhere.tobytes() == generate(guidance=0)[0].tobytes()
-    assert once < 0.8 * twice
+    (everywhere, _), *_ = two_rows = [generate(), generate(0, 1), generate(0, 1)]
+    (nowhere, _), *_ = one_row = [generate(guidance=0), generate(0, 0), generate(0, 0)]
+    assert all(image.tobytes() == everywhere.tobytes() for image, _ in two_rows)
+    assert all(image.tobytes() == nowhere.tobytes() for image, _ in one_row)
+    # The least of three: what else runs on the machine adds to the CPU time of some.
+    assert min(seconds for _, seconds in one_row) < 0.8 * min(seconds for _, seconds in two_rows)
     partly = generate(0.3, 0.9)[0]
     for other in (everywhere, nowhere):
         assert (partly != other).mean() > 0.1
