@@ -23,10 +23,12 @@ def translate(variant: Variant, inputs: Inputs) -> Inputs:
     """Return the inputs with the mask in MAISI's ids. Raises InvalidRequest."""
     if "vocabulary" not in inputs:
         return inputs
-    table = vocabulary.table(variant, inputs)
+    mapping = vocabulary.id_mapping(variant, inputs)
     if "mask" not in inputs:
         raise InvalidRequest("vocabulary: given without a mask, whose labels it names")
-    return inputs if table is None else {**inputs, "mask": vocabulary.remap(inputs["mask"], table)}
+    if mapping is None:
+        return inputs
+    return {**inputs, "mask": vocabulary.remap(inputs["mask"], mapping)}
 
 
 def add_body_and_augment(variant: Variant, plan: Plan, inputs: Inputs) -> Array | None:

@@ -13,7 +13,7 @@ from .inputs import Array, Inputs, Variant, join, quote, text
 OWN = "maisi"
 
 
-def table(variant: Variant, inputs: Inputs) -> npt.NDArray[np.uint8] | None:
+def id_mapping(variant: Variant, inputs: Inputs) -> npt.NDArray[np.uint8] | None:
     """Return MAISI's id [256] for every id of the vocabulary that `inputs` names.
 
     The variant's `vocabularies` are name -> list of MAISI's ids, one for each id. An id that the
@@ -34,8 +34,8 @@ def table(variant: Variant, inputs: Inputs) -> npt.NDArray[np.uint8] | None:
     return mapping
 
 
-def remap(mask: Array, table: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Return `mask` [X, Y, Z], uint8, in MAISI's ids by a `table` of this module.
+def remap(mask: Array, mapping: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Return `mask` [X, Y, Z], uint8, in MAISI's ids by an `id_mapping`.
 
     Raises InvalidRequest for ids that the vocabulary lacks.
     """
@@ -43,10 +43,10 @@ def remap(mask: Array, table: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     remapped = np.empty(mask.shape, np.uint8)
     for plane, out in zip(mask, remapped, strict=True):  # an index takes eight bytes a voxel
         present[plane] = True
-        np.take(table, plane, out=out)
+        np.take(mapping, plane, out=out)
     present[0] = False
-    if (present & (table == 0)).any():
-        unknown, allowed = np.flatnonzero(present & (table == 0)), np.flatnonzero(table)
+    if (present & (mapping == 0)).any():
+        unknown, allowed = np.flatnonzero(present & (mapping == 0)), np.flatnonzero(mapping)
         raise InvalidRequest(
             f"mask: holds {join(unknown)}, and the ids of its vocabulary are {join([0, *allowed])}"
         )
