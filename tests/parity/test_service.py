@@ -86,28 +86,21 @@ def test_both_endpoints_give_the_same_bytes(
 
 
 @pytest.mark.parametrize("masked", [True, False])
-def test_guidance_within_an_interval(
-    caller: Caller, server: Server, mask: Mask, masked: bool
-) -> None:
+def test_guidance_within_an_interval(caller: Caller, mask: Mask, masked: bool) -> None:
     shape = {"mask": mask(48, 48, 48)} if masked else {"size": i4(48, 48, 48)}
-    flow = server.stub("mini.flow_masked" if masked else "mini.flow")
 
-    def generate(*interval: float, guidance: float = 2) -> tuple[Array, float]:
+    def generate(*interval: float, guidance: float = 2) -> Array:
         inputs = {"guidance_interval": f4(*interval)} if interval else {}
-        before = flow.cpu_times().user
         image, report = caller.volume(
             **shape, **inputs, seed=np.array([4]), steps=i4(5), guidance=f4(guidance)
         )
         assert report["guidance_interval"] == [round(end, 3) for end in interval or (0, 1)]
-        return image, flow.cpu_times().user - before
+        return image
 
-    (everywhere, _), *_ = two_rows = [generate(), generate(0, 1), generate(0, 1)]
-    (nowhere, _), *_ = one_row = [generate(guidance=0), generate(0, 0), generate(0, 0)]
-    assert all(image.tobytes() == everywhere.tobytes() for image, _ in two_rows)
-    assert all(image.tobytes() == nowhere.tobytes() for image, _ in one_row)
-    # The least of three: what else runs on the machine adds to the CPU time of some.
-    assert min(seconds for _, seconds in one_row) < 0.8 * min(seconds for _, seconds in two_rows)
-    partly = generate(0.3, 0.9)[0]
+    everywhere, nowhere = generate(), generate(guidance=0)
+    assert generate(0, 1).tobytes() == everywhere.tobytes()
+    assert generate(0, 0).tobytes() == nowhere.tobytes()
+    partly = generate(0.3, 0.9)
     for other in (everywhere, nowhere):
         assert (partly != other).mean() > 0.1
 
