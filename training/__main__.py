@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from export import networks, variant
 
 from . import autoencoder, data, evaluate, flow
-from .anatomy import ORIGIN, SHAPE, heads
+from .heads import heads
+from .sources import ORIGIN, SHAPE
 from .synthesis import MODALITIES, SPACING, example
 
 STAGES = ("data", "autoencoder", "latents", "flow", "save", "evaluate", "example")
@@ -58,7 +59,7 @@ def _save(cache: Path, folder: Path) -> None:
 
 def _example(cache: Path) -> None:
     """Write the example mask, Colin27 with lesions, and two held-out heads for the tests."""
-    mask = example(heads(cache)[0], seed=25)
+    mask = example(heads(cache)[0].labels, seed=25)
     affine = np.diag([SPACING, SPACING, SPACING, 1.0])
     affine[:3, 3] = [
         origin + (SPACING - 1) / 2 - (SPACING * n - head) // 2

@@ -1,29 +1,24 @@
-"""Two labelled heads at 1 mm in MNI space, made from data of PyPI and Debian packages.
+"""Labels of three heads at 1 mm in MNI space, made from data of PyPI and Debian packages.
 
-Colin27 (`ch2`, Debian `mricron-data`) has a folded cortex and the tissues outside the brain; the
-ICBM152 2009a average with its tissue maps (nilearn) is a second brain. Tissues follow from the
-images; the deep grey nuclei, ventricles, cerebellum and brain stem are ellipsoids in MNI space,
-positioned by eye and intersected with the tissue. They are plausible at 2 mm; they are no atlas.
+Colin27 (`ch2`, Debian `mricron-data`) and S1 (pycortex) are scans of two people; the ICBM152 2009a
+average with its tissue maps (nilearn) is a third brain, in Colin's skull. Tissues follow from the
+images, S1's cortex from its surfaces; the deep grey nuclei, ventricles, cerebellum and brain stem
+are ellipsoids in MNI space, positioned by eye and intersected with the tissue. They are plausible
+at 2 mm; they are no atlas.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
-import tempfile
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-Labels = NDArray[np.uint8]
-Mask = NDArray[np.bool_]
+from . import sources
+from .sources import ORIGIN, SHAPE, Image, Mask
 
-SHAPE = (181, 217, 181)
-ORIGIN = (-90.0, -125.0, -71.0)  # mm, MNI; x grows to the right
-DEBIAN_PACKAGE = "mricron-data"
+Labels = NDArray[np.uint8]
 
 CSF, GREY, SKULL, MUSCLE, FAT, SKIN = 131, 22, 120, 156, 157, 168
 WMH, TUMOUR = 150, 176
@@ -53,35 +48,6 @@ NUCLEI = (
 )
 
 
-def _debian_templates(cache: Path) -> Path:
-    """Return the unpacked `templates` folder of Debian's mricron-data."""
-    system = Path("/usr/share/mricron/templates")
-    if system.is_dir():
-        return system
-    unpacked = cache / "usr/share/mricron/templates"
-    if not unpacked.is_dir():
-        with tempfile.TemporaryDirectory() as temporary:
-            subprocess.run(["apt-get", "download", DEBIAN_PACKAGE], cwd=temporary, check=True)
-            package = next(Path(temporary).glob("*.deb"))
-            subprocess.run(["dpkg-deb", "-x", str(package), str(cache)], check=True)
-    return unpacked
-
-
-def _on_grid(path: Path) -> NDArray[np.float32]:
-    """Return the image at `path` (1 mm, axis aligned) on the common grid `[181, 217, 181]`."""
-    image = nib.load(path)
-    data = np.asarray(image.dataobj, dtype=np.float32)
-    shift = [round(o - a) for o, a in zip(ORIGIN, image.affine[:3, 3], strict=True)]
-    out = np.zeros(SHAPE, np.float32)
-    source, target = [], []
-    for offset, size, grid_size in zip(shift, data.shape, SHAPE, strict=True):
-        low, high = max(offset, 0), min(offset + grid_size, size)
-        source.append(slice(low, high))
-        target.append(slice(low - offset, high - offset))
-    out[tuple(target)] = data[tuple(source)]
-    return out
-
-
 def _ball(radius: int) -> Mask:
     grid = np.indices((2 * radius + 1,) * 3) - radius
     return np.asarray((grid**2).sum(0) <= radius**2)
@@ -101,7 +67,7 @@ def _ellipsoid(centre: tuple[float, ...], radii: tuple[float, ...]) -> Mask:
     )
 
 
-def _outer_head(head: NDArray[np.float32], intracranial: Mask) -> Labels:
+def outer_head(head: Image, intracranial: Mask) -> Labels:
     """Return skin, fat, muscle and skull by T1 intensity outside the intracranial space."""
     body = ndimage.binary_opening(head > 22, _ball(1))
     components, _ = ndimage.label(body)
@@ -152,9 +118,10 @@ def _brain(grey: Mask, white: Mask, intracranial: Mask) -> Labels:
     return labels
 
 
-def _colin(templates: Path) -> tuple[Labels, Mask, NDArray[np.float32]]:
-    head = _on_grid(templates / "ch2.nii.gz")
-    inside = _on_grid(templates / "ch2bet.nii.gz") > 0
+def colin(templates: Path) -> tuple[Labels, Mask, Image]:
+    """Return Colin27's brain labels, its intracranial space and its T1."""
+    head = sources.on_grid(templates / "ch2.nii.gz")
+    inside = sources.on_grid(templates / "ch2bet.nii.gz") > 0
     inside = np.asarray(ndimage.binary_opening(inside, _ball(2)))
     intracranial = np.asarray(ndimage.binary_dilation(_close(inside, 10), _ball(1)))
     # modes of ch2 inside the brain: fluid ~45, grey ~88, white ~112
@@ -165,12 +132,11 @@ def _colin(templates: Path) -> tuple[Labels, Mask, NDArray[np.float32]]:
     return _brain(grey, white, intracranial), intracranial, head
 
 
-def _icbm() -> tuple[Labels, Mask]:
-    spec = importlib.util.find_spec("nilearn")
-    assert spec is not None and spec.origin is not None, "nilearn is needed: pip install nilearn"
-    folder = Path(spec.origin).parent / "datasets/data"
+def icbm() -> tuple[Labels, Mask]:
+    """Return the brain labels of ICBM152 and its intracranial space."""
+    folder = sources.nilearn_data()
     t1, grey, white = (
-        _on_grid(folder / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz")
+        sources.on_grid(folder / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz")
         for kind in ("t1", "gm", "wm")
     )
     intracranial = _close(t1 > 0, 4)
@@ -179,20 +145,26 @@ def _icbm() -> tuple[Labels, Mask]:
     return _brain(is_grey, is_white, intracranial), intracranial
 
 
-def heads(cache: Path) -> list[Labels]:
-    """Return label maps of Colin27 and of ICBM152 in Colin's skull.
+def s1(folder: Path, colin_space: Mask) -> tuple[Labels, Mask, Image]:
+    """Return S1's brain labels, its intracranial space and its T1.
 
-    `[181, 217, 181]` uint8 at 1 mm, RAS+. Raises CalledProcessError where the download of Debian's
-    package fails.
+    The cortex is what lies between the surfaces. They leave out cerebellum and brain stem: these
+    are bright voxels inside Colin's intracranial space.
     """
-    file = cache / "heads.npz"
-    if not file.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        brain, space, head = _colin(_debian_templates(cache))
-        other, other_space = _icbm()
-        outer = _outer_head(head, space)
-        colin = np.where(space, brain, outer)
-        icbm = np.where(other_space, other, np.where(space, np.uint8(CSF), outer))
-        np.savez_compressed(file, colin=colin, icbm=icbm)
-    with np.load(file) as data:
-        return [data["colin"], data["icbm"]]
+    head = sources.s1_on_grid(folder / "anatomicals/raw.nii.gz")
+    within_white, within_pia = (
+        sources.s1_surface(folder / f"surfaces/{kind}_lh.gii")
+        | sources.s1_surface(folder / f"surfaces/{kind}_rh.gii")
+        for kind in ("wm", "pia")
+    )
+    # modes of S1: fluid ~25, grey ~75, white ~107
+    deep = ndimage.distance_transform_edt(colin_space) > 2
+    rest = np.asarray(ndimage.binary_opening(deep & ~within_pia & (head > 52), _ball(2)))
+    pieces, _ = ndimage.label(rest | within_pia)
+    brain = pieces == np.bincount(pieces.ravel())[1:].argmax() + 1
+    cortex = within_pia & ~within_white
+    smooth = ndimage.gaussian_filter(head, 0.7)  # deep nuclei are near white matter's intensity
+    white = brain & ~cortex & (smooth > 91)
+    grey = cortex | (brain & ~white & (smooth > 52))
+    intracranial = np.asarray(ndimage.binary_dilation(_close(brain, 10), _ball(2)))
+    return _brain(grey, white, intracranial), intracranial, head

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from .anatomy import heads
+from .heads import heads
 from .synthesis import CONTRASTS, render, subject, without_head
 
 HELD_OUT = 100_000  # seeds from this one on are not in the training set

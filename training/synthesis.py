@@ -3,7 +3,7 @@
 The generative model follows SynthSeg (Billot et al., Medical Image Analysis 2023): intensities per
 label, a smooth bias field, noise; unlike in SynthSeg the means are those of a real contrast. A
 render is computed on a grid twice as fine as the mask and averaged, so that its edges have partial
-volume.
+volume. What a head's T1 shows within a tissue modulates every contrast.
 """
 
 from __future__ import annotations
@@ -17,8 +17,12 @@ from scipy import ndimage
 
 from . import anatomy as a
 from .anatomy import Labels
+from .heads import UNIT, Head
+from .sources import SHAPE, Mask
+from .warps import coordinates, sample, smooth_noise
 
 SIZE = (96, 112, 96)
+FINE = (192, 224, 192)
 SPACING = 2.0  # mm
 MODALITIES = {
     "mri_t1": 9,
@@ -31,6 +35,7 @@ MODALITIES = {
     "mri_swi_skull_stripped": 32,
 }
 CONTRASTS = tuple(MODALITIES)[:4]
+HEAD_SHARES = (0.4, 0.4, 0.2)  # Colin27, S1, ICBM152, whose cortex hardly folds
 OUTSIDE = (a.SKULL, a.MUSCLE, a.FAT, a.SKIN)
 FLUID = (a.CSF, a.THIRD, a.FOURTH, *a.PAIRS["lateral_ventricle"])
 WHITE = a.PAIRS["white"]
@@ -67,54 +72,15 @@ for _ids, _row in _MEANS.items():
 
 @dataclass(frozen=True)
 class Subject:
-    """A warped head: `fine` `[2X, 2Y, 2Z]` and `mask` `[X, Y, Z]`, uint8 labels; spacing in mm."""
+    """A warped head: uint8 labels `fine` `[2X, 2Y, 2Z]` and `mask` `[X, Y, Z]`; spacing in mm.
+
+    `texture` `[2X, 2Y, 2Z]` float32 is that of the head's T1 in standard deviations.
+    """
 
     fine: Labels
+    texture: NDArray[np.float32]
     mask: Labels
     spacing: float
-
-
-def _smooth_noise(
-    rng: np.random.Generator, shape: tuple[int, ...], cell: int, channels: int = 1
-) -> torch.Tensor:
-    """Return unit normal values every `cell` voxels, interpolated: `[channels, *shape]` float32."""
-    coarse = [max(2, round(n / cell) + 1) for n in shape]
-    values = torch.from_numpy(rng.standard_normal((1, channels, *coarse), dtype=np.float32))
-    return torch.nn.functional.interpolate(
-        values, size=tuple(shape), mode="trilinear", align_corners=True
-    )[0]
-
-
-def _coordinates(rng: np.random.Generator, spacing: float) -> list[torch.Tensor]:
-    """Return for each voxel of the fine grid its position in the 1 mm head, in voxels."""
-    fine = tuple(2 * n for n in SIZE)
-    angles = rng.normal(0, 0.07, 3)
-    zoom = rng.normal(1, 0.05) * np.exp(rng.normal(0, 0.025, 3))
-    rotation = np.eye(3)
-    for axis, angle in enumerate(angles):
-        i, j = [k for k in range(3) if k != axis]
-        turn = np.eye(3)
-        turn[i, i] = turn[j, j] = np.cos(angle)
-        turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
-        rotation = rotation @ turn
-    matrix = (rotation * zoom).astype(np.float32) * spacing / 2
-    centre = (np.array(a.SHAPE, np.float32) - 1) / 2 + rng.normal(0, 3, 3).astype(np.float32)
-    grids = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in fine]
-    warp = 4.0 * _smooth_noise(rng, fine, 36, 3) + 1.4 * _smooth_noise(rng, fine, 14, 3)
-    position = []
-    for row in range(3):
-        p = centre[row] + warp[row]
-        for column, grid in enumerate(grids):
-            shape = [1, 1, 1]
-            shape[column] = -1
-            p = p + float(matrix[row, column]) * grid.view(shape)
-        position.append(p)
-    # ventricles grow or shrink: a shift towards their centre that decays over 22 mm
-    middle = torch.tensor([90.0, 112.0, 84.0])
-    offsets = [p - m for p, m in zip(position, middle, strict=True)]
-    decay = torch.exp(-sum((o / 22) ** 2 for o in offsets) / 2)
-    shift = float(rng.uniform(-0.45, 0.25))
-    return [p + shift * decay * o for p, o in zip(position, offsets, strict=True)]
 
 
 def _add_lesions(rng: np.random.Generator, labels: Labels) -> None:
@@ -123,8 +89,8 @@ def _add_lesions(rng: np.random.Generator, labels: Labels) -> None:
     if rng.random() < 0.7:
         fluid = np.isin(labels[::2, ::2, ::2], a.PAIRS["lateral_ventricle"])
         near = white & (ndimage.distance_transform_edt(~fluid) < rng.uniform(4, 14))
-        texture = _smooth_noise(rng, near.shape, int(rng.integers(4, 8)))[0].numpy()
-        wmh = near & (texture > rng.uniform(0.5, 1.2))
+        texture = smooth_noise(rng, near.shape, int(rng.integers(4, 8)))[0].numpy()
+        wmh = near & (texture > rng.uniform(0.9, 2.1))
         fine = wmh.repeat(2, 0).repeat(2, 1).repeat(2, 2)
         labels[fine & np.isin(labels, WHITE)] = a.WMH
     if rng.random() < 0.35:
@@ -138,7 +104,7 @@ def _add_lesions(rng: np.random.Generator, labels: Labels) -> None:
         distance = np.sqrt(
             sum((g - c + lo) ** 2 for g, c, lo in zip(grid, centre, low, strict=True))
         )
-        edge = radius * (1 + 0.25 * _smooth_noise(rng, part.shape, 8)[0].numpy())
+        edge = radius * (1 + 0.15 * smooth_noise(rng, part.shape, 8)[0].numpy())
         inside = (distance < edge) & (part != 0) & ~np.isin(part, OUTSIDE)
         part[inside] = a.TUMOUR
 
@@ -152,26 +118,55 @@ def _majority(fine: Labels) -> Labels:
     return np.take_along_axis(blocks, votes.argmax(1)[:, None], 1).reshape(x, y, z)
 
 
-def subject(rng: np.random.Generator, heads: list[Labels]) -> Subject:
+def move_borders(
+    labels: Labels, right: Mask, border: NDArray[np.float32], white_mm: float, pial_mm: float
+) -> None:
+    """Move, in place, the cortex' border to white matter and to fluid by mm towards the outside.
+
+    `border` `[2, X, Y, Z]` is the distance of the white and of the pial border in mm, positive
+    inside, as in `Head`. `right` is the head's right side, whose white matter has its own label.
+    """
+    cortex = labels == a.GREY
+    either = cortex | np.isin(labels, WHITE)
+    fluid = labels == a.CSF
+    white = border[0] > -white_mm
+    labels[either & ~white] = a.GREY
+    labels[cortex & white & right] = WHITE[0]
+    labels[cortex & white & ~right] = WHITE[1]
+    labels[cortex & ~white & (border[1] < -pial_mm)] = a.CSF
+    labels[fluid & (border[1] > -pial_mm)] = a.GREY
+
+
+def subject(rng: np.random.Generator, heads: list[Head]) -> Subject:
     """Return a new head: one of `heads` flipped, warped, resized, with lesions."""
-    head = heads[0] if rng.random() < 0.65 else heads[1]
-    if rng.random() < 0.5:
-        head = FLIP[head[::-1]]
+    head = heads[rng.choice(3, p=HEAD_SHARES)]
+    flipped = rng.random() < 0.5
     spacing = float(rng.uniform(1.8, 2.2))
-    position = [p.round_().to(torch.int64) for p in _coordinates(rng, spacing)]
-    inside = torch.ones(position[0].shape, dtype=torch.bool)
-    for p, n in zip(position, a.SHAPE, strict=True):
+    atrophy = float(rng.uniform() ** 2)
+    position = coordinates(rng, FINE, spacing / 2, atrophy)
+    if flipped:
+        position[0] = SHAPE[0] - 1 - position[0]
+    voxel = position.round().to(torch.int64)
+    inside = torch.ones(voxel.shape[1:], dtype=torch.bool)
+    for p, n in zip(voxel, SHAPE, strict=True):
         inside &= (p >= 0) & (p < n)
         p.clamp_(0, n - 1)
-    flat = (position[0] * a.SHAPE[1] + position[1]) * a.SHAPE[2] + position[2]
-    fine = np.ascontiguousarray(head).ravel()[flat.numpy()] * inside.numpy().astype(np.uint8)
+    flat = (voxel[0] * SHAPE[1] + voxel[1]) * SHAPE[2] + voxel[2]
+    fine = head.labels.ravel()[flat.numpy()] * inside.numpy().astype(np.uint8)
+    texture, *border = sample([head.texture, head.white_border, head.pial_border], position).numpy()
+    right = position[0].numpy() >= (SHAPE[0] - 1) / 2
+    white_mm = rng.uniform(-0.5, 0.7)
+    pial_mm = rng.uniform(-0.4, 0.4) - 0.6 * atrophy  # atrophy widens the sulci
+    move_borders(fine, right, np.stack(border) / 10, white_mm, pial_mm)
+    if flipped:
+        fine = FLIP[fine]
     _add_lesions(rng, fine)
-    return Subject(fine, _majority(fine), spacing)
+    return Subject(fine, texture / UNIT, _majority(fine), spacing)
 
 
 def example(head: Labels, seed: int) -> Labels:
     """Return `head` without a warp, with lesions drawn from `seed`, at 2 mm: `[96, 112, 96]`."""
-    fine = np.zeros(tuple(2 * n for n in SIZE), np.uint8)
+    fine = np.zeros(FINE, np.uint8)
     low = [(n - size) // 2 for n, size in zip(fine.shape, head.shape, strict=True)]
     fine[tuple(slice(start, start + n) for start, n in zip(low, head.shape, strict=True))] = head
     _add_lesions(np.random.default_rng(seed), fine)
@@ -185,12 +180,14 @@ def render(rng: np.random.Generator, head: Subject, contrast: str) -> NDArray[np
         table[pair[1]] = table[pair[0]]
     table[list(FLUID)] = table[a.CSF]
     table[0] = 0
-    painted = torch.from_numpy(table[head.fine])[None, None]
-    image = torch.nn.functional.avg_pool3d(painted, 2)[0, 0].numpy()
-    image = ndimage.gaussian_filter(image, rng.uniform(0.74, 0.82))  # about 3.6 mm FWHM
-    field = torch.exp(0.06 * _smooth_noise(rng, SIZE, 40)[0]).numpy()
-    texture = 1 + 0.02 * _smooth_noise(rng, SIZE, 3)[0].numpy()
-    image = image * field * texture
+    # Brighter than its tissue in T1 is nearer to white matter, hence darker in the other contrasts;
+    # outside the brain it is nearer to fat, which is bright in all.
+    amount = np.full(256, rng.uniform(0.03, 0.06) * (1 if contrast == "mri_t1" else -1), np.float32)
+    amount[list(OUTSIDE)] = rng.uniform(0.03, 0.06)
+    painted = torch.from_numpy(table[head.fine] * (1 + amount[head.fine] * head.texture))
+    image = torch.nn.functional.avg_pool3d(painted[None, None], 2)[0, 0].numpy()
+    image = ndimage.gaussian_filter(image, rng.uniform(0.30, 0.42))  # at most one voxel FWHM
+    image = image * torch.exp(0.04 * smooth_noise(rng, SIZE, 40)[0]).numpy()
     noise = rng.normal(0, 0.006, (2, *SIZE)).astype(np.float32)
     noisy = np.hypot(image + noise[0], noise[1])  # Rician
     return np.asarray(np.where(image < 0.01, 0, noisy), dtype=np.float32)
