@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "export": {"backends"},
     "reliability": {"backends.engines", "bench", "export", "maisi_client", "server"},
     "server": set(),
-    "training": {"export"},
+    "training": {"backends.maisi", "export"},
 }
 OURS = {package.split("/")[0] for package in MAY_IMPORT} - {"client"} | {"maisi_client"}
 TORCH = {"torch", "monai"}
