@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--subjects", type=int, default=150)
     parser.add_argument("--held-out", type=int, default=4)
     parser.add_argument("--autoencoder-steps", type=int, default=2000)
-    parser.add_argument("--flow-steps", type=int, default=1300)
+    parser.add_argument("--flow-steps", type=int, default=3500)
     parser.add_argument("--modalities", nargs="+", default=list(MODALITIES))
     args = parser.parse_args()
     stages = STAGES if args.stage == "all" else (args.stage,)

@@ -1,4 +1,4 @@
-"""Training of the autoencoder: L1 and L2 of voxels, L1 of their differences, a small KL term."""
+"""Training of the autoencoder: voxels, edges, local contrast, coarse latents, a KL term."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ BATCH = 2  # crops; PyTorch chooses a slow convolution for small inputs of batch
 # (share of the steps up to which it applies, voxels of a cube's side; 0: whole volumes). Whole
 # volumes come last, since the statistics of norms depend on the size.
 CROPS = ((0.5, 32), (0.85, 48), (1.0, 0))
+SHARPNESS = 0.7  # weight of the local gradient, for decoded volumes nearly as sharp as renders
+# Weight of the KL term, in nats per element. With 2e-5 an element holds 10 nats, most of which no
+# flow of this size can predict.
+KL = 1e-3
 
 
 def plain_norms(network: nn.Module) -> nn.Module:
@@ -66,14 +70,49 @@ def _differences(x: torch.Tensor) -> list[torch.Tensor]:
     return [x.diff(dim=axis) for axis in (2, 3, 4)]
 
 
-def _loss(network: nn.Module, image: torch.Tensor) -> torch.Tensor:
-    output, mean, sigma = network(image)
-    error = (output - image).abs().mean() + 20 * (output - image).square().mean()
+def _gradient(x: torch.Tensor) -> torch.Tensor:
+    """Return the root of the mean squared difference of neighbours in each cube of 4 voxels."""
+    squares = torch.zeros_like(x)
+    for axis, difference in zip((2, 3, 4), _differences(x), strict=True):
+        squares.narrow(axis, 0, difference.shape[axis]).add_(difference.square())
+    return (nn.functional.avg_pool3d(squares, 4) + 1e-6).sqrt()
+
+
+def sharpness(output: torch.Tensor, image: torch.Tensor) -> float:
+    """Return the ratio of the gradient energy of `output` to that of `image`."""
+    energies = [sum(float(d.square().sum()) for d in _differences(x)) for x in (output, image)]
+    return energies[0] / energies[1]
+
+
+def divergence(mean: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """Return the mean KL divergence from the standard normal distribution in nats per element."""
+    log = sigma.clamp_min(1e-6).log()
+    return torch.as_tensor(0.5 * (mean.square() + sigma.square() - 2 * log - 1).mean())
+
+
+def _loss(network: Any, image: torch.Tensor) -> torch.Tensor:
+    """Return the loss of a batch `[B, 1, X, Y, Z]`.
+
+    The latent averaged in cubes of 2 voxels has to decode to the averaged image, so that the coarse
+    part of a latent is the coarse part of the image and a flow can learn it first (Skorokhodov et
+    al., 2025, arXiv 2502.14831). The local gradient keeps texture that squared errors blur.
+    """
+    mean, sigma = network.encode(image)
+    output = network.decode(mean + sigma * torch.randn_like(sigma))
     edges = [
         (a - b).abs().mean() for a, b in zip(_differences(output), _differences(image), strict=True)
     ]
-    kl = 0.5 * (mean.square() + sigma.square() - 2 * sigma.clamp_min(1e-6).log() - 1).mean()
-    return torch.as_tensor(error + 0.3 * sum(edges) + 2e-5 * kl)
+    gradient = (_gradient(output) - _gradient(image)).abs().mean()
+    pool = nn.functional.avg_pool3d
+    coarse = (network.decode(pool(mean, 2)) - pool(image, 2)).abs().mean()
+    error = (output - image).abs().mean() + 20 * (output - image).square().mean()
+    return torch.as_tensor(
+        error
+        + 0.3 * sum(edges)
+        + SHARPNESS * gradient
+        + 0.5 * coarse
+        + KL * divergence(mean, sigma)
+    )
 
 
 def train(cache: Path, steps: int, device: str, start: networks.Networks | None) -> None:
@@ -101,22 +140,33 @@ def train(cache: Path, steps: int, device: str, start: networks.Networks | None)
         recent.append(loss.item())
         if trainer.done % 200 == 0 or trainer.done == steps:
             torch.save(trainer.state(), state_file)
+            quality = held_out_quality(trainer.average, cache, 1)
+            numbers = " ".join(f"{name} {value:.3g}" for name, value in quality.items())
             print(
-                f"autoencoder {trainer.done}/{steps} loss {np.mean(recent):.4f} "
-                f"psnr {held_out_psnr(trainer.average, cache, 1):.2f} dB "
+                f"autoencoder {trainer.done}/{steps} loss {np.mean(recent):.4f} {numbers} "
                 f"{trainer.elapsed():.0f} s",
                 flush=True,
             )
 
 
 @torch.no_grad()
-def held_out_psnr(network: Any, cache: Path, subjects: int) -> float:
-    """Return the mean PSNR in dB of whole held-out volumes, T1, T2 and FLAIR."""
-    values = []
+def held_out_quality(network: Any, cache: Path, subjects: int) -> dict[str, float]:
+    """Return means over whole held-out volumes, T1, T2 and FLAIR.
+
+    `psnr` in dB; `sharpness`: see there; `smooth`: the share of a latent's variance that is left
+    after a mean over cubes of 3 voxels; `kl` in nats per element.
+    """
+    rows = []
     device = next(network.parameters()).device
     for path in data.paths(cache, held_out=True)[:subjects]:
         mask, images, _ = data.load(path)
         for name in CONTRASTS[:3]:
             image = torch.from_numpy(data.image(mask, images, name))[None, None].to(device)
-            values.append(psnr(network.decode(network.encode(image)[0]).clamp_min(0), image))
-    return float(np.mean(values))
+            mean, sigma = network.encode(image)
+            decoded = network.decode(mean).clamp_min(0)
+            smooth = nn.functional.avg_pool3d(mean, 3, 1, 1).var() / mean.var()
+            rows.append(
+                [psnr(decoded, image), sharpness(decoded, image), smooth, divergence(mean, sigma)]
+            )
+    means = np.mean(rows, axis=0)
+    return dict(zip(("psnr", "sharpness", "smooth", "kl"), map(float, means), strict=True))

@@ -27,9 +27,11 @@ from .muon import Trainer
 from .synthesis import MODALITIES, without_head
 
 MODALITIES_A_STEP = 3
-# (share of the steps up to which it applies, latent voxels of a cube's side). Cubes are of two
-# subjects per step; 0: one whole volume.
-CROPS = ((0.5, 12), (0.7, 16), (1.0, 0))
+# Weights of the squared error of velocities averaged in cubes of this side. Any weights have the
+# same optimum. An average has little noise left, so what is coarse, which the modality decides and
+# the two halves share, is learned first (Hoogeboom et al., 2023, arXiv 2301.11093).
+SCALES = {1: 1.0, 2: 2.0, 4: 4.0}
+LABEL_DROPPED = 0.08  # label 0 is the unconditional row of guidance
 FORMAT = torch.channels_last_3d
 
 
@@ -140,65 +142,69 @@ def encode(cache: Path, autoencoder: Any, limit: int) -> float:
     return float(1 / torch.cat(latents).std())
 
 
-def _draw(cache: Path, scale: float) -> Latents:
+def draw(cache: Path, scale: float) -> Latents:
     """Return a random encoded subject."""
     file = torch.load(random.choice(list((cache / "latents").glob("*.pt"))), weights_only=True)
     return Latents(file["mask"], file["clean"] * scale, file["spacing"])
 
 
-def _timesteps(count: int) -> torch.Tensor:
+def timesteps(count: int) -> torch.Tensor:
     """Return `count` timesteps: half uniform, half denser at the noisy end.
 
-    There the mask has the largest effect on the volume.
+    There the mask and the modality have the largest effect on the volume.
     """
     u = torch.rand(count)
     return 1000 * torch.where(torch.rand(count) < 0.5, u, u.sqrt())
 
 
-def _crop(subject: Latents, crop: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mask and latents of a random cube of `crop` latent voxels, or of all (0)."""
-    shape = subject.clean.shape[2:]
-    corner = [random.randint(0, n - crop) if crop else 0 for n in shape]
-    cube = tuple(slice(c, c + (crop or n)) for c, n in zip(corner, shape, strict=True))
-    voxels = tuple(slice(4 * s.start, 4 * s.stop) for s in cube)
-    latents = (slice(None), slice(None), *cube)
-    return subject.mask[voxels], subject.clean[latents]
+def multiscale_error(difference: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return the mean of squared `difference` `[B, C, x, y, z]` by `weight` and `SCALES`."""
+    errors = [
+        factor
+        * (pool(weight, side) * pool(difference, side).square().mean(1, keepdim=True)).sum()
+        / pool(weight, side).sum()
+        for side, factor in SCALES.items()
+    ]
+    return torch.as_tensor(sum(errors) / sum(SCALES.values()))
 
 
-def _batch_loss(pair: Pair, subjects: list[Latents], crop: int, device: str) -> torch.Tensor:
-    """Return the weighted squared error of the velocity for a few modalities of each subject."""
-    names = random.sample(range(8), MODALITIES_A_STEP)
-    label = torch.tensor(list(MODALITIES.values()))[names].repeat(len(subjects))
-    crops = [_crop(subject, crop) for subject in subjects]
-    mask = torch.stack([mask for mask, _ in crops])
-    if random.random() < 0.2:  # a mask without a head goes with skull-stripped modalities only
-        mask = torch.from_numpy(without_head(mask.numpy()))
-        names = [n % 4 + 4 for n in names]
-    clean = torch.cat([clean[names] for _, clean in crops]).to(device)
-    mask = mask.to(device)
-    label[torch.rand(len(label)) < 0.08] = 0
-    t = _timesteps(len(label)).to(device)
-    noise = torch.randn_like(clean)
-    share = (t / 1000).view(-1, 1, 1, 1, 1)
+def pool(x: torch.Tensor, side: int) -> torch.Tensor:
+    """Return the means of cubes of `side` voxels; a rest at the end of an axis is left out."""
+    return nn.functional.avg_pool3d(x, side) if side > 1 else x
+
+
+def loss(pair: Pair, subject: Latents, masked: bool, device: str) -> torch.Tensor:
+    """Return the weighted squared error of the velocity for a few modalities of a subject.
+
+    They share a timestep and noise, so that they differ by their label alone.
+    """
+    mask, names = subject.mask[None], random.sample(range(8), MODALITIES_A_STEP)
+    if masked and random.random() < 0.2:  # skull-stripped modalities take masks without a head too
+        mask, names = torch.from_numpy(without_head(mask.numpy())), random.sample(range(4, 8), 3)
+    label = torch.tensor(list(MODALITIES.values()))[names]
+    label[torch.rand(len(label)) < LABEL_DROPPED] = 0
+    clean = subject.clean[names].to(device)
+    noise = torch.randn_like(clean[:1])
+    t = timesteps(1).to(device)
+    share = t / 1000
     noisy = ((1 - share) * clean + share * noise).contiguous(memory_format=FORMAT)
-    weight, embedding = torch.ones_like(clean[:, :1]), None
-    if crop or random.random() < 0.65:
+    weight, embedding = torch.ones_like(clean[:1, :1]), None
+    if masked:
+        mask = mask.to(device)
         embedding = pair.embed(mask).repeat_interleave(len(names), 0)
-        pool = nn.functional.max_pool3d
-        head = pool((mask != 0).float()[:, None], 4)
-        lesion = pool(((mask == WMH) | (mask == TUMOUR)).float()[:, None], 4)
-        weight = (0.15 + 0.85 * head + 4 * lesion).repeat_interleave(len(names), 0)
-    mm100 = torch.tensor([100 * subject.spacing for subject in subjects], device=device)
-    spacing = mm100.repeat_interleave(len(names))[:, None].repeat(1, 3)
-    velocity = pair(noisy, t, label.to(device), spacing, embedding)
-    error = (velocity - (clean - noise)).square().mean(1, keepdim=True)
-    return torch.as_tensor((weight * error).sum() / weight.sum())
+        lesion = ((mask == WMH) | (mask == TUMOUR)).float()[:, None]
+        head = (mask != 0).float()[:, None]
+        largest = nn.functional.max_pool3d
+        weight = 0.15 + 0.85 * largest(head, 4) + 4 * largest(lesion, 4)
+    spacing = torch.full((len(names), 3), 100 * subject.spacing, device=device)
+    velocity = pair(noisy, t.repeat(len(names)), label.to(device), spacing, embedding)
+    return multiscale_error(velocity - (clean - noise), weight.repeat_interleave(len(names), 0))
 
 
 def train(
     cache: Path, steps: int, device: str, scale: float, start: networks.Networks | None
 ) -> None:
-    """Train for `steps` on crops of increasing size; save and resume by `flow.pt`.
+    """Train for `steps`, with and without the mask in turn; save and resume by `flow.pt`.
 
     `scale`: the factor of latents; `start`: initial weights; None: random ones.
     """
@@ -210,17 +216,16 @@ def train(
     trainer = Trainer(pair, steps, lr=2e-3, average=0.99)
     if state_file.exists():
         trainer.resume(torch.load(state_file, weights_only=True))
-    recent: deque[float] = deque(maxlen=50)
+    recent = {masked: deque[float](maxlen=50) for masked in (True, False)}
     while trainer.done < steps:
-        crop = next(crop for share, crop in CROPS if trainer.done < share * steps)
-        loss = _batch_loss(
-            pair, [_draw(cache, scale) for _ in range(2 if crop else 1)], crop, device
-        )
-        trainer.step(loss)
-        recent.append(loss.item())
+        masked = trainer.done % 2 == 0
+        error = loss(pair, draw(cache, scale), masked, device)
+        trainer.step(error)
+        recent[masked].append(error.item())
         if trainer.done % 100 == 0 or trainer.done == steps:
             torch.save({**trainer.state(), "scale": scale}, state_file)
             print(
-                f"flow {trainer.done}/{steps} loss {np.mean(recent):.4f} {trainer.elapsed():.0f} s",
+                f"flow {trainer.done}/{steps} loss {np.mean(recent[True]):.4f} with a mask, "
+                f"{np.mean(recent[False]):.4f} without {trainer.elapsed():.0f} s",
                 flush=True,
             )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from export import networks
 from export import variant as variants
 from training.autoencoder import plain_norms
-from training.flow import Pair, bits
+from training.flow import SCALES, Latents, Pair, bits, loss, multiscale_error
+from training.synthesis import MODALITIES
 
 
 def test_bits_are_those_of_the_label() -> None:
@@ -58,3 +61,52 @@ def test_plain_norms_change_nothing() -> None:
         plain_norms(network)
         after = network.decode(network.encode(image)[0])
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
+
+
+def test_a_coarse_error_counts_more_than_the_same_energy_of_noise() -> None:
+    weight = torch.ones(1, 1, 8, 8, 8)
+    fine = torch.ones(1, 2, 8, 8, 8)
+    fine[..., ::2] = -1
+    assert multiscale_error(torch.ones(1, 2, 8, 8, 8), weight) == 1
+    assert float(multiscale_error(fine, weight)) == pytest.approx(SCALES[1] / sum(SCALES.values()))
+    weight[..., 4:] = 0
+    half = torch.ones(1, 2, 8, 8, 8)
+    half[..., 4:] = 5
+    assert multiscale_error(half, weight) == 1
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_step_pairs_each_latent_with_the_label_of_its_modality(masked: bool) -> None:
+    values = list(MODALITIES.values())
+    clean = torch.arange(1.0, 9)[:, None, None, None, None].expand(8, 4, 8, 8, 8)
+    mask = torch.full((32, 32, 32), 227, dtype=torch.uint8)
+    subject = Latents(mask, clean, 2.0)
+    for seed in range(12):  # a mask without a head is drawn in a fifth
+        random.seed(seed)
+        torch.manual_seed(seed)
+        pair = Recorder()
+        loss(pair, subject, masked, "cpu")  # type: ignore[arg-type]
+        latent, timestep, label, spacing, embedding = pair.inputs
+        share = (timestep / 1000).view(-1, 1, 1, 1, 1)
+        assert len(set(timestep.tolist())) == 1
+        assert (spacing == 200).all()
+        assert (embedding is not None) == masked
+        # The same noise for all: what differs is the clean latents.
+        difference = (latent - latent[:1])[:, 0, 0, 0, 0] / (1 - share[:, 0, 0, 0, 0])
+        names = [values.index(int(value)) if value else None for value in label]
+        if names[0] is not None:
+            for name, step in zip(names, difference.tolist(), strict=True):
+                assert name is None or abs(step - (name - names[0])) < 1e-2
+
+
+class Recorder:
+    """Keeps the inputs of the networks."""
+
+    inputs: tuple[Any, ...]
+
+    def embed(self, mask: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(1, 1)
+
+    def __call__(self, latent: torch.Tensor, *inputs: Any) -> torch.Tensor:
+        self.inputs = (latent, *inputs)
+        return torch.zeros_like(latent)
