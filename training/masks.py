@@ -56,11 +56,11 @@ class Size:
         return float(volume ** (1 / self.root))
 
 
-# Of 42 synthesised masks, ventricles had 17 to 60 ml, hyperintensities up to 44, tumours up to 24,
-# and heads 2500 to 6200. The ranges are wider: the synthesis may vary more.
+# In 132 synthesised masks ventricles have 12 to 67 ml, 98 % of hyperintensities at most 60, tumours
+# 1 to 27, heads 2500 to 6400. The ranges are somewhat wider; beyond them sizes are clipped.
 SIZES = (
-    Size("ventricles", (a.THIRD, a.FOURTH, *a.PAIRS["lateral_ventricle"]), 5.0, 125.0, root=1),
-    Size("white matter hyperintensities", (a.WMH,), FEWEST * VOXEL_ML, 60.0, root=3),
+    Size("ventricles", (a.THIRD, a.FOURTH, *a.PAIRS["lateral_ventricle"]), 5.0, 80.0, root=1),
+    Size("white matter hyperintensities", (a.WMH,), FEWEST * VOXEL_ML, 80.0, root=3),
     Size("tumor", (a.TUMOUR,), FEWEST * VOXEL_ML, 40.0, root=3),
     Size("head", tuple(label for label in LABELS if label), 2000.0, 7000.0, root=1),
 )
