@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from .sources import SHAPE
 
+LEAST_VOLUME = 0.25  # Jacobian determinant of a warp, per its median
+
 
 def _splines(size: int, cell: int) -> torch.Tensor:
     """Return the cubic B-splines every `cell` voxels at `size` voxels: `[size, knots]` float32."""
@@ -71,8 +73,9 @@ def coordinates(
         + matrix[:, 2].view(3, 1, 1, 1) * z
     )
     warp = 3.3 * smooth_noise(rng, shape, 36, 3) + 1.15 * smooth_noise(rng, shape, 14, 3)
-    # ventricles grow or shrink: a shift towards their centre that decays over 22 mm
-    shift = float(rng.uniform(-0.2, 0.25)) - 0.25 * atrophy
+    # Ventricles grow or shrink: a shift towards their centre that decays over 22 mm. The least
+    # volume is (1 + shift)**3, which is 0.27 for the strongest and so above LEAST_VOLUME.
+    shift = float(rng.uniform(-0.15, 0.25)) - 0.2 * atrophy
     middle = torch.tensor([90.0, 112.0, 84.0]).view(3, 1, 1, 1)
 
     def warped(step: int, amplitude: float) -> torch.Tensor:
@@ -83,7 +86,9 @@ def coordinates(
         return position.addcmul_(offset, decay[None], value=shift)
 
     amplitude = 1.0
-    while least_volume(warped(3, amplitude)) < 0.25:  # an even part of the voxels shows folds
+    while (
+        least_volume(warped(3, amplitude)) < LEAST_VOLUME
+    ):  # an even part of the voxels shows folds
         amplitude *= 0.85
     return warped(1, amplitude)
 

@@ -125,7 +125,7 @@ def test_a_render_is_sharper_than_itself_blurred_by_a_voxel(images: NDArray[np.f
 
 
 def test_no_warp_folds() -> None:
-    for seed in range(3):
+    for seed in (0, 12, 39):  # of the latter two, ventricles grow nearly as much as they can
         position = warps.coordinates(np.random.default_rng(seed), synthesis.SIZE, 2.0, atrophy=1.0)
         assert warps.least_volume(position) > 0.2
     mirrored = position.clone()
