@@ -65,9 +65,7 @@ def test_errors_are_the_same(server: Server) -> None:
             with pytest.raises(ServerUnavailable, match=r"^no server answers at 127.0.0.1:9: "):
                 await client.generate()
         async with aio.Client(server.grpc, timeout=0.5) as client:
-            # A server that knows its pace may refuse before the time is over.
-            sentence = r"did not finish the request in time$|has 0.5 s; try again with more time$"
-            with pytest.raises((Timeout, InvalidRequest), match=sentence):
+            with pytest.raises(Timeout, match=r"did not finish the request in time$"):
                 await client.generate(MASK, steps=1000)
 
     asyncio.run(ask())
