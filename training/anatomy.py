@@ -36,6 +36,10 @@ PAIRS = {
     "putamen": (237, 238),
     "thalamus": (239, 240),
 }
+FLUID = (CSF, THIRD, FOURTH, *PAIRS["lateral_ventricle"])
+# Grey and white matter with the structures of about their intensity.
+GREY_MATTER = (GREY, *PAIRS["cerebellum"], *PAIRS["hippocampus"], *PAIRS["amygdala"])
+WHITE_MATTER = (*PAIRS["white"], *PAIRS["cerebellum_white"], STEM)
 # centre and radii in mm for the right side, MNI; the left mirrors x
 NUCLEI = (
     ("thalamus", (11, -19, 8), (9, 14, 8), "brain"),

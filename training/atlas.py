@@ -17,21 +17,18 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from . import anatomy as a
-from .synthesis import FLUID, OUTSIDE, SIZE, WHITE
+from .synthesis import OUTSIDE, SIZE
 
 Volume = NDArray[np.float32]
 
 
-def _pairs(*names: str) -> tuple[int, ...]:
-    return tuple(label for name in names for label in a.PAIRS[name])
-
-
 REGIONS = {
-    "fluid": FLUID,
-    "grey": (a.GREY, *_pairs("cerebellum", "hippocampus", "amygdala")),
-    "white": (*WHITE, *_pairs("cerebellum_white"), a.STEM),
-    "basal ganglia": _pairs("caudate", "putamen", "pallidum"),  # dark in SWI, not in T2
-    "thalamus": _pairs("thalamus"),
+    "fluid": a.FLUID,
+    "grey": a.GREY_MATTER,
+    "white": a.WHITE_MATTER,
+    # dark in SWI, not in T2
+    "basal ganglia": (*a.PAIRS["caudate"], *a.PAIRS["putamen"], *a.PAIRS["pallidum"]),
+    "thalamus": a.PAIRS["thalamus"],
     "skull": (a.SKULL,),
     "muscle": (a.MUSCLE,),
     "fat": (a.FAT,),

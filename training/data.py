@@ -53,6 +53,12 @@ def load(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float16], float]:
         return data["mask"], data["images"], float(data["spacing"])
 
 
+def load_mask(path: Path) -> NDArray[np.uint8]:
+    """Return the mask `[X, Y, Z]` alone."""
+    with np.load(path) as data:
+        return np.asarray(data["mask"], np.uint8)
+
+
 def image(
     mask: NDArray[np.uint8], images: NDArray[np.float16], modality: str
 ) -> NDArray[np.float32]:

@@ -8,10 +8,10 @@ from scipy import ndimage
 from scipy.cluster.vq import kmeans2
 
 from . import anatomy as a
-from .synthesis import FLUID, WHITE
+from .synthesis import WHITE
 
 TISSUES = {
-    "csf": FLUID,
+    "csf": a.FLUID,
     "grey": (a.GREY, *a.PAIRS["cerebellum"]),
     "white": (*WHITE, *a.PAIRS["cerebellum_white"]),
 }

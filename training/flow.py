@@ -142,13 +142,13 @@ def encode(cache: Path, autoencoder: Any, limit: int) -> float:
     return float(1 / torch.cat(latents).std())
 
 
-def draw(cache: Path, scale: float) -> Latents:
+def _draw(cache: Path, scale: float) -> Latents:
     """Return a random encoded subject."""
     file = torch.load(random.choice(list((cache / "latents").glob("*.pt"))), weights_only=True)
     return Latents(file["mask"], file["clean"] * scale, file["spacing"])
 
 
-def timesteps(count: int) -> torch.Tensor:
+def _timesteps(count: int) -> torch.Tensor:
     """Return `count` timesteps: half uniform, half denser at the noisy end.
 
     There the mask and the modality have the largest effect on the volume.
@@ -161,14 +161,14 @@ def multiscale_error(difference: torch.Tensor, weight: torch.Tensor) -> torch.Te
     """Return the mean of squared `difference` `[B, C, x, y, z]` by `weight` and `SCALES`."""
     errors = [
         factor
-        * (pool(weight, side) * pool(difference, side).square().mean(1, keepdim=True)).sum()
-        / pool(weight, side).sum()
+        * (_pool(weight, side) * _pool(difference, side).square().mean(1, keepdim=True)).sum()
+        / _pool(weight, side).sum()
         for side, factor in SCALES.items()
     ]
     return torch.as_tensor(sum(errors) / sum(SCALES.values()))
 
 
-def pool(x: torch.Tensor, side: int) -> torch.Tensor:
+def _pool(x: torch.Tensor, side: int) -> torch.Tensor:
     """Return the means of cubes of `side` voxels; a rest at the end of an axis is left out."""
     return nn.functional.avg_pool3d(x, side) if side > 1 else x
 
@@ -178,14 +178,15 @@ def loss(pair: Pair, subject: Latents, masked: bool, device: str) -> torch.Tenso
 
     They share a timestep and noise, so that they differ by their label alone.
     """
-    mask, names = subject.mask[None], random.sample(range(8), MODALITIES_A_STEP)
+    mask, choices = subject.mask[None], range(8)
     if masked and random.random() < 0.2:  # skull-stripped modalities take masks without a head too
-        mask, names = torch.from_numpy(without_head(mask.numpy())), random.sample(range(4, 8), 3)
+        mask, choices = torch.from_numpy(without_head(mask.numpy())), range(4, 8)
+    names = random.sample(choices, MODALITIES_A_STEP)
     label = torch.tensor(list(MODALITIES.values()))[names]
     label[torch.rand(len(label)) < LABEL_DROPPED] = 0
     clean = subject.clean[names].to(device)
     noise = torch.randn_like(clean[:1])
-    t = timesteps(1).to(device)
+    t = _timesteps(1).to(device)
     share = t / 1000
     noisy = ((1 - share) * clean + share * noise).contiguous(memory_format=FORMAT)
     weight, embedding = torch.ones_like(clean[:1, :1]), None
@@ -219,7 +220,7 @@ def train(
     recent = {masked: deque[float](maxlen=50) for masked in (True, False)}
     while trainer.done < steps:
         masked = trainer.done % 2 == 0
-        error = loss(pair, draw(cache, scale), masked, device)
+        error = loss(pair, _draw(cache, scale), masked, device)
         trainer.step(error)
         recent[masked].append(error.item())
         if trainer.done % 100 == 0 or trainer.done == steps:

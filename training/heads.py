@@ -32,10 +32,10 @@ class Head:
 
 # one smooth intensity each; two tissues never share one
 _CLASSES = (
-    (a.GREY, *a.PAIRS["cerebellum"], *a.PAIRS["hippocampus"], *a.PAIRS["amygdala"]),
-    (*a.PAIRS["white"], *a.PAIRS["cerebellum_white"], a.STEM),
-    *((*a.PAIRS[name],) for name in ("caudate", "putamen", "pallidum", "thalamus")),
-    (a.CSF, a.THIRD, a.FOURTH, *a.PAIRS["lateral_ventricle"]),
+    a.GREY_MATTER,
+    a.WHITE_MATTER,
+    *(a.PAIRS[name] for name in ("caudate", "putamen", "pallidum", "thalamus")),
+    a.FLUID,
     (a.SKULL,),
     (a.MUSCLE,),
     (a.FAT,),

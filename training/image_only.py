@@ -48,7 +48,7 @@ class Atlas:
 
 def build(files: Sequence[Path]) -> Atlas:
     """Return the atlas of the training subjects in `files`, see data.paths."""
-    shares = atlas.maps(data.load(path)[0] for path in files)
+    shares = atlas.maps(data.load_mask(path) for path in files)
     rows: dict[str, list[Volume]] = {name: [] for name in CONTRASTS}
     for path in files:
         images = data.load(path)[1].astype(np.float32)

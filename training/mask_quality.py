@@ -57,7 +57,8 @@ def nearest_dice(mask: Labels, others: Sequence[Labels]) -> float:
 
     It is the mean over labels that are in both; every second voxel of each axis is compared.
     """
-    return max(_mean_dice(_compared(mask), _compared(other)) for other in others)
+    compared = _compared(mask)
+    return max(_mean_dice(compared, _compared(other)) for other in others)
 
 
 def _compared(mask: Labels) -> NDArray[np.int64]:

@@ -39,6 +39,7 @@ MNI_TO_S1 = np.array(
         [0.9822, -0.0246, -0.0117, 0.1219],
         [0.0006, 0.9133, -0.1619, 36.0528],
         [0.0168, 0.1909, 0.8673, -1.3927],
+        [0.0, 0.0, 0.0, 1.0],
     ]
 )
 
@@ -109,8 +110,7 @@ def s1_on_grid(path: Path) -> Image:
     image = nib.load(path)
     to_mni = np.eye(4)
     to_mni[:3, 3] = ORIGIN
-    to_s1 = np.vstack([MNI_TO_S1, [0, 0, 0, 1]])
-    matrix = np.linalg.inv(image.affine) @ to_s1 @ to_mni
+    matrix = np.linalg.inv(image.affine) @ MNI_TO_S1 @ to_mni
     data = np.asarray(image.dataobj, dtype=np.float32)
     return np.asarray(
         ndimage.affine_transform(data, matrix[:3], output_shape=SHAPE, order=2), np.float32
@@ -120,7 +120,7 @@ def s1_on_grid(path: Path) -> Image:
 def s1_surface(path: Path) -> Mask:
     """Return the voxels `[181, 217, 181]` inside S1's closed surface at `path`, in MNI space."""
     points, faces = (array.data for array in nib.load(path).darrays)
-    to_mni = np.linalg.inv(np.vstack([MNI_TO_S1, [0, 0, 0, 1]]))
+    to_mni = np.linalg.inv(MNI_TO_S1)
     points = points @ to_mni[:3, :3].T + to_mni[:3, 3] - ORIGIN
     return inside_surface(points, faces, SHAPE)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from . import anatomy as a
-from .anatomy import Labels
+from .anatomy import FLUID, Labels
 from .heads import UNIT, Head
 from .sources import SHAPE, Mask
 from .warps import coordinates, sample, smooth_noise
@@ -37,7 +37,6 @@ MODALITIES = {
 CONTRASTS = tuple(MODALITIES)[:4]
 HEAD_SHARES = (0.4, 0.4, 0.2)  # Colin27, S1, ICBM152, whose cortex hardly folds
 OUTSIDE = (a.SKULL, a.MUSCLE, a.FAT, a.SKIN)
-FLUID = (a.CSF, a.THIRD, a.FOURTH, *a.PAIRS["lateral_ventricle"])
 WHITE = a.PAIRS["white"]
 FLIP = np.arange(256, dtype=np.uint8)
 for _right, _left in a.PAIRS.values():

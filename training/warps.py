@@ -86,9 +86,7 @@ def coordinates(
         return position.addcmul_(offset, decay[None], value=shift)
 
     amplitude = 1.0
-    while (
-        least_volume(warped(3, amplitude)) < LEAST_VOLUME
-    ):  # an even part of the voxels shows folds
+    while least_volume(warped(3, amplitude)) < LEAST_VOLUME:  # every third voxel shows folds
         amplitude *= 0.85
     return warped(1, amplitude)
 

@@ -12,8 +12,9 @@ from scipy import ndimage
 
 from tests.training.painted import held_out_masks, moved, paint
 from training import atlas, image_only
+from training.anatomy import FLUID
 from training.image_only import Atlas
-from training.synthesis import CONTRASTS, FLUID, WHITE
+from training.synthesis import CONTRASTS, WHITE
 
 HELD_OUT, TRAINING = held_out_masks()
 SPACING = 2.0
