@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,6 +13,7 @@ from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from ._atomic import atomic
+from ._colours import colour
 from ._errors import InvalidRequest, MaisiError
 from ._grid import RasImage, Spacing, same_grid
 from ._mask import load_greys, load_mask
@@ -31,16 +31,6 @@ _GAP, _TITLE, _FOOT, _SIDE = 8, 40, 32, 22  # pixels
 _PAGE, _TILE, _INK, _FAINT = "#0d1016", "#000000", "#e8eaed", "#7d8590"
 _FOOTNOTE = "synthetic  ·  radiological view: R is the patient's right, A is anterior"
 _BRAIN = (22, 131, 150, 176, *range(213, 241))  # ids of MAISI's label dictionary
-_COLOURS = {
-    **{22: "#d98880", 227: "#f4ecdf", 228: "#f4ecdf"},  # grey and white matter
-    **{131: "#2f6db3", 214: "#56c8f2", 215: "#56c8f2", 233: "#56c8f2", 234: "#56c8f2"},  # fluid
-    **{223: "#b58ad0", 224: "#b58ad0", 225: "#e6d8f2", 226: "#e6d8f2", 220: "#e8a948"},  # hindbrain
-    **{221: "#35b59c", 222: "#35b59c", 237: "#f0709a", 238: "#f0709a"},  # caudate, putamen
-    **{235: "#8a7bf0", 236: "#8a7bf0", 239: "#6cc26a", 240: "#6cc26a"},  # pallidum, thalamus
-    **{229: "#f5d547", 230: "#f5d547", 218: "#ff9d4d", 219: "#ff9d4d"},  # hippocampus, amygdala
-    **{150: "#ff4d2e", 176: "#ff2d6f"},  # lesions
-    **{120: "#77736a", 168: "#5d4a44", 157: "#8d7a4c", 156: "#5c3236"},  # skull, skin, fat, muscle
-}
 
 
 def preview(
@@ -176,19 +166,8 @@ def _in_colours(cut: Voxels, size: tuple[int, int]) -> Image.Image:
         )
         for id_ in ids
     ]
-    palette = np.array([_colour(int(id_)) for id_ in ids], np.uint8)
+    palette = np.array([list(bytes.fromhex(colour(int(id_))[1:])) for id_ in ids], np.uint8)
     return Image.fromarray(palette[np.argmax(shares, axis=0)]).resize(size, Image.Resampling.BOX)
-
-
-def _colour(label: int) -> tuple[int, int, int]:
-    if label == 0:
-        return 0, 0, 0
-    if label in _COLOURS:
-        red, green, blue = bytes.fromhex(_COLOURS[label][1:])
-        return red, green, blue
-    # Steps of the golden angle keep the hues of neighbouring ids apart.
-    rgb = colorsys.hls_to_rgb(label * 0.618034 % 1, 0.62, 0.55)
-    return round(rgb[0] * 255), round(rgb[1] * 255), round(rgb[2] * 255)
 
 
 def _page(titles: list[str], rows: list[tuple[str, list[Image.Image]]]) -> Image.Image:
