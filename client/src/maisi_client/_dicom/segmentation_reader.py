@@ -26,6 +26,16 @@ _SOP_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7") 
 _Codes: TypeAlias = tuple[str, str, str]  # type, region and side; empty without
 
 
+def is_segmentation(path: str | os.PathLike[str]) -> bool:
+    """Return whether a DICOM file is a Segmentation, by its SOP class."""
+    from pydicom.filereader import read_file_meta_info
+
+    try:
+        return read_file_meta_info(path).get("MediaStorageSOPClassUID", "") in _SOP_CLASSES
+    except DICOM_ERRORS:
+        return False
+
+
 def read_segmentation(path: str | os.PathLike[str], name: str) -> nib.Nifti1Image:
     """Read a DICOM Segmentation, BINARY or LABELMAP, as a label map; errors call it `name`.
 

@@ -1,0 +1,72 @@
+"""The HTTP service of the page, as a Starlette application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from . import errors, picture_routes
+from .backend import Target
+from .events import Events
+from .security import Access, Guard
+from .state import open_studio, studio_of
+
+STATIC = Path(__file__).parent / "static"
+_TYPES = {
+    ".css": "text/css",
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain",
+    ".woff2": "font/woff2",
+}
+
+
+def application(access: Access, target: Target, folder: Path, events: Events) -> Starlette:
+    """Return the application for the server `target`, with its files in the new `folder`."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with open_studio(target, folder, events) as studio:
+            app.state.studio = studio
+            yield
+
+    app = Starlette(
+        routes=[
+            Route("/", _static),
+            Route("/static/{name:path}", _static),
+            Route("/api/server", _server),
+            Route("/api/events", _events),
+            *picture_routes.ROUTES,
+        ],
+        middleware=[Middleware(Guard, access=access)],
+        exception_handlers=errors.handlers(folder),
+        lifespan=lifespan,
+    )
+    app.state.static = {
+        path.relative_to(STATIC).as_posix(): path for path in STATIC.rglob("*") if path.is_file()
+    }
+    return app
+
+
+async def _static(request: Request) -> Response:
+    """Return a file of the page, of those that were there at the start."""
+    path = request.app.state.static.get(request.path_params.get("name", "index.html"))
+    if path is None or path.suffix not in _TYPES:
+        raise errors.not_found("file")
+    return FileResponse(path, media_type=_TYPES[path.suffix])
+
+
+async def _server(request: Request) -> Response:
+    return JSONResponse(await studio_of(request).backend.json())
+
+
+async def _events(request: Request) -> Response:
+    return StreamingResponse(studio_of(request).events.stream(), media_type="text/event-stream")

@@ -1,0 +1,96 @@
+"""The MAISI server behind the page: its variants, and whether it answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from .. import aio
+from .._colours import colour
+from .._errors import MaisiError
+from .._transport.tls import Tls
+from .._variant import Variant, choose_variant
+from .errors import error_json
+from .events import Events
+
+_PROBE_SECONDS = 10.0  # for a look-up
+_PAUSE_SECONDS = 5.0  # between two, while somebody listens
+
+
+@dataclass(frozen=True)
+class Target:
+    """The server that the page asks: address, TLS, and seconds for a request."""
+
+    url: str | None = None
+    tls: Tls | None = None
+    timeout: float = 3600.0
+
+
+class Backend:
+    """The server, asked by `client`; whether it answers is looked up by a client without retries.
+
+    It is created and used in one event loop.
+    """
+
+    def __init__(self, target: Target, events: Events) -> None:
+        self.target, self._events = target, events
+        self.client = aio.Client(target.url, tls=target.tls, timeout=target.timeout)
+        self._probe = aio.Client(target.url, tls=target.tls, timeout=_PROBE_SECONDS, retries=0)
+        self._variants: dict[str, Variant] = {}
+        self._message: str | None = None  # why it does not answer
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.client.close()
+        await self._probe.close()
+
+    async def json(self) -> dict[str, Any]:
+        """Return what the page shows of the server: address, variants, colours of label ids."""
+        from .. import __version__
+
+        with suppress(MaisiError):
+            await self.look_up()
+        variants = {name: vars(variant) for name, variant in self._variants.items()}
+        return {
+            "url": self.client.url,
+            **self._state(),
+            "variants": variants,
+            "colours": {str(id_): colour(id_) for id_ in range(256)},
+            "version": __version__,
+        }
+
+    async def look_up(self) -> Mapping[str, Variant]:
+        """Return the variants that are served; raises `MaisiError` where it does not answer.
+
+        A change between answering and not is an event.
+        """
+        before = self._state(), self._variants
+        try:
+            self._variants = await self._probe.info()
+            self._message = None
+        except MaisiError as error:
+            self._message = error_json(error.kind, str(error))["message"]
+            raise
+        finally:
+            if before != (self._state(), self._variants):
+                self._events.publish("server", self._state())
+        return self._variants
+
+    async def variant(self, name: str | None) -> Variant:
+        """Return the variant of a request that may name none; raises `MaisiError`."""
+        known = name in self._variants
+        return choose_variant(name, self._variants if known else await self.look_up())
+
+    async def watch(self) -> None:
+        """Look up again and again while somebody listens."""
+        while True:
+            await asyncio.sleep(_PAUSE_SECONDS)
+            if self._events.listening:
+                with suppress(MaisiError):
+                    await self.look_up()
+
+    def _state(self) -> dict[str, Any]:
+        return {"reachable": self._message is None, "message": self._message}

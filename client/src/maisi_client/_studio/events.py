@@ -1,0 +1,57 @@
+"""Server-sent events: https://html.spec.whatwg.org/multipage/server-sent-events.html."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+_KEEPALIVE = 15.0  # seconds between comments, which show the browser that the stream lives
+_BACKLOG = 1000  # events of a reader that does not read; then its stream ends, and it asks anew
+
+
+class Events:
+    """What happens, told to every browser that listens."""
+
+    def __init__(self) -> None:
+        self._readers: set[asyncio.Queue[str | None]] = set()
+        self._closed = False
+
+    @property
+    def listening(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._readers)
+
+    def publish(self, name: str, data: Any) -> None:
+        """Tell all an event; `data` is JSON."""
+        self._put(f"event: {name}\ndata: {json.dumps(data)}\n\n")
+
+    def close(self) -> None:
+        """End all streams, and those that are opened later."""
+        self._closed = True
+        self._put(None)
+
+    async def stream(self) -> AsyncGenerator[str, None]:
+        """Yield the events from now on, as text of the stream."""
+        queue: asyncio.Queue[str | None] = asyncio.Queue(_BACKLOG + 1)
+        self._readers.add(queue)
+        try:
+            yield ": listening\n\n"
+            while not self._closed or not queue.empty():
+                try:
+                    text = await asyncio.wait_for(queue.get(), _KEEPALIVE)
+                except asyncio.TimeoutError:
+                    text = ": \n\n"
+                if text is None:
+                    return
+                yield text
+        finally:
+            self._readers.discard(queue)
+
+    def _put(self, text: str | None) -> None:
+        for queue in list(self._readers):
+            if queue.qsize() >= _BACKLOG:
+                self._readers.discard(queue)
+                text = None
+            queue.put_nowait(text)

@@ -1,0 +1,136 @@
+"""Who may ask: the page that this process served, in the browser that opened its link.
+
+Other sites in the same browser must not read or change anything (checks of Host, Origin and
+Sec-Fetch-Site; a header of our own, which needs a preflight that nobody answers), nor other users
+of the machine (a token in the link, then a cookie).
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from urllib.parse import parse_qs
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .errors import response
+
+# The page's own files alone; blob: is for what it makes itself, such as downloads and workers.
+_CSP = "; ".join(
+    [
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data: blob:",
+        "connect-src 'self'",
+        "worker-src 'self' blob:",
+        "font-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    ]
+)
+_HEADERS = {
+    "Content-Security-Policy": _CSP,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_READING = ("GET", "HEAD")
+
+
+def _secret() -> str:
+    return secrets.token_urlsafe(32)
+
+
+@dataclass(frozen=True)
+class Access:
+    """The address that is served, `hosts` as a Host header has it, the first for links.
+
+    `token` is in the link, `cookie` is what the browser gets for it.
+    """
+
+    hosts: tuple[str, ...]
+    token: str = field(default_factory=_secret, repr=False)
+    cookie: str = field(default_factory=_secret, repr=False)
+
+    @property
+    def link(self) -> str:
+        """The link that opens the page."""
+        return f"http://{self.hosts[0]}/?token={self.token}"
+
+    @property
+    def cookie_name(self) -> str:
+        """Cookies are not kept apart by port, so their names are."""
+        return f"maisi_studio_{self.hosts[0].rpartition(':')[2]}"
+
+
+class Guard:
+    """The middleware before everything: refuses what `access` does not allow."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app, self._access = app, access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or pass it on; every answer gets the headers of `_HEADERS`."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(_HEADERS)
+                private = scope["path"].startswith("/api/") or scope["path"] == "/"
+                headers["Cache-Control"] = "no-store" if private else "no-cache"
+            await send(message)
+
+        app = self._refusal(scope) or self._entrance(scope) or self._app
+        await app(scope, receive, send_guarded)
+
+    def _refusal(self, scope: Scope) -> JSONResponse | None:
+        """Return the answer to a request of another site."""
+        headers = Headers(scope=scope)
+        host = headers.get("host", "").lower()
+        if host not in self._access.hosts:
+            return response(421, "forbidden", "this address is not the one that is served here")
+        if headers.get("origin", f"http://{host}").lower() != f"http://{host}":
+            return response(403, "forbidden", "another site asked; its pages have no access")
+        # Another port of the same host counts as the same site, and cookies do not tell ports.
+        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            return response(403, "forbidden", "another site asked; its pages have no access")
+        if scope["method"] not in _READING and headers.get("x-maisi") != "1":
+            return response(403, "forbidden", "the header X-Maisi: 1 is missing")
+        return None
+
+    def _entrance(self, scope: Scope) -> ASGIApp | None:
+        """Return the answer to the link, and to a request without its cookie."""
+        query = parse_qs(scope["query_string"].decode("latin-1"))
+        if scope["path"] == "/" and scope["method"] == "GET" and "token" in query:
+            if not _equal(query["token"][0], self._access.token):
+                return _shut()
+            entrance = RedirectResponse("/", 303)
+            entrance.set_cookie(
+                self._access.cookie_name,
+                self._access.cookie,
+                path="/",
+                httponly=True,
+                samesite="strict",
+            )
+            return entrance
+        cookie = Request(scope).cookies.get(self._access.cookie_name, "")
+        if not _equal(cookie, self._access.cookie):
+            return _shut()
+        return None
+
+
+def _equal(one: str, other: str) -> bool:
+    return secrets.compare_digest(one.encode(), other.encode())
+
+
+def _shut() -> JSONResponse:
+    return response(401, "forbidden", "open the link that `maisi studio` has printed")

@@ -1,0 +1,109 @@
+"""Serving the page from this process until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+from collections.abc import Callable, Iterator
+
+import uvicorn
+
+from .._errors import InvalidRequest, MaisiError, first_line
+from .._transport.address import is_loopback
+from .app import STATIC, application
+from .backend import Target
+from .events import Events
+from .security import Access
+from .state import new_folder, remove_folder
+
+_LAST_SECONDS = 3  # for requests that run at the end
+
+
+def check_page() -> None:
+    """Raise `MaisiError` if the page's own files are not complete."""
+    if not (STATIC / "niivue.js").is_file():
+        raise MaisiError(
+            "the page needs NiiVue, which this installation lacks; scripts/_niivue gets it"
+        )
+
+
+def serve(target: Target, host: str, port: int, on_ready: Callable[[str], object]) -> None:
+    """Serve the page at `host`, and a free port if `port` is 0, until SIGINT or SIGTERM.
+
+    `on_ready` is called with the link that opens the page. Raises `InvalidRequest` for an address
+    that cannot be served, or that is not one.
+    """
+    with _listen(host, port) as listener:
+        access = Access(hosts(host, listener.getsockname()[1]))
+        with page_server(access, target) as server:
+            on_ready(access.link)
+            with contextlib.suppress(KeyboardInterrupt):  # of uvicorn, once all has ended
+                asyncio.run(server.serve(sockets=[listener]))
+
+
+@contextlib.contextmanager
+def page_server(access: Access, target: Target) -> Iterator[uvicorn.Server]:
+    """Yield a server of the page, not started yet; its session's folder is removed at the end."""
+    events, folder = Events(), new_folder()
+    config = uvicorn.Config(
+        application(access, target, folder, events),
+        log_level="error",
+        access_log=False,
+        http="h11",
+        loop="asyncio",
+        ws="none",
+        lifespan="on",
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=_LAST_SECONDS,
+    )
+    try:
+        yield _Server(config, events)
+    finally:
+        remove_folder(folder)
+
+
+class _Server(uvicorn.Server):
+    """A server that ends the streams of events when it is to stop; they would keep it."""
+
+    def __init__(self, config: uvicorn.Config, events: Events) -> None:
+        super().__init__(config)
+        self._events = events
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._events.close()
+        await super().shutdown(sockets)
+
+
+def hosts(host: str, port: int) -> tuple[str, ...]:
+    """Return the Host headers of requests to an address; on loopback `localhost` is one, too."""
+    address = f"[{host}]:{port}" if ":" in host else f"{host.lower()}:{port}"
+    return tuple(dict.fromkeys([address, *([f"localhost:{port}"] * is_loopback(address))]))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket."""
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(host).is_unspecified:
+            raise InvalidRequest(
+                f"host is '{host}', every address; the one that the browser is to open is expected"
+            )
+    if not 0 <= port < 2**16:
+        raise InvalidRequest(f"port is {port}; 0 to {2**16 - 1} are allowed")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise InvalidRequest(f"{host}:{port} cannot be served: {first_line(error)}") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise InvalidRequest(f"{host}:{port} cannot be served: {first_line(error)}") from error
+    return listener

@@ -1,0 +1,65 @@
+"""What the handlers of one `maisi studio` share."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.requests import Request
+
+from .backend import Backend, Target
+from .events import Events
+from .pictures import Pictures
+
+
+@dataclass(frozen=True)
+class Studio:
+    """The session: its folder, pictures, and server.
+
+    `reading` is held by what reads or writes whole pictures for a request: one at a time, which
+    bounds the memory.
+    """
+
+    folder: Path
+    events: Events
+    backend: Backend
+    pictures: Pictures
+    reading: asyncio.Lock
+
+
+def studio_of(request: Request) -> Studio:
+    """Return the session that a request belongs to."""
+    studio: Studio = request.app.state.studio
+    return studio
+
+
+@asynccontextmanager
+async def open_studio(target: Target, folder: Path, events: Events) -> AsyncIterator[Studio]:
+    """Yield a session whose files are in `folder`; at its end its requests are cancelled."""
+    (folder / "pictures").mkdir()
+    (folder / "uploads").mkdir()
+    backend = Backend(target, events)
+    pictures = Pictures(folder / "pictures", events)
+    watch = asyncio.create_task(backend.watch())
+    try:
+        yield Studio(folder, events, backend, pictures, asyncio.Lock())
+    finally:
+        watch.cancel()
+        with suppress(asyncio.CancelledError):
+            await watch
+        await backend.close()
+
+
+def new_folder() -> Path:
+    """Return a new folder that only this user can read."""
+    return Path(tempfile.mkdtemp(prefix="maisi-studio-")).resolve()
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove the session's folder with all that is in it."""
+    shutil.rmtree(folder, ignore_errors=True)
