@@ -140,12 +140,11 @@ class Browser:
 
 def _events(answer: HTTPResponse) -> Iterator[tuple[str, Any]]:
     name = ""
-    while line := answer.readline().decode().rstrip("\n"):
+    while line := answer.readline().decode():
         if line.startswith("event: "):
-            name = line.removeprefix("event: ")
+            name = line.removeprefix("event: ").strip()
         elif line.startswith("data: "):
             yield name, json.loads(line.removeprefix("data: "))
-            answer.readline()
 
 
 def labels() -> NDArray[np.uint8]:

@@ -14,6 +14,6 @@ from tests.conftest import Server
 
 @pytest.fixture(scope="module")
 def browser(server: Server) -> Iterator[Browser]:
-    """A browser that opened the page of a server with mini."""
+    """Yield a browser that opened the page of a server with mini."""
     with studio(server.grpc) as browser:
         yield browser

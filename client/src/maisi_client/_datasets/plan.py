@@ -63,7 +63,7 @@ def read_plan(path: str | Path) -> list[Row]:
             raise InvalidRequest(f"{where}: name '{name}' is taken by an earlier row")
         names.add(name)
         license_ = str(values.pop("license", ""))
-        arguments = {key: _value(where, key, value) for key, value in values.items()}
+        arguments = {key: parse_argument(where, key, value) for key, value in values.items()}
         for key in ("mask", "source"):
             if key in arguments:
                 arguments[key] = path.parent / arguments[key]
@@ -78,6 +78,19 @@ def read_plan(path: str | Path) -> list[Row]:
 
 def _is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
+
+
+def parse_argument(where: str, key: str, value: Any) -> Any:
+    """Return the value of a column, from text or JSON; raises `InvalidRequest`, beginning `where`.
+
+    The columns are the arguments of `Client.generate`, with `mask` and `source` as paths.
+    """
+    if key not in _COLUMNS:
+        raise InvalidRequest(_NO_COLUMN.format(where, printable(key, 60), ", ".join(_COLUMNS)))
+    try:
+        return _COLUMNS[key](value)
+    except ValueError as error:
+        raise InvalidRequest(f"{where}: {key} is {excerpt(value)}; expected: {error}") from None
 
 
 def write_plan(rows: Sequence[Row], path: str | Path) -> Path:
@@ -193,15 +206,6 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if times > 1:
             raise ValueError(f"key {excerpt(key)} is there {times} times")
     return dict(pairs)
-
-
-def _value(where: str, key: str, value: Any) -> Any:
-    if key not in _COLUMNS:
-        raise InvalidRequest(_NO_COLUMN.format(where, printable(key, 60), ", ".join(_COLUMNS)))
-    try:
-        return _COLUMNS[key](value)
-    except ValueError as error:
-        raise InvalidRequest(f"{where}: {key} is {excerpt(value)}; expected: {error}") from None
 
 
 _COLUMNS: Mapping[str, Callable[[Any], Any]] = {

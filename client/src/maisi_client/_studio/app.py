@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from . import errors, picture_routes
+from . import errors, job_routes, picture_routes
 from .backend import Target
 from .events import Events
 from .security import Access, Guard
@@ -45,6 +45,7 @@ def application(access: Access, target: Target, folder: Path, events: Events) ->
             Route("/api/server", _server),
             Route("/api/events", _events),
             *picture_routes.ROUTES,
+            *job_routes.ROUTES,
         ],
         middleware=[Middleware(Guard, access=access)],
         exception_handlers=errors.handlers(folder),

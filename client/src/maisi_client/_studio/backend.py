@@ -16,7 +16,7 @@ from .._variant import Variant, choose_variant
 from .errors import error_json
 from .events import Events
 
-_PROBE_SECONDS = 10.0  # for a look-up
+_QUICK_SECONDS = 60.0  # for what needs no computation
 _PAUSE_SECONDS = 5.0  # between two, while somebody listens
 
 
@@ -30,7 +30,7 @@ class Target:
 
 
 class Backend:
-    """The server, asked by `client`; whether it answers is looked up by a client without retries.
+    """The server, asked by `client`; `quick` is for what is to fail at once, without retries.
 
     It is created and used in one event loop.
     """
@@ -38,14 +38,14 @@ class Backend:
     def __init__(self, target: Target, events: Events) -> None:
         self.target, self._events = target, events
         self.client = aio.Client(target.url, tls=target.tls, timeout=target.timeout)
-        self._probe = aio.Client(target.url, tls=target.tls, timeout=_PROBE_SECONDS, retries=0)
+        self.quick = aio.Client(target.url, tls=target.tls, timeout=_QUICK_SECONDS, retries=0)
         self._variants: dict[str, Variant] = {}
         self._message: str | None = None  # why it does not answer
 
     async def close(self) -> None:
         """Close the connections."""
         await self.client.close()
-        await self._probe.close()
+        await self.quick.close()
 
     async def json(self) -> dict[str, Any]:
         """Return what the page shows of the server: address, variants, colours of label ids."""
@@ -69,7 +69,7 @@ class Backend:
         """
         before = self._state(), self._variants
         try:
-            self._variants = await self._probe.info()
+            self._variants = await self.quick.info()
             self._message = None
         except MaisiError as error:
             self._message = error_json(error.kind, str(error))["message"]

@@ -1,20 +1,26 @@
-"""The routes of pictures: upload, list, download, removal."""
+"""The routes of pictures: upload, list, download, painting, removal."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 import shutil
 import tempfile
 from pathlib import Path
 
+from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from . import painting
+from .bodies import read_bytes
+from .commands import command, python
 from .errors import Refused
+from .exports import plan_row, write_dicom
 from .multipart import receive_files
-from .pictures import Picture
+from .pictures import Call, Picture
 from .reading import read_upload
 from .state import studio_of
 
@@ -65,6 +71,54 @@ async def report(request: Request) -> Response:
     return download(text, "application/json", f"{picture.name}.json")
 
 
+async def dicom(request: Request) -> Response:
+    """Return a volume as a DICOM series, with its mask as a Segmentation, in a .zip."""
+    studio, picture = studio_of(request), picture_of(request)
+    mask = next((one for one in studio.pictures if one.id == picture.mask), None)
+    folder = Path(tempfile.mkdtemp(dir=studio.folder / "downloads"))
+    clean = BackgroundTask(shutil.rmtree, folder, ignore_errors=True)
+    try:
+        async with studio.reading:
+            path = await asyncio.to_thread(write_dicom, studio.pictures, picture, mask, folder)
+    except BaseException:
+        await clean()
+        raise
+    name = f"{picture.name}-dicom.zip"
+    return FileResponse(path, media_type="application/zip", filename=name, background=clean)
+
+
+async def plan(request: Request) -> Response:
+    """Return the plan with the row of a volume."""
+    call = _call_of(picture_of(request))
+    return download(plan_row(studio_of(request).pictures, call), "text/csv", f"{call.output}.csv")
+
+
+async def commands(request: Request) -> Response:
+    """Return the command and the Python that make a picture's file again."""
+    call, backend = _call_of(picture_of(request)), studio_of(request).backend
+    server = backend.client.url, backend.target.tls
+    return JSONResponse({"command": command(call, *server), "python": python(call, *server)})
+
+
+async def paint(request: Request) -> Response:
+    """Make a mask of another one with changed voxels."""
+    studio, parent = studio_of(request), picture_of(request)
+    if parent.kind != "mask":
+        raise Refused(409, "invalid_request", "a volume cannot be painted; masks can")
+    variant = await studio.backend.variant(request.query_params.get("variant"))
+    voxels = await read_bytes(request, math.prod(parent.shape))
+    async with studio.reading:
+        picture = await asyncio.to_thread(painting.paint, studio.pictures, parent, voxels, variant)
+    studio.pictures.add(picture)
+    return JSONResponse(picture.json(), 201)
+
+
+def _call_of(picture: Picture) -> Call:
+    if picture.call is None:
+        raise Refused(409, "invalid_request", f"'{picture.title}' was not generated")
+    return picture.call
+
+
 async def remove(request: Request) -> Response:
     """Remove a picture."""
     studio_of(request).pictures.remove(request.path_params["id"])
@@ -82,5 +136,9 @@ ROUTES = [
     Route("/api/pictures", upload, methods=["POST"]),
     Route("/api/pictures/{id}.nii.gz", nifti),
     Route("/api/pictures/{id}/report.json", report),
+    Route("/api/pictures/{id}/dicom.zip", dicom),
+    Route("/api/pictures/{id}/plan.csv", plan),
+    Route("/api/pictures/{id}/command", commands),
+    Route("/api/pictures/{id}/paint", paint, methods=["POST"]),
     Route("/api/pictures/{id}", remove, methods=["DELETE"]),
 ]

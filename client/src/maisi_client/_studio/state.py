@@ -8,18 +8,21 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from starlette.requests import Request
 
 from .backend import Backend, Target
 from .events import Events
+from .generation import make
+from .jobs import Jobs
 from .pictures import Pictures
 
 
 @dataclass(frozen=True)
 class Studio:
-    """The session: its folder, pictures, and server.
+    """The session: its folder, pictures, jobs, and server.
 
     `reading` is held by what reads or writes whole pictures for a request: one at a time, which
     bounds the memory.
@@ -29,6 +32,7 @@ class Studio:
     events: Events
     backend: Backend
     pictures: Pictures
+    jobs: Jobs
     reading: asyncio.Lock
 
 
@@ -41,14 +45,16 @@ def studio_of(request: Request) -> Studio:
 @asynccontextmanager
 async def open_studio(target: Target, folder: Path, events: Events) -> AsyncIterator[Studio]:
     """Yield a session whose files are in `folder`; at its end its requests are cancelled."""
-    (folder / "pictures").mkdir()
-    (folder / "uploads").mkdir()
+    for name in ("pictures", "uploads", "downloads"):
+        (folder / name).mkdir()
     backend = Backend(target, events)
     pictures = Pictures(folder / "pictures", events)
+    jobs = Jobs(partial(make, backend, pictures), folder, events)
     watch = asyncio.create_task(backend.watch())
     try:
-        yield Studio(folder, events, backend, pictures, asyncio.Lock())
+        yield Studio(folder, events, backend, pictures, jobs, asyncio.Lock())
     finally:
+        await jobs.close()
         watch.cancel()
         with suppress(asyncio.CancelledError):
             await watch
