@@ -23,8 +23,6 @@ from tests.client.command import maisi
 from tests.client.studio.browser import Browser, labels, loaded, nifti
 from tests.conftest import PATIENCE, ROOT, Server
 
-MASK_PATH = "/api/pictures/{}"
-
 
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
@@ -55,7 +53,7 @@ def volume(browser: Browser, mask: dict[str, Any]) -> dict[str, Any]:
     """Return a volume with as many arguments as possible, and a mask of its own."""
     source = browser.uploaded("volume", ("grey.nii.gz", nifti(labels().astype(np.int16) * 4)))
     arguments = {
-        **{"augment": True, "organs": [22, 150], "spacing": [2.5, 2, 2], "seed": 9},
+        **{"augment": True, "organs": [22, 150], "spacing": [1.6, 2, 2], "seed": 9},
         **{"modality": "mri_flair", "steps": 2, "guidance": 1.5, "guidance_interval": [0, 0.5]},
         **{"solver": "euler", "strength": 0.75},
     }

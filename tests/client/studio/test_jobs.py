@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from maisi_client._studio import jobs as queue
 
+from tests.client.relay import relay
 from tests.client.server_metrics import cancelled_requests
 from tests.client.studio.browser import Browser, labels, loaded, nifti, studio
 from tests.conftest import Server
@@ -196,19 +197,23 @@ def test_ids_that_are_maisis_are_not_translated_again(browser: Browser) -> None:
     assert status == 400 and answer["error"]["message"].endswith("are maisi's already")
 
 
-def test_a_server_that_is_gone_is_one_sentence(start_server: Callable[..., Server]) -> None:
-    server = start_server()
-    with studio(server.grpc) as browser, browser.events() as events:
+def test_a_server_that_is_gone_is_one_sentence(server: Server) -> None:
+    with relay(server.grpc) as way, studio(way.address) as browser, browser.events() as events:
         assert browser.get("/api/server")["reachable"] is True
         assert next(events) == ("server", {"reachable": True, "message": None})
-        server.die()
+        _, running = browser.post("/api/jobs", {"kind": "volume", "arguments": ENDLESS})
+        browser.wait(running["id"], lambda job: job["fraction"] > 0)
+        way.cut()
         status, answer = browser.post("/api/check", {"arguments": ENDLESS})
         assert status == 503 and answer["error"]["kind"] == "unavailable"
         described = browser.get("/api/server")
         assert described["reachable"] is False and list(described["variants"]) == ["mini"]
-        assert described["message"].startswith(f"no server answers at {server.grpc}: ")
+        assert described["message"].startswith(f"no server answers at {way.address}: ")
+        later = browser.finished("volume", arguments={"variant": "mini"})
+        for job in (later, browser.wait(running["id"], lambda job: job["state"] == "failed")):
+            assert job["state"] == "failed" and job["error"]["kind"] == "unavailable"
+            assert job["error"]["message"].startswith("no server answers at ")
         message = {"reachable": False, "message": described["message"]}
-        assert next(events) == ("server", message)
-        job = browser.finished("volume", arguments={**ENDLESS, "variant": "mini"})
-        assert job["state"] == "failed" and job["error"]["kind"] == "unavailable"
-        assert job["error"]["message"].startswith("no server answers at ")
+        assert ("server", message) in itertools.takewhile(
+            lambda event: event != ("job", job), events
+        )

@@ -40,7 +40,8 @@ def test_the_voxels_are_in_the_order_of_the_file(
     for get in (nib.Nifti1Image.get_qform, nib.Nifti1Image.get_sform):
         assert np.array_equal(get(new), get(old))
     ids = {label["id"]: label["ml"] for label in picture["labels"]}
-    assert ids[150] == pytest.approx(abs(np.linalg.det(affine[:3, :3])) / 1000, abs=1e-3)
+    millilitres = np.count_nonzero(painted == 150) * abs(np.linalg.det(affine[:3, :3])) / 1000
+    assert ids[150] == pytest.approx(millilitres, abs=1e-3)
 
 
 def test_a_painted_mask_is_generated_from(browser: Browser) -> None:

@@ -50,6 +50,12 @@ def test_another_token_opens_nothing(page: Browser, query: str) -> None:
     assert status == 401 and "set-cookie" not in headers
 
 
+def test_the_link_for_the_browser_opens_the_page_once(page: Browser) -> None:
+    path = page.access.link_once.partition(page.host)[2]
+    assert [page.raw("GET", path, {})[0] for _ in range(2)] == [303, 401]
+    assert page.raw("GET", page.access.link.partition(page.host)[2], {})[0] == 303
+
+
 def test_the_token_opens_the_page_and_nothing_else(page: Browser) -> None:
     assert page.raw("GET", f"/api/server?token={page.access.token}", {})[0] == 401
     assert page.raw("POST", f"/?token={page.access.token}", {"X-Maisi": "1"})[0] == 401
@@ -141,7 +147,7 @@ def test_other_methods_and_addresses_are_one_sentence(page: Browser) -> None:
 def test_an_address_that_cannot_be_served(host: str, port: int, sentence: str) -> None:
     links: list[Any] = []
     with pytest.raises(InvalidRequest, match=sentence):
-        serve(Target("127.0.0.1:9"), host, port, links.append)
+        serve(Target("127.0.0.1:9"), host, port, lambda *both: links.append(both))
     assert links == []
 
 

@@ -18,11 +18,12 @@ from . import (
     plan,
     preview,
     reproduce,
+    studio,
 )
 from .options import EXIT_CODES
 from .usage import Parser
 
-_COMMANDS = (generate, check, mask, dataset, reproduce, plan, find, info, preview, dicom)
+_COMMANDS = (generate, check, mask, dataset, reproduce, plan, find, info, preview, dicom, studio)
 
 
 def parser() -> argparse.ArgumentParser:

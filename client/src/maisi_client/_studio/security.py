@@ -51,17 +51,24 @@ def _secret() -> str:
 class Access:
     """The address that is served, `hosts` as a Host header has it, the first for links.
 
-    `token` is in the link, `cookie` is what the browser gets for it.
+    `token` is in the link, `token_once` in one that opens the page only once, `cookie` is what the
+    browser gets for either.
     """
 
     hosts: tuple[str, ...]
     token: str = field(default_factory=_secret, repr=False)
+    token_once: str = field(default_factory=_secret, repr=False)
     cookie: str = field(default_factory=_secret, repr=False)
 
     @property
     def link(self) -> str:
         """The link that opens the page."""
         return f"http://{self.hosts[0]}/?token={self.token}"
+
+    @property
+    def link_once(self) -> str:
+        """The link that opens the page once."""
+        return f"http://{self.hosts[0]}/?token={self.token_once}"
 
     @property
     def cookie_name(self) -> str:
@@ -73,7 +80,7 @@ class Guard:
     """The middleware before everything: refuses what `access` does not allow."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
-        self._app, self._access = app, access
+        self._app, self._access, self._used = app, access, False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass it on; every answer gets the headers of `_HEADERS`."""
@@ -111,8 +118,11 @@ class Guard:
         """Return the answer to the link, and to a request without its cookie."""
         query = parse_qs(scope["query_string"].decode("latin-1"))
         if scope["path"] == "/" and scope["method"] == "GET" and "token" in query:
-            if not _equal(query["token"][0], self._access.token):
+            token = query["token"][0]
+            once = not self._used and _equal(token, self._access.token_once)
+            if not once and not _equal(token, self._access.token):
                 return _shut()
+            self._used |= once
             entrance = RedirectResponse("/", 303)
             entrance.set_cookie(
                 self._access.cookie_name,

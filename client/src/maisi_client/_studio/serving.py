@@ -29,16 +29,17 @@ def check_page() -> None:
         )
 
 
-def serve(target: Target, host: str, port: int, on_ready: Callable[[str], object]) -> None:
+def serve(target: Target, host: str, port: int, on_ready: Callable[[str, str], object]) -> None:
     """Serve the page at `host`, and a free port if `port` is 0, until SIGINT or SIGTERM.
 
-    `on_ready` is called with the link that opens the page. Raises `InvalidRequest` for an address
-    that cannot be served, or that is not one.
+    `on_ready` is called with the link that opens the page, and with one that does so only once:
+    while a browser starts, other users see the link among its arguments. Raises `InvalidRequest`
+    for an address that cannot be served.
     """
     with _listen(host, port) as listener:
         access = Access(hosts(host, listener.getsockname()[1]))
         with page_server(access, target) as server:
-            on_ready(access.link)
+            on_ready(access.link, access.link_once)
             with contextlib.suppress(KeyboardInterrupt):  # of uvicorn, once all has ended
                 asyncio.run(server.serve(sockets=[listener]))
 
