@@ -81,7 +81,7 @@ def test_the_least_versions_make_a_volume(server: Server, tmp_path: Path) -> Non
     run(python(), "-m", "venv", tmp_path / "venv")
     shutil.copytree(ROOT / "client", tmp_path / "client", ignore=shutil.ignore_patterns("build"))
     binaries = tmp_path / "venv/bin"
-    client = f"{tmp_path / 'client'}[completion,dicom,preview]"
+    client = f"{tmp_path / 'client'}[completion,dicom,preview,studio]"
     run(binaries / "python", "-m", "pip", "install", "--quiet", *least(), client)
 
     mask = ROOT / "examples" / "brain_mask.nii.gz"
@@ -91,4 +91,5 @@ def test_the_least_versions_make_a_volume(server: Server, tmp_path: Path) -> Non
     run(binaries / "maisi", "dicom", "a.nii.gz", "--mask", mask, "--to", "series")
     run(binaries / "maisi", "check", "series/mask.dcm", "--url", server.grpc)
     assert "maisi" in run(binaries / "maisi", "completion", "bash")
+    run(binaries / "python", "-c", "import maisi_client._studio.serving")
     assert run(binaries / "python", "-c", CALLS, mask, server.grpc) == "made\n"

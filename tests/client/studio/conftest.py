@@ -6,8 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-pytest.importorskip("starlette")
-
 from tests.client.studio.browser import Browser, studio
 from tests.conftest import Server
 

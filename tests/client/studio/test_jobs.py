@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,14 @@ def test_a_running_job_is_cancelled_on_the_server(
     eventually(lambda: cancelled_requests(server) == before + 1)
     assert browser.ask("DELETE", f"/api/jobs/{job['id']}")[0] == 204
     assert browser.error("DELETE", f"/api/jobs/{job['id']}")[0] == 404
+
+
+def test_a_job_is_cancelled_twice_at_once(browser: Browser) -> None:
+    _, job = browser.post("/api/jobs", {"kind": "volume", "arguments": ENDLESS})
+    browser.wait(job["id"], lambda job: job["fraction"] > 0)
+    with ThreadPoolExecutor(2) as threads:
+        answers = threads.map(browser.ask, ["DELETE"] * 2, [f"/api/jobs/{job['id']}"] * 2)
+        assert {status for status, _ in answers} <= {200, 204}
 
 
 def test_two_run_and_the_others_wait(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,12 +86,13 @@ class Jobs:
             del self._jobs[id_]
             self._events.publish("removed", {"id": id_})
             return None
-        task = self._tasks.pop(id_)
+        task = self._tasks[id_]
         task.cancel()
         await asyncio.wait([task])
-        if not self._jobs[id_].ended:  # cancelled before its first step
+        self._tasks.pop(id_, None)
+        if id_ in self._jobs and not self._jobs[id_].ended:  # cancelled before its first step
             self._change(id_, state="cancelled")
-        return self._jobs[id_]
+        return self._jobs.get(id_)  # another browser may have removed it meanwhile
 
     async def close(self) -> None:
         """Cancel all."""
