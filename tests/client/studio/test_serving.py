@@ -49,8 +49,11 @@ def test_the_end_cancels_and_removes_everything(
         browser = Browser(Access((host,), token))
         (folder,) = tmp_path.glob("maisi-studio-*")
         assert folder.stat().st_mode & 0o777 == 0o700
-        browser.uploaded("mask", ("a.nii.gz", nifti(labels()[:8, :8, :8])))
-        assert list(folder.rglob("*.nii.gz"))
+        pictures = [
+            browser.uploaded("mask", (name, nifti(labels()))) for name in ("a.nii.gz", "b.nii.gz")
+        ]
+        browser.ask("DELETE", f"/api/pictures/{pictures[0]['id']}")
+        assert [path.name for path in folder.rglob("*") if path.is_file()] == ["b.nii.gz"]
         arguments = {"size": [32, 32, 32], "steps": 1000}
         _, job = browser.post("/api/jobs", {"kind": "volume", "arguments": arguments})
         browser.wait(job["id"], lambda job: job["fraction"] > 0)
