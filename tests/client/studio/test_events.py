@@ -12,15 +12,17 @@ from maisi_client._studio.events import Events
 def test_a_reader_that_does_not_read_is_dropped() -> None:
     async def fall_behind() -> None:
         events = Events()
-        stream, reader = events.stream(), events.stream()
-        assert [await anext(one) for one in (stream, reader)] == [": listening\n\n"] * 2
+        stream, *readers = (events.stream() for _ in range(5))
+        assert {await anext(one) for one in (stream, *readers)} == {": listening\n\n"}
         for number in range(module._BACKLOG + 1):
             events.publish("job", number)
-            assert await anext(reader) == f"event: job\ndata: {number}\n\n"
+            expected = f"event: job\ndata: {number}\n\n"
+            assert {await anext(reader) for reader in readers} == {expected}
         assert len([text async for text in stream]) == module._BACKLOG
         assert events.listening
         events.close()
-        assert [text async for text in reader] == [] and not events.listening
+        assert [text for reader in readers async for text in reader] == []
+        assert not events.listening
         assert [text async for text in events.stream()] == [": listening\n\n"]
 
     asyncio.run(fall_behind())

@@ -51,7 +51,7 @@ class Events:
 
     def _put(self, text: str | None) -> None:
         for queue in list(self._readers):
-            if queue.qsize() >= _BACKLOG:
+            behind = queue.qsize() >= _BACKLOG
+            if behind:
                 self._readers.discard(queue)
-                text = None
-            queue.put_nowait(text)
+            queue.put_nowait(None if behind else text)
