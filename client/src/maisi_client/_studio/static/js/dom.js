@@ -1,0 +1,68 @@
+// Elements without a framework. Text is only ever set as text, so no name of a file or label is markup.
+
+/** Return the element that matches a selector; it must exist. */
+export function $(selector, root = document) {
+  return root.querySelector(selector)
+}
+
+/**
+ * Return a new element: h('button', { class: 'quiet', onclick: save, disabled: true }, 'Save').
+ * Properties that begin with `on` are listeners, `data` is a mapping of data attributes; those that
+ * are null, undefined or false are left out.
+ */
+export function h(tag, properties = {}, ...children) {
+  const element = document.createElement(tag)
+  for (const [name, value] of Object.entries(properties)) {
+    if (value === null || value === undefined || value === false) continue
+    if (name.startsWith('on')) element.addEventListener(name.slice(2), value)
+    else if (name === 'data') Object.assign(element.dataset, value)
+    else if (name === 'value') element.value = value
+    else element.setAttribute(name, value === true ? '' : value)
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined))
+  return element
+}
+
+/** Return a small square in the colour of a label. */
+export function swatch(colour) {
+  const element = h('span', { class: 'swatch', 'aria-hidden': 'true' })
+  element.style.backgroundColor = colour // by script, which the policy allows; an attribute it does not
+  return element
+}
+
+/** Say a sentence in the line at the bottom, which screen readers read aloud. */
+export function say(sentence, kind = 'note') {
+  const line = $('#message')
+  line.textContent = sentence
+  line.dataset.kind = kind
+}
+
+/** Return a function that calls `action` once, `delay` ms after its last call. */
+export function later(action, delay) {
+  let timer = 0
+  return (...values) => {
+    clearTimeout(timer)
+    timer = setTimeout(() => action(...values), delay)
+  }
+}
+
+/** Return a function that calls `action` at most once a frame, with the last values. */
+export function eachFrame(action) {
+  let last = null
+  return (...values) => {
+    if (last === null) {
+      requestAnimationFrame(() => {
+        const now = last
+        last = null
+        action(...now)
+      })
+    }
+    last = values
+  }
+}
+
+/** Return seconds as people say them: '8 s', '3 min', '2 h'. */
+export function duration(seconds) {
+  if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s`
+  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`
+}

@@ -1,0 +1,43 @@
+// Several pictures side by side in one plane, at the same place.
+
+import { $, h } from './dom.js'
+import { imageOf } from './images.js'
+import { drawPlane } from './slices.js'
+import { show, state } from './state.js'
+import { crosshair } from './viewer.js'
+
+let turn = 0
+
+/** Show pictures in the grid, each with its title; a click opens one in the main view. */
+export async function drawGrid(pictures) {
+  const now = ++turn
+  const cells = pictures.map((picture) => {
+    const canvas = h('canvas')
+    const button = h(
+      'button',
+      { class: 'cell', title: 'Open in the main view', onclick: () => show(picture.id) },
+      canvas,
+      h('span', { class: 'pane-title' }, caption(picture)),
+    )
+    return { picture, canvas, button }
+  })
+  $('#grid').replaceChildren(...cells.map((cell) => cell.button))
+  $('#grid').dataset.count = cells.length
+  for (const { picture, canvas } of cells) {
+    const image = await imageOf(picture)
+    if (now !== turn) return
+    const range = state.shown.windows[picture.id] ?? image.range
+    const plane = ['coronal', 'sagittal'].includes(state.shown.planes) ? state.shown.planes : 'axial'
+    drawPlane(canvas, image, plane, crosshair(), { range, table: state.server.colours })
+  }
+}
+
+/** Return what tells a picture from others of its grid: its modality and what was varied. */
+function caption(picture) {
+  const values = picture.request?.arguments ?? {}
+  const parts = [picture.title]
+  for (const name of ['strength', 'guidance']) {
+    if (values[name] !== undefined && values[name] !== null) parts.push(`${name} ${values[name]}`)
+  }
+  return parts.join(', ')
+}

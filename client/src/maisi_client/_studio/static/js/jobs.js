@@ -1,0 +1,108 @@
+// Requests that wait, run or have failed, and what happens when one is done.
+
+import { $, duration, h, say } from './dom.js'
+import { endJob, explain } from './api.js'
+import { batchDone } from './batch.js'
+import { changed, on, show, state } from './state.js'
+
+const STAGES = { // of the server
+  '': 'starting',
+  waiting: 'waiting for its turn',
+  condition: 'reading the mask',
+  mask: 'making the mask',
+  mask_encoder: 'encoding the mask',
+  sampler: 'making the image',
+  decoder: 'decoding the image',
+}
+const items = new Map() // id -> list item
+
+export function startJobs() {
+  on('jobs', update)
+}
+
+/** Take the new state of a request. */
+export function jobChanged(job) {
+  const before = state.jobs.get(job.id)
+  state.jobs.set(job.id, job)
+  if (job.state === 'done' && before?.state !== 'done' && state.mine.has(job.id)) finished(job)
+  if (job.state === 'failed' && before?.state !== 'failed') say(explain(job.error), 'error')
+  changed('jobs')
+}
+
+function finished(job) {
+  const waiting = () => {
+    if (!state.pictures.has(job.picture)) return setTimeout(waiting, 50) // its event comes beside
+    if (batchDone(job)) return
+    const painting = state.busy
+    if (painting) return say('A request is done; its picture is in the session list.')
+    say(`${state.pictures.get(job.picture).title} is done.`)
+    show(job.picture)
+    if (job.source && state.pictures.has(job.source)) {
+      Object.assign(state.shown, { second: job.source, layout: 'beside' })
+      changed('shown')
+    }
+  }
+  waiting()
+}
+
+function title(job) {
+  if (job.kind === 'mask') return 'Label mask'
+  const { modality, strength } = job.arguments
+  const name = modality ?? 'volume'
+  return job.source ? `${name}, strength ${strength ?? 'as usual'}` : name
+}
+
+const listed = (job) => job.state !== 'done' && job.state !== 'cancelled'
+
+function update() {
+  for (const [id, item] of items) {
+    const job = state.jobs.get(id)
+    if (job && listed(job)) continue
+    item.remove()
+    items.delete(id)
+  }
+  for (const job of state.jobs.values()) {
+    if (!listed(job)) continue
+    if (!items.has(job.id)) {
+      items.set(job.id, listItem(job))
+      $('#jobs').append(items.get(job.id))
+    }
+    write(items.get(job.id), job)
+  }
+  $('#requests').hidden = items.size === 0
+}
+
+function listItem(job) {
+  return h(
+    'li',
+    { data: { id: job.id } },
+    h('span', { class: 'words' }, h('strong', {}, title(job)), h('small', { class: 'stage' })),
+    h('progress', { max: 1, value: 0, 'aria-label': `Progress of ${title(job)}` }),
+    h('button', { type: 'button', class: 'quiet small', onclick: () => end(job.id) }, 'Cancel'),
+  )
+}
+
+function end(id) {
+  endJob(id).catch((error) => {
+    if (error.kind === 'lost') return say(explain(error), 'error')
+    state.jobs.delete(id) // it has ended meanwhile
+    changed('jobs')
+  })
+}
+
+function write(item, job) {
+  item.dataset.state = job.state
+  item.querySelector('progress').hidden = job.state === 'failed'
+  item.querySelector('progress').value = job.fraction ?? 0
+  item.querySelector('button').textContent = job.state === 'failed' ? 'Dismiss' : 'Cancel'
+  item.querySelector('.stage').textContent = job.state === 'failed' ? explain(job.error) : progress(job)
+}
+
+function progress(job) {
+  if (job.state === 'waiting') return 'in the queue'
+  const parts = [STAGES[job.stage] ?? job.stage]
+  if (job.step && job.steps) parts.push(`step ${job.step} of ${job.steps}`)
+  else parts.push(`${Math.round(100 * job.fraction)} %`)
+  if (job.seconds_left !== null && job.seconds_left !== undefined) parts.push(`${duration(job.seconds_left)} left`)
+  return parts.join(', ')
+}

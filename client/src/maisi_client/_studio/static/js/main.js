@@ -1,0 +1,93 @@
+// The beginning: what is there already is asked for, then changes are listened to.
+
+import { $, say } from './dom.js'
+import { explain, getJobs, getPictures, getServer, listen } from './api.js'
+import { changed, on, show, state } from './state.js'
+import { forget } from './images.js'
+import { loadNiivue } from './pane.js'
+import { startAsk } from './ask.js'
+import { startDrop } from './drop.js'
+import { startGallery } from './gallery.js'
+import { jobChanged, startJobs } from './jobs.js'
+import { startKeys } from './keys.js'
+import { startPaint } from './paint.js'
+import { startTabs } from './tabs.js'
+import { startTake } from './take.js'
+import { startToolbar } from './toolbar.js'
+import { startViewer } from './viewer.js'
+
+const known = (pictures) => new Map(pictures.map((picture) => [picture.id, picture]))
+
+async function refresh() {
+  try {
+    const [server, pictures, jobs] = await Promise.all([getServer(), getPictures(), getJobs()])
+    Object.assign(state, { server, pictures: known(pictures), jobs: known(jobs) })
+    const names = Object.keys(server.variants)
+    if (!names.includes(state.variant)) state.variant = names[0] ?? null
+    changed('server')
+    changed('jobs')
+    changed('pictures')
+    const latest = pictures.at(-1)
+    if (!state.pictures.has(state.shown.first) && latest) show(latest.id)
+  } catch (error) {
+    lost(error)
+  }
+}
+
+function lost(error) {
+  Object.assign(state.server, { reachable: false, message: explain(error ?? { kind: 'lost', message: 'the studio does not answer' }) })
+  changed('reach')
+}
+
+function writeServer() {
+  const { url, reachable, message, version } = state.server
+  const names = Object.keys(state.server.variants).join(', ')
+  $('#server-dot').dataset.state = reachable ? 'ready' : 'gone'
+  $('#server-text').textContent = reachable ? `${url}: ${names || 'no variant'}` : message || 'the server does not answer'
+  $('#server').title = version ? `maisi ${version}` : ''
+}
+
+function start() {
+  startTabs()
+  startToolbar()
+  startViewer()
+  startGallery()
+  startJobs()
+  startAsk()
+  startPaint()
+  startTake()
+  startDrop()
+  startKeys()
+  listen({
+    open: refresh,
+    lost: () => lost(null),
+    job: jobChanged,
+    picture(picture) {
+      state.pictures.set(picture.id, picture)
+      changed('pictures')
+    },
+    removed({ id }) {
+      forget(id)
+      state.jobs.delete(id)
+      if (state.pictures.delete(id)) {
+        if (state.shown.first === id) state.shown.first = [...state.pictures.keys()].at(-1) ?? null
+        if (state.shown.second === id) Object.assign(state.shown, { second: null, layout: 'one' })
+        changed('pictures')
+        changed('shown')
+      }
+      changed('jobs')
+    },
+    server({ reachable, message }) {
+      const back = reachable && !state.server.reachable
+      Object.assign(state.server, { reachable, message })
+      changed('reach')
+      say(reachable ? 'The server answers again.' : explain({ kind: 'unavailable', message }), reachable ? 'note' : 'error')
+      if (back) refresh()
+    },
+  })
+  requestIdleCallback(() => loadNiivue().catch((error) => say(explain(error), 'error')))
+}
+
+on('server', writeServer)
+on('reach', writeServer)
+start()

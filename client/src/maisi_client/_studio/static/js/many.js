@@ -1,0 +1,53 @@
+// Several volumes at once, to be compared: every modality, or a few values of one argument.
+
+import { h } from './dom.js'
+import { choice, row, tick } from './fields.js'
+import { ask } from './ask.js'
+
+const USUAL = { strength: '0.3, 0.5, 0.7, 0.9', guidance: '0, 2, 4', steps: '5, 10, 30' }
+const MOST = 12 // volumes of one grid
+
+/** Return the fields that say how many volumes are asked for, and in what they differ. */
+export function manyFields(variant, values, redraw, edited) {
+  const names = Object.keys(variant.modalities)
+  const options = [
+    ['one', 'One volume'],
+    ...(names.length > 1 ? [['modalities', 'One for each modality']] : []),
+    ...(values.source ? [['strength', 'Several strengths']] : []),
+    ['guidance', 'Several guidance scales'],
+    ['steps', 'Several numbers of steps'],
+  ]
+  if (!options.some(([name]) => name === values.many)) values.many = 'one'
+  const field = row('Make', choice(options, values.many, (name) => {
+    values.many = name
+    values.values = USUAL[name] ?? ''
+    redraw()
+  }))
+  field.querySelector('select').id = 'many'
+  field.querySelector('label').htmlFor = 'many'
+  if (values.many === 'one') return [field]
+  if (values.many === 'modalities') {
+    values.modalities ??= names.slice(0, 4)
+    const boxes = names.map((name) => tick(name, values.modalities.includes(name), (on) => {
+      values.modalities = names.filter((other) => (other === name ? on : values.modalities.includes(other)))
+      edited()
+    }))
+    return [field, h('fieldset', { class: 'boxes' }, h('legend', {}, 'Modalities, one seed'), boxes)]
+  }
+  const input = h('input', { type: 'text', value: values.values, id: 'values', oninput: ({ target }) => {
+    values.values = target.value
+    edited()
+  } })
+  return [field, row('Values', input, 'Numbers with commas between; all with one seed.')]
+}
+
+/** Return the numbers of a text such as '0.3, 0.5', each once. */
+const numbers = (text) => [...new Set(text.split(/[\s,;]+/).filter(Boolean).map(Number))].filter(Number.isFinite)
+
+/** Return the requests of the form: { kind, mask, source, arguments } for each volume. */
+export function requestsOf(values, inputs) {
+  const one = (changes) => ({ kind: 'volume', ...inputs, arguments: { ...values, ...changes } })
+  if (ask.many === 'modalities') return (ask.modalities ?? []).slice(0, MOST).map((modality) => one({ modality }))
+  if (ask.many === 'one') return [one({})]
+  return numbers(ask.values).slice(0, MOST).map((value) => one({ [ask.many]: value }))
+}

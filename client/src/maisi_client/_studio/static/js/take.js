@@ -1,0 +1,108 @@
+// Details of the shown picture, and its files.
+
+import { $, h, say, swatch } from './dom.js'
+import { explain, fileOf, getCommand } from './api.js'
+import { closestAxes } from './affine.js'
+import { colour, labelName, on, show, state, unit } from './state.js'
+import { openTab } from './tabs.js'
+
+const FILES = [
+  ['nii.gz', 'NIfTI', 'mask volume'],
+  ['dicom.zip', 'DICOM with Segmentation', 'volume'],
+  ['report.json', 'Report', 'report'],
+  ['plan.csv', 'Plan row', 'report'],
+]
+
+export function startTake() {
+  for (const name of ['tab', 'shown', 'pictures', 'server']) on(name, draw)
+}
+
+let drawn = null
+
+function draw() {
+  if (openTab() !== 'take') return
+  const picture = state.pictures.get(state.shown.first)
+  if (drawn === picture && $('#take').firstChild) return
+  drawn = picture
+  if (!picture) {
+    $('#take').replaceChildren(h('h3', {}, 'No picture is shown'), h('p', { class: 'hint' }, 'Choose one in the session list. Its values, labels and files are here then.'))
+    return
+  }
+  $('#take').replaceChildren(
+    h('h3', {}, picture.title),
+    facts(picture),
+    files(picture),
+    ...(picture.report ? [copies(picture)] : []),
+    ...(picture.labels?.length ? [labels(picture)] : []),
+    ...(picture.report ? [report(picture.report)] : []),
+  )
+}
+
+const by = (values) => values.map((value) => Math.round(value * 1000) / 1000).join(' × ')
+
+/** Return the letters of the file's axes, such as RAS, as nibabel's aff2axcodes does. */
+function orientation(affine) {
+  const letters = []
+  closestAxes(affine).forEach(({ axis, sign }, world) => {
+    letters[axis] = ['LR', 'PA', 'IS'][world][sign > 0 ? 1 : 0]
+  })
+  return letters.join('')
+}
+
+function facts(picture) {
+  const rows = [
+    ['Voxels', by(picture.shape)],
+    ['Spacing', `${by(picture.spacing)} mm`],
+    ['Axes', orientation(picture.affine)],
+  ]
+  const link = (id) => h('button', { type: 'button', class: 'link', onclick: () => show(id) }, state.pictures.get(id).title)
+  if (picture.kind === 'volume' && unit(picture)) rows.push(['Values', 'HU'])
+  if (state.pictures.has(picture.mask)) rows.push(['Mask', link(picture.mask)])
+  if (state.pictures.has(picture.source)) rows.push(['Begun with', link(picture.source)])
+  return definitions(rows)
+}
+
+const definitions = (rows) => h('dl', {}, rows.map(([term, value]) => h('div', {}, h('dt', {}, term), h('dd', {}, value))))
+
+function files(picture) {
+  const fits = (needs) => (needs === 'report' ? picture.report : needs.split(' ').includes(picture.kind))
+  return h('div', { class: 'files' }, FILES.filter(([, , needs]) => fits(needs)).map(([file, text]) =>
+    h('a', { class: 'button', href: fileOf(picture.id, file), download: true }, text)))
+}
+
+function copies(picture) {
+  const text = h('textarea', { readonly: true, rows: 6, hidden: true, 'aria-label': 'What was copied' })
+  const copy = async (name, said) => {
+    try {
+      text.value = (await getCommand(picture.id))[name]
+      text.hidden = false
+      await navigator.clipboard.writeText(text.value)
+      say(`${said} is copied.`)
+    } catch (error) {
+      if (text.hidden) return say(explain(error), 'error')
+      text.select()
+      say('The browser does not let this page copy; the text is selected.')
+    }
+  }
+  return h('div', { class: 'copies' },
+    h('div', { class: 'row' },
+      h('button', { type: 'button', onclick: () => copy('command', 'The command') }, 'Copy as command'),
+      h('button', { type: 'button', onclick: () => copy('python', 'The Python code') }, 'Copy as Python')),
+    text)
+}
+
+function labels(picture) {
+  const largest = [...picture.labels].filter(({ id }) => id !== 0).sort((one, other) => other.ml - one.ml)
+  return h('section', {}, h('h3', {}, 'Labels'), h('ul', { class: 'labels' }, largest.map(({ id, ml }) =>
+    h('li', {}, swatch(colour(id)), h('span', {}, labelName(id, picture)), h('small', {}, `${ml < 10 ? ml.toFixed(1) : Math.round(ml)} ml`)))))
+}
+
+function report(values) {
+  const rows = []
+  for (const [name, value] of Object.entries(values)) {
+    if (['string', 'number', 'boolean'].includes(typeof value)) rows.push([name.replaceAll('_', ' '), String(value)])
+    else if (Array.isArray(value) && value.length <= 3 && value.every((item) => typeof item === 'number')) rows.push([name.replaceAll('_', ' '), by(value)])
+  }
+  const warnings = (values.warnings ?? []).map((warning) => h('p', { data: { kind: 'warning' } }, warning))
+  return h('section', {}, h('h3', {}, 'Report'), warnings, definitions(rows))
+}
