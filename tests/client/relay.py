@@ -11,10 +11,10 @@ from collections.abc import Iterator
 class Relay:
     """Passes the bytes of every connection to `target`, HOST:PORT, until `cut`."""
 
-    def __init__(self, target: str) -> None:
-        host, _, port = target.rpartition(":")
-        self._target = host, int(port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
+    def __init__(self, target: str, port: int = 0) -> None:
+        host, _, target_port = target.rpartition(":")
+        self._target = host, int(target_port)
+        self._listener = socket.create_server(("127.0.0.1", port))
         self._open: list[socket.socket] = []
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
@@ -43,9 +43,9 @@ class Relay:
 
 
 @contextlib.contextmanager
-def relay(target: str) -> Iterator[Relay]:
-    """Yield a relay before the server `target`; it is cut at the end."""
-    one = Relay(target)
+def relay(target: str, port: int = 0) -> Iterator[Relay]:
+    """Yield a relay before the server `target`; it is cut at the end. `port` 0 is a free one."""
+    one = Relay(target, port)
     try:
         yield one
     finally:

@@ -37,7 +37,7 @@ function randomSeed() {
 const pictures = (kind) => [...state.pictures.values()].filter((picture) => picture.kind === kind).reverse()
 const titled = (picture, index, all) => {
   const alike = all.filter((other) => other.title === picture.title).length > 1
-  const seed = picture.request?.arguments?.seed
+  const seed = picture.request?.seed
   return [picture.id, alike ? `${picture.title} (${seed === undefined ? picture.id.slice(0, 4) : `seed ${seed}`})` : picture.title]
 }
 

@@ -13,13 +13,15 @@ export function $(selector, root = document) {
 export function h(tag, properties = {}, ...children) {
   const element = document.createElement(tag)
   for (const [name, value] of Object.entries(properties)) {
-    if (value === null || value === undefined || value === false) continue
-    if (name.startsWith('on')) element.addEventListener(name.slice(2), value)
+    if (value === null || value === undefined) continue
+    if (name.startsWith('aria-')) element.setAttribute(name, String(value))
+    else if (value === false) continue
+    else if (name.startsWith('on')) element.addEventListener(name.slice(2), value)
     else if (name === 'data') Object.assign(element.dataset, value)
     else if (name === 'value') element.value = value
     else element.setAttribute(name, value === true ? '' : value)
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined))
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false))
   return element
 }
 

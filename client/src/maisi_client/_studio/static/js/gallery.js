@@ -18,7 +18,7 @@ export function startGallery() {
 /** Return in a few words what a picture was made with. */
 export function describe(picture) {
   const { request, report } = picture
-  const values = { ...report, ...request?.arguments }
+  const values = { ...report, ...request }
   const parts = []
   if (picture.kind === 'mask') parts.push(`${picture.labels?.length ?? 0} labels`)
   if (values.strength !== undefined && values.strength !== null && values.strength < 1) parts.push(`strength ${values.strength}`)

@@ -34,7 +34,7 @@ export async function drawGrid(pictures) {
 
 /** Return what tells a picture from others of its grid: its modality and what was varied. */
 function caption(picture) {
-  const values = picture.request?.arguments ?? {}
+  const values = picture.request ?? {}
   const parts = [picture.title]
   for (const name of ['strength', 'guidance']) {
     if (values[name] !== undefined && values[name] !== null) parts.push(`${name} ${values[name]}`)

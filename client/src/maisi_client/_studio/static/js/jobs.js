@@ -76,9 +76,9 @@ function listItem(job) {
   return h(
     'li',
     { data: { id: job.id } },
-    h('span', { class: 'words' }, h('strong', {}, title(job)), h('small', { class: 'stage' })),
-    h('progress', { max: 1, value: 0, 'aria-label': `Progress of ${title(job)}` }),
+    h('span', { class: 'words' }, h('strong', {}, title(job)), h('small', { class: 'progress' })),
     h('button', { type: 'button', class: 'quiet small', onclick: () => end(job.id) }, 'Cancel'),
+    h('progress', { max: 1, value: 0, 'aria-label': `Progress of ${title(job)}` }),
   )
 }
 
@@ -95,7 +95,7 @@ function write(item, job) {
   item.querySelector('progress').hidden = job.state === 'failed'
   item.querySelector('progress').value = job.fraction ?? 0
   item.querySelector('button').textContent = job.state === 'failed' ? 'Dismiss' : 'Cancel'
-  item.querySelector('.stage').textContent = job.state === 'failed' ? explain(job.error) : progress(job)
+  item.querySelector('.progress').textContent = job.state === 'failed' ? explain(job.error) : progress(job)
 }
 
 function progress(job) {

@@ -78,11 +78,11 @@ function start() {
       changed('jobs')
     },
     server({ reachable, message }) {
-      const back = reachable && !state.server.reachable
+      if (reachable === state.server.reachable) return
       Object.assign(state.server, { reachable, message })
       changed('reach')
       say(reachable ? 'The server answers again.' : explain({ kind: 'unavailable', message }), reachable ? 'note' : 'error')
-      if (back) refresh()
+      if (reachable) refresh()
     },
   })
   requestIdleCallback(() => loadNiivue().catch((error) => say(explain(error), 'error')))

@@ -120,7 +120,7 @@ export async function insert() {
   if (!mask) return
   painting.strokes = []
   state.busy = false
-  const before = volume.request?.arguments ?? {}
+  const before = volume.request ?? {}
   const values = { variant: state.variant, modality: before.modality ?? volume.report?.modality, strength: painting.strength }
   for (const name of ['steps', 'guidance', 'solver', 'seed']) {
     const value = before[name] ?? (name === 'seed' ? volume.report?.seed : undefined)

@@ -47,12 +47,12 @@ export function labelName(id, mask = null) {
 export function maskOf(picture) {
   if (!picture) return null
   if (picture.kind === 'mask') return picture
-  return state.pictures.get(picture.mask ?? picture.request?.mask) ?? null
+  return state.pictures.get(picture.mask) ?? null
 }
 
 /** Return the unit of a volume's values: HU for CT, else none, since MR has none. */
 export function unit(picture) {
-  const modality = picture.report?.modality ?? picture.request?.arguments?.modality ?? ''
+  const modality = picture.report?.modality ?? picture.request?.modality ?? ''
   return modality.startsWith('ct') ? 'HU' : ''
 }
 

@@ -8,7 +8,7 @@ import { openTab } from './tabs.js'
 
 const FILES = [
   ['nii.gz', 'NIfTI', 'mask volume'],
-  ['dicom.zip', 'DICOM with Segmentation', 'volume'],
+  ['dicom.zip', 'DICOM', 'volume'],
   ['report.json', 'Report', 'report'],
   ['plan.csv', 'Plan row', 'report'],
 ]
