@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from maisi_client import InvalidRequest
-from maisi_client._studio.backend import Target
+from maisi_client._studio.backend import Backend, Target
 from maisi_client._studio.serving import hosts, serve
 
 from tests.client.studio.browser import Browser, studio
@@ -109,6 +109,16 @@ def test_every_answer_has_the_headers(
     assert answer["cross-origin-resource-policy"] == "same-origin"
     assert answer["cache-control"] == cache
     assert "access-control-allow-origin" not in answer and "server" not in answer
+
+
+def test_an_answer_of_500_has_them_too(page: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(self: Any) -> Any:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(Backend, "json", fail)
+    status, headers, body = page.raw("GET", "/api/server", page.headers)
+    assert status == 500 and headers["content-security-policy"] == CSP
+    assert json.loads(body)["error"]["kind"] == "internal" and b"fault" not in body
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_end_cancels_and_removes_everything(
     server: Server, eventually: Callable[..., None], tmp_path: Path, end: signal.Signals
 ) -> None:

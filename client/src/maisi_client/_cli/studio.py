@@ -37,7 +37,7 @@ def add(commands: Commands) -> None:
 
 
 def studio(args: argparse.Namespace) -> None:
-    """Serve the page until SIGINT or SIGTERM."""
+    """Serve the page until SIGINT, SIGTERM or SIGHUP."""
     from .._transport.tls import Tls
 
     try:

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -29,8 +28,8 @@ _TYPES = {
 }
 
 
-def application(access: Access, target: Target, folder: Path, events: Events) -> Starlette:
-    """Return the application for the server `target`, with its files in the new `folder`."""
+def application(access: Access, target: Target, folder: Path, events: Events) -> Guard:
+    """Return the guarded application for the server `target`; `folder`, new, has its files."""
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -47,14 +46,13 @@ def application(access: Access, target: Target, folder: Path, events: Events) ->
             *picture_routes.ROUTES,
             *job_routes.ROUTES,
         ],
-        middleware=[Middleware(Guard, access=access)],
         exception_handlers=errors.handlers(folder),
         lifespan=lifespan,
     )
     app.state.static = {
         path.relative_to(STATIC).as_posix(): path for path in STATIC.rglob("*") if path.is_file()
     }
-    return app
+    return Guard(app, access)  # outermost, so that an answer of 500 has its headers, too
 
 
 async def _static(request: Request) -> Response:

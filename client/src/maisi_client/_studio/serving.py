@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import signal
 import socket
 from collections.abc import Callable, Iterator
 
@@ -30,13 +31,15 @@ def check_page() -> None:
 
 
 def serve(target: Target, host: str, port: int, on_ready: Callable[[str, str], object]) -> None:
-    """Serve the page at `host`, and a free port if `port` is 0, until SIGINT or SIGTERM.
+    """Serve the page at `host`, and a free port if `port` is 0, until SIGINT, SIGTERM or SIGHUP.
 
     `on_ready` is called with the link that opens the page, and with one that does so only once:
     while a browser starts, other users see the link among its arguments. Raises `InvalidRequest`
     for an address that cannot be served.
     """
     with _listen(host, port) as listener:
+        # A terminal or an SSH connection that ends.
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
         access = Access(hosts(host, listener.getsockname()[1]))
         with page_server(access, target) as server:
             on_ready(access.link, access.link_once)

@@ -8,7 +8,7 @@ import { openTab } from './tabs.js'
 
 const FILES = [
   ['nii.gz', 'NIfTI', 'mask volume'],
-  ['dicom.zip', 'DICOM', 'volume'],
+  ['dicom.zip', 'DICOM', 'report'],
   ['report.json', 'Report', 'report'],
   ['plan.csv', 'Plan row', 'report'],
 ]
