@@ -8,7 +8,6 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,6 +16,7 @@ from .._errors import MaisiError
 from .._volume import Progress
 from .errors import Refused, error_json, not_found, without_folder
 from .events import Events
+from .timestamp import timestamp
 
 _RUNNING = 2  # at the same time
 _WAITING = 64
@@ -71,7 +71,7 @@ class Jobs:
         """Queue a job; raises `Refused` if too many wait."""
         if sum(job.state == "waiting" for job in self) >= _WAITING:
             raise Refused(429, "too_many", f"{_WAITING} jobs wait already; one has to end first")
-        created = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        created = timestamp()
         job = Job(secrets.token_hex(16), kind, arguments, mask, source, created)
         self._jobs[job.id] = job
         self._change(job.id)

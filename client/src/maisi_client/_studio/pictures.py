@@ -6,7 +6,6 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from .._grid import Spacing
 from .._volume import Volume, mask_path, report_path
 from .errors import not_found
 from .events import Events
+from .timestamp import timestamp
 
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST_NAME = 60
@@ -196,7 +196,7 @@ def _picture(kind: str, image: nib.Nifti1Image, name: str, title: str, **parts: 
         kind=kind,
         title=title,
         name=name,
-        created=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        created=timestamp(),
         shape=tuple(map(int, image.shape)),
         spacing=(x, y, z),
         affine=tuple(tuple(row) for row in affine.tolist()),
