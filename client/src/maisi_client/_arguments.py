@@ -153,10 +153,15 @@ def _flag(name: str, value: Any) -> NDArray[Any]:
     return np.array([bool(value)])
 
 
-def _sizes(name: str, value: Any) -> NDArray[Any]:
+def sizes_text(value: Any) -> str:
+    """Return the sizes of an anatomy as the text that commands, plans and the server take."""
     if isinstance(value, Mapping):
-        value = ", ".join(f"{anatomy}={size}" for anatomy, size in value.items())
-    return _text(name, value)
+        return ", ".join(f"{anatomy}={size}" for anatomy, size in value.items())
+    return str(value)
+
+
+def _sizes(name: str, value: Any) -> NDArray[Any]:
+    return _text(name, sizes_text(value))
 
 
 def _names(name: str, value: Any) -> NDArray[Any]:

@@ -23,7 +23,7 @@ READ_ERRORS = (
     *(OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error),
     *(ImageFileError, HeaderDataError, HeaderTypeError),
 )
-_SUFFIXES = (".nii", ".nii.gz", ".mgh", ".mgz")  # bzip2 and zstd may unpack to any size
+SUFFIXES = (".nii", ".nii.gz", ".mgh", ".mgz")  # bzip2 and zstd may unpack to any size
 _MAX_TEXT = 1 << 20  # bytes of a header's extensions that are read
 _METRE, _MICRON, _LENGTH_UNITS = 1, 3, 7  # of NIfTI's xyzt_units, and the bits for lengths
 _GZIP_RATIO = 1032  # the largest of deflate: https://zlib.net/zlib_tech.html
@@ -82,8 +82,8 @@ def load(path: str | os.PathLike[str]) -> SpatialImage:
     Raises ValueError if the header claims more than `MAX_BYTES`, or more than the file can hold,
     and another of `READ_ERRORS` if it cannot be read.
     """
-    if not os.fspath(path).lower().endswith(_SUFFIXES):
-        raise ImageFileError(f"its name ends in none of {', '.join(_SUFFIXES)}")
+    if not os.fspath(path).lower().endswith(SUFFIXES):
+        raise ImageFileError(f"its name ends in none of {', '.join(SUFFIXES)}")
     sniff = None
     for kind in (_Nifti1, _Nifti2, nib.MGHImage):
         fits, sniff = kind.path_maybe_image(path, sniff)

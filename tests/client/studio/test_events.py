@@ -1,4 +1,4 @@
-"""A stream of events lives while it is read, and ends where its reader has to ask anew."""
+"""A stream of events lives while it is read, and ends where its reader has to reconnect."""
 
 from __future__ import annotations
 

@@ -22,9 +22,7 @@ _TYPES = {
     ".css": "text/css",
     ".html": "text/html",
     ".js": "text/javascript",
-    ".svg": "image/svg+xml",
     ".txt": "text/plain",
-    ".woff2": "font/woff2",
 }
 
 

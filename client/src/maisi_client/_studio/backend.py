@@ -81,8 +81,8 @@ class Backend:
 
     async def variant(self, name: str | None) -> Variant:
         """Return the variant of a request that may name none; raises `MaisiError`."""
-        known = name in self._variants
-        return choose_variant(name, self._variants if known else await self.look_up())
+        served = self._variants if name in self._variants else await self.look_up()
+        return choose_variant(name, served)
 
     async def watch(self) -> None:
         """Look up again and again while somebody listens."""

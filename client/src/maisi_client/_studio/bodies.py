@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from .._arguments import MaskArguments, complete
+from .._arguments import MaskArguments, complete, sizes_text
 from .._datasets.plan import parse_argument
 from .._errors import InvalidRequest
 from .._validation import JSON_BYTES, read_json
@@ -57,9 +57,8 @@ def read_arguments(body: Mapping[str, Any], method: str) -> dict[str, Any]:
     others = values.keys() - MaskArguments.__annotations__.keys()
     if method == "mask" and others:
         raise InvalidRequest(f"{', '.join(sorted(others))}: a mask alone takes none")
-    if isinstance(values.get("anatomy"), dict):
-        sizes = values["anatomy"].items()
-        values["anatomy"] = ", ".join(f"{name}={size}" for name, size in sizes)
+    if "anatomy" in values:
+        values["anatomy"] = sizes_text(values["anatomy"])
     return complete(values)
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 _KEEPALIVE = 15.0  # seconds between comments, which show the browser that the stream lives
-_BACKLOG = 1000  # events of a reader that does not read; then its stream ends, and it asks anew
+_BACKLOG = 1000  # events of a reader that falls behind; then its stream ends, and it reconnects
 
 
 class Events:

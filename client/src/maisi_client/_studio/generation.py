@@ -61,11 +61,14 @@ async def make(
 
     if method == "mask":
         title = f"{mask.title}, changed" if mask else "generated mask"
-        made = call(f"{mask.name if mask else variant.name}-mask-seed{seed}")
+        mask_call = call(f"{mask.name if mask else variant.name}-mask-seed{seed}")
         picture = await asyncio.to_thread(
             save_mask,
-            *(pictures.folder, result, made.output, f"{title}, seed {seed}"),
-            call=made,
+            pictures.folder,
+            result,
+            mask_call.output,
+            f"{title}, seed {seed}",
+            call=mask_call,
             vocabulary="maisi",
         )
         pictures.add(picture)

@@ -10,11 +10,11 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from .._errors import printable
+from .._image_file import SUFFIXES
 from .errors import Refused
 
 MAX_BYTES = 2 << 30  # of an upload in all
 MAX_FILES = 10_000
-_SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh")  # by which `_image_file` knows the format
 _LONGEST_NAME = 200  # characters
 
 
@@ -60,7 +60,7 @@ class _Files:
         text = sent_name.decode("utf-8", "replace").replace("\\", "/")
         *parents, name = [printable(part, _LONGEST_NAME) for part in text.split("/")]
         name, parent = name or "file", parents[-1] if parents else ""
-        suffix = next((s for s in _SUFFIXES if name.lower().endswith(s)), "")
+        suffix = next((s for s in SUFFIXES if name.lower().endswith(s)), "")
         path = self._folder / f"{len(self.uploads)}{suffix}"
         self.uploads.append(Upload(name, parent, path))
         self._file = path.open("wb")

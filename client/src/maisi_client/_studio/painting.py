@@ -17,8 +17,8 @@ def paint(pictures: Pictures, parent: Picture, voxels: bytes, variant: Variant) 
     Raises `MaskError` for an id that neither the variant nor the parent has.
     """
     labels = np.frombuffer(voxels, np.uint8).reshape(parent.shape, order="F")
-    known = {*variant.labels, *(label["id"] for label in parent.labels)}
-    if foreign := [id_ for id_ in present_ids(labels) if id_ not in known]:
+    allowed = {*variant.labels, *(label["id"] for label in parent.labels)}
+    if foreign := [id_ for id_ in present_ids(labels) if id_ not in allowed]:
         ids = ", ".join(map(str, foreign[:5]))
         raise MaskError(f"the painted mask has label {ids}, which {variant.name} does not know")
     original = nib.load(pictures.path(parent))

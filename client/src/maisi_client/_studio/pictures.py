@@ -23,7 +23,6 @@ from .timestamp import timestamp
 
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST_NAME = 60
-_KINDS = ("mask", "volume")
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class Pictures:
         """Return the picture of an id; raises `Refused` if there is none of this kind."""
         picture = self._by_id.get(id_)
         if picture is None or kind not in (None, picture.kind):
-            raise not_found(kind if kind in _KINDS else "picture")
+            raise not_found(kind or "picture")
         return picture
 
     def find(self, id_: str | None, kind: str) -> Picture | None:
@@ -126,8 +125,7 @@ class Pictures:
 
 def save_mask(folder: Path, image: nib.Nifti1Image, name: str, title: str, **parts: Any) -> Picture:
     """Write a label map, uint8, as `maisi mask` does; return its picture."""
-    with atomic(folder / f"{name}.nii.gz") as draft:
-        nib.save(image, draft)
+    _write(folder, image, name)
     return mask_picture(image, name, title, **parts)
 
 
@@ -141,9 +139,13 @@ def save_greys(
     folder: Path, image: nib.Nifti1Image, name: str, title: str, **parts: Any
 ) -> Picture:
     """Write a volume that has no report; return its picture."""
+    _write(folder, image, name)
+    return _picture("volume", image, name, title, **parts)
+
+
+def _write(folder: Path, image: nib.Nifti1Image, name: str) -> None:
     with atomic(folder / f"{name}.nii.gz") as draft:
         nib.save(image, draft)
-    return _picture("volume", image, name, title, **parts)
 
 
 def save_volume(

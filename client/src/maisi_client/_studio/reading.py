@@ -12,6 +12,7 @@ from .._dicom.segmentation_reader import OWN, is_segmentation
 from .._dicom.series_reader import read_series
 from .._errors import InvalidRequest, MaisiError
 from .._grid import restore
+from .._image_file import SUFFIXES
 from .._mask import load_greys, load_mask
 from .multipart import Upload
 from .pictures import Picture, Pictures, save_greys, save_mask
@@ -79,7 +80,7 @@ def _named(text: str, upload: Upload) -> str:
 
 def _stem(name: str) -> str:
     lower = name.lower()
-    for suffix in (".nii.gz", ".nii", ".mgz", ".mgh", ".dcm"):
+    for suffix in (*SUFFIXES, ".dcm"):
         if lower.endswith(suffix):
             return name[: -len(suffix)]
     return name

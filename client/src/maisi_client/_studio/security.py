@@ -96,7 +96,7 @@ class Guard:
                 headers["Cache-Control"] = "no-store" if private else "no-cache"
             await send(message)
 
-        app = self._refusal(scope) or self._entrance(scope) or self._app
+        app = self._refusal(scope) or self._authenticate(scope) or self._app
         await app(scope, receive, send_guarded)
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
@@ -114,27 +114,27 @@ class Guard:
             return response(403, "forbidden", "the header X-Maisi: 1 is missing")
         return None
 
-    def _entrance(self, scope: Scope) -> ASGIApp | None:
+    def _authenticate(self, scope: Scope) -> ASGIApp | None:
         """Return the answer to the link, and to a request without its cookie."""
         query = parse_qs(scope["query_string"].decode("latin-1"))
         if scope["path"] == "/" and scope["method"] == "GET" and "token" in query:
             token = query["token"][0]
             once = not self._used and _equal(token, self._access.token_once)
             if not once and not _equal(token, self._access.token):
-                return _shut()
+                return _unauthorized()
             self._used |= once
-            entrance = RedirectResponse("/", 303)
-            entrance.set_cookie(
+            redirect = RedirectResponse("/", 303)
+            redirect.set_cookie(
                 self._access.cookie_name,
                 self._access.cookie,
                 path="/",
                 httponly=True,
                 samesite="strict",
             )
-            return entrance
+            return redirect
         cookie = Request(scope).cookies.get(self._access.cookie_name, "")
         if not _equal(cookie, self._access.cookie):
-            return _shut()
+            return _unauthorized()
         return None
 
 
@@ -142,5 +142,5 @@ def _equal(one: str, other: str) -> bool:
     return secrets.compare_digest(one.encode(), other.encode())
 
 
-def _shut() -> JSONResponse:
+def _unauthorized() -> JSONResponse:
     return response(401, "forbidden", "open the link that `maisi studio` has printed")

@@ -38,8 +38,8 @@ def serve(target: Target, host: str, port: int, on_ready: Callable[[str, str], o
     for an address that cannot be served.
     """
     with _listen(host, port) as listener:
-        # A terminal or an SSH connection that ends.
-        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
+        if hasattr(signal, "SIGHUP"):  # a terminal or an SSH connection that ends
+            signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
         access = Access(hosts(host, listener.getsockname()[1]))
         with page_server(access, target) as server:
             on_ready(access.link, access.link_once)

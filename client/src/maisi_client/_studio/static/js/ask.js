@@ -4,7 +4,7 @@ import { $, h } from './dom.js'
 import { startAdvice, updateAdvice } from './advice.js'
 import { anatomyFields, defaultAnatomy } from './anatomy.js'
 import { request } from './batch.js'
-import { choice, number, row, slider, tick } from './fields.js'
+import { choice, named, number, row, slider, tick } from './fields.js'
 import { manyFields, requestsOf } from './many.js'
 import { changed, on, state, variant } from './state.js'
 
@@ -179,12 +179,6 @@ function fields(chosen) {
     manyFields(chosen, ask, () => draw(), edited),
   ]
   return parts.flat().filter(Boolean)
-}
-
-function named(name, field) {
-  field.querySelector('select, input').id = name
-  field.querySelector('label').htmlFor = name
-  return field
 }
 
 function choosePreset(name) {

@@ -7,8 +7,8 @@ export function $(selector, root = document) {
 
 /**
  * Return a new element: h('button', { class: 'quiet', onclick: save, disabled: true }, 'Save').
- * Properties that begin with `on` are listeners, `data` is a mapping of data attributes; those that
- * are null, undefined or false are left out.
+ * Properties that begin with `on` are listeners, `data` is a mapping of data attributes. Null and
+ * undefined are left out, and so is false, which `aria-` attributes alone have as a value.
  */
 export function h(tag, properties = {}, ...children) {
   const element = document.createElement(tag)

@@ -17,6 +17,13 @@ export function row(text, inputs, hint = null) {
 }
 row.count = 0
 
+/** Give a row's first input the id `name`; return the row. */
+export function named(name, field) {
+  field.querySelector('select, input').id = name
+  field.querySelector('label').htmlFor = name
+  return field
+}
+
 /** Return a select of options [value, text]; `chosen` is selected if it is one of them. */
 export function choice(options, chosen, onchange) {
   const select = h(

@@ -101,8 +101,7 @@ function write(item, job) {
 function progress(job) {
   if (job.state === 'waiting') return 'in the queue'
   const parts = [STAGES[job.stage] ?? job.stage]
-  if (job.step && job.steps) parts.push(`step ${job.step} of ${job.steps}`)
-  else parts.push(`${Math.round(100 * job.fraction)} %`)
+  parts.push(`${Math.round(100 * job.fraction)} %`)
   if (job.seconds_left !== null && job.seconds_left !== undefined) parts.push(`${duration(job.seconds_left)} left`)
   return parts.join(', ')
 }

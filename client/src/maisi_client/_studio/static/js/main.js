@@ -16,12 +16,12 @@ import { startTake } from './take.js'
 import { startToolbar } from './toolbar.js'
 import { startViewer } from './viewer.js'
 
-const known = (pictures) => new Map(pictures.map((picture) => [picture.id, picture]))
+const byId = (items) => new Map(items.map((item) => [item.id, item]))
 
 async function refresh() {
   try {
     const [server, pictures, jobs] = await Promise.all([getServer(), getPictures(), getJobs()])
-    Object.assign(state, { server, pictures: known(pictures), jobs: known(jobs) })
+    Object.assign(state, { server, pictures: byId(pictures), jobs: byId(jobs) })
     const names = Object.keys(server.variants)
     if (!names.includes(state.variant)) state.variant = names[0] ?? null
     changed('server')

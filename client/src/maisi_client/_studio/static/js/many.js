@@ -1,7 +1,7 @@
 // Several volumes at once, to be compared: every modality, or a few values of one argument.
 
 import { h } from './dom.js'
-import { choice, row, tick } from './fields.js'
+import { choice, named, row, tick } from './fields.js'
 import { ask } from './ask.js'
 
 const USUAL = { strength: '0.3, 0.5, 0.7, 0.9', guidance: '0, 2, 4', steps: '5, 10, 30' }
@@ -18,13 +18,11 @@ export function manyFields(variant, values, redraw, edited) {
     ['steps', 'Several numbers of steps'],
   ]
   if (!options.some(([name]) => name === values.many)) values.many = 'one'
-  const field = row('Make', choice(options, values.many, (name) => {
+  const field = named('many', row('Make', choice(options, values.many, (name) => {
     values.many = name
     values.values = USUAL[name] ?? ''
     redraw()
-  }))
-  field.querySelector('select').id = 'many'
-  field.querySelector('label').htmlFor = 'many'
+  })))
   if (values.many === 'one') return [field]
   if (values.many === 'modalities') {
     values.modalities ??= names.slice(0, 4)

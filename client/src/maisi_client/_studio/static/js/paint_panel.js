@@ -1,7 +1,7 @@
 // The panel of the painting tools.
 
 import { $, h, swatch } from './dom.js'
-import { choice, row, slider, tick } from './fields.js'
+import { choice, named, row, slider, tick } from './fields.js'
 import { insert, keepMask, painting, paintLabels, shownVolume, undo } from './paint.js'
 import { colour, state } from './state.js'
 
@@ -39,12 +39,6 @@ export function drawPaint() {
     ...(volume ? insertion(volume, done) : [h('p', { class: 'hint' }, 'To put a lesion into a volume, show a volume that was made from this mask.')]),
   )
   if (focused && panel.querySelector(`#${CSS.escape(focused)}`)) $(`#${CSS.escape(focused)}`).focus()
-}
-
-function named(name, field) {
-  field.querySelector('input, select').id = name
-  field.querySelector('label').htmlFor = name
-  return field
 }
 
 function select(label) {
