@@ -1,191 +1,149 @@
-"""The page in a real Chromium, in front of the real server."""
+"""The page in a real browser: what is seen is what the files hold; volumes are made and shown."""
 
 from __future__ import annotations
 
-import re
-import shutil
-from collections.abc import Iterator
+import itertools
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.client.relay import relay
-from tests.client.studio.browser import Browser, labels, loaded, nifti, studio
-from tests.conftest import Server
+from tests.client.affines import oblique
+from tests.client.studio.browser import Browser, labels, loaded, nifti
+from tests.client.studio.chromium import Page
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
-]
-# WebGL2 by the CPU, as test machines have no GPU.
-ARGUMENTS = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-PATIENCE = 60_000  # ms
-FLIPPED = np.diag([-2.0, -2, 2, 1])  # LPS
-OBLIQUE = np.array([[1.9, 0.6, 0, -30], [-0.6, 1.8, 0.4, -20], [0.1, -0.4, 1.9, -25], [0, 0, 0, 1]])
+SHAPE = (40, 32, 24)
+# A label for each of the eight corners of the body: right or left, anterior or posterior, ...
+CORNERS = dict(
+    zip(itertools.product("RL", "AP", "SI"), (214, 215, 220, 221, 222, 229, 230, 239), strict=True)
+)
+COLOURS = {214: "#56c8f2", 220: "#e8a948", 222: "#35b59c", 230: "#f5d547"}  # superior
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(
-            executable_path=CHROMIUM, args=[*ARGUMENTS, "--no-sandbox"]
-        )
-        yield chromium
-        chromium.close()
+def affine(axes: str) -> Any:
+    """Return an affine of voxels of 2, 1.5 and 3 mm, with SHAPE about the origin."""
+    matrix = oblique(axes[:3], (2, 1.5, 3), 20 if axes.endswith("oblique") else 0)
+    matrix[:3, 3] = -matrix[:3, :3] @ ((np.array(SHAPE) - 1) / 2)
+    return matrix
 
 
-@pytest.fixture
-def opened(server: Server, chromium: Any) -> Iterator[tuple[Browser, Any]]:
-    """Yield the page's server and the page; nothing may be written to its console."""
-    with studio(server.grpc) as browser, chromium.new_context() as context:
-        page = open_page(context, browser)
-        complaints: list[str] = []
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        yield browser, page
-        assert [text for text in complaints if "GPU stall" not in text] == []
+def places(matrix: Any) -> Any:
+    """Return the place of each voxel, mm in RAS+, as `[3, X, Y, Z]`."""
+    return (
+        np.einsum("ij,jxyz->ixyz", matrix[:3, :3], np.indices(SHAPE))
+        + matrix[:3, 3, None, None, None]
+    )
 
 
-def open_page(context: Any, browser: Browser) -> Any:
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE)
-    page.goto(f"http://{browser.host}/?token={browser.access.token}")
-    page.wait_for_selector("#generate:enabled")
-    return page
+def under_the_cursor(page: Page) -> tuple[list[int], str]:
+    """Return the voxel that the page names, and its mm."""
+    voxel = page.text("#at-voxel").removeprefix("voxel ")
+    return [int(index) for index in voxel.split(", ")], page.text("#at-mm")
 
 
-def open_file(page: Any, kind: str, name: str, content: bytes) -> None:
-    """Choose a file and say what it is; return once it is shown."""
-    file = {"name": name, "mimeType": "application/gzip", "buffer": content}
-    page.set_input_files("#files", [file])
-    page.click(f"#open-dialog button[value={kind}]")
-    page.wait_for_selector(f"#gallery >> text={name.split('.')[0]}")
-    page.wait_for_selector("#view:not([aria-busy]) .pane canvas")
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "SAR", "LAS oblique"])
+def test_what_is_under_the_cursor(page: Page, axes: str) -> None:
+    matrix = affine(axes)
+    mm = places(matrix)
+    letters = [np.where(mm[i] > 0, *pair) for i, pair in enumerate(("RL", "AP", "SI"))]
+    corners = np.vectorize(lambda *corner: CORNERS[corner])(*letters).astype(np.uint8)
+    volume = np.random.default_rng(1).integers(-1000, 1000, SHAPE).astype(np.int16)
+    page.open("mask", "corners.nii.gz", nifti(corners, matrix))
+    page.tab.click("#planes [data-value=axial]")
+    for _ in range(2):  # above the middle
+        page.tab.keyboard.press("PageUp")
+    page.frame()
+    # Right is on the left, anterior is above, as the letters say.
+    assert page.tab.locator(".letters text").all_text_contents() == [*"RLAP"]
+    for across, down, corner in ((0.42, 0.42, "RAS"), (0.58, 0.42, "LAS"), (0.42, 0.58, "RPS")):
+        x, y = page.move(across, down)
+        label = CORNERS[(corner[0], corner[1], corner[2])]
+        voxel, _ = under_the_cursor(page)
+        assert page.tab.get_attribute("#at-label", "data-id") == str(label)
+        assert corners[tuple(voxel)] == label
+        colour = np.array(list(bytes.fromhex(COLOURS[label][1:])))
+        assert np.abs(page.pixels()[y, x].astype(int) - colour).max() < 12, (corner, x, y)
+    page.open("volume", "noise.nii.gz", nifti(volume, matrix))
+    for across, down in ((0.4, 0.45), (0.55, 0.4), (0.5, 0.6)):
+        page.move(across, down)
+        voxel, said = under_the_cursor(page)
+        assert page.text("#at-value") == str(volume[tuple(voxel)])
+        words = said.removesuffix(" mm").split()
+        signs = {"R": 1, "L": -1, "A": 1, "P": -1, "S": 1, "I": -1}
+        place = [signs[a] * float(b) for a, b in zip(words[::2], words[1::2], strict=True)]
+        nearest = np.argmin(((mm - np.array(place)[:, None, None, None]) ** 2).sum(0))
+        assert np.abs(np.array(voxel) - np.unravel_index(nearest, SHAPE)).max() <= 1
+        distance = np.linalg.inv(matrix) @ [*place, 1]
+        assert np.abs(distance[:3] - voxel).max() < 0.55  # mm are rounded to 0.1
 
 
-def generate(page: Any, **fields: str) -> None:
-    """Fill in the form and press Generate; return once the volume is shown."""
-    for name, value in fields.items():
-        field = page.locator(f"#{name}")
-        tag = field.evaluate("element => element.tagName")
-        field.select_option(value) if tag == "SELECT" else field.fill(value)
-    before = page.locator("#gallery > li").count()
-    page.wait_for_selector("#generate:enabled")
-    page.click("#generate")
-    page.wait_for_function("n => document.querySelectorAll('#gallery > li').length > n", arg=before)
-    page.wait_for_selector("#view:not([aria-busy])")
+def test_a_volume_is_made(page: Page, browser: Browser) -> None:
+    page.open("mask", "brain.nii.gz", nifti(labels()))
+    before = page.pixels()
+    page.tab.fill("#steps", "5")
+    page.until("document.querySelector('#advice').textContent", lambda text: "voxels of" in text)
+    assert "field of view" in page.text("#advice").lower()  # a warning, before it is paid for
+    page.tab.evaluate(
+        "window.said = []; new MutationObserver(() => {"
+        " const text = document.querySelector('#jobs .progress')?.textContent;"
+        " if (text && text !== said.at(-1)) said.push(text) })"
+        ".observe(document.querySelector('#jobs'), { subtree: true, childList: true })"
+    )
+    known = page.pictures("volume")
+    page.tab.click("#generate")
+    page.until("document.querySelector('#message').textContent", lambda text: "is done" in text)
+    page.seen()
+    (made,) = set(page.pictures("volume")) - set(known)
+    said = page.tab.evaluate("said")
+    steps = [text.partition("step ")[2][:6] for text in said if "step " in text]
+    assert steps == sorted(steps) and steps[0] == "1 of 5" and steps[-1] == "5 of 5", said
+    assert page.tab.evaluate("document.querySelector('#requests').hidden")
+    # The shown volume covers the mask: grey in place of colours.
+    after = page.pixels()
+    assert np.ptp(before, axis=2).mean() > 1.5 * np.ptp(after, axis=2).mean() > 0
+    assert sum(page.tab.evaluate("shifts")) < 0.02
+
+    page.tab.click("#tab-take")
+    with page.tab.expect_download() as download:
+        page.tab.click("text=NIfTI >> visible=true")
+    content = browser.get(f"/api/pictures/{made}.nii.gz")
+    assert download.value.path().read_bytes() == content
+    assert loaded(content).shape == (32, 32, 32)
+    page.tab.click("text=Copy as command")
+    command = page.until("document.querySelector('.copies textarea').value")
+    assert command == browser.get(f"/api/pictures/{made}/command")["command"]
 
 
-def volumes(browser: Browser) -> list[dict[str, Any]]:
-    return [one for one in browser.get("/api/pictures") if one["kind"] == "volume"]
-
-
-def array(browser: Browser, picture: dict[str, Any]) -> np.ndarray[Any, Any]:
-    image = loaded(browser.get(f"/api/pictures/{picture['id']}.nii.gz"))
-    return np.asarray(image.dataobj)
-
-
-def test_a_mask_becomes_a_volume_that_is_drawn(opened: tuple[Browser, Any]) -> None:
-    browser, page = opened
-    open_file(page, "mask", "brain.nii.gz", nifti(labels()))
-    empty = page.locator(".pane canvas").screenshot()
-    generate(page, modality="mri_t1", steps="2", seed="7")
-    page.wait_for_function("() => document.querySelector('#black').value !== ''")
-    page.wait_for_timeout(500)
-    assert page.locator(".pane canvas").screenshot() != empty
-    (volume,) = volumes(browser)
-    assert volume["report"]["seed"] == 7 and volume["report"]["steps"] == 2
-    assert array(browser, volume).std() > 10
-
-
-@pytest.mark.parametrize("affine", [np.diag([2.0, 2, 2, 1]), FLIPPED, OBLIQUE])
-def test_the_value_under_the_cursor_is_the_voxels(
-    opened: tuple[Browser, Any], affine: np.ndarray[Any, Any]
-) -> None:
-    _, page = opened
-    values = np.random.default_rng(0).integers(1, 1000, (20, 24, 16)).astype(np.int16)
-    open_file(page, "volume", "noise.nii.gz", nifti(values, affine))
-    page.wait_for_function("() => document.querySelector('#at-value').textContent !== ''")
-    box = page.locator(".pane canvas").bounding_box()
-    seen = set()
-    # Each in another plane of the four.
-    for x, y in ((0.25, 0.25), (0.7, 0.28), (0.27, 0.72)):
-        page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
-        page.wait_for_timeout(200)
-        voxel = [int(n) for n in re.findall(r"\d+", page.inner_text("#at-voxel"))]
-        millimetres = read_millimetres(page.inner_text("#at-mm"))
-        assert int(page.inner_text("#at-value")) == values[tuple(voxel)]
-        expected = np.linalg.inv(affine) @ [*millimetres, 1]
-        assert np.abs(expected[:3] - voxel).max() < 0.6
-        seen.add(tuple(voxel))
-    assert len(seen) == 3
-
-
-def read_millimetres(text: str) -> list[float]:
-    """Return RAS+ coordinates of a text such as 'L 3.0  A 2.0  S 1.5 mm'."""
-    pairs = re.findall(r"([RLAPSI]) (\d+\.\d)", text)
-    return [(-1 if letter in "LPI" else 1) * float(number) for letter, number in pairs]
-
-
-def test_a_painted_lesion_is_inserted_where_it_was_painted(opened: tuple[Browser, Any]) -> None:
-    browser, page = opened
-    open_file(page, "mask", "brain.nii.gz", nifti(labels()))
-    generate(page, modality="mri_flair", steps="8", seed="3")
-    (healthy,) = volumes(browser)
-    page.click("#tab-paint")
-    page.click("#lesion-150")
-    page.click("#planes [data-value=axial]")
-    box = page.locator(".pane canvas").bounding_box()
-    page.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"])
-    page.click("#insert")
-    page.wait_for_function("() => document.querySelectorAll('#gallery > li').length >= 4")
-    _, ill = volumes(browser)
-    (mask,) = (one for one in browser.get("/api/pictures") if one["id"] == ill["mask"])
-    lesion = array(browser, mask) == 150
-    assert lesion.sum() > 50
-    change = array(browser, ill).astype(float) - array(browser, healthy)
-    assert change[lesion].mean() > change[~lesion].mean() + 50
-
-
-def test_a_request_is_cancelled_and_the_gallery_outlives_the_page(
-    opened: tuple[Browser, Any],
-) -> None:
-    browser, page = opened
-    open_file(page, "mask", "brain.nii.gz", nifti(labels()))
-    page.fill("#steps", "1000")
-    page.wait_for_selector("#generate:enabled")
-    page.click("#generate")
-    page.wait_for_selector("#jobs button")
-    page.wait_for_function("() => document.querySelector('#jobs progress')?.value > 0")
-    page.click("#jobs button")
-    (job,) = browser.get("/api/jobs")
-    browser.wait(job["id"], lambda job: job["state"] == "cancelled")
-    page.reload()
-    page.wait_for_selector("#gallery >> text=brain")
-
-
-def test_two_tabs_show_the_same(opened: tuple[Browser, Any]) -> None:
-    browser, page = opened
-    second = open_page(page.context, browser)
-    open_file(page, "mask", "brain.nii.gz", nifti(labels()))
-    second.wait_for_selector("#gallery >> text=brain")
-    generate(page, steps="1")
-    second.wait_for_function("() => document.querySelectorAll('#gallery > li').length === 2")
-
-
-def test_a_server_that_is_gone_is_said_and_waited_for(server: Server, chromium: Any) -> None:
-    with (
-        relay(server.grpc) as line,
-        studio(line.address) as browser,
-        chromium.new_context() as context,
-    ):
-        page = open_page(context, browser)
-        line.cut()
-        page.wait_for_selector("#server-dot[data-state=gone]")
-        with relay(server.grpc, int(line.address.rpartition(":")[2])):
-            page.wait_for_selector("#server-dot[data-state=ready]")
-            generate(page, steps="1")
-            assert len(volumes(browser)) == 1
+def test_modalities_are_compared_in_a_grid(page: Page, browser: Browser) -> None:
+    page.open("mask", "grid.nii.gz", nifti(labels()))
+    page.tab.fill("#steps", "1")
+    page.tab.select_option("#many", "modalities")
+    known = page.pictures("volume")
+    page.tab.click("#generate")
+    page.until("document.querySelectorAll('#grid canvas').length", (4).__eq__)
+    made = [one for one in browser.get("/api/pictures") if one["id"] in page.pictures("volume")]
+    requests = [one["request"] for one in made if one["id"] not in known]
+    assert len({request["seed"] for request in requests}) == 1
+    titles = page.tab.locator("#grid .pane-title").all_text_contents()
+    assert [title.partition(",")[0] for title in titles] == [
+        *("mri_t1", "mri_t2", "mri_flair", "mri_swi")
+    ]
+    page.tab.locator("#grid .cell").nth(2).click()
+    page.seen()
+    assert page.text("#gallery [data-role=first] strong").startswith("mri_flair")
+    # Side by side, then one minus the other.
+    other = next(one["id"] for one in made if one["title"].startswith("mri_t1"))
+    page.tab.hover(f"#gallery [data-id='{other}']")
+    page.tab.click(f"#gallery [data-id='{other}'] .versus")
+    page.until("document.querySelectorAll('.pane').length", (2).__eq__)
+    page.seen()
+    page.tab.keyboard.press("d")
+    page.until("document.querySelector('.pane-title').textContent", lambda text: "minus" in text)
+    page.seen()
+    page.move(0.4, 0.4)
+    first, second = (
+        np.asarray(loaded(browser.get(f"/api/pictures/{id_}.nii.gz")).dataobj)
+        for id_ in (page.tab.get_attribute("#gallery [data-role=first]", "data-id"), other)
+    )
+    voxel = tuple(under_the_cursor(page)[0])
+    assert page.text("#at-value") == f"difference {int(first[voxel]) - int(second[voxel])}"

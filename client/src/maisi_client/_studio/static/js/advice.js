@@ -49,7 +49,8 @@ function describe(outlook, count) {
     cost.push(count > 1 ? `about ${each} each, ${duration(count * outlook.expected_seconds)} in all` : `about ${each}`)
   }
   if (outlook.expected_wait_seconds > 1) cost.push(`${duration(outlook.expected_wait_seconds)} of waiting`)
-  cost.push(`${outlook.expected_gb.toFixed(outlook.expected_gb < 1 ? 2 : 1)} GB for the decoder`)
+  const gb = outlook.expected_gb
+  cost.push(`${gb < 0.1 ? 'less than 0.1' : gb.toFixed(1)} GB for the decoder`)
   if (outlook.body_added) parts.push('a body is added around the organs')
   return [
     sentence(`${parts.join(', ')}.`, 'fact'),

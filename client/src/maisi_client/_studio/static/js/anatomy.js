@@ -3,45 +3,62 @@
 import { h } from './dom.js'
 import { slider } from './fields.js'
 
-/** Return the sizes that the variant takes by itself: name -> 0..1, or -1 for absent. */
+const ABSENT = -1
+const LEFT = -0.05 // the left end of a slider, which stands for absent
+
+/** Return the sizes that a form begins with: name -> 0..1, those of organs. */
 export function defaultAnatomy(variant) {
-  return Object.fromEntries(Object.entries(variant.anatomy).map(([name, size]) => [name, size.default]))
+  const organs = Object.entries(variant.anatomy).filter(([, size]) => size.label === undefined && size.default >= 0)
+  return Object.fromEntries(organs.map(([name, size]) => [name, size.default]))
 }
 
-const write = (value) => (value < 0 ? 'absent' : value.toFixed(2))
-
-/** Return the sliders; they write into `sizes` and call `edited`. At most one tumour is present. */
+/**
+ * Return the sliders; they write into `sizes` (name -> 0..1, or -1 for absent) and call `edited`.
+ *
+ * A size without a tick is left out, and the server chooses it. At most one tumour has a tick.
+ */
 export function anatomyFields(variant, sizes, edited) {
   const rows = new Map()
-  const set = (name, value) => {
-    sizes[name] = value
+  const show = (name) => {
     const [box, input, output] = rows.get(name)
-    box.checked = value >= 0
-    input.disabled = value < 0
-    if (value >= 0) input.value = value
-    output.textContent = write(value)
+    box.checked = name in sizes
+    input.disabled = !box.checked
+    output.textContent = !box.checked ? 'any' : sizes[name] === ABSENT ? 'absent' : sizes[name].toFixed(2)
   }
-  const choose = (name, value) => {
-    set(name, value)
-    if (variant.anatomy[name].tumour && value >= 0) {
-      for (const [other, size] of Object.entries(variant.anatomy)) {
-        if (size.tumour && other !== name) set(other, -1)
+  const tick = (name, given) => {
+    const { tumour } = variant.anatomy[name]
+    if (given && tumour) {
+      for (const other of rows.keys()) {
+        if (!variant.anatomy[other].tumour || other === name) continue
+        delete sizes[other]
+        show(other)
       }
     }
+    if (given) slide(name)
+    else delete sizes[name]
+    show(name)
     edited()
   }
+  const slide = (name) => {
+    const value = Number(rows.get(name)[1].value)
+    sizes[name] = value < 0 ? ABSENT : value
+    show(name)
+  }
   const elements = Object.entries(variant.anatomy).map(([name, size]) => {
-    const value = sizes[name] ?? size.default
-    const [input, output] = slider(Math.max(value, 0), { low: 0, high: 1, step: 0.05, name, write }, (now) => choose(name, now))
+    const value = sizes[name] ?? (size.default >= 0 ? size.default : 0.5)
+    const [input, output] = slider(value < 0 ? LEFT : value, { low: LEFT, high: 1, step: 0.05, name }, () => {
+      slide(name)
+      edited()
+    })
     const box = h('input', {
       type: 'checkbox',
-      'aria-label': `${name} is present`,
-      onchange: ({ target }) => choose(name, target.checked ? Number(input.value) || 0.5 : -1),
+      'aria-label': `${name} is given`,
+      onchange: ({ target }) => tick(name, target.checked),
     })
     rows.set(name, [box, input, output])
-    const element = h('div', { class: 'anatomy', title: size.meaning ?? '' }, h('label', { class: 'tick' }, box, name), input, output)
-    return element
+    return h('div', { class: 'anatomy' }, h('label', { class: 'tick', title: size.meaning ?? name }, box, name), input, output)
   })
-  for (const name of rows.keys()) set(name, sizes[name] ?? variant.anatomy[name].default)
-  return h('fieldset', { id: 'anatomy' }, h('legend', {}, 'Sizes'), elements)
+  for (const name of rows.keys()) show(name)
+  const hint = 'The server chooses what has no tick. The left end is absent.'
+  return h('fieldset', { id: 'anatomy' }, h('legend', {}, 'Sizes'), elements, h('p', { class: 'hint' }, hint))
 }

@@ -13,11 +13,11 @@ const ADVICE = {
   unavailable: 'Start the server, or wait until it answers again.',
   overloaded: 'Wait until others are done, then ask again.',
   out_of_memory: 'Ask for a smaller size, or wait until others are done.',
-  too_large: 'Ask for a smaller size.',
   timeout: 'Ask for fewer steps or a smaller size, or try again.',
   stopping: 'The server restarts; ask again in a minute.',
   lost: 'Run maisi studio again and open the link that it prints.',
-  busy: 'Wait until some of the requests are done.',
+  too_many: 'Wait until some of the requests are done, or cancel some.',
+  disk_full: 'Remove pictures from the session.',
 }
 
 /** Return an error as one or two sentences: what is wrong, and what to do. */

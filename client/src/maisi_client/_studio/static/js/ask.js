@@ -4,9 +4,9 @@ import { $, h } from './dom.js'
 import { startAdvice, updateAdvice } from './advice.js'
 import { anatomyFields, defaultAnatomy } from './anatomy.js'
 import { request } from './batch.js'
-import { choice, named, number, row, slider, tick } from './fields.js'
+import { choice, named, number, row, slider } from './fields.js'
 import { manyFields, requestsOf } from './many.js'
-import { changed, on, state, variant } from './state.js'
+import { changed, maskOf, on, state, variant } from './state.js'
 
 /** What is asked for. null is the variant's default. */
 export const ask = {
@@ -30,8 +30,9 @@ export const ask = {
   values: '',
 }
 
+/** Return a seed that people can read and type. */
 function randomSeed() {
-  return crypto.getRandomValues(new Uint32Array(1))[0]
+  return crypto.getRandomValues(new Uint32Array(1))[0] % 1e6
 }
 
 const pictures = (kind) => [...state.pictures.values()].filter((picture) => picture.kind === kind).reverse()
@@ -48,21 +49,22 @@ export function startAsk() {
     draw()
   })
   on('pictures', () => {
-    const known = (id) => state.pictures.has(id)
-    if (!['none', 'anatomy'].includes(ask.start) && !known(ask.start)) ask.start = 'none'
-    if (ask.source && !known(ask.source)) ask.source = ''
+    if (!['none', 'anatomy'].includes(ask.start) && !state.pictures.has(ask.start)) ask.start = 'none'
+    if (ask.source && !state.pictures.has(ask.source)) ask.source = ''
     draw()
   })
   on('shown', () => {
     const picture = state.pictures.get(state.shown.first)
-    if (picture?.kind === 'mask' && picture.id !== ask.start && ask.source === '') {
-      ask.start = picture.id
+    const mask = picture?.kind === 'mask' || (ask.start === 'none' && !chosenStart) ? maskOf(picture) : null
+    if (mask && mask.id !== ask.start && ask.source === '' && variant()?.masks) {
+      ask.start = mask.id
       draw()
     }
   })
 }
 
 let drawnFor = null
+let chosenStart = false // the person has chosen what to begin with
 
 /** Set what the variant has as defaults, after another one was chosen. */
 function defaults() {
@@ -152,10 +154,14 @@ function fields(chosen) {
       changed('server')
     }))),
     chosen.masks && named('start', row('Label mask', choice([
-      ['none', 'None: an image alone'],
-      ...(Object.keys(chosen.anatomy).length ? [['anatomy', 'Made from sizes of organs']] : []),
+      ['none', 'None'],
+      ...(Object.keys(chosen.anatomy).length ? [['anatomy', 'Made from sizes']] : []),
       ...pictures('mask').map(titled),
-    ], ask.start, set('start', true)))),
+    ], ask.start, (value) => {
+      chosenStart = true
+      ask.start = value
+      draw()
+    }))),
     named('modality', row('Modality', choice(Object.keys(chosen.modalities).map((name) => [name, name]), ask.modality, set('modality')))),
     Object.keys(chosen.presets).length > 0 && named('preset', row('Preset', choice([
       ['', 'None'], ...Object.entries(chosen.presets).map(([name, preset]) => [name, name, preset.caveat]),
@@ -172,7 +178,7 @@ function fields(chosen) {
       inputsOf().mask && !ask.source && spacingField(chosen, 'As the mask'),
       masked && named('redraws', row('Redraws', number(ask.redraws, { low: 0, high: 10, name: 'Redraws' }, set('redraws')), 'Tries again, at most so often, while the volume does not follow its mask.')),
       chosen.regions.length > 0 && [0, 1].map((end) => row(end ? 'Lowest region' : 'Top region', choice(
-        [['', 'From the mask'], ...chosen.regions.map((name) => [name, name])], ask.regions[end] ?? '', (value) => {
+        [['', masked ? 'From the mask' : 'As usual'], ...chosen.regions.map((name) => [name, name])], ask.regions[end] ?? '', (value) => {
           ask.regions[end] = value || null
           edited()
         })))),
@@ -215,13 +221,23 @@ function spacingField({ spacing }, hint) {
 }
 
 function seedField() {
+  const keep = (again) => {
+    ask.again = again
+    for (const button of buttons) button.setAttribute('aria-pressed', (button.textContent === 'Again') === again)
+  }
+  const buttons = [false, true].map((again) =>
+    h('button', {
+      type: 'button',
+      'aria-pressed': ask.again === again,
+      title: again ? 'The same seed: with the same values it makes the same volume' : 'A new seed each time',
+      onclick: () => keep(again),
+    }, again ? 'Again' : 'Another'))
   const field = row('Seed', number(ask.seed, { low: 0, high: 2 ** 32 - 1, name: 'Seed' }, (value) => {
     ask.seed = value ?? 0
-    ask.again = true
-    field.querySelector('[type=checkbox]').checked = true
+    keep(true)
     edited()
   }))
-  field.querySelector('.inputs').append(tick('Again', ask.again, set('again')))
+  field.querySelector('.inputs').append(h('div', { class: 'segments', role: 'group', 'aria-label': 'Seed' }, buttons))
   return named('seed', field)
 }
 

@@ -30,7 +30,7 @@ function write(mm, pane) {
   ].join('  ')
   $('#at-voxel').textContent = voxel ? `voxel ${voxel.join(', ')}` : 'outside'
   $('#at-value').textContent = voxel ? values(voxel, mm) : ''
-  const mask = image.kind === 'mask' ? image : pane.mask
+  const mask = pane.labels
   const at = mask && voxelAt(mask, mm)
   const id = at ? valueOf(mask, at) : null
   const picture = state.pictures.get(state.shown.first)

@@ -39,6 +39,7 @@ export function choice(options, chosen, onchange) {
 export function number(value, { low, high, step = 1, name, hint = '' }, onchange) {
   return h('input', {
     type: 'number',
+    id: `number-${name.toLowerCase().replaceAll(' ', '-')}`,
     min: low,
     max: high,
     step,

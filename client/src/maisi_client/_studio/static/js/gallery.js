@@ -22,9 +22,8 @@ export function describe(picture) {
   const parts = []
   if (picture.kind === 'mask') parts.push(`${picture.labels?.length ?? 0} labels`)
   if (values.strength !== undefined && values.strength !== null && values.strength < 1) parts.push(`strength ${values.strength}`)
-  if (values.guidance) parts.push(`guidance ${values.guidance}`)
+  if (values.guidance || request?.guidance === 0) parts.push(`guidance ${values.guidance}`)
   if (values.steps && picture.kind === 'volume') parts.push(`${values.steps} steps`)
-  if (values.seed !== undefined && values.seed !== null) parts.push(`seed ${values.seed}`)
   return parts.length > 0 ? parts.join(', ') : picture.shape.join(' × ')
 }
 

@@ -1,6 +1,7 @@
 // Several pictures side by side in one plane, at the same place.
 
 import { $, h } from './dom.js'
+import { describe } from './gallery.js'
 import { imageOf } from './images.js'
 import { drawPlane } from './slices.js'
 import { show, state } from './state.js'
@@ -17,7 +18,7 @@ export async function drawGrid(pictures) {
       'button',
       { class: 'cell', title: 'Open in the main view', onclick: () => show(picture.id) },
       canvas,
-      h('span', { class: 'pane-title' }, caption(picture)),
+      h('span', { class: 'pane-title' }, `${picture.title} (${describe(picture)})`),
     )
     return { picture, canvas, button }
   })
@@ -30,14 +31,4 @@ export async function drawGrid(pictures) {
     const plane = ['coronal', 'sagittal'].includes(state.shown.planes) ? state.shown.planes : 'axial'
     drawPlane(canvas, image, plane, crosshair(), { range, table: state.server.colours })
   }
-}
-
-/** Return what tells a picture from others of its grid: its modality and what was varied. */
-function caption(picture) {
-  const values = picture.request ?? {}
-  const parts = [picture.title]
-  for (const name of ['strength', 'guidance']) {
-    if (values[name] !== undefined && values[name] !== null) parts.push(`${name} ${values[name]}`)
-  }
-  return parts.join(', ')
 }

@@ -12,11 +12,11 @@ const kept = new Map() // id -> promise of an image, the latest last
  * { id, kind, shape, affine, inverse, voxels, slope, intercept, range: [black, white] }.
  */
 export function imageOf(picture) {
-  const known = kept.get(picture.id)
+  const cached = kept.get(picture.id)
   kept.delete(picture.id)
-  const image = known ?? load(picture)
+  const image = cached ?? load(picture)
   kept.set(picture.id, image)
-  if (!known) {
+  if (!cached) {
     image.then(trim, () => kept.delete(picture.id))
   }
   return image

@@ -9,10 +9,10 @@ const STAGES = { // of the server
   '': 'starting',
   waiting: 'waiting for its turn',
   condition: 'reading the mask',
-  mask: 'making the mask',
+  mask: 'mask',
   mask_encoder: 'encoding the mask',
-  sampler: 'making the image',
-  decoder: 'decoding the image',
+  sampler: 'image',
+  decoder: 'decoding',
 }
 const items = new Map() // id -> list item
 
@@ -98,10 +98,25 @@ function write(item, job) {
   item.querySelector('.progress').textContent = job.state === 'failed' ? explain(job.error) : progress(job)
 }
 
+// Where in an attempt the sampler is; ATTEMPTS and SAMPLER of backends/maisi/progress.py.
+const ATTEMPTS = 0.05
+const SAMPLER = 0.84
+
+/** Return 'step 3 of 30' while the sampler runs, else null. */
+function step({ stage, fraction, arguments: { steps, redraws, variant: name } }) {
+  const total = steps ?? state.server.variants[name ?? state.variant]?.defaults.steps
+  if (stage !== 'sampler' || !total) return null
+  const attempts = ((fraction - ATTEMPTS) / (1 - ATTEMPTS)) * ((redraws ?? 0) + 1)
+  const attempt = Math.floor(attempts + 1e-6)
+  const done = Math.round(((attempts - attempt) / SAMPLER) * total)
+  return `step ${Math.min(done + 1, total)} of ${total}${attempt > 0 ? `, try ${attempt + 1}` : ''}`
+}
+
 function progress(job) {
   if (job.state === 'waiting') return 'in the queue'
+  if (job.stage === 'waiting') return STAGES.waiting
   const parts = [STAGES[job.stage] ?? job.stage]
-  parts.push(`${Math.round(100 * job.fraction)} %`)
+  parts.push(step(job) ?? `${Math.round(100 * job.fraction)} %`)
   if (job.seconds_left !== null && job.seconds_left !== undefined) parts.push(`${duration(job.seconds_left)} left`)
   return parts.join(', ')
 }

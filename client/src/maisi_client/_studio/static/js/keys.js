@@ -84,8 +84,9 @@ function press(event) {
     return
   }
   if (typing || event.altKey) return
-  const inControl = event.target.closest?.('button, [role=tab], input, summary, a')
-  if (STEPS[event.key] && !inControl && openPanes()[0]) {
+  const inControl = event.target.closest?.('button, input, summary, a')
+  const usesArrows = event.target.closest?.('[role=tab], input')
+  if (STEPS[event.key] && !usesArrows && openPanes()[0]) {
     event.preventDefault()
     return step(openPanes()[0], STEPS[event.key])
   }

@@ -78,11 +78,14 @@ function start() {
       changed('jobs')
     },
     server({ reachable, message }) {
-      if (reachable === state.server.reachable) return
+      const loaded = state.server.url !== ''
+      const before = state.server.reachable
       Object.assign(state.server, { reachable, message })
       changed('reach')
-      say(reachable ? 'The server answers again.' : explain({ kind: 'unavailable', message }), reachable ? 'note' : 'error')
-      if (reachable) refresh()
+      if (!loaded) return // `refresh` is under way
+      if (reachable && !before) say('The server answers again.')
+      if (!reachable) say(explain({ kind: 'unavailable', message }), 'error')
+      refresh()
     },
   })
   requestIdleCallback(() => loadNiivue().catch((error) => say(explain(error), 'error')))

@@ -45,31 +45,38 @@ export function startPaint() {
   on('server', follow)
 }
 
+const drafts = new Map() // id of a mask -> what is painted on it and not kept yet
+const NOTHING = { mask: null, picture: null, original: null, strokes: [] }
+
 async function update() {
-  if (openTab() !== 'paint') {
-    if (painting.mask) await stop()
-    return
-  }
-  const picture = maskOf(state.pictures.get(state.shown.first))
-  painting.label ??= paintLabels()[0]?.id ?? null
-  if (picture?.id === painting.picture?.id && (picture !== null) === (painting.mask !== null)) return drawPaint()
-  if (painting.strokes.length > 0) say('What was painted and not kept is gone.')
-  if (!picture || state.shown.layout === 'grid') return stop()
+  const picture = openTab() === 'paint' && state.shown.layout !== 'grid' ? maskOf(state.pictures.get(state.shown.first)) : null
+  const labels = paintLabels()
+  if (!labels.some(({ id }) => id === painting.label) && painting.label !== 0) painting.label = labels[0]?.id ?? null
+  if (painting.picture?.id === picture?.id) return drawPaint()
+  put(NOTHING)
   painting.picture = picture
-  const image = await imageOf(picture)
-  if (painting.picture !== picture) return
-  const voxels = image.voxels.slice()
-  Object.assign(painting, { mask: { ...image, id: `${image.id}-painted`, voxels }, original: image.voxels, strokes: [] })
-  state.busy = false
-  drawPaint()
-  await setWorkingMask(painting.mask)
+  if (picture && !drafts.has(picture.id)) {
+    const image = await imageOf(picture)
+    const mask = { ...image, id: `${image.id}-painted`, voxels: image.voxels.slice() }
+    if (painting.picture?.id !== picture.id) return // another is shown meanwhile
+    drafts.set(picture.id, { mask, picture, original: image.voxels, strokes: [] })
+  }
+  put(picture ? drafts.get(picture.id) : NOTHING)
+  await setWorkingMask(picture?.id, painting.mask)
 }
 
-async function stop() {
-  Object.assign(painting, { mask: null, picture: null, original: null, strokes: [] })
-  state.busy = false
+/** Paint on what a draft holds; that of before stays if it has strokes. */
+function put(draft) {
+  if (painting.mask && painting.strokes.length === 0) drafts.delete(painting.picture.id)
+  Object.assign(painting, draft)
+  state.busy = painting.strokes.length > 0
   drawPaint()
-  await setWorkingMask(null)
+}
+
+/** Forget what is painted, now that it is a picture of its own. */
+function drop() {
+  painting.strokes = []
+  put(NOTHING)
 }
 
 /** Note that a stroke was made: undo can take it back, and nothing else is shown meanwhile. */
@@ -93,7 +100,7 @@ export function undo() {
 /** Keep the mask as a new picture; return it, or null where it cannot be kept. */
 async function keep() {
   try {
-    const picture = await sendMask(painting.picture.id, painting.mask.voxels, state.variant)
+    const picture = await sendMask(painting.picture.id, painting.mask.voxels, variantOf(shownVolume()))
     state.pictures.set(picture.id, picture)
     changed('pictures')
     return picture
@@ -107,8 +114,7 @@ async function keep() {
 export async function keepMask() {
   const picture = await keep()
   if (!picture) return
-  painting.strokes = []
-  state.busy = false
+  drop()
   say(`${picture.title} is in the session list.`)
   show(picture.id)
 }
@@ -118,10 +124,10 @@ export async function insert() {
   const volume = state.pictures.get(state.shown.first)
   const mask = await keep()
   if (!mask) return
-  painting.strokes = []
-  state.busy = false
+  drop()
+  await update()
   const before = volume.request ?? {}
-  const values = { variant: state.variant, modality: before.modality ?? volume.report?.modality, strength: painting.strength }
+  const values = { variant: variantOf(volume), modality: before.modality ?? volume.report?.modality, strength: painting.strength }
   for (const name of ['steps', 'guidance', 'solver', 'seed']) {
     const value = before[name] ?? (name === 'seed' ? volume.report?.seed : undefined)
     if (value !== undefined && value !== null) values[name] = value
@@ -130,6 +136,13 @@ export async function insert() {
   if (sent) say(`${labelName(painting.label)} is being put into ${volume.title}.`)
 }
 
+/** Return the variant that made a volume, if it is served, else the chosen one. */
+function variantOf(volume) {
+  const name = volume?.request?.variant
+  return name in state.server.variants ? name : state.variant
+}
+
+/** Return the picture of the main view if it is a volume, else null. */
 export const shownVolume = () => {
   const picture = state.pictures.get(state.shown.first)
   return picture?.kind === 'volume' ? picture : null

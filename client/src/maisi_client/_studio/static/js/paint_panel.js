@@ -15,6 +15,10 @@ const TOOLS = [
 /** Draw the panel as `painting` is now. */
 export function drawPaint() {
   const panel = $('#paint')
+  if (painting.mask && painting.label === null) {
+    panel.replaceChildren(h('h3', {}, 'No labels'), h('p', { class: 'hint' }, `${state.variant ?? 'The server'} takes no label masks; choose another variant.`))
+    return
+  }
   if (!painting.mask) {
     panel.replaceChildren(
       h('h3', {}, 'Nothing to paint on'),
@@ -26,7 +30,7 @@ export function drawPaint() {
   const volume = shownVolume()
   const done = painting.strokes.length > 0
   panel.replaceChildren(
-    lesions(),
+    ...[lesions()].flat(),
     labelField(),
     tools(),
     ...(['sphere', 'restore'].includes(painting.tool)
@@ -36,7 +40,7 @@ export function drawPaint() {
     h('div', { class: 'row' },
       h('button', { type: 'button', id: 'undo', disabled: !done, onclick: undo }, 'Undo'),
       h('button', { type: 'button', id: 'keep', disabled: !done, onclick: keepMask }, 'Keep as new mask')),
-    ...(volume ? insertion(volume, done) : [h('p', { class: 'hint' }, 'To put a lesion into a volume, show a volume that was made from this mask.')]),
+    ...(volume ? insertion(done) : [h('p', { class: 'hint' }, 'To put a lesion into a volume, show a volume that was made from this mask.')]),
   )
   if (focused && panel.querySelector(`#${CSS.escape(focused)}`)) $(`#${CSS.escape(focused)}`).focus()
 }
@@ -48,7 +52,7 @@ function select(label) {
 
 function lesions() {
   const labels = paintLabels().filter(({ lesion }) => lesion).slice(0, 8)
-  if (labels.length === 0) return ''
+  if (labels.length === 0) return []
   return h('fieldset', { class: 'chips' }, h('legend', {}, 'Lesions'), labels.map(({ id, name }) =>
     h('button', { type: 'button', id: `lesion-${id}`, class: 'chip', 'aria-pressed': painting.label === id, onclick: () => select(id) },
       swatch(colour(id)), name)))
@@ -74,11 +78,11 @@ export function chooseTool(name) {
   drawPaint()
 }
 
-function insertion(volume, done) {
+function insertion(done) {
   return [
     named('insert-strength', row('Strength', slider(painting.strength, { low: 0.1, high: 1, step: 0.05, name: 'Strength', write: (value) => value.toFixed(2) }, (value) => (painting.strength = value)),
       'How much of the volume may change.')),
     h('div', { class: 'row' },
-      h('button', { type: 'button', id: 'insert', class: 'primary', disabled: !done || !state.server.reachable, onclick: insert }, `Insert into ${volume.title}`)),
+      h('button', { type: 'button', id: 'insert', class: 'primary', disabled: !done || !state.server.reachable, onclick: insert }, 'Insert into the volume')),
   ]
 }

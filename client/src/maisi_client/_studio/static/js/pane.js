@@ -1,6 +1,7 @@
 // One view of a picture: a NiiVue instance in its canvas, with a title and a layer for outlines.
 
 import { h } from './dom.js'
+import { drawLetters, lettersElement } from './letters.js'
 import { write } from './nifti.js'
 
 const PLANES = { axial: 0, coronal: 1, sagittal: 2, all: 3, render: 4 } // NiiVue's numbers
@@ -20,22 +21,22 @@ export function loadNiivue() {
 
 /** Return a new pane inside `parent`; `events` has `location(mm)`, `hover(mm)`, `window(range)`. */
 export async function openPane(parent, events) {
+  if (!document.createElement('canvas').getContext('webgl2')) {
+    throw new Error('this browser has no WebGL 2, which the view needs; another browser or its settings may have it')
+  }
   const Niivue = await loadNiivue()
   const canvas = h('canvas', { 'aria-label': 'view of the picture', tabindex: '0' })
   const title = h('div', { class: 'pane-title' })
   const outline = document.createElementNS('http://www.w3.org/2000/svg', 'svg')
   outline.setAttribute('class', 'outline')
-  const element = h('div', { class: 'pane' }, h('div', { class: 'stage' }, canvas), outline, title)
+  const letters = lettersElement()
+  const element = h('div', { class: 'pane' }, h('div', { class: 'canvas' }, canvas), letters, outline, title)
   parent.append(element)
   const viewer = new Niivue({
     backColor: [0, 0, 0, 1],
-    crosshairColor: [0.25, 0.75, 0.95, 0.65],
-    crosshairGap: 8,
-    crosshairWidthUnit: 'percent',
-    crosshairWidth: 0.12,
-    fontColor: [0.72, 0.75, 0.78, 1],
-    fontMinPx: 12,
-    fontSizeScaling: 0.3,
+    crosshairColor: [0.3, 0.75, 0.9, 0.6],
+    crosshairWidthUnit: 'mm',
+    isOrientationTextVisible: false, // see letters.js
     isRadiologicalConvention: true, // R is on the left
     sagittalNoseLeft: true, // so is A
     isSliceMM: true, // planes of the body, whatever the axes of the file
@@ -58,7 +59,9 @@ export async function openPane(parent, events) {
   })
   viewer.onLocationChange = (place) => events.location([...place.mm].slice(0, 3))
   viewer.onIntensityChange = (volume) => events.window([volume.cal_min, volume.cal_max])
-  const pane = { element, canvas, title, outline, viewer, image: null, mask: null, queue: Promise.resolve() }
+  const shown = { image: null, mask: null, labels: null }
+  const pane = { element, canvas, title, letters, outline, viewer, ...shown, queue: Promise.resolve() }
+  new ResizeObserver(() => requestAnimationFrame(() => fit(pane))).observe(element)
   const move = (event) => events.hover(placeOf(pane, event)?.mm ?? null, pane)
   canvas.addEventListener('mousemove', move)
   canvas.addEventListener('mouseleave', () => events.hover(null, pane))
@@ -99,6 +102,7 @@ async function replace(pane, image, mask, { range, opacity, colours }) {
   })
   if (before) viewer.scene.crosshairPos = clamp(viewer.mm2frac(before))
   viewer.updateGLVolume()
+  fit(pane)
   viewer.createOnLocationChange()
 }
 
@@ -124,7 +128,10 @@ export function setLook(pane, { range, opacity }) {
   const { viewer } = pane
   const [base, overlay] = viewer.volumes
   if (!base) return
-  if (pane.image.kind !== 'mask') Object.assign(base, { cal_min: range[0], cal_max: range[1] })
+  const [black, white] = pane.image.kind === 'mask' ? [base.cal_min, base.cal_max] : range
+  const same = base.cal_min === black && base.cal_max === white
+  if (same && (!overlay || overlay.opacity === opacity)) return // nothing to compute anew
+  Object.assign(base, { cal_min: black, cal_max: white })
   if (overlay) overlay._opacity = opacity
   viewer.updateGLVolume()
 }
@@ -132,6 +139,20 @@ export function setLook(pane, { range, opacity }) {
 /** Show all planes, or one of them: all, axial, coronal, sagittal, render. */
 export function setPlanes(pane, planes) {
   pane.viewer.setSliceType(PLANES[planes])
+  fit(pane)
+}
+
+/** Fit letters and crosshair to the size of the planes: NiiVue knows its width in mm alone. */
+function fit(pane) {
+  const { viewer } = pane
+  drawLetters(pane)
+  const [plane] = viewer.screenSlices
+  if (!plane || !viewer.crosshairs3D) return
+  const width = Math.abs((1.5 * (viewer.uiData.dpr ?? 1) * plane.fovMM[0]) / plane.leftTopWidthHeight[2])
+  if (!Number.isFinite(width) || Math.abs(width - viewer.opts.crosshairWidth) < 0.01) return
+  viewer.opts.crosshairWidth = width
+  viewer.crosshairs3D.mm[0] = NaN // so that it is made anew
+  viewer.drawScene()
 }
 
 /** Draw labels with sharp voxels, for painting, or smoothly. */
@@ -139,10 +160,11 @@ export function setSharp(pane, sharp) {
   pane.viewer.setInterpolation(sharp)
 }
 
-/** Let two panes follow each other: planes, place, zoom and turn. */
-export function link(first, second) {
-  first.viewer.broadcastTo([second.viewer], { '2d': true, '3d': true })
-  second.viewer.broadcastTo([first.viewer], { '2d': true, '3d': true })
+/** Let two panes follow each other in place, zoom and turn; or no longer, so that one alone is drawn. */
+export function link([first, second], linked) {
+  if (!second) return
+  first.viewer.broadcastTo(linked ? [second.viewer] : [], { '2d': true, '3d': true })
+  second.viewer.broadcastTo(linked ? [first.viewer] : [], { '2d': true, '3d': true })
 }
 
 /** Move the crosshair to a place in mm. */
@@ -186,11 +208,4 @@ export function redrawMask(pane) {
   if (mask) viewer.refreshLayers(viewer.volumes[1], 1)
   else if (image?.kind === 'mask') viewer.refreshLayers(viewer.volumes[0], 0)
   viewer.drawScene()
-}
-
-/** Remove a pane and what it holds on the graphics card. */
-export function closePane(pane) {
-  pane.viewer.cleanup()
-  pane.viewer.gl?.getExtension('WEBGL_lose_context')?.loseContext()
-  pane.element.remove()
 }

@@ -6,12 +6,13 @@ export const state = {
   jobs: new Map(), // id -> Job
   mine: new Set(), // ids of the jobs that this tab asked for
   variant: null, // the name of the chosen one
+  busy: false, // something is painted and not kept: nothing else is to be shown by itself
   shown: {
     first: null, // id of the picture in the main view
     second: null, // id of the one that it is compared with
     layout: 'one', // one, beside, flicker, difference, grid
     planes: 'all', // all, axial, coronal, sagittal, render
-    opacity: 0.4, // of labels over a volume
+    opacity: 0.3, // of labels over a volume
     grid: [], // ids
     grids: 'axial', // the plane of a grid
     windows: {}, // id -> [black, white], where it was changed

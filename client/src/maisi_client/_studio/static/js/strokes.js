@@ -22,6 +22,7 @@ export function startStrokes() {
   window.addEventListener('mouseup', up, true)
   on('painted', redraw)
   on('tab', dropPolygon)
+  on('shown', dropPolygon)
 }
 
 const stop = (event) => {

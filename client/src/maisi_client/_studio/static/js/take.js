@@ -3,27 +3,23 @@
 import { $, h, say, swatch } from './dom.js'
 import { explain, fileOf, getCommand } from './api.js'
 import { closestAxes } from './affine.js'
-import { colour, labelName, on, show, state, unit } from './state.js'
+import { colour, labelName, maskOf, on, show, showGrid, state, unit } from './state.js'
 import { openTab } from './tabs.js'
 
 const FILES = [
   ['nii.gz', 'NIfTI', 'mask volume'],
-  ['dicom.zip', 'DICOM', 'report'],
   ['report.json', 'Report', 'report'],
-  ['plan.csv', 'Plan row', 'report'],
+  ['plan.csv', 'Plan row', 'request'],
+  ['dicom.zip', 'DICOM', 'report'],
 ]
 
 export function startTake() {
   for (const name of ['tab', 'shown', 'pictures', 'server']) on(name, draw)
 }
 
-let drawn = null
-
 function draw() {
   if (openTab() !== 'take') return
   const picture = state.pictures.get(state.shown.first)
-  if (drawn === picture && $('#take').firstChild) return
-  drawn = picture
   if (!picture) {
     $('#take').replaceChildren(h('h3', {}, 'No picture is shown'), h('p', { class: 'hint' }, 'Choose one in the session list. Its values, labels and files are here then.'))
     return
@@ -32,7 +28,8 @@ function draw() {
     h('h3', {}, picture.title),
     facts(picture),
     files(picture),
-    ...(picture.report ? [copies(picture)] : []),
+    ...(picture.request ? [copies(picture)] : []),
+    ...together(picture),
     ...(picture.labels?.length ? [labels(picture)] : []),
     ...(picture.report ? [report(picture.report)] : []),
   )
@@ -65,9 +62,17 @@ function facts(picture) {
 const definitions = (rows) => h('dl', {}, rows.map(([term, value]) => h('div', {}, h('dt', {}, term), h('dd', {}, value))))
 
 function files(picture) {
-  const fits = (needs) => (needs === 'report' ? picture.report : needs.split(' ').includes(picture.kind))
+  const fits = (needs) => picture[needs] || needs.split(' ').includes(picture.kind)
   return h('div', { class: 'files' }, FILES.filter(([, , needs]) => fits(needs)).map(([file, text]) =>
     h('a', { class: 'button', href: fileOf(picture.id, file), download: true }, text)))
+}
+
+/** Return a button that shows all volumes of a mask in a grid, where there are several. */
+function together(picture) {
+  const mask = maskOf(picture)
+  const ids = [...state.pictures.values()].filter((other) => other.kind === 'volume' && maskOf(other) === mask).map(({ id }) => id)
+  if (!mask || ids.length < 2) return []
+  return [h('button', { type: 'button', onclick: () => showGrid(ids) }, `Show the ${ids.length} volumes of this mask in a grid`)]
 }
 
 function copies(picture) {
@@ -101,7 +106,7 @@ function report(values) {
   const rows = []
   for (const [name, value] of Object.entries(values)) {
     if (['string', 'number', 'boolean'].includes(typeof value)) rows.push([name.replaceAll('_', ' '), String(value)])
-    else if (Array.isArray(value) && value.length <= 3 && value.every((item) => typeof item === 'number')) rows.push([name.replaceAll('_', ' '), by(value)])
+    else if (Array.isArray(value) && value.length <= 3 && value.every((item) => typeof item === 'number')) rows.push([name.replaceAll('_', ' '), value.length === 3 ? by(value) : value.join(' to ')])
   }
   const warnings = (values.warnings ?? []).map((warning) => h('p', { data: { kind: 'warning' } }, warning))
   return h('section', {}, h('h3', {}, 'Report'), warnings, definitions(rows))

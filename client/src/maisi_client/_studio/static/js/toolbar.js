@@ -41,7 +41,7 @@ export function chooseLayout(value) {
 
 /** Show the labels over the volume, or hide them. */
 export function toggleLabels() {
-  setOpacity(state.shown.opacity > 0 ? 0 : 0.4)
+  setOpacity(state.shown.opacity > 0 ? 0 : 0.3)
 }
 
 function setOpacity(value) {
@@ -62,7 +62,10 @@ async function writeWindow() {
   const picture = state.pictures.get(state.shown.first)
   const volume = picture?.kind === 'volume'
   for (const id of ['#black', '#white', '#window-preset']) $(id).disabled = !volume
-  if (!volume) return void ($('#black').value = $('#white').value = '')
+  if (!volume) {
+    $('#black').value = $('#white').value = ''
+    return
+  }
   const { range } = await imageOf(picture)
   if (state.shown.first !== picture.id) return
   const [black, white] = state.shown.windows[picture.id] ?? range

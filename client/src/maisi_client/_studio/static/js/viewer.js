@@ -6,12 +6,13 @@ import { difference, imageOf } from './images.js'
 import { link, moveTo, openPane, setLook, setPlanes, setSharp, showImage } from './pane.js'
 import { changed, maskOf, on, state } from './state.js'
 import { hover, place } from './cursor.js'
+import { describe } from './gallery.js'
 import { drawGrid } from './grid.js'
 
 const panes = []
 let mm = [0, 0, 0] // of the crosshair
 let drawn = 0 // counts the drawings, so that a slow one does not replace a later one
-let working = null // the mask that is being painted
+let working = { of: null, image: null } // the mask that is being painted, and whose copy it is
 
 /** The panes that are open, the main one first. */
 export const openPanes = () => panes
@@ -19,10 +20,10 @@ export const openPanes = () => panes
 /** The place of the crosshair, mm in RAS+. */
 export const crosshair = () => mm
 
-/** Show a mask that is not a picture yet in place of the main picture's own; null for its own. */
-export function setWorkingMask(mask) {
-  working = mask
-  panes.forEach((pane) => setSharp(pane, mask !== null))
+/** Show an image, which is not a picture yet, in place of the mask `of`; null for that itself. */
+export function setWorkingMask(of, image) {
+  working = { of, image }
+  panes.forEach((pane) => setSharp(pane, image !== null))
   return draw()
 }
 
@@ -59,8 +60,7 @@ async function pane(index) {
     })
     panes.push(opened)
     setPlanes(opened, state.shown.planes)
-    setSharp(opened, working !== null)
-    if (panes.length === 2) link(panes[0], panes[1])
+    setSharp(opened, working.image !== null)
   }
   return panes[index]
 }
@@ -79,8 +79,8 @@ async function draw() {
   const area = $('#panes')
   $('#empty').hidden = first !== null || shown.layout === 'grid'
   $('#grid').hidden = shown.layout !== 'grid'
-  area.hidden = shown.layout === 'grid' || first === null
-  area.dataset.layout = second ? shown.layout : 'one'
+  area.hidden = first === null
+  area.dataset.layout = second || shown.layout === 'grid' ? shown.layout : 'one'
   if (shown.layout === 'grid') return drawGrid(shown.grid.map((id) => pictures.get(id)).filter(Boolean))
   if (!first) return
   $('#view').setAttribute('aria-busy', 'true')
@@ -95,26 +95,36 @@ async function draw() {
 async function drawPanes(first, second, turn) {
   const { layout } = state.shown
   const image = await imageOf(first)
-  const mask = working ?? (await maskImage(first))
+  const painted = working.of === maskOf(first)?.id ? working.image : null
+  const mask = painted ?? (await maskImage(first))
   const other = second && layout !== 'one' ? await imageOf(second) : null
   const otherMask = other ? await maskImage(second) : null
   if (turn !== drawn) return
   const main = await pane(0)
   if (layout === 'difference' && other) {
     const result = difference(image, other)
-    main.title.textContent = `${first.title} minus ${second.title}`
-    return void (await showImage(main, result, null, look(result)))
+    main.title.textContent = `${caption(first)} minus ${caption(second)}`
+    main.labels = mask
+    link(panes, false)
+    await showImage(main, result, null, look(result))
+    return
   }
-  const base = working && first.kind === 'mask' ? working : image
-  main.title.textContent = other ? first.title : ''
+  const base = painted && first.kind === 'mask' ? painted : image
+  main.title.textContent = other ? caption(first) : ''
+  main.labels = base.kind === 'mask' ? base : mask
   await showImage(main, base, mask, look(base))
+  if (!other) link(panes, false)
   if (other) {
     const beside = await pane(1)
-    beside.title.textContent = second.title
+    link(panes, true)
+    beside.title.textContent = caption(second)
+    beside.labels = other.kind === 'mask' ? other : otherMask
     await showImage(beside, other, otherMask, look(other))
     moveTo(beside, mm)
   }
 }
+
+const caption = (picture) => `${picture.title} (${describe(picture)})`
 
 async function maskImage(picture) {
   const mask = maskOf(picture)
