@@ -7,8 +7,10 @@ import importlib.metadata
 import inspect
 import pydoc
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import maisi_client
@@ -33,6 +35,21 @@ def test_every_folder_of_modules_is_a_package() -> None:
     folders = {path.parent for path in Path(inspect.getfile(maisi_client)).parent.rglob("*.py")}
     assert len(folders) > 1  # setuptools takes those with an __init__.py
     assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
+
+
+def test_a_wheel_has_every_file_of_the_package(tmp_path: Path) -> None:
+    package = Path(inspect.getfile(maisi_client)).parent
+    source = tmp_path / "client"
+    ignore = shutil.ignore_patterns("*.egg-info", "build")
+    shutil.copytree(package.parents[1], source, ignore=ignore)
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"]
+    subprocess.run([*build, "--wheel-dir", tmp_path, source], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if name.startswith("maisi_client/")}
+    files = {path for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    assert names == {path.relative_to(package.parent).as_posix() for path in files}
+    assert "maisi_client/_studio/static/niivue.js" in names
 
 
 def test_another_name_is_an_attribute_error() -> None:

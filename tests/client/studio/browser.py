@@ -111,6 +111,13 @@ class Browser:
         assert status == 201, picture
         return dict(picture)
 
+    def download(self, picture: dict[str, Any], folder: Path) -> Path:
+        """Save a picture under its download name; return the path."""
+        _, headers, content = self.raw("GET", f"/api/pictures/{picture['id']}.nii.gz", self.headers)
+        path = folder / headers["content-disposition"].split('"')[1]
+        path.write_bytes(content)
+        return path
+
     def finished(self, kind: str, **request: Any) -> dict[str, Any]:
         """Return a job once it has ended."""
         status, job = self.post("/api/jobs", {"kind": kind, **request})

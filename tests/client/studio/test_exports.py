@@ -28,15 +28,6 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def download(browser: Browser, picture: dict[str, Any], folder: Path) -> Path:
-    """Save a picture under its download name, as a browser does."""
-    path = f"/api/pictures/{picture['id']}.nii.gz"
-    _, headers, content = browser.raw("GET", path, browser.headers)
-    name = headers["content-disposition"].split('"')[1]
-    (folder / name).write_bytes(content)
-    return folder / name
-
-
 def generated(browser: Browser, kind: str, **request: Any) -> dict[str, Any]:
     job = browser.finished(kind, **request)
     assert job["state"] == "done", job
@@ -67,7 +58,7 @@ def test_command_and_python_make_the_same_bytes(
     own_mask = pictures[volume["mask"]]
     expected = {}
     for picture in (mask, pictures[volume["source"]], volume, own_mask):
-        path = download(browser, picture, tmp_path)
+        path = browser.download(picture, tmp_path)
         expected[path] = sha256(path.read_bytes())
     made = [tmp_path / f"{one['name']}.nii.gz" for one in (volume, own_mask)]
     address = f"/api/pictures/{volume['id']}/command"
@@ -91,7 +82,7 @@ def test_a_report_reproduces_where_its_files_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for picture in browser.get("/api/pictures"):
-        download(browser, picture, tmp_path)
+        browser.download(picture, tmp_path)
     path = f"/api/pictures/{volume['id']}/report.json"
     (tmp_path / "r.json").write_bytes(browser.raw("GET", path, browser.headers)[2])
     monkeypatch.chdir(tmp_path)
@@ -103,8 +94,8 @@ def test_the_command_of_a_mask(
 ) -> None:
     picture = generated(browser, "mask", mask=mask["id"], arguments={"augment": True, "seed": 3})
     copied = browser.get(f"/api/pictures/{picture['id']}/command")
-    expected = download(browser, picture, tmp_path)
-    download(browser, mask, tmp_path)
+    expected = browser.download(picture, tmp_path)
+    browser.download(mask, tmp_path)
     digest = sha256(expected.read_bytes())
     for words in (
         [sys.executable, "-m", "maisi_client", *shlex.split(copied["command"])[1:]],
@@ -121,7 +112,7 @@ def test_the_plan_makes_the_same_volume(
     browser: Browser, volume: dict[str, Any], tmp_path: Path
 ) -> None:
     for picture in browser.get("/api/pictures"):
-        download(browser, picture, tmp_path)
+        browser.download(picture, tmp_path)
     plan = browser.get(f"/api/pictures/{volume['id']}/plan.csv")
     (tmp_path / "plan.csv").write_bytes(plan)
     (row,) = maisi_client.read_plan(tmp_path / "plan.csv")

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import shlex
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +15,7 @@ import pytest
 from tests.client.affines import oblique
 from tests.client.studio.browser import Browser, labels, loaded, nifti
 from tests.client.studio.chromium import Page
+from tests.conftest import PATIENCE
 
 SHAPE = (40, 32, 24)
 # A label for each of the eight corners of the body: right or left, anterior or posterior, ...
@@ -77,7 +82,7 @@ def test_what_is_under_the_cursor(page: Page, axes: str) -> None:
         assert np.abs(distance[:3] - voxel).max() < 0.55  # mm are rounded to 0.1
 
 
-def test_a_volume_is_made(page: Page, browser: Browser) -> None:
+def test_a_volume_is_made(page: Page, browser: Browser, tmp_path: Path) -> None:
     page.open("mask", "brain.nii.gz", nifti(labels()))
     before = page.pixels()
     page.tab.fill("#steps", "5")
@@ -111,7 +116,11 @@ def test_a_volume_is_made(page: Page, browser: Browser) -> None:
     assert loaded(content).shape == (32, 32, 32)
     page.tab.click("text=Copy as command")
     command = page.until("document.querySelector('.copies textarea').value")
-    assert command == browser.get(f"/api/pictures/{made}/command")["command"]
+    (mask,) = (one for one in browser.get("/api/pictures") if one["title"] == "brain.nii.gz")
+    browser.download(mask, tmp_path)
+    words = [sys.executable, "-m", "maisi_client", *shlex.split(command)[1:]]
+    subprocess.run(words, cwd=tmp_path, check=True, timeout=PATIENCE)
+    assert (tmp_path / words[words.index("-o") + 1]).read_bytes() == content
 
 
 def test_modalities_are_compared_in_a_grid(page: Page, browser: Browser) -> None:
