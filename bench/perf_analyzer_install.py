@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ _SHA256 = "23ef56b107ae9233e5cf09fbdf508dd9b936a52f1bae2f63f53c8117087b3f25"
 _PLATFORM = "manylinux_2_38_x86_64"  # what its wheel says: glibc 2.38 or newer
 # What perf_analyzer links to. An older system takes them from Debian 13, beside its own.
 _LIBRARIES = ("libc6", "libgcc-s1", "libssl3t64", "libstdc++6", "libzstd1", "zlib1g")
-_SUITE = "http://deb.debian.org/debian trixie main"
+_SUITE = "trixie"
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _TRIPLET = Path("usr", "lib", "x86_64-linux-gnu")
 INSTEAD = (
@@ -123,7 +124,6 @@ def _add_libraries(draft: Path) -> None:
     apt = draft / "apt"
     for name in ("lists/partial", "cache/archives/partial", "packages"):
         (apt / name).mkdir(parents=True)
-    (apt / "sources.list").write_text(f"deb [arch=amd64 signed-by={_KEYRING}] {_SUITE}\n")
     (apt / "status").touch()
     settings = {
         "APT::Architecture": "amd64",
@@ -137,11 +137,23 @@ def _add_libraries(draft: Path) -> None:
     }
     get = ["apt-get", "-qq", *(f"-o{name}={value}" for name, value in settings.items())]
     why = "the libraries of Debian 13, which perf_analyzer needs here, cannot be downloaded"
-    _must([*get, "update"], why)
+    for archive in _archives():
+        source = f"deb [arch=amd64 signed-by={_KEYRING}] {archive} {_SUITE} main\n"
+        (apt / "sources.list").write_text(source)
+        if subprocess.run([*get, "update"], capture_output=True).returncode == 0:
+            break
+    else:
+        raise Unavailable(f"No archive that apt is configured for has Debian 13. {INSTEAD}")
     _must([*get, "download", *_LIBRARIES], why, apt / "packages")
     for package in (apt / "packages").glob("*.deb"):
         _must(["dpkg-deb", "--extract", str(package), str(draft)], f"{package.name} is broken")
     shutil.rmtree(apt)
+
+
+def _archives() -> list[str]:
+    """Return the addresses of the archives that this system's apt is configured for."""
+    uris = subprocess.run(["apt-get", "update", "--print-uris"], capture_output=True, text=True)
+    return list(dict.fromkeys(re.findall(r"^'(\S+)/dists/", uris.stdout, re.MULTILINE)))
 
 
 def _must(words: Sequence[str], why: str, folder: Path | None = None) -> None:

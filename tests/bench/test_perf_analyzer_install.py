@@ -46,3 +46,22 @@ def test_without_an_index_it_says_what_to_do(
     with pytest.raises(Unavailable, match=r"^Pip cannot download .*tritonserver:25.01-py3-sdk"):
         perf_analyzer_install.command()
     assert not perf_analyzer_install.cache().exists()
+
+
+@pytest.mark.parametrize("uris", ["", "'http://mirror/ubuntu/dists/jammy/InRelease' name 0"])
+def test_libraries_come_from_the_archives_of_this_system(
+    uris: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but `--print-uris` succeeds here; the file of sources says what was tried."""
+    executable(tmp_path / "dpkg-deb", 0)
+    executable(tmp_path / "apt-get", 1).write_text(
+        f'#!/bin/sh\n[ "$2" = --print-uris ] && echo "{uris}" || exit 1\n'
+    )
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(perf_analyzer_install, "_KEYRING", tmp_path)
+    with pytest.raises(Unavailable, match="^No archive that apt is configured for has Debian 13"):
+        perf_analyzer_install._add_libraries(tmp_path)
+    source = tmp_path / "apt" / "sources.list"
+    assert source.is_file() == bool(uris)
+    if uris:
+        assert "] http://mirror/ubuntu trixie main\n" in source.read_text()
