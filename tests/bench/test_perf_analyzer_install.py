@@ -58,8 +58,8 @@ def test_libraries_come_from_the_archives_of_this_system(
         f'#!/bin/sh\n[ "$2" = --print-uris ] && echo "{uris}" || exit 1\n'
     )
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(perf_analyzer_install, "_KEYRING", tmp_path)
-    with pytest.raises(Unavailable, match="^No archive that apt is configured for has Debian 13"):
+    monkeypatch.setattr(perf_analyzer_install, "_KEYRING", tmp_path / "dpkg-deb")
+    with pytest.raises(Unavailable, match=r"^No archive that apt is configured for has Debian 13"):
         perf_analyzer_install._add_libraries(tmp_path)
     source = tmp_path / "apt" / "sources.list"
     assert source.is_file() == bool(uris)
