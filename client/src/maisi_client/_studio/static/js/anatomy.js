@@ -25,16 +25,16 @@ export function anatomyFields(variant, sizes, edited) {
     input.disabled = !box.checked
     output.textContent = !box.checked ? 'any' : sizes[name] === ABSENT ? 'absent' : sizes[name].toFixed(2)
   }
-  const tick = (name, given) => {
+  const tick = (name, ticked) => {
     const { tumour } = variant.anatomy[name]
-    if (given && tumour) {
+    if (ticked && tumour) {
       for (const other of rows.keys()) {
         if (!variant.anatomy[other].tumour || other === name) continue
         delete sizes[other]
         show(other)
       }
     }
-    if (given) slide(name)
+    if (ticked) slide(name)
     else delete sizes[name]
     show(name)
     edited()
@@ -52,7 +52,7 @@ export function anatomyFields(variant, sizes, edited) {
     })
     const box = h('input', {
       type: 'checkbox',
-      'aria-label': `${name} is given`,
+      'aria-label': `${name} is chosen`,
       onchange: ({ target }) => tick(name, target.checked),
     })
     rows.set(name, [box, input, output])

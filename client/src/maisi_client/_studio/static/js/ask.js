@@ -55,7 +55,7 @@ export function startAsk() {
   })
   on('shown', () => {
     const picture = state.pictures.get(state.shown.first)
-    const mask = picture?.kind === 'mask' || (ask.start === 'none' && !chosenStart) ? maskOf(picture) : null
+    const mask = picture?.kind === 'mask' || (ask.start === 'none' && !startChosen) ? maskOf(picture) : null
     if (mask && mask.id !== ask.start && ask.source === '' && variant()?.masks) {
       ask.start = mask.id
       draw()
@@ -64,7 +64,7 @@ export function startAsk() {
 }
 
 let drawnFor = null
-let chosenStart = false // the person has chosen what to begin with
+let startChosen = false // the person has chosen what to begin with
 
 /** Set what the variant has as defaults, after another one was chosen. */
 function defaults() {
@@ -158,7 +158,7 @@ function fields(chosen) {
       ...(Object.keys(chosen.anatomy).length ? [['anatomy', 'Made from sizes']] : []),
       ...pictures('mask').map(titled),
     ], ask.start, (value) => {
-      chosenStart = true
+      startChosen = true
       ask.start = value
       draw()
     }))),
@@ -178,7 +178,7 @@ function fields(chosen) {
       inputsOf().mask && !ask.source && spacingField(chosen, 'As the mask'),
       masked && named('redraws', row('Redraws', number(ask.redraws, { low: 0, high: 10, name: 'Redraws' }, set('redraws')), 'Tries again, at most so often, while the volume does not follow its mask.')),
       chosen.regions.length > 0 && [0, 1].map((end) => row(end ? 'Lowest region' : 'Top region', choice(
-        [['', masked ? 'From the mask' : 'As usual'], ...chosen.regions.map((name) => [name, name])], ask.regions[end] ?? '', (value) => {
+        [['', masked ? 'From the mask' : 'Default'], ...chosen.regions.map((name) => [name, name])], ask.regions[end] ?? '', (value) => {
           ask.regions[end] = value || null
           edited()
         })))),

@@ -20,13 +20,13 @@ export function drawLetters({ viewer, letters }) {
     if (!LETTERS[axCorSag]) return [] // 3D
     const [x, y, across, height] = leftTopWidthHeight.map((pixels) => pixels / scale)
     const [left, width] = [Math.min(x, x + across), Math.abs(across)]
-    const places = [
+    const positions = [
       [left + MARGIN, y + height / 2],
       [left + width - MARGIN, y + height / 2],
       [left + width / 2, y + MARGIN],
       [left + width / 2, y + height - MARGIN],
     ]
-    return places.map(([column, row], index) => letter(LETTERS[axCorSag][index], column, row))
+    return positions.map(([column, row], index) => letter(LETTERS[axCorSag][index], column, row))
   })
   letters.replaceChildren(...texts)
 }

@@ -130,7 +130,7 @@ export function setLook(pane, { range, opacity }) {
   if (!base) return
   const [black, white] = pane.image.kind === 'mask' ? [base.cal_min, base.cal_max] : range
   const same = base.cal_min === black && base.cal_max === white
-  if (same && (!overlay || overlay.opacity === opacity)) return // nothing to compute anew
+  if (same && (!overlay || overlay.opacity === opacity)) return // nothing changes
   Object.assign(base, { cal_min: black, cal_max: white })
   if (overlay) overlay._opacity = opacity
   viewer.updateGLVolume()
@@ -151,7 +151,7 @@ function fit(pane) {
   const width = Math.abs((1.5 * (viewer.uiData.dpr ?? 1) * plane.fovMM[0]) / plane.leftTopWidthHeight[2])
   if (!Number.isFinite(width) || Math.abs(width - viewer.opts.crosshairWidth) < 0.01) return
   viewer.opts.crosshairWidth = width
-  viewer.crosshairs3D.mm[0] = NaN // so that it is made anew
+  viewer.crosshairs3D.mm[0] = NaN // so that it is built again
   viewer.drawScene()
 }
 
@@ -160,7 +160,7 @@ export function setSharp(pane, sharp) {
   pane.viewer.setInterpolation(sharp)
 }
 
-/** Let two panes follow each other in place, zoom and turn; or no longer, so that one alone is drawn. */
+/** Let two panes follow each other in position, zoom and rotation; or unlink them, so that only one is drawn. */
 export function link([first, second], linked) {
   if (!second) return
   first.viewer.broadcastTo(linked ? [second.viewer] : [], { '2d': true, '3d': true })
