@@ -131,7 +131,7 @@ def main() -> None:
     text = TEXT.format(steps=STEPS, memory=MEMORY // 10**9) + "\n\n" + page.table(head, lines)
     if options.write:
         page.write(
-            "The published times, and what is counted",
+            "Published times and counted work",
             shlex.join(["scripts/bench", "cost", *sys.argv[1:]]),
             text,
             Path(PAGE),
@@ -139,12 +139,22 @@ def main() -> None:
     print(text, json.dumps(counts), sep="\n\n")
 
 
-TEXT = """*VAE*, *rflow*, *ddpm* and *GB* are upstream's, of one A100: seconds of decoding, of 30
-steps of rectified flow and of 1000 of DDPM, and peak memory. *Windows* are how many of them its
-settings make, and *decoded* how many times the volume they hold together: what is decoded more
-than once is blended. From a mask upstream embeds it in each of {steps} steps. Here every voxel is
-decoded once, in slabs through 16 subgraphs, as many as a GPU of {memory} GB takes in float16, and a
-mask is embedded once. Both call the network as often as there are steps. No GPU has timed ours
+TEXT = """The last three columns describe this project, the others upstream on one A100 of 80 GB:
+
+- *window*, *overlap*: the sliding window of upstream's decoder, in voxels of the latent.
+- *VAE*, *rflow*, *ddpm*: upstream's published seconds of decoding, of {steps} steps of rectified
+  flow, and of 1000 steps of DDPM.
+- *GB*: upstream's published peak memory.
+- *windows*: the number of windows that these settings give, counted by MONAI's code.
+- *decoded*: the voxels of all windows together, in multiples of the volume. Voxels that are decoded
+  more than once are blended.
+- *mask embeddings*: how often the mask is encoded for {steps} steps.
+- *decoded here*: slabs decode every voxel once.
+- *subgraph calls here*: slabs times the 16 subgraphs of the decoder, with the thickest slabs that
+  half of a GPU's {memory} GB holds in float16.
+- *mask embeddings here*: the mask is encoded once.
+
+Both call the flow network once per step. The times of this project on a GPU have not been measured
 yet."""
 
 
