@@ -31,7 +31,7 @@ from bench.workload import Array
 from training.fidelity import lesion_contrast, tissue_dice
 
 PAGE = ROOT / "docs" / "generation.md"
-SECTION = "What mini does, measured"
+SECTION = "Measurements of mini"
 MASKS = [ROOT / "tests" / "training" / f"held_out_{seed}.nii.gz" for seed in (100000, 100001)]
 MODALITIES = ("mri_t1", "mri_t2", "mri_flair", "mri_swi")
 STRENGTHS = (0.4, 0.6, 0.8, 0.9)
@@ -217,31 +217,36 @@ def text(results: dict[str, list[dict[str, Any]]]) -> str:
     most = max(value for row in rows for key in ("other", "without") for value in row[key])
     return "\n\n".join(
         [
-            "Contrast across the borders of a mask over that across displaced borders, for volumes "
-            "with their own mask, with another's (a second head, and the same one turned back to "
-            f"front), and of volumes made without a mask. The least of the former is {least:.2f}, "
-            f"the most of the others {most:.2f}; a report calls {FAITHFUL} and above faithful.",
+            "Ratio of the contrast at the borders of a mask to the contrast at its displaced "
+            "borders. *Own mask*: volumes measured with the mask that they were made from. *Other "
+            "mask*: the same volumes measured with the mask of a second head, and with their own "
+            "mask flipped from front to back. *No mask*: volumes made without a mask, measured "
+            f"with the mask of a head. The smallest ratio with the own mask is {least:.2f}, the "
+            f"largest of the others is {most:.2f}. A report calls a volume faithful if the ratio "
+            f"is {FAITHFUL} or more.",
             page.table(
-                ["modality", "own mask", "another's", "made without"],
+                ["modality", "own mask", "other mask", "no mask"],
                 [[r["modality"], *(span(r[k]) for k in ("own", "other", "without"))] for r in rows],
             ),
-            "T1 to T2, image to image. *Edges*: correlation of gradients with the source's. *As "
-            "T1* and *as T2*: mean Dice of fluid, grey and white matter segmented by their "
-            "order in that contrast.",
+            "Image to image from T1 to T2. *Edges*: correlation of the gradient magnitudes of the "
+            "volume and its source. *As T1* and *as T2*: mean Dice of fluid, grey matter and white "
+            "matter, segmented by the order of their grey levels in that contrast.",
             page.table(
                 ["mask", "strength", "edges", "as T1", "as T2"],
                 [
                     [
-                        "its own" if r["masked"] else "none",
+                        "own" if r["masked"] else "none",
                         r["strength"],
                         *(f"{r[k]:.2f}" for k in ("edges", "as_t1", "as_t2")),
                     ]
                     for r in results["translation"]
                 ],
             ),
-            "A lesion drawn into the mask of a FLAIR volume, image to image. *Lesion*: its grey "
-            "level less its mirror's in the healthy half. *Elsewhere*: mean change 3 voxels away "
-            "and more. *Noise*: the same between two seeds, without lesion.",
+            "Image to image of a FLAIR volume with a lesion drawn into its mask. *Lesion*: mean "
+            "grey level of the lesion minus the mean grey level of its mirror image in the other "
+            "hemisphere. *Elsewhere*: mean absolute difference to the volume made without the "
+            "lesion, more than 3 voxels away from it. *Noise*: mean absolute difference between "
+            "two seeds without the lesion, at the same voxels.",
             page.table(
                 ["strength", "lesion", "elsewhere", "noise"],
                 [
