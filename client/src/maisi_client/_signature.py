@@ -25,14 +25,18 @@ def lists_keywords_of(*tables: Any) -> Callable[[_Method], _Method]:
         )
         for name, hint in annotations.items()
     ]
-    texts = [inspect.cleandoc(table.__doc__ or "").partition("\n\n")[2] for table in tables]
+    documented = (inspect.cleandoc(table.__doc__ or "") for table in tables)
+    attributes = [text.partition("Attributes:\n")[2] for text in documented]
+    descriptions = "\n".join(["Keyword Args:", *attributes])
 
     def decorate(method: _Method) -> _Method:
         signature = inspect.signature(method)
         *others, _ = signature.parameters.values()
         complete = signature.replace(parameters=[*others, *keywords])
         method.__signature__ = complete  # type: ignore[attr-defined]
-        method.__doc__ = "\n\n".join([inspect.cleandoc(method.__doc__ or ""), *texts])
+        method.__doc__ = (
+            f"{inspect.cleandoc(method.__doc__ or '')}\n\nKeyword Args:\n{descriptions}"
+        )
         return method
 
     return decorate

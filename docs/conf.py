@@ -1,0 +1,70 @@
+"""Configuration of Sphinx: `scripts/write docs` builds build/site, which works offline."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+
+project = "MAISI on Triton"
+project_copyright = "its authors, Apache-2.0"
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+html_theme = "furo"
+html_title = project
+html_show_sphinx = False
+exclude_patterns = ["conf.py"]
+myst_heading_anchors = 4
+suppress_warnings = ["ref.python"]  # `Client` is a name of two modules
+default_role = "code"
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_default_options = {"members": True}
+maximum_signature_line_length = 90
+python_use_unqualified_type_names = True
+
+# A link of a page of the repository, and the page of the site that it leads to.
+PAGES = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "changes.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "MODEL_CARD.md": "model-card.md",
+}
+_LINK = re.compile(r"(!?)\[([^]]*)\]\((?!https?:|#)([^)]*)\)")
+
+
+def _links(folder: Path, text: str) -> str:
+    """Return a page of `folder` whose links lead to pages of the site, else are their text."""
+
+    def rewrite(link: re.Match[str]) -> str:
+        image, text, target = link.groups()
+        name, mark, anchor = target.partition("#")
+        path = str((folder / name).resolve().relative_to(ROOT))
+        page = path.removeprefix("docs/") if path.startswith("docs/") else PAGES.get(path)
+        return f"{image}[{text}]({page}{mark}{anchor})" if page else text
+
+    return _LINK.sub(rewrite, text)
+
+
+def _page(app: Any, name: str, source: list[str]) -> None:
+    source[0] = _links(ROOT / "docs", source[0])
+
+
+def _included_page(app: Any, path: Path, parent: str, source: list[str]) -> None:
+    source[0] = _links(Path(app.srcdir, path).resolve().parent, source[0])
+
+
+def _without_keywords(
+    app: Any, kind: str, name: str, value: Any, options: Any, lines: list[str]
+) -> None:
+    """Leave out the keywords that `Arguments` and `MaskArguments` explain."""
+    if kind == "method" and "Keyword Args:" in lines:
+        lines[lines.index("Keyword Args:") :] = ["The keywords are explained in `Arguments`."]
+
+
+def setup(app: Any) -> None:
+    """Connect the functions of this file."""
+    app.connect("source-read", _page)
+    app.connect("include-read", _included_page)
+    app.connect("autodoc-process-docstring", _without_keywords, priority=400)
