@@ -40,7 +40,7 @@ def _build(job: Job, log: Log) -> dict[str, Any]:
     content |= {} if builder is None else {"engine": builder}
     path = job.repository / job.variant.name / str(job.version) / "manifest.json"
     if manifest.is_current(job, path, content):
-        log(f"{job.variant.name}: {job.repository} has it already")
+        log(f"{job.variant.name}: up to date in {job.repository}")
         return content
     repository.write(
         job.repository, job.variant, digests, files, job.target, job.precision, job.version

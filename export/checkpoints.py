@@ -110,7 +110,9 @@ def fit(
                 f"takes {list(parameter.shape)}"
             )
         elif tensor.is_floating_point() != parameter.is_floating_point():
-            raise ValueError(f"{prefix}: {key} is {tensor.dtype}, and {parameter.dtype} is wanted")
+            raise ValueError(
+                f"{prefix}: {key} is {tensor.dtype}, but {parameter.dtype} is expected"
+            )
         elif tensor.is_floating_point() and not tensor.isfinite().all():
             raise ValueError(f"{prefix}: {key} holds NaN or infinite values")
         else:
@@ -155,7 +157,7 @@ def _torch(path: Path, prefix: str) -> tuple[dict[str, torch.Tensor], float | No
             f"{prefix} is truncated, or is no file of torch.save with weights alone"
         ) from error
     if not isinstance(content, dict):
-        raise ValueError(f"{prefix} holds {type(content).__name__}, and a state dict is wanted")
+        raise ValueError(f"{prefix} holds {type(content).__name__}, but a state dict is expected")
     state = next((content[key] for key in _KEYS if key in content), content)
     if not isinstance(state, dict):
         raise ValueError(f"{prefix} holds {type(state).__name__} in place of a state dict")

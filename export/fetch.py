@@ -71,7 +71,7 @@ def fetch(
     shows a bar. Raises ValueError with a sentence, and OSError where the folder cannot be written.
     """
     if not variant.hub:
-        raise ValueError(f"hub: {variant.name} names no file on the hub, its checkpoints are given")
+        raise ValueError(f"hub: {variant.name} names no file on the hub; pass its checkpoints")
     if not accept_license:
         raise ValueError(
             f"license: the weights of {variant.name} are under the {variant.license}, "
@@ -130,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"export: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("export: stopped; the same command goes on from here", file=sys.stderr)
+        print("export: stopped; the same command resumes", file=sys.stderr)
         return _INTERRUPTED
     print(f"{variant.name}: in {args.to}, digests in {args.to / RECORD}")
     return 0
@@ -244,7 +244,7 @@ def _reason(
         status = error.response.status_code
         if status in (401, 403) and token is None:
             return (
-                f"hub: {repo} wants a token ({status}): set HF_TOKEN to one of "
+                f"hub: {repo} needs a token ({status}): set HF_TOKEN to one of "
                 "https://huggingface.co/settings/tokens"
             )
         if status == 403 or isinstance(error, errors.GatedRepoError):
@@ -261,8 +261,8 @@ def _reason(
     if isinstance(error, ConnectError):
         return f"hub: {host} cannot be reached: {_line(error)}"
     if isinstance(error, HTTPError):
-        return f"hub: the connection to {host} broke, the same command goes on: {_line(error)}"
-    return f"{repo}/{file} cannot be brought here: {_line(error)}"
+        return f"hub: the connection to {host} broke; the same command resumes: {_line(error)}"
+    return f"{repo}/{file} cannot be downloaded: {_line(error)}"
 
 
 def _line(error: Exception) -> str:

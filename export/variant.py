@@ -160,7 +160,7 @@ def _on_base(table: dict[str, Any], path: Path, folder: Path) -> dict[str, Any]:
     if base not in names(folder):
         raise ValueError(f"{path.name}: base {base!r} is not one of {', '.join(names(folder))}")
     if "name" not in table:
-        raise ValueError(f"{path.name}: 'name' is missing, which tells it from {base}")
+        raise ValueError(f"{path.name}: 'name' is missing; it has to differ from {base}")
     merged = _merge(_read(folder / f"{base}.toml"), table)
     for role in set(table.get("checkpoints", {})) - set(table.get("hub", {})):
         merged.get("hub", {}).pop(role, None)  # a user's own checkpoint is not the file on the hub

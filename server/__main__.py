@@ -32,19 +32,22 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         "--triton",
         type=Path,
         metavar="FOLDER",
-        help="of a Triton that has our backends (docker/Dockerfile); default: the wheel's",
+        help="folder of a Triton that has our backends (docker/Dockerfile); default: the wheel's",
     )
     parser.add_argument("--models", nargs="+", default=[], metavar="VARIANT", help="default: all")
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="0.0.0.0, or :: with IPv6, opens all but HTTP to the network",
+        help="address to listen at; 0.0.0.0, or :: with IPv6, opens all but HTTP to the network",
     )
     parser.add_argument("--grpc-port", type=int, default=8001, help="0 takes a free port")
     parser.add_argument("--http-port", type=int, default=8000, help="0 takes a free port")
     parser.add_argument("--metrics-port", type=int, default=8002, help="0 takes a free port")
     parser.add_argument(
-        "--status-port", type=int, default=8003, help="/live, /ready, /metrics; 0: a free port"
+        "--status-port",
+        type=int,
+        default=8003,
+        help="/live, /ready, /metrics; 0 takes a free port",
     )
     parser.add_argument(
         "--start-seconds", type=float, default=300, help="how long the models may take to load"
@@ -56,23 +59,26 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         "--stall-seconds",
         type=float,
         default=1800,
-        help="how long work may show no progress before /live fails",
+        help="seconds without progress of any request after which /ready fails",
     )
     parser.add_argument(
         "--version",
         type=int,
         metavar="N",
-        help="of the models (docs/operations.md); default: the newest",
+        help="version of the models (docs/operations.md); default: the newest",
     )
     parser.add_argument(
-        "--max-voxels", type=int, metavar="N", help="of a volume, below the models'"
+        "--max-voxels",
+        type=int,
+        metavar="N",
+        help="most voxels of a volume; default: the models'",
     )
-    parser.add_argument("--max-waiting", type=int, metavar="N", help="requests in a queue")
+    parser.add_argument("--max-waiting", type=int, metavar="N", help="most requests in a queue")
     parser.add_argument(
         "--max-seconds",
         type=int,
         metavar="N",
-        help="of a request, waiting included; a day if not set",
+        help="most seconds of a request, waiting included; default: a day",
     )
     parser.add_argument(
         "--memory-gb",
@@ -96,8 +102,8 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         "--key-file",
         type=Path,
         metavar="FILE",
-        help="file of the key that loading models, logging, tracing and shared memory need; without"
-        " it nobody may, except that this user's clients on this machine use shared memory",
+        help="file with the key for loading models, logging, tracing and shared memory; without it"
+        " they are refused, except shared memory for this user's clients on this machine",
     )
     add(
         "--tls-certificate",

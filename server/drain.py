@@ -16,7 +16,7 @@ from server.triton import Triton
 FILE_VARIABLE = "MAISI_STOPPING"  # as backends/maisi/stopping.py has it
 POLL = 0.25  # seconds between two polls
 SETTLED = 4  # polls without work until the models are at rest: a request is between two at times
-GRACE = 15.0  # seconds after the deadline for the answers that say how to continue elsewhere
+GRACE = 15.0  # seconds after the deadline for the answers that name the seed
 QUIET = 2.0  # seconds without work after which an open stream counts as idle
 WORK = 0.05  # seconds of processor time, or any answer, that count as work
 

@@ -27,6 +27,7 @@ IDLE = 30.0  # seconds between two probes, of the smallest volumes, where nothin
 PAUSE = 5.0  # seconds between two probes while requests fail and probes do not
 PROBE = 60.0  # seconds that a smallest volume may take
 FAILING = 10.0  # seconds of failures after which tritonserver starts again
+SILENT = 60.0  # seconds without any answer after which tritonserver starts again
 
 
 class Health:
@@ -39,7 +40,8 @@ class Health:
     when a request failed (at most every `PAUSE` seconds), and one after the other while they fail.
     The server is not ready from a probe that fails until one that succeeds: requests do not count
     here, as some may not need what fails. A probe has not failed where requests of clients leave it
-    no memory or no time. After `FAILING` seconds of failures tritonserver starts again.
+    no memory or no time. After `FAILING` seconds of failures tritonserver starts again, and after
+    `SILENT` seconds without an answer: a tritonserver that aborts can hang in its signal handler.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class Health:
         self._request_failed = False  # since the latest probe
         now = time.monotonic()
         self._ready_at = self._volume_at = self._probe_at = self._progress_at = now
-        self._recovery_at = now
+        self._recovery_at = self._answer_at = now
         self._activity = Activity(0, 0, 0, 0, 0)
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -82,7 +84,8 @@ class Health:
         """Take note that what was `loading` serves again."""
         self._problem, self._hanging, self._failure = None, False, None
         now = time.monotonic()
-        self._ready_at = self._volume_at = self._progress_at = self._recovery_at = now
+        self._ready_at = self._volume_at = self._progress_at = now
+        self._recovery_at = self._answer_at = now
         self.loading = ""
 
     def live(self) -> str | None:
@@ -97,33 +100,32 @@ class Health:
     def _watch(self) -> None:
         while not self.stopping:
             try:
-                problem, patience = self._poll()
+                problem, hanging = self._poll()
             except Exception as error:  # this thread has to continue, or nothing would change
                 reason = f"{type(error).__name__}: {error}"
-                problem, patience = f"tritonserver cannot be watched: {reason}", self.stall
-            now = time.monotonic()
+                problem = f"tritonserver cannot be watched: {reason}"
+                hanging = time.monotonic() - self._ready_at > self.stall
             if problem is None:
-                self._ready_at = now
-            if problem is not None and problem == self._failure:
-                self._hanging = self._last_failure - self._first_failure > patience
-            else:
-                self._hanging = now - self._ready_at > patience
-            self._problem = problem
+                self._ready_at = time.monotonic()
+            self._hanging, self._problem = hanging and not self.loading, problem
             time.sleep(POLL)
 
-    def _poll(self) -> tuple[str | None, float]:
-        """Return the problem, and the seconds after which it needs a new start of tritonserver."""
+    def _poll(self) -> tuple[str | None, bool]:
+        """Return the problem, and whether tritonserver has to start again."""
         try:
             activity = self.triton.control.activity()
+            self._answer_at = time.monotonic()
             if problem := self._no_progress(activity):
-                return problem, self.stall
+                return problem, time.monotonic() - self._ready_at > self.stall
             self._probe_if_needed(activity)
         except ControlError as error:
-            return f"tritonserver does not answer: {error}", self.stall
-        return self._failure, FAILING
+            silence = time.monotonic() - self._answer_at
+            return f"tritonserver does not answer: {error}", silence > SILENT
+        failing = self._last_failure - self._first_failure if self._failure else 0.0
+        return self._failure, failing > FAILING
 
     def _no_progress(self, activity: Activity) -> str | None:
-        """Return a sentence where work hangs, by a clock that nobody can set, else None."""
+        """Return a sentence if work hangs, by the monotonic clock, else None."""
         now = time.monotonic()
         if not activity.busy or activity.progress != self._activity.progress:
             self._progress_at = now

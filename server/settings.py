@@ -27,7 +27,7 @@ class Settings:
 
     `backends`: the folder of ours; None where `triton` has them among its own. `gpus`: numbers of
     those that networks are placed on; None: all. `key`: for what `server.launch.RESTRICTED` lists;
-    nobody knows the default one. `memory_key` opens shared memory to clients of our own user on
+    the default is random. `memory_key` opens shared memory to clients of our own user on
     this machine, who read it from a file; empty: shared memory needs `key`.
     """
 

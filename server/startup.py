@@ -18,7 +18,7 @@ from server.settings import CannotServe, Settings
 from server.triton import Triton
 
 CALL = 10.0  # seconds for the answer of a network that should refuse at once
-UNHEALTHY = 20.0  # seconds for which Triton's word that a process is dead is not believed
+UNHEALTHY = 20.0  # seconds before Triton's report of a dead process is acted on
 RETRY = 0.5  # seconds between two attempts at a first volume
 
 
@@ -55,8 +55,8 @@ def wait_until_ready(triton: Triton, settings: Settings, stop: Stop) -> dict[str
             continue
         if unguarded := [name for name in configs if anyone_may_call(configs[name], model)]:
             raise CannotServe(
-                f"{', '.join(unguarded)}: built for an earlier version of this server, and would"
-                f" compute for whoever calls; build {model} again (python -m export build)."
+                f"{', '.join(unguarded)}: built for an earlier version of this server, so that"
+                f" any client could call it; build {model} again (python -m export build)."
             )
         variants[model] = Smallest.of(config, variant)
         make_first(triton, model, variants[model], settings.start_seconds, stop)
@@ -84,7 +84,7 @@ def make_first(triton: Triton, model: str, smallest: Smallest, seconds: float, s
             if failed or ((late or not error.answered) and not works(triton)):
                 raise CannotServe(f"{model} loaded but cannot compute: {error}") from None
             if late:
-                log(f"{model} works for others, and made no volume of our own: {error}")
+                log(f"{model} serves requests, but its first volume failed: {error}")
                 return
         if stop.event.wait(RETRY):
             raise Stopped
@@ -127,7 +127,7 @@ def check_networks(triton: Triton, variants: Iterable[str], seconds: float, stop
                 raise Stopped
         if answer is None or f"only the stages of {variant} call it" not in answer:
             raise CannotServe(
-                f"{model}: computes for whoever calls it, or did not refuse a call without the"
+                f"{model}: answers any client, or did not refuse a call without the"
                 " token; serve it by this project's backends."
             )
 

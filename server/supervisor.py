@@ -51,7 +51,7 @@ def serve(settings: Settings) -> None:
             health.stopping = True
             log("stopping: running requests finish first (a second signal stops at once)")
             if late := drain(triton, settings.drain_seconds, stopping_file(folder), stop):
-                log(f"{late}: still running after {settings.drain_seconds:g} s, and given up")
+                log(f"{late}: still running after {settings.drain_seconds:g} s; ending it")
             status_port.stop()
         except Stopped:
             log("stopped at once")

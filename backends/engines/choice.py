@@ -75,7 +75,7 @@ def publish(pb_utils: Any, model: str, choice: Choice) -> Any:
     """Publish a model's engine as a metric of Triton; return the objects that keep it alive."""
     family = pb_utils.MetricFamily(
         name="maisi_network_engine",
-        description="What runs a network, and why a GPU is not used: 1",
+        description="Always 1; labels name the engine of a network, and why it uses no GPU",
         kind=pb_utils.MetricFamily.GAUGE,
     )
     device = "CPU" if choice.gpu is None else f"GPU {choice.gpu}"

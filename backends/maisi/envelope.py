@@ -37,7 +37,7 @@ def envelope(mask: Mask, image: Array, has_lung: bool) -> Mask:
     """
     if image.shape != mask.shape:
         raise InvalidRequest(
-            f"image: {by(image.shape)} voxels, and its mask of {by(mask.shape)} allows no others"
+            f"image: {by(image.shape)} voxels, but the mask's {by(mask.shape)} are expected"
         )
     air = image < AIR_HU
     labelled = mask > 0

@@ -127,7 +127,7 @@ class Gate:
             if len(self._tickets) >= self._waiting + self._devices:
                 soonest = min((ticket.remaining for ticket in self._working), default=0.0)
                 raise _overloaded(
-                    f"{len(self._tickets)} requests are here, as many as may be",
+                    f"{len(self._tickets)} requests are here, which is the limit",
                     soonest or _RETRY,
                 )
 

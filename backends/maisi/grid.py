@@ -28,7 +28,9 @@ def preset(variant: Variant, inputs: Inputs) -> tuple[str | None, Mapping[str, A
         )
     for volume in ("mask", "source"):
         if volume in inputs:
-            raise InvalidRequest(f"preset: given together with a {volume}, which has its own size")
+            raise InvalidRequest(
+                f"preset: cannot be combined with a {volume}, which has its own size"
+            )
     return name, {**defaults, **presets[name]}
 
 
@@ -54,7 +56,7 @@ def size(variant: Variant, inputs: Inputs, default: Sequence[int]) -> Sides:
                 f"{name}: {by(shape)} voxels, but the mask has {by(inputs['mask'].shape)}"
             )
         if "size" in inputs:
-            raise InvalidRequest(f"size: given together with a {name}, which already has a size")
+            raise InvalidRequest(f"size: cannot be combined with a {name}, which has its own size")
     if volumes:
         name, sides = volumes[0], [int(side) for side in inputs[volumes[0]].shape]
     elif "size" in inputs:

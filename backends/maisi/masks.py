@@ -25,7 +25,7 @@ def translate(variant: Variant, inputs: Inputs) -> Inputs:
         return inputs
     mapping = vocabulary.id_mapping(variant, inputs)
     if "mask" not in inputs:
-        raise InvalidRequest("vocabulary: given without a mask, whose labels it names")
+        raise InvalidRequest("vocabulary: needs a mask, whose labels it names")
     if mapping is None:
         return inputs
     return {**inputs, "mask": vocabulary.remap(inputs["mask"], mapping)}

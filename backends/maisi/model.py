@@ -126,7 +126,7 @@ class TritonPythonModel:
             flags = {t.name(): t.as_numpy() for t in request.inputs() if t.name() == "check"}
             if check := flag(flags, "check"):
                 if not self.checks.acquire(blocking=False):
-                    raise overloaded("as many checks as may be are here")
+                    raise overloaded("the limit of concurrent checks is reached")
             else:
                 self.gate.check_capacity()
         except (Stopping, Overloaded, InvalidRequest) as error:

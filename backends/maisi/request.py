@@ -108,16 +108,16 @@ def complete(variant: Variant, inputs: Inputs) -> Plan:
     modality = _modality(variant, inputs, preset_values["modality"])
     sizes = anatomy.parse(variant, inputs)
     if sizes is not None and (volumes := [name for name in ("mask", "source") if name in inputs]):
-        raise InvalidRequest(f"anatomy: given together with a {volumes[0]}, which has its own")
+        raise InvalidRequest(f"anatomy: cannot be combined with a {volumes[0]}, which has its own")
     solver = text(inputs, "solver") if "solver" in inputs else defaults["solver"]
     if solver not in variant["solvers"]:
         raise InvalidRequest(f"solver: {quote(solver)} is not one of {join(variant['solvers'])}")
     if "strength" in inputs and not sourced:
-        raise InvalidRequest("strength: given without a source, the volume to start from")
+        raise InvalidRequest("strength: needs a source, the volume to start from")
     if flag(inputs, "augment") and mask is None:
-        raise InvalidRequest("augment: given without a mask, the one to be made different")
+        raise InvalidRequest("augment: needs a mask to change")
     if "redraws" in inputs and "latent" in inputs:
-        raise InvalidRequest("redraws: given together with a latent, which is the only noise then")
+        raise InvalidRequest("redraws: cannot be combined with a latent, which fixes the noise")
     ids = [] if mask is None else label_ids(variant, mask)
     top, bottom = regions(variant, inputs, ids, preset_values.get("regions", ()))
     plan = Plan(

@@ -147,7 +147,7 @@ def bare_pickle(path: Path) -> None:
             "is truncated or no safetensors file: ",
         ),
         ("text.safetensors", lambda path: path.write_text("hello"), "is truncated or no safe"),
-        ("list.pt", lambda path: torch.save([1], path), "holds list, and a state dict is wanted"),
+        ("list.pt", lambda path: torch.save([1], path), "holds list, but a state dict is expected"),
         ("none.pt", lambda path: torch.save({"epoch": 1}, path), "holds no weights for autoenc"),
         (
             "word.pt",

@@ -144,7 +144,7 @@ def test_what_came_before_an_interruption_is_not_asked_again(served: Hub, tmp_pa
         out, err = first.communicate(timeout=60)
     served.stall.set()
     assert first.returncode == 130, err
-    assert "export: stopped; the same command goes on from here" in err
+    assert "export: stopped; the same command resumes" in err
     assert "Traceback" not in err
     assert "license of own: NVIDIA Open Model License, https://" in out
     assert not (tmp_path / UNET).exists()

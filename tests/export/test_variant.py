@@ -128,7 +128,7 @@ def test_a_file_of_ones_own_stands_on_a_shipped_variant(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ('base = "rflow-ct"', r"own.toml: 'name' is missing, which tells it from rflow-ct"),
+        ('base = "rflow-ct"', r"own.toml: 'name' is missing; it has to differ from rflow-ct"),
         ('base = "big"\nname = "a"', r"own.toml: base 'big' is not one of .*rflow-ct"),
         ('base = "mini"\nname = "../a"', r"name '../a' may hold letters"),
         ('base = "mini"\nname = 7', r"own.toml: .* a table is missing or misplaced"),

@@ -133,7 +133,7 @@ def test_a_mask_of_another_vocabulary_and_without_a_body(
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "mask and anatomy": ({"mask": np.ones((32, 32, 32), np.uint8)}, "anatomy: given together"),
+    "mask and anatomy": ({"mask": np.ones((32, 32, 32), np.uint8)}, "anatomy: cannot be combined"),
     "two tumours": (
         {"anatomy": np.array([b"lung tumor=0.1, bone lesion=0.2"], object)},
         "anatomy: lung tumor, bone lesion are 2 tumours, and at most one is allowed",

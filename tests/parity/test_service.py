@@ -133,7 +133,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "4-D": ({"mask": block(1, 32, 32, 32)}, "'mask'"),
     "too large": ({"mask": block(32, 32, 300)}, "mask: 32 x 32 x 300 voxels is outside"),
     "too many": ({"size": i4(256, 256, 256)}, "size: .* 16777216 voxels, and at most"),
-    "both": ({"mask": block(32, 32, 32), "size": i4(32, 32, 32)}, "size: given together"),
+    "both": ({"mask": block(32, 32, 32), "size": i4(32, 32, 32)}, "size: cannot be combined"),
     "label": ({"mask": block(32, 32, 32, label=7)}, "mask: holds 7, and the labels of mini are"),
     "spacing NaN": ({"spacing": f4(2, np.nan, 2)}, "spacing: 2 x nan x 2 mm"),
     "spacing negative": ({"spacing": f4(2, -1, 2)}, "spacing: 2 x -1 x 2 mm"),

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 import signal
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 
+from server import health
+from server.control import Activity, ControlError
 from tests.conftest import PATIENCE
 from tests.server.metrics import get, numbers
 from tests.server.mini import last, sized, stream, until_sampling, volume
@@ -85,6 +89,37 @@ def test_a_busy_server_is_ready_and_one_without_progress_starts_again(start_serv
     assert get(server.status, "ready") == (200, "ok\n")
     assert numbers(server.status)['maisi_model_restarts_total{model="tritonserver"}'] == 1
     np.testing.assert_array_equal(volume(server, masked=True)[0], expected)
+
+
+def test_a_tritonserver_that_stays_silent_starts_again(monkeypatch, eventually):
+    answers = [False]
+
+    class Control:
+        probe_id = "probe"
+
+        def activity(self):
+            if not answers[0]:
+                raise ControlError("no answer: timed out")
+            return Activity(0, 0, 0, 0, 0)
+
+    monkeypatch.setattr(health, "POLL", 0.01)
+    monkeypatch.setattr(health, "SILENT", 1.0)
+    silent = health.Health(SimpleNamespace(control=Control()), {}, 1800, None)
+    eventually(silent.ready)
+    assert silent.hang() is None  # not yet
+    eventually(silent.hang)
+    assert silent.hang() == "tritonserver does not answer: no answer: timed out"
+    answers[0] = True
+    eventually(lambda: silent.ready() is None)
+    answers[0] = False  # the time of silence begins with the latest answer
+    eventually(silent.ready)
+    assert silent.hang() is None
+    silent.loading = "tritonserver"
+    time.sleep(1.2)
+    assert silent.hang() is None
+    silent.recovered()
+    assert silent.hang() is None
+    silent.stopping = True
 
 
 def test_a_dead_process_is_counted_and_a_stopping_server_not_ready(start_server, eventually):

@@ -22,7 +22,7 @@ from tests.conftest import PATIENCE, Server
 SMALL = {"size": [32, 32, 32], "modality": "mri_t1", "seed": 3}
 WAITING = 8  # of mini
 REFUSED = (
-    r"\[overloaded retry_after=(\d+)\] overloaded: 9 requests are here, as many as may be;"
+    r"\[overloaded retry_after=(\d+)\] overloaded: 9 requests are here, which is the limit;"
     r" try again in \1 s"
 )
 

@@ -129,5 +129,7 @@ def test_a_crowd_of_checks_has_few_threads_and_is_refused_in_a_sentence(
         refusals = [error for error in errors if error]
         assert 0 < len(refusals) < 40
         for error in refusals:
-            assert "overloaded: as many checks as may be are here; try again in 3 s" in str(error)
+            assert "overloaded: the limit of concurrent checks is reached; try again in 3 s" in str(
+                error
+            )
         assert client.check(image)["size"] == [160, 160, 160]  # none runs any more

@@ -135,7 +135,7 @@ def _number(name: str, value: Any) -> NDArray[Any]:
         with np.errstate(over="ignore"):
             return np.array([float(value)], np.float32)
     except (TypeError, ValueError, OverflowError):
-        raise InvalidRequest(f"{name} is {value!r}; a number is wanted") from None
+        raise InvalidRequest(f"{name} is {value!r}; a number is expected") from None
 
 
 def _pair(name: str, values: Any) -> NDArray[Any]:

@@ -82,7 +82,7 @@ class SyntheticPairs(IterableDataset[Any]):
         limits = (("epoch", epoch, 0), ("prefetch", prefetch, 1), ("attempts", attempts, 1))
         for name, value, least in limits:
             if value < least:
-                raise InvalidRequest(f"{name} is {value}; {least} or more is wanted")
+                raise InvalidRequest(f"{name} is {value}; {least} or more is expected")
         self.rows = rows if callable(rows) else list(rows)
         self.url = url
         self.transform, self.endless, self.epoch = transform, endless, epoch
@@ -135,7 +135,7 @@ class SyntheticPairs(IterableDataset[Any]):
                     seed = _derived_seed(number if seed is None else seed, epoch)
                 yield Row(row.name, {**row.arguments, "seed": seed})
             if number < 0:
-                raise InvalidRequest(f"epoch {epoch} has no row; at least one is wanted")
+                raise InvalidRequest(f"epoch {epoch} has no row; at least one is expected")
 
 
 def _derived_seed(seed: int, epoch: int) -> int:

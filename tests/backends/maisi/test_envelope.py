@@ -63,7 +63,7 @@ def test_an_image_of_air_has_no_body_but_its_labels() -> None:
 
 def test_an_image_of_another_shape_is_refused() -> None:
     mask, image = np.zeros((8, 8, 8), np.uint8), np.zeros((8, 8, 9), np.int16)
-    sentence = "^image: 8 x 8 x 9 voxels, and its mask of 8 x 8 x 8 allows no others$"
+    sentence = "^image: 8 x 8 x 9 voxels, but the mask's 8 x 8 x 8 are expected$"
     with pytest.raises(InvalidRequest, match=sentence):
         envelope(mask, image, True)
 

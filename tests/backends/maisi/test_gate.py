@@ -121,7 +121,7 @@ def test_a_full_queue_refuses_with_the_time_to_retry() -> None:
     crowd.send("c", 7, 3)
     assert crowd.wait() == "aaabbb"
     message = str(crowd.errors["c"])
-    assert message.startswith("overloaded: 2 requests are here, as many as may be; try again in ")
+    assert message.startswith("overloaded: 2 requests are here, which is the limit; try again in ")
     assert 1 <= int(message.split()[-2]) <= 7
 
 
@@ -283,7 +283,7 @@ def test_on_two_devices_two_more_requests_may_wait() -> None:
     gate = Gate(1, lambda *counts: None, 2)
     with gate.ticket(), gate.ticket():
         gate.check_capacity()
-        full = r"^overloaded: 3 requests are here, as many as may be; "
+        full = r"^overloaded: 3 requests are here, which is the limit; "
         with gate.ticket(), pytest.raises(Overloaded, match=full):
             gate.check_capacity()
 

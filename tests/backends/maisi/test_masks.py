@@ -63,7 +63,7 @@ def test_a_vocabulary_is_translated_before_the_checks(ct: Variant) -> None:
     assert (translated[mask == 2] == 5).all()  # the right kidney
     assert (translated[mask == 1] == 3).all()  # the spleen
     assert masks.translate(ct, {"mask": mask})["mask"] is mask
-    with pytest.raises(InvalidRequest, match="vocabulary: given without a mask"):
+    with pytest.raises(InvalidRequest, match="vocabulary: needs a mask"):
         masks.translate(ct, {"vocabulary": text("maisi-124")})
 
 
@@ -185,5 +185,5 @@ def test_a_lesion_that_the_mask_lacks_is_a_warning(head: Variant) -> None:
 def test_an_anatomy_excludes_a_volume(ct: Variant, volume: str) -> None:
     kind = np.uint8 if volume == "mask" else np.float32
     inputs = {"anatomy": text("liver=0.5"), volume: np.ones((32, 32, 32), kind)}
-    with pytest.raises(InvalidRequest, match=f"anatomy: given together with a {volume}"):
+    with pytest.raises(InvalidRequest, match=f"anatomy: cannot be combined with a {volume}"):
         complete(ct, inputs)

@@ -87,7 +87,7 @@ def f4(*values: float) -> np.ndarray[Any, Any]:
 
 
 BAD = {
-    "both": ({"mask": mask(32, 32, 32), "size": i4(32, 32, 32)}, "size: given together"),
+    "both": ({"mask": mask(32, 32, 32), "size": i4(32, 32, 32)}, "size: cannot be combined"),
     "2-D": ({"mask": mask(32, 32)}, "mask: 2 axes"),
     "4-D": ({"mask": mask(1, 32, 32, 32)}, "mask: 4 axes"),
     "no voxels": ({"mask": mask(0, 32, 32)}, "mask: 0 x 32 x 32 voxels is outside"),
@@ -262,25 +262,25 @@ def test_a_source_gives_size_and_a_strength(mini: Variant) -> None:
         ({"preset": text("knee")}, "preset: 'knee' is not one of those of mini: brain-t1, "),
         (
             {"preset": text("brain-t1"), "mask": mask(32, 32, 32)},
-            "preset: given together with a mask, which has its own size",
+            "preset: cannot be combined with a mask, which has its own size",
         ),
         (
             {"source": np.zeros((32, 32, 40), np.float32), "mask": mask(32, 32, 32)},
             "source: 32 x 32 x 40 voxels, but the mask has 32 x 32 x 32",
         ),
-        ({"strength": np.array([0.5], np.float32)}, "strength: given without a source"),
+        ({"strength": np.array([0.5], np.float32)}, "strength: needs a source"),
         (
             {"source": np.zeros((32, 32, 32), "f4"), "strength": np.array([1.5], "f4")},
             "strength: 1.5 is outside what is allowed, 0 to 1",
         ),
         (
             {"source": np.zeros((32, 32, 32), "f4"), "size": np.array([32, 32, 32])},
-            "size: given together with a source, which already has a size",
+            "size: cannot be combined with a source, which has its own size",
         ),
         ({"redraws": np.array([6])}, "redraws: 6 is outside what is allowed, 0 to 5"),
         (
             {"redraws": np.array([1]), "latent": np.zeros((1, 4, 24, 28, 24), np.float32)},
-            "redraws: given together with a latent",
+            "redraws: cannot be combined with a latent",
         ),
     ],
 )

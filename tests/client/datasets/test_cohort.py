@@ -295,4 +295,4 @@ def test_the_command_plans_what_the_server_takes(server: Server, tmp_path: Path)
         "maisi: the variant is 'maxi'; the server has mini\n",
     )
     result = maisi(*words, "--size", "32,32,32")
-    assert result.stderr == "maisi: --size is given together with --like, which tells it\n"
+    assert result.stderr == "maisi: --size cannot be combined with --like, which sets it\n"

@@ -75,7 +75,7 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, text: str, sentenc
     ("name", "text", "sentence"),
     [
         ("plan.jsonl", "{", "line 1: not JSON"),
-        ("plan.jsonl", "[1]", "line 1: an object is wanted"),
+        ("plan.jsonl", "[1]", "line 1: an object is expected"),
         ("plan.jsonl", '{}\n{"seed": 1, "seed": 2}', "line 2: not JSON: key 'seed' is there 2"),
         ("plan.jsonl", '{"mask": 5}', "line 1: mask is 5; expected: a path"),
         ("plan.jsonl", '{"seed": 7.5}', "line 1: seed is 7.5; expected: a whole number"),

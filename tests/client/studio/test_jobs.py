@@ -114,6 +114,17 @@ def test_a_job_is_cancelled_twice_at_once(browser: Browser) -> None:
         assert {status for status, _ in answers} <= {200, 204}
 
 
+def test_a_picture_stays_while_a_job_needs_it(browser: Browser) -> None:
+    needed = browser.uploaded("mask", ("needed.nii.gz", nifti(labels())))
+    address = f"/api/pictures/{needed['id']}"
+    body = {"kind": "volume", "mask": needed["id"], "arguments": {"steps": 1000}}
+    _, job = browser.post("/api/jobs", body)
+    refusal = "'needed.nii.gz' is needed by requests that run or wait: 1"
+    assert browser.error("DELETE", address) == (409, refusal)
+    assert browser.ask("DELETE", f"/api/jobs/{job['id']}")[0] == 200
+    assert browser.ask("DELETE", address)[0] == 204
+
+
 def test_two_run_and_the_others_wait(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, "_WAITING", 2)
     body = {"kind": "volume", "arguments": ENDLESS}

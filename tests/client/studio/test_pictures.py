@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from maisi_client._studio import multipart
+from maisi_client._studio.pictures import Pictures
 
 from tests.client.studio.browser import Browser, labels, loaded, nifti, studio
 
@@ -188,6 +189,15 @@ def test_a_picture_is_removed_with_its_file(page: Browser) -> None:
     for method, address in (("GET", f"{path}.nii.gz"), ("DELETE", path)):
         assert page.error(method, address)[0] == 404
     assert picture["id"] not in {one["id"] for one in page.get("/api/pictures")}
+
+
+def test_a_file_that_is_removed_meanwhile_is_not_found(
+    page: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = page.uploaded("mask", ("late.nii.gz", nifti(labels()[:8, :8, :8])))
+    monkeypatch.setattr(Pictures, "path", lambda self, _: self.folder / "missing.nii.gz")
+    status, sentence = page.error("GET", f"/api/pictures/{picture['id']}.nii.gz")
+    assert (status, sentence) == (404, "there is no such picture; it may have been removed")
 
 
 def test_what_was_not_generated_has_no_report(page: Browser) -> None:

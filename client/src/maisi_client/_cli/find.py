@@ -51,7 +51,7 @@ def find(args: argparse.Namespace) -> None:
         spacing=args.spacing,
     )
     if not candidates:
-        raise InvalidRequest(f"no mask of '{args.database}' holds what is asked")
+        raise InvalidRequest(f"no mask of '{args.database}' matches the request")
     paths = [str(candidate.path) for candidate in candidates]
     if args.json or not hasattr(sys.stdout, "buffer"):
         print(json.dumps(paths) if args.json else "\n".join(paths))

@@ -45,7 +45,7 @@ def generation_options(parser: argparse.ArgumentParser) -> None:
         "--redraws",
         type=int,
         metavar="N",
-        help="most times that a volume is sampled again which does not follow its mask [0]",
+        help="most times that a volume that does not follow its mask is sampled again [0]",
     )
     add(
         "--guidance-interval",

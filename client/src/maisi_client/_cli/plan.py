@@ -106,7 +106,7 @@ def _like(args: argparse.Namespace) -> Cohort:
 
     others = [name for name in _BESIDE_LIKE if getattr(args, name)]
     if others:
-        raise InvalidRequest(f"--{others[0]} is given together with --like, which tells it")
+        raise InvalidRequest(f"--{others[0]} cannot be combined with --like, which sets it")
     with client(args) as server:
         variants = server.info()
     return plan_like(

@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
         help="look at, paint, generate and compare scans in the browser",
         description="Serve a page for this machine's browser until Ctrl-C. Its link, which only the"
         " user who started it knows, is printed and opened. Pictures are kept in a temporary folder"
-        " until the end; download what is to stay.",
+        " until the end; download what you want to keep.",
         epilog=EXIT_CODES,
     )
     add_argument = parser.add_argument

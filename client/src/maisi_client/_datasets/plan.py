@@ -196,7 +196,7 @@ def _object(path: Path, line: int, content: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"{path}, line {line}: not JSON: {first_line(error)}") from error
     if not isinstance(value, dict):
-        raise InvalidRequest(f"{path}, line {line}: an object is wanted, such as {{'seed': 1}}")
+        raise InvalidRequest(f"{path}, line {line}: an object is expected, such as {{'seed': 1}}")
     return value
 
 

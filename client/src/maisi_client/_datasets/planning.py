@@ -46,10 +46,10 @@ def make_plan(
     size_arguments = [name for name in ("size", "preset") if same.get(name) is not None]
     if files and size_arguments:
         raise InvalidRequest(
-            f"{size_arguments[0]} is given together with masks, which have their own size"
+            f"{size_arguments[0]} cannot be combined with masks, which have their own size"
         )
     if augment and not files:
-        raise InvalidRequest("augment is given without masks, which it would make different")
+        raise InvalidRequest("augment needs masks to change")
     generator = random.Random(seed)
     all_arguments: list[dict[str, Any]] = [dict(same) for _ in range(count)]
     if modalities:

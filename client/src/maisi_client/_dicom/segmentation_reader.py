@@ -62,7 +62,7 @@ def read_segmentation(path: str | os.PathLike[str], name: str) -> nib.Nifti1Imag
             " of DICOM, Segmentations are wanted"
         )
     if dataset.get("SegmentationType") == "FRACTIONAL":
-        raise MaskError(f"{name} is a fractional Segmentation; BINARY or LABELMAP is wanted")
+        raise MaskError(f"{name} is a fractional Segmentation; BINARY or LABELMAP is expected")
     try:
         frames = len(dataset.PerFrameFunctionalGroupsSequence)
         if dataset.NumberOfFrames != frames:

@@ -180,7 +180,7 @@ def _kind(report: Mapping[str, Any], values: NDArray[np.int16]) -> Dataset:
         kind.WindowCenter, kind.WindowWidth = _SOFT_TISSUE
         return kind
     if name.split("_")[0] != "mri":
-        raise InvalidRequest(f"the report's modality is '{name}'; one of ct or mri is wanted")
+        raise InvalidRequest(f"the report's modality is '{name}'; ct or mri is expected")
     kind.SOPClassUID, kind.Modality = MRImageStorage, "MR"
     kind.ImageType[2] = "OTHER"
     # There was no pulse sequence: research mode, without a variant, and no times.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,8 @@ def response(status: int, kind: str, message: str) -> JSONResponse:
 
 def without_folder(message: str, folder: Path) -> str:
     """Return a message in which files of `folder` have their names alone."""
-    return message.replace(f"{folder}{os.sep}", "").replace(str(folder), "the session's folder")
+    inside = re.compile(rf"{re.escape(str(folder))}/(?:[\w.-]+/)*")
+    return inside.sub("", message).replace(str(folder), "the session's folder")
 
 
 def handlers(folder: Path) -> dict[Any, Callable[[Request, Any], Any]]:
@@ -69,7 +70,9 @@ def handlers(folder: Path) -> dict[Any, Callable[[Request, Any], Any]]:
     async def gone(request: Request, error: ClientDisconnect) -> Response:
         return Response(status_code=400)  # nobody reads it
 
-    async def disk(request: Request, error: OSError) -> Response:
+    async def files(request: Request, error: OSError) -> Response:
+        if isinstance(error, FileNotFoundError):  # removed since the request was read
+            return await refused(request, not_found("picture"))
         if error.errno == errno.ENOSPC:
             return response(507, "disk_full", "the disk with the session's folder is full")
         raise error
@@ -84,6 +87,6 @@ def handlers(folder: Path) -> dict[Any, Callable[[Request, Any], Any]]:
         MaisiError: failed,
         HTTPException: unknown_path,
         ClientDisconnect: gone,
-        OSError: disk,
+        OSError: files,
         Exception: unexpected,
     }

@@ -12,7 +12,7 @@ _BACKLOG = 1000  # events of a reader that falls behind; then its stream ends, a
 
 
 class Events:
-    """What happens, told to every browser that listens."""
+    """The events of a session, sent to every browser that listens."""
 
     def __init__(self) -> None:
         self._readers: set[asyncio.Queue[str | None]] = set()

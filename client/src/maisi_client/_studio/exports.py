@@ -20,7 +20,9 @@ def write_dicom(pictures: Pictures, picture: Picture, mask: Picture | None, fold
     """
     if picture.report is None:
         raise Refused(
-            409, "invalid_request", f"'{picture.title}' was not generated; DICOM says how it was"
+            409,
+            "invalid_request",
+            f"'{picture.title}' was not generated, as DICOM says it was",
         )
     volume = Volume.load(pictures.path(picture))
     mask_file = pictures.path(mask) if mask is not None and volume.mask is None else None
@@ -35,7 +37,7 @@ def write_dicom(pictures: Pictures, picture: Picture, mask: Picture | None, fold
 def plan_row(pictures: Pictures, call: Call) -> bytes:
     """Return the plan, a .csv with one row, that makes a volume in `maisi dataset`."""
     if call.method != "generate":
-        raise Refused(409, "invalid_request", "a plan makes volumes; this is a mask alone")
+        raise Refused(409, "invalid_request", "a plan has volumes, and this is a mask")
     arguments = dict(call.arguments)
     for name, file in (("mask", call.mask), ("source", call.source)):
         if file is not None:

@@ -19,22 +19,23 @@ METHODS = {"volume": "generate", "mask": "mask"}  # of the client, by the kind o
 def paths(
     pictures: Pictures, mask: Picture | None, source: Picture | None, arguments: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the arguments of a call, with the files of its pictures.
-
-    Raises `InvalidRequest` if the arguments give another meaning to ids that are MAISI's.
-    """
-    vocabulary = arguments.get("vocabulary")
-    if mask is not None and vocabulary and mask.vocabulary not in (None, vocabulary):
-        raise InvalidRequest(
-            f"vocabulary is '{vocabulary}'; the ids of '{mask.title}' are {mask.vocabulary}'s"
-            " already"
-        )
+    """Return the arguments of a call, with the files of its pictures."""
     call = dict(arguments)
     if mask is not None:
         call["mask"] = str(pictures.path(mask))
     if source is not None:
         call["source"] = str(pictures.path(source))
     return call
+
+
+def check_vocabulary(mask: Picture | None, arguments: Mapping[str, Any]) -> None:
+    """Raise `InvalidRequest` if the arguments give another meaning to ids that are MAISI's."""
+    vocabulary = arguments.get("vocabulary")
+    if mask is not None and vocabulary and mask.vocabulary not in (None, vocabulary):
+        raise InvalidRequest(
+            f"vocabulary is '{vocabulary}'; the ids of '{mask.title}' are {mask.vocabulary}'s"
+            " already"
+        )
 
 
 async def make(

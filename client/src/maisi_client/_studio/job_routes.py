@@ -10,25 +10,29 @@ from starlette.routing import Route
 
 from .._errors import InvalidRequest
 from .bodies import read_arguments, read_ids, read_object
-from .generation import METHODS, paths
+from .generation import METHODS, check_vocabulary, paths
+from .pictures import Picture
 from .state import Studio, studio_of
 
 
-def _call(studio: Studio, body: dict[str, Any], method: str) -> dict[str, Any]:
-    """Return the arguments of the client's call that a body describes."""
+def _inputs(
+    studio: Studio, body: dict[str, Any], method: str
+) -> tuple[Picture | None, Picture | None, dict[str, Any]]:
+    """Return the mask, the source and the other arguments that a body describes."""
     mask_id, source_id = read_ids(body)
     if method == "mask" and source_id is not None:
         raise InvalidRequest("source: a mask alone takes none")
     mask = studio.pictures.find(mask_id, "mask")
-    source = studio.pictures.find(source_id, "volume")
-    return paths(studio.pictures, mask, source, read_arguments(body, method))
+    arguments = read_arguments(body, method)
+    check_vocabulary(mask, arguments)
+    return mask, studio.pictures.find(source_id, "volume"), arguments
 
 
 async def check(request: Request) -> Response:
     """Return what a request would do."""
     studio = studio_of(request)
-    call = _call(studio, await read_object(request), "generate")
-    return JSONResponse(await studio.backend.quick.check(**call))
+    inputs = _inputs(studio, await read_object(request), "generate")
+    return JSONResponse(await studio.backend.quick.check(**paths(studio.pictures, *inputs)))
 
 
 async def list_jobs(request: Request) -> Response:
@@ -43,9 +47,9 @@ async def submit(request: Request) -> Response:
     kind = body.get("kind")
     if not isinstance(kind, str) or kind not in METHODS:
         raise InvalidRequest(f"kind is none of {', '.join(METHODS)}")
-    call = _call(studio, body, METHODS[kind])
-    arguments = {name: call[name] for name in call if name not in ("mask", "source")}
-    return JSONResponse(vars(studio.jobs.submit(kind, *read_ids(body), arguments)), 201)
+    mask, source, arguments = _inputs(studio, body, METHODS[kind])
+    job = studio.jobs.submit(kind, mask and mask.id, source and source.id, arguments)
+    return JSONResponse(vars(job), 201)
 
 
 async def end(request: Request) -> Response:

@@ -79,7 +79,7 @@ class Jobs:
         return job
 
     async def end(self, id_: str) -> Job | None:
-        """Cancel a job, and return it once the server has been told; remove one that has ended."""
+        """Cancel a job and return it, after the server did; remove one that has ended."""
         if id_ not in self._jobs:
             raise not_found("job")
         if self._jobs[id_].ended:

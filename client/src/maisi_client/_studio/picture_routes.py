@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import secrets
 import shutil
 import tempfile
 from pathlib import Path
@@ -56,10 +57,13 @@ async def upload(request: Request) -> Response:
 
 
 async def nifti(request: Request) -> Response:
-    """Return a picture's file."""
-    picture = picture_of(request)
-    path = studio_of(request).pictures.path(picture)
-    return FileResponse(path, media_type="application/gzip", filename=path.name)
+    """Return a picture's file, by a link of its own, so that it can be removed meanwhile."""
+    studio = studio_of(request)
+    path = studio.pictures.path(picture_of(request))
+    link = studio.folder / "downloads" / secrets.token_hex(16)
+    link.hardlink_to(path)
+    clean = BackgroundTask(link.unlink)
+    return FileResponse(link, media_type="application/gzip", filename=path.name, background=clean)
 
 
 async def report(request: Request) -> Response:
@@ -120,8 +124,14 @@ def _call_of(picture: Picture) -> Call:
 
 
 async def remove(request: Request) -> Response:
-    """Remove a picture."""
-    studio_of(request).pictures.remove(request.path_params["id"])
+    """Remove a picture; raises `Refused` while a job needs it."""
+    studio, picture = studio_of(request), picture_of(request)
+    jobs = [job for job in studio.jobs if picture.id in (job.mask, job.source) and not job.ended]
+    if jobs:
+        raise Refused(
+            409, "in_use", f"'{picture.title}' is needed by requests that run or wait: {len(jobs)}"
+        )
+    studio.pictures.remove(picture.id)
     return Response(status_code=204)
 
 

@@ -92,7 +92,7 @@ def _listen(host: str, port: int) -> socket.socket:
     with contextlib.suppress(ValueError):
         if ipaddress.ip_address(host).is_unspecified:
             raise InvalidRequest(
-                f"host is '{host}', every address; the one that the browser is to open is expected"
+                f"host is '{host}', every address, but the one that the browser opens is expected"
             )
     if not 0 <= port < 2**16:
         raise InvalidRequest(f"port is {port}; 0 to {2**16 - 1} are allowed")

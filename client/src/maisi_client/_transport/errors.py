@@ -118,14 +118,14 @@ def _unavailable(
     return ServerUnavailable(f"the server at {url} is not available: {sentence}", kind, retry_after)
 
 
-def connection_lost(url: str, why: str = "it just ended") -> ServerUnavailable:
+def connection_lost(url: str, why: str = "it ended") -> ServerUnavailable:
     """Return the error for a connection that ended before the answer."""
     return ServerUnavailable(f"the connection to {url} was lost: {why}")
 
 
 def idle(url: str, seconds: float) -> Timeout:
     """Return the error for a server that sent no progress for `seconds`."""
-    return Timeout(f"the server at {url} fell silent for {seconds:g} s")
+    return Timeout(f"the server at {url} sent nothing for {seconds:g} s")
 
 
 def deadline_exceeded(url: str) -> Timeout:
@@ -164,4 +164,4 @@ def unknown(variant: str | None, url: str, names: Iterable[str]) -> InvalidReque
 
 def _by_proxy(url: str) -> str:
     variable = proxy_variable(url)
-    return f"; it is asked through the proxy that {variable} names" if variable else ""
+    return f"; the connection uses the proxy of {variable}" if variable else ""

@@ -20,7 +20,7 @@ export const updateAdvice = later(async () => {
   const generate = $('#generate')
   generate.textContent = requests.length > 1 ? `Generate ${requests.length}` : 'Generate'
   if (requests.length === 0) return write([sentence('Nothing is chosen to be made.', 'warning')], false)
-  if (!state.server.reachable) return write([sentence('The server does not answer. This page goes on when it is back.', 'warning')], false)
+  if (!state.server.reachable) return write([sentence('The server does not answer. The page continues when it answers again.', 'warning')], false)
   try {
     const { kind, ...request } = requests[0]
     const outlook = await check(request)

@@ -18,6 +18,7 @@ const ADVICE = {
   lost: 'Run maisi studio again and open the link that it prints.',
   too_many: 'Wait until some of the requests are done, or cancel some.',
   disk_full: 'Remove pictures from the session.',
+  in_use: 'Cancel them, or wait until they are done.',
 }
 
 /** Return an error as one or two sentences: what is wrong, and what to do. */

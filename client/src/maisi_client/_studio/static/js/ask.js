@@ -131,7 +131,7 @@ function draw() {
   const chosen = variant()
   const form = $('#ask')
   if (!chosen) {
-    form.replaceChildren(h('p', { class: 'hint' }, 'No variant is served yet. This page goes on by itself when the server has one.'))
+    form.replaceChildren(h('p', { class: 'hint' }, 'No variant is served yet. The form appears when the server has one.'))
     return
   }
   const focused = document.activeElement?.id
