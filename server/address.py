@@ -65,8 +65,9 @@ class Address:
                     ports[name] = probe.getsockname()[1]
         if busy:
             raise ValueError(
-                f"{', '.join(busy)} is in use: stop the program that listens there, or choose others"
-                " by --grpc-port, --http-port, --metrics-port and --status-port (0 takes a free one)."
+                f"{', '.join(busy)} is in use: stop the program that listens there, or choose"
+                " other ports by --grpc-port, --http-port, --metrics-port and --status-port (0 takes"
+                " a free one)."
             )
         return Address(listeners["grpc"][0], **ports)
 

@@ -48,7 +48,8 @@ async def submit(request: Request) -> Response:
     if not isinstance(kind, str) or kind not in METHODS:
         raise InvalidRequest(f"kind is none of {', '.join(METHODS)}")
     mask, source, arguments = _inputs(studio, body, METHODS[kind])
-    job = studio.jobs.submit(kind, mask and mask.id, source and source.id, arguments)
+    mask_id, source_id = (picture.id if picture else None for picture in (mask, source))
+    job = studio.jobs.submit(kind, mask_id, source_id, arguments)
     return JSONResponse(vars(job), 201)
 
 
