@@ -66,8 +66,8 @@ class Address:
         if busy:
             raise ValueError(
                 f"{', '.join(busy)} is in use: stop the program that listens there, or choose"
-                " other ports by --grpc-port, --http-port, --metrics-port and --status-port (0 takes"
-                " a free one)."
+                " other ports by --grpc-port, --http-port, --metrics-port, --status-port (0: a free"
+                " one)."
             )
         return Address(listeners["grpc"][0], **ports)
 
