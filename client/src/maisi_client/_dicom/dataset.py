@@ -86,7 +86,7 @@ def dataset_dicom(
                     except MaisiError as error:
                         raise type(error)(f"{name}: {error}", error.kind) from error
                     with (folder / _RECORD).open("a") as record:
-                        record.write(json.dumps([destination.name, name]) + "\n")
+                        record.write("\n" + json.dumps([destination.name, name]))
             if to is None:
                 shutil.rmtree(folder / name)
             yield Study(name, state)
@@ -94,9 +94,11 @@ def dataset_dicom(
 
 def _sent(folder: Path) -> list[list[str]]:
     """Return destination and name of what was sent; a line that was cut off does not count."""
-    record = folder / _RECORD
-    lines = record.read_text().splitlines() if record.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("]")]
+    record, sent = folder / _RECORD, []
+    for line in record.read_text().splitlines() if record.is_file() else ():
+        with contextlib.suppress(ValueError):
+            sent.append(json.loads(line))
+    return sent
 
 
 def _is_whole(image: Path) -> bool:

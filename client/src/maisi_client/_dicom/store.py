@@ -71,10 +71,14 @@ def _associate(name: str, host: str, port: int, title: str, files: Sequence[Path
     for sop_class, syntax in sorted(classes):
         sender.add_requested_context(sop_class, syntax)
     opened: list[Any] = []
-    association = sender.associate(
-        host, port, ae_title=title, evt_handlers=[(evt.EVT_CONN_OPEN, opened.append)]
-    )
     nothing = stored(0, files)
+    try:
+        association = sender.associate(
+            host, port, ae_title=title, evt_handlers=[(evt.EVT_CONN_OPEN, opened.append)]
+        )
+    except (OSError, UnicodeError) as error:  # the name of the host
+        why = printable(getattr(error, "strerror", None) or str(error), 200)
+        raise ServerUnavailable(f"{name} cannot be reached: {why}; {nothing}") from error
     if association.is_rejected and (answer := association.acceptor.primitive):
         raise _refusal(answer)(
             f"{name} refuses the association with {TITLE}: {_words(answer.reason_str)}; {nothing}"
