@@ -18,6 +18,7 @@ from .sending import SECONDS, Destination, stored
 
 TOKEN = "MAISI_STOW_TOKEN"  # the variable with a bearer token
 _BATCH = 32 << 20  # bytes of files in one request, or one larger file
+_ANSWER = 4 << 20  # bytes of an answer that are read
 _FAILED = "00081198"  # Failed SOP Sequence of the answer
 _UNAVAILABLE = (408, 425, 429, 502, 503, 504)
 
@@ -114,7 +115,9 @@ def _post(
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.request("POST", path, body + f"--{boundary}--\r\n".encode(), headers)
         response = connection.getresponse()
-        content = response.read()
+        content = response.read(_ANSWER)
+        if not response.isclosed():  # the rest of a longer answer would precede the next one
+            connection.close()
     except (OSError, http.client.HTTPException) as error:
         why = printable(getattr(error, "strerror", None) or str(error) or type(error).__name__, 200)
         raise ServerUnavailable(f"{name} cannot be reached: {why}; {before}") from error
