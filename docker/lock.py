@@ -34,6 +34,13 @@ def extras() -> dict[str, list[str]]:
     return table
 
 
+def client_project() -> dict[str, Any]:
+    """Return the table `project` of client/pyproject.toml; the image has its extra `dicom`."""
+    text = (FOLDER.parent / "client" / "pyproject.toml").read_text()
+    project: dict[str, Any] = tomllib.loads(text)["project"]
+    return project
+
+
 def resolve(image: tuple[str, str], requirements: list[str], *flags: str) -> list[str]:
     """Return `name==version --hash=sha256:digest` of the packages that meet the requirements."""
     python, platform = image
@@ -71,9 +78,9 @@ def main() -> None:
         for line in resolve(UBUNTU, [*engines, *on_gpu, *GPU_ALONE])
         if not IN_THE_IMAGE.match(line)
     ]
-    text = (FOLDER.parent / "client" / "pyproject.toml").read_text()
-    build = ["setuptools>=68", "wheel"]
-    client = resolve(DEBIAN, [*tomllib.loads(text)["project"]["dependencies"], *build])
+    project, build = client_project(), ["setuptools>=68", "wheel"]
+    dicom = project["optional-dependencies"]["dicom"]
+    client = resolve(DEBIAN, [*project["dependencies"], *dicom, *build])
     for name, lines in (("cpu", cpu), ("gpu", gpu), ("client", client)):
         (FOLDER / f"requirements-{name}.txt").write_text(HEAD + "\n".join(sorted(lines)) + "\n")
 

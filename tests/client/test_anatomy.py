@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from maisi_client._anatomy import NAMES, SYNONYMS, Anatomy, anatomy_of
+from maisi_client._anatomy import NAMES, SYNONYMS, Anatomy, anatomy_of, category_of
 from pydicom.sr._concepts_dict import concepts
 
 if sys.version_info >= (3, 11):
@@ -58,10 +58,24 @@ def test_no_code_is_of_the_other_side() -> None:
 
 def test_each_label_has_its_own_anatomy() -> None:
     assert len(set(ANATOMIES.values())) == len(ANATOMIES)
-    assert set(NAMES.values()) - set(ANATOMIES) == {"white matter hyperintensity"}
+    assert set(NAMES.values()) == set(ANATOMIES)
     assert anatomy_of("left gizmo") is None and anatomy_of("") is None
     kidney = anatomy_of("left kidney")
     assert kidney == Anatomy(("64033007", "Kidney"), side=("7771000", "Left"))
+
+
+def test_a_lesion_is_morphologically_abnormal() -> None:
+    abnormal = ("49755003", "Morphologically Abnormal Structure")
+    lesions = {name for name in NAMES.values() if category_of(name) == abnormal}
+    assert lesions == {
+        *("lung tumor", "pancreatic tumor", "hepatic tumor", "brain tumor", "kidney mass"),
+        *("colon cancer primaries", "left kidney cyst", "right kidney cyst", "bone lesion"),
+        "white matter hyperintensity",
+    }
+    for name in ("enhancing_tumor", "Peritumoral oedema", "2 lung nodules", "Metastases"):
+        assert category_of(name) == abnormal
+    for name in ("gizmo", "masseter muscle", "cystic duct", "liver", ""):
+        assert category_of(name) != abnormal
 
 
 @pytest.mark.parametrize("variant", ["mini", "rflow-ct", "ddpm-ct"])

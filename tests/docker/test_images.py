@@ -55,6 +55,14 @@ def test_packages_are_pinned_to_what_is_in_them() -> None:
             assert re.fullmatch(r"\S+==\S+ --hash=sha256:[0-9a-f]{64}", line), line
 
 
+def test_the_client_image_has_the_packages_for_dicom() -> None:
+    project = lock.client_project()
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dicom"]]
+    lines = (DOCKER / "requirements-client.txt").read_text().splitlines()
+    locked = {line.partition("==")[0].lower() for line in lines}
+    assert {re.split(r"[^\w-]", name)[0].lower() for name in wanted} <= locked
+
+
 def test_the_compose_file_names_what_exists_and_reserves_the_gpus_that_are_used() -> None:
     compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())
     servers = {name: compose["services"][f"server-{name}"] for name in ("cpu", "gpu")}
@@ -129,6 +137,9 @@ def test_the_client_image_is_built_and_runs(builder: Builder) -> None:
     maisi = "/opt/maisi/venv/bin/maisi"
     text = tools.run("chroot", "--userspec=10001:10001", root, maisi, "dataset", "--help")
     assert "--shard" in text
+    check = "from maisi_client._dicom.segmentation_writer import require_dicom; require_dicom()"
+    python = Path(maisi).with_name("python")
+    tools.run("chroot", "--userspec=10001:10001", root, python, "-c", check)
 
 
 def test_what_builds_engines_has_the_tensorrt_that_runs_them() -> None:

@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from ._datasets.plan import read_plan as read_plan
     from ._datasets.plan import write_plan as write_plan
     from ._datasets.planning import make_plan as make_plan
+    from ._dicom.dataset import Study as Study
+    from ._dicom.dataset import dataset_dicom as dataset_dicom
     from ._dicom.series import save_dicom as save_dicom
+    from ._dicom.store import send_dicom as send_dicom
+    from ._dicom.stow import stow_dicom as stow_dicom
     from ._errors import InvalidRequest as InvalidRequest
     from ._errors import MaisiError as MaisiError
     from ._errors import MaskError as MaskError
@@ -61,10 +65,12 @@ _MODULES = {
     "Row": "_datasets.plan",
     "ServerError": "_errors",
     "ServerUnavailable": "_errors",
+    "Study": "_dicom.dataset",
     "Timeout": "_errors",
     "Tls": "_transport.tls",
     "Variant": "_variant",
     "Volume": "_volume",
+    "dataset_dicom": "_dicom.dataset",
     "find_masks": "_datasets.mask_library",
     "make_dataset": "_datasets.dataset",
     "make_plan": "_datasets.planning",
@@ -73,6 +79,8 @@ _MODULES = {
     "read_plan": "_datasets.plan",
     "reproduce": "_reproduce",
     "save_dicom": "_dicom.series",
+    "send_dicom": "_dicom.store",
+    "stow_dicom": "_dicom.stow",
     "write_plan": "_datasets.plan",
 }
 __all__ = list(_MODULES)

@@ -11,6 +11,7 @@ A label without a certain code there has none here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -21,6 +22,13 @@ LEFT: Code = ("7771000", "Left")
 RIGHT: Code = ("24028007", "Right")
 STRUCTURE: Code = ("91723000", "Anatomical Structure")  # these are of CID 7150
 _ALTERED: Code = ("49755003", "Morphologically Abnormal Structure")
+# Words for lesions; most are types of CID 7159.
+_LESION_NAME = re.compile(
+    r"(?<![a-z])(abscess(es)?|adenomas?|aneurysms?|cancers?|carcinomas?|cysts?|o?edemas?|gliomas?"
+    r"|ha?ematomas?|ha?emorrhages?|hyperintensit(y|ies)|infarct(ion)?s?|lesions?|mass(es)?"
+    r"|meningiomas?|metastas[ei]s|necros[ei]s|nodules?|plaques?|stroke|thromb(us|i)|tumou?rs?)"
+    r"(?![a-z])"
+)
 _SUBSTANCE: Code = ("91720002", "Body Substance")
 _TISSUE: Code = ("85756007", "Tissue")
 
@@ -42,6 +50,16 @@ class Anatomy:
 SYNONYMS: Mapping[str, str] = {"29700009": "36765005", "68786006": "33626005"}
 
 
+def category_of(name: str) -> Code:
+    """Return the category of the label called `name`, of CID 7150; known by words without a code.
+
+    A label that names a lesion is a morphologically abnormal structure; others are anatomical.
+    """
+    if anatomy := anatomy_of(name):
+        return anatomy.category
+    return _ALTERED if _LESION_NAME.search(name.lower()) else STRUCTURE
+
+
 def anatomy_of(name: str) -> Anatomy | None:
     """Return the anatomy of the label called `name`, None if it has no code."""
     if name in _ANATOMIES:
@@ -60,6 +78,8 @@ _LIVER: Code = ("10200004", "Liver")
 _LUNG: Code = ("39607008", "Lung")
 _PANCREAS: Code = ("15776009", "Pancreas")
 _BONE: Code = ("272673000", "Bone")
+_WHITE_MATTER: Code = ("68523003", "Cerebral white matter")
+_LESION: Code = ("52988006", "Lesion")
 _NEOPLASM: Code = ("108369006", "Neoplasm")
 _RIBS: tuple[Code, ...] = (
     *(("48535007", "First rib"), ("78247007", "Second rib"), ("25888004", "Third rib")),
@@ -133,7 +153,7 @@ _STRUCTURES: Mapping[str, Code] = {
     "caudate": ("11000004", "Caudate nucleus"),
     "cerebellum exterior": ("25991003", "Cerebellar cortex"),
     "cerebellum white matter": ("33060004", "Cerebellar white matter"),
-    "cerebral white matter": ("68523003", "Cerebral white matter"),
+    "cerebral white matter": _WHITE_MATTER,
     "hippocampus": ("5366008", "Hippocampus"),
     "pallidum": ("14738005", "Globus pallidus"),
     "putamen": ("89278009", "Putamen"),
@@ -155,7 +175,8 @@ _ANATOMIES: Mapping[str, Anatomy] = {
     "colon cancer primaries": Anatomy(("86049000", "Neoplasm, Primary"), _ALTERED, _COLON),
     "kidney cyst": Anatomy(("367643001", "Cyst"), _ALTERED, _KIDNEY),
     "kidney mass": Anatomy(("4147007", "Mass"), _ALTERED, _KIDNEY),
-    "bone lesion": Anatomy(("52988006", "Lesion"), _ALTERED, _BONE),
+    "white matter hyperintensity": Anatomy(_LESION, _ALTERED, _WHITE_MATTER),
+    "bone lesion": Anatomy(_LESION, _ALTERED, _BONE),
 }
 
 # Without the unused ids, which CT names dummies.

@@ -26,3 +26,9 @@ def colour(label: int) -> str:
     # Steps of the golden angle keep the hues of neighbouring ids apart.
     rgb = colorsys.hls_to_rgb(label * 0.618034 % 1, 0.62, 0.55)
     return "#" + bytes(round(255 * part) for part in rgb).hex()
+
+
+def rgb(label: int) -> tuple[int, int, int]:
+    """Return the colour of a label id, 0 to 255, as red, green and blue, 0 to 255."""
+    red, green, blue = bytes.fromhex(colour(label)[1:])
+    return red, green, blue

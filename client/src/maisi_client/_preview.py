@@ -13,7 +13,7 @@ from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from ._atomic import atomic
-from ._colours import colour
+from ._colours import rgb
 from ._errors import InvalidRequest, MaisiError
 from ._grid import RasImage, Spacing, same_grid
 from ._mask import load_greys, load_mask
@@ -166,7 +166,7 @@ def _in_colours(cut: Voxels, size: tuple[int, int]) -> Image.Image:
         )
         for id_ in ids
     ]
-    palette = np.array([list(bytes.fromhex(colour(int(id_))[1:])) for id_ in ids], np.uint8)
+    palette = np.array([rgb(int(id_)) for id_ in ids], np.uint8)
     return Image.fromarray(palette[np.argmax(shares, axis=0)]).resize(size, Image.Resampling.BOX)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pkgutil
 import shutil
 import subprocess
 import sys
@@ -36,57 +35,7 @@ from numpy.typing import NDArray
 
 from tests.client.affines import oblique
 from tests.client.command import maisi
-
-RNG = np.random.default_rng(11)
-SHAPE, SIZES = (12, 10, 14), (1.5, 0.75, 2.0)
-REPORT = {
-    **{"synthetic": True, "variant": "mini", "modality": "mri_t1", "seed": 7, "steps": 8},
-    **{"guidance": 1.5, "weights": {"flow": "ab" * 32}, "versions": {"maisi": "0.1.0"}},
-}
-CT = {**REPORT, "modality": "ct", "variant": "rflow-ct"}
-STANDARD = {
-    name: json.loads(pkgutil.get_data("highdicom", f"_standard/{name}.json") or b"")
-    for name in ("sop_class_iod_map", "iod_module_map", "module_attribute_map")
-}
-
-
-def volume(affine: Any = None, **report: Any) -> Volume:
-    data = RNG.integers(-1000, 3000, SHAPE).astype(np.int16)
-    return Volume(nib.Nifti1Image(data, np.eye(4) if affine is None else affine), {**CT, **report})
-
-
-def mask_of(image: nib.Nifti1Image) -> nib.Nifti1Image:
-    """Labels with sides, a lesion, one without a code, an unknown one; none in the end slices."""
-    labels = np.zeros(image.shape, np.uint8)
-    labels[2:5, 2:5, 3:9], labels[5:9, 2:5, 3:9] = 230, 229
-    labels[2:9, 5:7, 3:6], labels[6, 6, 6], labels[7, 7, 4] = 176, 150, 99
-    labels[8, 8, 5], labels[8, 7, 5], labels[3, 8, 4] = 117, 23, 250
-    return nib.Nifti1Image(labels, image.affine)
-
-
-def read(files: list[Path]) -> list[pydicom.Dataset]:
-    return [pydicom.dcmread(path) for path in files]
-
-
-def lacking(dataset: pydicom.Dataset) -> list[str]:
-    """Return the attributes that are missing or empty by the standard's tables in highdicom."""
-    iod = STANDARD["sop_class_iod_map"][dataset.SOPClassUID]
-    modules = [m["key"] for m in STANDARD["iod_module_map"][iod] if m["usage"] == "M"]
-    assert len(modules) > 5
-    faults = []
-    for attribute in (a for m in modules for a in STANDARD["module_attribute_map"].get(m, [])):
-        if "FunctionalGroupsSequence" in "".join(attribute["path"]):
-            continue  # allowed in either of two sequences, which the tables do not express
-        items: list[Any] = [dataset]
-        for step in attribute["path"]:
-            items = [inner for item in items for inner in item.get(step) or []]
-        for item in items:
-            keyword, requirement = attribute["keyword"], attribute["type"]
-            if requirement in ("1", "2") and keyword not in item:
-                faults.append(f"{keyword} missing")
-            elif requirement == "1" and item[keyword].is_empty:
-                faults.append(f"{keyword} empty")
-    return faults
+from tests.client.dicom.volumes import CT, REPORT, SHAPE, SIZES, lacking, mask_of, read, volume
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "PSR", "ILA", "SPL"])
@@ -122,12 +71,13 @@ def test_every_object_is_complete_synthetic_and_anonymous(
 ) -> None:
     ct = volume(oblique("LPS", SIZES), **report)
     files = save_dicom(ct, tmp_path / "series", mask=mask_of(ct.image))
-    assert [path.name for path in files] == [*(f"{n:04d}.dcm" for n in range(1, 15)), "mask.dcm"]
+    names = [*(f"{n:04d}.dcm" for n in range(1, 15)), "mask.dcm", "structures.dcm"]
+    assert [path.name for path in files] == names
     assert sorted(files) == sorted((tmp_path / "series").iterdir())
-    *slices, segmentation = datasets = read(files)
-    assert lacking(slices[0]) == lacking(segmentation) == []
-    assert len({dataset.SOPInstanceUID for dataset in datasets}) == 15
-    assert len({dataset.SeriesInstanceUID for dataset in datasets}) == 2
+    *slices, segmentation, structures = datasets = read(files)
+    assert lacking(slices[0]) == lacking(segmentation) == lacking(structures) == []
+    assert len({dataset.SOPInstanceUID for dataset in datasets}) == 16
+    assert len({dataset.SeriesInstanceUID for dataset in datasets}) == 3
     for dataset in datasets:
         assert dataset.SyntheticData == "YES"
         assert (str(dataset.PatientName), dataset.PatientBirthDate) == ("Synthetic^MAISI", "")
@@ -154,7 +104,7 @@ def test_every_object_is_complete_synthetic_and_anonymous(
 def test_dciodvfy_finds_no_error(tmp_path: Path, report: dict[str, Any]) -> None:
     ct = volume(oblique("PSR", SIZES), **report)
     files = save_dicom(ct, tmp_path / "series", mask=mask_of(ct.image))
-    for path in (files[0], files[-1]):
+    for path in (files[0], *files[-2:]):
         result = subprocess.run(["dciodvfy", "-new", path], capture_output=True, text=True)
         errors = [line for line in result.stderr.splitlines() if line.startswith("Error")]
         # Synthetic Data is younger than the tool of most distributions.
@@ -165,7 +115,7 @@ def test_dciodvfy_finds_no_error(tmp_path: Path, report: dict[str, Any]) -> None
 def test_a_mask_comes_back_with_its_ids(tmp_path: Path, codes: str) -> None:
     ct = volume(oblique(codes, SIZES))
     mask = mask_of(ct.image)
-    *_, file = save_dicom(ct, tmp_path / "series", mask=mask)
+    *_, file, _ = save_dicom(ct, tmp_path / "series", mask=mask)
     original, back = load_mask(mask), load_mask(file)
     assert np.array_equal(back.values, original.values)
     assert back.spacing == pytest.approx(original.spacing, abs=1e-4)
@@ -186,7 +136,7 @@ def test_a_mask_comes_back_with_its_ids(tmp_path: Path, codes: str) -> None:
 
 def test_segments_are_coded(tmp_path: Path) -> None:
     ct = volume()
-    *_, file = save_dicom(ct, tmp_path / "series", mask=mask_of(ct.image))
+    *_, file, _ = save_dicom(ct, tmp_path / "series", mask=mask_of(ct.image))
     segments = {s.SegmentLabel: s for s in pydicom.dcmread(file).SegmentSequence}
     property_type = segments["left hippocampus"].SegmentedPropertyTypeCodeSequence[0]
     assert (property_type.CodeValue, property_type.CodingSchemeDesignator) == ("5366008", "SCT")
@@ -194,11 +144,13 @@ def test_segments_are_coded(tmp_path: Path) -> None:
     cyst = segments["right kidney cyst"].AnatomicRegionSequence[0]
     assert cyst.CodeMeaning == "Kidney"
     assert cyst.AnatomicRegionModifierSequence[0].CodeMeaning == "Right"
-    for name, value in (("white matter hyperintensity", "150"), ("label 250", "250")):
-        property_type = segments[name].SegmentedPropertyTypeCodeSequence[0]
-        assert (property_type.CodingSchemeDesignator, property_type.CodeValue) == ("99MAISI", value)
+    (unknown,) = segments["label 250"].SegmentedPropertyTypeCodeSequence
+    assert (unknown.CodingSchemeDesignator, unknown.CodeValue) == ("99MAISI", "250")
+    lesion = segments["white matter hyperintensity"]
+    assert lesion.SegmentedPropertyCategoryCodeSequence[0].CodeValue == "49755003"
+    assert lesion.AnatomicRegionSequence[0].CodeMeaning == "Cerebral white matter"
 
-    *_, file = save_dicom(
+    *_, file, _ = save_dicom(
         ct, tmp_path / "named", mask=mask_of(ct.image), labels={250: "liver", 230: "gizmo"}
     )
     named = {s.SegmentLabel: s for s in pydicom.dcmread(file).SegmentSequence}
@@ -213,8 +165,9 @@ def test_same_content_same_uids_and_a_mask_is_a_patient(tmp_path: Path) -> None:
     ct.save(tmp_path / "ct.nii.gz")
     first = save_dicom(ct, tmp_path / "1", mask=mask)
     second = save_dicom(Volume.load(tmp_path / "ct.nii.gz"), tmp_path / "2", mask=mask)
-    assert [a.read_bytes() for a in first[:-1]] == [b.read_bytes() for b in second[:-1]]
-    assert read(first)[-1].SOPInstanceUID == read(second)[-1].SOPInstanceUID
+    assert [a.read_bytes() for a in first[:-2]] == [b.read_bytes() for b in second[:-2]]
+    assert first[-1].read_bytes() == second[-1].read_bytes()
+    assert read(first)[-2].SOPInstanceUID == read(second)[-2].SOPInstanceUID
 
     other = volume(ct.image.affine, seed=8)
     another = read(save_dicom(other, tmp_path / "3", mask=mask))[0]
@@ -346,7 +299,7 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 def test_without_the_extra_it_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ct = volume()
-    *_, file = save_dicom(ct, tmp_path / "series", mask=mask_of(ct.image))
+    *_, file, _ = save_dicom(ct, tmp_path / "series", mask=mask_of(ct.image))
     monkeypatch.setitem(sys.modules, "highdicom", None)
     for call in (lambda: save_dicom(ct, tmp_path / "new"), lambda: load_mask(file)):
         with pytest.raises(MaisiError, match=r"pip install 'maisi-client\[dicom\]'"):
@@ -366,7 +319,7 @@ def test_command(server: Any, tmp_path: Path) -> None:
         series = tmp_path / "series"
         result = maisi("dicom", tmp_path / "t2.nii.gz", "--to", series, "--mask", mask, "--json")
         assert (result.returncode, result.stderr) == (0, "")
-        assert len(json.loads(result.stdout)["files"]) == 41
+        assert len(json.loads(result.stdout)["files"]) == 42
         rows = [Row("again", {"mask": series / "mask.dcm", **arguments})]
         assert [o.state for o in make_dataset(rows, tmp_path / "set", client)] == ["done"]
     second = tmp_path / "set" / "images" / "again.nii.gz"

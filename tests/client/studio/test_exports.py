@@ -135,9 +135,8 @@ def test_dicom_has_the_volume_and_its_mask(
     assert f'filename="{picture["name"]}-dicom.zip"' in headers["content-disposition"]
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
-    assert set(files) == {f"{picture['name']}/{n:04}.dcm" for n in range(1, 33)} | {
-        f"{picture['name']}/mask.dcm"
-    }
+    names = {*(f"{number:04}" for number in range(1, 33)), "mask", "structures"}
+    assert set(files) == {f"{picture['name']}/{name}.dcm" for name in names}
     back = browser.uploaded("volume", *files.items())
     same = [loaded(browser.get(f"/api/pictures/{one['id']}.nii.gz")) for one in (back, picture)]
     assert np.array_equal(np.sort(same[0].dataobj, None), np.sort(same[1].dataobj, None))

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from .._errors import InvalidRequest, MaisiError
 from .options import EXIT_CODES, Commands, json_option
+
+if TYPE_CHECKING:
+    from .._dicom.sending import Destination
 
 
 def add(commands: Commands) -> None:
@@ -13,27 +23,90 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "dicom",
         parents=[json_option()],
-        help="write a volume and its mask as DICOM",
-        description="Write a CT or MR series, and the mask as a Segmentation; see docs/dicom.md.",
+        help="write a volume or a dataset as DICOM, and send it",
+        description="Write a CT or MR series, and the mask as a Segmentation and as an RT Structure"
+        " Set, or send them; of a dataset every volume. See docs/dicom.md.",
         epilog=EXIT_CODES,
     )
-    parser.add_argument("volume", metavar="VOLUME", help="NIfTI")
-    parser.add_argument("--to", required=True, metavar="DIR", help="new folder of the series")
-    parser.add_argument("--mask", metavar="MASK", help="label map that it follows [VOLUME_mask]")
-    parser.add_argument(
+    add_argument = parser.add_argument
+    add_argument("volume", metavar="VOLUME", help="NIfTI, or the folder of a dataset")
+    add_argument(
+        "--to",
+        metavar="DIR",
+        help="new folder of the series; of a dataset a folder of such, gone on with [only sent]",
+    )
+    add_argument("--mask", metavar="MASK", help="label map that it follows [VOLUME_mask]")
+    add_argument(
         "--report",
         metavar="REPORT",
         help="the volume's report [beside it, else that of its dataset]",
+    )
+    add_argument(
+        "--labelmap",
+        action="store_true",
+        help="make the Segmentation a LABELMAP, which few programs read yet [BINARY]",
+    )
+    add_argument("--send", metavar="HOST:PORT/AET", help="send it to this DICOM node by C-STORE")
+    add_argument(
+        "--stow",
+        metavar="URL",
+        help="send it to this DICOMweb service, such as https://pacs.example/dicom-web; user and"
+        " password in the URL, or a bearer token in $MAISI_STOW_TOKEN",
     )
     parser.set_defaults(run=dicom)
 
 
 def dicom(args: argparse.Namespace) -> None:
-    """Write a volume and its mask as DICOM."""
+    """Write a volume and its mask, or those of a dataset, as DICOM; send them."""
+    from .._dicom.store import node
+    from .._dicom.stow import service
+
+    destinations = [node(args.send)] if args.send else []
+    destinations += [service(args.stow)] if args.stow else []
+    if not (args.to or destinations):
+        raise InvalidRequest("nothing is to be done; --to, --send or --stow is expected")
+    if Path(args.volume).is_dir():
+        _dataset(args, destinations)
+    else:
+        _volume(args, destinations)
+
+
+def _volume(args: argparse.Namespace, destinations: Sequence[Destination]) -> None:
     from .._dicom.series import save_dicom
     from .._volume import Volume
 
     volume = Volume.load(args.volume, report=args.report)
-    files = save_dicom(volume, args.to, mask=args.mask)
+    with tempfile.TemporaryDirectory() as temporary:
+        to = args.to or Path(temporary, "series")
+        files = save_dicom(volume, to, mask=args.mask, labelmap=args.labelmap)
+        for destination in destinations:
+            destination.send(files)
     if args.json:
-        print(json.dumps({"output": args.to, "files": [str(path) for path in files]}))
+        kept = {"output": args.to, "files": [str(path) for path in files]} if args.to else {}
+        print(json.dumps({**kept, "sent": [destination.name for destination in destinations]}))
+
+
+def _dataset(args: argparse.Namespace, destinations: Sequence[Destination]) -> None:
+    from .._dicom.dataset import dataset_dicom
+
+    for name in ("mask", "report"):
+        if getattr(args, name):
+            raise InvalidRequest(f"--{name} is of one volume; '{args.volume}' is a folder")
+    states: Counter[str] = Counter()
+    try:
+        for study in dataset_dicom(
+            args.volume, args.to, labelmap=args.labelmap, destinations=destinations
+        ):
+            states[study.state] += 1
+            if study.error:
+                print(f"{study.name}: {study.error}", file=sys.stderr, flush=True)
+            elif not args.json:
+                print(f"{study.name}: {study.state}", flush=True)
+    finally:
+        if args.json:
+            sent = [destination.name for destination in destinations]
+            print(json.dumps({"output": args.to, "volumes": dict(states), "sent": sent}))
+        elif states:
+            print(", ".join(f"{number} {state}" for state, number in states.items()))
+    if states["failed"]:
+        raise MaisiError(f"{states['failed']} of {sum(states.values())} volumes failed")

@@ -8,6 +8,7 @@ import maisi_client
 
 from . import (
     check,
+    colours,
     completion,
     dataset,
     dicom,
@@ -23,7 +24,10 @@ from . import (
 from .options import EXIT_CODES
 from .usage import Parser
 
-_COMMANDS = (generate, check, mask, dataset, reproduce, plan, find, info, preview, dicom, studio)
+_COMMANDS = (
+    *(generate, check, mask, dataset, reproduce, plan, find, info, preview, colours, dicom),
+    studio,
+)
 
 
 def parser() -> argparse.ArgumentParser:

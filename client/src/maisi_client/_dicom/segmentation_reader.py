@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 OWN = "maisi"  # the vocabulary of MAISI's ids
-_SOP_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # BINARY, LABELMAP
+LABELMAP = "1.2.840.10008.5.1.4.1.1.66.7"  # its SOP class
+_SOP_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", LABELMAP)  # BINARY, LABELMAP
 _Codes: TypeAlias = tuple[str, str, str]  # type, region and side; empty without
 
 

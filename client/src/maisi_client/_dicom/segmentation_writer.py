@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .._anatomy import STRUCTURE, Code, anatomy_of
+from .._anatomy import Code, anatomy_of, category_of
+from .._colours import rgb
 from .._errors import MaisiError
+from .cielab import cielab
 
 if TYPE_CHECKING:
     import highdicom
@@ -20,42 +23,60 @@ _SCHEME = "99MAISI"  # for labels without a code: private schemes begin with 99,
 
 
 def require_dicom() -> None:
-    """Raise `MaisiError` if highdicom is not installed."""
+    """Raise `MaisiError` if the packages of the extra `dicom` are not installed."""
     try:
+        import contourpy  # noqa: F401
         import highdicom  # noqa: F401
-    except ImportError:
+        import pynetdicom  # noqa: F401
+    except ImportError as error:
         raise MaisiError(
-            "DICOM needs pydicom and highdicom, which are not installed:"
-            " pip install 'maisi-client[dicom]'"
+            f"DICOM needs {error.name}, which is not installed: pip install 'maisi-client[dicom]'"
         ) from None
+
+
+def segments(
+    planes: NDArray[np.uint8], names: Mapping[int, str], report: Mapping[str, Any]
+) -> dict[int, highdicom.seg.SegmentDescription]:
+    """Return the segment of each label above 0 of `[slices, rows, columns]`, by its id.
+
+    They are numbered from 1. `names` are the labels' names by id; `report` tells who drew them.
+    """
+    ids = [int(id_) for id_ in np.unique(planes) if id_]
+    return {
+        id_: _segment(number, id_, names.get(id_, f"label {id_}"), report)
+        for number, id_ in enumerate(ids, 1)
+    }
 
 
 def segmentation(
     planes: NDArray[np.uint8],
     series: Sequence[Dataset],
-    names: Mapping[int, str],
-    report: Mapping[str, Any],
+    segments: Mapping[int, highdicom.seg.SegmentDescription],
     uids: tuple[str, str],
+    labelmap: bool,
 ) -> Dataset:
     """Return the DICOM Segmentation of labels `[slices, rows, columns]`, at least one above 0.
 
-    `series` are the images of the slices, `names` the labels' names by id, `uids` those of the
-    segmentation's series and of itself.
+    `series` are the images of the slices, `segments` the labels' by id, `uids` those of the
+    segmentation's series and of itself. A LABELMAP has the labels' ids as numbers of its segments.
     """
     import highdicom as hd
 
-    ids = [int(id_) for id_ in np.unique(planes) if id_]
     numbers = np.zeros(256, np.uint8)
-    numbers[ids] = np.arange(1, len(ids) + 1)
+    numbers[list(segments)] = [segment.SegmentNumber for segment in segments.values()]
+    described = list(segments.values())
+    if labelmap:
+        numbers = np.arange(256, dtype=np.uint8)
+        described = [deepcopy(segment) for segment in described]
+        for id_, segment in zip(segments, described, strict=True):
+            segment.SegmentNumber = id_
     first = series[0]
+    kinds = hd.seg.SegmentationTypeValues
     dataset = hd.seg.Segmentation(
         source_images=series,
         pixel_array=numbers[planes],
-        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=[
-            _segment(number, id_, names.get(id_, f"label {id_}"), report)
-            for number, id_ in enumerate(ids, 1)
-        ],
+        segmentation_type=kinds.LABELMAP if labelmap else kinds.BINARY,
+        segment_descriptions=described,
         series_instance_uid=uids[0],
         series_number=first.SeriesNumber + 1,
         sop_instance_uid=uids[1],
@@ -85,7 +106,7 @@ def _segment(
     segment = hd.seg.SegmentDescription(
         number,
         name[:64],
-        _code(anatomy.category if anatomy else STRUCTURE),
+        _code(category_of(name)),
         _code(anatomy.type) if anatomy else hd.sr.CodedConcept(str(id_), _SCHEME, name[:64]),
         algorithm,
         None
@@ -98,6 +119,7 @@ def _segment(
         anatomic_regions=[_code(anatomy.region)] if anatomy and anatomy.region else None,
     )
     segment.SegmentDescription = ID.format(id_)
+    segment.RecommendedDisplayCIELabValue = list(cielab(rgb(id_)))
     if anatomy and anatomy.side and anatomy.region:
         segment.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = [_code(anatomy.side)]
     elif anatomy and anatomy.side:

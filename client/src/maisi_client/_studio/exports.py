@@ -14,7 +14,7 @@ from .pictures import Call, Picture, Pictures
 
 
 def write_dicom(pictures: Pictures, picture: Picture, mask: Picture | None, folder: Path) -> Path:
-    """Write the series of a volume, with the Segmentation of its mask, as a .zip in `folder`.
+    """Write the series of a volume, with its mask as `save_dicom` has it, as a .zip in `folder`.
 
     Return the path of the .zip. Raises `Refused` for a volume without a report, `MaisiError`.
     """

@@ -76,7 +76,7 @@ async def report(request: Request) -> Response:
 
 
 async def dicom(request: Request) -> Response:
-    """Return a volume as a DICOM series, with its mask as a Segmentation, in a .zip."""
+    """Return a volume as a DICOM series, with its mask as `save_dicom` has it, in a .zip."""
     studio, picture = studio_of(request), picture_of(request)
     mask = next((one for one in studio.pictures if one.id == picture.mask), None)
     folder = Path(tempfile.mkdtemp(dir=studio.folder / "downloads"))

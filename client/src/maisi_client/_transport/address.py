@@ -9,8 +9,8 @@ import re
 from .._errors import InvalidRequest, printable
 
 DEFAULT_URL = "localhost:8001"
-_HOST = r"[\w.-]+|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]"  # a name or an IPv4 address, or an IPv6 address
-_URL = re.compile(rf"(?:grpc://)?({_HOST})(?::([0-9]{{1,5}}))?/?")
+HOST = r"[\w.-]+|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]"  # a name or an IPv4 address, or an IPv6 address
+_URL = re.compile(rf"(?:grpc://)?({HOST})(?::([0-9]{{1,5}}))?/?")
 # In the order in which gRPC takes them; it knows proxies of this scheme alone:
 # https://github.com/grpc/grpc/blob/master/src/core/handshaker/http_connect/http_proxy_mapper.cc
 _VARIABLES, _EXCEPTIONS, _SCHEME = (

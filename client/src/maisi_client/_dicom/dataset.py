@@ -1,0 +1,156 @@
+"""The volumes of a dataset as DICOM, one after the other: it can be stopped and continued."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from .._datasets.report_files import report_files
+from .._errors import InvalidRequest, MaisiError, MaskError
+from .._grid import open_image
+from .._label_names import label_id
+from .._validation import read_json_file
+from .._volume import Volume, report_path
+from .segmentation_writer import require_dicom
+from .sending import Destination
+from .series import save_dicom
+
+# Of each layout of `maisi dataset`; what does not follow its mask is in another folder.
+_IMAGES = ("images/[!.]*.nii.gz", "imagesTr/[!.]*.nii.gz", "sub-*/**/anat/[!.]*.nii.gz")
+_BIDS_LABELS = Path("derivatives", "labels")
+_CHANNEL = re.compile(r"_\d{4}$")  # nnU-Net's, at the end of an image's name
+_RECORD = "sent.jsonl"  # what was sent, a line each
+
+
+@dataclass(frozen=True)
+class Study:
+    """A volume of a dataset: `written`, `kept` from before, or `failed` with an error."""
+
+    name: str
+    state: str
+    error: str = ""
+
+
+def dataset_dicom(
+    dataset: str | os.PathLike[str],
+    to: str | os.PathLike[str] | None,
+    *,
+    labelmap: bool = False,
+    destinations: Sequence[Destination] = (),
+) -> Iterator[Study]:
+    """Write every volume of a dataset, with its labels, as DICOM into `to/NAME`, and send it.
+
+    `dataset` is the folder that `make_dataset` wrote, in any layout; a volume without a report is
+    not whole, and left out. Without `to` nothing is kept. Else a second run writes and sends what
+    the first one has not, by the folders in `to` and its file `sent.jsonl`. Yield each volume when
+    it is written and sent. Raises `InvalidRequest` where there is none, `MaisiError` without the
+    extra `dicom`, and what `Destination.send` raises.
+    """
+    require_dicom()
+    dataset = Path(dataset)
+    images = [image for pattern in _IMAGES for image in dataset.glob(pattern) if _is_whole(image)]
+    if not images:
+        raise InvalidRequest(f"'{dataset}' holds no volume with a report; a dataset is expected")
+    names = _names(dataset)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()) if to is None else to)
+        folder.mkdir(exist_ok=True)
+        sent = _sent(folder)
+        for image in sorted(images):
+            name = report_path(image).stem
+            for draft in folder.glob(f".????????.{glob.escape(name)}"):  # of a killed process
+                shutil.rmtree(draft)
+            state = "kept" if (folder / name).exists() else "written"
+            try:
+                if state == "written":
+                    volume, labels = _volume(dataset, image, names)
+                    save_dicom(volume, folder / name, labels=labels, labelmap=labelmap)
+            except MaisiError as error:
+                yield Study(name, "failed", str(error))
+                continue
+            for destination in destinations:
+                if [destination.name, name] not in sent:
+                    try:
+                        destination.send(sorted((folder / name).glob("*.dcm")))
+                    except MaisiError as error:
+                        raise type(error)(f"{name}: {error}", error.kind) from error
+                    with (folder / _RECORD).open("a") as record:
+                        record.write("\n" + json.dumps([destination.name, name]))
+            if to is None:
+                shutil.rmtree(folder / name)
+            yield Study(name, state)
+
+
+def _sent(folder: Path) -> list[list[str]]:
+    """Return destination and name of what was sent; a line that was cut off does not count."""
+    record, sent = folder / _RECORD, []
+    for line in record.read_text().splitlines() if record.is_file() else ():
+        with contextlib.suppress(ValueError):
+            sent.append(json.loads(line))
+    return sent
+
+
+def _is_whole(image: Path) -> bool:
+    return any(report.is_file() for report in report_files(image, report_path(image).stem))
+
+
+def _names(dataset: Path) -> dict[int, str]:
+    """Return the names of the numbers that nnU-Net's and MSD's layouts have for labels."""
+    if not (dataset / "imagesTr").is_dir():
+        return {}
+    file = dataset / "dataset.json"
+    try:
+        pairs = read_json_file(file)["labels"].items()
+        # nnU-Net has the numbers by name, MSD the names by number.
+        return {int(b): a for a, b in pairs if isinstance(b, int)} or {
+            int(a): str(b) for a, b in pairs
+        }
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        raise InvalidRequest(
+            f"'{file}' does not tell the names of labels; `maisi dataset` writes it when all rows"
+            " are made"
+        ) from None
+
+
+def _volume(
+    dataset: Path, image: Path, names: Mapping[int, str]
+) -> tuple[Volume, Mapping[int, str] | None]:
+    """Return a volume with its labels as mask, and their names if their ids are not MAISI's."""
+    volume = Volume.load(image)
+    labels = next(filter(Path.is_file, _label_files(dataset, image)), None)
+    if labels is None:
+        return replace(volume, mask=None), None
+    _, mask = open_image(labels, "mask", MaskError)
+    numbers = np.asarray(mask.dataobj)
+    present = [int(number) for number in np.unique(numbers) if number]
+    if not present:
+        return replace(volume, mask=None), None
+    volume = replace(volume, mask=mask)
+    ids = {number: label_id(names.get(number, "")) for number in present}
+    if not names or None in ids.values():
+        return volume, names or None
+    table = np.zeros(max(present) + 1, np.uint8)
+    table[present] = [ids[number] for number in present]
+    own = nib.Nifti1Image(table[numbers], mask.affine, dtype=np.uint8)
+    return replace(volume, mask=own), None
+
+
+def _label_files(dataset: Path, image: Path) -> list[Path]:
+    """Return the possible paths of an image's labels."""
+    if image.parent.name == "anat":  # of BIDS
+        folder = dataset / _BIDS_LABELS / image.parent.relative_to(dataset)
+        return sorted(folder.glob("*_dseg.nii.gz"))
+    name = report_path(image).stem
+    folder = image.parent.with_name(image.parent.name.replace("images", "labels"))
+    return [folder / f"{row}.nii.gz" for row in (_CHANNEL.sub("", name), name)]

@@ -1,0 +1,147 @@
+"""The images of a DICOM series: a CT or MR slice each, of an anonymous synthetic patient."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._errors import InvalidRequest
+from .._grid import RasImage
+from .slice_grid import SliceGrid, planes_of
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+_DESCRIBED_KEYS = ("variant", "modality", "seed", "steps", "guidance")
+_SOFT_TISSUE = (40, 400)  # HU: the usual window of the trunk
+
+
+def images(
+    grid: SliceGrid, volume: RasImage, report: Mapping[str, Any], mask: RasImage | None
+) -> Iterator[Dataset]:
+    """Yield the images of the slices, from foot to head."""
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    kind, planes = _kind(report, volume.values), planes_of(volume)
+    parameters = json.dumps([report.get(key) for key in ("variant", "modality", "seed", "weights")])
+    affine = np.asarray(volume.image.affine, np.float32).tobytes().hex()
+    subject = content_uid("subject", affine, digest(volume if mask is None else mask))
+    series = content_uid(subject, "series", digest(volume), parameters)
+    common = _common(report, subject, series, mask is not None)
+    for number, plane in enumerate(planes):
+        position = grid.origin + number * grid.spacing[2] * grid.cosines[:, 2]
+        image = Dataset()
+        image.update(common)
+        image.update(kind)
+        image.SOPInstanceUID = content_uid(series, str(number))
+        image.InstanceNumber = number + 1
+        image.ImagePositionPatient = decimals(position, 6)
+        image.ImageOrientationPatient = decimals(grid.cosines[:, :2].T.ravel(), 10)
+        image.SliceLocation = decimals([position @ grid.cosines[:, 2]], 6)[0]
+        image.PixelSpacing = [grid.spacing[1], grid.spacing[0]]  # between rows, between columns
+        image.SliceThickness = image.SpacingBetweenSlices = grid.spacing[2]
+        image.Rows, image.Columns = plane.shape
+        image.PixelData = np.ascontiguousarray(plane, "<i2").tobytes()
+        image.file_meta = FileMetaDataset()
+        image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
+        image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+        yield image
+
+
+def decimals(values: Any, places: int) -> list[float]:
+    """Round to what a decimal string of 16 characters holds; no -0."""
+    return [float(value) + 0.0 for value in np.round(values, places)]
+
+
+def digest(ras: RasImage) -> str:
+    """Return the SHA-256 of the shape and values of an image."""
+    return hashlib.sha256(repr(ras.values.shape).encode() + ras.values.tobytes()).hexdigest()
+
+
+def content_uid(*content: str) -> str:
+    """Return a UID that follows from the content."""
+    from pydicom.uid import generate_uid
+
+    return str(generate_uid(entropy_srcs=["maisi-client", *(f"{len(c)}:{c}" for c in content)]))
+
+
+def _kind(report: Mapping[str, Any], values: NDArray[np.int16]) -> Dataset:
+    """Return the attributes of CT or of MR; raises `InvalidRequest` for other modalities."""
+    from pydicom.dataset import Dataset
+    from pydicom.uid import CTImageStorage, MRImageStorage
+
+    name = str(report.get("modality"))
+    kind = Dataset()
+    kind.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
+    if name.split("_")[0] == "ct":
+        kind.SOPClassUID, kind.Modality = CTImageStorage, "CT"
+        kind.RescaleIntercept, kind.RescaleSlope, kind.RescaleType = 0, 1, "HU"
+        kind.KVP = None
+        kind.WindowCenter, kind.WindowWidth = _SOFT_TISSUE
+        return kind
+    if name.split("_")[0] != "mri":
+        raise InvalidRequest(f"the report's modality is '{name}'; ct or mri is expected")
+    kind.SOPClassUID, kind.Modality = MRImageStorage, "MR"
+    kind.ImageType[2] = "OTHER"
+    # There was no pulse sequence: research mode, without a variant, and no times.
+    kind.ScanningSequence, kind.SequenceVariant, kind.ScanOptions = "RM", "NONE", None
+    kind.MRAcquisitionType = "3D"
+    kind.RepetitionTime = kind.EchoTime = kind.EchoTrainLength = None
+    white = max(2, int(np.percentile(values, 99.5)))
+    kind.WindowCenter, kind.WindowWidth = white // 2, white
+    return kind
+
+
+def _common(report: Mapping[str, Any], subject: str, series: str, masked: bool) -> Dataset:
+    """Return the attributes of all images: an anonymous patient, and how they were made."""
+    from pydicom.dataset import Dataset
+
+    parameters = {key: report[key] for key in _DESCRIBED_KEYS if report.get(key) is not None}
+    weights = json.dumps(report.get("weights"), sort_keys=True).encode()
+    server = (report.get("versions") or {}).get("maisi", "of unknown version")
+    common = Dataset()
+    common.SpecificCharacterSet = "ISO_IR 192"
+    common.SyntheticData = "YES"
+    common.PatientID = f"MAISI-{hashlib.sha256(subject.encode()).hexdigest()[:16]}"
+    common.PatientName = "Synthetic^MAISI"
+    common.PatientBirthDate = common.PatientSex = None
+    common.PatientComments = "Synthetic image"
+    common.StudyInstanceUID = content_uid(subject, "study")
+    common.StudyID = common.PatientID[-16:]
+    common.StudyDate = common.StudyTime = None
+    common.AccessionNumber = common.ReferringPhysicianName = None
+    common.StudyDescription = "MAISI synthetic"
+    common.SeriesInstanceUID = series
+    common.SeriesNumber = 1
+    common.SeriesDescription = " ".join(
+        f"seed {value}" if key == "seed" else str(value)
+        for key, value in list(parameters.items())[:3]
+    )[:59]
+    common.Laterality = None
+    common.PatientPosition = "HFS"
+    common.FrameOfReferenceUID = content_uid(subject, "frame of reference")
+    common.PositionReferenceIndicator = None
+    common.Manufacturer = "maisi-client"
+    common.ManufacturerModelName = str(parameters.get("variant", "unknown"))[:64]
+    common.DeviceSerialNumber = hashlib.sha256(weights).hexdigest()[:16]
+    common.SoftwareVersions = [f"maisi-client {version('maisi-client')}", f"maisi {server}"[:64]]
+    common.AcquisitionNumber = None
+    common.ImageComments = "SYNTHETIC IMAGE: " + ", ".join(
+        f"{key} {value}" for key, value in parameters.items()
+    )
+    inputs = ["noise"]
+    inputs += ["a label mask"] if masked or report.get("masked") else []
+    inputs += ["a volume that was given"] if "strength" in report else []
+    common.DerivationDescription = f"Made by a generative model (MAISI) from {', '.join(inputs)}"
+    common.SamplesPerPixel, common.PhotometricInterpretation = 1, "MONOCHROME2"
+    common.BitsAllocated, common.BitsStored, common.HighBit = 16, 16, 15
+    common.PixelRepresentation = 1
+    return common

@@ -1,0 +1,126 @@
+"""Sending of DICOM files by C-STORE, DICOM's own protocol (PS3.4 annex B)."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .._errors import InvalidRequest, MaisiError, ServerError, ServerUnavailable, printable
+from .._transport.address import HOST
+from .segmentation_writer import require_dicom
+from .sending import SECONDS, Destination, stored
+
+if TYPE_CHECKING:
+    from pynetdicom.association import Association
+
+TITLE = "MAISI"  # of the sender
+_CONNECT_SECONDS = 30.0
+# A title has no backslash and no control character (PS3.5 6.2, AE).
+_NODE = re.compile(rf"({HOST}):([0-9]{{1,5}})/([^\\/\x00-\x1f\x7f]{{1,16}})")
+_PERMANENT = 1  # PS3.8 9.3.4: the result of a refusal that a retry does not change
+# PS3.4 B.2.3: stored, or stored with a warning about an element; 0xA7xx is out of resources.
+_STORED, _OUT_OF_RESOURCES = (0x0000, 0xB000, 0xB006, 0xB007), 0xA7
+
+
+def node(address: str) -> Destination:
+    """Return the DICOM node at `HOST:PORT/AET`; raises `InvalidRequest` for another form."""
+    parts = _NODE.fullmatch(address)
+    if parts is None or not parts[3].strip() or not 0 < int(parts[2]) < 2**16:
+        raise InvalidRequest(
+            f"the DICOM node is '{printable(address, 200)}'; HOST:PORT/AET is expected, with an AE"
+            " title of at most 16 characters, such as pacs.example:104/ARCHIVE"
+        )
+    host, port, title = parts[1].strip("[]"), int(parts[2]), parts[3].strip()
+    name = f"{title} at {parts[1]}:{port}"
+
+    def send(files: Sequence[Path]) -> None:
+        require_dicom()
+        association = _associate(name, host, port, title, files)
+        try:
+            _store_all(name, association, files)
+        finally:
+            if association.is_established:
+                association.release()
+
+    return Destination(name, send)
+
+
+def send_dicom(files: Sequence[str | os.PathLike[str]], address: str) -> None:
+    """Send DICOM files to the node at `HOST:PORT/AET` by C-STORE.
+
+    Raises `InvalidRequest`, `ServerUnavailable` and `ServerError` as `Destination` says, and
+    `MaisiError` without the extra `dicom`.
+    """
+    node(address).send([Path(file) for file in files])
+
+
+def _associate(name: str, host: str, port: int, title: str, files: Sequence[Path]) -> Association:
+    """Return an association for the classes of the files; raises `MaisiError` if there is none."""
+    from pydicom.filereader import read_file_meta_info
+    from pydicom.uid import UID
+    from pynetdicom import AE, evt
+
+    sender = AE(TITLE)
+    sender.connection_timeout = _CONNECT_SECONDS
+    sender.acse_timeout = sender.dimse_timeout = sender.network_timeout = SECONDS
+    heads = [read_file_meta_info(path) for path in files]
+    classes = {(head.MediaStorageSOPClassUID, head.TransferSyntaxUID) for head in heads}
+    for sop_class, syntax in sorted(classes):
+        sender.add_requested_context(sop_class, syntax)
+    opened: list[Any] = []
+    nothing = stored(0, files)
+    try:
+        association = sender.associate(
+            host, port, ae_title=title, evt_handlers=[(evt.EVT_CONN_OPEN, opened.append)]
+        )
+    except (OSError, UnicodeError) as error:  # the name of the host
+        why = printable(getattr(error, "strerror", None) or str(error), 200)
+        raise ServerUnavailable(f"{name} cannot be reached: {why}; {nothing}") from error
+    if association.is_rejected and (answer := association.acceptor.primitive):
+        raise _refusal(answer)(
+            f"{name} refuses the association with {TITLE}: {_words(answer.reason_str)}; {nothing}"
+        )
+    refused = {context.abstract_syntax for context in association.rejected_contexts}
+    if refused:
+        association.abort()
+        kinds = ", ".join(sorted(_class_name(UID(one or "")) for one in refused))
+        raise InvalidRequest(f"{name} takes no {kinds}; {nothing}")
+    if not association.is_established:
+        why = "breaks off the connection" if opened else "does not answer"
+        raise ServerUnavailable(f"{name} {why}; {nothing}")
+    return association
+
+
+def _store_all(name: str, association: Association, files: Sequence[Path]) -> None:
+    for number, path in enumerate(files):
+        try:
+            status = association.send_c_store(path).get("Status")
+        except RuntimeError:  # the association has ended
+            status = None
+        if status is None:
+            raise ServerUnavailable(f"{name} answers no more; {stored(number, files)}")
+        if status not in _STORED:
+            failure = ServerUnavailable if status >> 8 == _OUT_OF_RESOURCES else ServerError
+            raise failure(
+                f"{name} does not store '{path.name}', with status {status:04X};"
+                f" {stored(number, files)}"
+            )
+
+
+def _refusal(answer: Any) -> type[MaisiError]:
+    return InvalidRequest if answer.result == _PERMANENT else ServerUnavailable
+
+
+def _words(reason: str) -> str:
+    """Return a reason of pynetdicom's, such as 'Called AE title not recognised'."""
+    return printable(reason, 100).rstrip(".").lower().replace("ae title", "AE title")
+
+
+def _class_name(sop_class: Any) -> str:
+    # pydicom's dictionary may be older than the class.
+    from .segmentation_reader import LABELMAP
+
+    return "Label Map Segmentation Storage" if sop_class == LABELMAP else str(sop_class.name)
