@@ -1,6 +1,55 @@
+{{/* Name of the objects. Without an override it is the release's alone. */}}
+{{- define "maisi.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{ .Values.fullnameOverride }}
+{{- else if or (not .Values.nameOverride) (contains .Values.nameOverride .Release.Name) -}}
+{{ .Release.Name }}
+{{- else -}}
+{{ printf "%s-%s" .Release.Name .Values.nameOverride | trunc 53 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "maisi.name" -}}
+{{ .Values.nameOverride | default "maisi" }}
+{{- end }}
+
+{{- define "maisi.serviceAccount" -}}
+{{- $own := ternary (include "maisi.fullname" .) "default" .Values.serviceAccount.create -}}
+{{ .Values.serviceAccount.name | default $own }}
+{{- end }}
+
+{{/* What selects the pods. A Deployment's selector cannot be changed: no version of the chart may add to it. */}}
+{{- define "maisi.selector" -}}
+app.kubernetes.io/name: {{ include "maisi.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end }}
+
+{{/* Labels of an object, of (list . COMPONENT). */}}
 {{- define "maisi.labels" -}}
-app.kubernetes.io/name: maisi
-app.kubernetes.io/instance: {{ .Release.Name }}
+{{- with first . -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | replace "+" "_" | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{ include "maisi.selector" . }}
+{{- end }}
+app.kubernetes.io/component: {{ last . }}
+app.kubernetes.io/part-of: maisi
+{{- end }}
+
+{{/* Labels of the server's pods: without versions, so that a new chart alone restarts none. */}}
+{{- define "maisi.podLabels" -}}
+{{ include "maisi.selector" . }}
+app.kubernetes.io/component: server
+app.kubernetes.io/part-of: maisi
+{{- with .Values.podLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* Labels of the dataset's pods. The Service must not select them, and a Job's template cannot be changed. */}}
+{{- define "maisi.datasetPodLabels" -}}
+app.kubernetes.io/name: {{ include "maisi.name" . }}-dataset
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "maisi.image" -}}
@@ -28,7 +77,7 @@ capabilities: {drop: [ALL]}
 
 {{/* The pod without its containers. */}}
 {{- define "maisi.pod" -}}
-serviceAccountName: {{ .Release.Name }}
+serviceAccountName: {{ include "maisi.serviceAccount" . }}
 automountServiceAccountToken: false
 terminationGracePeriodSeconds: {{ include "maisi.grace" . }}
 securityContext:
@@ -37,11 +86,19 @@ securityContext:
   runAsGroup: 10001
   fsGroup: 10001
   seccompProfile: {type: RuntimeDefault}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- $pods := dict "labelSelector" (dict "matchLabels" (include "maisi.selector" . | fromYaml)) }}
+{{- with .Values.topologySpreadConstraints }}
 topologySpreadConstraints:
-  - maxSkew: 1
-    topologyKey: kubernetes.io/hostname
-    whenUnsatisfiable: ScheduleAnyway
-    labelSelector: {matchLabels: {{ include "maisi.labels" . | fromYaml | toJson }} }
+  {{- range . }}
+  - {{ ternary . (merge (deepCopy .) $pods) (hasKey . "labelSelector") | toJson }}
+  {{- end }}
+{{- end }}
 {{- include "maisi.init" . }}
 {{- end }}
 
@@ -52,6 +109,9 @@ imagePullSecrets: {{ toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.nodeSelector }}
 nodeSelector: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity: {{ toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.tolerations }}
 tolerations: {{ toYaml . | nindent 2 }}
@@ -93,6 +153,9 @@ containers:
       - {{ . }}
       {{- end }}
       {{- end }}
+    {{- with .Values.extraEnv }}
+    env: {{ toYaml . | nindent 6 }}
+    {{- end }}
     ports:
       - {name: grpc, containerPort: 8001}
       - {name: metrics, containerPort: 8002}
@@ -134,6 +197,9 @@ containers:
       {{- if .Values.server.tls.secret }}
       - {name: tls, mountPath: /secrets/tls, readOnly: true}
       {{- end }}
+      {{- with .Values.extraVolumeMounts }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
 volumes: {{- include "maisi.volumes" . | nindent 2 }}
 {{- end }}
 
@@ -152,7 +218,7 @@ volumes: {{- include "maisi.volumes" . | nindent 2 }}
 - {name: models, emptyDir: {}}
 {{- else if eq .source "build" }}
 - name: models
-  persistentVolumeClaim: {claimName: {{ $.Release.Name }}-models}
+  persistentVolumeClaim: {claimName: {{ include "maisi.fullname" $ }}-models}
 - name: weights
   persistentVolumeClaim: {claimName: {{ required "models.build.weightsClaim has the checkpoints" .build.weightsClaim }}, readOnly: true}
 {{- end }}
@@ -164,6 +230,9 @@ volumes: {{- include "maisi.volumes" . | nindent 2 }}
 {{- with .Values.server.tls.secret }}
 - name: tls
   secret: {secretName: {{ . }}, defaultMode: 288}
+{{- end }}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
 {{- end }}
 {{- end }}
 
