@@ -30,6 +30,12 @@ def template(
     return [document for document in yaml.safe_load_all(text) if document]
 
 
+def notes(*args: str) -> str:
+    """Return what helm prints after an installation in the namespace `imaging`."""
+    words = (tools.helm(), "install", "maisi", CHART, "--namespace", "imaging")
+    return tools.run(*words, "--dry-run=client", *args).partition("\nNOTES:\n")[2]
+
+
 def refusal(*args: str) -> str:
     """Return what helm says of values that it must refuse."""
     words = [str(tools.helm()), "template", "maisi", str(CHART), *args]

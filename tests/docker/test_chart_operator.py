@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
+from maisi_client._cli.parser import parser
 
-from tests.docker.chart import CASES, CHART, OPERATOR, pods, refusal, template
+from tests.docker.chart import CASES, CHART, OPERATOR, notes, pods, refusal, template
 
 VALUES: dict[str, Any] = yaml.safe_load(OPERATOR.read_text())
 # As in the chart's first version. A Deployment's selector cannot be changed.
@@ -196,6 +197,21 @@ def test_a_service_account_has_its_annotations() -> None:
 def test_the_datasets_pods_pull_from_the_same_registry() -> None:
     job = of_kind(template(*CASES["operator"]), "Job")
     assert job["spec"]["template"]["spec"]["imagePullSecrets"] == VALUES["imagePullSecrets"]
+
+
+def test_the_notes_name_the_objects_and_what_a_client_needs() -> None:
+    text = notes()
+    assert "rollout status deployment/maisi\n" in text and "service.clients" in text
+    assert "MAISI_URL=maisi.imaging.svc:8001\n" in text and "MAISI_CA" not in text
+    (words,) = re.findall(r"^  maisi (.*)$", text, re.MULTILINE)
+    assert parser().parse_args(words.split()).url == "localhost:8001"
+    text = notes(*CASES["operator"])
+    assert "MAISI_URL=synthetic-ct.imaging.svc:8001\n" in text and "service.clients" not in text
+    assert "job/synthetic-ct-dataset\n" in text
+    assert "name=ct,app.kubernetes.io/instance=maisi" in text
+    text = notes("--set=server.tls.secret=tls,server.tls.clients=true,kserve.enabled=true")
+    assert "MAISI_CA, MAISI_CERTIFICATE and MAISI_KEY" in text and "port-forward" not in text
+    assert "wait inferenceservice/maisi" in text and "deployment" not in text
 
 
 WRONG = {
