@@ -63,13 +63,18 @@ def test_the_compose_file_names_what_exists_and_reserves_the_gpus_that_are_used(
         "gpu": "all",
     }
     assert not any("command" in server for server in servers.values())  # so without --gpus
+    target = "/opt/maisi/model_repository"
+    assert f"COPY model_repository {target}\n" in (DOCKER / "Dockerfile").read_text()
+    assert servers["gpu"]["volumes"] == [f"${{MAISI_MODELS:-../model_repository}}:{target}:ro"]
     for service in compose["services"].values():
         if "build" in service:
             assert (ROOT / service["build"]["dockerfile"]).is_file()
             assert service["read_only"] and service["cap_drop"] == ["ALL"]
             assert service["stop_grace_period"] == "340s"  # 300 + GRACE, EXIT and a little
+            assert "healthcheck" not in service  # the image has one
         for volume in service.get("volumes", []):
-            assert (DOCKER / volume.split(":")[0]).exists()
+            source = re.sub(r"\$\{\w+:-(.*?)\}", r"\1", volume)
+            assert (DOCKER / source.split(":")[0]).exists()
         for port in service.get("ports", []):
             assert port.startswith("127.0.0.1:")
 
