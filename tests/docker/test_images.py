@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import maisi_client
 import pytest
@@ -93,11 +94,22 @@ class Builder:
     def build(self, name: str, file: Path, context: Path, *args: str) -> None:
         """Build as docker would; pip in the image trusts the CAs of this computer."""
         volume = f"--volume=/etc/ssl/certs/ca-certificates.crt:{TRUSTED}:ro"
-        self("bud", "-t", name, volume, *args, "-f", file, context)
+        # OCI's format has no HEALTHCHECK.
+        self("bud", "--format=docker", "-t", name, volume, *args, "-f", file, context)
+
+    def config(self, image: str) -> dict[str, Any]:
+        """Return what Docker knows of an image."""
+        config: dict[str, Any] = json.loads(self("inspect", "--type=image", image))["Docker"][
+            "config"
+        ]
+        return config
 
     def root(self, image: str) -> Path:
         """Return where a container of the image has its root."""
-        assert '"User": "10001:10001"' in self("inspect", "--type=image", image)
+        config = self.config(image)
+        assert config["User"] == "10001:10001"
+        assert config["Labels"]["org.opencontainers.image.title"] == image
+        assert config["Labels"]["org.opencontainers.image.base.name"].startswith("localhost/")
         return Path(self("mount", self("from", image)))
 
 
@@ -122,7 +134,7 @@ def test_the_cpu_image_is_built_and_answers(builder: Builder, tmp_path: Path) ->
     file = DOCKER / "Dockerfile.cpu"
     builder.build("maisi-cpu", file, ROOT, "--build-arg=BASE=localhost/debian-here")
     entry = ["/opt/maisi/venv/bin/python", "-m", "server"]
-    answer(builder.root("maisi-cpu"), entry, tmp_path)
+    answer(builder, "maisi-cpu", entry, tmp_path)
 
 
 @pytest.mark.slow
@@ -131,6 +143,7 @@ def test_the_client_image_is_built_and_runs(builder: Builder) -> None:
     file = DOCKER / "Dockerfile.client"
     builder.build("maisi-client", file, ROOT, "--build-arg=BASE=localhost/debian-here")
     root = builder.root("maisi-client")
+    assert "Healthcheck" not in builder.config("maisi-client")
     maisi = "/opt/maisi/venv/bin/maisi"
     text = tools.run("chroot", "--userspec=10001:10001", root, maisi, "dataset", "--help")
     assert "--shard" in text
@@ -167,17 +180,17 @@ def test_the_gpu_image_is_built_and_answers(builder: Builder, tmp_path: Path) ->
     tools.run("git", "clone", "--quiet", ROOT, context)
     (context / "Base").write_text(NGC)
     builder.build("ngc-here", context / "Base", context)
-    requirements = lock.extras()["serve"]
-    lines = [*lock.HEAD.splitlines(), *lock.resolve(lock.DEBIAN, requirements)]
+    lines = [*lock.HEAD.splitlines(), *lock.resolve(lock.DEBIAN, lock.packages("serve"))]
     (context / "docker" / "requirements-gpu.txt").write_text("\n".join(lines) + "\n")
     arguments = ("--build-arg=BASE=localhost/ngc-here", "--target=server")
     builder.build("maisi", context / "docker" / "Dockerfile", context, *arguments)
     entry = ["python3", "-m", "server", "--triton", "/opt/tritonserver"]
-    answer(builder.root("maisi"), entry, tmp_path)
+    answer(builder, "maisi", entry, tmp_path)
 
 
-def answer(root: Path, entry: list[str], folder: Path) -> None:
-    """Run the entry point as Kubernetes does, and make the quickstart's volume."""
+def answer(builder: Builder, image: str, entry: list[str], folder: Path) -> None:
+    """Run the entry point as Kubernetes does, make a volume, and ask the image's own check."""
+    root = builder.root(image)
     script = " && ".join(
         [
             f"mount --bind {root} {root}",
@@ -207,8 +220,10 @@ def answer(root: Path, entry: list[str], folder: Path) -> None:
                 ROOT / "examples" / "brain_mask.nii.gz", modality="mri_t1", seed=7, steps=5
             )
         assert volume.image.get_fdata().std() > 50
-        with urllib.request.urlopen(f"http://{addresses['status']}/ready") as response:
-            assert response.status == 200
+        kind, *check = builder.config(image)["Healthcheck"]["Test"]
+        assert kind == "CMD" and ":8003/" in check[-1]
+        check[-1] = check[-1].replace("127.0.0.1:8003/", f"{addresses['status']}/")
+        tools.run("chroot", "--userspec=10001:10001", root, *check)
     finally:
         process.terminate()
         process.wait(PATIENCE)
