@@ -66,7 +66,7 @@ def main() -> None:
     all_on_gpu = resolve(UBUNTU, [*packages("gpu"), *GPU_ALONE])
     gpu = [line for line in all_on_gpu if not IN_THE_IMAGE.match(line)]
     text = (FOLDER.parent / "client" / "pyproject.toml").read_text()
-    build = ["setuptools>=68", "wheel"]
+    build = ["setuptools>=77.0.3", "wheel"]
     client = resolve(DEBIAN, [*tomllib.loads(text)["project"]["dependencies"], *build])
     for name, lines in (("cpu", cpu), ("gpu", gpu), ("client", client)):
         (FOLDER / f"requirements-{name}.txt").write_text(HEAD + "\n".join(sorted(lines)) + "\n")
