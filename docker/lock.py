@@ -24,14 +24,15 @@ DEBIAN = ("3.11", "manylinux_2_36_x86_64")  # bookworm
 UBUNTU = ("3.12", "manylinux_2_39_x86_64")  # noble, of NVIDIA's image
 # Bindings of the TensorRT that is in the image with CUDA and cuDNN; see TAG in docker/Dockerfile.
 GPU_ALONE = ("tensorrt-cu13-bindings==10.13.3.9",)
+ENGINES = "maisi-triton[engines]"  # on no index
 IN_THE_IMAGE = re.compile(r"nvidia[-_]")
 
 
-def extras() -> dict[str, list[str]]:
-    """Return the optional dependencies of pyproject.toml."""
+def packages(extra: str) -> list[str]:
+    """Return what an extra of pyproject.toml that names `engines` installs, as requirements."""
     text = (FOLDER.parent / "pyproject.toml").read_text()
     table: dict[str, list[str]] = tomllib.loads(text)["project"]["optional-dependencies"]
-    return table
+    return [*table["engines"], *(line for line in table[extra] if line != ENGINES)]
 
 
 def client_project() -> dict[str, Any]:
@@ -67,18 +68,11 @@ def resolve(image: tuple[str, str], requirements: list[str], *flags: str) -> lis
 
 def main() -> None:
     """Write docker/requirements-*.txt."""
-    table = extras()
     triton = ["nvidia-pytriton==0.7.0"]  # for tritonserver alone, so without its dependencies
-    engines, own = table["engines"], "maisi-triton[engines]"
-    cpu = resolve(DEBIAN, [*engines, *(line for line in table["serve"] if line != own)])
-    cpu += resolve(DEBIAN, triton, "--no-deps")
-    on_gpu = [line for line in table["gpu"] if line != own]
-    gpu = [
-        line
-        for line in resolve(UBUNTU, [*engines, *on_gpu, *GPU_ALONE])
-        if not IN_THE_IMAGE.match(line)
-    ]
-    project, build = client_project(), ["setuptools>=68", "wheel"]
+    cpu = resolve(DEBIAN, packages("serve")) + resolve(DEBIAN, triton, "--no-deps")
+    all_on_gpu = resolve(UBUNTU, [*packages("gpu"), *GPU_ALONE])
+    gpu = [line for line in all_on_gpu if not IN_THE_IMAGE.match(line)]
+    project, build = client_project(), ["setuptools>=77.0.3", "wheel"]
     dicom = project["optional-dependencies"]["dicom"]
     client = resolve(DEBIAN, [*project["dependencies"], *dicom, *build])
     for name, lines in (("cpu", cpu), ("gpu", gpu), ("client", client)):

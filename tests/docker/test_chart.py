@@ -1,11 +1,10 @@
-"""The chart renders for every profile, as Kubernetes' schemas and our policies demand."""
+"""The chart renders in every case, as Kubernetes' schemas and our policies demand."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,9 @@ from maisi_client._cli.parser import parser
 
 from export import __main__ as export
 from server import __main__ as serve
-from tests.conftest import ROOT
 from tests.docker import tools
+from tests.docker.chart import CASES, CHART, GOLDEN, pods, refusal, template
 
-CHART = ROOT / "docker" / "helm" / "maisi"
-PROFILES = sorted(path.stem for path in CHART.glob("profiles/*.yaml"))
 KUBERNETES = "1.33"
 # Kinds that are not Kubernetes' own, and their schemas; KServe publishes none for npm.
 CUSTOM = {
@@ -48,35 +45,9 @@ def complaint(document: dict[str, Any]) -> str:
     return tools.run(*words, folder=tools.schemas())
 
 
-def template(*args: str) -> list[dict[str, Any]]:
-    text = tools.run(tools.helm(), "template", "maisi", CHART, "--namespace", "imaging", *args)
-    return [document for document in yaml.safe_load_all(text) if document]
-
-
-def refusal(*args: str) -> str:
-    words = [str(tools.helm()), "template", "maisi", str(CHART), *args]
-    process = subprocess.run(words, capture_output=True, text=True, timeout=600)
-    assert process.returncode != 0
-    return process.stderr
-
-
-@pytest.fixture(scope="module", params=[None, *PROFILES])
+@pytest.fixture(scope="module", params=CASES.values(), ids=CASES)
 def documents(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
-    profile = request.param
-    return template(*([f"--values={CHART}/profiles/{profile}.yaml"] if profile else []))
-
-
-def pods(documents: list[dict[str, Any]], *kinds: str) -> list[dict[str, Any]]:
-    """Return the pods' specifications; KServe has each in two halves."""
-    specifications, halves = [], {}
-    for document in documents:
-        if document["kind"] in (kinds or ("Deployment",)):
-            specifications.append(document["spec"]["template"]["spec"])
-        elif document["kind"] == "ServingRuntime":
-            halves |= document["spec"]
-        elif document["kind"] == "InferenceService":
-            halves |= document["spec"]["predictor"]
-    return [*specifications, *([halves] if halves else [])]
+    return template(*request.param)
 
 
 def test_helm_lint_reports_nothing() -> None:
@@ -209,18 +180,17 @@ def test_only_shared_memory_and_tmp_are_writable(
             assert volumes[mount["name"]]["emptyDir"]["sizeLimit"] in ("1280Mi", "6656Mi")
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-def test_a_rendered_profile_is_as_it_was_reviewed(profile: str) -> None:
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_rendered_is_as_it_was_reviewed(case: str) -> None:
     """Compare with golden files. UPDATE_GOLDEN=1 writes them; then read the difference."""
-    golden = Path(__file__).parent / "golden" / f"{profile}.yaml"
+    golden = GOLDEN / f"{case}.yaml"
     documents = [
         document
-        for document in template(f"--values={CHART}/profiles/{profile}.yaml")
+        for document in template(*CASES[case])
         if document["kind"] not in ("ConfigMap", "PrometheusRule")  # files of their own
     ]
     text = yaml.safe_dump_all(documents, sort_keys=True, width=100)
     if UPDATE:
-        golden.parent.mkdir(exist_ok=True)
         golden.write_text(text)
     assert text == golden.read_text()
 

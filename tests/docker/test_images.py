@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import maisi_client
 import pytest
@@ -71,13 +72,18 @@ def test_the_compose_file_names_what_exists_and_reserves_the_gpus_that_are_used(
         "gpu": "all",
     }
     assert not any("command" in server for server in servers.values())  # so without --gpus
+    target = "/opt/maisi/model_repository"
+    assert f"COPY model_repository {target}\n" in (DOCKER / "Dockerfile").read_text()
+    assert servers["gpu"]["volumes"] == [f"${{MAISI_MODELS:-../model_repository}}:{target}:ro"]
     for service in compose["services"].values():
         if "build" in service:
             assert (ROOT / service["build"]["dockerfile"]).is_file()
             assert service["read_only"] and service["cap_drop"] == ["ALL"]
             assert service["stop_grace_period"] == "340s"  # 300 + GRACE, EXIT and a little
+            assert "healthcheck" not in service  # the image has one
         for volume in service.get("volumes", []):
-            assert (DOCKER / volume.split(":")[0]).exists()
+            source = re.sub(r"\$\{\w+:-(.*?)\}", r"\1", volume)
+            assert (DOCKER / source.split(":")[0]).exists()
         for port in service.get("ports", []):
             assert port.startswith("127.0.0.1:")
 
@@ -96,11 +102,22 @@ class Builder:
     def build(self, name: str, file: Path, context: Path, *args: str) -> None:
         """Build as docker would; pip in the image trusts the CAs of this computer."""
         volume = f"--volume=/etc/ssl/certs/ca-certificates.crt:{TRUSTED}:ro"
-        self("bud", "-t", name, volume, *args, "-f", file, context)
+        # OCI's format has no HEALTHCHECK.
+        self("bud", "--format=docker", "-t", name, volume, *args, "-f", file, context)
+
+    def config(self, image: str) -> dict[str, Any]:
+        """Return what Docker knows of an image."""
+        config: dict[str, Any] = json.loads(self("inspect", "--type=image", image))["Docker"][
+            "config"
+        ]
+        return config
 
     def root(self, image: str) -> Path:
         """Return where a container of the image has its root."""
-        assert '"User": "10001:10001"' in self("inspect", "--type=image", image)
+        config = self.config(image)
+        assert config["User"] == "10001:10001"
+        assert config["Labels"]["org.opencontainers.image.title"] == image
+        assert config["Labels"]["org.opencontainers.image.base.name"].startswith("localhost/")
         return Path(self("mount", self("from", image)))
 
 
@@ -125,7 +142,7 @@ def test_the_cpu_image_is_built_and_answers(builder: Builder, tmp_path: Path) ->
     file = DOCKER / "Dockerfile.cpu"
     builder.build("maisi-cpu", file, ROOT, "--build-arg=BASE=localhost/debian-here")
     entry = ["/opt/maisi/venv/bin/python", "-m", "server"]
-    answer(builder.root("maisi-cpu"), entry, tmp_path)
+    answer(builder, "maisi-cpu", entry, tmp_path)
 
 
 @pytest.mark.slow
@@ -134,6 +151,7 @@ def test_the_client_image_is_built_and_runs(builder: Builder) -> None:
     file = DOCKER / "Dockerfile.client"
     builder.build("maisi-client", file, ROOT, "--build-arg=BASE=localhost/debian-here")
     root = builder.root("maisi-client")
+    assert "Healthcheck" not in builder.config("maisi-client")
     maisi = "/opt/maisi/venv/bin/maisi"
     text = tools.run("chroot", "--userspec=10001:10001", root, maisi, "dataset", "--help")
     assert "--shard" in text
@@ -173,17 +191,17 @@ def test_the_gpu_image_is_built_and_answers(builder: Builder, tmp_path: Path) ->
     tools.run("git", "clone", "--quiet", ROOT, context)
     (context / "Base").write_text(NGC)
     builder.build("ngc-here", context / "Base", context)
-    requirements = lock.extras()["serve"]
-    lines = [*lock.HEAD.splitlines(), *lock.resolve(lock.DEBIAN, requirements)]
+    lines = [*lock.HEAD.splitlines(), *lock.resolve(lock.DEBIAN, lock.packages("serve"))]
     (context / "docker" / "requirements-gpu.txt").write_text("\n".join(lines) + "\n")
     arguments = ("--build-arg=BASE=localhost/ngc-here", "--target=server")
     builder.build("maisi", context / "docker" / "Dockerfile", context, *arguments)
     entry = ["python3", "-m", "server", "--triton", "/opt/tritonserver"]
-    answer(builder.root("maisi"), entry, tmp_path)
+    answer(builder, "maisi", entry, tmp_path)
 
 
-def answer(root: Path, entry: list[str], folder: Path) -> None:
-    """Run the entry point as Kubernetes does, and make the quickstart's volume."""
+def answer(builder: Builder, image: str, entry: list[str], folder: Path) -> None:
+    """Run the entry point as Kubernetes does, make a volume, and ask the image's own check."""
+    root = builder.root(image)
     script = " && ".join(
         [
             f"mount --bind {root} {root}",
@@ -213,8 +231,10 @@ def answer(root: Path, entry: list[str], folder: Path) -> None:
                 ROOT / "examples" / "brain_mask.nii.gz", modality="mri_t1", seed=7, steps=5
             )
         assert volume.image.get_fdata().std() > 50
-        with urllib.request.urlopen(f"http://{addresses['status']}/ready") as response:
-            assert response.status == 200
+        kind, *check = builder.config(image)["Healthcheck"]["Test"]
+        assert kind == "CMD" and ":8003/" in check[-1]
+        check[-1] = check[-1].replace("127.0.0.1:8003/", f"{addresses['status']}/")
+        tools.run("chroot", "--userspec=10001:10001", root, *check)
     finally:
         process.terminate()
         process.wait(PATIENCE)

@@ -1,8 +1,3 @@
-{{- define "maisi.labels" -}}
-app.kubernetes.io/name: maisi
-app.kubernetes.io/instance: {{ .Release.Name }}
-{{- end }}
-
 {{- define "maisi.image" -}}
 {{- with .Values.image -}}
 {{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag }}{{ end }}
@@ -28,7 +23,7 @@ capabilities: {drop: [ALL]}
 
 {{/* The pod without its containers. */}}
 {{- define "maisi.pod" -}}
-serviceAccountName: {{ .Release.Name }}
+serviceAccountName: {{ include "maisi.serviceAccount" . }}
 automountServiceAccountToken: false
 terminationGracePeriodSeconds: {{ include "maisi.grace" . }}
 securityContext:
@@ -37,11 +32,19 @@ securityContext:
   runAsGroup: 10001
   fsGroup: 10001
   seccompProfile: {type: RuntimeDefault}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- $pods := dict "labelSelector" (dict "matchLabels" (include "maisi.selector" . | fromYaml)) }}
+{{- with .Values.topologySpreadConstraints }}
 topologySpreadConstraints:
-  - maxSkew: 1
-    topologyKey: kubernetes.io/hostname
-    whenUnsatisfiable: ScheduleAnyway
-    labelSelector: {matchLabels: {{ include "maisi.labels" . | fromYaml | toJson }} }
+  {{- range . }}
+  - {{ ternary . (merge (deepCopy .) $pods) (hasKey . "labelSelector") | toJson }}
+  {{- end }}
+{{- end }}
 {{- include "maisi.init" . }}
 {{- end }}
 
@@ -52,6 +55,9 @@ imagePullSecrets: {{ toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.nodeSelector }}
 nodeSelector: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity: {{ toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.tolerations }}
 tolerations: {{ toYaml . | nindent 2 }}
@@ -93,6 +99,9 @@ containers:
       - {{ . }}
       {{- end }}
       {{- end }}
+    {{- with .Values.extraEnv }}
+    env: {{ toYaml . | nindent 6 }}
+    {{- end }}
     ports:
       - {name: grpc, containerPort: 8001}
       - {name: metrics, containerPort: 8002}
@@ -134,6 +143,9 @@ containers:
       {{- if .Values.server.tls.secret }}
       - {name: tls, mountPath: /secrets/tls, readOnly: true}
       {{- end }}
+      {{- with .Values.extraVolumeMounts }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
 volumes: {{- include "maisi.volumes" . | nindent 2 }}
 {{- end }}
 
@@ -152,7 +164,7 @@ volumes: {{- include "maisi.volumes" . | nindent 2 }}
 - {name: models, emptyDir: {}}
 {{- else if eq .source "build" }}
 - name: models
-  persistentVolumeClaim: {claimName: {{ $.Release.Name }}-models}
+  persistentVolumeClaim: {claimName: {{ include "maisi.fullname" $ }}-models}
 - name: weights
   persistentVolumeClaim: {claimName: {{ required "models.build.weightsClaim has the checkpoints" .build.weightsClaim }}, readOnly: true}
 {{- end }}
@@ -164,6 +176,9 @@ volumes: {{- include "maisi.volumes" . | nindent 2 }}
 {{- with .Values.server.tls.secret }}
 - name: tls
   secret: {secretName: {{ . }}, defaultMode: 288}
+{{- end }}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
 {{- end }}
 {{- end }}
 
