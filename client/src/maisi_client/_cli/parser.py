@@ -7,6 +7,7 @@ import argparse
 import maisi_client
 
 from . import (
+    assess,
     check,
     completion,
     dataset,
@@ -23,7 +24,9 @@ from . import (
 from .options import EXIT_CODES
 from .usage import Parser
 
-_COMMANDS = (generate, check, mask, dataset, reproduce, plan, find, info, preview, dicom, studio)
+_COMMANDS = (
+    *(generate, check, mask, dataset, assess, reproduce, plan, find, info, preview, dicom, studio),
+)
 
 
 def parser() -> argparse.ArgumentParser:

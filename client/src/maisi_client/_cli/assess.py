@@ -1,0 +1,87 @@
+"""`maisi assess`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from types import ModuleType
+
+from .._errors import MaisiError
+from .options import EXIT_CODES, Commands, count, json_option
+from .progress_bar import Bar
+
+
+def add(commands: Commands) -> None:
+    """Add the command and its options."""
+    parser = commands.add_parser(
+        "assess",
+        parents=[json_option()],
+        help="whether synthetic volumes are any good: a report",
+        description="Measure how real and how diverse a folder of volumes is, whether they follow"
+        " their labels, repeat training volumes, and what they over-represent; see docs/assess.md."
+        " Can be stopped and continued.",
+        epilog=EXIT_CODES,
+    )
+    add_argument = parser.add_argument
+    add_argument("synthetic", metavar="FOLDER", help="of synthetic volumes, in any layout")
+    add_argument("--real", metavar="FOLDER", help="real volumes that the model never saw")
+    add_argument("--train-set", metavar="FOLDER", help="the volumes that it was trained on")
+    add_argument(
+        "--to", required=True, metavar="DIR", help="folder for report.html and report.json"
+    )
+    add_argument(
+        "--features",
+        metavar="PATH",
+        help="network for FID and KID: TorchScript, or weights of a ResNet [built-in statistics]",
+    )
+    add_argument(
+        "--processes", type=count, metavar="N", help="volumes at the same time [all processors]"
+    )
+    add_argument("--seed", type=int, default=0, metavar="N", help="of all random choices [0]")
+    parser.set_defaults(run=assess)
+
+
+def assess(args: argparse.Namespace) -> None:
+    """Measure a folder of volumes and write the report."""
+    with Bar(sys.stderr) as bar:
+        result = library().assess(
+            args.synthetic,
+            to=args.to,
+            real=args.real,
+            train_set=args.train_set,
+            features=args.features,
+            processes=args.processes or processors(),
+            seed=args.seed,
+            on_progress=bar,
+        )
+    for names in result.skipped.values():
+        for why in names.values():
+            print(f"maisi: warning: left out: {why}", file=sys.stderr)
+    if args.json:
+        verdicts = [vars(verdict) for verdict in result.verdicts]
+        print(json.dumps({"report": str(result.page), "verdicts": verdicts}))
+        return
+    for verdict in result.verdicts:
+        print(f"{verdict.level:<8} {verdict.question} {verdict.sentence}")
+    print(result.page)
+
+
+def library() -> ModuleType:
+    """Return the module that measures; raises `MaisiError` without what the extra installs."""
+    try:
+        from .._assess import run
+    except ImportError as error:
+        raise MaisiError(
+            f"an assessment needs {error.name}, which is not installed: pip install"
+            " 'maisi-client[assess]'"
+        ) from None
+    return run
+
+
+def processors() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
