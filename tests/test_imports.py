@@ -29,7 +29,7 @@ MAY_IMPORT = {
 OURS = {package.split("/")[0] for package in MAY_IMPORT} - {"client"} | {"maisi_client"}
 TORCH = {"torch", "monai"}
 WITHOUT_TORCH = {"backends", "server", "docker"}
-CLIENT_TORCH = {"torch.py", "_assess/network.py"}
+CLIENT_TORCH = {"torch.py", "_assess/network.py", "_assess/use.py"}
 
 
 def imported(path: Path) -> Iterator[str]:

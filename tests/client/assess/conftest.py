@@ -21,10 +21,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     base = tmp_path_factory.mktemp("assess")
     made = {
         "real": phantoms.dataset(base / "real", REAL),
-        "train": phantoms.dataset(base / "train", TRAIN),
+        "train": phantoms.dataset(base / "train", TRAIN, labelled=False),
         "untouched": phantoms.dataset(base / "untouched", SYNTHETIC),
-        "blurred": phantoms.dataset(base / "blurred", SYNTHETIC, phantoms.blurred),
-        "noisy": phantoms.dataset(base / "noisy", SYNTHETIC, phantoms.noisy),
+        "blurred": phantoms.dataset(base / "blurred", SYNTHETIC, phantoms.blurred, labelled=False),
+        "noisy": phantoms.dataset(base / "noisy", SYNTHETIC, phantoms.noisy, labelled=False),
         "shuffled": phantoms.dataset(base / "shuffled", SYNTHETIC, shuffled=True),
     }
     for name in ("swapped", "collapsed", "copied"):
@@ -44,7 +44,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             pairs["copied"] = (phantoms.copied(patient, rng), mask)
         for name, (greys, mask) in pairs.items():
             phantoms.save(np.asarray(greys, np.float32), made[name] / "images" / file)
-            phantoms.save_labels(mask, made[name] / "labels" / file)
+            if name == "copied":
+                phantoms.save_labels(mask, made[name] / "labels" / file)
     return made
 
 

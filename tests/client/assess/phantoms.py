@@ -34,6 +34,7 @@ def smooth(rng: np.random.Generator, sigma: float, shape: Sequence[int] = SHAPE)
     return np.asarray(noise / noise.std(), np.float32)
 
 
+@lru_cache(maxsize=64)
 def subject(seed: int) -> tuple[Greys, Labels]:
     """Return a head of its own form at 5.3 mm: T1 greys, 0 to about 1, and labels."""
     rng = np.random.default_rng(seed)
@@ -95,6 +96,7 @@ def dataset(
     seeds: Sequence[int],
     damage: Damage | None = None,
     *,
+    labelled: bool = True,
     shuffled: bool = False,
 ) -> Path:
     """Write a `plain` dataset of subjects by their seeds; if `shuffled`, the masks are others'."""
@@ -105,5 +107,6 @@ def dataset(
             image = damage(image, np.random.default_rng(10_000 + seed))
         save(image, folder / "images" / f"case_{number:04}.nii.gz")
         other = pairs[(number + 1) % len(pairs)][1] if shuffled else labels
-        save_labels(other, folder / "labels" / f"case_{number:04}.nii.gz")
+        if labelled:
+            save_labels(other, folder / "labels" / f"case_{number:04}.nii.gz")
     return folder

@@ -9,7 +9,7 @@ import pytest
 from maisi_client._anatomy import NAMES
 from maisi_client._assess import verdicts
 from maisi_client._assess.bias import bias
-from maisi_client._assess.diversity import diversity
+from maisi_client._assess.diversity import Diversity, diversity
 from maisi_client._assess.neighbours import overlap
 from maisi_client._assess.privacy import privacy
 from maisi_client._assess.realism import Realism, realism
@@ -32,6 +32,12 @@ def distance(sets: Sets) -> Callable[[str], Realism]:
     return measure
 
 
+@pytest.fixture(scope="session")
+def half(sets: Sets) -> Diversity:
+    """Return the diversity of the untouched half."""
+    return diversity(sets["untouched"], sets["real"])
+
+
 def followed(sets: Sets, name: str) -> Obedience:
     result = obedience(sets[name], sets["real"], (NAMES, NAMES), 0)
     assert result is not None
@@ -39,15 +45,15 @@ def followed(sets: Sets, name: str) -> Obedience:
 
 
 def test_an_untouched_half_passes_every_question(
-    sets: Sets, distance: Callable[[str], Realism]
+    sets: Sets, distance: Callable[[str], Realism], half: Diversity
 ) -> None:
-    half, real, train = sets["untouched"], sets["real"], sets["train"]
+    own, real, train = sets["untouched"], sets["real"], sets["train"]
     answers = [
         verdicts.of_realism(distance("untouched"), SIZES),
-        verdicts.of_diversity(diversity(half, real), SIZES),
+        verdicts.of_diversity(half, SIZES),
         verdicts.of_obedience(followed(sets, "untouched")),
-        verdicts.of_privacy(privacy(half, train, real), SIZES),
-        verdicts.of_bias(bias(half, real, (NAMES, NAMES)), True, SIZES),
+        verdicts.of_privacy(privacy(own, train, real), SIZES),
+        verdicts.of_bias(bias(own, real, (NAMES, NAMES)), True, SIZES),
     ]
     assert {answer.question: answer.level for answer in answers} == {
         answer.question: "good" for answer in answers
@@ -81,8 +87,8 @@ def test_the_interval_of_halves_holds_real_ones_only_where_they_are_alike(
     assert blurred.synthetic[1] > blurred.real[2]
 
 
-def test_a_collapsed_set_is_all_alike(sets: Sets) -> None:
-    before = diversity(sets["untouched"], sets["real"])
+def test_a_collapsed_set_is_all_alike(sets: Sets, half: Diversity) -> None:
+    before = half
     after = diversity(sets["collapsed"], sets["real"])
     assert after.synthetic.low > before.synthetic.high
     assert after.duplicated == 1 and before.duplicated == 0

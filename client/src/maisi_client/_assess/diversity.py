@@ -12,7 +12,7 @@ from .realism import spread
 from .sides import Side
 from .structure import ms_ssim
 
-_PAIRS = 40  # random pairs of a side that are compared
+_PAIRS = 30  # random pairs of a side that are compared
 _HALVES = 20
 _BOOTSTRAPS = 500
 _CLOSER = 0.5  # of the least distance of two real volumes: what is nearer is a duplicate

@@ -142,17 +142,37 @@ def windowed(raw: Greys, modality: str) -> Greys:
 
 def coarse(volume: Greys, harmony: Harmony) -> Greys:
     """Return `COARSE` voxels a side around the middle of the foreground of a harmonised volume."""
+    ratio, offset = _placement(volume, harmony)
     edge = harmony.extent / COARSE
-    spacing = (edge, edge, edge)
-    soft = _blurred(volume, harmony.spacing, spacing)
-    inside = volume > harmony.foreground
-    middle = ndimage.center_of_mass(inside) if inside.any() else [(n - 1) / 2 for n in volume.shape]
-    ratio = [edge / mm for mm in harmony.spacing]
-    offset = [centre - step * (COARSE - 1) / 2 for centre, step in zip(middle, ratio, strict=True)]
+    soft = _blurred(volume, harmony.spacing, (edge, edge, edge))
     moved: Greys = ndimage.affine_transform(
-        soft, np.array(ratio), offset, (COARSE,) * 3, order=1, mode="constant", cval=0.0
+        soft, ratio, offset, (COARSE,) * 3, order=1, mode="constant", cval=0.0
     )
     return moved
+
+
+def coarse_labels(
+    labels: NDArray[np.int32], spacing: Spacing, volume: Greys, harmony: Harmony
+) -> NDArray[np.int32]:
+    """Return labels `[X, Y, Z]` of a spacing on the grid of the coarse volume of their `volume`."""
+    ratio, offset = _placement(volume, harmony)
+    # Both grids have one centre.
+    scale = np.array(harmony.spacing) / np.array(spacing)
+    ends = [(np.array(one.shape) - 1) / 2 for one in (labels, volume)]
+    moved: NDArray[np.int32] = ndimage.affine_transform(
+        labels, scale * ratio, scale * (offset - ends[1]) + ends[0], (COARSE,) * 3, order=0
+    )
+    return moved
+
+
+def _placement(volume: Greys, harmony: Harmony) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the step and the start of the coarse volume's voxels in a harmonised one's."""
+    ratio = harmony.extent / COARSE / np.array(harmony.spacing)
+    inside = volume > harmony.foreground
+    middle = (np.array(volume.shape) - 1) / 2
+    if inside.any():
+        middle = np.array(ndimage.center_of_mass(inside))
+    return ratio, middle - ratio * (COARSE - 1) / 2
 
 
 def _blurred(volume: Greys, spacing: Spacing, to: Spacing) -> Greys:

@@ -62,6 +62,7 @@ def document(
         "obedience": _plain(results.obedience),
         "privacy": _plain(results.privacy),
         "bias": _plain(results.bias),
+        "use": _plain(results.use),
         "volumes": {
             side.role: dict(zip(side.names, side.facts, strict=True)) for side in measured.values()
         },

@@ -63,6 +63,8 @@ def _page(
     if results.privacy:
         yield from case_sections.privacy(results.privacy, _pairs(results))
     yield from sections.bias(results.bias)
+    if results.use:
+        yield from sections.use(results.use)
     yield from sections.method(report)
     yield "</main></body></html>"
 

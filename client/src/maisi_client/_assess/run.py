@@ -10,25 +10,22 @@ from typing import Any
 
 from .._atomic import atomic
 from .._errors import InvalidRequest
-from .._mask import load_greys
 from .._volume import Progress
-from . import sides, verdicts
+from . import files, sides, verdicts
 from .bias import Bias, bias
 from .diversity import Diversity, diversity
-from .harmonising import Grid, Harmony, common, modality_of, read_grid
+from .harmonising import Harmony, common
 from .numbers import document, text
 from .page import write_page
 from .privacy import Privacy, privacy
-from .reading import Dataset, Item, read_dataset
+from .reading import Dataset, read_dataset
 from .realism import Realism, realism
-from .record import Task
 from .sides import Side
 from .summary import Obedience, obedience
+from .use import Use, use
 from .verdicts import Verdict
 
-_LEAST = 2  # volumes of a side
-_SAMPLE = 3  # volumes of a side whose values tell the modality before any work
-_MEASURED = 0.85  # of the progress when all volumes are described
+_MEASURED, _TRAINED = 0.7, 0.85  # of the progress when volumes are described, networks trained
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,7 @@ class Results:
     obedience: Obedience | None
     privacy: Privacy | None
     bias: Bias
+    use: Use | None
     synthetic: Side
     real: Side | None
     train: Side | None
@@ -65,6 +63,7 @@ def assess(
     real: str | os.PathLike[str] | None = None,
     train_set: str | os.PathLike[str] | None = None,
     features: str | os.PathLike[str] | None = None,
+    train: bool = False,
     processes: int = 1,
     seed: int = 0,
     on_progress: Callable[[Progress], None] | None = None,
@@ -73,7 +72,8 @@ def assess(
 
     `real` are real volumes that the model was not trained on, `train_set` those that it was: see
     docs/assess.md for what is measured of which. Folders are of any layout of `make_dataset`, or
-    hold NIfTI files. `features` is the file of a network (TorchScript, or weights of a ResNet).
+    hold NIfTI files. `features` is the file of a network (TorchScript, or weights of a ResNet);
+    with `train` a small UNet is trained on each set and tested on real volumes.
     What is known of each volume stays in `to/.volumes`, so that a run that is stopped, or repeated
     with more volumes, starts where it was. `processes` above 1 start new interpreters, which import
     the program's main module: guard it with `if __name__ == "__main__"`.
@@ -84,16 +84,25 @@ def assess(
     say(Progress("reading", 0.0))
     folders = {"SYNTHETIC": synthetic, "--real": real, "--train-set": train_set}
     datasets = [read_dataset(path, role) for role, path in folders.items() if path is not None]
-    _check_apart(datasets)
+    files.check_apart(datasets)
     skipped: dict[str, dict[str, str]] = {dataset.role: {} for dataset in datasets}
-    surveyed = [_survey(dataset, skipped[dataset.role]) for dataset in datasets]
-    harmony = common(_modality(datasets, surveyed), [list(one.values()) for one in surveyed])
+    surveyed = [files.survey(dataset, skipped[dataset.role]) for dataset in datasets]
+    harmony = common(files.modality(datasets, surveyed), [list(one.values()) for one in surveyed])
     cache = Path(to) / ".volumes"
     cache.mkdir(parents=True, exist_ok=True)
     network = Path(features) if features is not None else None
-    found = _describe(datasets, surveyed, harmony, network, cache, skipped, processes, say)
-    say(Progress("measuring", _MEASURED))
-    results = _measure(datasets, found, network is not None, seed, say)
+    found = files.describe(
+        datasets,
+        surveyed,
+        harmony,
+        network,
+        cache,
+        skipped,
+        processes,
+        lambda done: say(Progress("describing", _MEASURED * done)),
+    )
+    trained = _train(datasets, harmony, seed, say) if train else None
+    results = _measure(datasets, found, network is not None, seed, trained, say)
     judged = _judge(results)
     settings = {"seed": seed, "features": os.fspath(network) if network else "built-in"}
     report = document(results, judged, datasets, harmony, settings, skipped)
@@ -105,103 +114,12 @@ def assess(
     return Assessment(judged, report, page, skipped)
 
 
-def _check_apart(datasets: Sequence[Dataset]) -> None:
-    """Raise `InvalidRequest` if two of the folders are the same."""
-    seen: dict[Path, str] = {}
-    for dataset in datasets:
-        path = dataset.folder.resolve()
-        if path in seen:
-            raise InvalidRequest(
-                f"{dataset.role} is '{dataset.folder}', the same folder as {seen[path]};"
-                " different volumes are expected"
-            )
-        seen[path] = dataset.role
-
-
-def _survey(dataset: Dataset, skipped: dict[str, str]) -> dict[Item, Grid]:
-    """Return the grids of the volumes whose headers can be read."""
-    grids = {}
-    for item in dataset.items:
-        try:
-            grids[item] = read_grid(item.image)
-        except InvalidRequest as error:
-            skipped[item.name] = str(error)
-    _check_number(dataset, len(grids), skipped)
-    return grids
-
-
-def _check_number(dataset: Dataset, number: int, skipped: Mapping[str, str]) -> None:
-    if number < _LEAST:
-        name, why = f"{dataset.role} '{dataset.folder}'", next(iter(skipped.values()), "")
-        counted = "1 volume" if number == 1 else "no volume"
-        raise InvalidRequest(
-            f"{name} has {counted} that can be read, {_LEAST} or more are expected"
-            + (f": {why}" if why else "")
-        )
-
-
-def _modality(datasets: Sequence[Dataset], surveyed: Sequence[Mapping[Item, Grid]]) -> str:
-    """Return `ct` or `mr`; raises `InvalidRequest` if the datasets are not of one modality."""
-    kinds = {}
-    for dataset, grids in zip(datasets, surveyed, strict=True):
-        votes = [dataset.modality] if dataset.modality else []
-        for item in list(grids)[:_SAMPLE]:
-            try:
-                votes.append(modality_of(load_greys(item.image, "volume").values))
-            except InvalidRequest:
-                continue
-        kinds[dataset.role] = max(set(votes), key=votes.count) if votes else "mr"
-    first, *others = kinds.items()
-    for role, kind in others:
-        if kind != first[1]:
-            raise InvalidRequest(
-                f"{first[0]} is {first[1].upper()} and {role} is {kind.upper()} by their values;"
-                " volumes of one modality are expected"
-            )
-    return first[1]
-
-
-def _describe(
-    datasets: Sequence[Dataset],
-    surveyed: Sequence[Mapping[Item, Grid]],
-    harmony: Harmony,
-    network: Path | None,
-    cache: Path,
-    skipped: Mapping[str, dict[str, str]],
-    processes: int,
-    say: Callable[[Progress], None],
-) -> list[dict[str, Path]]:
-    """Describe all volumes; return the records of each dataset by the names of its volumes."""
-    pairs = [(n, item) for n, grids in enumerate(surveyed) for item in grids]
-    tasks = [Task(item, harmony, datasets[n].label_names, network, cache) for n, item in pairs]
-    done = 0
-
-    def count() -> None:
-        nonlocal done
-        done += 1
-        say(Progress("describing", _MEASURED * done / len(tasks)))
-
-    paths: dict[int, Path] = {}
-    for index, path, why in sides.describe_all(tasks, processes, count):
-        number, item = pairs[index]
-        if path is None:
-            skipped[datasets[number].role][item.name] = why
-        else:
-            paths[index] = path
-    found: list[dict[str, Path]] = [{} for _ in datasets]
-    for index in sorted(paths):
-        number, item = pairs[index]
-        found[number][item.name] = paths[index]
-    for dataset, records in zip(datasets, found, strict=True):
-        _check_number(dataset, len(records), skipped[dataset.role])
-    return found
-
-
 def _measure(
     datasets: Sequence[Dataset],
     found: Sequence[Mapping[str, Path]],
     network: bool,
     seed: int,
+    trained: Use | None,
     say: Callable[[Progress], None],
 ) -> Results:
     roles = {dataset.role: number for number, dataset in enumerate(datasets)}
@@ -218,7 +136,7 @@ def _measure(
 
     def at(name: str) -> None:
         share = steps.index(name) / len(steps)
-        say(Progress(name, _MEASURED + (0.99 - _MEASURED) * share))
+        say(Progress(name, _TRAINED + (0.99 - _TRAINED) * share))
 
     at("realism")
     real_enough = real is not None and min(len(real), len(synthetic)) >= 4
@@ -231,7 +149,23 @@ def _measure(
     copies = privacy(synthetic, train, held_out(real, train), seed) if train else None
     at("bias")
     shares = bias(synthetic, real, names)
-    return Results(distances, variety, follows, copies, shares, synthetic, real, train)
+    return Results(distances, variety, follows, copies, shares, trained, synthetic, real, train)
+
+
+def _train(
+    datasets: Sequence[Dataset], harmony: Harmony, seed: int, say: Callable[[Progress], None]
+) -> Use | None:
+    by_role = {dataset.role: dataset for dataset in datasets}
+    if "--real" not in by_role:
+        raise InvalidRequest("--train is given without --real; real volumes are needed to test on")
+    share = _TRAINED - _MEASURED
+    return use(
+        by_role["SYNTHETIC"],
+        by_role["--real"],
+        harmony,
+        seed,
+        lambda done: say(Progress("training", _MEASURED + share * done)),
+    )
 
 
 def held_out(real: Side | None, train: Side) -> Side | None:
@@ -240,7 +174,7 @@ def held_out(real: Side | None, train: Side) -> Side | None:
         return None
     known = {facts["sha256"]["image"] for facts in train.facts}
     kept = [i for i, facts in enumerate(real.facts) if facts["sha256"]["image"] not in known]
-    return real.take(kept) if len(kept) >= _LEAST else None
+    return real.take(kept) if len(kept) >= files.LEAST else None
 
 
 def _judge(results: Results) -> tuple[Verdict, ...]:
@@ -252,4 +186,5 @@ def _judge(results: Results) -> tuple[Verdict, ...]:
         verdicts.of_obedience(results.obedience),
         verdicts.of_privacy(results.privacy, private),
         verdicts.of_bias(results.bias, results.real is not None, sizes),
+        verdicts.of_use(results.use),
     )

@@ -13,6 +13,7 @@ from .diversity import Diversity
 from .markup import KEY, short, table
 from .plots import REAL, SYNTHETIC, Interval, histogram, intervals
 from .realism import Realism
+from .use import Use
 
 _PLOTS = 6  # distributions that are drawn
 
@@ -127,6 +128,31 @@ def bias(result: Bias) -> Iterator[str]:
                 for one in result.quantities
             ],
         )
+    yield "</section>"
+
+
+def use(result: Use) -> Iterator[str]:
+    """Yield the section on networks that were trained."""
+    yield "<section><h2>Training</h2>"
+    yield (
+        f"<p>Dice of a small UNet on {result.tested} real volumes that none of them saw, mean over"
+        " labels; lines are 95 % intervals. The same number of steps for each.</p>"
+    )
+    rows = [
+        ("learned from synthetic", SYNTHETIC, result.synthetic),
+        ("from real", REAL, result.real),
+        ("from both", SYNTHETIC, result.both),
+    ]
+    yield intervals(
+        [(name, [Interval(side, one.mean, one.low, one.high)]) for name, side, one in rows]
+    )
+    yield table(
+        ("label", "from synthetic", "from real", "from both"),
+        [
+            (escape(label), *(short(one.labels[label]) for _, _, one in rows))
+            for label in result.real.labels
+        ],
+    )
     yield "</section>"
 
 

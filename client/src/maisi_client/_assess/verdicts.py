@@ -13,14 +13,16 @@ from .obedience import FAITHFUL
 from .privacy import Privacy
 from .realism import Realism
 from .summary import Obedience
+from .use import Use
 
 LEVELS = ("good", "look", "poor", "unknown")
 
 # What the tests show to tell damage from an untouched half: tests/client/assess/test_damage.py.
-_FAR, _NEAR = 3.0, 1.5  # times the distance of real from real
+_FAR, _NEAR, _SAME_FAR = 3.0, 1.5, 1.2  # times the distance of real from real
 _LEVEL = 0.01  # p-value of a difference
 _ALIKE, _SAME = 0.05, 0.15  # MS-SSIM above the real set's interval; blur adds some, too
 _FEW = 10  # volumes of a side, below which nothing is judged
+_USELESS = 0.7  # of the Dice that real volumes give
 _SHARE = 0.05  # of volumes: duplicates, or those that do not follow their masks
 
 
@@ -43,14 +45,14 @@ def of_realism(result: Realism | None, sizes: Sequence[int]) -> Verdict:
     ratio, p = result.fid.ratio, min(result.fid.p, result.kid.p)
     worst = max(result.groups, key=lambda name: result.groups[name].ratio, default="")
     where = f", most in {worst}" if worst and result.groups[worst].ratio > _NEAR else ""
-    if ratio < _NEAR and p >= _LEVEL:
+    if ratio < _SAME_FAR or (p >= _LEVEL and ratio < _FAR):
         return Verdict(
             question,
             "good",
-            f"Their slices are as far from real ones as real ones are from each other ({ratio:.1f}"
-            " times).",
+            f"Their slices differ from real ones no more than chance allows: {ratio:.1f} times as"
+            f" far as real ones from each other (p = {p:.2f}).",
         )
-    level = "poor" if ratio >= _FAR else "look"
+    level = "poor" if ratio >= _FAR and p < _LEVEL else "look"
     return Verdict(
         question,
         level,
@@ -181,6 +183,24 @@ def of_bias(result: Bias, has_real: bool, sizes: Sequence[int]) -> Verdict:
         "look",
         _sentence(parts)[:-1] + (f", and {more} more" if more else "") + " than in real volumes.",
     )
+
+
+def of_use(result: Use | None) -> Verdict:
+    """Return whether a network that learns from the volumes works on real ones."""
+    question = "Does a network that learns from them work on real ones?"
+    if result is None:
+        return Verdict(
+            question,
+            "unknown",
+            "Not measured: it takes --train, --real, and labels of the same names on both sides.",
+        )
+    own, real, both = result.synthetic, result.real, result.both
+    sentence = (
+        f"Dice on {result.tested} held-out real volumes: {own.mean:.2f} learned from synthetic"
+        f" ones, {real.mean:.2f} from real ones, {both.mean:.2f} from both."
+    )
+    level = "good" if own.high >= real.low else "look"
+    return Verdict(question, "poor" if own.mean < _USELESS * real.mean else level, sentence)
 
 
 def _difference(one: Quantity) -> str:

@@ -6,9 +6,7 @@ import argparse
 import json
 import os
 import sys
-from types import ModuleType
 
-from .._errors import MaisiError
 from .options import EXIT_CODES, Commands, count, json_option
 from .progress_bar import Bar
 
@@ -37,6 +35,11 @@ def add(commands: Commands) -> None:
         help="network for FID and KID: TorchScript, or weights of a ResNet [built-in statistics]",
     )
     add_argument(
+        "--train",
+        action="store_true",
+        help="train a small UNet on synthetic, real and both, test on real; needs torch and monai",
+    )
+    add_argument(
         "--processes", type=count, metavar="N", help="volumes at the same time [all processors]"
     )
     add_argument("--seed", type=int, default=0, metavar="N", help="of all random choices [0]")
@@ -45,14 +48,17 @@ def add(commands: Commands) -> None:
 
 def assess(args: argparse.Namespace) -> None:
     """Measure a folder of volumes and write the report."""
+    from .._assess.run import assess as measure
+
     with Bar(sys.stderr) as bar:
-        result = library().assess(
+        result = measure(
             args.synthetic,
             to=args.to,
             real=args.real,
             train_set=args.train_set,
             features=args.features,
-            processes=args.processes or processors(),
+            train=args.train,
+            processes=args.processes or _processors(),
             seed=args.seed,
             on_progress=bar,
         )
@@ -68,19 +74,7 @@ def assess(args: argparse.Namespace) -> None:
     print(result.page)
 
 
-def library() -> ModuleType:
-    """Return the module that measures; raises `MaisiError` without what the extra installs."""
-    try:
-        from .._assess import run
-    except ImportError as error:
-        raise MaisiError(
-            f"an assessment needs {error.name}, which is not installed: pip install"
-            " 'maisi-client[assess]'"
-        ) from None
-    return run
-
-
-def processors() -> int:
+def _processors() -> int:
     """Return how many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
