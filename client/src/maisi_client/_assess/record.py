@@ -144,7 +144,7 @@ def _measure(task: Task, digests: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _reported(item: Item) -> dict[str, Any]:
-    """Return what the server's report has: the modality, and whether the volume is faithful."""
+    """Return what the server's report has of a volume's origin, and whether it is faithful."""
     report = read_report(item)
     fidelity = report.get("fidelity")
     fidelity = fidelity if isinstance(fidelity, dict) else {}
@@ -152,6 +152,8 @@ def _reported(item: Item) -> dict[str, Any]:
         "reported_modality": report.get("modality") if report else None,
         "reported_faithful": fidelity.get("faithful"),
         "reported_weights": report.get("weights"),
+        "reported_seed": report.get("seed"),
+        "reported_variant": report.get("variant"),
     }
 
 

@@ -17,7 +17,7 @@ from .reading import Dataset, Item
 _MOST = 48  # volumes of a set: what is held in memory
 _CLASSES = 8  # labels, the largest that both sets have
 _LEAST = 4  # labelled volumes of a set
-_STEPS, _BATCH, _RATE = 160, 2, 1e-2
+_STEPS, _BATCH, _RATE = 100, 2, 2e-2
 _BOOTSTRAPS = 1000
 
 Pairs = list[tuple[Greys, NDArray[np.uint8]]]

@@ -6,9 +6,14 @@ import argparse
 import json
 import os
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .options import EXIT_CODES, Commands, count, json_option
 from .progress_bar import Bar
+
+if TYPE_CHECKING:
+    from .._assess.run import Assessment
 
 
 def add(commands: Commands) -> None:
@@ -35,6 +40,9 @@ def add(commands: Commands) -> None:
         help="network for FID and KID: TorchScript, or weights of a ResNet [built-in statistics]",
     )
     add_argument(
+        "--card", action="store_true", help="also write README.md, a dataset card, into FOLDER"
+    )
+    add_argument(
         "--train",
         action="store_true",
         help="train a small UNet on synthetic, real and both, test on real; needs torch and monai",
@@ -58,14 +66,23 @@ def assess(args: argparse.Namespace) -> None:
             train_set=args.train_set,
             features=args.features,
             train=args.train,
-            processes=args.processes or _processors(),
+            processes=args.processes or processors(),
             seed=args.seed,
             on_progress=bar,
         )
+    if args.card:
+        from .._assess.card import write_card
+
+        write_card(Path(args.synthetic), result)
+    show(result, args.json)
+
+
+def show(result: Assessment, as_json: bool) -> None:
+    """Print the verdicts and where the report is, and on stderr what was left out."""
     for names in result.skipped.values():
         for why in names.values():
             print(f"maisi: warning: left out: {why}", file=sys.stderr)
-    if args.json:
+    if as_json:
         verdicts = [vars(verdict) for verdict in result.verdicts]
         print(json.dumps({"report": str(result.page), "verdicts": verdicts}))
         return
@@ -74,7 +91,7 @@ def assess(args: argparse.Namespace) -> None:
     print(result.page)
 
 
-def _processors() -> int:
+def processors() -> int:
     """Return how many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
