@@ -26,16 +26,14 @@ class Interval:
     high: float
 
 
-def intervals(
-    rows: Sequence[tuple[str, Sequence[Interval]]], *, log: bool = False, unit: str = ""
-) -> str:
+def intervals(rows: Sequence[tuple[str, Sequence[Interval]]], *, log: bool = False) -> str:
     """Return a plot of intervals on one axis, a row a name; `log` for a logarithmic axis."""
     every = [part for _, parts in rows for part in parts]
     floor = max((part.middle for part in every), default=1.0) * 1e-4 if log else -math.inf
     values = [max(v, floor) for part in every for v in (part.middle, part.low, part.high)]
-    axis = _Axis.over(values, log)
+    axis = _Axis.over(values, log, _LABEL)
     height = _ROW * len(rows) + _AXIS
-    marks = [_ticks(axis, height - _AXIS, unit)]
+    marks = [_ticks(axis, height - _AXIS)]
     for number, (name, parts) in enumerate(rows):
         middle = _ROW * number + _ROW / 2
         marks.append(
@@ -62,12 +60,13 @@ def histogram(
 ) -> str:
     """Return histograms of both sides over one axis, each as shares; `limit` is a marked line."""
     every = [*synthetic, *real, *([limit] if limit is not None else [])]
-    axis = _Axis.over(every, False)
+    axis = _Axis.over(every, False, _RIGHT)
     edges = np.linspace(axis.low, axis.high, _BINS + 1)
     shares = [np.histogram(values, edges)[0] / max(len(values), 1) for values in (real, synthetic)]
     top = max(float(np.max(one, initial=0)) for one in shares) or 1.0
     base = _HIGH - 4
-    marks = [_ticks(axis, _HIGH, unit)]
+    marks = [_ticks(axis, _HIGH)]
+    marks.append(f'<text x="{_WIDTH / 2}" y="{_HIGH + 32}" class="tick">{escape(unit)}</text>')
     for side, share in zip((REAL, SYNTHETIC), shares, strict=True):
         if not share.any():
             continue
@@ -81,7 +80,7 @@ def histogram(
         x = axis.x(limit)
         marks.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="4" y2="{base}" class="limit"/>')
         marks.append(f'<text x="{x + 5:.1f}" y="14" class="tick left">{escape(mark)}</text>')
-    return _svg(_HIGH + _AXIS, marks)
+    return _svg(_HIGH + _AXIS + 14, marks)
 
 
 @dataclass(frozen=True)
@@ -89,20 +88,21 @@ class _Axis:
     low: float
     high: float
     log: bool
+    left: float  # pixels before it
 
     @classmethod
-    def over(cls, values: Sequence[float], log: bool) -> _Axis:
+    def over(cls, values: Sequence[float], log: bool, left: float) -> _Axis:
         low, high = min(values, default=0.0), max(values, default=1.0)
         if log:
-            return cls(low / 1.15, high * 1.15 if high > low else low * 10, True)
+            return cls(low / 1.15, high * 1.15 if high > low else low * 10, True, left)
         margin = 0.04 * (high - low) or max(abs(high), 1.0) * 0.1
-        return cls(low - margin, high + margin, False)
+        return cls(low - margin, high + margin, False, left)
 
     def x(self, value: float) -> float:
         low, high, at = self.low, self.high, value
         if self.log:
             low, high, at = math.log(low), math.log(high), math.log(max(at, self.low))
-        return _LABEL + (_WIDTH - _LABEL - _RIGHT) * (at - low) / (high - low)
+        return self.left + (_WIDTH - self.left - _RIGHT) * (at - low) / (high - low)
 
     def ticks(self) -> list[float]:
         """Return round values within the axis."""
@@ -118,7 +118,7 @@ class _Axis:
         return [value for value in wanted if self.low <= value <= self.high]
 
 
-def _ticks(axis: _Axis, bottom: float, unit: str) -> str:
+def _ticks(axis: _Axis, bottom: float) -> str:
     marks = []
     for value in axis.ticks():
         x = axis.x(value)
@@ -126,8 +126,6 @@ def _ticks(axis: _Axis, bottom: float, unit: str) -> str:
             f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{bottom:.0f}" class="grid"/>'
             f'<text x="{x:.1f}" y="{bottom + 16:.0f}" class="tick">{value:.6g}</text>'
         )
-    if unit:
-        marks.append(f'<text x="0" y="{bottom + 16:.0f}" class="tick left">{escape(unit)}</text>')
     return "".join(marks)
 
 
