@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from . import aio as aio
     from ._arguments import Arguments as Arguments
     from ._arguments import MaskArguments as MaskArguments
+    from ._assess.run import Assessment as Assessment
+    from ._assess.run import assess as assess
     from ._client import Client as Client
     from ._datasets.cohort import Cohort as Cohort
     from ._datasets.cohort import plan_like as plan_like
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "aio": "aio",
     "Arguments": "_arguments",
+    "Assessment": "_assess.run",
     "Candidate": "_datasets.mask_library",
     "Client": "_client",
     "Cohort": "_datasets.cohort",
@@ -70,6 +73,7 @@ _MODULES = {
     "Tls": "_transport.tls",
     "Variant": "_variant",
     "Volume": "_volume",
+    "assess": "_assess.run",
     "dataset_dicom": "_dicom.dataset",
     "find_masks": "_datasets.mask_library",
     "make_dataset": "_datasets.dataset",

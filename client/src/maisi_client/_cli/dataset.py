@@ -16,7 +16,7 @@ from .._datasets.report_files import LAYOUTS
 from .._errors import ServerError
 from .common import client
 from .options import EXIT_CODES, Commands, count, json_option, server_options
-from .progress_bar import Line, duration
+from .progress_bar import Bar, Line, duration
 
 _REDRAW = 1.0  # seconds, on a terminal
 
@@ -46,6 +46,11 @@ def add(commands: Commands) -> None:
         default=(0, 1),
         metavar="I/N",
         help="only the rows I, I+N, I+2N, ..., counted from 0",
+    )
+    add_argument(
+        "--assess",
+        action="store_true",
+        help="at the end, measure the dataset: DIR/assessment, and a dataset card, DIR/README.md",
     )
     parser.set_defaults(run=dataset)
 
@@ -82,12 +87,30 @@ def dataset(args: argparse.Namespace, interval: float = 60.0) -> None:
         for outcome in outcomes:
             states[outcome.state] += 1
             say(f"{outcome.name}: {outcome.error}" if outcome.error else "")
+    verdicts = _assess(args) if args.assess else {}
     if args.json:
-        print(json.dumps({"rows": total, **states}))
+        print(json.dumps({"rows": total, **states, **verdicts}))
     else:
         print(", ".join(f"{number} {state}" for state, number in states.items()))
     if states["failed"]:
         raise ServerError(f"{states['failed']} of {total} rows failed; {args.to}/failed says why")
+
+
+def _assess(args: argparse.Namespace) -> dict[str, object]:
+    """Measure the dataset that was made, write its card; return the verdicts for JSON."""
+    from pathlib import Path
+
+    from .._assess.card import write_card
+    from .._assess.run import assess
+    from .assess import processors, show
+
+    to = Path(args.to)
+    with Bar(sys.stderr) as bar:
+        result = assess(to, to=to / "assessment", processes=processors(), on_progress=bar)
+    write_card(to, result)
+    if not args.json:
+        show(result, as_json=False)
+    return {"verdicts": [vars(verdict) for verdict in result.verdicts]}
 
 
 def pace(states: Counter[str], total: int, seconds: float) -> str:

@@ -7,6 +7,7 @@ import argparse
 import maisi_client
 
 from . import (
+    assess,
     check,
     colours,
     completion,
@@ -25,7 +26,7 @@ from .options import EXIT_CODES
 from .usage import Parser
 
 _COMMANDS = (
-    *(generate, check, mask, dataset, reproduce, plan, find, info, preview, colours, dicom),
+    *(generate, check, mask, dataset, assess, reproduce, plan, find, info, preview, colours, dicom),
     studio,
 )
 

@@ -1,0 +1,96 @@
+"""Affine alignment of two volumes, by least squares of their greys."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Volume = NDArray[np.float32]
+
+_STEPS = ((4, 10), (2, 10))  # voxels of the coarser grids, and steps of Gauss-Newton on each
+_DAMPING = 1e-3
+_SHOWN = 0.1  # grey level, 0 to 1: the background of one side may be noisier
+
+
+def residual(fixed: Volume, moving: Volume) -> float:
+    """Return 1 - correlation of two volumes `[X, Y, Z]` after the best affine alignment.
+
+    0 is the same volume up to an affine map of space and of greys. Only voxels that one of the
+    two shows count.
+    """
+    aligned = align(fixed, moving)
+    return unlikeness(fixed, aligned)
+
+
+def unlikeness(one: Volume, other: Volume) -> float:
+    """Return 1 - correlation of two volumes over the voxels that either shows."""
+    shown = (one > _SHOWN) | (other > _SHOWN)
+    if shown.sum() < 8:
+        return 1.0
+    x, y = one[shown] - one[shown].mean(), other[shown] - other[shown].mean()
+    scale = float(np.sqrt((x**2).sum() * (y**2).sum()))
+    return 1 - float((x * y).sum()) / scale if scale > 0 else 1.0
+
+
+def align(fixed: Volume, moving: Volume) -> Volume:
+    """Return `moving` on the grid of `fixed` `[X, Y, Z]`, aligned by an affine map.
+
+    Gauss-Newton on the sum of squared differences, with a gain and an offset of the greys, on
+    grids of a quarter and half of the voxels a side.
+    """
+    matrix = np.eye(3, 4)  # about the centre, in voxels of the full grid
+    for factor, steps in _STEPS:
+        small = [_shrunk(volume, factor) for volume in (fixed, moving)]
+        matrix[:, 3] /= factor
+        matrix = _refine(small[0], small[1], matrix, steps)
+        matrix[:, 3] *= factor
+    return _moved(moving, matrix)
+
+
+def _refine(
+    fixed: Volume, moving: Volume, matrix: NDArray[np.float64], steps: int
+) -> NDArray[np.float64]:
+    centre = (np.array(fixed.shape) - 1) / 2
+    grid = np.indices(fixed.shape, np.float32).reshape(3, -1) - centre[:, None]
+    homogeneous = np.concatenate([grid, np.ones((1, grid.shape[1]))])
+    best, least = matrix, np.inf
+    for _ in range(steps):
+        moved = _moved(moving, matrix)
+        slope, offset = _grey_fit(moved, fixed)
+        error = (fixed - slope * moved - offset).ravel()
+        cost = float(error @ error)
+        if cost >= least * (1 - 1e-5):
+            break
+        best, least = matrix, cost
+        # The gradient of the moved volume is that of the moving one times the matrix.
+        gradient = np.stack(np.gradient(moved)).reshape(3, -1)
+        linear = np.linalg.solve(matrix[:, :3].T, gradient)
+        jacobian = slope * (linear[:, None] * homogeneous[None]).reshape(12, -1)
+        normal = jacobian @ jacobian.T
+        normal += _DAMPING * np.diag(np.diag(normal) + 1e-9)
+        matrix = matrix + np.linalg.solve(normal, jacobian @ error).reshape(3, 4)
+    return best
+
+
+def _moved(volume: Volume, matrix: NDArray[np.float64]) -> Volume:
+    centre = (np.array(volume.shape) - 1) / 2
+    offset = centre + matrix[:, 3] - matrix[:, :3] @ centre
+    moved: Volume = ndimage.affine_transform(volume, matrix[:, :3], offset, order=1)
+    return moved
+
+
+def _grey_fit(moved: Volume, fixed: Volume) -> tuple[float, float]:
+    """Return the gain and offset that fit greys of `moved` to those of `fixed`."""
+    x, y = moved.ravel().astype(np.float64), fixed.ravel().astype(np.float64)
+    variance = float(x.var())
+    slope = float(((x - x.mean()) * (y - y.mean())).mean()) / variance if variance > 1e-9 else 1.0
+    return slope, float(y.mean() - slope * x.mean())
+
+
+def _shrunk(volume: Volume, factor: int) -> Volume:
+    """Return the means of blocks of `factor` voxels a side, without what is left at the ends."""
+    x, y, z = (n // factor for n in volume.shape)
+    even = volume[: x * factor, : y * factor, : z * factor]
+    blocks = even.reshape(x, factor, y, factor, z, factor)
+    return np.asarray(blocks.mean((1, 3, 5)), np.float32)

@@ -1,0 +1,105 @@
+"""Distances between two sets of features: FID and KID, and moments that are summed in a stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Matrix = NDArray[np.float64]
+
+
+@dataclass
+class Moments:
+    """The number, sum and sum of outer products of features seen so far, `[F]` and `[F, F]`."""
+
+    count: int
+    total: Matrix
+    outer: Matrix
+
+    @classmethod
+    def empty(cls, features: int) -> Moments:
+        """Return the moments of nothing."""
+        return cls(0, np.zeros(features), np.zeros((features, features)))
+
+    def add(self, rows: NDArray[np.floating[Any]]) -> None:
+        """Add features `[N, F]`."""
+        wide = rows.astype(np.float64)
+        self.count += len(wide)
+        self.total += wide.sum(0)
+        self.outer += wide.T @ wide
+
+    @property
+    def mean(self) -> Matrix:
+        """The mean `[F]`."""
+        return self.total / self.count
+
+    @property
+    def covariance(self) -> Matrix:
+        """The unbiased covariance `[F, F]`."""
+        mean = self.mean
+        return (self.outer - self.count * np.outer(mean, mean)) / (self.count - 1)
+
+
+def frechet(one: Moments, other: Moments) -> float:
+    """Return the squared Fréchet distance of two Gaussians with these moments (FID).
+
+    |m - n|^2 + tr(C + D - 2 (C D)^(1/2)): Heusel et al., NeurIPS 2017, equation 6. The trace of
+    the root is the sum of the roots of the eigenvalues of C^(1/2) D C^(1/2).
+    """
+    c, d = one.covariance, other.covariance
+    values, vectors = np.linalg.eigh(c)
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ d @ root), 0)).sum()
+    distance = np.sum((one.mean - other.mean) ** 2) + np.trace(c) + np.trace(d) - 2 * cross
+    return float(max(distance, 0.0))
+
+
+def moments(rows: NDArray[np.floating[Any]]) -> Moments:
+    """Return the moments of features `[N, F]`."""
+    result = Moments.empty(rows.shape[1])
+    result.add(rows)
+    return result
+
+
+@dataclass(frozen=True)
+class KernelSums:
+    """Kernel values summed by volume: `sums` `[V, V]` over all pairs of slices, `own` `[V]` of each
+    slice with itself, `count` slices in each volume.
+
+    The distance of any two groups of volumes follows from these alone.
+    """
+
+    sums: Matrix
+    own: Matrix
+    count: int
+
+    def mmd(self, one: NDArray[np.intp], other: NDArray[np.intp]) -> float:
+        """Return the unbiased squared maximum mean discrepancy of two groups of volumes.
+
+        Gretton et al., JMLR 2012, equation 3; with the cubic kernel it is KID.
+        """
+        m, n = self.count * len(one), self.count * len(other)
+        within = (self.sums[np.ix_(one, one)].sum() - self.own[one].sum()) / (m * (m - 1))
+        across = self.sums[np.ix_(one, other)].sum() / (m * n)
+        there = (self.sums[np.ix_(other, other)].sum() - self.own[other].sum()) / (n * (n - 1))
+        return float(within + there - 2 * across)
+
+
+def kernel_sums(features: NDArray[np.floating[Any]]) -> KernelSums:
+    """Return the sums of the kernel (x.y / F + 1)^3 over features `[V, S, F]`.
+
+    The kernel is that of KID: Binkowski et al., ICLR 2018. Volume by volume, `[S, V S]` at once.
+    """
+    volumes, slices, width = features.shape
+    flat = features.reshape(-1, width).astype(np.float64)
+    sums = np.empty((volumes, volumes))
+    own = np.empty(volumes)
+    for index in range(volumes):
+        rows = flat[index * slices : (index + 1) * slices]
+        kernel = (rows @ flat.T / width + 1) ** 3
+        sums[index] = kernel.reshape(slices, volumes, slices).sum((0, 2))
+        own[index] = np.sum((np.sum(rows**2, 1) / width + 1) ** 3)
+    return KernelSums(sums, own, slices)

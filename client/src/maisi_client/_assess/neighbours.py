@@ -1,0 +1,87 @@
+"""Nearest neighbours: precision, recall, density and coverage, and distances to the nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
+
+Rows = NDArray[np.floating[Any]]
+
+NEAREST = 5  # neighbours that make a ball; the default of Naeem et al.
+_BLOCK = 512  # rows whose distances are in memory at once
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How two sets of features overlap, each from 0 to 1; density may be more.
+
+    `precision`: the share of synthetic ones within the real set's balls; `recall`: of real ones
+    within the synthetic set's (Kynkäänniemi et al., NeurIPS 2019). `density`: in how many real
+    balls a synthetic one is, over their number of neighbours; `coverage`: the share of real balls
+    with a synthetic one inside (Naeem et al., ICML 2020).
+    """
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def overlap(real: Rows, synthetic: Rows, nearest: int = NEAREST) -> Overlap:
+    """Return the overlap of features `[N, F]` and `[M, F]` by balls to the `nearest`-th neighbour.
+
+    Both need more than `nearest` rows.
+    """
+    real_radii, own_radii = _radii(real, nearest), _radii(synthetic, nearest)
+    hits = np.zeros(len(synthetic), np.int64)
+    covered = np.zeros(len(real), bool)
+    recalled = np.zeros(len(real), bool)
+    for rows, distance in _blocks(synthetic, real):
+        within = distance < real_radii
+        hits[rows] = within.sum(1)
+        covered |= (distance.min(0) < real_radii) if distance.size else False
+        recalled |= (distance < own_radii[rows][:, None]).any(0)
+    return Overlap(
+        precision=float((hits > 0).mean()),
+        recall=float(recalled.mean()),
+        density=float(hits.mean() / nearest),
+        coverage=float(covered.mean()),
+    )
+
+
+def nearest(
+    rows: Rows, among: Rows, *, count: int = 2, own: bool = False
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return distances and indices `[N, count]` of the nearest of `among` to each row.
+
+    With `own` both are the same set, and a row is no neighbour of itself. What is missing, in a
+    small set, is infinitely far.
+    """
+    distances = np.full((len(rows), count), np.inf)
+    indices = np.zeros((len(rows), count), np.int64)
+    for block, distance in _blocks(rows, among):
+        if own:
+            distance[np.arange(len(distance)), np.arange(block.start, block.stop)] = np.inf
+        order = np.argsort(distance, axis=1, kind="stable")[:, :count]
+        indices[block, : order.shape[1]] = order
+        distances[block, : order.shape[1]] = np.take_along_axis(distance, order, 1)
+    return distances, indices
+
+
+def _radii(rows: Rows, count: int) -> NDArray[np.float64]:
+    """Return the distance of each row to its `count`-th neighbour."""
+    radii = np.empty(len(rows))
+    for block, distance in _blocks(rows, rows):
+        radii[block] = np.partition(distance, count, axis=1)[:, count]  # itself is the 0th
+    return radii
+
+
+def _blocks(rows: Rows, among: Rows) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    for start in range(0, len(rows), _BLOCK):
+        block = slice(start, min(start + _BLOCK, len(rows)))
+        yield block, cdist(rows[block], among)

@@ -1,0 +1,139 @@
+"""The report as one HTML page: no script, no other file, for the screen and for paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .._atomic import atomic
+from . import case_sections, montages, sections
+from .montages import Picture
+from .sides import Side
+from .summary import Obedience
+from .verdicts import Verdict
+
+if TYPE_CHECKING:
+    from .run import Results
+
+_STYLE = Path(__file__).with_name("page.css")
+_WORDS = {"good": "good", "look": "look closer", "poor": "poor", "unknown": "not measured"}
+_SAMPLE = 6  # volumes of each side at the top
+
+
+def write_page(
+    path: Path, results: Results, verdicts: Sequence[Verdict], report: Mapping[str, Any]
+) -> None:
+    """Write the page; it is there whole or not at all."""
+    with atomic(path) as draft:
+        draft.write_text("\n".join(_page(results, verdicts, report)) + "\n", encoding="utf-8")
+
+
+def _page(
+    results: Results, verdicts: Sequence[Verdict], report: Mapping[str, Any]
+) -> Iterator[str]:
+    name = report["datasets"]["SYNTHETIC"]["folder"]
+    yield "<!doctype html>"
+    yield '<html lang="en"><head><meta charset="utf-8">'
+    yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    yield f"<title>Is {escape(name)} any good?</title>"
+    yield f"<style>\n{_STYLE.read_text(encoding='utf-8')}</style></head><body><main>"
+    yield f"<header><h1>Is <em>{escape(name)}</em> any good?</h1>"
+    yield f"<p class='lead'>{escape(_counts(report))}</p></header>"
+    yield "<ol class='verdicts'>"
+    for verdict in verdicts:
+        yield (
+            f"<li class='{verdict.level}'><b>{_WORDS[verdict.level]}</b>"
+            f"<div><h2>{escape(verdict.question)}</h2><p>{escape(verdict.sentence)}</p></div></li>"
+        )
+    yield "</ol>"
+    yield "<section><h2>Some of them</h2>"
+    for side in (results.synthetic, results.real):
+        if side is not None:
+            yield _sample(side)
+    yield "</section>"
+    if results.realism:
+        yield from sections.realism(results.realism)
+    yield from sections.diversity(results.diversity, _duplicates(results))
+    if results.obedience:
+        yield from case_sections.obedience(
+            results.obedience, _worst(results.synthetic, results.obedience)
+        )
+    if results.privacy:
+        yield from case_sections.privacy(results.privacy, _pairs(results))
+    yield from sections.bias(results.bias)
+    if results.use:
+        yield from sections.use(results.use)
+    yield from sections.method(report)
+    yield "</main></body></html>"
+
+
+def _counts(report: Mapping[str, Any]) -> str:
+    names = {"SYNTHETIC": "synthetic", "--real": "real", "--train-set": "training"}
+    counts = [
+        f"{dataset['volumes']:,} {names[role]}" for role, dataset in report["datasets"].items()
+    ]
+    kind = report["settings"]["modality"].upper()
+    return f"{', '.join(counts)} volumes of {kind}, measured by maisi assess."
+
+
+def _sample(side: Side) -> str:
+    step = max(1, len(side) // _SAMPLE)
+    chosen = list(range(0, len(side), step))[:_SAMPLE]
+    name = "Synthetic" if side.role == "SYNTHETIC" else "Real"
+    return _gallery(
+        name, [(montages.axial(side.record(i)), side.names[i]) for i in chosen], "small"
+    )
+
+
+def _duplicates(results: Results) -> str:
+    side = results.synthetic
+    rows = {name: row for row, name in enumerate(side.names)}
+    pictures = [
+        (
+            montages.pair(side.coarse(rows[found.one]), side.coarse(rows[found.other])),
+            f"{found.one} and {found.other}",
+        )
+        for found in results.diversity.duplicates[:3]
+    ]
+    return _gallery("Nearest copies within the set, and their difference.", pictures)
+
+
+def _worst(side: Side, result: Obedience) -> str:
+    return _gallery(
+        "Worst first: the labels' outlines over the volume, and its ratio.",
+        [
+            (
+                montages.planes(side.record(case.index), outlined=True),
+                f"{case.name}: {case.borders:.2f}",
+            )
+            for case in result.worst[:4]
+        ],
+    )
+
+
+def _pairs(results: Results) -> str:
+    assert results.privacy is not None and results.train is not None
+    pictures = []
+    for found in results.privacy.pairs[:4]:
+        own, train = results.synthetic, results.train
+        picture = montages.pair(own.coarse(found.index), train.coarse(found.training_index))
+        sign = "suspicious: " if found.suspicious else ""
+        pictures.append((picture, f"{sign}{found.name} and {found.training}: {found.relative:.2f}"))
+    return _gallery(
+        "The closest pairs: synthetic, training volume aligned to it, difference (red is less,"
+        " blue is more). The number is what remains after alignment, over the least of real pairs.",
+        pictures,
+    )
+
+
+def _gallery(title: str, pictures: Sequence[tuple[Picture, str]], kind: str = "") -> str:
+    if not pictures:
+        return ""
+    figures = "".join(
+        f"<figure><img src='{picture.uri}' width='{picture.width}' height='{picture.height}'"
+        f" alt='{escape(caption, quote=True)}'><figcaption>{escape(caption)}</figcaption></figure>"
+        for picture, caption in pictures
+    )
+    return f"<p>{escape(title)}</p><div class='gallery {kind}'>{figures}</div>"

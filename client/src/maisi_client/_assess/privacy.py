@@ -1,0 +1,145 @@
+"""Whether synthetic volumes are nearer to the training set than real ones that it never saw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .alignment import residual
+from .neighbours import nearest
+from .sides import Side
+
+Distances = NDArray[np.float64]
+
+_CLOSEST = 8  # pairs of each side that are aligned and compared as images
+_PERMUTATIONS = 2000
+_FLOOR = 5  # percentile of the real distances; as many synthetic ones are expected below it
+_COPY = 0.6  # of the least real residual: a copy that is a little warped and noisy has 0.2 to 0.4
+
+
+@dataclass(frozen=True)
+class Space:
+    """Distances to the nearest training volume in one space of features.
+
+    `ratio` is the median of the synthetic volumes over that of the held-out real ones; `nearest`
+    and `real_nearest` are medians of the distance to the nearest over that to the second nearest.
+    `below` is the share of synthetic volumes nearer than the `floor`, the 5th percentile of the
+    real ones, where 0.05 is expected. `p` is the share of random exchanges of synthetic and real
+    volumes with as small a mean logarithm of the distance.
+    """
+
+    ratio: float
+    nearest: float
+    real_nearest: float
+    floor: float
+    below: float
+    p: float
+    synthetic: list[float]
+    real: list[float]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A volume and its nearest training volume, as images.
+
+    `distance` is that of pictures over the least real one; `residual` 1 - correlation after affine
+    alignment, `relative` the same over the least real one.
+    """
+
+    name: str
+    training: str
+    distance: float
+    residual: float
+    relative: float
+    index: int
+    training_index: int
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether it is nearer than any real pair, and clearly more alike after alignment."""
+        return self.distance < 1 and self.relative < _COPY
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """Nearest neighbours in the training set, beside those of held-out real volumes.
+
+    `pairs` are the closest synthetic ones as images, the most alike first. `held_out` is False
+    where the training set itself stands for real volumes, each compared with the others.
+    """
+
+    picture: Space
+    features: Space
+    pairs: list[Pair]
+    real_residuals: list[float]
+    held_out: bool
+
+
+def privacy(synthetic: Side, train: Side, real: Side | None, seed: int = 0) -> Privacy:
+    """Compare distances to the training set: synthetic ones, and real ones that it never saw.
+
+    Without held-out real volumes, each training volume is compared with the other ones. The test
+    of all distances is that of data copying (Meehan et al., AISTATS 2020) with a permutation. It
+    finds volumes that resemble a training volume; it cannot show that none is in the weights.
+    """
+    generator = np.random.default_rng(seed)
+    base, own = (real, False) if real else (train, True)
+    near = nearest(synthetic.pictures, train.pictures)
+    near_real = nearest(base.pictures, train.pictures, own=own)
+    picture = _space(near[0], near_real[0], generator)
+    features = _space(
+        nearest(synthetic.means, train.means)[0],
+        nearest(base.means, train.means, own=own)[0],
+        generator,
+    )
+    real_residuals = [
+        residual(base.coarse(index), train.coarse(other))
+        for index, other, _ in _closest(*near_real)
+    ]
+    least, floor = max(float(near_real[0].min()), 1e-9), max(min(real_residuals), 1e-6)
+    pairs = []
+    for index, other, distance in _closest(*near):
+        value = residual(synthetic.coarse(index), train.coarse(other))
+        names = synthetic.names[index], train.names[other]
+        pairs.append(Pair(*names, distance / least, value, value / floor, index, other))
+    pairs.sort(key=lambda pair: pair.relative)
+    return Privacy(picture, features, pairs, real_residuals, not own)
+
+
+def _closest(distances: Distances, indices: NDArray[np.int64]) -> list[tuple[int, int, float]]:
+    """Return the rows that are nearest to a training volume, with its row and their distance."""
+    order = np.argsort(distances[:, 0], kind="stable")[:_CLOSEST].tolist()
+    return [(row, int(indices[row, 0]), float(distances[row, 0])) for row in order]
+
+
+def _space(one: Distances, other: Distances, generator: np.random.Generator) -> Space:
+    """Return what distances `[N, 2]` to the nearest two tell, beside `other` of real volumes."""
+    medians = [float(np.median(distance[:, 0])) for distance in (one, other)]
+    floor = float(np.percentile(other[:, 0], _FLOOR))
+    return Space(
+        medians[0] / max(medians[1], 1e-9),
+        _second(one),
+        _second(other),
+        floor,
+        float((one[:, 0] < floor).mean()),
+        _permutation(one[:, 0], other[:, 0], generator),
+        np.round(one[:, 0], 5).tolist(),
+        np.round(other[:, 0], 5).tolist(),
+    )
+
+
+def _second(distances: Distances) -> float:
+    return float(np.median(distances[:, 0] / np.maximum(distances[:, 1], 1e-9)))
+
+
+def _permutation(synthetic: Distances, real: Distances, generator: np.random.Generator) -> float:
+    logs = np.log(np.maximum(np.concatenate([synthetic, real]), 1e-9))
+    count = len(synthetic)
+    observed = logs[:count].mean() - logs[count:].mean()
+    extreme = 0
+    for _ in range(_PERMUTATIONS):
+        mixed = generator.permutation(logs)
+        extreme += mixed[:count].mean() - mixed[count:].mean() <= observed + 1e-12
+    return float((extreme + 1) / (_PERMUTATIONS + 1))

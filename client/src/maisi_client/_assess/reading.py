@@ -1,0 +1,182 @@
+"""The volumes of a dataset on disk: nnU-Net, MSD, BIDS, `plain`, or any folder of NIfTI."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .._anatomy import NAMES
+from .._datasets.report_files import CHANNEL, report_files
+from .._errors import InvalidRequest, MaisiError, first_line, printable
+from .._validation import JSON_BYTES, read_json_file
+from .._volume import SUFFIXES
+
+_MASK = "_mask"  # `Volume.save` appends it to the name of a volume's mask
+_BIDS_LABELS = Path("derivatives", "labels")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A volume of a dataset: its image, and its labels and report where there are any."""
+
+    name: str
+    image: Path
+    labels: Path | None
+    report: Path | None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The volumes of a folder; `role` names it in errors and in the report.
+
+    `label_names` are those of its ids, and `modality` is `ct` or `mr` if its description tells it.
+    `unfaithful` counts the volumes that `maisi dataset` set apart.
+    """
+
+    role: str
+    folder: Path
+    layout: str
+    items: tuple[Item, ...]
+    label_names: Mapping[int, str]
+    modality: str | None
+    unfaithful: int
+
+
+def read_dataset(folder: str | os.PathLike[str], role: str) -> Dataset:
+    """Find the volumes of a folder, in the order of their names.
+
+    The layouts are those that `maisi dataset` writes (`nnunet`, `msd`, `bids`, `plain`), of which
+    the first channel is read; any other folder is searched for `.nii` and `.nii.gz`, where
+    `NAME_mask.nii.gz` are the labels of `NAME.nii.gz`. Raises `InvalidRequest` for a folder that
+    does not exist or has no volume.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise InvalidRequest(f"{role} is '{path}'; it does not exist or is not a folder")
+    description = _description(path)
+    if (path / "imagesTr").is_dir():
+        layout = "nnunet" if "channel_names" in description else "msd"
+        items = _beside(path / "imagesTr", path / "labelsTr", layout)
+    elif any(path.glob("sub-*/**/anat")):
+        layout, items = "bids", _bids(path)
+    elif (path / "images").is_dir():
+        layout, items = "plain", _beside(path / "images", path / "labels", "plain")
+    else:
+        layout, items = "folder", _any_folder(path)
+    found = tuple(sorted(items, key=lambda item: item.name))
+    if not found:
+        raise InvalidRequest(f"{role} is '{path}', which has no volume (.nii or .nii.gz)")
+    return Dataset(
+        role,
+        path,
+        layout,
+        found,
+        _label_names(path, description),
+        _modality(description),
+        sum(1 for _ in _images(path / "unfaithful")) if (path / "unfaithful").is_dir() else 0,
+    )
+
+
+def read_report(item: Item) -> Mapping[str, Any]:
+    """Return what the server reported of a volume; empty where there is no report to be read."""
+    if item.report is None:
+        return {}
+    try:
+        return read_json_file(item.report)
+    except (OSError, ValueError):
+        return {}
+
+
+def stem(path: Path) -> str:
+    """Return the name of a file without `.nii` or `.nii.gz`."""
+    return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    """Yield the volumes below a folder, without masks and hidden files."""
+    for path in folder.rglob("*.nii*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        labels = {"labels", "labelsTr", "derivatives"} & set(path.relative_to(folder).parts)
+        if path.name.endswith(SUFFIXES) and not hidden and not labels and path.is_file():
+            yield path
+
+
+def _beside(images: Path, labels: Path, layout: str) -> Iterator[Item]:
+    for path in images.iterdir():
+        if not path.name.endswith(SUFFIXES) or path.name.startswith("."):
+            continue
+        name = stem(path)
+        if layout == "nnunet":
+            if not name.endswith(CHANNEL):
+                continue  # another channel of the same case
+            name = name.removesuffix(CHANNEL)
+        yield Item(name, path, _first(labels / f"{name}{end}" for end in SUFFIXES), _report(path))
+
+
+def _bids(folder: Path) -> Iterator[Item]:
+    for path in folder.glob("sub-*/**/anat/*.nii*"):
+        if path.name.endswith(SUFFIXES) and not path.name.endswith(("_dseg.nii", "_dseg.nii.gz")):
+            relative = path.parent.relative_to(folder)
+            subject = stem(path).rpartition("_")[0].split("_acq-")[0]
+            there = folder / _BIDS_LABELS / relative
+            labels = _first(there / f"{subject}_dseg{end}" for end in SUFFIXES)
+            yield Item(stem(path), path, labels, _report(path))
+
+
+def _any_folder(folder: Path) -> Iterator[Item]:
+    for path in _images(folder):
+        name = stem(path)
+        if name.endswith(_MASK) or name.endswith("_dseg"):
+            continue
+        labels = _first(path.with_name(f"{name}{_MASK}{end}") for end in SUFFIXES)
+        relative = path.relative_to(folder)
+        yield Item(relative.with_name(name).as_posix(), path, labels, _report(path))
+
+
+def _report(image: Path) -> Path | None:
+    return _first(report_files(image, stem(image)))
+
+
+def _first(paths: Any) -> Path | None:
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _description(folder: Path) -> Mapping[str, Any]:
+    """Return `dataset.json` of nnU-Net or MSD, empty without one."""
+    path = folder / "dataset.json"
+    if not path.is_file():
+        return {}
+    try:
+        if path.stat().st_size > JSON_BYTES:
+            raise ValueError("it is too long")
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise MaisiError(f"'{path}' cannot be read: {first_line(error)}") from error
+    return value if isinstance(value, dict) else {}
+
+
+def _label_names(folder: Path, description: Mapping[str, Any]) -> Mapping[int, str]:
+    """Return names of labels by id: of the dataset's description, else MAISI's."""
+    table = description.get("labels")
+    names: dict[int, str] = {}
+    if isinstance(table, dict):
+        for key, value in table.items():
+            id_, name = (key, value) if str(key).isdigit() else (value, key)
+            if str(id_).isdigit():
+                names[int(id_)] = printable(str(name), 60)
+        return {id_: name for id_, name in names.items() if id_}
+    return NAMES
+
+
+def _modality(description: Mapping[str, Any]) -> str | None:
+    channels = description.get("channel_names", description.get("modality"))
+    if not isinstance(channels, dict) or not channels:
+        return None
+    name = str(next(iter(channels.values()))).upper()
+    if name == "CT":
+        return "ct"
+    return "mr" if name.startswith(("MR", "T1", "T2", "FLAIR")) else None

@@ -1,0 +1,52 @@
+"""Networks that learn from synthetic volumes, from real ones, and from both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from maisi_client import InvalidRequest
+from maisi_client._assess import harmonising, use, verdicts
+from maisi_client._assess.reading import read_dataset
+from maisi_client._assess.run import assess
+
+from tests.client.assess.sets import HARMONY
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train on volumes of 24 voxels a side, and few labels."""
+    monkeypatch.setattr(harmonising, "COARSE", 24)
+    monkeypatch.setattr(use, "_STEPS", 40)
+    monkeypatch.setattr(use, "_CLASSES", 3)
+
+
+def trained(folders: dict[str, Path], name: str) -> use.Use:
+    sides = read_dataset(folders[name], "SYNTHETIC"), read_dataset(folders["real"], "--real")
+    done: list[float] = []
+    result = use.use(*sides, HARMONY, 0, done.append)
+    assert result is not None and done == sorted(done) and done[-1] == 1
+    return result
+
+
+@pytest.mark.slow
+def test_what_is_learned_from_the_right_masks_is_worth_more(folders: dict[str, Path]) -> None:
+    right, wrong = trained(folders, "untouched"), trained(folders, "shuffled")
+    assert right.tested == 6 and right.both.volumes == 2 * right.real.volumes == 12
+    assert wrong.synthetic.mean < right.synthetic.mean - 0.05
+    assert wrong.real == right.real  # seeds are fixed, and the set is the same
+    assert right.real.low <= right.real.mean <= right.real.high
+    assert set(right.synthetic.labels) == set(right.real.labels) and len(right.real.labels) == 3
+    verdict = verdicts.of_use(right)
+    assert verdict.level in ("good", "look")
+    assert "Dice on 6 held-out real volumes" in verdict.sentence
+
+
+def test_without_labels_nothing_is_trained(folders: dict[str, Path]) -> None:
+    sides = read_dataset(folders["blurred"], "SYNTHETIC"), read_dataset(folders["real"], "--real")
+    assert use.use(*sides, HARMONY, 0, lambda done: None) is None
+
+
+def test_training_needs_real_volumes(folders: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="--train is given without --real"):
+        assess(folders["blurred"], to=tmp_path, train=True)
