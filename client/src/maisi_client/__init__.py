@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from ._datasets.dataset import make_dataset as make_dataset
     from ._datasets.mask_library import Candidate as Candidate
     from ._datasets.mask_library import find_masks as find_masks
-    from ._datasets.plan import Row as Row
     from ._datasets.plan import read_plan as read_plan
     from ._datasets.plan import write_plan as write_plan
     from ._datasets.planning import make_plan as make_plan
+    from ._datasets.row import Row as Row
     from ._dicom.series import save_dicom as save_dicom
     from ._errors import InvalidRequest as InvalidRequest
     from ._errors import MaisiError as MaisiError
@@ -58,7 +58,7 @@ _MODULES = {
     "Mismatch": "_errors",
     "Outcome": "_datasets.dataset",
     "Progress": "_volume",
-    "Row": "_datasets.plan",
+    "Row": "_datasets.row",
     "ServerError": "_errors",
     "ServerUnavailable": "_errors",
     "Timeout": "_errors",
