@@ -38,6 +38,13 @@ def add(commands: Commands) -> None:
         "--layout", choices=LAYOUTS, default="plain", help="layout of the files [%(default)s]"
     )
     add_argument(
+        "--channels",
+        type=_names,
+        default=[],
+        metavar="MODALITY,...",
+        help="make every row in each of these modalities: a case of several images",
+    )
+    add_argument(
         "--attempts", type=count, default=3, metavar="N", help="attempts for a row that fails [3]"
     )
     add_argument(
@@ -73,6 +80,7 @@ def dataset(args: argparse.Namespace, interval: float = 60.0) -> None:
                 args.to,
                 server,
                 layout=args.layout,
+                channels=args.channels,
                 jobs=args.jobs,
                 attempts=args.attempts,
                 shard=args.shard,
@@ -148,6 +156,11 @@ def _progress_line(
             show()
             if line.drawable:
                 print(file=out, flush=True)
+
+
+def _names(text: str) -> list[str]:
+    """Read names with commas between."""
+    return [name.strip() for name in text.split(",")]
 
 
 def _shard(text: str) -> tuple[int, int]:
