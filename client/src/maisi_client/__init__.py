@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from ._datasets.dataset import make_dataset as make_dataset
     from ._datasets.mask_library import Candidate as Candidate
     from ._datasets.mask_library import find_masks as find_masks
-    from ._datasets.plan import Row as Row
     from ._datasets.plan import read_plan as read_plan
     from ._datasets.plan import write_plan as write_plan
     from ._datasets.planning import make_plan as make_plan
+    from ._datasets.row import Row as Row
     from ._dicom.dataset import Study as Study
     from ._dicom.dataset import dataset_dicom as dataset_dicom
     from ._dicom.series import save_dicom as save_dicom
@@ -65,7 +65,7 @@ _MODULES = {
     "Mismatch": "_errors",
     "Outcome": "_datasets.dataset",
     "Progress": "_volume",
-    "Row": "_datasets.plan",
+    "Row": "_datasets.row",
     "ServerError": "_errors",
     "ServerUnavailable": "_errors",
     "Study": "_dicom.dataset",

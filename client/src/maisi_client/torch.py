@@ -23,7 +23,7 @@ import numpy as np
 
 from ._client import Client
 from ._datasets.dataset import insist
-from ._datasets.plan import Row
+from ._datasets.row import Row
 from ._errors import InvalidRequest, MaisiError
 from ._mask import label_image
 from ._transport.tls import Tls

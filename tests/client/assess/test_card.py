@@ -1,4 +1,4 @@
-"""The dataset card, and the assessment at the end of `maisi dataset`."""
+"""Verdicts in the dataset card, and the assessment at the end of `maisi dataset`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-import yaml
-from maisi_client import InvalidRequest
-from maisi_client._assess.card import write_card
+from maisi_client._assess.card import add_verdicts
 from maisi_client._assess.run import assess
-from maisi_client._cli import dataset, main
+from maisi_client._cli import dataset
 
 
 @pytest.fixture
@@ -34,7 +32,7 @@ def made(folders: dict[str, Path], tmp_path: Path) -> Path:
                 "fidelity": {"faithful": True},
             }
             (folder / f"reports/{name}.json").write_text(json.dumps(report))
-    (folder / "dataset.json").write_text(json.dumps({"licence": "Apache-2.0"}))
+    (folder / "README.md").write_text("# heads\n")
     return folder
 
 
@@ -48,31 +46,16 @@ def test_a_dataset_is_assessed_where_it_was_made(
     assert str(made / "assessment/report.html") in capsys.readouterr().out
     report = json.loads((made / "assessment/report.json").read_text())
     assert report["obedience"]["reported"] == {"faithful": 3, "unfaithful": 0, "silent": 0}
+    assert "## Assessment" in (made / "README.md").read_text()
     assert report["bias"]["modalities"] == {"SYNTHETIC": {"mri_t1": 3}}
 
 
-def test_the_card_has_metadata_origin_and_verdicts(made: Path, tmp_path: Path) -> None:
-    assert main(["assess", str(made), "--to", str(tmp_path / "r"), "--card", "--json"]) == 0
-    _, head, text = (made / "README.md").read_text().split("---\n", 2)
-    metadata = yaml.safe_load(head)
-    assert metadata["pretty_name"] == "heads" and metadata["license_name"] == "Apache-2.0"
-    assert metadata["size_categories"] == ["n<1K"]
-    assert metadata["task_categories"] == ["image-segmentation"] and "3d" in metadata["tags"]
-    for line in (
-        "- Licence: Apache-2.0",
-        "- Variant: mini (3)",
-        "- Seeds: 5, 6, 7; that of each volume is in its report",
-        f"- Weights `flow.onnx`: SHA-256 `{'ab' * 32}`",
-    ):
-        assert line in text
-    assert "| Do they follow their labels? | good | All 3 that were measured do" in text
-
-
-def test_a_readme_of_another_is_kept(made: Path, tmp_path: Path) -> None:
+def test_verdicts_are_the_last_section_of_the_card(made: Path, tmp_path: Path) -> None:
     result = assess(made, to=tmp_path / "r")
-    (made / "README.md").write_text("mine")
-    with pytest.raises(InvalidRequest, match="is not by maisi assess"):
-        write_card(made, result)
-    assert (made / "README.md").read_text() == "mine"
-    (made / "README.md").unlink()
-    assert write_card(made, result) == write_card(made, result)
+    card = made / "README.md"
+    for _ in range(2):  # a second time replaces the first
+        add_verdicts(card, result)
+        text = card.read_text()
+        assert text.startswith("# heads\n\n## Assessment\n\n| question |")
+        assert text.count("## Assessment") == 1
+        assert "| Do they follow their labels? | good | All 3 that were measured do" in text

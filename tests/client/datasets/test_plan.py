@@ -58,6 +58,11 @@ WRONG = {
     "after empty rows": ("seed,steps\n\n,\n  \n1,x\n", "line 5: steps is 'x'"),
     "long": ("mask\n" + "a" * 300, "line 2: mask '.*aaa' does not exist or is no file"),
     "name": ("name\n../a\n", "line 2: name is '../a'; letters, digits"),
+    "group": ("name,group\na,a b\n", "line 2: group is 'a b'; letters, digits"),
+    "groups": (
+        "name,mask,group\na,mask.nii.gz,p\nb,mask.nii.gz,q\n",
+        "plan.csv: row 'b' has group 'q' and shows the anatomy of row 'a', whose group is 'p'",
+    ),
     "twice": ("name\na\na\n", "line 3: name 'a' is taken by an earlier row"),
     "mask": ("mask\nnowhere.nii\n", "line 2: mask '.*nowhere.nii' does not exist"),
     "cells": ("name\na,b\n", "line 2: more cells than the head has columns"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.conftest import Server
 def masks(folder: Path, count: int) -> Path:
     folder.mkdir(parents=True)
     for index in range(count):
-        (folder / f"mask-{index}.nii.gz").touch()
+        (folder / f"mask-{index}.nii.gz").write_text(f"mask {index}")
     (folder / ".draft.nii.gz").touch()
     (folder / "notes.txt").touch()
     return folder
@@ -71,6 +72,9 @@ def test_masks_are_used_equally_often_in_each_modality(tmp_path: Path) -> None:
         times = Counter(column(of_one, "mask")).values()
         assert max(times) - min(times) <= 1
     assert set(column(rows, "augment")) == {True}
+    assert {(row.group, row.arguments["mask"].name) for row in rows} == {
+        (f"mask-{index}", f"mask-{index}.nii.gz") for index in range(7)
+    }
     # The position of a row does not depend on its mask.
     assert column(rows, "mask")[:7] != sorted(uses)
     alone = make_plan(2, masks=[folder / "mask-3.nii.gz", folder / "mask-3.nii.gz"])
@@ -93,10 +97,10 @@ def test_what_is_written_is_read_and_the_same_bytes(tmp_path: Path, name: str) -
     )
     rows += [
         Row("other", {"size": [32, 40, 48], "spacing": 2.0, "seed": 1, "organs": "liver, lung"}),
-        Row("terms", {"guidance_interval": [0.1, 0.123456789], "seed": 2}, 'CC "BY", 4.0'),
+        Row("terms", {"guidance_interval": [0.1, 0.123456789], "seed": 2}, 'CC "BY", 4.0', "g"),
     ]
     path = write_plan(rows, tmp_path / name)
-    assert read_plan(path) == rows
+    assert read_plan(path) == [*rows[:-2], replace(rows[-2], group="other"), rows[-1]]
     assert "masks/mask-0.nii.gz" in path.read_text() and str(tmp_path) not in path.read_text()
     before = path.read_bytes()
     assert write_plan(rows, path).read_bytes() == before
@@ -156,7 +160,7 @@ def test_the_command_needs_no_server(tmp_path: Path) -> None:
     assert not any("variant" in row.arguments for row in read_plan(path))
     result = maisi(*words, MAISI_URL=NOBODY, MAISI_VARIANT="mini")
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout == f"{path}: 4 rows, 2 mri_flair, 2 mri_t1\n"
+    assert result.stdout == f"{path}: 4 rows of 2 anatomies, 2 mri_flair, 2 mri_t1\n"
     shares = {"mri_t1": 1, "mri_flair": 1}
     same: dict[str, Any] = {"variant": "mini", "spacing": [2, 2, 2], "steps": 10}
     assert read_plan(path) == make_plan(

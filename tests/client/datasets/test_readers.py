@@ -73,7 +73,7 @@ def tables(columns: tuple[str, ...]) -> st.SearchStrategy[bytes]:
 
 def check_rows(rows: Any) -> None:
     for row in rows or ():
-        assert isinstance(row, Row) and row.name.isprintable()
+        assert isinstance(row, Row) and row.name.isprintable() and row.group
         assert set(row.arguments) <= {*ARGUMENTS, "mask"}
         assert type(row.arguments["seed"]) is int
         for key in ("strength", "guidance"):
@@ -83,7 +83,7 @@ def check_rows(rows: Any) -> None:
 
 
 @RANDOM
-@given(st.binary(max_size=200) | tables(("name", "license", "mask", *ARGUMENTS)))
+@given(st.binary(max_size=200) | tables(("name", "group", "license", "mask", *ARGUMENTS)))
 def test_plans_that_are_tables(content: bytes) -> None:
     check_rows(parse("plan.csv", content, read_plan))
 
@@ -94,7 +94,9 @@ def dumps(value: Any) -> str:
 
 LINES = st.lists(
     JSON.map(dumps)
-    | st.dictionaries(st.sampled_from(("name", "mask", *ARGUMENTS)), JSON, max_size=4).map(dumps)
+    | st.dictionaries(st.sampled_from(("name", "group", "mask", *ARGUMENTS)), JSON, max_size=4).map(
+        dumps
+    )
     | CELLS,
     max_size=4,
 ).map(lambda lines: "\n".join(lines).encode(errors="surrogatepass"))

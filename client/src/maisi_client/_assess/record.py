@@ -151,9 +151,6 @@ def _reported(item: Item) -> dict[str, Any]:
     return {
         "reported_modality": report.get("modality") if report else None,
         "reported_faithful": fidelity.get("faithful"),
-        "reported_weights": report.get("weights"),
-        "reported_seed": report.get("seed"),
-        "reported_variant": report.get("variant"),
     }
 
 

@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .options import EXIT_CODES, Commands, count, json_option
@@ -40,9 +39,6 @@ def add(commands: Commands) -> None:
         help="network for FID and KID: TorchScript, or weights of a ResNet [built-in statistics]",
     )
     add_argument(
-        "--card", action="store_true", help="also write README.md, a dataset card, into FOLDER"
-    )
-    add_argument(
         "--train",
         action="store_true",
         help="train a small UNet on synthetic, real and both, test on real; needs torch and monai",
@@ -70,10 +66,6 @@ def assess(args: argparse.Namespace) -> None:
             seed=args.seed,
             on_progress=bar,
         )
-    if args.card:
-        from .._assess.card import write_card
-
-        write_card(Path(args.synthetic), result)
     show(result, args.json)
 
 

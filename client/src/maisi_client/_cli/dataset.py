@@ -38,6 +38,13 @@ def add(commands: Commands) -> None:
         "--layout", choices=LAYOUTS, default="plain", help="layout of the files [%(default)s]"
     )
     add_argument(
+        "--channels",
+        type=_names,
+        default=[],
+        metavar="MODALITY,...",
+        help="make every row in each of these modalities: a case of several images",
+    )
+    add_argument(
         "--attempts", type=count, default=3, metavar="N", help="attempts for a row that fails [3]"
     )
     add_argument(
@@ -50,7 +57,7 @@ def add(commands: Commands) -> None:
     add_argument(
         "--assess",
         action="store_true",
-        help="at the end, measure the dataset: DIR/assessment, and a dataset card, DIR/README.md",
+        help="at the end, measure the dataset: DIR/assessment, and the verdicts in DIR/README.md",
     )
     parser.set_defaults(run=dataset)
 
@@ -78,6 +85,7 @@ def dataset(args: argparse.Namespace, interval: float = 60.0) -> None:
                 args.to,
                 server,
                 layout=args.layout,
+                channels=args.channels,
                 jobs=args.jobs,
                 attempts=args.attempts,
                 shard=args.shard,
@@ -97,17 +105,17 @@ def dataset(args: argparse.Namespace, interval: float = 60.0) -> None:
 
 
 def _assess(args: argparse.Namespace) -> dict[str, object]:
-    """Measure the dataset that was made, write its card; return the verdicts for JSON."""
+    """Measure the dataset, add the verdicts to its card; return them for JSON."""
     from pathlib import Path
 
-    from .._assess.card import write_card
+    from .._assess.card import add_verdicts
     from .._assess.run import assess
     from .assess import processors, show
 
     to = Path(args.to)
     with Bar(sys.stderr) as bar:
         result = assess(to, to=to / "assessment", processes=processors(), on_progress=bar)
-    write_card(to, result)
+    add_verdicts(to / "README.md", result)
     if not args.json:
         show(result, as_json=False)
     return {"verdicts": [vars(verdict) for verdict in result.verdicts]}
@@ -171,6 +179,11 @@ def _progress_line(
             show()
             if line.drawable:
                 print(file=out, flush=True)
+
+
+def _names(text: str) -> list[str]:
+    """Read names with commas between."""
+    return [name.strip() for name in text.split(",")]
 
 
 def _shard(text: str) -> tuple[int, int]:

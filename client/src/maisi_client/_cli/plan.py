@@ -24,7 +24,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from .._datasets.cohort import Cohort
-    from .._datasets.plan import Row
+    from .._datasets.row import Row
 
 _BESIDE_LIKE = ("masks", "augment", "modality", "vocabulary", "spacing", "size", "preset")
 
@@ -73,12 +73,13 @@ def plan(args: argparse.Namespace) -> None:
     for terms in sorted({row.license for row in cohort.rows} - {""}):
         print(f"maisi: licence of the plan: {terms}", file=sys.stderr)
     counts = Counter(row.arguments.get("modality", "default") for row in cohort.rows)
+    groups = len({row.group for row in cohort.rows})
     if args.json:
-        summary = {"plan": args.plan, "rows": len(cohort.rows), "modalities": counts}
-        print(json.dumps(summary | {"left_out": cohort.left_out}))
+        summary = {"plan": args.plan, "rows": len(cohort.rows), "groups": groups}
+        print(json.dumps({**summary, "modalities": counts, "left_out": cohort.left_out}))
     else:
         shares = ", ".join(f"{times} {name}" for name, times in sorted(counts.items()))
-        print(f"{args.plan}: {len(cohort.rows)} rows, {shares}")
+        print(f"{args.plan}: {len(cohort.rows)} rows of {groups} anatomies, {shares}")
 
 
 def _random_rows(args: argparse.Namespace) -> list[Row]:

@@ -24,8 +24,8 @@ from typing import Any, TypeAlias
 from .._errors import InvalidRequest, printable
 from .._validation import excerpt
 from .._variant import Variant
-from .plan import Row
 from .planning import check, deal, largest_remainder, numbered_rows, shuffled
+from .row import Row
 from .table import read_table
 
 # From README.md of the dataset: its `license` and its terms of access.

@@ -6,10 +6,8 @@ import csv
 import io
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +16,24 @@ from .._errors import InvalidRequest, first_line, printable
 from .._outputs import identities, refuse_input
 from .._validation import excerpt
 from . import value_parsers as parse
+from .groups import assign_groups
+from .row import NAME, Row
 from .table import read_table
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _ENDING = "the plan is '{}'; its name must end in .csv or .jsonl"
 _NO_COLUMN = "{}: '{}' is no column; {} are"
-
-
-@dataclass(frozen=True)
-class Row:
-    """A volume to make: its name, and the arguments of `Client.generate`.
-
-    `license` names the terms of the data that the row was drawn from, if any.
-    """
-
-    name: str
-    arguments: Mapping[str, Any]
-    license: str = ""
 
 
 def read_plan(path: str | Path) -> list[Row]:
     """Read a plan, `.csv` with a header line or `.jsonl` with an object on each line, in UTF-8.
 
     A table may have commas, semicolons or tabs between its cells; rows without text are skipped.
-    Whole numbers may be written as 7.0; decimals have a point. Columns are `name`, `license` and
-    the arguments of `Client.generate`; an empty cell takes the variant's default.
+    Whole numbers may be written as 7.0; decimals have a point. Columns are `name`, `group`,
+    `license` and the arguments of `Client.generate`; an empty cell takes the variant's default.
     Paths of `mask` and `source` are relative to the plan's folder. Without a `name` a row is
     `case_0000` by its number from 0, and without a `seed` that number is its seed, so that a plan
-    always makes the same dataset. Sides and lengths are `96,112,96`. Raises
-    `InvalidRequest` with the line and the column of what is wrong.
+    always makes the same dataset. Every row gets a `group`; see `assign_groups`. Sides and lengths
+    are `96,112,96`. Raises `InvalidRequest` with the line and the column of what is wrong.
     """
     path = Path(path)
     rows: list[Row] = []
@@ -54,11 +41,8 @@ def read_plan(path: str | Path) -> list[Row]:
     for number, (line, cells) in enumerate(_lines(path)):
         where = f"{path}, line {line}"
         values = {key: value for key, value in cells.items() if not _is_empty(value)}
-        name = str(values.pop("name", f"case_{number:04}"))
-        if not _NAME.fullmatch(name):
-            raise InvalidRequest(
-                f"{where}: name is {excerpt(name)}; letters, digits, . _ - are allowed"
-            )
+        name = _name(where, "name", values.pop("name", f"case_{number:04}"))
+        group = _name(where, "group", values.pop("group")) if "group" in values else ""
         if name in names:
             raise InvalidRequest(f"{where}: name '{name}' is taken by an earlier row")
         names.add(name)
@@ -70,10 +54,22 @@ def read_plan(path: str | Path) -> list[Row]:
                 if not os.path.isfile(arguments[key]):
                     file = printable(str(arguments[key]), 500)
                     raise InvalidRequest(f"{where}: {key} '{file}' does not exist or is no file")
-        rows.append(Row(name, {"seed": number, **arguments}, license_))
+        rows.append(Row(name, {"seed": number, **arguments}, license_, group))
     if not rows:
         raise InvalidRequest(f"{path}: the plan has no row")
-    return rows
+    try:
+        return assign_groups(rows)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{path}: {error}") from error
+
+
+def _name(where: str, column: str, value: Any) -> str:
+    name = str(value)
+    if not NAME.fullmatch(name):
+        raise InvalidRequest(
+            f"{where}: {column} is {excerpt(name)}; letters, digits, . _ - are allowed"
+        )
+    return name
 
 
 def _is_empty(value: Any) -> bool:
@@ -96,9 +92,10 @@ def parse_argument(where: str, key: str, value: Any) -> Any:
 def write_plan(rows: Sequence[Row], path: str | Path) -> Path:
     """Write a plan that `read_plan` reads; return its path.
 
-    The same rows are the same bytes. `mask` and `source` must be paths; they are written relative
-    to the plan's folder, so that the two can be moved together. Raises `InvalidRequest` for a row
-    that no plan can hold, and where the plan cannot be written or would replace a mask or source.
+    The same rows are the same bytes, each with its group. `mask` and `source` must be paths; they
+    are written relative to the plan's folder, so that the two can be moved together. Raises
+    `InvalidRequest` for a row that no plan can hold, and where the plan cannot be written or would
+    replace a mask or source.
     """
     path = Path(path)
     inputs = identities(
@@ -107,9 +104,9 @@ def write_plan(rows: Sequence[Row], path: str | Path) -> Path:
         for name in ("mask", "source")
     )
     refuse_input(inputs, "the plan", path)
-    records = [_record(row, path.parent) for row in rows]
+    records = [_record(row, path.parent) for row in assign_groups(rows)]
     used_keys = {key for record in records for key in record}
-    columns = [key for key in ("name", *_COLUMNS, "license") if key in used_keys]
+    columns = [key for key in ("name", "group", *_COLUMNS, "license") if key in used_keys]
     text = io.StringIO()
     if path.suffix.lower() == ".jsonl":
         for record in records:
@@ -139,7 +136,7 @@ def write_plan(rows: Sequence[Row], path: str | Path) -> Path:
 
 def _record(row: Row, folder: Path) -> dict[str, Any]:
     """Return the cells of a row of a plan in `folder`."""
-    record: dict[str, Any] = {"name": row.name}
+    record: dict[str, Any] = {"name": row.name, "group": row.group}
     for key, value in row.arguments.items():
         if key not in _COLUMNS:
             raise InvalidRequest(_NO_COLUMN.format(f"row {row.name}", key, ", ".join(_COLUMNS)))

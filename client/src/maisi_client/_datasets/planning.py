@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .._errors import InvalidRequest
-from .plan import Row
+from .groups import assign_groups
+from .row import Row
 
 _Item = TypeVar("_Item")
 _Name = TypeVar("_Name", bound=Hashable)
@@ -36,7 +37,8 @@ def make_plan(
     are met to within one row. `masks` are label maps and folders of them, not searched below; each
     label map is used equally often to within one row, in each modality, too. `augment` makes each
     use of a mask a little different. `same` are arguments of `Client.generate` that all rows have.
-    The rows are named `case_0000` and on, and the seed of row R is `seed` * 2^32 + R.
+    The rows are named `case_0000` and on, and the seed of row R is `seed` * 2^32 + R. Rows of one
+    mask have one `group`; without masks each row has its own.
 
     Raises `InvalidRequest` for a share that is not above 0, for missing masks, and for arguments
     that contradict each other.
@@ -134,7 +136,7 @@ def numbered_rows(
 ) -> list[Row]:
     """Return rows with these arguments, named and seeded by their number, as `read_plan` has them.
 
-    Arguments that are None are left out.
+    Arguments that are None are left out. Each row has its group; see `assign_groups`.
     """
     width = max(4, len(str(len(all_arguments) - 1)))
     rows = []
@@ -146,4 +148,4 @@ def numbered_rows(
         }
         arguments["seed"] = seed * _SEEDS + index
         rows.append(Row(f"case_{index:0{width}}", arguments, license_))
-    return rows
+    return assign_groups(rows)

@@ -6,7 +6,8 @@ import secrets
 import zipfile
 from pathlib import Path
 
-from .._datasets.plan import Row, write_plan
+from .._datasets.plan import write_plan
+from .._datasets.row import Row
 from .._dicom.series import save_dicom
 from .._volume import Volume
 from .errors import Refused

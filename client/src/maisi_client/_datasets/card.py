@@ -1,0 +1,106 @@
+"""The card of a dataset, `README.md`, with the front matter that Hugging Face reads."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+
+from .cases import CASES, columns
+from .facts import MASKS_OF_PEOPLE, Facts
+
+# https://github.com/huggingface/hub-docs/blob/main/datasetcard.md
+_SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"))
+
+
+def card(facts: Facts) -> str:
+    """Return the card: weights, licences, origin of masks, limits, and what was set aside."""
+    parts = [
+        _front_matter(facts),
+        f"# {facts.name}",
+        facts.description,
+        _table(("modality", "volumes"), facts.modalities.items()),
+        "## Weights",
+        _table(
+            ("variant", "network", "SHA-256", "volumes"),
+            [(w.variant, w.network, f"`{w.sha256}`", times) for w, times in facts.weights.items()],
+        ),
+        "## Licences",
+        _list(
+            [
+                *(f"Of the weights of {variant}: {terms}" for variant, terms in _terms(facts)),
+                *(f"Of the plan: {terms}" for terms in _plan_terms(facts)),
+                MASKS_OF_PEOPLE,
+            ]
+        ),
+        "## Origin of the masks",
+        _table(("mask", "cases"), facts.mask_origins.items()),
+        "## Splits",
+        f"Cases of one `group` in `{CASES}` show one anatomy: the same mask or source. Keep them on"
+        " one side of a split, or a network is validated on what it has trained on."
+        + _nnunet_splits(facts),
+        "## Limits",
+        _list(facts.limits),
+        "## Set aside",
+        facts.set_aside,
+        "## Files",
+        f"`{CASES}` has a line for each case, with the columns"
+        f" {', '.join(f'`{column}`' for column in columns(facts.cases))}; `croissant.json` is its"
+        " metadata. A report says how its volume was made, and `maisi reproduce REPORT` makes it"
+        " again. These files are written anew by each run of `maisi dataset`.",
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _front_matter(facts: Facts) -> str:
+    # JSON is YAML: names may have characters that have a meaning there.
+    labelled = any(case.labels for case in facts.cases)
+    kinds = sorted({"ct" if name.startswith("ct") else "mri" for name in facts.modalities})
+    size = next((text for most, text in _SIZES if len(facts.cases) < most), "n>1M")
+    fields = {
+        # Of masks that were given no licence is known, so none is claimed for the whole.
+        "license": "other",
+        "license_name": "-and-".join(_license_id(terms) for terms in facts.licenses) or "unknown",
+        "pretty_name": facts.name,
+        "tags": ["medical", "synthetic", "nifti", "maisi", *kinds],
+        "task_categories": ["image-segmentation"] if labelled else [],
+        "size_categories": [size],
+        "configs": [{"config_name": "default", "data_files": CASES}],
+    }
+    lines = [f"{key}: {json.dumps(value)}" for key, value in fields.items() if value]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _license_id(terms: str) -> str:
+    """Return what the terms begin with, in the characters that Hugging Face allows here."""
+    return re.sub(r"[^a-z0-9.]+", "-", terms.partition(",")[0].lower()).strip("-")
+
+
+def _terms(facts: Facts) -> list[tuple[str, str]]:
+    return sorted({(one.variant, one.license or "not said by the server") for one in facts.weights})
+
+
+def _plan_terms(facts: Facts) -> list[str]:
+    of_weights = {one.license for one in facts.weights}
+    return [terms for terms in facts.licenses if terms not in of_weights]
+
+
+def _nnunet_splits(facts: Facts) -> str:
+    if facts.layout != "nnunet":
+        return ""
+    if facts.groups < 2:
+        return " With one anatomy there is no such split: train nnU-Net's fold `all`."
+    return " `splits_final.json`, which nnU-Net takes for its five folds, does so."
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    return str(value).replace("|", "\\|")
+
+
+def _list(items: list[str]) -> str:
+    return "\n".join(f"- {item}" for item in items)

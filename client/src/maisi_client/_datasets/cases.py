@@ -1,0 +1,130 @@
+"""The cases of a dataset, as the reports in its folder describe them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .._errors import InvalidRequest, ServerError
+from .._validation import check_form, read_json_file
+from .groups import connected
+
+CASES = "cases.csv"
+CASES_SIGN = "name,group,modality,seed,"  # the beginning of each such table
+_OTHER = "'{}' is not the report of a case of this version with {}; a folder of its own is expected"
+_FORM = {
+    "name": str,
+    "group": str,
+    "files": {"image": str, "labels?": str, "channels?": [str]},
+    "variant": str,
+    "modality": str,
+    "seed": int,
+    "request": {"mask?": (str, type(None)), "source?": (str, type(None))},
+    "sha256": {"image": str, "mask?": str, "source?": str},
+    "weights": {str: str},
+    "weights_license?": str,
+    "plan_license?": str,
+    "warnings?": [str],
+    "anatomy?": (dict, type(None)),
+    "augmented?": (bool, type(None)),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A finished row: paths relative to the dataset's folder, and a report for each channel.
+
+    `images` is one path where all channels are in one file; `labels` is empty without a mask.
+    """
+
+    name: str
+    group: str
+    images: tuple[str, ...]
+    labels: str
+    reports: tuple[str, ...]
+    contents: tuple[Mapping[str, Any], ...]
+
+    @property
+    def modalities(self) -> list[str]:
+        """The modality of each channel."""
+        return [str(content["modality"]) for content in self.contents]
+
+
+def read_report(path: Path, channels: Sequence[str]) -> dict[str, Any]:
+    """Return the report of a channel of a case.
+
+    Raises `InvalidRequest` if it is none, or if the case has other `channels`.
+    """
+    named = f"the channels {', '.join(channels)}" if channels else "one channel"
+    try:
+        report = read_json_file(path)
+        check_form("it", report, _FORM)
+    except (OSError, ValueError, ServerError) as error:
+        raise InvalidRequest(f"{_OTHER.format(path, named)}: {error}") from error
+    if report["files"].get("channels", []) != list(channels):
+        raise InvalidRequest(_OTHER.format(path, named))
+    return report
+
+
+def finished_cases(folder: Path, pattern: str, channels: Sequence[str]) -> list[Case]:
+    """Return the cases whose reports, files like `pattern` below `folder`, are all there, by name.
+
+    Cases with one mask or source, by its voxels, or with one group have one group: also those of
+    plans that name it differently.
+    """
+    by_name: dict[str, dict[int, tuple[str, dict[str, Any]]]] = defaultdict(dict)
+    for path in sorted(folder.glob(pattern)):
+        if not path.name.startswith("."):
+            report = read_report(path, channels)
+            channel = channels.index(report["modality"]) if channels else 0
+            by_name[report["name"]][channel] = path.relative_to(folder).as_posix(), report
+    cases = [
+        _case(name, [parts[channel] for channel in sorted(parts)])
+        for name, parts in sorted(by_name.items())
+        if len(parts) == max(1, len(channels))
+    ]
+    components = connected([_anatomies(case) for case in cases])
+    return [
+        replace(case, group=cases[component].group)
+        for case, component in zip(cases, components, strict=True)
+    ]
+
+
+def cases_table(cases: Sequence[Case]) -> str:
+    """Return `cases.csv`: a line for each case, with its group, files, modalities and seed."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(columns(cases))
+    for case in cases:
+        cells = [case.name, case.group, ",".join(case.modalities), case.contents[0]["seed"]]
+        table.writerow([*cells, case.labels, *case.images, *case.reports])
+    return text.getvalue()
+
+
+def columns(cases: Sequence[Case]) -> list[str]:
+    """Return the head of `cases.csv`; of several files of a kind the modality is in the name."""
+    head = [*CASES_SIGN.rstrip(",").split(","), "labels"]
+    for kind in ("image", "report"):
+        files = 1 if not cases else len(getattr(cases[0], f"{kind}s"))
+        head += [kind] if files == 1 else [f"{kind}_{name}" for name in cases[0].modalities]
+    return head
+
+
+def _case(name: str, parts: Sequence[tuple[str, dict[str, Any]]]) -> Case:
+    reports, contents = zip(*parts, strict=True)
+    files = [content["files"] for content in contents]
+    images = tuple(dict.fromkeys(file["image"] for file in files))
+    group, labels = contents[0]["group"], files[0].get("labels", "")
+    return Case(name, group, images, labels, reports, contents)
+
+
+def _anatomies(case: Case) -> list[tuple[str, str]]:
+    digests = case.contents[0]["sha256"]
+    return [("group", case.group)] + [
+        (key, digests[key]) for key in ("mask", "source") if key in digests
+    ]

@@ -1,0 +1,171 @@
+"""Groups of rows that show one anatomy, and folds that part no group.
+
+A network that is validated on an anatomy it has trained on looks better than it is. Rows made of
+one mask or one source show one anatomy, however many modalities and seeds they have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .._errors import InvalidRequest
+from .row import NAME, Row
+
+_Item = TypeVar("_Item", bound=Hashable)
+
+FOLDS = 5  # of cross-validation in nnU-Net, numbered from 0
+_SUFFIX = re.compile(r"\.(nii(\.gz)?|dcm|mgz|mgh|nrrd|img|hdr)$", re.IGNORECASE)
+
+
+def assign_groups(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows, each with the group of its anatomy.
+
+    Rows belong together if they have one mask or one source, also as a copy under another name, or
+    if the server makes their anatomy with one seed of one variant. A group that a row names holds
+    for all rows that belong to it, so rows of several masks of one person can be joined. Other
+    groups are named after their first row's mask or source, or that row. Raises `InvalidRequest`
+    where rows that belong together name different groups.
+    """
+    copies = _copies(row.arguments.get(key) for row in rows for key in ("mask", "source"))
+    anatomies = [_anatomies(row, copies) for row in rows]
+    components = connected(anatomies)
+    members: dict[int, list[Row]] = defaultdict(list)
+    for row, component in zip(rows, components, strict=True):
+        members[component].append(row)
+    names = {component: _named(group) for component, group in members.items()}
+    taken = {name for name in names.values() if name}
+    for component, group in members.items():
+        if not names[component]:
+            names[component] = _unused(_suggested(group[0]), taken)
+            taken.add(names[component])
+    return [
+        replace(row, group=names[component])
+        for row, component in zip(rows, components, strict=True)
+    ]
+
+
+def connected(all_keys: Sequence[Iterable[_Item]]) -> list[int]:
+    """Return for each of the items the number of its component: items with a key in common.
+
+    A component has the number of its first item.
+    """
+    parents = list(range(len(all_keys)))
+
+    def root(index: int) -> int:
+        while parents[index] != index:
+            parents[index] = parents[parents[index]]
+            index = parents[index]
+        return index
+
+    first: dict[_Item, int] = {}
+    for index, keys in enumerate(all_keys):
+        for key in keys:
+            one, other = sorted((root(first.setdefault(key, index)), root(index)))
+            parents[other] = one
+    return [root(index) for index in range(len(all_keys))]
+
+
+def folds(cases: Mapping[str, str]) -> list[dict[str, list[str]]]:
+    """Return nnU-Net's `splits_final.json` for cases and their groups; empty for a single group.
+
+    It is a list of five objects with the names of `train` and `val`. No group is on both sides of
+    any. Each group is validated on once, in folds of about equally many cases; of fewer than five
+    groups, a fold's validation is that of an earlier one, since nnU-Net splits at random for a fold
+    that the list does not have.
+    """
+    members: dict[str, list[str]] = defaultdict(list)
+    for name, group in sorted(cases.items()):
+        members[group].append(name)
+    count = min(FOLDS, len(members))
+    if count < 2:
+        return []
+    validation: list[list[str]] = [[] for _ in range(count)]
+    for _, names in sorted(members.items(), key=lambda item: (-len(item[1]), item[0])):
+        min(validation, key=len).extend(names)
+    return [
+        {
+            "train": sorted(cases.keys() - set(validation[fold % count])),
+            "val": sorted(validation[fold % count]),
+        }
+        for fold in range(FOLDS)
+    ]
+
+
+def _anatomies(row: Row, copies: Mapping[str, str]) -> list[Hashable]:
+    """Return what a row's anatomy comes from, and its group if it names one."""
+    keys: list[Hashable] = [("group", row.group)] if row.group else []
+    for picture in (row.arguments.get(key) for key in ("mask", "source")):
+        if isinstance(picture, (str, os.PathLike)):
+            path = _real_path(picture)
+            keys.append(("file", copies.get(path, path)))
+        elif picture is not None:
+            keys.append(("object", id(picture)))
+    if len(keys) == bool(row.group):  # neither mask nor source
+        seed, variant = row.arguments.get("seed"), row.arguments.get("variant")
+        keys.append(("row", row.name) if seed is None else ("seed", variant, seed))
+    return keys
+
+
+def _copies(pictures: Iterable[Any]) -> dict[str, str]:
+    """Map the real path of each file to that of the first with the same bytes, in order of paths.
+
+    Only files of one size are read.
+    """
+    by_size: dict[int, set[str]] = defaultdict(set)
+    for picture in pictures:
+        if isinstance(picture, (str, os.PathLike)) and os.path.isfile(picture):
+            path = _real_path(picture)
+            by_size[os.path.getsize(path)].add(path)
+    originals: dict[str, str] = {}
+    first: dict[bytes, str] = {}
+    for paths in (sorted(paths) for paths in by_size.values() if len(paths) > 1):
+        for path in paths:
+            try:
+                digest = hashlib.sha256(Path(path).read_bytes()).digest()
+            except OSError:  # the request will say so
+                continue
+            originals[path] = first.setdefault(digest, path)
+    return originals
+
+
+def _real_path(path: str | os.PathLike[str]) -> str:
+    try:
+        return os.path.realpath(path)
+    except ValueError:  # a null character; the request will be refused
+        return os.fspath(path)
+
+
+def _named(rows: Sequence[Row]) -> str:
+    """Return the group that rows which belong together name, empty if none does."""
+    named = [row for row in rows if row.group]
+    for row in named:
+        if row.group != named[0].group:
+            raise InvalidRequest(
+                f"row '{row.name}' has group '{row.group}' and shows the anatomy of row"
+                f" '{named[0].name}', whose group is '{named[0].group}'; one group is expected"
+            )
+    return named[0].group if named else ""
+
+
+def _suggested(row: Row) -> str:
+    picture = row.arguments.get("mask", row.arguments.get("source"))
+    if not isinstance(picture, (str, os.PathLike)):
+        return row.name
+    stem = _SUFFIX.sub("", Path(picture).name)
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", stem)
+    return name if NAME.fullmatch(name) else row.name
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    number, candidate = 1, name
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}-{number}"
+    return candidate

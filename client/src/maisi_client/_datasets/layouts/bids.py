@@ -1,0 +1,118 @@
+"""The layout of the Brain Imaging Data Structure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ..._errors import InvalidRequest
+from ..cases import CASES, Case
+from ..row import Row
+from .layout import DESCRIPTION, CasePaths, Layout, write_json, write_text
+from .summary import Summary
+
+# Suffixes of https://bids-specification.readthedocs.io/en/stable/modality-specific-files/
+# magnetic-resonance-imaging-data.html; susceptibility-weighted images have none of their own.
+_SUFFIXES = {
+    "mri_t1": "T1w",
+    "mri_t2": "T2w",
+    "mri_flair": "FLAIR",
+    "mri_pd": "PDw",
+    "mri_mra": "angio",
+    "mri_swi": "acq-swi_T2starw",
+    "mri_t1_skull_stripped": "acq-skullstripped_T1w",
+    "mri_t2_skull_stripped": "acq-skullstripped_T2w",
+    "mri_flair_skull_stripped": "acq-skullstripped_FLAIR",
+    "mri_swi_skull_stripped": "acq-swiskullstripped_T2starw",
+}
+_VERSION = "1.10.0"
+_LABELS = Path("derivatives", "labels")
+_GENERATOR = "maisi-triton"
+
+
+def bids(summary: Summary) -> Layout:
+    """Lay out as BIDS says; labels keep MAISI's ids.
+
+    A subject is an anatomy, a session a row, so that all images of an anatomy are one subject's.
+    """
+    for kind in summary.modalities:
+        if kind not in _SUFFIXES:
+            raise InvalidRequest(
+                f"modality '{kind}' has no name in BIDS; those that have are {', '.join(_SUFFIXES)}"
+            )
+    _check_names(summary.rows)
+    folder = summary.folder
+
+    def paths(row: Row) -> CasePaths:
+        subject, session = _subject(row.group), f"ses-{_label(row.name)}"
+        anat = Path(subject, session, "anat")
+        stems = [
+            f"{subject}_{session}_{_SUFFIXES[modality]}" for modality in summary.row_modalities(row)
+        ]
+        return CasePaths(
+            tuple(anat / f"{stem}.nii.gz" for stem in stems),
+            _LABELS / anat / f"{subject}_{session}_dseg.nii.gz",
+            tuple(anat / f"{stem}.json" for stem in stems),
+        )
+
+    def describe(cases: Sequence[Case]) -> None:
+        for dataset in (folder, folder / _LABELS):
+            dataset.mkdir(parents=True, exist_ok=True)
+            write_json(
+                dataset / "dataset_description.json",
+                {
+                    "Name": folder.resolve().name,
+                    "BIDSVersion": _VERSION,
+                    "DatasetType": "derivative",
+                    "GeneratedBy": [{"Name": _GENERATOR, "Version": version("maisi-client")}],
+                    "License": summary.licence,
+                },
+            )
+        labels = (f"{id_}\t{name}" for id_, name in summary.labels.items())
+        write_text(folder / _LABELS / "dseg.tsv", "\n".join(["index\tname", *labels]))
+        people = sorted({(case.reports[0].partition("/")[0], case.group) for case in cases})
+        lines = ("\t".join(person) for person in people)
+        write_text(folder / "participants.tsv", "\n".join(["participant_id\tgroup", *lines]))
+        write_json(
+            folder / "participants.json",
+            {"group": {"Description": "The anatomy: the same mask or source in the plan"}},
+        )
+        ignored = f"unfaithful\nfailed\n.shard*\n.describing\n{CASES}\ncroissant.json"
+        write_text(folder / ".bidsignore", ignored)
+
+    return Layout(
+        paths,
+        reports="sub-*/ses-*/anat/sub-*.json",
+        fields=_metadata,
+        describe=describe,
+        signs={"dataset_description.json": _GENERATOR},
+    )
+
+
+def _metadata(modality: str) -> dict[str, Any]:
+    """Return what BIDS wants to know of an image that is derived."""
+    return {"Description": DESCRIPTION, "SkullStripped": modality.endswith("_skull_stripped")}
+
+
+def _check_names(rows: Sequence[Row]) -> None:
+    """Raise `InvalidRequest` where names of groups, or of rows, are one label of BIDS."""
+    for kind, names in (("groups", [row.group for row in rows]), ("rows", [r.name for r in rows])):
+        labels: dict[str, str] = {}
+        for name in names:
+            other = labels.setdefault(_label(name), name)
+            if other != name:
+                raise InvalidRequest(
+                    f"{kind} '{other}' and '{name}' are both '{_label(name)}' in BIDS, which has"
+                    " letters and digits alone"
+                )
+
+
+def _subject(group: str) -> str:
+    return f"sub-{_label(group)}"
+
+
+def _label(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]", "", name)

@@ -1,0 +1,55 @@
+"""The layout of the Medical Segmentation Decathlon."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..cases import Case
+from ..report_files import channel_end
+from ..row import Row
+from .layout import (
+    DESCRIPTION,
+    CasePaths,
+    Layout,
+    case_paths,
+    consecutive,
+    need_masks,
+    write_json,
+)
+from .summary import Summary
+
+
+def msd(summary: Summary) -> Layout:
+    """Lay out as the Medical Segmentation Decathlon does, as MONAI's DecathlonDataset reads it.
+
+    Several channels are the fourth axis of one image, as in its task of brain tumours.
+    """
+    need_masks("msd", summary.rows)
+    folder, labels, channels = summary.folder, summary.labels, summary.channel_names()
+    ids = consecutive(labels)
+    ends = [channel_end(number) for number in range(len(summary.channels))]
+
+    def paths(row: Row) -> CasePaths:
+        return case_paths(row.name, [f"imagesTr/{row.name}"], "labelsTr", ends)
+
+    def describe(cases: Sequence[Case]) -> None:
+        names = {str(ids[id_]): name for id_, name in labels.items()}
+        write_json(
+            folder / "dataset.json",
+            {
+                "name": folder.resolve().name,
+                "description": DESCRIPTION,
+                "licence": summary.licence,
+                "tensorImageSize": "4D" if len(channels) > 1 else "3D",
+                "modality": channels,
+                "labels": {"0": "background", **names},
+                "numTraining": len(cases),
+                "numTest": 0,
+                "training": [
+                    {"image": f"./{case.images[0]}", "label": f"./{case.labels}"} for case in cases
+                ],
+                "test": [],
+            },
+        )
+
+    return Layout(paths, ids=ids, describe=describe, signs={"dataset.json": DESCRIPTION})

@@ -1,0 +1,18 @@
+"""The layout of folders alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..row import Row
+from .layout import CasePaths, Layout, case_paths
+
+
+def plain(channels: Sequence[str]) -> Layout:
+    """Lay out as `images/NAME.nii.gz`, or `images/NAME_MODALITY.nii.gz` for each channel."""
+    ends = [f"_{channel}" for channel in channels] or [""]
+
+    def paths(row: Row) -> CasePaths:
+        return case_paths(row.name, [f"images/{row.name}{end}" for end in ends], "labels", ends)
+
+    return Layout(paths)
