@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .._anatomy import NAMES
-from .._datasets.report_files import CHANNEL, report_files
+from .._datasets.report_files import channel_end, report_files
 from .._errors import InvalidRequest, MaisiError, first_line, printable
 from .._validation import JSON_BYTES, read_json_file
 from .._volume import SUFFIXES
@@ -111,9 +111,9 @@ def _beside(images: Path, labels: Path, layout: str) -> Iterator[Item]:
             continue
         name = stem(path)
         if layout == "nnunet":
-            if not name.endswith(CHANNEL):
+            if not name.endswith(channel_end(0)):
                 continue  # another channel of the same case
-            name = name.removesuffix(CHANNEL)
+            name = name.removesuffix(channel_end(0))
         yield Item(name, path, _first(labels / f"{name}{end}" for end in SUFFIXES), _report(path))
 
 
