@@ -1,6 +1,6 @@
 // The list of pictures on the left, the latest first.
 
-import { $, h, say } from './dom.js'
+import { $, h, removeItem, say } from './dom.js'
 import { deletePicture, explain } from './api.js'
 import { imageOf } from './images.js'
 import { drawPlane } from './slices.js'
@@ -30,7 +30,7 @@ export function describe(picture) {
 function update() {
   for (const [id, item] of items) {
     if (state.pictures.has(id)) continue
-    item.remove()
+    removeItem(item, $('#open'))
     items.delete(id)
   }
   for (const picture of state.pictures.values()) {

@@ -1,6 +1,6 @@
 // Several pictures side by side in one plane, at the same place.
 
-import { $, h } from './dom.js'
+import { $, h, redraw } from './dom.js'
 import { describe } from './gallery.js'
 import { imageOf } from './images.js'
 import { drawPlane } from './slices.js'
@@ -16,13 +16,13 @@ export async function drawGrid(pictures) {
     const canvas = h('canvas')
     const button = h(
       'button',
-      { class: 'cell', title: 'Open in the main view', onclick: () => show(picture.id) },
+      { class: 'cell', id: `cell-${picture.id}`, title: 'Open in the main view', onclick: () => show(picture.id) },
       canvas,
       h('span', { class: 'pane-title' }, `${picture.title} (${describe(picture)})`),
     )
     return { picture, canvas, button }
   })
-  $('#grid').replaceChildren(...cells.map((cell) => cell.button))
+  redraw($('#grid'), ...cells.map((cell) => cell.button))
   $('#grid').dataset.count = cells.length
   for (const { picture, canvas } of cells) {
     const image = await imageOf(picture)

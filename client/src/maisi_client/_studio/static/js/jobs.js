@@ -1,6 +1,6 @@
 // Requests that wait, run or have failed, and what happens when one is done.
 
-import { $, duration, h, say } from './dom.js'
+import { $, duration, h, removeItem, say } from './dom.js'
 import { endJob, explain } from './api.js'
 import { batchDone } from './batch.js'
 import { changed, on, show, state } from './state.js'
@@ -58,7 +58,7 @@ function update() {
   for (const [id, item] of items) {
     const job = state.jobs.get(id)
     if (job && listed(job)) continue
-    item.remove()
+    removeItem(item, $('#tab-ask'))
     items.delete(id)
   }
   for (const job of state.jobs.values()) {
