@@ -34,7 +34,7 @@ function finished(job) {
     if (!state.pictures.has(job.picture)) return setTimeout(waiting, 50) // its event comes beside
     if (batchDone(job)) return
     const painting = state.busy
-    if (painting) return say('A request is done; its picture is in the session list.')
+    if (painting) return say('A request is done; its picture is in the session list. It is not shown, because painted strokes are not kept yet.')
     say(`${state.pictures.get(job.picture).title} is done.`)
     show(job.picture)
     if (job.source && state.pictures.has(job.source)) {

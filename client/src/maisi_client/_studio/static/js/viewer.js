@@ -94,7 +94,9 @@ async function draw() {
   } catch (error) {
     say(explain(error), 'error')
   }
-  if (turn === drawn) $('#view').removeAttribute('aria-busy')
+  if (turn !== drawn) return
+  $('#view').removeAttribute('aria-busy')
+  changed('drawn')
 }
 
 async function drawPanes(first, second, turn) {
