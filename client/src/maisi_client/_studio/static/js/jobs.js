@@ -47,8 +47,8 @@ function finished(job) {
 
 function title(job) {
   if (job.kind === 'mask') return 'Label mask'
-  const { modality, strength } = job.arguments
-  const name = modality ?? 'volume'
+  const { modality, strength, seed } = job.arguments
+  const name = `${modality ?? 'volume'}, seed ${seed}`
   return job.source ? `${name}, strength ${strength ?? 'as usual'}` : name
 }
 
@@ -76,7 +76,7 @@ function listItem(job) {
   return h(
     'li',
     { data: { id: job.id } },
-    h('span', { class: 'words' }, h('strong', {}, title(job)), h('small', { class: 'progress' })),
+    h('span', { class: 'words' }, h('strong', { title: title(job) }, title(job)), h('small', { class: 'progress' })),
     h('button', { type: 'button', class: 'quiet small', onclick: () => end(job.id) }, 'Cancel'),
     h('progress', { max: 1, value: 0, 'aria-label': `Progress of ${title(job)}` }),
   )

@@ -29,6 +29,7 @@ export async function openPane(parent, events) {
   const title = h('div', { class: 'pane-title' })
   const outline = document.createElementNS('http://www.w3.org/2000/svg', 'svg')
   outline.setAttribute('class', 'outline')
+  outline.setAttribute('aria-hidden', 'true')
   const letters = lettersElement()
   const element = h('div', { class: 'pane' }, h('div', { class: 'canvas' }, canvas), letters, outline, title)
   parent.append(element)

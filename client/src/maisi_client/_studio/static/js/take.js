@@ -73,7 +73,7 @@ function together(picture) {
   const mask = maskOf(picture)
   const ids = [...state.pictures.values()].filter((other) => other.kind === 'volume' && maskOf(other) === mask).map(({ id }) => id)
   if (!mask || ids.length < 2) return []
-  return [h('button', { type: 'button', id: 'together', onclick: () => showGrid(ids) }, `Show the ${ids.length} volumes of this mask in a grid`)]
+  return [h('button', { type: 'button', id: 'together', class: 'wrap', onclick: () => showGrid(ids) }, `Show the ${ids.length} volumes of this mask in a grid`)]
 }
 
 let copied = { id: null, text: '' } // of the last picture that was copied from
