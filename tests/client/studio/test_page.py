@@ -156,3 +156,14 @@ def test_modalities_are_compared_in_a_grid(page: Page, browser: Browser) -> None
     )
     voxel = tuple(under_the_cursor(page)[0])
     assert page.text("#at-value") == f"difference {int(first[voxel]) - int(second[voxel])}"
+    # Black and White are those of the difference.
+    black, white = (float(page.tab.input_value(field)) for field in ("#black", "#white"))
+    assert black == -white
+    before = page.pixels()
+    page.tab.fill("#white", str(white / 4))
+    page.tab.keyboard.press("Enter")
+    page.until("document.activeElement.id", "white".__eq__)
+    page.frame()
+    assert np.abs(page.pixels().astype(int) - before).max() > 40
+    page.tab.click("#layouts [data-value=one]")
+    page.until("Number(document.querySelector('#black').value)", black.__ne__)

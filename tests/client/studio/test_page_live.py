@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -66,6 +67,32 @@ def test_a_server_that_goes_and_comes(chrome: Any, server: Server) -> None:
         with relay(server.grpc, int(way.address.rpartition(":")[2])):
             page.until(dot, "ready".__eq__)
             page.until(possible)
+
+
+def test_a_server_that_hangs(chrome: Any) -> None:
+    silent = socket.create_server(("127.0.0.1", 0))  # takes connections, answers nothing
+    with silent, studio(f"127.0.0.1:{silent.getsockname()[1]}") as browser:
+        browser.uploaded("mask", ("brain.nii.gz", nifti(labels())))
+        with open_page(chrome, browser) as page:
+            page.seen()
+            assert page.text("#gallery [data-role=first] strong") == "brain.nii.gz"
+            assert "has not answered yet" in page.text("#server-text")
+
+
+def test_a_link_on_another_page(chrome: Any, browser: Browser) -> None:
+    with open_page(chrome, browser) as page:
+        context = page.tab.context
+        context.clear_cookies()
+        context.route(
+            "http://elsewhere.example/",
+            lambda route: route.fulfill(
+                body=f"<a href='{browser.access.link}'>link</a>", content_type="text/html"
+            ),
+        )
+        page.tab.goto("http://elsewhere.example/")
+        page.tab.click("a")
+        page.tab.wait_for_selector("#ask > *")
+        assert page.tab.evaluate("location.href") == f"http://{browser.host}/"
 
 
 def test_wrong_files_are_one_sentence(page: Page) -> None:

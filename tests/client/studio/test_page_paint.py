@@ -47,6 +47,30 @@ def test_sphere_polygon_fill_undo(page: Page, browser: Browser) -> None:
     assert len(drawn) > 60 and distances.max() < 8  # 6 mm, from a place inside the voxel
     assert set(np.unique(first[first != original])) == {LESION}
 
+    # The same by the keyboard; the strokes are protected until they are kept.
+    leaving = "!dispatchEvent(new Event('beforeunload', { cancelable: true }))"
+    assert not page.tab.evaluate(leaving)
+    shown = page.tab.get_attribute("#gallery [data-role=first]", "data-id")
+    page.tab.focus(".pane canvas")
+    for _ in range(4):
+        page.tab.keyboard.press("ArrowLeft")
+    page.tab.keyboard.press(" ")
+    page.until("!document.querySelector('#undo').disabled")
+    assert page.tab.evaluate(leaving)
+    page.tab.click("#tab-ask")
+    page.tab.fill("#steps", "1")
+    page.until("!document.querySelector('#generate').disabled")
+    page.tab.click("#generate")
+    page.until("document.querySelector('#message').textContent", lambda text: "not kept" in text)
+    assert page.tab.get_attribute("#gallery [data-role=first]", "data-id") == shown
+    page.tab.click("#tab-paint")
+    page.until("!document.querySelector('#undo').disabled")
+    again = voxels(browser, kept(page))
+    added = np.argwhere(again != first)
+    assert len(added) > 20 and (added[:, 0].max() < x or added[:, 0].min() > x)
+    assert not page.tab.evaluate(leaving)
+    first = again
+
     page.tab.click("#tool-polygon")
     for across, down in ((0.3, 0.6), (0.3, 0.8), (0.5, 0.8), (0.5, 0.6)):
         page.click(across, down)

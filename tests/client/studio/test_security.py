@@ -81,6 +81,30 @@ def test_other_origins_are_refused(page: Browser, method: str) -> None:
     assert page.ask(method, "/api/pictures", **same)[0] != 403
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_the_link_of_another_site_opens_a_whole_page_alone(page: Browser, site: str) -> None:
+    whole = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    link = f"/?token={page.access.token}"
+    status, headers, body = page.raw("GET", link, whole)
+    assert status == 200 and headers["set-cookie"].startswith(page.cookie)
+    assert page.access.token.encode() not in body and b"url=/" in body
+    assert headers["content-security-policy"] == CSP and headers["cache-control"] == "no-store"
+    assert page.raw("GET", "/?token=wrong", whole)[0] == 401
+    cookie = {"Cookie": page.cookie}
+    others = [
+        ("GET", link, {"Sec-Fetch-Site": site}),
+        ("GET", link, {**whole, "Sec-Fetch-Dest": "iframe"}),
+        ("GET", link, {**whole, "Sec-Fetch-Mode": "no-cors"}),
+        ("GET", link, {**whole, "Origin": "http://evil.example"}),
+        ("POST", link, {**whole, "X-Maisi": "1"}),
+        ("GET", "/", {**whole, **cookie}),
+        ("GET", f"/api/pictures?token={page.access.token}", {**whole, **cookie}),
+    ]
+    for method, path, sent in others:
+        status, headers, _ = page.raw(method, path, sent)
+        assert status == 403 and "set-cookie" not in headers, (method, path, sent)
+
+
 @pytest.mark.parametrize("method", ["POST", "DELETE", "PUT", "PATCH", "OPTIONS"])
 def test_what_changes_something_needs_the_header(page: Browser, method: str) -> None:
     for headers in ({}, {"X-Maisi": "0"}):

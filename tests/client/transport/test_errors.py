@@ -56,6 +56,16 @@ def test_the_client_reads_what_the_server_writes(
     assert kinds == set(RAISED)
 
 
+def test_a_server_that_hangs_is_not_one_of_another_protocol() -> None:
+    error = parse(
+        "connections to all backends failing; last error: UNKNOWN: ipv4:127.0.0.1:8001: connection"
+        " attempt timed out before receiving SETTINGS frame",
+        "StatusCode.UNAVAILABLE",
+    )
+    assert type(error) is ServerUnavailable
+    assert str(error) == "what listens at here:1 takes connections, but does not answer"
+
+
 def test_a_kind_of_a_later_server_is_no_reason_to_ask_again() -> None:
     error = parse("[sleepy retry_after=3] it is night")
     assert (type(error), error.kind, str(error)) == (ServerError, "unexpected", "it is night")

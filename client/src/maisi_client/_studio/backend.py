@@ -18,6 +18,7 @@ from .events import Events
 
 _QUICK_SECONDS = 60.0  # for what needs no computation
 _PAUSE_SECONDS = 5.0  # between two, while somebody listens
+_PAGE_SECONDS = 1.0  # that the page waits for an answer; a later one is an event
 
 
 @dataclass(frozen=True)
@@ -40,19 +41,29 @@ class Backend:
         self.client = aio.Client(target.url, tls=target.tls, timeout=target.timeout)
         self.quick = aio.Client(target.url, tls=target.tls, timeout=_QUICK_SECONDS, retries=0)
         self._variants: dict[str, Variant] = {}
-        self._message: str | None = None  # why it does not answer
+        self._message: str | None = "the server has not answered yet"  # None while it answers
+        self._looking: asyncio.Task[Any] | None = None
 
     async def close(self) -> None:
         """Close the connections."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait({self._looking})
         await self.client.close()
         await self.quick.close()
 
     async def json(self) -> dict[str, Any]:
-        """Return what the page shows of the server: address, variants, colours of label ids."""
+        """Return what the page shows of the server: address, variants, colours of label ids.
+
+        A server that does not answer within `_PAGE_SECONDS` is described as it was before.
+        """
         from .. import __version__
 
-        with suppress(MaisiError):
-            await self.look_up()
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._try_look_up())
+        await asyncio.wait({self._looking}, timeout=_PAGE_SECONDS)
+        if self._looking.done():
+            self._looking.result()  # raises what is no `MaisiError`
         variants = {name: vars(variant) for name, variant in self._variants.items()}
         return {
             "url": self.client.url,
@@ -89,8 +100,11 @@ class Backend:
         while True:
             await asyncio.sleep(_PAUSE_SECONDS)
             if self._events.listening:
-                with suppress(MaisiError):
-                    await self.look_up()
+                await self._try_look_up()
+
+    async def _try_look_up(self) -> None:
+        with suppress(MaisiError):
+            await self.look_up()
 
     def _state(self) -> dict[str, Any]:
         return {"reachable": self._message is None, "message": self._message}

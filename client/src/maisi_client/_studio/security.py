@@ -2,7 +2,8 @@
 
 Other sites in the same browser must not read or change anything (checks of Host, Origin and
 Sec-Fetch-Site; a header of our own, which needs a preflight that nobody answers), nor other users
-of the machine (a token in the link, then a cookie).
+of the machine (a token in the link, then a cookie). Another site, such as a web terminal, may hold
+the link: it opens the page as a whole, which that site cannot read.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import response
@@ -41,6 +42,9 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 _READING = ("GET", "HEAD")
+# Browsers send no cookie of SameSite=Strict after a redirect that began on another site. This page
+# is ours, so the request that it makes has the cookie.
+_GO_ON = '<!doctype html><title>maisi studio</title><meta http-equiv="refresh" content="0; url=/">'
 
 
 def _secret() -> str:
@@ -108,7 +112,7 @@ class Guard:
         if headers.get("origin", f"http://{host}").lower() != f"http://{host}":
             return response(403, "forbidden", "another site asked; its pages have no access")
         # Another port of the same host counts as the same site, and cookies do not tell ports.
-        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        if _from_elsewhere(headers) and not (_opens(scope) and _is_whole_page(headers)):
             return response(403, "forbidden", "another site asked; its pages have no access")
         if scope["method"] not in _READING and headers.get("x-maisi") != "1":
             return response(403, "forbidden", "the header X-Maisi: 1 is missing")
@@ -116,26 +120,46 @@ class Guard:
 
     def _authenticate(self, scope: Scope) -> ASGIApp | None:
         """Return the answer to the link, and to a request without its cookie."""
-        query = parse_qs(scope["query_string"].decode("latin-1"))
-        if scope["path"] == "/" and scope["method"] == "GET" and "token" in query:
-            token = query["token"][0]
+        if _opens(scope):
+            token = _query(scope)["token"][0]
             once = not self._used and _equal(token, self._access.token_once)
             if not once and not _equal(token, self._access.token):
                 return _unauthorized()
             self._used |= once
-            redirect = RedirectResponse("/", 303)
-            redirect.set_cookie(
+            elsewhere = _from_elsewhere(Headers(scope=scope))
+            answer: Response = HTMLResponse(_GO_ON) if elsewhere else RedirectResponse("/", 303)
+            answer.set_cookie(
                 self._access.cookie_name,
                 self._access.cookie,
                 path="/",
                 httponly=True,
                 samesite="strict",
             )
-            return redirect
+            return answer
         cookie = Request(scope).cookies.get(self._access.cookie_name, "")
         if not _equal(cookie, self._access.cookie):
             return _unauthorized()
         return None
+
+
+def _query(scope: Scope) -> dict[str, list[str]]:
+    return parse_qs(scope["query_string"].decode("latin-1"))
+
+
+def _opens(scope: Scope) -> bool:
+    """Return whether a request has the form of the link."""
+    return scope["path"] == "/" and scope["method"] == "GET" and "token" in _query(scope)
+
+
+def _from_elsewhere(headers: Headers) -> bool:
+    return headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+
+
+def _is_whole_page(headers: Headers) -> bool:
+    """Return whether the answer replaces a whole page, which the site that asked cannot read."""
+    return (
+        headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+    )
 
 
 def _equal(one: str, other: str) -> bool:

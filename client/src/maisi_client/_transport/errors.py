@@ -37,6 +37,7 @@ _OTHER_PROTOCOL = re.compile(  # the connection ended before the HTTP/2 handshak
     r"(connections to all backends failing|failed to connect to all addresses)"
     r".*(Socket closed|HTTP/2|http1|SETTINGS|reset by peer|SSL|Ssl|handshak)"
 )
+_SILENT = re.compile(r".*timed out before receiving SETTINGS")  # a server that hangs
 _LATE = re.compile(r"Stream removed \(Deadline Exceeded\)", re.IGNORECASE)
 
 
@@ -77,6 +78,10 @@ def explain(error: InferenceServerException, url: str, started: bool = False) ->
             return ServerError(message)
         case _ if _LATE.search(message):
             return deadline_exceeded(url)
+        case "UNAVAILABLE" if not started and _SILENT.match(message):
+            return ServerUnavailable(
+                f"what listens at {url} takes connections, but does not answer{_by_proxy(url)}"
+            )
         case "UNAVAILABLE" if not started and _OTHER_PROTOCOL.match(message):
             return ServerUnavailable(
                 f"what answers at {url} does not speak gRPC as expected; Triton's gRPC port is 8001"

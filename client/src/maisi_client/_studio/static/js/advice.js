@@ -12,6 +12,9 @@ export function startAdvice() {
   on('reach', () => updateAdvice())
 }
 
+/** Return whether a field of the form holds what cannot be asked for. */
+export const anythingWrong = () => $('#ask [aria-invalid=true]') !== null
+
 /** Ask for advice about the form, soon. */
 export const updateAdvice = later(async () => {
   if (!$('#advice')) return
@@ -19,6 +22,7 @@ export const updateAdvice = later(async () => {
   const requests = requestsOf(argumentsOf(), inputsOf())
   const generate = $('#generate')
   generate.textContent = requests.length > 1 ? `Generate ${requests.length}` : 'Generate'
+  if (anythingWrong()) return write([sentence('A value above cannot be asked for.', 'error')], false)
   if (requests.length === 0) return write([sentence('Nothing is chosen to be made.', 'warning')], false)
   if (!state.server.reachable) return write([sentence('The server does not answer. The page continues when it answers again.', 'warning')], false)
   try {
@@ -36,7 +40,7 @@ function write(parts, possible) {
   const advice = $('#advice')
   if (!advice) return
   advice.replaceChildren(...parts)
-  $('#generate').disabled = !possible
+  for (const id of ['#generate', '#mask-only']) if ($(id)) $(id).disabled = !possible || anythingWrong()
 }
 
 function describe(outlook, count) {

@@ -67,10 +67,10 @@ export const endJob = (id) => json('DELETE', `/api/jobs/${encodeURIComponent(id)
 /** Return the address of a picture's file: nii.gz, report.json, dicom.zip or plan.csv. */
 export const fileOf = (id, file) => path(id, file === 'nii.gz' ? '.nii.gz' : `/${file}`)
 
-/** Send files of one mask or volume; return its picture. */
+/** Send files of one mask or volume, { file, path }; return its picture. */
 export async function upload(kind, files) {
   const form = new FormData()
-  for (const file of files) form.append('files', file, file.name)
+  for (const one of files) form.append('files', one.file, one.path)
   return (await ask('POST', `/api/pictures?kind=${kind}`, form)).json()
 }
 

@@ -1,10 +1,10 @@
 // The form of a request. It offers what the chosen variant can do, and nothing else.
 
-import { $, h } from './dom.js'
-import { startAdvice, updateAdvice } from './advice.js'
+import { $, h, redraw } from './dom.js'
+import { anythingWrong, startAdvice, updateAdvice } from './advice.js'
 import { anatomyFields, defaultAnatomy } from './anatomy.js'
 import { request } from './batch.js'
-import { choice, named, number, row, slider } from './fields.js'
+import { choice, named, number, row, setOptions, slider } from './fields.js'
 import { manyFields, requestsOf } from './many.js'
 import { changed, maskOf, on, state, variant } from './state.js'
 
@@ -35,6 +35,8 @@ function randomSeed() {
   return crypto.getRandomValues(new Uint32Array(1))[0] % 1e6
 }
 
+const MOST_REDRAWS = 5 // _MOST_REDRAWS of backends/maisi/request.py
+
 const pictures = (kind) => [...state.pictures.values()].filter((picture) => picture.kind === kind).reverse()
 const titled = (picture, index, all) => {
   const alike = all.filter((other) => other.title === picture.title).length > 1
@@ -51,7 +53,12 @@ export function startAsk() {
   on('pictures', () => {
     if (!['none', 'anatomy'].includes(ask.start) && !state.pictures.has(ask.start)) ask.start = 'none'
     if (ask.source && !state.pictures.has(ask.source)) ask.source = ''
-    draw()
+    if ($('#source') && unchanged(asked, inputsOf())) offerPictures()
+    else draw()
+  })
+  $('#ask').addEventListener('input', () => {
+    for (const id of ['#generate', '#mask-only']) if ($(id) && anythingWrong()) $(id).disabled = true
+    updateAdvice()
   })
   on('shown', () => {
     const picture = state.pictures.get(state.shown.first)
@@ -63,6 +70,22 @@ export function startAsk() {
   })
 }
 
+const unchanged = (one, other) => JSON.stringify(one) === JSON.stringify(other)
+
+/** Offer the pictures of the session as mask and source; the rest of the form stays as it is. */
+function offerPictures() {
+  if ($('#start')) setOptions($('#start'), starts(variant()), ask.start)
+  setOptions($('#source'), sources(), ask.source)
+}
+
+const starts = (chosen) => [
+  ['none', 'None'],
+  ...(Object.keys(chosen.anatomy).length ? [['anatomy', 'Made from sizes']] : []),
+  ...pictures('mask').map(titled),
+]
+const sources = () => [['', 'Noise'], ...pictures('volume').map(titled)]
+
+let asked = null // the mask and the source that the form was drawn for
 let drawnFor = null
 let startChosen = false // the person has chosen what to begin with
 
@@ -134,15 +157,12 @@ function draw() {
     form.replaceChildren(h('p', { class: 'hint' }, 'No variant is served yet. The form appears when the server has one.'))
     return
   }
-  const focused = document.activeElement?.id
-  const open = form.querySelector('details')?.open
-  form.replaceChildren(...fields(chosen), footer())
-  if (open) form.querySelector('details').open = true
-  if (focused && form.querySelector(`#${CSS.escape(focused)}`)) $(`#${CSS.escape(focused)}`).focus()
+  asked = inputsOf()
+  redraw(form, ...fields(chosen, form.querySelector('details')?.open), footer())
   edited()
 }
 
-function fields(chosen) {
+function fields(chosen, more) {
   const { limits, defaults: usual } = chosen
   const masked = ask.start !== 'none'
   const names = Object.keys(state.server.variants)
@@ -153,11 +173,7 @@ function fields(chosen) {
       state.variant = name
       changed('server')
     }))),
-    chosen.masks && named('start', row('Label mask', choice([
-      ['none', 'None'],
-      ...(Object.keys(chosen.anatomy).length ? [['anatomy', 'Made from sizes']] : []),
-      ...pictures('mask').map(titled),
-    ], ask.start, (value) => {
+    chosen.masks && named('start', row('Label mask', choice(starts(chosen), ask.start, (value) => {
       startChosen = true
       ask.start = value
       draw()
@@ -166,17 +182,17 @@ function fields(chosen) {
     Object.keys(chosen.presets).length > 0 && named('preset', row('Preset', choice([
       ['', 'None'], ...Object.entries(chosen.presets).map(([name, preset]) => [name, name, preset.caveat]),
     ], ask.preset, choosePreset))),
-    named('source', row('Begin with', choice([['', 'Noise'], ...pictures('volume').map(titled)], ask.source, set('source', true)))),
+    named('source', row('Begin with', choice(sources(), ask.source, set('source', true)))),
     ask.source && named('strength', row('Strength', slider(ask.strength, { low: 0, high: 1, step: 0.05, name: 'Strength' }, set('strength')), '0 keeps the volume, 1 replaces it.')),
     !inputsOf().mask && !ask.source && sides(chosen),
     ask.start === 'anatomy' && anatomyFields(chosen, ask.anatomy, edited),
     seedField(),
     named('steps', row('Steps', number(ask.steps, { low: steps[0], high: steps[1], name: 'Steps', hint: usual.steps }, set('steps')))),
-    h('details', {}, h('summary', {}, 'More'),
+    h('details', { open: more }, h('summary', { id: 'more' }, 'More'),
       named('guidance', row('Guidance', number(ask.guidance, { low: guidance[0], high: guidance[1], step: 0.1, name: 'Guidance', hint: usual.guidance ?? 0 }, set('guidance')))),
       chosen.solvers.length > 1 && named('solver', row('Solver', choice(chosen.solvers.map((name) => [name, name]), ask.solver ?? usual.solver, set('solver')))),
       inputsOf().mask && !ask.source && spacingField(chosen, 'As the mask'),
-      masked && named('redraws', row('Redraws', number(ask.redraws, { low: 0, high: 10, name: 'Redraws' }, set('redraws')), 'Tries again, at most so often, while the volume does not follow its mask.')),
+      masked && named('redraws', row('Redraws', number(ask.redraws, { low: 0, high: MOST_REDRAWS, name: 'Redraws', hint: 0 }, set('redraws')), 'Tries again, at most so often, while the volume does not follow its mask.')),
       chosen.regions.length > 0 && [0, 1].map((end) => row(end ? 'Lowest region' : 'Top region', choice(
         [['', masked ? 'From the mask' : 'Default'], ...chosen.regions.map((name) => [name, name])], ask.regions[end] ?? '', (value) => {
           ask.regions[end] = value || null
@@ -196,7 +212,7 @@ function choosePreset(name) {
 }
 
 function triple(name, values, usual, { low, high, step }) {
-  return [0, 1, 2].map((axis) => number((values ?? usual)?.[axis], { low: low[axis], high: high[axis], step, name: `${name} ${'XYZ'[axis]}` }, (value) => {
+  return [0, 1, 2].map((axis) => number((values ?? usual)?.[axis], { low: low[axis], high: high[axis], step, name: `${name === 'size' ? 'Size' : 'Spacing'} ${'XYZ'[axis]}`, hint: usual[axis] }, (value) => {
     ask[name] = [...(ask[name] ?? usual)]
     ask[name][axis] = value ?? usual[axis]
     edited()
@@ -213,7 +229,7 @@ function sides(chosen) {
 
 function spacingField({ spacing }, hint) {
   const value = ask.spacing?.[0] ?? null
-  const limits = { low: Math.max(...spacing.min), high: Math.min(...spacing.max), step: 'any', name: 'Spacing', hint }
+  const limits = { low: Math.max(...spacing.min), high: Math.min(...spacing.max), step: 'any', name: 'Work at', hint }
   return row('Work at, mm', number(value, limits, (mm) => {
     ask.spacing = mm === null ? null : [mm, mm, mm]
     edited()
@@ -228,12 +244,13 @@ function seedField() {
   const buttons = [false, true].map((again) =>
     h('button', {
       type: 'button',
+      id: again ? 'seed-again' : 'seed-another',
       'aria-pressed': ask.again === again,
       title: again ? 'The same seed: with the same values it makes the same volume' : 'A new seed each time',
       onclick: () => keep(again),
     }, again ? 'Again' : 'Another'))
-  const field = row('Seed', number(ask.seed, { low: 0, high: 2 ** 32 - 1, name: 'Seed' }, (value) => {
-    ask.seed = value ?? 0
+  const field = row('Seed', number(ask.seed, { low: 0, high: 2 ** 32 - 1, name: 'Seed', required: true }, (value) => {
+    ask.seed = value
     keep(true)
     edited()
   }))
@@ -247,5 +264,5 @@ function footer() {
     h('div', { id: 'advice', 'aria-live': 'polite' }),
     h('div', { class: 'row' },
       h('button', { type: 'button', id: 'generate', class: 'primary', onclick: () => send() }, 'Generate'),
-      only && h('button', { type: 'button', onclick: () => send('mask') }, 'Mask only')))
+      only && h('button', { type: 'button', id: 'mask-only', onclick: () => send('mask') }, 'Mask only')))
 }

@@ -2,7 +2,7 @@
 
 import { $ } from './dom.js'
 import { valueOf, voxelAt } from './images.js'
-import { colour, labelName, maskOf, state, unit } from './state.js'
+import { colour, labelName, maskOf, on, state, unit } from './state.js'
 import { openPanes } from './viewer.js'
 
 let last = null // of the crosshair, shown while the mouse is elsewhere
@@ -18,9 +18,20 @@ export function place(mm) {
   write(mm, openPanes()[0])
 }
 
+// A grid and an empty view have no crosshair; 'drawn' comes once another view is there.
+const empty = () => state.shown.layout === 'grid' || !state.pictures.has(state.shown.first)
+on('shown', () => empty() && clear())
+on('drawn', () => write(last, openPanes()[0]))
+
+function clear() {
+  for (const id of ['#at-label', '#at-value', '#at-mm', '#at-voxel']) $(id).textContent = ''
+  $('#at-label').dataset.id = ''
+  $('#at-swatch').style.backgroundColor = 'transparent'
+}
+
 function write(mm, pane) {
   const image = pane?.image
-  if (!mm || !image) return
+  if (!mm || !image || empty()) return
   const voxel = voxelAt(image, mm)
   const [x, y, z] = mm
   $('#at-mm').textContent = [

@@ -25,6 +25,29 @@ export function h(tag, properties = {}, ...children) {
   return element
 }
 
+/**
+ * Replace what `root` holds. The control that has the focus keeps it, by its id; where it is gone or
+ * disabled, `root` gets the focus, so that the next Tab goes on from there.
+ */
+export function redraw(root, ...children) {
+  const focused = root.contains(document.activeElement) ? document.activeElement.id : null
+  root.replaceChildren(...children)
+  if (focused === null) return
+  const control = focused && document.getElementById(focused)
+  control?.focus({ preventScroll: true })
+  if (document.activeElement === control) return
+  root.tabIndex = -1
+  root.focus({ preventScroll: true })
+}
+
+/** Remove an item of a list; if it has the focus, the next one gets it, or `fallback`. */
+export function removeItem(item, fallback) {
+  const focused = item.contains(document.activeElement)
+  const next = item.nextElementSibling ?? item.previousElementSibling
+  item.remove()
+  if (focused) (next?.querySelector('button') ?? fallback).focus()
+}
+
 /** Return a small square in the colour of a label. */
 export function swatch(colour) {
   const element = h('span', { class: 'swatch', 'aria-hidden': 'true' })

@@ -11,7 +11,7 @@ export function startDrop() {
   $('#open').addEventListener('click', choose)
   $('#open-empty').addEventListener('click', choose)
   $('#files').addEventListener('change', ({ target }) => {
-    const files = [...target.files]
+    const files = [...target.files].map((file) => ({ file, path: file.name }))
     target.value = ''
     ask(files)
   })
@@ -20,9 +20,10 @@ export function startDrop() {
     depth = Math.max(0, depth + by)
     $('#drop').hidden = depth === 0
   }
-  document.addEventListener('dragenter', (event) => hasFiles(event) && over(1))
-  document.addEventListener('dragleave', (event) => hasFiles(event) && over(-1))
-  document.addEventListener('dragover', (event) => hasFiles(event) && event.preventDefault())
+  // They capture, because NiiVue's canvas stops these events.
+  document.addEventListener('dragenter', (event) => hasFiles(event) && over(1), true)
+  document.addEventListener('dragleave', (event) => hasFiles(event) && over(-1), true)
+  document.addEventListener('dragover', (event) => hasFiles(event) && event.preventDefault(), true)
   document.addEventListener('drop', async (event) => {
     if (!hasFiles(event)) return
     event.preventDefault()
@@ -35,15 +36,15 @@ export function startDrop() {
     } catch (error) {
       say(explain(error), 'error')
     }
-  })
+  }, true)
 }
 
 const hasFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes('Files')
 
-/** Return the files of a drop, with those of folders. */
+/** Return the files of a drop, with those of folders: { file, path }, the path with its folders. */
 async function filesOf(transfer) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean)
-  if (entries.length === 0) return [...transfer.files]
+  if (entries.length === 0) return [...transfer.files].map((file) => ({ file, path: file.name }))
   const files = []
   for (const entry of entries) await walk(entry, files)
   return files
@@ -52,7 +53,9 @@ async function filesOf(transfer) {
 async function walk(entry, files) {
   if (files.length > MOST) throw new Error(`more than ${MOST} files were dropped, which is too many`)
   if (entry.isFile) {
-    if (!entry.name.startsWith('.')) files.push(await new Promise((done, failed) => entry.file(done, failed)))
+    if (entry.name.startsWith('.')) return
+    const file = await new Promise((done, failed) => entry.file(done, failed))
+    files.push({ file, path: entry.fullPath.replace(/^\//, '') })
     return
   }
   const reader = entry.createReader()
@@ -67,7 +70,7 @@ async function walk(entry, files) {
 function ask(files) {
   if (files.length === 0) return
   const dialog = $('#open-dialog')
-  $('#open-names').textContent = files.length > 1 ? `${files.length} files, of one picture` : files[0].name
+  $('#open-names').textContent = files.length > 1 ? `${files.length} files, of one picture` : files[0].file.name
   dialog.returnValue = ''
   dialog.showModal()
   dialog.addEventListener('close', () => dialog.returnValue && send(dialog.returnValue, files), { once: true })
@@ -75,7 +78,7 @@ function ask(files) {
 
 async function send(kind, files) {
   if (files.length === 0) return
-  say(files.length > 1 ? `Reading ${files.length} files.` : `Reading ${files[0].name}.`)
+  say(files.length > 1 ? `Reading ${files.length} files.` : `Reading ${files[0].file.name}.`)
   try {
     const picture = await upload(kind, files)
     state.pictures.set(picture.id, picture)

@@ -13,9 +13,21 @@ export function row(text, inputs, hint = null) {
     h('label', { for: id }, text),
     h('div', { class: 'inputs' }, all),
     hint && h('p', { class: 'hint' }, hint),
+    h('p', { class: 'hint wrong', role: 'alert', hidden: true }),
   )
 }
 row.count = 0
+
+/** Mark an input as wrong, with a sentence below it; an empty sentence takes the mark away. */
+export function mark(input, sentence) {
+  const line = input.closest('.field').querySelector('.wrong')
+  line.id = `${input.id}-wrong`
+  line.textContent = sentence
+  line.hidden = sentence === ''
+  input.setAttribute('aria-invalid', sentence !== '')
+  if (sentence) input.setAttribute('aria-describedby', line.id)
+  else input.removeAttribute('aria-describedby')
+}
 
 /** Give a row's first input the id `name`; return the row. */
 export function named(name, field) {
@@ -26,17 +38,27 @@ export function named(name, field) {
 
 /** Return a select of options [value, text]; `chosen` is selected if it is one of them. */
 export function choice(options, chosen, onchange) {
-  const select = h(
-    'select',
-    { onchange: (event) => onchange(event.target.value) },
-    options.map(([value, text, title]) => h('option', { value, title }, text)),
-  )
-  if (options.some(([value]) => value === chosen)) select.value = chosen
+  const select = h('select', { onchange: (event) => onchange(event.target.value) })
+  setOptions(select, options, chosen)
   return select
 }
 
-/** Return an input of a number between `low` and `high`; `onchange` gets a number, or null if empty. */
-export function number(value, { low, high, step = 1, name, hint = '' }, onchange) {
+/** Replace the options of a select. */
+export function setOptions(select, options, chosen) {
+  select.replaceChildren(...options.map(([value, text, title]) => h('option', { value, title }, text)))
+  if (options.some(([value]) => value === chosen)) select.value = chosen
+}
+
+/**
+ * Return an input of a number between `low` and `high`; `onchange` gets a number, or null if empty.
+ *
+ * Another text is marked as wrong, and `onchange` does not hear of it. A `step` of 1 allows whole
+ * numbers alone; other steps are those of the arrow keys.
+ */
+export function number(value, { low, high, step = 1, name, hint = '', required = false }, onchange) {
+  const allowed = `${name}: ${step === 1 ? 'a whole number' : 'a number'} from ${low} to ${high}.`
+  const right = ({ badInput, rangeUnderflow, rangeOverflow, stepMismatch, valueMissing }) =>
+    !(badInput || rangeUnderflow || rangeOverflow || valueMissing || (stepMismatch && step === 1))
   return h('input', {
     type: 'number',
     id: `number-${name.toLowerCase().replaceAll(' ', '-')}`,
@@ -46,7 +68,12 @@ export function number(value, { low, high, step = 1, name, hint = '' }, onchange
     value: value ?? '',
     placeholder: hint,
     'aria-label': name,
-    oninput: ({ target }) => target.validity.valid && onchange(target.value === '' ? null : Number(target.value)),
+    required,
+    oninput: ({ target }) => {
+      const fits = right(target.validity)
+      mark(target, fits ? '' : allowed)
+      if (fits) onchange(target.value === '' ? null : Number(target.value))
+    },
   })
 }
 
@@ -69,8 +96,8 @@ export function slider(value, { low, high, step, name, write = String }, onchang
 }
 
 /** Return a checkbox with its text. */
-export function tick(text, checked, onchange) {
-  const box = h('input', { type: 'checkbox', onchange: ({ target }) => onchange(target.checked) })
+export function tick(id, text, checked, onchange) {
+  const box = h('input', { type: 'checkbox', id, onchange: ({ target }) => onchange(target.checked) })
   box.checked = checked
   return h('label', { class: 'tick' }, box, text)
 }

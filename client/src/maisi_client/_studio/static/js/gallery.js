@@ -1,6 +1,6 @@
 // The list of pictures on the left, the latest first.
 
-import { $, h, say } from './dom.js'
+import { $, h, removeItem, say } from './dom.js'
 import { deletePicture, explain } from './api.js'
 import { imageOf } from './images.js'
 import { drawPlane } from './slices.js'
@@ -20,6 +20,8 @@ export function describe(picture) {
   const { request, report } = picture
   const values = { ...report, ...request }
   const parts = []
+  const source = state.pictures.get(picture.source)
+  if (source?.mask && picture.mask && source.mask !== picture.mask) parts.push('inserted') // another mask
   if (picture.kind === 'mask') parts.push(`${picture.labels?.length ?? 0} labels`)
   if (values.strength !== undefined && values.strength !== null && values.strength < 1) parts.push(`strength ${values.strength}`)
   if (values.guidance || request?.guidance === 0) parts.push(`guidance ${values.guidance}`)
@@ -30,7 +32,7 @@ export function describe(picture) {
 function update() {
   for (const [id, item] of items) {
     if (state.pictures.has(id)) continue
-    item.remove()
+    removeItem(item, $('#open'))
     items.delete(id)
   }
   for (const picture of state.pictures.values()) {
@@ -70,7 +72,7 @@ function listItem(picture) {
   )
   const open = h(
     'button',
-    { type: 'button', class: 'open', onclick: () => show(picture.id) },
+    { type: 'button', class: 'open', title: `${picture.title}\n${describe(picture)}`, onclick: () => show(picture.id) },
     canvas,
     h('span', { class: 'words' }, h('strong', {}, picture.title), h('small', {}, describe(picture))),
   )
@@ -80,7 +82,7 @@ function listItem(picture) {
 function mark() {
   const { first, second, layout } = state.shown
   for (const [id, item] of items) {
-    const role = id === first && layout !== 'grid' ? 'first' : id === second && layout !== 'one' ? 'second' : ''
+    const role = id === first && layout !== 'grid' ? 'first' : id === second && !['one', 'grid'].includes(layout) ? 'second' : ''
     item.dataset.role = role
     item.querySelector('.open').setAttribute('aria-current', role === 'first')
     item.querySelector('.versus').disabled = id === first

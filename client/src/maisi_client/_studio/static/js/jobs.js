@@ -1,6 +1,6 @@
 // Requests that wait, run or have failed, and what happens when one is done.
 
-import { $, duration, h, say } from './dom.js'
+import { $, duration, h, removeItem, say } from './dom.js'
 import { endJob, explain } from './api.js'
 import { batchDone } from './batch.js'
 import { changed, on, show, state } from './state.js'
@@ -34,7 +34,7 @@ function finished(job) {
     if (!state.pictures.has(job.picture)) return setTimeout(waiting, 50) // its event comes beside
     if (batchDone(job)) return
     const painting = state.busy
-    if (painting) return say('A request is done; its picture is in the session list.')
+    if (painting) return say('A request is done; its picture is in the session list. It is not shown, because painted strokes are not kept yet.')
     say(`${state.pictures.get(job.picture).title} is done.`)
     show(job.picture)
     if (job.source && state.pictures.has(job.source)) {
@@ -47,8 +47,8 @@ function finished(job) {
 
 function title(job) {
   if (job.kind === 'mask') return 'Label mask'
-  const { modality, strength } = job.arguments
-  const name = modality ?? 'volume'
+  const { modality, strength, seed } = job.arguments
+  const name = `${modality ?? 'volume'}, seed ${seed}`
   return job.source ? `${name}, strength ${strength ?? 'as usual'}` : name
 }
 
@@ -58,7 +58,7 @@ function update() {
   for (const [id, item] of items) {
     const job = state.jobs.get(id)
     if (job && listed(job)) continue
-    item.remove()
+    removeItem(item, $('#tab-ask'))
     items.delete(id)
   }
   for (const job of state.jobs.values()) {
@@ -76,7 +76,7 @@ function listItem(job) {
   return h(
     'li',
     { data: { id: job.id } },
-    h('span', { class: 'words' }, h('strong', {}, title(job)), h('small', { class: 'progress' })),
+    h('span', { class: 'words' }, h('strong', { title: title(job) }, title(job)), h('small', { class: 'progress' })),
     h('button', { type: 'button', class: 'quiet small', onclick: () => end(job.id) }, 'Cancel'),
     h('progress', { max: 1, value: 0, 'aria-label': `Progress of ${title(job)}` }),
   )

@@ -6,7 +6,7 @@ import { painting, undo } from './paint.js'
 import { drawPaint } from './paint_panel.js'
 import { step } from './pane.js'
 import { show, state } from './state.js'
-import { closePolygon, dropPolygon } from './strokes.js'
+import { closePolygon, dropPolygon, paintAtCrosshair } from './strokes.js'
 import { openTab, openTabOf } from './tabs.js'
 import { chooseLayout, choosePlanes, toggleLabels } from './toolbar.js'
 import { openPanes } from './viewer.js'
@@ -23,15 +23,17 @@ const STEPS = { // voxels along right, anterior, superior; R is on the left
 const HELP = [
   ['1 to 5', 'All planes, axial, coronal, sagittal, 3D'],
   ['Arrows, Page Up, Page Down', 'Move the crosshair by a voxel'],
-  ['J, K', 'Next and previous picture of the session'],
+  ['J, K', 'The older, the newer picture of the session'],
   ['S, F, D, O', 'Side by side, flicker, difference, one'],
   ['L', 'Labels on and off'],
-  ['G', 'Generate'],
-  ['P', 'Paint'],
+  ['G, Ctrl Enter', 'Generate'],
+  ['P', 'Paint, and back to Generate'],
+  ['Space, Enter', 'While you paint: a sphere or a fill at the crosshair'],
   ['[ and ]', 'Smaller and larger brush'],
   ['Enter, Escape', 'Close a polygon, drop it'],
   ['Ctrl Z', 'Undo a stroke'],
-  ['Mouse', 'Click or drag: crosshair. Right button: window. Shift: move. Wheel: slices'],
+  ['?', 'This list'],
+  ['Mouse', 'Click or drag: crosshair. Right button: window. Shift: move. Wheel: slices. While you paint, the left button paints, except with Ctrl, Alt or Shift'],
 ]
 
 const letters = {
@@ -47,7 +49,8 @@ const letters = {
   '[': () => resize(-1),
   ']': () => resize(1),
   '?': () => $('#help-dialog').showModal(),
-  Enter: () => painting.tool === 'polygon' && closePolygon(),
+  ' ': paintAtCrosshair,
+  Enter: () => (painting.tool === 'polygon' ? closePolygon() : paintAtCrosshair()),
   Escape: dropPolygon,
 }
 
@@ -91,6 +94,7 @@ function press(event) {
     return step(openPanes()[0], STEPS[event.key])
   }
   if (inControl && ['Enter', ' '].includes(event.key)) return
+  if (event.key === ' ') event.preventDefault() // it would scroll
   if (/^[1-5]$/.test(event.key)) return choosePlanes(PLANES[Number(event.key) - 1])
   letters[event.key]?.()
 }

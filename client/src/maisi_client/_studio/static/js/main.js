@@ -18,20 +18,26 @@ import { startViewer } from './viewer.js'
 
 const byId = (items) => new Map(items.map((item) => [item.id, item]))
 
+/** Ask for all that there is; the colours of labels come with what is known of the server. */
 async function refresh() {
-  try {
-    const [server, pictures, jobs] = await Promise.all([getServer(), getPictures(), getJobs()])
-    Object.assign(state, { server, pictures: byId(pictures), jobs: byId(jobs) })
-    const names = Object.keys(server.variants)
-    if (!names.includes(state.variant)) state.variant = names[0] ?? null
-    changed('server')
-    changed('jobs')
-    changed('pictures')
-    const latest = pictures.at(-1)
-    if (!state.pictures.has(state.shown.first) && latest) show(latest.id)
-  } catch (error) {
-    lost(error)
-  }
+  await refreshServer().catch(lost)
+  await refreshSession().catch(lost)
+}
+
+async function refreshServer() {
+  state.server = await getServer()
+  const names = Object.keys(state.server.variants)
+  if (!names.includes(state.variant)) state.variant = names[0] ?? null
+  changed('server')
+}
+
+async function refreshSession() {
+  const [pictures, jobs] = await Promise.all([getPictures(), getJobs()])
+  Object.assign(state, { pictures: byId(pictures), jobs: byId(jobs) })
+  changed('jobs')
+  changed('pictures')
+  const latest = pictures.at(-1)
+  if (!state.pictures.has(state.shown.first) && latest) show(latest.id)
 }
 
 function lost(error) {
@@ -82,10 +88,9 @@ function start() {
       const before = state.server.reachable
       Object.assign(state.server, { reachable, message })
       changed('reach')
-      if (!loaded) return // `refresh` is under way
-      if (reachable && !before) say('The server answers again.')
-      if (!reachable) say(explain({ kind: 'unavailable', message }), 'error')
-      refresh()
+      if (loaded && reachable && !before) say('The server answers.')
+      if (loaded && !reachable) say(explain({ kind: 'unavailable', message }), 'error')
+      refreshServer().catch(lost)
     },
   })
   requestIdleCallback(() => loadNiivue().catch((error) => say(explain(error), 'error')))

@@ -43,12 +43,16 @@ export function startPaint() {
   on('shown', follow)
   on('pictures', follow)
   on('server', follow)
+  window.addEventListener('beforeunload', (event) => state.busy && event.preventDefault())
 }
 
 const drafts = new Map() // id of a mask -> what is painted on it and not kept yet
+const noteUnkept = () => (state.busy = [...drafts.values()].some(({ strokes }) => strokes.length > 0))
 const NOTHING = { mask: null, picture: null, original: null, strokes: [] }
 
 async function update() {
+  for (const id of drafts.keys()) if (!state.pictures.has(id)) drafts.delete(id)
+  noteUnkept()
   const picture = openTab() === 'paint' && state.shown.layout !== 'grid' ? maskOf(state.pictures.get(state.shown.first)) : null
   const labels = paintLabels()
   if (!labels.some(({ id }) => id === painting.label) && painting.label !== 0) painting.label = labels[0]?.id ?? null
@@ -69,7 +73,7 @@ async function update() {
 function put(draft) {
   if (painting.mask && painting.strokes.length === 0) drafts.delete(painting.picture.id)
   Object.assign(painting, draft)
-  state.busy = painting.strokes.length > 0
+  noteUnkept()
   drawPaint()
 }
 
@@ -83,7 +87,7 @@ function drop() {
 export function addStroke(stroke) {
   if (stroke.size === 0) return
   painting.strokes.push(stroke)
-  state.busy = true
+  noteUnkept()
   drawPaint()
 }
 
@@ -92,7 +96,7 @@ export function undo() {
   const stroke = painting.strokes.pop()
   if (!stroke) return
   for (const [index, label] of stroke) painting.mask.voxels[index] = label
-  state.busy = painting.strokes.length > 0
+  noteUnkept()
   changed('painted')
   drawPaint()
 }

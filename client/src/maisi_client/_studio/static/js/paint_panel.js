@@ -1,6 +1,6 @@
 // The panel of the painting tools.
 
-import { $, h, swatch } from './dom.js'
+import { $, h, redraw, swatch } from './dom.js'
 import { choice, named, row, slider, tick } from './fields.js'
 import { insert, keepMask, painting, paintLabels, shownVolume, undo } from './paint.js'
 import { colour, state } from './state.js'
@@ -16,33 +16,33 @@ const TOOLS = [
 export function drawPaint() {
   const panel = $('#paint')
   if (painting.mask && painting.label === null) {
-    panel.replaceChildren(h('h3', {}, 'No labels'), h('p', { class: 'hint' }, `${state.variant ?? 'The server'} takes no label masks; choose another variant.`))
+    redraw(panel, h('h3', {}, 'No labels'), h('p', { class: 'hint' }, `${state.variant ?? 'The server'} takes no label masks; choose another variant.`))
     return
   }
   if (!painting.mask) {
-    panel.replaceChildren(
+    redraw(
+      panel,
       h('h3', {}, 'Nothing to paint on'),
       h('p', { class: 'hint' }, 'Show a label mask, or a volume that was made from one. Then choose a label and click into the picture.'),
     )
     return
   }
-  const focused = document.activeElement?.id
   const volume = shownVolume()
   const done = painting.strokes.length > 0
-  panel.replaceChildren(
+  redraw(
+    panel,
     ...[lesions()].flat(),
     labelField(),
     tools(),
     ...(['sphere', 'restore'].includes(painting.tool)
       ? [named('radius', row('Radius', slider(painting.radius, { low: 1, high: 30, step: 0.5, name: 'Radius', write: (mm) => `${mm} mm` }, (mm) => (painting.radius = mm))))]
       : []),
-    tick('Leave background as it is', painting.keep, (keep) => (painting.keep = keep)),
+    tick('leave-background', 'Leave background as it is', painting.keep, (keep) => (painting.keep = keep)),
     h('div', { class: 'row' },
       h('button', { type: 'button', id: 'undo', disabled: !done, onclick: undo }, 'Undo'),
       h('button', { type: 'button', id: 'keep', disabled: !done, onclick: keepMask }, 'Keep as new mask')),
     ...(volume ? insertion(done) : [h('p', { class: 'hint' }, 'To put a lesion into a volume, show a volume that was made from this mask.')]),
   )
-  if (focused && panel.querySelector(`#${CSS.escape(focused)}`)) $(`#${CSS.escape(focused)}`).focus()
 }
 
 function select(label) {

@@ -6,6 +6,8 @@ import { write } from './nifti.js'
 
 const PLANES = { axial: 0, coronal: 1, sagittal: 2, all: 3, render: 4 } // NiiVue's numbers
 const NAMES = ['axial', 'coronal', 'sagittal']
+const SQUARE = 2 // NiiVue's layouts of all planes
+const ROW = 3
 const CROSSHAIR = 8 // NiiVue's drag modes
 const WINDOWING = 9
 const PAN = 3
@@ -29,6 +31,7 @@ export async function openPane(parent, events) {
   const title = h('div', { class: 'pane-title' })
   const outline = document.createElementNS('http://www.w3.org/2000/svg', 'svg')
   outline.setAttribute('class', 'outline')
+  outline.setAttribute('aria-hidden', 'true')
   const letters = lettersElement()
   const element = h('div', { class: 'pane' }, h('div', { class: 'canvas' }, canvas), letters, outline, title)
   parent.append(element)
@@ -41,7 +44,7 @@ export async function openPane(parent, events) {
     sagittalNoseLeft: true, // so is A
     isSliceMM: true, // planes of the body, whatever the axes of the file
     multiplanarShowRender: 1,
-    multiplanarLayout: 2,
+    multiplanarLayout: SQUARE,
     multiplanarPadPixels: 2,
     dragAndDropEnabled: false, // the page takes what is dropped
     loadingText: '',
@@ -142,9 +145,11 @@ export function setPlanes(pane, planes) {
   fit(pane)
 }
 
-/** Fit letters and crosshair to the size of the planes: NiiVue knows its width in mm alone. */
+/** Put the planes where they are largest, and fit letters and crosshair to them: NiiVue knows its width in mm alone. */
 function fit(pane) {
-  const { viewer } = pane
+  const { viewer, canvas } = pane
+  const layout = canvas.clientWidth > 2.5 * canvas.clientHeight ? ROW : SQUARE
+  if (viewer.opts.multiplanarLayout !== layout) viewer.setMultiplanarLayout(layout)
   drawLetters(pane)
   const [plane] = viewer.screenSlices
   if (!plane || !viewer.crosshairs3D) return

@@ -6,7 +6,7 @@ export const state = {
   jobs: new Map(), // id -> Job
   mine: new Set(), // ids of the jobs that this tab asked for
   variant: null, // the name of the chosen one
-  busy: false, // something is painted and not kept: nothing else is to be shown by itself
+  busy: false, // strokes on some mask are not kept: nothing else is to be shown by itself
   shown: {
     first: null, // id of the picture in the main view
     second: null, // id of the one that it is compared with

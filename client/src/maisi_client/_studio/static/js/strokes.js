@@ -6,7 +6,7 @@ import { polygon, region, sphere, stamp } from './brush.js'
 import { addStroke, painting } from './paint.js'
 import { placeOf, redrawMask } from './pane.js'
 import { colour, on } from './state.js'
-import { openPanes } from './viewer.js'
+import { crosshair, openPanes } from './viewer.js'
 
 const SVG = 'http://www.w3.org/2000/svg'
 let stroke = null // Map of the stroke that is being made
@@ -43,9 +43,20 @@ function down(event) {
   stop(event)
   openPanes()[0].canvas.focus()
   if (painting.tool === 'polygon') return corner(event, place)
-  stroke = new Map()
-  apply(painting.tool === 'fill' ? region(painting.mask, place.mm) : sphere(painting.mask, place.mm, painting.radius))
+  begin(place.mm)
   if (painting.tool === 'fill') up()
+}
+
+function begin(mm) {
+  stroke = new Map()
+  apply(painting.tool === 'fill' ? region(painting.mask, mm) : sphere(painting.mask, mm, painting.radius))
+}
+
+/** Make a stroke at the crosshair: a sphere, or a fill. A polygon needs the mouse. */
+export function paintAtCrosshair() {
+  if (!painting.mask || painting.label === null || painting.tool === 'polygon') return
+  begin(crosshair())
+  up()
 }
 
 function apply(indices) {

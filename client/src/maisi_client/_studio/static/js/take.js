@@ -1,6 +1,6 @@
 // Details of the shown picture, and its files.
 
-import { $, h, say, swatch } from './dom.js'
+import { $, h, redraw, say, swatch } from './dom.js'
 import { explain, fileOf, getCommand } from './api.js'
 import { closestAxes } from './affine.js'
 import { colour, labelName, maskOf, on, show, showGrid, state, unit } from './state.js'
@@ -21,10 +21,11 @@ function draw() {
   if (openTab() !== 'take') return
   const picture = state.pictures.get(state.shown.first)
   if (!picture) {
-    $('#take').replaceChildren(h('h3', {}, 'No picture is shown'), h('p', { class: 'hint' }, 'Choose one in the session list. Its values, labels and files are here then.'))
+    redraw($('#take'), h('h3', {}, 'No picture is shown'), h('p', { class: 'hint' }, 'Choose one in the session list. Its values, labels and files are here then.'))
     return
   }
-  $('#take').replaceChildren(
+  redraw(
+    $('#take'),
     h('h3', {}, picture.title),
     facts(picture),
     files(picture),
@@ -52,7 +53,7 @@ function facts(picture) {
     ['Spacing', `${by(picture.spacing)} mm`],
     ['Axes', orientation(picture.affine)],
   ]
-  const link = (id) => h('button', { type: 'button', class: 'link', onclick: () => show(id) }, state.pictures.get(id).title)
+  const link = (id) => h('button', { type: 'button', id: `show-${id}`, class: 'link', onclick: () => show(id) }, state.pictures.get(id).title)
   if (picture.kind === 'volume' && unit(picture)) rows.push(['Values', 'HU'])
   if (state.pictures.has(picture.mask)) rows.push(['Mask', link(picture.mask)])
   if (state.pictures.has(picture.source)) rows.push(['Begun with', link(picture.source)])
@@ -64,7 +65,7 @@ const definitions = (rows) => h('dl', {}, rows.map(([term, value]) => h('div', {
 function files(picture) {
   const fits = (needs) => picture[needs] || needs.split(' ').includes(picture.kind)
   return h('div', { class: 'files' }, FILES.filter(([, , needs]) => fits(needs)).map(([file, text]) =>
-    h('a', { class: 'button', href: fileOf(picture.id, file), download: true }, text)))
+    h('a', { id: `file-${file}`, class: 'button', href: fileOf(picture.id, file), download: true }, text)))
 }
 
 /** Return a button that shows all volumes of a mask in a grid, where there are several. */
@@ -72,15 +73,19 @@ function together(picture) {
   const mask = maskOf(picture)
   const ids = [...state.pictures.values()].filter((other) => other.kind === 'volume' && maskOf(other) === mask).map(({ id }) => id)
   if (!mask || ids.length < 2) return []
-  return [h('button', { type: 'button', onclick: () => showGrid(ids) }, `Show the ${ids.length} volumes of this mask in a grid`)]
+  return [h('button', { type: 'button', id: 'together', class: 'wrap', onclick: () => showGrid(ids) }, `Show the ${ids.length} volumes of this mask in a grid`)]
 }
 
+let copied = { id: null, text: '' } // of the last picture that was copied from
+
 function copies(picture) {
-  const text = h('textarea', { readonly: true, rows: 6, hidden: true, 'aria-label': 'What was copied' })
+  const before = copied.id === picture.id ? copied.text : ''
+  const text = h('textarea', { id: 'copied', readonly: true, rows: 6, hidden: before === '', value: before, 'aria-label': 'What was copied' })
   const copy = async (name, said) => {
     try {
       text.value = (await getCommand(picture.id))[name]
       text.hidden = false
+      copied = { id: picture.id, text: text.value }
       await navigator.clipboard.writeText(text.value)
       say(`${said} is copied.`)
     } catch (error) {
@@ -91,8 +96,8 @@ function copies(picture) {
   }
   return h('div', { class: 'copies' },
     h('div', { class: 'row' },
-      h('button', { type: 'button', onclick: () => copy('command', 'The command') }, 'Copy as command'),
-      h('button', { type: 'button', onclick: () => copy('python', 'The Python code') }, 'Copy as Python')),
+      h('button', { type: 'button', id: 'copy-command', onclick: () => copy('command', 'The command') }, 'Copy as command'),
+      h('button', { type: 'button', id: 'copy-python', onclick: () => copy('python', 'The Python code') }, 'Copy as Python')),
     text)
 }
 

@@ -3,6 +3,7 @@
 import { $, h } from './dom.js'
 import { imageOf } from './images.js'
 import { changed, on, state, unit } from './state.js'
+import { openPanes } from './viewer.js'
 
 const PRESETS = [ // of CT, HU: level and width as radiologists name them
   ['Brain', 40, 80],
@@ -50,28 +51,38 @@ function setOpacity(value) {
   changed('window')
 }
 
-function setWindow(range) {
-  const { first, windows } = state.shown
-  if (first === null || !(range[1] > range[0])) return
-  windows[first] = range
-  changed('window')
+/** Return the image that Black and White are for: the difference if it is shown, else the first volume. */
+async function windowed() {
+  const { first, layout } = state.shown
+  if (layout === 'difference') return openPanes()[0]?.image ?? null // once it is drawn, see 'drawn'
+  const picture = state.pictures.get(first)
+  return picture?.kind === 'volume' ? imageOf(picture) : null
+}
+
+async function setWindow(range) {
+  const image = await windowed()
+  if (image && range[1] > range[0]) {
+    state.shown.windows[image.id] = range
+    changed('window')
+  }
   writeWindow()
 }
 
+let written = 0
+
 async function writeWindow() {
-  const picture = state.pictures.get(state.shown.first)
-  const volume = picture?.kind === 'volume'
-  for (const id of ['#black', '#white', '#window-preset']) $(id).disabled = !volume
-  if (!volume) {
+  const turn = ++written
+  const image = await windowed()
+  if (turn !== written) return
+  for (const id of ['#black', '#white', '#window-preset']) $(id).disabled = image === null
+  if (image === null) {
     $('#black').value = $('#white').value = ''
     return
   }
-  const { range } = await imageOf(picture)
-  if (state.shown.first !== picture.id) return
-  const [black, white] = state.shown.windows[picture.id] ?? range
+  const [black, white] = state.shown.windows[image.id] ?? image.range
   $('#black').value = black
   $('#white').value = white
-  const presets = unit(picture) === 'HU' ? PRESETS : []
+  const presets = image.kind === 'volume' && unit(state.pictures.get(image.id) ?? {}) === 'HU' ? PRESETS : []
   $('#window-preset').replaceChildren(
     h('option', { value: '' }, 'Window'),
     h('option', { value: 'whole' }, 'Automatic'),
@@ -91,16 +102,16 @@ export function startToolbar() {
   $('#window-preset').addEventListener('change', async (event) => {
     const value = event.target.value
     event.target.value = ''
-    const picture = state.pictures.get(state.shown.first)
-    if (!value || !picture) return
-    setWindow(value === 'whole' ? (await imageOf(picture)).range : value.split(' ').map(Number))
+    if (value) setWindow(value === 'whole' ? (await windowed())?.range ?? [] : value.split(' ').map(Number))
   })
-  on('windowed', writeWindow)
+  const write = () => writeWindow().catch(() => {}) // the view says why a picture cannot be read
+  on('windowed', write)
+  on('drawn', write)
   on('shown', () => {
     press($('#layouts'), state.shown.layout)
     for (const button of $('#layouts').querySelectorAll('button')) {
       button.disabled = button.dataset.value !== 'one' && !state.shown.second
     }
-    writeWindow().catch(() => {}) // the view says why a picture cannot be read
+    write()
   })
 }

@@ -10,6 +10,7 @@ import { describe } from './gallery.js'
 import { drawGrid } from './grid.js'
 
 const panes = []
+const opening = [] // promises of the panes, so that each is opened once
 let mm = [0, 0, 0] // of the crosshair
 let drawn = 0 // counts the drawings, so that a slow one does not replace a later one
 let working = { of: null, image: null } // the mask that is being painted, and whose copy it is
@@ -47,22 +48,26 @@ function look(image) {
   return { range, opacity: state.shown.opacity, colours: state.server.colours }
 }
 
-async function pane(index) {
-  while (panes.length <= index) {
-    const opened = await openPane($('#panes'), {
-      location: (at) => {
-        mm = at
-        place(at)
-        changed('place', at)
-      },
-      hover: eachFrame(hover),
-      window: (range) => setWindow(opened, range.map(Math.round)),
-    })
-    panes.push(opened)
-    setPlanes(opened, state.shown.planes)
-    setSharp(opened, working.image !== null)
-  }
-  return panes[index]
+/** Return the promise of a pane; the first is there before the second is asked for. */
+function pane(index) {
+  opening[index] ??= open()
+  return opening[index]
+}
+
+async function open() {
+  const opened = await openPane($('#panes'), {
+    location: (at) => {
+      mm = at
+      place(at)
+      changed('place', at)
+    },
+    hover: eachFrame(hover),
+    window: (range) => setWindow(opened, range.map(Math.round)),
+  })
+  panes.push(opened)
+  setPlanes(opened, state.shown.planes)
+  setSharp(opened, working.image !== null)
+  return opened
 }
 
 function setWindow(from, range) {
@@ -89,7 +94,9 @@ async function draw() {
   } catch (error) {
     say(explain(error), 'error')
   }
-  if (turn === drawn) $('#view').removeAttribute('aria-busy')
+  if (turn !== drawn) return
+  $('#view').removeAttribute('aria-busy')
+  changed('drawn')
 }
 
 async function drawPanes(first, second, turn) {
