@@ -129,6 +129,24 @@ def test_labels_that_are_missing_or_empty(plain: Path, tmp_path: Path) -> None:
     assert list((tmp_path / "dicom").glob("*/mask.dcm")) == []
 
 
+def test_names_that_end_in_a_number(plain: Path, tmp_path: Path) -> None:
+    """`case_0000` is a row of its own, not the channel of a row `case`."""
+    for kind, suffix in (("images", ".nii.gz"), ("labels", ".nii.gz"), ("reports", ".json")):
+        (plain / kind / f"case_0{suffix}").rename(plain / kind / f"case{suffix}")
+        (plain / kind / f"case_1{suffix}").rename(plain / kind / f"case_0000{suffix}")
+    for name, id_ in (("case", 22), ("case_0000", 227)):
+        path = plain / "labels" / f"{name}.nii.gz"
+        labels = nib.load(path)
+        only = np.where(np.asarray(labels.dataobj) == id_, id_, 0).astype(np.uint8)
+        nib.save(nib.Nifti1Image(only, labels.affine), path)
+        report = plain / "reports" / f"{name}.json"
+        report.write_text(json.dumps({**json.loads(report.read_text()), "name": name}))
+    list(dataset_dicom(plain, tmp_path / "dicom"))
+    for name, id_ in (("case", 22), ("case_0000", 227)):
+        structures = pydicom.dcmread(tmp_path / "dicom" / name / "structures.dcm")
+        assert [roi.ROINumber for roi in structures.StructureSetROISequence] == [id_]
+
+
 def test_a_dataset_without_its_description(datasets: dict[str, Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(datasets["msd"], tmp_path / "set"))
     table = json.loads((folder / "dataset.json").read_text())

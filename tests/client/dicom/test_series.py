@@ -27,6 +27,7 @@ from maisi_client import (
     Volume,
     make_dataset,
     save_dicom,
+    send_dicom,
 )
 from maisi_client._grid import same_grid
 from maisi_client._mask import load_greys, load_mask
@@ -300,10 +301,17 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
 def test_without_the_extra_it_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ct = volume()
     *_, file, _ = save_dicom(ct, tmp_path / "series", mask=mask_of(ct.image))
-    monkeypatch.setitem(sys.modules, "highdicom", None)
-    for call in (lambda: save_dicom(ct, tmp_path / "new"), lambda: load_mask(file)):
-        with pytest.raises(MaisiError, match=r"pip install 'maisi-client\[dicom\]'"):
-            call()
+    calls = {
+        "highdicom": lambda: load_mask(file),
+        "contourpy": lambda: save_dicom(ct, tmp_path / "new"),
+        "pynetdicom": lambda: send_dicom([file], "127.0.0.1:9/A"),
+    }
+    for package, call in calls.items():
+        with monkeypatch.context() as without:
+            without.setitem(sys.modules, package, None)
+            sentence = rf"needs {package}, .*: pip install 'maisi-client\[dicom\]'$"
+            with pytest.raises(MaisiError, match=sentence):
+                call()
 
 
 def test_command(server: Any, tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_wrong_files_are_one_sentence(page: Browser, tmp_path: Path) -> None:
     text = ("a.nii.gz", b"not an image")
     nan = nifti(np.full((4, 4, 4), np.nan, np.float32))
     cut = nifti(np.arange(64**3, dtype=np.int16).reshape(64, 64, 64))[:5000]
-    slices = [(name, content) for name, content in files.items() if name != "mask.dcm"]
+    slices = [(name, content) for name, content in files.items() if name[0] == "0"]
     gap = [one for one in slices if one[0] not in ("0003.dcm", "0004.dcm")]
     for kind, sent, sentence in (
         ("mask", [text], "mask 'a.nii.gz' is not an image that can be read"),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .._errors import InvalidRequest, MaisiError
+from .._errors import InvalidRequest
 from .options import EXIT_CODES, Commands, json_option
 
 if TYPE_CHECKING:
@@ -109,4 +109,4 @@ def _dataset(args: argparse.Namespace, destinations: Sequence[Destination]) -> N
         elif states:
             print(", ".join(f"{number} {state}" for state, number in states.items()))
     if states["failed"]:
-        raise MaisiError(f"{states['failed']} of {sum(states.values())} volumes failed")
+        raise InvalidRequest(f"{states['failed']} of {sum(states.values())} volumes failed")

@@ -57,7 +57,7 @@ def dataset_dicom(
     it is written and sent. Raises `InvalidRequest` where there is none, `MaisiError` without the
     extra `dicom`, and what `Destination.send` raises.
     """
-    require_dicom()
+    require_dicom("contourpy")
     dataset = Path(dataset)
     images = [image for pattern in _IMAGES for image in dataset.glob(pattern) if _is_whole(image)]
     if not images:
@@ -128,7 +128,8 @@ def _volume(
 ) -> tuple[Volume, Mapping[int, str] | None]:
     """Return a volume with its labels as mask, and their names if their ids are not MAISI's."""
     volume = Volume.load(image)
-    labels = next(filter(Path.is_file, _label_files(dataset, image)), None)
+    row = str(volume.report.get("name"))
+    labels = next(filter(Path.is_file, _label_files(dataset, image, row)), None)
     if labels is None:
         return replace(volume, mask=None), None
     _, mask = open_image(labels, "mask", MaskError)
@@ -146,11 +147,12 @@ def _volume(
     return replace(volume, mask=own), None
 
 
-def _label_files(dataset: Path, image: Path) -> list[Path]:
-    """Return the possible paths of an image's labels."""
+def _label_files(dataset: Path, image: Path, row: str) -> list[Path]:
+    """Return the possible paths of the labels of an image, whose report has the name `row`."""
     if image.parent.name == "anat":  # of BIDS
         folder = dataset / _BIDS_LABELS / image.parent.relative_to(dataset)
         return sorted(folder.glob("*_dseg.nii.gz"))
     name = report_path(image).stem
     folder = image.parent.with_name(image.parent.name.replace("images", "labels"))
-    return [folder / f"{row}.nii.gz" for row in (_CHANNEL.sub("", name), name)]
+    names = sorted({name, _CHANNEL.sub("", name)}, key=lambda one: one != row)
+    return [folder / f"{one}.nii.gz" for one in names]

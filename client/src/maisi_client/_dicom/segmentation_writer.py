@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,16 +23,15 @@ ID = "maisi-client label {}"  # Segment Description, as a segment's number is no
 _SCHEME = "99MAISI"  # for labels without a code: private schemes begin with 99, PS3.16 section 8
 
 
-def require_dicom() -> None:
-    """Raise `MaisiError` if the packages of the extra `dicom` are not installed."""
-    try:
-        import contourpy  # noqa: F401
-        import highdicom  # noqa: F401
-        import pynetdicom  # noqa: F401
-    except ImportError as error:
-        raise MaisiError(
-            f"DICOM needs {error.name}, which is not installed: pip install 'maisi-client[dicom]'"
-        ) from None
+def require_dicom(*packages: str) -> None:
+    """Raise `MaisiError` if highdicom, or one of `packages` of the extra, is not installed."""
+    for package in ("highdicom", *packages):
+        try:
+            import_module(package)
+        except ImportError:
+            raise MaisiError(
+                f"DICOM needs {package}, which is not installed: pip install 'maisi-client[dicom]'"
+            ) from None
 
 
 def segments(

@@ -49,7 +49,7 @@ def save_dicom(
     or MR modality, the affine is sheared, the mask is on another grid or empty, or `to` is the
     current folder or exists and is not empty; `MaisiError` without the extra `dicom`.
     """
-    require_dicom()
+    require_dicom("contourpy")
     to = Path(to)
     check_new_folder(to)
     ras_volume = to_ras("the volume", volume.image, InvalidRequest, _whole)

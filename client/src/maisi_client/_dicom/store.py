@@ -37,7 +37,7 @@ def node(address: str) -> Destination:
     name = f"{title} at {parts[1]}:{port}"
 
     def send(files: Sequence[Path]) -> None:
-        require_dicom()
+        require_dicom("pynetdicom")
         association = _associate(name, host, port, title, files)
         try:
             _store_all(name, association, files)
