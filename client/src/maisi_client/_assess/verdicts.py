@@ -140,7 +140,7 @@ def of_privacy(result: Privacy | None, sizes: Sequence[int]) -> Verdict:
         return Verdict(
             question,
             "poor",
-            f"{len(suspicious)} resemble a training volume more than any real one does: {names}.",
+            f"Suspicious: {names}. Each resembles a training volume more than any real one does.",
         )
     if few := _too_few(sizes):
         return Verdict(question, "unknown", few)
@@ -171,7 +171,11 @@ def of_bias(result: Bias, has_real: bool, sizes: Sequence[int]) -> Verdict:
     different = [one for one in result.quantities if one.differs]
     absent = [one for one in result.presence if abs(one.synthetic - one.real) > 0.3]
     if not different and not absent:
-        return Verdict(question, "good", "Nothing that was measured is distributed otherwise.")
+        return Verdict(
+            question,
+            "good",
+            "Nothing that was measured is distributed otherwise than in real volumes.",
+        )
     different.sort(key=lambda one: -(one.distance or 0))
     parts = [_difference(one) for one in different[:3]]
     parts += [
