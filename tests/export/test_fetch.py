@@ -210,9 +210,9 @@ def test_a_file_without_a_digest_on_the_hub_is_checked_against_the_pinned_one(
 @pytest.mark.parametrize(
     ("change", "token", "sentence"),
     [
-        ({"private": {BRAIN}}, None, r"MR-Brain wants a token \(401\): set HF_TOKEN to one of h"),
+        ({"private": {BRAIN}}, None, r"MR-Brain needs a token \(401\): set HF_TOKEN to one of h"),
         ({"private": {BRAIN}}, "hf_wrong", r"the token is not accepted for nvidia/.* \(401\)"),
-        ({"gated": {BRAIN}}, None, r"NV-Generate-MR-Brain wants a token \(401\)"),
+        ({"gated": {BRAIN}}, None, r"NV-Generate-MR-Brain needs a token \(401\)"),
         ({"gated": {BRAIN}}, TOKEN, r"no access to .* \(403\): agree to its terms at https://hug"),
         ({"files": {(CT, VAE): b"", (BRAIN, "x"): b""}}, None, rf"has no file {UNET} at revision"),
         ({"files": {(CT, VAE): VAE_BYTES}}, None, r"there is no repository nvidia/NV-Gen.* \(404"),

@@ -192,7 +192,7 @@ def test_networks_that_only_say_that_they_ask_for_the_token_are_not_served(start
     server = start_server(tmp_path, ready=False)
     assert server.process.wait(PATIENCE) == 1
     line = [line for line in server.log.splitlines() if line.startswith("serve: ")][-1]
-    assert line.startswith("serve: mini.vae_decoder: computes for whoever calls it, or did not")
+    assert line.startswith("serve: mini.vae_decoder: answers any client, or did not")
 
 
 def test_a_token_that_can_be_guessed_ends_with_a_sentence(start_server, tmp_path, monkeypatch):

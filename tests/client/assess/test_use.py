@@ -48,5 +48,5 @@ def test_without_labels_nothing_is_trained(folders: dict[str, Path]) -> None:
 
 
 def test_training_needs_real_volumes(folders: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match="--train is given without --real"):
+    with pytest.raises(InvalidRequest, match="--train needs --real"):
         assess(folders["blurred"], to=tmp_path, train=True)

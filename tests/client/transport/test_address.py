@@ -151,8 +151,8 @@ def error_by_proxy(variable: str, proxy: str) -> str:
     result = in_a_new_process(ELSEWHERE, **{variable: proxy})
     sentence = result.stderr.splitlines()[-1]
     assert result.returncode == 1 and "secret" not in sentence
-    before, after = f"no server answers at {ELSEWHERE}: ", "; it is asked through the proxy"
-    assert sentence.startswith(before) and sentence.endswith(f"{after} that {variable} names")
+    before, after = f"no server answers at {ELSEWHERE}: ", "; the connection uses the proxy"
+    assert sentence.startswith(before) and sentence.endswith(f"{after} of {variable}")
     return sentence
 
 

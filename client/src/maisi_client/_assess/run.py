@@ -157,7 +157,7 @@ def _train(
 ) -> Use | None:
     by_role = {dataset.role: dataset for dataset in datasets}
     if "--real" not in by_role:
-        raise InvalidRequest("--train is given without --real; real volumes are needed to test on")
+        raise InvalidRequest("--train needs --real; real volumes are needed to test on")
     share = _TRAINED - _MEASURED
     return use(
         by_role["SYNTHETIC"],
