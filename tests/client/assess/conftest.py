@@ -50,6 +50,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def sets(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Side]:
+def report_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a report, whose records all tests share."""
+    return tmp_path_factory.mktemp("report")
+
+
+@pytest.fixture(scope="session")
+def sets(folders: dict[str, Path], report_folder: Path) -> dict[str, Side]:
     """Describe the same datasets."""
-    return described(folders, tmp_path_factory.mktemp("records"), "real")
+    return described(folders, report_folder / ".volumes", "real")

@@ -24,14 +24,14 @@ from tests.client.assess.conftest import NUMBER
 
 @pytest.fixture(scope="session")
 def result(
-    folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+    folders: dict[str, Path], sets: dict[str, run.Side], report_folder: Path
 ) -> maisi_client.Assessment:
     """Assess the set with a copied patient."""
     return maisi_client.assess(
         folders["copied"],
         real=folders["real"],
         train_set=folders["train"],
-        to=tmp_path_factory.mktemp("report"),
+        to=report_folder,
     )
 
 
