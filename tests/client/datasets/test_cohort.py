@@ -274,7 +274,7 @@ def test_the_command_plans_what_the_server_takes(server: Server, tmp_path: Path)
     words = ["plan", plan, "--like", path, "-n", "3", "--url", server.grpc]
     result = maisi(*words, "--steps", "1")
     assert result.returncode == 0, result.stderr
-    assert result.stdout == f"{plan}: 3 rows, 1 mri_flair, 2 mri_t1\n"
+    assert result.stdout == f"{plan}: 3 rows of 3 anatomies, 1 mri_flair, 2 mri_t1\n"
     assert result.stderr.splitlines() == [
         "maisi: 1 series left out: contrast 'MRA', which 'mini' lacks",
         f"maisi: licence of the plan: {MR_RATE_LICENSE}",
