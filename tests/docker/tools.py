@@ -42,7 +42,7 @@ def need(*programs: str) -> None:
 def run(*words: object, folder: Path | None = None, env: dict[str, str] | None = None) -> str:
     """Run a command and return its standard output; its status must be 0."""
     process = subprocess.run(
-        list(map(str, words)), cwd=folder, env=env, capture_output=True, text=True, timeout=600
+        list(map(str, words)), cwd=folder, env=env, capture_output=True, text=True, timeout=1800
     )
     assert process.returncode == 0, f"{words}: {process.stdout[-2000:]}{process.stderr[-4000:]}"
     return process.stdout
