@@ -111,13 +111,13 @@ def test_the_card_is_what_hugging_face_reads(client: Client, described: Path) ->
     for network, digest in client.info()["mini"].weights.items():
         assert f"| mini | {network} | `{digest}` | 3 |" in card.text
     for line in (
-        "Of the weights of mini: Apache-2.0",
-        "Of the plan: CC-BY-4.0, from a cohort",
-        "| given | 1 |",
-        "| given, and augmented by the server | 1 |",
-        "| none: an image alone | 1 |",
+        "- Weights of mini: Apache-2.0",
+        "- Plan: CC-BY-4.0, from a cohort",
+        "| supplied by the user | 1 |",
+        "| supplied by the user, augmented by the server | 1 |",
+        "| none | 1 |",
         "3 cases of 3 anatomies",
-        "does not follow its mask: 1; their files are in unfaithful/. Rows that failed: 1;",
+        "does not follow its mask: 1 (files in unfaithful/). Rows that failed: 1 (errors in",
         "is far from what mini was trained for",
     ):
         assert line in card.text, line

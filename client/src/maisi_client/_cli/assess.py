@@ -20,16 +20,16 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "assess",
         parents=[json_option()],
-        help="whether synthetic volumes are any good: a report",
-        description="Measure how real and how diverse a folder of volumes is, whether they follow"
-        " their labels, repeat training volumes, and what they over-represent; see docs/assess.md."
-        " Can be stopped and continued.",
+        help="measure the quality of synthetic volumes, and write a report",
+        description="Measure how real and how diverse the volumes of a folder are, whether they"
+        " follow their labels, whether they repeat training volumes, and what they over-represent."
+        " A stopped run can be continued. See docs/assess.md.",
         epilog=EXIT_CODES,
     )
     add_argument = parser.add_argument
-    add_argument("synthetic", metavar="FOLDER", help="of synthetic volumes, in any layout")
-    add_argument("--real", metavar="FOLDER", help="real volumes that the model never saw")
-    add_argument("--train-set", metavar="FOLDER", help="the volumes that it was trained on")
+    add_argument("synthetic", metavar="FOLDER", help="folder of synthetic volumes, in any layout")
+    add_argument("--real", metavar="FOLDER", help="real volumes that the model was not trained on")
+    add_argument("--train-set", metavar="FOLDER", help="volumes that the model was trained on")
     add_argument(
         "--to", required=True, metavar="DIR", help="folder for report.html and report.json"
     )
@@ -41,12 +41,13 @@ def add(commands: Commands) -> None:
     add_argument(
         "--train",
         action="store_true",
-        help="train a small UNet on synthetic, real and both, test on real; needs torch and monai",
+        help="train a small UNet on synthetic volumes, on real ones and on both, and test it on"
+        " real ones; needs --real, torch and monai",
     )
     add_argument(
-        "--processes", type=count, metavar="N", help="volumes at the same time [all processors]"
+        "--processes", type=count, metavar="N", help="volumes read at a time [all processors]"
     )
-    add_argument("--seed", type=int, default=0, metavar="N", help="of all random choices [0]")
+    add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random choices [0]")
     parser.set_defaults(run=assess)
 
 

@@ -9,9 +9,9 @@ def add(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "colours",
-        help="print the labels' colours as a table for 3D Slicer",
-        description="Print MAISI's labels with the colours that every picture here has, as a colour"
-        " table of 3D Slicer: `maisi colours > maisi.ctbl`; see docs/dicom.md.",
+        help="print the colours of the labels as a table for 3D Slicer",
+        description="Print MAISI's labels and their colours in pictures and DICOM files, as a"
+        " colour table of 3D Slicer: `maisi colours > maisi.ctbl`. See docs/dicom.md.",
         epilog=EXIT_CODES,
     )
     parser.set_defaults(run=lambda _: print(colour_table(), end=""), json=False)

@@ -26,14 +26,16 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "dataset",
         parents=[server_options(), json_option()],
-        help="make every volume of a plan; can be stopped and continued",
-        description="Make the rows of a plan that are still missing; see docs/datasets.md.",
+        help="make every volume of a plan; a stopped run can be continued",
+        description="Make the volumes of a plan that do not exist yet. See docs/datasets.md.",
         epilog=EXIT_CODES,
     )
     add_argument = parser.add_argument
-    add_argument("plan", metavar="PLAN", help=".csv or .jsonl, one row for each volume")
-    add_argument("--to", required=True, metavar="DIR", help="folder, created if missing")
-    add_argument("--jobs", type=count, default=2, metavar="N", help="volumes at the same time [2]")
+    add_argument("plan", metavar="PLAN", help="plan, .csv or .jsonl, with one row for each volume")
+    add_argument(
+        "--to", required=True, metavar="DIR", help="folder of the dataset, created if missing"
+    )
+    add_argument("--jobs", type=count, default=2, metavar="N", help="volumes made at a time [2]")
     add_argument(
         "--layout", choices=LAYOUTS, default="plain", help="layout of the files [%(default)s]"
     )
@@ -42,7 +44,7 @@ def add(commands: Commands) -> None:
         type=_names,
         default=[],
         metavar="MODALITY,...",
-        help="make every row in each of these modalities: a case of several images",
+        help="make every row in each of these modalities, as one case of several images",
     )
     add_argument(
         "--attempts", type=count, default=3, metavar="N", help="attempts for a row that fails [3]"
@@ -57,7 +59,7 @@ def add(commands: Commands) -> None:
     add_argument(
         "--assess",
         action="store_true",
-        help="at the end, measure the dataset: DIR/assessment, and the verdicts in DIR/README.md",
+        help="measure the dataset at the end: write DIR/assessment, add verdicts to DIR/README.md",
     )
     parser.set_defaults(run=dataset)
 

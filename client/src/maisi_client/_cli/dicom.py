@@ -23,35 +23,38 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "dicom",
         parents=[json_option()],
-        help="write a volume or a dataset as DICOM, and send it",
-        description="Write a CT or MR series, and the mask as a Segmentation and as an RT Structure"
-        " Set, or send them; of a dataset every volume. See docs/dicom.md.",
+        help="write a volume or a dataset as DICOM, and send it to an archive",
+        description="Write a volume as a CT or MR series, and its mask as a Segmentation and as an"
+        " RT Structure Set, or send them; of a dataset, each volume. See docs/dicom.md.",
         epilog=EXIT_CODES,
     )
     add_argument = parser.add_argument
-    add_argument("volume", metavar="VOLUME", help="NIfTI, or the folder of a dataset")
+    add_argument("volume", metavar="VOLUME", help="volume (NIfTI), or the folder of a dataset")
     add_argument(
         "--to",
         metavar="DIR",
-        help="new folder of the series; of a dataset a folder of such, gone on with [only sent]",
+        help="new folder for the files; for a dataset, a folder of such folders, which a second run"
+        " continues [none: the files are only sent]",
     )
-    add_argument("--mask", metavar="MASK", help="label map that it follows [VOLUME_mask]")
+    add_argument("--mask", metavar="MASK", help="mask of the volume [VOLUME_mask]")
     add_argument(
         "--report",
         metavar="REPORT",
-        help="the volume's report [beside it, else that of its dataset]",
+        help="report of the volume [the one beside it, else the one of its dataset]",
     )
     add_argument(
         "--labelmap",
         action="store_true",
-        help="make the Segmentation a LABELMAP, which few programs read yet [BINARY]",
+        help="write the Segmentation as LABELMAP, which few programs read yet [BINARY]",
     )
-    add_argument("--send", metavar="HOST:PORT/AET", help="send it to this DICOM node by C-STORE")
+    add_argument(
+        "--send", metavar="HOST:PORT/AET", help="send the files to this DICOM node by C-STORE"
+    )
     add_argument(
         "--stow",
         metavar="URL",
-        help="send it to this DICOMweb service, such as https://pacs.example/dicom-web; user and"
-        " password in the URL, or a bearer token in $MAISI_STOW_TOKEN",
+        help="send the files to this DICOMweb service, such as https://pacs.example/dicom-web; the"
+        " URL may contain user and password, $MAISI_STOW_TOKEN a bearer token",
     )
     parser.set_defaults(run=dicom)
 

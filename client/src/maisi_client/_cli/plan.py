@@ -34,26 +34,33 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "plan",
         parents=[server_options(), json_option()],
-        help="write a plan for dataset: modalities by shares, masks in turn",
-        description="Write a plan of N rows; see docs/datasets.md. Only --like needs a server.",
+        help="write a plan for `maisi dataset`: modalities by shares, masks in turn",
+        description="Write a plan of N rows. Only --like needs a server. See docs/datasets.md.",
         epilog=EXIT_CODES,
     )
     add_argument = parser.add_argument
     add_argument("plan", metavar="PLAN", help="plan to write, .csv or .jsonl")
-    add_argument("-n", "--rows", type=count, required=True, metavar="N", help="volumes")
+    add_argument("-n", "--rows", type=count, required=True, metavar="N", help="number of volumes")
     add_argument(
-        "--masks", nargs="+", default=[], metavar="PATH", help="label maps, or folders of them"
+        "--masks", nargs="+", default=[], metavar="PATH", help="masks (NIfTI), or folders of masks"
     )
-    add_argument("--augment", action="store_true", help="vary each mask a little")
+    add_argument(
+        "--augment", action="store_true", help="augment each mask slightly, by the seed of its row"
+    )
     add_argument(
         "--like",
         nargs="+",
         metavar="CSV",
-        help="metadata of MR-RATE: its contrasts, planes, fields of view and spacings",
+        help="metadata tables of MR-RATE: plan its contrasts, planes, fields of view, spacings",
     )
-    add_argument("--seed", type=int, default=0, help="seed of the plan: same seed, same plan [0]")
+    add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the plan; the same seed gives the same plan [0]",
+    )
     grid_options(parser)
-    contrast_options(parser, _shares, "with shares: mri_t1=0.5,mri_flair=0.5")
+    contrast_options(parser, _shares, "modalities with their shares: mri_t1=0.5,mri_flair=0.5")
     parser.set_defaults(run=plan)
 
 

@@ -28,26 +28,27 @@ def card(facts: Facts) -> str:
         "## Licences",
         _list(
             [
-                *(f"Of the weights of {variant}: {terms}" for variant, terms in _terms(facts)),
-                *(f"Of the plan: {terms}" for terms in _plan_terms(facts)),
+                *(f"Weights of {variant}: {terms}" for variant, terms in _terms(facts)),
+                *(f"Plan: {terms}" for terms in _plan_terms(facts)),
                 MASKS_OF_PEOPLE,
             ]
         ),
         "## Origin of the masks",
         _table(("mask", "cases"), facts.mask_origins.items()),
         "## Splits",
-        f"Cases of one `group` in `{CASES}` show one anatomy: the same mask or source. Keep them on"
-        " one side of a split, or a network is validated on what it has trained on."
-        + _nnunet_splits(facts),
+        f"Cases with the same `group` in `{CASES}` show one anatomy, for example because they have"
+        " the same mask or source. Keep them on one side of a split. Otherwise a network is"
+        " validated on anatomies from its training data." + _nnunet_splits(facts),
         "## Limits",
         _list(facts.limits),
-        "## Set aside",
+        "## Unfaithful and failed rows",
         facts.set_aside,
         "## Files",
         f"`{CASES}` has a line for each case, with the columns"
-        f" {', '.join(f'`{column}`' for column in columns(facts.cases))}; `croissant.json` is its"
-        " metadata. A report says how its volume was made, and `maisi reproduce REPORT` makes it"
-        " again. These files are written anew by each run of `maisi dataset`.",
+        f" {', '.join(f'`{column}`' for column in columns(facts.cases))}. `croissant.json` has the"
+        " metadata of the dataset. Each report describes how its volume was made;"
+        " `maisi reproduce REPORT` makes the volume again. Every run of `maisi dataset` overwrites"
+        f" `{CASES}`, `croissant.json` and this card.",
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -77,7 +78,9 @@ def _license_id(terms: str) -> str:
 
 
 def _terms(facts: Facts) -> list[tuple[str, str]]:
-    return sorted({(one.variant, one.license or "not said by the server") for one in facts.weights})
+    return sorted(
+        {(one.variant, one.license or "not stated by the server") for one in facts.weights}
+    )
 
 
 def _plan_terms(facts: Facts) -> list[str]:
@@ -89,8 +92,8 @@ def _nnunet_splits(facts: Facts) -> str:
     if facts.layout != "nnunet":
         return ""
     if facts.groups < 2:
-        return " With one anatomy there is no such split: train nnU-Net's fold `all`."
-    return " `splits_final.json`, which nnU-Net takes for its five folds, does so."
+        return " A split needs two anatomies, so train nnU-Net's fold `all`."
+    return " `splits_final.json` keeps them together in each of nnU-Net's five folds."
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -56,8 +56,8 @@ def croissant(facts: Facts) -> dict[str, Any]:
             }
             for one in facts.weights
         ],
-        "rai:dataCollection": "Masks: "
-        + "; ".join(f"{cases} cases {origin}" for origin, cases in facts.mask_origins.items()),
+        "rai:dataCollection": "Number of cases by the origin of the mask: "
+        + "; ".join(f"{origin}: {cases}" for origin, cases in facts.mask_origins.items()),
         "rai:dataCollectionMissingData": facts.set_aside,
         "rai:dataLimitations": facts.limits,
         "rai:personalSensitiveInformation": MASKS_OF_PEOPLE,
