@@ -192,7 +192,8 @@ def share_of_rank(rank: int, store: Path) -> list[int]:
 
 
 def test_ranks_share_the_rows(tmp_path: Path) -> None:
-    with torch.multiprocessing.get_context("fork").Pool(2) as pool:  # which spares the imports
+    # Not by fork: this process has threads of gRPC, whose locks a child could inherit.
+    with torch.multiprocessing.get_context("spawn").Pool(2) as pool:
         ranks = [pool.apply_async(share_of_rank, (n, tmp_path / "store")) for n in (0, 1)]
         assert [rank.get(PATIENCE) for rank in ranks] == [[0, 2, 4], [1, 3]]
 

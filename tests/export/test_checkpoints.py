@@ -211,7 +211,7 @@ def test_what_a_controlnet_lacks_comes_from_the_unet() -> None:
         ({"bias": None}, {"bias": torch.zeros(4)}, r"here lacks 1 of the network's 2"),
         ({"bias": torch.zeros(4)}, None, r"here: bias has shape \[4\], and .* takes \[3\]"),
         ({"bias": torch.tensor([0, 1, float("nan")])}, None, r"bias holds NaN or infinite"),
-        ({"bias": torch.zeros(3, dtype=torch.int64)}, None, r"bias is torch.int64, and torch.fl"),
+        ({"bias": torch.zeros(3, dtype=torch.int64)}, None, r"bias is torch.int64, but torch.fl"),
     ],
 )
 def test_what_does_not_fit_is_named_and_changes_nothing(

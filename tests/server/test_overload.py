@@ -128,7 +128,7 @@ def test_a_request_without_enough_time_is_refused_before_it_begins(server):
         assert outlook["expected_wait_seconds"] == 0
         calls = flow_calls(server)
         with (
-            Client(server.grpc, timeout=0.4 * outlook["expected_seconds"], retries=0) as hasty,
+            Client(server.grpc, timeout=0.15 * outlook["expected_seconds"], retries=0) as hasty,
             pytest.raises(InvalidRequest, match=r"^timeout: .* try again with more") as refused,
         ):
             hasty.generate(**long)

@@ -16,8 +16,10 @@ from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any
 
+import maisi_client
 import nibabel as nib
 import numpy as np
+import pytest
 from maisi_client._studio.backend import Target
 from maisi_client._studio.security import Access
 from maisi_client._studio.serving import hosts, page_server
@@ -170,6 +172,17 @@ def nifti(values: NDArray[Any], affine: NDArray[Any] = _AFFINE) -> bytes:
 def loaded(content: bytes) -> nib.Nifti1Image:
     """Return the image of a .nii.gz file."""
     return nib.Nifti1Image.from_bytes(gzip.decompress(content))
+
+
+def series(folder: Path) -> dict[str, bytes]:
+    """Return the files of a CT series with its Segmentation."""
+    pytest.importorskip("highdicom")
+    values = np.where(labels() > 0, np.int16(40), np.int16(-1000))
+    affine = np.diag([2.0, 2.0, 3.0, 1.0])
+    volume = maisi_client.Volume(nib.Nifti1Image(values, affine), {"modality": "ct"})
+    mask = nib.Nifti1Image(labels(), affine)
+    paths = maisi_client.save_dicom(volume, folder / "series", mask=mask)
+    return {path.name: path.read_bytes() for path in paths}
 
 
 def files_in(folder: Path) -> list[Path]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.client.studio.browser import Browser, labels, nifti
+from tests.client.studio.browser import Browser, labels, nifti, series
 from tests.client.studio.chromium import Page
-from tests.client.studio.test_pictures import series
 
 FOCUSED = "document.activeElement.id"
 

@@ -5,31 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import maisi_client
 import nibabel as nib
 import numpy as np
 import pytest
 from maisi_client._studio import multipart
 from maisi_client._studio.pictures import Pictures
 
-from tests.client.studio.browser import Browser, labels, loaded, nifti, studio
+from tests.client.studio.browser import Browser, labels, loaded, nifti, series, studio
 
 
 @pytest.fixture(scope="module")
 def page():
     with studio("127.0.0.1:9") as browser:
         yield browser
-
-
-def series(folder: Path) -> dict[str, bytes]:
-    """Return the files of a CT series with its Segmentation."""
-    pytest.importorskip("highdicom")
-    values = np.where(labels() > 0, np.int16(40), np.int16(-1000))
-    affine = np.diag([2.0, 2.0, 3.0, 1.0])
-    volume = maisi_client.Volume(nib.Nifti1Image(values, affine), {"modality": "ct"})
-    mask = nib.Nifti1Image(labels(), affine)
-    paths = maisi_client.save_dicom(volume, folder / "series", mask=mask)
-    return {path.name: path.read_bytes() for path in paths}
 
 
 def test_a_mask_comes_back_as_it_was(page: Browser) -> None:
