@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -133,7 +133,5 @@ def _corrected(quantities: Sequence[Quantity]) -> list[Quantity]:
     for rank, index in enumerate(order):
         one = quantities[index]
         highest = max(highest, min(1.0, (one.p or 0.0) * (len(order) - rank)))
-        result[index] = Quantity(
-            one.name, one.unit, one.synthetic, one.real, one.distance, highest, one.quarters
-        )
+        result[index] = replace(one, p=highest)
     return result

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._atomic import atomic
+from .._datasets.card import table
 from .._errors import printable
 
 if TYPE_CHECKING:
@@ -18,10 +19,11 @@ _HEADING = "\n\n## Assessment\n"
 def add_verdicts(card: Path, result: Assessment) -> None:
     """Add the verdicts to a card as its last section, in place of earlier ones."""
     text = card.read_text(encoding="utf-8").partition(_HEADING)[0].rstrip("\n")
-    lines = [text + _HEADING, "| question | verdict | |", "|---|---|---|"]
-    for verdict in result.verdicts:
+    rows = [
         # A sentence may have names of files.
-        sentence = escape(printable(verdict.sentence), quote=False).replace("|", "\\|")
-        lines.append(f"| {verdict.question} | {verdict.level} | {sentence} |")
+        (verdict.question, verdict.level, escape(printable(verdict.sentence), quote=False))
+        for verdict in result.verdicts
+    ]
     with atomic(card) as draft:
-        draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        section = table(("question", "verdict", ""), rows)
+        draft.write_text(f"{text}{_HEADING}\n{section}\n", encoding="utf-8")

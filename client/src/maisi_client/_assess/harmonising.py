@@ -12,7 +12,7 @@ from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from .._errors import InvalidRequest, first_line
+from .._errors import InvalidRequest
 from .._grid import Spacing, open_image, orientation, parse_spacing, resample_linear, to_ras
 from .._mask import load_greys
 
@@ -196,8 +196,3 @@ def _whole(name: str, data: NDArray[np.generic]) -> NDArray[np.int32]:
     if whole.min(initial=0) < 0 or whole.max(initial=0) > 65535:
         raise InvalidRequest(f"{name} hold numbers beyond 0 to 65535")
     return whole.astype(np.int32)
-
-
-def explain(error: Exception) -> str:
-    """Return the sentence of an error of ours or of a library."""
-    return str(error) if isinstance(error, InvalidRequest) else first_line(error)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .._colours import colour
+from .._colours import rgb
 from .alignment import align
 from .harmonising import Greys
 from .record import Record
@@ -19,7 +19,8 @@ from .record import Record
 Pixels = NDArray[np.uint8]
 
 _TILE = 176  # pixels of the longer side
-_AXIAL, _SAGITTAL = 2, 0
+_PALETTE = np.array([rgb(label) for label in range(256)], np.float32)
+_AXIAL = 2  # the axis of its normal
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,8 @@ def _with_outlines(tile: Pixels, labels: Pixels) -> Pixels:
     for axis in (0, 1):
         changed = np.diff(labels, axis=axis) != 0
         edge[tuple(slice(None, -1) if a == axis else slice(None) for a in (0, 1))] |= changed
-    palette = np.array([list(bytes.fromhex(colour(label)[1:])) for label in range(256)], np.float32)
     drawn = tile.copy()
-    drawn[edge] = np.rint(0.35 * tile[edge] + 0.65 * palette[labels[edge]]).astype(np.uint8)
+    drawn[edge] = np.rint(0.35 * tile[edge] + 0.65 * _PALETTE[labels[edge]]).astype(np.uint8)
     return drawn
 
 

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from .._anatomy import NAMES
-from .._datasets.report_files import channel_end, report_files
+from .._datasets.report_files import BIDS_LABELS, channel_end, report_files
 from .._errors import InvalidRequest, MaisiError, first_line, printable
 from .._validation import JSON_BYTES, read_json_file
 from .._volume import SUFFIXES
 
 _MASK = "_mask"  # `Volume.save` appends it to the name of a volume's mask
-_BIDS_LABELS = Path("derivatives", "labels")
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ def _bids(folder: Path) -> Iterator[Item]:
         if path.name.endswith(SUFFIXES) and not path.name.endswith(("_dseg.nii", "_dseg.nii.gz")):
             relative = path.parent.relative_to(folder)
             subject = stem(path).rpartition("_")[0].split("_acq-")[0]
-            there = folder / _BIDS_LABELS / relative
+            there = folder / BIDS_LABELS / relative
             labels = _first(there / f"{subject}_dseg{end}" for end in SUFFIXES)
             yield Item(stem(path), path, labels, _report(path))
 

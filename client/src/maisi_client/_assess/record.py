@@ -21,7 +21,7 @@ from . import features, obedience
 from .harmonising import Greys, Harmony, coarse, load, load_labels
 from .reading import Item, read_report
 
-_FORM = 1  # of the files on disk; another number makes all of them anew
+_FORM = 1  # of the files on disk; with another number all are written again
 _VIEW = 192  # pixels of the longer side of a view, at most
 _MANY = 2**23  # voxels; of larger volumes every n-th plane is compared with the labels
 _CHUNK = 1 << 20

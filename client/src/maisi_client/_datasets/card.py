@@ -19,9 +19,9 @@ def card(facts: Facts) -> str:
         _front_matter(facts),
         f"# {facts.name}",
         facts.description,
-        _table(("modality", "volumes"), facts.modalities.items()),
+        table(("modality", "volumes"), facts.modalities.items()),
         "## Weights",
-        _table(
+        table(
             ("variant", "network", "SHA-256", "volumes"),
             [(w.variant, w.network, f"`{w.sha256}`", times) for w, times in facts.weights.items()],
         ),
@@ -34,7 +34,7 @@ def card(facts: Facts) -> str:
             ]
         ),
         "## Origin of the masks",
-        _table(("mask", "cases"), facts.mask_origins.items()),
+        table(("mask", "cases"), facts.mask_origins.items()),
         "## Splits",
         f"Cases with the same `group` in `{CASES}` show one anatomy, for example because they have"
         " the same mask or source. Keep them on one side of a split. Otherwise a network is"
@@ -96,7 +96,8 @@ def _nnunet_splits(facts: Facts) -> str:
     return " `splits_final.json` keeps them together in each of nnU-Net's five folds."
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table of Markdown."""
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)
 

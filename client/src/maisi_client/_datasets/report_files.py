@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 LAYOUTS = ("plain", "nnunet", "msd", "bids")
+BIDS_LABELS = Path("derivatives", "labels")  # with the folders of the images below it
 
 
 def channel_end(number: int) -> str:

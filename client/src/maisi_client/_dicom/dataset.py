@@ -16,7 +16,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from .._datasets.report_files import report_files
+from .._datasets.report_files import BIDS_LABELS, report_files
 from .._errors import InvalidRequest, MaisiError, MaskError
 from .._grid import open_image
 from .._label_names import label_id
@@ -28,7 +28,6 @@ from .series import save_dicom
 
 # Of each layout of `maisi dataset`; what does not follow its mask is in another folder.
 _IMAGES = ("images/[!.]*.nii.gz", "imagesTr/[!.]*.nii.gz", "sub-*/**/anat/[!.]*.nii.gz")
-_BIDS_LABELS = Path("derivatives", "labels")
 _CHANNEL = re.compile(r"_\d{4}$")  # nnU-Net's, at the end of an image's name
 _RECORD = "sent.jsonl"  # what was sent, a line each
 
@@ -150,7 +149,7 @@ def _volume(
 def _label_files(dataset: Path, image: Path, row: str) -> list[Path]:
     """Return the possible paths of the labels of an image, whose report has the name `row`."""
     if image.parent.name == "anat":  # of BIDS
-        folder = dataset / _BIDS_LABELS / image.parent.relative_to(dataset)
+        folder = dataset / BIDS_LABELS / image.parent.relative_to(dataset)
         return sorted(folder.glob("*_dseg.nii.gz"))
     name = report_path(image).stem
     folder = image.parent.with_name(image.parent.name.replace("images", "labels"))

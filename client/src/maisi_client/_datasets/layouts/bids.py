@@ -10,6 +10,7 @@ from typing import Any
 
 from ..._errors import InvalidRequest
 from ..cases import CASES, Case
+from ..report_files import BIDS_LABELS
 from ..row import Row
 from .layout import DESCRIPTION, CasePaths, Layout, write_json, write_text
 from .summary import Summary
@@ -29,7 +30,6 @@ _SUFFIXES = {
     "mri_swi_skull_stripped": "acq-swiskullstripped_T2starw",
 }
 _VERSION = "1.10.0"
-_LABELS = Path("derivatives", "labels")
 _GENERATOR = "maisi-triton"
 
 
@@ -54,12 +54,12 @@ def bids(summary: Summary) -> Layout:
         ]
         return CasePaths(
             tuple(anat / f"{stem}.nii.gz" for stem in stems),
-            _LABELS / anat / f"{subject}_{session}_dseg.nii.gz",
+            BIDS_LABELS / anat / f"{subject}_{session}_dseg.nii.gz",
             tuple(anat / f"{stem}.json" for stem in stems),
         )
 
     def describe(cases: Sequence[Case]) -> None:
-        for dataset in (folder, folder / _LABELS):
+        for dataset in (folder, folder / BIDS_LABELS):
             dataset.mkdir(parents=True, exist_ok=True)
             write_json(
                 dataset / "dataset_description.json",
@@ -72,7 +72,7 @@ def bids(summary: Summary) -> Layout:
                 },
             )
         labels = (f"{id_}\t{name}" for id_, name in summary.labels.items())
-        write_text(folder / _LABELS / "dseg.tsv", "\n".join(["index\tname", *labels]))
+        write_text(folder / BIDS_LABELS / "dseg.tsv", "\n".join(["index\tname", *labels]))
         people = sorted({(case.reports[0].partition("/")[0], case.group) for case in cases})
         lines = ("\t".join(person) for person in people)
         write_text(folder / "participants.tsv", "\n".join(["participant_id\tgroup", *lines]))
