@@ -19,25 +19,20 @@ NOT_FINITE = (
 _PLANES = 16  # converted at a time, so that there are no further copies of a whole volume
 
 
-def decode(
-    variant: Variant, plan: Plan, latent: Any, mask: Array | None, run_model: RunModel
-) -> npt.NDArray[np.int16]:
-    """Return the volume [X, Y, Z] of `latent`, background where `mask` [X, Y, Z] is 0.
-
-    Raises InvalidRequest when the networks gave values that are not finite.
-    """
+def decode(variant: Variant, plan: Plan, latent: Any, run_model: RunModel) -> Array:
+    """Return the decoded volume [X, Y, Z] of `latent`, 0..1 in float32 or float16."""
     (decoded,) = run_model("vae_decoder", {"latent": latent}, ["image"])
     x, y, z = plan.size
-    image = intensity(variant, np.from_dlpack(decoded)[0, 0, :x, :y, :z])
-    if mask is not None:
-        image[mask == 0] = variant["intensity"]["min"]
-    return image
+    return np.from_dlpack(decoded)[0, 0, :x, :y, :z]
 
 
-def intensity(variant: Variant, decoded: Array) -> npt.NDArray[np.int16]:
+def grey_levels(
+    variant: Variant, decoded: Array, mask: Array | None = None
+) -> npt.NDArray[np.int16]:
     """Map the autoencoder's 0..1 onto the variant's grey levels, whole numbers in int16.
 
-    `decoded` is float32 or float16; the arithmetic is float32.
+    `decoded` [X, Y, Z] is float32 or float16; the arithmetic is float32. The volume is background
+    where `mask` [X, Y, Z] is 0. Raises InvalidRequest for values that are not finite.
     """
     scale = variant["intensity"]
     low, high = scale["min"], scale["max"]
@@ -50,5 +45,8 @@ def intensity(variant: Variant, decoded: Array) -> npt.NDArray[np.int16]:
         slab *= high - low
         slab += low
         np.rint(slab, out=slab)
-        image[start : start + _PLANES] = np.clip(slab, -32768, 32767)
+        planes = image[start : start + _PLANES]
+        planes[...] = np.clip(slab, -32768, 32767)
+        if mask is not None:
+            np.copyto(planes, np.int16(low), where=mask[start : start + _PLANES] == 0)
     return image

@@ -78,7 +78,8 @@ def decoder_stage(variant: Variant, inputs: Tensors, run_model: RunModel) -> Ten
         check_labels(plan, inputs["labels"].as_numpy())
         mask = _crop(plan, inputs["labels"].as_numpy())
         label_ids(variant, mask)
-    image = decoder.decode(variant, plan, inputs["latent"], mask, run_model)
+    decoded = decoder.decode(variant, plan, inputs["latent"], run_model)
+    image = decoder.grey_levels(variant, decoded, mask)
     attempts = [] if mask is None else [fidelity.measure(variant, image, mask)]
     seconds = {
         "condition": plan.condition_seconds,
