@@ -9,6 +9,7 @@ from bench import command
 NAMES = (
     "compare",
     "load",
+    "overlap",
     "overhead",
     "transfer",
     "decode",

@@ -19,26 +19,36 @@ NOT_FINITE = (
 _PLANES = 16  # converted at a time, so that there are no further copies of a whole volume
 
 
-def decode(variant: Variant, plan: Plan, latent: Any, run_model: RunModel) -> Array:
-    """Return the decoded volume [X, Y, Z] of `latent`, 0..1 in float32 or float16."""
-    (decoded,) = run_model("vae_decoder", {"latent": latent}, ["image"])
+def decode(
+    variant: Variant, plan: Plan, latent: Any, mask: Array | None, run_model: RunModel
+) -> npt.NDArray[np.int16]:
+    """Return the volume [X, Y, Z] of `latent`, background where `mask` [X, Y, Z] is 0.
+
+    Raises InvalidRequest when the networks gave values that are not finite.
+    """
+    return grey_levels(variant, decoded(plan, latent, run_model), mask)
+
+
+def decoded(plan: Plan, latent: Any, run_model: RunModel) -> Array:
+    """Return the decoder's output for `latent`, 0..1 in float32 or float16, cropped [X, Y, Z]."""
+    (output,) = run_model("vae_decoder", {"latent": latent}, ["image"])
     x, y, z = plan.size
-    return np.from_dlpack(decoded)[0, 0, :x, :y, :z]
+    return np.from_dlpack(output)[0, 0, :x, :y, :z]
 
 
 def grey_levels(
-    variant: Variant, decoded: Array, mask: Array | None = None
+    variant: Variant, output: Array, mask: Array | None = None
 ) -> npt.NDArray[np.int16]:
     """Map the autoencoder's 0..1 onto the variant's grey levels, whole numbers in int16.
 
-    `decoded` [X, Y, Z] is float32 or float16; the arithmetic is float32. The volume is background
+    `output` [X, Y, Z] is float32 or float16; the arithmetic is float32. The volume is background
     where `mask` [X, Y, Z] is 0. Raises InvalidRequest for values that are not finite.
     """
     scale = variant["intensity"]
     low, high = scale["min"], scale["max"]
-    image = np.empty(decoded.shape, np.int16)
-    for start in range(0, len(decoded), _PLANES):
-        slab = decoded[start : start + _PLANES].astype(np.float32)
+    image = np.empty(output.shape, np.int16)
+    for start in range(0, len(output), _PLANES):
+        slab = output[start : start + _PLANES].astype(np.float32)
         if not np.isfinite(slab).all():
             raise InvalidRequest(NOT_FINITE)
         np.clip(slab, 0, 1 if scale["clip_above"] else None, out=slab)

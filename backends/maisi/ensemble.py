@@ -78,8 +78,7 @@ def decoder_stage(variant: Variant, inputs: Tensors, run_model: RunModel) -> Ten
         check_labels(plan, inputs["labels"].as_numpy())
         mask = _crop(plan, inputs["labels"].as_numpy())
         label_ids(variant, mask)
-    decoded = decoder.decode(variant, plan, inputs["latent"], run_model)
-    image = decoder.grey_levels(variant, decoded, mask)
+    image = decoder.decode(variant, plan, inputs["latent"], mask, run_model)
     attempts = [] if mask is None else [fidelity.measure(variant, image, mask)]
     seconds = {
         "condition": plan.condition_seconds,

@@ -93,11 +93,11 @@ def run(
                     attempt,
                 )
             with progress.stage("decoder", progress.of_attempt(attempt, SAMPLER)):
-                decoded = decoder.decode(variant, plan, latent, run_model)
+                output = decoder.decoded(plan, latent, run_model)
                 if mask is None or attempt == plan.redraws:  # else it may be sampled again
                     ticket.leave()
-                volume = decoder.grey_levels(variant, decoded, mask)
-                del decoded
+                volume = decoder.grey_levels(variant, output, mask)
+                del output
                 if mask is not None:
                     attempts.append(fidelity.measure(variant, volume, mask))
             if attempt == 0:
