@@ -2,8 +2,9 @@
 
     scripts/bench overlap [--side 256] [--flow 0.25] [--decoder 0.15] [--in-flight 4] [--write]
 
-The flow and the decoder of mini are replaced by stand-ins that take the time of a GPU. Everything
-else is real: stages, queue, transfer and client. The defaults are what docs/gpu.md expects of an
+The networks of mini are replaced by stand-ins that take the time of a GPU. Large latents and
+embeddings are one voxel there, because a GPU keeps them in its memory. Everything else is real: stages, queue,
+transfer and client. The defaults are what docs/gpu.md expects of an
 H100 at 256³: 0.25 s for 30 steps and 0.15 s for the decoder. The last line is JSON.
 """
 
@@ -39,7 +40,9 @@ import triton_python_backend_utils as pb_utils
 class TritonPythonModel:
     def initialize(self, args):
         config = json.loads(args["model_config"])
-        self.seconds = float(config["parameters"]["seconds"]["string_value"])
+        parameters = config["parameters"]
+        self.seconds = float(parameters["seconds"]["string_value"])
+        self.side = int(parameters["side"]["string_value"])
         self.outputs = config["output"]
 
     def execute(self, requests):
@@ -50,19 +53,17 @@ class TritonPythonModel:
             error = pb_utils.TritonError("only the stages of mini call it")
             return pb_utils.InferenceResponse(error=error)
         end = time.monotonic() + self.seconds
-        inputs = {tensor.name(): tensor for tensor in request.inputs()}
-        largest = max(inputs.values(), key=lambda tensor: np.prod(tensor.shape()))
+        latent = pb_utils.get_input_tensor_by_name(request, "latent")
+        sides = latent.shape()[2:] if latent else (1, 1, 1)
+        if max(sides) > 16:
+            sides = (1, 1, 1)
+        image = [4 * side if side > 1 else self.side for side in sides]
         tensors = []
         for output in self.outputs:
-            name, kind = output["name"], pb_utils.triton_string_to_numpy(output["data_type"])
-            if name in ("next_latent", "velocity"):
-                array = inputs["latent"].as_numpy()
-            elif name == "embedding":
-                array = np.zeros((1, output["dims"][1], 8, 8, 8), kind)
-            else:
-                x, y, z = largest.shape()[2:]
-                array = np.zeros((1, 1, 4 * x, 4 * y, 4 * z), kind)
-            tensors.append(pb_utils.Tensor(name, array))
+            kind = pb_utils.triton_string_to_numpy(output["data_type"])
+            shape = image if output["name"] == "image" else sides
+            array = np.zeros((1, int(output["dims"][1]), *shape), kind)
+            tensors.append(pb_utils.Tensor(output["name"], array))
         time.sleep(max(0, end - time.monotonic()))
         return pb_utils.InferenceResponse(tensors)
 """
@@ -81,6 +82,7 @@ def write_repository(folder: Path, side: int, seconds: dict[str, float]) -> None
             config.backend, config.default_model_filename = "python", ""
             config.ClearField("optimization")
             config.parameters["seconds"].string_value = str(seconds[network])
+            config.parameters["side"].string_value = str(side)
             (folder / source.name / "1").mkdir(parents=True)
             (folder / source.name / "1" / "model.py").write_text(STAND_IN)
         else:
