@@ -4,7 +4,7 @@
 
 The networks of mini are replaced by stand-ins that take the time of a GPU. Large latents and
 embeddings are one voxel there, because a GPU keeps them in its memory. Everything else is real:
-stages, queue, transfer and client. The defaults are what docs/gpu.md expects of an H100 at 256³:
+stages, queue, transfer and client. The defaults are an estimate for a data-centre GPU at 256³:
 0.25 s for 30 steps and 0.15 s for the decoder. The last line is JSON.
 """
 
