@@ -1,6 +1,6 @@
 """How well a volume follows its mask: edges where labels meet, and the HU of organs in CT.
 
-docs/generation.md says how the threshold was measured.
+docs/how-to/generation.md says how the threshold was measured.
 """
 
 from __future__ import annotations
