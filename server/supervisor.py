@@ -40,10 +40,8 @@ def serve(settings: Settings) -> None:
         try:
             variants = wait_until_ready(triton, settings, stop)
             check_networks(triton, variants, settings.start_seconds, stop)
-            health = Health(
-                triton, variants, settings.stall_seconds, address if settings.tls else None
-            )
-            status_port = StatusPort(health, address)
+            health = Health(triton, variants, settings.stall_seconds)
+            status_port = StatusPort(health, address, tls=settings.tls is not None)
             stubs = triton.stubs()
             write_line(sys.stdout, ready_line(triton, address, list(variants)))
             while reason := recovery.watch(triton, stubs, health, stop):
