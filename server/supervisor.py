@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from server.launch import Launch
 from server.log import log, write_line
 from server.settings import (
     TENSORS_VARIABLE,
+    TRACE_VARIABLE,
     CannotServe,
     Settings,
     check_limits,
@@ -78,7 +80,13 @@ def stopping_file(folder: Path) -> Path:
 def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
     """Start tritonserver in a temporary folder, and remove all that it leaves behind."""
     check_limits(settings.limits)
-    state = {TOKEN_VARIABLE: token(), TENSORS_VARIABLE: gpu_tensors()}
+    service = os.environ.get("OTEL_SERVICE_NAME") or "maisi"
+    state = {
+        TOKEN_VARIABLE: token(),
+        TENSORS_VARIABLE: gpu_tensors(),
+        TRACE_VARIABLE: settings.trace_url,
+        "OTEL_SERVICE_NAME": service,
+    }
     gpus.check(settings.gpus or ())
     gpu_numbers = gpus.select(settings.gpus)
     # A single GPU is left to Triton, which does not use one that is too old.
@@ -110,6 +118,8 @@ def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
                 settings.tls,
                 settings.version,
                 gpu_numbers if state[TENSORS_VARIABLE] == "1" else (),
+                settings.trace_url,
+                service,
             )
             state[FILE_VARIABLE] = str(stopping_file(folder))
             yield Triton(launch, prefix, (prefix_lock, folder_lock), state), address, folder

@@ -19,8 +19,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from . import tracing
 from .errors import InvalidRequest, Overloaded, TimeUp
 
+WAITING = "waiting"  # the stage of a request that waits for its turn
 _POLL = 0.25  # seconds between two checks whether the caller still waits
 _STARTED = 2  # requests that may be started for each device, one of them paused
 _RETRY = 5.0  # seconds after which to try again, where no work is estimated
@@ -160,6 +162,10 @@ class Gate:
 
     def wait_for_turn(self, ticket: Ticket, while_waiting: Callable[[], None]) -> None:
         """Return when `ticket` works; see `Ticket.begin`."""
+        with tracing.span(WAITING):
+            self._wait_for_turn(ticket, while_waiting)
+
+    def _wait_for_turn(self, ticket: Ticket, while_waiting: Callable[[], None]) -> None:
         start = time.monotonic()
         while True:
             with self._changed:
