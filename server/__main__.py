@@ -97,6 +97,12 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="N,N",
         help="numbers of the GPUs that each get every network; none: the CPU; default: all GPUs",
     )
+    parser.add_argument(
+        "--trace-endpoint",
+        metavar="URL",
+        help="http://HOST:PORT of an OTLP/HTTP receiver, which gets the spans of requests that have"
+        " a traceparent; default: no traces",
+    )
     add = parser.add_argument_group("security (docs/how-to/operations.md)").add_argument
     add(
         "--key-file",
@@ -135,7 +141,7 @@ def main() -> int:
     from server import gpus
     from server.address import Address
     from server.layout import Limits, model_names
-    from server.settings import CannotServe, Settings
+    from server.settings import CannotServe, Settings, trace_url
     from server.supervisor import serve
 
     ports = (options.grpc_port, options.http_port, options.metrics_port, options.status_port)
@@ -159,6 +165,7 @@ def main() -> int:
                 options.spill_gb,
             ),
             gpus=None if options.gpus is None else gpus.parse(options.gpus),
+            trace_url=trace_url(options.trace_endpoint),
         )
         if options.key_file is not None:
             settings = dataclasses.replace(

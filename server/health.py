@@ -6,20 +6,12 @@ the latest volume, a request's or one of its own.
 
 from __future__ import annotations
 
-import shutil
-import socket
-import ssl
 import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 
-import psutil
-
-from server.address import Address
 from server.control import Activity, ControlError, Smallest
-from server.host import SHM
 from server.triton import Triton
 
 POLL = 0.5  # seconds between two polls of tritonserver
@@ -34,7 +26,7 @@ class Health:
     """The health of a running server, which a thread polls; threads may share it.
 
     `variants`: name -> its smallest volume. `stall`: seconds without progress after which work
-    counts as hanging. `address`: where gRPC has TLS, None where it has none.
+    counts as hanging.
 
     A probe makes the smallest volumes. There is one every `IDLE` seconds without requests, at once
     when a request failed (at most every `PAUSE` seconds), and one after the other while they fail.
@@ -44,19 +36,12 @@ class Health:
     `SILENT` seconds without an answer: a tritonserver that aborts can hang in its signal handler.
     """
 
-    def __init__(
-        self,
-        triton: Triton,
-        variants: Mapping[str, Smallest],
-        stall: float,
-        address: Address | None,
-    ):
+    def __init__(self, triton: Triton, variants: Mapping[str, Smallest], stall: float):
         """Begin with a server that has just made its smallest volumes."""
         self.triton, self.variants, self.stall = triton, variants, stall
         self.restarts: Counter[str] = Counter()
         self.loading = ""  # the model that died and is being loaded again
         self.stopping = False
-        self._tls = address
         self._problem: str | None = None  # of the latest poll
         self._hanging = False  # whether the problem needs a new start of tritonserver
         self._failure: str | None = None  # of the latest probe
@@ -165,54 +150,3 @@ class Health:
         else:
             self._failure, self._volume_at = None, time.monotonic()
         self._probe_at = time.monotonic()
-
-    def metrics(self) -> str:
-        """Return what Triton's own metrics lack, in Prometheus' text format."""
-        rows: list[tuple[str, str, dict[str, str], float]] = [
-            ("maisi_server_ready", "gauge", {}, float(self.ready() is None)),
-            ("maisi_server_stopping", "gauge", {}, float(self.stopping)),
-            ("maisi_shared_memory_free_bytes", "gauge", {}, float(shutil.disk_usage(SHM).free)),
-        ]
-        stubs = self.triton.stubs()
-        resident: Counter[str] = Counter()  # a model may have several processes
-        for pid, model in stubs.items():
-            with suppress(psutil.Error):
-                resident[model] += psutil.Process(pid).memory_info().rss
-        for model, size in resident.items():
-            rows.append(("maisi_model_resident_bytes", "gauge", {"model": model}, float(size)))
-        for model in sorted({*stubs.values(), *self.restarts}):
-            count = float(self.restarts[model])
-            rows.append(("maisi_model_restarts_total", "counter", {"model": model}, count))
-        if self._tls is not None and (expires := expiry(self._tls)) is not None:
-            rows.append(("maisi_certificate_expiry_timestamp_seconds", "gauge", {}, expires))
-        lines, names = [], set()
-        for name, kind, labels, value in rows:
-            if name not in names:
-                lines.append(f"# TYPE {name} {kind}")
-                names.add(name)
-            label_text = ",".join(f'{key}="{text}"' for key, text in labels.items())
-            lines.append(f"{name}{{{label_text}}} {value:.15g}")
-        return "\n".join(lines) + "\n"
-
-
-def expiry(address: Address) -> float | None:
-    """Return when the certificate that gRPC serves expires, in seconds since the epoch.
-
-    0 for one that has expired; None where nobody answers. The certificate is read from the
-    port and not from its file, as Triton reads the file only at its start.
-    """
-    endpoint = (address.near, address.grpc)
-    try:
-        context = ssl.create_default_context(cadata=ssl.get_server_certificate(endpoint, timeout=5))
-        context.check_hostname = False
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # it is its own trust anchor
-        context.set_alpn_protocols(["h2"])
-        with socket.create_connection(endpoint, 5) as plain, context.wrap_socket(plain) as secure:
-            certificate = secure.getpeercert()
-    except ssl.SSLCertVerificationError:
-        return 0.0
-    except OSError:
-        return None
-    if not certificate:
-        return None
-    return float(ssl.cert_time_to_seconds(str(certificate["notAfter"])))

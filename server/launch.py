@@ -16,6 +16,8 @@ MEMORY = "shared-memory"
 RESTRICTED = ("model-repository", MEMORY, "trace", "logging")
 # Triton's HTTP has no TLS. Where gRPC has TLS, HTTP gives nothing but its health without the key.
 RESTRICTED_WITH_TLS = (*RESTRICTED, "inference", "metadata", "model-config", "statistics")
+# Header of W3C's Trace Context, which models get as a parameter of the request.
+TRACE_HEADER = "^(?i)traceparent$"
 SILENCE = 300  # seconds without a message on a gRPC connection after which its client is pinged
 
 
@@ -34,6 +36,7 @@ class Launch:
 
     `key`: opens `RESTRICTED`. `memory_key`: opens shared memory alone, by gRPC. `version` of the
     models, None: the newest. `gpus`: the numbers of those whose memory passes between models.
+    `trace_url` takes spans, empty: there are none; `service` names them.
     """
 
     home: Path
@@ -45,6 +48,8 @@ class Launch:
     tls: Tls | None = None
     version: int | None = None
     gpus: tuple[int, ...] = ()
+    trace_url: str = ""
+    service: str = "maisi"
 
 
 def command(launch: Launch) -> list[str]:
@@ -76,7 +81,11 @@ def command(launch: Launch) -> list[str]:
         # option that takes two hours, and never happens to a client without a request.
         f"--grpc-keepalive-time={1000 * SILENCE}",
         "--grpc-keepalive-permit-without-calls=1",
+        f"--grpc-header-forward-pattern={TRACE_HEADER}",
+        f"--http-header-forward-pattern={TRACE_HEADER}",
     ]
+    if launch.trace_url:
+        words += [f"--trace-config={setting}" for setting in _trace_settings(launch)]
     if launch.version is not None:
         words.append(f"--model-config-name={launch.version}")
     if launch.gpus:
@@ -91,6 +100,16 @@ def command(launch: Launch) -> list[str]:
     if tls is not None and tls.clients is not None:
         words += ["--grpc-use-ssl-mutual=true", f"--grpc-root-cert={tls.clients}"]
     return words
+
+
+def _trace_settings(launch: Launch) -> list[str]:
+    return [
+        "mode=opentelemetry",
+        "level=TIMESTAMPS",
+        "rate=0",  # of all requests none, but those with a `traceparent`
+        f"opentelemetry,url={launch.trace_url}",
+        f"opentelemetry,resource=service.name={launch.service}",
+    ]
 
 
 def environment(folders: layout.Folders) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from server.layout import UNLIMITED, Limits
 from server.triton import TOKEN_VARIABLE
 
 TENSORS_VARIABLE = "MAISI_GPU_TENSORS"  # as backends/engines/cuda.py has it
+TRACE_VARIABLE = "MAISI_TRACE_URL"  # as backends/maisi/tracing.py has it
 SHORTEST_TOKEN = 32  # characters, as backends/engines/guard.py has it
 
 
@@ -28,7 +30,8 @@ class Settings:
     `backends`: the folder of ours; None where `triton` has them among its own. `gpus`: numbers of
     those that networks are placed on; None: all. `key`: for what `server.launch.RESTRICTED` lists;
     the default is random. `memory_key` opens shared memory to clients of our own user on
-    this machine, who read it from a file; empty: shared memory needs `key`.
+    this machine, who read it from a file; empty: shared memory needs `key`. `trace_url` takes
+    spans by OTLP/HTTP; empty: nothing is traced.
     """
 
     triton: Path
@@ -45,6 +48,7 @@ class Settings:
     version: int | None = None
     limits: Limits = UNLIMITED
     gpus: tuple[int, ...] | None = None
+    trace_url: str = ""
 
 
 def check_limits(limits: Limits) -> None:
@@ -66,6 +70,23 @@ def check_limits(limits: Limits) -> None:
         raise CannotServe(f"--memory-gb: {limits.memory_gb:g}, but more than 0 is expected.")
     if limits.spill_gb is not None and not limits.spill_gb >= 0:
         raise CannotServe(f"--spill-gb: {limits.spill_gb:g}, but 0 or more is expected.")
+
+
+def trace_url(endpoint: str | None) -> str:
+    """Return the URL that takes spans at an endpoint of OTLP/HTTP, empty for None.
+
+    As https://opentelemetry.io/docs/specs/otel/protocol/exporter/#endpoint-urls-for-otlphttp makes
+    it of OTEL_EXPORTER_OTLP_ENDPOINT. Raises CannotServe for what is no URL.
+    """
+    if endpoint is None:
+        return ""
+    # Triton 2.51 has no TLS here (docs/how-to/operations.md).
+    if not re.fullmatch(r"http://[^\s/?#,@]+(/[^\s?#,]*)?", endpoint):
+        raise CannotServe(
+            f"--trace-endpoint: {endpoint!r}, but http://HOST:PORT of an OTLP/HTTP receiver is"
+            " expected."
+        )
+    return f"{endpoint.rstrip('/')}/v1/traces"
 
 
 def token() -> str:

@@ -19,6 +19,7 @@ from http import HTTPStatus
 
 from server.address import Address, family
 from server.health import Health
+from server.status_metrics import exposition
 
 HEAD = 8 << 10  # bytes of a request's head
 PATIENCE = 5.0  # seconds in which a request has to arrive, and again for its answer to be read
@@ -40,9 +41,13 @@ def max_connections() -> int:
 class StatusPort:
     """Answers GET and HEAD of /live, /ready and /metrics, one request a connection."""
 
-    def __init__(self, health: Health, address: Address):
-        """Listen at the address's status port until `stop`; raises OSError where it is in use."""
+    def __init__(self, health: Health, address: Address, tls: bool):
+        """Listen at the address's status port until `stop`; raises OSError where it is in use.
+
+        `tls`: gRPC has TLS.
+        """
         self._health, self._max = health, max_connections()
+        self._tls = address if tls else None
         self._open: dict[asyncio.StreamWriter, None] = {}  # from the oldest to the newest
         self._metrics: Future[str] | None = None  # the latest
         self._loop, self._stopped = asyncio.new_event_loop(), asyncio.Event()
@@ -127,7 +132,7 @@ class StatusPort:
 
     def _compute(self, metrics: Future[str]) -> None:
         try:
-            metrics.set_result(self._health.metrics())
+            metrics.set_result(exposition(self._health, self._tls))
         except Exception as error:  # raised where the result is awaited
             metrics.set_exception(error)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from server.launch import Launch
 from server.log import log, write_line
 from server.settings import (
     TENSORS_VARIABLE,
+    TRACE_VARIABLE,
     CannotServe,
     Settings,
     check_limits,
@@ -40,10 +42,8 @@ def serve(settings: Settings) -> None:
         try:
             variants = wait_until_ready(triton, settings, stop)
             check_networks(triton, variants, settings.start_seconds, stop)
-            health = Health(
-                triton, variants, settings.stall_seconds, address if settings.tls else None
-            )
-            status_port = StatusPort(health, address)
+            health = Health(triton, variants, settings.stall_seconds)
+            status_port = StatusPort(health, address, tls=settings.tls is not None)
             stubs = triton.stubs()
             write_line(sys.stdout, ready_line(triton, address, list(variants)))
             while reason := recovery.watch(triton, stubs, health, stop):
@@ -80,7 +80,13 @@ def stopping_file(folder: Path) -> Path:
 def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
     """Start tritonserver in a temporary folder, and remove all that it leaves behind."""
     check_limits(settings.limits)
-    state = {TOKEN_VARIABLE: token(), TENSORS_VARIABLE: gpu_tensors()}
+    service = os.environ.get("OTEL_SERVICE_NAME") or "maisi"
+    state = {
+        TOKEN_VARIABLE: token(),
+        TENSORS_VARIABLE: gpu_tensors(),
+        TRACE_VARIABLE: settings.trace_url,
+        "OTEL_SERVICE_NAME": service,
+    }
     gpus.check(settings.gpus or ())
     gpu_numbers = gpus.select(settings.gpus)
     # A single GPU is left to Triton, which does not use one that is too old.
@@ -112,6 +118,8 @@ def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
                 settings.tls,
                 settings.version,
                 gpu_numbers if state[TENSORS_VARIABLE] == "1" else (),
+                settings.trace_url,
+                service,
             )
             state[FILE_VARIABLE] = str(stopping_file(folder))
             yield Triton(launch, prefix, (prefix_lock, folder_lock), state), address, folder

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from . import conditioning, decoder, fidelity, request_steps, sampler
+from . import conditioning, decoder, fidelity, request_steps, sampler, tracing
 from .dlpack import first_row
 from .errors import InvalidRequest
 from .inputs import Array, Variant, read_text
@@ -34,13 +35,16 @@ Tensors = dict[str, Any]
 def condition_stage(variant: Variant, inputs: Tensors, run_model: RunModel) -> Tensors:
     """Return the tensors noise, labels and plan of a checked and completed request."""
     started = time.monotonic()
-    arrays = {name: tensor.as_numpy() for name, tensor in inputs.items()}
-    plan, translated = request_steps.plan_request(variant, arrays)
-    plan, mask = request_steps.prepare_mask(variant, plan, translated, run_model)
-    ids = {"labels": conditioning.label_rows(variant, plan, mask)} if takes_mask(variant) else {}
-    source_latent = request_steps.encode_source(variant, plan, arrays, run_model)
-    noise = request_steps.initial_latent(variant, plan, source_latent, arrays.get("latent"))
-    times = {"started": started, "condition_seconds": time.monotonic() - started}
+    seconds: dict[str, float] = {}
+    with _stage("condition", seconds):
+        arrays = {name: tensor.as_numpy() for name, tensor in inputs.items()}
+        plan, translated = request_steps.plan_request(variant, arrays)
+        plan, mask = request_steps.prepare_mask(variant, plan, translated, run_model)
+        labels = takes_mask(variant)
+        ids = {"labels": conditioning.label_rows(variant, plan, mask)} if labels else {}
+        source_latent = request_steps.encode_source(variant, plan, arrays, run_model)
+        noise = request_steps.initial_latent(variant, plan, source_latent, arrays.get("latent"))
+    times = {"started": started, "condition_seconds": seconds["condition"]}
     return {"noise": noise, **ids, "plan": request_steps.text_bytes(signed(plan, **times))}
 
 
@@ -51,39 +55,38 @@ def sampler_stage(variant: Variant, inputs: Tensors, run_model: RunModel) -> Ten
     conditions: Tensors = conditioning.condition_rows(variant, plan)
     seconds: dict[str, float] = {}
     if plan.masked:
-        started, ids = time.monotonic(), inputs["labels"]
-        check_labels(plan, ids.as_numpy())
-        conditions["embedding"] = request_steps.encode_mask(ids, run_model)
-        seconds["mask_encoder"] = time.monotonic() - started
-    started = time.monotonic()
-    latent = sampler.sample(
-        variant,
-        plan,
-        inputs["noise"],
-        conditions,
-        run_model,
-        first_row=first_row,
-    )
-    seconds["sampler"] = time.monotonic() - started
+        with _stage("mask_encoder", seconds):
+            check_labels(plan, inputs["labels"].as_numpy())
+            conditions["embedding"] = request_steps.encode_mask(inputs["labels"], run_model)
+    with _stage("sampler", seconds):
+        latent = sampler.sample(
+            variant,
+            plan,
+            inputs["noise"],
+            conditions,
+            run_model,
+            first_row=first_row,
+        )
     return {"latent": latent, "sampled": request_steps.text_bytes(json.dumps({"seconds": seconds}))}
 
 
 def decoder_stage(variant: Variant, inputs: Tensors, run_model: RunModel) -> Tensors:
     """Return the tensors image, report and used_mask: decode the latent and report."""
-    started = time.monotonic()
-    plan = parse_plan(variant, inputs["plan"].as_numpy())
-    check_latent(variant, plan, "latent", inputs["latent"].as_numpy())
-    mask = None
-    if plan.masked:
-        check_labels(plan, inputs["labels"].as_numpy())
-        mask = _crop(plan, inputs["labels"].as_numpy())
-        label_ids(variant, mask)
-    image = decoder.decode(variant, plan, inputs["latent"], mask, run_model)
-    attempts = [] if mask is None else [fidelity.measure(variant, image, mask)]
+    decoding: dict[str, float] = {}
+    with _stage("decoder", decoding):
+        plan = parse_plan(variant, inputs["plan"].as_numpy())
+        check_latent(variant, plan, "latent", inputs["latent"].as_numpy())
+        mask = None
+        if plan.masked:
+            check_labels(plan, inputs["labels"].as_numpy())
+            mask = _crop(plan, inputs["labels"].as_numpy())
+            label_ids(variant, mask)
+        image = decoder.decode(variant, plan, inputs["latent"], mask, run_model)
+        attempts = [] if mask is None else [fidelity.measure(variant, image, mask)]
     seconds = {
         "condition": plan.condition_seconds,
         **_seconds(inputs["sampled"].as_numpy()),
-        "decoder": time.monotonic() - started,
+        **decoding,
         "total": time.monotonic() - plan.started,
     }
     summary = report(variant, plan, seconds, image, mask, attempts)
@@ -98,6 +101,15 @@ STAGES: dict[str, Callable[[Variant, Tensors, RunModel], Tensors]] = {
     "sampler": sampler_stage,
     "decoder": decoder_stage,
 }
+
+
+@contextmanager
+def _stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Trace the block, and set its time in `seconds`."""
+    started = time.monotonic()
+    with tracing.span(name):
+        yield
+    seconds[name] = time.monotonic() - started
 
 
 def _crop(plan: Plan, ids: Array) -> Array:

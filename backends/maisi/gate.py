@@ -24,8 +24,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 
+from . import tracing
 from .errors import InvalidRequest, Overloaded, TimeUp
 
+WAITING = "waiting"  # the stage of a request that waits for its turn
 _POLL = 0.25  # seconds between two checks whether the caller still waits
 _STARTED = 3  # requests that may be started for each device
 _ENTERED = 2  # requests that may use its networks, one of them paused
@@ -192,6 +194,10 @@ class Gate:
 
         See `Ticket.begin`, `enter` and `step`.
         """
+        with tracing.span(WAITING):
+            self._wait(ticket, state, while_waiting)
+
+    def _wait(self, ticket: Ticket, state: State, while_waiting: Callable[[], None]) -> None:
         start = time.monotonic()
         with self._changed:
             ticket.state = state

@@ -25,7 +25,7 @@ import triton_python_backend_utils as pb_utils
 sys.path.append(str(Path(__file__).parents[2]))  # Triton loads this file by itself
 
 from backends.engines import guard
-from backends.maisi import stopping, stream
+from backends.maisi import stopping, stream, tracing
 from backends.maisi.ensemble import STAGES, Tensors
 from backends.maisi.errors import (
     Cancelled,
@@ -37,11 +37,10 @@ from backends.maisi.errors import (
     render,
 )
 from backends.maisi.forecast import Pace
-from backends.maisi.gate import Gate
+from backends.maisi.gate import WAITING, Gate
 from backends.maisi.inner_models import InnerModels, log, log_hint, named_tensor, overloaded
 from backends.maisi.inputs import Variant, flag
 from backends.maisi.metrics import Metrics
-from backends.maisi.progress import WAITING
 from backends.maisi.request_steps import text_bytes
 
 _ARENA_MAX = -8  # mallopt's M_ARENA_MAX, glibc's malloc.h
@@ -81,6 +80,7 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(f"{args['model_name']}: {error}") from None
         if self.role == "stream":  # else glibc has an arena for each thread, and keeps its memory
             ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
+        tracing.start()
         self.pace = Pace()
         self.metrics = Metrics(self.variant["name"], args["model_name"])
         self.inner_models = InnerModels(
@@ -91,6 +91,10 @@ class TritonPythonModel:
         devices = parameters.get("devices", {"string_value": "1"})
         self.gate = Gate(waiting, self.metrics.set_queue, int(devices["string_value"]))
         self.checks = threading.BoundedSemaphore(waiting)  # at a time; they do not use the gate
+
+    def finalize(self) -> None:
+        """End the model, which Triton unloads."""
+        tracing.stop()
 
     def execute(self, requests: Sequence[Any]) -> list[Any] | None:
         """Answer each request; a stream answers in threads, each through its request's own sender.
@@ -110,11 +114,12 @@ class TritonPythonModel:
         try:
             if self.role == "condition":
                 stopping.check_not_stopping()
-            with nullcontext() if request_id == self.probe_id else self.metrics.running():
+            counted = nullcontext() if request_id == self.probe_id else self.metrics.running()
+            with counted, tracing.continued(request):
                 run_model = self._run_model(request, request_id)
                 outputs = STAGES[self.role](self.variant, _inputs(request), run_model)
             if self.role == "decoder":
-                outputs = self._finished(request_id, outputs)
+                outputs = self._finished(request, request_id, outputs)
             return pb_utils.InferenceResponse([named_tensor(*item) for item in outputs.items()])
         except Exception as error:
             return pb_utils.InferenceResponse(error=self._error(request_id, error))
@@ -150,7 +155,7 @@ class TritonPythonModel:
             if stage != WAITING:
                 self.metrics.mark_progress()
             if "report" in outputs:
-                outputs = self._finished(request_id, outputs)
+                outputs = self._finished(request, request_id, outputs)
             outputs = {
                 "stage": text_bytes(stage),
                 "progress": np.array([progress], np.float32),
@@ -162,7 +167,9 @@ class TritonPythonModel:
             run_model = self._run_model(request, request_id)
             time_limit = self._time_limit(request)
             inputs = _inputs(request)
-            stream.run(self.variant, inputs, run_model, send, self.pace, self.gate, time_limit)
+            # Triton's own span ends when `execute` returns.
+            with tracing.continued(request), tracing.span("request", request_id=request_id):
+                stream.run(self.variant, inputs, run_model, send, self.pace, self.gate, time_limit)
         except Exception as error:
             self._fail(sender, request_id, error)
         else:
@@ -194,14 +201,18 @@ class TritonPythonModel:
 
         return functools.partial(self.inner_models.call, check, request_id)
 
-    def _finished(self, request_id: str, outputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Count a request that is done, and put its id into the report among its outputs."""
+    def _finished(
+        self, request: Any, request_id: str, outputs: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Count a request that is done, and put its ids into the report among its outputs."""
         report = json.loads(outputs["report"].tobytes())
         if request_id != self.probe_id:
             self.metrics.count_request("done")
             if "image" in outputs:  # a check and a mask alone have none
                 self.metrics.count_volume(report)
-        return {**outputs, "report": text_bytes(json.dumps({"request_id": request_id, **report}))}
+        caller = tracing.caller(request)
+        ids = {"request_id": request_id, **({"trace_id": caller.trace_id} if caller else {})}
+        return {**outputs, "report": text_bytes(json.dumps(ids | report))}
 
     def _error(self, request_id: str, error: Exception) -> Any:
         """Count an error and return it as Triton's."""

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from . import stopping
-from .gate import Ticket
+from . import stopping, tracing
+from .gate import WAITING, Ticket
 from .request import Plan
 from .sampler import RunModel
 
-WAITING = "waiting"  # the stage of a request that waits for its turn
 _INTERVAL = 1.0  # seconds between two messages of a request that waits
 # The progress, 0..1, at which a stage begins; SAMPLER is the sampler's share of an attempt.
 MASK_ENCODER, ATTEMPTS = 0.02, 0.05
@@ -30,10 +29,11 @@ class RequestProgress:
 
     @contextmanager
     def stage(self, name: str, progress: float) -> Iterator[None]:
-        """Report that a stage begins, and time the block."""
+        """Report that a stage begins, and time and trace the block."""
         self._report(name, progress)
         started = self._ticket.clock()
-        yield
+        with tracing.span(name):
+            yield
         elapsed = self._ticket.clock() - started
         self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
 

@@ -10,9 +10,9 @@ from . import conditioning, decoder, fidelity, masks, request_steps, sampler
 from .dlpack import first_row
 from .errors import InvalidRequest
 from .forecast import Pace
-from .gate import Gate
+from .gate import WAITING, Gate
 from .inputs import Inputs, Variant, flag
-from .progress import MASK_ENCODER, SAMPLER, WAITING, RequestProgress
+from .progress import MASK_ENCODER, SAMPLER, RequestProgress
 from .report import best, outlook, report
 from .request_steps import text_bytes
 from .sampler import RunModel

@@ -233,3 +233,11 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_value_is_refused_by_its_name(name: str) -> None:
     assert f"/{name}" in refusal(f"--set-json={name}={WRONG[name]}")
+
+
+def test_the_trace_endpoint_is_an_option_of_the_server() -> None:
+    option = "--trace-endpoint=http://collector:4318"
+    traced = template("--set=server.traceEndpoint=http://collector:4318")
+    assert option in yaml.safe_dump_all(traced)
+    assert "--trace-endpoint" not in yaml.safe_dump_all(template())
+    assert "traceEndpoint" in refusal("--set=server.traceEndpoint=collector:4318")

@@ -15,6 +15,7 @@ import yaml
 
 from tests.conftest import PATIENCE, ROOT, Server
 from tests.docker import tools
+from tests.server.metrics import get
 from tests.server.mini import last, stream, volume
 from tests.server.ports import free_ports
 
@@ -43,6 +44,20 @@ def test_every_alert_fires_when_it_should_and_not_otherwise() -> None:
     assert fired == alerts
     page = (ROOT / "docs" / "how-to" / "operations.md").read_text()
     assert [alert for alert in alerts if f"### {alert}" not in page] == []
+
+
+def test_promtool_has_no_complaint_about_our_metrics(server: Server) -> None:
+    """Units, suffixes and HELP lines; Triton's own metrics are not ours to name."""
+    volume(server, masked=True)
+    ours = [
+        line
+        for address in (server.metrics, server.status)
+        for line in get(address, "metrics")[1].splitlines(keepends=True)
+        if re.match(r"(# (HELP|TYPE) )?maisi_", line)
+    ]
+    words = [prometheus(), "check", "metrics"]
+    result = subprocess.run(words, input="".join(ours), text=True, capture_output=True)
+    assert (result.returncode, result.stdout + result.stderr) == (0, "")
 
 
 def query(port: int, expression: str) -> list[object]:

@@ -121,7 +121,7 @@ def test_health_watches_on_whatever_is_answered(
 ) -> None:
     monkeypatch.setattr(health, "POLL", 0.05)
     answers.answer = METRICS
-    watched = Health(triton, {}, 100, None)
+    watched = Health(triton, {}, 100)
     try:
         broken = [*BROKEN.values(), METRICS.replace(b"} 1\n", b"} x\n")]
         for answer in broken:

@@ -175,7 +175,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch, server: Server) -> Health:
     http, metrics = (int(url.rpartition(":")[2]) for url in (server.http, server.metrics))
     control = Control(Address("127.0.0.1", 0, http, metrics, 0), "", probe_id(TOKEN))
     triton: Any = SimpleNamespace(control=control)
-    return Health(triton, {"mini": Smallest((32, 32, 32), 22)}, 1800, None)
+    return Health(triton, {"mini": Smallest((32, 32, 32), 22)}, 1800)
 
 
 def test_a_volume_of_its_own_that_hangs_is_a_failure(

@@ -13,10 +13,12 @@ import subprocess
 import psutil
 import pytest
 import trustme
+from prometheus_client.parser import text_string_to_metric_families
 
 from server.status_port import BACKLOG, HEAD
 from tests.conftest import PATIENCE
 from tests.server.bare import Bare
+from tests.server.metrics import get
 from tests.server.papers import Papers
 from tests.server.tiny import write_repository
 
@@ -158,6 +160,23 @@ def test_head_is_get_without_the_body(server, path):
     body = get.partition(b"\r\n\r\n")[2]
     assert b"\r\nContent-Length: %d\r\n" % len(body) in get
     assert b"\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n" in head
+
+
+def test_the_text_is_what_prometheus_reads(server):
+    text = get(server.status, "metrics")[1]
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert {name: family.type for name, family in families.items()} == {
+        "maisi_server_ready": "gauge",
+        "maisi_server_stopping": "gauge",
+        "maisi_shared_memory_free_bytes": "gauge",
+        "maisi_model_resident_bytes": "gauge",
+        "maisi_model_restarts": "counter",
+    }
+    assert all(family.documentation for family in families.values())
+    names = {sample.name for sample in families["maisi_model_restarts"].samples}
+    assert names == {"maisi_model_restarts_total"}
+    models = {sample.labels["model"] for sample in families["maisi_model_resident_bytes"].samples}
+    assert models == set(server.stubs())
 
 
 def test_a_client_that_does_not_read_the_metrics_is_cut_off(server, eventually):

@@ -36,6 +36,8 @@ class MaskArguments(TypedDict, total=False):
             works at this spacing: labels are resampled by nearest neighbour, and the volume is
             resampled to the mask's own grid by linear interpolation.
         seed: the same seed, mask and arguments give the same volume; by default it is random.
+        traceparent: the W3C trace context that the server's spans continue; by default that of the
+            active span of OpenTelemetry.
     """
 
     variant: str | None
@@ -46,6 +48,7 @@ class MaskArguments(TypedDict, total=False):
     size: Sequence[int] | None
     spacing: float | Sequence[float] | None
     seed: int | None
+    traceparent: str | None
 
 
 class Arguments(MaskArguments, total=False):

@@ -23,6 +23,7 @@ from ._grid import (
     same_grid,
 )
 from ._mask import load_greys, load_mask
+from ._tracing import traceparent
 
 _log = logging.getLogger("maisi_client")
 
@@ -34,7 +35,8 @@ class Request:
     `variant` is None for the server's only one. `mask` and `arguments` are the caller's, with a
     seed. `reference` is the image whose grid the answer gets: the mask, whose values are `labels`,
     or else the `source`. `named` is whether the ids follow from the labels' names, and are not
-    those of the file. `warnings` are about reading and resampling.
+    those of the file. `warnings` are about reading and resampling. `traceparent` is the header of
+    that name.
     """
 
     variant: str | None
@@ -47,6 +49,7 @@ class Request:
     labels: NDArray[np.uint8] | None
     named: bool
     warnings: tuple[str, ...]
+    traceparent: str | None = None
 
 
 def prepare(mask: Picture | None, arguments: Mapping[str, Any], **flags: bool) -> Request:
@@ -56,6 +59,7 @@ def prepare(mask: Picture | None, arguments: Mapping[str, Any], **flags: bool) -
     invalid value, TypeError for an unknown argument.
     """
     arguments = complete(arguments)
+    header = traceparent(arguments.pop("traceparent", None))
     source, spacing = arguments.get("source"), arguments.get("spacing")
     labels = None if mask is None else load_mask(mask, arguments.get("vocabulary"))
     greys = None if source is None else load_greys(source)
@@ -99,6 +103,7 @@ def prepare(mask: Picture | None, arguments: Mapping[str, Any], **flags: bool) -
         labels=None if labels is None else labels.values,
         named=labels is not None and labels.named,
         warnings=warnings,
+        traceparent=header,
     )
 
 

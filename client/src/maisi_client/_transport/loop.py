@@ -107,7 +107,9 @@ class _Stream:
             }
 
         self._replies = begin.server.connection.stream_infer(
-            requests(), stream_timeout=max(begin.deadline - time.monotonic(), 0.001)
+            requests(),
+            stream_timeout=max(begin.deadline - time.monotonic(), 0.001),
+            headers=begin.headers,
         )
 
     async def receive(self, seconds: float) -> Message | None:

@@ -44,6 +44,12 @@ class OpenStream:
     model: str
     inputs: Mapping[str, NDArray[Any]]
     deadline: float
+    traceparent: str | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The metadata of the stream."""
+        return {} if self.traceparent is None else {"traceparent": self.traceparent}
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,8 @@ class Session:
         def attempt(server: PooledServer[Any], deadline: float) -> Operations[None]:
             complete = yield from self._with_variant(server, request, deadline)
             yield from self._check_supported(server, complete, deadline)
-            yield OpenStream(server, f"{complete.variant}.stream", complete.inputs, deadline)
+            model, inputs = f"{complete.variant}.stream", complete.inputs
+            yield OpenStream(server, model, inputs, deadline, request.traceparent)
             try:
                 yield from consume(_Stream(server.url, deadline, self._idle_timeout))
             except errors.UnknownModel as error:

@@ -149,7 +149,9 @@ class _Stream:
             begin.server.url, tls, answer_bytes=self._region.answer_bytes
         )
         self._client.start_stream(
-            self._on_message, stream_timeout=max(begin.deadline - time.monotonic(), 0.001)
+            self._on_message,
+            stream_timeout=max(begin.deadline - time.monotonic(), 0.001),
+            headers=begin.headers,
         )
         tensors, outputs = self._region.tensors(), self._region.outputs()
         with suppress(InferenceServerException):  # the stream is lost; the inbox has the reason

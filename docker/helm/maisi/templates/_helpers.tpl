@@ -79,6 +79,9 @@ containers:
       {{- if .version }}
       - --version={{ .version }}
       {{- end }}
+      {{- if .traceEndpoint }}
+      - --trace-endpoint={{ .traceEndpoint }}
+      {{- end }}
       {{- if .keySecret }}
       - --key-file=/secrets/key/key
       {{- end }}
