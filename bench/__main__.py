@@ -18,6 +18,7 @@ NAMES = (
     "modes",
     "precision",
     "cost",
+    "dataset",
 )
 
 if __name__ == "__main__":

@@ -25,11 +25,13 @@ def fake_server(
     answer: Answer | None = None,
     configs: Iterable[model_config.ModelConfig] = (),
     compression: grpc.Compression = grpc.Compression.NoCompression,
+    threads: int = 4,
 ) -> Iterator[tuple[str, list[pb.ModelInferRequest]]]:
     """Answer each streamed request by `answer`; yield the url and the list of requests.
 
     A part None of an answer ends the stream. `configs` are those of its models, which it reports as
-    ready, and `mini` too unless an ensemble is among them. It compresses messages by `compression`.
+    ready, and `mini` too unless an ensemble is among them. It compresses messages by `compression`,
+    and has `threads` for requests.
     """
     requests: list[pb.ModelInferRequest] = []
 
@@ -56,7 +58,7 @@ def fake_server(
 
     models = {config.name: config for config in configs}
     anything = [("grpc.max_send_message_length", -1)]
-    server = grpc.server(ThreadPoolExecutor(4), options=anything, compression=compression)
+    server = grpc.server(ThreadPoolExecutor(threads), options=anything, compression=compression)
     rpc.add_GRPCInferenceServiceServicer_to_server(Servicer(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()

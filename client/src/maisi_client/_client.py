@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -16,10 +17,10 @@ from ._signature import lists_keywords_of
 from ._transport import channel, threads
 from ._transport.address import DEFAULT_URL
 from ._transport.operations import Operations
-from ._transport.pool import Pool
+from ._transport.pool import Pool, PooledServer
 from ._transport.session import Session
 from ._transport.tls import Tls
-from ._variant import Variant
+from ._variant import Capacity, Variant
 from ._volume import Progress, Volume
 
 if TYPE_CHECKING:
@@ -141,6 +142,17 @@ class Client:
         """Return every variant that is ready on the server, by name."""
         variants: dict[str, Variant] = self._wait(self._events(self._session.variants()))
         return variants
+
+    def _preferring(self, server: PooledServer[Any]) -> Client:
+        """Return this client, asking other servers only while `server` rests."""
+        client = copy.copy(self)
+        client._session = self._session.preferring(server)
+        return client
+
+    def _capacity(self, server: PooledServer[Any]) -> Capacity:
+        """Return what a server publishes; raises `MaisiError` where it does not answer."""
+        capacity: Capacity = self._wait(self._events(self._session.capacity(server)))
+        return capacity
 
     def _events(self, operations: Operations[None]) -> Generator[Any, None, None]:
         return threads.events(operations, self._tls)

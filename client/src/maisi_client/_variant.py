@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._errors import InvalidRequest, ServerError, ServerUnavailable, printable
 from ._validation import check_form, excerpt, read_json
@@ -42,8 +42,16 @@ class Variant:
     weights: Mapping[str, str] = field(default_factory=dict)
 
 
+class Capacity(NamedTuple):
+    """How many requests the stream of a server works on at a time, and how many more may wait."""
+
+    working: int = 1
+    waiting: int = 1
+
+
 _THREE = [(int, float)] * 3
 _LONGEST = 32767  # voxels of a side in NIfTI-1
+_MOST_DEVICES = 1000
 _FORM = {  # of the JSON, as far as the client reads it
     "name": str,
     "license?": str,
@@ -116,6 +124,20 @@ def parse_variant(text: str) -> Variant:
         size["name"]: {key: size[key] for key in size if key != "name"} for size in sizes
     }
     return Variant(**fields)
+
+
+def parse_capacity(config: Any) -> Capacity:
+    """Return the capacity that the configuration of a variant's stream publishes.
+
+    What it does not publish is one request. Raises `ServerError` for a variant that cannot be read.
+    """
+    parameters = {name: config.parameters[name].string_value for name in config.parameters}
+    devices = parameters.get("devices", "")
+    limits = parse_variant(parameters["variant"]).limits if "variant" in parameters else {}
+    return Capacity(
+        int(devices) if devices.isdecimal() and 0 < int(devices) < _MOST_DEVICES else 1,
+        max(int(limits.get("waiting", (0, 1))[1]), 1),
+    )
 
 
 def choose_variant(name: str | None, variants: Mapping[str, Variant]) -> Variant:

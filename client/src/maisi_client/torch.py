@@ -13,16 +13,15 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from ._client import Client
-from ._datasets.dataset import insist
+from ._datasets.fleet import Fleet, Made, insist
 from ._datasets.row import Row
 from ._errors import InvalidRequest, MaisiError
 from ._mask import label_image
@@ -38,6 +37,7 @@ except ImportError:
         " pip install 'maisi-client[torch]'"
     ) from None
 
+_AHEAD = 2  # pairs that are ready or being made, for each that the servers take at a time
 Rows: TypeAlias = Iterable[Row | Mapping[str, Any]]
 
 
@@ -58,9 +58,11 @@ class SyntheticPairs(IterableDataset[Any]):
     or its number if it has none, in later ones a seed derived from that and the epoch. Rows of a
     function keep their seeds; one without gets a seed derived from its number and the epoch.
 
-    `url` names one server or, with commas, several, as for `Client`. Up to `prefetch` pairs are
-    made in advance, at the same time by threads. The workers of a `DataLoader` share the rows, and
-    so do the ranks of `torch.distributed` if its group is initialised before the dataset.
+    `url` names one server or, with commas, several, as for `Client`. Pairs are made in advance, by
+    threads: as many at a time as keep the servers full, by the capacity that they publish, and at
+    most twice as many are ready or being made; with `prefetch`, so many. The workers of a
+    `DataLoader` share the rows, and so do the ranks of `torch.distributed` if its group is
+    initialised before the dataset.
 
     While iterating, a refused row raises `InvalidRequest`; a row that fails otherwise is tried
     `attempts` times and then raises the last `MaisiError`. Leaving early cancels running requests.
@@ -74,14 +76,14 @@ class SyntheticPairs(IterableDataset[Any]):
         transform: Callable[[dict[str, Any]], Any] | None = None,
         endless: bool = False,
         epoch: int = 0,
-        prefetch: int = 4,
+        prefetch: int | None = None,
         attempts: int = 3,
         tls: Tls | None = None,
         timeout: float = 3600.0,
     ) -> None:
         limits = (("epoch", epoch, 0), ("prefetch", prefetch, 1), ("attempts", attempts, 1))
         for name, value, least in limits:
-            if value < least:
+            if value is not None and value < least:
                 raise InvalidRequest(f"{name} is {value}; {least} or more is expected")
         self.rows = rows if callable(rows) else list(rows)
         self.url = url
@@ -98,19 +100,28 @@ class SyntheticPairs(IterableDataset[Any]):
                 yield pair if self.transform is None else self.transform(pair)
 
     def _pairs(self) -> Generator[dict[str, Any], None, None]:
-        rows, stopped = self._share(), threading.Event()
-        pending: deque[Future[dict[str, Any]]] = deque()
+        rows = enumerate(self._share())
+        ended: dict[int, dict[str, Any] | BaseException] = {}
+        make = partial(_make, attempts=self.attempts)
         with ExitStack() as stack:
             # Opened here, since connections do not survive the fork of a worker.
             client = stack.enter_context(Client(self.url, tls=self.tls, timeout=self.timeout))
-            pool = stack.enter_context(ThreadPoolExecutor(self.prefetch))
-            stack.callback(stopped.set)
-            while True:
-                for row in itertools.islice(rows, self.prefetch - len(pending)):
-                    pending.append(pool.submit(_make, row, client, self.attempts, stopped))
-                if not pending:
+            fleet = stack.enter_context(Fleet(client, make, jobs=self.prefetch, in_order=True))
+            added = 0
+            for wanted in itertools.count():
+                ahead = self.prefetch or _AHEAD * fleet.in_flight
+                more = dict(itertools.islice(rows, max(wanted + ahead - added, 0)))
+                fleet.add(more)
+                added += len(more)
+                if wanted == added:
                     return
-                yield pending.popleft().result()
+                while wanted not in ended:
+                    number, pair = fleet.results.get()
+                    ended[number] = pair
+                pair = ended.pop(wanted)
+                if isinstance(pair, BaseException):
+                    raise pair
+                yield pair
 
     def _share(self) -> Iterator[Row]:
         """Yield the rows of this worker of this rank."""
@@ -143,9 +154,13 @@ def _derived_seed(seed: int, epoch: int) -> int:
     return int(np.random.SeedSequence([seed % 2**64, epoch]).generate_state(1)[0])
 
 
-def _make(row: Row, client: Client, attempts: int, stopped: threading.Event) -> dict[str, Any]:
+def _make(
+    row: Row, client: Client, made: Made, stopped: threading.Event, attempts: int
+) -> dict[str, Any]:
     try:
-        return _pair(row, insist(row, client, attempts, stopped))
+        volume = insist(row, client, attempts, stopped)
+        made([volume])
+        return _pair(row, volume)
     except MaisiError as error:
         raise type(error)(f"row '{row.name}': {error}") from error
 

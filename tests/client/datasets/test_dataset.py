@@ -75,6 +75,7 @@ def test_a_row_that_fails_is_recorded_and_the_others_are_made(
     assert result.returncode == 1
     summary = json.loads(result.stdout.splitlines()[0])
     assert summary["rows"] == 3 and summary["failed"] == 1
+    assert summary["volumes_per_hour"] > 0 and 0 < summary["utilisation"] <= 1
     failed = json.loads((to / "failed" / "bad.json").read_text())
     assert failed["type"] == "InvalidRequest" and failed["kind"] == "invalid_request"
     assert "mri_t9" in failed["error"]
@@ -151,9 +152,10 @@ def test_without_a_terminal_lines_say_how_far_it_is(
     lines = [line for line in capsys.readouterr().err.splitlines() if " rows" in line]
     ended = [int(line.split(" of ")[0]) for line in lines]
     assert len(lines) > 2 and ended == sorted(ended)
-    between = re.compile(r"\d of 7 rows(, 1 failed)?(, \d+ volumes/h(, \d+ (s|min) left)?)?")
+    speed = r"\d+ volumes/h, servers \d+% used"
+    between = re.compile(rf"\d of 7 rows(, 1 failed)?(, {speed}(, \d+ (s|min) left)?)?")
     assert all(between.fullmatch(line) for line in lines[:-1])
-    assert re.fullmatch(r"7 of 7 rows, 1 failed, \d+ volumes/h", lines[-1])
+    assert re.fullmatch(rf"7 of 7 rows, 1 failed, {speed}", lines[-1])
     assert "\x1b" not in "".join(lines)
 
 
@@ -174,3 +176,5 @@ def test_without_a_terminal_lines_say_how_far_it_is(
 def test_the_pace_counts_what_was_made(states: dict[str, int], seconds: float, text: str) -> None:
     line = pace(Counter(states), 10, seconds)
     assert line == text or line == f"{text} left"
+    used = pace(Counter(states), 10, seconds, utilisation=0.93)
+    assert used == line.replace(" volumes/h", " volumes/h, servers 93% used")

@@ -30,7 +30,7 @@ from maisi_client import (
 )
 from maisi_client._cli import main
 from maisi_client._cli.progress_bar import Bar
-from maisi_client._datasets.dataset import insist
+from maisi_client._datasets.fleet import insist
 from maisi_client._datasets.row import Row
 from maisi_client._transport.channel import answer_bytes
 from maisi_client._transport.errors import explain

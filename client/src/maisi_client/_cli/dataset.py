@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TextIO
 
 from .._datasets.report_files import LAYOUTS
@@ -35,7 +35,12 @@ def add(commands: Commands) -> None:
     add_argument(
         "--to", required=True, metavar="DIR", help="folder of the dataset, created if missing"
     )
-    add_argument("--jobs", type=count, default=2, metavar="N", help="volumes made at a time [2]")
+    add_argument(
+        "--jobs",
+        type=count,
+        metavar="N",
+        help="rows in flight at all servers together [as many as keep them full]",
+    )
     add_argument(
         "--layout", choices=LAYOUTS, default="plain", help="layout of the files [%(default)s]"
     )
@@ -76,10 +81,13 @@ def dataset(args: argparse.Namespace, interval: float = 60.0) -> None:
     index, shards = args.shard
     total, started = len(rows[index::shards]), time.monotonic()
     states: Counter[str] = Counter()
+    utilisation: float | None = None
     with (
         client(args) as server,
         _progress_line(
-            sys.stderr, lambda: pace(states, total, time.monotonic() - started), interval
+            sys.stderr,
+            lambda: pace(states, total, time.monotonic() - started, utilisation),
+            interval,
         ) as say,
         contextlib.closing(
             make_dataset(
@@ -96,10 +104,15 @@ def dataset(args: argparse.Namespace, interval: float = 60.0) -> None:
     ):
         for outcome in outcomes:
             states[outcome.state] += 1
+            utilisation = outcome.utilisation if outcome.utilisation is not None else utilisation
             say(f"{outcome.name}: {outcome.error}" if outcome.error else "")
+    speed = {
+        "volumes_per_hour": round(_rate(states, time.monotonic() - started), 1),
+        "utilisation": None if utilisation is None else round(utilisation, 3),
+    }
     verdicts = _assess(args) if args.assess else {}
     if args.json:
-        print(json.dumps({"rows": total, **states, **verdicts}))
+        print(json.dumps({"rows": total, **states, **speed, **verdicts}))
     else:
         print(", ".join(f"{number} {state}" for state, number in states.items()))
     if states["failed"]:
@@ -123,17 +136,27 @@ def _assess(args: argparse.Namespace) -> dict[str, object]:
     return {"verdicts": [vars(verdict) for verdict in result.verdicts]}
 
 
-def pace(states: Counter[str], total: int, seconds: float) -> str:
-    """Return a line with the progress of a dataset of `total` rows after so many seconds."""
+def pace(states: Counter[str], total: int, seconds: float, utilisation: float | None = None) -> str:
+    """Return a line with the progress of a dataset of `total` rows after so many seconds.
+
+    `utilisation` is the share of the servers' time that its volumes took.
+    """
     counts = dict(states)  # a copy: another thread counts
     ended = sum(counts.values())
     finished, failed = ended - counts.get("kept", 0), counts.get("failed", 0)
     parts = [f"{ended} of {total} rows"] + [f"{failed} failed"] * bool(failed)
     if finished and seconds > 0:
-        parts.append(f"{3600 * finished / seconds:.0f} volumes/h")
+        parts.append(f"{_rate(counts, seconds):.0f} volumes/h")
+        if utilisation is not None:
+            parts.append(f"servers {utilisation:.0%} used")
         if ended < total:
             parts.append(f"{duration(seconds * (total - ended) / finished)} left")
     return ", ".join(parts)
+
+
+def _rate(counts: Mapping[str, int], seconds: float) -> float:
+    """Return the rows that ended per hour, without those that were kept."""
+    return 3600 * (sum(counts.values()) - counts.get("kept", 0)) / seconds
 
 
 @contextlib.contextmanager

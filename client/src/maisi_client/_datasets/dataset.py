@@ -6,7 +6,6 @@ import functools
 import json
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,10 @@ from .._errors import InvalidRequest, MaisiError
 from .._outputs import identities, refuse_input
 from .._provenance import json_arguments
 from .._variant import Variant
-from .._volume import Progress, Volume
+from .._volume import Volume
 from .cases import read_report
 from .description import FAILED, UNFAITHFUL, check_folder, describe
+from .fleet import Fleet, Made, NoLongerNeeded, insist
 from .groups import assign_groups
 from .layouts import make_layout
 from .layouts.layout import Layout
@@ -28,17 +28,18 @@ from .row import Row
 from .saving import remove_drafts, save_case
 
 
-class NoLongerNeeded(Exception):
-    """The volume is no longer needed."""
-
-
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a row: `done`, `unfaithful`, `failed` with an error, or `kept` from before."""
+    """The result of a row: `done`, `unfaithful`, `failed` with an error, or `kept` from before.
+
+    `utilisation` is the share of the servers' time of this run so far, 0 to 1, in which they worked
+    on volumes of it, by their reports; None for a row that is kept.
+    """
 
     name: str
     state: str
     error: str = ""
+    utilisation: float | None = None
 
 
 def make_dataset(
@@ -48,11 +49,15 @@ def make_dataset(
     *,
     layout: str = "plain",
     channels: Sequence[str] = (),
-    jobs: int = 2,
+    jobs: int | None = None,
     attempts: int = 3,
     shard: tuple[int, int] = (0, 1),
 ) -> Generator[Outcome, None, None]:
-    """Make every missing row of a plan, `jobs` at a time; yield the outcome of each row.
+    """Make every missing row of a plan; yield the outcome of each row, in the order of their ends.
+
+    Each server gets as many rows at a time as keep it full, by the capacity that it publishes; with
+    `jobs`, so many rows are in flight at all servers together. Large rows come first, and rows of
+    one size after each other at one server. The order has no influence on the files.
 
     A row has an image, labels where it has a mask, and last, when those are whole, a report. A run
     that is stopped, also by kill -9, loses no finished volume, and the next run makes none twice.
@@ -146,32 +151,24 @@ def _refuse_inputs(
             refuse_input(inputs, f"a file of row '{row.name}'", folder / path)
 
 
-def _work(rows: Sequence[Row], job: _Job, jobs: int) -> Iterator[Outcome]:
-    stopped = threading.Event()
-    with ThreadPoolExecutor(jobs) as pool:
-        running: set[Future[Outcome]] = set()
-        waiting = iter(rows)
-        try:
-            while True:
-                # No more than `jobs` are submitted: a plan may have a million rows.
-                for row in waiting:
-                    running.add(pool.submit(_make, row, job, stopped))
-                    if len(running) >= jobs:
-                        break
-                if not running:
-                    return
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield future.result()
-        finally:
-            stopped.set()
+def _work(rows: Sequence[Row], job: _Job, jobs: int | None) -> Iterator[Outcome]:
+    if not rows:
+        return
+    with Fleet(job.client, functools.partial(_make, job=job), jobs=jobs) as fleet:
+        fleet.add(dict(enumerate(rows)))
+        for _ in rows:
+            _, outcome = fleet.results.get()
+            if isinstance(outcome, BaseException):
+                raise outcome
+            yield replace(outcome, utilisation=fleet.utilisation)
 
 
-def _make(row: Row, job: _Job, stopped: threading.Event) -> Outcome:
+def _make(row: Row, client: Client, made: Made, stopped: threading.Event, job: _Job) -> Outcome:
     failure = job.folder / _failure_path(row)
     try:
         variants = job.variants()
-        volumes = _channels(row, job, stopped)
+        volumes = _channels(row, client, stopped, job)
+        made(volumes)
         variant = variants.get(str(volumes[0].report["variant"]))
         license_ = variant.license if variant else ""
         faithful = all(volume.faithful for volume in volumes)
@@ -190,15 +187,15 @@ def _make(row: Row, job: _Job, stopped: threading.Event) -> Outcome:
     return Outcome(row.name, "done" if faithful else "unfaithful")
 
 
-def _channels(row: Row, job: _Job, stopped: threading.Event) -> list[Volume]:
+def _channels(row: Row, client: Client, stopped: threading.Event, job: _Job) -> list[Volume]:
     """Make the volume of a row, or one for each channel, with one seed."""
     if not job.channels:
-        return [insist(row, job.client, job.attempts, stopped)]
+        return [insist(row, client, job.attempts, stopped)]
     volumes: list[Volume] = []
     arguments = dict(row.arguments)
     for modality in job.channels:
         channel = replace(row, arguments={**arguments, "modality": modality})
-        volumes.append(insist(channel, job.client, job.attempts, stopped))
+        volumes.append(insist(channel, client, job.attempts, stopped))
         arguments["seed"] = volumes[0].report["seed"]  # a random one, where the row has none
     return volumes
 
@@ -206,24 +203,3 @@ def _channels(row: Row, job: _Job, stopped: threading.Event) -> list[Volume]:
 def _failure_path(row: Row) -> Path:
     """Return the path, in a dataset, of the error of a row."""
     return FAILED / f"{row.name}.json"
-
-
-def insist(row: Row, client: Client, attempts: int, stopped: threading.Event) -> Volume:
-    """Make a row in up to `attempts` attempts; a refused request is not repeated.
-
-    Raises the last `MaisiError`, or `NoLongerNeeded` once `stopped` is set, which cancels the
-    request.
-    """
-
-    def check_stopped(progress: Progress | None = None) -> None:
-        if stopped.is_set():
-            raise NoLongerNeeded
-
-    for remaining in reversed(range(attempts)):
-        check_stopped()
-        try:
-            return client.generate(**row.arguments, on_progress=check_stopped)
-        except MaisiError as error:
-            if isinstance(error, InvalidRequest) or not remaining:
-                raise
-    raise AssertionError("an attempt ends with a volume or raises")

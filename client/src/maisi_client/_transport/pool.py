@@ -26,6 +26,7 @@ class PooledServer(Generic[_T]):
     connection: _T
     pending: int = 0
     failures: int = 0  # in a row
+    refusals: int = 0  # of requests that were too many for it
     rests_until: float = 0.0  # time.monotonic()
     far_until: float = 0.0  # time.monotonic(): until then no shared memory is tried
 
@@ -40,8 +41,8 @@ class Pool(Generic[_T]):
         ]
 
     @contextmanager
-    def server(self) -> Iterator[PooledServer[_T]]:
-        """Yield the server with the fewest requests of ours, among those that do not rest.
+    def server(self, preferred: PooledServer[_T] | None = None) -> Iterator[PooledServer[_T]]:
+        """Yield `preferred`, else the server with our fewest requests, of those that do not rest.
 
         A server that is not available, fails or falls silent within the context rests: longer after
         each failure in a row, and at least as long as its error says. If all servers rest, the one
@@ -50,7 +51,12 @@ class Pool(Generic[_T]):
         with self._lock:
             now = time.monotonic()
             server = min(
-                self.servers, key=lambda one: (max(one.rests_until - now, 0.0), one.pending)
+                self.servers,
+                key=lambda one: (
+                    max(one.rests_until - now, 0.0),
+                    one is not preferred,
+                    one.pending,
+                ),
             )
             server.pending += 1
         try:
@@ -90,4 +96,5 @@ class Pool(Generic[_T]):
                 rest = min(_REST_SECONDS * 2**server.failures, _LONGEST_REST_SECONDS)
                 rest = max(rest, least / 0.75)
                 server.failures += 1
+                server.refusals += least > 0
                 server.rests_until = now + rest * random.uniform(0.75, 1.25)

@@ -5,6 +5,7 @@ Nothing here waits: each method is a generator of `operations`.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import logging
 import time
@@ -17,10 +18,12 @@ from tritonclient.utils import InferenceServerException
 from .. import _answer as answer
 from .._errors import InvalidRequest, MaisiError, ServerError
 from .._request import Request
-from .._variant import only_variant, parse_variants, variant_names
+from .._variant import Capacity, only_variant, parse_capacity, parse_variants, variant_names
 from . import channel, errors
 from .operations import Compute, Emit, Lookup, Message, OpenStream, Operations, Receive, Sleep
 from .pool import Pool, PooledServer
+
+_CAPACITY_SECONDS = 5.0  # a run does not wait longer for it when it ends
 
 _log = logging.getLogger("maisi_client")
 
@@ -34,6 +37,21 @@ class Session:
         self.pool, self._url = pool, url
         self._timeout, self._idle_timeout, self._retries = timeout, idle_timeout, retries
         self._only_variant: str | None = None  # of the servers, once it has been looked up
+        self._preferred: PooledServer[Any] | None = None
+
+    def preferring(self, server: PooledServer[Any]) -> Session:
+        """Return a session with the same pool, which asks others only while `server` rests."""
+        session = copy.copy(self)
+        session._preferred = server
+        return session
+
+    def capacity(self, server: PooledServer[Any]) -> Operations[None]:
+        """Emit the `Capacity` of one server; raises `MaisiError` where it does not answer."""
+        deadline, capacities = time.monotonic() + _CAPACITY_SECONDS, []
+        for name in variant_names((yield from self._models(server, deadline))):
+            config = yield from self._config(server, deadline, f"{name}.stream")
+            capacities.append(parse_capacity(config))
+        yield Emit(min(capacities, default=Capacity()))
 
     def variants(self) -> Operations[None]:
         """Emit every variant that is ready on one of the servers, by name."""
@@ -128,7 +146,7 @@ class Session:
         deadline = time.monotonic() + self._timeout
         for retry in itertools.count():
             try:
-                with self.pool.server() as server:
+                with self.pool.server(self._preferred) as server:
                     yield from attempt(server, deadline)
                 return
             except MaisiError as error:

@@ -1,0 +1,152 @@
+"""The rate of `maisi dataset` beside that of another revision: `scripts/bench dataset`."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+import json
+import os
+import random
+import shlex
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import nibabel as nib
+
+from bench import ROOT, page, servers
+from bench.launcher import Server
+
+_SIDES = (32, 48, 64)  # voxels; the smallest that mini is padded to
+_ORDER = 5  # the seed of the order of the rows in the plan
+
+
+@dataclass(frozen=True)
+class Run:
+    """A whole dataset by a client of one revision, and its volumes' digests by row."""
+
+    client: str
+    seconds: float
+    digests: dict[str, str]
+
+
+def sizes(count: int) -> list[tuple[int, int, int]]:
+    """Return so many sizes `[X, Y, Z]`, the smallest of those with sides of `_SIDES`."""
+    x_y_z = sorted(
+        itertools.product(_SIDES, _SIDES, _SIDES),
+        key=lambda size: (size[0] * size[1] * size[2], size),
+    )
+    return x_y_z[:count]
+
+
+def write_plan(folder: Path, rows: int, count: int, steps: int) -> Path:
+    """Write masks of so many sizes and a plan of them in a random order; return its path."""
+    all_sizes = sizes(count)
+    lines = []
+    for number in range(rows):
+        path = folder / f"mask-{number:02}.nii.gz"
+        image = servers.picture(all_sizes[number % count])
+        flipped = image.get_fdata().astype("uint8")[:: -1 if number // count % 2 else 1]
+        nib.save(nib.Nifti1Image(flipped, image.affine), path)
+        lines.append(f"case-{number:02},{path.name},{number},{steps}\n")
+    random.Random(_ORDER).shuffle(lines)
+    plan = folder / "plan.csv"
+    plan.write_text("name,mask,seed,steps\n" + "".join(lines))
+    return plan
+
+
+def checkout(revision: str, folder: Path) -> Path:
+    """Write the client of a revision of this repository to a folder; return its sources."""
+    words = ["git", "archive", revision, "client/src"]
+    archive = subprocess.run(words, cwd=ROOT, check=True, capture_output=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+        files.extractall(folder)
+    return folder / "client" / "src"
+
+
+def make(name: str, sources: Path, plan: Path, to: Path, url: str) -> Run:
+    """Make the dataset of a plan by the client in `sources`."""
+    words = [sys.executable, "-m", "maisi_client", "dataset", plan, "--to", to, "--url", url]
+    start = time.monotonic()
+    subprocess.run(list(map(str, words)), env=os.environ | {"PYTHONPATH": str(sources)}, check=True)
+    seconds = time.monotonic() - start
+    reports = (json.loads(path.read_text()) for path in to.rglob("reports/*.json"))
+    return Run(name, seconds, {report["name"]: report["sha256"]["image"] for report in reports})
+
+
+def text(options: argparse.Namespace, runs: Sequence[Run]) -> str:
+    """Return the section of the page."""
+    pairs = list(zip(runs[::2], runs[1::2], strict=True))
+    ratios = [_ratio(pair) for pair in pairs]
+    equal = all(one.digests == other.digests for one, other in pairs)
+    rows = [
+        [run.client, f"{run.seconds:.0f} s", f"{3600 * options.rows / run.seconds:.0f}"]
+        for pair in pairs
+        for run in pair
+    ]
+    return "\n\n".join(
+        [
+            f"`maisi dataset` of {options.rows} masks of {options.sizes} sizes, in a random order,"
+            f" {options.steps} steps of `mini`, 32 to 64 voxels a side, one server. Runs alternate"
+            " between the client of this revision and that of the other one, and have the same"
+            " server.",
+            page.table(["client", "time", "volumes/h"], rows),
+            f"Rate of this revision over that of the other, by pairs of runs:"
+            f" {', '.join(f'{ratio:.2f}' for ratio in ratios)};"
+            f" median {statistics.median(ratios):.2f}. The volumes are"
+            f" {'the same' if equal else 'NOT the same'}, byte for byte.",
+        ]
+    )
+
+
+def _ratio(pair: tuple[Run, Run]) -> float:
+    here = next(run for run in pair if run.client == "this")
+    other = next(run for run in pair if run.client != "this")
+    return other.seconds / here.seconds
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(words)
+    with tempfile.TemporaryDirectory(prefix="dataset-") as name:
+        folder = Path(name)
+        plan = write_plan(folder, options.rows, options.sizes, options.steps)
+        clients = {
+            "this": ROOT / "client" / "src",
+            options.against: checkout(options.against, folder),
+        }
+        runs: list[Run] = []
+        with Server(ROOT / "model_repository", folder / "log", "--models=mini") as server:
+            for number in range(options.runs):
+                for client in sorted(clients, reverse=number % 2 == 0):
+                    to = folder / f"set-{len(runs)}"
+                    runs.append(make(client, clients[client], plan, to, server.grpc))
+                    print(f"{client}: {runs[-1].seconds:.0f} s", file=sys.stderr, flush=True)
+    section = text(options, runs)
+    if options.write:
+        page.write("Dataset", shlex.join(["scripts/bench", "dataset", *words]), section)
+    print(section, json.dumps([asdict(run) | {"digests": None} for run in runs]), sep="\n\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="scripts/bench dataset", description=__doc__)
+    parser.add_argument(
+        "--against", required=True, metavar="REVISION", help="of git, whose client is compared"
+    )
+    for name, default in (("rows", 60), ("sizes", 20), ("steps", 10), ("runs", 1)):
+        parser.add_argument(f"--{name}", type=int, default=default, help="[%(default)s]")
+    parser.add_argument("--write", action="store_true", help="also into docs/benchmarks.md")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""Servers of known times are kept full: the time of a whole plan, its bound, and plan order."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from maisi_client import Client, Outcome, Row, make_dataset
+from maisi_client.torch import SyntheticPairs
+
+from tests.client.command import NOBODY
+from tests.client.timed_server import TimedServer, timed_server
+
+COMPILE = 0.12
+SIZES = [(4, 4, side) for side in range(4, 12)]
+
+
+def seconds(size: tuple[int, ...]) -> float:
+    return 0.005 * size[2]
+
+
+def plan(sizes: Sequence[tuple[int, ...]], each: int) -> list[Row]:
+    """Return rows of all sizes in a random order, the same in every run."""
+    rows = [size for size in sizes for _ in range(each)]
+    random.Random(3).shuffle(rows)
+    return [Row(f"row-{n:02}", {"size": size, "seed": n}) for n, size in enumerate(rows)]
+
+
+@contextmanager
+def servers(count: int, **options: Any) -> Iterator[tuple[list[TimedServer], Client]]:
+    """Serve by so many servers of the same times; give a client of all."""
+    with ExitStack() as stack:
+        fakes = [
+            stack.enter_context(timed_server(seconds, COMPILE, **options)) for _ in range(count)
+        ]
+        urls = ",".join(fake.url for fake in fakes)
+        yield fakes, stack.enter_context(Client(urls))
+
+
+def timed(make: Callable[[], object]) -> float:
+    start = time.monotonic()
+    make()
+    return time.monotonic() - start
+
+
+def in_plan_order(client: Client, rows: Sequence[Row]) -> None:
+    """Make the rows two at a time, each at the server with the fewest requests."""
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda row: client.generate(**row.arguments), rows))
+
+
+def test_a_plan_takes_hardly_longer_than_its_server_works(tmp_path: Path) -> None:
+    rows = plan(SIZES, 2)
+    with servers(1) as (_, client):
+        before = timed(lambda: in_plan_order(client, rows))
+    with servers(1) as (fakes, client):
+        outcomes: list[Outcome] = []
+        after = timed(lambda: outcomes.extend(make_dataset(rows, tmp_path, client)))
+    assert fakes[0].compiled == len(SIZES)  # the fewest
+    assert after < 1.6 * fakes[0].worked and after < before / 1.1
+    assert {outcome.state for outcome in outcomes} == {"done"}
+    assert outcomes[-1].utilisation is not None and 0.6 < outcomes[-1].utilisation <= 1
+    for row in rows:
+        image = nib.load(tmp_path / "images" / f"{row.name}.nii.gz")
+        assert image.shape == row.arguments["size"]
+        assert (np.asarray(image.dataobj) == row.arguments["seed"]).all()
+
+
+def test_two_servers_share_the_work_and_a_size_stays_with_one(tmp_path: Path) -> None:
+    with servers(2) as (fakes, client):
+        list(make_dataset(plan(SIZES, 2), tmp_path, client))
+    assert sum(fake.compiled for fake in fakes) <= len(SIZES) + 2
+    assert min(fake.worked for fake in fakes) > 0.5 * max(fake.worked for fake in fakes)
+
+
+def test_one_size_is_shared_by_all_servers(tmp_path: Path) -> None:
+    with servers(2) as (fakes, client):
+        list(make_dataset(plan(SIZES[-1:], 20), tmp_path, client))
+    assert min(len(fake.sizes) for fake in fakes) >= 7
+
+
+def test_the_largest_rows_come_first(tmp_path: Path) -> None:
+    with servers(1) as (fakes, client):
+        list(make_dataset(plan(SIZES, 1), tmp_path, client))
+    # A request may overtake another on its way to the server.
+    voxels = [size[2] for size in fakes[0].sizes]
+    assert all(one > other - 3 for one, other in itertools.pairwise(voxels))
+
+
+@pytest.mark.parametrize(
+    ("capacity", "jobs", "most"),
+    [
+        ({}, None, 3),
+        ({"working": 2}, None, 6),
+        ({"waiting": 1}, None, 2),
+        ({"working": 2}, 1, 1),
+    ],
+)
+def test_a_server_has_as_many_requests_as_it_says(
+    tmp_path: Path, capacity: dict[str, int], jobs: int | None, most: int
+) -> None:
+    with servers(1, **capacity) as (fakes, client):
+        list(make_dataset(plan(SIZES[:1], 12), tmp_path, client, jobs=jobs))
+    assert fakes[0].most == most
+
+
+def test_a_server_that_is_gone_costs_no_row(tmp_path: Path) -> None:
+    with servers(1) as (fakes, _), Client(f"{NOBODY},{fakes[0].url}") as client:
+        states = {one.state for one in make_dataset(plan(SIZES[:3], 2), tmp_path, client)}
+    assert states == {"done"} and len(fakes[0].sizes) == 6
+
+
+def test_a_server_that_refuses_is_asked_for_fewer_at_a_time(tmp_path: Path) -> None:
+    with servers(1, refuse_above=1) as (fakes, client):
+        outcomes = list(make_dataset(plan(SIZES[:1], 10), tmp_path, client))
+    assert {one.state for one in outcomes} == {"done"}
+    assert 1 <= fakes[0].refused <= 5
+
+
+def test_pairs_come_in_the_order_of_rows_and_keep_servers_full() -> None:
+    masks = [nib.Nifti1Image(np.full(size, 22, np.uint8), np.diag([1, 2, 3, 1])) for size in SIZES]
+    rows = [{"mask": masks[-(n % 4)], "seed": n} for n in range(16)]
+    with servers(2) as (fakes, client):
+        pairs = list(SyntheticPairs(rows, client.url))
+    assert [pair["seed"] for pair in pairs] == list(range(16))
+    for pair, row in zip(pairs, rows, strict=True):
+        assert pair["image"].shape[1:] == row["mask"].shape
+        assert (pair["image"] == pair["seed"]).all()
+    assert [fake.most for fake in fakes] == [3, 3]
+    assert sum(fake.compiled for fake in fakes) < 10  # of 16 in turn
