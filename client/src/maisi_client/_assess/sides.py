@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .._errors import InvalidRequest
 from . import record
+from .blocks import block_means
 from .distances import Moments
 from .harmonising import COARSE, Greys
 from .record import Record, Task
@@ -114,7 +115,7 @@ def gather(
     for name, path in zip(names, paths, strict=True):
         one = record.read(path, name)
         features.append(project(one))
-        pictures.append(_blocks(one.coarse))
+        pictures.append(block_means(one.coarse, COARSE // _PICTURE).ravel() / 255)
         facts.append(one.facts)
     return Side(role, names, paths, np.stack(features), np.stack(pictures), facts)
 
@@ -151,9 +152,3 @@ def _rows(one: Record, network: bool) -> Floats:
     if one.network is None:
         raise InvalidRequest(f"the record of '{one.name}' has no features of a network")
     return one.network
-
-
-def _blocks(coarse: NDArray[np.uint8]) -> Floats:
-    side = COARSE // _PICTURE
-    blocks = coarse.reshape(_PICTURE, side, _PICTURE, side, _PICTURE, side)
-    return np.asarray((blocks.mean((1, 3, 5)) / 255).ravel(), np.float32)
