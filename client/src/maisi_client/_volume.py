@@ -119,6 +119,11 @@ def mask_path(path: str | os.PathLike[str]) -> Path:
     return report.with_name(report.name.removesuffix(".json") + "_mask.nii.gz")
 
 
+def stem(path: str | os.PathLike[str]) -> str:
+    """Return the name of a file without its folder and without `.nii` or `.nii.gz`."""
+    return Path(path).name.removesuffix(".gz").removesuffix(".nii")
+
+
 def report_path(path: str | os.PathLike[str]) -> Path:
     """Return the path of a volume's report: `scan.nii.gz` has `scan.json`."""
     path = Path(path)

@@ -86,5 +86,5 @@ def test_a_folder_without_volumes_is_refused(tmp_path: Path) -> None:
 def test_a_description_that_is_damaged_is_one_sentence(tmp_path: Path) -> None:
     write(tmp_path, "imagesTr/a.nii.gz")
     (tmp_path / "dataset.json").write_text("{")
-    with pytest.raises(Exception, match=r"dataset\.json' cannot be read"):
+    with pytest.raises(InvalidRequest, match=r"dataset\.json' cannot be read"):
         read_dataset(tmp_path, "SYNTHETIC")

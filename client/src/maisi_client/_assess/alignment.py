@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from .blocks import block_means
+
 Volume = NDArray[np.float32]
 
 _STEPS = ((4, 10), (2, 10))  # voxels of the coarser grids, and steps of Gauss-Newton on each
@@ -41,7 +43,7 @@ def align(fixed: Volume, moving: Volume) -> Volume:
     """
     matrix = np.eye(3, 4)  # about the centre, in voxels of the full grid
     for factor, steps in _STEPS:
-        small = [_shrunk(volume, factor) for volume in (fixed, moving)]
+        small = [block_means(volume, factor) for volume in (fixed, moving)]
         matrix[:, 3] /= factor
         matrix = _refine(small[0], small[1], matrix, steps)
         matrix[:, 3] *= factor
@@ -86,11 +88,3 @@ def _grey_fit(moved: Volume, fixed: Volume) -> tuple[float, float]:
     variance = float(x.var())
     slope = float(((x - x.mean()) * (y - y.mean())).mean()) / variance if variance > 1e-9 else 1.0
     return slope, float(y.mean() - slope * x.mean())
-
-
-def _shrunk(volume: Volume, factor: int) -> Volume:
-    """Return the means of blocks of `factor` voxels a side, without what is left at the ends."""
-    x, y, z = (n // factor for n in volume.shape)
-    even = volume[: x * factor, : y * factor, : z * factor]
-    blocks = even.reshape(x, factor, y, factor, z, factor)
-    return np.asarray(blocks.mean((1, 3, 5)), np.float32)

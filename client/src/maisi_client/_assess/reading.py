@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from .._anatomy import NAMES
+from .._datasets.dataset_json import names_of_labels, read_dataset_json
 from .._datasets.report_files import BIDS_LABELS, channel_end, report_files
-from .._errors import InvalidRequest, MaisiError, first_line, printable
-from .._validation import JSON_BYTES, read_json_file
-from .._volume import SUFFIXES
+from .._errors import InvalidRequest
+from .._validation import read_json_file
+from .._volume import SUFFIXES, stem
 
 _MASK = "_mask"  # `Volume.save` appends it to the name of a volume's mask
 
@@ -51,12 +51,12 @@ def read_dataset(folder: str | os.PathLike[str], role: str) -> Dataset:
     The layouts are those that `maisi dataset` writes (`nnunet`, `msd`, `bids`, `plain`), of which
     the first channel is read; any other folder is searched for `.nii` and `.nii.gz`, where
     `NAME_mask.nii.gz` are the labels of `NAME.nii.gz`. Raises `InvalidRequest` for a folder that
-    does not exist or has no volume.
+    does not exist, has no volume, or has a damaged description.
     """
     path = Path(folder)
     if not path.is_dir():
         raise InvalidRequest(f"{role} is '{path}'; it does not exist or is not a folder")
-    description = _description(path)
+    description = read_dataset_json(path)
     if (path / "imagesTr").is_dir():
         layout = "nnunet" if "channel_names" in description else "msd"
         items = _beside(path / "imagesTr", path / "labelsTr", layout)
@@ -74,7 +74,7 @@ def read_dataset(folder: str | os.PathLike[str], role: str) -> Dataset:
         path,
         layout,
         found,
-        _label_names(path, description),
+        names_of_labels(description) or NAMES,
         _modality(description),
         sum(1 for _ in _images(path / "unfaithful")) if (path / "unfaithful").is_dir() else 0,
     )
@@ -88,11 +88,6 @@ def read_report(item: Item) -> Mapping[str, Any]:
         return read_json_file(item.report)
     except (OSError, ValueError):
         return {}
-
-
-def stem(path: Path) -> str:
-    """Return the name of a file without `.nii` or `.nii.gz`."""
-    return path.name.removesuffix(".gz").removesuffix(".nii")
 
 
 def _images(folder: Path) -> Iterator[Path]:
@@ -142,33 +137,6 @@ def _report(image: Path) -> Path | None:
 
 def _first(paths: Any) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
-
-
-def _description(folder: Path) -> Mapping[str, Any]:
-    """Return `dataset.json` of nnU-Net or MSD, empty without one."""
-    path = folder / "dataset.json"
-    if not path.is_file():
-        return {}
-    try:
-        if path.stat().st_size > JSON_BYTES:
-            raise ValueError("it is too long")
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise MaisiError(f"'{path}' cannot be read: {first_line(error)}") from error
-    return value if isinstance(value, dict) else {}
-
-
-def _label_names(folder: Path, description: Mapping[str, Any]) -> Mapping[int, str]:
-    """Return names of labels by id: of the dataset's description, else MAISI's."""
-    table = description.get("labels")
-    names: dict[int, str] = {}
-    if isinstance(table, dict):
-        for key, value in table.items():
-            id_, name = (key, value) if str(key).isdigit() else (value, key)
-            if str(id_).isdigit():
-                names[int(id_)] = printable(str(name), 60)
-        return {id_: name for id_, name in names.items() if id_}
-    return NAMES
 
 
 def _modality(description: Mapping[str, Any]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from .._errors import InvalidRequest
 from . import record
+from .blocks import block_means
 from .distances import Moments
 from .harmonising import COARSE, Greys
 from .record import Record, Task
@@ -29,8 +31,8 @@ class Side:
     """A dataset as the measures see it, a row a volume, in the order of `names`.
 
     `features` `[V, 3, S, F]` are those of S slices of three planes; `pictures` `[V, 1728]` means of
-    12 x 12 x 12 blocks of the volume, grey levels 0 to 1; `facts` what a record has. The `records`
-    on disk have the rest.
+    12 x 12 x 12 blocks of the volume, grey levels 0 to 1. `notes` are the facts of each record as
+    JSON, which takes a fraction of the memory of objects. The `records` on disk have the rest.
     """
 
     role: str
@@ -38,11 +40,16 @@ class Side:
     records: Sequence[Path]
     features: Floats
     pictures: Floats
-    facts: Sequence[Mapping[str, Any]]
+    notes: Sequence[bytes]
 
     def __len__(self) -> int:
         """Return the number of volumes."""
         return len(self.names)
+
+    @property
+    def facts(self) -> Iterator[Mapping[str, Any]]:
+        """The facts of each record, one after the other."""
+        return map(json.loads, self.notes)
 
     @property
     def means(self) -> Floats:
@@ -58,7 +65,7 @@ class Side:
             [self.records[row] for row in rows],
             self.features[index],
             self.pictures[index],
-            [self.facts[row] for row in rows],
+            [self.notes[row] for row in rows],
         )
 
     def coarse(self, index: int) -> Greys:
@@ -110,13 +117,18 @@ def gather(
     role: str, names: Sequence[str], paths: Sequence[Path], project: Callable[[Record], Floats]
 ) -> Side:
     """Read the records of a dataset one by one; `project` returns the features `[3, S, F]` used."""
-    features, pictures, facts = [], [], []
-    for name, path in zip(names, paths, strict=True):
+    features = np.empty((len(paths), 0, 0, 0), np.float32)
+    pictures = np.empty((len(paths), _PICTURE**3), np.float32)
+    notes = []
+    for row, (name, path) in enumerate(zip(names, paths, strict=True)):
         one = record.read(path, name)
-        features.append(project(one))
-        pictures.append(_blocks(one.coarse))
-        facts.append(one.facts)
-    return Side(role, names, paths, np.stack(features), np.stack(pictures), facts)
+        own = project(one)
+        if row == 0:
+            features = np.empty((len(paths), *own.shape), np.float32)
+        features[row] = own
+        pictures[row] = block_means(one.coarse, COARSE // _PICTURE).ravel() / 255
+        notes.append(json.dumps(one.facts).encode())
+    return Side(role, names, paths, features, pictures, notes)
 
 
 def projection(paths: Sequence[Path], network: bool) -> Callable[[Record], Floats]:
@@ -151,9 +163,3 @@ def _rows(one: Record, network: bool) -> Floats:
     if one.network is None:
         raise InvalidRequest(f"the record of '{one.name}' has no features of a network")
     return one.network
-
-
-def _blocks(coarse: NDArray[np.uint8]) -> Floats:
-    side = COARSE // _PICTURE
-    blocks = coarse.reshape(_PICTURE, side, _PICTURE, side, _PICTURE, side)
-    return np.asarray((blocks.mean((1, 3, 5)) / 255).ravel(), np.float32)

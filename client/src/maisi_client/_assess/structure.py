@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from .blocks import block_means
+
 # Wang, Simoncelli, Bovik: Multi-scale structural similarity, Asilomar 2003.
 _WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _STABLE = 0.01**2, 0.03**2  # K1 and K2 of Wang et al. 2004, for greys 0 to 1
@@ -32,7 +34,7 @@ def ms_ssim(one: NDArray[np.floating[Any]], other: NDArray[np.floating[Any]]) ->
         value = luminance if scale == scales - 1 else contrast
         result *= max(value, 0.0) ** weight
         if scale < scales - 1:
-            x, y = _halved(x), _halved(y)
+            x, y = block_means(x, 2), block_means(y, 2)
     return float(result)
 
 
@@ -50,10 +52,3 @@ def _mean(volume: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return local means where the window is whole."""
     soft = ndimage.gaussian_filter(volume, _SIGMA, radius=_RADIUS)
     return np.asarray(soft[(slice(_RADIUS, -_RADIUS),) * volume.ndim])
-
-
-def _halved(volume: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return means of blocks of 2; an odd last plane is left out."""
-    x, y, z = (n // 2 for n in volume.shape)
-    even = volume[: 2 * x, : 2 * y, : 2 * z]
-    return np.asarray(even.reshape(x, 2, y, 2, z, 2).mean((1, 3, 5)))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from .._errors import MaskError
 from .._outputs import check_outputs
+from .._volume import stem
 from .options import EXIT_CODES, Commands, json_option
 
 
@@ -41,7 +41,7 @@ def preview(args: argparse.Namespace) -> None:
     volumes = [*args.volumes, *args.volume]
     pictures = [("MASK", args.mask), *(("VOLUME", volume) for volume in volumes)]
     check_outputs(pictures, [("-o", args.output)])
-    names = [Path(volume).name.removesuffix(".gz").removesuffix(".nii") for volume in volumes]
+    names = [stem(volume) for volume in volumes]
     try:
         draw(args.mask, list(zip(names, volumes, strict=True)), args.output)
     except MaskError as error:

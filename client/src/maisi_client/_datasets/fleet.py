@@ -20,7 +20,7 @@ from .schedule import Schedule, Task
 
 _T = TypeVar("_T")
 # Of this process at a server, for each that it works on: one in the networks, one before or after
-# them, one on its way. docs/datasets.md says so.
+# them, one on its way. docs/how-to/datasets.md says so.
 IN_FLIGHT = 3
 _MOST_THREADS = 1024
 _READ_AHEAD = 1000  # rows whose masks' headers are read before the first ones begin

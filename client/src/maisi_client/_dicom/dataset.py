@@ -16,11 +16,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from .._datasets.dataset_json import names_of_labels, read_dataset_json
 from .._datasets.report_files import BIDS_LABELS, report_files
 from .._errors import InvalidRequest, MaisiError, MaskError
 from .._grid import open_image
 from .._label_names import label_id
-from .._validation import read_json_file
 from .._volume import Volume, report_path
 from .segmentation_writer import require_dicom
 from .sending import Destination
@@ -108,18 +108,13 @@ def _names(dataset: Path) -> dict[int, str]:
     """Return the names of the numbers that nnU-Net's and MSD's layouts have for labels."""
     if not (dataset / "imagesTr").is_dir():
         return {}
-    file = dataset / "dataset.json"
-    try:
-        pairs = read_json_file(file)["labels"].items()
-        # nnU-Net has the numbers by name, MSD the names by number.
-        return {int(b): a for a, b in pairs if isinstance(b, int)} or {
-            int(a): str(b) for a, b in pairs
-        }
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    names = names_of_labels(read_dataset_json(dataset))
+    if not names:
         raise InvalidRequest(
-            f"'{file}' does not tell the names of labels; `maisi dataset` writes it when all rows"
-            " are made"
-        ) from None
+            f"'{dataset / 'dataset.json'}' does not tell the names of labels; `maisi dataset`"
+            " writes it when all rows are made"
+        )
+    return names
 
 
 def _volume(
