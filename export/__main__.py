@@ -13,18 +13,18 @@ import argparse
 import sys
 from pathlib import Path
 
-from export import build, fetch, model_configs, random_weights, verify
+from export import build, bundle, fetch, model_configs, random_weights, verify
 from export import variant as variants
 from export.files import ROOT
 from export.job import Job, limit
-from export.variant import PRECISIONS
+from export.variant import PRECISIONS, Variant
 
 
 def _build(args: argparse.Namespace) -> int:
-    variant = variants.load(args.variant)
+    variant = _variant(args)
     if args.max_size:
         variant = limit(variant, args.max_size)
-    _write_random_weights(args)
+    _write_random_weights(variant, args)
     job = Job(
         variant,
         args.checkpoints,
@@ -40,8 +40,8 @@ def _build(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    variant = variants.load(args.variant)
-    _write_random_weights(args)
+    variant = _variant(args)
+    _write_random_weights(variant, args)
     comparisons = verify.verify(variant, args.checkpoints, args.cache, _to_stderr)
     print(verify.table(comparisons))
     if args.json:
@@ -49,9 +49,16 @@ def _verify(args: argparse.Namespace) -> int:
     return 0 if all(comparison.holds for comparison in comparisons) else 1
 
 
-def _write_random_weights(args: argparse.Namespace) -> None:
+def _variant(args: argparse.Namespace) -> Variant:
+    """Return the variant, with the files of a MONAI bundle if the folder of checkpoints is one."""
+    variant = variants.load(args.variant)
+    is_bundle = bundle.is_bundle(args.checkpoints)
+    return bundle.on_bundle(variant, args.checkpoints) if is_bundle else variant
+
+
+def _write_random_weights(variant: Variant, args: argparse.Namespace) -> None:
     if args.random_weights:
-        random_weights.write(variants.load(args.variant), args.checkpoints)
+        random_weights.write(variant, args.checkpoints)
 
 
 def _to_stderr(line: str) -> None:
@@ -90,7 +97,8 @@ def _parser() -> argparse.ArgumentParser:
             "--checkpoints",
             type=Path,
             default=ROOT / "export" / "checkpoints",
-            help="folder of the weights (default: %(default)s)",
+            help="folder of the weights, or a MONAI bundle like maisi_ct_generative "
+            "(default: %(default)s)",
         )
         subparser.add_argument(
             "--cache",

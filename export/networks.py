@@ -27,7 +27,7 @@ _CLASSES = {
 # These change neither parameters nor results. Flash attention needs a GPU, float16 norms need
 # autocast, checkpointing is for training, and MONAI's splitting of a volume fails on sizes that the
 # number of splits does not divide.
-_OVERRIDES: dict[str, Any] = {
+OVERRIDES: dict[str, Any] = {
     "use_flash_attention": False,
     "norm_float16": False,
     "use_checkpointing": False,
@@ -56,14 +56,19 @@ class Networks:
 def build(variant: Variant, role: str) -> Any:
     """Return the variant's network for `role` (see `variant.ROLES`) with fresh weights.
 
-    It is the MONAI class itself with `_OVERRIDES`; typed Any because MONAI's attributes are not
+    It is the MONAI class itself with `OVERRIDES`; typed Any because MONAI's attributes are not
     typed.
     """
+    kind = network_class(role)
+    parameters = inspect.signature(kind).parameters
+    overrides = {key: value for key, value in OVERRIDES.items() if key in parameters}
+    return kind(**{**variant.networks[role], **overrides})
+
+
+def network_class(role: str) -> Any:
+    """Return MONAI's class of the network for `role`."""
     module, name = _CLASSES[role]
-    network_class = getattr(importlib.import_module(module), name)
-    parameters = inspect.signature(network_class).parameters
-    overrides = {key: value for key, value in _OVERRIDES.items() if key in parameters}
-    return network_class(**{**variant.networks[role], **overrides})
+    return getattr(importlib.import_module(module), name)
 
 
 def load(variant: Variant, folder: Path) -> Networks:

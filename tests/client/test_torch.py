@@ -54,6 +54,7 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 def test_pairs_are_what_generate_makes_of_the_rows(server: Server, plan: list[Row]) -> None:
     pairs = list(SyntheticPairs(plan, server.grpc, prefetch=2))
     assert [pair["name"] for pair in pairs] == list(MODALITIES)
+    assert {pair["group"] for pair in pairs} == {"mask"}
     with Client(server.grpc) as client:
         volumes = [client.generate(**row.arguments) for row in plan]
     for number, (pair, volume) in enumerate(zip(pairs, volumes, strict=True)):
@@ -109,6 +110,25 @@ def test_rows_of_a_function(server: Server) -> None:
     ]
     assert summary[0][0] == "case_0000" and summary[0][2] == summary[2][2] == 7
     assert len({seed for _, _, seed in summary}) == 3
+
+
+def test_rows_of_one_anatomy_have_one_group(tmp_path: Path) -> None:
+    def groups(rows: Any) -> list[str]:
+        return [row.group for row in SyntheticPairs(rows, NOBODY)._share()]
+
+    image = mask()
+    nib.save(image, tmp_path / "one.nii.gz")
+    nib.save(image, tmp_path / "copy.nii.gz")
+    masks = [image, tmp_path / "one.nii.gz", image, tmp_path / "copy.nii.gz", mask()]
+    rows: list[Any] = [{"mask": one} for one in masks]
+    assert groups(rows) == ["case_0000", "one", "case_0000", "one", "case_0004"]
+    assert groups([Row("a", rows[0], group="person"), rows[2]]) == ["person", "person"]
+    # The server makes one anatomy of one seed. The second row has its number as seed.
+    assert len(set(groups([{"anatomy": {}, "seed": 1}, {"anatomy": {}}, {"anatomy": {}}]))) == 2
+    assert groups(lambda epoch: [Row("a", rows[0], group="person"), rows[0]]) == [
+        "person",
+        "case_0001",
+    ]
 
 
 def test_monai_transforms_and_loader(server: Server) -> None:

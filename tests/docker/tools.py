@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import tempfile
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +24,17 @@ _SCHEMAS = (
     "@kubernetes-models/prometheus-operator@6.0.0",
     "@kubernetes-models/gateway-api@2.0.0",
 )
+_ARGO = "@kubernetes-models/argo-workflows@2.0.0"
+# Prints the error of a schema of such a package for an object, nothing where it is valid.
+_CHECK = """
+const [kind, text] = process.argv.slice(1);
+const schema = await import(`@kubernetes-models/${kind}`);
+try {
+  new schema[kind.split("/").pop()](JSON.parse(text)).validate();
+} catch (error) {
+  console.log(error.message);
+}
+"""
 _BIDS = "bids-validator-deno==3.0.2"
 _NNUNET = "nnunetv2==2.8.1"
 
@@ -67,6 +80,22 @@ def helm() -> Path:
 def schemas() -> Path:
     """Return a folder whose node_modules check custom resources."""
     return _npm("schemas", *_SCHEMAS)
+
+
+@functools.cache
+def argo_schemas() -> Path:
+    """Return a folder whose node_modules check objects of Argo Workflows."""
+    return _npm("argo-schemas", _ARGO)
+
+
+def complaint(schemas: Path, kind: str, document: dict[str, Any]) -> str:
+    """Return the error of the schema of a kind for a document, empty where it is valid.
+
+    `schemas` is the folder of the schemas, `kind` the path of one, such as
+    `keda/keda.sh/v1alpha1/ScaledObject`.
+    """
+    words = ("node", "--input-type=module", "-e", _CHECK, kind, json.dumps(document))
+    return run(*words, folder=schemas)
 
 
 @functools.cache

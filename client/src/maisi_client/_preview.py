@@ -18,6 +18,7 @@ from ._errors import InvalidRequest, MaisiError
 from ._grid import RasImage, Spacing, same_grid
 from ._mask import load_greys, load_mask
 from ._outputs import check_outputs
+from ._slices_png import window
 from ._volume import Volume
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def preview(
     columns: list[tuple[str, Voxels, Callable[[Voxels, tuple[int, int]], Image.Image]]]
     columns = [("mask", labels.values, _in_colours)] if labels else []
     columns += [
-        (title, volume.values, partial(_in_greys, window=_window(volume.values, focus)))
+        (title, volume.values, partial(_in_greys, window=window(volume.values, focus)))
         for title, volume in greys
     ]
     spacing = first.spacing
@@ -132,14 +133,6 @@ def _centre(focus: NDArray[np.bool_]) -> list[int]:
         else n // 2
         for axis, n in enumerate(focus.shape)
     ]
-
-
-def _window(voxels: Voxels, focus: NDArray[np.bool_]) -> tuple[float, float]:
-    """Return the values drawn black and white: MR from zero, CT (below zero) around the focus."""
-    values = voxels[focus] if focus.any() else voxels
-    low, high = np.percentile(values, [2, 99.5]).tolist()
-    low = low if voxels.min() < 0 else 0.0
-    return low, max(1.05 * high, low + 1)
 
 
 def _in_greys(cut: Voxels, size: tuple[int, int], window: tuple[float, float]) -> Image.Image:

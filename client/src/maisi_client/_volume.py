@@ -16,6 +16,7 @@ from ._datasets.report_files import report_files
 from ._errors import InvalidRequest, ServerError
 from ._grid import open_image
 from ._outputs import identities, refuse_input
+from ._slices_png import middle_slices, png
 from ._validation import check_form, read_json_file
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -52,6 +53,10 @@ class Volume:
     def faithful(self) -> bool:
         """False if, by the report, the volume does not follow its mask."""
         return self.report.get("fidelity", {}).get("faithful") is not False
+
+    def _repr_png_(self) -> bytes | None:
+        """Return the three middle slices for a notebook, None if the image is not 3-D."""
+        return png(middle_slices(self.image)) if len(self.image.shape) == 3 else None
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write `NAME.nii.gz` (or `.nii`), its report `NAME.json`, and `NAME_mask.nii.gz` if any.

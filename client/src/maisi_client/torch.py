@@ -15,6 +15,7 @@ import itertools
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -22,6 +23,7 @@ import numpy as np
 
 from ._client import Client
 from ._datasets.fleet import Fleet, Made, insist
+from ._datasets.groups import assign_groups
 from ._datasets.row import Row
 from ._errors import InvalidRequest, MaisiError
 from ._mask import label_image
@@ -52,7 +54,10 @@ class SyntheticPairs(IterableDataset[Any]):
     - `label` uint8 `[1, X, Y, Z]`, the mask that the image follows, on the same grid;
     - `affine` float64 `[4, 4]`, from voxels to mm, RAS+;
     - `name`, `modality`, `seed`, and `faithful`: False if, by the report, the image does not
-      follow its mask.
+      follow its mask;
+    - `group`: rows of one group show one anatomy, so keep them on one side of a split. It is that
+      of `Row`, found as in a plan where a row has none; rows of a function that have none each get
+      their name.
 
     One pass is one `epoch`; if `endless`, the next ones follow. In epoch 0 a row has its own seed,
     or its number if it has none, in later ones a seed derived from that and the epoch. Rows of a
@@ -85,7 +90,7 @@ class SyntheticPairs(IterableDataset[Any]):
         for name, value, least in limits:
             if value is not None and value < least:
                 raise InvalidRequest(f"{name} is {value}; {least} or more is expected")
-        self.rows = rows if callable(rows) else list(rows)
+        self.rows = rows if callable(rows) else _with_groups(rows)
         self.url = url
         self.transform, self.endless, self.epoch = transform, endless, epoch
         self.prefetch, self.attempts, self.tls, self.timeout = prefetch, attempts, tls, timeout
@@ -132,21 +137,34 @@ class SyntheticPairs(IterableDataset[Any]):
         return itertools.islice(self._all_rows(), first, None, step)
 
     def _all_rows(self) -> Iterator[Row]:
-        from_function = callable(self.rows)
         for epoch in itertools.count(self.epoch) if self.endless else [self.epoch]:
             number = -1
             for number, row in enumerate(self.rows(epoch) if callable(self.rows) else self.rows):
-                row = row if isinstance(row, Row) else Row(f"case_{number:04}", row)
+                row = _row(number, row)
                 if not any(row.arguments.get(key) is not None for key in ("mask", "anatomy")):
                     raise InvalidRequest(f"row '{row.name}': a pair needs a mask or an anatomy")
                 seed = row.arguments.get("seed")
-                if seed is None and not from_function and not epoch:
-                    seed = number
-                elif seed is None or (not from_function and epoch):
+                if seed is None or (epoch and not callable(self.rows)):
                     seed = _derived_seed(number if seed is None else seed, epoch)
-                yield Row(row.name, {**row.arguments, "seed": seed})
+                arguments = {**row.arguments, "seed": seed}
+                yield replace(row, arguments=arguments, group=row.group or row.name)
             if number < 0:
                 raise InvalidRequest(f"epoch {epoch} has no row; at least one is expected")
+
+
+def _with_groups(rows: Rows) -> list[Row]:
+    """Return rows that each have a seed, their number if they name none, and a group."""
+    seeded = []
+    for number, row in enumerate(rows):
+        row = _row(number, row)
+        if row.arguments.get("seed") is None:
+            row = replace(row, arguments={**row.arguments, "seed": number})
+        seeded.append(row)
+    return assign_groups(seeded)
+
+
+def _row(number: int, row: Row | Mapping[str, Any]) -> Row:
+    return row if isinstance(row, Row) else Row(f"case_{number:04}", row)
 
 
 def _derived_seed(seed: int, epoch: int) -> int:
@@ -172,6 +190,7 @@ def _pair(row: Row, volume: Volume) -> dict[str, Any]:
         "label": torch.from_numpy(np.array(mask.dataobj)[None]),
         "affine": torch.from_numpy(np.array(volume.image.affine, np.float64)),
         "name": row.name,
+        "group": row.group,
         "modality": volume.report["modality"],
         "seed": volume.report["seed"],
         "faithful": volume.faithful,

@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-from maisi_client import Client, InvalidRequest, Row, dataset_dicom, make_dataset
+from maisi_client import Client, InvalidRequest, Row, dataset_dicom, make_dataset, save_dicom
 from maisi_client._datasets.report_files import LAYOUTS
 from maisi_client._dicom.sending import Destination
 from maisi_client._errors import ServerUnavailable
@@ -90,6 +90,34 @@ def test_a_row_is_the_same_in_every_layout(datasets: dict[str, Path], tmp_path: 
         assert {study.state for study in dataset_dicom(datasets[layout], to)} == {"written"}
         uids.add(frozenset(first(study).SOPInstanceUID for study in to.iterdir()))
     assert len(uids) == 1
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_channel_of_a_case_is_a_series(
+    server: Server, mask: Path, tmp_path: Path, layout: str
+) -> None:
+    dataset, channels = tmp_path / FOLDER, ["mri_t1", "mri_flair"]
+    rows = [Row("case", {"mask": mask, "seed": 3, "steps": 1})]
+    with Client(server.grpc) as client:
+        options: dict[str, Any] = {"layout": layout, "channels": channels}
+        assert [o.state for o in make_dataset(rows, dataset, client, **options)] == ["done"]
+        volumes = [client.generate(modality=m, **rows[0].arguments) for m in channels]
+    assert [s.state for s in dataset_dicom(dataset, tmp_path / "dicom")] == ["written", "written"]
+    studies = {first(study).SeriesDescription: study for study in (tmp_path / "dicom").iterdir()}
+    for modality, volume in zip(channels, volumes, strict=True):
+        study = studies[f"mini {modality} seed 3"]
+        save_dicom(volume, tmp_path / modality, mask=mask)
+        for name in ("0001.dcm", "0018.dcm", "0036.dcm"):
+            made, alone = (
+                pydicom.dcmread(folder / name) for folder in (study, tmp_path / modality)
+            )
+            assert np.array_equal(made.pixel_array, alone.pixel_array)
+            assert made.SOPInstanceUID == alone.SOPInstanceUID
+        assert np.array_equal(load_mask(study / "mask.dcm").values, load_mask(mask).values)
+    if layout == "msd":
+        (dataset / "reports" / "case_0001.json").unlink()  # the case is not whole
+        with pytest.raises(InvalidRequest, match="holds no volume with a report"):
+            list(dataset_dicom(dataset, tmp_path / "again"))
 
 
 def test_it_goes_on_where_it_was_stopped(plain: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import nibabel as nib
 import numpy as np
 
 from .._datasets.dataset_json import names_of_labels, read_dataset_json
-from .._datasets.report_files import BIDS_LABELS, report_files
+from .._datasets.report_files import BIDS_LABELS, channel_end, report_files
 from .._errors import InvalidRequest, MaisiError, MaskError
 from .._grid import open_image
 from .._label_names import label_id
@@ -30,6 +30,16 @@ from .series import save_dicom
 _IMAGES = ("images/[!.]*.nii.gz", "imagesTr/[!.]*.nii.gz", "sub-*/**/anat/[!.]*.nii.gz")
 _CHANNEL = re.compile(r"_\d{4}$")  # nnU-Net's, at the end of an image's name
 _RECORD = "sent.jsonl"  # what was sent, a line each
+
+
+@dataclass(frozen=True)
+class _Series:
+    """A volume to write: its image file and its report; the channel if the file is 4-D."""
+
+    name: str
+    image: Path
+    report: Path
+    channel: int | None = None
 
 
 @dataclass(frozen=True)
@@ -58,22 +68,23 @@ def dataset_dicom(
     """
     require_dicom("contourpy")
     dataset = Path(dataset)
-    images = [image for pattern in _IMAGES for image in dataset.glob(pattern) if _is_whole(image)]
-    if not images:
+    images = sorted(image for pattern in _IMAGES for image in dataset.glob(pattern))
+    all_series = [series for image in images for series in _series(image)]
+    if not all_series:
         raise InvalidRequest(f"'{dataset}' holds no volume with a report; a dataset is expected")
     names = _names(dataset)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()) if to is None else to)
         folder.mkdir(exist_ok=True)
         sent = _sent(folder)
-        for image in sorted(images):
-            name = report_path(image).stem
+        for series in all_series:
+            name = series.name
             for draft in folder.glob(f".????????.{glob.escape(name)}"):  # of a killed process
                 shutil.rmtree(draft)
             state = "kept" if (folder / name).exists() else "written"
             try:
                 if state == "written":
-                    volume, labels = _volume(dataset, image, names)
+                    volume, labels = _volume(dataset, series, names)
                     save_dicom(volume, folder / name, labels=labels, labelmap=labelmap)
             except MaisiError as error:
                 yield Study(name, "failed", str(error))
@@ -100,8 +111,28 @@ def _sent(folder: Path) -> list[list[str]]:
     return sent
 
 
-def _is_whole(image: Path) -> bool:
-    return any(report.is_file() for report in report_files(image, report_path(image).stem))
+def _series(image: Path) -> list[_Series]:
+    """Return the volumes of an image file; none if their reports are not all there.
+
+    MSD's layout has the channels of a case in one file, `[X, Y, Z, C]`, with a report for each.
+    """
+    name = report_path(image).stem
+    for report in filter(Path.is_file, report_files(image, name)):
+        return [_Series(name, image, report)]
+    if image.parent.name != "imagesTr":
+        return []
+    try:
+        shape = open_image(image, "volume", InvalidRequest)[1].shape
+    except InvalidRequest:  # nobody has reported it
+        return []
+    names = [name + channel_end(number) for number in range(shape[3] if len(shape) == 4 else 0)]
+    reports = [image.parent.parent / "reports" / f"{channel}.json" for channel in names]
+    if not all(map(Path.is_file, reports)):
+        return []
+    return [
+        _Series(channel, image, report, number)
+        for number, (channel, report) in enumerate(zip(names, reports, strict=True))
+    ]
 
 
 def _names(dataset: Path) -> dict[int, str]:
@@ -118,12 +149,16 @@ def _names(dataset: Path) -> dict[int, str]:
 
 
 def _volume(
-    dataset: Path, image: Path, names: Mapping[int, str]
+    dataset: Path, series: _Series, names: Mapping[int, str]
 ) -> tuple[Volume, Mapping[int, str] | None]:
     """Return a volume with its labels as mask, and their names if their ids are not MAISI's."""
-    volume = Volume.load(image)
+    volume = Volume.load(series.image, report=series.report)
+    if series.channel is not None:
+        image = volume.image
+        values = np.asarray(image.dataobj[..., series.channel])
+        volume = replace(volume, image=nib.Nifti1Image(values, image.affine, image.header))
     row = str(volume.report.get("name"))
-    labels = next(filter(Path.is_file, _label_files(dataset, image, row)), None)
+    labels = next(filter(Path.is_file, _label_files(dataset, series.image, row)), None)
     if labels is None:
         return replace(volume, mask=None), None
     _, mask = open_image(labels, "mask", MaskError)
@@ -148,5 +183,6 @@ def _label_files(dataset: Path, image: Path, row: str) -> list[Path]:
         return sorted(folder.glob("*_dseg.nii.gz"))
     name = report_path(image).stem
     folder = image.parent.with_name(image.parent.name.replace("images", "labels"))
-    names = sorted({name, _CHANNEL.sub("", name)}, key=lambda one: one != row)
+    rows = [row] if name.startswith(f"{row}_") else []  # `plain` appends the modality
+    names = sorted({name, _CHANNEL.sub("", name), *rows}, key=lambda one: one != row)
     return [folder / f"{one}.nii.gz" for one in names]

@@ -1,0 +1,120 @@
+"""Make the pairs of a plan on a Ray cluster and stream them into Parquet files.
+
+    pip install 'ray[data]' ./client
+    python examples/ray/pairs_to_parquet.py plan.csv --to pairs --url a:8001,b:8001
+
+A row of the files is a row of the plan: `name`, `group`, `modality`, `seed`, `faithful`, `report`
+(JSON), and the NIfTI files `image` and `label`: `nibabel.Nifti1Image.from_bytes(row["image"])`.
+See docs/how-to/cluster.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import maisi_client
+import nibabel as nib
+import numpy as np
+import pyarrow.dataset
+import ray
+
+ATTEMPTS = 20  # of a row, each on every server; the pauses between them add up to some minutes
+
+
+class Generate:
+    """Makes the pair of a row. Ray keeps such objects in processes; each has its own client."""
+
+    def __init__(self, url: str | None) -> None:
+        self.client = maisi_client.Client(url)
+
+    def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the columns of a row; raises the last `MaisiError` if all attempts fail."""
+        arguments = json.loads(item["arguments"])
+        volume = self._insist(arguments)
+        mask = volume.mask or nib.load(arguments["mask"])
+        label = nib.Nifti1Image(np.asarray(mask.dataobj).astype(np.uint8), mask.affine)
+        return {
+            "name": item["name"],
+            "group": item["group"],
+            "modality": volume.report["modality"],
+            "seed": volume.report["seed"],
+            "faithful": volume.faithful,
+            "image": volume.image.to_bytes(),
+            "label": label.to_bytes(),
+            "report": json.dumps(dict(volume.report)),
+        }
+
+    def _insist(self, arguments: Mapping[str, Any]) -> maisi_client.Volume:
+        for attempt in range(1, ATTEMPTS):
+            try:
+                return self.client.generate(**arguments)
+            except maisi_client.InvalidRequest:
+                raise  # it is refused everywhere
+            except maisi_client.MaisiError as error:
+                print(f"attempt {attempt} of {ATTEMPTS}: {error}", file=sys.stderr, flush=True)
+                time.sleep(min(attempt, 15))
+        return self.client.generate(**arguments)
+
+
+def make(
+    rows: Sequence[maisi_client.Row], to: Path, url: str | None, processes: int, rows_per_file: int
+) -> None:
+    """Write the pairs of rows, which have a mask or an anatomy, as Parquet files into `to`."""
+    items = [
+        {"name": row.name, "group": row.group, "arguments": json.dumps(row.arguments, default=str)}
+        for row in rows
+    ]
+    files = -(-len(items) // rows_per_file)  # a block of the stream becomes a file
+    stream = ray.data.from_items(items, override_num_blocks=files)
+    pool = ray.data.ActorPoolStrategy(size=processes)
+    pairs = stream.map(Generate, fn_constructor_args=(url,), compute=pool, num_cpus=1)
+    pairs.write_parquet(str(to), compression="zstd")
+
+
+def count(rows: Sequence[maisi_client.Row], to: Path) -> dict[str, Any]:
+    """Return how many rows the files have, and the names of those that are missing or doubled."""
+    table = pyarrow.dataset.dataset(to, format="parquet").to_table(["name", "faithful"])
+    times = Counter(table["name"].to_pylist())
+    return {
+        "rows": len(rows),
+        "written": table.num_rows,
+        "missing": sorted({row.name for row in rows} - times.keys()),
+        "doubled": sorted(name for name, number in times.items() if number > 1),
+        "unfaithful": table["faithful"].to_pylist().count(False),
+        "files": len(list(to.glob("*.parquet"))),
+    }
+
+
+def main() -> int:
+    """Make the pairs, count them and print the numbers; return 1 unless each row is there once."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("plan", help="table of rows, each with a mask or an anatomy")
+    parser.add_argument("--to", type=Path, required=True, help="new folder for the files")
+    parser.add_argument("--url", help="servers, with commas between [$MAISI_URL, else localhost]")
+    parser.add_argument("--processes", type=int, default=4, help="a request at a time each [4]")
+    parser.add_argument("--rows-per-file", type=int, default=16, help="pairs of a file [16]")
+    parser.add_argument("--address", help="Ray cluster to use [a new one on this machine]")
+    args = parser.parse_args()
+    if args.to.exists():
+        parser.error(f"'{args.to}' exists; a new folder is expected")
+    rows = maisi_client.read_plan(Path(args.plan).absolute())  # for processes elsewhere
+    # The processes wait for servers, so the cores of this machine do not limit their number.
+    local = {} if args.address else {"num_cpus": args.processes + 1, "include_dashboard": False}
+    ray.init(args.address, **local)
+    start = time.monotonic()
+    make(rows, args.to.absolute(), args.url, args.processes, args.rows_per_file)
+    seconds = time.monotonic() - start
+    numbers = count(rows, args.to)
+    print(json.dumps({**numbers, "seconds": round(seconds, 1)}))
+    return 1 if numbers["missing"] or numbers["doubled"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""Checkpoints in the layout of MONAI's bundle `maisi_ct_generative`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export import bundle, networks, random_weights
+from export.variant import Variant
+from tests.export.repository_of_tiny import official
+
+DDPM = official("tiny-ddpm")
+FILES = {  # of large_files.yml in the bundle, version 0.4.5
+    "trained_autoencoder_path": "autoencoder_epoch273.pt",
+    "trained_diffusion_path": "input_unet3d_data-all_steps1000size512ddpm_random_current_inputx_v1"
+    ".pt",
+    "trained_controlnet_path": "controlnet-20datasets-e20wl100fold0bc_noi_dia_fsize_current.pt",
+    "trained_mask_generation_autoencoder_path": "mask_generation_autoencoder.pt",
+    "trained_mask_generation_diffusion_path": "mask_generation_diffusion_unet.pt",
+}
+ROLES = ("autoencoder", "diffusion_unet", "controlnet", "mask_autoencoder", "mask_diffusion")
+DEFINITIONS = (
+    "autoencoder_def",
+    "diffusion_unet_def",
+    "controlnet_def",
+    "mask_generation_autoencoder_def",
+    "mask_generation_diffusion_def",
+)
+Config = dict[str, Any]
+
+
+def config() -> Config:
+    """Return `configs/inference.json` for the networks of DDPM, written as the bundle does."""
+    scheduler = {
+        "_target_": "monai.networks.schedulers.ddpm.DDPMScheduler",
+        "num_train_timesteps": 1000,
+        "beta_start": 0.0015,
+        "beta_end": 0.0195,
+    }
+    table: Config = {
+        "bundle_root": ".",
+        "model_dir": "$@bundle_root + '/models'",
+        "latent_channels": 4,
+        "noise_scheduler": scheduler,
+        "mask_generation_noise_scheduler": scheduler,
+        **{key: f"$@model_dir + '/{file}'" for key, file in FILES.items()},
+    }
+    for role, key in zip(ROLES, DEFINITIONS, strict=True):
+        kind = networks.network_class(role)
+        table[key] = {"_target_": f"{kind.__module__}.{kind.__name__}", **DDPM.networks[role]}
+    table["diffusion_unet_def"]["in_channels"] = "@latent_channels"
+    for name in ("include_fc", "resblock_updown"):  # MONAI's defaults are not in the bundle
+        del table["diffusion_unet_def"][name]
+    return table
+
+
+def write(folder: Path, table: Config) -> Path:
+    (folder / "configs").mkdir(parents=True, exist_ok=True)
+    (folder / bundle.CONFIG).write_text(json.dumps(table))
+    return folder
+
+
+def test_its_weights_are_those_of_the_variant(tmp_path: Path) -> None:
+    folder = write(tmp_path / "maisi_ct_generative", config())
+    assert bundle.is_bundle(folder) and not bundle.is_bundle(tmp_path)
+    variant = bundle.on_bundle(DDPM, folder)
+    assert variant.checkpoints == {
+        role: f"models/{file}" for role, file in zip(ROLES, FILES.values(), strict=True)
+    }
+    assert (variant.license, variant.hub) == (DDPM.license, {})
+    random_weights.write(variant, folder)
+    loaded = networks.load(variant, folder)
+    assert loaded.scale_factor == pytest.approx(1.05) and loaded.controlnet is not None
+
+
+def test_weights_under_the_bundles_licence_say_so(tmp_path: Path) -> None:
+    folder = write(tmp_path, config())
+    (folder / "LICENSE").write_text(
+        "The Work and any derivative works thereof only may be used or\nintended for use"
+        " non-commercially."
+    )
+    assert bundle.on_bundle(DDPM, folder).license == "NVIDIA Non-Commercial License"
+
+
+def changed(key: str, value: Any, name: str = "") -> Callable[[Config], None]:
+    def change(table: Config) -> None:
+        if name:
+            table[key] = {**table[key], name: value}
+        else:
+            table[key] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (changed("diffusion_unet_def", 128, "num_class_embeds"), "has num_class_embeds 128, and"),
+        (
+            changed("controlnet_def", 1, "depth"),
+            "controlnet_def has 'depth', which ControlNetMaisi",
+        ),
+        (changed("autoencoder_def", "a.b.UNet", "_target_"), "autoencoder_def is a.b.UNet, and"),
+        (changed("autoencoder_def", None), "lacks 'autoencoder_def'"),
+        (changed("noise_scheduler", "x.RFlowScheduler", "_target_"), "is RFlowScheduler, and"),
+        (changed("noise_scheduler", 0.02, "beta_end"), "noise_scheduler has beta_end 0.02, and"),
+        (changed("trained_controlnet_path", "$open('/x')"), "'trained_controlnet_path' in configs"),
+        (changed("model_dir", "$@model_dir + '/x'"), "'trained_autoencoder_path' in configs"),
+    ],
+)
+def test_what_does_not_fit_is_named(
+    change: Callable[[Config], None], sentence: str, tmp_path: Path
+) -> None:
+    table = config()
+    change(table)
+    with pytest.raises(ValueError, match=r"^bundle: ") as raised:
+        bundle.on_bundle(DDPM, write(tmp_path, table))
+    assert sentence in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_configuration_that_is_no_json(tmp_path: Path) -> None:
+    write(tmp_path, config())
+    (tmp_path / bundle.CONFIG).write_text("{")
+    with pytest.raises(ValueError, match=r"inference\.json cannot be read"):
+        bundle.on_bundle(DDPM, tmp_path)
+
+
+def test_weights_that_are_not_downloaded_are_named(tmp_path: Path) -> None:
+    variant: Variant = bundle.on_bundle(DDPM, write(tmp_path, config()))
+    with pytest.raises(FileNotFoundError, match=r"autoencoder_epoch273\.pt does not exist"):
+        networks.load(variant, tmp_path)
