@@ -1,4 +1,4 @@
-"""The assessment that docs/how-to/assess.md shows: volumes of `mini` compared with held-out renders."""
+"""The assessment in docs/how-to/assess.md: volumes of `mini` compared with held-out renders."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     for name, default in (("rows", 60), ("sizes", 20), ("steps", 10), ("runs", 1)):
         parser.add_argument(f"--{name}", type=int, default=default, help="[%(default)s]")
-    parser.add_argument("--write", action="store_true", help="also into docs/reference/benchmarks.md")
+    parser.add_argument("--write", action="store_true", help="put the table into the page")
     return parser
 
 

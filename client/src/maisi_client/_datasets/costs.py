@@ -20,7 +20,8 @@ from .._image_file import READ_ERRORS, load
 from .._variant import Variant, choose_variant
 from .row import Row
 
-# Of the decoder, in calls of the flow network: docs/reference/benchmarks.md, Load, 9 calls for mini.
+# Of the decoder, in calls of the flow network: for mini, by the section Load of
+# docs/reference/benchmarks.md.
 _DECODER_CALLS = 9
 _CALLS_OF_A_STEP = {"heun": 2}
 _PATHS = 4096  # whose grids are remembered
