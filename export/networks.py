@@ -94,7 +94,7 @@ def load(variant: Variant, folder: Path) -> Networks:
     def scale(role: str) -> float:
         factor = files[role].scale_factor
         if factor is None:
-            raise ValueError(f"checkpoint: {paths[role]} does not tell its scale_factor")
+            raise ValueError(f"checkpoint: {paths[role]} does not have its scale_factor")
         return factor
 
     return Networks(

@@ -48,7 +48,7 @@ _SERVICE = "/inference.GRPCInferenceService/"
 class Answer(NamedTuple):
     """The outcome of a message, and the sentence in its answer.
 
-    Outcomes are `answered`, `refused`, `hung`, `told: ...` for an answer that reveals internals,
+    Outcomes are `answered`, `refused`, `hung`, `revealed: ...` for internals in an answer,
     and `lost: ...` for a broken connection.
     """
 
@@ -107,7 +107,7 @@ def _of_rpc(error: Any) -> Answer:
 def _classify(message: str) -> Answer:
     if not message:
         return Answer("answered")
-    outcome = f"told: {message[:300]}" if _TELLTALE.search(message) else "refused"
+    outcome = f"revealed: {message[:300]}" if _TELLTALE.search(message) else "refused"
     return Answer(outcome, message)
 
 
@@ -154,7 +154,7 @@ def files(chance: random.Random, folder: Path) -> Iterator[str]:
             client.stream(path).close()  # it reads the mask, and sends nothing yet
             yield "answered"
         except MaisiError as error:
-            yield "refused" if "Traceback" not in str(error) else f"told: {error}"
+            yield "refused" if "Traceback" not in str(error) else f"revealed: {error}"
         except Exception as error:
             yield f"crashed: {type(error).__name__}: {error}"
 

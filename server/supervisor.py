@@ -72,7 +72,7 @@ def ready_line(triton: Triton, address: Address, variants: list[str]) -> str:
 
 
 def stopping_file(folder: Path) -> Path:
-    """Return the path of the file that tells the models until when they may work."""
+    """Return the path of the file with the time until which the models may work."""
     return folder / "stopping"
 
 

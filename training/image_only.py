@@ -27,7 +27,7 @@ FOREGROUND = 0.05  # of the 99.5th percentile; the skull, which is dark, is abov
 SHIFTS = range(-4, 5)  # voxels along x
 FEWEST = 1000  # voxels of a brain, below which there is none
 _TISSUES = 3  # REGIONS begins with fluid, grey and white
-# Skin and fat are too thin for their intensities to be told apart.
+# Skin and fat are too thin for their intensities to be separated.
 _THICK = [number for number, name in enumerate(REGIONS) if name not in ("skin", "fat")]
 _EXPECTED = np.stack([MEANS[:, list(labels)].mean(1) for labels in REGIONS.values()], axis=1)
 

@@ -101,7 +101,7 @@ def sentence(error: Exception, folder: Path | None = None) -> str:
 
 
 def _has_plan(folder: Path, gpu: int) -> bool:
-    """Tell whether `folder` has a plan that was built for a GPU."""
+    """Return whether `folder` has a plan that was built for a GPU."""
     plans = list(folder.glob("*.plan"))
     if not plans:
         return False

@@ -80,7 +80,7 @@ def on_device(cupy: Any, name: str, array: Any, device: int, stream: Any) -> Any
 
 
 def gpu_tensors() -> bool:
-    """Tell whether models may share memory of a GPU, by CUDA's IPC."""
+    """Return whether models may share memory of a GPU, by CUDA's IPC."""
     return os.environ.get(TENSORS_VARIABLE) != "0"
 
 

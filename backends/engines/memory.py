@@ -30,7 +30,7 @@ class OutOfMemory(MemoryError):
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error of an engine, numpy, CuPy or the system means that memory ran out."""
+    """Return whether an error of an engine, numpy, CuPy or the system means that memory ran out."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     if isinstance(error, MemoryError):

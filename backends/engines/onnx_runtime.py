@@ -143,7 +143,7 @@ class Engine:
 
         `arrays`: inputs by name, of numpy or, on a GPU, of CuPy; earlier work on the stream may
         still be writing them. Raises ValueError for an array on a GPU that is not in C order, an
-        error of ONNX Runtime for inputs that do not fit, and errors that `out_of_memory` tells.
+        error of ONNX Runtime for inputs that do not fit, and those that `out_of_memory` recognises.
         """
         if self.device.kind == "cpu":
             expect(SPARE)  # a thread without memory ends the process

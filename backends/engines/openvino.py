@@ -69,7 +69,7 @@ class Engine:
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs by name, which the next call overwrites.
 
-        Raises RuntimeError for inputs that do not fit, and errors that `out_of_memory` tells.
+        Raises RuntimeError for inputs that do not fit, and errors that `out_of_memory` recognises.
         An error does not affect the next call.
         """
         shapes = tuple(tuple(feeds[name].shape) for name in self.inputs) if self.fixed else ()

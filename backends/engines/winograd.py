@@ -60,7 +60,7 @@ _TILE = 4096  # voxels whose sums stay in a core's cache
 
 
 def helps(model: Any) -> bool:
-    """Tell whether a model is faster with Winograd, at its full resolution, too."""
+    """Return whether a model is faster with Winograd, at its full resolution, too."""
     weights = [
         node.get_input_shape(1)
         for node in model.get_ordered_ops()

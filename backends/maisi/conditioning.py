@@ -21,8 +21,8 @@ def condition_rows(variant: Variant, plan: Plan) -> dict[str, Array]:
 def label_rows(variant: Variant, plan: Plan, mask: Array | None) -> npt.NDArray[np.uint8]:
     """Return the label ids for the mask encoder, [R, X', Y', Z'], padded with background.
 
-    Row 0 is `mask`; under guidance row 1 is the mask with every lesion replaced by the organ it
-    sits in. Without a mask, one small empty row, which is not read.
+    Row 0 is `mask`; under guidance row 1 is the mask with every lesion replaced by the organ
+    around it. Without a mask, one small empty row, which is not read.
     """
     if mask is None:
         side = variant["size"]["multiple"]

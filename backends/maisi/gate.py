@@ -217,7 +217,7 @@ class Gate:
             while_waiting()
 
     def pause_for_others(self, ticket: Ticket) -> bool:
-        """Pause the working `ticket` if others should work in its stead; return whether it is."""
+        """Pause the working `ticket` if others should work first; return whether it is."""
         with self._changed:
             if ticket in self._should_work():
                 return False

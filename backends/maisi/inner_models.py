@@ -22,7 +22,7 @@ from .metrics import Metrics
 _READ = ("vae_decoder", "vae_encoder", "mask_decoder")  # networks whose outputs stages read
 _FLOWS = ("flow", "flow_masked", "mask_flow")
 _MEMORY = re.compile(r"out of memory: .*; try again in (\d+) s")  # as backends/engines/memory.py
-# Parts of errors that pass, of Triton 2.51 and of `slabs` -> what the caller is told.
+# Parts of errors that pass, of Triton 2.51 and of `slabs` -> the caller's error.
 _TRANSIENT = {
     "is not healthy": "died and is loaded again",
     "is not ready": "is being loaded again",

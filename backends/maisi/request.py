@@ -82,7 +82,7 @@ class Plan:
         return 2 if self.guidance > 0 else 1
 
     def guides(self, time: float) -> bool:
-        """Tell whether guidance is applied at `time`, 0..1 and 1 at noise.
+        """Return whether guidance is applied at `time`, 0..1 and 1 at noise.
 
         Kynkäänniemi et al., https://arxiv.org/abs/2404.07724, where the interval is one of sigmas.
         """
@@ -173,7 +173,7 @@ def parse_plan(variant: Variant, data: Array) -> Plan:
 
 
 def takes_mask(variant: Variant) -> bool:
-    """Tell whether the variant has a ControlNet, without which there are no masks."""
+    """Return whether the variant has a ControlNet, without which there are no masks."""
     return "labels" in condition_names(variant)
 
 

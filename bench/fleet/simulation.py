@@ -106,7 +106,7 @@ class _Simulation:
         heappush(self.loads, (load, float(self.random.random()), number))
 
     def choose(self) -> int | None:
-        """Return a server that is up and has room; None if there is none."""
+        """Return a server that is up and not full; None if there is none."""
         most = self.fleet.devices + self.fleet.waiting
         if self.fleet.scattered:
             for number in self.random.integers(len(self.servers), size=_RETRIES).tolist():

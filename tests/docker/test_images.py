@@ -106,7 +106,7 @@ class Builder:
         self("bud", "--format=docker", "-t", name, volume, *args, "-f", file, context)
 
     def config(self, image: str) -> dict[str, Any]:
-        """Return what Docker knows of an image."""
+        """Return what Docker has on an image."""
         config: dict[str, Any] = json.loads(self("inspect", "--type=image", image))["Docker"][
             "config"
         ]

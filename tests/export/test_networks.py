@@ -106,7 +106,7 @@ def test_a_checkpoint_without_scale_is_refused(checkpoints: Path, tmp_path: Path
     shutil.copytree(checkpoints, tmp_path, dirs_exist_ok=True)
     path = tmp_path / tiny().checkpoints["diffusion_unet"]
     save_file(load_file(path), path)
-    with pytest.raises(ValueError, match=r"diffusion_unet\.safetensors does not tell its scale"):
+    with pytest.raises(ValueError, match=r"diffusion_unet\.safetensors does not have its scale"):
         networks.load(tiny(), tmp_path)
 
 

@@ -39,9 +39,9 @@ def test_messages_are_many_and_the_same_by_seed() -> None:
     [
         ("", "answered"),
         ("steps: 0 is outside 1 to 1000", "refused"),
-        ('Traceback (most recent call last): File "x"', "told: Traceback"),
-        ("could not open /tmp/maisi-serve-x/config", "told: could not open"),
-        ("model.py failed", "told: model.py"),
+        ('Traceback (most recent call last): File "x"', "revealed: Traceback"),
+        ("could not open /tmp/maisi-serve-x/config", "revealed: could not open"),
+        ("model.py failed", "revealed: model.py"),
     ],
 )
 def test_what_an_answer_must_not_tell(message: str, outcome: str) -> None:

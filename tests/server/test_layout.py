@@ -1,4 +1,4 @@
-"""Limits, the malloc of tritonserver and of its models, and memory that it gives back."""
+"""Limits, the malloc of tritonserver and of its models, and memory that it frees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The measures of volumes that were made without a mask tell a head from what is none."""
+"""The measures of volumes that were made without a mask separate a head from other volumes."""
 
 from __future__ import annotations
 

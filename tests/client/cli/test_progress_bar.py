@@ -30,7 +30,7 @@ class Screen:
         fcntl.ioctl(self.out.fileno(), termios.TIOCSWINSZ, size)
 
     def shown(self) -> str:
-        self.out.write("\a")  # a terminal hands on what is written bit by bit
+        self.out.write("\a")  # a terminal reads what is written bit by bit
         output = b""
         while not output.endswith(b"\a"):
             output += os.read(self._reader, 65536)

@@ -187,7 +187,7 @@ def test_a_dataset_without_its_description(datasets: dict[str, Path], tmp_path: 
     segments = pydicom.dcmread(tmp_path / "named" / "case_0" / "mask.dcm").SegmentSequence
     assert all(segment.SegmentLabel.startswith("gizmo ") for segment in segments)
     (folder / "dataset.json").unlink()
-    with pytest.raises(InvalidRequest, match=r"dataset\.json' does not tell the names of labels"):
+    with pytest.raises(InvalidRequest, match=r"dataset\.json' does not have the names of labels"):
         list(dataset_dicom(folder, tmp_path / "dicom"))
     assert not (tmp_path / "dicom").exists()
     with pytest.raises(InvalidRequest, match="holds no volume with a report"):

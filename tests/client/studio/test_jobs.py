@@ -1,4 +1,4 @@
-"""Jobs run on the real server, are cancelled on it, and are told to every browser."""
+"""Jobs run on the real server, are cancelled on it, and are sent to every browser."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from .record import Task
 from .sides import describe_all
 
 LEAST = 2  # volumes of a side
-_SAMPLE = 3  # volumes of a side whose values tell the modality before any work
+_SAMPLE = 3  # volumes of a side whose values show the modality before any work
 
 
 def check_apart(datasets: Sequence[Dataset]) -> None:

@@ -83,7 +83,7 @@ def _prepared(picture: Greys) -> NDArray[np.float32]:
 
 
 def _resnet(path: Path, weights: Any) -> Any:
-    """Return a ResNet without its last layer, of the depth that the names of its weights tell."""
+    """Return a ResNet without its last layer, of the depth that the names of its weights give."""
     wanted = InvalidRequest(
         f"--features is '{path}', which has no weights of a ResNet; another network is to be saved"
         " as TorchScript"

@@ -115,7 +115,7 @@ def _closest(distances: Distances, indices: NDArray[np.int64]) -> list[tuple[int
 
 
 def _space(one: Distances, other: Distances, generator: np.random.Generator) -> Space:
-    """Return what distances `[N, 2]` to the nearest two tell, beside `other` of real volumes."""
+    """Summarise the distances `[N, 2]` to the nearest two, beside `other` of real volumes."""
     medians = [float(np.median(distance[:, 0])) for distance in (one, other)]
     floor = float(np.percentile(other[:, 0], _FLOOR))
     return Space(

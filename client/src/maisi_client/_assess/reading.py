@@ -32,7 +32,7 @@ class Item:
 class Dataset:
     """The volumes of a folder; `role` names it in errors and in the report.
 
-    `label_names` are those of its ids, and `modality` is `ct` or `mr` if its description tells it.
+    `label_names` are those of its ids, and `modality` is `ct` or `mr` if its description says so.
     `unfaithful` counts the volumes that `maisi dataset` set apart.
     """
 

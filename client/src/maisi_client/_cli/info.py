@@ -63,7 +63,7 @@ def _describe(variant: Variant) -> str:
 
 
 def _size(name: str, size: Mapping[str, Any]) -> str:
-    """Return a size of an anatomy with its default and, if the server tells it, its meaning."""
+    """Return a size of an anatomy with its default and, if the server publishes it, its meaning."""
     default = "absent" if size["default"] == -1 else f"{size['default']:g}"
     return f"{name} {default}" + (f" ({size['meaning']})" if "meaning" in size else "")
 

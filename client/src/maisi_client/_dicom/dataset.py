@@ -142,7 +142,7 @@ def _names(dataset: Path) -> dict[int, str]:
     names = names_of_labels(read_dataset_json(dataset))
     if not names:
         raise InvalidRequest(
-            f"'{dataset / 'dataset.json'}' does not tell the names of labels; `maisi dataset`"
+            f"'{dataset / 'dataset.json'}' does not have the names of labels; `maisi dataset`"
             " writes it when all rows are made"
         )
     return names

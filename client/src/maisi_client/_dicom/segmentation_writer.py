@@ -39,7 +39,7 @@ def segments(
 ) -> dict[int, highdicom.seg.SegmentDescription]:
     """Return the segment of each label above 0 of `[slices, rows, columns]`, by its id.
 
-    They are numbered from 1. `names` are the labels' names by id; `report` tells who drew them.
+    They are numbered from 1. `names` are the labels' names by id; `report` says who drew them.
     """
     ids = [int(id_) for id_ in np.unique(planes) if id_]
     return {

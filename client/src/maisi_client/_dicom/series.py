@@ -91,7 +91,7 @@ def _mask(
     if mask is not None and labels is None and vocabulary != OWN:
         raise InvalidRequest(
             f"the mask's ids were sent as {vocabulary}'s; leave it out to take the one that the"
-            " server gave back, or name its labels"
+            " server returned, or name its labels"
         )
     mask = volume.mask if mask is None else mask
     if mask is None:

@@ -24,7 +24,7 @@ class Events:
         return bool(self._readers)
 
     def publish(self, name: str, data: Any) -> None:
-        """Tell all an event; `data` is JSON."""
+        """Send an event to all; `data` is JSON."""
         self._put(f"event: {name}\ndata: {json.dumps(data)}\n\n")
 
     def close(self) -> None:

@@ -50,7 +50,7 @@ async def make(
     try:
         result = await getattr(backend.client, method)(on_progress=on_progress, **request)
     except ServerUnavailable:
-        with suppress(MaisiError):  # tells the page
+        with suppress(MaisiError):  # the page gets the error
             await backend.look_up()
         raise
 

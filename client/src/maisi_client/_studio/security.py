@@ -111,7 +111,7 @@ class Guard:
             return response(421, "forbidden", "this address is not the one that is served here")
         if headers.get("origin", f"http://{host}").lower() != f"http://{host}":
             return response(403, "forbidden", "another site asked; its pages have no access")
-        # Another port of the same host counts as the same site, and cookies do not tell ports.
+        # Another port of the same host counts as the same site, and has the same cookies.
         if _from_elsewhere(headers) and not (_opens(scope) and _is_whole_page(headers)):
             return response(403, "forbidden", "another site asked; its pages have no access")
         if scope["method"] not in _READING and headers.get("x-maisi") != "1":

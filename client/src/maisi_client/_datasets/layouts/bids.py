@@ -93,7 +93,7 @@ def bids(summary: Summary) -> Layout:
 
 
 def _metadata(modality: str) -> dict[str, Any]:
-    """Return what BIDS wants to know of an image that is derived."""
+    """Return the fields that BIDS requires of a derived image."""
     return {"Description": DESCRIPTION, "SkullStripped": modality.endswith("_skull_stripped")}
 
 

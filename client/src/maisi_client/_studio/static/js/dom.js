@@ -27,7 +27,7 @@ export function h(tag, properties = {}, ...children) {
 
 /**
  * Replace what `root` holds. The control that has the focus keeps it, by its id; where it is gone or
- * disabled, `root` gets the focus, so that the next Tab goes on from there.
+ * disabled, `root` gets the focus, so that the next Tab continues from there.
  */
 export function redraw(root, ...children) {
   const focused = root.contains(document.activeElement) ? document.activeElement.id : null

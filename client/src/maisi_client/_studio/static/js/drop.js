@@ -46,11 +46,11 @@ async function filesOf(transfer) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean)
   if (entries.length === 0) return [...transfer.files].map((file) => ({ file, path: file.name }))
   const files = []
-  for (const entry of entries) await walk(entry, files)
+  for (const entry of entries) await read(entry, files)
   return files
 }
 
-async function walk(entry, files) {
+async function read(entry, files) {
   if (files.length > MOST) throw new Error(`more than ${MOST} files were dropped, which is too many`)
   if (entry.isFile) {
     if (entry.name.startsWith('.')) return
@@ -62,7 +62,7 @@ async function walk(entry, files) {
   for (;;) {
     const some = await new Promise((done, failed) => reader.readEntries(done, failed))
     if (some.length === 0) return
-    for (const one of some) await walk(one, files)
+    for (const one of some) await read(one, files)
   }
 }
 

@@ -9,7 +9,7 @@ const TOOLS = [
   ['sphere', 'Sphere', 'Click, or draw with the button held down.'],
   ['polygon', 'Polygon', 'Click corners in one plane; a double click or Enter closes it, Escape drops it.'],
   ['fill', 'Fill', 'Click a region to give all of it the label.'],
-  ['restore', 'Restore', 'Gives back what was there before, under a sphere.'],
+  ['restore', 'Restore', 'Restores the labels under a sphere.'],
 ]
 
 /** Draw the panel as `painting` is now. */

@@ -26,7 +26,7 @@ export function on(name, action) {
   ;(listeners[name] ??= []).push(action)
 }
 
-/** Tell that `name` has changed. */
+/** Announce that `name` has changed. */
 export function changed(name, value) {
   for (const action of listeners[name] ?? []) action(value)
 }

@@ -1,0 +1,39 @@
+"""Words that the project does not use are found in prose, and only there."""
+
+from __future__ import annotations
+
+import pytest
+
+from docs.prose import WORDS, findings, words
+
+LISTED = words(WORDS.read_text())
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("page.md", "The server hands on the mask."),
+        ("page.md", "```\nnothing\n```\nThe volume is made Anew.\n"),
+        ("values.yaml", "port: 8001 # the door of clients"),
+        ("module.py", "VALUE = 1  # what the caller is told\n"),
+        ("module.py", 'def function():\n    """Walk along the flow."""\n'),
+        ("module.py", 'error = f"{1} goes on"\n'),
+    ],
+)
+def test_a_listed_word_is_found_with_its_advice(name: str, text: str) -> None:
+    (sentence,) = findings(name, text, LISTED)
+    line = len(text.rstrip().splitlines())
+    assert sentence.startswith(f"{name}:{line}: '")
+    assert "; write: " in sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("page.md", "The server sends the mask; variables are not called `told`."),
+        ("page.md", "A reader can tell T1 from T2, and tell them apart."),
+        ("module.py", "for node in ast.walk(tree):\n    told = file.tell()\n"),
+    ],
+)
+def test_other_words_and_names_in_code_are_not(name: str, text: str) -> None:
+    assert not list(findings(name, text, LISTED))
