@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -71,9 +72,10 @@ def _version(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    program = os.environ.get("MAISI_PROGRAM", "python -m export")
     parser = argparse.ArgumentParser(
-        prog="python -m export",
-        description=__doc__,
+        prog=program,
+        description=(__doc__ or "").replace("python -m export", program),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -95,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         subparser.add_argument(
             "--cache",
             type=Path,
-            default=ROOT / "build" / "export",
+            default=Path(os.environ.get("MAISI_EXPORT_CACHE") or ROOT / "build" / "export"),
             help="folder of finished graphs and engines (default: %(default)s)",
         )
         subparser.add_argument(
@@ -108,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     build_parser.add_argument(
         "--repository",
         type=Path,
-        default=ROOT / "model_repository",
+        default=Path(os.environ.get("MAISI_MODELS") or ROOT / "model_repository"),
         help="Triton's model repository (default: %(default)s)",
     )
     build_parser.add_argument(
