@@ -1,7 +1,7 @@
-"""The packages of the images, with the digest of every file: `python -m docker.lock`.
+"""The packages of images and of `maisi-triton serve`, with digests: `python -m docker.lock`.
 
-pip resolves for the Python of each image, not for the Python that runs this. `scripts/write lock`
-runs it.
+pip resolves for the Python of each image, not for the Python that runs this. uv resolves for all
+Pythons that the wheel supports. `scripts/write lock` runs it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ UBUNTU = ("3.12", "manylinux_2_39_x86_64")  # noble, of NVIDIA's image
 # Bindings of the TensorRT that is in the image with CUDA and cuDNN; see TAG in docker/Dockerfile.
 GPU_ALONE = ("tensorrt-cu13-bindings==10.13.3.9",)
 ENGINES = "maisi-triton[engines]"  # on no index
+TRITON = "nvidia-pytriton==0.7.0"  # for tritonserver alone, so without its dependencies
+LOCKS = FOLDER.parent / "src" / "maisi_triton" / "locks"
 IN_THE_IMAGE = re.compile(r"nvidia[-_]")
 
 
@@ -35,11 +37,12 @@ def packages(extra: str) -> list[str]:
     return [*table["engines"], *(line for line in table[extra] if line != ENGINES)]
 
 
-def client_project() -> dict[str, Any]:
-    """Return the table `project` of client/pyproject.toml; the image has its extra `dicom`."""
-    text = (FOLDER.parent / "client" / "pyproject.toml").read_text()
-    project: dict[str, Any] = tomllib.loads(text)["project"]
-    return project
+def client_packages() -> list[str]:
+    """Return what the client needs with its extra `dicom`, and what builds it, as requirements."""
+    table = tomllib.loads((FOLDER.parent / "client" / "pyproject.toml").read_text())
+    project: dict[str, Any] = table["project"]
+    dicom = project["optional-dependencies"]["dicom"]
+    return [*project["dependencies"], *dicom, *table["build-system"]["requires"]]
 
 
 def resolve(image: tuple[str, str], requirements: list[str], *flags: str) -> list[str]:
@@ -66,17 +69,33 @@ def resolve(image: tuple[str, str], requirements: list[str], *flags: str) -> lis
     return lines
 
 
+def compile_lock(requirements: list[str], *flags: str) -> str:
+    """Return lines for pip with all packages that the requirements need in any of our Pythons."""
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--universal"),
+            *("--python-version=3.10", "--generate-hashes", "--no-annotate", "--no-header"),
+            *(*flags, "-"),
+        ],
+        check=True,
+        input="\n".join(requirements),
+        cwd=FOLDER.parent,  # pyproject.toml names the platform
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
+
+
 def main() -> None:
-    """Write docker/requirements-*.txt."""
-    triton = ["nvidia-pytriton==0.7.0"]  # for tritonserver alone, so without its dependencies
-    cpu = resolve(DEBIAN, packages("serve")) + resolve(DEBIAN, triton, "--no-deps")
+    """Write docker/requirements-*.txt and the locks of the wheel."""
+    cpu = resolve(DEBIAN, packages("serve")) + resolve(DEBIAN, [TRITON], "--no-deps")
     all_on_gpu = resolve(UBUNTU, [*packages("gpu"), *GPU_ALONE])
     gpu = [line for line in all_on_gpu if not IN_THE_IMAGE.match(line)]
-    project, build = client_project(), ["setuptools>=77.0.3", "wheel"]
-    dicom = project["optional-dependencies"]["dicom"]
-    client = resolve(DEBIAN, [*project["dependencies"], *dicom, *build])
+    client = resolve(DEBIAN, client_packages())
     for name, lines in (("cpu", cpu), ("gpu", gpu), ("client", client)):
         (FOLDER / f"requirements-{name}.txt").write_text(HEAD + "\n".join(sorted(lines)) + "\n")
+    for extra in ("serve", "gpu"):
+        text = compile_lock(packages(extra)) + compile_lock([TRITON], "--no-deps")
+        (LOCKS / f"{extra}.txt").write_text(HEAD.replace("the image", "an environment") + text)
 
 
 if __name__ == "__main__":

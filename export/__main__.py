@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -78,9 +79,10 @@ def _version(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    program = os.environ.get("MAISI_PROGRAM", "python -m export")
     parser = argparse.ArgumentParser(
-        prog="python -m export",
-        description=__doc__,
+        prog=program,
+        description=(__doc__ or "").replace("python -m export", program),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -103,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         subparser.add_argument(
             "--cache",
             type=Path,
-            default=ROOT / "build" / "export",
+            default=Path(os.environ.get("MAISI_EXPORT_CACHE") or ROOT / "build" / "export"),
             help="folder of finished graphs and engines (default: %(default)s)",
         )
         subparser.add_argument(
@@ -116,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     build_parser.add_argument(
         "--repository",
         type=Path,
-        default=ROOT / "model_repository",
+        default=Path(os.environ.get("MAISI_MODELS") or ROOT / "model_repository"),
         help="Triton's model repository (default: %(default)s)",
     )
     build_parser.add_argument(

@@ -23,10 +23,14 @@ ROOT = Path(__file__).resolve().parent.parent
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(
-        prog="serve", description="Serve a model repository with Triton, without Docker."
+        prog=os.environ.get("MAISI_PROGRAM", "serve"),
+        description="Serve a model repository with Triton, without Docker.",
     )
     parser.add_argument(
-        "--repository", type=Path, default=ROOT / "model_repository", help="folder of the models"
+        "--repository",
+        type=Path,
+        default=Path(os.environ.get("MAISI_MODELS") or ROOT / "model_repository"),
+        help="folder of the models (default: %(default)s)",
     )
     parser.add_argument(
         "--triton",

@@ -148,7 +148,8 @@ def refusal(host: Host) -> str | None:
     if host.triton is None:
         return (
             "Triton is not installed in this Python environment. Start the server through"
-            " scripts/serve, which installs it, or: pip install --no-deps nvidia-pytriton==0.7.0."
+            " scripts/serve or maisi-triton serve, which install it, or: pip install --no-deps"
+            " nvidia-pytriton==0.7.0."
         )
     if host.numpy and int(host.numpy.split(".")[0]) >= 2:
         return (

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from docker import version
 from tests.conftest import ROOT
 
 if sys.version_info >= (3, 11):
@@ -23,7 +24,14 @@ else:
     import tomli as tomllib
 
 PROJECTS = {"maisi-triton": ROOT, "maisi-client": ROOT / "client"}
-METADATA = "from setuptools import build_meta as b; print(b.prepare_metadata_for_build_wheel('.'))"
+METADATA = "from hatchling import build as b; print(b.prepare_metadata_for_build_wheel('.'))"
+LICENCES = {  # expression, files
+    "maisi-triton": ("Apache-2.0", ["LICENSE", "MODEL_CARD.md"]),
+    "maisi-client": (
+        "Apache-2.0 AND BSD-2-Clause",
+        ["LICENSE", "src/maisi_client/_studio/static/niivue-licence.txt"],
+    ),
+}
 FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yaml"))
 SCHEMAS = {
     ROOT / "CITATION.cff": "citation-file-format",
@@ -34,6 +42,7 @@ PAGES = [
     *ROOT.glob("*.md"),
     *(ROOT / ".github").glob("*.md"),
     ROOT / "client" / "README.md",
+    ROOT / "src" / "README.md",
     ROOT / "docker" / "helm" / "maisi" / "README.md",
 ]
 
@@ -47,9 +56,12 @@ def project(name: str) -> dict[str, Any]:
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of metadata that a wheel of a project has."""
     folder = tmp_path_factory.mktemp("project")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(PROJECTS[request.param] / name, folder)
-    (folder / "src").mkdir()
+    files = ["pyproject.toml", project(request.param)["readme"], *LICENCES[request.param][1]]
+    if request.param == "maisi-triton":
+        files.append(str(version.SOURCE))
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(PROJECTS[request.param] / name, folder / name)
     command = [sys.executable, "-W", "error::DeprecationWarning", "-c", METADATA]
     process = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr[-2000:]
@@ -58,30 +70,21 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def test_a_package_has_its_licence_and_what_an_index_shows(built: Path) -> None:
     metadata: Message = email.message_from_string((built / "METADATA").read_text())
-    assert metadata["License-Expression"] == "Apache-2.0" and metadata["Author"]
-    assert metadata.get_all("License-File") == ["LICENSE"]
-    assert (built / "licenses" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    expression, files = LICENCES[metadata["Name"]]
+    assert metadata["Version"] == version.current()
+    assert metadata["License-Expression"] == expression and metadata["Author"]
+    assert metadata.get_all("License-File") == files
+    assert metadata.get_all("Project-URL")
+    assert (built.parent / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
     classifiers = metadata.get_all("Classifier", [])
     assert not [one for one in classifiers if one.startswith("License ::")]  # PEP 639 forbids both
     pythons = [re.sub(r".*:: ", "", one) for one in classifiers if re.search(r":: 3\.\d", one)]
-    assert pythons[0] == metadata["Requires-Python"].removeprefix(">=")
+    assert f">={pythons[0]}" in metadata["Requires-Python"].split(",")
     assert "medical imaging" in metadata["Keywords"].split(",")
 
 
-def test_the_version_is_the_same_everywhere() -> None:
-    chart = yaml.safe_load((ROOT / "docker" / "helm" / "maisi" / "Chart.yaml").read_text())
-    values = yaml.safe_load((ROOT / "docker" / "helm" / "maisi" / "values.yaml").read_text())
+def test_the_citation_has_the_licence_of_the_package() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    images = (values["models"]["build"]["image"], values["dataset"]["image"])
-    versions = {
-        *(project(name)["version"] for name in PROJECTS),
-        *(image.rpartition(":")[2] for image in images),
-        values["image"]["tag"],
-        chart["version"],
-        chart["appVersion"],
-        citation["version"],
-    }
-    assert len(versions) == 1
     assert citation["license"] == project("maisi-triton")["license"]
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import simpy
 from simpy.resources.resource import Preempted
 
-KEPT = 2  # sizes that a server stays compiled for, docs/architecture.md
+KEPT = 2  # sizes that a server stays compiled for, docs/explanation/architecture.md
 _RETRIES = 4  # of a refused request, as our client by default, and the first attempt
 _WARM_UP = 0.1  # of the requests, which do not count: the servers are empty at first
 

@@ -19,7 +19,7 @@ from .._variant import Capacity
 from .costs import Cost
 from .row import Row
 
-_KEPT = 2  # sizes that a network stays compiled for, docs/architecture.md
+_KEPT = 2  # sizes that a network stays compiled for, docs/explanation/architecture.md
 _HISTORY = 15  # rows by which a server's speed is known
 
 

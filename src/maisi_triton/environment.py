@@ -1,0 +1,124 @@
+"""The environment of Python that a command runs in, made at its first start.
+
+Triton's Python backend needs numpy 1, and the requirements of the wheel that Triton comes in
+exclude other packages. So neither is installed beside the caller's packages.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import hashlib
+import importlib.metadata
+import re
+import subprocess
+import sys
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+
+from maisi_triton import folders
+
+LOCKS = folders.PACKAGE / "locks"
+TORCH_FOR_CPU = "https://download.pytorch.org/whl/cpu"
+NVIDIA = "https://pypi.nvidia.com"
+# Target of `export build` -> the extra that it needs.
+TARGETS = {"tensorrt-rtx": "rtx", "tensorrt": "tensorrt"}
+# A requirement of an extra, as hatchling writes it: requirement, marker, extra.
+_EXTRA = re.compile(r"""(.*?)\s*;\s*(?:(.*)\s+and\s+)?extra == ['"]([\w-]+)['"]""")
+
+
+class CannotInstall(Exception):
+    """The environment cannot be made; the message is one sentence."""
+
+
+def serve() -> Path:
+    """Return the interpreter of the environment that serves; raises CannotInstall."""
+    lock = LOCKS / ("gpu.txt" if has_gpu() else "serve.txt")
+    words = ["--no-deps", "--require-hashes", "--requirement", str(lock)]
+    return _interpreter(lock.stem, lock.read_text(), words)
+
+
+def export(arguments: list[str]) -> Path:
+    """Return the interpreter of the environment that exports; raises CannotInstall.
+
+    `arguments` of the export: a build for TensorRT has an environment of its own.
+    """
+    extra = next((extra for target, extra in TARGETS.items() if target in arguments), None)
+    words = requirements("serve", "export", *([extra] if extra else []))
+    content = "\n".join(words)
+    if extra == "tensorrt":
+        words += ["--extra-index-url", NVIDIA]
+    # A tenth of the size, where its index can be reached.
+    with suppress(OSError), urllib.request.urlopen(f"{TORCH_FOR_CPU}/", timeout=10):
+        words += ["--extra-index-url", TORCH_FOR_CPU]
+    return _interpreter(f"export-{extra}" if extra else "export", content, words)
+
+
+def has_gpu() -> bool:
+    """Return whether the driver of an NVIDIA GPU is here, and a Python that its engine supports."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return sys.version_info >= (3, 11)
+
+
+def requirements(*extras: str) -> list[str]:
+    """List what extras of this distribution install, in the form of pip's command line."""
+    lines = []
+    for line in importlib.metadata.requires("maisi-triton") or []:
+        parts = _EXTRA.fullmatch(line)
+        if parts is not None and parts[3] in extras:
+            requirement, marker = parts[1], parts[2]
+            lines.append(f"{requirement} ; {marker}" if marker else requirement)
+    return lines
+
+
+def _interpreter(name: str, content: str, words: list[str]) -> Path:
+    """Return the interpreter of an environment with what `pip install WORDS` installs.
+
+    It is made if there is none, or if its making was interrupted. Its folder is named by the
+    Python, and by the digest of `content` and of the folder of this Python.
+    """
+    digest = hashlib.sha256(f"{sys.base_prefix}\n{content}".encode()).hexdigest()[:12]
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    folder = folders.cache() / f"{name}-{version}-{digest}"
+    python, whole = folder / "bin" / "python", folder / "complete"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with folder.with_suffix(f".{digest}.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log(f"waiting for another process that installs into {folder}")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (whole.exists() and python.exists()):
+                _make(folder, words)
+                whole.touch()
+    except OSError as error:
+        raise CannotInstall(f"{error.filename or folder}: {error.strerror or error}.") from None
+    return python
+
+
+def _make(folder: Path, words: list[str]) -> None:
+    log(f"installing into {folder} (once) ...")
+    command = [sys.executable, "-m", "venv", "--clear", str(folder)]
+    # To standard error: standard output is the command's own.
+    if subprocess.run(command, stdout=2).returncode:
+        raise CannotInstall(
+            f"python -m venv failed in {folder}; the reason is above. On Debian and Ubuntu it needs"
+            f" the package python{sys.version_info[0]}.{sys.version_info[1]}-venv."
+        )
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check"]
+    if subprocess.run([*pip, "--no-compile", *words], stdout=2).returncode:
+        raise CannotInstall(
+            "pip could not install what is needed; the reason is above. The same command tries"
+            " again."
+        )
+    log("installed")
+
+
+def log(line: str) -> None:
+    """Write a line to standard error."""
+    print(f"maisi-triton: {line}", file=sys.stderr, flush=True)
