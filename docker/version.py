@@ -23,6 +23,7 @@ PREFIXES = {
     Path("docker/helm/maisi/README.md"): r"^\| `image\.tag` \| `|`maisi-(?:client|export):",
     Path("docker/helm/maisi/values.yaml"): "^  tag: | image: maisi-(?:client|export):",
     Path("docs/how-to/operations.md"): "-t maisi(?:-client|-cpu|-export)?:",
+    Path("docs/tutorials/cluster.md"): "maisi-cpu:",
 }
 _VERSION = r"[\w.+!-]+"
 
