@@ -132,8 +132,11 @@ def pictures(page: Path, to: Path) -> None:
             first, last = (tab.locator(end).first.bounding_box() for end in ends)
             assert first is not None and last is not None, name
             height = last["y"] + last["height"] - first["y"]
-            clip = {"x": 0, "y": first["y"], "width": _WIDTH, "height": height}
-            tab.screenshot(path=to / name, clip=clip, full_page=True)
+            tab.screenshot(
+                path=to / name,
+                clip={"x": 0, "y": first["y"], "width": _WIDTH, "height": height},
+                full_page=True,
+            )
         browser.close()
 
 

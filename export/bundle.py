@@ -66,7 +66,7 @@ def on_bundle(variant: Variant, folder: Path) -> Variant:
         files[role] = _path(config, path_key)
     license_file = folder / "LICENSE"
     text = license_file.read_text(errors="replace") if license_file.is_file() else ""
-    terms = {}
+    terms: dict[str, Any] = {}
     if _NON_COMMERCIAL in " ".join(text.split()):
         terms = {"license": "NVIDIA Non-Commercial License", "license_url": ""}
     return dataclasses.replace(variant, checkpoints=files, hub={}, **terms)

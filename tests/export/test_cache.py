@@ -59,6 +59,7 @@ def test_only_what_changed_is_exported_again(tmp_path: Path, official_repository
     assert exported == {"tiny-ddpm.vae_decoder", "tiny-ddpm.vae_encoder"}
 
 
+@pytest.mark.slow
 def test_plans_of_a_chain_say_how_thick_its_slabs_may_be(tmp_path: Path) -> None:
     random_checkpoint(tiny(), tmp_path)
     graph = graphs.graphs(tiny(), networks.load(tiny(), tmp_path))[0]

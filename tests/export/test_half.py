@@ -109,6 +109,7 @@ class Attending(nn.Module):
         return out
 
 
+@pytest.mark.slow
 def test_tensorrt_rtx_never_holds_the_matrix_of_attention(tmp_path: Path) -> None:
     shape = (1, 64, "x", "y", "z")
     tensors = {"embedding": shape}, {"attended": shape}

@@ -27,7 +27,10 @@ def ddpm() -> dict[str, Graph]:
 
 @pytest.mark.parametrize(
     ("name", "precision"),
-    [("flow", "fp32"), ("mask_decoder", "fp16")],
+    [
+        pytest.param("flow", "fp32", marks=pytest.mark.slow),
+        ("mask_decoder", "fp16"),
+    ],
 )
 def test_graphs_that_mini_has_not(
     ddpm: dict[str, Graph], name: str, precision: str, tmp_path: Path

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from maisi_client import Client
 from tritonclient.grpc import model_config_pb2 as pb
@@ -41,6 +42,7 @@ def test_every_engine_of_a_variant_is_listed_and_every_reason_once() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_onnx_runtime_makes_openvinos_volume_to_one_grey_level(
     server: Server, start_server: Callable[..., Server], tmp_path: Path
 ) -> None:

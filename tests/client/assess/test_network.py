@@ -77,6 +77,7 @@ def test_another_file_is_one_sentence(tmp_path: Path) -> None:
         Network.load(tmp_path / "b.pt")
 
 
+@pytest.mark.slow
 def test_an_assessment_by_a_network_has_its_distances(
     folders: dict[str, Path], script: Path, tmp_path: Path
 ) -> None:

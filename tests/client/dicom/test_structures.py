@@ -37,6 +37,7 @@ def test_contours_rasterise_to_the_mask(tmp_path: Path, codes: str) -> None:
     assert all(np.array_equal(regions[id_], expected[id_]) for id_ in expected)
 
 
+@pytest.mark.slow
 def test_a_whole_head_rasterises_to_the_mask(tmp_path: Path) -> None:
     mask = nib.load(ROOT / "examples" / "brain_mask.nii.gz")
     head = Volume(nib.Nifti1Image(np.asarray(mask.dataobj, np.int16), mask.affine), CT)
