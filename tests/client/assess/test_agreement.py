@@ -6,13 +6,15 @@ import numpy as np
 import prdc
 import pytest
 import torch
-from maisi_client._assess.distances import frechet, kernel_sums, moments
+from maisi_client._assess.distances import frechet, gaussian_sums, kernel_sums, moments
 from maisi_client._assess.neighbours import nearest, overlap
 from maisi_client._assess.structure import ms_ssim
 from monai.metrics import MultiScaleSSIMMetric
 from numpy.typing import NDArray
+from scipy.spatial.distance import pdist
+from sklearn.metrics.pairwise import rbf_kernel
 from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance, maximum_mean_discrepancy
 
 WIDTH = 12
 
@@ -58,6 +60,17 @@ def test_kid(features: tuple[NDArray[np.float64], NDArray[np.float64]]) -> None:
     sums = kernel_sums(np.concatenate(both))
     value = sums.mmd(np.arange(30), np.arange(30, 60))
     assert value == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_mmd(features: tuple[NDArray[np.float64], NDArray[np.float64]]) -> None:
+    both = [side[:30].mean(1) for side in features]  # torchmetrics takes sets of one size
+    pooled = np.concatenate(both)
+    gamma = 1 / (2 * np.median(pdist(pooled)) ** 2)
+    (xx, xy), (_, yy) = [
+        [torch.from_numpy(rbf_kernel(one, other, gamma)) for other in both] for one in both
+    ]
+    value = gaussian_sums(pooled).mmd(np.arange(30), np.arange(30, 60))
+    assert value == pytest.approx(float(maximum_mean_discrepancy(xx, xy, yy)), rel=1e-9)
 
 
 @pytest.mark.parametrize("neighbours", [3, 5])

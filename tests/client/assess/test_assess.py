@@ -42,8 +42,8 @@ def levels(result: maisi_client.Assessment) -> Sequence[str]:
 def test_each_question_has_a_verdict(result: maisi_client.Assessment) -> None:
     # The copied patient does not follow the mask that it was not warped with.
     assert levels(result) == ["good", "good", "poor", "poor", "good", "unknown"], result.verdicts
-    assert "1 of 12 do not follow their labels" in result.verdicts[2].sentence
-    assert "case_0005 (from case_0003)" in result.verdicts[3].sentence
+    assert "1 of 12 volumes do not follow their labels" in result.verdicts[2].sentence
+    assert "case_0005 (like case_0003)" in result.verdicts[3].sentence
     assert result.skipped == {"SYNTHETIC": {}, "--real": {}, "--train-set": {}}
 
 

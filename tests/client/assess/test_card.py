@@ -45,7 +45,11 @@ def test_a_dataset_is_assessed_where_it_was_made(
     assert (made / "assessment/report.html").is_file()
     assert str(made / "assessment/report.html") in capsys.readouterr().out
     report = json.loads((made / "assessment/report.json").read_text())
-    assert report["obedience"]["reported"] == {"faithful": 3, "unfaithful": 0, "silent": 0}
+    assert report["obedience"]["reported"] == {
+        "faithful": 3,
+        "unfaithful": 0,
+        "without an answer": 0,
+    }
     assert "## Assessment" in (made / "README.md").read_text()
     assert report["bias"]["modalities"] == {"SYNTHETIC": {"mri_t1": 3}}
 
@@ -58,4 +62,4 @@ def test_verdicts_are_the_last_section_of_the_card(made: Path, tmp_path: Path) -
         text = card.read_text()
         assert text.startswith("# heads\n\n## Assessment\n\n| question |")
         assert text.count("## Assessment") == 1
-        assert "| Do they follow their labels? | good | All 3 that were measured do" in text
+        assert "| Do the volumes follow their labels? | good | All 3 measured volumes do" in text

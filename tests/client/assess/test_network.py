@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from maisi_client import InvalidRequest
-from maisi_client._assess.network import Network
+from maisi_client._assess.network import Network, _prepared
 from monai.networks.nets import ResNet
 
 PICTURE = np.random.default_rng(0).random((40, 30), np.float32)
@@ -53,6 +53,19 @@ def test_weights_of_a_resnet_are_read_whatever_wraps_them(tmp_path: Path) -> Non
     one, other = (Network.load(tmp_path / f"{n}.pt")([PICTURE]) for n in ("plain", "wrapped"))
     assert one.shape == (1, 512)
     np.testing.assert_array_equal(one, other)
+
+
+def test_weights_of_torchvision_give_its_features(tmp_path: Path) -> None:
+    models = pytest.importorskip("torchvision.models", reason="torchvision is not installed")
+    torch.manual_seed(0)
+    network = models.resnet50(weights=None).eval()
+    torch.save(network.state_dict(), tmp_path / "resnet50.pth")
+    features = Network.load(tmp_path / "resnet50.pth")([PICTURE])
+    network.fc = torch.nn.Identity()
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(_prepared(PICTURE))[None]).numpy()
+    assert expected.shape == (1, 2048)
+    np.testing.assert_allclose(features, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_another_file_is_one_sentence(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whether a dataset of synthetic volumes is any good: measures, verdicts and their report."""
+"""The quality of a dataset of synthetic volumes: measures, verdicts and their report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How grids, greys and labels of synthetic volumes are distributed beside those of real ones."""
+"""How grids, grey levels and labels are distributed in synthetic and in real volumes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scipy import stats
 from .sides import Side
 
 _LEVEL = 0.01  # of the tests together, by Holm's rule
-_FAR = 0.2  # Kolmogorov-Smirnov distance below which a difference is not told
+_FAR = 0.2  # Kolmogorov-Smirnov distance below which a difference is not reported
 _AXES = ("right", "anterior", "superior")
 _LEAST = 5  # volumes of each side that a distribution is compared from
 

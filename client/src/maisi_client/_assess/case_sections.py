@@ -20,18 +20,18 @@ def obedience(result: Obedience, pictures: str) -> Iterator[str]:
     """Yield the section on labels, with pictures of the worst cases."""
     yield "<section><h2>Labels</h2>"
     yield (
-        f"<p>The step in grey where labels meet, over that where displaced labels meet: 1 ignores"
-        f" the labels, from {FAITHFUL} on a volume follows them. {result.measured} volumes were"
-        f" measured, {result.unfaithful} are below.</p>"
+        f"<p>The ratio of borders is the step in grey level where labels meet, divided by the step"
+        f" where displaced labels meet. A volume that ignores its labels has 1; from {FAITHFUL} on"
+        f" it follows them. {result.unfaithful} of {result.measured} volumes are below.</p>"
     )
     yield KEY
     yield histogram(
         result.borders, result.real_borders, unit="ratio", limit=FAITHFUL, mark="faithful"
     )
-    said = ", ".join(f"{number} {word}" for word, number in result.reported.items() if number)
-    apart = f", {result.set_apart} were set apart in unfaithful/" if result.set_apart else ""
-    yield f"<p class='note'>By the server's reports: {said}{apart}.</p>"
-    yield "<h3>Labels that show least</h3>"
+    counts = ", ".join(f"{number} {word}" for word, number in result.reported.items() if number)
+    apart = f"; {result.set_apart} more are in unfaithful/" if result.set_apart else ""
+    yield f"<p class='note'>In the server's reports: {counts}{apart}.</p>"
+    yield "<h3>Labels with the lowest contrast</h3>"
     yield table(
         ("label", "volumes", "contrast (sd)", "real", "edge shift (mm)", "spread (mm)"),
         [
@@ -68,10 +68,12 @@ def privacy(result: Privacy, pictures: str) -> Iterator[str]:
     """Yield the section on privacy, with pictures of the closest pairs."""
     yield "<section><h2>Privacy</h2>"
     other = (
-        "held-out real volumes" if result.held_out else "each training volume to the nearest other"
+        "of held-out real volumes"
+        if result.held_out
+        else "of each training volume to the nearest other one"
     )
     yield (
-        "<p>The distance of each volume to its nearest training volume, beside that of"
+        "<p>Distance of each volume to its nearest training volume, compared with the distance"
         f" {other}. The line is the 5th percentile of the latter.</p>"
     )
     yield KEY
@@ -94,8 +96,8 @@ def privacy(result: Privacy, pictures: str) -> Iterator[str]:
         ],
     )
     yield (
-        f"{pictures}<p class='note'>What this cannot show: a copy of a part, in another contrast,"
-        " or turned far; what the weights hold and were not asked for. Volumes made from masks of"
-        " training patients have their anatomy. No measure here says that a set is safe.</p>"
-        "</section>"
+        f"{pictures}<p class='note'>Not detected: a copy of a part, a copy in another contrast, a"
+        " strongly warped copy, and training data in the weights that no volume of the set shows."
+        " Volumes made from masks of training patients have their anatomy. No measure here shows"
+        " that a set is safe to publish.</p></section>"
     )

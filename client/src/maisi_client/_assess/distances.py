@@ -1,4 +1,4 @@
-"""Distances between two sets of features: FID and KID, and moments that are summed in a stream."""
+"""Distances between two sets of features: FID, KID and MMD, from sums that are streamed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import pdist, squareform
 
 Matrix = NDArray[np.float64]
 
@@ -67,7 +68,7 @@ def moments(rows: NDArray[np.floating[Any]]) -> Moments:
 @dataclass(frozen=True)
 class KernelSums:
     """Kernel values summed by volume: `sums` `[V, V]` over all pairs of slices, `own` `[V]` of each
-    slice with itself, `count` slices in each volume.
+    slice with itself, `count` slices in each volume, 1 where a volume has one row of features.
 
     The distance of any two groups of volumes follows from these alone.
     """
@@ -103,3 +104,14 @@ def kernel_sums(features: NDArray[np.floating[Any]]) -> KernelSums:
         sums[index] = kernel.reshape(slices, volumes, slices).sum((0, 2))
         own[index] = np.sum((np.sum(rows**2, 1) / width + 1) ** 3)
     return KernelSums(sums, own, slices)
+
+
+def gaussian_sums(features: NDArray[np.floating[Any]]) -> KernelSums:
+    """Return the values of the kernel exp(-|x - y|^2 / 2 s^2) over features `[V, F]`.
+
+    s is the median distance of two rows: Gretton et al., JMLR 2012, section 8.
+    """
+    distances = pdist(features)
+    width = max(float(np.median(distances)), 1e-9)
+    kernel = np.exp(-((squareform(distances) / width) ** 2) / 2)
+    return KernelSums(kernel, np.ones(len(features)), 1)

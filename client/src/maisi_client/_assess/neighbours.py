@@ -13,7 +13,7 @@ from scipy.spatial.distance import cdist
 Rows = NDArray[np.floating[Any]]
 
 NEAREST = 5  # neighbours that make a ball; the default of Naeem et al.
-_BLOCK = 512  # rows whose distances are in memory at once
+_BLOCK, _COLUMNS = 64, 512  # rows, and columns of them, whose distances are computed at once
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,11 @@ def _radii(rows: Rows, count: int) -> NDArray[np.float64]:
 
 
 def _blocks(rows: Rows, among: Rows) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    """Yield the distances of some rows to all of `among`; `cdist` copies its inputs as float64."""
     for start in range(0, len(rows), _BLOCK):
         block = slice(start, min(start + _BLOCK, len(rows)))
-        yield block, cdist(rows[block], among)
+        parts = [
+            cdist(rows[block], among[column : column + _COLUMNS])
+            for column in range(0, len(among), _COLUMNS)
+        ]
+        yield block, np.concatenate(parts, axis=1)

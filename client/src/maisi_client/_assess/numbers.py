@@ -8,8 +8,10 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._atomic import atomic
 from . import features
 from .harmonising import COARSE, Harmony
 from .reading import Dataset
@@ -71,9 +73,11 @@ def document(
     return clean
 
 
-def text(report: Mapping[str, Any]) -> str:
-    """Return a report as the text of its file."""
-    return json.dumps(report, indent=1, allow_nan=False) + "\n"
+def write(path: Path, report: Mapping[str, Any]) -> None:
+    """Write a report piece by piece: its text is large where there are many volumes."""
+    with atomic(path) as draft, draft.open("w", encoding="utf-8") as file:
+        json.dump(report, file, indent=1, allow_nan=False)
+        file.write("\n")
 
 
 def _digest(side: Side) -> str:

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from .run import Results
 
 _STYLE = Path(__file__).with_name("page.css")
-_WORDS = {"good": "good", "look": "look closer", "poor": "poor", "unknown": "not measured"}
+_WORDS = {"good": "good", "look": "check", "poor": "poor", "unknown": "unknown"}
 _SAMPLE = 6  # volumes of each side at the top
 
 
 def write_page(
     path: Path, results: Results, verdicts: Sequence[Verdict], report: Mapping[str, Any]
 ) -> None:
-    """Write the page; it is there whole or not at all."""
+    """Write the page."""
     with atomic(path) as draft:
         draft.write_text("\n".join(_page(results, verdicts, report)) + "\n", encoding="utf-8")
 
@@ -37,9 +37,9 @@ def _page(
     yield "<!doctype html>"
     yield '<html lang="en"><head><meta charset="utf-8">'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    yield f"<title>Is {escape(name)} any good?</title>"
+    yield f"<title>Assessment of {escape(name)}</title>"
     yield f"<style>\n{_STYLE.read_text(encoding='utf-8')}</style></head><body><main>"
-    yield f"<header><h1>Is <em>{escape(name)}</em> any good?</h1>"
+    yield f"<header><h1>Assessment of <em>{escape(name)}</em></h1>"
     yield f"<p class='lead'>{escape(_counts(report))}</p></header>"
     yield "<ol class='verdicts'>"
     for verdict in verdicts:
@@ -48,7 +48,7 @@ def _page(
             f"<div><h2>{escape(verdict.question)}</h2><p>{escape(verdict.sentence)}</p></div></li>"
         )
     yield "</ol>"
-    yield "<section><h2>Some of them</h2>"
+    yield "<section><h2>Examples</h2>"
     for side in (results.synthetic, results.real):
         if side is not None:
             yield _sample(side)
@@ -75,7 +75,7 @@ def _counts(report: Mapping[str, Any]) -> str:
         f"{dataset['volumes']:,} {names[role]}" for role, dataset in report["datasets"].items()
     ]
     kind = report["settings"]["modality"].upper()
-    return f"{', '.join(counts)} volumes of {kind}, measured by maisi assess."
+    return f"{', '.join(counts)} volumes of {kind}, assessed by maisi assess."
 
 
 def _sample(side: Side) -> str:
@@ -97,12 +97,12 @@ def _duplicates(results: Results) -> str:
         )
         for found in results.diversity.duplicates[:3]
     ]
-    return _gallery("Nearest copies within the set, and their difference.", pictures)
+    return _gallery("The closest pairs within the set, and their difference.", pictures)
 
 
 def _worst(side: Side, result: Obedience) -> str:
     return _gallery(
-        "Worst first: the labels' outlines over the volume, and its ratio.",
+        "The volumes with the lowest ratio of borders, with the outlines of their labels.",
         [
             (
                 montages.planes(side.record(case.index), outlined=True),
@@ -122,8 +122,9 @@ def _pairs(results: Results) -> str:
         sign = "suspicious: " if found.suspicious else ""
         pictures.append((picture, f"{sign}{found.name} and {found.training}: {found.relative:.2f}"))
     return _gallery(
-        "The closest pairs: synthetic, training volume aligned to it, difference (red is less,"
-        " blue is more). The number is what remains after alignment, over the least of real pairs.",
+        "The closest pairs: synthetic volume, training volume aligned to it, and their difference"
+        " (red: the synthetic volume is darker, blue: it is brighter). The number is the residual"
+        " after alignment, divided by the least residual of real pairs.",
         pictures,
     )
 

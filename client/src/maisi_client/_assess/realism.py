@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import features
-from .distances import Moments, frechet, kernel_sums
+from .distances import Moments, frechet, gaussian_sums, kernel_sums
 from .sides import Floats, Side
 
 Group = NDArray[np.intp]
@@ -43,10 +43,15 @@ class Distance:
 
 @dataclass(frozen=True)
 class Realism:
-    """FID and KID over slices, means of three planes; FID of each group of features alone."""
+    """FID and KID of slices, means of three planes, and MMD of volumes; FID of each group alone.
+
+    KID is the squared MMD with a cubic kernel. `mmd` is the squared MMD with a Gaussian kernel, of
+    the mean features of each volume.
+    """
 
     fid: Distance
     kid: Distance
+    mmd: Distance
     groups: Mapping[str, Distance] = field(default_factory=dict)
 
 
@@ -61,6 +66,7 @@ def realism(real: Side, synthetic: Side, seed: int = 0, *, network: bool = False
     pooled = np.concatenate([synthetic.features[own], real.features[others]])
     one, other = np.arange(len(own)), np.arange(len(own), len(pooled))
     sums = [kernel_sums(pooled[:, plane]) for plane in range(3)]
+    gaussian = gaussian_sums(np.concatenate([synthetic.means[own], real.means[others]]))
 
     def kid(a: Group, b: Group) -> float:
         return float(np.mean([plane.mmd(a, b) for plane in sums]))
@@ -79,6 +85,7 @@ def realism(real: Side, synthetic: Side, seed: int = 0, *, network: bool = False
     return Realism(
         compared(pooled, _all(synthetic.features, real.features)),
         _compare(kid, one, other, np.random.default_rng(seed), kid(one, other)),
+        _compare(gaussian.mmd, one, other, np.random.default_rng(seed), gaussian.mmd(one, other)),
         groups,
     )
 

@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .._atomic import atomic
 from .._errors import InvalidRequest
 from .._volume import Progress
-from . import files, sides, verdicts
+from . import files, numbers, sides, verdicts
 from .bias import Bias, bias
 from .diversity import Diversity, diversity
 from .harmonising import Harmony, common
-from .numbers import document, text
 from .page import write_page
 from .privacy import Privacy, privacy
 from .reading import Dataset, read_dataset
@@ -105,11 +103,10 @@ def assess(
     results = _measure(datasets, found, network is not None, seed, trained, say)
     judged = _judge(results)
     settings = {"seed": seed, "features": os.fspath(network) if network else "built-in"}
-    report = document(results, judged, datasets, harmony, settings, skipped)
+    report = numbers.document(results, judged, datasets, harmony, settings, skipped)
     page = Path(to) / "report.html"
     write_page(page, results, judged, report)
-    with atomic(Path(to) / "report.json") as draft:
-        draft.write_text(text(report), encoding="utf-8")
+    numbers.write(Path(to) / "report.json", report)
     say(Progress("done", 1.0))
     return Assessment(judged, report, page, skipped)
 

@@ -1,4 +1,4 @@
-"""The sections of the page on whole sets: realism, diversity, distributions, and what was done."""
+"""The sections of the page on whole sets: realism, diversity, distributions, training, method."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def realism(result: Realism) -> Iterator[str]:
     """Yield the section on realism."""
     yield "<section><h2>Realism</h2>"
     yield (
-        "<p>How far slices of three planes are from real ones, beside how far one half of the real"
-        " set is from the other. Dots are medians over random halves, lines reach from the 5th to"
-        " the 95th percentile.</p>"
+        "<p>Distance between slices of synthetic and of real volumes, compared with the distance"
+        " between two halves of the real volumes. Dots are medians over random halves, lines reach"
+        " from the 5th to the 95th percentile.</p>"
     )
     yield KEY
     rows = [("FID", result.fid), *((f"FID, {name}", one) for name, one in result.groups.items())]
@@ -35,25 +35,18 @@ def realism(result: Realism) -> Iterator[str]:
         ],
         log=True,
     )
-    rows.insert(1, ("KID", result.kid))
+    # These two are about 0 for equal sets, so a ratio of them means nothing.
+    squared = (("KID", result.kid), ("MMD, of volumes", result.mmd))
+    rows[1:1] = squared
     yield table(
         ("", "all volumes", "halves: synthetic", "halves: real", "ratio", "p"),
         [
             (
-                name,
+                escape(name),
                 short(one.value),
                 short(one.synthetic[0]),
                 short(one.real[0]),
-                short(one.ratio),
-                short(one.p),
-            )
-            if name != "KID"
-            else (
-                name,
-                short(one.value),
-                short(one.synthetic[0]),
-                short(one.real[0]),
-                "",
+                "" if (name, one) in squared else short(one.ratio),
                 short(one.p),
             )
             for name, one in rows
@@ -67,7 +60,7 @@ def diversity(result: Diversity, pictures: str) -> Iterator[str]:
     yield "<section><h2>Diversity</h2>"
     own, real = result.synthetic, result.real
     yield (
-        f"<p>MS-SSIM of {own.pairs} random pairs: 1 is the same volume. Lines are 95 % intervals of"
+        f"<p>MS-SSIM of {own.pairs} random pairs; equal volumes have 1. Lines are 95 % intervals of"
         " the mean.</p>"
     )
     parts = [Interval(SYNTHETIC, own.mean, own.low, own.high)]
@@ -76,9 +69,10 @@ def diversity(result: Diversity, pictures: str) -> Iterator[str]:
     yield KEY + intervals([("MS-SSIM", parts)])
     if result.halves:
         yield (
-            "<p>Precision and density: how many lie among real ones. Recall and coverage: how much"
-            " of the real set they reach. Half of the volumes against half of the real ones,"
-            " beside the other half.</p>"
+            "<p>Precision and density: the share of synthetic volumes that lie among real ones."
+            " Recall and coverage: the share of the real set that the synthetic one reaches. Half"
+            " of the synthetic volumes, and the other half of the real ones, are compared with half"
+            " of the real ones.</p>"
         )
         names = ("precision", "recall", "density", "coverage")
         yield intervals(
@@ -92,7 +86,7 @@ def diversity(result: Diversity, pictures: str) -> Iterator[str]:
         )
     yield (
         f"<p>{result.duplicated:.1%} of the volumes have a near copy in the set"
-        f" ({len(result.duplicates)} pairs); {result.same_files} share all their bytes with"
+        f" ({len(result.duplicates)} pairs); {result.same_files} files have the same bytes as"
         " another.</p>"
     )
     yield f"{pictures}</section>"
@@ -113,7 +107,14 @@ def bias(result: Bias) -> Iterator[str]:
     if different:
         yield "<h3>All</h3>"
         yield table(
-            ("quantity", "synthetic", "real", "distance", "p", "in the real set's quarters"),
+            (
+                "quantity",
+                "synthetic",
+                "real",
+                "distance",
+                "p",
+                "share in each quarter of the real set",
+            ),
             [_quantity(one) for one in different],
         )
     else:
@@ -135,19 +136,19 @@ def use(result: Use) -> Iterator[str]:
     """Yield the section on networks that were trained."""
     yield "<section><h2>Training</h2>"
     yield (
-        f"<p>Dice of a small UNet on {result.tested} real volumes that none of them saw, mean over"
-        " labels; lines are 95 % intervals. The same number of steps for each.</p>"
+        f"<p>Dice, mean over labels, of a small UNet on {result.tested} real volumes that were in"
+        " no training set. Lines are 95 % intervals. Each network had the same number of steps.</p>"
     )
     rows = [
-        ("learned from synthetic", SYNTHETIC, result.synthetic),
-        ("from real", REAL, result.real),
-        ("from both", SYNTHETIC, result.both),
+        ("trained on synthetic", SYNTHETIC, result.synthetic),
+        ("trained on real", REAL, result.real),
+        ("trained on both", SYNTHETIC, result.both),
     ]
     yield intervals(
         [(name, [Interval(side, one.mean, one.low, one.high)]) for name, side, one in rows]
     )
     yield table(
-        ("label", "from synthetic", "from real", "from both"),
+        ("label", "trained on synthetic", "on real", "on both"),
         [
             (escape(label), *(short(one.labels[label]) for _, _, one in rows))
             for label in result.real.labels
@@ -157,20 +158,20 @@ def use(result: Use) -> Iterator[str]:
 
 
 def method(report: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what was done, and to what."""
+    """Yield the section on settings and datasets."""
     settings = report["settings"]
     spacing = " x ".join(f"{mm:g}" for mm in settings["spacing_mm"])
     window = (
-        "-1000 to 1000 HU became 0 to 1"
+        "-1000 to 1000 HU are mapped to 0 to 1"
         if settings["modality"] == "ct"
-        else "0 to the 99.5th percentile of each volume became 0 to 1"
+        else "0 to the 99.5th percentile of each volume are mapped to 0 to 1"
     )
-    yield "<section><h2>What was done</h2>"
+    yield "<section><h2>Method</h2>"
     yield (
-        f"<p>Every volume was turned to RAS+, brought to {spacing} mm, finer ones blurred before;"
-        f" {window}. {settings['slices']} slices of each plane were described by"
-        f" {escape(str(settings['features']))} features. Pictures that are compared as wholes have"
-        f" voxels of {settings['coarse_mm']:.2f} mm. Seed {settings['seed']}, maisi-client"
+        f"<p>Every volume is reoriented to RAS+ and resampled to {spacing} mm, finer ones after a"
+        f" blur; {window}. The features of {settings['slices']} slices of each plane are compared"
+        f" ({escape(str(settings['features']))}). Whole volumes are compared at voxels of"
+        f" {settings['coarse_mm']:.2f} mm. Seed {settings['seed']}, maisi-client"
         f" {escape(report['maisi_client'])}. Every number is in report.json.</p>"
     )
     yield table(
@@ -192,7 +193,7 @@ def method(report: Mapping[str, Any]) -> Iterator[str]:
         for name, why in one["skipped"].items()
     ]
     if left_out:
-        yield "<h3>Left out</h3><table><tr><th>volume</th><th>why</th></tr>"
+        yield "<h3>Left out</h3><table><tr><th>volume</th><th>reason</th></tr>"
         yield "".join(f"<tr><td>{name}</td>{why}</tr>" for name, why in left_out) + "</table>"
     yield "</section>"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -30,8 +31,8 @@ class Side:
     """A dataset as the measures see it, a row a volume, in the order of `names`.
 
     `features` `[V, 3, S, F]` are those of S slices of three planes; `pictures` `[V, 1728]` means of
-    12 x 12 x 12 blocks of the volume, grey levels 0 to 1; `facts` what a record has. The `records`
-    on disk have the rest.
+    12 x 12 x 12 blocks of the volume, grey levels 0 to 1. `notes` are the facts of each record as
+    JSON, which takes a fraction of the memory of objects. The `records` on disk have the rest.
     """
 
     role: str
@@ -39,11 +40,16 @@ class Side:
     records: Sequence[Path]
     features: Floats
     pictures: Floats
-    facts: Sequence[Mapping[str, Any]]
+    notes: Sequence[bytes]
 
     def __len__(self) -> int:
         """Return the number of volumes."""
         return len(self.names)
+
+    @property
+    def facts(self) -> Iterator[Mapping[str, Any]]:
+        """The facts of each record, one after the other."""
+        return map(json.loads, self.notes)
 
     @property
     def means(self) -> Floats:
@@ -59,7 +65,7 @@ class Side:
             [self.records[row] for row in rows],
             self.features[index],
             self.pictures[index],
-            [self.facts[row] for row in rows],
+            [self.notes[row] for row in rows],
         )
 
     def coarse(self, index: int) -> Greys:
@@ -111,13 +117,18 @@ def gather(
     role: str, names: Sequence[str], paths: Sequence[Path], project: Callable[[Record], Floats]
 ) -> Side:
     """Read the records of a dataset one by one; `project` returns the features `[3, S, F]` used."""
-    features, pictures, facts = [], [], []
-    for name, path in zip(names, paths, strict=True):
+    features = np.empty((len(paths), 0, 0, 0), np.float32)
+    pictures = np.empty((len(paths), _PICTURE**3), np.float32)
+    notes = []
+    for row, (name, path) in enumerate(zip(names, paths, strict=True)):
         one = record.read(path, name)
-        features.append(project(one))
-        pictures.append(block_means(one.coarse, COARSE // _PICTURE).ravel() / 255)
-        facts.append(one.facts)
-    return Side(role, names, paths, np.stack(features), np.stack(pictures), facts)
+        own = project(one)
+        if row == 0:
+            features = np.empty((len(paths), *own.shape), np.float32)
+        features[row] = own
+        pictures[row] = block_means(one.coarse, COARSE // _PICTURE).ravel() / 255
+        notes.append(json.dumps(one.facts).encode())
+    return Side(role, names, paths, features, pictures, notes)
 
 
 def projection(paths: Sequence[Path], network: bool) -> Callable[[Record], Floats]:

@@ -1,4 +1,4 @@
-"""What the labels of a whole set say: how its volumes follow them, worst cases first."""
+"""How the volumes of a whole set follow their labels, worst cases first."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Obedience:
     """How the volumes of a set follow their labels.
 
     `measured` volumes have a ratio of borders, of which `unfaithful` are below `FAITHFUL`.
-    `reported` counts what the server said in their reports: faithful, unfaithful, silent;
+    `reported` counts the answers of the server's reports: faithful, unfaithful, or none;
     `set_apart` those that `maisi dataset` put into `unfaithful/`. `shift_mm` is the median of the
     amounts of all labels' shifts, `real_shift_mm` that of the real set, `voxel_mm` the mean side of
     a voxel.
@@ -83,17 +83,21 @@ def obedience(
     set_apart: int,
 ) -> Obedience | None:
     """Return how a set follows its labels; None if it has none. `names` are each side's labels'."""
-    labelled = [index for index, facts in enumerate(synthetic.facts) if "borders" in facts]
-    if not labelled:
+    ratios, voxels = {}, []
+    for index, facts in enumerate(synthetic.facts):
+        if "borders" in facts:
+            ratios[index] = facts["borders"]
+            voxels.append(np.mean(facts["spacing"]))
+    if not ratios:
         return None
-    ratios = {i: synthetic.facts[i]["borders"] for i in labelled}
     known = {i: float(ratio) for i, ratio in ratios.items() if ratio is not None}
-    words = {True: "faithful", False: "unfaithful", None: "silent"}
-    reported = [words.get(facts.get("reported_faithful"), "silent") for facts in synthetic.facts]
+    words = {True: "faithful", False: "unfaithful", None: "without an answer"}
+    reported = [
+        words.get(facts.get("reported_faithful"), "without an answer") for facts in synthetic.facts
+    ]
     rows = _label_rows(synthetic, names[0])
     others = {row.name: row.contrast for row in _label_rows(real, names[1])} if real else {}
     organs = _organs(synthetic)
-    voxels = [np.mean(synthetic.facts[i]["spacing"]) for i in labelled]
     return Obedience(
         len(known),
         sum(ratio < FAITHFUL for ratio in known.values()),

@@ -1,4 +1,4 @@
-"""A sentence in plain words for each question about a dataset, from its measures."""
+"""A level and a sentence for each question about a dataset, from its measures."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .use import Use
 
 LEVELS = ("good", "look", "poor", "unknown")
 
-# What the tests show to tell damage from an untouched half: tests/client/assess/test_damage.py.
-_FAR, _NEAR, _SAME_FAR = 3.0, 1.5, 1.2  # times the distance of real from real
+# By these limits the tests tell damage from an untouched half: tests/client/assess/test_damage.py.
+_FAR, _NEAR, _SAME = 3.0, 1.5, 1.2  # ratios of FID to that of real volumes
 _LEVEL = 0.01  # p-value of a difference
-_ALIKE, _SAME = 0.05, 0.15  # MS-SSIM above the real set's interval; blur adds some, too
-_FEW = 10  # volumes of a side, below which nothing is judged
+_SIMILAR, _COLLAPSED = 0.05, 0.15  # MS-SSIM above the real set's interval; blur adds some, too
+_FEW = 10  # volumes of a side, below which the level is unknown
 _USELESS = 0.7  # of the Dice that real volumes give
 _SHARE = 0.05  # of volumes: duplicates, or those that do not follow their masks
 
@@ -37,76 +37,80 @@ class Verdict:
 
 def of_realism(result: Realism | None, sizes: Sequence[int]) -> Verdict:
     """Return whether the volumes look real."""
-    question = "Are they real enough?"
+    question = "Are the volumes realistic?"
     if result is None:
         return Verdict(question, "unknown", "Not measured: no real volumes were given (--real).")
     if few := _too_few(sizes):
         return Verdict(question, "unknown", few)
     ratio, p = result.fid.ratio, min(result.fid.p, result.kid.p)
     worst = max(result.groups, key=lambda name: result.groups[name].ratio, default="")
-    where = f", most in {worst}" if worst and result.groups[worst].ratio > _NEAR else ""
-    if ratio < _SAME_FAR or (p >= _LEVEL and ratio < _FAR):
+    where = f"; {worst} differs most" if worst and result.groups[worst].ratio > _NEAR else ""
+    if ratio < _SAME or (p >= _LEVEL and ratio < _FAR):
         return Verdict(
             question,
             "good",
-            f"Their slices differ from real ones no more than chance allows: {ratio:.1f} times as"
-            f" far as real ones from each other (p = {p:.2f}).",
+            f"The FID of synthetic slices is {ratio:.1f} times that of other real slices, within"
+            f" the expected range (p = {p:.2f}).",
         )
     level = "poor" if ratio >= _FAR and p < _LEVEL else "look"
     return Verdict(
         question,
         level,
-        f"Their slices are {ratio:.1f} times as far from real ones as real ones are from each"
-        f" other{where} (p = {p:.3f}).",
+        f"The FID of synthetic slices is {ratio:.1f} times that of other real slices"
+        f" (p = {p:.3f}){where}.",
     )
 
 
 def of_diversity(result: Diversity, sizes: Sequence[int]) -> Verdict:
-    """Return whether the volumes are all alike."""
-    question = "Are they all alike?"
+    """Return whether the volumes differ from each other as real ones do."""
+    question = "Are the volumes diverse?"
     if few := _too_few(sizes):
         return Verdict(question, "unknown", few)
     parts, level = [], "good"
     if result.duplicated > 0:
         level = "poor" if result.duplicated > _SHARE else "look"
-        parts.append(f"{result.duplicated:.0%} of them have a near copy in the set")
-    if result.real is not None and result.synthetic.low > result.real.high + _ALIKE:
-        same = result.synthetic.low > result.real.high + _SAME
+        parts.append(f"{result.duplicated:.0%} of the volumes have a near copy in the set")
+    if result.real is not None and result.synthetic.low > result.real.high + _SIMILAR:
+        same = result.synthetic.low > result.real.high + _COLLAPSED
         level = "poor" if same else max(level, "look", key=_rank)
         parts.append(
-            f"two of them are more alike (MS-SSIM {result.synthetic.mean:.2f}) than two real ones"
-            f" ({result.real.mean:.2f})"
+            f"pairs are more similar (MS-SSIM {result.synthetic.mean:.2f}) than pairs of real"
+            f" volumes ({result.real.mean:.2f})"
         )
     if result.halves:
         mine, real = (result.halves[role]["coverage"] for role in ("synthetic", "real"))
-        # What lies outside of the real set covers nothing of it, however diverse.
+        # A diverse set outside of the real one covers nothing of it, too.
         near = result.halves["synthetic"]["precision"][0] >= 0.5
         if near and mine[0] < real[1] - 0.1:
             level = "poor" if mine[0] < 0.5 * real[0] else max(level, "look", key=_rank)
             parts.append(
-                f"they cover {mine[0]:.0%} of the real set, where real ones cover {real[0]:.0%}"
+                f"the volumes cover {mine[0]:.0%} of the real set, other real volumes {real[0]:.0%}"
             )
     if parts:
         return Verdict(question, level, _sentence(parts))
     if result.real is None:
-        return Verdict(question, "good", "No near copies among them; no real set to compare with.")
+        return Verdict(
+            question,
+            "good",
+            "No volume has a near copy in the set. There is no real set to compare with.",
+        )
     return Verdict(
         question,
         "good",
-        f"No: two of them are as different (MS-SSIM {result.synthetic.mean:.2f}) as two real ones"
-        f" ({result.real.mean:.2f}), and none is a near copy of another.",
+        f"Pairs are no more similar (MS-SSIM {result.synthetic.mean:.2f}) than pairs of real"
+        f" volumes ({result.real.mean:.2f}), and no volume has a near copy in the set.",
     )
 
 
 def of_obedience(result: Obedience | None) -> Verdict:
     """Return whether the volumes follow their labels."""
-    question = "Do they follow their labels?"
+    question = "Do the volumes follow their labels?"
     if result is None:
         return Verdict(question, "unknown", "Not measured: the volumes have no labels.")
     share = result.unfaithful / max(result.measured, 1)
     if not result.measured:
         return Verdict(
-            question, "unknown", "Not measured: in no volume do enough labels meet to tell."
+            question, "unknown", "Not measured: in no volume do enough voxels of labels meet."
         )
     shift = result.shift_mm
     wide = shift is not None and shift > result.voxel_mm
@@ -114,33 +118,33 @@ def of_obedience(result: Obedience | None) -> Verdict:
         parts = []
         if result.unfaithful:
             parts.append(
-                f"{result.unfaithful} of {result.measured} do not follow their labels: the step in"
-                f" grey where labels meet is below {FAITHFUL} times that elsewhere"
+                f"{result.unfaithful} of {result.measured} volumes do not follow their labels:"
+                f" their ratio of borders is below {FAITHFUL}"
             )
         if wide:
-            parts.append(f"edges are {shift:.1f} mm from those of the labels")
+            parts.append(f"the median shift of edges is {shift:.1f} mm, more than a voxel")
         if result.organs_outside:
-            parts.append(f"{result.organs_outside} organs have a median outside of real HU")
+            parts.append(f"{result.organs_outside} medians of organs are outside the real range")
         poor = share > _SHARE or wide
         return Verdict(question, "poor" if poor else "look", _sentence(parts))
-    edges = "" if shift is None else f"; edges are {shift:.1f} mm from those of the labels"
-    return Verdict(question, "good", f"All {result.measured} that were measured do{edges}.")
+    edges = "" if shift is None else f"; the median shift of edges is {shift:.1f} mm"
+    return Verdict(question, "good", f"All {result.measured} measured volumes do{edges}.")
 
 
 def of_privacy(result: Privacy | None, sizes: Sequence[int]) -> Verdict:
-    """Return whether something resembles the training set more than it should; never `safe`."""
-    question = "Do they repeat patients of the training set?"
+    """Return whether volumes are closer to the training set than real ones; never `safe`."""
+    question = "Do the volumes repeat patients of the training set?"
     if result is None:
         return Verdict(
             question, "unknown", "Not measured: no training set was given (--train-set)."
         )
     suspicious = [pair for pair in result.pairs if pair.suspicious]
     if suspicious:
-        names = ", ".join(f"{pair.name} (from {pair.training})" for pair in suspicious[:5])
+        names = ", ".join(f"{pair.name} (like {pair.training})" for pair in suspicious[:5])
         return Verdict(
             question,
             "poor",
-            f"Suspicious: {names}. Each resembles a training volume more than any real one does.",
+            f"Suspicious: {names}. Each is more similar to a training volume than any real one is.",
         )
     if few := _too_few(sizes):
         return Verdict(question, "unknown", few)
@@ -149,21 +153,21 @@ def of_privacy(result: Privacy | None, sizes: Sequence[int]) -> Verdict:
         return Verdict(
             question,
             "look",
-            "None is a copy by these measures, but all together they are nearer to the training set"
-            f" than real ones are (p = {p:.3f}).",
+            "No single volume is suspicious, but the set is closer to the training set than real"
+            f" volumes are (p = {p:.3f}).",
         )
-    other = "held-out real ones" if result.held_out else "training volumes to each other"
+    other = "held-out real volumes" if result.held_out else "training volumes to each other"
     return Verdict(
         question,
         "good",
-        f"None was found to; as a set they are no nearer to the training set than {other}. That is"
-        " no proof that they cannot.",
+        f"No volume is suspicious, and the set is no closer to the training set than {other}. This"
+        " is no proof of privacy.",
     )
 
 
 def of_bias(result: Bias, has_real: bool, sizes: Sequence[int]) -> Verdict:
     """Return which quantities are over- or under-represented."""
-    question = "What is over- and under-represented?"
+    question = "What is over- or under-represented?"
     if not has_real:
         return Verdict(question, "unknown", "Not measured: no real volumes were given (--real).")
     if few := _too_few(sizes):
@@ -174,34 +178,33 @@ def of_bias(result: Bias, has_real: bool, sizes: Sequence[int]) -> Verdict:
         return Verdict(
             question,
             "good",
-            "Nothing that was measured is distributed otherwise than in real volumes.",
+            "No measured quantity is distributed differently than in real volumes.",
         )
     different.sort(key=lambda one: -(one.distance or 0))
     parts = [_difference(one) for one in different[:3]]
     parts += [
-        f"{one.name} is in {one.synthetic:.0%} and not {one.real:.0%} of them" for one in absent[:2]
+        f"{one.name} is present in {one.synthetic:.0%} instead of {one.real:.0%}"
+        for one in absent[:2]
     ]
     more = len(different) + len(absent) - len(parts)
-    return Verdict(
-        question,
-        "look",
-        _sentence(parts)[:-1] + (f", and {more} more" if more else "") + " than in real volumes.",
-    )
+    if more:
+        parts.append(f"{more} more")
+    return Verdict(question, "look", _sentence(["compared with real volumes, " + "; ".join(parts)]))
 
 
 def of_use(result: Use | None) -> Verdict:
-    """Return whether a network that learns from the volumes works on real ones."""
-    question = "Does a network that learns from them work on real ones?"
+    """Return whether a network that was trained on the volumes works on real ones."""
+    question = "Does a network trained on the volumes work on real ones?"
     if result is None:
         return Verdict(
             question,
             "unknown",
-            "Not measured: it takes --train, --real, and labels of the same names on both sides.",
+            "Not measured: this needs --train, --real, and labels of the same names in both sets.",
         )
     own, real, both = result.synthetic, result.real, result.both
     sentence = (
-        f"Dice on {result.tested} held-out real volumes: {own.mean:.2f} learned from synthetic"
-        f" ones, {real.mean:.2f} from real ones, {both.mean:.2f} from both."
+        f"Dice on {result.tested} held-out real volumes: {own.mean:.2f} after training on synthetic"
+        f" volumes, {real.mean:.2f} on real ones, {both.mean:.2f} on both."
     )
     level = "good" if own.high >= real.low else "look"
     return Verdict(question, "poor" if own.mean < _USELESS * real.mean else level, sentence)
@@ -210,7 +213,7 @@ def of_use(result: Use | None) -> Verdict:
 def _difference(one: Quantity) -> str:
     own, real = float(np.median(one.synthetic)), float(np.median(one.real))
     if own == real:
-        return f"{one.name} is more or less spread"
+        return f"{one.name} has the same median and another spread"
     return f"{one.name} is {'greater' if own > real else 'smaller'}"
 
 
@@ -218,7 +221,7 @@ def _too_few(sizes: Sequence[int]) -> str:
     smallest = min(sizes)
     if smallest >= _FEW:
         return ""
-    return f"Too few volumes to tell: {smallest}, where {_FEW} or more are wanted."
+    return f"Too few volumes: {smallest}; at least {_FEW} are needed."
 
 
 def _rank(level: str) -> int:
