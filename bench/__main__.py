@@ -1,4 +1,4 @@
-"""`python -m bench NAME`: measurements of the service; docs/benchmarks.md has the results."""
+"""`python -m bench NAME`: measurements of the service (docs/reference/benchmarks.md)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from bench import command
 NAMES = (
     "compare",
     "load",
+    "overlap",
     "overhead",
     "transfer",
     "decode",

@@ -195,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
         default=ROOT / "build" / "bench",
         help="for weights, models and logs that are made (default: %(default)s)",
     )
-    add("--write", action="store_true", help="write the section of docs/benchmarks.md")
+    add("--write", action="store_true", help="write the section of docs/reference/benchmarks.md")
     return parser
 
 

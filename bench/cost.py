@@ -24,7 +24,7 @@ from backends.slabs.gpu import Gpu
 from bench import ROOT, page
 from export import chains, networks, subgraph_onnx, variant
 
-PAGE = ROOT / "docs" / "published.md"
+PAGE = ROOT / "docs" / "reference" / "published.md"
 STEPS = 30
 MEMORY = 24 * 10**9  # bytes, of which half are the decoder's
 

@@ -223,7 +223,7 @@ def main() -> None:
     add("--repeat", type=int, default=5)
     add("--repository", type=Path, default=ROOT / "model_repository")
     add("--checkpoints", type=Path, default=ROOT / "export" / "checkpoints")
-    add("--write", action="store_true", help="write the section of docs/benchmarks.md")
+    add("--write", action="store_true", help="write the section of docs/reference/benchmarks.md")
     add("--one", help=argparse.SUPPRESS)
     add("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -215,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
         "--seconds", type=float, default=600, help="the most that a level may take [%(default)s]"
     )
     parser.add_argument("--out", type=Path, default=Path("out/load"), help="[%(default)s]")
-    parser.add_argument("--write", action="store_true", help="also into docs/benchmarks.md")
+    parser.add_argument("--write", action="store_true", help="write docs/reference/benchmarks.md")
     return parser
 
 

@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--variant", default="mini")
     parser.add_argument("--repository", type=Path, default=ROOT / "model_repository")
     parser.add_argument("--sides", type=int, nargs="+", default=[64, 128, 192], help="voxels")
-    parser.add_argument("--write", action="store_true", help="write it to docs/benchmarks.md")
+    parser.add_argument("--write", action="store_true", help="write docs/reference/benchmarks.md")
     options = parser.parse_args()
     rows = measure(options.variant, options.repository, options.sides)
     idle = rows[0]["shared"]

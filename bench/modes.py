@@ -30,7 +30,7 @@ from bench.launcher import Server
 from bench.workload import Array
 from training.fidelity import lesion_contrast, tissue_dice
 
-PAGE = ROOT / "docs" / "generation.md"
+PAGE = ROOT / "docs" / "how-to" / "generation.md"
 SECTION = "Measurements of mini"
 MASKS = [ROOT / "tests" / "training" / f"held_out_{seed}.nii.gz" for seed in (100000, 100001)]
 MODALITIES = ("mri_t1", "mri_t2", "mri_flair", "mri_swi")
@@ -265,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--write", action="store_true", help="write docs/generation.md, pictures")
+    parser.add_argument("--write", action="store_true", help="write generation.md and its pictures")
     words = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args(words)
     heads = [head(path) for path in MASKS]
@@ -280,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "insertion": insertion(client, heads),
         }
         if options.write:
-            pictures(client, heads[0], ROOT / "docs")
+            pictures(client, heads[0], ROOT / "docs" / "images")
     section = text(results)
     if options.write:
         page.write(SECTION, shlex.join(["scripts/bench", "modes", *words]), section, PAGE)

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md: one section a measurement, each with its command and its machine."""
+"""docs/reference/benchmarks.md: a section a measurement, each with its command and its machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench import ROOT
 
-PAGE = ROOT / "docs" / "benchmarks.md"
+PAGE = ROOT / "docs" / "reference" / "benchmarks.md"
 _HEAD = """# Benchmarks
 
 Every section is written by the command that it names, run with `--write`, and by nothing else.

@@ -1,4 +1,4 @@
-"""The errors of float32 and float16, graph by graph: the tables of docs/precision.md.
+"""The errors of float32 and float16, graph by graph: the tables of docs/explanation/precision.md.
 
 ONNX Runtime on a CPU computes float16 graphs in float32 and drops the casts between their nodes,
 so its numbers show the rounding of weights and little more. A GPU sums in float32 and rounds the

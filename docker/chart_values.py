@@ -17,7 +17,7 @@ HEAD = """\
 # Chart maisi
 
 A MAISI server on Kubernetes 1.29 or newer. `scripts/write chart` writes this page from values.yaml;
-[docs/operations.md](../../../docs/operations.md#kubernetes) explains how it works.
+[docs/how-to/operations.md](../../../docs/how-to/operations.md#kubernetes) explains how it works.
 
 ```bash
 helm install maisi docker/helm/maisi --namespace imaging \\

@@ -27,9 +27,9 @@ python_use_unqualified_type_names = True
 # A link of a page of the repository, and the page of the site that it leads to.
 PAGES = {
     "README.md": "index.md",
-    "CHANGELOG.md": "changes.md",
-    "CONTRIBUTING.md": "contributing.md",
-    "MODEL_CARD.md": "model-card.md",
+    "CHANGELOG.md": "reference/changes.md",
+    "CONTRIBUTING.md": "reference/contributing.md",
+    "MODEL_CARD.md": "reference/model-card.md",
 }
 _LINK = re.compile(r"(!?)\[([^]]*)\]\((?!https?:|#)([^)]*)\)")
 
@@ -42,13 +42,13 @@ def _links(folder: Path, text: str) -> str:
         name, mark, anchor = target.partition("#")
         path = str((folder / name).resolve().relative_to(ROOT))
         page = path.removeprefix("docs/") if path.startswith("docs/") else PAGES.get(path)
-        return f"{image}[{text}]({page}{mark}{anchor})" if page else text
+        return f"{image}[{text}](/{page}{mark}{anchor})" if page else text
 
     return _LINK.sub(rewrite, text).replace("```mermaid", "```text")  # a diagram needs a script
 
 
 def _page(app: Any, name: str, source: list[str]) -> None:
-    source[0] = _links(ROOT / "docs", source[0])
+    source[0] = _links(Path(app.env.doc2path(name)).parent, source[0])
 
 
 def _included_page(app: Any, path: Path, parent: str, source: list[str]) -> None:

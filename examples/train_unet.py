@@ -2,7 +2,7 @@
 
 The training set is synthetic: T1 and T2 volumes that `mini` makes of crops of `brain_mask.nii.gz`.
 The test volume is real: the ICBM152 2009a template (an average of many T1 scans) with its maps of
-grey and white matter, which nilearn ships. See docs/training-loop.md.
+grey and white matter, which nilearn ships. See docs/how-to/training-loop.md.
 """
 
 from __future__ import annotations

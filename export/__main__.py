@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_version,
         default=1,
         metavar="N",
-        help="version of the models; other versions stay (docs/operations.md)",
+        help="version of the models; other versions stay (docs/how-to/operations.md)",
     )
     build_parser.add_argument(
         "--max-size", type=_size, metavar="X,Y,Z", help="largest volume to serve, in voxels"

@@ -1,6 +1,6 @@
 """Float16 where it is safe: weights, convolutions and matrix products; the rest stays float32.
 
-docs/precision.md has the measured effect of each choice.
+docs/explanation/precision.md has the measured effect of each choice.
 """
 
 from __future__ import annotations

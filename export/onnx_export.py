@@ -34,7 +34,7 @@ _KINDS = {
     torch.uint8: ir.DataType.UINT8,
 }
 # Largest difference allowed between ONNX Runtime and PyTorch, relative to the output's norm;
-# docs/precision.md has the measured differences.
+# docs/explanation/precision.md has the measured differences.
 TOLERANCE = {"fp32": 1e-4, "fp16": 5e-3}
 # Weights above this size, in bytes, go into a separate file; an ONNX file holds at most 2 GB.
 INLINE = 100_000_000

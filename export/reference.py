@@ -160,12 +160,12 @@ def _ddpm_step(scheduler: Any, out: Any, time: Any, latents: Any, noise: Iterato
 
 
 def fresh_noise(seed: int, shape: tuple[int, ...]) -> Iterator[Array]:
-    """Yield the noise of DDPM's steps as the server draws it, see docs/architecture.md."""
+    """Yield the noise of DDPM's steps as the server draws it, see architecture.md."""
     yield from _noise(seed, shape, 1)
 
 
 def mask_noise(seed: int, shape: tuple[int, ...]) -> Iterator[Array]:
-    """Yield the noise of a generated mask as the server draws it, see docs/architecture.md."""
+    """Yield the noise of a generated mask as the server draws it, see architecture.md."""
     yield from _noise(seed, shape, 3)
 
 

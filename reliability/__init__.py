@@ -1,1 +1,1 @@
-"""Attacks, faults, hours of load and upgrades of a server; docs/reliability.md."""
+"""Attacks, faults, hours of load and upgrades of a server; docs/explanation/reliability.md."""

@@ -1,4 +1,4 @@
-"""`python -m reliability NAME`: attacks, faults, load; docs/reliability.md has the results."""
+"""`python -m reliability NAME`: attacks, faults, load; see docs/explanation/reliability.md."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ def main() -> int:
     parser.add_argument("--servers", type=int, default=3)
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--haproxy", default="haproxy", help="the program")
-    parser.add_argument("--write", action="store_true", help="write it to docs/benchmarks.md")
+    parser.add_argument("--write", action="store_true", help="write docs/reference/benchmarks.md")
     options = parser.parse_args()
     if not shutil.which(options.haproxy):
         parser.error(f"{options.haproxy} is not here: apt install haproxy")

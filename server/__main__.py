@@ -65,7 +65,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         "--version",
         type=int,
         metavar="N",
-        help="version of the models (docs/operations.md); default: the newest",
+        help="version of the models (docs/how-to/operations.md); default: the newest",
     )
     parser.add_argument(
         "--max-voxels",
@@ -97,7 +97,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="N,N",
         help="numbers of the GPUs that each get every network; none: the CPU; default: all GPUs",
     )
-    add = parser.add_argument_group("security (docs/operations.md)").add_argument
+    add = parser.add_argument_group("security (docs/how-to/operations.md)").add_argument
     add(
         "--key-file",
         type=Path,

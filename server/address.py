@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 # Where HTTP listens, whatever the host is: a body in gzip or in tiny chunks makes Triton 2.51 leak
-# or end (docs/security.md, Denial of service).
+# or end (docs/explanation/security.md, Denial of service).
 LOOPBACK = "127.0.0.1"
 _NEAR = {"0.0.0.0": LOOPBACK, "::": "::1"}
 

@@ -18,7 +18,7 @@ NETWORKS = ("onnxruntime", "slabs", "tensorrt_rtx")  # backends that run network
 _DRIVER = "libcuda.so.1"
 _POOL = 64 << 20  # bytes that Triton keeps by itself
 _ROWS = 2  # of conditioning at most, as backends/engines/guard.py has it
-_REQUESTS = 2  # begun for each GPU, as backends/maisi/gate.py has it
+_REQUESTS = 2  # that use each GPU's networks, as backends/maisi/gate.py has it
 
 
 def parse(text: str) -> tuple[int, ...]:

@@ -16,7 +16,8 @@ from server import gpus
 from server.host import libpython_dir
 
 # Settings of glibc's malloc for tritonserver, whose memory grew under volumes of many sizes, from
-# three hundred threads: one arena, and large blocks are freed at once (docs/reliability.md, Soak).
+# three hundred threads: one arena, and large blocks are freed at once
+# (docs/explanation/reliability.md, Soak).
 MALLOC = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "65536",

@@ -1,4 +1,4 @@
-"""ONNX files run by OpenVINO, the fastest library for them on a CPU, see docs/benchmarks.md."""
+"""ONNX files run by OpenVINO, the fastest library for them on a CPU (see benchmarks.md)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The errors of a request: each has a kind and one sentence for the caller.
 
 Errors of a decoupled model reach a caller as text alone (Triton 2.51), so `render` puts the kind
-before the sentence; the client parses it (_transport/errors.py), and docs/api.md describes each
-kind. Errors of networks become these in inner_models.py, all others in model.py.
+before the sentence; the client parses it (_transport/errors.py), and docs/reference/errors.md
+describes each kind. Errors of networks become these in inner_models.py, all others in model.py.
 """
 
 from __future__ import annotations

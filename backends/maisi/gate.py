@@ -1,10 +1,14 @@
 """The queue before the networks of a variant: which request works next, and which is refused.
 
-At most one request a device works at a time. The others wait, in the order of arrival time +
-expected seconds of work. So a short request overtakes a long one that arrived a little earlier, and
-a long one is overtaken only by requests that arrive within its own expected time: neither starves.
-Between two steps a working request pauses for a shorter one. At most two requests for each device
-are started at a time: one that works and one that is paused.
+At most one request a device uses the networks at a time. The others wait, in the order of arrival
+time + expected seconds of work. So a short request overtakes a long one that arrived a little
+earlier, and a long one is overtaken only by requests that arrive within its own expected time:
+neither starves. Between two steps a working request pauses for a shorter one.
+
+Before and after its networks a request computes on the CPU, beside the networks of others: its mask
+is prepared, and its volume is finished and sent. The memory of requests sets two limits for each
+device: two requests have tensors in the networks, one that works and one that is paused, and three
+requests are started, those two among them.
 
 A request is refused at once when the queue is full, which model.py asks before it starts a thread,
 and when it surely cannot end within its time, which stream.py asks once the work is known.
@@ -18,12 +22,30 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 
 from .errors import InvalidRequest, Overloaded, TimeUp
 
 _POLL = 0.25  # seconds between two checks whether the caller still waits
-_STARTED = 2  # requests that may be started for each device, one of them paused
+_STARTED = 3  # requests that may be started for each device
+_ENTERED = 2  # requests that may use its networks, one of them paused
 _RETRY = 5.0  # seconds after which to try again, where no work is estimated
+
+
+class State(Enum):
+    """What a request does; WAITING, PREPARED and PAUSED ones wait for others."""
+
+    ARRIVED = "is checked"
+    WAITING = "waits for its start"
+    PREPARING = "prepares its inputs"
+    PREPARED = "waits for the networks"
+    WORKING = "uses the networks"
+    PAUSED = "waits between two steps"
+    FINISHING = "finishes its volume"
+
+
+_RUNNING = State.PREPARING, State.WORKING, State.FINISHING
+_INSIDE = State.WORKING, State.PAUSED
 
 
 class Ticket:
@@ -31,8 +53,7 @@ class Ticket:
 
     `expected`: the likely time of its work, which orders the queue; `minimum`: the time that its
     work surely takes, by which requests are refused; both 0 where they are not known. `progress`:
-    the share of its work that is done, 0..1; `waited`: how long it waited and was paused. `ready`:
-    it may start; `started`: it has.
+    the share of its work that is done, 0..1; `waited`: how long it waited and was paused.
     """
 
     def __init__(self, gate: Gate, time_limit: float) -> None:
@@ -40,7 +61,7 @@ class Ticket:
         self.arrived = time.monotonic()
         self.time_limit = time_limit
         self.expected = self.minimum = self.progress = self.waited = 0.0
-        self.ready = self.started = False
+        self.state = State.ARRIVED
         self._gate = gate
 
     @property
@@ -67,12 +88,17 @@ class Ticket:
         self._gate.check_time_limit(self)
 
     def begin(self, while_waiting: Callable[[], None]) -> None:
-        """Wait for the request's turn.
+        """Wait until the request may start.
 
         `while_waiting` is called every quarter of a second and raises when the caller has gone.
         Raises TimeUp.
         """
-        self._gate.wait_for_turn(self, while_waiting)
+        self._gate.wait(self, State.WAITING, while_waiting)
+
+    def enter(self, while_waiting: Callable[[], None]) -> None:
+        """Wait for the networks, where the request does not use them; raises as `begin` does."""
+        if self.state is not State.WORKING:
+            self._gate.wait(self, State.PREPARED, while_waiting)
 
     def step(self, progress: float, while_waiting: Callable[[], None]) -> None:
         """Record the progress after a step, and pause for a request of a lower rank.
@@ -82,7 +108,12 @@ class Ticket:
         self.progress = progress
         self.check()
         if self._gate.pause_for_others(self):
-            self._gate.wait_for_turn(self, while_waiting)
+            self._gate.wait(self, State.PAUSED, while_waiting)
+
+    def leave(self) -> None:
+        """Leave the networks to others; the volume is finished beside them."""
+        self.progress = 1.0
+        self._gate.leave(self)
 
     def check(self) -> None:
         """Raise TimeUp where the request's time is over."""
@@ -103,7 +134,6 @@ class Gate:
         self._waiting, self._on_change, self._devices = waiting, on_change, devices
         self._changed = threading.Condition()
         self._tickets: list[Ticket] = []
-        self._working: list[Ticket] = []
 
     @contextmanager
     def ticket(self, time_limit: float = math.inf) -> Iterator[Ticket]:
@@ -117,15 +147,14 @@ class Gate:
         finally:
             with self._changed:
                 self._tickets.remove(ticket)
-                if ticket in self._working:
-                    self._working.remove(ticket)
                 self._notify()
 
     def check_capacity(self) -> None:
         """Raise Overloaded where the queue is full."""
         with self._changed:
             if len(self._tickets) >= self._waiting + self._devices:
-                soonest = min((ticket.remaining for ticket in self._working), default=0.0)
+                working = self._in(State.WORKING)
+                soonest = min((ticket.remaining for ticket in working), default=0.0)
                 raise _overloaded(
                     f"{len(self._tickets)} requests are here, which is the limit",
                     soonest or _RETRY,
@@ -158,15 +187,22 @@ class Gate:
                     raise InvalidRequest(f"timeout: {reason}; try again with more time")
                 raise _overloaded(reason, late)
 
-    def wait_for_turn(self, ticket: Ticket, while_waiting: Callable[[], None]) -> None:
-        """Return when `ticket` works; see `Ticket.begin`."""
+    def wait(self, ticket: Ticket, state: State, while_waiting: Callable[[], None]) -> None:
+        """Wait in `state` for the next one: PREPARING after WAITING, else WORKING.
+
+        See `Ticket.begin`, `enter` and `step`.
+        """
         start = time.monotonic()
+        with self._changed:
+            ticket.state = state
+            self._notify()
         while True:
             with self._changed:
-                ticket.ready = True
-                if ticket in self._may_start():
-                    self._working.append(ticket)
-                    ticket.started = True
+                if state is State.WAITING and ticket in self._may_start():
+                    ticket.state = State.PREPARING
+                elif state is not State.WAITING and ticket in self._may_work():
+                    ticket.state = State.WORKING
+                if ticket.state is not state:
                     ticket.waited += time.monotonic() - start
                     self._notify()
                     return
@@ -179,32 +215,48 @@ class Gate:
         with self._changed:
             if ticket in self._should_work():
                 return False
-            self._working.remove(ticket)
+            ticket.state = State.PAUSED
             self._notify()
             return True
 
+    def leave(self, ticket: Ticket) -> None:
+        """Let `ticket` finish; see `Ticket.leave`."""
+        with self._changed:
+            ticket.state = State.FINISHING
+            self._notify()
+
     def _notify(self) -> None:
-        working = len(self._working)
-        self._on_change(working, len(self._tickets) - working)
+        running = len(self._in(*_RUNNING))
+        self._on_change(running, len(self._tickets) - running)
         self._changed.notify_all()
 
-    def _should_work(self) -> list[Ticket]:
-        """Return the tickets of the lowest ranks, one a device, among those started or startable.
-
-        A ready ticket is startable while fewer than `_STARTED` a device are started.
-        """
-        startable = _STARTED * self._devices - sum(ticket.started for ticket in self._tickets)
-        first: list[Ticket] = []
-        for ticket in sorted(self._tickets, key=lambda ticket: ticket.rank):
-            if ticket.started or (ticket.ready and startable > 0):
-                first.append(ticket)
-                startable -= not ticket.started
-        return first[: self._devices]
+    def _in(self, *states: State) -> list[Ticket]:
+        """Return the tickets in these states by their ranks."""
+        tickets = [ticket for ticket in self._tickets if ticket.state in states]
+        return sorted(tickets, key=lambda ticket: ticket.rank)
 
     def _may_start(self) -> list[Ticket]:
+        """Return the tickets that may start."""
+        started = len(self._tickets) - len(self._in(State.ARRIVED, State.WAITING))
+        return self._in(State.WAITING)[: max(0, _STARTED * self._devices - started)]
+
+    def _should_work(self) -> list[Ticket]:
+        """Return the tickets of the lowest ranks, one a device, that use the networks or may.
+
+        A prepared ticket may while fewer than `_ENTERED` a device use them.
+        """
+        free = _ENTERED * self._devices - len(self._in(*_INSIDE))
+        first: list[Ticket] = []
+        for ticket in self._in(*_INSIDE, State.PREPARED):
+            if ticket.state is not State.PREPARED or free > 0:
+                first.append(ticket)
+                free -= ticket.state is State.PREPARED
+        return first[: self._devices]
+
+    def _may_work(self) -> list[Ticket]:
         """Return the tickets that start to work on the idle devices."""
-        waiting = [ticket for ticket in self._should_work() if ticket not in self._working]
-        return waiting[: self._devices - len(self._working)]
+        waiting = [ticket for ticket in self._should_work() if ticket.state is not State.WORKING]
+        return waiting[: self._devices - len(self._in(State.WORKING))]
 
 
 def _overloaded(reason: str, seconds: float) -> Overloaded:

@@ -1,4 +1,4 @@
-"""Metrics of requests, shown among Triton's own; docs/operations.md describes them."""
+"""Metrics of requests, shown among Triton's own; docs/how-to/operations.md describes them."""
 
 from __future__ import annotations
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from . import stopping
 from .gate import Ticket
 from .request import Plan
+from .sampler import RunModel
 
 WAITING = "waiting"  # the stage of a request that waits for its turn
 _INTERVAL = 1.0  # seconds between two messages of a request that waits
@@ -35,9 +37,21 @@ class RequestProgress:
         elapsed = self._ticket.clock() - started
         self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
 
-    def wait(self) -> None:
-        """Wait for the request's turn; raises as `Ticket.begin` and `step` do."""
+    def begin(self) -> None:
+        """Wait until the request may start; raises as `Ticket.begin` does."""
         self._ticket.begin(self._while_waiting)
+
+    def gated(self, run_model: RunModel) -> RunModel:
+        """Return `run_model` so that it waits for the networks, whose use begins by its first call.
+
+        It raises as `Ticket.enter` does.
+        """
+
+        def call(model: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
+            self._ticket.enter(self._while_waiting)
+            return run_model(model, inputs, outputs)
+
+        return call
 
     def step(self, stage: str, progress: float) -> None:
         """Report the progress of a stage, and wait where a shorter request comes first.

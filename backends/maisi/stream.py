@@ -29,10 +29,11 @@ def run(
 ) -> None:
     """Answer a request; `send(stage, progress, **outputs)` raises when the caller has gone.
 
-    `time_limit`: the seconds that the request may take; it waits in the queue `gate` for the
-    networks. A volume that does not follow its mask is sampled again from new noise, as often as
-    the request says; the best of them is sent. `pace` records the time of the first one. Raises
-    InvalidRequest, Overloaded, TimeUp, Stopping, and what `run_model` and `send` raise.
+    `time_limit`: the seconds that the request may take. It waits in the queue `gate` for its start
+    and for the networks, which it leaves once its last latent is decoded. A volume that does not
+    follow its mask is sampled again from new noise, as often as the request says; the best of them
+    is sent. `pace` records the time of the first one. Raises InvalidRequest, Overloaded, TimeUp,
+    Stopping, and what `run_model` and `send` raise.
     """
     arrays = {name: tensor.as_numpy() for name, tensor in inputs.items()}
     if flag(arrays, "check"):
@@ -46,10 +47,11 @@ def run(
         if mask_only and not plan.masked:
             raise InvalidRequest("mask_only: true, but a mask or an anatomy is expected with it")
 
-        # 2. Wait for the networks.
+        # 2. Wait for the start; the first call of a network waits for the networks.
         progress = RequestProgress(plan, send, ticket)
         ticket.expect(pace.expect(variant, plan), pace.minimum(variant, plan))
-        progress.wait()
+        progress.begin()
+        run_model = progress.gated(run_model)
 
         # 3. Complete or generate the mask; encode the source.
         with progress.stage("condition", 0.0):
@@ -91,7 +93,11 @@ def run(
                     attempt,
                 )
             with progress.stage("decoder", progress.of_attempt(attempt, SAMPLER)):
-                volume = decoder.decode(variant, plan, latent, mask, run_model)
+                output = decoder.decoded(plan, latent, run_model)
+                if mask is None or attempt == plan.redraws:  # else it may be sampled again
+                    ticket.leave()
+                volume = decoder.grey_levels(variant, output, mask)
+                del output
                 if mask is not None:
                     attempts.append(fidelity.measure(variant, volume, mask))
             if attempt == 0:

@@ -23,9 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = [step.name for step in STEPS]
     parser = argparse.ArgumentParser(
         prog="scripts/acceptance",
-        description="Check the claims about GPUs on this machine; the results go to docs/gpu.md.",
-        epilog="scripts/acceptance --wheels DIR ...: install from the wheels in DIR and"
-        " download nothing. scripts/acceptance --pack DIR, --unpack DIR: see docs/gpu.md.",
+        description="Check the claims about GPUs on this machine; write docs/reference/gpu.md.",
+        epilog="scripts/acceptance --wheels DIR ...: install from the wheels in DIR and download"
+        " nothing. scripts/acceptance --pack DIR, --unpack DIR: see docs/reference/gpu.md.",
     )
     parser.add_argument("steps", nargs="*", metavar="STEP", help=f"of {', '.join(names)}; or all")
     parser.add_argument("--again", action="store_true", help="also cases that are done")

@@ -1,4 +1,4 @@
-"""docs/gpu.md, rendered from the states of all steps."""
+"""docs/reference/gpu.md, rendered from the states of all steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bench import ROOT, page
 from bench.acceptance import runner
 from bench.acceptance.steps import STEPS, AcceptanceStep, Setting
 
-PAGE = ROOT / "docs" / "gpu.md"
+PAGE = ROOT / "docs" / "reference" / "gpu.md"
 _HEAD = """# On a GPU
 
 `scripts/acceptance` checks the claims about GPUs on this machine, and writes this page. It takes

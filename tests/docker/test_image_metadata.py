@@ -61,7 +61,7 @@ def test_an_image_has_the_labels_of_oci(name: str) -> None:
     assert (labels["version"], labels["licenses"]) == (project["version"], "Apache-2.0")
     assert labels["base.name"] == "${BASE}"
     assert ("ARG", "BASE") in served(name)  # else it is empty in the stage
-    operations = (ROOT / "docs" / "operations.md").read_text()
+    operations = (ROOT / "docs" / "how-to" / "operations.md").read_text()
     assert f"-f docker/{name} -t {labels['title']}:{labels['version']} " in operations
 
 

@@ -41,7 +41,7 @@ def test_every_alert_fires_when_it_should_and_not_otherwise() -> None:
         if case["exp_alerts"]
     }
     assert fired == alerts
-    page = (ROOT / "docs" / "operations.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "operations.md").read_text()
     assert [alert for alert in alerts if f"### {alert}" not in page] == []
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-# Kinds of errors after which a retry, or another server, may succeed; docs/api.md has all kinds.
+# Kinds of errors after which a retry, or another server, may succeed (docs/reference/errors.md).
 _TRANSIENT = frozenset(
     {"overloaded", "out_of_memory", "stopping", "engine_failed", "internal", "unavailable"}
 )
@@ -13,8 +13,9 @@ _TRANSIENT = frozenset(
 class MaisiError(Exception):
     """Base of every error this package raises; `str(error)` is one sentence for a person.
 
-    `kind` is one word for a program, listed in docs/api.md; `retry_after` is the number of seconds
-    after which a server that refused expects to accept work, None if it gave none.
+    `kind` is one word for a program, listed in docs/reference/errors.md; `retry_after` is the
+    number of seconds after which a server that refused expects to accept work, None if it gave
+    none.
 
     MaisiError
     ├── InvalidRequest       an argument was refused, here or by the server

@@ -1,4 +1,4 @@
-"""Which engine runs where: every row of the table in docs/architecture.md."""
+"""Which engine runs where: every row of the table in docs/explanation/architecture.md."""
 
 from __future__ import annotations
 

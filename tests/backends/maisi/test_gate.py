@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from backends.maisi.errors import Overloaded, RequestError, TimeUp
-from backends.maisi.gate import Gate, Ticket
+from backends.maisi.gate import Gate, State, Ticket
 
 STEP = 0.02  # seconds
 
@@ -45,6 +45,7 @@ class Crowd:
                 ticket.expect(expected, expected)
                 arrived.set()
                 ticket.begin(keep_waiting)
+                ticket.enter(keep_waiting)
                 for step in range(1, steps + 1):
                     time.sleep(STEP)
                     self.steps_done.append(name)
@@ -89,13 +90,13 @@ def test_a_short_request_overtakes_a_long_one_between_two_steps() -> None:
     assert order.index("s") < 5
 
 
-def test_at_most_two_are_started() -> None:
+def test_at_most_two_use_the_networks() -> None:
     crowd = Crowd()
     crowd.send("L", 100, 20)
     until(lambda: "L" in crowd.steps_done)
     crowd.send("m", 50, 5)
     until(lambda: "m" in crowd.steps_done)
-    crowd.send("s", 1, 3)  # the shortest, but two are started
+    crowd.send("s", 1, 3)  # the shortest, but two are in the networks
     order = crowd.wait()
     assert "mmmmmsss" in order and order.endswith("L")
 
@@ -116,7 +117,7 @@ def test_many_short_requests_do_not_starve_a_long_one() -> None:
 def test_a_full_queue_refuses_with_the_time_to_retry() -> None:
     crowd = Crowd(waiting=1)
     crowd.send("a", 7, 3)
-    until(lambda: crowd.gate._working)
+    until(lambda: crowd.gate._in(State.WORKING))
     crowd.send("b", 7, 3)
     crowd.send("c", 7, 3)
     assert crowd.wait() == "aaabbb"
@@ -178,7 +179,13 @@ def test_a_caller_that_has_gone_leaves_the_queue() -> None:
         raise TimeUp("gone")
 
     with pytest.raises(TimeUp), crowd.gate.ticket() as ticket:
-        ticket.begin(raise_time_up)
+        ticket.begin(keep_waiting)
+        ticket.enter(raise_time_up)
+    with crowd.gate.ticket() as prepared, crowd.gate.ticket() as other:
+        prepared.begin(keep_waiting)
+        other.begin(keep_waiting)
+        with pytest.raises(TimeUp), crowd.gate.ticket() as ticket:
+            ticket.begin(raise_time_up)
     assert crowd.wait() == "a" * 30
     assert crowd.counts[-1] == (0, 0)
 
@@ -189,6 +196,7 @@ def test_the_clock_stands_still_while_a_request_waits() -> None:
     with crowd.gate.ticket() as ticket:
         start = ticket.clock()
         ticket.begin(keep_waiting)
+        ticket.enter(keep_waiting)
         assert ticket.waited > 5 * STEP
         assert ticket.clock() - start < STEP * 2
     crowd.wait()
@@ -201,6 +209,53 @@ def test_it_reports_how_many_work_and_wait() -> None:
     crowd.send("b", None, 2)
     crowd.wait()
     assert (1, 1) in crowd.counts and crowd.counts[-1] == (0, 0)
+
+
+def test_a_request_is_prepared_and_finished_beside_the_networks_of_others() -> None:
+    gate = Gate(16, lambda *counts: counted.append(counts))
+    counted: list[tuple[int, int]] = []
+    with gate.ticket() as first, gate.ticket() as second, gate.ticket() as third:
+        first.begin(keep_waiting)
+        first.enter(keep_waiting)
+        second.begin(keep_waiting)  # returns while the first works
+        assert [first.state, second.state] == [State.WORKING, State.PREPARING]
+        assert counted[-1] == (2, 1)
+        entering = threading.Thread(target=second.enter, args=(keep_waiting,))
+        entering.start()
+        until(lambda: second.state is State.PREPARED)
+        assert counted[-1] == (1, 2)
+        first.leave()
+        entering.join(5)  # while the first finishes
+        assert [first.state, second.state] == [State.FINISHING, State.WORKING]
+        third.begin(keep_waiting)
+        assert counted[-1] == (3, 0)
+
+
+def test_at_most_three_are_started() -> None:
+    gate = Gate(16, lambda *counts: None)
+    with gate.ticket() as second, gate.ticket() as third, gate.ticket() as fourth:
+        with gate.ticket() as first:
+            for ticket in (first, second, third):
+                ticket.begin(keep_waiting)
+            first.enter(keep_waiting)
+            first.leave()  # it still has its memory
+            beginning = threading.Thread(target=fourth.begin, args=(keep_waiting,))
+            beginning.start()
+            time.sleep(STEP)
+            assert fourth.state is State.WAITING
+        beginning.join(5)
+        assert fourth.state is State.PREPARING
+
+
+def test_a_request_that_finishes_delays_nobody() -> None:
+    gate = Gate(16, lambda *counts: None)
+    with gate.ticket() as ticket:
+        ticket.expect(40, 40)
+        ticket.begin(keep_waiting)
+        ticket.enter(keep_waiting)
+        assert gate.expected_wait(1e3) == 40
+        ticket.leave()
+        assert gate.expected_wait(1e3) == 0
 
 
 class Turns:
@@ -224,17 +279,18 @@ class Turns:
                 ticket.expect(expected, expected)
                 tickets.append(ticket)
                 ticket.begin(keep_waiting)
+                ticket.enter(keep_waiting)
                 for done in range(1, 4):
                     self.steps[name].acquire()
                     ticket.step(done / 3, keep_waiting)
 
         self.threads.append(threading.Thread(target=work, daemon=True))
         self.threads[-1].start()
-        until(lambda: tickets and tickets[0].ready)
+        until(lambda: tickets and tickets[0].state is not State.ARRIVED)
         time.sleep(STEP)  # it works by now if it has its turn
 
     def working(self) -> str:
-        return "".join(sorted(self.names[id(ticket)] for ticket in self.gate._working))
+        return "".join(sorted(self.names[id(ticket)] for ticket in self.gate._in(State.WORKING)))
 
     def step(self, name: str, working: str) -> None:
         """End a step of a request; then the requests `working` work."""
@@ -272,10 +328,10 @@ def test_on_two_devices_a_shorter_request_waits_for_the_pause_of_a_longer_one() 
     turns.send("t", 1)
     turns.step("s", "ms")
     turns.step("m", "st")
-    turns.send("u", 1)  # shorter than s, but two a device are started
+    turns.send("u", 1)  # shorter than s, but two a device use them
     turns.step("s", "st")
     turns.steps["t"].release(2)
-    turns.step("t", "su")  # t is done, and three are started
+    turns.step("t", "su")  # t is done, and three use them
     turns.end()
 
 

@@ -219,21 +219,21 @@ def test_a_mask_takes_the_masked_flow_and_its_background(mini: Variant) -> None:
 
 def test_grey_levels(mini: Variant) -> None:
     decoded = np.array([-0.5, 0, 0.0004, 0.0006, 1, 1.2, 1e6], np.float32)
-    assert decoder.intensity(mini, decoded).tolist() == [0, 0, 0, 1, 1000, 1200, 32767]
+    assert decoder.grey_levels(mini, decoded).tolist() == [0, 0, 0, 1, 1000, 1200, 32767]
     ct = {"intensity": {"min": -1000, "max": 1000, "clip_above": True}}
-    assert decoder.intensity(ct, decoded).tolist() == [-1000, -1000, -999, -999, 1000, 1000, 1000]
+    assert decoder.grey_levels(ct, decoded).tolist() == [-1000, -1000, -999, -999, 1000, 1000, 1000]
     half = np.linspace(-0.1, 1.1, 100).astype(np.float16)
     exact = np.rint(np.clip(half.astype(np.float64), 0, 1) * 2000 - 1000)
-    assert (decoder.intensity(ct, half) == exact).all()
+    assert (decoder.grey_levels(ct, half) == exact).all()
     for bad in (np.nan, np.inf):
         with pytest.raises(InvalidRequest, match="image: the networks gave NaN"):
-            decoder.intensity(mini, np.array([0] * 40 + [bad], np.float16))
+            decoder.grey_levels(mini, np.array([0] * 40 + [bad], np.float16))
 
 
 def test_grey_levels_need_little_memory(mini: Variant) -> None:
     decoded = np.zeros((128, 128, 128), np.float32)
     tracemalloc.start()
-    decoder.intensity(mini, decoded)
+    decoder.grey_levels(mini, decoded)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1.2 * decoded.nbytes

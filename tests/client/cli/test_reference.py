@@ -1,4 +1,4 @@
-"""docs/cli.md is up to date with the command's parser, on any Python and terminal."""
+"""docs/reference/cli.md is up to date with the command's parser, on any Python and terminal."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def test_the_reference_is_up_to_date() -> None:
         text=True,
         check=True,
     )
-    assert result.stdout == (ROOT / "docs/cli.md").read_text(), "run scripts/write cli"
+    assert result.stdout == (ROOT / "docs/reference/cli.md").read_text(), "run scripts/write cli"
     assert "maisi generate -o OUT [OPTION ...] [MASK]" in result.stdout
     assert result.stdout.count("Exit codes: 0 done, 1 failed") == result.stdout.count("\n## ")

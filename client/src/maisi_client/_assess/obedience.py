@@ -16,7 +16,8 @@ from .harmonising import Greys
 
 Labels: TypeAlias = NDArray[np.int32]
 
-FAITHFUL = 1.25  # docs/generation.md: least ratio of borders of a volume that follows its mask
+# Least ratio of borders of a volume that follows its mask (docs/how-to/generation.md).
+FAITHFUL = 1.25
 _APART = (-7, -4, 4, 7)  # voxels of displacement of the borders; an edge is narrower
 _FEW = 100  # pairs of voxels, below which a mean says nothing
 _REACH = 4  # voxels on both sides of an edge that its profile shows
@@ -52,8 +53,8 @@ def borders(image: Greys, labels: Labels) -> float | None:
     """Return the mean step in grey where labels meet over that where displaced labels meet.
 
     `image` and `labels` are `[X, Y, Z]`. 1 is a volume that ignores its labels, from `FAITHFUL` on
-    it follows them: the measure of the server's report (docs/generation.md). Steps along Y and Z
-    count, without those to the background. None where too few labels meet.
+    it follows them: the measure of the server's report (docs/how-to/generation.md). Steps along
+    Y and Z count, without those to the background. None where too few labels meet.
     """
     total, pairs = _steps(image, labels, labels)
     displaced = [

@@ -69,9 +69,11 @@ def assess(
     """Measure a folder of synthetic volumes, and write `report.html` and `report.json` into `to`.
 
     `real` are real volumes that the model was not trained on, `train_set` those that it was: see
-    docs/assess.md for what is measured of which. Folders are of any layout of `make_dataset`, or
-    hold NIfTI files. `features` is the file of a network (TorchScript, or weights of a ResNet);
-    with `train` a small UNet is trained on each set and tested on real volumes.
+    docs/how-to/assess.md for what is measured of which. Folders are of any layout of
+    `make_dataset`, or hold NIfTI files. `features` is the file of a network (TorchScript, or
+    weights of a ResNet); with `train` a small UNet is trained on each set and tested on real
+    volumes.
+
     What is known of each volume stays in `to/.volumes`, so that a run that is stopped, or repeated
     with more volumes, starts where it was. `processes` above 1 start new interpreters, which import
     the program's main module: guard it with `if __name__ == "__main__"`.

@@ -23,7 +23,7 @@ def add(commands: Commands) -> None:
         help="measure the quality of synthetic volumes, and write a report",
         description="Measure how real and how diverse the volumes of a folder are, whether they"
         " follow their labels, whether they repeat training volumes, and what they over-represent."
-        " A stopped run can be continued. See docs/assess.md.",
+        " A stopped run can be continued. See docs/how-to/assess.md.",
         epilog=EXIT_CODES,
     )
     add_argument = parser.add_argument

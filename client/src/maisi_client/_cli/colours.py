@@ -11,7 +11,7 @@ def add(commands: Commands) -> None:
         "colours",
         help="print the colours of the labels as a table for 3D Slicer",
         description="Print MAISI's labels and their colours in pictures and DICOM files, as a"
-        " colour table of 3D Slicer: `maisi colours > maisi.ctbl`. See docs/dicom.md.",
+        " colour table of 3D Slicer: `maisi colours > maisi.ctbl`. See docs/how-to/dicom.md.",
         epilog=EXIT_CODES,
     )
     parser.set_defaults(run=lambda _: print(colour_table(), end=""), json=False)

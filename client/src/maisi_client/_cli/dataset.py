@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
         "dataset",
         parents=[server_options(), json_option()],
         help="make every volume of a plan; a stopped run can be continued",
-        description="Make the volumes of a plan that do not exist yet. See docs/datasets.md.",
+        description="Make the missing volumes of a plan. See docs/how-to/datasets.md.",
         epilog=EXIT_CODES,
     )
     add_argument = parser.add_argument

@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
         parents=[json_option()],
         help="write a volume or a dataset as DICOM, and send it to an archive",
         description="Write a volume as a CT or MR series, and its mask as a Segmentation and as an"
-        " RT Structure Set, or send them; of a dataset, each volume. See docs/dicom.md.",
+        " RT Structure Set, or send them; of a dataset, each volume. See docs/how-to/dicom.md.",
         epilog=EXIT_CODES,
     )
     add_argument = parser.add_argument

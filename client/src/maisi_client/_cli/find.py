@@ -19,7 +19,7 @@ def add(commands: Commands) -> None:
         parents=[json_option()],
         help="search a library of masks",
         description="Print the masks of a library that meet all conditions, the nearest first; see"
-        " docs/generation.md.",
+        " docs/how-to/generation.md.",
         epilog=EXIT_CODES,
     )
     add_argument = parser.add_argument

@@ -35,7 +35,8 @@ def add(commands: Commands) -> None:
         "plan",
         parents=[server_options(), json_option()],
         help="write a plan for `maisi dataset`: modalities by shares, masks in turn",
-        description="Write a plan of N rows. Only --like needs a server. See docs/datasets.md.",
+        description="Write a plan of N rows. Only --like needs a server."
+        " See docs/how-to/datasets.md.",
         epilog=EXIT_CODES,
     )
     add_argument = parser.add_argument

@@ -1,9 +1,9 @@
 """Errors of the server, of Triton and of gRPC, turned into those of this package.
 
-An error of the server begins with its kind, see docs/api.md. The other patterns match sentences of
-Triton 2.51 and of gRPC: within a stream Triton reports errors as text alone. (The header
-`triton_grpc_error` would add a status, but makes Triton 2.51 crash when a backend sends an error
-and the end of its stream one after the other.)
+An error of the server begins with its kind, see docs/reference/errors.md. The other patterns match
+sentences of Triton 2.51 and of gRPC: within a stream Triton reports errors as text alone. (The
+header `triton_grpc_error` would add a status, but makes Triton 2.51 crash when a backend sends an
+error and the end of its stream one after the other.)
 """
 
 from __future__ import annotations

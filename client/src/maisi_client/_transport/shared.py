@@ -28,7 +28,8 @@ from .address import is_loopback
 from .pool import PooledServer
 from .tls import Tls
 
-THRESHOLD = 8 << 20  # bytes of a request's volumes, the answer's too; docs/benchmarks.md, Transfer
+# Bytes of a request's volumes, the answer's too (docs/reference/benchmarks.md, Transfer).
+THRESHOLD = 8 << 20
 _KEY = "triton-grpc-protocol-maisi-control"
 _REST_SECONDS = 60.0  # until a server that refused is tried again
 _CALL_SECONDS = 5.0

@@ -4,7 +4,7 @@
 {{- end }}
 {{- end }}
 
-{{/* Size of /dev/shm in MiB; docs/operations.md has the formula. */}}
+{{/* Size of /dev/shm in MiB; docs/how-to/operations.md has the formula. */}}
 {{- define "maisi.shm" -}}
 {{- $working := mul 40 (max 1 (int64 .Values.gpus)) }}
 {{- add 512 (div (mul (add $working (int64 .Values.server.maxWaiting)) (int64 .Values.server.maxVoxels)) 1048576) -}}

@@ -1,0 +1,124 @@
+"""Requests of the stream side by side, with networks that return arrays."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backends.maisi import fidelity, stream
+from backends.maisi.forecast import Pace
+from backends.maisi.gate import Gate, State
+
+PATIENCE = 20  # seconds
+
+
+@dataclass(frozen=True)
+class Input:
+    array: Any
+
+    def as_numpy(self) -> Any:
+        return self.array
+
+
+class Requests:
+    """A queue, and the requests that are done."""
+
+    def __init__(self, variant: dict[str, Any]) -> None:
+        self.variant, self.gate, self.pace = variant, Gate(8, lambda *counts: None), Pace()
+        self.done: list[str] = []
+        self.called: list[tuple[str, str]] = []
+
+    def run(self, name: str, **inputs: Any) -> None:
+        """Answer a request of 32^3 voxels in two steps; `called` gets its calls of networks."""
+
+        def run_model(model: str, tensors: Any, outputs: Any) -> list[Any]:
+            self.called.append((name, model))
+            if model == "mask_encoder":
+                return [np.zeros((1, 32, 8, 8, 8), np.float32)]
+            if model == "vae_decoder":
+                return [np.full((1, 1, 32, 32, 32), 0.5, np.float32)]
+            return [tensors["latent"], tensors["z"]]
+
+        def send(stage: str, progress: float, **outputs: Any) -> None:
+            if stage == "done":
+                self.done.append(name)
+
+        request = {"steps": np.array([2], np.int32), **inputs}
+        tensors = {key: Input(value) for key, value in request.items()}
+        stream.run(self.variant, tensors, run_model, send, self.pace, self.gate, 60)
+
+    def start(self, name: str, **inputs: Any) -> threading.Thread:
+        thread = threading.Thread(target=self.run, args=(name,), kwargs=inputs, daemon=True)
+        thread.start()
+        return thread
+
+
+@dataclass(frozen=True)
+class Block:
+    """A function that waits for `go` in its first call, which sets `reached`."""
+
+    function: Callable[..., Any]
+    reached: threading.Event
+    go: threading.Event
+
+    def __call__(self, *arguments: Any) -> Any:
+        if not self.reached.is_set():
+            self.reached.set()
+            assert self.go.wait(PATIENCE)
+        return self.function(*arguments)
+
+
+def blocked(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> Block:
+    block = Block(getattr(module, name), threading.Event(), threading.Event())
+    monkeypatch.setattr(module, name, block)
+    return block
+
+
+MASK = np.zeros((32, 32, 32), np.uint8)
+MASK[8:24, 8:24, 8:24] = 22
+SIZE = np.array([32, 32, 32], np.int32)
+
+
+def test_a_volume_is_finished_beside_the_networks_of_the_next(
+    mini: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finishing, requests = blocked(monkeypatch, fidelity, "measure"), Requests(mini)
+    first = requests.start("first", mask=MASK)
+    assert finishing.reached.wait(PATIENCE)
+    requests.run("second", size=SIZE)
+    finishing.go.set()
+    first.join(PATIENCE)
+    assert requests.done == ["second", "first"]
+
+
+def test_a_mask_is_prepared_beside_the_networks_of_others(
+    mini: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preparing = blocked(monkeypatch, stream.request_steps, "prepare_mask")
+    requests = Requests(mini)
+    first = requests.start("first", mask=MASK)
+    assert preparing.reached.wait(PATIENCE)
+    requests.run("second", size=SIZE)
+    preparing.go.set()
+    first.join(PATIENCE)
+    assert requests.done == ["second", "first"]
+    assert [name for name, _ in requests.called] == ["second"] * 3 + ["first"] * 4
+
+
+def test_a_volume_that_may_be_sampled_again_keeps_the_networks(
+    mini: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measuring, requests = blocked(monkeypatch, fidelity, "measure"), Requests(mini)
+    first = requests.start("first", mask=MASK, redraws=np.array([1], np.int32))
+    assert measuring.reached.wait(PATIENCE)
+    assert [ticket.state for ticket in requests.gate._tickets] == [State.WORKING]
+    second = requests.start("second", size=SIZE)
+    measuring.go.set()
+    for thread in (first, second):
+        thread.join(PATIENCE)
+    assert requests.done == ["first", "second"]
