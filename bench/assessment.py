@@ -1,4 +1,4 @@
-"""The assessment in docs/how-to/assess.md: volumes of `mini` compared with held-out renders."""
+"""The assessment of docs/how-to/assess.md: volumes of `mini` compared with held-out renders."""
 
 from __future__ import annotations
 
@@ -27,13 +27,12 @@ from training.synthesis import render, subject
 
 CONTRAST = "mri_t1"
 STEPS = 10
-_WIDTH = 1000  # pixels of a picture
+_WIDTH, _MARGIN = 1000, 16  # pixels of a picture, and above its first element
 # The pictures of docs/images/, each with the first and the last element of the page that it shows.
 _PICTURES = {
     "assess.png": ("header", "main > section:nth-of-type(1)"),
     "assess-realism.png": ("section:has(> h2:text-is('Realism'))",) * 2,
     "assess-privacy.png": ("section:has(> h2:text-is('Privacy'))",) * 2,
-    "assess-training.png": ("section:has(> h2:text-is('Training'))",) * 2,
 }
 
 
@@ -109,9 +108,9 @@ def generate(folder: Path, number: int) -> None:
 
 
 def report(folder: Path) -> None:
-    """Assess the volumes as the command line does, in two processes, and print the time."""
+    """Assess the volumes as the command line does, in one process, and print the time."""
     started = time.monotonic()
-    names = "synthetic --real held-out --train-set trained-on --to report --train --processes 2"
+    names = "synthetic --real held-out --train-set trained-on --to report --processes 1"
     command = [sys.executable, "-m", "maisi_client", "assess", *names.split()]
     subprocess.run(command, cwd=folder, check=True)
     print(f"maisi assess {names}: {time.monotonic() - started:.0f} s")
@@ -131,10 +130,11 @@ def pictures(page: Path, to: Path) -> None:
         for name, ends in _PICTURES.items():
             first, last = (tab.locator(end).first.bounding_box() for end in ends)
             assert first is not None and last is not None, name
-            height = last["y"] + last["height"] - first["y"]
+            top = max(first["y"] - _MARGIN, 0)
+            height = last["y"] + last["height"] - top
             tab.screenshot(
                 path=to / name,
-                clip={"x": 0, "y": first["y"], "width": _WIDTH, "height": height},
+                clip={"x": 0, "y": top, "width": _WIDTH, "height": height},
                 full_page=True,
             )
         browser.close()
@@ -151,7 +151,7 @@ def main(words: Sequence[str] | None = None) -> None:
     sets(args.to, args.cache, args.number, args.jobs)
     generate(args.to, args.number)
     report(args.to)
-    pictures(args.to / "report/report.html", ROOT / "docs" / "images")
+    pictures(args.to / "report/report.html", ROOT / "docs/images")
 
 
 if __name__ == "__main__":

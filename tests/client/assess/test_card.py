@@ -48,7 +48,7 @@ def test_a_dataset_is_assessed_where_it_was_made(
     assert report["obedience"]["reported"] == {
         "faithful": 3,
         "unfaithful": 0,
-        "unknown": 0,
+        "without an answer": 0,
     }
     assert "## Assessment" in (made / "README.md").read_text()
     assert report["bias"]["modalities"] == {"SYNTHETIC": {"mri_t1": 3}}

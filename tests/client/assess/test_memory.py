@@ -13,7 +13,7 @@ from maisi_client._assess.sides import Side
 from tests.client.assess.sets import HARMONY
 
 SETTINGS = {"seed": 0, "features": "built-in"}
-MOST = 24_000  # bytes of a volume with 30 labels; its coarse volume alone has 110,592
+MOST = 48_000  # bytes of a volume with 30 labels; its coarse volume alone has 110,592
 
 
 def peak(folder: Path, record: Path, volumes: int, to: Path) -> int:

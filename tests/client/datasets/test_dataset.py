@@ -85,6 +85,24 @@ def test_a_row_that_fails_is_recorded_and_the_others_are_made(
     assert not (to / "failed" / "bad.json").exists()
 
 
+@pytest.mark.usefixtures("faithful")
+def test_a_dataset_is_assessed_at_its_end(server: Server, tmp_path: Path) -> None:
+    path, to = plan(tmp_path, 4), tmp_path / "set"
+    run = maisi("dataset", path, "--to", to, "--url", server.grpc, "--assess", "--json")
+    assert run.returncode == 0, run.stderr
+    printed = json.loads(run.stdout)
+    assert (printed["rows"], printed["done"]) == (4, 4)
+    report = json.loads((to / "assessment/report.json").read_text())
+    assert report["datasets"]["SYNTHETIC"]["volumes"] == 4
+    assert report["bias"]["modalities"] == {"SYNTHETIC": {"mri_t2": 4}}
+    cases = report["volumes"]["SYNTHETIC"].items()
+    assert {name for name, case in cases if "borders" in case} == {"row-1", "row-3"}  # have masks
+    assert report["verdicts"] == printed["verdicts"]
+    section = (to / "README.md").read_text().split("## Assessment")[1]
+    for verdict in printed["verdicts"]:
+        assert f"| {verdict['question']} | {verdict['level']} |" in section
+
+
 @pytest.mark.slow
 def test_killed_at_any_moment_it_ends_complete_and_the_same(
     start_server: Callable[..., Server], tmp_path: Path, eventually: Callable[..., None]

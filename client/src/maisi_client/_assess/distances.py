@@ -1,4 +1,4 @@
-"""Distances between two sets of features: FID, KID and MMD, and moments summed in a stream."""
+"""Distances between two sets of features: FID, KID and MMD, from sums that are streamed."""
 
 from __future__ import annotations
 

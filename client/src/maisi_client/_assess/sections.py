@@ -113,7 +113,7 @@ def bias(result: Bias) -> Iterator[str]:
                 "real",
                 "distance",
                 "p",
-                "share in the real quarters",
+                "share in each quarter of the real set",
             ),
             [_quantity(one) for one in different],
         )

@@ -55,7 +55,7 @@ class Obedience:
     """How the volumes of a set follow their labels.
 
     `measured` volumes have a ratio of borders, of which `unfaithful` are below `FAITHFUL`.
-    `reported` counts the answers of the server's reports: faithful, unfaithful, or unknown;
+    `reported` counts the answers of the server's reports: faithful, unfaithful, or none;
     `set_apart` those that `maisi dataset` put into `unfaithful/`. `shift_mm` is the median of the
     amounts of all labels' shifts, `real_shift_mm` that of the real set, `voxel_mm` the mean side of
     a voxel.
@@ -91,8 +91,10 @@ def obedience(
     if not ratios:
         return None
     known = {i: float(ratio) for i, ratio in ratios.items() if ratio is not None}
-    words = {True: "faithful", False: "unfaithful", None: "unknown"}
-    reported = [words.get(facts.get("reported_faithful"), "unknown") for facts in synthetic.facts]
+    words = {True: "faithful", False: "unfaithful", None: "without an answer"}
+    reported = [
+        words.get(facts.get("reported_faithful"), "without an answer") for facts in synthetic.facts
+    ]
     rows = _label_rows(synthetic, names[0])
     others = {row.name: row.contrast for row in _label_rows(real, names[1])} if real else {}
     organs = _organs(synthetic)
