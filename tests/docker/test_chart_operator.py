@@ -12,6 +12,7 @@ import pytest
 import yaml
 from maisi_client._cli.parser import parser
 
+from docker import version
 from tests.docker.chart import CASES, CHART, OPERATOR, notes, pods, refusal, template
 
 VALUES: dict[str, Any] = yaml.safe_load(OPERATOR.read_text())
@@ -34,10 +35,10 @@ def of_kind(documents: list[Document], kind: str) -> Document:
 def test_every_object_has_the_standard_labels(case: str) -> None:
     for document in template(*CASES[case]):
         expected = {
-            "helm.sh/chart": "maisi-0.1.0",
+            "helm.sh/chart": f"maisi-{version.current()}",
             "name": "ct" if case == "operator" else "maisi",
             "instance": "maisi",
-            "version": "0.1.0",
+            "version": version.current(),
             "component": "dataset" if document["kind"] == "Job" else "server",
             "part-of": "maisi",
             "managed-by": "Helm",

@@ -13,15 +13,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from docker import version
 from server import __main__ as serve
 from server.health import PROBE
 from tests.conftest import ROOT
 from tests.server.ports import free_ports
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 DOCKER = ROOT / "docker"
 FILES = {"Dockerfile": "maisi", "Dockerfile.cpu": "maisi-cpu", "Dockerfile.client": "maisi-client"}
@@ -55,10 +51,9 @@ def served(name: str) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("name", FILES)
 def test_an_image_has_the_labels_of_oci(name: str) -> None:
     labels = dict(re.findall(rf'{re.escape(OCI)}(\S+?)="(.*?)"', only(served(name), "LABEL")))
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert labels.keys() == {"title", "description", "version", "licenses", "base.name"}
     assert labels["title"] == FILES[name]
-    assert (labels["version"], labels["licenses"]) == (project["version"], "Apache-2.0")
+    assert (labels["version"], labels["licenses"]) == (version.current(), "Apache-2.0")
     assert labels["base.name"] == "${BASE}"
     assert ("ARG", "BASE") in served(name)  # else it is empty in the stage
     operations = (ROOT / "docs" / "operations.md").read_text()
