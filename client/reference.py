@@ -14,8 +14,8 @@ from maisi_client._cli.parser import parser as maisi_parser
 HEAD = """\
 # The command `maisi`
 
-`pip install ./client`, or its wheel (`scripts/dist`), installs it. `scripts/write cli` writes this
-page from the command's help.
+`pip install ./client`, or its wheel (`scripts/dist`), installs it.
+`scripts/write cli` writes this page from the command's help.
 """
 
 

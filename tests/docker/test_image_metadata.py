@@ -19,11 +19,6 @@ from server.health import PROBE
 from tests.conftest import ROOT
 from tests.server.ports import free_ports
 
-if sys.version_info >= (3, 11):
-    pass
-else:
-    pass
-
 DOCKER = ROOT / "docker"
 FILES = {"Dockerfile": "maisi", "Dockerfile.cpu": "maisi-cpu", "Dockerfile.client": "maisi-client"}
 SERVERS = ["Dockerfile", "Dockerfile.cpu"]
