@@ -152,7 +152,7 @@ def test_other_contrast_is_told_as_a_bias(sets: Sets) -> None:
     different = {one.name for one in found.quantities if one.differs}
     assert "contrast" in different and not any("field of view" in name for name in different)
     verdict = verdicts.of_bias(found, True, SIZES)
-    assert verdict.level == "look" and "contrast is smaller" in verdict.sentence
+    assert verdict.level == "check" and "contrast is smaller" in verdict.sentence
 
 
 def test_too_few_volumes_are_not_judged(sets: Sets) -> None:

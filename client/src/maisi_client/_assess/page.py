@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from .run import Results
 
 _STYLE = Path(__file__).with_name("page.css")
-_WORDS = {"good": "good", "look": "check", "poor": "poor", "unknown": "unknown"}
 _SAMPLE = 6  # volumes of each side at the top
 
 
@@ -44,7 +43,7 @@ def _page(
     yield "<ol class='verdicts'>"
     for verdict in verdicts:
         yield (
-            f"<li class='{verdict.level}'><b>{_WORDS[verdict.level]}</b>"
+            f"<li class='{verdict.level}'><b>{verdict.level}</b>"
             f"<div><h2>{escape(verdict.question)}</h2><p>{escape(verdict.sentence)}</p></div></li>"
         )
     yield "</ol>"

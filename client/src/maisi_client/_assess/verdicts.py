@@ -15,7 +15,7 @@ from .realism import Realism
 from .summary import Obedience
 from .use import Use
 
-LEVELS = ("good", "look", "poor", "unknown")
+LEVELS = ("good", "check", "poor", "unknown")
 
 # By these limits the tests tell damage from an untouched half: tests/client/assess/test_damage.py.
 _FAR, _NEAR, _SAME = 3.0, 1.5, 1.2  # ratios of FID to that of real volumes
@@ -52,7 +52,7 @@ def of_realism(result: Realism | None, sizes: Sequence[int]) -> Verdict:
             f"The FID of synthetic slices is {ratio:.1f} times that of other real slices, within"
             f" the expected range (p = {p:.2f}).",
         )
-    level = "poor" if ratio >= _FAR and p < _LEVEL else "look"
+    level = "poor" if ratio >= _FAR and p < _LEVEL else "check"
     return Verdict(
         question,
         level,
@@ -68,11 +68,11 @@ def of_diversity(result: Diversity, sizes: Sequence[int]) -> Verdict:
         return Verdict(question, "unknown", few)
     parts, level = [], "good"
     if result.duplicated > 0:
-        level = "poor" if result.duplicated > _SHARE else "look"
+        level = "poor" if result.duplicated > _SHARE else "check"
         parts.append(f"{result.duplicated:.0%} of the volumes have a near copy in the set")
     if result.real is not None and result.synthetic.low > result.real.high + _SIMILAR:
         same = result.synthetic.low > result.real.high + _COLLAPSED
-        level = "poor" if same else max(level, "look", key=_rank)
+        level = "poor" if same else max(level, "check", key=_rank)
         parts.append(
             f"pairs are more similar (MS-SSIM {result.synthetic.mean:.2f}) than pairs of real"
             f" volumes ({result.real.mean:.2f})"
@@ -82,7 +82,7 @@ def of_diversity(result: Diversity, sizes: Sequence[int]) -> Verdict:
         # A diverse set outside of the real one covers nothing of it, too.
         near = result.halves["synthetic"]["precision"][0] >= 0.5
         if near and mine[0] < real[1] - 0.1:
-            level = "poor" if mine[0] < 0.5 * real[0] else max(level, "look", key=_rank)
+            level = "poor" if mine[0] < 0.5 * real[0] else max(level, "check", key=_rank)
             parts.append(
                 f"the volumes cover {mine[0]:.0%} of the real set, other real volumes {real[0]:.0%}"
             )
@@ -126,7 +126,7 @@ def of_obedience(result: Obedience | None) -> Verdict:
         if result.organs_outside:
             parts.append(f"{result.organs_outside} medians of organs are outside the real range")
         poor = share > _SHARE or wide
-        return Verdict(question, "poor" if poor else "look", _sentence(parts))
+        return Verdict(question, "poor" if poor else "check", _sentence(parts))
     edges = "" if shift is None else f"; the median shift of edges is {shift:.1f} mm"
     return Verdict(question, "good", f"All {result.measured} measured volumes do{edges}.")
 
@@ -152,7 +152,7 @@ def of_privacy(result: Privacy | None, sizes: Sequence[int]) -> Verdict:
     if p < _LEVEL:
         return Verdict(
             question,
-            "look",
+            "check",
             "No single volume is suspicious, but the set is closer to the training set than real"
             f" volumes are (p = {p:.3f}).",
         )
@@ -189,7 +189,9 @@ def of_bias(result: Bias, has_real: bool, sizes: Sequence[int]) -> Verdict:
     more = len(different) + len(absent) - len(parts)
     if more:
         parts.append(f"{more} more")
-    return Verdict(question, "look", _sentence(["compared with real volumes, " + "; ".join(parts)]))
+    return Verdict(
+        question, "check", _sentence(["compared with real volumes, " + "; ".join(parts)])
+    )
 
 
 def of_use(result: Use | None) -> Verdict:
@@ -206,7 +208,7 @@ def of_use(result: Use | None) -> Verdict:
         f"Dice on {result.tested} held-out real volumes: {own.mean:.2f} after training on synthetic"
         f" volumes, {real.mean:.2f} on real ones, {both.mean:.2f} on both."
     )
-    level = "good" if own.high >= real.low else "look"
+    level = "good" if own.high >= real.low else "check"
     return Verdict(question, "poor" if own.mean < _USELESS * real.mean else level, sentence)
 
 
