@@ -7,7 +7,6 @@ import json
 
 from .._errors import MaskError
 from .._outputs import check_outputs
-from .._volume import stem
 from .options import EXIT_CODES, Commands, json_option
 
 
@@ -37,6 +36,7 @@ def add(commands: Commands) -> None:
 def preview(args: argparse.Namespace) -> None:
     """Draw a mask and volumes."""
     from .._preview import preview as draw
+    from .._volume import stem
 
     volumes = [*args.volumes, *args.volume]
     pictures = [("MASK", args.mask), *(("VOLUME", volume) for volume in volumes)]
