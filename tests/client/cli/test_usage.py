@@ -62,9 +62,10 @@ def options(command: str) -> set[str]:
 
 def test_commands_take_every_argument_of_their_request() -> None:
     of_programs = {"traceparent"}  # a command is not a part of a caller's trace
-    assert set(Arguments.__annotations__) - of_programs <= options("generate")
-    assert set(Arguments.__annotations__) - of_programs <= options("check")
-    assert options("mask") & set(Arguments.__annotations__) == set(MaskArguments.__annotations__)
+    arguments = set(Arguments.__annotations__) - of_programs
+    assert arguments <= options("generate")
+    assert arguments <= options("check")
+    assert options("mask") & arguments == set(MaskArguments.__annotations__) - of_programs
 
 
 @pytest.mark.parametrize(
