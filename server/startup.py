@@ -6,11 +6,12 @@ call without the token.
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from server import region_modes
+from server import region_modes, shared_memory
 from server.control import ControlError, Smallest, variant_of
 from server.drain import Stop, Stopped
 from server.log import log
@@ -25,14 +26,24 @@ RETRY = 0.5  # seconds between two attempts at a first volume
 def wait_until_ready(triton: Triton, settings: Settings, stop: Stop) -> dict[str, Smallest]:
     """Wait until the models are loaded, then make the smallest volumes of every variant.
 
-    Returns variant -> its smallest volume. Raises CannotServe where that takes more than
-    `start_seconds`, Stopped at a signal.
+    A tritonserver that aborts meanwhile is started once more. Returns variant -> its smallest
+    volume. Raises CannotServe where that takes more than `start_seconds`, Stopped at a signal.
     """
     deadline = time.monotonic() + settings.start_seconds
+    aborted = False
     while not triton.control.ready():
         if stop.requested:
             raise Stopped
-        if (status := triton.process.poll()) is not None:
+        status = triton.process.poll()
+        if status == -signal.SIGABRT and not aborted:
+            # Triton 2.51 sometimes aborts by a lock_exception while Python models load
+            # (github.com/triton-inference-server/server/issues/8882).
+            aborted = True
+            log("tritonserver aborted while it loaded the models; starting it once more")
+            triton.end(0.0)
+            shared_memory.remove_regions(triton.prefix)
+            triton.start()
+        elif status is not None:
             raise CannotServe(
                 f"tritonserver ended with status {status} while it loaded the models; its own"
                 " lines above say why."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -38,3 +39,32 @@ def test_a_first_volume_is_tried_again_while_a_process_only_seems_dead(
     outcomes[:] = [unhealthy]
     with pytest.raises(CannotServe, match=r"^mini loaded but cannot compute: Stub process"):
         make_first()
+
+
+@pytest.mark.parametrize(
+    ("statuses", "starts"),
+    [([-signal.SIGABRT, None], 1), ([-signal.SIGABRT, -signal.SIGABRT], 1), ([1], 0)],
+)
+def test_a_tritonserver_that_aborts_while_it_loads_is_started_once_more(
+    statuses: list[int | None], starts: int
+) -> None:
+    ended = list(statuses)
+    calls: list[str] = []
+    triton = SimpleNamespace(
+        prefix="maisi-serve-test-",
+        control=SimpleNamespace(ready=lambda: not statuses, states=dict),
+        process=SimpleNamespace(poll=lambda: statuses.pop(0)),
+        start=lambda: calls.append("start"),
+        end=lambda seconds: calls.append("end"),
+    )
+    settings = SimpleNamespace(start_seconds=60)
+
+    def wait() -> dict[str, Smallest]:
+        return startup.wait_until_ready(triton, settings, Stop())  # type: ignore[arg-type]
+
+    if ended[-1] is None:
+        assert wait() == {}
+    else:
+        with pytest.raises(CannotServe, match=f"^tritonserver ended with status {ended[-1]} "):
+            wait()
+    assert calls == ["end", "start"] * starts
