@@ -79,15 +79,12 @@ def write_repository(folder: Path, side: int, seconds: dict[str, float]) -> None
             config.parameters["variant"].string_value = json.dumps(variant)
         network = source.name.removeprefix("mini.")
         if network in seconds:
-            config.backend, config.default_model_filename = "python", ""
-            config.ClearField("optimization")
             config.parameters["seconds"].string_value = str(seconds[network])
             config.parameters["side"].string_value = str(side)
-            (folder / source.name / "1").mkdir(parents=True)
-            (folder / source.name / "1" / "model.py").write_text(STAND_IN)
+            servers.write_stand_in(folder / source.name, config, STAND_IN)
         else:
             shutil.copytree(source, folder / source.name)
-        (folder / source.name / "config.pbtxt").write_text(text_format.MessageToString(config))
+            (folder / source.name / "config.pbtxt").write_text(text_format.MessageToString(config))
 
 
 def rate(url: str, side: int, in_flight: int, volumes: int, masked: bool) -> float:

@@ -151,6 +151,15 @@ def add_narrow_endpoints(
         (version.parent / "config.pbtxt").write_text(text_format.MessageToString(config))
 
 
+def write_stand_in(folder: Path, config: Any, code: str) -> None:
+    """Write a model with the tensors of a network's `config`, computed by Python `code`."""
+    config.backend, config.default_model_filename = "python", ""
+    config.ClearField("optimization")
+    (folder / "1").mkdir(parents=True)
+    (folder / "1" / "model.py").write_text(code)
+    (folder / "config.pbtxt").write_text(text_format.MessageToString(config))
+
+
 def inputs(facts: Mapping[str, Any], size: tuple[int, int, int], steps: int) -> dict[str, Any]:
     """Return one request as perf_analyzer reads it: the example's mask at `size`, a fixed seed.
 

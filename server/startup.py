@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from server import region_modes, shared_memory
+from server import region_modes
 from server.control import ControlError, Smallest, variant_of
 from server.drain import Stop, Stopped
 from server.log import log
@@ -40,9 +40,7 @@ def wait_until_ready(triton: Triton, settings: Settings, stop: Stop) -> dict[str
             # (github.com/triton-inference-server/server/issues/8882).
             aborted = True
             log("tritonserver aborted while it loaded the models; starting it once more")
-            triton.end(0.0)
-            shared_memory.remove_regions(triton.prefix)
-            triton.start()
+            triton.restart()
         elif status is not None:
             raise CannotServe(
                 f"tritonserver ended with status {status} while it loaded the models; its own"

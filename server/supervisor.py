@@ -140,10 +140,7 @@ def start_again(
     start = time.monotonic()
     health.loading = "tritonserver"
     health.restarts["tritonserver"] += 1
-    triton.end(0.0)
-    shared_memory.remove_regions(triton.prefix)
-    shared_memory.sweep_clients()
-    triton.start()
+    triton.restart()
     health.variants = wait_until_ready(triton, settings, stop)
     health.recovered()
     stubs = triton.stubs()

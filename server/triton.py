@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from server import region_modes
+from server import region_modes, shared_memory
 from server.control import Control, probe_id
 from server.launch import Launch, command, environment
 
@@ -53,6 +53,13 @@ class Triton:
             umask=region_modes.UMASK,
         )
         return self.process
+
+    def restart(self) -> None:
+        """End what is left of it at once, remove what it has in /dev/shm, and start it again."""
+        self.end(0.0)
+        shared_memory.remove_regions(self.prefix)
+        shared_memory.sweep_clients()
+        self.start()
 
     def stubs(self) -> dict[int, str]:
         """Return process id -> model for every living process of a Python backend."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from tritonclient.grpc import model_config_pb2 as pb
 
+from bench import servers
 from tests.conftest import ROOT
 
 # A flow that returns its inputs, by the voxels along the volume's side:
@@ -69,10 +70,6 @@ def write(models: Path) -> Path:
         folder = models / name
         text = (folder / "config.pbtxt").read_text()
         config = text_format.Parse(text, pb.ModelConfig())
-        config.backend, config.default_model_filename = "python", ""
-        config.ClearField("optimization")
         shutil.rmtree(folder)
-        (folder / "1").mkdir(parents=True)
-        (folder / "config.pbtxt").write_text(text_format.MessageToString(config))
-        (folder / "1" / "model.py").write_text(FLOW)
+        servers.write_stand_in(folder, config, FLOW)
     return models

@@ -11,6 +11,7 @@ from server import startup
 from server.control import ControlError, Smallest
 from server.drain import Stop
 from server.settings import CannotServe
+from server.triton import Triton
 
 
 def test_a_first_volume_is_tried_again_while_a_process_only_seems_dead(
@@ -56,6 +57,7 @@ def test_a_tritonserver_that_aborts_while_it_loads_is_started_once_more(
         process=SimpleNamespace(poll=lambda: statuses.pop(0)),
         start=lambda: calls.append("start"),
         end=lambda seconds: calls.append("end"),
+        restart=lambda: Triton.restart(triton),  # type: ignore[arg-type]
     )
     settings = SimpleNamespace(start_seconds=60)
 

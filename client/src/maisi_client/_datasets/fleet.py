@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from .._client import Client
@@ -70,12 +69,7 @@ class Fleet(Generic[_T]):
             self._threads.submit(self._ask_capacity, number)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._lock:
             self._stopped.set()
         self._threads.shutdown()
