@@ -19,6 +19,7 @@ NAMES = (
     "precision",
     "cost",
     "dataset",
+    "fleet",
 )
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""How many servers a load needs: a simulation."""
+"""How many servers a load needs, by simulation, and the simulation beside three real servers."""
