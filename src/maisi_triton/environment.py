@@ -44,15 +44,15 @@ def export(arguments: list[str]) -> Path:
 
     `arguments` of the export: a build for TensorRT has an environment of its own.
     """
-    extra = next((extra for target, extra in TARGETS.items() if target in arguments), None)
-    words = requirements("serve", "export", *([extra] if extra else []))
-    content = "\n".join(words)
-    if extra == "tensorrt":
-        words += ["--extra-index-url", NVIDIA]
+    words = {word.removeprefix("--target=") for word in arguments}
+    extra = next((extra for target, extra in TARGETS.items() if target in words), None)
+    packages = requirements("serve", "export", *([extra] if extra else []))
+    indexes = ["--extra-index-url", NVIDIA] if extra == "tensorrt" else []
     # A tenth of the size, where its index can be reached.
     with suppress(OSError), urllib.request.urlopen(f"{TORCH_FOR_CPU}/", timeout=10):
-        words += ["--extra-index-url", TORCH_FOR_CPU]
-    return _interpreter(f"export-{extra}" if extra else "export", content, words)
+        indexes += ["--extra-index-url", TORCH_FOR_CPU]
+    name = f"export-{extra}" if extra else "export"
+    return _interpreter(name, "\n".join(packages), [*packages, *indexes])
 
 
 def has_gpu() -> bool:
@@ -87,7 +87,7 @@ def _interpreter(name: str, content: str, words: list[str]) -> Path:
     python, whole = folder / "bin" / "python", folder / "complete"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with folder.with_suffix(f".{digest}.lock").open("w") as lock:
+        with folder.with_name(f"{folder.name}.lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -241,4 +241,24 @@ def test_the_trace_endpoint_is_an_option_of_the_server() -> None:
     traced = template("--set=server.traceEndpoint=http://collector:4318")
     assert option in yaml.safe_dump_all(traced)
     assert "--trace-endpoint" not in yaml.safe_dump_all(template())
-    assert "traceEndpoint" in refusal("--set=server.traceEndpoint=collector:4318")
+    for wrong in ("collector:4318", "http://collector:4318?key", "https://collector:4318"):
+        assert "traceEndpoint" in refusal(f"--set=server.traceEndpoint={wrong}")
+
+
+@pytest.mark.parametrize(
+    ("values", "ports"),
+    [
+        ("", []),
+        ("models.source=s3,models.s3.url=s3://weights/maisi", [443]),
+        ("server.traceEndpoint=http://collector:4318", [4318]),
+        ("server.traceEndpoint=http://collector/otel:4319", [80]),
+        ("server.traceEndpoint=http://[fd00::1]:4318/otel", [4318]),
+        ("server.traceEndpoint=http://a:4318,models.source=s3,models.s3.url=s3://b", [443, 4318]),
+    ],
+)
+def test_pods_reach_the_bucket_and_the_receiver_of_traces_alone(
+    values: str, ports: list[int]
+) -> None:
+    egress = of_kind(template(f"--set={values}"), "NetworkPolicy")["spec"]["egress"]
+    dns: list[Document] = [{"port": 53, "protocol": "UDP"}, {"port": 53}]
+    assert egress == ([{"ports": [*({"port": port} for port in ports), *dns]}] if ports else [])

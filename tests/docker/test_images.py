@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from docker import lock
+from server import __main__ as serve
 from tests.conftest import PATIENCE, ROOT
 from tests.docker import tools
 
@@ -70,7 +71,6 @@ def test_the_compose_file_names_what_exists_and_reserves_the_gpus_that_are_used(
         "cpu": None,
         "gpu": "all",
     }
-    assert not any("command" in server for server in servers.values())  # so without --gpus
     target = "/opt/maisi/model_repository"
     assert f"COPY model_repository {target}\n" in (DOCKER / "Dockerfile").read_text()
     assert servers["gpu"]["volumes"] == [f"${{MAISI_MODELS:-../model_repository}}:{target}:ro"]
@@ -85,6 +85,28 @@ def test_the_compose_file_names_what_exists_and_reserves_the_gpus_that_are_used(
             assert (DOCKER / source.split(":")[0]).exists()
         for port in service.get("ports", []):
             assert port.startswith("127.0.0.1:")
+
+
+@pytest.mark.parametrize(
+    ("environ", "endpoint"),
+    [
+        ({}, None),
+        ({"MAISI_TRACE_ENDPOINT": ""}, None),
+        ({"MAISI_TRACE_ENDPOINT": "http://collector:4318"}, "http://collector:4318"),
+    ],
+)
+def test_compose_has_a_setting_for_traces_and_none_for_gpus(
+    environ: dict[str, str], endpoint: str | None
+) -> None:
+    compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())
+    for name in ("server-cpu", "server-gpu"):
+        # A shell expands what the file has of compose's syntax as compose does.
+        words = tools.run(
+            "sh", "-c", f"printf '%s\\n' {compose['services'][name]['command']}", env=environ
+        ).splitlines()
+        options = serve.arguments(words)
+        assert (options.host, options.trace_endpoint) == ("0.0.0.0", endpoint)
+        assert options.gpus is None  # so all that `gpus` reserves
 
 
 class Builder:

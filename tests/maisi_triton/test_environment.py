@@ -113,6 +113,7 @@ def test_requirements_are_those_of_the_extras(monkeypatch: pytest.MonkeyPatch) -
     [
         (["build", "mini"], "export"),
         (["build", "mini", "--target", "tensorrt-rtx"], "export-rtx"),
+        (["build", "mini", "--target=tensorrt-rtx"], "export-rtx"),
     ],
 )
 def test_an_export_has_what_its_target_needs(
