@@ -8,6 +8,7 @@ volume and a second one, and ends, so that only one is in memory. The last line 
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ import numpy as np
 
 from backends.maisi.errors import InvalidRequest
 from backends.maisi.request import complete
-from bench import ROOT, comparison, page
+from bench import ROOT, charts, comparison, page
 from bench.comparison import ContenderResult
 from bench.contenders import CONTENDERS
 from bench.trial import ContenderFailed, Trial, run_trial
@@ -213,10 +214,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logs.mkdir(parents=True, exist_ok=True)
     results = measure(workload, options.contenders, options.repeat, logs)
     text = comparison.text(workload, results, options.repeat)
+    numbers = comparison.as_json(workload, results, options.repeat)
     if options.write:
         section = f"{SECTION}: {workload.variant}, {workload.size}^3"
-        page.write(section, shlex.join(["scripts/bench", "compare", *words]), text)
-    print(text, comparison.as_json(workload, results, options.repeat), sep="\n\n")
+        picture = charts.write(f"compare-{numbers['variant']}-{workload.size}", numbers)
+        command = shlex.join(["scripts/bench", "compare", *words])
+        page.write(section, command, f"{picture}\n\n{text}")
+    print(text, json.dumps(numbers), sep="\n\n")
     return int(any(result.error and result.name != "compile" for result in results))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from bench.workload import Array, Workload
 from export import random_weights
 
 STAGES = ("mask_encoder", "sampler", "decoder", "total")
-_TITLES = {
+TITLES = {
     "upstream": "NV-Generate-CTMR",
     "eager": "PyTorch eager",
     "compile": "torch.compile",
@@ -101,7 +100,7 @@ def table(results: Sequence[ContenderResult]) -> str:
     rows = []
     for result in results:
         if result.error or base is None:
-            rows.append([_TITLES[result.name], "failed", *["-"] * (len(head) - 2)])
+            rows.append([TITLES[result.name], "failed", *["-"] * (len(head) - 2)])
             continue
         keys = ("start", "first_request", "mask_encoder", "step", "decoder", "total")
         difference = result.difference
@@ -114,7 +113,7 @@ def table(results: Sequence[ContenderResult]) -> str:
         ratios = ratio(base, result)
         rows.append(
             [
-                _TITLES[result.name],
+                TITLES[result.name],
                 *(_spread(result.seconds[key]) for key in keys),
                 f"{result.memory / 1e9:.1f}",
                 *gpu,
@@ -167,7 +166,7 @@ def text(workload: Workload, results: Sequence[ContenderResult], repeat: int) ->
         "each; the service's includes the client's process.",
         "- Difference: grey levels (HU for CT), both volumes rounded to whole ones, to the first "
         "row.",
-        *(f"- {_TITLES[r.name]}: {r.error or r.notes}." for r in results if r.error or r.notes),
+        *(f"- {TITLES[r.name]}: {r.error or r.notes}." for r in results if r.error or r.notes),
     ]
     if compiled := next((r for r in results if r.name == "compile" and not r.error), None):
         first, warm = (
@@ -177,8 +176,8 @@ def text(workload: Workload, results: Sequence[ContenderResult], repeat: int) ->
     return "\n".join(lines)
 
 
-def as_json(workload: Workload, results: Sequence[ContenderResult], repeat: int) -> str:
-    """Return one line with all numbers."""
+def as_json(workload: Workload, results: Sequence[ContenderResult], repeat: int) -> dict[str, Any]:
+    """Return all numbers, for JSON."""
     base = next((result for result in results if not result.error), None)
     contenders: dict[str, Any] = {}
     for result in results:
@@ -205,9 +204,7 @@ def as_json(workload: Workload, results: Sequence[ContenderResult], repeat: int)
         "random_weights": _is_random(workload),
     }
     surroundings = {"machine": page.machine(), "base": base.name if base else None}
-    return json.dumps(
-        {"benchmark": "compare", **workload_fields, **surroundings, "contenders": contenders}
-    )
+    return {"benchmark": "compare", **workload_fields, **surroundings, "contenders": contenders}
 
 
 def _summary(values: Sequence[float]) -> dict[str, float]:

@@ -26,7 +26,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from bench import ROOT, page, processes
+from bench import ROOT, charts, page, processes
+from bench.charts import way_title
 from bench.workload import Array
 
 # Side in latent voxels, overlap: diff_model_infer.py's overlap and config_infer.json's.
@@ -193,11 +194,15 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
                 ("seams", ".3f"),
             )
         ]
-        titles = {"slabs": "slabs, budget {} GB", "windows": "windows of {}, overlap {}"}
-        kind, *settings = row["way"].split()
-        title = titles.get(kind, "whole, PyTorch").format(*settings).replace(" 0 GB", " not set")
         memory = f"{row['memory'] / 1e9:.1f}"
-        cells = [f"{row['size']}³", title, f"{row['seconds']:.1f}", ratio, memory, *numbers]
+        cells = [
+            f"{row['size']}³",
+            way_title(row["way"]),
+            f"{row['seconds']:.1f}",
+            ratio,
+            memory,
+            *numbers,
+        ]
         lines.append(cells)
     return page.table(HEAD, lines)
 
@@ -236,12 +241,17 @@ def main() -> None:
     note = " Of windows one was timed, and the time taken as often." if options.one_window else ""
     text = TEXT.format(variant=options.variant, weights=trained, repeat=options.repeat, note=note)
     text = f"{text}\n\n{table(rows)}"
+    numbers = {
+        "benchmark": "decode",
+        "variant": options.variant,
+        "machine": page.machine(),
+        "rows": [{key: row[key] for key in row if key != "borders"} for row in rows],
+    }
     if options.write:
-        page.write(
-            f"{SECTION}: {options.variant}", shlex.join(["scripts/bench", "decode", *words]), text
-        )
-    measurements = [{key: value for key, value in row.items() if key != "borders"} for row in rows]
-    print(text, json.dumps(measurements), sep="\n\n")
+        picture = charts.write(f"decode-{options.variant}", numbers)
+        command = shlex.join(["scripts/bench", "decode", *words])
+        page.write(f"{SECTION}: {options.variant}", command, f"{picture}\n\n{text}")
+    print(text, json.dumps(numbers), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from bench import ROOT, page, perf_analyzer, servers
+from bench import ROOT, charts, page, perf_analyzer, servers
 from bench.launcher import ServerFailed
 from bench.levels import LevelResult, endpoint_names, measure, table
 from bench.perf_analyzer import Endpoint, Failed, Load
@@ -174,12 +174,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"load: {error}", file=sys.stderr)
         return 1
     section = text(options, rows, notes)
+    numbers = {
+        "benchmark": "load",
+        "variant": options.variant,
+        "machine": page.machine(),
+        "rows": [asdict(result) for result in rows],
+    }
     if options.write:
         others = [word for word in words if word != "--write"]
-        page.write("Load", shlex.join(["scripts/bench", "load", *others]), section)
+        picture = charts.write("load", numbers)
+        command = shlex.join(["scripts/bench", "load", *others])
+        page.write("Load", command, f"{picture}\n\n{section}")
     print(section)
     print(f"\n{options.out / 'load.csv'} has these rows, and more columns.\n")
-    print(json.dumps({"rows": [asdict(result) for result in rows]}))
+    print(json.dumps(numbers))
     return 0
 
 

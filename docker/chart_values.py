@@ -28,8 +28,6 @@ helm install maisi docker/helm/maisi --namespace imaging \\
 `kserve`, and `dataset` (a Job that makes a dataset). values.schema.json refuses wrong values and
 unknown names.
 
-| value | default | meaning |
-|---|---|---|
 """
 
 
@@ -76,14 +74,19 @@ def _comment_above(lines: list[str], line: int) -> str:
 
 def page(text: str) -> str:
     """Return the page for the text of values.yaml."""
-    rows = []
+    return HEAD + table(text)
+
+
+def table(text: str) -> str:
+    """Return the table of the values in the text of values.yaml."""
+    rows = ["| value | default | meaning |\n|---|---|---|\n"]
     for value in read(text):
         if not value.default and not value.comment:
             continue  # a group whose members say all
         default = f"`{value.default}`" if value.default else ""
         cells = (f"`{value.path}`", default, value.comment)
         rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n")
-    return HEAD + "".join(rows)
+    return "".join(rows)
 
 
 if __name__ == "__main__":

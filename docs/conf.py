@@ -44,7 +44,7 @@ def _links(folder: Path, text: str) -> str:
         page = path.removeprefix("docs/") if path.startswith("docs/") else PAGES.get(path)
         return f"{image}[{text}](/{page}{mark}{anchor})" if page else text
 
-    return _LINK.sub(rewrite, text).replace("```mermaid", "```text")  # a diagram needs a script
+    return _LINK.sub(rewrite, text)
 
 
 def _page(app: Any, name: str, source: list[str]) -> None:

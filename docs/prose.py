@@ -7,7 +7,9 @@ import re
 import subprocess
 import sys
 import tokenize
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +18,12 @@ WORDS = Path(__file__).with_name("words.txt")
 _TEST = ":!tests/docs/test_prose.py"  # has the words on purpose
 _KINDS = ("*.md", "*.py", "*.tpl", "*.toml", "*.yaml", "NOTES.txt", "scripts/*", _TEST)
 _CODE = re.compile(r"`[^`\n]+`")
-_LINES = ("STRING", "FSTRING_MIDDLE", "COMMENT")  # FSTRING_MIDDLE: from Python 3.12
+_MARKS = re.compile(r"^[\s#>]+")  # of a comment or a quotation, before the text of a line
+_QUOTES = re.compile(r"""^[a-zA-Z]*("{3}|'{3}|"|')|("{3}|'{3}|"|')$""")
+_STRINGS = ("STRING", "FSTRING_START", "FSTRING_MIDDLE", "FSTRING_END")  # FSTRING: Python 3.12
+_SPACE = ("NL", "COMMENT")
+
+Line = tuple[int, str]  # its number and its text
 
 
 class Word(NamedTuple):
@@ -32,21 +39,50 @@ def words(text: str) -> list[Word]:
     return [Word(re.compile(pattern, re.IGNORECASE), advice) for pattern, advice in lines]
 
 
-def prose(name: str, text: str) -> Iterator[tuple[int, str]]:
-    """Yield the number and the text of each line that may be prose, without names in code."""
-    if not name.endswith(".py"):
-        yield from enumerate(_CODE.sub("", text).splitlines(), start=1)
+def paragraphs(name: str, text: str) -> Iterator[list[Line]]:
+    """Yield the lines of each paragraph, comment or string that may be prose, without code."""
+    if name.endswith(".py"):
+        yield from _strings_and_comments(text)
         return
+    lines: list[Line] = []
+    for number, line in enumerate(_CODE.sub("", text).splitlines(), start=1):
+        if line.strip():
+            lines.append((number, line))
+        else:
+            yield lines
+            lines = []
+    yield lines
+
+
+def _strings_and_comments(text: str) -> Iterator[list[Line]]:
+    """Yield the lines of each string, of all its parts together, and of comments without a gap."""
+    string: list[Line] = []
+    comment: list[Line] = []
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if tokenize.tok_name[token.type] in _LINES:
-            yield from enumerate(token.string.splitlines(), start=token.start[0])
+        kind, number = tokenize.tok_name[token.type], token.start[0]
+        if kind == "COMMENT":
+            if comment and comment[-1][0] != number - 1:
+                yield comment
+                comment = []
+            comment.append((number, token.string))
+        elif kind in _STRINGS:
+            words = token.string if kind == "FSTRING_MIDDLE" else _QUOTES.sub("", token.string)
+            string.extend(enumerate(words.splitlines(), start=number))
+        elif kind not in _SPACE:
+            yield string
+            string = []
+    yield comment
 
 
 def findings(name: str, text: str, listed: Sequence[Word]) -> Iterator[str]:
-    """Yield a sentence for each listed word in the prose of a file."""
-    for number, line in prose(name, text):
+    """Yield a sentence for each listed word in the prose of a file, by paragraph."""
+    for lines in paragraphs(name, text):
+        words = [_MARKS.sub("", line).rstrip() for _, line in lines]
+        ends = list(accumulate(len(line) + 1 for line in words))
+        joined = " ".join(words)
         for word in listed:
-            if match := word.pattern.search(line):
+            for match in word.pattern.finditer(joined):
+                number = lines[bisect_right(ends, match.start())][0]
                 yield f"{name}:{number}: '{match[0]}'; write: {word.advice}"
 
 

@@ -113,8 +113,18 @@ def _parser() -> argparse.ArgumentParser:
             action="store_true",
             help="first write random checkpoints of the official layout and size to that folder",
         )
-    build_parser.add_argument("--target", choices=model_configs.TARGETS, default="onnx")
-    build_parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    build_parser.add_argument(
+        "--target",
+        choices=model_configs.TARGETS,
+        default="onnx",
+        help="format of the networks (default: %(default)s)",
+    )
+    build_parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="type of the weights (default: %(default)s)",
+    )
     build_parser.add_argument(
         "--repository",
         type=Path,

@@ -22,6 +22,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
+    return parser().parse_args(words)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog=os.environ.get("MAISI_PROGRAM", "serve"),
         description="Serve a model repository with Triton, without Docker.",
@@ -38,20 +43,35 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="FOLDER",
         help="folder of a Triton that has our backends (docker/Dockerfile); default: the wheel's",
     )
-    parser.add_argument("--models", nargs="+", default=[], metavar="VARIANT", help="default: all")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        default=[],
+        metavar="VARIANT",
+        help="variants to serve; default: all",
+    )
     parser.add_argument(
         "--host",
         default="127.0.0.1",
         help="address to listen at; 0.0.0.0, or :: with IPv6, opens all but HTTP to the network",
     )
-    parser.add_argument("--grpc-port", type=int, default=8001, help="0 takes a free port")
-    parser.add_argument("--http-port", type=int, default=8000, help="0 takes a free port")
-    parser.add_argument("--metrics-port", type=int, default=8002, help="0 takes a free port")
+    parser.add_argument(
+        "--grpc-port", type=int, default=8001, help="port of gRPC; 0 takes a free port"
+    )
+    parser.add_argument(
+        "--http-port", type=int, default=8000, help="port of HTTP; 0 takes a free port"
+    )
+    parser.add_argument(
+        "--metrics-port",
+        type=int,
+        default=8002,
+        help="port of Triton's metrics; 0 takes a free port",
+    )
     parser.add_argument(
         "--status-port",
         type=int,
         default=8003,
-        help="/live, /ready, /metrics; 0 takes a free port",
+        help="port of /live, /ready and /metrics; 0 takes a free port",
     )
     parser.add_argument(
         "--start-seconds", type=float, default=300, help="how long the models may take to load"
@@ -77,7 +97,12 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="most voxels of a volume; default: the models'",
     )
-    parser.add_argument("--max-waiting", type=int, metavar="N", help="most requests in a queue")
+    parser.add_argument(
+        "--max-waiting",
+        type=int,
+        metavar="N",
+        help="most requests in a queue; default: the models'",
+    )
     parser.add_argument(
         "--max-seconds",
         type=int,
@@ -123,7 +148,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add("--tls-key", type=Path, metavar="PEM", help="its key")
     add("--tls-clients", type=Path, metavar="PEM", help="CA of the clients' certificates: mTLS")
-    return parser.parse_args(words)
+    return parser
 
 
 def main() -> int:

@@ -34,7 +34,7 @@ def test_slabs_are_the_whole() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bench.decode", *words], capture_output=True, text=True, check=True
     )
-    rows = json.loads(done.stdout.splitlines()[-1])
+    rows = json.loads(done.stdout.splitlines()[-1])["rows"]
     assert [row["way"] for row in rows] == ["whole", "slabs 0", "slabs 0.01"]
     for row in rows:
         assert row["largest"] < 1 and row["beyond"] == 0 and row["seconds"] > 0

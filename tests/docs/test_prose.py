@@ -28,8 +28,31 @@ def test_a_listed_word_is_found_with_its_advice(name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        ("page.md", "# Title\n\nThe sampler goes\non until noon.\n", 3),
+        ("page.md", "> A list that\n> is told\n> by hand\n", 2),
+        ("values.yaml", "one: 1\n# It hands\n# over the mask.\ntwo: 2\n", 2),
+        ("module.py", "# It hands\n# on the mask.\nvalue = 1\n", 1),
+        (
+            "module.py",
+            'def f():\n    """Return what is given\n    back by the server.\n    """\n',
+            2,
+        ),
+        ("module.py", "error = (\n    'The server goes '  # why\n    f'on for {1} s'\n)\n", 2),
+    ],
+)
+def test_a_phrase_is_found_across_a_line_break(name: str, text: str, line: int) -> None:
+    (sentence,) = findings(name, text, LISTED)
+    assert sentence.startswith(f"{name}:{line}: '")
+
+
+@pytest.mark.parametrize(
     ("name", "text"),
     [
+        ("page.md", "The sampler goes\n\nOn Monday.\n"),
+        ("module.py", "names = ['hand', 'on']\n"),
+        ("module.py", "# It goes\n\n# On Monday.\n"),
         ("page.md", "The server sends the mask; variables are not called `told`."),
         ("page.md", "A reader can tell T1 from T2, and tell them apart."),
         ("module.py", "for node in ast.walk(tree):\n    told = file.tell()\n"),
