@@ -74,7 +74,7 @@ def _counts(report: Mapping[str, Any]) -> str:
         f"{dataset['volumes']:,} {names[role]}" for role, dataset in report["datasets"].items()
     ]
     kind = report["settings"]["modality"].upper()
-    return f"{', '.join(counts)} volumes of {kind}, assessed by maisi assess."
+    return f"Volumes of {kind}: {', '.join(counts)}. Assessed by maisi assess."
 
 
 def _sample(side: Side) -> str:

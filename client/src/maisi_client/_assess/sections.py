@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .._counted import counted
 from .bias import Bias, Quantity
 from .diversity import Diversity
 from .markup import KEY, short, table
@@ -86,8 +87,8 @@ def diversity(result: Diversity, pictures: str) -> Iterator[str]:
         )
     yield (
         f"<p>{result.duplicated:.1%} of the volumes have a near copy in the set"
-        f" ({len(result.duplicates)} pairs); {result.same_files} files have the same bytes as"
-        " another.</p>"
+        f" ({counted(len(result.duplicates), 'pair')}). Files with the same bytes as another:"
+        f" {result.same_files}.</p>"
     )
     yield f"{pictures}</section>"
 

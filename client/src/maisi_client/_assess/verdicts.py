@@ -124,7 +124,7 @@ def of_obedience(result: Obedience | None) -> Verdict:
         if wide:
             parts.append(f"the median shift of edges is {shift:.1f} mm, more than a voxel")
         if result.organs_outside:
-            parts.append(f"{result.organs_outside} medians of organs are outside the real range")
+            parts.append(f"medians of organs outside the real range: {result.organs_outside}")
         poor = share > _SHARE or wide
         return Verdict(question, "poor" if poor else "check", _sentence(parts))
     edges = "" if shift is None else f"; the median shift of edges is {shift:.1f} mm"

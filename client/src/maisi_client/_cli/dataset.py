@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import TextIO
 
+from .._counted import counted
 from .._datasets.report_files import LAYOUTS
 from .._errors import ServerError
 from .common import client
@@ -116,7 +117,8 @@ def dataset(args: argparse.Namespace, interval: float = 60.0) -> None:
     else:
         print(", ".join(f"{number} {state}" for state, number in states.items()))
     if states["failed"]:
-        raise ServerError(f"{states['failed']} of {total} rows failed; {args.to}/failed says why")
+        failed = f"{states['failed']} of {counted(total, 'row')} failed"
+        raise ServerError(f"{failed}; the reasons are in {args.to}/failed")
 
 
 def _assess(args: argparse.Namespace) -> dict[str, object]:
@@ -144,7 +146,7 @@ def pace(states: Counter[str], total: int, seconds: float, utilisation: float | 
     counts = dict(states)  # a copy: another thread counts
     ended = sum(counts.values())
     finished, failed = ended - counts.get("kept", 0), counts.get("failed", 0)
-    parts = [f"{ended} of {total} rows"] + [f"{failed} failed"] * bool(failed)
+    parts = [f"{ended} of {counted(total, 'row')}"] + [f"{failed} failed"] * bool(failed)
     if finished and seconds > 0:
         parts.append(f"{_rate(counts, seconds):.0f} volumes/h")
         if utilisation is not None:

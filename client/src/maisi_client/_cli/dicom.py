@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._counted import counted
 from .._errors import InvalidRequest
 from .options import EXIT_CODES, Commands, json_option
 
@@ -112,4 +113,5 @@ def _dataset(args: argparse.Namespace, destinations: Sequence[Destination]) -> N
         elif states:
             print(", ".join(f"{number} {state}" for state, number in states.items()))
     if states["failed"]:
-        raise InvalidRequest(f"{states['failed']} of {sum(states.values())} volumes failed")
+        volumes = counted(sum(states.values()), "volume")
+        raise InvalidRequest(f"{states['failed']} of {volumes} failed")

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from .._counted import counted
 from .._errors import InvalidRequest
 from .._outputs import check_outputs
 from .common import client
@@ -87,7 +88,8 @@ def plan(args: argparse.Namespace) -> None:
         print(json.dumps({**summary, "modalities": counts, "left_out": cohort.left_out}))
     else:
         shares = ", ".join(f"{times} {name}" for name, times in sorted(counts.items()))
-        print(f"{args.plan}: {len(cohort.rows)} rows of {groups} anatomies, {shares}")
+        rows = counted(len(cohort.rows), "row")
+        print(f"{args.plan}: {rows} of {counted(groups, 'anatomy', 'anatomies')}, {shares}")
 
 
 def _random_rows(args: argparse.Namespace) -> list[Row]:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .._counted import counted
 from .cases import Case
 from .layouts.layout import DESCRIPTION
 
@@ -43,9 +44,10 @@ class Facts:
     @property
     def description(self) -> str:
         """What the dataset is, in three sentences."""
+        cases = counted(len(self.cases), "case")
+        anatomies = counted(self.groups, "anatomy", "anatomies")
         return (
-            f"{DESCRIPTION} The dataset has {len(self.cases)} cases of {self.groups} anatomies, in"
-            f" the layout '{self.layout}'."
+            f"{DESCRIPTION} The dataset has {cases} of {anatomies}, in the layout '{self.layout}'."
         )
 
     @property
@@ -94,9 +96,9 @@ class Facts:
             " about patients.",
             "The labels are the masks that the volumes were generated from. The server compares a"
             " volume with its mask only by grey levels and borders, so smaller errors can remain.",
-            f"There are {self.groups} anatomies. Cases of one anatomy differ in contrast and"
-            " texture, and in shape only if the mask was augmented. Split the dataset by the column"
-            " group.",
+            f"The dataset has {counted(self.groups, 'anatomy', 'anatomies')}. Cases of one anatomy"
+            " differ in contrast and texture, and in shape only if the mask was augmented. Split"
+            " the dataset by the column group.",
             "Grey levels of CT are Hounsfield units. Grey levels of MR have no unit and are"
             " nominally from 0 to 1000.",
             *(

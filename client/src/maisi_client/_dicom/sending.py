@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .._counted import counted
+
 SECONDS = 120.0  # that a receiver may take for one answer
 
 
@@ -23,5 +25,6 @@ class Destination:
 
 
 def stored(number: int, files: Sequence[Path]) -> str:
-    """Return what of `files` was stored, for the end of an error's sentence."""
-    return f"{number} of {len(files)} objects were stored"
+    """Return how many of `files` were stored, for the end of an error's sentence."""
+    verb = "was" if len(files) == 1 else "were"
+    return f"{number} of {counted(len(files), 'object')} {verb} stored"

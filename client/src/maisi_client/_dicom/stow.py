@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
+from .._counted import counted
 from .._errors import InvalidRequest, MaisiError, ServerError, ServerUnavailable, printable
 from .sending import SECONDS, Destination, stored
 
@@ -129,7 +130,7 @@ def _post(
     failed = _failed(content)
     if response.status not in (200, 202) or failed:
         answer = f"HTTP {response.status} {printable(response.reason, 80)}".strip()
-        answer += f", {failed} of {len(batch)} objects refused" * bool(failed)
+        answer += f", {failed} of {counted(len(batch), 'object')} refused" * bool(failed)
         raise _failure(response.status)(f"{name} answers {answer}; before that {before}")
 
 

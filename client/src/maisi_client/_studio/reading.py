@@ -68,8 +68,7 @@ def _main_file(kind: str, uploads: Sequence[Upload]) -> Upload:
     masks = [upload for upload in dicom if is_segmentation(upload.path)]
     if len(masks) != 1:
         raise InvalidRequest(
-            f"of the {len(uploads)} files that were sent {len(masks)} are Segmentations; a mask is"
-            " one"
+            f"{len(masks)} Segmentations were found in {len(uploads)} files; one is expected"
         )
     return masks[0]
 
