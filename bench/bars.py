@@ -61,9 +61,9 @@ def _panel(panel: Panel, top: float) -> Iterator[str]:
     yield text(16, top + 16, panel.title, "small strong")
     if len(panel.series) > 1:
         for number, name in enumerate(panel.series):
-            x = _LEFT + 180 * number + 140
-            yield rectangle(x, top + 6, 12, 12, _COLOURS[number], 2)
-            yield text(x + 18, top + 16, name, "small")
+            key = _LEFT + 180 * number + 140
+            yield rectangle(key, top + 6, 12, 12, _COLOURS[number], 2)
+            yield text(key + 18, top + 16, name, "small")
     values = [bar for series in panel.series.values() for bar in series if bar]
     step = tick_step(max((bar.end for bar in values), default=1.0))
     count = math.ceil(max((bar.end for bar in values), default=1.0) / step)
