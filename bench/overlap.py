@@ -1,17 +1,20 @@
 """How busy the server keeps an accelerator, by networks that only sleep and return arrays.
 
-    scripts/bench overlap [--side 256] [--flow 0.25] [--decoder 0.15] [--in-flight 4] [--write]
+    scripts/bench overlap [--case 256=3+2] [--in-flight 4] [--volumes 6] [--write]
 
 The networks of mini are replaced by stand-ins that take the time of a GPU. Large latents and
 embeddings are one voxel there, because a GPU keeps them in its memory. Everything else is real:
-stages, queue, transfer and client. The defaults are an estimate for a data-centre GPU at 256³:
-0.25 s for 30 steps and 0.15 s for the decoder. The last line is JSON.
+stages, queue, transfer and client. `--case SIDE=FLOW+DECODER` gives the sides of the volumes, and
+the seconds of 30 steps and of the decoder. The defaults are the times that NVIDIA published for an
+A100 (docs/reference/published.md), and an estimate for good engines on an H100. The last line is
+JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import shutil
 import statistics
 import sys
@@ -19,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,23 @@ from bench import ROOT, page, servers
 from bench.launcher import Server
 
 _STEPS = 30
+
+
+@dataclass(frozen=True)
+class Case:
+    """Volumes of `side`³ voxels, and the seconds of 30 steps (`flow`) and of the decoder."""
+
+    side: int
+    flow: float
+    decoder: float
+
+    @property
+    def possible(self) -> float:
+        """The volumes per second that the networks allow."""
+        return 1 / (self.flow + self.decoder)
+
+
+_CASES = (Case(256, 3.0, 2.0), Case(512, 19.0, 29.0), Case(256, 0.25, 0.15))
 STAND_IN = """
 import json
 import time
@@ -88,68 +109,104 @@ def write_repository(folder: Path, side: int, seconds: dict[str, float]) -> None
 
 
 def rate(url: str, side: int, in_flight: int, volumes: int, masked: bool) -> float:
-    """Return the volumes per second that `in_flight` callers get."""
+    """Return the volumes per second that `in_flight` callers get, once the server is full."""
     picture = servers.picture((side, side, side)) if masked else None
     request: dict[str, Any] = {"mask": picture} if masked else {"size": [side] * 3}
     with Client(url) as client, ThreadPoolExecutor(in_flight) as pool:
 
-        def volume(seed: int) -> None:
+        def end(seed: int) -> float:
             client.generate(**request, modality="mri_t1", steps=_STEPS, seed=seed)
+            return time.monotonic()
 
-        list(pool.map(volume, range(in_flight)))  # not timed
-        started = time.perf_counter()
-        list(pool.map(volume, range(volumes)))
-        return volumes / (time.perf_counter() - started)
+        ends = sorted(pool.map(end, range(in_flight + volumes)))
+    return volumes / (ends[-1] - ends[in_flight - 1])
+
+
+def measure(case: Case, in_flight: int, volumes: int, repeat: int) -> list[dict[str, Any]]:
+    """Return a row for volumes from a mask and one without: the share of what is possible."""
+    step = case.flow / _STEPS
+    seconds = {"flow": step, "flow_masked": step, "vae_decoder": case.decoder, "mask_encoder": 0}
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        write_repository(Path(folder, "models"), case.side, seconds)
+        with Server(Path(folder, "models"), Path(folder, "log")) as server:
+            for masked in (False, True):
+                rates = [
+                    rate(server.grpc, case.side, in_flight, volumes, masked) for _ in range(repeat)
+                ]
+                share = statistics.median(rates) / case.possible
+                rows.append({**vars(case), "masked": masked, "share": round(share, 3)})
+    return rows
+
+
+def text(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> str:
+    """Return the section of the page."""
+    cells = []
+    for row in rows:
+        possible = 60 / (row["flow"] + row["decoder"])
+        cells.append(
+            [
+                f"{row['side']}³",
+                f"{row['flow']:g} s + {row['decoder']:g} s",
+                "mask" if row["masked"] else "image only",
+                f"{possible:.3g}",
+                f"{possible * row['share']:.3g}",
+                f"{row['share']:.2f}",
+            ]
+        )
+    head = [
+        "volume",
+        "networks",
+        "request",
+        "possible, volumes/min",
+        "served, volumes/min",
+        "share",
+    ]
+    return (
+        f"The networks of `mini` are replaced by stand-ins that sleep for the time of {_STEPS}"
+        f" steps plus that of the decoder, with {options.in_flight} requests in flight. The times"
+        " are those that NVIDIA published for an A100, and an estimate for good engines on an H100"
+        f" (0.25 s + 0.15 s). Medians of {options.repeat} runs of {options.volumes} volumes; client"
+        " and server share the cores of one machine.\n\n" + page.table(head, cells)
+    )
+
+
+def _case(words: str) -> Case:
+    try:
+        side, _, times = words.partition("=")
+        flow, _, decoder = times.partition("+")
+        return Case(int(side), float(flow), float(decoder))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{words!r} is not SIDE=FLOW+DECODER, such as 256=3+2"
+        ) from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
-    parser = argparse.ArgumentParser(prog="scripts/bench overlap", description=__doc__)
-    parser.add_argument("--side", type=int, default=256, help="voxels")
-    parser.add_argument("--flow", type=float, default=0.25, help="seconds of 30 steps")
-    parser.add_argument("--decoder", type=float, default=0.15, help="seconds")
-    parser.add_argument("--in-flight", type=int, default=4, help="callers")
-    parser.add_argument("--volumes", type=int, default=20, help="of a measurement")
-    parser.add_argument("--repeat", type=int, default=3, help="medians of so many")
-    parser.add_argument("--write", action="store_true", help="put the table into the page")
-    options = parser.parse_args(arguments)
-    step, side = options.flow / _STEPS, options.side
-    seconds = {"flow": step, "flow_masked": step, "vae_decoder": options.decoder, "mask_encoder": 0}
-    possible = 1 / (options.flow + options.decoder)
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        write_repository(Path(folder, "models"), side, seconds)
-        with Server(Path(folder, "models"), Path(folder, "log")) as server:
-            for masked in (False, True):
-                for in_flight in (1, options.in_flight):
-                    rates = [
-                        rate(server.grpc, side, in_flight, options.volumes, masked)
-                        for _ in range(options.repeat)
-                    ]
-                    share = statistics.median(rates) / possible
-                    rows.append({"masked": masked, "in_flight": in_flight, "share": share})
-    text = (
-        f"Networks that take {options.flow:g} s for {_STEPS} steps and {options.decoder:g} s for"
-        f" the decoder at {side}³ allow {60 * possible:.0f} volumes a minute. Medians of"
-        f" {options.repeat} runs of {options.volumes} volumes; client and server on one machine."
-        "\n\n"
-        + page.table(
-            ["request", "in flight", "volumes/minute", "of what the networks allow"],
-            [
-                [
-                    "mask" if row["masked"] else "image only",
-                    str(row["in_flight"]),
-                    f"{60 * possible * row['share']:.0f}",
-                    f"{row['share']:.2f}",
-                ]
-                for row in rows
-            ],
-        )
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench overlap",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    print(text + "\n")
-    print(json.dumps({"side": side, "rows": rows}))
+    add = parser.add_argument
+    add("--case", type=_case, action="append", metavar="SIDE=FLOW+DECODER", help="see above")
+    add("--in-flight", type=int, default=4, help="callers [%(default)s]")
+    add("--volumes", type=int, default=6, help="of a run, after the first ones [%(default)s]")
+    add("--repeat", type=int, default=1, help="runs [%(default)s]")
+    add("--write", action="store_true", help="put the table into the page")
+    options = parser.parse_args(words)
+    rows = [
+        row
+        for case in options.case or _CASES
+        for row in measure(case, options.in_flight, options.volumes, options.repeat)
+    ]
+    section = text(rows, options)
+    print(section + "\n")
+    print(json.dumps(rows))
     if options.write:
-        page.write("Overlap", "scripts/bench overlap --write", text)
+        page.write("Overlap", shlex.join(["scripts/bench", "overlap", *words]), section)
     return 0
 
 
