@@ -38,8 +38,9 @@ class Receiver:
         self.endpoint = f"http://127.0.0.1:{port}"
 
     def trace(self, trace_id: str) -> dict[str, Span]:
-        """Return the spans of a trace by their names."""
-        return {span.name: span for span in self.spans if span.trace_id == trace_id}
+        """Return the spans of a trace by their names, the first of each."""
+        spans = [span for span in self.spans if span.trace_id == trace_id]
+        return {span.name: span for span in sorted(spans, key=lambda span: -span.start)}
 
 
 @contextmanager

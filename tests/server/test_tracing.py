@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import secrets
+from contextlib import closing
 
 import maisi_client
 import pytest
@@ -60,7 +63,11 @@ def test_a_request_is_one_tree_from_the_client_to_the_stages(traced, spans, even
     assert 0.5 * trace["request"].seconds < total <= trace["request"].seconds + 1e-3
     assert trace["request"].end <= trace["InferRequest"].end + 0.1 * trace["request"].seconds
     for stage in ("sampler", "decoder"):
-        assert trace[stage].seconds == pytest.approx(volume.report["seconds"][stage], rel=0.2)
+        # The server may make its own volume for a probe in between.
+        parent = trace[stage].span_id
+        paused = sum(span.seconds for span in spans.spans if span.parent == parent)
+        seconds = trace[stage].seconds - paused
+        assert seconds == pytest.approx(volume.report["seconds"][stage], rel=0.2)
 
 
 @pytest.mark.slow
@@ -78,6 +85,25 @@ def test_the_stages_of_the_ensemble_are_below_its_models(traced, spans, eventual
         assert trace[f"mini.{stage}"].parent == trace["mini"].span_id
         assert trace[stage].parent == trace[f"mini.{stage}"].span_id
         assert trace[stage].seconds <= trace[f"mini.{stage}"].seconds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["traceparent", "Traceparent"])  # HTTP/1.1 keeps the case
+def test_a_request_over_http_is_traced_by_its_header(traced, spans, eventually, name):
+    trace_id, span_id, traceparent = header()
+    numbers = {"size": [32, 32, 32], "steps": [1]}
+    inputs = [
+        {"name": key, "datatype": "INT32", "shape": [len(data)], "data": data}
+        for key, data in numbers.items()
+    ]
+    body = json.dumps({"inputs": inputs, "outputs": [{"name": "report"}]}).encode()
+    connection = http.client.HTTPConnection(traced.http, timeout=PATIENCE)
+    with closing(connection):
+        connection.request("POST", "/v2/models/mini/infer", body, {name: traceparent})
+        (report,) = json.load(connection.getresponse())["outputs"]
+    assert json.loads(bytes(report["data"]))["trace_id"] == trace_id
+    eventually(lambda: "decoder" in spans.trace(trace_id))
+    assert spans.trace(trace_id)["InferRequest"].parent == span_id
 
 
 @pytest.mark.slow
