@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "bench": {"backends", "export", "maisi_client", "training"},
     "client/src/maisi_client": set(),
     "docker": set(),
+    "docs": {"bench", "docker", "export", "server"},
     "examples": {"maisi_client"},
     "export": {"backends"},
     "reliability": {"backends.engines", "bench", "export", "maisi_client", "server"},

@@ -119,3 +119,10 @@ def test_links_lead_to_files(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_no_host_of_package_archives_is_in_the_code() -> None:
+    hosts = r"pythonhosted\.org|pypi\.org|(debian|ubuntu)\.(org|com)/|npmjs|anaconda\.org"
+    grep = ["git", "grep", "-nIE", hosts, "--", ".", ":!*.md", ":!tests", ":!*/static/niivue*"]
+    process = subprocess.run(grep, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 1, process.stdout + process.stderr

@@ -103,7 +103,7 @@ def _noise() -> NDArray[np.int8]:
 def heads(cache: Path) -> list[Head]:
     """Return Colin27, S1, and ICBM152 in Colin's skull.
 
-    Raises CalledProcessError, URLError or ValueError where the download of a package fails.
+    Raises CalledProcessError where the download of a package fails.
     """
     file = cache / "heads.npz"
     maps = [field.name for field in fields(Head)]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import io
 import subprocess
+import sys
 import tarfile
 import tempfile
-import urllib.request
 from pathlib import Path
 
 import nibabel as nib
@@ -23,10 +21,8 @@ SHAPE = (181, 217, 181)
 ORIGIN = (-90.0, -125.0, -71.0)  # mm, MNI; x grows to the right
 DEBIAN_PACKAGE = "mricron-data"
 PYCORTEX = (
-    "https://files.pythonhosted.org/packages/44/f3/"
-    "dd5b56f913ebc185e0d187798bb9be559cd22bde0bc6e61288876aff8c46/pycortex-1.2.8.tar.gz"
+    "pycortex==1.2.8 --hash=sha256:50aaa80e16406e10b7f55b465f72ff3f4054a22474de3ad1995a66318e8ff2d1"
 )
-PYCORTEX_SHA256 = "50aaa80e16406e10b7f55b465f72ff3f4054a22474de3ad1995a66318e8ff2d1"
 PYCORTEX_SUBJECT = "pycortex-1.2.8/filestore/db/S1"
 PYCORTEX_FILES = (
     "anatomicals/raw.nii.gz",
@@ -64,23 +60,30 @@ def debian_templates(cache: Path) -> Path:
 def pycortex_subject(cache: Path) -> Path:
     """Return the folder of subject S1 of pycortex's source distribution: its T1 and surfaces.
 
-    Raises URLError where the download fails, ValueError where it is another file.
+    pip downloads it from the index that the system names. Raises CalledProcessError where the
+    download fails, or is another file.
     """
     folder = cache / PYCORTEX_SUBJECT
     if all((folder / name).exists() for name in PYCORTEX_FILES):
         return folder
-    with urllib.request.urlopen(PYCORTEX, timeout=600) as response:
-        archive = response.read()
-    digest = hashlib.sha256(archive).hexdigest()
-    if digest != PYCORTEX_SHA256:
-        raise ValueError(f"{PYCORTEX}: sha256 {digest}, expected {PYCORTEX_SHA256}")
-    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+    with tempfile.TemporaryDirectory() as temporary:
+        requirements = Path(temporary, "requirements.txt")
+        requirements.write_text(PYCORTEX)
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        pip += ["--no-binary=pycortex", "--require-hashes", f"--requirement={requirements}"]
+        subprocess.run([*pip, f"--dest={temporary}"], check=True)
+        (archive,) = Path(temporary).glob("*.tar.gz")
+        _unpack(archive, folder)
+    return folder
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    with tarfile.open(archive) as files:
         for name in PYCORTEX_FILES:
             data = files.extractfile(f"{PYCORTEX_SUBJECT}/{name}")
             assert data is not None, name
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data.read())
-    return folder
 
 
 def nilearn_data() -> Path:

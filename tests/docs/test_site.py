@@ -11,7 +11,10 @@ from urllib.parse import unquote
 import maisi_client
 import pytest
 
+from tests.client.studio.chromium import chromium
 from tests.conftest import ROOT
+
+_NOT_DRAWN = "[...document.images].filter((i) => !i.naturalWidth).map((i) => i.src)"
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +39,19 @@ def test_it_loads_nothing_from_elsewhere(site: Path) -> None:
         loaded += re.findall(r'<link[^>]* rel="stylesheet"[^>]* href="([^"]*)"', text)
         for address in loaded:
             assert (page.parent / unquote(address.partition("?")[0])).is_file(), (page, address)
+
+
+def test_a_browser_asks_for_nothing_else_and_draws_every_picture(site: Path) -> None:
+    requests: list[str] = []
+    with chromium() as browser:
+        tab = browser.new_page()
+        tab.on("request", lambda request: requests.append(request.url))
+        for page in sorted(site.rglob("*.html")):
+            tab.goto(page.as_uri())
+            assert tab.evaluate(_NOT_DRAWN) == [], page
+    assert len(requests) > len(list(site.rglob("*.html")))
+    folder = f"{site.as_uri()}/"
+    assert [url for url in requests if not url.startswith((folder, "data:"))] == []
 
 
 def test_links_between_pages_lead_somewhere(site: Path) -> None:

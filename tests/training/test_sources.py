@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,14 @@ def test_a_closed_surface_encloses_its_voxels() -> None:
 
 
 def test_another_file_than_pycortex_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sources.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(b"other"))
-    with pytest.raises(ValueError, match="sha256"):
-        sources.pycortex_subject(tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    links, cache = tmp_path / "links", tmp_path / "cache"
+    links.mkdir()
+    (links / "pycortex-1.2.8.tar.gz").write_bytes(b"other")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(links))
+    with pytest.raises(subprocess.CalledProcessError):
+        sources.pycortex_subject(cache)
+    assert "DO NOT MATCH THE HASHES" in capfd.readouterr().err
+    assert not cache.exists()
