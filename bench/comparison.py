@@ -163,7 +163,7 @@ def text(workload: Workload, results: Sequence[ContenderResult], repeat: int) ->
         "over the steps, and is also a part of the steps.",
         "- No time includes reading the file of the mask or writing the file of the volume. The "
         "total of the service includes its transfers.",
-        "- Peak memory: resident memory of all processes of a contender, with shared pages "
+        "- Peak memory: resident memory of all processes of a contender, with shared pages"
         "counted once; for the service, also the process of the client.",
         "- Difference: from the first row, in grey levels (HU for CT), with both volumes rounded to "
         "whole grey levels.",

@@ -81,7 +81,7 @@ def test_the_verdict_follows_the_numbers(cached: float, verdict: str) -> None:
     rows |= {name: [cached, cached] for name in solvers.CACHED}
     sentences = solvers.judge({"latent": rows}, (15, 30))
     assert "of ab2 with 15 calls (0.1000) is nearer to the converged one" in sentences
-    assert "heun with 15 calls (0.3000) is farther than euler" in sentences
+    assert "of heun with 15 calls (0.3000) is farther from it" in sentences
     assert re.search(verdict, sentences)
 
 
