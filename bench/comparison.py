@@ -163,10 +163,10 @@ def text(workload: Workload, results: Sequence[ContenderResult], repeat: int) ->
         "over the steps, and is also a part of the steps.",
         "- No time includes reading the file of the mask or writing the file of the volume. The "
         "total of the service includes its transfers.",
-        "- Peak memory: resident memory of all processes of a contender, with shared pages"
+        "- Peak memory: resident memory of all processes of a contender, with shared pages "
         "counted once; for the service, also the process of the client.",
-        "- Difference: from the first row, in grey levels (HU for CT), with both volumes rounded to "
-        "whole grey levels.",
+        "- Difference: from the first row, in grey levels (HU for CT), with both volumes rounded "
+        "to whole grey levels.",
         *(f"- {_TITLES[r.name]}: {r.error or r.notes}." for r in results if r.error or r.notes),
     ]
     if compiled := next((r for r in results if r.name == "compile" and not r.error), None):
