@@ -155,17 +155,17 @@ def text(workload: Workload, results: Sequence[ContenderResult], repeat: int) ->
         table(results),
         "",
         "- Start: from the start of the process until it accepts a mask: imports, weights, and the "
-        "service's own readiness. First request: start and first volume together, as "
-        "upstream's scripts load everything for each call; of the service, which runs already, a "
-        "client's first call. All other times are of a second volume.",
-        "- Upstream and PyTorch encode the mask in every step: there the mask encoder is the sum "
-        "over the steps, and a part of them.",
-        "- No time includes reading the mask's file or writing the volume's. The service's total "
-        "includes its transfers.",
-        "- Peak memory: resident, all processes of a contender together, shared pages once for "
-        "each; the service's includes the client's process.",
-        "- Difference: grey levels (HU for CT), both volumes rounded to whole ones, to the first "
-        "row.",
+        "readiness of the service. First request: start and first volume together, because "
+        "upstream's scripts load everything for each call; for the service, which already runs, "
+        "the first call of a client. All other times are those of a second volume.",
+        "- Upstream and PyTorch encode the mask in every step. Their mask encoder time is the sum "
+        "over the steps, and is also a part of the steps.",
+        "- No time includes reading the file of the mask or writing the file of the volume. The "
+        "total of the service includes its transfers.",
+        "- Peak memory: resident memory of all processes of a contender, with shared pages "
+        "counted once; for the service, also the process of the client.",
+        "- Difference: from the first row, in grey levels (HU for CT), with both volumes rounded "
+        "to whole grey levels.",
         *(f"- {TITLES[r.name]}: {r.error or r.notes}." for r in results if r.error or r.notes),
     ]
     if compiled := next((r for r in results if r.name == "compile" and not r.error), None):

@@ -139,7 +139,8 @@ def main() -> None:
     print(text, json.dumps(counts), sep="\n\n")
 
 
-TEXT = """The last three columns describe this project, the others upstream on one A100 of 80 GB:
+TEXT = """\
+The last three columns describe this project. The others describe upstream on one A100 of 80 GB.
 
 - *window*, *overlap*: the sliding window of upstream's decoder, in voxels of the latent.
 - *VAE*, *rflow*, *ddpm*: upstream's published seconds of decoding, of {steps} steps of rectified
@@ -150,12 +151,12 @@ TEXT = """The last three columns describe this project, the others upstream on o
   more than once are blended.
 - *mask embeddings*: how often the mask is encoded for {steps} steps.
 - *decoded here*: slabs decode every voxel once.
-- *subgraph calls here*: slabs times the 16 subgraphs of the decoder, with the thickest slabs that
-  half of a GPU's {memory} GB holds in float16.
+- *subgraph calls here*: the number of slabs times the 16 subgraphs of the decoder. The slabs are
+  the thickest that half of the {memory} GB of a GPU holds in float16.
 - *mask embeddings here*: the mask is encoded once.
 
-Both call the flow network once per step. The times of this project on a GPU have not been measured
-yet."""
+Both projects call the flow network once per step. The times of this project on a GPU have not been
+measured yet."""
 
 
 if __name__ == "__main__":

@@ -207,13 +207,16 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return page.table(HEAD, lines)
 
 
-TEXT = """Decoder of `{variant}`, {weights}; medians of {repeat}. *Of upstream's*: seconds over
-those of windows with overlap 0.6666, or where the latent fits one window, of the whole in PyTorch,
-which is what upstream does then. *GB*: private memory beyond the loaded network, at most; what
-slabs keep in files where a budget is set is not in it, as the system takes that back. Differences
-are to the first row of a size, in thousandths of the image's range: *largest*, *mean*, the share of
-voxels *beyond 1*. *Seams*: how much neighbours differ across the borders of slabs or windows, over
-how much they do there in that first row.{note}"""
+TEXT = """Decoder of `{variant}`, {weights}; medians of {repeat}.
+
+- *Of upstream's*: the seconds divided by those of upstream: of windows with overlap 0.6666, or, if
+  the latent fits one window, of the whole volume in PyTorch, as upstream decodes it then.
+- *GB*: the largest private memory beyond that of the loaded network. It does not include what slabs
+  keep in files if a budget is set, because the system can reclaim that memory.
+- *Largest*, *mean*: the difference from the first row of the same size, in thousandths of the
+  image's range. *Beyond 1*: the share of voxels whose difference is larger than 1.
+- *Seams*: the difference between neighbours across the borders of slabs or windows, divided by the
+  difference at the same voxels of the first row.{note}"""
 
 
 def main() -> None:
@@ -238,7 +241,8 @@ def main() -> None:
     words = sys.argv[1:]
     rows = [row for size in options.sizes for row in compare(options, size)]
     trained = "trained" if options.variant == "mini" else "full size, random weights"
-    note = " Of windows one was timed, and the time taken as often." if options.one_window else ""
+    note = "\n- One window was timed; the time is multiplied by the number of windows."
+    note = note if options.one_window else ""
     text = TEXT.format(variant=options.variant, weights=trained, repeat=options.repeat, note=note)
     text = f"{text}\n\n{table(rows)}"
     numbers = {

@@ -134,26 +134,28 @@ def text(options: argparse.Namespace, rows: Sequence[LevelResult], notes: Sequen
     by = " x ".join(str(side) for side in options.size)
     steps = f"{options.steps} step{'s' if options.steps > 1 else ''}"
     paragraphs = [
-        f"`{options.variant}`, {by} voxels, {steps}, one server. Each level is"
-        f" {options.requests} requests or as many as it has at once, whichever is more, sent by"
-        " perf_analyzer: a number of them at once, or so many a second whether or not answers come"
-        " back. Times are milliseconds. The percentiles are latencies that the client saw; of fewer"
-        " than 20 requests p95 is the slowest, and of fewer than 100 p99. The other columns are the"
-        " parts of a mean request: waiting for a busy model, the stages, and the rest, which is"
-        " transport and Triton itself.",
+        f"`{options.variant}`, {by} voxels, {steps}, one server. perf_analyzer sends the requests:"
+        " a fixed number at once, or a fixed number per second, independent of the answers. A level"
+        f" has {options.requests} requests, or as many as it sends at once if that is more. Times"
+        " are milliseconds. The percentiles are latencies at the client. With fewer than 20"
+        " requests p95 is the slowest request, and with fewer than 100 requests p99. The other"
+        " columns are the parts of a mean request: waiting for a busy model, the stages, and the"
+        " rest, which is transport and Triton itself.",
         table(rows),
-        "Stages of the ensemble are Triton's statistics; those of the stream are measured by its"
-        " progress, and its queue is the time until it begins, with the transport of the request.",
+        "The stages of the ensemble come from Triton's statistics. The stages of the stream come"
+        " from its progress; its queue is the time until it begins, with the transport of the"
+        " request.",
     ]
     if not options.url:
         paragraphs[-1] += (
-            " perf_analyzer puts every input of a model into shared memory and can leave none out,"
-            " so its rows call copies of the two models that have only the inputs that are sent."
+            " perf_analyzer puts every input of a model into shared memory and cannot omit one. The"
+            " rows of shared memory therefore call copies of the two models that have only the"
+            " inputs that are sent."
         )
     else:
         paragraphs[-1] += (
-            " Shared memory is measured only with a server of the script's own: perf_analyzer can"
-            " leave out no input of a model then, and this one's are optional."
+            " Shared memory is measured only with a server that the script starts: perf_analyzer"
+            " cannot omit an input in shared memory, and the inputs of this server are optional."
         )
     return "\n\n".join([*paragraphs, *notes])
 

@@ -81,7 +81,8 @@ def main() -> None:
     table = page.table(head, cells)
     print(table)
     if options.write:
-        note = "The peak of a server, with a mask, guidance, two steps, at the stream.\n\n"
+        note = "The peak of a server during a request to the stream with a mask, guidance and two "
+        note += "steps.\n\n"
         command = f"scripts/bench memory {' '.join(sys.argv[1:])}"
         page.write(f"Memory: {options.variant}", command, note + table)
     print(json.dumps({"variant": options.variant, "rows": rows}))

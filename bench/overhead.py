@@ -191,8 +191,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = (
         f"`{MINI.variant}` from a mask, one row, {RUNTIME} on both sides; medians of "
         f'{options.repeat} runs of {STEPS} steps, in turn. "Calls alone" is a step through the '
-        "same server with a graph that moves the same tensors and computes nothing, so it is what "
-        "Triton costs.\n\n"
+        "same server with a graph that transfers the same tensors and computes nothing. It is the "
+        "overhead of Triton.\n\n"
     ) + page.table(
         ["latent", "served, ms", "in process, ms", "ratio", "calls alone, ms", "share of a step"],
         [

@@ -13,7 +13,8 @@ from bench import ROOT
 PAGE = ROOT / "docs" / "reference" / "benchmarks.md"
 _HEAD = """# Benchmarks
 
-Every section is written by the command that it names, run with `--write`, and by nothing else.
+This page is for readers who want the measurements behind the claims of this project. The command
+at the beginning of a section measures its numbers and writes the section, with `--write`.
 """
 
 

@@ -37,13 +37,16 @@ CASES = (
     ("tests/training/held_out_100001.nii.gz", "mri_flair", 3),
 )
 MEASURES = {
-    "latent": "Latent: relative L2 distance to the converged one.",
-    "grey": "Volume: mean absolute distance to the converged one, in grey levels of 0..1000.",
+    "latent": "Latent: relative L2 distance to the converged latent.",
+    "grey": "Volume: mean absolute distance to the converged volume, in grey levels of 0 to 1000.",
     "features": (
-        "Features: relative L2 distance between what the autoencoder's encoder makes of the volume "
-        "and of the converged one."
+        "Features: relative L2 distance between the latents that the encoder computes from the "
+        "volume and from the converged volume."
     ),
-    "dice": "Fidelity: mean Dice of fluid, grey and white matter, found by k-means, to the mask.",
+    "dice": (
+        "Fidelity: mean Dice between the mask and the fluid, grey matter and white matter that "
+        "k-means finds in the volume."
+    ),
 }
 Schedule = Mapping[str, Any]
 
@@ -100,7 +103,7 @@ SOLVERS: dict[str, Callable[[Schedule, int, int], list[Step]]] = {
     "euler, velocity reused": lambda rflow, numel, calls: cached(rflow, numel, calls, False),
     "euler, velocity extrapolated": lambda rflow, numel, calls: cached(rflow, numel, calls, True),
 }
-OWN = "euler, to its own of many steps"
+OWN = "euler, to euler with many steps"
 CACHED = ("euler, velocity reused", "euler, velocity extrapolated")
 SERVED = ("euler", "heun", "ab2")
 
@@ -208,10 +211,10 @@ def judge(table: Mapping[str, Mapping[str, Sequence[float]]], counts: Sequence[i
         full = latent["euler"][counts.index(30)]
         for solver in ("ab2", "heun"):
             half = latent[solver][counts.index(15)]
-            word = "closer than" if half < full else "farther than"
+            word = "nearer to the converged one than" if half < full else "farther from it than"
             sentences.append(
-                f"{solver} with 15 calls ({half:.4f}) is {word} euler with 30 ({full:.4f}) to the "
-                "converged latent."
+                f"The latent of {solver} with 15 calls ({half:.4f}) is {word} that of euler with "
+                f"30 calls ({full:.4f})."
             )
     best = [min(latent[name][i] for name in SERVED) for i in range(len(counts))]
     better = [
@@ -220,13 +223,13 @@ def judge(table: Mapping[str, Mapping[str, Sequence[float]]], counts: Sequence[i
         if min(latent[name][i] for name in CACHED) < best[i]
     ]
     sentences.append(
-        "Cached velocities (every second call of the middle half left out) "
+        "The rows of reused and extrapolated velocity omit every second call of the middle half. "
         + (
-            f"beat the best solver at equal calls with {', '.join(better)} calls."
+            f"They are nearer than the best solver with {', '.join(better)} calls."
             if better
-            else "are farther than the best solver at every number of calls, so that the sampler "
-            "has none: reuse is Euler with longer steps, and extrapolation ab2 with less of its "
-            "second order."
+            else "They are farther than the best solver at every number of calls, so the sampler "
+            "has neither: reuse equals Euler with longer steps, and extrapolation equals ab2 with "
+            "less of its second order."
         )
     )
     return " ".join(sentences)
@@ -238,11 +241,12 @@ def render(
     """Return the tables in Markdown; `distance`: the sum of Euler's `converged` steps."""
     parts = [
         f"`mini`, means over {cases} {'volumes' if cases > 1 else 'volume'} of different masks, "
-        "modalities and seeds, no guidance. Columns are calls of the network; heun takes an odd "
-        f"number, one less where it is even. Converged is {TRUTH} with {converged} steps, whose "
-        "times are exact. Euler's are MONAI's: each step ends at a time cut to a whole number, so "
-        f"that steps are too long and {converged} of them sum to {distance:.3f}. It does not "
-        "converge; the row with exact times is Euler without that."
+        "modalities and seeds, no guidance. The columns are calls of the network. heun needs an "
+        "odd number of calls; for an even number it makes one call less. Converged is the result "
+        f"of {TRUTH} with {converged} steps at exact times. euler has the times of MONAI: each "
+        "step ends at a time that is truncated to a whole number. The steps are therefore too "
+        f"long, {converged} of them sum to {distance:.3f}, and euler does not converge. The row "
+        "with exact times is Euler's method without this truncation."
     ]
     for measure, title in MEASURES.items():
         form = "{:.1f}" if measure == "grey" else "{:.3f}" if measure == "dice" else "{:.4f}"

@@ -145,9 +145,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = measure(options.sides, options.repeat)
     gzip_time, remainder = gzip_seconds(max(options.sides))
     text = (
-        "An int16 answer from a model that computes nothing to a client on the same machine, from"
-        f" the request to the array; medians of {options.repeat}, in turn. From"
-        f" {CLIENT_THRESHOLD >> 20} MiB on, our client takes shared memory by itself.\n\n"
+        "The time from the request to the int16 array, for a model that computes nothing and a"
+        f" client on the same machine; medians of {options.repeat}, in turn. From"
+        f" {CLIENT_THRESHOLD >> 20} MiB on, our client uses shared memory automatically.\n\n"
         + page.table(
             ["volume", "MB", *(f"{method}, ms" for method in METHODS)],
             [

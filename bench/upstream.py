@@ -149,7 +149,7 @@ def _notes(workload: Workload, roi: list[int], overlap: float) -> str:
     adapted = (
         "unchanged, with autocast to float16"
         if workload.device == "cuda"
-        else "in float32, with flash attention and float16 norms off and float32 in place of its "
-        "float16 inputs, as it does not run on a CPU otherwise"
+        else "in float32, without flash attention and float16 norms, and with float32 instead of "
+        "its float16 inputs, because it does not run on a CPU otherwise"
     )
     return f"{adapted}; {decoding} ({workload.config})"

@@ -168,8 +168,8 @@ def table(report: dict[str, Any]) -> str:
     counts = ("sent", "answered", "failed", "retried", "of version 1", "of version 2")
     rows = page.table(counts, [[report.get(count, 0) for count in counts]])
     return (
-        f"{report['servers']} servers on hosts of their own (network namespaces) behind haproxy,"
-        f" and {report['clients']} clients: {events}. Answers to one seed that differ between"
+        f"{report['servers']} servers on separate hosts (network namespaces) behind haproxy, and"
+        f" {report['clients']} clients: {events}. Answers to one seed that differ between"
         f" servers: {len(report['different'])}.\n\n{rows}"
     )
 

@@ -12,22 +12,23 @@ from bench.acceptance.steps import STEPS, AcceptanceStep, Setting
 PAGE = ROOT / "docs" / "reference" / "gpu.md"
 _HEAD = """# On a GPU
 
-`scripts/acceptance` checks the claims about GPUs on this machine, and writes this page. It takes
-any NVIDIA GPU. Without one it runs the same code on the CPU at small sizes, and lists here the
-cases that were not done, with the reason.
+This page is for operators and developers who want to know what has been run on a GPU.
+`scripts/acceptance` runs and checks the engines on the GPU of this machine, and writes this page.
+Any NVIDIA GPU will do. Without a GPU, the command runs the same code on the CPU at small sizes, and
+this page lists the cases that were not done, with the reason.
 
 ```bash
 scripts/acceptance                  # all steps; call it again until it ends with status 0
-scripts/acceptance parity --again   # one step, also cases that are done
-scripts/acceptance --upstream PATH  # beside upstream's own code, a checkout of NV-Generate-CTMR
-scripts/acceptance --wheels DIR     # downloads nothing: packages come from the wheels in DIR
+scripts/acceptance parity --again   # one step, with the cases that are already done
+scripts/acceptance --upstream PATH  # also measures upstream's code, a checkout of NV-Generate-CTMR
+scripts/acceptance --wheels DIR     # downloads nothing; installs the wheels in DIR
 ```
 
-A step stops after eight minutes, saves finished cases under `build/acceptance`, and the next call
-resumes it. Exit status 1: a case failed; 3: a step is unfinished.
+A step stops after eight minutes and saves its finished cases under `build/acceptance`. The next
+call resumes it. The exit status is 1 if a case failed, and 3 if a step is unfinished.
 
-A machine without access to the internet needs PyTorch for CUDA 13. Everything else is packed into
-files of a limited size, which can be copied to it one by one:
+A machine without access to the internet must already have PyTorch for CUDA 13. Pack everything else
+into files of a limited size, and copy these to the machine one by one:
 
 ```bash
 scripts/acceptance --pack DIR --limit-mb 64 --python 3.12 --capability 9.0  # here
@@ -35,9 +36,9 @@ scripts/acceptance --unpack DIR  # on that machine, again after each file has ar
 ```
 """
 _NO_GPU = (
-    "**No GPU has run this yet.** All numbers below are a CPU's, at small sizes: they show that the"
-    " command works, and nothing about a GPU. Where the load average is beyond the cores, times"
-    " are no measure of anything."
+    "**This has not been run on a GPU yet.** All numbers below were measured on a CPU at small"
+    " sizes. They show that the command works, and say nothing about a GPU. Do not compare the"
+    " times of a step whose load average is larger than the number of cores."
 )
 
 

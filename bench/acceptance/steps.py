@@ -43,27 +43,27 @@ STEPS = (
     AcceptanceStep(
         "export",
         "bench.acceptance.weights",
-        "Graphs and engines of random weights in full size; those of mini are its own.",
+        "Graphs and engines of random weights at full size, or of the weights of mini.",
     ),
     AcceptanceStep(
         "parity",
         "bench.acceptance.parity",
-        "Every graph and whole volumes against MONAI in float32 (without TF32) on the same device."
-        " Difference: of graphs relative to the norm of MONAI's output, of volumes the share of"
-        " voxels more than one grey level apart.",
+        "Every graph and whole volumes, compared with MONAI in float32 (without TF32) on the same"
+        " device. The difference of a graph is relative to the norm of MONAI's output. The"
+        " difference of a volume is the share of voxels that differ by more than one grey level.",
     ),
     AcceptanceStep(
         "repeat",
         "bench.acceptance.repeat",
-        "The same latent decoded repeatedly, in one slab, two, and many: the number of different"
-        " volumes, and their difference to that of one slab.",
+        "One latent, decoded repeatedly in one slab, two slabs and many slabs: the number of"
+        " different volumes, and their difference from the volume of one slab.",
     ),
     AcceptanceStep(
         "speed",
         "bench.acceptance.speed",
-        "Seconds a step and a decode, medians of warm volumes, each contender in a process of its"
-        " own. Ratios are to the first contender of the same size that has a result, in the same"
-        " run: more than 1 is faster than it.",
+        "Seconds per step and per decode: medians of warm volumes, each contender in its own"
+        " process. A ratio compares with the first contender of the same size and run that has a"
+        " result. A contender with a ratio above 1 is faster.",
     ),
     AcceptanceStep(
         "served",

@@ -73,14 +73,15 @@ def test_distance_is_relative() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cached", "verdict"), [(0.5, "farther than the best"), (0.01, "beat .* with 15, 30 calls")]
+    ("cached", "verdict"),
+    [(0.5, "farther than the best"), (0.01, "nearer than the best .* with 15, 30 calls")],
 )
 def test_the_verdict_follows_the_numbers(cached: float, verdict: str) -> None:
     rows = {"euler": [0.4, 0.2], "heun": [0.3, 0.1], "ab2": [0.1, 0.05]}
     rows |= {name: [cached, cached] for name in solvers.CACHED}
     sentences = solvers.judge({"latent": rows}, (15, 30))
-    assert "ab2 with 15 calls (0.1000) is closer than euler with 30 (0.2000)" in sentences
-    assert "heun with 15 calls (0.3000) is farther than euler" in sentences
+    assert "of ab2 with 15 calls (0.1000) is nearer to the converged one" in sentences
+    assert "of heun with 15 calls (0.3000) is farther from it" in sentences
     assert re.search(verdict, sentences)
 
 

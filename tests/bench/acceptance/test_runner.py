@@ -117,7 +117,7 @@ def test_later_steps_run_after_one_that_failed(
     missing, run = map(json.loads, capsys.readouterr().out.splitlines())
     assert missing["status"] == "failed" and run["status"] == "done"
     page = (setting.folder / "gpu.md").read_text()
-    assert "**No GPU has run this yet.**" in page
+    assert "**This has not been run on a GPU yet.**" in page
     assert "- start: the process ended with status 1" in page
     assert "| a | a | 1.5 | " in page
     assert str(setting.folder) not in page

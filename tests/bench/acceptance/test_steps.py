@@ -29,4 +29,4 @@ def test_every_case_is_done_or_says_why_not(
             assert case["rows"] if case["status"] == "done" else case["reason"]
     assert status == 0
     page = (tmp_path / "gpu.md").read_text()
-    assert "**No GPU has run this yet.**" in page and str(tmp_path) not in page
+    assert "**This has not been run on a GPU yet.**" in page and str(tmp_path) not in page
