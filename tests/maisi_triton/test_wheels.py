@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import PATIENCE, ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 INSTALLATION = 1500  # seconds after which one counts as a hang
 
 
@@ -61,7 +61,7 @@ def test_files_are_the_same_from_another_folder(
     assert len(digests) == 4 and digests == release[1]
 
 
-def test_wheels_serve_and_generate_without_a_checkout(
+def test_wheels_export_serve_and_generate_without_a_checkout(
     release: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
     environ = {name: text for name, text in os.environ.items() if not name.startswith("PYTHON")}
@@ -88,8 +88,12 @@ def test_wheels_serve_and_generate_without_a_checkout(
     run(binaries / "pip", "install", "--quiet", *release[0].glob("*.whl"))
     assert not {"backends", "export", "server"} & {path.name for path in packages.iterdir()}
 
-    # As a module of the current folder, it must not be taken for ours.
+    # As modules of the current folder, they must not be taken for ours.
     (tmp_path / "server.py").write_text("raise SystemExit('another module')\n")
+    (tmp_path / "export.py").write_text("raise SystemExit('another module')\n")
+    tiny = ROOT / "tests" / "export" / "tiny" / "tiny.toml"
+    weights = ("--checkpoints", tmp_path / "checkpoints", "--random-weights")
+    run(binaries / "maisi-triton", "export", tiny, *weights)
     ports = [f"--{name}-port=0" for name in ("grpc", "http", "metrics", "status")]
     server = subprocess.Popen(
         [binaries / "maisi-triton", "serve", *ports],
@@ -103,11 +107,15 @@ def test_wheels_serve_and_generate_without_a_checkout(
         assert server.stdout is not None
         line = server.stdout.readline()
         assert line.startswith("ready: grpc="), (tmp_path / "log").read_text()[-3000:]
+        assert "variants=mini,tiny" in line.split()
         url = line.split()[1].removeprefix("grpc=")
         mask = ROOT / "examples" / "brain_mask.nii.gz"
-        run(binaries / "maisi", "generate", mask, "-o", "t1.nii.gz", "--steps", 2, "--url", url)
+        words = ("--steps", 2, "--url", url)
+        run(binaries / "maisi", "generate", mask, "-o", "t1.nii.gz", "--variant", "mini", *words)
         volume, label = nib.load(tmp_path / "t1.nii.gz"), nib.load(mask)
         assert volume.shape == label.shape and volume.get_fdata().std() > 10
+        noise = ("-o", "noise.nii.gz", "--variant", "tiny", "--size", "32,32,32")
+        run(binaries / "maisi", "generate", *noise, *words)
     finally:
         server.terminate()
         server.wait(PATIENCE)
