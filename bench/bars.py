@@ -61,7 +61,7 @@ def _panel(panel: Panel, top: float) -> Iterator[str]:
     yield text(16, top + 16, panel.title, "small strong")
     if len(panel.series) > 1:
         for number, name in enumerate(panel.series):
-            key = _LEFT + 180 * number + 140
+            key = _LEFT + 150 * number + 100
             yield rectangle(key, top + 6, 12, 12, _COLOURS[number], 2)
             yield text(key + 18, top + 16, name, "small")
     values = [bar for series in panel.series.values() for bar in series if bar]

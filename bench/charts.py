@@ -1,4 +1,4 @@
-"""Charts of docs/reference/benchmarks.md, drawn from the measurements in bench/results.
+"""Charts of the pages that `scripts/bench` writes, drawn from the measurements in bench/results.
 
 `scripts/bench NAME --write` writes both. `scripts/write figures` draws all charts again.
 """
@@ -97,10 +97,29 @@ def _load(results: dict[str, Any]) -> Chart:
     return Chart(f"Load on {results['variant']}, gRPC", panels)
 
 
+def _modes(results: dict[str, Any]) -> Chart:
+    def panel(title: str, rows: list[dict[str, Any]], series: dict[str, str]) -> Panel:
+        categories = [f"strength {row['strength']:g}" for row in rows]
+        bars = {name: [Bar(row[key]) for row in rows] for name, key in series.items()}
+        return Panel(title, categories, bars)
+
+    dice = {"edges": "edges", "as T1": "as_t1", "as T2": "as_t2"}
+    masked = [row for row in results["translation"] if row["masked"]]
+    without = [row for row in results["translation"] if not row["masked"]]
+    levels = {name: name for name in ("lesion", "elsewhere", "noise")}
+    panels = [
+        panel("T1 to T2, own mask", masked, dice),
+        panel("T1 to T2, no mask", without, dice),
+        panel("Lesion, grey levels", results["insertion"], levels),
+    ]
+    return Chart("Image to image with mini, by strength", panels)
+
+
 _CHARTS: dict[str, Callable[[dict[str, Any]], Chart]] = {
     "compare": _compare,
     "decode": _decode,
     "load": _load,
+    "modes": _modes,
 }
 
 if __name__ == "__main__":

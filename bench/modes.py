@@ -25,7 +25,7 @@ from maisi_client import Client, Volume, preview
 from scipy import ndimage
 
 from backends.maisi.fidelity import FAITHFUL, borders
-from bench import ROOT, page
+from bench import ROOT, charts, page
 from bench.launcher import Server
 from bench.workload import Array
 from training.fidelity import lesion_contrast, tissue_dice
@@ -282,9 +282,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.write:
             pictures(client, heads[0], ROOT / "docs" / "images")
     section = text(results)
+    numbers = {"benchmark": "modes", "machine": page.machine(), **results}
     if options.write:
-        page.write(SECTION, shlex.join(["scripts/bench", "modes", *words]), section, PAGE)
-    print(section, json.dumps(results), sep="\n\n")
+        picture = charts.write("modes", numbers)
+        command = shlex.join(["scripts/bench", "modes", *words])
+        page.write(SECTION, command, f"{picture}\n\n{section}", PAGE)
+    print(section, json.dumps(numbers), sep="\n\n")
     return 0
 
 

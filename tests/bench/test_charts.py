@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from bench import charts, levels, page
+from bench import charts, levels, modes, page
 from bench.bars import Bar, Chart, Panel, draw, tick_step
 
+PAGES = page.PAGE.read_text() + modes.PAGE.read_text()
 RESULTS = sorted(charts.RESULTS.glob("*.json"))
 LEVEL = {"transport": "gRPC", "volumes_per_s": 2.0, "p50": 500.0, "p95": 1234.0}
 LOAD: dict[str, Any] = {
@@ -29,13 +30,13 @@ LOAD: dict[str, Any] = {
 def test_a_chart_is_up_to_date_and_on_the_page(path: Path) -> None:
     picture = charts.IMAGES / f"bench-{path.stem}.svg"
     assert picture.read_text() == charts.picture(path), "run scripts/write figures"
-    assert f"](../images/{picture.name})" in page.PAGE.read_text()
+    assert f"](../images/{picture.name})" in PAGES
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_the_measurements_are_those_of_the_table(path: Path) -> None:
     results = json.loads(path.read_text())
-    sections = re.split(r"(?m)^## ", page.PAGE.read_text())
+    sections = re.split(r"(?m)^## ", PAGES)
     (section,) = (section for section in sections if f"bench-{path.stem}.svg" in section)
     assert results["machine"] in section
     for part in table_parts(results):
@@ -48,6 +49,8 @@ def table_parts(results: dict[str, Any]) -> Iterator[str]:
         yield levels.table([levels.LevelResult(**row) for row in results["rows"]])
     for row in results["rows"] if results["benchmark"] == "decode" else ():
         yield f"| {row['size']}³ | {charts.way_title(row['way'])} | {row['seconds']:.1f} | "
+    if results["benchmark"] == "modes":
+        yield modes.text(results)
     for contender in results.get("contenders", {}).values():
         for key in ("first_request", "total"):
             times = contender["seconds"][key]
