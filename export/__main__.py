@@ -74,7 +74,7 @@ def _size(text: str) -> tuple[int, int, int]:
 def _version(text: str) -> int:
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
     return number
 
 

@@ -96,7 +96,7 @@ def complete(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """
     for name in arguments:
         if name not in ARGUMENTS:
-            raise TypeError(f"'{name}' is no argument; {', '.join(ARGUMENTS)} are")
+            raise TypeError(f"'{name}' is not an argument; {', '.join(ARGUMENTS)} are")
     values = {name: value for name, value in arguments.items() if value is not None}
     variant = values.get("variant") or os.environ.get("MAISI_VARIANT")
     if variant is not None and (not isinstance(variant, str) or variant != printable(variant)):
@@ -118,7 +118,7 @@ def _integers(name: str, values: Any, dtype: type[np.signedinteger[Any]]) -> NDA
             return np.array(integers, dtype)
     except TypeError:
         pass
-    raise InvalidRequest(f"{name} is {values!r}; whole numbers of {limits.bits} bits are wanted")
+    raise InvalidRequest(f"{name} is {values!r}; whole numbers of {limits.bits} bits are expected")
 
 
 def _sides(name: str, value: Any) -> NDArray[Any]:
@@ -147,7 +147,7 @@ def _pair(name: str, values: Any) -> NDArray[Any]:
         with np.errstate(over="ignore"):
             return np.array([float(low), float(high)], np.float32)
     except (TypeError, ValueError, OverflowError):
-        raise InvalidRequest(f"{name} is {values!r}; two numbers are wanted") from None
+        raise InvalidRequest(f"{name} is {values!r}; two numbers are expected") from None
 
 
 def _text(name: str, value: Any) -> NDArray[Any]:

@@ -53,7 +53,7 @@ def read_plan(path: str | Path) -> list[Row]:
                 arguments[key] = path.parent / arguments[key]
                 if not os.path.isfile(arguments[key]):
                     file = printable(str(arguments[key]), 500)
-                    raise InvalidRequest(f"{where}: {key} '{file}' does not exist or is no file")
+                    raise InvalidRequest(f"{where}: {key} '{file}' does not exist or is not a file")
         rows.append(Row(name, {"seed": number, **arguments}, license_, group))
     if not rows:
         raise InvalidRequest(f"{path}: the plan has no row")

@@ -75,7 +75,7 @@ def label_maps(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
         if path.is_dir():
             maps = sorted(file for file in path.iterdir() if _is_label_map(file))
             if not maps:
-                raise InvalidRequest(f"masks: folder '{path}' holds no .nii or .nii.gz")
+                raise InvalidRequest(f"masks: folder '{path}' has no .nii or .nii.gz file")
             files.update(dict.fromkeys(maps))
         elif _is_label_map(path):
             files[path] = None

@@ -71,7 +71,7 @@ def dataset_dicom(
     images = sorted(image for pattern in _IMAGES for image in dataset.glob(pattern))
     all_series = [series for image in images for series in _series(image)]
     if not all_series:
-        raise InvalidRequest(f"'{dataset}' holds no volume with a report; a dataset is expected")
+        raise InvalidRequest(f"'{dataset}' has no volume with a report; a dataset is expected")
     names = _names(dataset)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()) if to is None else to)

@@ -102,9 +102,9 @@ def _mask(
     for warning in ras_mask.warnings:
         _log.warning("%s", warning)
     if not same_grid(onto, ras_mask):
-        raise InvalidRequest("the mask lies on another grid than the volume")
+        raise InvalidRequest("the mask is on another grid than the volume")
     if not ras_mask.values.any():
-        raise InvalidRequest("the mask holds no label; leave it out")
+        raise InvalidRequest("the mask has no label; leave it out")
     return ras_mask
 
 

@@ -89,7 +89,7 @@ def _associate(name: str, host: str, port: int, title: str, files: Sequence[Path
         kinds = ", ".join(sorted(_class_name(UID(one or "")) for one in refused))
         raise InvalidRequest(f"{name} takes no {kinds}; {nothing}")
     if not association.is_established:
-        why = "breaks off the connection" if opened else "does not answer"
+        why = "closed the connection" if opened else "does not answer"
         raise ServerUnavailable(f"{name} {why}; {nothing}")
     return association
 
@@ -101,7 +101,7 @@ def _store_all(name: str, association: Association, files: Sequence[Path]) -> No
         except RuntimeError:  # the association has ended
             status = None
         if status is None:
-            raise ServerUnavailable(f"{name} answers no more; {stored(number, files)}")
+            raise ServerUnavailable(f"{name} does not answer any more; {stored(number, files)}")
         if status not in _STORED:
             failure = ServerUnavailable if status >> 8 == _OUT_OF_RESOURCES else ServerError
             raise failure(
