@@ -51,8 +51,9 @@ def node(address: str) -> Destination:
 def send_dicom(files: Sequence[str | os.PathLike[str]], address: str) -> None:
     """Send DICOM files to the node at `HOST:PORT/AET` by C-STORE.
 
-    Raises `InvalidRequest`, `ServerUnavailable` and `ServerError` as `Destination` says, and
-    `MaisiError` without the extra `dicom`.
+    Raises `InvalidRequest` if the node refuses the sender or the files, `ServerUnavailable` if it
+    does not answer or the connection is lost, `ServerError` if it fails, and `MaisiError` without
+    the extra `dicom`.
     """
     node(address).send([Path(file) for file in files])
 
