@@ -192,9 +192,9 @@ def test_labels_to_keep_by_name_or_id(
         ),
         ("liver, lungs", "organs: 'lungs' is neither .*; the closest names are .*lung"),
         ("lung tumour\n", "organs: 'lung tumour' is .* closest names are lung tumor, "),
-        ("brian", "organs: 'brian' is neither name nor .* the closest names are brain, "),
-        ("2", "organs: '2' is neither name nor id"),
-        ("01", "organs: '01' is neither name nor id"),
+        ("brian", "organs: 'brian' is neither the name nor .* the closest names are brain, "),
+        ("2", "organs: '2' is neither the name nor the id"),
+        ("01", "organs: '01' is neither the name nor the id"),
         ("x" * 4001, "organs: 4001 characters, and at most 4000 are allowed"),
     ],
 )
