@@ -14,7 +14,7 @@ from maisi_client._cli.parser import parser as maisi_parser
 HEAD = """\
 # The command `maisi`
 
-`pip install ./client`, or its wheel (`scripts/dist`), installs it.
+This page is for users of the shell. To install the command, run `pip install ./client`.
 `scripts/write cli` writes this page from the command's help.
 """
 

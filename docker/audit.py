@@ -134,7 +134,7 @@ def search_database(requirements: Path, database: Path) -> Audit:
     Raises ValueError where the folder is not such a clone.
     """
     if not (database / "vulns").is_dir():
-        raise ValueError(f"{database} is no clone of github.com/pypa/advisory-database")
+        raise ValueError(f"{database} is not a clone of github.com/pypa/advisory-database")
     lines, packages = [], sorted(locked_packages(requirements))
     for name, version, _ in packages:
         for path in sorted((database / "vulns" / name).glob("*.yaml")):

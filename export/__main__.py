@@ -74,7 +74,7 @@ def _size(text: str) -> tuple[int, int, int]:
 def _version(text: str) -> int:
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
     return number
 
 
@@ -87,10 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
     fetch.add_arguments(verbs.add_parser("fetch", help="download official weights"))
-    build_parser = verbs.add_parser(
-        "build", help="checkpoint -> ONNX -> engine -> model repository"
-    )
-    verify_parser = verbs.add_parser("verify", help="compare PyTorch, ONNX Runtime and engines")
+    build_parser = verbs.add_parser("build", help="build served models from checkpoints")
+    verify_parser = verbs.add_parser("verify", help="compare the graphs and plans with PyTorch")
     for subparser in (build_parser, verify_parser):
         subparser.add_argument(
             "variant", help=f"one of {', '.join(variants.names())}, or a .toml file"
@@ -106,12 +104,12 @@ def _parser() -> argparse.ArgumentParser:
             "--cache",
             type=Path,
             default=Path(os.environ.get("MAISI_EXPORT_CACHE") or ROOT / "build" / "export"),
-            help="folder of finished graphs and engines (default: %(default)s)",
+            help="folder of finished graphs and plans (default: %(default)s)",
         )
         subparser.add_argument(
             "--random-weights",
             action="store_true",
-            help="first write random checkpoints of the official layout and size to that folder",
+            help="first write random checkpoints of the official layout and size to --checkpoints",
         )
     build_parser.add_argument(
         "--target",
@@ -136,19 +134,19 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="X.Y",
-        help="GPUs that engines are built for, such as 8.9 (default: the local one)",
+        help="GPUs that plans are built for, such as 8.9 (default: the GPU of this machine)",
     )
     build_parser.add_argument(
         "--version",
         type=_version,
         default=1,
         metavar="N",
-        help="version of the models; other versions stay (docs/how-to/operations.md)",
+        help="version of the models; other versions are kept (docs/how-to/operations.md)",
     )
     build_parser.add_argument(
         "--max-size", type=_size, metavar="X,Y,Z", help="largest volume to serve, in voxels"
     )
-    verify_parser.add_argument("--json", type=Path, help="write the rows to this file as well")
+    verify_parser.add_argument("--json", type=Path, help="also write the rows to this file")
     return parser
 
 

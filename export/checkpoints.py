@@ -154,7 +154,7 @@ def _torch(path: Path, prefix: str) -> tuple[dict[str, torch.Tensor], float | No
                 "alone"
             ) from error
         raise ValueError(
-            f"{prefix} is truncated, or is no file of torch.save with weights alone"
+            f"{prefix} is truncated, or is not a file of torch.save with only weights"
         ) from error
     if not isinstance(content, dict):
         raise ValueError(f"{prefix} holds {type(content).__name__}, but a state dict is expected")

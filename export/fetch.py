@@ -75,7 +75,7 @@ def fetch(
     if not accept_license:
         raise ValueError(
             f"license: the weights of {variant.name} are under the {variant.license}, "
-            f"{variant.license_url} : read it, and say --accept-license to agree"
+            f"{variant.license_url} : read it, and agree by --accept-license"
         )
     token = token or hub.get_token()
     unet_repo = variant.hub.get("diffusion_unet", {}).get("repo")
@@ -154,7 +154,7 @@ def _look_up(
     except (HTTPError, OSError) as error:
         raise ValueError(_reason(error, url, repo, file, revision, token)) from error
     if metadata.commit_hash is None or metadata.etag is None or metadata.size is None:
-        raise ValueError(f"hub: {url} is not answered as a hub answers, without commit and size")
+        raise ValueError(f"hub: {url} answers without commit and size, which a hub sends")
     digest = metadata.etag if re.fullmatch(r"[0-9a-f]{64}", metadata.etag) else None
     if digest and pinned and digest != pinned:
         raise ValueError(f"hub: {repo}/{file} has sha256 {digest}, and {pinned} is pinned")

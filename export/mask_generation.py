@@ -73,7 +73,7 @@ def _check_entries(entries: Sequence[Table], mask_labels: Sequence[int], file_na
         name, default = entry["name"], entry["default"]
         prefix = f"{file_name}: mask_generation.sizes: {name!r}"
         if name in names:
-            raise ValueError(f"{prefix} is there twice")
+            raise ValueError(f"{prefix} is given twice")
         if not name.strip() or set(name) & set(",="):  # a request has name=size, name=size
             raise ValueError(f"{prefix} may hold neither a comma nor =, and must not be empty")
         if unknown := sorted(set(entry) - set(SIZE_KEYS)):

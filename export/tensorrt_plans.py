@@ -164,7 +164,7 @@ def inspect(plan_path: Path, target: str) -> Description:
     if description.target != target:
         raise ValueError(f"engine: {plan_path} is for {description.target}, not for {target}")
     if sha256(plan_path) != description.sha256:
-        raise ValueError(f"engine: {plan_path} is not the one described; build it again")
+        raise ValueError(f"engine: {plan_path} is not the described plan; build it again")
     return description
 
 
@@ -212,7 +212,7 @@ def _call(subject: str, **request: Any) -> dict[str, Any]:
         end = f"status {process.returncode}"
         if process.returncode < 0:
             end = signal.Signals(-process.returncode).name
-            end += ", perhaps for want of memory" if end == "SIGKILL" else ""
+            end += ", perhaps because of too little memory" if end == "SIGKILL" else ""
         last_line = " ".join(process.stderr.splitlines()[-1:])
         raise ValueError(f"{subject}: {NAMES[request['target']]} ended with {end}: {last_line}")
     reply: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])

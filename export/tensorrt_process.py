@@ -171,13 +171,13 @@ def capabilities(trt: Any, target: str, requested: Sequence[str], local: str | N
     """
     if target == "tensorrt":
         allowed = [str(local)]
-        reason = f"TensorRT builds for the GPU that is here, {local}"
+        reason = f"TensorRT builds only for the GPU of this machine, {local}"
     else:
         matches = (re.fullmatch(r"SM(\d+)(\d)", name) for name in trt.ComputeCapability.__members__)
         allowed = sorted((".".join(match.groups()) for match in matches if match), key=_numbers)
         reason = f"TensorRT-RTX {trt.__version__} builds for {', '.join(allowed)}"
     if not requested and local is None:
-        raise ValueError("compute-capability: none is given, and there is no GPU here to ask")
+        raise ValueError("compute-capability: none is given, and this machine has no GPU")
     requested = requested or [str(local)]
     for value in requested:
         if value not in allowed:

@@ -41,43 +41,35 @@ def parser() -> argparse.ArgumentParser:
         "--triton",
         type=Path,
         metavar="FOLDER",
-        help="folder of a Triton that has our backends (docker/Dockerfile); default: the wheel's",
+        help="folder of a Triton that has our backends (docker/Dockerfile); default: that of PyPI",
     )
     parser.add_argument(
-        "--models",
-        nargs="+",
-        default=[],
-        metavar="VARIANT",
-        help="variants to serve; default: all",
+        "--models", nargs="+", default=[], metavar="VARIANT", help="variants to serve; default: all"
     )
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to listen at; 0.0.0.0, or :: with IPv6, opens all but HTTP to the network",
+        help="address to listen at; 0.0.0.0 or :: opens all ports but HTTP to the network",
     )
+    parser.add_argument("--grpc-port", type=int, default=8001, help="port of gRPC; 0: a free port")
+    parser.add_argument("--http-port", type=int, default=8000, help="port of HTTP; 0: a free port")
     parser.add_argument(
-        "--grpc-port", type=int, default=8001, help="port of gRPC; 0 takes a free port"
-    )
-    parser.add_argument(
-        "--http-port", type=int, default=8000, help="port of HTTP; 0 takes a free port"
-    )
-    parser.add_argument(
-        "--metrics-port",
-        type=int,
-        default=8002,
-        help="port of Triton's metrics; 0 takes a free port",
+        "--metrics-port", type=int, default=8002, help="port of Triton's metrics; 0: a free port"
     )
     parser.add_argument(
         "--status-port",
         type=int,
         default=8003,
-        help="port of /live, /ready and /metrics; 0 takes a free port",
+        help="port of /live, /ready and /metrics; 0: a free port",
     )
     parser.add_argument(
-        "--start-seconds", type=float, default=300, help="how long the models may take to load"
+        "--start-seconds", type=float, default=300, help="limit of the time to load the models"
     )
     parser.add_argument(
-        "--drain-seconds", type=float, default=300, help="how long a stop waits for requests"
+        "--drain-seconds",
+        type=float,
+        default=300,
+        help="limit of the time that a stop waits for requests",
     )
     parser.add_argument(
         "--stall-seconds",
@@ -95,36 +87,33 @@ def parser() -> argparse.ArgumentParser:
         "--max-voxels",
         type=int,
         metavar="N",
-        help="most voxels of a volume; default: the models'",
+        help="limit of the voxels of a volume; default: that of the variant",
     )
     parser.add_argument(
-        "--max-waiting",
-        type=int,
-        metavar="N",
-        help="most requests in a queue; default: the models'",
+        "--max-waiting", type=int, metavar="N", help="limit of the requests in a queue"
     )
     parser.add_argument(
         "--max-seconds",
         type=int,
         metavar="N",
-        help="most seconds of a request, waiting included; default: a day",
+        help="limit of the seconds of a request, with waiting; default: a day",
     )
     parser.add_argument(
         "--memory-gb",
         type=float,
         metavar="N",
-        help="memory of a request's decoder; default: half of what is free, on a GPU 85 %%",
+        help="memory of the decoder; default: half of the free memory, on a GPU 85 %%",
     )
     parser.add_argument(
         "--spill-gb",
         type=float,
         metavar="N",
-        help="disk of a request's decoder; default: half of what is free",
+        help="disk space of the decoder; default: half of the free space",
     )
     parser.add_argument(
         "--gpus",
         metavar="N,N",
-        help="numbers of the GPUs that each get every network; none: the CPU; default: all GPUs",
+        help="numbers of the GPUs, each of which gets every network; none: the CPU; default: all",
     )
     parser.add_argument(
         "--trace-endpoint",
@@ -144,10 +133,10 @@ def parser() -> argparse.ArgumentParser:
         "--tls-certificate",
         type=Path,
         metavar="PEM",
-        help="certificate: gRPC has TLS",
+        help="certificate of the server; gRPC then uses TLS",
     )
-    add("--tls-key", type=Path, metavar="PEM", help="its key")
-    add("--tls-clients", type=Path, metavar="PEM", help="CA of the clients' certificates: mTLS")
+    add("--tls-key", type=Path, metavar="PEM", help="key of the certificate")
+    add("--tls-clients", type=Path, metavar="PEM", help="mTLS: CA of the clients' certificates")
     return parser
 
 

@@ -86,7 +86,7 @@ def _check(ports: Mapping[str, int]) -> None:
     options: dict[int, str] = {}
     for name, port in ports.items():
         if not 0 <= port <= 65535:
-            raise ValueError(f"--{name}-port: {port} is no port: expected 0 to 65535.")
+            raise ValueError(f"--{name}-port: {port} is not a port: expected 0 to 65535.")
         if port in options:
             raise ValueError(
                 f"{options[port]} and --{name}-port: port {port} is given twice: give each its own."
@@ -102,7 +102,7 @@ def _resolved(host: str) -> str:
     except OSError as error:
         raise ValueError(f"--host: no address of {host!r} is found: {error.strerror}.") from None
     except UnicodeError:
-        raise ValueError(f"--host: {host!r} is no name of a host.") from None
+        raise ValueError(f"--host: {host!r} is not the name of a host.") from None
     address = str(min(entries, key=lambda entry: entry[0] != socket.AF_INET)[4][0])
     if ":" in address and ipaddress.ip_address(address).is_link_local:
         raise ValueError(f"--host: {host} is link-local: expected an address without a zone.")

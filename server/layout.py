@@ -195,7 +195,7 @@ def model_names(repository: Path, variants: list[str]) -> list[str]:
         raise ValueError(f"There is no model repository {repository}: give --repository a folder.")
     names = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
     if not names:
-        raise ValueError(f"The model repository {repository} holds no */config.pbtxt.")
+        raise ValueError(f"The model repository {repository} has no */config.pbtxt.")
     for name in names:
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
             raise ValueError(

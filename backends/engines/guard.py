@@ -114,7 +114,8 @@ class Contract:
         for name, count in rows.items():
             if count != first or count > _ROWS:
                 raise Refused(
-                    f"{name}: {count} rows, but {', '.join(rows)} need the same number, 1 or 2"
+                    f"{name}: the number of rows is {count}, but {', '.join(rows)} need the same "
+                    "number, 1 or 2"
                 )
 
     def _check_volumes(self, volumes: Mapping[str, tuple[int, ...]]) -> None:
@@ -122,8 +123,8 @@ class Contract:
         for name, volume in volumes.items():
             if volume != first:
                 raise Refused(
-                    f"{name}: is of a volume of {list(volume)} voxels, but {', '.join(volumes)} "
-                    "need to be of the same"
+                    f"{name}: is for a volume of {list(volume)} voxels, but {', '.join(volumes)} "
+                    "must be for one volume"
                 )
             if self.size is not None and volume != self.size:
                 raise Refused(f"{name}: {list(volume)} voxels, but {list(self.size)} are needed")
@@ -151,7 +152,7 @@ class Contract:
             outside = array[(array < low) | (array > high)]
             if outside.size:
                 raise Refused(
-                    f"{name}: {outside.flat[0]} is outside what is allowed, {low:g} to {high:g}"
+                    f"{name}: {outside.flat[0]} is outside the allowed range, {low:g} to {high:g}"
                 )
 
 

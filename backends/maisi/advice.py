@@ -64,7 +64,7 @@ def _differences(variant: Variant, plan: Plan) -> list[str]:
     share = training_share(variant, name)
     if share is not None and share < _RARE:
         sentences.append(
-            f"training data: {plan.modality} like this was rare, so expect less; "
+            f"training data: {plan.modality} like this was rare, so the quality may be lower; "
             f"the nearest preset is {described}"
         )
     return sentences

@@ -110,8 +110,8 @@ def parse_organs(variant: Variant, inputs: Inputs) -> tuple[int, ...] | None:
         else:
             close = difflib.get_close_matches(name, ids_by_name, cutoff=0)
             raise InvalidRequest(
-                f"organs: {quote(name)} is neither name nor id of a label of {variant['name']}; "
-                f"the closest names are {join(close)}"
+                f"organs: {quote(name)} is neither the name nor the id of a label of "
+                f"{variant['name']}; the closest names are {join(close)}"
             )
     return tuple(dict.fromkeys(ids))
 
@@ -138,7 +138,7 @@ def _size(name: str, number: str) -> float:
     # Written so that NaN fails.
     if not (0 <= size <= 1 or size == ABSENT):
         raise InvalidRequest(
-            f"anatomy: {name} of size {quote(number)} is not what is allowed, 0 to 1, "
+            f"anatomy: {name} has the size {quote(number)}, but allowed are 0 to 1, "
             f"or -1 for absent"
         )
     return size

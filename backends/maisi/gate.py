@@ -158,7 +158,7 @@ class Gate:
                 working = self._in(State.WORKING)
                 soonest = min((ticket.remaining for ticket in working), default=0.0)
                 raise _overloaded(
-                    f"{len(self._tickets)} requests are here, which is the limit",
+                    f"{len(self._tickets)} requests run or wait, which is the limit",
                     soonest or _RETRY,
                 )
 
@@ -182,8 +182,8 @@ class Gate:
             late = end - ticket.arrived - ticket.time_limit
             if ticket.minimum and late > 0:
                 reason = (
-                    f"the request takes about {ticket.minimum:.1f} s, after {wait:.1f} s for"
-                    f" others, and has {ticket.time_limit:g} s"
+                    f"the request takes about {ticket.minimum:.1f} s and waits {wait:.1f} s for"
+                    f" others, but its limit is {ticket.time_limit:g} s"
                 )
                 if late > wait:  # not even an idle server has the time
                     raise InvalidRequest(f"timeout: {reason}; try again with more time")

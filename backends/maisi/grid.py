@@ -67,7 +67,7 @@ def size(variant: Variant, inputs: Inputs, default: Sequence[int]) -> Sides:
     low, high, most = (variant["size"][key] for key in ("min", "max", "max_voxels"))
     if not all(a <= side <= b for a, side, b in zip(low, sides, high, strict=True)):
         raise InvalidRequest(
-            f"{name}: {by(sides)} voxels is outside what is allowed, {by(low)} to {by(high)}"
+            f"{name}: {by(sides)} voxels is outside the allowed range, {by(low)} to {by(high)}"
         )
     if x * y * z > most:
         raise InvalidRequest(
@@ -86,6 +86,6 @@ def spacing(variant: Variant, inputs: Inputs, default: Sequence[float]) -> Lengt
     # Written so that NaN fails.
     if not all(a <= side <= b for a, side, b in zip(low, sides, high, strict=True)):
         raise InvalidRequest(
-            f"spacing: {by(sides)} mm is outside what is allowed, {by(low)} to {by(high)} mm"
+            f"spacing: {by(sides)} mm is outside the allowed range, {by(low)} to {by(high)} mm"
         )
     return x, y, z

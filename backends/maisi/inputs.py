@@ -27,7 +27,7 @@ def whole(inputs: Inputs, name: str, default: int, low: int, high: int) -> int:
     """Return the integer of an input [1], or `default`; it must lie in low..high."""
     value = int(values(inputs, name, 1)[0]) if name in inputs else int(default)
     if not low <= value <= high:
-        raise InvalidRequest(f"{name}: {value} is outside what is allowed, {low} to {high}")
+        raise InvalidRequest(f"{name}: {value} is outside the allowed range, {low} to {high}")
     return value
 
 
@@ -35,7 +35,7 @@ def number(inputs: Inputs, name: str, default: float, low: float, high: float) -
     """Return the number of an input [1], or `default`; it must lie in low..high."""
     value = shortest(values(inputs, name, 1)[0]) if name in inputs else float(default)
     if not low <= value <= high:
-        raise InvalidRequest(f"{name}: {value:g} is outside what is allowed, {low:g} to {high:g}")
+        raise InvalidRequest(f"{name}: {value:g} is outside the allowed range, {low:g} to {high:g}")
     return value
 
 
@@ -47,7 +47,7 @@ def interval(inputs: Inputs, name: str) -> tuple[float, float]:
     # Written so that NaN fails.
     if not 0 <= low <= high <= 1:
         raise InvalidRequest(
-            f"{name}: {low:g} to {high:g} is not what is allowed, low to high within 0 to 1"
+            f"{name}: {low:g} to {high:g} is not allowed; low to high within 0 to 1 is expected"
         )
     return low, high
 

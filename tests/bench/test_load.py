@@ -54,7 +54,7 @@ def test_what_the_server_refuses_is_said(
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("load: The ensemble by gRPC does not answer: ")
     assert last.endswith(
-        "16 x 16 x 16 voxels is outside what is allowed, 32 x 32 x 32 to 256 x 256 x 256"
+        "16 x 16 x 16 voxels is outside the allowed range, 32 x 32 x 32 to 256 x 256 x 256"
     )
 
 

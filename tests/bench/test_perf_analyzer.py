@@ -30,10 +30,10 @@ def test_a_file_without_requests_is_refused(tmp_path: Path) -> None:
 def test_the_reason_is_the_servers_own_sentence() -> None:
     log = """Request concurrency: 2
 Failed to retrieve results from inference request.
-Thread [0] had error: steps: 0 is outside what is allowed, 1 to 1000
+Thread [0] had error: steps: 0 is outside the allowed range, 1 to 1000
 
 """
-    assert perf_analyzer.reason(log, 99) == "steps: 0 is outside what is allowed, 1 to 1000"
+    assert perf_analyzer.reason(log, 99) == "steps: 0 is outside the allowed range, 1 to 1000"
     assert perf_analyzer.reason("Aborted\n\n", -6).endswith("status -6 and 'Aborted'.")
 
 

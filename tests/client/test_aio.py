@@ -59,7 +59,7 @@ def test_errors_are_the_same(server: Server) -> None:
                 await client.generate(top_region="chest")
             with pytest.raises(InvalidRequest, match=r"^modality: 'mri_t9' is not one of"):
                 await client.generate(modality="mri_t9")
-            with pytest.raises(TypeError, match="'stepps' is no argument; variant, "):
+            with pytest.raises(TypeError, match="'stepps' is not an argument; variant, "):
                 await client.generate(stepps=3)
         async with aio.Client("127.0.0.1:9", retries=0) as client:
             with pytest.raises(ServerUnavailable, match=r"^no server answers at 127.0.0.1:9: "):

@@ -87,7 +87,7 @@ def test_a_source_under_a_mask_at_another_spacing(client: Client) -> None:
     assert volume.report["size"] == [43, 48, 53]
     assert (np.asarray(volume.image.dataobj)[np.asarray(mask.dataobj) == 0] == 0).all()
     moved_source = nib.Nifti1Image(np.asarray(source.dataobj), np.diag([2.0, 2, 2, 1]))
-    with pytest.raises(InvalidRequest, match="the source lies on another grid than the mask"):
+    with pytest.raises(InvalidRequest, match="the source is on another grid than the mask"):
         client.generate(mask, source=moved_source)
 
 
@@ -99,7 +99,7 @@ def test_a_source_under_a_mask_at_another_spacing(client: Client) -> None:
         ({"source": nib.Nifti1Image(np.zeros((32, 32), "f4"), np.eye(4))}, "three dimensions"),
         ({"strength": 0.5}, "strength: needs a source"),
         ({"strength": "much"}, "strength is 'much'; a number is expected"),
-        ({"redraws": 9, "size": [32] * 3}, "redraws: 9 is outside what is allowed, 0 to 5"),
+        ({"redraws": 9, "size": [32] * 3}, "redraws: 9 is outside the allowed range, 0 to 5"),
         ({"anatomy": {"liver": 0.5}}, "anatomy: mini takes none"),
         ({"vocabulary": "maisi"}, "vocabulary: mini takes none"),
     ],
@@ -153,7 +153,7 @@ def test_check_says_what_would_be(client: Client, server: Any, tmp_path: Path) -
     assert "warning: field of view" in result.stderr
     result = maisi("check", "--size", "9,9,9", MAISI_URL=server.grpc)
     assert result.returncode == 1
-    assert "size: 9 x 9 x 9 voxels is outside what is allowed" in result.stderr
+    assert "size: 9 x 9 x 9 voxels is outside the allowed range" in result.stderr
 
 
 def test_info_prints_presets_as_a_table(official_server: Any) -> None:

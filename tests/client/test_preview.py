@@ -78,7 +78,7 @@ def test_a_column_for_each_volume(tmp_path: Path) -> None:
 
 def test_odd_input_is_refused(tmp_path: Path) -> None:
     other = nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4))
-    with pytest.raises(InvalidRequest, match="'T1' lies on another grid than the mask"):
+    with pytest.raises(InvalidRequest, match="'T1' is on another grid than the mask"):
         preview(head(), [("T1", other)], tmp_path / "p.png")
     with pytest.raises(InvalidRequest, match="nothing"):
         preview(None, [], tmp_path / "p.png")

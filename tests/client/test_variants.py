@@ -38,8 +38,11 @@ def test_a_variant_without_masks_makes_images(client: Client) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"mask": MASK}, "mask: tiny-brain takes none; what it takes is source, strength, preset"),
-        ({"top_region": "head"}, "top_region: tiny-brain takes none"),
+        (
+            {"mask": MASK},
+            "mask: tiny-brain does not have this input; it has source, strength, preset",
+        ),
+        ({"top_region": "head"}, "top_region: tiny-brain does not have"),
         ({"variant": "tiny-brian", "mask": MASK}, "the variant is 'tiny-brian'; .*tiny-brain"),
     ],
 )
@@ -97,7 +100,9 @@ def test_the_command_makes_them(official_server: Any, tmp_path: Path) -> None:
     nib.save(MASK, tmp_path / "mask.nii.gz")
     result = maisi("generate", tmp_path / "mask.nii.gz", "-o", tmp_path / "no.nii.gz", *brain)
     assert result.returncode == 1
-    assert result.stderr.startswith("maisi: mask: tiny-brain takes none; what it takes is source")
+    assert result.stderr.startswith(
+        "maisi: mask: tiny-brain does not have this input; it has source"
+    )
     assert not (tmp_path / "no.nii.gz").exists()
 
 

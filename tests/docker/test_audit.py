@@ -105,7 +105,7 @@ affected:
 def test_a_database_is_searched(version: str, affected: bool, tmp_path: Path) -> None:
     requirements = tmp_path / "requirements.txt"
     requirements.write_text(f"Protobuf=={version} --hash=sha256:{'0' * 64}\n")
-    with pytest.raises(ValueError, match=r"is no clone of github\.com/pypa/advisory-database"):
+    with pytest.raises(ValueError, match=r"is not a clone of github\.com/pypa/advisory-database"):
         audit.search_database(requirements, tmp_path)
     file = tmp_path / "vulns" / "protobuf" / "PYSEC-2022-48.yaml"
     file.parent.mkdir(parents=True)

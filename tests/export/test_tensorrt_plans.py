@@ -290,7 +290,7 @@ def test_a_compiler_that_cannot_write_or_is_killed_leaves_nothing(
     killed.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(killed))
     refused(
-        "ended with SIGKILL, perhaps for want of memory",
+        "ended with SIGKILL, perhaps because of too little memory",
         DECODER,
         plan,
         "tensorrt-rtx",

@@ -143,7 +143,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"anatomy": np.array([b"heart=0.2"], object)},
         "anatomy: 'heart' is not one of gallbladder, liver",
     ),
-    "organ": ({"organs": np.array([b"livr"], object)}, "organs: 'livr' is neither name nor id"),
+    "organ": (
+        {"organs": np.array([b"livr"], object)},
+        "organs: 'livr' is neither the name nor the id",
+    ),
     "vocabulary": (
         {"anatomy": None, "vocabulary": np.array([b"snomed"], object), "size": None}
         | {"mask": np.ones((32, 32, 32), np.uint8)},

@@ -45,14 +45,14 @@ def test_how_this_computer_reaches_it():
 @pytest.mark.parametrize(
     ("host", "ports", "sentence"),
     [
-        (HERE, (70000, 0, 0, 0), "--grpc-port: 70000 is no port: expected 0 to 65535."),
-        (HERE, (0, 0, -1, 0), "--metrics-port: -1 is no port: expected 0 to 65535."),
+        (HERE, (70000, 0, 0, 0), "--grpc-port: 70000 is not a port: expected 0 to 65535."),
+        (HERE, (0, 0, -1, 0), "--metrics-port: -1 is not a port: expected 0 to 65535."),
         (HERE, (0, 7001, 0, 7001), "--http-port and --status-port: port 7001 is given twice"),
         (HERE, (7001, 7002, 7001, 7002), "--grpc-port and --metrics-port: port 7001 is given"),
         ("no.such.host.invalid", (0, 0, 0, 0), "--host: no address of 'no.such.host.invalid' is"),
         ("", (0, 0, 0, 0), "--host: no address of '' is found"),
         ("127.0.0.1:80", (0, 0, 0, 0), "--host: no address of '127.0.0.1:80' is found"),
-        ("a..b", (0, 0, 0, 0), "--host: 'a..b' is no name of a host."),
+        ("a..b", (0, 0, 0, 0), "--host: 'a..b' is not the name of a host."),
         ("192.0.2.1", (0, 0, 0, 0), "--host: 192.0.2.1 is not an address of this machine."),
         ("192.0.2.1", (7001, 0, 0, 0), "--host: 192.0.2.1 is not an address of this machine."),
         ("2001:db8::1", (0, 0, 0, 0), "--host: 2001:db8::1 is not an address of this machine."),

@@ -113,7 +113,7 @@ def test_one_request_too_many_is_refused_and_one_not_done_at_a_stop_gets_its_see
         assert checker.check(size=[32, 32, 32])["steps"] > 0
     third, late = stream(server)
     assert re.fullmatch(
-        r".*overloaded: 2 requests are here, which is the limit; try again in \d+ s",
+        r".*overloaded: 2 requests run or wait, which is the limit; try again in \d+ s",
         str(third.get(timeout=PATIENCE)),
     )
     server.process.send_signal(signal.SIGTERM)

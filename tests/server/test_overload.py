@@ -22,7 +22,7 @@ from tests.conftest import PATIENCE, Server
 SMALL = {"size": [32, 32, 32], "modality": "mri_t1", "seed": 3}
 WAITING = 8  # of mini
 REFUSED = (
-    r"\[overloaded retry_after=(\d+)\] overloaded: 9 requests are here, which is the limit;"
+    r"\[overloaded retry_after=(\d+)\] overloaded: 9 requests run or wait, which is the limit;"
     r" try again in \1 s"
 )
 
@@ -140,7 +140,7 @@ def test_a_request_without_enough_time_is_refused_before_it_begins(server):
             assert client.check(**long)["expected_wait_seconds"] > 0.5 * least
             with (
                 Client(server.grpc, timeout=1.3 * least, retries=0) as another,
-                pytest.raises(ServerUnavailable, match=r"after .* s for others") as refused,
+                pytest.raises(ServerUnavailable, match=r"waits .* s for others") as refused,
             ):
                 another.generate(**long)
         assert refused.value.kind == "overloaded"

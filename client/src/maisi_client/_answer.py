@@ -59,7 +59,7 @@ def progress(result: Any) -> Progress | None:
         return None
     fraction = read_tensor(result, "progress", np.float32, 1)
     if fraction is None or fraction.size != 1:
-        raise ServerError("the server says a stage without its progress; one number is expected")
+        raise ServerError("the server names a stage without its progress; one number is expected")
     text = stage[:_STAGE_BYTES].tobytes().decode(errors="replace")
     # With the arguments in this order NaN becomes 0.
     return Progress(printable(text), min(max(0.0, fraction.item()), 1.0))

@@ -22,19 +22,19 @@ class MaskArguments(TypedDict, total=False):
     """The arguments of `Client.mask`; an omitted one takes the variant's default.
 
     Attributes:
-        variant: the name of the model; by default that of the environment variable `MAISI_VARIANT`,
-            else the only one of the server.
+        variant: the name of the variant; by default that in the environment variable
+            `MAISI_VARIANT`, else the only variant of the server.
         vocabulary: the vocabulary of the mask's label ids, such as `totalsegmentator-v2`, if they
             are not MAISI's.
-        anatomy: makes the server generate the mask, such as `{"liver": 0.5, "hepatic tumor": 0.3}`:
-            sizes from 0 to 1, or -1 for absent, of what `Client.info` lists as `anatomy`.
+        anatomy: sizes from which the server generates the mask, from 0 to 1, or -1 for absent, such
+            as `{"liver": 0.5, "hepatic tumor": 0.3}`; `Variant.anatomy` lists the names.
         organs: the labels, names or ids, that the returned mask keeps.
-        augment: changes the mask a little, by the seed: a tumour moves within its organ, or the
-            whole mask is zoomed.
+        augment: if true, the server changes the mask a little, by the seed: a tumour moves within
+            its organ, or the whole mask is scaled.
         size: voxels `[X, Y, Z]`, for a request without a mask.
         spacing: mm along right, anterior, superior, or one length for all. With a mask, the server
-            works at this spacing: labels are resampled by nearest neighbour, and the volume is
-            resampled to the mask's own grid by linear interpolation.
+            works at this spacing: it gets the labels resampled by nearest neighbour, and its volume
+            is resampled to the grid of the mask by linear interpolation.
         seed: the same seed, mask and arguments give the same volume; by default it is random.
         traceparent: the W3C trace context that the server's spans continue; by default that of the
             active span of OpenTelemetry.
@@ -55,20 +55,21 @@ class Arguments(MaskArguments, total=False):
     """The arguments of `Client.generate`, beside those of `MaskArguments`.
 
     Attributes:
-        source: a volume to start from, in Hounsfield units or, for MR, in any; on the mask's grid.
+        source: a volume to start from, on the grid of the mask: CT in HU, MR in any unit.
         strength: the amount of noise added to the source: 1 is noise alone, 0 the autoencoder's
             reconstruction of it.
         preset: the name of a size, spacing and modality that the variant was trained for.
         modality: such as `ct` or `mri_t1`; `Client.info` lists them.
         steps: the number of steps of the solver.
-        guidance: scale of classifier-free guidance; 0 is off.
+        guidance: the scale of classifier-free guidance; 0 disables it.
         guidance_interval: the interval `[low, high]` of the time, 0 at the image and 1 at noise, in
-            which guidance is applied; elsewhere a step costs half.
-        solver: such as `euler`, `heun`, `ab2`.
-        top_region: for variants with body regions; by default it is read from the mask.
-        bottom_region: the same, at the lower end.
-        redraws: the most times that a volume which does not follow its mask is generated again; the
-            best is returned, the report lists all.
+            which guidance is applied; a step outside it takes half the time.
+        solver: the name of a solver, such as `euler`, `heun` or `ab2`.
+        top_region: the body region at the top, for variants with body regions; by default it is
+            that of the mask.
+        bottom_region: the body region at the bottom, for variants with body regions.
+        redraws: how often a volume that does not follow its mask is generated again, at most; the
+            best volume is returned, and the report lists all attempts.
     """
 
     source: Picture | None
@@ -96,7 +97,7 @@ def complete(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """
     for name in arguments:
         if name not in ARGUMENTS:
-            raise TypeError(f"'{name}' is no argument; {', '.join(ARGUMENTS)} are")
+            raise TypeError(f"'{name}' is not an argument; {', '.join(ARGUMENTS)} are")
     values = {name: value for name, value in arguments.items() if value is not None}
     variant = values.get("variant") or os.environ.get("MAISI_VARIANT")
     if variant is not None and (not isinstance(variant, str) or variant != printable(variant)):
@@ -118,7 +119,7 @@ def _integers(name: str, values: Any, dtype: type[np.signedinteger[Any]]) -> NDA
             return np.array(integers, dtype)
     except TypeError:
         pass
-    raise InvalidRequest(f"{name} is {values!r}; whole numbers of {limits.bits} bits are wanted")
+    raise InvalidRequest(f"{name} is {values!r}; whole numbers of {limits.bits} bits are expected")
 
 
 def _sides(name: str, value: Any) -> NDArray[Any]:
@@ -147,7 +148,7 @@ def _pair(name: str, values: Any) -> NDArray[Any]:
         with np.errstate(over="ignore"):
             return np.array([float(low), float(high)], np.float32)
     except (TypeError, ValueError, OverflowError):
-        raise InvalidRequest(f"{name} is {values!r}; two numbers are wanted") from None
+        raise InvalidRequest(f"{name} is {values!r}; two numbers are expected") from None
 
 
 def _text(name: str, value: Any) -> NDArray[Any]:

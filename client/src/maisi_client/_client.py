@@ -30,14 +30,17 @@ if TYPE_CHECKING:
 class Client:
     """A client of MAISI Triton servers, by gRPC.
 
-    `url` is `host:port`, or several with commas between: then a request goes to the server with
-    the fewest requests of this client, and a server that does not answer is not asked for a while.
-    By default it is the environment variable `MAISI_URL`, else `localhost:8001`. `tls` has the
-    files for TLS; by default those that `MAISI_CA`, `MAISI_CERTIFICATE` and `MAISI_KEY` name, else
-    the connection is not encrypted. `timeout` limits a whole request, in seconds, with queueing and
-    retries; `idle_timeout` limits the time between two messages once the server has begun.
+    `url` is `host:port`, or several with commas between. By default it is the environment variable
+    `MAISI_URL`, else `localhost:8001`. With several servers, a request goes to the server with the
+    fewest requests of this client; a server that does not answer is not used for a while.
+
+    `tls` has the files for TLS. By default they are those that `MAISI_CA`, `MAISI_CERTIFICATE` and
+    `MAISI_KEY` name; without them the connection is not encrypted. `timeout` limits a whole
+    request, in seconds, with queueing and retries. `idle_timeout` limits the seconds between two
+    messages after the server has begun.
+
     A request is sent again, up to `retries` times and after growing pauses, if no server answers,
-    the server is full, or it stops or fails before the end: the seed makes the same volume.
+    the server is full, or it stops or fails before the end. The seed makes the same volume.
     Large volumes to and from a server of the same user on this machine go through shared memory
     if possible. Threads may share a client.
     """
@@ -95,15 +98,14 @@ class Client:
     ) -> Generator[Progress | Volume, None, None]:
         """Yield `Progress` while the server works, then the `Volume`.
 
-        `mask` is a 3-D label map, a path or an image, of any orientation and voxel size; some
-        variants take none. Without one, and without an anatomy, an image alone is made: `size`
-        voxels `[X, Y, Z]` at `spacing` mm, RAS+, its middle at the origin. `Arguments` has the
-        other arguments.
+        `mask` is a 3-D label map, a path or an image, of any orientation and voxel size. Some
+        variants take no mask. Without a mask and an anatomy, the server makes only an image: `size`
+        voxels `[X, Y, Z]` at `spacing` mm, RAS+, its middle at the origin.
 
-        The same seed, mask and arguments give the same volume; without a seed a random one is drawn
-        and reported. The call itself raises `InvalidRequest` about the arguments; refusals of the
-        server are raised at the first item. Closing the iterator early cancels the request. Raises
-        `MaisiError`; see there.
+        The same seed, mask and arguments give the same volume. Without a seed, the client draws a
+        random one; the report has it. The call itself raises `InvalidRequest` for wrong arguments;
+        the first item raises the errors of the server, which are `MaisiError`. Closing the iterator
+        early cancels the request.
         """
         return self._events(self._session.volume(prepare(mask, arguments)))
 
@@ -117,8 +119,9 @@ class Client:
     ) -> nib.Nifti1Image:
         """Return only the mask that `generate` would follow, uint8 in MAISI's ids.
 
-        It is generated from an `anatomy`, or is the `mask` as the server completes it: translated
-        from its vocabulary, with the body around its organs. Raises `MaisiError`.
+        The mask is generated from an `anatomy`, or is the `mask` of the request after the server
+        has completed it: translated from its vocabulary, with the body around its organs. Raises
+        `MaisiError`.
         """
         request = prepare(mask, arguments, mask_only=True)
         return self._wait(self._events(self._session.mask(request)), on_progress)
@@ -127,11 +130,16 @@ class Client:
     def check(self, mask: Picture | None = None, **arguments: Unpack[Arguments]) -> dict[str, Any]:
         """Return what `generate` would do with these arguments, without doing it.
 
-        The result has every parameter with its default, `padded_size`, `labels` (id, name, voxels
-        and millilitres of each label in the mask that the server would use), `warnings` if the
-        request is unlike the training data, `expected_gb`, the decoder's memory without a budget,
-        `expected_seconds`, None until the server has made a volume, and `expected_wait_seconds`,
-        the time of the requests before this one.
+        The result has every parameter with its default, and these keys:
+
+        - `padded_size`;
+        - `labels`: id, name, voxels and millilitres of each label in the mask that the server would
+          use;
+        - `warnings`: how the request differs from the training data;
+        - `expected_gb`: the memory of the decoder without a budget;
+        - `expected_seconds`: the time of the request, None until the server has made a volume;
+        - `expected_wait_seconds`: the time of the requests before this one.
+
         Raises `MaisiError`, as `generate` would.
         """
         request = prepare(mask, arguments, check=True)

@@ -13,9 +13,8 @@ _TRANSIENT = frozenset(
 class MaisiError(Exception):
     """Base of every error this package raises; `str(error)` is one sentence for a person.
 
-    `kind` is one word for a program, listed in docs/reference/errors.md; `retry_after` is the
-    number of seconds after which a server that refused expects to accept work, None if it gave
-    none.
+    `kind` is one word for a program, listed in docs/reference/errors.md. `retry_after` is the
+    number of seconds after which the server that refused the request may accept it, or None.
 
     MaisiError
     ├── InvalidRequest       an argument was refused, here or by the server
@@ -75,7 +74,7 @@ class ServerUnavailable(MaisiError):
 
 
 class Mismatch(MaisiError):
-    """A reproduced volume, or one of its inputs, differs from what a sidecar recorded."""
+    """A reproduced volume, or one of its inputs, differs from what its report records."""
 
     kind = "mismatch"
 

@@ -284,7 +284,7 @@ def _volume_shape(name: str, image: SpatialImage, failure: type[InvalidRequest])
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) != 3 or min(shape) < 1:
-        raise failure(f"{name} has shape {list(image.shape)}; three dimensions are wanted")
+        raise failure(f"{name} has shape {list(image.shape)}; three dimensions are expected")
     if math.prod(shape) > MAX_VOXELS:
         raise failure(f"{name} has shape {list(shape)}, more voxels than can be sent")
     return shape

@@ -94,7 +94,7 @@ def load(path: str | os.PathLike[str]) -> SpatialImage:
                 raise ImageFileError("its header is damaged") from error
             _check_claim(Path(path), image)
             return image
-    raise ImageFileError("it is neither NIfTI nor MGH inside")
+    raise ImageFileError("its content is neither NIfTI nor MGH")
 
 
 def in_mm(image: SpatialImage) -> SpatialImage:

@@ -76,7 +76,7 @@ def load_greys(picture: str | os.PathLike[str] | SpatialImage, role: str = "sour
 def _greys(name: str, data: NDArray[Any]) -> NDArray[np.float32]:
     greys = data.astype(np.float32)
     if not np.isfinite(greys).all():
-        raise InvalidRequest(f"{name} holds NaN or infinite values; finite numbers are wanted")
+        raise InvalidRequest(f"{name} holds NaN or infinite values; finite numbers are expected")
     return greys
 
 

@@ -59,12 +59,12 @@ def preview(
     if mask is not None:
         labels = load_mask(mask.image if isinstance(mask, Volume) else mask)
     elif not greys:
-        raise InvalidRequest("a preview of nothing was asked for; give a mask or a volume")
+        raise InvalidRequest("there is nothing to draw; pass a mask or a volume")
     first = labels or greys[0][1]
     for title, volume in greys:
         if not same_grid(first, volume):
             other = "the mask" if labels else "the first volume"
-            raise InvalidRequest(f"'{title}' lies on another grid than {other}")
+            raise InvalidRequest(f"'{title}' is on another grid than {other}")
     voxels = first.values
     visible = voxels > (0 if labels else voxels.mean())
     focus = visible & np.isin(voxels, _BRAIN) if labels else visible

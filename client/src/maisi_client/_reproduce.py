@@ -35,9 +35,9 @@ def reproduce(
     """Make the volume of a report (`NAME.json`) again; return it if it is the same to the bit.
 
     `mask` and `source` are needed if the original files have moved. Raises `Mismatch`, which names
-    the digest that differs: of the mask or source, of the server's weights (both before any work),
-    or of the result. Raises `InvalidRequest` for a sidecar that
-    cannot be read or has no digests, and what `Client.generate` raises.
+    the digest that differs: that of the mask or source or of the server's weights, before the
+    request is sent, or that of the result. Raises `InvalidRequest` for a report that cannot be read
+    or has no digests, and what `Client.generate` raises.
     """
     report = read_sidecar(sidecar)
     request, digests = dict(report["request"]), dict(report["sha256"])

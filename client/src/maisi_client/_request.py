@@ -64,7 +64,7 @@ def prepare(mask: Picture | None, arguments: Mapping[str, Any], **flags: bool) -
     labels = None if mask is None else load_mask(mask, arguments.get("vocabulary"))
     greys = None if source is None else load_greys(source)
     if labels is not None and greys is not None and not same_grid(labels, greys):
-        raise InvalidRequest("the source lies on another grid than the mask; resample one of them")
+        raise InvalidRequest("the source is on another grid than the mask; resample one of them")
     reference = labels or greys
     mask_vocabulary = labels and labels.image.extra.get("vocabulary")
     if mask_vocabulary and arguments.get("vocabulary") not in (None, mask_vocabulary):

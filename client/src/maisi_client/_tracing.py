@@ -21,7 +21,7 @@ def traceparent(argument: object) -> str | None:
         return _of_active_span()
     if isinstance(argument, str) and _TRACEPARENT.fullmatch(argument):
         return argument
-    _log.warning("traceparent %r is no W3C trace context; it is not sent", argument)
+    _log.warning("traceparent %r is not a W3C trace context; it is not sent", argument)
     return None
 
 

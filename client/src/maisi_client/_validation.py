@@ -132,7 +132,7 @@ def _finite(text: str) -> float:
 
 
 def _no_number(name: str) -> float:
-    raise ValueError(f"it has {name}, which is no number of JSON")
+    raise ValueError(f"it has {name}, which is not a number of JSON")
 
 
 def _printable(value: Any, depth: int) -> Any:

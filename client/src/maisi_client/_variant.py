@@ -15,15 +15,18 @@ from ._validation import check_form, excerpt, read_json
 class Variant:
     """One model variant, as its server publishes it; every length is in mm, every size in voxels.
 
-    `modalities` maps names to class codes, `labels` the ids that a mask may hold to their names.
-    `masks` is whether the variant takes masks at all. `regions` are the body regions that condition
-    it, from top to bottom; most variants have none. `size` has `min`, `max`, `multiple` and
-    `max_voxels`; `spacing` has `min` and `max`; `limits` bound `steps` and `guidance`; `defaults`
-    are the values of arguments that a request omits. `presets` are named combinations of arguments
-    that the model was trained for; one has a `caveat` if its images without a mask are known to be
-    bad. `anatomy` maps the names of the sizes of a generated mask to the `default` of each, 0 to 1
-    or -1 for absent, and maybe its `meaning`; a lesion has a `label`, and of those with `tumour` a
-    request has at most one. `weights` are SHA-256 digests.
+    - `modalities` maps names to class codes, and `labels` maps the ids of masks to their names.
+    - `masks` is true if the variant takes masks.
+    - `regions` are the body regions that condition the variant, from top to bottom; most variants
+      have none.
+    - `size` has `min`, `max`, `multiple` and `max_voxels`; `spacing` has `min` and `max`.
+    - `limits` bound `steps` and `guidance`; `defaults` are the values of omitted arguments.
+    - `presets` are named combinations of arguments that the variant was trained for. A preset has
+      a `caveat` if its images without a mask are known to be bad.
+    - `anatomy` maps the names of the sizes of a generated mask to a `default`, 0 to 1 or -1 for
+      absent, and in some variants a `meaning`. A lesion also has a `label`. A request may have at
+      most one of the sizes with `tumour`.
+    - `weights` are SHA-256 digests.
     """
 
     name: str

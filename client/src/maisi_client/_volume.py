@@ -39,10 +39,11 @@ class Progress:
 class Volume:
     """A synthetic volume.
 
-    `image` is int16 (Hounsfield units for CT, 0..1000 for MR) on the mask's own grid, axes and
-    affine. `report` has its parameters: seed, arguments, seconds of each stage, weights, quality.
-    `mask` is the label map it follows, uint8, on the same grid, if that differs from the one in the
-    request: generated or changed by the server, or without labels lost at another spacing.
+    `image` is int16 (Hounsfield units for CT, 0..1000 for MR) with the grid, axes and
+    affine of the mask. `report` has its parameters: seed, arguments, seconds of each stage,
+    weights, quality. `mask` is the label map that the volume follows, uint8, on this grid, or None
+    if it equals the mask of the request. It differs if the server generated or changed it, or if
+    labels were lost at another spacing.
     """
 
     image: nib.Nifti1Image

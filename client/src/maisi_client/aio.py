@@ -116,9 +116,9 @@ class Client:
     ) -> AsyncGenerator[tuple[Mapping[str, Any], Volume | MaisiError], None]:
         """Yield each request with its volume, or its error, in the order of completion.
 
-        Requests are mappings of `mask` and `Arguments`, taken from the iterable one by one: no more
-        than `limit` are running, or finished and not yet yielded, which bounds the memory. Leaving
-        early cancels the running ones.
+        Requests are mappings of `mask` and `Arguments`, taken from the iterable one by one. At most
+        `limit` of them are running, or finished and not yet yielded, which bounds the memory.
+        Leaving the loop early cancels the running requests.
         """
 
         async def generate(

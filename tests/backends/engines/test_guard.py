@@ -64,25 +64,28 @@ def test_inputs_of_the_stages_are_accepted() -> None:
     [
         (
             {"z": volume(16, 8, 8)},
-            r"z: is of a volume of \[64, 32, 32\] voxels, but latent, z, emb",
+            r"z: is for a volume of \[64, 32, 32\] voxels, but latent, z, emb",
         ),
         (
             {"embedding": volume(8, 8, 4, channels=32)},
-            r"embedding: is of a volume of \[32, 32, 16\]",
+            r"embedding: is for a volume of \[32, 32, 16\]",
         ),
         ({"latent": volume(8, 0, 8)}, r"latent: shape \[1, 4, 8, 0, 8\], but no side may be 0"),
         (
             {"class_labels": np.array([9, 9, 9])},
-            "class_labels: 3 rows, but class_labels, spacing",
+            "class_labels: the number of rows is 3, but class_labels, spacing",
         ),
-        ({"class_labels": np.array([9, 0])}, "spacing_mm100: 1 rows, but class_labels, spacing_mm"),
+        (
+            {"class_labels": np.array([9, 0])},
+            "spacing_mm100: the number of rows is 1, but class_labels, spacing_mm",
+        ),
         (
             {"class_labels": np.array([], np.int64)},
             r"class_labels: shape \[0\], but no side",
         ),
         (
             {"class_labels": np.array([128])},
-            "class_labels: 128 is outside what is allowed, 0 to",
+            "class_labels: 128 is outside the allowed range, 0 to",
         ),
         ({"class_labels": np.array([2**62])}, "class_labels: 4611686018427387904 is outside"),
         ({"class_labels": np.array([-1])}, "class_labels: -1 is outside"),

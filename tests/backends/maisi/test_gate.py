@@ -122,7 +122,9 @@ def test_a_full_queue_refuses_with_the_time_to_retry() -> None:
     crowd.send("c", 7, 3)
     assert crowd.wait() == "aaabbb"
     message = str(crowd.errors["c"])
-    assert message.startswith("overloaded: 2 requests are here, which is the limit; try again in ")
+    assert message.startswith(
+        "overloaded: 2 requests run or wait, which is the limit; try again in "
+    )
     assert 1 <= int(message.split()[-2]) <= 7
 
 
@@ -339,7 +341,7 @@ def test_on_two_devices_two_more_requests_may_wait() -> None:
     gate = Gate(1, lambda *counts: None, 2)
     with gate.ticket(), gate.ticket():
         gate.check_capacity()
-        full = r"^overloaded: 3 requests are here, which is the limit; "
+        full = r"^overloaded: 3 requests run or wait, which is the limit; "
         with gate.ticket(), pytest.raises(Overloaded, match=full):
             gate.check_capacity()
 
@@ -371,5 +373,5 @@ def test_on_two_devices_a_request_that_cannot_end_in_time_is_refused() -> None:
         a.expect(20, 20)
         early.expect(30, 30)  # the other device is free
         b.expect(21, 21)
-        with pytest.raises(Overloaded, match=r"after 20\.0 s for others, .* try again in 10 s$"):
+        with pytest.raises(Overloaded, match=r"waits 20\.0 s for others, .* try again in 10 s$"):
             late.expect(30, 30)

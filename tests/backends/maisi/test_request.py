@@ -106,9 +106,12 @@ BAD = {
     "long text": ({"modality": text("x" * 10**6)}, "modality: 1000000 characters, and at most 100"),
     "no text": ({"modality": np.array([], object)}, r"modality: shape \[0\]"),
     "solver": ({"solver": text("rk4\n")}, r"solver: 'rk4\\n' is not one of euler, heun, ab2"),
-    "steps 0": ({"steps": i4(0)}, "steps: 0 is outside what is allowed, 1 to 1000"),
+    "steps 0": ({"steps": i4(0)}, "steps: 0 is outside the allowed range, 1 to 1000"),
     "steps 10^6": ({"steps": i4(10**6)}, "steps: 1000000 is outside"),
-    "guidance < 0": ({"guidance": f4(-0.5)}, "guidance: -0.5 is outside what is allowed, 0 to 20"),
+    "guidance < 0": (
+        {"guidance": f4(-0.5)},
+        "guidance: -0.5 is outside the allowed range, 0 to 20",
+    ),
     "guidance NaN": ({"guidance": f4(float("nan"))}, "guidance: nan is outside"),
     "interval NaN": ({"guidance_interval": f4(np.nan, 1)}, "guidance_interval: nan to 1 is not"),
     "interval down": ({"guidance_interval": f4(0.8, 0.2)}, "guidance_interval: 0.8 to 0.2 is not"),
@@ -271,13 +274,13 @@ def test_a_source_gives_size_and_a_strength(mini: Variant) -> None:
         ({"strength": np.array([0.5], np.float32)}, "strength: needs a source"),
         (
             {"source": np.zeros((32, 32, 32), "f4"), "strength": np.array([1.5], "f4")},
-            "strength: 1.5 is outside what is allowed, 0 to 1",
+            "strength: 1.5 is outside the allowed range, 0 to 1",
         ),
         (
             {"source": np.zeros((32, 32, 32), "f4"), "size": np.array([32, 32, 32])},
             "size: cannot be combined with a source, which has its own size",
         ),
-        ({"redraws": np.array([6])}, "redraws: 6 is outside what is allowed, 0 to 5"),
+        ({"redraws": np.array([6])}, "redraws: 6 is outside the allowed range, 0 to 5"),
         (
             {"redraws": np.array([1]), "latent": np.zeros((1, 4, 24, 28, 24), np.float32)},
             "redraws: cannot be combined with a latent",

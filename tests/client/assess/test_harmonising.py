@@ -83,7 +83,7 @@ def test_the_coarse_volume_is_around_the_middle_of_the_foreground() -> None:
     ("values", "sentence"),
     [
         (np.full((9, 9, 9), 3, np.int16), "is empty: every voxel is 3"),
-        (np.full((9, 9), 3, np.int16), "three dimensions are wanted"),
+        (np.full((9, 9), 3, np.int16), "three dimensions are expected"),
         (np.arange(729, dtype=np.float32).reshape(9, 9, 9) - 600, "is CT by its values; MR"),
         (np.full((9, 9, 9), np.nan, np.float32), "holds NaN"),
     ],

@@ -17,15 +17,15 @@ HEAVY = ("numpy", "nibabel", "tritonclient", "grpc", "PIL")
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("generate --stpes 3", "--stpes is no option of maisi generate; did you mean --steps?"),
+        ("generate --stpes 3", "--stpes is not an option of maisi generate; did you mean --steps?"),
         ("generate --stpes=3 -o a.nii", "did you mean --steps?"),
         ("generate a.nii --ouput a.nii", "did you mean --output?"),  # and not: -o is missing
-        ("generate -o a.nii --pre x", "--pre is no option of maisi generate; did you mean "),
-        ("generate -o a.nii -x", "-x is no option of maisi generate\n"),
-        ("genrate a.nii", "genrate is no command of maisi; did you mean generate?"),
+        ("generate -o a.nii --pre x", "--pre is not an option of maisi generate; did you mean "),
+        ("generate -o a.nii -x", "-x is not an option of maisi generate\n"),
+        ("genrate a.nii", "genrate is not a command of maisi; did you mean generate?"),
         ("gen", "did you mean generate?"),
-        ("mask -o a.nii --steps 3", "--steps is no option of maisi mask"),
-        ("--jsn info", "--jsn is no option of maisi\n"),
+        ("mask -o a.nii --steps 3", "--steps is not an option of maisi mask"),
+        ("--jsn info", "--jsn is not an option of maisi\n"),
         ("--verson", "did you mean --version?"),
     ],
 )

@@ -56,7 +56,7 @@ WRONG = {
     "nameless": ("seed,\n1,2\n", "line 2: cell 2 is '2', and its column has no name"),
     "quote": ('name\n"a\nb\n', "the plan '.*' cannot be read: unexpected end of data"),
     "after empty rows": ("seed,steps\n\n,\n  \n1,x\n", "line 5: steps is 'x'"),
-    "long": ("mask\n" + "a" * 300, "line 2: mask '.*aaa' does not exist or is no file"),
+    "long": ("mask\n" + "a" * 300, "line 2: mask '.*aaa' does not exist or is not a file"),
     "name": ("name\n../a\n", "line 2: name is '../a'; letters, digits"),
     "group": ("name,group\na,a b\n", "line 2: group is 'a b'; letters, digits"),
     "groups": (

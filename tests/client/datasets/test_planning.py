@@ -130,7 +130,7 @@ def test_what_contradicts_itself_is_refused(tmp_path: Path) -> None:
         ("size cannot be combined with masks", 1, {"masks": [folder], "size": [32, 32, 32]}),
         ("preset cannot be combined with masks", 1, {"masks": [folder], "preset": "brain-t1"}),
         ("augment needs masks", 1, {"augment": True}),
-        ("folder '.*empty' holds no .nii or .nii.gz", 1, {"masks": [tmp_path / "empty"]}),
+        ("folder '.*empty' has no .nii or .nii.gz", 1, {"masks": [tmp_path / "empty"]}),
         ("'.*nowhere.nii' is neither a folder nor", 1, {"masks": [tmp_path / "nowhere.nii"]}),
         ("notes.txt' is neither", 1, {"masks": [folder / "notes.txt"]}),
     ]

@@ -116,7 +116,7 @@ def test_every_channel_of_a_case_is_a_series(
         assert np.array_equal(load_mask(study / "mask.dcm").values, load_mask(mask).values)
     if layout == "msd":
         (dataset / "reports" / "case_0001.json").unlink()  # the case is not whole
-        with pytest.raises(InvalidRequest, match="holds no volume with a report"):
+        with pytest.raises(InvalidRequest, match="has no volume with a report"):
             list(dataset_dicom(dataset, tmp_path / "again"))
 
 
@@ -190,7 +190,7 @@ def test_a_dataset_without_its_description(datasets: dict[str, Path], tmp_path: 
     with pytest.raises(InvalidRequest, match=r"dataset\.json' does not have the names of labels"):
         list(dataset_dicom(folder, tmp_path / "dicom"))
     assert not (tmp_path / "dicom").exists()
-    with pytest.raises(InvalidRequest, match="holds no volume with a report"):
+    with pytest.raises(InvalidRequest, match="has no volume with a report"):
         list(dataset_dicom(tmp_path, tmp_path / "dicom"))
 
 

@@ -283,7 +283,7 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     refused("the report's modality is 'pet'; ct or mri", volume(modality="pet"))
     ct = volume()
     moved_mask = nib.Nifti1Image(mask_of(ct.image).dataobj, np.diag([1.0, 1, 1.1, 1]))
-    refused("the mask lies on another grid", ct, mask=moved_mask)
+    refused("the mask is on another grid", ct, mask=moved_mask)
     refused("holds no label", ct, mask=nib.Nifti1Image(np.zeros(SHAPE, np.uint8), np.eye(4)))
     other = replace(ct, report={**CT, "vocabulary": "maisi-124"})
     refused("the mask's ids were sent as maisi-124's", other, mask=mask_of(ct.image))

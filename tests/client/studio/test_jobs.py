@@ -171,16 +171,20 @@ def _until_removed(events: Iterator[tuple[str, Any]], id_: str) -> Iterator[tupl
     [
         ([], 400, "the body is not a JSON object"),
         ({"kind": "x"}, 400, "kind is none of volume, mask"),
-        ({"kind": "volume", "mask": 3}, 400, "mask is no id of a picture"),
+        ({"kind": "volume", "mask": 3}, 400, "mask is not the id of a picture"),
         ({"kind": "volume", "mask": "/etc/passwd"}, 404, "there is no such mask"),
         ({"kind": "volume", "source": "../x"}, 404, "there is no such volume"),
         ({"kind": "volume", "arguments": {"source": "/etc/passwd"}}, 400, "source is named by"),
         ({"kind": "volume", "arguments": {"mask": "/etc/passwd"}}, 400, "mask is named by its id"),
         ({"kind": "volume", "arguments": {"stepps": 3}}, 400, "arguments: 'stepps' is no column"),
         ({"kind": "volume", "arguments": {"steps": "x"}}, 400, "steps is 'x'; expected: a whole"),
-        ({"kind": "volume", "arguments": [1]}, 400, "arguments is no object"),
-        ({"kind": "mask", "arguments": {"steps": 3}}, 400, "steps: a mask alone takes none"),
-        ({"kind": "mask", "source": "x"}, 400, "source: a mask alone takes none"),
+        ({"kind": "volume", "arguments": [1]}, 400, "arguments is not an object"),
+        (
+            {"kind": "mask", "arguments": {"steps": 3}},
+            400,
+            "steps: not allowed in a request for only a mask",
+        ),
+        ({"kind": "mask", "source": "x"}, 400, "source: not allowed in a request for only a mask"),
     ],
 )
 def test_wrong_requests_are_one_sentence(

@@ -66,7 +66,7 @@ def read_grid(path: Path) -> Grid:
     while len(shape) > 3 and shape[-1] == 1:
         shape.pop()
     if len(shape) != 3 or not np.isfinite(affine).all():
-        raise InvalidRequest(f"{name} has shape {list(image.shape)}; three dimensions are wanted")
+        raise InvalidRequest(f"{name} has shape {list(image.shape)}; three dimensions are expected")
     axes = orientation(affine)[:, 0]
     if not np.isfinite(axes).all():
         raise InvalidRequest(f"{name} has an affine that drops an axis")

@@ -45,7 +45,7 @@ class Results:
 class Assessment:
     """Verdicts on a dataset, every number (`report`, as in `report.json`), and the page's path.
 
-    `skipped` are the files that could not be read, with the reason, by the dataset they are of.
+    `skipped` maps each dataset to its files that could not be read, with the reason.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -68,17 +68,17 @@ def assess(
 ) -> Assessment:
     """Measure a folder of synthetic volumes, and write `report.html` and `report.json` into `to`.
 
-    `real` are real volumes that the model was not trained on, `train_set` those that it was: see
-    docs/how-to/assess.md for what is measured of which. Folders are of any layout of
-    `make_dataset`, or hold NIfTI files. `features` is the file of a network (TorchScript, or
-    weights of a ResNet); with `train` a small UNet is trained on each set and tested on real
-    volumes.
+    `real` is a folder of real volumes that the model was not trained on, and `train_set` a folder
+    of volumes that it was trained on; docs/how-to/assess.md says what is measured on which. Folders
+    have any layout of `make_dataset`, or contain NIfTI files. `features` is the file of a network
+    (TorchScript, or weights of a ResNet). With `train`, a small UNet is trained on each set and
+    tested on real volumes.
 
-    What is known of each volume stays in `to/.volumes`, so that a run that is stopped, or repeated
-    with more volumes, starts where it was. `processes` above 1 start new interpreters, which import
+    The measurements of each volume are kept in `to/.volumes`, so that a run that was stopped, or is
+    repeated with more volumes, continues. `processes` above 1 start new interpreters, which import
     the program's main module: guard it with `if __name__ == "__main__"`.
 
-    Raises `InvalidRequest` for a folder without volumes, or with one; for CT beside MR.
+    Raises `InvalidRequest` for a folder with fewer than two volumes, and for CT together with MR.
     """
     say = on_progress or (lambda progress: None)
     say(Progress("reading", 0.0))

@@ -25,7 +25,7 @@ def ms_ssim(one: NDArray[np.floating[Any]], other: NDArray[np.floating[Any]]) ->
     smallest = min(one.shape)
     scales = sum(smallest // 2**scale >= 2 * _RADIUS + 1 for scale in range(len(_WEIGHTS)))
     if not scales:
-        raise ValueError(f"the volume's sides are {list(one.shape)}; at least 7 are wanted")
+        raise ValueError(f"the volume's sides are {list(one.shape)}; at least 7 are expected")
     weights = np.array(_WEIGHTS[:scales]) / sum(_WEIGHTS[:scales])
     x, y = one.astype(np.float32), other.astype(np.float32)
     result = 1.0

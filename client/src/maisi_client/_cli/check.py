@@ -14,9 +14,9 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "check",
         parents=[server_options(), json_option()],
-        help="what generate would do, without doing it",
+        help="describe what generate would do, without doing it",
         description="Print what generate would make: labels, padding, memory, time, and warnings"
-        " where the request is unlike the training data. Nothing is made.",
+        " if the request is far from the training data. The command makes nothing.",
         epilog=EXIT_CODES,
     )
     parser.add_argument(

@@ -20,7 +20,7 @@ def add(commands: Commands, root: argparse.ArgumentParser) -> None:
         help="let the shell complete commands, options and files",
         description="Print a script for the shell. bash: `maisi completion bash >"
         " ~/.local/share/bash-completion/completions/maisi`. zsh: write it to a file `_maisi` in"
-        " a folder of $fpath. New shells know it.",
+        " a folder of $fpath. New shells then complete.",
         epilog=EXIT_CODES,
     )
     parser.add_argument("shell", choices=SHELLS, help="the shell")

@@ -40,7 +40,7 @@ def add(commands: Commands) -> None:
         "--jobs",
         type=count,
         metavar="N",
-        help="rows in flight at all servers together [as many as keep them full]",
+        help="rows in flight at all servers together [as many as keep all servers busy]",
     )
     add_argument(
         "--layout", choices=LAYOUTS, default="plain", help="layout of the files [%(default)s]"

@@ -26,7 +26,8 @@ def add(commands: Commands) -> None:
         parents=[json_option()],
         help="write a volume or a dataset as DICOM, and send it to an archive",
         description="Write a volume as a CT or MR series, and its mask as a Segmentation and as an"
-        " RT Structure Set, or send them; of a dataset, each volume. See docs/how-to/dicom.md.",
+        " RT Structure Set, or send them. For a dataset, do so for each volume. See"
+        " docs/how-to/dicom.md.",
         epilog=EXIT_CODES,
     )
     add_argument = parser.add_argument
@@ -34,14 +35,14 @@ def add(commands: Commands) -> None:
     add_argument(
         "--to",
         metavar="DIR",
-        help="new folder for the files; for a dataset, a folder of such folders, which a second run"
-        " continues [none: the files are only sent]",
+        help="new folder for the files; for a dataset, a folder of such folders, to which a second"
+        " run adds the missing ones [none: the files are only sent]",
     )
     add_argument("--mask", metavar="MASK", help="mask of the volume [VOLUME_mask]")
     add_argument(
         "--report",
         metavar="REPORT",
-        help="report of the volume [the one beside it, else the one of its dataset]",
+        help="report of the volume [beside the volume, or else in its dataset]",
     )
     add_argument(
         "--labelmap",
@@ -55,7 +56,7 @@ def add(commands: Commands) -> None:
         "--stow",
         metavar="URL",
         help="send the files to this DICOMweb service, such as https://pacs.example/dicom-web; the"
-        " URL may contain user and password, $MAISI_STOW_TOKEN a bearer token",
+        " URL may contain user and password; $MAISI_STOW_TOKEN may have a bearer token",
     )
     parser.set_defaults(run=dicom)
 

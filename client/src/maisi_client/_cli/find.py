@@ -18,22 +18,28 @@ def add(commands: Commands) -> None:
         "find",
         parents=[json_option()],
         help="search a library of masks",
-        description="Print the masks of a library that meet all conditions, the nearest first; see"
-        " docs/how-to/generation.md.",
+        description="Print the masks of a library that meet all conditions, in the order of the"
+        " distance of their grid. See docs/how-to/generation.md.",
         epilog=EXIT_CODES,
     )
     add_argument = parser.add_argument
-    add_argument("database", metavar="JSON", help="such as NVIDIA's candidate_masks.json")
+    add_argument(
+        "database", metavar="JSON", help="list of masks, like NVIDIA's candidate_masks.json"
+    )
     add_argument("folder", metavar="FOLDER", help="folder of the masks")
     add_argument(
-        "--labels", type=integers, default=[], metavar="ID,...", help="ids that a mask must hold"
+        "--labels",
+        type=integers,
+        default=[],
+        metavar="ID,...",
+        help="label ids that a mask must have",
     )
     add_argument("--regions", metavar="R,...", help="regions that a mask must show")
     add_argument(
-        "--size", type=integers, metavar="X,Y,Z", help="voxels of the grid to be nearest to"
+        "--size", type=integers, metavar="X,Y,Z", help="voxels of the grid to compare with"
     )
     add_argument(
-        "--spacing", type=lengths, metavar="MM", help="spacing of that grid: one, or X,Y,Z"
+        "--spacing", type=lengths, metavar="MM", help="spacing of that grid: one number, or X,Y,Z"
     )
     parser.set_defaults(run=find)
 

@@ -19,22 +19,22 @@ def add(commands: Commands) -> None:
         "generate",
         parents=[server_options(), json_option()],
         help="make a volume from a mask, or without one",
-        description="Make a volume, on the mask's own grid; its report is written beside it"
-        " (OUT.nii.gz, OUT.json). Files of these names are replaced, but never an input of the"
-        " command. An argument that is not given takes the variant's default.",
+        description="Make a volume on the grid of the mask (OUT.nii.gz) and write its report beside"
+        " it (OUT.json). Existing files of these names are replaced, but never an input of the"
+        " command. The defaults of the arguments are those of the variant.",
         epilog=EXIT_CODES,
     )
     parser.add_argument(
         "mask",
         nargs="?",
         metavar="MASK",
-        help="label map (NIfTI, DICOM SEG); without one, an image alone",
+        help="label map (NIfTI, DICOM SEG); without it, only an image is made",
     )
     parser.add_argument(
         "-o", "--output", required=True, metavar="OUT", help="volume to write, .nii.gz or .nii"
     )
     parser.add_argument(
-        "--preview", metavar="PNG", help="also draw mask and volume in three planes"
+        "--preview", metavar="PNG", help="also draw the mask and the volume in three planes"
     )
     generation_options(parser)
     parser.set_defaults(run=generate)

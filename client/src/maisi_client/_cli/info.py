@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "info",
         parents=[server_options(), json_option()],
-        help="what the server offers",
+        help="print the variants of the server",
         description="Print every variant: modalities, labels, sizes of an anatomy, limits,"
         " defaults and presets.",
         epilog=EXIT_CODES,

@@ -19,7 +19,7 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "mask",
         parents=[server_options(), json_option()],
-        help="a mask alone: generated from an anatomy, or completed",
+        help="write only a mask: generated from an anatomy, or completed",
         description="Write the mask that generate would follow, in MAISI's label ids. OUT is"
         " replaced if it exists, unless it is MASK.",
         epilog=EXIT_CODES,

@@ -19,18 +19,24 @@ def server_options() -> Parser:
     """Return the parent of every command that asks a server."""
     parent = Parser(add_help=False)
     add = parent.add_argument_group("server").add_argument
-    add("--url", help=f"gRPC at host:port, several with commas [$MAISI_URL, else {DEFAULT_URL}]")
-    add("--ca", metavar="PEM", help="TLS: certificate that signs the server's [$MAISI_CA]")
-    add("--certificate", metavar="PEM", help="mTLS: this client's own [$MAISI_CERTIFICATE]")
-    add("--key", metavar="PEM", help="mTLS: the key of that certificate [$MAISI_KEY]")
-    add("--timeout", type=float, default=3600, metavar="S", help="seconds for a request [3600]")
+    add("--url", help=f"host:port of gRPC, or several with commas [$MAISI_URL, else {DEFAULT_URL}]")
+    add("--ca", metavar="PEM", help="TLS: certificate of the server's CA [$MAISI_CA]")
+    add("--certificate", metavar="PEM", help="mTLS: certificate of the client [$MAISI_CERTIFICATE]")
+    add("--key", metavar="PEM", help="mTLS: key of that certificate [$MAISI_KEY]")
+    add(
+        "--timeout",
+        type=float,
+        default=3600,
+        metavar="S",
+        help="limit of a request, in seconds [3600]",
+    )
     return parent
 
 
 def json_option() -> Parser:
     """Return the parent of every command that can print JSON."""
     parent = Parser(add_help=False)
-    parent.add_argument("--json", action="store_true", help="print JSON, errors too")
+    parent.add_argument("--json", action="store_true", help="print JSON, also for errors")
     return parent
 
 
@@ -40,22 +46,22 @@ def generation_options(parser: argparse.ArgumentParser) -> None:
     contrast_options(parser)
     add = parser.add_argument
     add("--source", metavar="VOLUME", help="volume (NIfTI) to start from: image to image")
-    add("--strength", type=float, metavar="S", help="noise put on the source, 0 to 1 [0.8]")
+    add("--strength", type=float, metavar="S", help="amount of noise on the source, 0 to 1 [0.8]")
     add(
         "--redraws",
         type=int,
         metavar="N",
-        help="most times that a volume that does not follow its mask is sampled again [0]",
+        help="how often to sample again, at most, if the volume does not follow its mask [0]",
     )
     add(
         "--guidance-interval",
         type=floats,
         metavar="LOW,HIGH",
-        help="where guidance is applied, from 0 (image) to 1 (noise) [0,1]",
+        help="part of the time that has guidance, from 0 (image) to 1 (noise) [0,1]",
     )
-    add("--solver", metavar="NAME", help="such as euler; `maisi info` lists them")
-    add("--top-region", metavar="R", help="body region, such as chest, of ddpm-ct")
-    add("--bottom-region", metavar="R", help="body region, such as abdomen")
+    add("--solver", metavar="NAME", help="solver, such as euler; `maisi info` lists them")
+    add("--top-region", metavar="R", help="ddpm-ct: region at the top, such as chest")
+    add("--bottom-region", metavar="R", help="ddpm-ct: region at the bottom, such as abdomen")
 
 
 def mask_options(parser: argparse.ArgumentParser, result: str) -> None:
@@ -65,11 +71,11 @@ def mask_options(parser: argparse.ArgumentParser, result: str) -> None:
     add(
         "--anatomy",
         metavar="A=S,...",
-        help="generate the mask, with sizes 0 to 1 of what `maisi info` lists:"
+        help="generate the mask from sizes, 0 to 1; `maisi info` lists them:"
         " 'liver=0.5, hepatic tumor=0.3'",
     )
-    add("--augment", action="store_true", default=None, help="vary MASK a little, by the seed")
-    add("--organs", metavar="A,...", help="labels to keep in the mask that is written [all]")
+    add("--augment", action="store_true", default=None, help="change MASK a little, by the seed")
+    add("--organs", metavar="A,...", help="labels that the written mask keeps [all]")
     add("--seed", type=int, metavar="N", help=f"same seed, same {result} [random]")
 
 
@@ -79,31 +85,44 @@ def grid_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--variant",
         metavar="NAME",
-        help="model, `maisi info` lists them [$MAISI_VARIANT, else the server's only one]",
+        help="variant; `maisi info` lists them [$MAISI_VARIANT, else the server's only one]",
     )
-    add("--vocabulary", metavar="V", help="label ids of MASK, such as totalsegmentator-v2 [maisi]")
-    add("--size", type=integers, metavar="X,Y,Z", help="voxels, where no MASK is given")
-    add("--spacing", type=lengths, metavar="MM", help="voxel size to work at: one, or X,Y,Z")
+    add(
+        "--vocabulary",
+        metavar="V",
+        help="vocabulary of the ids in MASK, such as totalsegmentator-v2 [maisi]",
+    )
+    add("--size", type=integers, metavar="X,Y,Z", help="voxels, if there is no MASK")
+    add(
+        "--spacing",
+        type=lengths,
+        metavar="MM",
+        help="voxel size of the generation: one number, or X,Y,Z",
+    )
 
 
 def contrast_options(
     parser: argparse.ArgumentParser,
     modality: Callable[[str], Any] = str,
-    modality_help: str = "such as mri_t1; `maisi info` lists them",
+    modality_help: str = "modality, such as mri_t1; `maisi info` lists them",
 ) -> None:
     """Add the options of the modality, the number of steps and guidance."""
     add = parser.add_argument
-    add("--preset", metavar="NAME", help="size, spacing and modality by name, see info")
+    add(
+        "--preset",
+        metavar="NAME",
+        help="name of a size, spacing and modality; `maisi info` lists them",
+    )
     add("--modality", type=modality, help=modality_help)
     add("--steps", type=int, help="steps of the solver")
-    add("--guidance", type=float, help="classifier-free guidance; 0 is off")
+    add("--guidance", type=float, help="scale of classifier-free guidance; 0 disables it")
 
 
 def count(text: str) -> int:
     """Read a whole number of 1 or more."""
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
     return number
 
 

@@ -16,8 +16,8 @@ def add(commands: Commands) -> None:
         "preview",
         parents=[json_option()],
         help="draw a mask and volumes in three planes",
-        description="Draw a column for the mask, if there is one, and for each volume, titled by"
-        " its file name.",
+        description="Draw a column for the mask, if there is one, and for each volume. The titles"
+        " are the names of the files.",
         epilog=EXIT_CODES,
     )
     parser.add_argument("mask", nargs="?", metavar="MASK", help="label map (NIfTI, DICOM SEG)")
@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
         action="append",
         default=[],
         metavar="VOLUME",
-        help="a volume without a MASK before it; may be repeated",
+        help="a volume, if there is no MASK; may be repeated",
     )
     parser.add_argument("-o", "--output", required=True, metavar="PNG", help="picture to write")
     parser.set_defaults(run=preview)

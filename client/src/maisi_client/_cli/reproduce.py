@@ -17,13 +17,13 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "reproduce",
         parents=[server_options(), json_option()],
-        help="make a volume again from its report, and check that it is the same",
-        description="Make the volume of a report again; fails where a digest differs.",
+        help="make a volume again from its report, and compare the bytes",
+        description="Make the volume of a report again. The command fails if a digest differs.",
         epilog=EXIT_CODES,
     )
     add_argument = parser.add_argument
-    add_argument("sidecar", metavar="REPORT", help="the .json beside a volume")
-    add_argument("-o", "--output", metavar="OUT", help="also write it: .nii.gz or .nii")
+    add_argument("sidecar", metavar="REPORT", help="report, the .json file of a volume")
+    add_argument("-o", "--output", metavar="OUT", help="also write the volume: .nii.gz or .nii")
     add_argument("--mask", metavar="MASK", help="new path of the mask [that of the report]")
     add_argument("--source", metavar="VOLUME", help="new path of the source [that of the report]")
     parser.set_defaults(run=reproduce)

@@ -18,9 +18,9 @@ def add(commands: Commands) -> None:
         "studio",
         parents=[server_options()],
         help="look at, paint, generate and compare scans in the browser",
-        description="Serve a page for this machine's browser until Ctrl-C. Its link, which only the"
-        " user who started it knows, is printed and opened. Pictures are kept in a temporary folder"
-        " until the end; download what you want to keep.",
+        description="Serve a page for the browser of this machine until Ctrl-C. The command prints"
+        " and opens a secret link to the page. Pictures are stored in a temporary folder until the"
+        " end. Download what you want to keep.",
         epilog=EXIT_CODES,
     )
     add_argument = parser.add_argument
@@ -28,11 +28,11 @@ def add(commands: Commands) -> None:
         "--host",
         default="127.0.0.1",
         metavar="ADDRESS",
-        help="address or name of this machine by which the browser reaches it; other than"
-        " %(default)s, what is sent can be read on the way [%(default)s]",
+        help="address or name of this machine for the browser; with another one than %(default)s,"
+        " the traffic is not encrypted and can be read [%(default)s]",
     )
     add_argument("--port", type=int, default=0, metavar="N", help="port of the page [a free one]")
-    add_argument("--no-browser", action="store_true", help="print the link, and open nothing")
+    add_argument("--no-browser", action="store_true", help="print the link, and do not open it")
     parser.set_defaults(run=studio, json=False)
 
 

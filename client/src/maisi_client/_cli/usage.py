@@ -37,11 +37,13 @@ class Parser(argparse.ArgumentParser):
                 if not commands:
                     continue
                 if word not in commands:
-                    self.error(f"{word} is no command of {self.prog}{_suggestion(word, commands)}")
+                    self.error(
+                        f"{word} is not a command of {self.prog}{_suggestion(word, commands)}"
+                    )
                 break  # the rest is for the command's own parser
             name = word.partition("=")[0] if word.startswith("--") else word[:2]
             if name not in options and not _NUMBER.match(word) and " " not in word:
-                self.error(f"{name} is no option of {self.prog}{_suggestion(name, options)}")
+                self.error(f"{name} is not an option of {self.prog}{_suggestion(name, options)}")
         parsed, rest = super().parse_known_args(words, namespace)
         positional = [action for action in self._actions if not action.option_strings]
         if rest and positional and positional[-1].nargs == "*":  # files on both sides of an option

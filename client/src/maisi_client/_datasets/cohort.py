@@ -152,7 +152,7 @@ def _three(where: str, column: str, text: str) -> list[float]:
     except (TypeError, ValueError, OverflowError, RecursionError):
         pass
     raise InvalidRequest(
-        f"{where}: {column} is {excerpt(text)}; three numbers above 0 are wanted, as in"
+        f"{where}: {column} is {excerpt(text)}; three numbers above 0 are expected, as in"
         " [256, 256, 192]"
     )
 

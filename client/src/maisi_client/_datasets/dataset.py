@@ -55,26 +55,30 @@ def make_dataset(
 ) -> Generator[Outcome, None, None]:
     """Make every missing row of a plan; yield the outcome of each row, in the order of their ends.
 
-    Each server gets as many rows at a time as keep it full, by the capacity that it publishes; with
-    `jobs`, so many rows are in flight at all servers together. Large rows come first, and rows of
-    one size after each other at one server. The order has no influence on the files.
+    Each server gets as many rows at a time as keep it busy, by the capacity that it publishes. With
+    `jobs`, that number of rows is in flight at all servers together. Large rows come first, and
+    rows of one size are made one after another at one server. The order has no influence on the
+    files.
 
-    A row has an image, labels where it has a mask, and last, when those are whole, a report. A run
-    that is stopped, also by kill -9, loses no finished volume, and the next run makes none twice.
+    A row has an image, labels if it has a mask, and a report, which is written last. A run that is
+    stopped, even by kill -9, loses no finished volume, and the next run makes none twice.
     `layout` is that of the files: `plain` (`images/NAME.nii.gz`, `labels/NAME.nii.gz`,
     `reports/NAME.json`), `nnunet`, `msd` or `bids`; the files that describe the dataset as a whole
     are written at the end. A volume that by its report does not follow its mask is written below
     `unfaithful/` instead. A row that fails is tried `attempts` times; then `failed/NAME.json` has
-    the error, and the next run tries again. Rows without a group get one, see `assign_groups`.
+    the error, and the next run tries again. Rows without a group get one; see
+    docs/how-to/datasets.md.
 
-    `channels` are modalities, such as `["mri_t1", "mri_flair"]`, that every row is made in, with
-    one seed and on one grid: a case of several images. If one of them does not follow the mask, the
-    case is unfaithful.
+    `channels` are modalities, such as `["mri_t1", "mri_flair"]`. Every row is made in each of them,
+    with one seed and on one grid, as a case of several images. If one image does not follow the
+    mask, the case is unfaithful.
 
-    `shard` (I, N) makes the rows I, I + N, ...: processes with the other I need no coordinator.
-    Raises `InvalidRequest` where another process makes the same shard into the same folder, a mask
-    or source would be replaced, the layout cannot hold a row, or the folder describes or holds
-    another dataset; `MaisiError` where files cannot be locked, as on Windows.
+    `shard` (I, N) makes only the rows I, I + N, ...; the processes of the shards need no
+    coordinator.
+
+    Raises `InvalidRequest` if another process makes the same shard into the same folder, a mask or
+    source would be replaced, the layout cannot have a row, or the folder has another dataset.
+    Raises `MaisiError` if files cannot be locked, as on Windows.
     """
     folder, (index, count) = Path(to), shard
     rows = assign_groups(rows)

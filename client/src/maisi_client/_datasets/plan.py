@@ -31,9 +31,9 @@ def read_plan(path: str | Path) -> list[Row]:
     Whole numbers may be written as 7.0; decimals have a point. Columns are `name`, `group`,
     `license` and the arguments of `Client.generate`; an empty cell takes the variant's default.
     Paths of `mask` and `source` are relative to the plan's folder. Without a `name` a row is
-    `case_0000` by its number from 0, and without a `seed` that number is its seed, so that a plan
-    always makes the same dataset. Every row gets a `group`; see `assign_groups`. Sides and lengths
-    are `96,112,96`. Raises `InvalidRequest` with the line and the column of what is wrong.
+    `case_0000`, by its number from 0. Without a `seed` this number is its seed, so that a plan
+    always makes the same dataset. Every row gets a `group`; see docs/how-to/datasets.md. Sizes and
+    lengths have the form `96,112,96`. Raises `InvalidRequest` with the line and column of an error.
     """
     path = Path(path)
     rows: list[Row] = []
@@ -53,7 +53,7 @@ def read_plan(path: str | Path) -> list[Row]:
                 arguments[key] = path.parent / arguments[key]
                 if not os.path.isfile(arguments[key]):
                     file = printable(str(arguments[key]), 500)
-                    raise InvalidRequest(f"{where}: {key} '{file}' does not exist or is no file")
+                    raise InvalidRequest(f"{where}: {key} '{file}' does not exist or is not a file")
         rows.append(Row(name, {"seed": number, **arguments}, license_, group))
     if not rows:
         raise InvalidRequest(f"{path}: the plan has no row")
@@ -92,10 +92,10 @@ def parse_argument(where: str, key: str, value: Any) -> Any:
 def write_plan(rows: Sequence[Row], path: str | Path) -> Path:
     """Write a plan that `read_plan` reads; return its path.
 
-    The same rows are the same bytes, each with its group. `mask` and `source` must be paths; they
-    are written relative to the plan's folder, so that the two can be moved together. Raises
-    `InvalidRequest` for a row that no plan can hold, and where the plan cannot be written or would
-    replace a mask or source.
+    The same rows give the same bytes. Each row is written with its group. `mask` and `source` must
+    be paths. They are written relative to the folder of the plan, so that plan and files can be
+    moved together. Raises `InvalidRequest` for a row that a plan cannot express, and if the plan
+    cannot be written or would replace a mask or source.
     """
     path = Path(path)
     inputs = identities(

@@ -33,12 +33,13 @@ def make_plan(
 ) -> list[Row]:
     """Return `count` rows, in random order; the same arguments give the same rows.
 
-    `modalities` maps names to shares of any sum, such as `{"mri_t1": 0.5, "mri_flair": 0.5}`; they
-    are met to within one row. `masks` are label maps and folders of them, not searched below; each
-    label map is used equally often to within one row, in each modality, too. `augment` makes each
-    use of a mask a little different. `same` are arguments of `Client.generate` that all rows have.
-    The rows are named `case_0000` and on, and the seed of row R is `seed` * 2^32 + R. Rows of one
-    mask have one `group`; without masks each row has its own.
+    `modalities` maps names to shares of any sum, such as `{"mri_t1": 0.5, "mri_flair": 0.5}`. The
+    number of rows of each modality is exact to within one row. `masks` are label maps, and folders
+    of them, whose subfolders are not searched. Each label map is used equally often to within one
+    row, overall and in each modality. `augment` changes the mask a little for each row. `same` are
+    arguments of `Client.generate` that all rows have. The rows are named `case_0000`, `case_0001`
+    and so on, and the seed of row R is `seed` * 2^32 + R. Rows of one mask have one `group`;
+    without masks each row has its own group.
 
     Raises `InvalidRequest` for a share that is not above 0, for missing masks, and for arguments
     that contradict each other.
@@ -75,7 +76,7 @@ def label_maps(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
         if path.is_dir():
             maps = sorted(file for file in path.iterdir() if _is_label_map(file))
             if not maps:
-                raise InvalidRequest(f"masks: folder '{path}' holds no .nii or .nii.gz")
+                raise InvalidRequest(f"masks: folder '{path}' has no .nii or .nii.gz file")
             files.update(dict.fromkeys(maps))
         elif _is_label_map(path):
             files[path] = None

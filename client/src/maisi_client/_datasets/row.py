@@ -14,8 +14,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 class Row:
     """A volume to make: its name, and the arguments of `Client.generate`.
 
-    `license` names the terms of the data that the row was drawn from, if any. Rows of one `group`
-    show one anatomy; without a group, `assign_groups` finds it.
+    `license` has the terms of the data that the row was derived from, if any. Rows of one `group`
+    show one anatomy. A row without a group gets one when a plan or a dataset is made.
     """
 
     name: str

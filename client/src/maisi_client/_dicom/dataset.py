@@ -60,18 +60,21 @@ def dataset_dicom(
 ) -> Iterator[Study]:
     """Write every volume of a dataset, with its labels, as DICOM into `to/NAME`, and send it.
 
-    `dataset` is the folder that `make_dataset` wrote, in any layout; a volume without a report is
-    not whole, and left out. Without `to` nothing is kept. Else a second run writes and sends what
-    the first one has not, by the folders in `to` and its file `sent.jsonl`. Yield each volume when
-    it is written and sent. Raises `InvalidRequest` where there is none, `MaisiError` without the
-    extra `dicom`, and what `Destination.send` raises.
+    `dataset` is the folder that `make_dataset` wrote, in any layout. A volume without a report is
+    incomplete, and is left out. Without `to`, no files are kept. With `to`, a second run writes and
+    sends only what the first one did not, by the folders in `to` and the file `sent.jsonl`. Yield
+    each volume when it is written and sent.
+
+    Raises `InvalidRequest` if there is no volume, or a receiver refuses the files,
+    `ServerUnavailable` if a receiver does not answer, `ServerError` if it fails, and `MaisiError`
+    without the extra `dicom`.
     """
     require_dicom("contourpy")
     dataset = Path(dataset)
     images = sorted(image for pattern in _IMAGES for image in dataset.glob(pattern))
     all_series = [series for image in images for series in _series(image)]
     if not all_series:
-        raise InvalidRequest(f"'{dataset}' holds no volume with a report; a dataset is expected")
+        raise InvalidRequest(f"'{dataset}' has no volume with a report; a dataset is expected")
     names = _names(dataset)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()) if to is None else to)

@@ -60,7 +60,7 @@ def read_segmentation(path: str | os.PathLike[str], name: str) -> nib.Nifti1Imag
     if kind not in _SOP_CLASSES:
         raise MaskError(
             f"{name} is DICOM of {printable(kind.name) or 'no kind'};"
-            " of DICOM, Segmentations are wanted"
+            " of DICOM, Segmentations are expected"
         )
     if dataset.get("SegmentationType") == "FRACTIONAL":
         raise MaskError(f"{name} is a fractional Segmentation; BINARY or LABELMAP is expected")

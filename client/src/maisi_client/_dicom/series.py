@@ -42,8 +42,9 @@ def save_dicom(
     viewers show them: columns to the left, rows to posterior; nothing is interpolated. `mask` is
     the label map, by default the volume's own if it has one. It becomes `mask.dcm`, a Segmentation,
     BINARY or with `labelmap` LABELMAP, and `structures.dcm`, an RT Structure Set of its contours.
-    `labels` are the names of its ids, MAISI's by default. UIDs follow from the content: the same
-    volume and mask always have the same, and volumes of one mask are one patient's, in one study.
+    `labels` maps its ids to names, MAISI's by default. UIDs are computed from the content: the same
+    volume and mask always have the same UIDs, and volumes of one mask belong to one patient and one
+    study.
 
     Return the paths of the files, the slices first. Raises `InvalidRequest` if the report has no CT
     or MR modality, the affine is sheared, the mask is on another grid or empty, or `to` is the
@@ -102,9 +103,9 @@ def _mask(
     for warning in ras_mask.warnings:
         _log.warning("%s", warning)
     if not same_grid(onto, ras_mask):
-        raise InvalidRequest("the mask lies on another grid than the volume")
+        raise InvalidRequest("the mask is on another grid than the volume")
     if not ras_mask.values.any():
-        raise InvalidRequest("the mask holds no label; leave it out")
+        raise InvalidRequest("the mask has no label; leave it out")
     return ras_mask
 
 

@@ -49,7 +49,7 @@ def slice_grid(name: str, ras: RasImage) -> SliceGrid:
         angle = np.degrees(np.arccos(shear))
         raise InvalidRequest(
             f"{name} has a sheared affine, with axes at {angle:.2f} degrees; right angles are"
-            " wanted in DICOM"
+            " expected in DICOM"
         )
     left, _, right = np.linalg.svd(cosines)  # the nearest rotation
     return SliceGrid((columns, rows, slices), left @ right, ras.spacing, lps[:3, 3])

@@ -51,8 +51,9 @@ def node(address: str) -> Destination:
 def send_dicom(files: Sequence[str | os.PathLike[str]], address: str) -> None:
     """Send DICOM files to the node at `HOST:PORT/AET` by C-STORE.
 
-    Raises `InvalidRequest`, `ServerUnavailable` and `ServerError` as `Destination` says, and
-    `MaisiError` without the extra `dicom`.
+    Raises `InvalidRequest` if the node refuses the sender or the files, `ServerUnavailable` if it
+    does not answer or the connection is lost, `ServerError` if it fails, and `MaisiError` without
+    the extra `dicom`.
     """
     node(address).send([Path(file) for file in files])
 
@@ -89,7 +90,7 @@ def _associate(name: str, host: str, port: int, title: str, files: Sequence[Path
         kinds = ", ".join(sorted(_class_name(UID(one or "")) for one in refused))
         raise InvalidRequest(f"{name} takes no {kinds}; {nothing}")
     if not association.is_established:
-        why = "breaks off the connection" if opened else "does not answer"
+        why = "closed the connection" if opened else "does not answer"
         raise ServerUnavailable(f"{name} {why}; {nothing}")
     return association
 
@@ -101,7 +102,7 @@ def _store_all(name: str, association: Association, files: Sequence[Path]) -> No
         except RuntimeError:  # the association has ended
             status = None
         if status is None:
-            raise ServerUnavailable(f"{name} answers no more; {stored(number, files)}")
+            raise ServerUnavailable(f"{name} does not answer any more; {stored(number, files)}")
         if status not in _STORED:
             failure = ServerUnavailable if status >> 8 == _OUT_OF_RESOURCES else ServerError
             raise failure(

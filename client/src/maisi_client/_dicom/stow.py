@@ -64,9 +64,12 @@ def service(url: str) -> Destination:
 
 
 def stow_dicom(files: Sequence[str | os.PathLike[str]], url: str) -> None:
-    """Send DICOM files to the DICOMweb service at `url` by STOW-RS; see `service`.
+    """Send DICOM files to the DICOMweb service at `url` by STOW-RS.
 
-    Raises `InvalidRequest`, `ServerUnavailable` and `ServerError` as `Destination` says.
+    The URL may contain user and password; `MAISI_STOW_TOKEN` may have a bearer token.
+
+    Raises `InvalidRequest` if the service refuses the user or the files, `ServerUnavailable` if it
+    does not answer or the connection is lost, and `ServerError` if it fails.
     """
     service(url).send([Path(file) for file in files])
 

@@ -35,7 +35,7 @@ def read_ids(body: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """Return the ids of mask and source in a request; each may be None."""
     for name in _PICTURES:
         if not isinstance(body.get(name), (str, type(None))):
-            raise InvalidRequest(f"{name} is no id of a picture")
+            raise InvalidRequest(f"{name} is not the id of a picture")
     return body.get("mask"), body.get("source")
 
 
@@ -47,7 +47,7 @@ def read_arguments(body: Mapping[str, Any], method: str) -> dict[str, Any]:
     """
     arguments = body.get("arguments", {})
     if not isinstance(arguments, dict):
-        raise InvalidRequest("arguments is no object")
+        raise InvalidRequest("arguments is not an object")
     values = {}
     for name, value in arguments.items():
         if name in _PICTURES:
@@ -56,7 +56,9 @@ def read_arguments(body: Mapping[str, Any], method: str) -> dict[str, Any]:
             values[name] = parse_argument("arguments", name, value)
     others = values.keys() - MaskArguments.__annotations__.keys()
     if method == "mask" and others:
-        raise InvalidRequest(f"{', '.join(sorted(others))}: a mask alone takes none")
+        raise InvalidRequest(
+            f"{', '.join(sorted(others))}: not allowed in a request for only a mask"
+        )
     if "anatomy" in values:
         values["anatomy"] = sizes_text(values["anatomy"])
     return complete(values)

@@ -21,7 +21,7 @@ def _inputs(
     """Return the mask, the source and the other arguments that a body describes."""
     mask_id, source_id = read_ids(body)
     if method == "mask" and source_id is not None:
-        raise InvalidRequest("source: a mask alone takes none")
+        raise InvalidRequest("source: not allowed in a request for only a mask")
     mask = studio.pictures.find(mask_id, "mask")
     arguments = read_arguments(body, method)
     check_vocabulary(mask, arguments)

@@ -70,7 +70,7 @@ class Jobs:
     ) -> Job:
         """Queue a job; raises `Refused` if too many wait."""
         if sum(job.state == "waiting" for job in self) >= _WAITING:
-            raise Refused(429, "too_many", f"{_WAITING} jobs wait already; one has to end first")
+            raise Refused(429, "too_many", f"{_WAITING} jobs wait already; one must end first")
         created = timestamp()
         job = Job(secrets.token_hex(16), kind, arguments, mask, source, created)
         self._jobs[job.id] = job
@@ -116,7 +116,7 @@ class Jobs:
         except MaisiError as error:
             self._fail(job.id, error.kind, str(error))
         except OSError as error:
-            why = error.strerror or "of an unknown fault"
+            why = error.strerror or "because of an unknown fault"
             self._fail(job.id, "unsupported", f"the files cannot be written: {why}")
         except Exception:
             _log.exception("a job of maisi studio failed")

@@ -110,10 +110,10 @@ class Guard:
         if host not in self._access.hosts:
             return response(421, "forbidden", "this address is not the one that is served here")
         if headers.get("origin", f"http://{host}").lower() != f"http://{host}":
-            return response(403, "forbidden", "another site asked; its pages have no access")
+            return response(403, "forbidden", "a request of another site is refused")
         # Another port of the same host counts as the same site, and has the same cookies.
         if _from_elsewhere(headers) and not (_opens(scope) and _is_whole_page(headers)):
-            return response(403, "forbidden", "another site asked; its pages have no access")
+            return response(403, "forbidden", "a request of another site is refused")
         if scope["method"] not in _READING and headers.get("x-maisi") != "1":
             return response(403, "forbidden", "the header X-Maisi: 1 is missing")
         return None

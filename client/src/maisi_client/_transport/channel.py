@@ -104,7 +104,7 @@ def check_supported(request: Request, config: Any) -> None:
     for name in request.inputs:
         if name not in names:
             raise InvalidRequest(
-                f"{name}: {request.variant} takes none; what it takes is {', '.join(names)}"
+                f"{name}: {request.variant} does not have this input; it has {', '.join(names)}"
             )
 
 

@@ -85,7 +85,7 @@ def explain(error: InferenceServerException, url: str, started: bool = False) ->
         case "UNAVAILABLE" if not started and _OTHER_PROTOCOL.match(message):
             return ServerUnavailable(
                 f"what answers at {url} does not speak gRPC as expected; Triton's gRPC port is 8001"
-                f" by default, and TLS has to be used by both sides or none{_by_proxy(url)}"
+                f" by default, and TLS has to be used by both sides or by neither{_by_proxy(url)}"
             )
         case _ if _LOST.match(message):
             return connection_lost(url, message)
