@@ -16,7 +16,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 WORDS = Path(__file__).with_name("words.txt")
 _TEST = ":!tests/docs/test_prose.py"  # has the words on purpose
-_KINDS = ("*.md", "*.py", "*.tpl", "*.toml", "*.yaml", "NOTES.txt", "scripts/*", _TEST)
+_KINDS = ("*.ipynb", "*.md", "*.py", "*.tpl", "*.toml", "*.yaml", "NOTES.txt", "scripts/*", _TEST)
 _CODE = re.compile(r"`[^`\n]+`")
 _MARKS = re.compile(r"^[\s#>]+")  # of a comment or a quotation, before the text of a line
 _QUOTES = re.compile(r"""^[a-zA-Z]*("{3}|'{3}|"|')|("{3}|'{3}|"|')$""")

@@ -35,6 +35,22 @@ _CONSTANTS = {  # of a scheduler: MONAI's name -> that in a variant
     "num_train_timesteps": "train_timesteps",
     "beta_start": "beta_start",
     "beta_end": "beta_end",
+    "base_img_size_numel": "base_numel",
+}
+# What the server samples by: an argument of a scheduler -> its value there, and MONAI's default.
+_SAMPLING: dict[str, dict[str, tuple[Any, Any]]] = {
+    "ddpm": {
+        "schedule": ("scaled_linear_beta", "linear_beta"),
+        "clip_sample": (False, True),
+        "prediction_type": ("epsilon", "epsilon"),
+        "variance_type": ("fixed_small", "fixed_small"),
+    },
+    "rflow": {
+        "use_timestep_transform": (True, False),
+        "use_discrete_timesteps": (False, True),
+        "transform_scale": (1, 1),
+        "steps_offset": (0, 0),
+    },
 }
 # They change neither parameters nor results, or only where a volume is split in memory.
 _IGNORED = {"_target_", "dim_split", *networks.OVERRIDES}
@@ -150,12 +166,16 @@ def _check_schedule(
         raise ValueError(
             f"bundle: {key} is {target}, and {variant.name} has the schedule {schedule['kind']}"
         )
-    for name, own_name in _CONSTANTS.items():
-        if name in definition and definition[name] != schedule.get(own_name, definition[name]):
-            raise ValueError(
-                f"bundle: {key} has {name} {definition[name]}, and {variant.name} has "
-                f"{schedule[own_name]}"
-            )
+    pairs = {
+        name: (schedule[own_name], definition[name])
+        for name, own_name in _CONSTANTS.items()
+        if name in definition and own_name in schedule
+    }
+    for name, (ours, default) in _SAMPLING[schedule["kind"]].items():
+        pairs[name] = (ours, definition.get(name, default))
+    for name, (ours, theirs) in pairs.items():
+        if ours != theirs:
+            raise ValueError(f"bundle: {key} has {name} {theirs}, and {variant.name} has {ours}")
 
 
 def _plain(value: Any) -> Any:

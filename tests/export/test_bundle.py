@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from export import bundle, networks, random_weights
+from export import variant as variants
 from export.variant import Variant
 from tests.export.repository_of_tiny import official
 
@@ -40,6 +41,8 @@ def config() -> Config:
         "num_train_timesteps": 1000,
         "beta_start": 0.0015,
         "beta_end": 0.0195,
+        "schedule": "scaled_linear_beta",
+        "clip_sample": False,
     }
     table: Config = {
         "bundle_root": ".",
@@ -108,6 +111,11 @@ def changed(key: str, value: Any, name: str = "") -> Callable[[Config], None]:
         (changed("autoencoder_def", None), "lacks 'autoencoder_def'"),
         (changed("noise_scheduler", "x.RFlowScheduler", "_target_"), "is RFlowScheduler, and"),
         (changed("noise_scheduler", 0.02, "beta_end"), "noise_scheduler has beta_end 0.02, and"),
+        (
+            changed("noise_scheduler", True, "clip_sample"),
+            "has clip_sample True, and tiny-ddpm",
+        ),
+        (changed("mask_generation_noise_scheduler", "cosine", "schedule"), "has schedule cosine"),
         (changed("trained_controlnet_path", "$open('/x')"), "'trained_controlnet_path' in configs"),
         (changed("model_dir", "$@model_dir + '/x'"), "'trained_autoencoder_path' in configs"),
     ],
@@ -120,6 +128,32 @@ def test_what_does_not_fit_is_named(
     with pytest.raises(ValueError, match=r"^bundle: ") as raised:
         bundle.on_bundle(DDPM, write(tmp_path, table))
     assert sentence in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_the_defaults_of_a_schedule_are_compared_too(tmp_path: Path) -> None:
+    table = config()
+    del table["noise_scheduler"]["schedule"]
+    with pytest.raises(ValueError, match=r"noise_scheduler has schedule linear_beta, and"):
+        bundle.on_bundle(DDPM, write(tmp_path, table))
+
+
+RFLOW = {"num_train_timesteps": 1000, "use_discrete_timesteps": False}
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "sentence"),
+    [
+        ({**RFLOW, "use_timestep_transform": True, "scale": 1.2}, "autoencoder_def"),
+        (RFLOW, "has use_timestep_transform False, and rflow-ct has True"),
+        ({**RFLOW, "base_img_size_numel": 8}, "has base_img_size_numel 8, and"),
+    ],
+)
+def test_a_rectified_flow(scheduler: Config, sentence: str, tmp_path: Path) -> None:
+    table = config() | {"noise_scheduler": {"_target_": "x.RFlowScheduler", **scheduler}}
+    del table["autoencoder_def"]  # is looked at after the schedule
+    with pytest.raises(ValueError) as raised:
+        bundle.on_bundle(variants.load("rflow-ct"), write(tmp_path, table))
+    assert sentence in str(raised.value)
 
 
 def test_a_configuration_that_is_no_json(tmp_path: Path) -> None:
