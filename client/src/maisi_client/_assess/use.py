@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from .reading import Dataset, Item
 _MOST = 48  # volumes of a set: what is held in memory
 _CLASSES = 8  # labels, the largest that both sets have
 _LEAST = 4  # labelled volumes of a set
-_STEPS, _BATCH, _RATE = 100, 2, 2e-2
+_STEPS, _BATCH, _RATE = 200, 2, 2e-2
+_SECONDS = 300.0  # in which the three networks are trained, at most
 _BOOTSTRAPS = 1000
 
 Pairs = list[tuple[Greys, NDArray[np.uint8]]]
@@ -39,12 +41,13 @@ class Trained:
 
 @dataclass(frozen=True)
 class Use:
-    """Networks of one form and number of steps, trained on each set, tested on the same volumes."""
+    """Networks of one form, trained on each set by so many `steps`, `tested` on as many volumes."""
 
     synthetic: Trained
     real: Trained
     both: Trained
     tested: int
+    steps: int
 
 
 def use(
@@ -56,9 +59,10 @@ def use(
 ) -> Use | None:
     """Train a small UNet on each set, and test on the other half of the real volumes.
 
-    Volumes are `[48, 48, 48]`, the labels the largest that both sets have by name. The number of
-    steps is fixed, so the time is bounded; the seed is, too. None if too few volumes have labels
-    in common. Raises `MaisiError` without PyTorch and MONAI.
+    Volumes are `[48, 48, 48]`, the labels the largest that both sets have by name. The seed is
+    fixed. After `_SECONDS` the networks have fewer steps than `_STEPS`, all the same number.
+    `on_step` gets the fraction that is done. None if too few volumes have labels in common. Raises
+    `MaisiError` without PyTorch and MONAI.
     """
     sides = [_labelled(dataset) for dataset in (synthetic, real)]
     if len(sides[0]) < _LEAST or len(sides[1]) < 2 * _LEAST:
@@ -74,15 +78,14 @@ def use(
     own = _pairs(sides[0], synthetic, names, harmony)
     base, test = (_pairs(items, real, names, harmony) for items in (others, held_out))
     both = [pair for two in zip(own, base, strict=False) for pair in two]
-    results = []
-    for number, pairs in enumerate((own, base, both)):
-        network = _train(pairs, len(names), seed, partial(_third, on_step, number))
-        results.append(_test(network, test, names, len(pairs), seed))
-    return Use(results[0], results[1], results[2], len(test))
-
-
-def _third(on_step: Callable[[float], None], number: int, done: float) -> None:
-    on_step((number + done) / 3)
+    with _one_thread():
+        sets = (own, base, both)
+        networks, steps = _train(sets, len(names), seed, on_step)
+        results = [
+            _test(network, test, names, len(pairs), seed)
+            for network, pairs in zip(networks, sets, strict=True)
+        ]
+    return Use(results[0], results[1], results[2], len(test), steps)
 
 
 def _labelled(dataset: Dataset) -> list[Item]:
@@ -123,35 +126,78 @@ def _pairs(
     return pairs
 
 
-def _train(pairs: Pairs, classes: int, seed: int, on_step: Callable[[float], None]) -> Any:
-    """Return a UNet after `_STEPS` steps on volumes with changed contrast and noise."""
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let PyTorch use one thread: several wait for each other at so small a network."""
     try:
         import torch
-        from monai.losses import DiceCELoss
-        from monai.networks.nets import UNet
     except ImportError as error:
-        raise MaisiError(
-            f"--train needs {error.name}, which is not installed: pip install torch monai"
-        ) from None
-    rng = np.random.default_rng(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = UNet(3, 1, classes + 1, (8, 16, 32, 64), (2, 2, 2), num_res_units=1, norm="BATCH")
-    criterion = DiceCELoss(to_onehot_y=True, softmax=True, batch=True)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE)
-    slower = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
-    for step in range(_STEPS):
-        chosen = [pairs[index] for index in rng.integers(len(pairs), size=_BATCH)]
-        greys = np.stack([_changed(grey, rng) for grey, _ in chosen])
-        labels = np.stack([label for _, label in chosen])
-        scores = network(torch.from_numpy(greys)[:, None])
-        loss = criterion(scores, torch.from_numpy(labels)[:, None])
-        optimizer.zero_grad()
+        raise _missing(error) from None
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _missing(error: ImportError) -> MaisiError:
+    return MaisiError(
+        f"--train needs {error.name}, which is not installed: pip install torch monai"
+    )
+
+
+def _train(
+    sets: Sequence[Pairs], classes: int, seed: int, on_step: Callable[[float], None]
+) -> tuple[list[Any], int]:
+    """Return a UNet for each set, and the number of steps that each was trained.
+
+    The networks take their steps in turn, so that they have had as many when the time is over. The
+    learning rate falls to 0 at the end, whichever ends the training.
+    """
+    learners = [_Learner(pairs, classes, seed) for pairs in sets]
+    started, steps, done = time.monotonic(), 0, 0.0
+    while done < 1:
+        for learner in learners:
+            learner.step(_RATE * (1 + np.cos(np.pi * done)) / 2)
+        steps += 1
+        done = max(steps / _STEPS, (time.monotonic() - started) / _SECONDS)
+        on_step(min(done, 1.0))
+    return [learner.network.eval() for learner in learners], steps
+
+
+class _Learner:
+    """A UNet in training on volumes with changed contrast and noise."""
+
+    def __init__(self, pairs: Pairs, classes: int, seed: int) -> None:
+        try:
+            import torch
+            from monai.losses import DiceCELoss
+            from monai.networks.nets import UNet
+        except ImportError as error:
+            raise _missing(error) from None
+        self._pairs = pairs
+        self._rng = np.random.default_rng(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = UNet(3, 1, classes + 1, (8, 16, 32, 64), (2, 2, 2), norm="BATCH")
+        self._criterion = DiceCELoss(to_onehot_y=True, softmax=True, batch=True)
+        self._optimizer = torch.optim.AdamW(self.network.parameters())
+
+    def step(self, rate: float) -> None:
+        """Train on a few volumes with a learning rate."""
+        import torch
+
+        rows = self._rng.integers(len(self._pairs), size=_BATCH)
+        greys = np.stack([_changed(self._pairs[row][0], self._rng) for row in rows])
+        labels = np.stack([self._pairs[row][1] for row in rows])
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        scores = self.network(torch.from_numpy(greys)[:, None])
+        loss = self._criterion(scores, torch.from_numpy(labels)[:, None])
+        self._optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
-        slower.step()
-        on_step((step + 1) / _STEPS)
-    return network.eval()
+        self._optimizer.step()
 
 
 def _changed(grey: Greys, rng: np.random.Generator) -> Greys:
