@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._errors import InvalidRequest, MaisiError
+from .._errors import MaisiError
 from .harmonising import Greys, Harmony, coarse, coarse_labels, load, load_labels
 from .reading import Dataset, Item
 
@@ -50,6 +50,17 @@ class Use:
     steps: int
 
 
+def check_libraries() -> None:
+    """Raise `MaisiError` if PyTorch or MONAI are missing."""
+    try:
+        import monai  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise MaisiError(
+            f"--train needs {error.name}, which is not installed: pip install torch monai"
+        ) from None
+
+
 def use(
     synthetic: Dataset,
     real: Dataset,
@@ -61,8 +72,8 @@ def use(
 
     Volumes are `[48, 48, 48]`, the labels the largest that both sets have by name. The seed is
     fixed. After `_SECONDS` the networks have fewer steps than `_STEPS`, all the same number.
-    `on_step` gets the fraction that is done. None if too few volumes have labels in common. Raises
-    `MaisiError` without PyTorch and MONAI.
+    `on_step` gets the fraction that is done. None if too few volumes have labels in common. Files
+    are those that could be read.
     """
     sides = [_labelled(dataset) for dataset in (synthetic, real)]
     if len(sides[0]) < _LEAST or len(sides[1]) < 2 * _LEAST:
@@ -77,6 +88,9 @@ def use(
         return None
     own = _pairs(sides[0], synthetic, names, harmony)
     base, test = (_pairs(items, real, names, harmony) for items in (others, held_out))
+    test = [(volume, classes) for volume, classes in test if classes.any()]
+    if not test:
+        return None
     both = [pair for two in zip(own, base, strict=False) for pair in two]
     with _one_thread():
         sets = (own, base, both)
@@ -108,7 +122,7 @@ def _volumes(items: Sequence[Item], dataset: Dataset) -> dict[str, float]:
 def _pairs(
     items: Sequence[Item], dataset: Dataset, names: Sequence[str], harmony: Harmony
 ) -> Pairs:
-    """Return coarse volumes and their classes, 1 for the first of `names`; unreadable ones not."""
+    """Return coarse volumes and their classes, 1 for the first of `names`."""
     table = np.zeros(65536, np.uint8)
     for id_, name in dataset.label_names.items():
         if name in names:
@@ -116,11 +130,8 @@ def _pairs(
     pairs: Pairs = []
     for item in items[:_MOST]:
         assert item.labels is not None
-        try:
-            volume, _, _ = load(item.image, harmony)
-            labels, spacing = load_labels(item.labels)
-        except InvalidRequest:
-            continue
+        volume, _, _ = load(item.image, harmony)
+        labels, spacing = load_labels(item.labels)
         classes = table[coarse_labels(labels, spacing, volume, harmony)]
         pairs.append((coarse(volume, harmony), classes))
     return pairs
@@ -129,22 +140,14 @@ def _pairs(
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Let PyTorch use one thread: several wait for each other at so small a network."""
-    try:
-        import torch
-    except ImportError as error:
-        raise _missing(error) from None
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _missing(error: ImportError) -> MaisiError:
-    return MaisiError(
-        f"--train needs {error.name}, which is not installed: pip install torch monai"
-    )
 
 
 def _train(
@@ -170,12 +173,10 @@ class _Learner:
     """A UNet in training on volumes with changed contrast and noise."""
 
     def __init__(self, pairs: Pairs, classes: int, seed: int) -> None:
-        try:
-            import torch
-            from monai.losses import DiceCELoss
-            from monai.networks.nets import UNet
-        except ImportError as error:
-            raise _missing(error) from None
+        import torch
+        from monai.losses import DiceCELoss
+        from monai.networks.nets import UNet
+
         self._pairs = pairs
         self._rng = np.random.default_rng(seed)
         with torch.random.fork_rng(devices=[]):
@@ -221,5 +222,9 @@ def _test(network: Any, pairs: Pairs, names: Sequence[str], volumes: int, seed: 
     rng = np.random.default_rng(seed)
     means = [rng.choice(each, len(each)).mean() for _ in range(_BOOTSTRAPS)]
     low, high = np.percentile(means, [2.5, 97.5]).tolist()
-    labels = dict(zip(names, np.nanmean(dice, axis=0).tolist(), strict=True))
+    labels = {
+        name: float(np.nanmean(column))
+        for name, column in zip(names, dice.T, strict=True)
+        if not np.isnan(column).all()  # in no volume
+    }
     return Trained(float(each.mean()), low, high, volumes, labels)
