@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .._errors import InvalidRequest, MaisiError, first_line
+from .._errors import InvalidRequest, MaisiError
 from .harmonising import Greys
 
 _SIDE = 224  # pixels of the network's input, as ImageNet's and RadImageNet's are
@@ -67,9 +67,13 @@ class Network:
             pass  # no TorchScript
         try:
             weights = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # pickle, zip and torch raise anything
+        except OSError as error:
             raise InvalidRequest(
-                f"--features is '{path}', neither TorchScript nor weights: {first_line(error)}"
+                f"--features is '{path}', which cannot be read: {error.strerror}"
+            ) from error
+        except Exception as error:  # pickle and zip raise anything; torch advises to run the file
+            raise InvalidRequest(
+                f"--features is '{path}'; TorchScript or the weights of a ResNet are expected"
             ) from error
         return Network(*_resnet(path, weights))
 

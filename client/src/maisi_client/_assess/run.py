@@ -99,7 +99,10 @@ def assess(
     surveyed = [files.survey(dataset, skipped[dataset.role]) for dataset in datasets]
     harmony = common(files.modality(datasets, surveyed), [list(one.values()) for one in surveyed])
     cache = Path(to) / ".volumes"
-    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidRequest(f"--to is '{to}'; it is no folder: {error.strerror}") from error
     found = files.describe(
         datasets,
         surveyed,
