@@ -241,7 +241,7 @@ def test_the_command_trains_and_reports_the_dice_of_each_set(
     assert verdict["level"] in ("good", "check") and verdict == report["verdicts"][-1]
     page = (tmp_path / "report.html").read_text()
     assert verdict["sentence"] in page and "<h2>Training</h2>" in page
-    assert "Each network had 60 steps" in page
+    assert "Each network had 60 of 60 steps" in page
 
 
 def test_real_volumes_of_the_training_set_are_not_held_out(

@@ -35,7 +35,9 @@ def test_the_time_ends_the_training_of_all_networks(
 ) -> None:
     monkeypatch.setattr(use, "_SECONDS", 1e-9)
     result = trained(folders, "untouched")
-    assert result.steps == 1  # of 40
+    assert (result.steps, result.planned) == (1, 40)
+    verdict = verdicts.of_use(result)
+    assert verdict.level == "unknown" and "ended after 1 of 40 steps" in verdict.sentence
     assert result.real.low <= result.real.mean <= result.real.high
 
 

@@ -41,13 +41,17 @@ class Trained:
 
 @dataclass(frozen=True)
 class Use:
-    """Networks of one form, trained on each set by so many `steps`, `tested` on as many volumes."""
+    """Networks of one form, trained on each set by so many `steps`, `tested` on as many volumes.
+
+    `planned` are the steps without the limit of time.
+    """
 
     synthetic: Trained
     real: Trained
     both: Trained
     tested: int
     steps: int
+    planned: int
 
 
 def check_libraries() -> None:
@@ -99,7 +103,7 @@ def use(
             _test(network, test, names, len(pairs), seed)
             for network, pairs in zip(networks, sets, strict=True)
         ]
-    return Use(results[0], results[1], results[2], len(test), steps)
+    return Use(results[0], results[1], results[2], len(test), steps, _STEPS)
 
 
 def _labelled(dataset: Dataset) -> list[Item]:

@@ -208,6 +208,9 @@ def of_use(result: Use | None) -> Verdict:
         f"Dice on {result.tested} held-out real volumes: {own.mean:.2f} after training on synthetic"
         f" volumes, {real.mean:.2f} on real ones, {both.mean:.2f} on both."
     )
+    if result.steps < result.planned:
+        stopped = f" The time ended after {result.steps} of {result.planned} steps."
+        return Verdict(question, "unknown", sentence + stopped)
     level = "good" if own.high >= real.low else "check"
     return Verdict(question, "poor" if own.mean < _USELESS * real.mean else level, sentence)
 
