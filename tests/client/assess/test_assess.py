@@ -161,6 +161,16 @@ def test_several_processes_measure_the_same(folders: dict[str, Path], tmp_path: 
     assert sum(progress.stage == "describing" for progress in seen) == 4
 
 
+def test_few_real_volumes_are_not_called_missing(folders: dict[str, Path], tmp_path: Path) -> None:
+    for part in ("set", "real"):
+        (tmp_path / part).mkdir()
+    for number in range(4):
+        to = tmp_path / ("set" if number < 2 else "real")
+        shutil.copy(folders["untouched"] / f"images/case_{number:04}.nii.gz", to)
+    found = maisi_client.assess(tmp_path / "set", real=tmp_path / "real", to=tmp_path / "report")
+    assert found.verdicts[0].sentence == "Too few volumes: 2; at least 10 are needed."
+
+
 def test_files_that_cannot_be_read_are_left_out_and_named(
     folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -38,9 +38,10 @@ class Verdict:
 def of_realism(result: Realism | None, sizes: Sequence[int]) -> Verdict:
     """Return whether the volumes look real."""
     question = "Are the volumes realistic?"
-    if result is None:
+    if len(sizes) == 1:
         return Verdict(question, "unknown", "Not measured: no real volumes were given (--real).")
-    if few := _too_few(sizes):
+    few = _too_few(sizes)
+    if result is None or few:
         return Verdict(question, "unknown", few)
     ratio, p = result.fid.ratio, min(result.fid.p, result.kid.p)
     worst = max(result.groups, key=lambda name: result.groups[name].ratio, default="")
