@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from maisi_client import InvalidRequest
-from maisi_client._assess import record, run
+from maisi_client._assess import record, run, use
 from maisi_client._cli import main
 
 from tests.client.assess import phantoms
@@ -161,6 +161,16 @@ def test_several_processes_measure_the_same(folders: dict[str, Path], tmp_path: 
     assert sum(progress.stage == "describing" for progress in seen) == 4
 
 
+def test_few_real_volumes_are_not_called_missing(folders: dict[str, Path], tmp_path: Path) -> None:
+    for part in ("set", "real"):
+        (tmp_path / part).mkdir()
+    for number in range(4):
+        to = tmp_path / ("set" if number < 2 else "real")
+        shutil.copy(folders["untouched"] / f"images/case_{number:04}.nii.gz", to)
+    found = maisi_client.assess(tmp_path / "set", real=tmp_path / "real", to=tmp_path / "report")
+    assert found.verdicts[0].sentence == "Too few volumes: 2; at least 10 are needed."
+
+
 def test_files_that_cannot_be_read_are_left_out_and_named(
     folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,7 +218,40 @@ def test_bad_input_is_one_sentence(folders: dict[str, Path], tmp_path: Path) -> 
         maisi_client.assess(folders["untouched"], real=hounsfield, to=to)
     with pytest.raises(InvalidRequest, match=r"--real is '.*', the same folder as SYNTHETIC"):
         maisi_client.assess(folders["untouched"], real=folders["untouched"], to=to)
-    assert not (to / "report.html").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidRequest, match=r"--to is '.*file'; it is no folder"):
+        maisi_client.assess(folders["untouched"], to=tmp_path / "file")
+    with pytest.raises(InvalidRequest, match=r"--features is '.*none\.pt', which cannot be read"):
+        maisi_client.assess(folders["untouched"], features=tmp_path / "none.pt", to=to)
+    assert not to.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_command_trains_and_reports_the_dice_of_each_set(
+    folders: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {"_STEPS": 60, "_SECONDS": 1e9, "_CLASSES": 3}.items():
+        monkeypatch.setattr(use, name, value)
+    words = [str(folders["untouched"]), "--real", str(folders["real"]), "--to", str(tmp_path)]
+    assert main(["assess", *words, "--train", "--json", "--processes", "1"]) == 0
+    verdict = json.loads(capsys.readouterr().out)["verdicts"][-1]
+    report = json.loads((tmp_path / "report.json").read_text())
+    trained = report["use"]
+    assert (trained["steps"], trained["tested"], len(trained["real"]["labels"])) == (60, 6, 3)
+    volumes = {name: trained[name]["volumes"] for name in ("synthetic", "real", "both")}
+    assert volumes == {"synthetic": 12, "real": 6, "both": 12}
+    for name in volumes:
+        assert 0 < trained[name]["low"] <= trained[name]["mean"] <= trained[name]["high"] < 1
+    # Renders of the same generator teach as much as the real ones, within the noise of few steps.
+    assert trained["synthetic"]["mean"] > 0.6 * trained["real"]["mean"]
+    assert verdict["level"] in ("good", "check") and verdict == report["verdicts"][-1]
+    page = (tmp_path / "report.html").read_text()
+    assert verdict["sentence"] in page and "<h2>Training</h2>" in page
+    assert "Each network had 60 of 60 steps" in page
 
 
 def test_real_volumes_of_the_training_set_are_not_held_out(

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from maisi_client import InvalidRequest
-from maisi_client._assess.network import Network, _prepared
-from monai.networks.nets import ResNet
+from maisi_client._assess.network import IMAGENET, KERAS, SIGNED, Network, Scale, prepared
+
+from tests.client.assess import resnet50
 
 PICTURE = np.random.default_rng(0).random((40, 30), np.float32)
 
@@ -35,42 +36,52 @@ def test_a_torchscript_network_sees_the_slice_in_a_square(script: Path) -> None:
     assert features[0] > features[1] == pytest.approx(-0.485 / 0.229, rel=1e-3)
 
 
-def test_weights_of_a_resnet_are_read_whatever_wraps_them(tmp_path: Path) -> None:
-    shape = {"block_inplanes": [64, 128, 256, 512], "spatial_dims": 2, "n_input_channels": 3}
-    network = ResNet(
-        "basic", [2, 2, 2, 2], conv1_t_size=7, conv1_t_stride=2, bias_downsample=False, **shape
-    )
-    weights = network.state_dict()
-    assert {"conv1.weight", "layer2.0.downsample.0.weight", "fc.weight"} < weights.keys()
-    torch.save(weights, tmp_path / "plain.pt")
-    numbers = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
-    wrapped = {
-        ".".join(["module.backbone", str(numbers[first]), *rest]): value
-        for (first, *rest), value in ((key.split("."), value) for key, value in weights.items())
-        if first != "fc"
-    }
-    torch.save(wrapped, tmp_path / "wrapped.pt")
-    one, other = (Network.load(tmp_path / f"{n}.pt")([PICTURE]) for n in ("plain", "wrapped"))
-    assert one.shape == (1, 512)
-    np.testing.assert_array_equal(one, other)
-
-
-def test_weights_of_torchvision_give_its_features(tmp_path: Path) -> None:
-    models = pytest.importorskip("torchvision.models", reason="torchvision is not installed")
-    torch.manual_seed(0)
-    network = models.resnet50(weights=None).eval()
-    torch.save(network.state_dict(), tmp_path / "resnet50.pth")
-    features = Network.load(tmp_path / "resnet50.pth")([PICTURE])
-    network.fc = torch.nn.Identity()
+def is_as_run_directly(path: Path, weights: resnet50.Weights, scale: Scale, keras: bool) -> None:
+    """Assert that the features of a file are those of the same weights on pictures of a scale."""
+    pictures = torch.from_numpy(prepared(PICTURE, scale))[None]
     with torch.inference_mode():
-        expected = network(torch.from_numpy(_prepared(PICTURE))[None]).numpy()
-    assert expected.shape == (1, 2048)
-    np.testing.assert_allclose(features, expected, rtol=1e-3, atol=1e-5)
+        expected = resnet50.features(weights, pictures, keras=keras).numpy()
+    features = Network.load(path)([PICTURE])
+    assert features.shape == (1, 2048) and expected.std() > 0.01
+    np.testing.assert_allclose(features, expected, rtol=1e-3, atol=1e-3 * expected.std())
+
+
+def test_weights_of_torchvision(tmp_path: Path) -> None:
+    weights = resnet50.weights(biases=False)
+    assert len(weights) == 318  # as `torchvision.models.resnet50` without `fc`
+    last = {"fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)}
+    torch.save(weights | last, tmp_path / "resnet50.pth")
+    is_as_run_directly(tmp_path / "resnet50.pth", weights, IMAGENET, keras=False)
+    wrapped = {f"module.{name}": value for name, value in weights.items()}
+    torch.save(wrapped, tmp_path / "wrapped.pth")
+    is_as_run_directly(tmp_path / "wrapped.pth", weights, IMAGENET, keras=False)
+
+
+def test_weights_of_radimagenet_for_pytorch(tmp_path: Path) -> None:
+    weights = resnet50.weights(biases=False)
+    torch.save(resnet50.numbered(weights), tmp_path / "ResNet50.pt")
+    is_as_run_directly(tmp_path / "ResNet50.pt", weights, SIGNED, keras=False)
+
+
+def test_weights_of_radimagenet_that_upstream_loads(tmp_path: Path) -> None:
+    weights = resnet50.weights(biases=True)
+    torch.save(weights, tmp_path / "RadImageNet-ResNet50_notop.pth")
+    is_as_run_directly(tmp_path / "RadImageNet-ResNet50_notop.pth", weights, KERAS, keras=True)
+
+
+def test_a_resnet_of_torchvision_itself(tmp_path: Path) -> None:
+    models = pytest.importorskip("torchvision.models", reason="torchvision is not installed")
+    network = models.resnet50(weights=None)
+    torch.save(network.state_dict(), tmp_path / "resnet50.pth")
+    is_as_run_directly(tmp_path / "resnet50.pth", network.state_dict(), IMAGENET, keras=False)
+    numbered = torch.nn.ModuleDict({"backbone": torch.nn.Sequential(*list(network.children())[:9])})
+    torch.save(numbered.state_dict(), tmp_path / "numbered.pt")
+    is_as_run_directly(tmp_path / "numbered.pt", network.state_dict(), SIGNED, keras=False)
 
 
 def test_another_file_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(b"no weights")
-    with pytest.raises(InvalidRequest, match="neither TorchScript nor weights"):
+    with pytest.raises(InvalidRequest, match="TorchScript or the weights of a ResNet are"):
         Network.load(tmp_path / "a.pt")
     torch.save({"layer.weight": torch.zeros(3)}, tmp_path / "b.pt")
     with pytest.raises(InvalidRequest, match="no weights of a ResNet"):

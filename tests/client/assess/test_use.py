@@ -18,6 +18,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train on volumes of 24 voxels a side, and few labels."""
     monkeypatch.setattr(harmonising, "COARSE", 24)
     monkeypatch.setattr(use, "_STEPS", 40)
+    monkeypatch.setattr(use, "_SECONDS", 1e9)
     monkeypatch.setattr(use, "_CLASSES", 3)
 
 
@@ -29,10 +30,22 @@ def trained(folders: dict[str, Path], name: str) -> use.Use:
     return result
 
 
+def test_the_time_ends_the_training_of_all_networks(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(use, "_SECONDS", 1e-9)
+    result = trained(folders, "untouched")
+    assert (result.steps, result.planned) == (1, 40)
+    verdict = verdicts.of_use(result)
+    assert verdict.level == "unknown" and "ended after 1 of 40 steps" in verdict.sentence
+    assert result.real.low <= result.real.mean <= result.real.high
+
+
 @pytest.mark.slow
 def test_what_is_learned_from_the_right_masks_is_worth_more(folders: dict[str, Path]) -> None:
     right, wrong = trained(folders, "untouched"), trained(folders, "shuffled")
     assert right.tested == 6 and right.both.volumes == 2 * right.real.volumes == 12
+    assert right.steps == wrong.steps == 40
     assert wrong.synthetic.mean < right.synthetic.mean - 0.05
     assert wrong.real == right.real  # seeds are fixed, and the set is the same
     assert right.real.low <= right.real.mean <= right.real.high

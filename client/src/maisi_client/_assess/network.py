@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,25 +12,43 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .._errors import InvalidRequest, MaisiError, first_line
+from .._errors import InvalidRequest, MaisiError
 from .harmonising import Greys
 
 _SIDE = 224  # pixels of the network's input, as ImageNet's and RadImageNet's are
-_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 _DEPTHS = ([2, 2, 2, 2], [3, 4, 6, 3], [3, 4, 23, 3], [3, 8, 36, 3])  # of ResNet-18 to 152
 _SEQUENTIAL = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+_KERAS_EPSILON = 1.001e-5  # of batch normalisation in the ResNets of Keras
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What is subtracted from the grey levels 0 to 1 of each channel, and what they are divided by.
+
+    Each set of weights was trained on one.
+    """
+
+    mean: tuple[float, float, float]
+    deviation: tuple[float, float, float]
+
+
+IMAGENET = Scale((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's
+SIGNED = Scale((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # -1 to 1: pytorch_example.ipynb of RadImageNet
+# Blue, green, red: `subtract_mean` in compute_fid_2-5d_ct.py of NV-Generate-CTMR.
+KERAS = Scale((0.406, 0.456, 0.485), (1.0, 1.0, 1.0))
 
 
 class Network:
-    """A network that maps pictures `[N, 3, 224, 224]` to features."""
+    """A network that maps pictures `[N, 3, 224, 224]` of a scale to features."""
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, scale: Scale) -> None:
         self._module = module
+        self._scale = scale
 
     @staticmethod
     @lru_cache(maxsize=1)
     def load(path: Path) -> Network:
-        """Read a TorchScript file, or weights of a ResNet of torchvision's (RadImageNet's, too).
+        """Read a TorchScript file, or weights of a ResNet: torchvision's or RadImageNet's.
 
         Raises `MaisiError` without PyTorch, or without MONAI for weights; `InvalidRequest` for
         another file.
@@ -43,22 +62,26 @@ class Network:
         torch.set_num_threads(1)  # the processes share the processors
         try:
             module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
-            return Network(module.eval())
+            return Network(module.eval(), IMAGENET)
         except (RuntimeError, ValueError, OSError):
             pass  # no TorchScript
         try:
             weights = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # pickle, zip and torch raise anything
+        except OSError as error:
             raise InvalidRequest(
-                f"--features is '{path}', neither TorchScript nor weights: {first_line(error)}"
+                f"--features is '{path}', which cannot be read: {error.strerror}"
             ) from error
-        return Network(_resnet(path, weights))
+        except Exception as error:  # pickle and zip raise anything; torch advises to run the file
+            raise InvalidRequest(
+                f"--features is '{path}'; TorchScript or the weights of a ResNet are expected"
+            ) from error
+        return Network(*_resnet(path, weights))
 
     def __call__(self, pictures: Sequence[Greys]) -> NDArray[np.float32]:
         """Return features `[N, F]` of slices of grey levels 0 to 1, each fitted into a square."""
         import torch
 
-        batch = torch.from_numpy(np.stack([_prepared(picture) for picture in pictures]))
+        batch = torch.from_numpy(np.stack([prepared(picture, self._scale) for picture in pictures]))
         with torch.inference_mode():
             output = self._module(batch)
         if not isinstance(output, torch.Tensor) or len(output) != len(pictures):
@@ -68,8 +91,8 @@ class Network:
         return np.asarray(output.flatten(1).float().numpy(), np.float32)
 
 
-def _prepared(picture: Greys) -> NDArray[np.float32]:
-    """Return a slice as a colour picture `[3, 224, 224]` on ImageNet's scale."""
+def prepared(picture: Greys, scale: Scale) -> NDArray[np.float32]:
+    """Return a slice of grey levels 0 to 1 as a colour picture `[3, 224, 224]` of a scale."""
     height, width = picture.shape
     side = max(height, width)
     square = np.zeros((side, side), np.float32)
@@ -78,19 +101,33 @@ def _prepared(picture: Greys) -> NDArray[np.float32]:
     fitted = np.asarray(
         Image.fromarray(square).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR), np.float32
     )
-    channels = [(fitted - m) / d for m, d in zip(_MEAN, _DEVIATION, strict=True)]
+    channels = [(fitted - m) / d for m, d in zip(scale.mean, scale.deviation, strict=True)]
     return np.asarray(channels, np.float32)
 
 
-def _resnet(path: Path, weights: Any) -> Any:
-    """Return a ResNet without its last layer, of the depth that the names of its weights give."""
+def _resnet(path: Path, weights: Any) -> tuple[Any, Scale]:
+    """Return a ResNet without its last layer, and the scale of its pictures.
+
+    The names of the weights give its depth. Its form is one of
+
+    - torchvision's, with its names;
+    - RadImageNet's for PyTorch (`ResNet50.pt`): the same network, its layers numbered, since they
+      are those of `nn.Sequential(*list(resnet50().children())[:9])`;
+    - RadImageNet's for Keras, converted by `Warvito/radimagenet-models`, which upstream's
+      `compute_fid_2-5d_ct.py` loads: torchvision's names, but convolutions have biases, and the
+      first one of a block has the stride.
+    """
     wanted = InvalidRequest(
         f"--features is '{path}', which has no weights of a ResNet; another network is to be saved"
         " as TorchScript"
     )
     if not isinstance(weights, dict):
         raise wanted
-    named = {_name(str(key)): value for key, value in weights.items()}
+    names = [_unwrapped(str(key)) for key in weights]
+    numbered = all(first in _SEQUENTIAL for first, *_ in names)
+    if numbered:
+        names = [[_SEQUENTIAL[first], *rest] for first, *rest in names]
+    named = {".".join(name): value for name, value in zip(names, weights.values(), strict=True)}
     kept = {key: value for key, value in named.items() if not key.startswith("fc.")}
     depths = []
     for stage in range(1, 5):
@@ -98,6 +135,9 @@ def _resnet(path: Path, weights: Any) -> Any:
         depths.append(max(numbers, default=-1) + 1)
     if depths not in _DEPTHS:
         raise wanted
+    keras = "conv1.bias" in kept
+    if keras:
+        _fold_biases(kept)
     try:
         from monai.networks.nets import ResNet
     except ImportError:
@@ -119,12 +159,36 @@ def _resnet(path: Path, weights: Any) -> Any:
         module.load_state_dict(kept)
     except RuntimeError:
         raise wanted from None
-    return module.eval()
+    if keras:
+        _as_keras(module)
+    return module.eval(), KERAS if keras else SIGNED if numbered else IMAGENET
 
 
-def _name(key: str) -> str:
-    """Return torchvision's name of a weight, whatever wraps the network."""
-    parts = [part for part in key.split(".") if part not in ("module", "backbone", "model")]
-    if parts and parts[0] in _SEQUENTIAL:
-        parts[0] = _SEQUENTIAL[parts[0]]
-    return ".".join(parts)
+def _fold_biases(weights: dict[str, Any]) -> None:
+    """Subtract each convolution's bias from the running mean of the normalisation after it."""
+    for key in [key for key in weights if key.endswith(".bias")]:
+        layer, _, name = key.removesuffix(".bias").rpartition(".")
+        if name.startswith("conv"):
+            after = f"{layer}.bn{name[4:]}".lstrip(".")
+        elif layer.endswith("downsample") and name == "0":
+            after = f"{layer}.1"
+        else:
+            continue  # of a normalisation
+        mean = f"{after}.running_mean"
+        weights[mean] = weights[mean] - weights.pop(key)
+
+
+def _as_keras(module: Any) -> None:
+    """Give a ResNet the strides and the epsilon of Keras."""
+    import torch
+
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.eps = _KERAS_EPSILON
+    for stage in (module.layer2, module.layer3, module.layer4):
+        stage[0].conv1.stride, stage[0].conv2.stride = stage[0].conv2.stride, stage[0].conv1.stride
+
+
+def _unwrapped(key: str) -> list[str]:
+    """Return the parts of a weight's name without those of modules around the network."""
+    return [part for part in key.split(".") if part not in ("module", "backbone", "model")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from .reading import Dataset, read_dataset
 from .realism import Realism, realism
 from .sides import Side
 from .summary import Obedience, obedience
-from .use import Use, use
+from .use import Use, check_libraries, use
 from .verdicts import Verdict
 
 _MEASURED, _TRAINED = 0.7, 0.85  # of the progress when volumes are described, networks trained
@@ -78,8 +78,19 @@ def assess(
     repeated with more volumes, continues. `processes` above 1 start new interpreters, which import
     the program's main module: guard it with `if __name__ == "__main__"`.
 
-    Raises `InvalidRequest` for a folder with fewer than two volumes, and for CT together with MR.
+    Raises `InvalidRequest` for a folder with fewer than two volumes, for CT together with MR, and
+    for a file that is no network; `MaisiError` without the libraries that `features` or `train`
+    need.
     """
+    if train and real is None:
+        raise InvalidRequest("--train needs --real; real volumes are needed to test on")
+    if train:
+        check_libraries()
+    network = Path(features) if features is not None else None
+    if network:
+        from .network import Network
+
+        Network.load(network)  # a file that is none is one error, not one of each volume
     say = on_progress or (lambda progress: None)
     say(Progress("reading", 0.0))
     folders = {"SYNTHETIC": synthetic, "--real": real, "--train-set": train_set}
@@ -89,8 +100,10 @@ def assess(
     surveyed = [files.survey(dataset, skipped[dataset.role]) for dataset in datasets]
     harmony = common(files.modality(datasets, surveyed), [list(one.values()) for one in surveyed])
     cache = Path(to) / ".volumes"
-    cache.mkdir(parents=True, exist_ok=True)
-    network = Path(features) if features is not None else None
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidRequest(f"--to is '{to}'; it is no folder: {error.strerror}") from error
     found = files.describe(
         datasets,
         surveyed,
@@ -101,7 +114,7 @@ def assess(
         processes,
         lambda done: say(Progress("describing", _MEASURED * done)),
     )
-    trained = _train(datasets, harmony, seed, say) if train else None
+    trained = _train(datasets, found, harmony, seed, say) if train else None
     results = _measure(datasets, found, network is not None, seed, trained, say)
     judged = _judge(results)
     settings = {"seed": seed, "features": os.fspath(network) if network else "built-in"}
@@ -152,11 +165,19 @@ def _measure(
 
 
 def _train(
-    datasets: Sequence[Dataset], harmony: Harmony, seed: int, say: Callable[[Progress], None]
+    datasets: Sequence[Dataset],
+    found: Sequence[Mapping[str, Path]],
+    harmony: Harmony,
+    seed: int,
+    say: Callable[[Progress], None],
 ) -> Use | None:
-    by_role = {dataset.role: dataset for dataset in datasets}
-    if "--real" not in by_role:
-        raise InvalidRequest("--train needs --real; real volumes are needed to test on")
+    """Train on the volumes that have a record: the others cannot be read."""
+    by_role = {
+        dataset.role: replace(
+            dataset, items=tuple(item for item in dataset.items if item.name in records)
+        )
+        for dataset, records in zip(datasets, found, strict=True)
+    }
     share = _TRAINED - _MEASURED
     return use(
         by_role["SYNTHETIC"],

@@ -138,7 +138,8 @@ def use(result: Use) -> Iterator[str]:
     yield "<section><h2>Training</h2>"
     yield (
         f"<p>Dice, mean over labels, of a small UNet on {result.tested} real volumes that were in"
-        " no training set. Lines are 95 % intervals. Each network had the same number of steps.</p>"
+        f" no training set. Lines are 95 % intervals. Each network had {result.steps} of"
+        f" {result.planned} steps.</p>"
     )
     rows = [
         ("trained on synthetic", SYNTHETIC, result.synthetic),

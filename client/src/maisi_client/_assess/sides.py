@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +94,9 @@ def describe_all(
             yield index, *outcome
         return
     # Forked workers would inherit the locks of other threads.
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        processes, mp_context=get_context("spawn"), initializer=_end_with_parent
+    ) as pool:
         futures: dict[Future[tuple[Path | None, str]], int] = {
             pool.submit(_describe, task): index for index, task in enumerate(tasks)
         }
@@ -102,6 +106,18 @@ def describe_all(
                 yield futures[future], *future.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent is killed: it would wait for work forever."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _describe(task: Task) -> tuple[Path | None, str]:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .._errors import InvalidRequest, MaisiError
+from .._errors import MaisiError
 from .harmonising import Greys, Harmony, coarse, coarse_labels, load, load_labels
 from .reading import Dataset, Item
 
 _MOST = 48  # volumes of a set: what is held in memory
 _CLASSES = 8  # labels, the largest that both sets have
 _LEAST = 4  # labelled volumes of a set
-_STEPS, _BATCH, _RATE = 100, 2, 2e-2
+_STEPS, _BATCH, _RATE = 200, 2, 2e-2
+_SECONDS = 300.0  # in which the three networks are trained, at most
 _BOOTSTRAPS = 1000
 
 Pairs = list[tuple[Greys, NDArray[np.uint8]]]
@@ -39,12 +41,28 @@ class Trained:
 
 @dataclass(frozen=True)
 class Use:
-    """Networks of one form and number of steps, trained on each set, tested on the same volumes."""
+    """Networks of one form, trained on each set by so many `steps`, `tested` on as many volumes.
+
+    `planned` are the steps without the limit of time.
+    """
 
     synthetic: Trained
     real: Trained
     both: Trained
     tested: int
+    steps: int
+    planned: int
+
+
+def check_libraries() -> None:
+    """Raise `MaisiError` if PyTorch or MONAI are missing."""
+    try:
+        import monai  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise MaisiError(
+            f"--train needs {error.name}, which is not installed: pip install torch monai"
+        ) from None
 
 
 def use(
@@ -56,9 +74,10 @@ def use(
 ) -> Use | None:
     """Train a small UNet on each set, and test on the other half of the real volumes.
 
-    Volumes are `[48, 48, 48]`, the labels the largest that both sets have by name. The number of
-    steps is fixed, so the time is bounded; the seed is, too. None if too few volumes have labels
-    in common. Raises `MaisiError` without PyTorch and MONAI.
+    Volumes are `[48, 48, 48]`, the labels the largest that both sets have by name. The seed is
+    fixed. After `_SECONDS` the networks have fewer steps than `_STEPS`, all the same number.
+    `on_step` gets the fraction that is done. None if too few volumes have labels in common. Files
+    are those that could be read.
     """
     sides = [_labelled(dataset) for dataset in (synthetic, real)]
     if len(sides[0]) < _LEAST or len(sides[1]) < 2 * _LEAST:
@@ -73,16 +92,18 @@ def use(
         return None
     own = _pairs(sides[0], synthetic, names, harmony)
     base, test = (_pairs(items, real, names, harmony) for items in (others, held_out))
+    test = [(volume, classes) for volume, classes in test if classes.any()]
+    if not test:
+        return None
     both = [pair for two in zip(own, base, strict=False) for pair in two]
-    results = []
-    for number, pairs in enumerate((own, base, both)):
-        network = _train(pairs, len(names), seed, partial(_third, on_step, number))
-        results.append(_test(network, test, names, len(pairs), seed))
-    return Use(results[0], results[1], results[2], len(test))
-
-
-def _third(on_step: Callable[[float], None], number: int, done: float) -> None:
-    on_step((number + done) / 3)
+    with _one_thread():
+        sets = (own, base, both)
+        networks, steps = _train(sets, len(names), seed, on_step)
+        results = [
+            _test(network, test, names, len(pairs), seed)
+            for network, pairs in zip(networks, sets, strict=True)
+        ]
+    return Use(results[0], results[1], results[2], len(test), steps, _STEPS)
 
 
 def _labelled(dataset: Dataset) -> list[Item]:
@@ -105,7 +126,7 @@ def _volumes(items: Sequence[Item], dataset: Dataset) -> dict[str, float]:
 def _pairs(
     items: Sequence[Item], dataset: Dataset, names: Sequence[str], harmony: Harmony
 ) -> Pairs:
-    """Return coarse volumes and their classes, 1 for the first of `names`; unreadable ones not."""
+    """Return coarse volumes and their classes, 1 for the first of `names`."""
     table = np.zeros(65536, np.uint8)
     for id_, name in dataset.label_names.items():
         if name in names:
@@ -113,45 +134,75 @@ def _pairs(
     pairs: Pairs = []
     for item in items[:_MOST]:
         assert item.labels is not None
-        try:
-            volume, _, _ = load(item.image, harmony)
-            labels, spacing = load_labels(item.labels)
-        except InvalidRequest:
-            continue
+        volume, _, _ = load(item.image, harmony)
+        labels, spacing = load_labels(item.labels)
         classes = table[coarse_labels(labels, spacing, volume, harmony)]
         pairs.append((coarse(volume, harmony), classes))
     return pairs
 
 
-def _train(pairs: Pairs, classes: int, seed: int, on_step: Callable[[float], None]) -> Any:
-    """Return a UNet after `_STEPS` steps on volumes with changed contrast and noise."""
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let PyTorch use one thread: several wait for each other at so small a network."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _train(
+    sets: Sequence[Pairs], classes: int, seed: int, on_step: Callable[[float], None]
+) -> tuple[list[Any], int]:
+    """Return a UNet for each set, and the number of steps that each was trained.
+
+    The networks take their steps in turn, so that they have had as many when the time is over. The
+    learning rate falls to 0 at the end, whichever ends the training.
+    """
+    learners = [_Learner(pairs, classes, seed) for pairs in sets]
+    started, steps, done = time.monotonic(), 0, 0.0
+    while done < 1:
+        for learner in learners:
+            learner.step(_RATE * (1 + np.cos(np.pi * done)) / 2)
+        steps += 1
+        done = max(steps / _STEPS, (time.monotonic() - started) / _SECONDS)
+        on_step(min(done, 1.0))
+    return [learner.network.eval() for learner in learners], steps
+
+
+class _Learner:
+    """A UNet in training on volumes with changed contrast and noise."""
+
+    def __init__(self, pairs: Pairs, classes: int, seed: int) -> None:
         import torch
         from monai.losses import DiceCELoss
         from monai.networks.nets import UNet
-    except ImportError as error:
-        raise MaisiError(
-            f"--train needs {error.name}, which is not installed: pip install torch monai"
-        ) from None
-    rng = np.random.default_rng(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = UNet(3, 1, classes + 1, (8, 16, 32, 64), (2, 2, 2), num_res_units=1, norm="BATCH")
-    criterion = DiceCELoss(to_onehot_y=True, softmax=True, batch=True)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE)
-    slower = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
-    for step in range(_STEPS):
-        chosen = [pairs[index] for index in rng.integers(len(pairs), size=_BATCH)]
-        greys = np.stack([_changed(grey, rng) for grey, _ in chosen])
-        labels = np.stack([label for _, label in chosen])
-        scores = network(torch.from_numpy(greys)[:, None])
-        loss = criterion(scores, torch.from_numpy(labels)[:, None])
-        optimizer.zero_grad()
+
+        self._pairs = pairs
+        self._rng = np.random.default_rng(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = UNet(3, 1, classes + 1, (8, 16, 32, 64), (2, 2, 2), norm="BATCH")
+        self._criterion = DiceCELoss(to_onehot_y=True, softmax=True, batch=True)
+        self._optimizer = torch.optim.AdamW(self.network.parameters())
+
+    def step(self, rate: float) -> None:
+        """Train on a few volumes with a learning rate."""
+        import torch
+
+        rows = self._rng.integers(len(self._pairs), size=_BATCH)
+        greys = np.stack([_changed(self._pairs[row][0], self._rng) for row in rows])
+        labels = np.stack([self._pairs[row][1] for row in rows])
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        scores = self.network(torch.from_numpy(greys)[:, None])
+        loss = self._criterion(scores, torch.from_numpy(labels)[:, None])
+        self._optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
-        slower.step()
-        on_step((step + 1) / _STEPS)
-    return network.eval()
+        self._optimizer.step()
 
 
 def _changed(grey: Greys, rng: np.random.Generator) -> Greys:
@@ -175,5 +226,9 @@ def _test(network: Any, pairs: Pairs, names: Sequence[str], volumes: int, seed: 
     rng = np.random.default_rng(seed)
     means = [rng.choice(each, len(each)).mean() for _ in range(_BOOTSTRAPS)]
     low, high = np.percentile(means, [2.5, 97.5]).tolist()
-    labels = dict(zip(names, np.nanmean(dice, axis=0).tolist(), strict=True))
+    labels = {
+        name: float(np.nanmean(column))
+        for name, column in zip(names, dice.T, strict=True)
+        if not np.isnan(column).all()  # in no volume
+    }
     return Trained(float(each.mean()), low, high, volumes, labels)

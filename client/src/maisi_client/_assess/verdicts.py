@@ -38,9 +38,10 @@ class Verdict:
 def of_realism(result: Realism | None, sizes: Sequence[int]) -> Verdict:
     """Return whether the volumes look real."""
     question = "Are the volumes realistic?"
-    if result is None:
+    if len(sizes) == 1:
         return Verdict(question, "unknown", "Not measured: no real volumes were given (--real).")
-    if few := _too_few(sizes):
+    few = _too_few(sizes)
+    if result is None or few:
         return Verdict(question, "unknown", few)
     ratio, p = result.fid.ratio, min(result.fid.p, result.kid.p)
     worst = max(result.groups, key=lambda name: result.groups[name].ratio, default="")
@@ -208,6 +209,9 @@ def of_use(result: Use | None) -> Verdict:
         f"Dice on {result.tested} held-out real volumes: {own.mean:.2f} after training on synthetic"
         f" volumes, {real.mean:.2f} on real ones, {both.mean:.2f} on both."
     )
+    if result.steps < result.planned:
+        stopped = f" The time ended after {result.steps} of {result.planned} steps."
+        return Verdict(question, "unknown", sentence + stopped)
     level = "good" if own.high >= real.low else "check"
     return Verdict(question, "poor" if own.mean < _USELESS * real.mean else level, sentence)
 
