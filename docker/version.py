@@ -12,6 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = Path("backends/maisi/__init__.py")
 IMAGE = r'^.* org\.opencontainers\.image\.version="'
+VALUES = r"^\| `image\.tag` \| `|`maisi-(?:client|export):"  # of the table of the chart
 # File -> pattern of what is before the version in a line of it.
 PREFIXES = {
     Path("CITATION.cff"): "^version: ",
@@ -20,9 +21,10 @@ PREFIXES = {
     Path("docker/Dockerfile.client"): IMAGE,
     Path("docker/Dockerfile.cpu"): IMAGE,
     Path("docker/helm/maisi/Chart.yaml"): "^(?:version|appVersion): ",
-    Path("docker/helm/maisi/README.md"): r"^\| `image\.tag` \| `|`maisi-(?:client|export):",
+    Path("docker/helm/maisi/README.md"): VALUES,
     Path("docker/helm/maisi/values.yaml"): "^  tag: | image: maisi-(?:client|export):",
     Path("docs/how-to/operations.md"): "-t maisi(?:-client|-cpu|-export)?:",
+    Path("docs/reference/configuration.md"): (r"^\| `image\.tag` \| `|`maisi-(?:client|export):"),
     Path("docs/tutorials/cluster.md"): "maisi-cpu:",
 }
 _VERSION = r"[\w.+!-]+"

@@ -39,6 +39,8 @@ def watch(triton: Triton, stubs: dict[int, str], health: Health, stop: Stop) -> 
         alive = triton.stubs()
         frozen = _kill_frozen({triton.process.pid: "tritonserver", **alive}, frozen)
         dead = _dead(triton, {stubs[pid] for pid in stubs.keys() - alive.keys()})
+        if dead and triton.process.poll() is not None:
+            continue  # they ended with it
         for model in dead:
             if _is_decoupled(triton, model):
                 return f"the process of {model} died"

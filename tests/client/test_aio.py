@@ -55,7 +55,7 @@ def test_errors_are_the_same(server: Server) -> None:
         async with aio.Client(server.grpc) as client:
             with pytest.raises(InvalidRequest, match=r"^the variant is 'nope'; .* serves mini$"):
                 await client.generate(variant="nope")
-            with pytest.raises(InvalidRequest, match=r"^top_region: mini takes none"):
+            with pytest.raises(InvalidRequest, match=r"^top_region: mini does not have this input"):
                 await client.generate(top_region="chest")
             with pytest.raises(InvalidRequest, match=r"^modality: 'mri_t9' is not one of"):
                 await client.generate(modality="mri_t9")

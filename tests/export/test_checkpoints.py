@@ -137,10 +137,14 @@ def bare_pickle(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "write", "sentence"),
     [
-        ("half.pt", half_of(lambda path: torch.save(state(), path)), "is truncated, or is no file"),
-        ("bare.pt", bare_pickle, "is truncated, or is no file"),
+        (
+            "half.pt",
+            half_of(lambda path: torch.save(state(), path)),
+            "is truncated, or is not",
+        ),
+        ("bare.pt", bare_pickle, "is truncated, or is not"),
         ("text.pt", lambda path: path.write_text("version https://git-lfs"), "is truncated, or"),
-        ("empty.pt", lambda path: path.touch(), "is truncated, or is no file"),
+        ("empty.pt", lambda path: path.touch(), "is truncated, or is not"),
         (
             "half.safetensors",
             half_of(lambda path: save_file(state(), path)),

@@ -45,7 +45,7 @@ WMH = '"white matter hyperintensity", default = -1, label = 150'
             "cross_attention_dim = 5",
             "mask_generation.sizes has 4 entries, but mask_diffusion takes 5",
         ),
-        ('"ventricles"', '"head size"', "mask_generation.sizes: 'head size' is there twice"),
+        ('"ventricles"', '"head size"', "mask_generation.sizes: 'head size' is given twice"),
         ('"ventricles"', '"3rd, 4th"', "'3rd, 4th' may hold neither a comma nor ="),
         ('"ventricles"', '" "', "' ' may hold neither a comma nor =, and must not be empty"),
         (

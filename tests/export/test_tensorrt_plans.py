@@ -311,7 +311,7 @@ def test_a_target_that_is_not_installed_says_what_to_install(
 def test_what_needs_a_gpu_says_so(decoder: Path, tmp_path: Path) -> None:
     plan = tmp_path / "model.plan"
     refused("there is none here", DECODER, plan, "tensorrt", DECODED)
-    refused("none is given, and there is no GPU", DECODER, plan, "tensorrt-rtx", DECODED)
+    refused("none is given, and this machine has no GPU", DECODER, plan, "tensorrt-rtx", DECODED)
     with pytest.raises(ValueError, match="it runs on a GPU, and there is none here"):
         tensorrt_plans.run(decoder, "tensorrt-rtx", [])
 
@@ -327,7 +327,7 @@ def test_a_plan_and_its_description_belong_together(decoder: Path, tmp_path: Pat
         tensorrt_plans.inspect(plan, "tensorrt")
     with plan.open("r+b") as file:
         file.truncate(plan.stat().st_size - 1)
-    with pytest.raises(ValueError, match="not the one described; build it again"):
+    with pytest.raises(ValueError, match="is not the described plan; build it again"):
         tensorrt_plans.inspect(plan, "tensorrt-rtx")
     content = json.loads(tensorrt_plans.description_path(plan).read_text())
     for damaged in ("{", "[]", json.dumps(content | {"inputs": {"latent": {}}}), json.dumps({})):

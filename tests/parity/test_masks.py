@@ -138,7 +138,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"anatomy": np.array([b"lung tumor=0.1, bone lesion=0.2"], object)},
         "anatomy: lung tumor, bone lesion are 2 tumours, and at most one is allowed",
     ),
-    "size": ({"anatomy": np.array([b"liver=1.2"], object)}, "anatomy: liver of size '1.2' is not"),
+    "size": (
+        {"anatomy": np.array([b"liver=1.2"], object)},
+        "anatomy: liver has the size '1.2'",
+    ),
     "not controllable": (
         {"anatomy": np.array([b"heart=0.2"], object)},
         "anatomy: 'heart' is not one of gallbladder, liver",

@@ -237,7 +237,7 @@ def test_killed_servers_leave_nothing_for_long(shared, start_server, repository,
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
-        (["--metrics-port=70000"], "serve: --metrics-port: 70000 is no port"),
+        (["--metrics-port=70000"], "serve: --metrics-port: 70000 is not a port"),
         (["--repository=/nowhere"], "There is no model repository /nowhere"),
         (["--models=huge"], "has no model 'huge'; it has ["),
         (["--host=192.0.2.1"], "--host: 192.0.2.1 is not an address of this machine."),

@@ -102,7 +102,7 @@ def test_inputs_that_do_not_fit_together_are_refused(change: Any, sentence: str)
 
 
 def test_rows_are_one_or_two() -> None:
-    with pytest.raises(Refused, match="3 rows, but class_labels, spacing_mm100, embedding need"):
+    with pytest.raises(Refused, match="class_labels: the number of rows is 3, but class_labels"):
         contract().check_inputs(
             inputs()
             | {

@@ -284,7 +284,7 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     ct = volume()
     moved_mask = nib.Nifti1Image(mask_of(ct.image).dataobj, np.diag([1.0, 1, 1.1, 1]))
     refused("the mask is on another grid", ct, mask=moved_mask)
-    refused("holds no label", ct, mask=nib.Nifti1Image(np.zeros(SHAPE, np.uint8), np.eye(4)))
+    refused("has no label", ct, mask=nib.Nifti1Image(np.zeros(SHAPE, np.uint8), np.eye(4)))
     other = replace(ct, report={**CT, "vocabulary": "maisi-124"})
     refused("the mask's ids were sent as maisi-124's", other, mask=mask_of(ct.image))
     halves = nib.Nifti1Image(np.full(SHAPE, 0.5, np.float32), np.eye(4))

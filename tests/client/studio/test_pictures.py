@@ -124,7 +124,7 @@ def test_wrong_files_are_one_sentence(page: Browser, tmp_path: Path) -> None:
         ("volume", [("a.nii.gz", nan)], "source 'a.nii.gz' holds NaN"),
         ("volume", [("a.nii.gz", cut)], "source 'a.nii.gz' cannot be read to its end"),
         ("mask", [text, text], "2 files were sent, none of them DICOM"),
-        ("mask", slices, "of the 32 files that were sent 0 are Segmentations"),
+        ("mask", slices, "0 Segmentations were found in 32 files"),
         ("mask", slices[:1], "mask '0001.dcm' is DICOM of CT Image Storage"),
         ("volume", [("mask.dcm", files["mask.dcm"])], "the files have no series of slices"),
         ("volume", gap, "the series is no volume on a regular grid"),

@@ -132,10 +132,10 @@ def report(**more: Any) -> str:
         ({"image": IMAGE, "report": None}, "sent an image without a report"),
         ({"image": IMAGE, "report": MASK}, r"report is uint8 \[3, 4, 5\]; uint8 with 1 axes"),
         ({"image": IMAGE, "stage": None}, None),
-        ({"image": IMAGE, "progress": None}, "says a stage without its progress"),
+        ({"image": IMAGE, "progress": None}, "names a stage without its progress"),
         (
             {"image": IMAGE, "progress": np.zeros(2, np.float32)},
-            "says a stage without its progress",
+            "names a stage without its progress",
         ),
         ({"image": IMAGE, "progress": np.zeros(1)}, "progress is float64"),
         ({"image": IMAGE, "stage": np.zeros(3, np.float32)}, "stage is float32"),
@@ -479,7 +479,7 @@ def test_text_of_a_variant_is_printable(ask: Callable[..., Any]) -> None:
     wrong = model_config.ModelConfig(name="mini.stream", input=[{"name": ESCAPES[:-1]}])
     with fake_server(configs=[wrong]) as (url, _), pytest.raises(InvalidRequest) as caught:
         ask(url, augment=True)
-    assert "takes none; what it takes is ?[2J?" in one_line(caught.value)
+    assert "mini does not have this input; it has ?[2J?" in one_line(caught.value)
 
 
 @pytest.mark.parametrize(
