@@ -44,10 +44,11 @@ def made(server: Server) -> float:
 
 def end_processes_of_ray(folder: str) -> None:
     """End what was started with `folder` as Ray's, and empty the folder."""
-    for process in (processes := processes_of_ray(folder)):
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(processes, PATIENCE)
+    while processes := processes_of_ray(folder):  # the last of them may start others
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes, PATIENCE)
     shutil.rmtree(Path(folder, "ray"), ignore_errors=True)
 
 
@@ -93,7 +94,8 @@ def ray_environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     # The paths of Ray's sockets must be short.
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         env = {key: v for key, v in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-        env |= {"PYTHONPATH": os.pathsep.join(paths), "PYTHONPYCACHEPREFIX": f"{folder}/bytecode"}
+        env["PYTHONPATH"] = os.pathsep.join(paths)
+        env["PYTHONPYCACHEPREFIX"] = str(tmp_path / "bytecode")
         env |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         modules_of_ray = "import ray.dashboard.agent, ray._private.runtime_env.agent.main, ray.data"
         subprocess.run([sys.executable, "-c", modules_of_ray], env=env, check=True)

@@ -33,6 +33,14 @@ def session(urls: str = "a:1", **limits: Any) -> Session:
     return Session(Pool(urls, lambda url: url), urls, **limits)
 
 
+def test_clients_with_one_request_begin_with_any_server() -> None:
+    first = set()
+    for _ in range(64):  # all of them the same: once in 2^63
+        with Pool("a:1,b:1", lambda url: url).server() as server:
+            first.add(server.connection)
+    assert first == {"a:1", "b:1"}
+
+
 def refused(sentence: str) -> Message:
     return Message(None, InferenceServerException(sentence), False)
 
