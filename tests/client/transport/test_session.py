@@ -33,6 +33,14 @@ def session(urls: str = "a:1", **limits: Any) -> Session:
     return Session(Pool(urls, lambda url: url), urls, **limits)
 
 
+def test_clients_with_one_request_begin_with_any_server() -> None:
+    first = set()
+    for _ in range(64):  # all of them the same: once in 2^63
+        with Pool("a:1,b:1", lambda url: url).server() as server:
+            first.add(server.connection)
+    assert first == {"a:1", "b:1"}
+
+
 def refused(sentence: str) -> Message:
     return Message(None, InferenceServerException(sentence), False)
 
@@ -94,9 +102,9 @@ def test_another_server_is_asked_at_once_and_none_beyond_the_time() -> None:
     two_servers = session("a:1,b:1", retries=0).results(request())
     operations, error = perform(two_servers, refused(FULL), part("a", final=True))
     assert error is None
-    assert [
+    assert sorted(
         operation.server.url for operation in operations if isinstance(operation, OpenStream)
-    ] == ["a:1", "b:1"]
+    ) == ["a:1", "b:1"]
     assert [operation.seconds for operation in operations if isinstance(operation, Sleep)] == [0]
     operations, error = perform(session(timeout=5).results(request()), refused(FULL))
     assert isinstance(error, ServerUnavailable) and error.retry_after == 9

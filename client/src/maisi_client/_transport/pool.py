@@ -44,6 +44,8 @@ class Pool(Generic[_T]):
     def server(self, preferred: PooledServer[_T] | None = None) -> Iterator[PooledServer[_T]]:
         """Yield `preferred`, else the server with our fewest requests, of those that do not rest.
 
+        Of several with as few, a random one.
+
         A server that is not available, fails or falls silent within the context rests: longer after
         each failure in a row, and at least as long as its error says. If all servers rest, the one
         whose rest ends first is taken.
@@ -56,6 +58,7 @@ class Pool(Generic[_T]):
                     max(one.rests_until - now, 0.0),
                     one is not preferred,
                     one.pending,
+                    random.random(),  # not the same one for the first request of every client
                 ),
             )
             server.pending += 1
