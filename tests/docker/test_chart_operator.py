@@ -164,6 +164,18 @@ def test_objects_find_each_other_by_their_names() -> None:
     assert model["runtime"] == of_kind(kserve, "ServingRuntime")["metadata"]["name"] == "ct"
 
 
+@pytest.mark.parametrize("kind", ["hpa", "keda"])
+def test_scaling_down_waits_ten_minutes(kind: str) -> None:
+    documents = template(f"--set=autoscaling.kind={kind}")
+    if kind == "hpa":
+        hpa = of_kind(documents, "HorizontalPodAutoscaler")["spec"]
+    else:
+        scaled = of_kind(documents, "ScaledObject")["spec"]
+        assert scaled["cooldownPeriod"] == 600  # only for the step to 0
+        hpa = scaled["advanced"]["horizontalPodAutoscalerConfig"]
+    assert hpa["behavior"]["scaleDown"] == {"stabilizationWindowSeconds": 600}
+
+
 def test_scaling_counts_the_pods_of_one_release_alone() -> None:
     documents = template("--set=autoscaling.kind=keda")
     (trigger,) = of_kind(documents, "ScaledObject")["spec"]["triggers"]

@@ -109,7 +109,7 @@ containers:
       - {name: grpc, containerPort: 8001}
       - {name: metrics, containerPort: 8002}
       - {name: status, containerPort: 8003}
-    # Ready means that the latest volume was made, a request's or one of the server's own.
+    # Ready means that the server's latest probe made its volumes and that no work hangs.
     startupProbe:
       httpGet: {path: /ready, port: status}
       periodSeconds: 5
