@@ -176,6 +176,15 @@ def test_scaling_down_waits_ten_minutes(kind: str) -> None:
     assert hpa["behavior"]["scaleDown"] == {"stabilizationWindowSeconds": 600}
 
 
+@pytest.mark.parametrize(("values", "protocol"), [("", "kubernetes.io/h2c"), ("secret=tls", None)])
+def test_a_gateway_calls_without_tls_only_where_the_server_has_none(
+    values: str, protocol: str | None
+) -> None:
+    documents = template(*([f"--set=server.tls.{values}"] if values else []))
+    (port,) = of_kind(documents, "Service")["spec"]["ports"]
+    assert port.get("appProtocol") == protocol
+
+
 def test_scaling_counts_the_pods_of_one_release_alone() -> None:
     documents = template("--set=autoscaling.kind=keda")
     (trigger,) = of_kind(documents, "ScaledObject")["spec"]["triggers"]
