@@ -206,6 +206,11 @@ def test_wrong_values_are_refused_by_name(args: list[str], name: str) -> None:
     assert name in refusal(*args)
 
 
+def test_a_kubernetes_without_the_sleep_before_a_stop_is_refused() -> None:
+    assert ">=1.30.0-0" in refusal("--kube-version=1.29.9")
+    template("--kube-version=1.30.0")
+
+
 def test_models_come_from_a_bucket() -> None:
     documents = template("--set=models.source=s3,models.s3.url=s3://weights/maisi")
     (pod,) = pods(documents)
