@@ -17,8 +17,8 @@ HEAD = """\
 # Chart maisi
 
 A MAISI server on Kubernetes 1.30 or newer. `models.source: oci` needs the feature gate ImageVolume,
-which Kubernetes has since 1.31 and turns on by default since 1.35. `scripts/write chart` writes this
-page from values.yaml; [docs/how-to/operations.md](../../../docs/how-to/operations.md#kubernetes)
+which Kubernetes has since 1.31 and turns on by default since 1.35. `scripts/write chart` writes
+this page from values.yaml; [docs/how-to/operations.md](../../../docs/how-to/operations.md#kubernetes)
 explains how it works.
 
 ```bash

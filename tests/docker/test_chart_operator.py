@@ -211,6 +211,32 @@ def test_pods_have_the_service_account(values: str, name: str, created: bool) ->
     assert accounts == [name] * created
 
 
+def test_prometheus_selects_what_watches_the_server_by_its_labels() -> None:
+    documents = template(*CASES["operator"])
+    for kind in ("PodMonitor", "PrometheusRule"):
+        found = of_kind(documents, kind)["metadata"]["labels"]
+        assert VALUES["monitoring"]["labels"].items() <= found.items()
+    assert "release" not in of_kind(documents, "Service")["metadata"]["labels"]
+
+
+@pytest.mark.parametrize(
+    ("values", "absent"),
+    [
+        ("", 1),
+        ("replicas=0", 0),
+        ("autoscaling.kind=keda", 1),
+        ("autoscaling.kind=keda,autoscaling.minReplicas=0", 0),
+        ("autoscaling.minReplicas=0", 1),
+    ],
+)
+def test_an_alert_says_that_all_pods_of_the_release_are_gone(values: str, absent: int) -> None:
+    documents = template(f"--set=nameOverride=ct,monitoring.rules=true,{values}".rstrip(","))
+    (group,) = of_kind(documents, "PrometheusRule")["spec"]["groups"]
+    (down,) = [rule["expr"] for rule in group["rules"] if rule["alert"] == "MaisiDown"]
+    assert set(re.findall(r'job="(.*?)"', down)) == {"ct"}
+    assert down.count("absent(") == absent
+
+
 def test_a_service_account_has_its_annotations() -> None:
     account = of_kind(template(*CASES["operator"]), "ServiceAccount")
     assert account["metadata"]["annotations"] == VALUES["serviceAccount"]["annotations"]
@@ -241,6 +267,7 @@ WRONG = {
     "fullnameOverride": f'"{"n" * 54}"',
     "serviceAccount": '{"create": "no"}',
     "podLabels": '{"app.kubernetes.io/instance": "other"}',
+    "monitoring": '{"labels": {"app.kubernetes.io/name": "other"}}',
     "podAnnotations": '{"example.org/backup": false}',
     "affinity": '{"nodeAfinity": {}}',
     "topologySpreadConstraints": '[{"topologyKey": "zone"}]',
