@@ -132,6 +132,23 @@ def test_the_programs_accept_the_charts_arguments(documents: list[dict[str, Any]
             assert (options.variant, options.cache) == ("rflow-ct", Path("/models/cache"))
 
 
+@pytest.mark.parametrize(
+    ("values", "limits"),
+    [
+        ({}, (None, None, None)),
+        ({"maxSeconds": 604800, "memoryGb": 6.5, "spillGb": 200}, (604800, 6.5, 200.0)),
+        ({"maxSeconds": 31536000, "memoryGb": 64, "spillGb": 0}, (31536000, 64.0, 0.0)),
+    ],
+)
+def test_limits_of_a_request_are_options_of_the_server(
+    values: dict[str, float], limits: tuple[float | None, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump({"server": values}))
+    (pod,) = pods(template(f"--values={tmp_path / 'values.yaml'}"))
+    options = serve.arguments(pod["containers"][0]["args"])
+    assert (options.max_seconds, options.memory_gb, options.spill_gb) == limits
+
+
 @pytest.mark.parametrize(("count", "numbers"), [(0, "none"), (1, "0"), (3, "0,1,2")])
 def test_networks_are_placed_on_the_gpus_of_a_pod(count: int, numbers: str) -> None:
     (pod,) = pods(template(f"--set=gpus={count}"))
@@ -196,6 +213,9 @@ WRONG = {
     "variant": (["--set=server.variants={a b}"], "variants"),
     "gpus": (["--set=gpus=-1"], "gpus"),
     "queue": (["--set=server.maxWaiting=0"], "maxWaiting"),
+    "seconds": (["--set=server.maxSeconds=0"], "maxSeconds"),
+    "memory": (["--set=server.memoryGb=0"], "memoryGb"),
+    "files": (["--set=server.spillGb=-1"], "spillGb"),
     "dataset": (["--set=dataset.enabled=true"], "dataset.claim has the plan"),
     "bucket": (["--set=models.source=s3,models.s3.url=http://x"], "url"),
 }
@@ -204,6 +224,11 @@ WRONG = {
 @pytest.mark.parametrize(("args", "name"), WRONG.values(), ids=WRONG.keys())
 def test_wrong_values_are_refused_by_name(args: list[str], name: str) -> None:
     assert name in refusal(*args)
+
+
+def test_a_kubernetes_without_the_sleep_before_a_stop_is_refused() -> None:
+    assert ">=1.30.0-0" in refusal("--kube-version=1.29.9")
+    template("--kube-version=1.30.0")
 
 
 def test_models_come_from_a_bucket() -> None:

@@ -164,6 +164,27 @@ def test_objects_find_each_other_by_their_names() -> None:
     assert model["runtime"] == of_kind(kserve, "ServingRuntime")["metadata"]["name"] == "ct"
 
 
+@pytest.mark.parametrize("kind", ["hpa", "keda"])
+def test_scaling_down_waits_ten_minutes(kind: str) -> None:
+    documents = template(f"--set=autoscaling.kind={kind}")
+    if kind == "hpa":
+        hpa = of_kind(documents, "HorizontalPodAutoscaler")["spec"]
+    else:
+        scaled = of_kind(documents, "ScaledObject")["spec"]
+        assert scaled["cooldownPeriod"] == 600  # only for the step to 0
+        hpa = scaled["advanced"]["horizontalPodAutoscalerConfig"]
+    assert hpa["behavior"]["scaleDown"] == {"stabilizationWindowSeconds": 600}
+
+
+@pytest.mark.parametrize(("values", "protocol"), [("", "kubernetes.io/h2c"), ("secret=tls", None)])
+def test_a_gateway_calls_without_tls_only_where_the_server_has_none(
+    values: str, protocol: str | None
+) -> None:
+    documents = template(*([f"--set=server.tls.{values}"] if values else []))
+    (port,) = of_kind(documents, "Service")["spec"]["ports"]
+    assert port.get("appProtocol") == protocol
+
+
 def test_scaling_counts_the_pods_of_one_release_alone() -> None:
     documents = template("--set=autoscaling.kind=keda")
     (trigger,) = of_kind(documents, "ScaledObject")["spec"]["triggers"]
@@ -188,6 +209,32 @@ def test_pods_have_the_service_account(values: str, name: str, created: bool) ->
     assert pod["serviceAccountName"] == name
     accounts = [one["metadata"]["name"] for one in documents if one["kind"] == "ServiceAccount"]
     assert accounts == [name] * created
+
+
+def test_prometheus_selects_what_watches_the_server_by_its_labels() -> None:
+    documents = template(*CASES["operator"])
+    for kind in ("PodMonitor", "PrometheusRule"):
+        found = of_kind(documents, kind)["metadata"]["labels"]
+        assert VALUES["monitoring"]["labels"].items() <= found.items()
+    assert "release" not in of_kind(documents, "Service")["metadata"]["labels"]
+
+
+@pytest.mark.parametrize(
+    ("values", "absent"),
+    [
+        ("", 1),
+        ("replicas=0", 0),
+        ("autoscaling.kind=keda", 1),
+        ("autoscaling.kind=keda,autoscaling.minReplicas=0", 0),
+        ("autoscaling.minReplicas=0", 1),
+    ],
+)
+def test_an_alert_says_that_all_pods_of_the_release_are_gone(values: str, absent: int) -> None:
+    documents = template(f"--set=nameOverride=ct,monitoring.rules=true,{values}".rstrip(","))
+    (group,) = of_kind(documents, "PrometheusRule")["spec"]["groups"]
+    (down,) = [rule["expr"] for rule in group["rules"] if rule["alert"] == "MaisiDown"]
+    assert set(re.findall(r'job="(.*?)"', down)) == {"ct"}
+    assert down.count("absent(") == absent
 
 
 def test_a_service_account_has_its_annotations() -> None:
@@ -220,6 +267,7 @@ WRONG = {
     "fullnameOverride": f'"{"n" * 54}"',
     "serviceAccount": '{"create": "no"}',
     "podLabels": '{"app.kubernetes.io/instance": "other"}',
+    "monitoring": '{"labels": {"app.kubernetes.io/name": "other"}}',
     "podAnnotations": '{"example.org/backup": false}',
     "affinity": '{"nodeAfinity": {}}',
     "topologySpreadConstraints": '[{"topologyKey": "zone"}]',

@@ -73,6 +73,15 @@ containers:
       {{- with .Values.server }}
       - --max-voxels={{ int64 .maxVoxels }}
       - --max-waiting={{ .maxWaiting }}
+      {{- with .maxSeconds }}
+      - --max-seconds={{ int64 . }}
+      {{- end }}
+      {{- with .memoryGb }}
+      - --memory-gb={{ . }}
+      {{- end }}
+      {{- if ne .spillGb nil }}
+      - --spill-gb={{ .spillGb }}
+      {{- end }}
       - --start-seconds={{ .startSeconds }}
       - --drain-seconds={{ .drainSeconds }}
       - --stall-seconds={{ .stallSeconds }}
@@ -109,7 +118,7 @@ containers:
       - {name: grpc, containerPort: 8001}
       - {name: metrics, containerPort: 8002}
       - {name: status, containerPort: 8003}
-    # Ready means that the latest volume was made, a request's or one of the server's own.
+    # Ready means that the server's latest probe made its volumes and that no work hangs.
     startupProbe:
       httpGet: {path: /ready, port: status}
       periodSeconds: 5
@@ -153,6 +162,7 @@ volumes: {{- include "maisi.volumes" . | nindent 2 }}
 {{- end }}
 
 {{- define "maisi.volumes" -}}
+# No sizeLimit: the decoder's files have no names, so the kubelet does not see them. spillGb is the limit.
 - {name: tmp, emptyDir: {}}
 - name: shm
   emptyDir: {medium: Memory, sizeLimit: {{ include "maisi.shm" . }}Mi}
