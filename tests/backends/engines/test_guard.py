@@ -111,7 +111,7 @@ def test_rows_are_one_or_two() -> None:
                 "embedding": volume(8, 8, 8, channels=32, rows=3),
             }
         )
-    with pytest.raises(Refused, match="labels: 200 rows"):
+    with pytest.raises(Refused, match="labels: the number of rows is 200"):
         contract("mask_encoder").check_inputs({"labels": np.zeros((200, 16, 16, 16), np.uint8)})
 
 
