@@ -18,8 +18,8 @@ HEAD = """\
 
 A MAISI server on Kubernetes 1.30 or newer. `models.source: oci` needs the feature gate ImageVolume,
 which Kubernetes has since 1.31 and turns on by default since 1.35. `scripts/write chart` writes
-this page from values.yaml; [docs/how-to/operations.md](../../../docs/how-to/operations.md#kubernetes)
-explains how it works.
+this page from values.yaml. How the chart works:
+[docs/how-to/operations.md](../../../docs/how-to/operations.md#kubernetes).
 
 ```bash
 helm install maisi docker/helm/maisi --namespace imaging \\
