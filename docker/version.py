@@ -23,7 +23,7 @@ PREFIXES = {
     Path("docker/helm/maisi/Chart.yaml"): "^(?:version|appVersion): ",
     Path("docker/helm/maisi/README.md"): VALUES,
     Path("docker/helm/maisi/values.yaml"): "^  tag: | image: maisi-(?:client|export):",
-    Path("docs/how-to/operations.md"): "-t maisi(?:-client|-cpu|-export)?:",
+    Path("docs/how-to/operations.md"): "(?:-t |example/)maisi(?:-client|-cpu|-export)?:",
     Path("docs/reference/configuration.md"): (r"^\| `image\.tag` \| `|`maisi-(?:client|export):"),
     Path("docs/tutorials/cluster.md"): "maisi-cpu:",
 }
