@@ -225,7 +225,8 @@ def label_ids(variant: Variant, mask: Array) -> list[int]:
     if unknown:
         allowed = join(sorted(int(label) for label in variant["labels"]))
         raise InvalidRequest(
-            f"mask: holds {join(unknown)}, and the labels of {variant['name']} are {allowed}"
+            f"mask: holds {join(unknown)}, and the labels of {variant['name']} are {allowed};"
+            " `maisi info` lists their names"
         )
     if ids == [0]:
         raise InvalidRequest("mask: every voxel is 0, and at least one must be a label")

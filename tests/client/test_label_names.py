@@ -108,7 +108,7 @@ def test_names_of_other_things_are_warned_of(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("ids", "sentence"), [((1, 2, 9), "without a name"), ((1, 7), "'face'")])
 def test_half_known_names_are_refused(tmp_path: Path, ids: tuple[int, ...], sentence: str) -> None:
     text = TOTAL + '<Label Key="7" Red="1">face</Label>'
-    with pytest.raises(MaskError, match=rf"has label {ids[-1]}, {sentence}.*--vocabulary"):
+    with pytest.raises(MaskError, match=rf"label {ids[-1]} is {sentence} in.*--vocabulary"):
         load_mask(mask(tmp_path / "mask.nii", ids, text))
 
 
