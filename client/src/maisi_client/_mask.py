@@ -18,8 +18,8 @@ from ._grid import RasImage, open_image, present_ids, restore, to_ras
 from ._label_names import label_id, label_names
 
 _VOCABULARY_HINT = (
-    "`maisi info` lists the names; for CT, --vocabulary (totalsegmentator-v2, ...) says what the ids"
-    " mean"
+    "`maisi info` lists the names; for CT, --vocabulary (totalsegmentator-v2, ...) says what the"
+    " ids mean"
 )
 _ROUNDING = 0.01  # of a label to a whole number, at most: scaled files are inexact
 
@@ -124,8 +124,8 @@ def _ids_by_names(name: str, mask: RasImage) -> RasImage:
     if unknown := [id_ for id_ in present if table.get(id_) is None]:
         label = f"'{names[unknown[0]]}'" if unknown[0] in names else "without a name"
         raise MaskError(
-            f"{name}: label {unknown[0]} is {label} in the header, which has MAISI's names for other"
-            f" labels; name all labels or none; {_VOCABULARY_HINT}"
+            f"{name}: label {unknown[0]} is {label} in the header, which has MAISI's names for"
+            f" others; name all labels or none; {_VOCABULARY_HINT}"
         )
     ids = np.zeros(256, np.uint8)
     ids[list(table)] = list(table.values())
