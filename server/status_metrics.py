@@ -52,7 +52,8 @@ class _StatusCollector(Collector):
         restarts = CounterMetricFamily(
             "maisi_model_restarts", "Restarts of a process that died or hung", labels=["model"]
         )
-        for model in sorted({*stubs.values(), *health.restarts}):
+        # Also tritonserver from 0 on: Prometheus sees no increase in a series that begins at 1.
+        for model in sorted({*stubs.values(), "tritonserver", *health.restarts}):
             restarts.add_metric([model], health.restarts[model])
         yield restarts
         if self._tls is not None and (expires := expiry(self._tls)) is not None:

@@ -50,6 +50,7 @@ def test_a_server_that_works_is_ready_and_counts(start_server, eventually):
     assert own["maisi_shared_memory_free_bytes"] > 0
     assert own['maisi_model_resident_bytes{model="mini.flow"}'] > 10e6
     assert own['maisi_model_restarts_total{model="mini.flow"}'] == 0
+    assert own['maisi_model_restarts_total{model="tritonserver"}'] == 0
 
 
 def test_bad_requests_and_cancelled_ones_are_counted_apart(server, eventually):
