@@ -29,7 +29,7 @@ PAGE = ROOT / "docs" / "how-to" / "operations.md"
 SECTION = "Replicas for a load"
 _KINDS = (Kind("256³", 0.8, [5.0]), Kind("512³", 0.2, [48.0]))
 _RATES = (200.0, 2000.0, 20_000.0, 200_000.0)  # volumes an hour
-_REQUESTS = 20_000  # of a simulation
+_REQUESTS = 20_000  # of a simulation, at least
 _LOAD, _COUNT = 0.75, 200  # of the trial
 
 
@@ -44,17 +44,24 @@ class Answer:
 
 
 def answers(
-    kinds: Sequence[Kind], fleet: Fleet, rates: Sequence[float], p95: float, count: int
+    kinds: Sequence[Kind],
+    fleet: Fleet,
+    rates: Sequence[float],
+    p95: float,
+    count: int,
+    hours: float = 1.0,
 ) -> list[Answer]:
     """Return the servers for each rate, for one client and for many that do not know each other.
 
+    A simulation has `count` requests, or those of `hours`, if they are more.
     Raises ValueError if no number of servers keeps `p95` seconds.
     """
     found = []
     for rate in rates:
         for clients in ("one", "many"):
             of_clients = replace(fleet, scattered=clients == "many")
-            *_, (servers, result) = replicas(kinds, of_clients, rate / 3600, p95, count)
+            requests = max(count, round(rate * hours))
+            servers, result = replicas(kinds, of_clients, rate / 3600, p95, requests)
             found.append(Answer(rate, clients, servers, result))
     return found
 
@@ -175,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
         "--mtbf", type=float, default=168.0, help="hours between failures of a server [%(default)g]"
     )
     add("--repair", type=float, default=300.0, help="seconds until it is back [%(default)g]")
-    add("--requests", type=int, default=_REQUESTS, help="of a simulation [%(default)s]")
+    add("--requests", type=int, default=_REQUESTS, help="of a simulation, at least [%(default)s]")
     add("--trial", action="store_true", help="compare with three real servers")
     add("--write", action="store_true", help=f"put the table into {PAGE.relative_to(ROOT)}")
     return parser

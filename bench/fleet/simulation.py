@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Any, TypeAlias
@@ -224,24 +224,29 @@ def queue_limit(result: Result, refused: float = 1e-3) -> int:
 
 def replicas(
     kinds: Sequence[Kind], fleet: Fleet, rate: float, p95: float, count: int
-) -> Iterator[tuple[int, Result]]:
-    """Yield numbers of servers and their results; the last is the least that keeps `p95` seconds.
+) -> tuple[int, Result]:
+    """Return the fewest servers that keep `p95` seconds, and their result.
 
+    Their capacity is above the load. The search assumes that the p95 falls with more servers.
     Raises ValueError if even requests that never wait take longer.
     """
     slowest = [second for kind in kinds for second in kind.seconds]
     if p95 <= float(np.quantile(slowest, 0.5)) + fleet.overhead:
         raise ValueError(f"p95 is {p95:g} s; half of the requests take as long without a queue")
-    low = max(math.floor(rate / (capacity(kinds) * fleet.devices)), 1)
-    servers = low
-    while True:
-        result = simulate(kinds, _with(fleet, servers), rate, count)
-        yield servers, result
-        if result.percentile(95) <= p95:
-            return
-        if servers > 10 * low + 100:
+    too_few = math.floor(rate / (capacity(kinds) * fleet.devices))
+    enough, step = too_few + 1, 1
+    while (result := simulate(kinds, _with(fleet, enough), rate, count)).percentile(95) > p95:
+        if step > 10 * enough + 100:
             raise ValueError(f"p95 is {p95:g} s; no number of servers keeps it at this load")
-        servers += max(low // 50, 1)
+        too_few, enough, step = enough, enough + step, 2 * step
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        tried = simulate(kinds, _with(fleet, middle), rate, count)
+        if tried.percentile(95) > p95:
+            too_few = middle
+        else:
+            enough, result = middle, tried
+    return enough, result
 
 
 def _with(fleet: Fleet, servers: int) -> Fleet:
