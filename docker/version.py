@@ -24,7 +24,8 @@ PREFIXES = {
     Path("docker/helm/maisi/README.md"): VALUES,
     Path("docker/helm/maisi/values.yaml"): "^  tag: | image: maisi-(?:client|export):",
     Path("docs/how-to/operations.md"): "(?:-t |example/)maisi(?:-client|-cpu|-export)?:",
-    Path("docs/reference/configuration.md"): (r"^\| `image\.tag` \| `|`maisi-(?:client|export):"),
+    Path("docs/reference/configuration.md"): VALUES,
+    Path("docs/reference/report.md"): '"(?:maisi|client)": "',
     Path("docs/tutorials/cluster.md"): "maisi-cpu:",
 }
 _VERSION = r"[\w.+!-]+"
