@@ -143,7 +143,7 @@ def text(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> str:
     """Return the section of the page."""
     cells = []
     for row in rows:
-        possible = 60 / (row["flow"] + row["decoder"])
+        possible = 60 * Case(row["side"], row["flow"], row["decoder"]).possible
         cells.append(
             [
                 f"{row['side']}³",

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.page import table
 from docker import chart_values
 from export.__main__ import _parser as export_parser
 from export.variant import VARIANTS
@@ -74,10 +75,7 @@ def page() -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
-    )
+    return table(head, [[cell.replace("|", "\\|") for cell in row] for row in rows])
 
 
 def _options(parser: argparse.ArgumentParser) -> str:

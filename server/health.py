@@ -1,7 +1,7 @@
 """The health of the server as a whole, which Kubernetes and Prometheus ask for.
 
-Triton calls a model ready whose process is dead or hangs. Here ready means that the server has made
-the latest volume, a request's or one of its own.
+Triton calls a model ready whose process is dead or hangs. Here ready means that the server's
+latest probe made its volumes and that no work hangs.
 """
 
 from __future__ import annotations

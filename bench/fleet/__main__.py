@@ -49,18 +49,17 @@ def answers(
     rates: Sequence[float],
     p95: float,
     count: int,
-    hours: float = 1.0,
 ) -> list[Answer]:
     """Return the servers for each rate, for one client and for many that do not know each other.
 
-    A simulation has `count` requests, or those of `hours`, if they are more.
+    A simulation has `count` requests, or those of an hour, if they are more.
     Raises ValueError if no number of servers keeps `p95` seconds.
     """
     found = []
     for rate in rates:
         for clients in ("one", "many"):
             of_clients = replace(fleet, scattered=clients == "many")
-            requests = max(count, round(rate * hours))
+            requests = max(count, round(rate))
             servers, result = replicas(kinds, of_clients, rate / 3600, p95, requests)
             found.append(Answer(rate, clients, servers, result))
     return found

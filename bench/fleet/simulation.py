@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from typing import Any, TypeAlias
 
@@ -235,19 +235,17 @@ def replicas(
         raise ValueError(f"p95 is {p95:g} s; half of the requests take as long without a queue")
     too_few = math.floor(rate / (capacity(kinds) * fleet.devices))
     enough, step = too_few + 1, 1
-    while (result := simulate(kinds, _with(fleet, enough), rate, count)).percentile(95) > p95:
+    while (result := simulate(kinds, replace(fleet, servers=enough), rate, count)).percentile(
+        95
+    ) > p95:
         if step > 10 * enough + 100:
             raise ValueError(f"p95 is {p95:g} s; no number of servers keeps it at this load")
         too_few, enough, step = enough, enough + step, 2 * step
     while enough - too_few > 1:
         middle = (too_few + enough) // 2
-        tried = simulate(kinds, _with(fleet, middle), rate, count)
+        tried = simulate(kinds, replace(fleet, servers=middle), rate, count)
         if tried.percentile(95) > p95:
             too_few = middle
         else:
             enough, result = middle, tried
     return enough, result
-
-
-def _with(fleet: Fleet, servers: int) -> Fleet:
-    return Fleet(**{**vars(fleet), "servers": servers})

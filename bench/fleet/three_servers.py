@@ -16,7 +16,7 @@ from maisi_client import Client
 from bench import overlap
 from bench.launcher import Server
 
-from .simulation import Fleet, Kind, Result, simulate
+from .simulation import Fleet, Kind, Result, capacity, simulate
 
 SERVERS = 3
 # Seconds of the stand-ins, which sleep, so that three servers can share the cores of one machine.
@@ -55,8 +55,7 @@ def run(load: float, count: int, seed: int = 0) -> Trial:
             measured = {kind: _calibrate(client, kind) for kind in _STEPS}
         kinds = [Kind(kind, _SHARES[kind], measured[kind][0]) for kind in _STEPS]
         overhead = float(np.mean([times[1] for times in measured.values()]))
-        mean = sum(kind.share * float(np.mean(kind.seconds)) for kind in kinds)
-        rate = load * SERVERS / mean
+        rate = load * SERVERS * capacity(kinds)
         real = Result(_send([server.grpc for server in servers], rate, count, seed))
     fleet = Fleet(SERVERS, overhead=overhead)
     simulated = [simulate(kinds, fleet, rate, count, seed) for seed in range(_REPEATS)]
