@@ -6,13 +6,14 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
 import maisi_client
 import nibabel as nib
 import numpy as np
+import psutil
 import pytest
 from maisi_client import InvalidRequest
 from maisi_client._assess import record, run, use
@@ -20,6 +21,7 @@ from maisi_client._cli import main
 
 from tests.client.assess import phantoms
 from tests.client.assess.conftest import NUMBER
+from tests.conftest import PATIENCE
 
 
 @pytest.fixture(scope="session")
@@ -159,6 +161,23 @@ def test_several_processes_measure_the_same(folders: dict[str, Path], tmp_path: 
     fractions = [progress.fraction for progress in seen]
     assert fractions == sorted(fractions) and fractions[-1] == 1
     assert sum(progress.stage == "describing" for progress in seen) == 4
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_no_worker_outlives_a_killed_assessment(
+    folders: dict[str, Path], tmp_path: Path, eventually: Callable[..., None]
+) -> None:
+    words = ["assess", folders["untouched"], "--to", tmp_path, "--processes", 2]
+    process = psutil.Popen([sys.executable, "-m", "maisi_client", *map(str, words)])
+    try:
+        eventually(lambda: any((tmp_path / ".volumes").glob("*.npz")))
+        workers = process.children(recursive=True)
+        assert len(workers) >= 2
+    finally:
+        process.kill()
+        process.wait()
+    _, alive = psutil.wait_procs(workers, PATIENCE)
+    assert not alive
 
 
 def test_few_real_volumes_are_not_called_missing(folders: dict[str, Path], tmp_path: Path) -> None:
