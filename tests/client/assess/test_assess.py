@@ -177,6 +177,8 @@ def test_no_worker_outlives_a_killed_assessment(
         process.kill()
         process.wait()
     _, alive = psutil.wait_procs(workers, PATIENCE)
+    for worker in alive:
+        worker.kill()
     assert not alive
 
 
