@@ -112,9 +112,12 @@ class Ticket:
         if self._gate.pause_for_others(self):
             self._gate.wait(self, State.PAUSED, while_waiting)
 
-    def leave(self) -> None:
-        """Leave the networks to others; the volume is finished beside them."""
-        self.progress = 1.0
+    def leave(self, progress: float) -> None:
+        """Leave the networks to others; the volume is finished beside them.
+
+        `progress` is below 1 where the request may enter again.
+        """
+        self.progress = progress
         self._gate.leave(self)
 
     def check(self) -> None:

@@ -30,9 +30,10 @@ def run(
     """Answer a request; `send(stage, progress, **outputs)` raises when the caller has gone.
 
     `time_limit`: the seconds that the request may take. It waits in the queue `gate` for its start
-    and for the networks, which it leaves once its last latent is decoded. A volume that does not
-    follow its mask is sampled again from new noise, as often as the request says; the best of them
-    is sent. `pace` records the time of the first one. Raises InvalidRequest, Overloaded, TimeUp,
+    and for the networks, which it leaves once a latent is decoded. A volume that does not follow
+    its mask is sampled again from new noise, as often as the request says, after the request has
+    waited for the networks again; the best volume is sent. `pace` records the time of the first
+    one. Raises InvalidRequest, Overloaded, TimeUp,
     Stopping, and what `run_model` and `send` raise.
     """
     arrays = {name: tensor.as_numpy() for name, tensor in inputs.items()}
@@ -94,8 +95,7 @@ def run(
                 )
             with progress.stage("decoder", progress.of_attempt(attempt, SAMPLER)):
                 output = decoder.decoded(plan, latent, run_model)
-                if mask is None or attempt == plan.redraws:  # else it may be sampled again
-                    ticket.leave()
+                ticket.leave(1.0 if mask is None else progress.of_attempt(attempt + 1, 0))
                 volume = decoder.grey_levels(variant, output, mask)
                 del output
                 if mask is not None:

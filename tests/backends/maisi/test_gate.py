@@ -226,7 +226,7 @@ def test_a_request_is_prepared_and_finished_beside_the_networks_of_others() -> N
         entering.start()
         until(lambda: second.state is State.PREPARED)
         assert counted[-1] == (1, 2)
-        first.leave()
+        first.leave(1)
         entering.join(5)  # while the first finishes
         assert [first.state, second.state] == [State.FINISHING, State.WORKING]
         third.begin(keep_waiting)
@@ -240,7 +240,7 @@ def test_at_most_three_are_started() -> None:
             for ticket in (first, second, third):
                 ticket.begin(keep_waiting)
             first.enter(keep_waiting)
-            first.leave()  # it still has its memory
+            first.leave(1)  # it still has its memory
             beginning = threading.Thread(target=fourth.begin, args=(keep_waiting,))
             beginning.start()
             time.sleep(STEP)
@@ -256,7 +256,7 @@ def test_a_request_that_finishes_delays_nobody() -> None:
         ticket.begin(keep_waiting)
         ticket.enter(keep_waiting)
         assert gate.expected_wait(1e3) == 40
-        ticket.leave()
+        ticket.leave(1)
         assert gate.expected_wait(1e3) == 0
 
 

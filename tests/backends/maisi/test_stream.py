@@ -81,6 +81,8 @@ def blocked(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> Block:
 
 MASK = np.zeros((32, 32, 32), np.uint8)
 MASK[8:24, 8:24, 8:24] = 22
+BORDERS = MASK.copy()  # the networks' volume has none
+BORDERS[8:24, 8:24, 8:24:2] = 227
 SIZE = np.array([32, 32, 32], np.int32)
 
 
@@ -110,15 +112,16 @@ def test_a_mask_is_prepared_beside_the_networks_of_others(
     assert [name for name, _ in requests.called] == ["second"] * 3 + ["first"] * 4
 
 
-def test_a_volume_that_may_be_sampled_again_keeps_the_networks(
+def test_others_use_the_networks_while_a_volume_is_measured_that_is_sampled_again(
     mini: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measuring, requests = blocked(monkeypatch, fidelity, "measure"), Requests(mini)
-    first = requests.start("first", mask=MASK, redraws=np.array([1], np.int32))
+    first = requests.start("first", mask=BORDERS, redraws=np.array([1], np.int32))
     assert measuring.reached.wait(PATIENCE)
-    assert [ticket.state for ticket in requests.gate._tickets] == [State.WORKING]
-    second = requests.start("second", size=SIZE)
+    (ticket,) = requests.gate._tickets
+    assert ticket.state is State.FINISHING and 0.5 < ticket.progress < 0.6
+    requests.run("second", size=SIZE)
     measuring.go.set()
-    for thread in (first, second):
-        thread.join(PATIENCE)
-    assert requests.done == ["first", "second"]
+    first.join(PATIENCE)
+    assert requests.done == ["second", "first"]
+    assert [name for name, _ in requests.called] == ["first"] * 4 + ["second"] * 3 + ["first"] * 3
