@@ -89,6 +89,7 @@ def compile(workload: Workload) -> Iterator[tuple[Make, str]]:
 @contextmanager
 def engines(workload: Workload) -> Iterator[tuple[Make, str]]:
     """Give the repository's graphs and the server's own stages in this process, without Triton."""
+    from backends.engines.grey_levels import in_grey_levels
     from backends.maisi import conditioning, decoder, sampler
     from backends.maisi.request import complete
 
@@ -112,7 +113,8 @@ def engines(workload: Workload) -> Iterator[tuple[Make, str]]:
         sampling = time.perf_counter()
         latent = sampler.sample(table, plan, first, conditions, engine)
         decoding = time.perf_counter()
-        image = decoder.decode(table, plan, latent, inputs["mask"], engine)
+        served = in_grey_levels(table["intensity"], engine)
+        image = decoder.decode(table, plan, latent, inputs["mask"], served)
         end = time.perf_counter()
         seconds: dict[str, float | None] = {
             "mask_encoder": sampling - encoding,

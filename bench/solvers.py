@@ -20,6 +20,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from backends.engines.grey_levels import in_grey_levels
 from backends.maisi import decoder, schedule
 from backends.maisi.sampler import RunModel
 from backends.maisi.schedule import Step
@@ -144,7 +145,8 @@ class SolverCase:
         steps = SOLVERS[solver](self.variant["schedule"], self.numel, calls)
         latent = follow(steps, self.request, self.run)
         plan, mask = self.request.plan, self.request.mask
-        image = decoder.decode(self.variant, plan, latent, mask, self.run)
+        served = in_grey_levels(self.variant["intensity"], self.run)
+        image = decoder.decode(self.variant, plan, latent, mask, served)
         scale = self.variant["intensity"]
         scaled = (image.astype(np.float32) - scale["min"]) / (scale["max"] - scale["min"])
         (features,) = self.run("vae_encoder", {"image": scaled[None, None]}, ["latent"])

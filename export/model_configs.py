@@ -129,7 +129,9 @@ def configs(
     if labels:
         models.append(engine("flow_masked", {**flow, **embedding}, updated))
         models.append(chain("mask_encoder", labels, embedding))
-    models += [chain("vae_decoder", latent, image), chain("vae_encoder", image, latent)]
+    decoder = chain("vae_decoder", latent, {"image": ("INT16", image["image"][1])})
+    decoder.parameters["grey_levels"].string_value = json.dumps(variant.serving["intensity"])
+    models += [decoder, chain("vae_encoder", image, latent)]
     if "mask_diffusion" in variant.networks:
         models.append(engine("mask_flow", {**update, **parts["sizes"]}, updated))
         models.append(chain("mask_decoder", latent, parts["mask"]))

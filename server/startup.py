@@ -62,10 +62,10 @@ def wait_until_ready(triton: Triton, settings: Settings, stop: Stop) -> dict[str
     for model, config in configs.items():
         if "ensemble_scheduling" not in config or (variant := variant_of(config)) is None:
             continue
-        if unguarded := [name for name in configs if anyone_may_call(configs[name], model)]:
+        if earlier := [name for name in configs if of_earlier_version(configs[name], model)]:
             raise CannotServe(
-                f"{', '.join(unguarded)}: built for an earlier version of this server, so that"
-                f" any client could call it; build {model} again (python -m export build)."
+                f"{', '.join(earlier)}: built for an earlier version of this server; build"
+                f" {model} again (python -m export build)."
             )
         variants[model] = Smallest.of(config, variant)
         make_first(triton, model, variants[model], settings.start_seconds, stop)
@@ -107,13 +107,21 @@ def works(triton: Triton) -> bool:
         return False
 
 
-def anyone_may_call(config: Mapping[str, Any], variant: str) -> bool:
-    """Return whether a model is a network of the variant that computes without the token."""
+def of_earlier_version(config: Mapping[str, Any], variant: str) -> bool:
+    """Return whether a model is a network of the variant as earlier versions of export wrote it.
+
+    Without `network` it would compute without the token; without `grey_levels` a VAE decoder would
+    return 0..1.
+    """
     runs = config.get("backend") or config.get("platform")
+    name, parameters = config["name"], config.get("parameters", {})
     return (
-        config["name"].startswith(f"{variant}.")
+        name.startswith(f"{variant}.")
         and runs in ("onnxruntime", "slabs", "tensorrt_rtx", "tensorrt", "tensorrt_plan")
-        and "network" not in config.get("parameters", {})
+        and (
+            "network" not in parameters
+            or (name == f"{variant}.vae_decoder" and "grey_levels" not in parameters)
+        )
     )
 
 

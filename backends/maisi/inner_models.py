@@ -15,11 +15,14 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from ..engines import cuda, guard
-from .decoder import NOT_FINITE
 from .errors import EngineFailed, InvalidRequest, OutOfMemory, Overloaded
 from .metrics import Metrics
 
 _READ = ("vae_decoder", "vae_encoder", "mask_decoder")  # networks whose outputs stages read
+_NOT_FINITE = (
+    "image: the networks gave NaN or infinite values; "
+    "a smaller guidance or an ordinary latent avoids that"
+)
 _FLOWS = ("flow", "flow_masked", "mask_flow")
 _MEMORY = re.compile(r"out of memory: .*; try again in (\d+) s")  # as backends/engines/memory.py
 # Parts of errors that pass, of Triton 2.51 and of `slabs` -> the caller's error.
@@ -94,7 +97,7 @@ class InnerModels:
     def _error(self, request_id: str, model: str, message: str) -> Exception:
         """Return a network's error as the caller gets it, by its message: Triton drops the code."""
         if guard.NOT_FINITE in message:
-            return InvalidRequest(NOT_FINITE)
+            return InvalidRequest(_NOT_FINITE)
         log(request_id, f"{self.role}: {model}: {message}")
         if (full := _MEMORY.search(message)) is not None:
             return OutOfMemory(f"overloaded: {model}: {full[0]}", int(full[1]))

@@ -94,10 +94,10 @@ def run(
                     attempt,
                 )
             with progress.stage("decoder", progress.of_attempt(attempt, SAMPLER)):
-                output = decoder.decoded(plan, latent, run_model)
+                levels = decoder.decoded(plan, latent, run_model)
                 ticket.leave(1.0 if mask is None else progress.of_attempt(attempt + 1, 0))
-                volume = decoder.grey_levels(variant, output, mask)
-                del output
+                volume = decoder.with_background(variant, levels, mask)
+                del levels
                 if mask is not None:
                     attempts.append(fidelity.measure(variant, volume, mask))
             if attempt == 0:

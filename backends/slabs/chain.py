@@ -106,11 +106,16 @@ def assemble(description: Mapping[str, Any], engine: Callable[[str], SubgraphEng
     )
 
 
-def run(chain: Chain, x: Any, thickness: int, arena: Arena) -> Any:
+Convert = Callable[[Array, npt.NDArray[np.int16]], None]
+
+
+def run(chain: Chain, x: Any, thickness: int, arena: Arena, convert: Convert | None = None) -> Any:
     """Return the chain's output [R, C, X, Y, Z] for its input `x` [R, C, X, Y, Z].
 
     `thickness`: planes of the latent in a slab; the last slab may be thinner. `arena` allocates
-    activations.
+    activations. `convert(slab, levels)` writes a slab [X, Y, Z] of the output as integers: the
+    output is then int16 on the host, and no array of the engines' type holds it as a whole. Raises
+    what `convert` does.
     """
     step = thickness * chain.planes[chain.input]
     count = math.ceil(x.shape[2] / step)
@@ -129,7 +134,11 @@ def run(chain: Chain, x: Any, thickness: int, arena: Arena) -> Any:
             if subgraph.groups:
                 arena.wait()
                 norm = merge(moments.pop(subgraph.input), subgraph.groups)
-            outputs = _Slabs(count, subgraph.output in haloed, arena)
+            outputs: _Slabs | _Integers
+            if convert is not None and subgraph.output == chain.output:
+                outputs = _Integers(_output_shape(chain, x.shape), convert, arena)
+            else:
+                outputs = _Slabs(count, subgraph.output in haloed, arena)
             shortcuts = _Slabs(count, False, arena)
             output_moments = moments.setdefault(subgraph.output, [])
             try:
@@ -150,10 +159,19 @@ def run(chain: Chain, x: Any, thickness: int, arena: Arena) -> Any:
                             slabs[name].drop(number)
             finally:
                 subgraph.engine.release()
+            if isinstance(outputs, _Integers):
+                return outputs.levels
             slabs[subgraph.output] = outputs
             if subgraph.shortcut is not None:
                 slabs[subgraph.shortcut] = shortcuts
         return slabs[chain.output].whole()
+
+
+def _output_shape(chain: Chain, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape [R, C, X, Y, Z] of the output for an input of `shape` [R, C, X, Y, Z]."""
+    rows, _, *sides = shape
+    per_latent, planes = chain.planes[chain.input], chain.planes[chain.output]
+    return (rows, chain.channels[chain.output], *(side // per_latent * planes for side in sides))
 
 
 def _feeds(
@@ -174,7 +192,7 @@ def _compute(
     subgraph: Subgraph,
     number: int,
     feeds: Mapping[str, Any],
-    outputs: _Slabs,
+    outputs: _Slabs | _Integers,
     shortcuts: _Slabs,
     moments: list[tuple[int, Array, Array]],
     arena: Arena,
@@ -263,6 +281,23 @@ class _Slabs:
             start += slab.shape[2]
             self.drop(number)
         return whole
+
+
+class _Integers:
+    """The output of a chain as integers on the host."""
+
+    def __init__(self, shape: tuple[int, ...], convert: Convert, arena: Arena) -> None:
+        self.levels, self.start = np.empty(shape, np.int16), 0
+        self.convert, self.arena = convert, arena
+
+    def put(self, number: int, core: Any) -> None:
+        """Convert a slab's own planes [R, C, p, Y, Z]; called in the order of the slabs."""
+        values = self.arena.read(core)
+        self.arena.wait()
+        end = self.start + values.shape[2]
+        for row, channel in np.ndindex(values.shape[:2]):
+            self.convert(values[row, channel], self.levels[row, channel, self.start : end])
+        self.start = end
 
 
 def _cut(x: Any, step: int, count: int, arena: Arena) -> _Slabs:

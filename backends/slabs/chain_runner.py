@@ -23,14 +23,16 @@ class ChainRunner:
         device: Cpu | Gpu,
         gigabytes: float = 0,
         warn: Callable[[str], None] = print,
+        convert: chain.Convert | None = None,
     ) -> None:
         """Load `chain.json` at `path`; `gigabytes` 0: the device's share of its free memory.
 
-        `warn(sentence)` is called when memory runs out, before each further attempt. Raises
+        `warn(sentence)` is called when memory runs out, before each further attempt. With `convert`
+        outputs are integers, see `chain.run`. Raises
         OSError, ValueError, KeyError, TypeError or RuntimeError for files that are missing or
         damaged.
         """
-        self.device, self.gigabytes, self.warn = device, gigabytes, warn
+        self.device, self.gigabytes, self.warn, self.convert = device, gigabytes, warn, convert
         self.chain = chain.load(path, device.engine)
 
     def __call__(self, array: Array) -> Any:
@@ -50,7 +52,7 @@ class ChainRunner:
         def attempt(thickness: int, near: int) -> Any:
             if (thickness, near) != planned:
                 self.warn(f"out of memory; trying slabs of {thickness} with activations elsewhere")
-            return chain.run(self.chain, x, thickness, self.device.arena(near))
+            return chain.run(self.chain, x, thickness, self.device.arena(near), self.convert)
 
         try:
             return first_that_fits(

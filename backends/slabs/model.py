@@ -9,6 +9,7 @@ config.pbtxt:
     spill_folder       folder of activations that do not fit; absent: the folder for temporary
                        files; on a GPU they go to the host's memory
     spill_limit_gb     the most bytes of a request there, in 10^9; absent: half of the free space
+    grey_levels        `intensity` of a variant, in JSON: the output is whole grey levels, int16
     engine, thread_count, runtime_cache   as in `backends/engines/network.py`
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
@@ -26,7 +28,7 @@ import triton_python_backend_utils as pb_utils
 
 sys.path.append(str(Path(__file__).parents[2]))  # Triton loads this file by itself
 
-from backends.engines import choice, cuda, guard
+from backends.engines import choice, cuda, grey_levels, guard
 from backends.engines.tensorrt import cache_folder
 from backends.slabs.chain_runner import ChainRunner
 from backends.slabs.cpu import Cpu
@@ -60,7 +62,10 @@ class TritonPythonModel:
                 spill = Path(parameters.get("spill_folder") or gettempdir())
                 limit = float(parameters.get("spill_limit_gb", "0"))
                 device = Cpu(spill, choice.threads(parameters), limit, by_onnx_runtime)
-            self.runner = ChainRunner(path, device, gigabytes, pb_utils.Logger.log_warn)
+            convert = None
+            if "grey_levels" in parameters:
+                convert = partial(grey_levels.convert, json.loads(parameters["grey_levels"]))
+            self.runner = ChainRunner(path, device, gigabytes, pb_utils.Logger.log_warn, convert)
         except Exception as error:
             raise pb_utils.TritonModelException(
                 f"{args['model_name']}: {sentence(error, folder)}"

@@ -165,17 +165,18 @@ def test_the_environment_names_the_files(guarded, monkeypatch):
         ask(server, maisi_client.Tls(papers.ca, certificate=papers.certificate))
 
 
-def test_networks_that_would_compute_for_anybody_are_not_served(start_server, tmp_path):
+def test_networks_of_an_earlier_version_are_not_served(start_server, tmp_path):
     for source in (ROOT / "model_repository").glob("mini*"):
         shutil.copytree(source, tmp_path / source.name)
-    path = tmp_path / "mini.flow" / "config.pbtxt"
-    config = text_format.Parse(path.read_text(), pb.ModelConfig())
-    del config.parameters["network"]
-    path.write_text(text_format.MessageToString(config))
+    for network, parameter in (("flow", "network"), ("vae_decoder", "grey_levels")):
+        path = tmp_path / f"mini.{network}" / "config.pbtxt"
+        config = text_format.Parse(path.read_text(), pb.ModelConfig())
+        del config.parameters[parameter]
+        path.write_text(text_format.MessageToString(config))
     server = start_server(tmp_path, ready=False)
     assert server.process.wait(PATIENCE) == 1
     line = [line for line in server.log.splitlines() if line.startswith("serve: ")][-1]
-    assert "mini.flow: built for an earlier version of this server" in line
+    assert "mini.flow, mini.vae_decoder: built for an earlier version of this server" in line
     assert line.endswith("build mini again (python -m export build).")
 
 

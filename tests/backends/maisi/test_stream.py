@@ -41,7 +41,7 @@ class Requests:
             if model == "mask_encoder":
                 return [np.zeros((1, 32, 8, 8, 8), np.float32)]
             if model == "vae_decoder":
-                return [np.full((1, 1, 32, 32, 32), 0.5, np.float32)]
+                return [np.full((1, 1, 32, 32, 32), 500, np.int16)]
             return [tensors["latent"], tensors["z"]]
 
         def send(stage: str, progress: float, **outputs: Any) -> None:

@@ -56,6 +56,24 @@ def test_any_thickness_gives_the_result_of_the_whole(thickness: int, groups: int
     np.testing.assert_allclose(output, whole(x, groups), rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("thickness", [1, 3, 8])
+def test_an_output_is_converted_slab_by_slab(thickness: int) -> None:
+    x = np.random.default_rng(0).normal(5, 2, (2, 4, 10, 4, 6)).astype(np.float32)
+    arena, sides = Arena(1 << 30), []
+
+    def convert(values: Array, levels: Array) -> None:
+        sides.append(values.shape)
+        np.rint(10 * values, out=values)
+        levels[...] = values
+
+    output = chain.run(blurs(), x, thickness, arena, convert)
+    exact = chain.run(blurs(), x, thickness, Arena(1 << 30))
+    assert output.dtype == np.int16
+    assert (output == np.rint(10 * exact)).all()
+    assert {planes for planes, *_ in sides} <= {2 * thickness, 10 % (2 * thickness), 10}
+    assert arena.near_bytes == 0
+
+
 def test_activations_that_do_not_fit_lie_in_files_which_are_deleted(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(5, 2, (1, 4, 64, 16, 16)).astype(np.float32)
     near, far = Arena(1 << 30), Arena(400_000, far=in_files(tmp_path))
