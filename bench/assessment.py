@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from bench import ROOT
 from bench.launcher import Server
-from training.data import HELD_OUT, load
+from training.data import HELD_OUT, load, variation
 from training.heads import Head, heads
 from training.synthesis import render, subject
 
@@ -77,7 +77,7 @@ def _subject(
         mask, images, spacing = load(known)
         return mask, images[0] if rendered else None, spacing
     rng = np.random.default_rng(seed)
-    head = subject(rng, _heads(cache))
+    head = subject(rng, _heads(cache), variation(seed))
     return head.mask, render(rng, head, CONTRAST) if rendered else None, head.spacing
 
 

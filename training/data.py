@@ -14,6 +14,12 @@ from .heads import heads
 from .synthesis import CONTRASTS, render, subject, without_head
 
 HELD_OUT = 100_000  # seeds from this one on are not in the training set
+LITTLE = 0.45  # the variation of every second training subject
+
+
+def variation(seed: int) -> float:
+    """Return the variation of a subject, see `synthesis.subject`."""
+    return 1.0 if seed >= HELD_OUT or seed % 2 == 0 else LITTLE
 
 
 def _make(task: tuple[Path, Path, int]) -> None:
@@ -23,7 +29,7 @@ def _make(task: tuple[Path, Path, int]) -> None:
         return
     torch.set_num_threads(1)
     rng = np.random.default_rng(seed)
-    head = subject(rng, heads(cache))
+    head = subject(rng, heads(cache), variation(seed))
     images = np.stack([render(rng, head, name) for name in CONTRASTS]).astype(np.float16)
     part = path.with_suffix(".part.npz")
     np.savez(part, mask=head.mask, images=images, spacing=head.spacing)

@@ -136,13 +136,16 @@ def move_borders(
     labels[fluid & (border[1] > -pial_mm)] = a.GREY
 
 
-def subject(rng: np.random.Generator, heads: list[Head]) -> Subject:
-    """Return a new head: one of `heads` flipped, warped, resized, with lesions."""
+def subject(rng: np.random.Generator, heads: list[Head], variation: float = 1.0) -> Subject:
+    """Return a new head: one of `heads` flipped, warped, resized, with lesions.
+
+    `variation`, 0..1, scales position, size, warps and atrophy.
+    """
     head = heads[rng.choice(3, p=HEAD_SHARES)]
     flipped = rng.random() < 0.5
     spacing = float(rng.uniform(1.8, 2.2))
-    atrophy = float(rng.uniform() ** 2)
-    position = coordinates(rng, FINE, spacing / 2, atrophy)
+    atrophy = variation * float(rng.uniform() ** 2)
+    position = coordinates(rng, FINE, spacing / 2, atrophy, variation)
     if flipped:
         position[0] = SHAPE[0] - 1 - position[0]
     voxel = position.round().to(torch.int64)

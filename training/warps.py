@@ -48,14 +48,19 @@ def least_volume(position: torch.Tensor) -> float:
 
 
 def coordinates(
-    rng: np.random.Generator, shape: tuple[int, int, int], spacing: float, atrophy: float
+    rng: np.random.Generator,
+    shape: tuple[int, int, int],
+    spacing: float,
+    atrophy: float,
+    variation: float = 1.0,
 ) -> torch.Tensor:
     """Return for each voxel of a grid of `shape` its position in the 1 mm head: `[3, *shape]`.
 
     In voxels. The grid's voxels have `spacing` mm. `atrophy`, 0..1, enlarges the ventricles.
+    `variation`, 0..1, scales the deviations of rotation, size, position and warp.
     """
-    angles = rng.normal(0, 0.07, 3)
-    zoom = rng.normal(1, 0.05) * np.exp(rng.normal(0, 0.035, 3))
+    angles = variation * rng.normal(0, 0.07, 3)
+    zoom = rng.normal(1, variation * 0.05) * np.exp(variation * rng.normal(0, 0.035, 3))
     rotation = np.eye(3)
     for axis, angle in enumerate(angles):
         i, j = [k for k in range(3) if k != axis]
@@ -64,7 +69,8 @@ def coordinates(
         turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
         rotation = rotation @ turn
     matrix = torch.from_numpy((rotation * zoom).astype(np.float32) * spacing)
-    centre = (np.array(SHAPE, np.float32) - 1) / 2 + rng.normal(0, 3, 3).astype(np.float32)
+    moved = variation * rng.normal(0, 3, 3)
+    centre = (np.array(SHAPE, np.float32) - 1) / 2 + moved.astype(np.float32)
     x, y, z = (torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in shape)
     straight = (
         torch.from_numpy(centre).view(3, 1, 1, 1)
@@ -73,6 +79,7 @@ def coordinates(
         + matrix[:, 2].view(3, 1, 1, 1) * z
     )
     warp = 3.3 * smooth_noise(rng, shape, 36, 3) + 1.15 * smooth_noise(rng, shape, 14, 3)
+    warp *= variation
     # Ventricles grow or shrink: a shift towards their centre that decays over 22 mm. The least
     # volume is (1 + shift)**3, which is 0.27 for the strongest and so above LEAST_VOLUME.
     shift = float(rng.uniform(-0.15, 0.25)) - 0.2 * atrophy

@@ -12,7 +12,7 @@ import torch
 from export import networks
 from export import variant as variants
 from training.autoencoder import plain_norms
-from training.flow import SCALES, Latents, Pair, bits, loss, multiscale_error
+from training.flow import Latents, Pair, bits, loss
 from training.synthesis import MODALITIES
 
 
@@ -63,18 +63,6 @@ def test_plain_norms_change_nothing() -> None:
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
 
 
-def test_a_coarse_error_counts_more_than_the_same_energy_of_noise() -> None:
-    weight = torch.ones(1, 1, 8, 8, 8)
-    fine = torch.ones(1, 2, 8, 8, 8)
-    fine[..., ::2] = -1
-    assert multiscale_error(torch.ones(1, 2, 8, 8, 8), weight) == 1
-    assert float(multiscale_error(fine, weight)) == pytest.approx(SCALES[1] / sum(SCALES.values()))
-    weight[..., 4:] = 0
-    half = torch.ones(1, 2, 8, 8, 8)
-    half[..., 4:] = 5
-    assert multiscale_error(half, weight) == 1
-
-
 @pytest.mark.parametrize("masked", [True, False])
 def test_a_step_pairs_each_latent_with_the_label_of_its_modality(masked: bool) -> None:
     values = list(MODALITIES.values())
@@ -85,7 +73,7 @@ def test_a_step_pairs_each_latent_with_the_label_of_its_modality(masked: bool) -
         random.seed(seed)
         torch.manual_seed(seed)
         pair = Recorder()
-        loss(pair, subject, masked, "cpu")  # type: ignore[arg-type]
+        error = loss(pair, subject, masked, "cpu")  # type: ignore[arg-type]
         latent, timestep, label, spacing, embedding = pair.inputs
         share = (timestep / 1000).view(-1, 1, 1, 1, 1)
         assert len(set(timestep.tolist())) == 1
@@ -97,6 +85,11 @@ def test_a_step_pairs_each_latent_with_the_label_of_its_modality(masked: bool) -
         if names[0] is not None:
             for name, step in zip(names, difference.tolist(), strict=True):
                 assert name is None or abs(step - (name - names[0])) < 1e-2
+        if None not in names and share[0] > 0.1:
+            noise = (latent - (1 - share) * clean[names]) / share
+            assert float(error) == pytest.approx(
+                float((clean[names] - noise).square().mean()), rel=1e-3
+            )
 
 
 class Recorder:

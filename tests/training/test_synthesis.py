@@ -133,6 +133,15 @@ def test_no_warp_folds() -> None:
     assert warps.least_volume(mirrored) < 0
 
 
+def test_little_variation_moves_a_head_less() -> None:
+    none, little, full = (
+        warps.coordinates(np.random.default_rng(0), synthesis.SIZE, 2.0, 0.0, variation)
+        for variation in (0.0, data.LITTLE, 1.0)
+    )
+    share = float((little - none).abs().mean() / (full - none).abs().mean())
+    assert share == pytest.approx(data.LITTLE, rel=0.2)
+
+
 def test_atrophy_enlarges_the_ventricles(head: heads.Head) -> None:
     sizes = []
     for atrophy in (0.0, 1.0):
