@@ -163,12 +163,13 @@ def text(workload: Workload, results: Sequence[ContenderResult], repeat: int) ->
         "",
         table(results),
         "",
-        "- Start: from the start of the process until it accepts a mask: imports, weights, and the "
-        "readiness of the service. First request: start and first volume together, because "
-        "upstream's scripts load everything for each call; for the service, which already runs, "
-        "the first call of a client. All other times are those of a second volume.",
+        "- Start: the time from the start of the process until it accepts a mask. It includes "
+        "imports, weights, and the readiness of the service. First request: start and first volume "
+        "together, because upstream's scripts load everything for each call. For the service, "
+        "which already runs, it is the first call of a client. All other times are of the second "
+        "volume.",
         "- Upstream and PyTorch encode the mask in every step. Their mask encoder time is the sum "
-        "over the steps, and is also a part of the steps.",
+        "over the steps, and is also a part of the time of the steps.",
         "- No time includes reading the file of the mask or writing the file of the volume. The "
         "total of the service includes its transfers.",
         "- Peak memory: resident memory of all processes of a contender, with shared pages "

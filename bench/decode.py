@@ -33,7 +33,17 @@ from bench.workload import Array
 # Side in latent voxels, and the overlap of diff_model_infer.py or of config_infer.json.
 WINDOWS = ((48, 0.4), (48, 0.6666))
 SECTION = "Decoding"
-HEAD = ("volume", "way", "seconds", "of upstream's", "GB", "largest", "mean", "beyond 1", "seams")
+HEAD = (
+    "volume",
+    "method",
+    "seconds",
+    "of upstream's",
+    "GB",
+    "largest",
+    "mean",
+    "beyond 1",
+    "seams",
+)
 
 
 def image(side: int) -> Array:

@@ -126,7 +126,7 @@ def endpoint_names(endpoint: Endpoint) -> tuple[str, str]:
 
 
 def table(rows: Sequence[LevelResult]) -> str:
-    """Return the rows in Markdown, with times in ms and, if a request failed, a column of errors."""
+    """Return the rows in Markdown with times in ms, and with errors if a request failed."""
 
     def ms(value: float | None, part: float | None = None) -> str:
         if value is None:

@@ -212,10 +212,10 @@ def judge(table: Mapping[str, Mapping[str, Sequence[float]]], counts: Sequence[i
         full = latent["euler"][counts.index(30)]
         for solver in ("ab2", "heun"):
             half = latent[solver][counts.index(15)]
-            word = "nearer to the converged one than" if half < full else "farther from it than"
+            word = "nearer to" if half < full else "farther from"
             sentences.append(
-                f"The latent of {solver} with 15 calls ({half:.4f}) is {word} that of euler with "
-                f"30 calls ({full:.4f})."
+                f"{solver} with 15 calls ({half:.4f}) is {word} the converged latent than euler "
+                f"with 30 calls ({full:.4f})."
             )
     best = [min(latent[name][i] for name in SERVED) for i in range(len(counts))]
     better = [

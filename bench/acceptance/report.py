@@ -20,7 +20,7 @@ and this page lists the cases that were not done, with the reason.
 ```bash
 scripts/acceptance                  # all steps; repeat the command until it ends with status 0
 scripts/acceptance parity --again   # one step, with the cases that are already done
-scripts/acceptance --upstream PATH  # also measures upstream's code in a checkout of NV-Generate-CTMR
+scripts/acceptance --upstream PATH  # also measures upstream, from a checkout of NV-Generate-CTMR
 scripts/acceptance --wheels DIR     # downloads nothing; installs the wheels in DIR
 ```
 
