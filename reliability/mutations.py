@@ -190,7 +190,7 @@ def _memory(chance: random.Random, request: pb.ModelInferRequest) -> None:
 
 
 def _output(chance: random.Random, request: pb.ModelInferRequest) -> None:
-    """Request outputs that do not exist or are repeated, or classes, which Triton returns as text."""
+    """Request unknown or repeated outputs, or classes, which Triton returns as text."""
     outputs = _OUTPUTS.get(request.model_name.partition(".")[2], _OUTPUTS[""])
     for _ in range(chance.randint(1, 3)):
         unknown = chance.random() < 0.2
