@@ -238,7 +238,9 @@ def replicas(
     """
     slowest = [second for kind in kinds for second in kind.seconds]
     if p95 <= float(np.quantile(slowest, 0.5)) + fleet.overhead:
-        raise ValueError(f"p95: {p95:g} s is too short; half of the requests take longer unqueued")
+        raise ValueError(
+            f"p95: {p95:g} s is too short; half of the requests take that long without a queue"
+        )
     too_few = math.floor(rate / (capacity(kinds) * fleet.devices))
     enough, step = too_few + 1, 1
     while (result := simulate(kinds, replace(fleet, servers=enough), rate, count)).percentile(
