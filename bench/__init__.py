@@ -1,4 +1,4 @@
-"""Measurements of the service, for `scripts/bench` and `scripts/acceptance`, and their pages."""
+"""Measure the service and write the results to the pages: `scripts/bench`, `scripts/acceptance`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m bench NAME`: measurements of the service (docs/reference/benchmarks.md)."""
+"""Run a benchmark of the service: `python -m bench NAME` (docs/reference/benchmarks.md)."""
 
 from __future__ import annotations
 

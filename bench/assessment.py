@@ -1,4 +1,4 @@
-"""The assessment of docs/how-to/assess.md: volumes of `mini` compared with held-out renders."""
+"""Compare volumes of `mini` with held-out renders, as docs/how-to/assess.md shows."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from training.synthesis import render, subject
 
 CONTRAST = "mri_t1"
 STEPS = 10
-_WIDTH, _MARGIN = 1000, 16  # pixels of a picture, and above its first element
-# The pictures of docs/images/, each with the first and the last element of the page that it shows.
+_WIDTH, _MARGIN = 1000, 16  # pixels: width of a picture, space above its first element
+# The pictures in docs/images/, and the first and the last element of the report in each picture.
 _PICTURES = {
     "assess.png": ("header", "main > section:nth-of-type(1)"),
     "assess-realism.png": ("section:has(> h2:text-is('Realism'))",) * 2,
@@ -39,8 +39,9 @@ _PICTURES = {
 def sets(folder: Path, cache: Path, number: int, jobs: int) -> None:
     """Write three sets of `number` subjects each below `folder`; skip files that exist.
 
-    `masks/` has label masks of held-out subjects, `held-out/` labels and renders of other held-out
-    subjects, and `trained-on/` those of the first training subjects of `scripts/train-mini`.
+    `masks/` has the label masks of held-out subjects. `held-out/` has the labels and renders of
+    other held-out subjects. `trained-on/` has the labels and renders of the first training
+    subjects of `scripts/train-mini`.
     """
     heads(cache)
     tasks = [
@@ -53,7 +54,7 @@ def sets(folder: Path, cache: Path, number: int, jobs: int) -> None:
 
 
 def _write(cache: Path, task: tuple[Path, int, bool]) -> None:
-    """Write the mask of a subject, and its render if wanted."""
+    """Write the mask of a subject and, if the task asks for it, the subject's render."""
     folder, seed, rendered = task
     last = (folder / "labels" if rendered else folder) / f"{seed}.nii.gz"
     if last.exists():
@@ -68,13 +69,14 @@ def _write(cache: Path, task: tuple[Path, int, bool]) -> None:
 def _subject(
     cache: Path, seed: int, rendered: bool
 ) -> tuple[NDArray[np.uint8], NDArray[np.floating[Any]] | None, float]:
-    """Return mask, render if wanted, and spacing in mm; of the training's cache if they are there.
+    """Return the mask, the render if `rendered` is true, and the spacing in mm of a subject.
 
-    T1 is the first contrast that `training.data` renders, so the random numbers are the same.
+    They are read from the training's cache if it has the subject. Otherwise they are computed with
+    the same random numbers, because T1 is the first contrast that `training.data` renders.
     """
-    known = cache / f"subjects/{seed}.npz"
-    if known.exists():
-        mask, images, spacing = load(known)
+    cached = cache / f"subjects/{seed}.npz"
+    if cached.exists():
+        mask, images, spacing = load(cached)
         return mask, images[0] if rendered else None, spacing
     rng = np.random.default_rng(seed)
     head = subject(rng, _heads(cache), variation(seed))
@@ -95,7 +97,7 @@ def _save(values: NDArray[np.generic], spacing: float, path: Path) -> None:
 
 
 def generate(folder: Path, number: int) -> None:
-    """Make a volume by a server of `mini` from each mask, into `folder/synthetic`."""
+    """Write a volume for each of `number` masks to `folder/synthetic`, with a server of `mini`."""
     rows = make_plan(
         number, modalities={CONTRAST: 1.0}, masks=[folder / "masks"], variant="mini", steps=STEPS
     )
@@ -108,7 +110,7 @@ def generate(folder: Path, number: int) -> None:
 
 
 def report(folder: Path) -> None:
-    """Assess the volumes as the command line does, in one process, and print the time."""
+    """Run `maisi assess` on the volumes in one process, and print the time in seconds."""
     started = time.monotonic()
     names = "synthetic --real held-out --train-set trained-on --to report --processes 1"
     command = [sys.executable, "-m", "maisi_client", "assess", *names.split()]
@@ -117,13 +119,13 @@ def report(folder: Path) -> None:
 
 
 def pictures(page: Path, to: Path) -> None:
-    """Write pictures of a report, as Chromium shows it, into the folder `to`."""
+    """Show a report in Chromium and write pictures of it to the folder `to`."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium") or shutil.which("google-chrome"),
-            args=["--no-sandbox"],  # it cannot be made as root; the page is our own
+            args=["--no-sandbox"],  # root cannot start the sandbox; the page is our own
         )
         tab = browser.new_page(viewport={"width": _WIDTH, "height": 800})
         tab.goto(page.absolute().as_uri())
@@ -141,12 +143,13 @@ def pictures(page: Path, to: Path) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Do every step that is not done yet; write the pictures of docs/how-to/assess.md."""
+    """Write the sets and volumes that are missing, the report, and its pictures in docs/images."""
     parser = argparse.ArgumentParser(prog="scripts/write assess", description=__doc__)
-    parser.add_argument("--to", type=Path, default=ROOT / "build/assess", metavar="DIR")
-    parser.add_argument("--cache", type=Path, default=ROOT / "build/mini", help="of train-mini")
-    parser.add_argument("--number", type=int, default=60, help="volumes of each set [60]")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    add = parser.add_argument
+    add("--to", type=Path, default=ROOT / "build/assess", metavar="DIR", help="for all results")
+    add("--cache", type=Path, default=ROOT / "build/mini", help="folder of scripts/train-mini")
+    add("--number", type=int, default=60, help="volumes in each set [60]")
+    add("--jobs", type=int, default=os.cpu_count() or 1, help="processes that render subjects")
     args = parser.parse_args(words)
     sets(args.to, args.cache, args.number, args.jobs)
     generate(args.to, args.number)

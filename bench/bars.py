@@ -10,7 +10,7 @@ from typing import NamedTuple
 from bench.svg import document, line, rectangle, text
 
 _WIDTH, _LEFT, _RIGHT = 760, 212, 60
-_BAR, _GAP = 16, 12  # height of a bar, and what is free between two categories
+_BAR, _GAP = 16, 12  # height of a bar, space between two categories
 _COLOURS = "abcd"
 
 
@@ -23,13 +23,13 @@ class Bar(NamedTuple):
 
     @property
     def end(self) -> float:
-        """The largest number of the bar."""
+        """The largest value that the bar or its line reaches."""
         return max(self.value, self.high or 0)
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Bars with one axis: `series` has a bar for each category, None where there is no value."""
+    """Bars on one axis: each series has a bar for each category, or None if there is no value."""
 
     title: str
     categories: Sequence[str]
@@ -45,7 +45,7 @@ class Chart:
 
 
 def draw(chart: Chart) -> str:
-    """Return the picture of a chart."""
+    """Return a chart as SVG."""
     rows, y = [text(16, 28, chart.title, "strong")], 44.0
     for panel in chart.panels:
         rows.extend(_panel(panel, y))
@@ -92,6 +92,9 @@ def _bar(bar: Bar, y: float, scale: float, colour: str) -> Iterator[str]:
 
 
 def tick_step(largest: float) -> float:
-    """Return 1, 2 or 5 times a power of ten, at most five of which reach the largest value."""
+    """Return the smallest distance with which five ticks reach the largest value.
+
+    The distance is 1, 2 or 5 times a power of ten.
+    """
     power = 10.0 ** math.floor(math.log10(largest / 5))
     return next(times * power for times in (1, 2, 5, 10) if 5 * times * power >= largest)

@@ -1,6 +1,7 @@
-"""Charts of the pages that `scripts/bench` writes, drawn from the measurements in bench/results.
+"""Draw the charts of the benchmark pages from the measurements in bench/results.
 
-`scripts/bench NAME --write` writes both. `scripts/write figures` draws all charts again.
+`scripts/bench NAME --write` writes the measurements and their chart. `scripts/write figures` draws
+all charts again.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ IMAGES = ROOT / "docs" / "images"
 
 
 def write(name: str, results: dict[str, Any]) -> str:
-    """Keep the measurements of a benchmark and draw their chart; return the chart as Markdown."""
+    """Write the measurements and the chart of a benchmark; return the image link as Markdown."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(results, indent=1) + "\n")
@@ -28,7 +29,7 @@ def write(name: str, results: dict[str, Any]) -> str:
 
 
 def write_picture(path: Path) -> None:
-    """Draw the chart of a file of measurements."""
+    """Write the chart of a file of measurements to docs/images."""
     (IMAGES / f"bench-{path.stem}.svg").write_text(picture(path))
 
 
@@ -38,16 +39,16 @@ def picture(path: Path) -> str:
 
 
 def chart(results: dict[str, Any]) -> Chart:
-    """Return the chart of measurements; `benchmark` in them says of which benchmark they are."""
+    """Return the chart of measurements; their key `benchmark` selects the kind of chart."""
     return _CHARTS[results["benchmark"]](results)
 
 
 def _compare(results: dict[str, Any]) -> Chart:
-    measured = {name: one for name, one in results["contenders"].items() if "seconds" in one}
+    measured = {name: row for name, row in results["contenders"].items() if "seconds" in row}
     bars = {
         title: [
-            Bar(*(one["seconds"][key][k] for k in ("median", "min", "max")))
-            for one in measured.values()
+            Bar(*(row["seconds"][key][k] for k in ("median", "min", "max")))
+            for row in measured.values()
         ]
         for title, key in (("first request", "first_request"), ("second volume", "total"))
     }
@@ -69,7 +70,7 @@ def _decode(results: dict[str, Any]) -> Chart:
 
 
 def way_title(way: str) -> str:
-    """Return the title of a way to decode, such as `slabs 1`."""
+    """Return the title of a decoding method, such as `slabs 1`."""
     titles = {"slabs": "slabs, budget {} GB", "windows": "windows of {}, overlap {}"}
     kind, *settings = way.split()
     return titles.get(kind, "whole, PyTorch").format(*settings).replace(" 0 GB", " not set")

@@ -1,4 +1,4 @@
-"""One command for the programs of a package: `python -m bench NAME`."""
+"""Run a program of a package by its name: `python -m bench NAME`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def run(package: str, names: tuple[str, ...]) -> int:
-    """Run the program that the command line names; without a name, list them."""
+    """Run the program that the command line names, or list all names; return the exit status."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in names:
         del sys.argv[1]
@@ -18,7 +18,7 @@ def run(package: str, names: tuple[str, ...]) -> int:
         return 0
     listed = "\n".join(f"  {name:12}{_summary(package, name)}" for name in names)
     if name in ("-h", "--help"):
-        print(f"usage: scripts/{package} NAME [options]; NAME --help lists them\n\n{listed}")
+        print(f"usage: scripts/{package} NAME [options]; NAME --help lists the options\n\n{listed}")
         return 0
     print(f"scripts/{package}: {name} is not one of {', '.join(names)}", file=sys.stderr)
     return 2

@@ -1,8 +1,9 @@
-"""The service beside upstream and PyTorch, in one run: `scripts/bench compare --upstream PATH`.
+"""Compare the service with upstream and PyTorch: `scripts/bench compare --upstream PATH`.
 
-Every contender makes the same volume of the same weights, mask, spacing, noise and steps, without
-guidance. Each repeat has one trial of each, in rotating order: its process starts, makes a first
-volume and a second one, and ends, so that only one is in memory. The last line printed is JSON.
+Every contender makes the same volume from the same weights, mask, spacing, noise and number of
+steps, without guidance. Each repeat runs one trial of each contender, in rotating order. In a
+trial, the process of the contender starts, makes two volumes and ends, so that only one contender
+is in memory at a time. The last line of the output is JSON.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ SECTION = "Against upstream"
 def measure(
     workload: Workload, names: Sequence[str], repeat: int, folder: Path
 ) -> list[ContenderResult]:
-    """Run `repeat` trials of each contender; differences are to the first one that succeeds."""
+    """Return the results of `repeat` trials of each contender.
+
+    Differences are from the volume of the first contender that succeeds.
+    """
     trials: dict[str, list[Trial]] = {name: [] for name in names}
     errors: dict[str, str] = {}
     for turn in range(repeat):
@@ -66,17 +70,17 @@ def _brief(trial: Trial) -> str:
 
 
 def prepare(options: argparse.Namespace) -> Workload:
-    """Return the workload; make its weights and its model repository where they are missing.
+    """Return the workload; create its weights and its model repository if they are missing.
 
-    Raises ValueError or InvalidRequest with one sentence for what cannot be compared.
+    Raises ValueError or InvalidRequest, with one sentence, for options that cannot be compared.
     """
     unknown = [name for name in options.contenders if name not in CONTENDERS]
     if unknown:
         raise ValueError(f"contenders: {unknown[0]!r} is not one of {', '.join(CONTENDERS)}")
     if "upstream" in options.contenders and options.upstream is None:
         raise ValueError(
-            "upstream: --upstream needs the folder of a checkout of NV-Generate-CTMR, or leave it "
-            "out of --contenders"
+            "upstream: pass the folder of a checkout of NV-Generate-CTMR to --upstream, or leave "
+            "upstream out of --contenders"
         )
     if options.repeat < 1:
         raise ValueError(f"repeat: {options.repeat} is not a whole number from 1")
@@ -84,22 +88,22 @@ def prepare(options: argparse.Namespace) -> Workload:
     subject = variant.load(options.variant)
     if "controlnet" not in subject.networks or subject.serving["schedule"]["kind"] != "rflow":
         raise ValueError(
-            f"variant: {subject.name} is not compared; it needs a ControlNet and rectified flow, "
-            "as rflow-ct has"
+            f"variant: {subject.name} cannot be compared; a variant with a ControlNet and "
+            "rectified flow is expected, such as rflow-ct"
         )
     if options.size < 1 or options.size % subject.serving["size"]["multiple"]:
         raise ValueError(
-            f"size: {options.size} is not a multiple of {subject.serving['size']['multiple']}, the "
-            f"sizes that {subject.name} takes unpadded"
+            f"size: {options.size} is not a multiple of {subject.serving['size']['multiple']}; "
+            f"{subject.name} pads other sizes"
         )
     shipped = subject.name == "mini" and device == "cpu"
     work = options.work / subject.name
     target = "onnx" if device == "cpu" else options.target
     models = ROOT / "model_repository" if shipped else work / f"models-{target}"
     weights = ROOT / "export" / "checkpoints" if subject.name == "mini" else work / "checkpoints"
-    own = Path(options.variant).suffix == ".toml"
+    is_file = Path(options.variant).suffix == ".toml"
     workload = Workload(
-        str(Path(options.variant).resolve()) if own else subject.name,
+        str(Path(options.variant).resolve()) if is_file else subject.name,
         options.size,
         options.steps,
         device,
@@ -119,7 +123,7 @@ def prepare(options: argparse.Namespace) -> Workload:
 
 
 def _device(name: str) -> str:
-    """Return cpu or cuda; raises ValueError for a GPU that PyTorch does not see."""
+    """Return `cpu` or `cuda`; raise ValueError if `name` is `cuda` and there is no usable GPU."""
     if name == "cpu":
         return name
     import torch
@@ -127,7 +131,7 @@ def _device(name: str) -> str:
     if torch.cuda.is_available() and shutil.which("nvidia-smi"):
         return "cuda"
     if name == "cuda":
-        raise ValueError("device: cuda needs a GPU, nvidia-smi and a PyTorch for it, none is here")
+        raise ValueError("device: cuda needs a GPU, nvidia-smi and a PyTorch with CUDA")
     return "cpu"
 
 
@@ -139,16 +143,16 @@ def _write_weights(subject: variant.Variant, folder: Path) -> None:
 
 
 def _build(workload: Workload, options: argparse.Namespace) -> None:
-    """Make the repository by `python -m export build`, which has a cache."""
+    """Build the repository with `python -m export build`, which has a cache."""
     precision = "fp32" if workload.device == "cpu" else "fp16"
     command = [sys.executable, "-m", "export", "build", workload.variant]
     command += ["--checkpoints", workload.checkpoints, "--repository", workload.repository]
     command += ["--cache", str(options.work / "cache"), "--target", workload.target]
     command += ["--precision", precision]
     say(shlex.join(command[1:]))
-    done = subprocess.run(command, cwd=ROOT, stdout=2)  # its log, as ours
-    if done.returncode:
-        raise ValueError(f"export: {workload.variant} could not be built; its log is above")
+    build = subprocess.run(command, cwd=ROOT, stdout=2)  # its log goes to standard error
+    if build.returncode:
+        raise ValueError(f"export: the build of {workload.variant} failed; its log is above")
 
 
 def say(line: str) -> None:
@@ -168,40 +172,48 @@ def _parser() -> argparse.ArgumentParser:
         "--config",
         default="config_infer.json",
         metavar="FILE",
-        help="of its folder configs, for the windows it decodes in (default: %(default)s)",
+        help="file in upstream's configs/ with the decoding windows (default: %(default)s)",
     )
-    add("--variant", default="rflow-ct", help="a name or a .toml file (default: %(default)s)")
-    add("--size", type=int, default=128, help="voxels a side (default: %(default)s)")
-    add("--steps", type=int, default=30, help="(default: %(default)s)")
+    add("--variant", default="rflow-ct", help="name or .toml file (default: %(default)s)")
+    add("--size", type=int, default=128, help="voxels per side (default: %(default)s)")
+    add("--steps", type=int, default=30, help="steps of the solver (default: %(default)s)")
     add("--repeat", type=int, default=5, help="trials of each contender (default: %(default)s)")
     add("--device", choices=("cpu", "cuda", "auto"), default="auto", help="(default: %(default)s)")
     add(
         "--target",
         choices=("tensorrt", "tensorrt-rtx"),
         default="tensorrt-rtx",
-        help="what our engines are built for with --device cuda (default: %(default)s)",
+        help="engine that runs our networks with --device cuda (default: %(default)s)",
     )
     add(
         "--contenders",
         type=lambda words: words.split(","),
         default=list(CONTENDERS),
         metavar="A,B",
-        help=f"default: {','.join(CONTENDERS)}",
+        help=f"contenders to run (default: {','.join(CONTENDERS)})",
     )
-    add("--checkpoints", type=Path, help="official weights (default: random ones, in --work)")
-    add("--repository", type=Path, help="a model repository built of them (default: in --work)")
+    add(
+        "--checkpoints",
+        type=Path,
+        help="folder of official weights (default: random weights in --work)",
+    )
+    add(
+        "--repository",
+        type=Path,
+        help="model repository built from the weights (default: in --work)",
+    )
     add(
         "--work",
         type=Path,
         default=ROOT / "build" / "bench",
-        help="for weights, models and logs that are made (default: %(default)s)",
+        help="folder for generated weights, models and logs (default: %(default)s)",
     )
     add("--write", action="store_true", help="write the section of docs/reference/benchmarks.md")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit status: 1 if any but torch.compile failed."""
+    """Run the command; return its exit status: 1 if a contender except torch.compile failed."""
     words = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(words)
     options.work = options.work.resolve()

@@ -1,4 +1,4 @@
-"""The trials of all contenders compared: differences, ratios, the table and the JSON line."""
+"""Compare the trials of all contenders: differences, ratios, the table and the JSON line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Difference:
-    """Differences of two volumes: grey levels (HU for CT), and the share of voxels beyond 1."""
+    """Differences between two volumes in grey levels (HU for CT).
+
+    `share` is the share of voxels that differ by more than 1.
+    """
 
     largest: float
     mean: float
@@ -36,11 +39,11 @@ class Difference:
 
 @dataclass(frozen=True)
 class ContenderResult:
-    """The measurements of a contender, one number a trial; or the reason why it has none.
+    """The measurements of a contender, one number per trial, or the error that ended its trials.
 
-    `seconds`: start, first_request, first_volume, and of the warm volume mask_encoder, sampler,
-    step, decoder and total; empty where a stage cannot be measured by itself. `memory` and `gpu`
-    are bytes.
+    The keys of `seconds` are start, first_request and first_volume, and, for the warm volume,
+    mask_encoder, sampler, step, decoder and total. A list is empty if the stage cannot be measured
+    separately. `memory` and `gpu` are peaks in bytes.
     """
 
     name: str
@@ -53,10 +56,10 @@ class ContenderResult:
 
 
 def result(name: str, trials: Sequence[Trial], steps: int) -> ContenderResult:
-    """Collect the trials of one contender.
+    """Return the measurements of one contender from its trials.
 
-    The first request takes the start of the process and the first volume; with the service, which
-    runs already, the first volume alone.
+    The time of the first request is the time to start the process plus the time of the first
+    volume. For the service, which already runs, it is the time of the first volume only.
     """
     warm = {stage: _present(trial.warm[stage] for trial in trials) for stage in STAGES}
     first = _present(trial.first["total"] for trial in trials)
@@ -81,9 +84,12 @@ def _present(values: Iterable[float | None]) -> list[float]:
 
 
 def difference(image: Array, base: Array) -> Difference:
-    """Compare two volumes of whole grey levels; raises ValueError where their shapes differ."""
+    """Return the differences between two volumes `[X, Y, Z]` of whole grey levels.
+
+    Raises ValueError if their shapes differ.
+    """
     if image.shape != base.shape:
-        raise ValueError(f"a volume of {list(image.shape)} voxels, and one of {list(base.shape)}")
+        raise ValueError(f"the shape {list(image.shape)} differs from {list(base.shape)}")
     differences = np.abs(image.astype(np.int32) - base)
     return Difference(
         int(differences.max()), float(differences.mean()), float((differences > 1).mean())
@@ -91,7 +97,7 @@ def difference(image: Array, base: Array) -> Difference:
 
 
 def table(results: Sequence[ContenderResult]) -> str:
-    """Return the results as a Markdown table; ratios are to its first contender that has some."""
+    """Return the results as a Markdown table; ratios are to the first contender without error."""
     base = next((result for result in results if not result.error), None)
     with_gpu = any(result.gpu is not None for result in results)
     head = ["contender", "start, s", "first request, s", "mask encoder, s", "per step, s"]
@@ -126,7 +132,10 @@ def table(results: Sequence[ContenderResult]) -> str:
 
 
 def ratio(base: ContenderResult, result: ContenderResult) -> dict[str, float]:
-    """Return how many times faster than `base` it is, by medians: `total` and `first_request`."""
+    """Return how many times faster `result` is than `base`, by the medians of two times.
+
+    The keys are `total` and `first_request`.
+    """
     return {
         key: statistics.median(base.seconds[key]) / statistics.median(result.seconds[key])
         for key in ("total", "first_request")
@@ -141,7 +150,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def text(workload: Workload, results: Sequence[ContenderResult], repeat: int) -> str:
-    """Return the section of the page: what was done, the table, what its words mean."""
+    """Return the section of the page: the workload, the table and the meaning of its columns."""
     kind = (
         "float32 on the CPU"
         if workload.device == "cpu"
@@ -154,12 +163,13 @@ def text(workload: Workload, results: Sequence[ContenderResult], repeat: int) ->
         "",
         table(results),
         "",
-        "- Start: from the start of the process until it accepts a mask: imports, weights, and the "
-        "readiness of the service. First request: start and first volume together, because "
-        "upstream's scripts load everything for each call; for the service, which already runs, "
-        "the first call of a client. All other times are those of a second volume.",
+        "- Start: the time from the start of the process until it accepts a mask. It includes "
+        "imports, weights, and the readiness of the service. First request: start and first volume "
+        "together, because upstream's scripts load everything for each call. For the service, "
+        "which already runs, it is the first call of a client. All other times are of the second "
+        "volume.",
         "- Upstream and PyTorch encode the mask in every step. Their mask encoder time is the sum "
-        "over the steps, and is also a part of the steps.",
+        "over the steps, and is also a part of the time of the steps.",
         "- No time includes reading the file of the mask or writing the file of the volume. The "
         "total of the service includes its transfers.",
         "- Peak memory: resident memory of all processes of a contender, with shared pages "
@@ -177,7 +187,7 @@ def text(workload: Workload, results: Sequence[ContenderResult], repeat: int) ->
 
 
 def as_json(workload: Workload, results: Sequence[ContenderResult], repeat: int) -> dict[str, Any]:
-    """Return all numbers, for JSON."""
+    """Return all numbers as a dict for JSON."""
     base = next((result for result in results if not result.error), None)
     contenders: dict[str, Any] = {}
     for result in results:

@@ -1,8 +1,8 @@
-"""The contenders, each in its own process: `python -m bench.contenders NAME WORKLOAD`.
+"""Run one contender in its own process: `python -m bench.contenders NAME WORKLOAD`.
 
-`bench.trial` starts it, waits for the line {"ready": true}, and writes the path of an .npy file for
-each volume that it requests; the answer is a line with the seconds. The output of libraries goes to
-standard error. PyTorch is imported only by those that need it.
+`bench.trial` starts the process and waits for the line {"ready": true}. For each volume, it writes
+the path of an .npy file to standard input and reads a line with the seconds. The output of
+libraries goes to standard error. Only the contenders that need PyTorch import it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Contender = Callable[[Workload], AbstractContextManager[tuple[Make, str]]]
 
 
 def upstream(workload: Workload) -> AbstractContextManager[tuple[Make, str]]:
-    """Give NV-Generate-CTMR's own code."""
+    """Return the contender that runs NV-Generate-CTMR's own code."""
     context: AbstractContextManager[tuple[Make, str]] = importlib.import_module(
         "bench.upstream"
     ).upstream(workload)
@@ -43,7 +43,10 @@ def upstream(workload: Workload) -> AbstractContextManager[tuple[Make, str]]:
 
 @contextmanager
 def eager(workload: Workload, compiled: bool = False) -> Iterator[tuple[Make, str]]:
-    """Give MONAI's networks and scheduler in plain PyTorch, float32 on a CPU, autocast on a GPU."""
+    """Yield the contender that runs MONAI's networks and scheduler in plain PyTorch.
+
+    It computes in float32 on a CPU and with autocast on a GPU.
+    """
     import torch
 
     from backends.maisi.request import complete
@@ -79,16 +82,16 @@ def eager(workload: Workload, compiled: bool = False) -> Iterator[tuple[Make, st
 
 @contextmanager
 def compile(workload: Workload) -> Iterator[tuple[Make, str]]:
-    """Give the same through torch.compile, whose first volume compiles with an empty cache."""
+    """Yield `eager` with torch.compile; the cache is empty, so that the first volume compiles."""
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
         with eager(workload, compiled=True) as (make, _):
-            yield make, "the networks of eager through torch.compile; its first volume compiles"
+            yield make, "the networks of eager with torch.compile; the first volume compiles"
 
 
 @contextmanager
 def engines(workload: Workload) -> Iterator[tuple[Make, str]]:
-    """Give the repository's graphs and the server's own stages in this process, without Triton."""
+    """Yield the contender that runs the server's graphs and stages in this process, no Triton."""
     from backends.engines.grey_levels import in_grey_levels
     from backends.maisi import conditioning, decoder, sampler
     from backends.maisi.request import complete
@@ -128,7 +131,7 @@ def engines(workload: Workload) -> Iterator[tuple[Make, str]]:
 
 
 def open_model(workload: Workload, model: str) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
-    """Open a model of the repository with the runtime that the server has for it."""
+    """Return a model of the repository as a function, in the runtime that the server uses."""
     on_gpu = {"onnx": "onnxruntime-cuda"}.get(workload.target, workload.target)
     folder = workload.models / f"{workload.load().name}.{model}" / "1"
     return load(folder, "openvino" if workload.device == "cpu" else on_gpu)
@@ -136,7 +139,7 @@ def open_model(workload: Workload, model: str) -> Callable[[Mapping[str, Any]], 
 
 @contextmanager
 def service(workload: Workload) -> Iterator[tuple[Make, str]]:
-    """Give our server, asked over gRPC by tritonclient."""
+    """Yield the contender that calls our server over gRPC with tritonclient."""
     name, inputs = workload.load().name, workload.request()
     with tempfile.TemporaryDirectory() as folder, _served(workload, Path(folder, "log")) as server:
 
@@ -149,7 +152,7 @@ def service(workload: Workload) -> Iterator[tuple[Make, str]]:
             stages = {stage: seconds[stage] for stage in ("mask_encoder", "sampler", "decoder")}
             return TimedVolume(image, {**stages, "total": total})
 
-        yield make, "over gRPC, with the transfers; the stages are those of its report"
+        yield make, "over gRPC, including transfers; the times of stages are from the report"
 
 
 @contextmanager

@@ -1,10 +1,10 @@
-"""Network calls and decoded voxels of a volume, beside the published times.
+"""Count the network calls and decoded voxels of a volume, beside upstream's published times.
 
     scripts/bench cost [--write]
 
-The times are those of docs/performance.md of NV-Generate-CTMR (NVIDIA, one A100 with 80 GB). The
-windows of upstream are counted by MONAI's own code, our subgraphs and slabs by the code of the
-server. Nothing is timed.
+The times are from docs/performance.md of NV-Generate-CTMR (NVIDIA, one A100 with 80 GB). MONAI's
+code counts the windows of upstream. The server's code counts our subgraphs and slabs. Nothing is
+timed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from export import chains, networks, subgraph_onnx, variant
 
 PAGE = ROOT / "docs" / "reference" / "published.md"
 STEPS = 30
-MEMORY = 24 * 10**9  # bytes, of which half are the decoder's
+MEMORY = 24 * 10**9  # bytes; the decoder uses half
 
 
 class Published(NamedTuple):
@@ -55,12 +55,12 @@ PUBLISHED = (
 
 
 def window_count(row: Published) -> int:
-    """Return the number of MONAI's windows; 1 where the latent fits into one."""
+    """Return the number of windows that upstream decodes; 1 if the latent fits into one."""
     from monai.data.utils import dense_patch_slices
     from monai.inferers.utils import _get_scan_interval
 
     latent = tuple(side // 4 for side in row.size)
-    if math.prod(latent) <= math.prod(row.window):  # as dynamic_infer in scripts/utils.py
+    if math.prod(latent) <= math.prod(row.window):  # from dynamic_infer in scripts/utils.py
         return 1
     roi = tuple(map(min, row.window, latent))
     interval = _get_scan_interval(latent, roi, 3, (row.overlap,) * 3)
@@ -68,20 +68,20 @@ def window_count(row: Published) -> int:
 
 
 def decoded(row: Published) -> float:
-    """Return the voxels that upstream decodes, in multiples of the volume."""
+    """Return the number of voxels that upstream decodes, as a multiple of the volume's voxels."""
     count, latent = window_count(row), math.prod(row.size) // 64
     return 1.0 if count == 1 else count * math.prod(row.window) / latent
 
 
 def official_decoder() -> chain.Chain:
-    """Return the official decoder's subgraphs, without weights."""
+    """Return the chain of the official decoder, without weights."""
 
     class Nothing:
         def __call__(self, feeds: object) -> dict[str, object]:
             raise NotImplementedError
 
         def release(self) -> None:
-            """Hold nothing."""
+            """Do nothing."""
 
     with torch.device("meta"):
         cut = chains.decoder(networks.build(variant.load("rflow-ct"), "autoencoder"), 1.0)
@@ -89,7 +89,10 @@ def official_decoder() -> chain.Chain:
 
 
 def decoder_calls(row: Published, official: chain.Chain) -> tuple[int, int]:
-    """Return the decoder's slabs and its calls of a subgraph, in half of `MEMORY`, in float16."""
+    """Return the numbers of slabs and of subgraph calls of a decode in float16.
+
+    The decoder uses half of `MEMORY`.
+    """
     latent = [side // 4 for side in row.size]
     thickness, _ = budget.divide(official, (1, 4, *latent), MEMORY // 2, Gpu.enough)
     slabs = math.ceil(latent[0] / thickness)

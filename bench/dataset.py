@@ -1,4 +1,4 @@
-"""The rate of `maisi dataset` beside that of another revision: `scripts/bench dataset`."""
+"""Compare the rate of `maisi dataset` with another revision: `scripts/bench dataset`."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ import nibabel as nib
 from bench import ROOT, page, servers
 from bench.launcher import Server
 
-_SIDES = (32, 48, 64)  # voxels; the smallest that mini is padded to
-_ORDER = 5  # the seed of the order of the rows in the plan
+_SIDES = (32, 48, 64)  # voxels; the smallest sides that `mini` does not pad
+_ORDER = 5  # seed of the random order of the rows in the plan
 
 
 @dataclass(frozen=True)
 class Run:
-    """A whole dataset by a client of one revision, and its volumes' digests by row."""
+    """A dataset that the client of one revision made: the time, and a digest for each row."""
 
     client: str
     seconds: float
@@ -38,7 +38,7 @@ class Run:
 
 
 def sizes(count: int) -> list[tuple[int, int, int]]:
-    """Return so many sizes `[X, Y, Z]`, the smallest of those with sides of `_SIDES`."""
+    """Return the `count` smallest sizes `[X, Y, Z]` in voxels whose sides are in `_SIDES`."""
     x_y_z = sorted(
         itertools.product(_SIDES, _SIDES, _SIDES),
         key=lambda size: (size[0] * size[1] * size[2], size),
@@ -47,7 +47,10 @@ def sizes(count: int) -> list[tuple[int, int, int]]:
 
 
 def write_plan(folder: Path, rows: int, count: int, steps: int) -> Path:
-    """Write masks of so many sizes and a plan of them in a random order; return its path."""
+    """Write `rows` masks of `count` sizes and a plan that lists them in random order.
+
+    Return the path of the plan.
+    """
     all_sizes = sizes(count)
     lines = []
     for number in range(rows):
@@ -63,7 +66,7 @@ def write_plan(folder: Path, rows: int, count: int, steps: int) -> Path:
 
 
 def checkout(revision: str, folder: Path) -> Path:
-    """Write the client of a revision of this repository to a folder; return its sources."""
+    """Extract the client of a git revision to a folder; return the folder of its sources."""
     words = ["git", "archive", revision, "client/src"]
     archive = subprocess.run(words, cwd=ROOT, check=True, capture_output=True).stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as files:
@@ -72,7 +75,7 @@ def checkout(revision: str, folder: Path) -> Path:
 
 
 def make(name: str, sources: Path, plan: Path, to: Path, url: str) -> Run:
-    """Make the dataset of a plan by the client in `sources`."""
+    """Make the dataset of a plan with the client in `sources`; return its time and digests."""
     words = [sys.executable, "-m", "maisi_client", "dataset", plan, "--to", to, "--url", url]
     start = time.monotonic()
     subprocess.run(list(map(str, words)), env=os.environ | {"PYTHONPATH": str(sources)}, check=True)
@@ -85,7 +88,7 @@ def text(options: argparse.Namespace, runs: Sequence[Run]) -> str:
     """Return the section of the page."""
     pairs = list(zip(runs[::2], runs[1::2], strict=True))
     ratios = [_ratio(pair) for pair in pairs]
-    equal = all(one.digests == other.digests for one, other in pairs)
+    equal = all(first.digests == second.digests for first, second in pairs)
     rows = [
         [run.client, f"{run.seconds:.0f} s", f"{3600 * options.rows / run.seconds:.0f}"]
         for pair in pairs
@@ -93,12 +96,12 @@ def text(options: argparse.Namespace, runs: Sequence[Run]) -> str:
     ]
     return "\n\n".join(
         [
-            f"`maisi dataset` of {options.rows} masks of {options.sizes} sizes, in a random order,"
-            f" {options.steps} steps of `mini`, 32 to 64 voxels a side, one server. Runs alternate"
-            " between the client of this revision and that of the other one, and have the same"
-            " server.",
+            f"`maisi dataset` with {options.rows} masks of {options.sizes} sizes in random order,"
+            f" {options.steps} steps of `mini`, 32 to 64 voxels per side. Runs alternate between"
+            " the client of this revision and the client of the other revision. All runs use the"
+            " same server.",
             page.table(["client", "time", "volumes/h"], rows),
-            f"Rate of this revision over that of the other, by pairs of runs:"
+            f"Rate of this revision divided by the rate of the other, by pairs of runs:"
             f" {', '.join(f'{ratio:.2f}' for ratio in ratios)};"
             f" median {statistics.median(ratios):.2f}. The volumes are"
             f" {'the same' if equal else 'NOT the same'}, byte for byte.",
@@ -140,11 +143,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/bench dataset", description=__doc__)
     parser.add_argument(
-        "--against", required=True, metavar="REVISION", help="of git, whose client is compared"
+        "--against", required=True, metavar="REVISION", help="git revision of the other client"
     )
-    for name, default in (("rows", 60), ("sizes", 20), ("steps", 10), ("runs", 1)):
-        parser.add_argument(f"--{name}", type=int, default=default, help="[%(default)s]")
-    parser.add_argument("--write", action="store_true", help="put the table into the page")
+    for name, default, meaning in (
+        ("rows", 60, "rows of the plan"),
+        ("sizes", 20, "different sizes of the masks"),
+        ("steps", 10, "steps of the solver"),
+        ("runs", 1, "runs of each client"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{meaning} [%(default)s]")
+    parser.add_argument(
+        "--write", action="store_true", help="write the section of docs/reference/benchmarks.md"
+    )
     return parser
 
 

@@ -1,11 +1,11 @@
-"""Decoding in slabs, beside a whole decode and upstream's blended windows.
+"""Compare decoding in slabs with a whole decode and with upstream's blended windows.
 
     scripts/bench decode [--variant mini] [--sizes 128 192 256] [--write]
 
-Windows are those of MONAI's SlidingWindowInferer as NV-Generate-CTMR calls it: gaussian weights,
-and a side of the latent and an overlap that its config files name. Every decode is a process of its
-own. Without `--checkpoints` an official network has random weights; that changes no time, but makes
-windows differ more than trained ones do.
+MONAI's SlidingWindowInferer decodes the windows as in NV-Generate-CTMR: with Gaussian weights, and
+with a side and an overlap from its config files. Every decode runs in its own process. Without
+`--checkpoints`, an official network has random weights. Random weights change no time, but windows
+differ more with them than with trained weights.
 """
 
 from __future__ import annotations
@@ -30,14 +30,24 @@ from bench import ROOT, charts, page, processes
 from bench.charts import way_title
 from bench.workload import Array
 
-# Side in latent voxels, overlap: diff_model_infer.py's overlap and config_infer.json's.
+# Side in latent voxels, and the overlap of diff_model_infer.py or of config_infer.json.
 WINDOWS = ((48, 0.4), (48, 0.6666))
 SECTION = "Decoding"
-HEAD = ("volume", "way", "seconds", "of upstream's", "GB", "largest", "mean", "beyond 1", "seams")
+HEAD = (
+    "volume",
+    "method",
+    "seconds",
+    "of upstream's",
+    "GB",
+    "largest",
+    "mean",
+    "beyond 1",
+    "seams",
+)
 
 
 def image(side: int) -> Array:
-    """Return the example's labels as grey levels with noise, 0..1, [1, 1, X, Y, Z]."""
+    """Return an image from 0 to 1, float32 `[1, 1, X, Y, Z]`: the example's labels with noise."""
     labels: Array = np.asarray(nib.load(ROOT / "examples" / "brain_mask.nii.gz").dataobj)
     indices = [np.arange(side) * length // side for length in labels.shape]
     grey = (labels[np.ix_(*indices)].astype(int) * 37 % 101 / 120).astype(np.float32)
@@ -47,7 +57,10 @@ def image(side: int) -> Array:
 
 
 def latent(options: argparse.Namespace, side: int) -> Array:
-    """Return the latent to decode, [1, C, x, y, z]: of `image` where the encoder is trained."""
+    """Return the latent to decode, float32 `[1, C, x, y, z]`.
+
+    For `mini`, whose encoder is trained, it is the latent of `image`. Otherwise it is noise.
+    """
     if options.variant == "mini":
         runner = _chain_runner(options, "vae_encoder", 0)
         return np.array(runner(image(side)), np.float32)
@@ -63,7 +76,7 @@ def _chain_runner(options: argparse.Namespace, name: str, gigabytes: float) -> A
 
 
 def _pytorch(options: argparse.Namespace) -> Callable[[Any], Any]:
-    """Return MONAI's own decode, from a scaled latent to an image."""
+    """Return a function that decodes a scaled latent to an image with MONAI's own code."""
     import torch
 
     from export import networks, variant
@@ -74,11 +87,14 @@ def _pytorch(options: argparse.Namespace) -> Callable[[Any], Any]:
 
 
 def one(options: argparse.Namespace) -> dict[str, Any]:
-    """Decode in one method, `options.one`; save the image, return seconds, memory and borders."""
+    """Decode with the method `options.one` and save the image.
+
+    Return the seconds, the memory in bytes, and the borders of slabs or windows in voxels.
+    """
     x = np.load(options.folder / "latent.npy")
     side, (method, *numbers) = x.shape[2], options.one.split()
     borders: list[int] = []
-    share = 1.0
+    windows = 1  # windows per decode that is timed
     if method == "slabs":
         from backends.slabs import budget
 
@@ -98,7 +114,7 @@ def one(options: argparse.Namespace) -> dict[str, Any]:
             starts = window_starts(side, roi, overlap)
             borders = sorted({4 * n for s in starts for n in (s, s + roi)} - {0, 4 * side})
             if options.one_window:
-                share, cut = len(starts) ** 3, tensor[:, :, :roi, :roi, :roi]
+                windows, cut = len(starts) ** 3, tensor[:, :, :roi, :roi, :roi]
                 decode = lambda: pytorch(cut).numpy()  # noqa: E731
             else:
                 infer = SlidingWindowInferer([roi] * 3, 1, overlap, mode="gaussian")
@@ -109,8 +125,8 @@ def one(options: argparse.Namespace) -> dict[str, Any]:
         for _ in range(options.repeat):
             begin = time.perf_counter()
             image = decode()
-            times.append(share * (time.perf_counter() - begin))
-    if share == 1:
+            times.append(windows * (time.perf_counter() - begin))
+    if windows == 1:
         np.save(options.folder / f"{options.one}.npy", image[0, 0])
     seconds = statistics.median(times)
     return {"seconds": seconds, "memory": peaks[0] - before, "borders": borders}
@@ -127,9 +143,9 @@ def window_starts(side: int, roi: int, overlap: float) -> list[int]:
 
 
 def seams(volume: Array, borders: Sequence[int]) -> float:
-    """Return how much neighbours along x differ across `borders`, over how much they do elsewhere.
+    """Return the mean difference of neighbours along x across `borders`, relative to elsewhere.
 
-    `volume` [X, Y, Z]; a border n lies between the planes n - 1 and n.
+    `volume` is `[X, Y, Z]`. A border n is between the planes n - 1 and n.
     """
     steps = np.abs(np.diff(volume.astype(np.float64), axis=0)).mean((1, 2))
     across = np.zeros(len(steps), bool)
@@ -138,9 +154,9 @@ def seams(volume: Array, borders: Sequence[int]) -> float:
 
 
 def compare(options: argparse.Namespace, size: int) -> list[dict[str, Any]]:
-    """Decode a volume of `size` voxels a side in every method and return a row for each.
+    """Decode a volume of `size` voxels per side with every method; return a row for each method.
 
-    Differences are to the whole decode, or where memory does not hold it, to the first in slabs.
+    Differences are from the whole decode or, above `--whole-to`, from the first decode in slabs.
     """
     slabs = [f"slabs {budget:g}" for budget in options.budgets]
     whole = ["whole"] if size <= options.whole_to else []
@@ -171,10 +187,10 @@ def _child(options: argparse.Namespace, method: str) -> dict[str, Any]:
     words = ["--variant", options.variant, "--one", method, "--folder", str(options.folder)]
     words += ["--repository", str(options.repository), "--checkpoints", str(options.checkpoints)]
     words += ["--repeat", str(options.repeat), *(["--one-window"] if options.one_window else [])]
-    done = subprocess.run(
+    child = subprocess.run(
         [sys.executable, "-m", "bench.decode", *words], cwd=ROOT, stdout=subprocess.PIPE, check=True
     )
-    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    row: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
     return row
 
 
@@ -209,10 +225,10 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 TEXT = """Decoder of `{variant}`, {weights}; medians of {repeat}.
 
-- *Of upstream's*: the seconds divided by those of upstream: of windows with overlap 0.6666, or, if
-  the latent fits one window, of the whole volume in PyTorch, as upstream decodes it then.
-- *GB*: the largest private memory beyond that of the loaded network. It does not include what slabs
-  keep in files if a budget is set, because the system can reclaim that memory.
+- *Of upstream's*: the seconds divided by upstream's seconds. Upstream decodes windows with overlap
+  0.6666 or, if the latent fits into one window, the whole volume in PyTorch.
+- *GB*: the largest private memory beyond the memory of the loaded network. It does not include the
+  files of slabs with a budget, because the system can reclaim that memory.
 - *Largest*, *mean*: the difference from the first row of the same size, in thousandths of the
   image's range. *Beyond 1*: the share of voxels whose difference is larger than 1.
 - *Seams*: the difference between neighbours across the borders of slabs or windows, divided by the
@@ -223,14 +239,14 @@ def main() -> None:
     """Print the table and a line of JSON."""
     parser = argparse.ArgumentParser(prog="scripts/bench decode", description=__doc__)
     add = parser.add_argument
-    add("--variant", default="mini")
-    add("--sizes", type=int, nargs="+", default=[128, 256], help="voxels a side")
-    add("--budgets", type=float, nargs="+", default=[0, 1], help="GB; 0: not set")
-    add("--whole-to", type=int, default=256, help="largest size to decode whole")
-    add("--one-window", action="store_true", help="time one window and count the others")
-    add("--repeat", type=int, default=5)
-    add("--repository", type=Path, default=ROOT / "model_repository")
-    add("--checkpoints", type=Path, default=ROOT / "export" / "checkpoints")
+    add("--variant", default="mini", help="variant whose decoder is measured [mini]")
+    add("--sizes", type=int, nargs="+", default=[128, 256], help="voxels per side [128 256]")
+    add("--budgets", type=float, nargs="+", default=[0, 1], help="GB for slabs; 0: not set [0 1]")
+    add("--whole-to", type=int, default=256, help="largest size that is also decoded whole [256]")
+    add("--one-window", action="store_true", help="time one window; multiply by their number")
+    add("--repeat", type=int, default=5, help="decodes with each method [5]")
+    add("--repository", type=Path, default=ROOT / "model_repository", help="model repository")
+    add("--checkpoints", type=Path, default=ROOT / "export" / "checkpoints", help="weights")
     add("--write", action="store_true", help="write the section of docs/reference/benchmarks.md")
     add("--one", help=argparse.SUPPRESS)
     add("--folder", type=Path, help=argparse.SUPPRESS)

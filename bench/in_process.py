@@ -1,4 +1,4 @@
-"""A variant's stages and graphs in this process, without a server."""
+"""Run the stages and graphs of a variant in this process, without a server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REPOSITORY = ROOT / "model_repository"
 
 
 def published(name: str, repository: Path = REPOSITORY) -> dict[str, Any]:
-    """Read the limits and defaults that a variant publishes in its config.pbtxt."""
+    """Return the limits and defaults that a variant publishes in its config.pbtxt."""
     config = model_config_pb2.ModelConfig()
     text_format.Parse((repository / name / "config.pbtxt").read_text(), config)
     table: dict[str, Any] = json.loads(config.parameters["variant"].string_value)
@@ -37,9 +37,10 @@ RunGraph = Callable[[Mapping[str, Any]], Mapping[str, Array]]
 
 
 def open_graph(folder: Path) -> RunGraph:
-    """Load a model's version folder as the server's backends do on a CPU.
+    """Return a function that runs the model in a version folder as the backends do on a CPU.
 
-    Returns a function from inputs to outputs by name, which the next call may overwrite.
+    The function takes inputs by name and returns outputs by name. The next call may overwrite the
+    outputs.
     """
     if (folder / "chain.json").is_file():
         runner = ChainRunner(folder / "chain.json", Cpu(Path(gettempdir()), 0))
@@ -53,7 +54,7 @@ def open_graph(folder: Path) -> RunGraph:
 
 
 def engine(name: str, repository: Path = REPOSITORY) -> RunModel:
-    """Return a function that runs the variant's graphs in this process, each loaded once."""
+    """Return a function that runs the graphs of a variant; it loads each graph once."""
     loaded: dict[str, RunGraph] = {}
 
     def run(model: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
@@ -70,7 +71,8 @@ def engine(name: str, repository: Path = REPOSITORY) -> RunModel:
 class PreparedRequest:
     """A request before its first step.
 
-    `noise` [1, C, x, y, z]; `conditions`: the flow's conditioning inputs; `mask` [X, Y, Z] or None.
+    `noise` is float32 `[1, C, x, y, z]`, `conditions` has the conditioning inputs of the flow, and
+    `mask` is uint8 `[X, Y, Z]` or None.
     """
 
     plan: Plan
@@ -82,7 +84,7 @@ class PreparedRequest:
 def prepare(
     variant: Mapping[str, Any], inputs: Mapping[str, Array], run: RunModel
 ) -> PreparedRequest:
-    """Prepare a request (the tensors of the public contract) as the sampler takes it."""
+    """Return a request, whose tensors are `inputs`, in the form that the sampler takes."""
     plan, mask = complete(variant, inputs), inputs.get("mask")
     conditions: dict[str, Any] = conditioning.condition_rows(variant, plan)
     if plan.masked:

@@ -1,4 +1,4 @@
-"""One `python -m server`: started, awaited, inspected and ended."""
+"""Start a `python -m server`, wait until it is ready, inspect it and end it."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ import psutil
 from bench import ROOT
 
 SHM = Path("/dev/shm")
-KEY_HEADER = "triton-grpc-protocol-maisi-control"  # of gRPC, as server/launch.py has it
+KEY_HEADER = "triton-grpc-protocol-maisi-control"  # of gRPC; server/launch.py sets it
 PATIENCE = 120  # seconds after which a wait counts as a hang, however busy the machine is
 
 
 class ServerFailed(RuntimeError):
-    """The server did not start, does not answer or has no such model; one sentence."""
+    """The server did not start, does not answer, or lacks the model; the message is a sentence."""
 
 
 class Server:
-    """A server process on free ports; ready after the constructor, unless `ready` is false.
+    """A server process on free ports.
 
-    `arguments` are those of `python -m server`, `prefix` the beginning of a command that becomes
-    it, `options` those of Popen. Its log is the file `log`. `grpc`, `http`, `metrics` and `status`
-    are addresses HOST:PORT. Raises ServerFailed where it does not get ready. As a context manager
-    it stops at the end, when its requests are answered.
+    The constructor waits until the server is ready, unless `ready` is false, and raises
+    ServerFailed if the server ends first. `arguments` are arguments of `python -m server`,
+    `prefix` is a command that runs the server's command, and `options` are options of Popen. The
+    server writes its log to the file `log`. `grpc`, `http`, `metrics` and `status` are addresses
+    HOST:PORT. At the end of a `with` block, the server answers its requests and stops.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Server:
             self.process.stdout.close()
 
     def wait_ready(self) -> None:
-        """Read the ready line; raises ServerFailed where the server ends without one."""
+        """Read the ready line; raise ServerFailed if the server ends without one."""
         assert self.process.stdout is not None
         self.line = self.process.stdout.readline()
         if not self.line.startswith("ready: "):
@@ -85,46 +86,51 @@ class Server:
 
     @property
     def log(self) -> str:
-        """The log, from where `forget_log` was called last."""
+        """The log since the last call of `forget_log`."""
         return self.log_file.read_bytes()[self._log_start :].decode()
 
     def forget_log(self) -> None:
-        """Let `log` begin here."""
+        """Make `log` begin at the current end of the file."""
         self._log_start = self.log_file.stat().st_size
 
     @property
     def triton(self) -> psutil.Process:
-        """The process of tritonserver; raises LookupError while there is none."""
+        """The process of tritonserver; raises LookupError if it does not run."""
         children = psutil.Process(self.pid).children()
         if len(children) != 1:
-            raise LookupError(f"the server has {len(children)} children, and tritonserver is one")
+            raise LookupError(
+                f"the server has {len(children)} child processes, but 1 (tritonserver) is expected"
+            )
         return children[0]
 
     def stubs(self) -> dict[str, psutil.Process]:
-        """Return model -> the living Python process that serves it."""
+        """Return the running Python processes that serve models, by model."""
         stubs = {}
         for child in self.triton.children():
-            with suppress(psutil.Error):  # it has ended
-                words = child.cmdline()  # a stub: program, REPOSITORY/MODEL/VERSION/FILE, ...
+            with suppress(psutil.Error):  # the child has ended
+                words = child.cmdline()  # of a stub: program, REPOSITORY/MODEL/VERSION/FILE, ...
                 if len(words) > 1 and words[0].endswith("triton_python_backend_stub"):
                     stubs[Path(words[1]).parent.parent.name] = child
         return stubs
 
     def stub(self, model: str) -> psutil.Process:
-        """Return the Python process that serves `model`; raises LookupError without one."""
+        """Return the Python process that serves `model`; raise LookupError if there is none."""
         return self.stubs()[model]
 
     def shared_memory(self, shm: Path = SHM) -> list[str]:
-        """Return the names of this server's files in /dev/shm, or in another view of it."""
+        """Return the names of this server's files in `shm`, a path to /dev/shm."""
         return [path.name for path in shm.glob(f"maisi-serve-{self.pid}-*")]
 
     def stop(self, timeout: float = PATIENCE) -> int:
-        """Stop it when its requests are answered, and return its exit status."""
+        """Let the server answer its requests and stop; return its exit status.
+
+        Raises subprocess.TimeoutExpired after `timeout` seconds.
+        """
         self.process.terminate()
         return self.process.wait(timeout)
 
     def die(self) -> None:
-        """Kill it with all its processes, as a power cut does."""
+        """Kill the server and all its child processes, as a power cut does."""
         family = [psutil.Process(self.pid), *psutil.Process(self.pid).children(recursive=True)]
         for process in family:
             with suppress(psutil.NoSuchProcess):
@@ -133,11 +139,14 @@ class Server:
         self.process.wait(PATIENCE)
 
     def end(self) -> None:
-        """Make sure that it has ended and has removed its shared memory; requests are dropped."""
+        """Stop the server, if it runs, without waiting for its requests; free its shared memory.
+
+        Raises subprocess.TimeoutExpired, after killing the server, if it does not stop.
+        """
         if self.process.poll() is None:
             family = psutil.Process(self.pid).children(recursive=True)
             try:
-                self.process.terminate()  # and once more, which stops it at once
+                self.process.terminate()  # the second signal, in `stop`, stops it at once
                 time.sleep(0.1)
                 self.stop()
             except subprocess.TimeoutExpired:
@@ -145,7 +154,7 @@ class Server:
                     if process.is_running():
                         process.kill()
                 raise
-        elif self.process.returncode == -signal.SIGKILL:  # the next server would remove it
+        elif self.process.returncode == -signal.SIGKILL:  # it could not remove its shared memory
             for name in self.shared_memory():
                 (SHM / name).unlink()
         if self.process.stdout is not None:

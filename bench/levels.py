@@ -1,4 +1,4 @@
-"""Levels of load: measured, summarised, and rendered as a table."""
+"""Measure and summarise levels of load, and render them as a table."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ STEPS_OF_ENSEMBLE = ("condition", "sampler", "decoder")
 
 @dataclass(frozen=True)
 class LevelResult:
-    """A measured level: volumes a second, latencies and mean times of a request in milliseconds.
+    """A measured level: volumes per second, latencies and mean times in milliseconds.
 
-    None where a number does not exist. `flow` is part of `sampler`, `vae_decoder` of `decoder`;
-    `rest` is the mean latency beyond queue and stages. A stream's `queue` is the time until it
-    begins, the transport of the request included.
+    A number that does not exist is None. `sampler` includes `flow`, and `decoder` includes
+    `vae_decoder`. `rest` is the mean latency minus the queue and the stages. `queue` of a stream is
+    the time until the stream begins, including the transport of the request.
     """
 
     endpoint: str
@@ -48,29 +48,33 @@ def summarise(
     endpoint: Endpoint,
     load: Load,
     requests: Sequence[RequestTimes],
-    done: Mapping[str, Counts],
+    counts: Mapping[str, Counts],
     masked: bool,
     steps: int,
 ) -> LevelResult:
-    """Summarise a level; `done`: model -> its counts, `masked`: with a mask encoder."""
+    """Return the result of a level of `requests` to an endpoint of the variant `name`.
+
+    `counts` has the counts of each model during the level. `masked` says whether the requests have
+    a mask and thus use the mask encoder.
+    """
     # With a rate, perf_analyzer may send more requests than it counts.
-    answered = max(done.get(endpoint.model, NOTHING).answered, 1)
+    answered = max(counts.get(endpoint.model, NOTHING).answered, 1)
     latencies = np.array([request.latency for request in requests]) * 1e3
     span = max(request.responses[-1] for request in requests) - requests[0].start
-    # Nearest rank: a latency that was measured, not one between two of them.
+    # The nearest rank is a measured latency, not an interpolation between two latencies.
     p50, p95, p99 = np.percentile(latencies, [50, 95, 99], method="inverted_cdf").tolist()
 
     def spent(*models: str) -> float:
-        each = [done.get(f"{name}.{model}", NOTHING) for model in models]
+        each = [counts.get(f"{name}.{model}", NOTHING) for model in models]
         return sum(model.total_ns - model.queue_ns for model in each) / answered / 1e6
 
     if endpoint.streaming:
         queue, stages = stages_of_stream(requests, masked, steps)
     else:
-        models = [done.get(f"{name}.{step}", NOTHING) for step in STEPS_OF_ENSEMBLE]
+        models = [counts.get(f"{name}.{step}", NOTHING) for step in STEPS_OF_ENSEMBLE]
         queue = sum(model.queue_ns for model in models) / answered / 1e6
         stages = {step: spent(step) for step in STEPS_OF_ENSEMBLE}
-        if masked:  # by the sampler
+        if masked:  # the sampler calls the mask encoder
             stages["mask_encoder"] = spent("mask_encoder")
             stages["sampler"] -= stages["mask_encoder"]
     mean = float(latencies.mean())
@@ -98,11 +102,11 @@ def summarise(
 def stages_of_stream(
     requests: Sequence[RequestTimes], masked: bool, steps: int
 ) -> tuple[float, dict[str, float]]:
-    """Return the mean milliseconds until a stream began, and of each stage, by its progress.
+    """Return the mean milliseconds until a stream began, and the mean milliseconds of each stage.
 
-    A stream reports: waiting, any number of times; condition, mask_encoder where there is one,
-    sampler, every step, decoder, done. Requests of one kind, as these are, do not interrupt each
-    other. Raises Failed for a stream that reported less.
+    The times are from the progress that a stream reports: waiting, any number of times; condition;
+    mask_encoder if the request has a mask; sampler; every step; decoder; done. The requests are
+    equal and thus do not interrupt each other. Raises Failed if a stream reported less.
     """
     count = 4 + masked + steps
     if any(len(request.responses) < count for request in requests):
@@ -122,7 +126,7 @@ def endpoint_names(endpoint: Endpoint) -> tuple[str, str]:
 
 
 def table(rows: Sequence[LevelResult]) -> str:
-    """Return the rows in Markdown, times in milliseconds; errors only if there were any."""
+    """Return the rows in Markdown with times in ms, and with errors if a request failed."""
 
     def ms(value: float | None, part: float | None = None) -> str:
         if value is None:
@@ -153,15 +157,15 @@ def measure(
     masked: bool,
     steps: int,
 ) -> tuple[LevelResult, str]:
-    """Run one level of load on the server at `url` (gRPC), a variant's endpoint.
+    """Call `run`, which sends one level of load to an endpoint of the server at `url` (gRPC).
 
-    Returns the result and, where `run` raised Failed, the sentence that says why.
+    Return the result and, if `run` raised Failed, its message, else "".
     """
     before = statistics(url)
     try:
         requests = run()
-        done = _since(before, statistics(url))
-        return summarise(name, endpoint, load, requests, done, masked, steps), ""
+        counts = _since(before, statistics(url))
+        return summarise(name, endpoint, load, requests, counts, masked, steps), ""
     except Failed as error:
         failed = _since(before, statistics(url)).get(endpoint.model, NOTHING).failed
         errors = max(failed, 1)

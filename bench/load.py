@@ -1,4 +1,4 @@
-"""The load test: `scripts/bench load`."""
+"""Measure throughput and latency under load: `scripts/bench load`."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from bench.levels import LevelResult, endpoint_names, measure, table
 from bench.perf_analyzer import Endpoint, Failed, Load
 from bench.perf_analyzer_install import Unavailable, command
 
-_SLACK = 1 << 16  # bytes of shared memory for the report, above those for the volume
+_SLACK = 1 << 16  # bytes of shared memory for the report, in addition to the volume
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where the load goes: an address for gRPC, an operator's key or "", endpoints, their inputs.
+    """A server under load: its gRPC address, the operator's key or "", and its endpoints.
 
-    `inputs` is a file for `--input-data`; `masked`: whether a mask is among them.
+    `inputs` is a file for `--input-data` of perf_analyzer. `masked` says whether it has a mask.
     """
 
     url: str
@@ -44,7 +44,7 @@ class Target:
 
 @contextmanager
 def target(options: argparse.Namespace) -> Iterator[Target]:
-    """Give the target: the server of `--url`, or one that runs meanwhile."""
+    """Yield the target: the server at `--url`, or else a server that runs during the block."""
     name, size, path = options.variant, options.size, options.out / "inputs.json"
     plain, stream = Endpoint(name, False), Endpoint(f"{name}.stream", True)
 
@@ -71,10 +71,11 @@ def target(options: argparse.Namespace) -> Iterator[Target]:
 
 
 def test(options: argparse.Namespace) -> tuple[list[LevelResult], list[str]]:
-    """Run every level on every endpoint; return the rows and why some of them failed.
+    """Run every level on every endpoint; return the rows, and a sentence for each failed level.
 
-    `load.csv` in the output folder has each row as soon as it is measured. Raises Unavailable
-    without perf_analyzer, ServerFailed when an endpoint cannot answer even one request.
+    Each row is written to `load.csv` in the output folder as soon as it is measured. Raises
+    Unavailable without perf_analyzer. Raises ServerFailed if an endpoint does not answer the first
+    request, or if the answers do not fit into memory.
     """
     program = command()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -95,12 +96,12 @@ def test(options: argparse.Namespace) -> tuple[list[LevelResult], list[str]]:
         )
         if needed > (free := psutil.virtual_memory().available):
             raise ServerFailed(
-                f"perf_analyzer keeps every answer and would take about {needed >> 20} MB of"
-                f" {free >> 20} MB free: give fewer --requests or a smaller --size."
+                f"perf_analyzer keeps every answer and would take about {needed >> 20} MB, but"
+                f" {free >> 20} MB are free: set fewer --requests or a smaller --size."
             )
         for endpoint in to.endpoints:
             title = " by ".join(endpoint_names(endpoint))
-            try:  # not measured, as the first request of a size is slower
+            try:  # the first request of a size is slower, so it is not measured
                 perf_analyzer.run(
                     program, to.url, endpoint, Load(1, 1), to.inputs, options.seconds, to.key
                 )
@@ -140,17 +141,17 @@ def text(options: argparse.Namespace, rows: Sequence[LevelResult], notes: Sequen
         " are milliseconds. The percentiles are latencies at the client. With fewer than 20"
         " requests p95 is the slowest request, and with fewer than 100 requests p99. The other"
         " columns are the parts of a mean request: waiting for a busy model, the stages, and the"
-        " rest, which is transport and Triton itself.",
+        " rest, which is the time of transport and of Triton itself.",
         table(rows),
         "The stages of the ensemble come from Triton's statistics. The stages of the stream come"
-        " from its progress; its queue is the time until it begins, with the transport of the"
-        " request.",
+        " from its progress. The queue of the stream is the time until it begins, including the"
+        " transport of the request.",
     ]
     if not options.url:
         paragraphs[-1] += (
-            " perf_analyzer puts every input of a model into shared memory and cannot omit one. The"
-            " rows of shared memory therefore call copies of the two models that have only the"
-            " inputs that are sent."
+            " perf_analyzer puts every input of a model into shared memory and cannot omit an"
+            " input. The rows of shared memory therefore call copies of the two endpoints that have"
+            " only the inputs that are sent."
         )
     else:
         paragraphs[-1] += (
@@ -161,10 +162,10 @@ def text(options: argparse.Namespace, rows: Sequence[LevelResult], notes: Sequen
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command; return its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     options = _parser().parse_args(words)
-    # SIGTERM is handled as Ctrl-C; and a shell's background job ignores SIGINT by default.
+    # SIGTERM has the effect of Ctrl-C. SIGINT is set because a shell's background job ignores it.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
@@ -196,14 +197,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scripts/bench load",
-        description="perf_analyzer against a variant: how fast, and where the time goes.",
+        description="Measure the throughput, latency and stages of a variant with perf_analyzer.",
     )
-    parser.add_argument("--url", help="host:port of a server's gRPC [start one of its own]")
-    parser.add_argument("--variant", default="mini", help="[%(default)s]")
+    parser.add_argument("--url", help="gRPC address HOST:PORT of a server [start a server]")
+    parser.add_argument("--variant", default="mini", help="variant to call [%(default)s]")
     parser.add_argument(
         "--size", type=_sides, default="64,64,64", metavar="X,Y,Z", help="voxels [%(default)s]"
     )
-    parser.add_argument("--steps", type=_positive, default=4, help="of the solver [%(default)s]")
+    parser.add_argument("--steps", type=_positive, default=4, help="solver steps [%(default)s]")
     parser.add_argument(
         "--concurrency",
         type=_list(_positive),
@@ -216,15 +217,21 @@ def _parser() -> argparse.ArgumentParser:
         type=_list(_rate),
         default="0.5,1",
         metavar="R,...",
-        help="requests a second [%(default)s]; '' for none",
+        help="requests per second [%(default)s]; '' for none",
     )
     parser.add_argument(
-        "--requests", type=_positive, default=8, metavar="N", help="of each level [%(default)s]"
+        "--requests",
+        type=_positive,
+        default=8,
+        metavar="N",
+        help="requests in each level [%(default)s]",
     )
     parser.add_argument(
-        "--seconds", type=float, default=600, help="the most that a level may take [%(default)s]"
+        "--seconds", type=float, default=600, help="longest time of a level [%(default)s]"
     )
-    parser.add_argument("--out", type=Path, default=Path("out/load"), help="[%(default)s]")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/load"), help="output folder [%(default)s]"
+    )
     parser.add_argument("--write", action="store_true", help="write docs/reference/benchmarks.md")
     return parser
 
@@ -242,8 +249,8 @@ def _rate(word: str) -> float:
     raise argparse.ArgumentTypeError(f"{word!r} is not a number above 0")
 
 
-def _list(one: Callable[[str], Any]) -> Callable[[str], list[Any]]:
-    return lambda words: [one(word) for word in words.split(",") if word]
+def _list(convert: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    return lambda words: [convert(word) for word in words.split(",") if word]
 
 
 def _sides(words: str) -> tuple[int, int, int]:

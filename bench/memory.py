@@ -1,8 +1,8 @@
-"""Memory of a server: idle, and at its peak during a volume. `scripts/bench memory`.
+"""Measure the memory of a server, idle and at the peak of a request: `scripts/bench memory`.
 
-Memory is what a container is charged for and the system cannot reclaim: private pages of all
-processes, and shared memory. Mapped files, such as activations beyond the budget, are not included.
-The last line is JSON.
+The measured memory is charged to the container, and the system cannot reclaim it: the private pages
+of all processes, and shared memory. Mapped files, such as activations beyond the budget, are not
+included. The last line of the output is JSON.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ def shared(server: Server) -> int:
 
 
 def measure(variant: str, repository: Path, sides: list[int]) -> list[dict[str, Any]]:
-    """Return a row for the idle server and one for each size: peak bytes, private and shared."""
+    """Return the peaks of private and shared memory in bytes, idle and for a volume of each side.
+
+    The first row is of the idle server.
+    """
     facts = servers.variant_in(repository, variant)
     label = next(int(label) for label in facts["labels"] if int(label))
     with tempfile.TemporaryDirectory() as folder:
@@ -54,11 +57,15 @@ def measure(variant: str, repository: Path, sides: list[int]) -> list[dict[str, 
 
 
 def main() -> None:
-    """Run the command line."""
+    """Print the table and a line of JSON."""
     parser = argparse.ArgumentParser(prog="scripts/bench memory", description=__doc__)
-    parser.add_argument("--variant", default="mini")
-    parser.add_argument("--repository", type=Path, default=ROOT / "model_repository")
-    parser.add_argument("--sides", type=int, nargs="+", default=[64, 128, 192], help="voxels")
+    parser.add_argument("--variant", default="mini", help="[%(default)s]")
+    parser.add_argument(
+        "--repository", type=Path, default=ROOT / "model_repository", help="model repository"
+    )
+    parser.add_argument(
+        "--sides", type=int, nargs="+", default=[64, 128, 192], help="voxels per side of a volume"
+    )
     parser.add_argument("--write", action="store_true", help="write docs/reference/benchmarks.md")
     options = parser.parse_args()
     rows = measure(options.variant, options.repository, options.sides)
@@ -76,13 +83,13 @@ def main() -> None:
         "volume",
         "private memory, GB",
         "shared memory, MB",
-        "shared beyond idle, bytes a voxel",
+        "shared beyond idle, bytes per voxel",
     )
     table = page.table(head, cells)
     print(table)
     if options.write:
-        note = "The peak of a server during a request to the stream with a mask, guidance and two "
-        note += "steps.\n\n"
+        note = "The peak memory of a server during a request to the stream, with a mask, guidance "
+        note += "and two steps.\n\n"
         command = f"scripts/bench memory {' '.join(sys.argv[1:])}"
         page.write(f"Memory: {options.variant}", command, note + table)
     print(json.dumps({"variant": options.variant, "rows": rows}))

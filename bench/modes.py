@@ -1,9 +1,13 @@
-"""The modes of generation with the trained mini variant, in numbers and in pictures.
+"""Measure the modes of generation with the trained variant mini, and draw pictures of them.
 
-`scripts/bench modes [--write]` serves mini, makes volumes of two held-out masks of heads, and
-measures: how volumes that follow a mask differ from those that do not, by the report's fidelity;
-what image to image keeps and changes; and whether a lesion drawn into a mask appears there and
-nowhere else. The last line printed is JSON.
+`scripts/bench modes [--write]` serves mini and makes volumes from two held-out masks of heads. It
+measures
+
+- how the fidelity in the report differs between volumes that follow a mask and others,
+- what image to image keeps and changes, and
+- whether a lesion drawn into a mask appears there and nowhere else.
+
+The last line of the output is JSON.
 """
 
 from __future__ import annotations
@@ -40,7 +44,7 @@ LESION = 150
 
 @dataclass(frozen=True)
 class Head:
-    """A mask of a head, with and without a lesion in the white matter."""
+    """A mask of a head, uint8 `[X, Y, Z]`, without (`labels`) and with a lesion (`ill`)."""
 
     image: nib.Nifti1Image
     labels: npt.NDArray[np.uint8]
@@ -52,7 +56,10 @@ class Head:
 
 
 def head(path: Path) -> Head:
-    """Read a mask; its own lesions become white matter, and one is drawn where that is deepest."""
+    """Return the head of a mask file.
+
+    The lesions of the file become white matter. The lesion of `ill` is in the deepest white matter.
+    """
     image = nib.load(path)
     labels = np.asarray(image.dataobj).astype(np.uint8)
     labels[np.isin(labels, (LESION, 176))] = 228
@@ -61,7 +68,10 @@ def head(path: Path) -> Head:
 
 
 def with_lesion(labels: Array, planes: slice) -> npt.NDArray[np.uint8]:
-    """Return `labels` with a ball of 5 voxels in the right white matter, its middle in `planes`."""
+    """Return `labels` with a lesion in the right white matter, whose centre is in `planes`.
+
+    The lesion is a ball with a radius of 5 voxels.
+    """
     white = labels == 227
     deep = ndimage.distance_transform_edt(white)
     deep[..., [z not in range(*planes.indices(white.shape[2])) for z in range(white.shape[2])]] = 0
@@ -72,13 +82,13 @@ def with_lesion(labels: Array, planes: slice) -> npt.NDArray[np.uint8]:
 
 
 def levels(volume: Volume) -> Array:
-    """Return the grey levels of a volume, [X, Y, Z]."""
+    """Return the grey levels of a volume, int16 `[X, Y, Z]`."""
     image: Array = np.asarray(volume.image.dataobj).astype(np.int16)
     return image
 
 
 def fidelity(client: Client, heads: Sequence[Head]) -> list[dict[str, Any]]:
-    """Return the ratio of border contrasts for volumes with their own mask and with others."""
+    """Return ratios of border contrasts by modality, with a volume's own mask and with others."""
     rows = []
     for modality in MODALITIES:
         own_ratios, other_ratios, unmasked_ratios = [], [], []
@@ -106,10 +116,11 @@ def _ratio(image: Array, mask: Array) -> float:
 
 
 def translation(client: Client, heads: Sequence[Head]) -> list[dict[str, Any]]:
-    """Return what a T1 volume keeps when it is translated to T2, by strength, with its mask or not.
+    """Return what a T1 volume keeps when it is translated to T2, with and without its mask.
 
-    `edges`: correlation of gradients with the source's; `as_t1`, `as_t2`: mean Dice of tissues,
-    segmented by the order of that contrast.
+    There is a row for each strength. `edges` is the correlation of the gradient magnitudes of the
+    volume and its source. `as_t1` and `as_t2` are the mean Dice of tissues, which are segmented by
+    the order of their grey levels in that contrast.
     """
     rows = []
     sources = [client.generate(subject.image, modality="mri_t1", seed=5) for subject in heads]
@@ -138,12 +149,12 @@ def _dice(image: Array, labels: Array, modality: str) -> float:
     return float(np.mean(list(tissue_dice(image, labels, modality).values())))
 
 
-def _edges_in_common(one: Array, other: Array, labels: Array) -> float:
-    """Return the correlation of the lengths of gradients within the head."""
+def _edges_in_common(first: Array, second: Array, labels: Array) -> float:
+    """Return the correlation of the gradient magnitudes of two volumes within the head."""
     inside = labels > 0
     steep = [
         ndimage.gaussian_gradient_magnitude(image.astype(np.float32), 1)[inside]
-        for image in (one, other)
+        for image in (first, second)
     ]
     return float(np.corrcoef(steep)[0, 1])
 
@@ -151,19 +162,23 @@ def _edges_in_common(one: Array, other: Array, labels: Array) -> float:
 def insertion(client: Client, heads: Sequence[Head]) -> list[dict[str, Any]]:
     """Return the effect of a lesion drawn into the mask of a FLAIR volume, by strength.
 
-    `lesion`: its grey level less its mirror's; `elsewhere`: mean difference to the same request
-    without lesion, 3 voxels away or more; `noise`: that of two seeds without lesion.
+    All values are grey levels. `lesion` is the mean of the lesion minus the mean of its mirror
+    image. `elsewhere` is the mean difference from the same request without lesion, more than 3
+    voxels away from the lesion. `noise` is the mean difference, at the same voxels, between two
+    seeds without lesion.
     """
     rows = []
-    sources = [client.generate(one.image, modality="mri_flair", seed=5) for one in heads]
+    sources = [client.generate(subject.image, modality="mri_flair", seed=5) for subject in heads]
     for strength in STRENGTHS:
         lesion, elsewhere, noise = [], [], []
-        for one, source in zip(heads, sources, strict=True):
+        for subject, source in zip(heads, sources, strict=True):
 
-            def make(mask: Array, seed: int, one: Head = one, source: Volume = source) -> Array:
+            def make(
+                mask: Array, seed: int, subject: Head = subject, source: Volume = source
+            ) -> Array:
                 return levels(
                     client.generate(
-                        one.picture(mask),
+                        subject.picture(mask),
                         source=source.image,
                         strength=strength,  # noqa: B023
                         modality="mri_flair",
@@ -171,36 +186,37 @@ def insertion(client: Client, heads: Sequence[Head]) -> list[dict[str, Any]]:
                     )
                 )
 
-            healthy, ill, again = make(one.labels, 1), make(one.ill, 1), make(one.labels, 2)
-            near = ndimage.binary_dilation(one.ill != one.labels, iterations=3)
-            away = (one.labels > 0) & ~near
-            lesion.append(lesion_contrast(ill, one.ill))
+            labels = subject.labels
+            healthy, ill, other_seed = make(labels, 1), make(subject.ill, 1), make(labels, 2)
+            near = ndimage.binary_dilation(subject.ill != labels, iterations=3)
+            away = (labels > 0) & ~near
+            lesion.append(lesion_contrast(ill, subject.ill))
             elsewhere.append(np.abs(ill - healthy)[away].mean())
-            noise.append(np.abs(again - healthy)[away].mean())
+            noise.append(np.abs(other_seed - healthy)[away].mean())
         measures = {"lesion": lesion, "elsewhere": elsewhere, "noise": noise}
         means = {name: float(np.mean(values)) for name, values in measures.items()}
         rows.append({"strength": strength, **means})
     return rows
 
 
-def pictures(client: Client, one: Head, folder: Path) -> None:
-    """Draw a picture for each way to generate."""
+def pictures(client: Client, subject: Head, folder: Path) -> None:
+    """Write a picture for each mode of generation to `folder`."""
     make: Callable[..., Volume] = client.generate
-    t1, flair = (make(one.image, modality=f"mri_{name}", seed=5) for name in ("t1", "flair"))
+    t1, flair = (make(subject.image, modality=f"mri_{name}", seed=5) for name in ("t1", "flair"))
     alone = [(name, make(preset=f"brain-{name}", seed=3)) for name in ("t1", "t2", "flair")]
     preview(None, alone, folder / "image-only.png", tile=200)
     t2 = [
         (
             f"T2, strength {s:g}",
-            make(one.image, source=t1.image, strength=s, modality="mri_t2", seed=6),
+            make(subject.image, source=t1.image, strength=s, modality="mri_t2", seed=6),
         )
         for s in (0.6, 0.8, 0.9)
     ]
     preview(None, [("T1, the source", t1), *t2], folder / "image-to-image.png", tile=200)
-    # In the axial plane that the picture shows, which is about the middle one of the brain.
-    brain = np.flatnonzero(np.isin(one.labels, (22, 131, *range(213, 241))).any((0, 1)))
+    # The picture shows an axial plane near the middle of the brain, so the lesion is drawn there.
+    brain = np.flatnonzero(np.isin(subject.labels, (22, 131, *range(213, 241))).any((0, 1)))
     middle = int(brain[0] + brain[-1]) // 2
-    mask = one.picture(with_lesion(one.labels, slice(middle - 1, middle + 2)))
+    mask = subject.picture(with_lesion(subject.labels, slice(middle - 1, middle + 2)))
     ill = make(mask, source=flair.image, strength=0.6, modality="mri_flair", seed=1)
     both = [("FLAIR, the source", flair), ("with the lesion", ill)]
     preview(mask, both, folder / "lesion.png", tile=200)
@@ -244,9 +260,9 @@ def text(results: dict[str, list[dict[str, Any]]]) -> str:
             ),
             "Image to image of a FLAIR volume with a lesion drawn into its mask. *Lesion*: mean "
             "grey level of the lesion minus the mean grey level of its mirror image in the other "
-            "hemisphere. *Elsewhere*: mean absolute difference to the volume made without the "
-            "lesion, more than 3 voxels away from it. *Noise*: mean absolute difference between "
-            "two seeds without the lesion, at the same voxels.",
+            "hemisphere. *Elsewhere*: mean absolute difference from the volume made without the "
+            "lesion, more than 3 voxels away from the lesion. *Noise*: mean absolute difference "
+            "between two seeds without the lesion, at the same voxels.",
             page.table(
                 ["strength", "lesion", "elsewhere", "noise"],
                 [
@@ -259,7 +275,7 @@ def text(results: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit status."""
+    """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(
         prog="scripts/bench modes",
         description=__doc__,

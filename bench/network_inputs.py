@@ -1,4 +1,4 @@
-"""Consistent and inconsistent inputs of the networks behind a variant's endpoints."""
+"""Make consistent and inconsistent inputs for the networks of a variant."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Inputs = dict[str, Any]
 
 @dataclass(frozen=True)
 class NetworkInputs:
-    """The inputs that a network takes: type and sides of each, and what the contract allows.
+    """The inputs that a network takes, and the limits of its contract.
 
-    `name`: the network's model; `contract`: as `export/model_configs.py` writes it; `inputs`: name
-    -> type and sides, -1 for one of any length.
+    `name` is the name of the model. `export/model_configs.py` writes `contract`. `inputs` has the
+    dtype and the sides of each input; the side -1 has any length.
     """
 
     name: str
@@ -30,7 +30,7 @@ class NetworkInputs:
     inputs: Mapping[str, tuple[np.dtype[Any], Sequence[int]]]
 
     def good(self, voxels: int = 32, rows: int = 1) -> Inputs:
-        """Return inputs of a volume of so many voxels a side, all 0."""
+        """Return consistent inputs, all 0, for `rows` rows and `voxels` voxels per side."""
         sides = self.contract.get("size", [voxels] * 3)
         inputs = {}
         for name, (dtype, dims) in self.inputs.items():
@@ -41,7 +41,7 @@ class NetworkInputs:
         return inputs
 
     def _thin(self, axis: int) -> Inputs:
-        """Return inputs of a volume of minimal sides but one, which is too long."""
+        """Return inputs of a volume with a side that is too long and two minimal sides."""
         thin = [self.contract["multiple"]] * 3
         thin[axis] += self.contract["max"][axis]
         inputs = self.good()
@@ -51,9 +51,9 @@ class NetworkInputs:
         return inputs
 
     def wrong(self) -> Iterator[tuple[str, list[Inputs]]]:
-        """Yield each kind of inconsistent inputs: its name, and some examples.
+        """Yield the name of each kind of inconsistent inputs, and examples of it.
 
-        The example with more voxels than allowed has 96 a side.
+        The example with more voxels than allowed has 96 voxels per side.
         """
         good, factors = self.good(), self.contract["factors"]
         spaces = [name for name in good if name in factors]
@@ -104,7 +104,7 @@ def of_server(client: grpc.InferenceServerClient) -> list[NetworkInputs]:
 
 
 def infer_inputs(arrays: Mapping[str, Any]) -> list[grpc.InferInput]:
-    """Return arrays as tritonclient sends them."""
+    """Return arrays as inputs of tritonclient."""
     inputs = []
     for name, array in arrays.items():
         inputs.append(grpc.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype)))
@@ -113,7 +113,7 @@ def infer_inputs(arrays: Mapping[str, Any]) -> list[grpc.InferInput]:
 
 
 def infer_requests(network: NetworkInputs, token: str) -> list[Any]:
-    """Return requests of a stage to a network: a good one, and some of each inconsistent kind."""
+    """Return requests with the `token` of a stage: one is consistent, the others are not."""
     requests = []
     for inputs in (network.good(), *(inputs for _, some in network.wrong() for inputs in some)):
         request = grpc.service_pb2.ModelInferRequest(model_name=network.name)

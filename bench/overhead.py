@@ -1,9 +1,9 @@
-"""The time of a step through Triton, beside the same graph in this process.
+"""Compare the time of a step through Triton with the time of its graph in this process.
 
     scripts/bench overhead [--sides 32 48] [--repeat 5] [--write]
 
-A small difference of two noisy times has little meaning. So the calls are also timed by themselves:
-in a second server the flow is a graph that moves the same tensors and computes nothing.
+A small difference between two noisy times has little meaning. The calls are therefore also timed
+alone: in a second server, the flow is a graph that transfers the same tensors and computes nothing.
 """
 
 from __future__ import annotations
@@ -32,14 +32,17 @@ from bench.network_inputs import infer_inputs
 from bench.workload import Array
 from export import variant
 
-RUNTIME = "OpenVINO"  # of the server's flow
+RUNTIME = "OpenVINO"  # the engine of the server's flow
 STEPS = 5
-IDLE_STEPS = 100  # of the graph that computes nothing
+IDLE_STEPS = 100  # with the graph that computes nothing
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A variant with a ControlNet in a repository, its precision, and the loader of its flow."""
+    """A variant with a ControlNet in a repository, its precision, and the function for its flow.
+
+    `open` takes the flow's version folder and returns a function that runs it.
+    """
 
     variant: str
     repository: Path
@@ -48,7 +51,7 @@ class Subject:
 
     @property
     def flow(self) -> str:
-        """The model of a step."""
+        """The name of the model that computes a step."""
         return f"{self.variant}.flow_masked"
 
     def published(self) -> dict[str, Any]:
@@ -60,7 +63,7 @@ MINI = Subject("mini", REPOSITORY, "fp32", open_graph)
 
 
 def feeds(subject: Subject, side: int) -> dict[str, Array]:
-    """Return one row of inputs of the flow at a latent of `side` cubed."""
+    """Return inputs of the flow, one row, for a latent with `side` voxels per side."""
     random, axes = np.random.default_rng(0), (side, side, side)
     table, details = subject.published(), variant.load(subject.variant)
     half = details.tensor_type("embedding", subject.precision) == "FP16"
@@ -80,7 +83,7 @@ def feeds(subject: Subject, side: int) -> dict[str, Array]:
 
 
 def write_idle(subject: Subject, repository: Path) -> None:
-    """Fill a folder with the variant's models, and a flow that returns its inputs."""
+    """Fill a folder with the models of the variant, except for a flow that returns its inputs."""
     for model in subject.repository.glob(f"{subject.variant}*"):
         if model.name != subject.flow:
             (repository / model.name).symlink_to(model)
@@ -105,7 +108,7 @@ def write_idle(subject: Subject, repository: Path) -> None:
 
 @contextmanager
 def serving(subject: Subject, repository: Path) -> Iterator[Callable[[int, int], float]]:
-    """Serve a repository; give a function (side of the latent, steps) -> seconds of a step."""
+    """Serve a repository; yield a function of the latent's side and steps to seconds per step."""
     with (
         tempfile.TemporaryDirectory() as folder,
         Server(repository, Path(folder, "log")) as server,
@@ -115,7 +118,7 @@ def serving(subject: Subject, repository: Path) -> Iterator[Callable[[int, int],
 
 
 def step_seconds(subject: Subject, client: Any, side: int, steps: int) -> float:
-    """Request a volume and return the sampler's seconds a step, from the report."""
+    """Request a volume; return the sampler's seconds per step, from the report."""
     table = subject.published()
     label = next(int(label) for label in table["labels"] if int(label))
     arrays = {
@@ -125,15 +128,15 @@ def step_seconds(subject: Subject, client: Any, side: int, steps: int) -> float:
         "guidance": np.array([0], np.float32),
     }
     outputs = [grpc.InferRequestedOutput("report")]
-    answer = client.infer(
+    result = client.infer(
         subject.variant, infer_inputs(arrays), outputs=outputs, client_timeout=600
     )
-    report = json.loads(answer.as_numpy("report").tobytes())
+    report = json.loads(result.as_numpy("report").tobytes())
     return float(report["seconds"]["sampler"]) / steps
 
 
 def call_seconds(subject: Subject, sides: Sequence[int], repeat: int) -> dict[int, float]:
-    """Return side -> the median seconds of a step that computes nothing."""
+    """Return the median seconds of a step that computes nothing, by side of the latent."""
     times = {}
     with tempfile.TemporaryDirectory() as folder:
         write_idle(subject, Path(folder))
@@ -147,45 +150,49 @@ def call_seconds(subject: Subject, sides: Sequence[int], repeat: int) -> dict[in
 def pairs(
     subject: Subject, sides: Sequence[int], repeat: int
 ) -> Iterator[tuple[int, float, float]]:
-    """Yield side, and the median seconds of a step served and of one in this process."""
+    """Yield each side with the median seconds of a served step and of a step in this process."""
     run = subject.open(subject.repository / subject.flow / "1")
     with serving(subject, subject.repository) as step:
         for side in sides:
             inputs = feeds(subject, side)
-            both, alone = [], []
-            for _ in range(repeat + 1):  # in turn, so that both see the same machine
+            served, in_process = [], []
+            for _ in range(repeat + 1):  # in turn, so that both have the same load of the machine
                 started = time.perf_counter()
                 for _ in range(STEPS):
                     run(inputs)
-                alone.append((time.perf_counter() - started) / STEPS)
-                both.append(step(side, STEPS))
-            yield side, statistics.median(both[1:]), statistics.median(alone[1:])
+                in_process.append((time.perf_counter() - started) / STEPS)
+                served.append(step(side, STEPS))
+            yield side, statistics.median(served[1:]), statistics.median(in_process[1:])
 
 
 def measure(sides: Sequence[int], repeat: int, subject: Subject = MINI) -> list[dict[str, float]]:
-    """Return for each side the medians in milliseconds, and their ratios."""
+    """Return a row for each side: the medians in milliseconds, and their ratios."""
     idle = call_seconds(subject, sides, repeat)
     return [
         {
             "side": side,
-            "served_ms": round(1e3 * both, 2),
-            "in_process_ms": round(1e3 * alone, 2),
-            "ratio": round(both / alone, 4),
+            "served_ms": round(1e3 * served, 2),
+            "in_process_ms": round(1e3 * in_process, 2),
+            "ratio": round(served / in_process, 4),
             "calls_ms": round(1e3 * idle[side], 2),
-            "calls_share": round(idle[side] / alone, 4),
+            "calls_share": round(idle[side] / in_process, 4),
         }
-        for side, both, alone in pairs(subject, sides, repeat)
+        for side, served, in_process in pairs(subject, sides, repeat)
     ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit status."""
+    """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(
-        prog="scripts/bench overhead", description="A step's cost through Triton."
+        prog="scripts/bench overhead", description="Measure the overhead of Triton for a step."
     )
-    parser.add_argument("--sides", type=int, nargs="+", default=[32, 48], help="of the latent")
-    parser.add_argument("--repeat", type=int, default=5, help="medians of so many")
-    parser.add_argument("--write", action="store_true", help="put the table into the page")
+    parser.add_argument(
+        "--sides", type=int, nargs="+", default=[32, 48], help="sides of the latents, voxels"
+    )
+    parser.add_argument("--repeat", type=int, default=5, help="measurements for each median")
+    parser.add_argument(
+        "--write", action="store_true", help="write the section of docs/reference/benchmarks.md"
+    )
     options = parser.parse_args(arguments)
     rows = measure(options.sides, options.repeat)
     text = (

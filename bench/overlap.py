@@ -1,13 +1,13 @@
-"""How busy the server keeps an accelerator, by networks that only sleep and return arrays.
+"""Measure how busy the server keeps an accelerator, with networks that only sleep.
 
     scripts/bench overlap [--case 256=3+2] [--in-flight 4] [--volumes 6] [--write]
 
-The networks of mini are replaced by stand-ins that take the time of a GPU. Large latents and
-embeddings are one voxel there, because a GPU keeps them in its memory. Everything else is real:
-stages, queue, transfer and client. `--case SIDE=FLOW+DECODER` gives the sides of the volumes, and
-the seconds of 30 steps and of the decoder. The defaults are the times that NVIDIA published for an
-A100 (docs/reference/published.md), and an estimate for good engines on an H100. The last line is
-JSON.
+Stand-ins replace the networks of mini: they sleep for the time that a GPU takes, and return arrays.
+Large latents and embeddings have one voxel, because a GPU keeps them in its memory. The stages, the
+queue, the transfers and the client are real. `--case SIDE=FLOW+DECODER` sets the voxels per side of
+the volumes, the seconds of 30 steps, and the seconds of the decoder. The defaults are the times
+that NVIDIA published for an A100 (docs/reference/published.md), and an estimate for good engines on
+an H100. The last line of the output is JSON.
 """
 
 from __future__ import annotations
@@ -91,7 +91,10 @@ class TritonPythonModel:
 
 
 def write_repository(folder: Path, side: int, seconds: dict[str, float]) -> None:
-    """Write mini for volumes of `side`³ voxels; `seconds`: network -> the time of its stand-in."""
+    """Write the models of mini for volumes of `side`³ voxels.
+
+    `seconds` has the time of a stand-in for each network that a stand-in replaces.
+    """
     for source in (ROOT / "model_repository").glob("mini*"):
         config = text_format.Parse((source / "config.pbtxt").read_text(), pb.ModelConfig())
         if "variant" in config.parameters:
@@ -109,7 +112,7 @@ def write_repository(folder: Path, side: int, seconds: dict[str, float]) -> None
 
 
 def rate(url: str, side: int, in_flight: int, volumes: int, masked: bool) -> float:
-    """Return the volumes per second that `in_flight` callers get, once the server is full."""
+    """Return the volumes per second that `in_flight` callers get while all of them are served."""
     picture = servers.picture((side, side, side)) if masked else None
     request: dict[str, Any] = {"mask": picture} if masked else {"size": [side] * 3}
     with Client(url) as client, ThreadPoolExecutor(in_flight) as pool:
@@ -123,7 +126,10 @@ def rate(url: str, side: int, in_flight: int, volumes: int, masked: bool) -> flo
 
 
 def measure(case: Case, in_flight: int, volumes: int, repeat: int) -> list[dict[str, Any]]:
-    """Return a row for volumes from a mask and one without: the share of what is possible."""
+    """Return a row for volumes without a mask and a row for volumes with a mask.
+
+    `share` is the rate of the server divided by the rate that the networks allow.
+    """
     step = case.flow / _STEPS
     seconds = {"flow": step, "flow_masked": step, "vae_decoder": case.decoder, "mask_encoder": 0}
     rows = []
@@ -164,9 +170,9 @@ def text(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> str:
     ]
     return (
         f"The networks of `mini` are replaced by stand-ins that sleep for the time of {_STEPS}"
-        f" steps plus that of the decoder, with {options.in_flight} requests in flight. The times"
-        " are those that NVIDIA published for an A100, and an estimate for good engines on an H100"
-        f" (0.25 s + 0.15 s). Medians of {options.repeat} runs of {options.volumes} volumes; client"
+        f" steps and of the decoder, with {options.in_flight} requests in flight. The times are the"
+        " times that NVIDIA published for an A100, and an estimate for good engines on an H100"
+        f" (0.25 s + 0.15 s). Medians of {options.repeat} runs of {options.volumes} volumes. Client"
         " and server share the cores of one machine.\n\n" + page.table(head, cells)
     )
 
@@ -183,7 +189,7 @@ def _case(words: str) -> Case:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit status."""
+    """Run the command; return its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
         prog="scripts/bench overlap",
@@ -192,10 +198,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--case", type=_case, action="append", metavar="SIDE=FLOW+DECODER", help="see above")
-    add("--in-flight", type=int, default=4, help="callers [%(default)s]")
-    add("--volumes", type=int, default=6, help="of a run, after the first ones [%(default)s]")
+    add("--in-flight", type=int, default=4, help="concurrent callers [%(default)s]")
+    add(
+        "--volumes",
+        type=int,
+        default=6,
+        help="measured volumes per run, after the first volume of each caller [%(default)s]",
+    )
     add("--repeat", type=int, default=1, help="runs [%(default)s]")
-    add("--write", action="store_true", help="put the table into the page")
+    add("--write", action="store_true", help="write the section of docs/reference/benchmarks.md")
     options = parser.parse_args(words)
     rows = [
         row

@@ -1,4 +1,4 @@
-"""docs/reference/benchmarks.md: a section a measurement, each with its command and its machine."""
+"""Write docs/reference/benchmarks.md: a section for each benchmark, with command and machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ at the beginning of a section measures its numbers and writes the section, with 
 
 
 def machine() -> str:
-    """Describe this computer in one line: processor, cores that we may use, memory, system."""
+    """Return a line that describes this machine: processor, usable cores, memory and system."""
     cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     flags = re.search(r"^flags\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     extensions = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
@@ -45,7 +45,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def spaced(text: str) -> str:
     """Return Markdown with one blank line around headings, tables, lists and fenced code.
 
-    Nowhere are there two blank lines, except in fenced code, which stays as it is.
+    Two blank lines become one, except in fenced code, which does not change.
     """
     lines: list[str] = []
     previous, gap, fenced = "", False, False
@@ -66,7 +66,7 @@ def spaced(text: str) -> str:
 
 
 def _kind(line: str, previous: str) -> str:
-    """Return what a line of Markdown belongs to, by the kind of the line before it."""
+    """Return the kind of a line of Markdown; `previous` is the kind of the line before it."""
     for kind, pattern in (("fence", "```"), ("heading", "#{1,6} "), ("table", r"\|")):
         if re.match(pattern, line):
             return kind
@@ -75,7 +75,7 @@ def _kind(line: str, previous: str) -> str:
 
 
 def write(section: str, command: str, text: str, page: Path = PAGE) -> None:
-    """Put a section into the page, in place of an older one of the same title."""
+    """Write a section to the end of the page and remove the old section with its title."""
     old = page.read_text() if page.is_file() else _HEAD
     sections = re.split(r"(?m)^(?=## )", old)
     body = spaced(f"## {section}\n`{command}` on {machine()}.\n\n{text}")

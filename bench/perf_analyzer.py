@@ -1,4 +1,4 @@
-"""NVIDIA's perf_analyzer: run for one level of load, and its times read."""
+"""Run NVIDIA's perf_analyzer for one level of load and read the times that it measures."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ import psutil
 
 from bench.launcher import KEY_HEADER, SHM
 
-_BYTES_A_VALUE = 16  # that perf_analyzer needs for one value of a request or an answer
+_BYTES_PER_VALUE = 16  # memory of perf_analyzer for a value of a request or an answer
 
 
 class Failed(RuntimeError):
-    """A run gave no measurement; the message is one sentence."""
+    """A run measured nothing; the message is one sentence."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """A level of load: `requests` at a concurrency, or else at `rate` a second."""
+    """A level of load: `requests` requests at a concurrency or, if that is 0, `rate` per second."""
 
     requests: int
     concurrency: int = 0
@@ -38,7 +38,10 @@ class Load:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A model and its transport; `shared_memory`: bytes for each output, 0 where gRPC has them."""
+    """A model and its transport.
+
+    `shared_memory` is the size of each output in bytes; 0 means that outputs are sent by gRPC.
+    """
 
     model: str
     streaming: bool
@@ -54,13 +57,13 @@ class RequestTimes:
 
     @property
     def latency(self) -> float:
-        """Seconds until the last response, which has the volume."""
+        """The seconds until the last response, which has the volume."""
         return self.responses[-1] - self.start
 
 
 def memory_needed(load: Load, endpoint: Endpoint, voxels: int) -> int:
-    """Estimate the bytes that perf_analyzer takes: it keeps every mask and volume until its end."""
-    return 0 if endpoint.shared_memory else load.requests * 2 * voxels * _BYTES_A_VALUE
+    """Return an estimate of perf_analyzer's memory in bytes; it keeps all masks and volumes."""
+    return 0 if endpoint.shared_memory else load.requests * 2 * voxels * _BYTES_PER_VALUE
 
 
 def run(
@@ -72,21 +75,22 @@ def run(
     seconds: float,
     key: str = "",
 ) -> list[RequestTimes]:
-    """Put `load` on an endpoint of the server at `url` (gRPC), with the inputs in `data`.
+    """Return the times of the requests of `load` to an endpoint of the server at `url` (gRPC).
 
-    `data` is JSON as `--input-data` takes it, `key` what shared memory needs. Raises Failed when a
-    request failed, which ends perf_analyzer, or when it took more than `seconds`.
+    `data` is a file for `--input-data` with the inputs of the requests. Shared memory needs the
+    operator's `key`. Raises Failed if a request fails, because that ends perf_analyzer, or if
+    perf_analyzer takes more than `seconds`.
     """
     with tempfile.TemporaryDirectory(prefix="loadtest-") as folder:
         profile, log = Path(folder, "profile.json"), Path(folder, "log")
         words = [*program, "-m", endpoint.model, "-u", url, "-i", "grpc", f"--input-data={data}"]
-        # Not --sync, whose few threads would hold back what a rate asks for.
+        # With --sync, perf_analyzer has too few threads to send requests at the rate.
         words.append("--streaming" if endpoint.streaming else "--async")
         if endpoint.shared_memory:
             words.append("--shared-memory=system")
             words += ["-H", f"{KEY_HEADER}:{key}"]
             words.append(f"--output-shared-memory-size={endpoint.shared_memory}")
-        # A range with itself as its end: one number alone means "up to 1".
+        # The end of the range is its start, because a single number means "up to 1".
         words.append(
             f"--concurrency-range={load.concurrency}"
             if load.concurrency
@@ -94,10 +98,10 @@ def run(
         )
         words += [f"--request-count={load.requests}", f"--profile-export-file={profile}"]
         status = -1
-        for _ in range(2):  # rarely it crashes within gRPC
+        for _ in range(2):  # perf_analyzer sometimes crashes in gRPC
             with log.open("wb") as out:
                 status = _wait(words, out.fileno(), seconds)
-            if profile.is_file():  # it was complete before the crash
+            if profile.is_file():  # the file was complete before a crash
                 return read(profile)
             if status >= 0:
                 break
@@ -105,9 +109,13 @@ def run(
 
 
 def _wait(words: Sequence[str], out: int, seconds: float) -> int:
-    """Run to the end and remove its files in /dev/shm; return the exit status."""
-    # A session of its own, as it hangs when Ctrl-C reaches it: it then waits for answers to
-    # requests that it no longer sends.
+    """Run a command to its end; return the exit status.
+
+    Raises Failed if the command takes more than `seconds`. A command that is stopped leaves no
+    files in /dev/shm.
+    """
+    # The new session keeps Ctrl-C from perf_analyzer. It would hang after Ctrl-C, because it waits
+    # for answers to requests that it no longer sends.
     process = subprocess.Popen(
         words,
         stdin=subprocess.DEVNULL,
@@ -119,7 +127,7 @@ def _wait(words: Sequence[str], out: int, seconds: float) -> int:
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
-        raise Failed(f"perf_analyzer was not done after {seconds:g} s and was stopped.") from None
+        raise Failed(f"perf_analyzer did not end within {seconds:g} s and was stopped.") from None
     finally:
         if process.poll() is None:
             regions = _regions(process.pid)
@@ -132,13 +140,13 @@ def _wait(words: Sequence[str], out: int, seconds: float) -> int:
 def _regions(pid: int) -> set[Path]:
     """Return the files in /dev/shm that a process has mapped."""
     with suppress(psutil.Error):
-        mapped = {Path(each.path) for each in psutil.Process(pid).memory_maps()}
+        mapped = {Path(memory_map.path) for memory_map in psutil.Process(pid).memory_maps()}
         return {path for path in mapped if path.parent == SHM}
     return set()
 
 
 def _end_with_parent() -> None:
-    """Have the kernel end perf_analyzer when this process is killed."""
+    """Make the kernel end perf_analyzer when this process is killed."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
@@ -152,11 +160,11 @@ def reason(log: str, status: int) -> str:
 
 
 def read(profile: Path) -> list[RequestTimes]:
-    """Read a file of `--profile-export-file`, in the order in which the requests were sent.
+    """Return the times in a file of `--profile-export-file`, in the order of the requests.
 
-    The end of a stream, an empty response after those with content, is left out, as perf_analyzer
-    does. The file repeats every mask and volume in decimal digits, so it is searched, not parsed.
-    Raises Failed when it holds no answered request.
+    The last response of a stream is empty and is left out, as perf_analyzer does. The file has
+    every mask and volume in decimal digits, so it is searched, not parsed. Raises Failed if the
+    file has no answered request.
     """
     requests = []
     with profile.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:

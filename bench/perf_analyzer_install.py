@@ -1,4 +1,4 @@
-"""perf_analyzer on this machine: on PATH, in a cache, or installed into that."""
+"""Find perf_analyzer on PATH or in a cache, or install it into the cache."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from pathlib import Path
 
 VERSION = "2.60.0"
 _SHA256 = "23ef56b107ae9233e5cf09fbdf508dd9b936a52f1bae2f63f53c8117087b3f25"
-_PLATFORM = "manylinux_2_38_x86_64"  # what its wheel says: glibc 2.38 or newer
-# What perf_analyzer links to. An older system takes them from Debian 13, beside its own.
+_PLATFORM = "manylinux_2_38_x86_64"  # the platform of its wheel: glibc 2.38 or newer
+# Debian packages of the libraries that perf_analyzer links to, for a system with older libraries.
 _LIBRARIES = ("libc6", "libgcc-s1", "libssl3t64", "libstdc++6", "libzstd1", "zlib1g")
 _SUITE = "trixie"
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _TRIPLET = Path("usr", "lib", "x86_64-linux-gnu")
 INSTEAD = (
-    "Put a perf_analyzer that runs here on PATH, or run this in NVIDIA's SDK image"
-    " nvcr.io/nvidia/tritonserver:25.01-py3-sdk, which has it."
+    "Put a perf_analyzer that runs on this system on PATH, or run this command in NVIDIA's SDK"
+    " image nvcr.io/nvidia/tritonserver:25.01-py3-sdk, which has perf_analyzer."
 )
 
 
@@ -33,9 +33,9 @@ class Unavailable(RuntimeError):
 
 
 def command() -> list[str]:
-    """Return the command of perf_analyzer: from PATH, the cache, or installed into that.
+    """Return the command of perf_analyzer; install it if it is neither on PATH nor in the cache.
 
-    Raises Unavailable.
+    Raises Unavailable if it cannot be installed or does not start.
     """
     program = shutil.which("perf_analyzer")
     if program and _runs([program]):
@@ -53,7 +53,7 @@ def command() -> list[str]:
 
 
 def cache() -> Path:
-    """Return the folder that an installed perf_analyzer is in."""
+    """Return the folder into which perf_analyzer is installed."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base, "maisi-triton", f"perf_analyzer-{VERSION}")
 
@@ -78,7 +78,7 @@ def _runs(words: Sequence[str]) -> bool:
 
 
 def _install(folder: Path) -> None:
-    """Install into `folder`, whole or not at all."""
+    """Install perf_analyzer into `folder`; after an error, `folder` does not exist."""
     print(f"installing perf_analyzer {VERSION} into {folder} (once) ...", file=sys.stderr)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -97,14 +97,14 @@ def _install(folder: Path) -> None:
 
 
 def _download(draft: Path) -> None:
-    """Download the wheel and extract the program."""
-    # For its own platform, since pip hides wheels that need a newer glibc than this system's.
+    """Download the wheel and extract the program to `draft`."""
+    # The platform is named because pip hides wheels that need a newer glibc than the system has.
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     pip += ["--only-binary=:all:", f"--platform={_PLATFORM}", "--dest", str(draft)]
     _must([*pip, f"perf-analyzer=={VERSION}"], f"pip cannot download perf-analyzer {VERSION}")
     (wheel,) = draft.glob("*.whl")
     if hashlib.sha256(wheel.read_bytes()).hexdigest() != _SHA256:
-        raise Unavailable(f"{wheel.name} is not the file that was published under that name.")
+        raise Unavailable(f"{wheel.name} does not have the SHA-256 of the published file.")
     with zipfile.ZipFile(wheel) as archive:
         program = archive.read("perf_analyzer/bin/perf_analyzer")
     (draft / "perf_analyzer").write_bytes(program)
@@ -113,13 +113,13 @@ def _download(draft: Path) -> None:
 
 
 def _add_libraries(draft: Path) -> None:
-    """Unpack Debian 13's libraries, checked by apt, into `draft`; the system is not touched."""
+    """Extract Debian 13's libraries, which apt verifies, to `draft`; the system does not change."""
     missing = [tool for tool in ("apt-get", "dpkg-deb") if not shutil.which(tool)]
     if missing or not _KEYRING.is_file():
         raise Unavailable(
-            f"perf_analyzer {VERSION} needs glibc 2.38 and OpenSSL 3 (Ubuntu 24.04, Debian 13),"
-            " and to bring newer libraries for it to this system, apt-get, dpkg-deb and the"
-            f" package debian-archive-keyring are needed. {INSTEAD}"
+            f"perf_analyzer {VERSION} needs glibc 2.38 and OpenSSL 3 (Ubuntu 24.04, Debian 13)."
+            " To download newer libraries for it, this system needs apt-get, dpkg-deb and the"
+            f" package debian-archive-keyring. {INSTEAD}"
         )
     apt = draft / "apt"
     for name in ("lists/partial", "cache/archives/partial", "packages"):
@@ -127,7 +127,7 @@ def _add_libraries(draft: Path) -> None:
     (apt / "status").touch()
     settings = {
         "APT::Architecture": "amd64",
-        "APT::Sandbox::User": "root",  # the user `_apt` may not write here
+        "APT::Sandbox::User": "root",  # the user `_apt` may lack write permission here
         "Acquire::Languages": "none",
         "Dir::Cache": apt / "cache",
         "Dir::Etc::SourceList": apt / "sources.list",
@@ -143,7 +143,7 @@ def _add_libraries(draft: Path) -> None:
         if subprocess.run([*get, "update"], capture_output=True).returncode == 0:
             break
     else:
-        raise Unavailable(f"No archive that apt is configured for has Debian 13. {INSTEAD}")
+        raise Unavailable(f"None of the archives in apt's configuration has Debian 13. {INSTEAD}")
     _must([*get, "download", *_LIBRARIES], why, apt / "packages")
     for package in (apt / "packages").glob("*.deb"):
         _must(["dpkg-deb", "--extract", str(package), str(draft)], f"{package.name} is broken")
@@ -151,13 +151,13 @@ def _add_libraries(draft: Path) -> None:
 
 
 def _archives() -> list[str]:
-    """Return the addresses of the archives that this system's apt is configured for."""
+    """Return the addresses of the archives in the configuration of this system's apt."""
     uris = subprocess.run(["apt-get", "update", "--print-uris"], capture_output=True, text=True)
     return list(dict.fromkeys(re.findall(r"^'(\S+)/dists/", uris.stdout, re.MULTILINE)))
 
 
 def _must(words: Sequence[str], why: str, folder: Path | None = None) -> None:
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
-    if done.returncode:
-        last = (done.stderr.strip() or "no reason given").splitlines()[-1].rstrip(".")
+    process = subprocess.run(words, cwd=folder, capture_output=True, text=True)
+    if process.returncode:
+        last = (process.stderr.strip() or "no reason given").splitlines()[-1].rstrip(".")
         raise Unavailable(f"{why[0].upper()}{why[1:]}: {last}. {INSTEAD}")

@@ -1,8 +1,8 @@
-"""The errors of float32 and float16, graph by graph: the tables of docs/explanation/precision.md.
+"""Measure the float32 and float16 errors of each graph, for docs/explanation/precision.md.
 
-ONNX Runtime on a CPU computes float16 graphs in float32 and drops the casts between their nodes,
-so its numbers show the rounding of weights and little more. A GPU sums in float32 and rounds the
-result of every operation; PyTorch does the same in the column "every operation rounded".
+ONNX Runtime on a CPU computes float16 graphs in float32 and removes the casts between their nodes.
+Its errors are therefore mainly due to the rounding of weights. A GPU sums in float32 and rounds the
+result of every operation. PyTorch computes in this way for the column "every operation rounded".
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SUMS = {
     torch.ops.aten.bmm.default,
     torch.ops.aten.avg_pool3d.default,
 }
-# For each choice in `half`, the modules that compute in float16 throughout without it.
+# For each choice of `export/half.py`: which modules compute in float16 only, without that choice.
 _CHOICES: dict[str, Callable[[str, nn.Module], bool]] = {
     "as built": lambda name, module: False,
     "norms in float16": lambda name, module: isinstance(module, networks.MomentsGroupNorm),
@@ -41,12 +41,12 @@ _CHOICES: dict[str, Callable[[str, nn.Module], bool]] = {
     "timestep in float16": lambda name, module: False,
 }
 _SHAPES = onnx_export.CHECKED
-# Largest activation after the first convolution of loud networks; its square exceeds float16.
+# Largest activation after the first convolution of a loud network; its square exceeds float16.
 LOUD = 5000.0
 
 
 class SumsInFloat32(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sums of float16 are taken in float32 and rounded once, as on a GPU."""
+    """Compute sums of float16 values in float32 and round once, as a GPU does."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation."""
@@ -58,7 +58,7 @@ class SumsInFloat32(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class RoundEverything(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Every result in float32 is rounded to float16, and so overflows above 65504."""
+    """Round every float32 result to float16; values above 65504 overflow."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation."""
@@ -89,7 +89,10 @@ class InFloat16(nn.Module):
 def rounded(
     graph: Graph, inputs: dict[str, torch.Tensor], choice: str = "as built"
 ) -> list[np.ndarray[Any, Any]]:
-    """Run the float16 build of `graph` as a GPU does; `choice`: a key of `_CHOICES`."""
+    """Return the outputs of the float16 build of `graph`, rounded as on a GPU.
+
+    `choice`, a key of `_CHOICES`, is left out of the build.
+    """
     module = onnx_export.exportable(graph.module, "fp16")
     _wrap(module, _CHOICES[choice])
     feeds = {name: value.to(graph.dtype(name, "fp16")) for name, value in inputs.items()}
@@ -108,7 +111,7 @@ def _wrap(module: nn.Module, is_wrapped: Callable[[str, nn.Module], bool]) -> No
 
 
 def table(subject: Variant, loaded: Networks, folder: Path) -> Iterator[str]:
-    """Yield the lines of a variant's table; graphs are written to `folder`, one at a time."""
+    """Yield the lines of a variant's table; write the graphs to `folder`, one at a time."""
     yield f"| {subject.name} | latent | float32 | float16 | every operation rounded |"
     yield "|---|---|---|---|---|"
     for graph in graphs.graphs(subject, loaded):
@@ -136,7 +139,7 @@ def table(subject: Variant, loaded: Networks, folder: Path) -> Iterator[str]:
 def choices(subject: Variant, loaded: Networks) -> Iterator[str]:
     """Yield the lines of the table of choices, for the largest flow of a variant.
 
-    The last column is for a UNet with activations whose squares exceed float16.
+    The errors in the last column are of a UNet with activations whose squares exceed float16.
     """
     yield f"| {subject.name}, every operation rounded | error | with activations of thousands |"
     yield "|---|---|---|"
@@ -154,7 +157,7 @@ def choices(subject: Variant, loaded: Networks) -> Iterator[str]:
 
 
 def make_loud(graph: Graph, first: nn.Module, inputs: dict[str, torch.Tensor]) -> None:
-    """Scale `first`, a convolution of the graph's module, to a largest output of `LOUD`."""
+    """Scale `first`, a convolution of the graph's module, so that its largest output is `LOUD`."""
     peaks = []
     hook = first.register_forward_hook(lambda layer, inputs, out: peaks.append(out.abs().max()))
     onnx_export.evaluate(graph.module, inputs)
@@ -170,9 +173,11 @@ def _worst(outputs: list[Any], expected: list[Any]) -> float:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(prog="scripts/bench precision", description=__doc__)
-    parser.add_argument("variants", nargs="*", default=["rflow-ct"], help="default: rflow-ct")
-    parser.add_argument("--checkpoints", type=Path, help="default: random weights of full size")
-    parser.add_argument("--choices", action="store_true", help="errors without each choice")
+    parser.add_argument("variants", nargs="*", default=["rflow-ct"], help="names [rflow-ct]")
+    parser.add_argument("--checkpoints", type=Path, help="weights [random weights of full size]")
+    parser.add_argument(
+        "--choices", action="store_true", help="print the table of the errors without each choice"
+    )
     options = parser.parse_args()
     for name in options.variants:
         subject = variant.load(name)

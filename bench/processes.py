@@ -1,4 +1,4 @@
-"""Memory of processes: private, resident and shared, now and at the most."""
+"""Measure the private, resident and shared memory of processes, and its peak."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import psutil
 
 
 def process_tree(pid: int) -> list[psutil.Process]:
-    """Return a process and all its descendants; nothing where it has ended."""
+    """Return a process and all its descendants, or an empty list if it has ended."""
     with suppress(psutil.Error):
         process = psutil.Process(pid)
         return [process, *process.children(recursive=True)]
@@ -19,7 +19,7 @@ def process_tree(pid: int) -> list[psutil.Process]:
 
 
 def private(pid: int) -> int:
-    """Return the bytes of a process's private pages, without files that it has mapped."""
+    """Return the private memory of a process in bytes, without mapped files."""
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("RssAnon:"):
@@ -28,16 +28,16 @@ def private(pid: int) -> int:
 
 
 def resident(processes: Iterable[psutil.Process]) -> int:
-    """Return the bytes of resident memory; pages that processes share count once for each."""
+    """Return the resident memory in bytes; a shared page counts once for each process."""
     total = 0
     for process in processes:
-        with suppress(psutil.Error):  # it has just ended
+        with suppress(psutil.Error):  # the process has just ended
             total += process.memory_info().rss
     return total
 
 
 def allocated(paths: Iterable[Path]) -> int:
-    """Return the bytes that files take: a file of tmpfs may be longer than what it holds."""
+    """Return the allocated bytes of files; a sparse file in tmpfs takes less than its length."""
     total = 0
     for path in paths:
         with suppress(OSError):
@@ -47,11 +47,14 @@ def allocated(paths: Iterable[Path]) -> int:
 
 @contextmanager
 def peaks(*measures: Callable[[], int], seconds: float = 0.05) -> Iterator[list[int]]:
-    """Give a list that afterwards has the maximum of each measure, taken every so many seconds."""
-    maxima, done = [measure() for measure in measures], threading.Event()
+    """Yield a list that has the maximum of each measure at the end of the block.
+
+    The measures are taken every `seconds`.
+    """
+    maxima, stopped = [measure() for measure in measures], threading.Event()
 
     def watch() -> None:
-        while not done.wait(seconds):
+        while not stopped.wait(seconds):
             pairs = zip(maxima, measures, strict=True)
             maxima[:] = [max(maximum, measure()) for maximum, measure in pairs]
 
@@ -60,5 +63,5 @@ def peaks(*measures: Callable[[], int], seconds: float = 0.05) -> Iterator[list[
     try:
         yield maxima
     finally:
-        done.set()
+        stopped.set()
         thread.join()

@@ -1,4 +1,4 @@
-"""Statistics and contracts of servers, endpoints for perf_analyzer, and requests."""
+"""Read statistics and contracts of servers, write endpoints for perf_analyzer, send requests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _KINDS = {"steps": np.int32, "seed": np.int64, "size": np.int32, "strength": np.
 
 @dataclass(frozen=True)
 class Counts:
-    """Counts of a model since it was loaded: requests answered and failed, and nanoseconds."""
+    """Answered and failed requests of a model since it was loaded, and their times in ns."""
 
     answered: int
     failed: int
@@ -39,7 +39,7 @@ class Counts:
     queue_ns: int
 
     def since(self, before: Counts) -> Counts:
-        """Return the difference to `before`."""
+        """Return the counts minus `before`."""
         return Counts(
             self.answered - before.answered,
             self.failed - before.failed,
@@ -53,7 +53,10 @@ NOTHING = Counts(0, 0, 0, 0)
 
 @contextmanager
 def connected(url: str) -> Iterator[Any]:
-    """Give tritonclient's connection to a server; what it refuses within becomes ServerFailed."""
+    """Yield a tritonclient that is connected to a server.
+
+    Raises ServerFailed if the server refuses a call in the block.
+    """
     client = grpc.InferenceServerClient(url)
     try:
         yield client
@@ -65,7 +68,10 @@ def connected(url: str) -> Iterator[Any]:
 
 
 def statistics(url: str) -> dict[str, Counts]:
-    """Read Triton's own statistics of every model; raises ServerFailed."""
+    """Return Triton's statistics of each model; raise ServerFailed if the server does not answer.
+
+    `url` is the server's gRPC address.
+    """
     with connected(url) as client:
         models = client.get_inference_statistics(client_timeout=30).model_stats
     return {
@@ -80,13 +86,17 @@ def statistics(url: str) -> dict[str, Counts]:
 
 
 def variant(url: str, name: str) -> dict[str, Any]:
-    """Read what a server publishes of a variant (labels and more), and whether it takes `mask`."""
+    """Return what a server publishes of a variant, such as labels.
+
+    `masks` of the result says whether the variant has the input `mask`. Raises ServerFailed if
+    there is no such variant.
+    """
     with connected(url) as client:
         return _facts(client.get_model_config(name, client_timeout=30).config, url)
 
 
 def variant_in(repository: Path, name: str) -> dict[str, Any]:
-    """Read what `variant` does, from a model repository."""
+    """Return the result of `variant` for a model repository."""
     return _facts(_config(repository, name), str(repository))
 
 
@@ -106,9 +116,10 @@ def _config(repository: Path, model: str) -> Any:
 
 @contextmanager
 def keyed(repository: Path, log: Path, *arguments: str) -> Iterator[tuple[Server, str]]:
-    """Serve `repository` with an operator's key; give the server and the key.
+    """Serve `repository` with an operator's key; yield the server and the key.
 
-    With a key there is no shared memory that clients find by themselves. Raises ServerFailed.
+    A server with a key offers no shared memory to clients without the key. Raises ServerFailed if
+    the server does not start.
     """
     key, path = secrets.token_hex(16), log.with_suffix(".key")
     path.write_text(key)
@@ -122,12 +133,12 @@ def keyed(repository: Path, log: Path, *arguments: str) -> Iterator[tuple[Server
 def add_narrow_endpoints(
     repository: Path, name: str, request: Mapping[str, Any], folder: Path
 ) -> None:
-    """Fill the empty `folder` with `repository`'s models of a variant and two narrowed endpoints.
+    """Fill the empty `folder` with `repository`'s models of a variant and two more endpoints.
 
-    Those, `<variant>.loadtest` and `<variant>.loadtest_stream`, are the ensemble and the stream
-    without the inputs that `request` has not: perf_analyzer puts every input of a model into shared
-    memory, and the optional ones exclude each other.
-    Raises ServerFailed when there is no such variant.
+    The endpoints `<variant>.loadtest` and `<variant>.loadtest_stream` are copies of the ensemble
+    and the stream that have only the inputs in `request`. They are needed because perf_analyzer
+    puts every input of a model into shared memory, and some optional inputs exclude each other.
+    Raises ServerFailed if there is no such variant.
     """
     for model in repository.glob(f"{name}*"):
         if model.name == name or model.name.startswith(f"{name}."):
@@ -140,7 +151,7 @@ def add_narrow_endpoints(
         del config.input[:]
         config.input.extend(inputs)
         if config.HasField("ensemble_scheduling"):
-            # Ensembles with it are variants, which the server asks for a volume at its start.
+            # The server would take the copy for a variant and request a volume from it at startup.
             del config.parameters["variant"]
             for step in config.ensemble_scheduling.step:
                 for tensor, source in list(step.input_map.items()):
@@ -152,7 +163,7 @@ def add_narrow_endpoints(
 
 
 def write_stand_in(folder: Path, config: Any, code: str) -> None:
-    """Write a model with the tensors of a network's `config`, computed by Python `code`."""
+    """Write a model that has the tensors of a network's `config` and runs the Python `code`."""
     config.backend, config.default_model_filename = "python", ""
     config.ClearField("optimization")
     (folder / "1").mkdir(parents=True)
@@ -161,10 +172,10 @@ def write_stand_in(folder: Path, config: Any, code: str) -> None:
 
 
 def inputs(facts: Mapping[str, Any], size: tuple[int, int, int], steps: int) -> dict[str, Any]:
-    """Return one request as perf_analyzer reads it: the example's mask at `size`, a fixed seed.
+    """Return a request for `--input-data` of perf_analyzer, with a fixed seed.
 
-    A variant that takes no mask gets the size alone. Raises ServerFailed when it knows none of
-    the example's labels.
+    The request has the example's mask at `size` or, for a variant without masks, the size. Raises
+    ServerFailed if the variant has none of the example's labels.
     """
     request: dict[str, Any] = {
         "seed": {"content": [_SEED], "shape": [1]},
@@ -176,13 +187,13 @@ def inputs(facts: Mapping[str, Any], size: tuple[int, int, int], steps: int) -> 
     is_known = np.array([str(label) in facts["labels"] for label in range(256)])
     labels[~is_known[labels]] = 0
     if not labels.any():
-        raise ServerFailed(f"{facts['name']} knows none of the labels in {MASK.name}.")
+        raise ServerFailed(f"{facts['name']} has none of the labels in {MASK.name}.")
     content = {"b64": base64.b64encode(labels.tobytes()).decode()}
     return request | {"mask": {"content": content, "shape": list(size)}}
 
 
 def example_labels(size: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
-    """Return the example's labels [X, Y, Z], the whole head, at `size` by nearest neighbour."""
+    """Return the example's labels, uint8 `[X, Y, Z]`, resampled to `size` by nearest neighbour."""
     image = nib.as_closest_canonical(nib.load(MASK))
     labels = np.asarray(image.dataobj).astype(np.uint8)
     indices = [
@@ -193,14 +204,18 @@ def example_labels(size: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
 
 
 def picture(size: tuple[int, int, int], kind: npt.DTypeLike = np.uint8) -> nib.Nifti1Image:
-    """Return the example's labels as an image of 2 mm, or a source of such grey levels."""
+    """Return the example's labels at `size` as an image of dtype `kind` with a spacing of 2 mm.
+
+    It is a mask or, with another dtype, a source whose grey levels are the labels.
+    """
     return nib.Nifti1Image(example_labels(size).astype(kind), np.diag([2.0, 2.0, 2.0, 1.0]))
 
 
 def ensemble(url: str, request: Mapping[str, Any], seconds: float) -> npt.NDArray[np.int16]:
-    """Request a volume of mini by tritonclient, within `seconds`; return the image [X, Y, Z].
+    """Request a volume of mini with tritonclient; return the image, int16 `[X, Y, Z]`.
 
-    `request` has the arguments of our client; images must be in RAS+.
+    `request` has the arguments of our client; its images must be in RAS+. Raises
+    InferenceServerException if the server refuses the request or takes more than `seconds`.
     """
     arrays = {"spacing": np.full(3, request["spacing"], np.float32)}
     for name, kind in _KINDS.items():
@@ -215,10 +230,10 @@ def ensemble(url: str, request: Mapping[str, Any], seconds: float) -> npt.NDArra
 
 
 def stream(url: str, variant: str, arrays: Mapping[str, Any], seconds: float) -> Any:
-    """Request a volume of a variant's stream by tritonclient; return the result that holds it.
+    """Request a volume of a variant's stream with tritonclient; return the result with the image.
 
-    Raises InferenceServerException for what the server refuses, queue.Empty after `seconds` without
-    a sign of progress.
+    Raises InferenceServerException if the server refuses the request. Raises queue.Empty after
+    `seconds` without progress.
     """
     results: queue.Queue[Any] = queue.Queue()
     with grpc.InferenceServerClient(url) as client:

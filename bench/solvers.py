@@ -1,10 +1,10 @@
-"""Solvers of the flow at equal cost: distance to the converged volume by network calls.
+"""Compare solvers at equal network calls by their distance to the converged volume.
 
     scripts/bench solvers [--quick] [--write]
 
-Caching of velocities is among them. A step without a network call reuses the velocity before it, or
-extrapolates the last two. It is a linear combination of known tensors, so it is merged into one
-longer `schedule.Step`.
+Two of the solvers cache velocities: a step without a network call reuses the last velocity, or
+extrapolates the last two velocities. Such a step is a linear combination of known tensors, so it is
+merged with the step before it into one longer `schedule.Step`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from training.fidelity import tissue_dice
 
 CALLS = (5, 8, 10, 15, 20, 30, 50)
 CONVERGED = 200
-TRUTH = "ab2"  # its 200 steps are what counts as converged
+TRUTH = "ab2"  # its result with `CONVERGED` steps counts as converged
 CASES = (
     ("examples/brain_mask.nii.gz", "mri_t1", 1),
     ("tests/training/held_out_100000.nii.gz", "mri_t2", 2),
@@ -53,7 +53,7 @@ Schedule = Mapping[str, Any]
 
 
 def exact_times(rflow: Schedule, numel: int, count: int) -> list[float]:
-    """Return `count` + 1 times from 1 to 0, not rounded."""
+    """Return `count` + 1 times from 1 to 0 that are not rounded."""
     train = rflow["train_timesteps"]
     return [step.timestep / train for step in schedule.steps(rflow, numel, count, "ab2")] + [0.0]
 
@@ -68,14 +68,14 @@ def exact_euler(rflow: Schedule, numel: int, calls: int) -> list[Step]:
 
 
 def heun(rflow: Schedule, numel: int, calls: int) -> list[Step]:
-    """Return Heun's steps of at most `calls` calls, whose number is always odd."""
+    """Return Heun's steps with `calls` network calls, or one call less if `calls` is even."""
     return schedule.steps(rflow, numel, (calls + 1) // 2, "heun")
 
 
 def cached(rflow: Schedule, numel: int, calls: int, extrapolated: bool) -> list[Step]:
-    """Return Euler's steps; every second one in the middle half makes no network call.
+    """Return Euler's steps; every second step in the middle half makes no network call.
 
-    There the velocity is the one before, or is extrapolated from the last two.
+    A step without a call reuses the last velocity or, if `extrapolated`, extrapolates the last two.
     """
     count = calls
     while len(calling(count)) < calls:
@@ -85,13 +85,14 @@ def cached(rflow: Schedule, numel: int, calls: int, extrapolated: bool) -> list[
     for now, after in pairwise([*calling(count), count]):
         own, ahead = times[now] - times[now + 1], times[now + 1] - times[after]
         gap = steps[-1].timestep / rflow["train_timesteps"] - times[now] if steps else 0.0
-        bend = own * ahead / gap if extrapolated and steps else 0.0
-        steps.append(Step(times[now] * rflow["train_timesteps"], 1.0, own + ahead + bend, -bend))
+        second = own * ahead / gap if extrapolated and steps else 0.0
+        time = times[now] * rflow["train_timesteps"]
+        steps.append(Step(time, 1.0, own + ahead + second, -second))
     return steps
 
 
 def calling(count: int) -> list[int]:
-    """Return those of `count` steps that call the network."""
+    """Return the indices of the steps, out of `count`, that call the network."""
     start, end = count // 4, count - count // 4
     return [i for i in range(count) if not (start < i < end and (i - start) % 2)]
 
@@ -110,7 +111,7 @@ SERVED = ("euler", "heun", "ab2")
 
 
 def follow(steps: Sequence[Step], request: PreparedRequest, run: RunModel) -> Array:
-    """Return the latent that the sampler makes of the noise by `steps`."""
+    """Return the latent, float32 `[1, C, x, y, z]`, that `steps` make from the request's noise."""
     latent = velocity = request.noise
     model = "flow_masked" if request.plan.masked else "flow"
     for step in steps:
@@ -127,13 +128,13 @@ def follow(steps: Sequence[Step], request: PreparedRequest, run: RunModel) -> Ar
 
 
 def apart(latent: Array, expected: Array) -> float:
-    """Return the norm of the difference over that of `expected`."""
+    """Return the L2 norm of the difference, divided by the norm of `expected`."""
     a, b = latent.astype(np.float64), expected.astype(np.float64)
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
 class SolverCase:
-    """One mask, modality and seed, for all solvers."""
+    """A request with a mask, a modality and a seed, which all solvers answer."""
 
     def __init__(self, variant: Mapping[str, Any], inputs: dict[str, Array], run: RunModel) -> None:
         self.variant, self.run = variant, run
@@ -141,7 +142,7 @@ class SolverCase:
         self.numel = math.prod(self.request.plan.latent_shape(variant)[2:])
 
     def solve(self, solver: str, calls: int) -> tuple[Array, Array, Array]:
-        """Return latent, volume and features of a volume made in `calls` calls."""
+        """Return the latent, the volume, and the features of a volume made with `calls` calls."""
         steps = SOLVERS[solver](self.variant["schedule"], self.numel, calls)
         latent = follow(steps, self.request, self.run)
         plan, mask = self.request.plan, self.request.mask
@@ -153,7 +154,7 @@ class SolverCase:
         return latent, image, features
 
     def measure(self, counts: Sequence[int], converged: int) -> dict[str, dict[str, list[float]]]:
-        """Return measure -> solver -> a number for each count of calls."""
+        """Return a number for each measure, solver and number of calls in `counts`."""
         expected, own = self.solve(TRUTH, converged), self.solve("euler", converged)
         table: dict[str, dict[str, list[float]]] = {name: {} for name in MEASURES}
 
@@ -177,14 +178,14 @@ class SolverCase:
         return table
 
     def dice(self, image: Array) -> float:
-        """Return the mean tissue Dice of a volume to the mask."""
+        """Return the mean Dice between the tissues of a volume and of the mask."""
         assert self.request.mask is not None
         scores = tissue_dice(image, self.request.mask, self.request.plan.modality)
         return float(np.mean(list(scores.values())))
 
 
 def read(path: str, modality: str, seed: int, side: int | None = None) -> dict[str, Array]:
-    """Return the request for a mask file in RAS+, or for the cube of `side` in its middle."""
+    """Return the request for a mask file in RAS+, or for its central cube of `side` voxels."""
     image = nib.load(ROOT / path)
     mask = np.asarray(image.dataobj, np.uint8)
     if side is not None:
@@ -199,24 +200,24 @@ def read(path: str, modality: str, seed: int, side: int | None = None) -> dict[s
 
 
 def average(tables: Sequence[Any]) -> Any:
-    """Return the mean of equal nests of dictionaries and lists of numbers."""
+    """Return the elementwise mean of nested dicts and lists that have the same structure."""
     if isinstance(tables[0], dict):
         return {key: average([table[key] for table in tables]) for key in tables[0]}
     return np.mean(tables, axis=0).tolist()
 
 
 def judge(table: Mapping[str, Mapping[str, Sequence[float]]], counts: Sequence[int]) -> str:
-    """Return sentences on half the steps and on cached velocities, from the table."""
+    """Return sentences that compare 15 with 30 calls, and cached velocities with the solvers."""
     sentences = []
     latent = table["latent"]
     if 15 in counts and 30 in counts:
         full = latent["euler"][counts.index(30)]
         for solver in ("ab2", "heun"):
             half = latent[solver][counts.index(15)]
-            word = "nearer to the converged one than" if half < full else "farther from it than"
+            word = "nearer to" if half < full else "farther from"
             sentences.append(
-                f"The latent of {solver} with 15 calls ({half:.4f}) is {word} that of euler with "
-                f"30 calls ({full:.4f})."
+                f"{solver} with 15 calls ({half:.4f}) is {word} the converged latent than euler "
+                f"with 30 calls ({full:.4f})."
             )
     best = [min(latent[name][i] for name in SERVED) for i in range(len(counts))]
     better = [
@@ -230,8 +231,8 @@ def judge(table: Mapping[str, Mapping[str, Sequence[float]]], counts: Sequence[i
             f"They are nearer than the best solver with {', '.join(better)} calls."
             if better
             else "They are farther than the best solver at every number of calls, so the sampler "
-            "has neither: reuse equals Euler with longer steps, and extrapolation equals ab2 with "
-            "less of its second order."
+            "does not cache velocities. Reuse equals Euler with longer steps, and extrapolation "
+            "equals ab2 with a smaller second-order term."
         )
     )
     return " ".join(sentences)
@@ -240,15 +241,15 @@ def judge(table: Mapping[str, Mapping[str, Sequence[float]]], counts: Sequence[i
 def render(
     table: Mapping[str, Any], counts: Sequence[int], cases: int, converged: int, distance: float
 ) -> str:
-    """Return the tables in Markdown; `distance`: the sum of Euler's `converged` steps."""
+    """Return the tables in Markdown; `distance` is the sum of Euler's `converged` steps."""
     parts = [
         f"`mini`, means over {cases} {'volumes' if cases > 1 else 'volume'} of different masks, "
-        "modalities and seeds, no guidance. The columns are calls of the network. heun needs an "
-        "odd number of calls; for an even number it makes one call less. Converged is the result "
-        f"of {TRUTH} with {converged} steps at exact times. euler has the times of MONAI: each "
-        "step ends at a time that is truncated to a whole number. The steps are therefore too "
-        f"long, {converged} of them sum to {distance:.3f}, and euler does not converge. The row "
-        "with exact times is Euler's method without this truncation."
+        "modalities and seeds, no guidance. The columns are numbers of network calls. heun needs "
+        "an odd number of calls; for an even number it makes one call less. The converged latent "
+        f"and volume are the result of {TRUTH} with {converged} steps at exact times. euler has "
+        "the times of MONAI: each step ends at a time that is truncated to a whole number. The "
+        f"steps are therefore too long: {converged} steps sum to {distance:.3f}, and euler does "
+        "not converge. The row with exact times is Euler's method without this truncation."
     ]
     for measure, title in MEASURES.items():
         form = "{:.1f}" if measure == "grey" else "{:.3f}" if measure == "dice" else "{:.4f}"
@@ -258,15 +259,17 @@ def render(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit status."""
+    """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(
-        prog="scripts/bench solvers", description="Solvers at equal network calls."
+        prog="scripts/bench solvers", description="Compare solvers at equal network calls."
     )
-    parser.add_argument("--quick", action="store_true", help="a small cube and few calls, to try")
-    parser.add_argument("--write", action="store_true", help="put the tables into the page")
+    parser.add_argument("--quick", action="store_true", help="try with a small cube and few calls")
+    parser.add_argument(
+        "--write", action="store_true", help="write the section of docs/reference/benchmarks.md"
+    )
     options = parser.parse_args(arguments)
     if options.quick and options.write:
-        parser.error("--write: the page holds whole measurements, not a --quick one")
+        parser.error("--write: the page has complete measurements; leave out --quick")
     counts, converged, side = ((5, 8), 16, 48) if options.quick else (CALLS, CONVERGED, None)
     cases = CASES[:1] if options.quick else CASES
     variant, run = in_process.published("mini"), in_process.engine("mini")

@@ -1,4 +1,4 @@
-"""The duration of each stage of a PyTorch pipeline, measured by hooks of its modules."""
+"""Measure the duration of each stage of a PyTorch pipeline with hooks of its modules."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import torch
 
 
 class StageTimer:
-    """Hooks of an autoencoder, whose first decode ends the sampling, and of a ControlNet.
+    """Hooks of an autoencoder and of a ControlNet.
 
-    Mask embeddings are summed over the steps and are part of the sampler's time. `inside=False`
-    adds no hook to the ControlNet, as torch.compile must compile it as a whole.
+    The first decode of the autoencoder ends the sampling. The time of mask embeddings is summed
+    over the steps and is part of the sampler's time. `inside=False` adds no hook to the ControlNet,
+    because torch.compile must compile it as a whole.
     """
 
     def __init__(self, autoencoder: Any, controlnet: Any, device: str, inside: bool = True) -> None:
-        """Add the hooks, which do not change results."""
+        """Add the hooks; they do not change results."""
         self.device = device
         self.decoding = 0.0
         self.embedding: float | None = 0.0 if inside else None
@@ -34,13 +35,13 @@ class StageTimer:
             encoder.register_forward_hook(lambda *_: self._add(self.now()))
 
     def now(self) -> float:
-        """Return the clock in seconds, after the device has finished its queue."""
+        """Return the time in seconds, after the device has finished its work."""
         if self.device == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
 
     def run(self, make: Callable[[], Any]) -> tuple[Any, dict[str, float | None]]:
-        """Return the result of `make`, and the seconds of each stage."""
+        """Return the result of `make` and the seconds of each stage."""
         self.decoding, self.embedding = 0.0, None if self.embedding is None else 0.0
         begin = self.now()
         result = make()

@@ -1,12 +1,12 @@
-"""Elements of SVG pictures. Colours follow the reader's setting, light or dark."""
+"""Write elements of SVG pictures, whose colours follow the reader's setting, light or dark."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from xml.sax.saxutils import escape
 
-# A class has a fill, and lines a stroke. The background is opaque, so that a picture is legible on
-# a page whose own colours do not follow the system's.
+# The background is opaque, so that a picture is legible on a page whose colours do not follow the
+# reader's setting.
 _STYLE = """\
 text{font:14px system-ui,"DejaVu Sans",sans-serif;fill:#1f2328}
 .small{font-size:12px}.strong{font-weight:600}.on{fill:#fff}
@@ -26,7 +26,7 @@ _LINE_HEIGHT = 18
 
 
 def document(width: float, height: float, title: str, elements: Iterable[str]) -> str:
-    """Return a picture; `title` is for screen readers."""
+    """Return a picture with `elements`; `title` is for screen readers."""
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}"'
         f' width="{width:g}" height="{height:g}" role="img">',
@@ -42,7 +42,7 @@ def document(width: float, height: float, title: str, elements: Iterable[str]) -
 
 
 def rectangle(x: float, y: float, width: float, height: float, kind: str, radius: float = 6) -> str:
-    """Return a rectangle of the class `kind`, with rounded corners."""
+    """Return a rectangle of the class `kind`, with corners of a radius in pixels."""
     return (
         f'<rect class="{kind}" x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}"'
         f' rx="{radius:g}"/>'
@@ -56,14 +56,14 @@ def text(x: float, y: float, words: str, kind: str = "") -> str:
 
 
 def line(points: Iterable[tuple[float, float]], kind: str = "line", arrow: bool = False) -> str:
-    """Return a line through `points`; an arrow has its head at the last one."""
+    """Return a line through `points`, with an arrowhead at the last point if `arrow`."""
     path = " ".join(f"{x:g},{y:g}" for x, y in points)
     head = ' marker-end="url(#head)"' if arrow else ""
     return f'<polyline class="{kind}" points="{path}"{head}/>'
 
 
 def box(x: float, y: float, width: float, height: float, *lines: str) -> str:
-    """Return a box with centred lines of text, the first one strong."""
+    """Return a box with centred lines of text; the first line is bold."""
     first = y + height / 2 - _LINE_HEIGHT * (len(lines) - 1) / 2 + 5
     rows = [
         text(

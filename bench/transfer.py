@@ -1,9 +1,9 @@
-"""The time of an answer from the server to a client beside it: by gRPC, and by shared memory.
+"""Measure the time of an answer to a client on the same machine, by gRPC and by shared memory.
 
     scripts/bench transfer [--sides 64 128 512] [--repeat 5] [--write]
 
-The model is a stand-in that computes nothing and returns the same int16 volume. The client is
-tritonclient, and an answer ends as an array. The last line is JSON.
+The model is a stand-in that computes nothing and always returns the same int16 volume. The client
+is tritonclient; the time ends when it has the array. The last line of the output is JSON.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from bench.servers import keyed
 from bench.workload import Array
 
 MODEL = "transfer"
-CLIENT_THRESHOLD = 8 << 20  # bytes from which on our client takes shared memory
-GZIP_LEVEL = 6  # gRPC's
+CLIENT_THRESHOLD = 8 << 20  # bytes; our client uses shared memory for answers of this size or more
+GZIP_LEVEL = 6  # the level of gRPC
 STAND_IN = """
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -68,14 +68,17 @@ def write_stand_in(repository: Path) -> None:
 
 
 def by_grpc(client: Any, key: str, side: int) -> Array:
-    """Return the volume of an answer whose message holds it."""
+    """Return the volume, int16 `[side, side, side]`, of an answer by gRPC."""
     size = infer_inputs({"size": np.full(3, side, np.int32)})
     image: Array = client.infer(MODEL, size).as_numpy("image")
     return image
 
 
 def by_shared_memory(client: Any, key: str, side: int) -> Array:
-    """Return the volume of an answer in shared memory, which is registered for it, as an array."""
+    """Return the volume, int16 `[side, side, side]`, of an answer in shared memory.
+
+    The shared memory is created and registered for this answer.
+    """
     name, count = f"maisi-client-transfer-{os.getpid()}", 2 * side**3
     path, headers = SHM / name, {KEY_HEADER: key}
     output = grpc.InferRequestedOutput("image")
@@ -96,7 +99,7 @@ METHODS = {"gRPC": by_grpc, "shared memory": by_shared_memory}
 
 
 def seconds(url: str, key: str, side: int, method: Callable[[Any, str, int], Array]) -> float:
-    """Return the seconds from a request to the array, a connection of its own included."""
+    """Return the seconds from a request to the array, including a new connection."""
     started = time.perf_counter()
     with grpc.InferenceServerClient(url) as client:
         image = method(client, key, side)
@@ -106,7 +109,7 @@ def seconds(url: str, key: str, side: int, method: Callable[[Any, str, int], Arr
 
 
 def gzip_seconds(side: int) -> tuple[float, float]:
-    """Return the seconds of gzip for a smooth volume with noise, and the remaining share of it."""
+    """Return the seconds of gzip for a smooth volume with noise, and the share that remains."""
     ramp = np.linspace(0, 1000, side, dtype=np.float32)
     noise = np.random.default_rng(0).standard_normal((side,) * 3, np.float32)
     data = (15 * noise + ramp).astype(np.int16).tobytes()
@@ -116,7 +119,7 @@ def gzip_seconds(side: int) -> tuple[float, float]:
 
 
 def measure(sides: Sequence[int], repeat: int) -> list[dict[str, float]]:
-    """Return for each side the medians of both ways, in turn, in milliseconds."""
+    """Return a row for each side: the medians of both methods, in turn, in milliseconds."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         write_stand_in(Path(folder, "models"))
@@ -134,20 +137,29 @@ def measure(sides: Sequence[int], repeat: int) -> list[dict[str, float]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit status."""
+    """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(
-        prog="scripts/bench transfer", description="The time of an answer."
+        prog="scripts/bench transfer",
+        description="Measure the time of an answer by gRPC and by shared memory.",
     )
-    parser.add_argument("--sides", type=int, nargs="+", default=[64, 128, 160, 256, 512])
-    parser.add_argument("--repeat", type=int, default=5, help="medians of so many")
-    parser.add_argument("--write", action="store_true", help="put the table into the page")
+    parser.add_argument(
+        "--sides",
+        type=int,
+        nargs="+",
+        default=[64, 128, 160, 256, 512],
+        help="voxels per side of the volumes",
+    )
+    parser.add_argument("--repeat", type=int, default=5, help="measurements for each median")
+    parser.add_argument(
+        "--write", action="store_true", help="write the section of docs/reference/benchmarks.md"
+    )
     options = parser.parse_args(arguments)
     rows = measure(options.sides, options.repeat)
     gzip_time, remainder = gzip_seconds(max(options.sides))
     text = (
         "The time from the request to the int16 array, for a model that computes nothing and a"
-        f" client on the same machine; medians of {options.repeat}, in turn. From"
-        f" {CLIENT_THRESHOLD >> 20} MiB on, our client uses shared memory automatically.\n\n"
+        f" client on the same machine; medians of {options.repeat}, in turn. For answers of"
+        f" {CLIENT_THRESHOLD >> 20} MiB or more, our client uses shared memory automatically.\n\n"
         + page.table(
             ["volume", "MB", *(f"{method}, ms" for method in METHODS)],
             [
@@ -159,9 +171,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 for row in rows
             ],
         )
-        + f"\n\nNothing is compressed: gzip, as gRPC has it (level {GZIP_LEVEL}), takes"
-        f" {gzip_time:.1f} s for a ramp with noise of 15 grey levels at {max(options.sides)}³, and"
-        f" leaves {remainder:.0%} of it."
+        + f"\n\nNothing is compressed. gzip at level {GZIP_LEVEL}, which gRPC uses, takes"
+        f" {gzip_time:.1f} s for a ramp of {max(options.sides)}³ voxels with noise of 15 grey"
+        f" levels, and reduces it to {remainder:.0%}."
     )
     print(text + "\n")
     print(json.dumps({"repeat": options.repeat, "rows": rows, "gzip_s": round(gzip_time, 2)}))

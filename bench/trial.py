@@ -1,4 +1,4 @@
-"""One trial of a contender: a process that makes two volumes, and its time and memory."""
+"""Run one trial of a contender: measure the time and memory of a process that makes volumes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bench import ROOT
 from bench.processes import peaks, process_tree, resident
 from bench.workload import Workload
 
-_INTERVAL = 0.25  # seconds between two samples of the memory, which take some milliseconds each
+_INTERVAL = 0.25  # seconds between two samples of the memory; a sample takes some milliseconds
 
 
 class ContenderFailed(Exception):
@@ -28,12 +28,12 @@ class ContenderFailed(Exception):
 
 @dataclass(frozen=True)
 class Trial:
-    """The measurements of a trial: seconds, and bytes at the peak.
+    """The measurements of a trial: times in seconds, and peaks of memory in bytes.
 
-    `start`: from the start of the process until it accepted a mask. `first` and `warm`: seconds
-    by stage of its first volume, and medians of those after it; `image` is the file of the last
-    one. `memory`: resident, of all its processes together; `gpu`: memory of the GPU beyond
-    that before the trial, None without a GPU.
+    `start` is the time from the start of the process until it accepts a mask. `first` has the time
+    of each stage for the first volume, and `warm` the medians for the other volumes. `image` is the
+    file of the last volume. `memory` is the resident memory of all processes of the contender.
+    `gpu` is the memory of the GPU minus its memory before the trial, or None without a GPU.
     """
 
     start: float
@@ -46,13 +46,13 @@ class Trial:
 
 
 def run_trial(name: str, workload: Workload, folder: Path, volumes: int = 2) -> Trial:
-    """Run the contender `name` for so many volumes; image and log go to `folder`.
+    """Return the measurements of the contender `name` for `volumes` volumes.
 
-    Raises ContenderFailed.
+    The image and the log are written to `folder`. Raises ContenderFailed.
     """
     log_path, image = folder / f"{name}.log", folder / f"{name}.npy"
     command = [sys.executable, "-m", "bench.contenders", name, json.dumps(asdict(workload))]
-    # For what runs from the working tree without being installed.
+    # The child imports packages of the working tree that are not installed.
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     with log_path.open("w") as log, gpu_memory(workload.device == "cuda") as gpu:
         begin = time.monotonic()
@@ -77,14 +77,14 @@ def run_trial(name: str, workload: Workload, folder: Path, volumes: int = 2) -> 
 
 
 def _median(times: list[float | None]) -> float | None:
-    """Return the median, None for a stage that cannot be measured by itself."""
+    """Return the median, or None for a stage that cannot be measured separately."""
     return statistics.median(t for t in times if t is not None) if None not in times else None
 
 
 def _ask(
     process: subprocess.Popen[str], name: str, image: Path, log: Path
 ) -> dict[str, float | None]:
-    with suppress(BrokenPipeError):  # it has ended, which `_answer` reports
+    with suppress(BrokenPipeError):  # the process has ended; `_answer` reports it
         _pipe(process.stdin).write(f"{image}\n")
         _pipe(process.stdin).flush()
     seconds: dict[str, float | None] = _answer(process, name, log)["seconds"]
@@ -94,7 +94,7 @@ def _ask(
 def _answer(process: subprocess.Popen[str], name: str, log: Path) -> dict[str, Any]:
     line = _pipe(process.stdout).readline()
     if not line:
-        raise ContenderFailed(f"{name}: ended with status {process.wait()}; {log} may say why")
+        raise ContenderFailed(f"{name}: ended with status {process.wait()}; its log is {log}")
     answer: dict[str, Any] = json.loads(line)
     if "error" in answer:
         raise ContenderFailed(f"{name}: {answer['error']}")
@@ -107,7 +107,7 @@ def _pipe(pipe: IO[str] | None) -> IO[str]:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """Close its standard input, at whose end it stops its server, and wait."""
+    """Close the standard input of a contender, which ends it and its server, and wait."""
     with suppress(BrokenPipeError):
         _pipe(process.stdin).close()
     process.wait()
@@ -116,10 +116,10 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 @contextmanager
 def gpu_memory(enabled: bool) -> Iterator[list[int]]:
-    """Give a list with the peak memory of the first GPU beyond that at the beginning.
+    """Yield a list with the peak memory in bytes of the first GPU, minus the memory at the start.
 
-    Bytes, as nvidia-smi reports them: what processes reserve, not only what they use. Empty where
-    not `enabled`.
+    nvidia-smi reports the memory that processes reserve, which may be more than they use. The list
+    is empty if `enabled` is false.
     """
     if not enabled:
         yield []

@@ -1,11 +1,11 @@
-"""Calls of NV-Generate-CTMR's own inference code, from a checkout of it.
+"""Call the inference code of NV-Generate-CTMR from a checkout of it.
 
-On a GPU it runs unchanged. It does not support CPUs, so there:
+The code runs unchanged on a GPU. It does not support CPUs, so three things differ on a CPU:
 
-- `use_flash_attention` and `norm_float16` are off in the network definitions: the first raises
-  without a GPU, the second gives float16 to float32 convolutions, as autocast is off on CPUs.
-- The ControlNet and the UNet get float32 where its code passes float16, for the same reason. All of
-  those values (bits of the mask, the spacing, noise rounded to float16) are exact in both.
+- `use_flash_attention` and `norm_float16` are off in the network definitions. The first raises an
+  error without a GPU. The second passes float16 to float32 convolutions, because autocast is off.
+- The ControlNet and the UNet get float32 inputs where the code passes float16, because autocast is
+  off. The values (bits of the mask, the spacing, noise rounded to float16) are exact in both.
 - Checkpoints that were saved on a GPU are loaded to the CPU.
 """
 
@@ -39,13 +39,14 @@ _CPU_OFF = ("use_flash_attention", "norm_float16")
 
 @contextmanager
 def upstream(workload: Workload) -> Iterator[tuple[Callable[[], TimedVolume], str]]:
-    """Load upstream's networks; give a function that makes a volume, and the adaptations.
+    """Load upstream's networks; yield a function that makes a volume, and notes on adaptations.
 
-    The noise is the workload's: `torch.randn`, which upstream calls once, is replaced for the call.
+    Upstream calls `torch.randn` once. During that call it is replaced, so that the noise is the
+    noise of the workload. Raises ValueError if `workload.upstream` is not a checkout of upstream.
     """
     files = _files(workload)
-    # At the end, so that it shadows nothing of this project; its `scripts` is a package, which
-    # takes precedence over our folder.
+    # At the end of the path, upstream shadows no module of this project. Its `scripts` is still
+    # found, because a package takes precedence over our folder `scripts`.
     sys.path.append(str(Path(workload.upstream).resolve()))
     infer = importlib.import_module("scripts.infer_image_from_mask")
     helpers = importlib.import_module("scripts.utils_infer")
@@ -99,23 +100,23 @@ def upstream(workload: Workload) -> Iterator[tuple[Callable[[], TimedVolume], st
 
 
 def _files(workload: Workload) -> list[Path]:
-    """Return upstream's files of paths, inference and networks.
+    """Return upstream's configuration files of paths, inference and networks.
 
-    Raises ValueError for a folder that is no checkout of it.
+    Raises ValueError if the folder is not a checkout of upstream.
     """
     configs = Path(workload.upstream).resolve() / "configs"
     names = ("environment_rflow-ct.json", workload.config, "config_network_rflow.json")
     files = [configs / name for name in names]
     if missing := next((file for file in files if not file.is_file()), None):
         raise ValueError(
-            f"upstream: {workload.upstream} has no configs/{missing.name}, and a checkout of "
-            "NV-Generate-CTMR has"
+            f"upstream: {workload.upstream} has no configs/{missing.name}; a checkout of "
+            "NV-Generate-CTMR is expected"
         )
     return files
 
 
 def _config(workload: Workload, files: list[Path]) -> Any:
-    """Return upstream's configuration, with the workload's checkpoints and what a CPU needs."""
+    """Return upstream's configuration with the workload's checkpoints and, on a CPU, changes."""
     load = importlib.import_module("scripts.diff_model_setting").load_config
     config = load(*map(str, files))
     weights = workload.load().checkpoints

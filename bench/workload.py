@@ -1,4 +1,4 @@
-"""The workload of `bench.compare`: the one volume that every contender makes."""
+"""Define the workload of `bench.compare`: the volume that every contender makes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from export.variant import Variant
 Array = npt.NDArray[Any]
 
 SEED = 0
-# As configs/config_infer.json of NV-Generate-CTMR; hundredths of these are exact in float16, which
-# upstream rounds the spacing to.
+# mm, from configs/config_infer.json of NV-Generate-CTMR. Upstream rounds the spacing in units of
+# 0.01 mm to float16, and these values are exact.
 SPACING = (1.5, 1.5, 2.0)
-_BLOCK = 8  # voxels a side of one label
+_BLOCK = 8  # voxels per side of a block with one label
 
 
 class TimedVolume(NamedTuple):
-    """Grey levels int16 [X, Y, Z], and seconds by stage; None where a stage is not measured."""
+    """Grey levels, int16 `[X, Y, Z]`, and the seconds of each stage, None if not measured."""
 
     image: Array
     seconds: dict[str, float | None]
@@ -30,11 +30,12 @@ class TimedVolume(NamedTuple):
 
 @dataclass(frozen=True)
 class Workload:
-    """A volume, its weights, and the device: `size` voxels a side, `device` cpu or cuda.
+    """A volume, its weights and its device.
 
-    `depth`: voxels along z, where it is not `size`. `checkpoints` and `repository` hold the same
-    weights, as official files and as models for `target`. `upstream` is a checkout of
-    NV-Generate-CTMR and `config` a file of its folder configs, which says how to decode.
+    `size` is the number of voxels per side; `depth`, if not 0, is the number of voxels along z.
+    `device` is cpu or cuda. `checkpoints` and `repository` have the same weights, as official files
+    and as models for `target`. `upstream` is a checkout of NV-Generate-CTMR. `config` is a file in
+    its folder `configs` with the settings of the decoder.
     """
 
     variant: str
@@ -50,7 +51,7 @@ class Workload:
 
     @property
     def sides(self) -> tuple[int, int, int]:
-        """The voxels along x, y and z."""
+        """The number of voxels along x, y and z."""
         return self.size, self.size, self.depth or self.size
 
     def load(self) -> Variant:
@@ -63,7 +64,10 @@ class Workload:
         return Path(self.repository)
 
     def mask(self) -> npt.NDArray[np.uint8]:
-        """Return blocks of all labels of the variant in an ellipsoid, 0 around it, [X, Y, Z]."""
+        """Return a mask, uint8 `[X, Y, Z]`: an ellipsoid of blocks with all labels of the variant.
+
+        The mask is 0 outside the ellipsoid.
+        """
         ids = [int(label) for label in self.load().serving["labels"] if int(label)]
         blocks = np.random.default_rng(SEED).choice(
             np.array(ids, np.uint8), [-(-side // _BLOCK) for side in self.sides]
@@ -79,7 +83,7 @@ class Workload:
         return np.ascontiguousarray(labels)
 
     def noise(self) -> npt.NDArray[np.float32]:
-        """Return the latent to start from, [1, C, x, y, z], rounded to float16 as upstream's is."""
+        """Return the first latent, float32 `[1, C, x, y, z]`, rounded to float16 as in upstream."""
         latent = self.load().serving["latent"]
         sides = [side // latent["factor"] for side in self.sides]
         noise = np.random.Generator(np.random.Philox(SEED)).standard_normal(
@@ -88,7 +92,7 @@ class Workload:
         return noise.astype(np.float16).astype(np.float32)
 
     def request(self) -> dict[str, Array]:
-        """Return the request as the server takes it; guidance is off."""
+        """Return the input tensors of the request, without guidance."""
         return {
             "mask": self.mask(),
             "spacing": np.array(SPACING, np.float32),
@@ -100,9 +104,9 @@ class Workload:
 
 
 def grey_levels(serving: dict[str, Any], image: Array, labels: Array) -> npt.NDArray[np.int16]:
-    """Return the autoencoder's 0..1 [X, Y, Z] as whole grey levels, background where no label is.
+    """Return grey levels `[X, Y, Z]` from the autoencoder's `image` of values from 0 to 1.
 
-    As upstream, but rounded to whole numbers.
+    Voxels without a label are background. The levels are those of upstream, but rounded.
     """
     scale = serving["intensity"]
     low, high = scale["min"], scale["max"]
@@ -113,5 +117,5 @@ def grey_levels(serving: dict[str, Any], image: Array, labels: Array) -> npt.NDA
 
 
 def round_to_int16(levels: Array) -> npt.NDArray[np.int16]:
-    """Round grey levels to int16."""
+    """Return grey levels, rounded and clipped to int16."""
     return np.clip(np.rint(levels), -32768, 32767).astype(np.int16)

@@ -1,9 +1,9 @@
-"""The images' packages and the advisories on them: `scripts/write sbom`.
+"""List the packages of the images and the advisories on them: `scripts/write sbom`.
 
-For each docker/requirements-*.txt a CycloneDX SBOM is written to build/sbom/, and pip-audit asks
-PyPI for advisories. PyPI's mirrors often have none, and pip-audit then skips packages: these are
-listed apart. Without the internet, a clone of PyPA's database, github.com/pypa/advisory-database,
-can be searched instead.
+For each docker/requirements-*.txt, the command writes a CycloneDX SBOM to build/sbom/, and
+pip-audit requests advisories from PyPI. Mirrors of PyPI often have no advisories. pip-audit then
+skips packages, and the command lists them. Without the internet, the command can search a clone of
+PyPA's database, github.com/pypa/advisory-database, instead.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("cpu", "gpu", "client")
-Package = tuple[str, str, str]  # its name as PyPI normalises it, version, sha256
+Package = tuple[str, str, str]  # normalised name, version, SHA-256
 
 
 @dataclass(frozen=True)
 class Audit:
-    """Advisories, a line each, and the names of packages that were audited and that were not."""
+    """Advisories, one line each, and the names of audited packages and of skipped packages."""
 
     advisories: tuple[str, ...]
     audited: tuple[str, ...]
     skipped: tuple[str, ...]
 
     def status(self, strict: bool) -> int:
-        """Return 1 where there is an advisory, or with `strict` a package not audited; else 0."""
+        """Return 1 if there is an advisory or, with `strict`, a package was not audited, else 0."""
         return int(bool(self.advisories) or (strict and (bool(self.skipped) or not self.audited)))
 
 
 def locked_packages(requirements: Path) -> set[Package]:
-    """Return what a file locks; raise ValueError for a line without its version and digest."""
+    """Return the packages in a file; raise ValueError for a line without version and digest."""
     packages = set()
     for line in requirements.read_text().splitlines():
         if not line or line.startswith("#"):
@@ -55,15 +55,15 @@ def locked_packages(requirements: Path) -> set[Package]:
 
 
 def normalised_name(name: str) -> str:
-    """Return a package's name as PEP 503 has it."""
+    """Return the name of a package, normalised according to PEP 503."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def sbom(requirements: Path, to: Path) -> int:
-    """Write the SBOM of a file, and return how many components it has.
+    """Write the SBOM of a file; return the number of its components.
 
-    Raises ValueError when the SBOM has other packages than the file; CalledProcessError when
-    cyclonedx-py fails, which also checks the SBOM by CycloneDX's schema.
+    cyclonedx-py validates the SBOM with CycloneDX's schema. Raises CalledProcessError if
+    cyclonedx-py fails, and ValueError if the packages of the SBOM and the file differ.
     """
     to.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(
@@ -76,12 +76,12 @@ def sbom(requirements: Path, to: Path) -> int:
     packages, listed = locked_packages(requirements), components(json.loads(to.read_bytes()))
     if packages != listed:
         names = ", ".join(sorted(name for name, _, _ in packages ^ listed))
-        raise ValueError(f"{to.name} is not what {requirements.name} locks: {names}")
+        raise ValueError(f"{to.name} and {requirements.name} differ in packages: {names}")
     return len(listed)
 
 
 def components(bom: dict[str, Any]) -> set[Package]:
-    """Return the packages that an SBOM names, with a digest each."""
+    """Return the packages of an SBOM, with the SHA-256 of each file."""
     return {
         (normalised_name(component["name"]), component["version"], digest["content"])
         for component in bom.get("components", [])
@@ -92,7 +92,7 @@ def components(bom: dict[str, Any]) -> set[Package]:
 
 
 def parse_report(report: dict[str, Any]) -> Audit:
-    """Return the audit in pip-audit's JSON."""
+    """Return the audit from pip-audit's JSON."""
     lines, audited, skipped = [], [], []
     for package in report["dependencies"]:
         if "skip_reason" in package:
@@ -106,7 +106,10 @@ def parse_report(report: dict[str, Any]) -> Audit:
 
 
 def ask_pypi(requirements: Path) -> Audit:
-    """Ask PyPI for advisories on what a file locks; all is skipped where PyPI does not answer."""
+    """Return PyPI's advisories on the packages in a file.
+
+    If PyPI does not answer, all packages are skipped.
+    """
     process = subprocess.run(
         [
             *(sys.executable, "-m", "pip_audit", "--requirement", str(requirements), "--no-deps"),
@@ -123,15 +126,15 @@ def ask_pypi(requirements: Path) -> Audit:
     )
     try:
         return parse_report(json.loads(process.stdout))
-    except ValueError:  # it ended with an error instead
+    except ValueError:  # pip-audit ended with an error and printed no JSON
         names = sorted(name for name, _, _ in locked_packages(requirements))
         return Audit((), (), tuple(names))
 
 
 def search_database(requirements: Path, database: Path) -> Audit:
-    """Search a clone of PyPA's advisory database for what a file locks.
+    """Return the advisories on the packages in a file from a clone of PyPA's advisory database.
 
-    Raises ValueError where the folder is not such a clone.
+    Raises ValueError if the folder `database` is not such a clone.
     """
     if not (database / "vulns").is_dir():
         raise ValueError(f"{database} is not a clone of github.com/pypa/advisory-database")
@@ -149,7 +152,7 @@ def search_database(requirements: Path, database: Path) -> Audit:
 
 
 def affects(entry: dict[str, Any], version: str) -> bool:
-    """Return whether an entry of `affected` names a version, or has it in one of its ranges.
+    """Return whether an entry of `affected` lists a version or has a range that includes it.
 
     See "Evaluation" in https://ossf.github.io/osv-schema/.
     """
@@ -159,7 +162,8 @@ def affects(entry: dict[str, Any], version: str) -> bool:
 
 
 def _ranges(entry: dict[str, Any]) -> list[list[dict[str, str]]]:
-    return [each["events"] for each in entry.get("ranges", []) if each["type"] == "ECOSYSTEM"]
+    ranges = entry.get("ranges", [])
+    return [bounds["events"] for bounds in ranges if bounds["type"] == "ECOSYSTEM"]
 
 
 def _within(version: Version, events: list[dict[str, str]]) -> bool:
@@ -178,11 +182,9 @@ def _line(name: str, version: str, ids: list[str], fixes: list[str]) -> str:
 def main() -> int:
     """Write the SBOMs and print the advisories; return the exit status."""
     parser = argparse.ArgumentParser(prog="scripts/write sbom", description=__doc__)
+    parser.add_argument("--strict", action="store_true", help="fail if a package was not audited")
     parser.add_argument(
-        "--strict", action="store_true", help="fail where a package was not audited"
-    )
-    parser.add_argument(
-        "--database", type=Path, metavar="FOLDER", help="search this clone; PyPI is not asked"
+        "--database", type=Path, metavar="FOLDER", help="search a clone of the database, not PyPI"
     )
     options = parser.parse_args()
     status = 0
@@ -201,9 +203,9 @@ def main() -> int:
         for line in audit.advisories:
             print(line, file=sys.stderr)
         if not audit.audited:
-            print(f"{name}: advisories were not asked for: PyPI's are not within reach")
+            print(f"{name}: no package was audited, because PyPI returned no advisories")
         else:
-            skipped = f", not about {', '.join(audit.skipped)}" if audit.skipped else ""
+            skipped = f"; not audited: {', '.join(audit.skipped)}" if audit.skipped else ""
             count = len(audit.advisories)
             print(f"{name}: {count} advisories on {len(audit.audited)} packages{skipped}")
         status = max(status, audit.status(options.strict))

@@ -1,6 +1,6 @@
-"""The page of the chart, with a table of its values: `python -m docker.chart_values`.
+"""Write the chart's page with a table of its values: `python -m docker.chart_values`.
 
-The table is made from values.yaml and the comments in it. `scripts/write chart` writes the page.
+The table has the values and the comments of values.yaml. `scripts/write chart` writes the page.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ CHART = Path(__file__).parent / "helm" / "maisi"
 HEAD = """\
 # Chart maisi
 
-A MAISI server on Kubernetes 1.30 or newer. `models.source: oci` needs the feature gate ImageVolume,
-which Kubernetes has since 1.31 and turns on by default since 1.35. `scripts/write chart` writes
-this page from values.yaml. How the chart works:
-[docs/how-to/operations.md](../../../docs/how-to/operations.md#kubernetes).
+This page is for operators who run a MAISI server on Kubernetes 1.30 or newer.
+[docs/how-to/operations.md](../../../docs/how-to/operations.md#kubernetes) describes how the chart
+works. `models.source: oci` needs the feature gate ImageVolume, which Kubernetes has since 1.31 and
+enables by default since 1.35. `scripts/write chart` writes this page from values.yaml.
 
 ```bash
 helm install maisi docker/helm/maisi --namespace imaging \\
   --values docker/helm/maisi/profiles/cpu.yaml
 ```
 
-`profiles/` has values for common machines: `cpu` (mini on two pods), `l4`, `a100` (one GPU a pod),
-`kserve`, and `dataset` (a Job that makes a dataset). values.schema.json refuses wrong values and
-unknown names.
+`profiles/` has values for common machines: `cpu` (mini on two pods), `l4` and `a100` (one GPU per
+pod), `kserve`, and `dataset` (a Job that makes a dataset). values.schema.json rejects wrong values
+and unknown names.
 
 """
 
 
 @dataclass(frozen=True)
 class Value:
-    """A value of the chart: its path, its default as YAML (empty for a group), its comment."""
+    """A value of the chart: its path, its default as YAML ("" for a group) and its comment."""
 
     path: str
     default: str
@@ -43,9 +43,9 @@ class Value:
 
 
 def read(text: str) -> list[Value]:
-    """Return the values in the text of values.yaml, in its order, a group before its members.
+    """Return the values in the text of values.yaml, in order, with a group before its members.
 
-    Raises ValueError where a default takes more than one line.
+    Raises ValueError if a default takes more than one line.
     """
     return list(_members(yaml.compose(text, yaml.SafeLoader), text.splitlines(), ""))
 
@@ -57,7 +57,7 @@ def _members(mapping: Any, lines: list[str], prefix: str) -> Iterator[Value]:
         end = key.end_mark if is_group else value.end_mark
         first_line = value.start_mark.line
         if not is_group and first_line != end.line:
-            raise ValueError(f"values.yaml: {path} has to be on one line")
+            raise ValueError(f"values.yaml: {path} takes more than one line")
         _, _, beside = lines[end.line][end.column :].partition("# ")
         comment = beside or _comment_above(lines, key.start_mark.line)
         default = "" if is_group else lines[first_line][value.start_mark.column : end.column]
@@ -84,7 +84,7 @@ def table(text: str) -> str:
     rows = ["| value | default | meaning |\n|---|---|---|\n"]
     for value in read(text):
         if not value.default and not value.comment:
-            continue  # a group whose members say all
+            continue  # a group without a comment
         default = f"`{value.default}`" if value.default else ""
         cells = (f"`{value.path}`", default, value.comment)
         rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n")

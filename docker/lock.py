@@ -1,7 +1,8 @@
-"""The packages of images and of `maisi-triton serve`, with digests: `python -m docker.lock`.
+"""Lock the packages of the images and of `maisi-triton serve`: `python -m docker.lock`.
 
-pip resolves for the Python of each image, not for the Python that runs this. uv resolves for all
-Pythons that the wheel supports. `scripts/write lock` runs it.
+pip resolves packages for the Python of each image, which may differ from the Python that runs this
+module. uv resolves packages for all Pythons that the wheel supports. `scripts/write lock` runs this
+module.
 """
 
 from __future__ import annotations
@@ -19,26 +20,29 @@ else:
     import tomli as tomllib
 
 FOLDER = Path(__file__).parent
-HEAD = "# Written by scripts/write lock: what the image has, and the digest of every file.\n"
+HEAD = (
+    "# Written by scripts/write lock: the packages of the image, with the digest of every file.\n"
+)
 DEBIAN = ("3.11", "manylinux_2_36_x86_64")  # bookworm
-UBUNTU = ("3.12", "manylinux_2_39_x86_64")  # noble, of NVIDIA's image
-# Bindings of the TensorRT that is in the image with CUDA and cuDNN; see TAG in docker/Dockerfile.
+UBUNTU = ("3.12", "manylinux_2_39_x86_64")  # noble, the base of NVIDIA's image
+# NVIDIA's image has CUDA, cuDNN and TensorRT. These are the bindings of its TensorRT; see TAG in
+# docker/Dockerfile.
 GPU_ALONE = ("tensorrt-cu13-bindings==10.13.3.9",)
-ENGINES = "maisi-triton[engines]"  # on no index
-TRITON = "nvidia-pytriton==0.7.0"  # for tritonserver alone, so without its dependencies
+ENGINES = "maisi-triton[engines]"  # not on an index
+TRITON = "nvidia-pytriton==0.7.0"  # only for its tritonserver, so without its dependencies
 LOCKS = FOLDER.parent / "src" / "maisi_triton" / "locks"
 IN_THE_IMAGE = re.compile(r"nvidia[-_]")
 
 
 def packages(extra: str) -> list[str]:
-    """Return what an extra of pyproject.toml that names `engines` installs, as requirements."""
+    """Return the requirements of an extra of pyproject.toml, including those of `engines`."""
     text = (FOLDER.parent / "pyproject.toml").read_text()
     table: dict[str, list[str]] = tomllib.loads(text)["project"]["optional-dependencies"]
     return [*table["engines"], *(line for line in table[extra] if line != ENGINES)]
 
 
 def client_packages() -> list[str]:
-    """Return what the client needs with its extra `dicom`, and what builds it, as requirements."""
+    """Return the requirements of the client, of its extra `dicom`, and of its build."""
     table = tomllib.loads((FOLDER.parent / "client" / "pyproject.toml").read_text())
     project: dict[str, Any] = table["project"]
     dicom = project["optional-dependencies"]["dicom"]
@@ -46,10 +50,13 @@ def client_packages() -> list[str]:
 
 
 def resolve(image: tuple[str, str], requirements: list[str], *flags: str) -> list[str]:
-    """Return `name==version --hash=sha256:digest` of the packages that meet the requirements."""
+    """Return a line `name==version --hash=sha256:digest` for each package of an image.
+
+    `image` is the version of Python and the platform tag. `flags` are options of `pip install`.
+    """
     python, platform = image
     glibc = int(re.findall(r"\d+", platform)[1])
-    # For pip a platform is this one tag; wheels name any glibc up to the image's.
+    # pip accepts wheels of the named tags only, and wheels may be for any glibc up to the image's.
     tags = [f"--platform=manylinux_2_{minor}_x86_64" for minor in range(glibc, 4, -1)]
     tags += ["--platform=manylinux2014_x86_64", "--platform=manylinux1_x86_64"]
     report = subprocess.run(
@@ -70,7 +77,7 @@ def resolve(image: tuple[str, str], requirements: list[str], *flags: str) -> lis
 
 
 def compile_lock(requirements: list[str], *flags: str) -> str:
-    """Return lines for pip with all packages that the requirements need in any of our Pythons."""
+    """Return lines for pip with all packages that the requirements need in any supported Python."""
     return subprocess.run(
         [
             *(sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--universal"),

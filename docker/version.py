@@ -1,7 +1,7 @@
-"""The version, in every file that cannot read it: `python -m docker.version`.
+"""Write the version to every file that cannot import it: `python -m docker.version`.
 
-VERSION in backends/maisi/__init__.py is the one to edit. The server's reports read it there, and so
-does hatchling for the package maisi-triton. `scripts/write version` copies it into other files.
+To change the version, edit VERSION in backends/maisi/__init__.py. The server's reports and, for the
+package maisi-triton, hatchling read it there. `scripts/write version` copies it to other files.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = Path("backends/maisi/__init__.py")
 IMAGE = r'^.* org\.opencontainers\.image\.version="'
-VALUES = r"^\| `image\.tag` \| `|`maisi-(?:client|export):"  # of the table of the chart
-# File -> pattern of what is before the version in a line of it.
+VALUES = r"^\| `image\.tag` \| `|`maisi-(?:client|export):"  # in a table of the chart's values
+# For each file, the pattern of the text before the version in a line.
 PREFIXES = {
     Path("CITATION.cff"): "^version: ",
     Path("client/pyproject.toml"): '^version = "',
@@ -32,10 +32,10 @@ _VERSION = r"[\w.+!-]+"
 
 
 def current(root: Path = ROOT) -> str:
-    """Return the version that a checkout has in SOURCE."""
-    found = re.search(rf'^VERSION = "({_VERSION})"', (root / SOURCE).read_text(), re.MULTILINE)
-    assert found, SOURCE
-    return found[1]
+    """Return the version in SOURCE of a checkout."""
+    match = re.search(rf'^VERSION = "({_VERSION})"', (root / SOURCE).read_text(), re.MULTILINE)
+    assert match, SOURCE
+    return match[1]
 
 
 def copies(root: Path = ROOT) -> dict[Path, list[str]]:
@@ -47,7 +47,7 @@ def copies(root: Path = ROOT) -> dict[Path, list[str]]:
 
 
 def write(root: Path = ROOT) -> None:
-    """Write the version of SOURCE into each file of PREFIXES."""
+    """Write the version in SOURCE to each file of PREFIXES."""
     version = current(root)
     for path, prefix in PREFIXES.items():
         text = (root / path).read_text()

@@ -1,4 +1,4 @@
-"""Configuration of Sphinx: `scripts/write docs` builds build/site, which works offline."""
+"""Configure Sphinx; `scripts/write docs` builds the site in build/site, which works offline."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ html_title = project
 html_show_sphinx = False
 exclude_patterns = ["conf.py"]
 myst_heading_anchors = 4
-suppress_warnings = ["ref.python"]  # `Client` is a name of two modules
+suppress_warnings = ["ref.python"]  # two modules have a class `Client`
 default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
@@ -24,7 +24,7 @@ autodoc_default_options = {"members": True}
 maximum_signature_line_length = 90
 python_use_unqualified_type_names = True
 
-# A link of a page of the repository, and the page of the site that it leads to.
+# Pages of the repository outside docs/, and the pages of the site that have their text.
 PAGES = {
     "README.md": "index.md",
     "CHANGELOG.md": "reference/changes.md",
@@ -35,7 +35,10 @@ _LINK = re.compile(r"(!?)\[([^]]*)\]\((?!https?:|#)([^)]*)\)")
 
 
 def _links(folder: Path, text: str) -> str:
-    """Return a page of `folder` whose links lead to pages of the site, else are their text."""
+    """Return the text of a page in `folder` with links to pages of the site.
+
+    A link to a file that is not on the site is replaced by its text.
+    """
 
     def rewrite(link: re.Match[str]) -> str:
         image, text, target = link.groups()
@@ -58,13 +61,13 @@ def _included_page(app: Any, path: Path, parent: str, source: list[str]) -> None
 def _without_keywords(
     app: Any, kind: str, name: str, value: Any, options: Any, lines: list[str]
 ) -> None:
-    """Leave out the keywords that `Arguments` and `MaskArguments` explain."""
+    """Replace the keywords in a docstring, because `Arguments` and `MaskArguments` explain them."""
     if kind == "method" and "Keyword Args:" in lines:
-        lines[lines.index("Keyword Args:") :] = ["The keywords are explained in `Arguments`."]
+        lines[lines.index("Keyword Args:") :] = ["`Arguments` explains the keywords."]
 
 
 def setup(app: Any) -> None:
-    """Connect the functions of this file."""
+    """Connect the functions of this file to the events of Sphinx."""
     app.connect("source-read", _page)
     app.connect("include-read", _included_page)
     app.connect("autodoc-process-docstring", _without_keywords, priority=400)

@@ -1,7 +1,7 @@
 """Write docs/reference/configuration.md: `scripts/write configuration`.
 
-Options, defaults and values are those of the code. configuration.toml has the meaning of variables
-and of the keys of a variant.
+The page has the options, defaults and values of the code. configuration.toml has the meanings of
+environment variables and of the keys of a variant.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ every environment variable, every key of a variant's file, and every value of th
 of the command `maisi` are on [their own page](cli.md). `scripts/write configuration` writes this
 page.
 """
-# Groups of variables: their heading, and who reads them.
+# Groups of environment variables in configuration.toml, and their headings.
 _GROUPS = {
     "client": "The client",
     "server": "The server",
     "export": "The export",
     "internal": "Set by the software; do not set them",
 }
-_LONGEST = 40  # characters of an example
+_LONGEST = 40  # largest number of characters of an example
 _DEFAULT = re.compile(r"(; | \()default: ")
 
 
 def page() -> str:
-    """Return the whole page; `MAISI_*` in the environment would change the defaults in it."""
+    """Return the page; variables `MAISI_*` in the environment would change its defaults."""
     sections = [
         HEAD,
         "## Options of the server\n",
@@ -93,7 +93,7 @@ def _options(parser: argparse.ArgumentParser) -> str:
 
 
 def _value(action: argparse.Action) -> str:
-    """Return the notation of the value; empty for a switch."""
+    """Return the notation of an option's value, or "" for a switch."""
     if action.nargs == 0:
         return ""
     choices = "{" + ",".join(map(str, action.choices or ())) + "}"
@@ -132,7 +132,7 @@ def _keys() -> Iterator[Sequence[str]]:
 
 
 def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the keys of nested tables, joined by dots, with their values."""
+    """Yield the keys of nested tables, joined with dots, and their values."""
     for key, value in table.items():
         entries = value if isinstance(value, list) else [value]
         if all(isinstance(entry, dict) for entry in entries) and entries:
@@ -143,7 +143,7 @@ def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def key_pattern(key: str) -> re.Pattern[str]:
-    """Return the pattern of a key in which words in capitals stand for any name."""
+    """Return the pattern of a key; a word in capitals matches any name."""
     words = (r"[^.]+" if word.isupper() else re.escape(word) for word in key.split("."))
     return re.compile(r"\.".join(words))
 

@@ -13,7 +13,7 @@ _CHAINS = ("mini.mask_encoder,", "mini.vae_encoder,", "mini.vae_decoder")
 
 
 def architecture() -> str:
-    """Return the parts of a deployment of `mini` and who calls whom."""
+    """Return the diagram of a deployment of `mini`: its parts and their calls, as SVG."""
     elements = [
         _group(12, 92, 160, 272, "Clients"),
         box(24, 128, 136, 84, "maisi_client", "library, studio,", "command maisi"),
@@ -58,7 +58,7 @@ def _arrow(
     at: float | None = None,
     kind: str = "line",
 ) -> str:
-    """Return an arrow with a text above and below it, centred at `at`, by default its middle."""
+    """Return an arrow with texts above and below it, centred at x = `at` or at its middle."""
     middle = (points[0][0] + points[-1][0]) / 2 if at is None else at
     y = points[0][1]
     parts = [line(points, kind, arrow=True)]
@@ -68,7 +68,7 @@ def _arrow(
 
 
 class Message(NamedTuple):
-    """An arrow from one participant to another; from one to itself it is work."""
+    """An arrow from a participant to another one, or to itself for work that it does."""
 
     sender: int
     receiver: int
@@ -84,7 +84,7 @@ class Loop(NamedTuple):
 
 
 class Note(NamedTuple):
-    """A remark across the first two participants."""
+    """A remark that is drawn across the first two participants."""
 
     text: str
 
@@ -101,7 +101,7 @@ REQUEST: tuple[Message | Loop | Note, ...] = (
     Message(CLIENT, STREAM, "mask, modality, seed"),
     Message(STREAM, STREAM, "check and complete the request"),
     Note("A wrong request, a full queue or too little time: an error at once"),
-    Loop("once a second while others work", (Message(STREAM, CLIENT, 'progress "waiting"', True),)),
+    Loop("every second in the queue", (Message(STREAM, CLIENT, 'progress "waiting"', True),)),
     Message(STREAM, STREAM, "prepare the mask, draw the noise"),
     Message(STREAM, ENCODER, "labels"),
     Message(ENCODER, STREAM, "embedding", True),
@@ -123,7 +123,7 @@ _WIDTH, _TOP = 890, 12
 
 
 def request() -> str:
-    """Return a request with a mask at `mini.stream`, time downwards."""
+    """Return the diagram of a request with a mask at `mini.stream`, as SVG; time runs down."""
     rows: list[str] = []
     y = _TOP + 76.0
     for event in REQUEST:
@@ -148,7 +148,7 @@ def request() -> str:
     heads = [
         box(x - 66, _TOP, 132, 44, *name) for x, name in zip(_LANES, PARTICIPANTS, strict=True)
     ]
-    return document(_WIDTH, y + 12, "A request with a mask, in time", [*lanes, *heads, *rows])
+    return document(_WIDTH, y + 12, "The course of a request with a mask", [*lanes, *heads, *rows])
 
 
 def _message(message: Message, y: float) -> str:

@@ -1,4 +1,4 @@
-"""Find words in prose that words.txt lists: `python docs/prose.py`, a part of `scripts/lint`."""
+"""Find words in prose that words.txt lists: `python docs/prose.py`, which `scripts/lint` runs."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 WORDS = Path(__file__).with_name("words.txt")
-_TEST = ":!tests/docs/test_prose.py"  # has the words on purpose
+_TEST = ":!tests/docs/test_prose.py"  # contains the words on purpose
 _KINDS = ("*.ipynb", "*.md", "*.py", "*.tpl", "*.toml", "*.yaml", "NOTES.txt", "scripts/*", _TEST)
 _CODE = re.compile(r"`[^`\n]+`")
-_MARKS = re.compile(r"^[\s#>]+")  # of a comment or a quotation, before the text of a line
+_MARKS = re.compile(r"^[\s#>]+")  # marks of a comment or a quotation before the text of a line
 _QUOTES = re.compile(r"""^[a-zA-Z]*("{3}|'{3}|"|')|("{3}|'{3}|"|')$""")
 _STRINGS = ("STRING", "FSTRING_START", "FSTRING_MIDDLE", "FSTRING_END")  # FSTRING: Python 3.12
 _SPACE = ("NL", "COMMENT")
 
-Line = tuple[int, str]  # its number and its text
+Line = tuple[int, str]  # number and text of a line
 
 
 class Word(NamedTuple):
-    """A word that is not used, and what to write."""
+    """A word that must not be used, and advice what to write."""
 
     pattern: re.Pattern[str]
     advice: str
@@ -40,7 +40,7 @@ def words(text: str) -> list[Word]:
 
 
 def paragraphs(name: str, text: str) -> Iterator[list[Line]]:
-    """Yield the lines of each paragraph, comment or string that may be prose, without code."""
+    """Yield the lines of each paragraph, comment or string in a file, without code."""
     if name.endswith(".py"):
         yield from _strings_and_comments(text)
         return
@@ -55,7 +55,7 @@ def paragraphs(name: str, text: str) -> Iterator[list[Line]]:
 
 
 def _strings_and_comments(text: str) -> Iterator[list[Line]]:
-    """Yield the lines of each string, of all its parts together, and of comments without a gap."""
+    """Yield the lines of each string with all its parts, and of each block of comments."""
     string: list[Line] = []
     comment: list[Line] = []
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
@@ -75,7 +75,7 @@ def _strings_and_comments(text: str) -> Iterator[list[Line]]:
 
 
 def findings(name: str, text: str, listed: Sequence[Word]) -> Iterator[str]:
-    """Yield a sentence for each listed word in the prose of a file, by paragraph."""
+    """Yield a sentence for each occurrence of a listed word in the prose of a file."""
     for lines in paragraphs(name, text):
         words = [_MARKS.sub("", line).rstrip() for _, line in lines]
         ends = list(accumulate(len(line) + 1 for line in words))
@@ -87,7 +87,7 @@ def findings(name: str, text: str, listed: Sequence[Word]) -> Iterator[str]:
 
 
 def main() -> int:
-    """Print the findings in the files that git knows; return 1 if there are some."""
+    """Print the findings in all files that git does not ignore; return 1 if there is a finding."""
     listed = words(WORDS.read_text())
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *_KINDS]
     names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout

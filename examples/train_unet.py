@@ -1,8 +1,8 @@
-"""Train a UNet for brain tissue on volumes that a server makes meanwhile; test it on a real one.
+"""Train a UNet for brain tissue on volumes that a server makes during training.
 
-The training set is synthetic: T1 and T2 volumes that `mini` makes of crops of `brain_mask.nii.gz`.
-The test volume is real: the ICBM152 2009a template (an average of many T1 scans) with its maps of
-grey and white matter, which nilearn ships. See docs/how-to/training-loop.md.
+The training set is synthetic: `mini` makes T1 and T2 volumes from crops of `brain_mask.nii.gz`. The
+test volume is real: the ICBM152 2009a template (an average of many T1 scans) with its maps of grey
+and white matter, which nilearn ships. See docs/how-to/training-loop.md.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from monai.utils import set_determinism
 
 MODALITIES = ("mri_t1_skull_stripped", "mri_t2_skull_stripped")
 TISSUES = ("fluid", "grey", "white")  # classes 1 to 3; 0 is the background
-HEAD = (120, 156, 157, 168)  # MAISI's ids of skull, muscle, fat, skin: the template has none
+HEAD = (120, 156, 157, 168)  # MAISI's ids of skull, muscle, fat and skin, absent in the template
 CLASS_OF = torch.full((256,), 2)
 CLASS_OF[[131, 214, 215, 233, 234]] = 1
 CLASS_OF[[220, 225, 226, 227, 228]] = 3
@@ -40,7 +40,7 @@ criterion = DiceCELoss(to_onehot_y=True, softmax=True, batch=True)
 
 
 def rows(side: int, steps: int, epoch: int) -> Iterator[dict[str, Any]]:
-    """Yield requests: for each contrast a random crop of the mask, augmented by the server."""
+    """Yield a request for each contrast: a random crop of the mask, which the server augments."""
     mask = nib.load(Path(__file__).with_name("brain_mask.nii.gz"))
     labels = np.asarray(mask.dataobj)
     labels = np.where(np.isin(labels, HEAD), np.uint8(0), labels)
@@ -54,14 +54,14 @@ def rows(side: int, steps: int, epoch: int) -> Iterator[dict[str, Any]]:
 
 
 def classes(label: torch.Tensor) -> torch.Tensor:
-    """Return the classes of this task for MAISI's label ids."""
+    """Return the classes of this task, 0 to 3, for MAISI's label ids; shapes are equal."""
     return CLASS_OF[label.long()]
 
 
 def template() -> dict[str, torch.Tensor]:
-    """Return the real pair at 2 mm, `[1, 1, X, Y, Z]` each."""
+    """Return the image and the label of the real test volume at 2 mm, `[1, 1, X, Y, Z]` each."""
     spec = importlib.util.find_spec("nilearn")
-    assert spec is not None and spec.origin is not None, "the template: pip install nilearn"
+    assert spec is not None and spec.origin is not None, "pip install nilearn, for the template"
     folder = Path(spec.origin).parent / "datasets/data"
     maps = []
     for kind in ("t1", "gm", "wm"):
@@ -88,13 +88,13 @@ def test(network: torch.nn.Module, pair: dict[str, torch.Tensor]) -> tuple[float
 
 
 def main() -> None:
-    """Train, and print the losses; the last line is JSON."""
+    """Train a UNet and print the losses; the last line of the output is JSON."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--url", help="host:port of the server [$MAISI_URL, else localhost:8001]")
-    parser.add_argument("--steps", type=int, default=100, help="of training, a volume each [100]")
-    parser.add_argument("--side", type=int, default=64, help="voxels along a volume's side [64]")
-    parser.add_argument("--sampler-steps", type=int, default=4, help="of each volume [4]")
-    parser.add_argument("--workers", type=int, default=0, help="processes that load [0]")
+    parser.add_argument("--url", help="HOST:PORT of the server [$MAISI_URL, else localhost:8001]")
+    parser.add_argument("--steps", type=int, default=100, help="training steps and volumes [100]")
+    parser.add_argument("--side", type=int, default=64, help="voxels per side of a volume [64]")
+    parser.add_argument("--sampler-steps", type=int, default=4, help="solver steps of a volume [4]")
+    parser.add_argument("--workers", type=int, default=0, help="processes that load volumes [0]")
     args = parser.parse_args()
     set_determinism(0)
     both = ["image", "label"]
@@ -114,19 +114,19 @@ def main() -> None:
     shape = {"channels": (8, 16, 32, 64), "strides": (2, 2, 2), "num_res_units": 1}
     network = UNet(3, 1, 1 + len(TISSUES), **shape, norm="BATCH")
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-2)
-    slower = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.steps)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.steps)
     real, start = template(), time.monotonic()
     before, _ = test(network, real)
-    print(f"step   0: on the real template {before:.3f}", flush=True)
+    print(f"step   0: loss on the real template {before:.3f}", flush=True)
     for step, batch in enumerate(itertools.islice(batches, args.steps), 1):
         loss = criterion(network(batch["image"]), batch["label"])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        slower.step()
+        scheduler.step()
         if step % 10 == 0 or step == args.steps:
             after, dice = test(network, real)
-            print(f"step {step:3}: {loss:.3f}, on the real template {after:.3f}", flush=True)
+            print(f"step {step:3}: loss {loss:.3f}, on the real template {after:.3f}", flush=True)
     result = {"volumes": args.steps, "seconds": round(time.monotonic() - start, 1)}
     print(json.dumps({**result, "before": before, "after": after, "dice": dice}))
 

@@ -1,1 +1,1 @@
-"""Attacks, faults, hours of load and upgrades of a server; docs/explanation/reliability.md."""
+"""Test a server with attacks, faults, long load and upgrades; docs/explanation/reliability.md."""

@@ -1,4 +1,4 @@
-"""`python -m reliability NAME`: attacks, faults, load; see docs/explanation/reliability.md."""
+"""Run a test of reliability: `python -m reliability NAME` (docs/explanation/reliability.md)."""
 
 from __future__ import annotations
 

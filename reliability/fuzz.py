@@ -1,11 +1,12 @@
-"""Wrong messages to a server: none may crash it, hang it, or be answered by more than a sentence.
+"""Send wrong messages to a server, which must not crash, hang, or reveal internals in an answer.
 
-Messages are KServe v2 requests that `reliability.mutations` made invalid, and random bytes, to both
-endpoints and all inner models, by gRPC and HTTP; networks receive requests as stages send them,
-with the server's token. After each new kind of answer (a sentence without its numbers and names)
-and after each round, good requests must return the same bytes as at first. Files are the example
-mask with some bytes changed. The last line is JSON; the exit status is 1 if anything was found.
-With --attacks: compression bombs, floods and idle connections, by `reliability.attacks`.
+The messages are invalid KServe v2 requests from `reliability.mutations`, and random bytes. They go
+to both endpoints and all inner models, by gRPC and HTTP. Networks receive requests with the
+server's token, as stages send them. After each new kind of answer (a sentence without its numbers
+and names) and after each round, good requests must return the same bytes as at the beginning. The
+command also reads damaged files: the example mask with some changed bytes. The last line of the
+output is JSON. The exit status is 1 if there is a finding. With --attacks, the command sends
+compression bombs, floods and idle connections instead (`reliability.attacks`).
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ def messages(
 ) -> Iterator[Answer]:
     """Send wrong messages without end; yield the answers.
 
-    `inner`: a network's name -> requests as stages send them, see `mutations.wrong`.
+    `url` is the gRPC address and `http` the HTTP address of the server. `inner` has the requests of
+    stages to each network, see `mutations.wrong`.
     """
     with grpc.insecure_channel(url) as channel:
         stub = rpc.GRPCInferenceServiceStub(channel)
@@ -136,7 +138,7 @@ def _post(http: str, models: list[str], chance: random.Random) -> str:
 
 def files(chance: random.Random, folder: Path) -> Iterator[str]:
     """Read damaged masks without end; yield the outcome of each."""
-    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it warns of what it repairs
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # nibabel warns of repairs
     whole, client = gzip.decompress(servers.MASK.read_bytes()), Client("127.0.0.1:9")
     while True:
         data = bytearray(whole)
@@ -151,7 +153,7 @@ def files(chance: random.Random, folder: Path) -> Iterator[str]:
             packed = packed[: chance.randrange(len(packed))]
         path.write_bytes(packed)
         try:
-            client.stream(path).close()  # it reads the mask, and sends nothing yet
+            client.stream(path).close()  # reads the mask and sends nothing
             yield "answered"
         except MaisiError as error:
             yield "refused" if "Traceback" not in str(error) else f"revealed: {error}"
@@ -160,9 +162,9 @@ def files(chance: random.Random, folder: Path) -> Iterator[str]:
 
 
 def fuzz(server: Server, token: str, cases: int, seed: int) -> dict[str, Any]:
-    """Send `cases` messages, and read a tenth as many files; return counts and findings.
+    """Send `cases` messages, and read `cases` / 10 files; return counts and findings.
 
-    `token`: that of the server's stages, see `backends/engines/guard.py`.
+    `token` is the token of the server's stages, see `backends/engines/guard.py`.
     """
     chance, outcomes, started = random.Random(seed), Counter[str](), time.monotonic()
     findings: list[str] = []
@@ -188,7 +190,7 @@ def fuzz(server: Server, token: str, cases: int, seed: int) -> dict[str, Any]:
             if new or number % _ROUND == 0 or number == cases or outcomes["lost"]:
                 try:
                     if _good(client, seed) != before:
-                        findings.append(f"other bytes after {number} cases, the last: {answer}")
+                        findings.append(f"different bytes after {number} cases, the last: {answer}")
                 except MaisiError as error:
                     sentence = f"no good volume after {number} cases, the last: {answer}"
                     findings.append(f"{sentence}: {error}")
@@ -206,7 +208,7 @@ def fuzz(server: Server, token: str, cases: int, seed: int) -> dict[str, Any]:
 
 
 def _good(client: Client, seed: int) -> list[dict[str, str]]:
-    """Return the digests of two volumes, which use all networks but those of a source."""
+    """Return the digests of two volumes, which use all networks except those for a source."""
     arguments: dict[str, Any] = {"steps": 1, "seed": seed, "modality": "mri_t2"}
     mask = nib.Nifti1Image(np.full((32, 32, 32), 22, np.uint8), np.diag([2, 2, 2, 1]))
     volumes = client.generate(size=[32, 32, 32], **arguments), client.generate(mask, **arguments)
@@ -214,19 +216,21 @@ def _good(client: Client, seed: int) -> list[dict[str, str]]:
 
 
 def main() -> int:
-    """Run the command line; return its exit status."""
+    """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(prog="scripts/reliability fuzz", description=__doc__)
     parser.add_argument("--cases", type=int, default=20_000, help="messages [%(default)s]")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same cases [0]")
-    parser.add_argument("--repository", type=Path, default=ROOT / "model_repository")
-    parser.add_argument("--attacks", action="store_true", help="exhaust the server instead")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the cases [0]")
+    parser.add_argument(
+        "--repository", type=Path, default=ROOT / "model_repository", help="model repository"
+    )
+    parser.add_argument("--attacks", action="store_true", help="run the attacks instead")
     parser.add_argument(
         "--only",
         nargs="+",
         metavar="NAME",
         choices=attacks.ATTACKS,
         default=[*attacks.ATTACKS],
-        help=f"of the attacks: {', '.join(attacks.ATTACKS)}",
+        help=f"attacks to run: {', '.join(attacks.ATTACKS)} [all]",
     )
     options = parser.parse_args()
     log = ROOT / "build" / "fuzz.log"  # kept for findings

@@ -1,4 +1,4 @@
-"""HTTP/2 frames and gRPC messages, also those that no client library sends."""
+"""Send HTTP/2 frames and gRPC messages, including those that no client library sends."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ DATA, HEADERS, RESET, SETTINGS, PING, GOAWAY, WINDOW, CONTINUATION = 0, 1, 3, 4,
 END_STREAM, END_HEADERS = 1, 4
 LONGEST = 60.0  # seconds for an answer
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_MOST = 16384  # bytes of a frame
+_MOST = 16384  # largest number of bytes in a frame
 _STATUS = re.compile(rb"grpc-status.(\d+)", re.DOTALL)
 
 
 def connect(address: str) -> socket.socket:
-    """Open a plain connection to HOST:PORT."""
+    """Return a new TCP connection to HOST:PORT."""
     host, _, port = address.rpartition(":")
     connection = socket.create_connection((host, int(port)), timeout=LONGEST)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -23,18 +23,18 @@ def connect(address: str) -> socket.socket:
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    """Return a frame; `stream` is odd for a client's, 0 for the connection."""
+    """Return a frame; `stream` is odd for a stream of a client, and 0 for the connection."""
     head = len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big")
     return head + payload
 
 
 def header(name: bytes, value: bytes) -> bytes:
-    """Return a header as HPACK's literal without indexing."""
+    """Return a header as a literal of HPACK without indexing."""
     return b"\0" + _text(name) + _text(value)
 
 
 def _text(text: bytes) -> bytes:
-    """Return a length as an integer of 7 bits and rest (RFC 7541, 5.1), and the text."""
+    """Return a string of HPACK: its length with a prefix of 7 bits (RFC 7541, 5.1), its bytes."""
     length, rest = len(text), b""
     if length < 127:
         return bytes([length]) + text
@@ -46,7 +46,7 @@ def _text(text: bytes) -> bytes:
 
 
 def grpc_headers(encoding: bytes = b"identity") -> bytes:
-    """Return the headers of a ModelInfer request with messages of this compression."""
+    """Return the headers of a ModelInfer request whose messages have the compression `encoding`."""
     headers = {
         b":method": b"POST",
         b":scheme": b"http",
@@ -63,14 +63,14 @@ class Connection:
     """An HTTP/2 connection to a server."""
 
     def __init__(self, address: str):
-        """Connect to HOST:PORT; raises OSError, as all methods do."""
+        """Connect to HOST:PORT; this and all other methods may raise OSError."""
         self.socket = connect(address)
         self.socket.sendall(_PREFACE + frame(SETTINGS, 0, 0))
         self._file = self.socket.makefile("rb")
         self._initial, self._windows = 65535, {0: 65535}
 
     def frames(self) -> Iterator[tuple[int, int, int, bytes]]:
-        """Yield kind, flags, stream and payload of each frame, until the server closes."""
+        """Yield kind, flags, stream and payload of each frame until the connection is closed."""
         while len(head := self._file.read(9)) == 9:
             payload = self._file.read(int.from_bytes(head[:3], "big"))
             kind, flags, stream = head[3], head[4], int.from_bytes(head[5:], "big")
@@ -85,7 +85,7 @@ class Connection:
             yield kind, flags, stream, payload
 
     def call(self, stream: int, message: bytes, encoding: bytes = b"identity") -> None:
-        """Send a whole ModelInfer request; `message` is compressed as `encoding` says."""
+        """Send a complete ModelInfer request; `encoding` is the compression of `message`."""
         self.socket.sendall(frame(HEADERS, END_HEADERS, stream, grpc_headers(encoding)))
         body = bytes([encoding != b"identity"]) + len(message).to_bytes(4, "big") + message
         frames = self.frames()
@@ -101,7 +101,7 @@ class Connection:
             self.socket.sendall(frame(DATA, 0 if body else END_STREAM, stream, part))
 
     def answer(self, stream: int) -> str:
-        """Wait for a stream's end; return gRPC's status, HTTP/2's error, or "closed"."""
+        """Wait for the end of a stream; return gRPC's status, HTTP/2's error, or "closed"."""
         status = "no status"
         for kind, flags, of, payload in self.frames():
             if of == stream and kind == HEADERS and (match := _STATUS.search(payload)):

@@ -1,4 +1,4 @@
-"""The impact of an attack on an ordinary client, and on the server's memory and processes."""
+"""Measure the impact of an attack on an ordinary client and on the server's resources."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from bench import processes
 from bench.launcher import Server
 
 _REQUEST: dict[str, Any] = {"size": [32, 32, 32], "steps": 2, "seed": 7, "modality": "mri_t2"}
-_MINIMUM = 3  # ordinary requests before the attacks, and at least during each
+_MINIMUM = 3  # ordinary requests before the attacks, and smallest number during each attack
 _SETTLE = 0.5  # seconds from the end of an attack to the last sample of memory
-_RECOVERY = 60.0  # seconds until a server that an attack ended must serve again
+_RECOVERY = 60.0  # limit in seconds until a server that an attack ended serves again
 
 
 @dataclass(frozen=True)
 class AttackRun:
-    """The arguments of an attack: a server, an amount, and a pause.
+    """The arguments of an attack: a server, an amount, and a function that waits.
 
-    `hold` returns when some ordinary requests have ended.
+    `hold` waits until some more ordinary requests have ended.
     """
 
     server: Server
@@ -38,7 +38,7 @@ class AttackRun:
 
 
 class OrdinaryClient:
-    """A client that requests a small volume again and again, in a thread."""
+    """A client that requests a small volume repeatedly, in a thread."""
 
     def __init__(self, url: str):
         """Start the thread."""
@@ -63,19 +63,19 @@ class OrdinaryClient:
                 self.count += 1
 
     def wait(self) -> None:
-        """Wait for some more requests."""
+        """Wait until some more requests have ended."""
         count = self.count + _MINIMUM
         while self.count < count and self._thread.is_alive():
             time.sleep(0.01)
 
     def end(self) -> None:
-        """Wait for the last request, and stop."""
+        """Wait for the last request and stop the thread."""
         self._done.set()
         self._thread.join()
 
 
 def _family(server: Server) -> list[psutil.Process]:
-    """Return tritonserver and its models' processes; [] while it starts again."""
+    """Return the processes of tritonserver and its models, or [] while tritonserver restarts."""
     with suppress(psutil.Error, LookupError):
         triton = server.triton
         return [triton, *triton.children()]
@@ -88,7 +88,7 @@ def _of_triton(server: Server) -> int:
 
 
 def _of_models(server: Server) -> int:
-    """Return the resident memory of all models' processes in bytes."""
+    """Return the resident memory of the processes of all models in bytes."""
     return processes.resident(_family(server)[1:])
 
 
@@ -97,8 +97,9 @@ def measure(
 ) -> dict[str, Any]:
     """Attack a server during ordinary requests; return the outcome.
 
-    `idle`: an ordinary client before the attacks, whose times are the base of the ratios. Memory is
-    in MB: before the attack, at its peak, and afterwards.
+    `idle` is an ordinary client that ran before the attacks. `slower` in the outcome is the median
+    time of a request divided by that of `idle`. `megabytes` has the memory before the attack, at
+    its peak, and after the attack.
     """
     measures = (partial(_of_triton, server), partial(_of_models, server))
     family, before = _family(server), [measure() for measure in measures]
@@ -117,7 +118,7 @@ def measure(
         ordinary.end()
     time.sleep(_SETTLE)
     after = [measure() for measure in measures]
-    survived = {process.pid for process in family} == {each.pid for each in _family(server)}
+    survived = {process.pid for process in family} == {process.pid for process in _family(server)}
     if not survived:
         _wait_until_recovered(server)
     median = statistics.median(ordinary.seconds or [math.inf])
@@ -131,13 +132,13 @@ def measure(
         "failures": dict(ordinary.failures),
         "same_bytes": len(idle.digests | ordinary.digests) == 1,
         "sha256": sorted(idle.digests | ordinary.digests)[0],
-        "megabytes": {name: [round(each / 1e6) for each in sizes] for name, *sizes in memory},
+        "megabytes": {name: [round(size / 1e6) for size in sizes] for name, *sizes in memory},
         "survived": survived,
     }
 
 
 def _wait_until_recovered(server: Server) -> None:
-    """Wait for a volume; raises MaisiError without one in `_RECOVERY` seconds."""
+    """Wait until the server makes a volume; raise MaisiError after `_RECOVERY` seconds."""
     deadline = time.monotonic() + _RECOVERY
     with Client(server.grpc, retries=0, timeout=_RECOVERY) as client:
         while True:

@@ -1,4 +1,4 @@
-"""Invalid requests: a valid KServe v2 message, and mutations of it."""
+"""Make invalid requests from valid KServe v2 messages by mutations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DIMS = (-(2**63), -1, 0, 1, 2, 3, 31, 33, 64, 2**16, 2**31, 2**40, 2**62, 2**63
 _NUMBERS = (-(2**63), -(2**31), -1, 0, 1, 3, 255, 1001, 2**31 - 1, 2**63 - 1)
 _WORDS = (b"", b"\0", b"mri_t1", b"\xff\xfe", b"../../etc/passwd", b"{}" * 50, b"%s%n", b"x" * 5000)
 _ANSWER = ("image", "used_mask", "report")
-_OUTPUTS = {  # of the models that accept `good`
+_OUTPUTS = {  # outputs of the models that accept `good`
     "": _ANSWER,
     "stream": ("stage", "progress", *_ANSWER),
     "condition": ("noise", "labels", "class_labels", "spacing_mm100", "plan"),
@@ -23,7 +23,7 @@ _FLOATS = (float("nan"), float("inf"), -float("inf"), -0.0, 1e-45, 3e38, -1.0, 0
 
 
 def good(model: str, side: int = 32) -> pb.ModelInferRequest:
-    """Return a request for a volume of `side` voxels a side in one step, to either endpoint."""
+    """Return a request to an endpoint for a volume of `side` voxels per side in one step."""
     request = pb.ModelInferRequest(model_name=model)
     _add(request, "size", "INT32", [3], struct.pack("<3i", side, side, side))
     _add(request, "spacing", "FP32", [3], struct.pack("<3f", 2, 2, 2))
@@ -39,8 +39,9 @@ def wrong(
 ) -> pb.ModelInferRequest:
     """Return an invalid request to one of `models`.
 
-    It is a valid one of an endpoint after one to three mutations, or one of `inner`: a network's
-    name -> requests as stages send them, a valid one, which is mutated, and invalid ones.
+    It is a valid request to an endpoint with one to three mutations, or a request to a network. The
+    lists of `inner` have the requests of stages to each network: first a valid request, which is
+    mutated, and then invalid requests.
     """
     request = good(chance.choice(models))
     if chance.random() < 0.7 and request.model_name in inner:
@@ -78,7 +79,7 @@ def _datatype(chance: random.Random, request: pb.ModelInferRequest) -> None:
 
 
 def _bytes(chance: random.Random, request: pb.ModelInferRequest) -> None:
-    """Change the length of a content, remove one, or add one."""
+    """Change, empty, replace or remove one of the raw contents."""
     if not request.raw_input_contents:
         return
     at = chance.randrange(len(request.raw_input_contents))
@@ -91,7 +92,7 @@ def _bytes(chance: random.Random, request: pb.ModelInferRequest) -> None:
 
 
 def _typed(chance: random.Random, request: pb.ModelInferRequest) -> None:
-    """Add typed contents beside raw ones, or in place of them."""
+    """Add typed contents to a tensor; in half of the cases, remove all raw contents."""
     if (at := _some(chance, request)) is not None:
         request.inputs[at].contents.int_contents.extend([1] * chance.randint(1, 5))
         if chance.random() < 0.5:
@@ -136,7 +137,7 @@ def _put(
 
 
 def _mask(chance: random.Random, request: pb.ModelInferRequest) -> None:
-    """Set a mask of random labels, most of them unknown to the variant, or an empty one."""
+    """Set an empty mask, or a mask of random labels, most of which the variant does not have."""
     side = chance.choice((0, 1, 31, 32, 33))
     _put(request, "mask", "UINT8", [side] * 3, chance.randbytes(side**3))
 
@@ -189,7 +190,7 @@ def _memory(chance: random.Random, request: pb.ModelInferRequest) -> None:
 
 
 def _output(chance: random.Random, request: pb.ModelInferRequest) -> None:
-    """Request outputs that do not exist, twice, or as classes, which Triton returns as text."""
+    """Request unknown or repeated outputs, or classes, which Triton returns as text."""
     outputs = _OUTPUTS.get(request.model_name.partition(".")[2], _OUTPUTS[""])
     for _ in range(chance.randint(1, 3)):
         unknown = chance.random() < 0.2

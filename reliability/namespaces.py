@@ -1,4 +1,4 @@
-"""Hosts on one machine: network namespaces around a bridge, as root on Linux."""
+"""Make hosts on one machine from network namespaces and a bridge, as root on Linux."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ HUB_ADDRESS = f"{SUBNET}.1"
 
 
 def run(*words: str, check: bool = True) -> None:
-    """Run a command."""
+    """Run a command; raise CalledProcessError if it fails and `check` is true."""
     subprocess.run(words, check=check, capture_output=not check)
 
 
 class HostNetwork:
-    """A hub for balancer and clients, and hosts that are connected to it, in namespaces."""
+    """A namespace for balancer and clients (hub), and namespaces of hosts that connect to it."""
 
     def __init__(self, hosts: int) -> None:
-        """Create it; `close` removes it."""
+        """Create the namespaces; `close` removes them."""
         self.hosts = [f"maisi-{number}" for number in range(1, hosts + 1)]
         self.close()
         for name in (HUB, *self.hosts):
@@ -33,7 +33,7 @@ class HostNetwork:
             run(*f"ip -n {name} link set eth up".split())
 
     def address(self, host: int) -> str:
-        """Return the address of a host."""
+        """Return the IP address of a host; the first host is 0."""
         return f"{SUBNET}.{11 + host}"
 
     def link(self, host: int, state: str) -> None:

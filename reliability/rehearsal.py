@@ -1,9 +1,9 @@
-"""Operations under load: `scripts/reliability rehearsal`, as root on Linux.
+"""Rehearse operations under load: `scripts/reliability rehearsal`, as root on Linux.
 
-Servers of the shipped variant, each in a network namespace as on a host of its own, behind haproxy
-as a gRPC load balancer, and clients that never stop sending. Then: an upgrade to other weights, one
-server after another, and a rollback; a host that loses its network; a server that is killed. Every
-request is counted; the last line is JSON.
+Servers of the shipped variant run behind haproxy, each in a network namespace as on a separate
+host. Clients send requests without pause. During this load, the rehearsal upgrades the servers to
+other weights, one after the other, and rolls back. It then cuts a host off its network, and kills a
+server. Every request is counted. The last line of the output is JSON.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from export.files import sha256
 from reliability.namespaces import HUB, HUB_ADDRESS, HostNetwork, command_prefix
 from reliability.rehearsal_clients import steady_load
 
-# Each server has its host for itself, and the ports that the balancer knows.
+# Each server has a host and the ports in the balancer's configuration.
 PORTS = ("--grpc-port=8001", "--http-port=8000", "--metrics-port=8002", "--status-port=8003")
 
 
 def two_versions(folder: Path) -> tuple[Path, dict[str, int]]:
-    """Make a repository with the shipped models as version 1 and changed ones as version 2.
+    """Write a repository with the shipped models as version 1 and changed models as version 2.
 
-    Returns it, and the digest of the decoder's weights -> version. The second version's decoder has
-    other weights, so that its volumes differ.
+    The decoder of version 2 has other weights, so that its volumes differ. Return the repository,
+    and the version for each SHA-256 of the decoder's weights.
     """
     source, mini = ROOT / "model_repository", variant.load("mini")
     digests = variant_in(source, "mini")["weights"]
@@ -88,7 +88,7 @@ backend servers
 
 @contextlib.contextmanager
 def balancer(program: str, network: HostNetwork, folder: Path) -> Iterator[None]:
-    """Run haproxy in the hub."""
+    """Run haproxy in the hub during the block."""
     servers = [
         f"  server host{host} {network.address(host)}:8001" for host in range(len(network.hosts))
     ]
@@ -105,7 +105,7 @@ def balancer(program: str, network: HostNetwork, folder: Path) -> Iterator[None]
 
 
 def rehearse(hosts: int, clients: int, haproxy: str, folder: Path) -> dict[str, Any]:
-    """Run all events, and return the counts."""
+    """Run all events under load; return the counts of requests and the seconds of the events."""
     models, versions = two_versions(folder)
     network = HostNetwork(hosts)
     servers: list[Server] = []
@@ -163,7 +163,7 @@ def rehearse(hosts: int, clients: int, haproxy: str, folder: Path) -> dict[str, 
 
 
 def table(report: dict[str, Any]) -> str:
-    """Return the counts as the section of the page."""
+    """Return the section of the page."""
     events = ", ".join(f"{name} {seconds} s" for name, seconds in report["seconds"].items())
     counts = ("sent", "answered", "failed", "retried", "of version 1", "of version 2")
     rows = page.table(counts, [[report.get(count, 0) for count in counts]])
@@ -175,15 +175,20 @@ def table(report: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    """Run the command line; return 0 if every request was answered, and the same for one seed."""
+    """Run the command; return its exit status.
+
+    The status is 0 if every request was answered, and answers to one seed did not differ.
+    """
     parser = argparse.ArgumentParser(prog="scripts/reliability rehearsal", description=__doc__)
-    parser.add_argument("--servers", type=int, default=3)
-    parser.add_argument("--clients", type=int, default=4)
-    parser.add_argument("--haproxy", default="haproxy", help="the program")
-    parser.add_argument("--write", action="store_true", help="write docs/reference/benchmarks.md")
+    parser.add_argument("--servers", type=int, default=3, help="number of servers [%(default)s]")
+    parser.add_argument("--clients", type=int, default=4, help="number of clients [%(default)s]")
+    parser.add_argument("--haproxy", default="haproxy", help="program to run [%(default)s]")
+    parser.add_argument(
+        "--write", action="store_true", help="write the section of docs/reference/benchmarks.md"
+    )
     options = parser.parse_args()
     if not shutil.which(options.haproxy):
-        parser.error(f"{options.haproxy} is not here: apt install haproxy")
+        parser.error(f"--haproxy: {options.haproxy} does not exist; run: apt install haproxy")
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder:
         report = rehearse(options.servers, options.clients, options.haproxy, Path(folder))
     if options.write:

@@ -1,4 +1,4 @@
-"""Clients of a rehearsal that never stop sending, in a process of their own."""
+"""Run the clients of a rehearsal, which send requests without pause, in a separate process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from maisi_client import Client, MaisiError
 from bench import ROOT
 
 STEPS, SIZE = 3, (32, 32, 32)
-SEEDS = 8  # few, so that answers to one seed can be compared
+SEEDS = 8  # a small number, so that seeds repeat and answers to a seed can be compared
 
 
 def send(url: str, count: int) -> None:
@@ -74,7 +74,10 @@ def send(url: str, count: int) -> None:
 def steady_load(
     prefix: Sequence[str], url: str, count: int
 ) -> Iterator[Callable[[], dict[str, Any]]]:
-    """Keep `count` clients sending; give a function that ends them and returns their counts."""
+    """Run `count` clients during the block; yield a function that ends them.
+
+    The function returns the counts of the clients.
+    """
     words = [sys.executable, "-m", "reliability.rehearsal_clients", url, str(count)]
     process = subprocess.Popen(
         [*prefix, *words], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

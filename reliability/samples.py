@@ -1,4 +1,4 @@
-"""Samples of what a server and its clients hold, and whether it grows."""
+"""Sample the resources of a server and its clients, and check whether they grow."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from bench import processes
 from bench.launcher import SHM, Server
 
 MEMORY, SHARED, DESCRIPTORS, THREADS = "memory", "shared memory", "descriptors", "threads"
-# A flat quantity differs by less than this; a connection of gRPC has three descriptors.
+# A flat quantity grows by at most this share, bytes or count. A gRPC connection has 3 descriptors.
 _SHARE, _BYTES, _COUNT = 0.02, 10e6, 3
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Amounts at a time: seconds since the first sample, (quantity, process) -> amount.
+    """The amounts of resources at a time, in seconds since the first sample.
 
-    Quantities: private memory and files in /dev/shm, bytes, since who maps those touches more and
-    more of them while they stay as they are; open descriptors; threads.
+    `amounts` has an amount for each pair of a quantity and a process. The quantities are private
+    memory in bytes, files in /dev/shm in bytes, open descriptors, and threads. The files are
+    measured by themselves, because the shared memory of a process grows while it touches more pages
+    of files whose size does not change.
     """
 
     seconds: float
@@ -33,10 +35,10 @@ class Sample:
 
 @dataclass
 class Sampler:
-    """Samples a server and its clients, which are this process.
+    """Samples the resources of a server and of its clients, which run in this process.
 
-    `files`: those of the clients in /dev/shm that this process or tritonserver has mapped so far.
-    `pids`: name -> ids of its processes; more than one where one died.
+    `files` has the names of the clients' files in /dev/shm that a sampled process has mapped so
+    far. `pids` has the ids of the processes by name; a name whose process died has several.
     """
 
     server: Server
@@ -44,7 +46,7 @@ class Sampler:
     files: set[str] = field(default_factory=set)
 
     def sample(self, seconds: float) -> Sample:
-        """Take a sample."""
+        """Return a sample; `seconds` is its time."""
         amounts: dict[tuple[str, str], float] = {}
         for name, process in self._processes().items():
             with suppress(psutil.Error):
@@ -58,7 +60,7 @@ class Sampler:
         return Sample(seconds, amounts)
 
     def died(self) -> list[str]:
-        """Return the names of processes that were started again."""
+        """Return the names of processes that died and were started again."""
         return sorted(name for name, pids in self.pids.items() if len(pids) > 1)
 
     def _processes(self) -> dict[str, psutil.Process]:
@@ -71,7 +73,7 @@ class Sampler:
 
 
 def _mapped(pid: int) -> set[str]:
-    """Return the clients' files in /dev/shm that a process has mapped."""
+    """Return the names of the clients' files in /dev/shm that a process has mapped."""
     with suppress(OSError):
         lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
         return {line.rpartition("/")[2] for line in lines if "/dev/shm/maisi-client-" in line}
@@ -80,7 +82,11 @@ def _mapped(pid: int) -> set[str]:
 
 @dataclass(frozen=True)
 class Growth:
-    """The higher median of a run's first two thirds, that of the last, and whether it is flat."""
+    """A quantity in a run, and whether it is flat.
+
+    `before` is the higher one of the medians of the first and of the second third. `after` is the
+    median of the last third.
+    """
 
     before: float
     after: float
@@ -88,11 +94,11 @@ class Growth:
 
 
 def growth(samples: Sequence[Sample]) -> dict[tuple[str, str], Growth]:
-    """Compare the last third of a run with those before it, for each quantity and process.
+    """Return the growth of each quantity and process in the last third of a run.
 
-    A quantity is flat where its median is at most 2 % or 10 MB, whichever is more, above the higher
-    one of the two before; for descriptors and threads, at most 3. A process without samples in the
-    second or the last third is omitted.
+    A quantity is flat if `after` exceeds `before` by at most 2 % or 10 MB, whichever is more. For
+    descriptors and threads, the limit is 3. A process without samples in the second or the last
+    third is omitted.
     """
     length = samples[-1].seconds
     thirds = [
@@ -111,7 +117,7 @@ def growth(samples: Sequence[Sample]) -> dict[tuple[str, str], Growth]:
 
 
 def write_csv(samples: Sequence[Sample], path: Path) -> None:
-    """Write a row a sample: seconds, and a column for each quantity and process."""
+    """Write a row for each sample: the seconds, and a column for each quantity and process."""
     keys = sorted({key for sample in samples for key in sample.amounts})
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -123,7 +129,10 @@ def write_csv(samples: Sequence[Sample], path: Path) -> None:
 
 
 def plot(samples: Sequence[Sample], path: Path) -> None:
-    """Draw a panel for each quantity, a line for each process; PNG or SVG by the path's suffix."""
+    """Draw a panel for each quantity with a line for each process.
+
+    The suffix of the path selects PNG or SVG.
+    """
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""Faults of the machine: a full /dev/shm or disk, and clients that do not read."""
+"""Cause faults of the machine: fill /dev/shm or a disk, and run clients that do not read."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from reliability import mutations
 from reliability.fault_target import FaultTarget, Wrong, checked_sentence, in_mount_namespace, until
 
 _LARGE = (96, 112, 96)  # voxels: about 40 MB of /dev/shm
-_FREE = 3 << 20  # bytes that stay free
+_FREE = 3 << 20  # bytes of /dev/shm that stay free
 _READERS, _SIDE = 4, 96
-_GROWTH = 64 << 20  # bytes that tritonserver may grow by, beyond the answers that it holds
+_GROWTH = 64 << 20  # bytes by which tritonserver may grow, in addition to unread answers
 
 
 def small_shm(folder: Path) -> list[str]:
-    """Return a command prefix that gives the server its own /dev/shm of 96 MB."""
+    """Return a command prefix that runs the server with a separate /dev/shm of 96 MiB."""
     return in_mount_namespace("mount -t tmpfs -o size=96m tmpfs /dev/shm")
 
 
 def fill_shm(target: FaultTarget) -> str:
-    """Fill /dev/shm but for 3 MB; request a volume that does not fit there, and one that does."""
+    """Fill /dev/shm except for 3 MiB; request a volume that does not fit, and one that fits."""
     filler = target.shm / "filler"
     try:
         with filler.open("wb") as file:
@@ -53,15 +53,15 @@ def fill_shm(target: FaultTarget) -> str:
         if len(errors) != 2:
             raise Wrong("a request that does not fit was answered")
         if target.good() != target.sha256:
-            raise Wrong("a request that fits gave other bytes")
+            raise Wrong("a request that fits returned different bytes")
     finally:
         filler.unlink(missing_ok=True)
     target.client.generate(servers.picture(_LARGE), steps=1)
-    return f"a request that did not fit got: {errors[0]}; one that fits, and then all, succeeded"
+    return f"a request that did not fit got: {errors[0]}; all other requests succeeded"
 
 
 def fill_disk(target: FaultTarget) -> str:
-    """Have `maisi generate` write to a full disk."""
+    """Run `maisi generate` with a full disk."""
     folder = target.folder / "disk"
     folder.mkdir(exist_ok=True)
     out = folder / "volume.nii.gz"
@@ -69,12 +69,12 @@ def fill_disk(target: FaultTarget) -> str:
     script = f"{command}; code=$?; ls -A {folder}; exit $code"
     status, listing, stderr = _run_on_disk(script, folder, "100k")
     if not status or listing:
-        raise Wrong(f"status {status}, and the folder holds {listing or 'nothing'}")
-    return f"no file remains, and it printed: {checked_sentence(stderr)}"
+        raise Wrong(f"the status is {status}, and the folder has {listing or 'no files'}")
+    return f"no file remains, and the command printed: {checked_sentence(stderr)}"
 
 
 def fill_disk_of_dataset(target: FaultTarget) -> str:
-    """Have the disk of `maisi dataset` fill up; then free space, and resume."""
+    """Run `maisi dataset` until the disk is full; then free space and resume."""
     folder, plan = target.folder / "disk", target.folder / "plan.csv"
     folder.mkdir(exist_ok=True)
     rows = [f'row{number},"48,48,48",1,{number}' for number in range(4)]
@@ -88,11 +88,14 @@ def fill_disk_of_dataset(target: FaultTarget) -> str:
     words = out.split()
     count = words[0] if words else ""
     if status or count not in ("1", "2", "3") or words[1] != count or words[-1] == "0":
-        raise Wrong(f"status {status}, printed {out!r} and {stderr[-300:]!r}")
+        raise Wrong(f"the status is {status}; the output is {out!r} and {stderr[-300:]!r}")
     if f"{count} kept" not in out or f"{4 - int(count)} done" not in out:
-        raise Wrong(f"it did not resume: {out!r}")
+        raise Wrong(f"the command did not resume: {out!r}")
     last = checked_sentence(stderr.strip().splitlines()[-1])
-    return f"{count} of 4 rows were whole, no drafts; it printed: {last}; then it made the others"
+    return (
+        f"{count} of 4 rows were complete, without drafts; the command printed: {last}; the second"
+        " run made the other rows"
+    )
 
 
 def _maisi(target: FaultTarget) -> str:
@@ -100,15 +103,18 @@ def _maisi(target: FaultTarget) -> str:
 
 
 def _run_on_disk(script: str, folder: Path, size: str) -> tuple[int, str, str]:
-    """Run a script with a disk of this size mounted at `folder`; return status and both outputs."""
+    """Run a script with a disk of `size` mounted at `folder`.
+
+    Return the exit status, standard output and standard error.
+    """
     prefix = in_mount_namespace(f"mount -t tmpfs -o size={size} tmpfs {folder}")
     words = [*prefix, "sh", "-c", script]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
-    return done.returncode, done.stdout.strip(), done.stderr
+    process = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    return process.returncode, process.stdout.strip(), process.stderr
 
 
 def read_slowly(target: FaultTarget) -> str:
-    """Send requests from connections that do not read; cancel one, then read the others."""
+    """Send requests from connections that do not read; cancel one and then read the others."""
     done = partial(target.gauge, "maisi_requests_total", outcome="done")
     triton, before, resident = target.server.triton, done(), target.server.triton.memory_info().rss
     with ExitStack() as stack:
@@ -118,21 +124,21 @@ def read_slowly(target: FaultTarget) -> str:
             service = rpc.GRPCInferenceServiceStub(channel)
             request = mutations.good("mini.stream", _SIDE)
             calls.append(service.ModelStreamInfer(iter([request]), timeout=200))
-        until(lambda: done() >= before + _READERS, 120, "all volumes are made though nobody reads")
+        until(lambda: done() >= before + _READERS, 120, "all volumes are made without readers")
         began = time.monotonic()
         if target.good() != target.sha256:
-            raise Wrong("another client got other bytes")
+            raise Wrong("another client got different bytes")
         seconds, growth = time.monotonic() - began, triton.memory_info().rss - resident
         if growth > _READERS * 3 * 2 * _SIDE**3 + _GROWTH:
-            raise Wrong(f"tritonserver grew by {growth >> 20} MB")
+            raise Wrong(f"tritonserver grew by {growth >> 20} MiB")
         calls[0].cancel()
         for call in calls[1:]:
             images = [answer for answer in call if _has_image(answer)]
             if len(images) != 1:
                 raise Wrong("a late reader did not get the volume")
     return (
-        f"others were served meanwhile ({seconds:.1f} s); tritonserver held {growth >> 20} MB more;"
-        " late readers got the whole volume"
+        f"another client was served meanwhile ({seconds:.1f} s); tritonserver grew by"
+        f" {growth >> 20} MiB; late readers got the whole volume"
     )
 
 
@@ -140,4 +146,5 @@ _WIDE = [("grpc.max_receive_message_length", -1)]
 
 
 def _has_image(answer: object) -> bool:
-    return any(each.name == "image" for each in answer.infer_response.outputs)  # type: ignore[attr-defined]
+    outputs = answer.infer_response.outputs  # type: ignore[attr-defined]
+    return any(output.name == "image" for output in outputs)

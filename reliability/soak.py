@@ -1,11 +1,12 @@
-"""Keep a server busy for long with all kinds of requests, and check that nothing grows.
+"""Keep a server busy for a long time with all kinds of requests; check that no resource grows.
 
-A few clients send a seeded mix: volumes of 32 x 32 x 32 to 128 x 128 x 128 voxels with and without
-a mask, by our client, by asyncio's, and to the ensemble by plain tritonclient, large ones through
-shared memory; some are cancelled midway, some are invalid. Every 2 s the resources that processes
-may leak are sampled (`reliability.samples` lists them, and defines flat). A good request must give
-the same bytes before, after the warm-up and at the end, and so must every repeated request. The
-last line is JSON; the exit status is 1 where something grew or a request ended unexpectedly.
+A few clients send a seeded mix of requests for volumes of 32 x 32 x 32 to 128 x 128 x 128 voxels,
+with and without a mask. They use our client, our asyncio client, and tritonclient with the
+ensemble. Large volumes use shared memory. Some requests are cancelled, and some are invalid. Every
+2 s, the command samples resources that processes may leak (`reliability.samples` lists them and
+defines flat). A good request must return the same bytes at the beginning, after a third of the time
+and at the end. Every repeated request must return the same bytes. The last line of the output is
+JSON. The exit status is 1 if a resource grew or a request ended unexpectedly.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ INTERVAL = 2.0  # seconds between two samples
 _SMALL = ((32, 32, 32), (48, 32, 40), (64, 64, 64), (33, 47, 35))
 _LARGE = ((96, 112, 96), (80, 96, 64))
 _LARGEST = (128, 128, 128)
-_SHORT = 60.0  # seconds; a shorter run is not warmed up, and shows nothing of memory
-_SHARED = (112, 112, 96)  # voxels of which mask, source and image are above 8 MiB together
+_SHORT = 60.0  # seconds; a shorter run has no warm-up, and its memory may grow
+_SHARED = (112, 112, 96)  # voxels; mask, source and image have more than 8 MiB together
 _INVALID: tuple[dict[str, Any], ...] = (
     {"size": [0, 32, 32]},
     {"size": [32, 32, 4096]},
@@ -50,11 +51,11 @@ _INVALID: tuple[dict[str, Any], ...] = (
     {"size": [32, 32, 32], "solver": "none"},
     {"size": [32, 32, 32], "variant": "nobody"},
 )
-_LONGEST = 600.0  # seconds for a request, with its wait for others
+_LONGEST = 600.0  # limit in seconds for a request, including its wait for others
 _FIXED: dict[str, Any] = {"size": [48, 48, 48], "steps": 2, "seed": 11, "modality": "mri_t2"}
 
 
-_SHARES = {  # of the endpoints among the requests
+_SHARES = {  # share of the requests of each kind
     "client": 0.35,
     "ensemble": 0.2,
     "asyncio": 0.15,
@@ -66,7 +67,7 @@ _SHARES = {  # of the endpoints among the requests
 
 @dataclass
 class Tally:
-    """Outcomes of requests; threads share it. `findings`: what should not occur."""
+    """The outcomes of requests; threads share it. `findings` has unexpected outcomes."""
 
     counts: Counter[str] = field(default_factory=Counter)
     endpoints: Counter[str] = field(default_factory=Counter)
@@ -75,7 +76,7 @@ class Tally:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def count(self, endpoint: str, outcome: str, expected: bool) -> None:
-        """Count a request that ended, as expected or not."""
+        """Count a request that ended, and whether its outcome was expected."""
         with self.lock:
             self.counts[outcome if expected else "failed"] += 1
             self.endpoints[endpoint] += 1
@@ -85,7 +86,10 @@ class Tally:
     def ask(
         self, endpoint: str, request: dict[str, Any], send: Callable[[dict[str, Any]], Any]
     ) -> None:
-        """Ask one send, which returns the image [X, Y, Z], or None where it did not wait for it."""
+        """Call `send` with a request and count the outcome.
+
+        `send` returns the image `[X, Y, Z]`, or None if it cancelled the request.
+        """
         wrong = endpoint == "wrong arguments"
         try:
             image = send(request)
@@ -104,11 +108,11 @@ class Tally:
             if wrong:
                 self.count(endpoint, f"answered: {key}", False)
             else:
-                self.count(endpoint, "answered" if same else f"other bytes: {key}", same)
+                self.count(endpoint, "answered" if same else f"different bytes: {key}", same)
 
 
 def draw(chance: random.Random, largest: bool = False) -> dict[str, Any]:
-    """Draw a good request; there are few of each kind, so that most are repeated."""
+    """Return a random good request; requests of each kind are few, so that most are repeated."""
     request = {"steps": chance.choice((1, 2, 3)), "seed": chance.randrange(3), "spacing": 2.0}
     kind = chance.choice((0.0, 1.0)) if largest else chance.random()
     if kind < 0.04:
@@ -127,7 +131,7 @@ def draw(chance: random.Random, largest: bool = False) -> dict[str, Any]:
 def busy(
     server: Server, seed: int, tally: Tally, clients: int, largest: bool = False
 ) -> Iterator[None]:
-    """Keep `clients` clients sending requests within the block."""
+    """Let `clients` clients send requests during the block."""
     done = threading.Event()
     with ThreadPoolExecutor(clients) as pool:
         futures = [
@@ -145,7 +149,7 @@ def busy(
 def keep_sending(
     server: Server, seed: str, tally: Tally, done: threading.Event, largest: bool
 ) -> None:
-    """Send requests until `done`, and count them."""
+    """Send requests and count them until `done` is set."""
     chance = random.Random(seed)
     models = sorted(servers.statistics(server.grpc))
     messages = fuzz.messages(server.grpc, server.http, models, {}, random.Random(seed))
@@ -173,7 +177,7 @@ def _image(volume: Volume) -> Any:
 
 
 def _cancel(client: Client, request: dict[str, Any], leave: int) -> Any:
-    """Close a stream after some signs of progress; return the image where it ended before."""
+    """Close a stream after `leave` events; return the image if the stream ended before."""
     with closing(client.stream(**request)) as events:
         for number, event in enumerate(events, 1):
             if isinstance(event, Volume):
@@ -205,7 +209,7 @@ def soak(
                 tally.count("client", f"{type(error).__name__}: {error}", False)
 
         digest()
-        if seconds > _SHORT:  # so that caches for more requests at once than later are filled
+        if seconds > _SHORT:  # fills caches with more concurrent requests than later
             with busy(server, seed, tally, 2 * clients, largest=True):
                 time.sleep(seconds / 10)
         with busy(server, seed, tally, clients):
@@ -217,7 +221,7 @@ def soak(
                 time.sleep(min(INTERVAL, seconds / 9))
         digest()
     if any(other != digests[0] for other in digests):
-        tally.findings.append("other bytes of the good request")
+        tally.findings.append("different bytes of the good request")
     tally.findings += [f"{name} died" for name in sampler.died()]
     growths = growth(samples)
     report: dict[str, Any] = {
@@ -227,23 +231,25 @@ def soak(
         **tally.counts,
         "endpoints": dict(tally.endpoints),
         "growth": {
-            f"{quantity}: {name}": [round(each.before), round(each.after)]
-            for (quantity, name), each in growths.items()
+            f"{quantity}: {name}": [round(change.before), round(change.after)]
+            for (quantity, name), change in growths.items()
         },
-        "not flat": [": ".join(key) for key, each in growths.items() if not each.flat],
+        "not flat": [": ".join(key) for key, change in growths.items() if not change.flat],
         "found": sorted(set(tally.findings))[:20],
     }
     return report, samples
 
 
 def main() -> int:
-    """Run the command line; return its exit status."""
+    """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(prog="scripts/reliability soak", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=30, help="how long [%(default)s]")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same requests [0]")
-    parser.add_argument("--clients", type=int, default=3, help="at once [%(default)s]")
-    parser.add_argument("--repository", type=Path, default=ROOT / "model_repository")
-    parser.add_argument("--plot", type=Path, metavar="PATH", help="draw it: .png or .svg")
+    parser.add_argument("--minutes", type=float, default=30, help="duration [%(default)s]")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the requests [0]")
+    parser.add_argument("--clients", type=int, default=3, help="concurrent clients [%(default)s]")
+    parser.add_argument(
+        "--repository", type=Path, default=ROOT / "model_repository", help="model repository"
+    )
+    parser.add_argument("--plot", type=Path, metavar="PATH", help="plot the samples: .png or .svg")
     parser.add_argument("--csv", type=Path, metavar="PATH", help="write every sample")
     options = parser.parse_args()
     log = ROOT / "build" / "soak.log"  # kept for findings

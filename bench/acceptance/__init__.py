@@ -1,1 +1,1 @@
-"""scripts/acceptance: the claims about GPUs, checked on this machine, step by step."""
+"""Check the claims about GPUs on this machine, step by step: `scripts/acceptance`."""

@@ -1,10 +1,11 @@
-"""Machine code for one GPU alone, left in a library that has it for many.
+"""Clear the machine code in a CUDA library, except for one compute capability.
 
-A library of CUDA has its code in the ELF section `.nv_fatbin`: containers (a header of 16 bytes:
-magic, version, size of the header, bytes that follow) of entries (kind, version, size of the
-header, bytes that follow, ... and at byte 28 the compute capability, 90 for 9.0). The driver takes
-the entry that fits its GPU. Here the others' content becomes zeros, which compress to nothing.
-Entries keep their size, so that no address in the library changes.
+A CUDA library has its code in the ELF section `.nv_fatbin`, which is a sequence of containers. The
+header of a container has 16 bytes: magic, version, size of the header, and number of bytes that
+follow. A container has entries. The header of an entry begins with kind, version, size of the
+header, and number of bytes that follow, and has the compute capability at byte 28 (90 for 9.0). The
+driver uses the entry for its GPU. `keep` sets the content of all other entries to zeros, which
+compress well. Entries keep their size, so that no address in the library changes.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ _WRONG = "the section .nv_fatbin is not laid out as expected"
 
 
 def keep(path: Path, capability: str) -> int:
-    """Clear code for other compute capabilities in a library; return the bytes cleared.
+    """Clear the code for other compute capabilities in a library; return the cleared bytes.
 
-    A container without code for `capability`, such as 9.0, is left as it is. Raises ValueError for
-    a file that is no such library.
+    A container without code for `capability`, such as 9.0, does not change. Raises ValueError if
+    the file is not a CUDA library.
     """
     content, number = bytearray(path.read_bytes()), int(capability.replace(".", ""))
     start, end = _section(content)
@@ -47,7 +48,7 @@ def keep(path: Path, capability: str) -> int:
 
 
 def _entries(content: bytearray, start: int, end: int) -> list[tuple[int, int, int]]:
-    """Return the compute capability of each entry, and where its content begins and ends."""
+    """Return the compute capability of each entry, and the start and end of its content."""
     entries = []
     while start < end:
         _, _, header, size = _ENTRY.unpack_from(content, start)
@@ -60,7 +61,7 @@ def _entries(content: bytearray, start: int, end: int) -> list[tuple[int, int, i
 
 
 def _section(content: bytearray) -> tuple[int, int]:
-    """Return where the section `.nv_fatbin` begins and ends in the file."""
+    """Return the start and the end of the section `.nv_fatbin` in the file."""
     if content[:5] != b"\x7fELF\x02":
         raise ValueError("not an ELF file of 64 bits")
     (table,) = struct.unpack_from("<Q", content, 0x28)

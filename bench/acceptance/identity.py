@@ -1,4 +1,4 @@
-"""The identity of a machine and its installed packages."""
+"""Identify this machine and its installed packages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGES = (
 
 
 def machine_and_packages() -> dict[str, Any]:
-    """Return the computer, its GPU and driver, and the versions of packages."""
+    """Return this machine, its GPU and driver, and the versions of packages."""
     versions = {}
     for name in PACKAGES:
         with suppress(PackageNotFoundError):

@@ -1,4 +1,4 @@
-"""NVIDIA's driver by its C interface, without a toolkit or a Python package."""
+"""Call NVIDIA's driver by its C interface, without a toolkit or a Python package."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from bench import ROOT
 from bench.acceptance.steps import NotDone
 
 _NAMES = ("libcuda.so.1", "libcuda.so")
-_COUNT = 1 << 20  # bytes that go through CUDA IPC
+_COUNT = 1 << 20  # bytes that are shared by CUDA IPC
 _LAZY = 1  # CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS
 _CAPABILITY = (75, 76)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
 
 
 @dataclass(frozen=True)
 class CudaDevice:
-    """A GPU: its name, bytes of memory and compute capability such as 9.0."""
+    """A GPU: its name, its memory in bytes, and its compute capability, such as 9.0."""
 
     name: str
     memory: int
@@ -36,7 +36,7 @@ class _Handle(ctypes.Structure):
 
 @cache
 def driver_library() -> Any:
-    """Return the initialised driver library; raise NotDone with the reason without one."""
+    """Return the initialised driver library; raise NotDone if it does not load or finds no GPU."""
     for name in _NAMES:
         with suppress(OSError):
             driver = ctypes.CDLL(name)
@@ -51,7 +51,7 @@ def driver_library() -> Any:
 
 
 def call(driver: Any, name: str, *arguments: Any) -> None:
-    """Call a function of the driver; raise RuntimeError with CUDA's name of its error."""
+    """Call a function of the driver; raise RuntimeError with CUDA's name of an error."""
     status = getattr(driver, name)(*arguments)
     if status:
         text = ctypes.c_char_p()
@@ -60,7 +60,7 @@ def call(driver: Any, name: str, *arguments: Any) -> None:
 
 
 def devices() -> list[CudaDevice]:
-    """Return the GPUs; raise NotDone where there is none."""
+    """Return the GPUs; raise NotDone if there is none."""
     driver, number = driver_library(), ctypes.c_int()
     call(driver, "cuDeviceGetCount", ctypes.byref(number))
     if not number.value:
@@ -81,7 +81,7 @@ def _device(driver: Any, index: int) -> CudaDevice:
 
 
 def first() -> CudaDevice | None:
-    """Return the first GPU; None where there is none."""
+    """Return the first GPU, or None if there is none."""
     try:
         return devices()[0]
     except NotDone:
@@ -89,14 +89,14 @@ def first() -> CudaDevice | None:
 
 
 def cuda() -> str:
-    """Return the version of CUDA that the driver is for."""
+    """Return the latest version of CUDA that the driver supports."""
     number = ctypes.c_int()
     call(driver_library(), "cuDriverGetVersion", ctypes.byref(number))
     return f"{number.value // 1000}.{number.value % 1000 // 10}"
 
 
 def driver() -> str:
-    """Return the driver's version, by NVML; "" without NVML."""
+    """Return the driver's version from NVML, or "" without NVML."""
     with suppress(OSError):
         nvml, text = ctypes.CDLL("libnvidia-ml.so.1"), ctypes.create_string_buffer(80)
         if nvml.nvmlInit_v2() == 0 and nvml.nvmlSystemGetDriverVersion(text, len(text)) == 0:
@@ -113,9 +113,9 @@ def _current(driver: Any) -> None:
 
 
 def share() -> None:
-    """Let another process read memory of the GPU by CUDA IPC.
+    """Check that another process can read memory of the GPU by CUDA IPC.
 
-    Raises RuntimeError where it cannot, or reads other bytes.
+    Raises RuntimeError if the process cannot read the memory or reads wrong bytes.
     """
     driver, memory, handle = driver_library(), ctypes.c_uint64(), _Handle()
     _current(driver)
@@ -124,22 +124,22 @@ def share() -> None:
     call(driver, "cuMemcpyHtoD_v2", memory, content, ctypes.c_size_t(_COUNT))
     call(driver, "cuIpcGetMemHandle", ctypes.byref(handle), memory)
     words = [sys.executable, "-m", "bench.acceptance.libcuda"]
-    other = subprocess.run(words, input=bytes(handle), capture_output=True, cwd=ROOT)
+    reader = subprocess.run(words, input=bytes(handle), capture_output=True, cwd=ROOT)
     call(driver, "cuMemFree_v2", memory)
-    if other.returncode:
-        lines = other.stderr.decode(errors="replace").splitlines() or ["no reason given"]
-        raise RuntimeError(f"the other process: {lines[-1]}")
-    if other.stdout != content:
-        raise RuntimeError("the other process read other bytes")
+    if reader.returncode:
+        lines = reader.stderr.decode(errors="replace").splitlines() or ["no reason given"]
+        raise RuntimeError(f"the other process failed: {lines[-1]}")
+    if reader.stdout != content:
+        raise RuntimeError("the other process read wrong bytes")
 
 
 def _read_shared(handle: bytes) -> bytes:
-    """Return the bytes behind a handle of another process."""
+    """Return the bytes that a handle of another process refers to."""
     driver, memory = driver_library(), ctypes.c_uint64()
     _current(driver)
-    whole = _Handle.from_buffer_copy(handle)
+    ipc_handle = _Handle.from_buffer_copy(handle)
     flags = ctypes.c_uint(_LAZY)
-    call(driver, "cuIpcOpenMemHandle_v2", ctypes.byref(memory), whole, flags)
+    call(driver, "cuIpcOpenMemHandle_v2", ctypes.byref(memory), ipc_handle, flags)
     content = ctypes.create_string_buffer(_COUNT)
     call(driver, "cuMemcpyDtoH_v2", content, memory, ctypes.c_size_t(_COUNT))
     call(driver, "cuIpcCloseMemHandle", memory)

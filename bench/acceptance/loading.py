@@ -1,4 +1,4 @@
-"""Loading of a model of a repository into a named engine."""
+"""Load a model of a repository into a named engine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bench.in_process import open_graph
 from bench.workload import Array
 
 Run = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-# Engine -> the target of `python -m export build` whose files it runs.
+# For each engine, the target of `python -m export build` whose files it runs.
 TARGETS = {
     "openvino": "onnx",
     "onnxruntime": "onnx",
@@ -29,10 +29,11 @@ TARGETS = {
 
 
 def load(folder: Path, name: str) -> Run:
-    """Load the version folder of a model into engine `name`, one of `TARGETS`.
+    """Return a function that runs the model of a version folder in the engine `name`.
 
-    The returned function ignores inputs that the graph does not have. Its outputs may be on the
-    GPU, and the next call may overwrite them.
+    `name` is a key of `TARGETS`. The function takes inputs by name and ignores inputs that the
+    graph does not have. Its outputs, by name, may be on the GPU, and the next call may overwrite
+    them.
     """
     if (folder / "chain.json").is_file():
         return _run_of(chain_runner(folder, name))
@@ -72,6 +73,6 @@ def _run_of(runner: ChainRunner) -> Run:
     def run(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         (x,) = inputs.values()
         y, name = runner(host(x)), runner.chain.output
-        return {name: host(y) if name == "image" else y}  # the image is read by the host
+        return {name: host(y) if name == "image" else y}  # the caller reads the image on the host
 
     return run

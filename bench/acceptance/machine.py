@@ -1,4 +1,4 @@
-"""Step `machine`: the driver, the GPU, and the engines that load."""
+"""Step `machine`: report the driver, the GPU, and the engines that load."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from bench.acceptance import libcuda, loading
 from bench.acceptance.steps import Case, NotDone, Setting, TableRows
 
 TENSORRT = ("tensorrt", "tensorrt-rtx")
-_ANY = "8.9"  # a compute capability that TensorRT-RTX builds for without a GPU
+_ANY = "8.9"  # a compute capability for which TensorRT-RTX builds without a GPU
 
 
 def cases(setting: Setting) -> list[Case]:
-    """Return the cases."""
+    """Return the cases of this step."""
     return [
         Case("computer", lambda: [{"is": page.machine()}]),
         Case("gpu", _gpus),
@@ -75,7 +75,7 @@ def _module(name: str) -> Any:
 
 
 def _tensorrt(target: str) -> TableRows:
-    from export import tensorrt_plans  # which takes long, as it loads MONAI
+    from export import tensorrt_plans  # slow, because it imports MONAI
 
     gpu = libcuda.first()
     try:
@@ -97,7 +97,7 @@ def _onnxruntime() -> TableRows:
         _write_sum(path)
         doubled = onnx_runtime.Engine(path, device).run({"x": np.ones(4, np.float32)})["y"]
     if loading.host(doubled).tolist() != [2.0] * 4:
-        raise RuntimeError("ONNX Runtime on the GPU does not add")
+        raise RuntimeError("ONNX Runtime computes a wrong sum on the GPU")
     return [{"is": version("onnxruntime-gpu")}]
 
 
@@ -116,7 +116,7 @@ def _cupy() -> TableRows:
     array = cupy.empty(4, cupy.float32)
     array.set(np.arange(4, dtype=np.float32))
     if array.get().tolist() != [0.0, 1.0, 2.0, 3.0]:
-        raise RuntimeError("CuPy does not return the array that it was given")
+        raise RuntimeError("CuPy does not return the array that was copied to the GPU")
     return [{"is": cupy.__version__}]
 
 
@@ -124,15 +124,15 @@ def _torch() -> TableRows:
     torch = _module("torch")
     if not torch.cuda.is_available():
         cuda_version = torch.version.cuda or "none"
-        raise NotDone(f"torch {torch.__version__}, built for CUDA {cuda_version}, sees no GPU")
+        raise NotDone(f"torch {torch.__version__}, built for CUDA {cuda_version}, finds no GPU")
     total = float(torch.ones(4, device="cuda").sum())
     if total != 4:
-        raise RuntimeError("PyTorch on the GPU does not add")
+        raise RuntimeError("PyTorch computes a wrong sum on the GPU")
     return [{"is": f"{torch.__version__}, cuDNN {torch.backends.cudnn.version()}"}]
 
 
 def engine_names(setting: Setting) -> list[str]:
-    """Return the engines that load here, of `bench.acceptance.loading`."""
+    """Return the engines of `bench.acceptance.loading` that load on this machine."""
     if not setting.gpu:
         return ["openvino", "onnxruntime"]
     attempts: dict[str, Callable[[], TableRows]] = {

@@ -1,4 +1,4 @@
-"""What a GPU machine without access to the internet needs beside PyTorch, packed into parcels."""
+"""Pack everything except PyTorch that a GPU machine without access to the internet needs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from bench import ROOT
 from bench.acceptance import fatbin, parcels
 
 PROVIDER = "onnxruntime/capi/libonnxruntime_providers_cuda.so"
-# What comes first is enough for the step machine; then what engines on the GPU need.
+# The archives are copied in order. `BASE` is enough for the step machine; the engines on a GPU also
+# need `CUPY` and `PROVIDER`.
 BASE = (
     "nvidia-pytriton==0.7.0",
     "onnxruntime-gpu==1.31.1",
@@ -27,25 +28,25 @@ BASE = (
     *("safetensors", "scipy", "tritonclient", "typing_extensions"),
 )
 CUPY = ("cupy-cuda13x==13.6.0", "fastrlock")
-_GLIBC = range(39, 16, -1)  # manylinux_2_N: pip takes each by its own number
+_GLIBC = range(39, 16, -1)  # N of manylinux_2_N; pip needs every platform tag that it may use
 _LEFT_OUT = (".onnx", ".png", ".pt", ".safetensors")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `--pack DIR`; return the exit status."""
+    """Run `scripts/acceptance --pack DIR`; return the exit status."""
     parser = argparse.ArgumentParser(prog="scripts/acceptance")
     add = parser.add_argument
-    add("--pack", type=Path, required=True, metavar="DIR", help="an empty folder, or none yet")
-    add("--limit-mb", type=int, default=64, help="2^20 bytes of a file at most (default: 64)")
+    add("--pack", type=Path, required=True, metavar="DIR", help="a new or empty folder")
+    add("--limit-mb", type=int, default=64, help="largest size of a file in MiB (default: 64)")
     here = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    add("--python", default=here, help="the version there (default: %(default)s)")
-    add("--capability", help="of the GPU there, such as 9.0: code for others is omitted")
+    add("--python", default=here, help="Python of the GPU machine (default: %(default)s)")
+    add("--capability", help="compute capability of its GPU, such as 9.0; omits other code")
     options = parser.parse_args(arguments)
     folder: Path = options.pack.resolve()
     if folder.exists() and any(folder.iterdir()):
         parser.error(f"--pack: {folder} is not empty")
     if options.limit_mb < 1:
-        parser.error(f"--limit-mb: {options.limit_mb} is not a whole number from 1")
+        parser.error(f"--limit-mb: {options.limit_mb} is not a whole number above 0")
     folder.mkdir(parents=True, exist_ok=True)
     try:
         pack(folder, options.limit_mb << 20, options.python, options.capability)
@@ -62,7 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def pack(folder: Path, limit: int, python: str, capability: str | None) -> None:
-    """Write parcels, manifest and `unpack.py` into an empty folder."""
+    """Write the parcels, the manifest and `unpack.py` to an empty folder.
+
+    A file has at most `limit` bytes. The packages are for the version `python`, such as 3.12. With
+    a `capability`, such as 9.0, the code for other GPUs is cleared. Raises CalledProcessError if
+    git or pip fails, and ValueError if ONNX Runtime's CUDA provider has an unknown format.
+    """
     archives = []
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
@@ -84,7 +90,10 @@ def pack(folder: Path, limit: int, python: str, capability: str | None) -> None:
 
 
 def _tree() -> Iterator[tuple[str, Path]]:
-    """Yield the files that git tracks, without graphs, checkpoints and pictures."""
+    """Yield the name in the archive and the path of each file that git tracks.
+
+    Graphs, checkpoints and pictures are left out.
+    """
     command = ["git", "-C", str(ROOT), "ls-files", "-z"]
     listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     for name in listed.split("\0"):
@@ -93,7 +102,10 @@ def _tree() -> Iterator[tuple[str, Path]]:
 
 
 def _wheels(packages: Sequence[str], folder: Path, python: str) -> list[tuple[str, Path]]:
-    """Download wheels and store them without zip's compression, which keeps xz from its own."""
+    """Download wheels; return their names and paths.
+
+    The wheels are stored without compression, because xz compresses the archive better then.
+    """
     platforms = [f"manylinux_2_{number}_x86_64" for number in _GLIBC]
     words = ["--only-binary=:all:", "--python-version", python, "--implementation", "cp"]
     for platform in (*platforms, "manylinux2014_x86_64", "manylinux1_x86_64"):
@@ -106,7 +118,10 @@ def _wheels(packages: Sequence[str], folder: Path, python: str) -> list[tuple[st
 
 
 def _store(wheel: Path, folder: Path, python: str) -> tuple[str, Path]:
-    """Write a wheel again, without Triton's stubs for other versions of Python."""
+    """Copy a wheel without compression; return its name in the archive and its path.
+
+    Triton's stubs for other versions of Python and the CUDA provider are left out.
+    """
     with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(folder / wheel.name, "w") as new:
         left_out = {
             info.filename

@@ -1,10 +1,11 @@
-"""Archives in numbered files of a limited size, and the setup of a machine from them.
+"""Write archives as numbered files of a limited size, and set up a machine from these files.
 
     python3 unpack.py --unpack DIR
 
-This file needs only Python with pip and PyTorch; a copy of it, `unpack.py`, is beside the files.
-`manifest.json` lists the archives in order and the SHA-256 of each file. An archive is a tar in xz:
-`tree/` is the project, `wheels/` is installed by pip, `site/` is copied into the packages.
+This module needs only Python with pip and PyTorch. Its copy, `unpack.py`, is in the folder of the
+files. `manifest.json` lists the archives in order, and the SHA-256 of each file. An archive is a
+tar file that xz has compressed: `tree/` is the project, pip installs `wheels/`, and `site/` is
+copied to the folder of the packages.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ _CHUNK = 1 << 20
 
 
 class Broken(Exception):
-    """Files that cannot be put together; the message is one sentence."""
+    """The files cannot be unpacked; the message is one sentence."""
 
 
 class _Parts(io.RawIOBase):
-    """Writes to files NAME.000, NAME.001 ... of at most `limit` bytes each."""
+    """A stream that writes to files NAME.000, NAME.001 ... of at most `limit` bytes each."""
 
     def __init__(self, folder: Path, name: str, limit: int) -> None:
         self.folder, self.name, self.limit = folder, name, limit
@@ -46,7 +47,7 @@ class _Parts(io.RawIOBase):
         return True
 
     def write(self, data: Any) -> int:
-        """Write all of `data`, into as many files as it takes."""
+        """Write all of `data` to one or more files; return the number of bytes."""
         rest = memoryview(data)
         while rest:
             if not self.free:
@@ -80,11 +81,14 @@ class _Parts(io.RawIOBase):
 def write(
     folder: Path, name: str, limit: int, members: Iterable[tuple[str, Path]]
 ) -> dict[str, Any]:
-    """Write an archive of `members`, (name in it, file); return it as the manifest has it."""
+    """Write an archive of `members`, which are pairs of a name and a file.
+
+    Return the entry of the archive in the manifest.
+    """
     parts: Any = _Parts(folder, name, limit)
     with (
         parts,
-        # Most of it is compressed already, or zeros: more effort gains little.
+        # Most of the content is compressed already or zeros, so a higher preset gains little.
         lzma.open(parts, "wb", preset=1) as packed,
         tarfile.open(fileobj=packed, mode="w|") as tar,
     ):
@@ -94,7 +98,7 @@ def write(
 
 
 class _Joined(io.RawIOBase):
-    """Reads files one after the other."""
+    """A stream that reads files one after the other."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.chunks = _chunks(paths)
@@ -120,7 +124,7 @@ def _chunks(paths: Sequence[Path]) -> Iterator[bytes]:
 
 
 def missing(folder: Path, archive: dict[str, Any]) -> list[str]:
-    """Return the missing files of an archive; raise Broken for a damaged one."""
+    """Return the names of the missing files of an archive; raise Broken if a file is damaged."""
     absent = []
     for part in archive["parts"]:
         path, digest = folder / part["file"], hashlib.sha256()
@@ -131,31 +135,32 @@ def missing(folder: Path, archive: dict[str, Any]) -> list[str]:
             digest.update(chunk)
         if digest.hexdigest() != part["sha256"]:
             raise Broken(
-                f"{path.name} has {path.stat().st_size} bytes and another SHA-256 than"
-                f" {MANIFEST} has for its {part['bytes']}: copy it again"
+                f"{path.name} is damaged: it has {path.stat().st_size} bytes, {MANIFEST} lists"
+                f" {part['bytes']} bytes, and the SHA-256 differs; copy the file again"
             )
     return absent
 
 
 def extract(folder: Path, archive: dict[str, Any], target: Path) -> None:
-    """Extract an archive that has all files."""
+    """Extract an archive to `target`; all its files must be in `folder`."""
     joined = io.BufferedReader(_Joined([folder / part["file"] for part in archive["parts"]]))
     with lzma.open(joined, "rb") as packed, tarfile.open(fileobj=packed, mode="r|") as tar:
         tar.extractall(target, filter="data")
 
 
 def unpack(folder: Path) -> list[str]:
-    """Extract and install complete archives, in order; return the missing files.
+    """Extract and install complete archives in order; return the names of the missing files.
 
-    Raises Broken for a damaged file, and without a manifest.
+    Raises Broken if the manifest is missing, if it is for another Python, if a file is damaged, or
+    if an installation fails.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
     except OSError as error:
-        raise Broken(f"{MANIFEST}: {error.strerror}; it comes with the first files") from None
+        raise Broken(f"{MANIFEST}: {error.strerror}; copy it with the first files") from None
     here = f"{sys.version_info[0]}.{sys.version_info[1]}"
     if manifest["python"] != here:
-        raise Broken(f"the files are for Python {manifest['python']}, and this is {here}")
+        raise Broken(f"the files are for Python {manifest['python']}, but this is Python {here}")
     absent: list[str] = []
     for archive in manifest["archives"]:
         done = folder / f"{archive['name']}.done"
@@ -172,13 +177,13 @@ def unpack(folder: Path) -> list[str]:
         done.touch()
     if not absent:
         stamp = hashlib.sha256(b"".join((folder / TREE / x).read_bytes() for x in _STAMPED))
-        text = f"{stamp.hexdigest()}  -\n"  # as scripts/_venv has it
+        text = f"{stamp.hexdigest()}  -\n"  # the format of scripts/_venv
         (folder / TREE / ".venv" / "acceptance.stamp").write_text(text)
     return absent
 
 
 def install(whole: Path, tree: Path) -> None:
-    """Install the content of an archive: the tree, packages by pip, single files."""
+    """Install the extracted archive `whole` into `tree`: the project, wheels and single files."""
     if (whole / "tree").is_dir():
         shutil.rmtree(tree, ignore_errors=True)
         os.replace(whole / "tree", tree)
@@ -200,7 +205,7 @@ def _packages(tree: Path) -> Path:
 
 
 def _make_venv(tree: Path) -> None:
-    """Make the tree's environment, which also sees the packages of this interpreter."""
+    """Create the environment of the tree; it can also import the packages of this interpreter."""
     command = [sys.executable, "-m", "venv", "--without-pip", str(tree / ".venv")]
     if subprocess.run(command, stdout=2).returncode:
         raise Broken("python3 -m venv failed; its log is above")
@@ -208,14 +213,14 @@ def _make_venv(tree: Path) -> None:
     folders = [path for path in site.getsitepackages() if Path(path).is_dir()]
     lines = [str((tree / "client" / "src").resolve()), *folders]
     (packages / "acceptance.pth").write_text("\n".join(lines) + "\n")
-    # ONNX Runtime looks for CUDA's libraries beside itself.
+    # ONNX Runtime looks for CUDA's libraries in its own folder of packages.
     for path in folders:
         if (source := Path(path, "nvidia")).is_dir() and not (packages / "nvidia").exists():
             (packages / "nvidia").symlink_to(source)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run `--unpack DIR`; return the exit status: 3 when files are still missing."""
+    """Run `--unpack DIR`; return the exit status, which is 3 if files are missing."""
     if len(arguments) != 2 or arguments[0] != "--unpack":
         print("usage: --unpack DIR", file=sys.stderr)
         return 2
@@ -226,9 +231,9 @@ def main(arguments: Sequence[str]) -> int:
         print(f"acceptance: {error}", file=sys.stderr)
         return 1
     if absent:
-        print(f"acceptance: missing: {', '.join(absent)}")
+        print(f"acceptance: missing files: {', '.join(absent)}")
         return 3
-    print(f"acceptance: complete: {folder / TREE}/scripts/acceptance")
+    print(f"acceptance: complete; run {folder / TREE}/scripts/acceptance")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Step `parity`: every graph, and whole volumes, against MONAI on the same device."""
+"""Step `parity`: compare every graph, and whole volumes, with MONAI on the same device."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from export.graphs import NEEDS, Graph
 from export.variant import PRECISIONS, Variant
 
 Latent = tuple[tuple[int, int, int], int]
-# Latent voxels and rows; the last are those of 128^3 voxels.
+# Sides of the latent and number of rows; the last latent is that of a volume of 128^3 voxels.
 _LATENTS: tuple[Latent, ...] = (*onnx_export.CHECKED, ((32, 32, 32), 2))
 _VOLUMES = {
     "cuda": ((128, 128, 128), (256, 256, 128), (256, 256, 256)),
@@ -25,7 +25,7 @@ _VOLUMES = {
 
 
 def cases(setting: Setting) -> list[Case]:
-    """Return the cases: graphs of each engine and precision, then volumes of each."""
+    """Return the cases: first the graphs, then the volumes, of each engine and precision."""
     runs = [
         (name, engine, precision)
         for name in setting.variants
@@ -47,7 +47,7 @@ def cases(setting: Setting) -> list[Case]:
 
 
 def no_engine() -> TableRows:
-    """Raise NotDone, for a GPU that no engine runs on."""
+    """Raise NotDone, because no engine loads on the GPU."""
     raise NotDone("no engine loads on this GPU; the step machine has the reasons")
 
 
@@ -62,7 +62,7 @@ def _loaded(setting: Setting, name: str) -> tuple[Variant, networks.Networks, di
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     subject, folder = variant.load(name), weights.checkpoints(setting, name)
     if not all((folder / file).is_file() for file in subject.checkpoints.values()):
-        raise NotDone(f"{name} has no weights yet: the step export makes them")
+        raise NotDone(f"{name} has no weights yet; the step export writes them")
     loaded = networks.load(subject, folder)
     for role in subject.networks:
         getattr(loaded, role).to(setting.device)
@@ -70,7 +70,7 @@ def _loaded(setting: Setting, name: str) -> tuple[Variant, networks.Networks, di
 
 
 def _graph(setting: Setting, name: str, engine: str, precision: str, what: str) -> TableRows:
-    torch.cuda.empty_cache()  # without a GPU it does nothing
+    torch.cuda.empty_cache()  # does nothing without a GPU
     folder = weights.version_folder(setting, name, what, engine, precision)
     graph, run = _loaded(setting, name)[2][what], loading.load(folder, engine)
     tolerance, rows = onnx_export.TOLERANCE[precision], []
@@ -101,11 +101,11 @@ def _row(size: str, difference: float, allowed: float) -> dict[str, Any]:
 
 
 def _within_tolerance(rows: TableRows) -> TableRows:
-    """Return the rows; raise ValueError for a difference beyond what is allowed."""
+    """Return the rows; raise ValueError if a difference is larger than allowed."""
     for row in rows:
         if not row["difference"] <= row["allowed"]:
             raise ValueError(
-                f"{row['of']}: the difference to MONAI is {row['difference']:.1e}, and at most"
+                f"{row['of']}: the difference from MONAI is {row['difference']:.1e}; at most"
                 f" {row['allowed']:.0e} is expected"
             )
     return rows
@@ -130,6 +130,6 @@ def _volumes(
         try:
             both = verify.volumes(subject, loaded, run, request, setting.device)
         except torch.OutOfMemoryError:
-            raise NotDone("the GPU's memory does not hold MONAI's whole decode") from None
+            raise NotDone("the GPU has too little memory for MONAI's whole decode") from None
         rows.append(_row(what, verify.volume_difference(*both)[1], verify.SHARE[precision]))
     return _within_tolerance(rows)

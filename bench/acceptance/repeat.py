@@ -1,4 +1,4 @@
-"""Step `repeat`: a decode gives the same bytes each time, with any number of slabs."""
+"""Step `repeat`: check that a decode returns equal bytes each time, with any number of slabs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from export import onnx_export
 from export.variant import PRECISIONS
 
 TIMES = 20
-_SIDE = {"cuda": 32, "cpu": 8}  # of the latent
-_MANY = 8
+_SIDE = {"cuda": 32, "cpu": 8}  # voxels per side of the latent
+_MANY = 8  # slabs
 
 
 def cases(setting: Setting) -> list[Case]:
-    """Return the cases; ONNX Runtime on the CPU is left out, as no server runs chains by it."""
+    """Return the cases; they leave out ONNX Runtime on the CPU, where no server runs chains."""
     name = setting.variants[0]
     listed = [
         Case(f"{name}, {engine} {precision}", partial(_decode, setting, name, engine, precision))
@@ -60,15 +60,18 @@ def _decode(setting: Setting, name: str, engine: str, precision: str) -> TableRo
         allowed = onnx_export.TOLERANCE[precision]
         if len(volumes) > 1 or not difference <= allowed:
             raise ValueError(
-                f"{slabs} slabs, activations {where}: {len(volumes)} different volumes of {TIMES}"
-                f" decodes, {difference:.1e} from one slab, and one volume within {allowed:.0e}"
-                " is expected"
+                f"{slabs} slabs, activations {where}: {TIMES} decodes returned {len(volumes)}"
+                f" different volumes with a difference of {difference:.1e} from one slab; one"
+                f" volume within {allowed:.0e} is expected"
             )
     return rows
 
 
 def decode(runner: Any, latent: Array, slabs: int, far: bool) -> Array:
-    """Decode in `slabs` slabs; `far`: activations outside the device's memory."""
+    """Return the image of a latent, decoded in `slabs` slabs.
+
+    If `far` is true, the activations are outside the device's memory.
+    """
     thickness = -(-latent.shape[2] // slabs)
     try:
         memory = runner.device.arena(0 if far else 1 << 62)

@@ -1,4 +1,4 @@
-"""docs/reference/gpu.md, rendered from the states of all steps."""
+"""Write docs/reference/gpu.md from the states of all steps."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _HEAD = """# On a GPU
 
 This page is for operators and developers who want to know what has been run on a GPU.
 `scripts/acceptance` runs and checks the engines on the GPU of this machine, and writes this page.
-Any NVIDIA GPU will do. Without a GPU, the command runs the same code on the CPU at small sizes, and
-this page lists the cases that were not done, with the reason.
+Any NVIDIA GPU is suitable. Without a GPU, the command runs the same code on the CPU at small sizes,
+and this page lists the cases that were not done, with the reason.
 
 ```bash
-scripts/acceptance                  # all steps; call it again until it ends with status 0
+scripts/acceptance                  # all steps; repeat the command until it ends with status 0
 scripts/acceptance parity --again   # one step, with the cases that are already done
-scripts/acceptance --upstream PATH  # also measures upstream's code, a checkout of NV-Generate-CTMR
+scripts/acceptance --upstream PATH  # also measures upstream, from a checkout of NV-Generate-CTMR
 scripts/acceptance --wheels DIR     # downloads nothing; installs the wheels in DIR
 ```
 
@@ -28,11 +28,11 @@ A step stops after eight minutes and saves its finished cases under `build/accep
 call resumes it. The exit status is 1 if a case failed, and 3 if a step is unfinished.
 
 A machine without access to the internet must already have PyTorch for CUDA 13. Pack everything else
-into files of a limited size, and copy these to the machine one by one:
+into files of a limited size, and copy these files to the machine one by one:
 
 ```bash
 scripts/acceptance --pack DIR --limit-mb 64 --python 3.12 --capability 9.0  # here
-scripts/acceptance --unpack DIR  # on that machine, again after each file has arrived
+scripts/acceptance --unpack DIR  # on that machine; repeat the command after each copied file
 ```
 """
 _NO_GPU = (
@@ -43,7 +43,7 @@ _NO_GPU = (
 
 
 def write(setting: Setting) -> None:
-    """Write the page from what is saved in `setting.folder`."""
+    """Write the page from the states in `setting.folder`."""
     PAGE.write_text(text(setting))
 
 
@@ -81,24 +81,24 @@ def section(step: AcceptanceStep, state: Mapping[str, Any] | None) -> str:
         ]
         if lines:
             parts.append("\n".join([title, "", *lines]))
-    parts.append(f"{state['seconds']:.0f} s in all; load average {state['load']} at the end.")
+    parts.append(f"{state['seconds']:.0f} s in total; load average {state['load']} at the end.")
     return "\n\n".join(parts)
 
 
 def with_ratios(cases: Mapping[str, Any], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return rows of `speed` with ratios to the first of the same size in the same run."""
+    """Return rows of `speed` with ratios to the first row of the same size in the same run."""
     first: dict[tuple[str, str], dict[str, Any]] = {}
     for row in rows:
-        if "s a step" not in row:
+        if "s per step" not in row:
             continue
         base = first.setdefault((row["size"], cases[row["case"]]["run"]), row)
-        for key in ("s a step", "s a decode"):
-            row[key.replace("s a", "ratio,")] = base[key] / row[key]
+        for key in ("s per step", "s per decode"):
+            row[key.replace("s per", "ratio,")] = base[key] / row[key]
     return rows
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return rows as a Markdown table, with the columns of all of them."""
+    """Return rows as a Markdown table that has the columns of all rows."""
     head = list(dict.fromkeys(key for row in rows for key in row))
     return page.table(head, [[_cell(row.get(key)) for key in head] for row in rows])
 

@@ -1,4 +1,4 @@
-"""A run of a step: resumed, stopped at its deadline, saved after each case."""
+"""Run a step: resume it, stop it at its deadline, and save its state after each case."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bench import ROOT
 from bench.acceptance.steps import AcceptanceStep, Setting
 
 WORK = ROOT / "build" / "acceptance"
-SECONDS = 480.0  # of a step in one call
+SECONDS = 480.0  # limit of a step in one call
 _SOURCES = ("backends", "bench", "export", "model_repository", "server")
 _GRACE = 20.0  # seconds for servers of a stopped case to end
 
@@ -28,7 +28,7 @@ State = dict[str, Any]
 
 
 def version() -> str:
-    """Return the version of the sources: 12 digits of their SHA-256."""
+    """Return the version of the sources: the first 12 digits of their SHA-256."""
     digest = hashlib.sha256()
     for folder in _SOURCES:
         for path in sorted((ROOT / folder).rglob("*")):
@@ -44,9 +44,10 @@ def run(
     again: bool = False,
     seconds: float = SECONDS,
 ) -> State:
-    """Run the unsettled cases of a step for at most `seconds`; return its state.
+    """Run the cases of a step that have no result yet, for at most `seconds`; return its state.
 
-    A state that was saved under another `key` is ignored, and with `again` any is.
+    A state that was saved with another `key` is ignored. If `again` is true, any saved state is
+    ignored.
     """
     path = setting.folder / f"{step.name}.json"
     state = load(path)
@@ -70,7 +71,7 @@ def run(
                 state["cases"][name] = {**event, "run": attempt}
                 state["load"] = round(os.getloadavg()[1], 1)
                 ended = event["status"] == "failed"
-            elif "status" in event:  # of the process, which ended by itself
+            elif "status" in event:  # exit status of the process, which ended by itself
                 if running or event["status"]:
                     reason = f"the process ended with status {event['status']}"
                     _fail(state, running or "start", reason, attempt)
@@ -92,7 +93,7 @@ def _fail(state: State, name: str, reason: str, attempt: str) -> None:
 def _events(
     step: AcceptanceStep, setting: Setting, path: Path, attempt: str, deadline: float
 ) -> Iterator[dict[str, Any]]:
-    """Yield the events of a worker, then its exit status, or that the deadline stopped it."""
+    """Yield the events of a worker, and then its exit status or that the deadline stopped it."""
     words = [step.name, step.module, json.dumps(setting.as_dict()), str(path), attempt]
     search = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     with path.with_suffix(".log").open("a") as log:
@@ -119,7 +120,7 @@ def _events(
 
 
 def _lines(pipe: Any, deadline: float) -> Iterator[bytes]:
-    """Yield whole lines until the end of the pipe or the deadline."""
+    """Yield complete lines until the end of the pipe or the deadline."""
     rest = b""
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)
@@ -132,7 +133,7 @@ def _lines(pipe: Any, deadline: float) -> Iterator[bytes]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the worker and its children: by SIGTERM, then by SIGKILL."""
+    """End the worker and its child processes with SIGTERM and then SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -141,7 +142,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def summary(state: State) -> dict[str, Any]:
-    """Return the status of a step and the sum of its cases' seconds."""
+    """Return the status of a step, and the sum of the seconds of its cases."""
     statuses = [state["cases"].get(name, {}).get("status", "open") for name in state["order"]]
     if "failed" in statuses:
         status = "failed"
@@ -154,7 +155,7 @@ def summary(state: State) -> dict[str, Any]:
 
 
 def load(path: Path) -> State | None:
-    """Return a saved state; None where it does not exist or is truncated."""
+    """Return a saved state, or None if it does not exist or is incomplete."""
     try:
         state: State = json.loads(path.read_bytes())
         state["key"], state["order"], state["cases"]
@@ -164,7 +165,7 @@ def load(path: Path) -> State | None:
 
 
 def save(path: Path, state: State) -> None:
-    """Write a state whole or not at all."""
+    """Write a state atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(".new")
     new.write_text(json.dumps(state) + "\n")

@@ -1,4 +1,4 @@
-"""Step `served`: Triton's overhead of a step, and concurrent requests to the ensemble."""
+"""Step `served`: measure Triton's overhead of a step, and concurrent requests to the ensemble."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from bench.network_inputs import infer_inputs
 from bench.workload import Array, Workload
 
 _LATENTS = {"cuda": (32, 64), "cpu": (8,)}
-_SIZES = {"cuda": 128, "cpu": 32}  # voxels a side, of requests at once
-_LARGE = {"cuda": (512, 128), "cpu": (64, 32)}  # along x and y, and along z
+_SIZES = {"cuda": 128, "cpu": 32}  # voxels per side, for concurrent requests
+_LARGE = {"cuda": (512, 128), "cpu": (64, 32)}  # voxels along x and y, and along z
 _AT_ONCE = (1, 2, 4)
 _STEPS, _EACH, _REPEAT = 5, 2, 3
 _WAIT = 400.0  # seconds
 
 
 def cases(setting: Setting) -> list[Case]:
-    """Return the cases, for the engine that is preferred."""
+    """Return the cases for one engine."""
     names = machine.engine_names(setting)
     if not names:
         return [Case("engines", no_engine)]
-    # With ONNX files, as a graph that computes nothing can replace the flow.
+    # An engine with ONNX files is preferred, so that an idle graph can replace the flow.
     engine = "onnxruntime-cuda" if "onnxruntime-cuda" in names else names[0]
     runs = {
         "a step": _step,
@@ -61,26 +61,26 @@ def _step(setting: Setting, engine: str) -> TableRows:
     return [
         {
             "of": f"latent {side}^3",
-            "ms a step": 1e3 * both,
-            "in process, ms": 1e3 * alone,
-            "ratio": both / alone,
+            "ms per step": 1e3 * served,
+            "in process, ms": 1e3 * in_process,
+            "ratio": served / in_process,
         }
-        for side, both, alone in rows
+        for side, served, in_process in rows
     ]
 
 
 def _idle(setting: Setting, engine: str) -> TableRows:
     if loading.TARGETS[engine] != "onnx":
-        raise NotDone(f"{engine} runs plans, and the graph that computes nothing is an ONNX file")
+        raise NotDone(f"{engine} runs plans, but the graph that computes nothing is an ONNX file")
     times = overhead.call_seconds(_subject(setting, engine), _LATENTS[setting.device], _REPEAT)
     return [
-        {"of": f"latent {side}^3", "ms a step": 1e3 * elapsed} for side, elapsed in times.items()
+        {"of": f"latent {side}^3", "ms per step": 1e3 * elapsed} for side, elapsed in times.items()
     ]
 
 
 @contextmanager
 def _serving(setting: Setting, engine: str) -> Iterator[tuple[str, str]]:
-    """Serve the variant; give its name and the address of its gRPC."""
+    """Serve the variant; yield its name and the gRPC address."""
     subject = _subject(setting, engine)
     log = setting.folder / "served.server.log"
     with Server(subject.repository, log, f"--models={subject.variant}") as server:
@@ -105,12 +105,12 @@ def _at_once(setting: Setting, engine: str) -> TableRows:
                 {
                     "of": f"{count} at once, {side}^3, {_STEPS} steps",
                     "volumes/s": rate,
-                    "s a request": statistics.median(seconds for seconds, _, _ in answers),
+                    "s per request": statistics.median(seconds for seconds, _, _ in answers),
                     "ratio": rate / (rows[0]["volumes/s"] if rows else rate),
                 }
             )
     if len(digests) > 1:
-        raise ValueError(f"the same request gave {len(digests)} different volumes, not one")
+        raise ValueError(f"equal requests returned {len(digests)} different volumes; 1 is expected")
     return rows
 
 
@@ -119,14 +119,14 @@ def _large(setting: Setting, engine: str) -> TableRows:
     with _serving(setting, engine) as (variant, url):
         request(url, variant, (side, depth))
         total, stages, _ = request(url, variant, (side, depth))
-    row: dict[str, Any] = {"of": f"{side}x{side}x{depth}, {_STEPS} steps", "s a request": total}
+    row: dict[str, Any] = {"of": f"{side}x{side}x{depth}, {_STEPS} steps", "s per request": total}
     return [row | {f"{stage}, s": stages.get(stage) for stage in ("sampler", "decoder")}]
 
 
 def request(url: str, variant: str, sides: tuple[int, int]) -> tuple[float, dict[str, float], str]:
-    """Request a volume of the ensemble, with `sides` along x and y, and along z.
+    """Request a volume from the ensemble, with `sides` voxels along x and y, and along z.
 
-    Returns the seconds until the answer, those by stage, and the digest of the volume.
+    Return the seconds until the answer, the seconds of each stage, and the SHA-256 of the volume.
     """
     workload = Workload(variant, sides[0], _STEPS, "", "", "", depth=sides[1])
     arrays = {name: x for name, x in workload.request().items() if name != "latent"}

@@ -1,4 +1,4 @@
-"""Step `speed`: seconds a step and a decode beside upstream's code and PyTorch, in one run."""
+"""Step `speed`: compare the seconds per step and per decode with upstream and PyTorch."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _SIZES = {  # voxels along x and y, and along z
 
 
 def cases(setting: Setting) -> list[Case]:
-    """Return the cases: each contender at each size, those of a size in a group."""
+    """Return the cases: each contender at each size; the cases of a size are a group."""
     listed = []
     for side, depth in _SIZES[setting.device]:
         size = f"{side}x{side}x{depth}"
         engines = [name for name in machine.engine_names(setting) if name != "onnxruntime"]
-        # What compiles longest comes last, as the step's time may end.
+        # torch.compile takes longest and comes last, because the step may reach its deadline.
         for name in ("upstream", "eager", *engines, "compile"):
             run = partial(_contender, setting, name, side, depth)
             listed.append(Case(f"{size} {name}", run, size))
@@ -33,11 +33,11 @@ def cases(setting: Setting) -> list[Case]:
 
 def _contender(setting: Setting, name: str, side: int, depth: int) -> TableRows:
     if name == "upstream" and not setting.upstream:
-        raise NotDone("upstream is not given (--upstream PATH)")
+        raise NotDone("the option --upstream PATH is missing")
     if name == "upstream" and not setting.gpu:
-        raise NotDone("no NVIDIA GPU: upstream's networks are of full size")
+        raise NotDone("no NVIDIA GPU: upstream's networks of full size are too slow on a CPU")
     if name == "compile" and not setting.gpu:
-        raise NotDone("no NVIDIA GPU: for a CPU torch.compile takes minutes")
+        raise NotDone("no NVIDIA GPU: torch.compile takes minutes on a CPU")
     engine = name if name in TARGETS else ""
     variant, target = setting.variants[0], TARGETS[engine] if engine else "onnx"
     precision = "fp16" if setting.gpu else "fp32"
@@ -60,15 +60,15 @@ def _contender(setting: Setting, name: str, side: int, depth: int) -> TableRows:
         trial = run_trial("engines" if engine else name, workload, folder, _VOLUMES)
     except ContenderFailed as error:
         if "out of memory" in str(error).lower():
-            raise NotDone("the GPU's memory is too small for it") from None
+            raise NotDone("the GPU has too little memory") from None
         raise
     trial.image.unlink()
     sampler, decoder, total = (trial.warm[stage] for stage in ("sampler", "decoder", "total"))
     row = {
         "size": f"{side}x{side}x{depth}",
-        "s a step": sampler / _STEPS if sampler is not None else None,
-        "s a decode": decoder,
-        "s in all": total,
+        "s per step": sampler / _STEPS if sampler is not None else None,
+        "s per decode": decoder,
+        "s in total": total,
         "memory, GB": trial.memory / 1e9,
     }
     return [row | ({"GPU, GB": trial.gpu / 1e9} if trial.gpu is not None else {})]

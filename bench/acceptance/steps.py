@@ -1,4 +1,4 @@
-"""Steps and their cases, each of which returns rows of numbers or raises the reason for none."""
+"""Define the steps and their cases."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ TableRows = list[dict[str, Any]]
 
 
 class NotDone(Exception):
-    """A case that cannot be tried on this machine; the message is one sentence."""
+    """This machine cannot run a case; the message is one sentence."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to try: `run` returns rows, raises NotDone, or fails with any other error.
+    """A case: `run` returns rows of a table, raises NotDone, or fails with another error.
 
-    Cases of a `group` are compared with each other, so they are run in one call: where one of them
-    is missing, all are run.
+    Cases of a `group` are compared with each other and must run in one call. If the result of one
+    case is missing, all cases of its group run again.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Case:
 
 @dataclass(frozen=True)
 class AcceptanceStep:
-    """A step by the module whose `cases(setting)` lists what it tries, in order."""
+    """A step; the function `cases(setting)` of its module returns its cases in order."""
 
     name: str
     module: str
@@ -43,7 +43,7 @@ STEPS = (
     AcceptanceStep(
         "export",
         "bench.acceptance.weights",
-        "Graphs and engines of random weights at full size, or of the weights of mini.",
+        "Graphs and engines, built from random weights of full size or from the weights of mini.",
     ),
     AcceptanceStep(
         "parity",
@@ -55,28 +55,28 @@ STEPS = (
     AcceptanceStep(
         "repeat",
         "bench.acceptance.repeat",
-        "One latent, decoded repeatedly in one slab, two slabs and many slabs: the number of"
-        " different volumes, and their difference from the volume of one slab.",
+        "One latent, decoded repeatedly in one slab, two slabs and many slabs. The table has the"
+        " number of different volumes, and their difference from the volume of one slab.",
     ),
     AcceptanceStep(
         "speed",
         "bench.acceptance.speed",
         "Seconds per step and per decode: medians of warm volumes, each contender in its own"
-        " process. A ratio compares with the first contender of the same size and run that has a"
-        " result. A contender with a ratio above 1 is faster.",
+        " process. A ratio is the time of the first contender with a result, at the same size and"
+        " in the same run, divided by the time of this contender.",
     ),
     AcceptanceStep(
         "served",
         "bench.acceptance.served",
-        "Through Triton: a step beside the same graph in process, and concurrent requests to the"
-        " ensemble.",
+        "Requests through Triton: the time of a step compared with the same graph in process, and"
+        " concurrent requests to the ensemble.",
     ),
 )
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Settings of all steps: the folder `work`, the GPU's name or "", upstream's checkout or ""."""
+    """Settings of all steps: a folder for files, the GPU's name or "", upstream's folder or ""."""
 
     work: str
     gpu: str
@@ -84,19 +84,19 @@ class Setting:
 
     @property
     def folder(self) -> Path:
-        """The folder of the steps' files."""
+        """The folder for the files of the steps."""
         return Path(self.work)
 
     @property
     def device(self) -> str:
-        """PyTorch's name of the device."""
+        """The name of the device in PyTorch."""
         return "cuda" if self.gpu else "cpu"
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """The variants to try; the first has a ControlNet."""
+        """The names of the variants to run; the first variant has a ControlNet."""
         return ("rflow-ct", "rflow-mr-brain") if self.gpu else ("mini",)
 
     def as_dict(self) -> Mapping[str, str]:
-        """Return the fields."""
+        """Return the fields by name."""
         return asdict(self)

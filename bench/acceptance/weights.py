@@ -1,4 +1,4 @@
-"""Step `export`: the weights and the model repositories that the other steps run."""
+"""Step `export`: write the weights and build the model repositories for the other steps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def models(setting: Setting, name: str, target: str, precision: str) -> Path:
 
 
 def version_folder(setting: Setting, name: str, graph: str, engine: str, precision: str) -> Path:
-    """Return the folder of a graph for an engine; raise NotDone where it was not exported."""
+    """Return the version folder of a graph for an engine; raise NotDone if it does not exist."""
     folder = models(setting, name, TARGETS[engine], precision) / f"{name}.{graph}" / "1"
     if not folder.is_dir():
         raise NotDone(f"{name}.{graph} was not exported for {engine} in {precision}")
@@ -37,7 +37,7 @@ def version_folder(setting: Setting, name: str, graph: str, engine: str, precisi
 
 
 def cases(setting: Setting) -> list[Case]:
-    """Return the cases."""
+    """Return the cases of this step."""
     targets = dict.fromkeys(TARGETS[name] for name in machine.engine_names(setting))
     return [
         Case(f"{name} {target} {precision}", partial(_build, setting, name, target, precision))

@@ -1,10 +1,10 @@
-"""The cases of a step, in a process that may be killed at any time.
+"""Run the cases of a step in a process that may be killed at any time.
 
     python -m bench.acceptance.worker STEP MODULE SETTING STATE RUN
 
-Standard output has JSON lines: the names of all cases, then the beginning and the result of each.
-The process ends after a failed case, as an error of a GPU may affect later ones; the runner starts
-another. The output of libraries goes to standard error.
+Standard output has lines of JSON: the names of all cases, and then the beginning and the result of
+each case. The process ends after a failed case, because an error of a GPU may affect the next
+cases. The runner then starts another process. The output of libraries goes to standard error.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ SETTLED = ("done", "not done")
 
 
 def pending(cases: Sequence[Case], results: Mapping[str, Any], run: str) -> list[Case]:
-    """Return the cases to run in call `run`, by the results of this call and of those before it."""
+    """Return the cases that must still run in the call `run`.
+
+    `results` has the results of this call and of earlier calls.
+    """
 
     def settled(case: Case) -> bool:
         return results.get(case.name, {}).get("status") in SETTLED
@@ -45,7 +48,7 @@ def pending(cases: Sequence[Case], results: Mapping[str, Any], run: str) -> list
 
 
 def attempt(case: Case) -> dict[str, Any]:
-    """Run a case and return its status, seconds, and rows or the reason."""
+    """Run a case; return its status, its seconds, and its rows or the reason why it has none."""
     begin = time.monotonic()
     try:
         result: dict[str, Any] = {"status": "done", "rows": case.run()}
@@ -58,7 +61,7 @@ def attempt(case: Case) -> dict[str, Any]:
 
 
 def sentence(error: Exception) -> str:
-    """Return an error in one line without paths of this machine."""
+    """Return an error as one line without paths of this machine."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else "no reason given"
     text = re.sub(r"(?<!\w)/\S*/", "", " ".join(text.split()))

@@ -1,1 +1,1 @@
-"""How many servers a load needs, by simulation, and the simulation beside three real servers."""
+"""Simulate how many servers a load needs; compare the simulation with three real servers."""

@@ -1,13 +1,13 @@
-"""How many servers a load needs, by simulation: `scripts/bench fleet`.
+"""Simulate how many servers a load needs: `scripts/bench fleet`.
 
     scripts/bench fleet [--kind 256³=0.8:5 --kind 512³=0.2:48] [--rate 2000] [--p95 120] [--write]
 
-`--kind NAME=SHARE:SECONDS` gives requests of one size, their share of all and the seconds that a
-device works on one. The defaults are the times that NVIDIA published for an A100, for 30 steps and
-the decoder (docs/reference/published.md). For each rate in volumes an hour the command says how
-many servers of one device keep the 95th percentile of the seconds below `--p95`, and how many
-requests may wait at one. `--trial` compares the simulation with three real servers, whose networks
-sleep. The last line is JSON.
+`--kind NAME=SHARE:SECONDS` describes the requests of one size: their share of all requests, and the
+seconds that a device works on one request. The defaults are the times that NVIDIA published for an
+A100, for 30 steps and the decoder (docs/reference/published.md). For each rate, in volumes per
+hour, the command prints how many servers with one device keep the 95th percentile of the response
+time below `--p95`, and how many requests may wait at a server. `--trial` compares the simulation
+with three real servers whose networks sleep. The last line of the output is JSON.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from .three_servers import run as run_trial
 PAGE = ROOT / "docs" / "how-to" / "operations.md"
 SECTION = "Replicas for a load"
 _KINDS = (Kind("256³", 0.8, [5.0]), Kind("512³", 0.2, [48.0]))
-_RATES = (200.0, 2000.0, 20_000.0, 200_000.0)  # volumes an hour
-_REQUESTS = 20_000  # of a simulation, at least
-_LOAD, _COUNT = 0.75, 200  # of the trial
+_RATES = (200.0, 2000.0, 20_000.0, 200_000.0)  # volumes per hour
+_REQUESTS = 20_000  # smallest number of requests in a simulation
+_LOAD, _COUNT = 0.75, 200  # of the trial: share of the capacity, number of requests
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The servers that a rate, in volumes an hour, needs; `clients` is "one" or "many"."""
+    """The servers that a rate, in volumes per hour, needs; `clients` is "one" or "many"."""
 
     rate: float
     clients: str
@@ -50,19 +50,19 @@ def answers(
     p95: float,
     count: int,
 ) -> list[Answer]:
-    """Return the servers for each rate, for one client and for many that do not know each other.
+    """Return the servers for each rate, for one client and for many independent clients.
 
-    A simulation has `count` requests, or those of an hour, if they are more.
-    Raises ValueError if no number of servers keeps `p95` seconds.
+    A simulation has `count` requests or the requests of an hour, whichever is more. Raises
+    ValueError if no number of servers keeps `p95` seconds.
     """
-    found = []
+    rows = []
     for rate in rates:
         for clients in ("one", "many"):
-            of_clients = replace(fleet, scattered=clients == "many")
+            client_fleet = replace(fleet, scattered=clients == "many")
             requests = max(count, round(rate))
-            servers, result = replicas(kinds, of_clients, rate / 3600, p95, requests)
-            found.append(Answer(rate, clients, servers, result))
-    return found
+            servers, result = replicas(kinds, client_fleet, rate / 3600, p95, requests)
+            rows.append(Answer(rate, clients, servers, result))
+    return rows
 
 
 def table(rows: Sequence[Answer]) -> str:
@@ -96,10 +96,10 @@ def trial_text(trial: Trial) -> str:
         for kind in trial.kinds
     )
     return (
-        f"{SERVERS} real servers of `mini` beside their simulation. The networks are stand-ins that"
-        f" sleep. One client sends {3600 * trial.rate:,.0f} volumes an hour, {kinds}, both measured"
-        " on an idle server. The range holds nine of ten simulations of as many requests.\n\n"
-        + page.table(["", "measured", "simulated", "range"], rows)
+        f"{SERVERS} real servers of `mini`, compared with their simulation. The networks are"
+        f" stand-ins that sleep. One client sends {3600 * trial.rate:,.0f} volumes per hour,"
+        f" {kinds}, measured on an idle server. Nine of ten simulations with the same number of"
+        " requests are in the range.\n\n" + page.table(["", "measured", "simulated", "range"], rows)
     )
 
 
@@ -110,12 +110,13 @@ def text(options: argparse.Namespace, rows: Sequence[Answer], trial: Trial | Non
     )
     a_server = 3600 * capacity(options.kind)
     paragraphs = [
-        f"Simulated servers of one device, which make {kinds}: {a_server:.0f} volumes an hour each."
-        f" The requests arrive at random. A server fails every {options.mtbf:g} h on average and is"
-        f" back after {options.repair:g} s. Each row has the fewest servers with a p95 of"
-        f" {options.p95:g} s at most, and the `maxWaiting` that refuses at most one request in a"
-        " thousand. *One* client, such as a gateway, sends a request to the server with the fewest"
-        " of its own; *many* clients send it to any.",
+        f"Simulated servers with one device, which make {kinds}: {a_server:.0f} volumes per hour"
+        f" each. The requests arrive at random times. A server fails every {options.mtbf:g} h on"
+        f" average and is ready again after {options.repair:g} s. Each row has the smallest number"
+        f" of servers with a p95 of at most {options.p95:g} s, and the `maxWaiting` that refuses at"
+        " most one request in a thousand. *One* client, such as a gateway, sends a request to the"
+        " server that has the fewest of its requests. *Many* clients send a request to a random"
+        " server.",
         table(rows),
     ]
     return "\n\n".join([*paragraphs, *([trial_text(trial)] if trial else [])])
@@ -134,7 +135,7 @@ def _kind(words: str) -> Kind:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit status."""
+    """Run the command; return its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(words)
     options.kind = options.kind or _KINDS
@@ -175,15 +176,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--kind", type=_kind, action="append", metavar="NAME=SHARE:SECONDS", help="see above")
-    add("--rate", type=float, action="append", help="volumes an hour; may be repeated")
-    add("--p95", type=float, default=120.0, help="seconds [%(default)g]")
+    add("--rate", type=float, action="append", help="volumes per hour; may be repeated")
+    add(
+        "--p95",
+        type=float,
+        default=120.0,
+        help="longest p95 of a response in seconds [%(default)g]",
+    )
     add(
         "--mtbf", type=float, default=168.0, help="hours between failures of a server [%(default)g]"
     )
-    add("--repair", type=float, default=300.0, help="seconds until it is back [%(default)g]")
-    add("--requests", type=int, default=_REQUESTS, help="of a simulation, at least [%(default)s]")
+    add("--repair", type=float, default=300.0, help="seconds until it is ready again [%(default)g]")
+    add(
+        "--requests",
+        type=int,
+        default=_REQUESTS,
+        help="smallest number of requests in a simulation [%(default)s]",
+    )
     add("--trial", action="store_true", help="compare with three real servers")
-    add("--write", action="store_true", help=f"put the table into {PAGE.relative_to(ROOT)}")
+    add("--write", action="store_true", help=f"write the section of {PAGE.relative_to(ROOT)}")
     return parser
 
 

@@ -1,9 +1,12 @@
-"""A discrete-event simulation of servers, the requests that arrive, and their failures (SimPy).
+"""Simulate servers, requests and failures of servers as discrete events (SimPy).
 
-A server is simulated as `backends/maisi/gate.py` describes it: one request works on each device,
-the order is arrival plus expected seconds, a request that works pauses for one that comes before
-it, and one that finds the queue full is refused. A pause is possible at any time here, on the
-server between two steps.
+The simulated servers follow the rules of `backends/maisi/gate.py`:
+
+- One request at a time uses a device.
+- The order of requests is their arrival plus their expected seconds.
+- A request that uses a device pauses for a request that is before it in this order. In the
+  simulation it pauses at any time, on a server only between two steps.
+- A request that arrives at a full queue is refused.
 """
 
 from __future__ import annotations
@@ -19,18 +22,20 @@ import numpy as np
 import simpy
 from simpy.resources.resource import Preempted
 
-KEPT = 2  # sizes that a server stays compiled for, docs/explanation/architecture.md
-_RETRIES = 4  # of a refused request, as our client by default, and the first attempt
-_WARM_UP = 0.1  # of the requests, which do not count: the servers are empty at first
+KEPT = 2  # sizes for which a server keeps compiled networks, docs/explanation/architecture.md
+_RETRIES = 4  # attempts of a request, including the first, as by default in our client
+_WARM_UP = 0.1  # share of the requests that does not count, because the servers are empty at first
 
 Events: TypeAlias = Generator[simpy.Event, Any, None]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Requests of one size: their share of all, and seconds that a server worked on some of them.
+    """Requests of one size.
 
-    The first one of a size takes `compile_seconds` more on a server that has made others since.
+    `share` is their share of all requests. `seconds` are samples of the time that a server works on
+    a request. A request takes `compile_seconds` more on a server that has no compiled networks for
+    its size.
     """
 
     name: str
@@ -41,12 +46,13 @@ class Kind:
 
 @dataclass(frozen=True)
 class Fleet:
-    """So many servers with `devices` each; `waiting` requests may wait at each.
+    """A number of servers with `devices` devices each; `waiting` requests may wait at a server.
 
-    A server fails after `mtbf` seconds on average, loses its requests, which are sent again to
-    others, and is back after `repair` seconds. A request goes to the server with the fewest
-    requests, as those of one client do, or to any if `scattered`, as those of many clients.
-    `overhead` are the seconds of an answer beside the server's work.
+    A server fails after `mtbf` seconds on average and is ready again after `repair` seconds. The
+    requests on a server that fails are sent again to other servers. If `scattered` is false, a
+    request is sent to the server with the fewest requests, as one client does. If it is true, a
+    request is sent to a random server, as many independent clients do. `overhead` is the time of an
+    answer in seconds, beyond the server's work.
     """
 
     servers: int
@@ -60,10 +66,10 @@ class Fleet:
 
 @dataclass
 class Result:
-    """Seconds of each request that was answered, and how many were not, as all queues were full.
+    """The seconds of each answered request, and the number of refused requests.
 
-    `queue` has the number of requests that waited at its server when each one came, `utilisation`
-    is the share of the devices' time in which they worked.
+    `queue` has, for each request, the number of requests that waited at its server on its arrival.
+    `utilisation` is the share of the time in which the devices worked.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -72,7 +78,7 @@ class Result:
     utilisation: float = 0.0
 
     def percentile(self, percent: float) -> float:
-        """Return a percentile of the seconds; infinite if more requests than that were refused."""
+        """Return a percentile of the seconds; it is infinite if it falls on a refused request."""
         total = len(self.seconds) + self.refused
         rank = math.ceil(percent / 100 * total)
         return sorted(self.seconds)[rank - 1] if 0 < rank <= len(self.seconds) else math.inf
@@ -93,7 +99,7 @@ class _Simulation:
         self.kinds, self.fleet, self.result = kinds, fleet, Result()
         self.means = [float(np.mean(kind.seconds)) for kind in kinds]
         self.servers = [_Server(self.environment, fleet) for _ in range(fleet.servers)]
-        self.loads: list[tuple[int, float, int]] = []  # heap; an entry may be out of date
+        self.loads: list[tuple[int, float, int]] = []  # heap whose entries may be out of date
         self.worked, self.ended = 0.0, 0
         for number in range(fleet.servers):
             self.enter(number)
@@ -101,12 +107,12 @@ class _Simulation:
                 self.environment.process(self.failures(number))
 
     def enter(self, number: int) -> None:
-        """Note a server's number of requests for the choice of the next one."""
+        """Store a server's number of requests, for the choice of the next server."""
         load = len(self.servers[number].present)
         heappush(self.loads, (load, float(self.random.random()), number))
 
     def choose(self) -> int | None:
-        """Return a server that is up and not full; None if there is none."""
+        """Return the number of a server that is up and not full, or None if there is none."""
         most = self.fleet.devices + self.fleet.waiting
         if self.fleet.scattered:
             for number in self.random.integers(len(self.servers), size=_RETRIES).tolist():
@@ -123,7 +129,7 @@ class _Simulation:
         return None
 
     def failures(self, number: int) -> Events:
-        """Let a server fail from time to time."""
+        """Make a server fail and recover at random times."""
         server = self.servers[number]
         while True:
             yield self.environment.timeout(self.random.exponential(self.fleet.mtbf))
@@ -136,7 +142,7 @@ class _Simulation:
             self.enter(number)
 
     def arrivals(self, rate: float, count: int) -> Events:
-        """Send `count` requests, `rate` a second on average (a Poisson process)."""
+        """Send `count` requests, `rate` per second on average (a Poisson process)."""
         shares = np.array([kind.share for kind in self.kinds], float)
         picks = self.random.choice(len(self.kinds), count, p=shares / shares.sum())
         for number, gap in enumerate(self.random.exponential(1 / rate, count)):
@@ -145,7 +151,7 @@ class _Simulation:
             self.environment.process(self.request(int(picks[number]), counts))
 
     def request(self, pick: int, counts: bool) -> Events:
-        """Send a request until it is answered, or refused too often."""
+        """Send a request until it is answered or its last attempt is refused."""
         kind, arrived = self.kinds[pick], self.environment.now
         seconds = float(self.random.choice(kind.seconds))
         attempt = 0
@@ -177,7 +183,7 @@ class _Simulation:
         self.ended += 1
 
     def work(self, server: _Server, kind: Kind, seconds: float, rank: float) -> Events:
-        """Occupy a device for so many seconds; raises Interrupt if the server fails."""
+        """Use a device for `seconds`; raise Interrupt if the server fails."""
         left = seconds
         while left > 0:
             with server.turns.request(priority=rank) as turn:  # type: ignore[arg-type]
@@ -190,7 +196,7 @@ class _Simulation:
                 began = self.environment.now
                 try:
                     yield self.environment.timeout(left)
-                    left = 0.0  # exactly: a rest from rounding would take no time, for ever
+                    left = 0.0  # a rest from rounding could be too short to advance the time
                 except simpy.Interrupt as interrupt:
                     left -= self.environment.now - began
                     if not isinstance(interrupt.cause, Preempted):
@@ -200,7 +206,7 @@ class _Simulation:
 
 
 def simulate(kinds: Sequence[Kind], fleet: Fleet, rate: float, count: int, seed: int = 0) -> Result:
-    """Return what becomes of `count` requests that arrive, `rate` a second on average."""
+    """Return the result of `count` requests that arrive at `rate` per second on average."""
     simulation = _Simulation(kinds, fleet, seed)
     environment = simulation.environment
     environment.process(simulation.arrivals(rate, count))
@@ -212,40 +218,42 @@ def simulate(kinds: Sequence[Kind], fleet: Fleet, rate: float, count: int, seed:
 
 
 def capacity(kinds: Sequence[Kind]) -> float:
-    """Return the most requests a second of one device, without compilations."""
+    """Return the largest number of requests per second of one device, without compilations."""
     total = sum(kind.share for kind in kinds)
     return total / sum(kind.share * float(np.mean(kind.seconds)) for kind in kinds)
 
 
 def queue_limit(result: Result, refused: float = 1e-3) -> int:
-    """Return the smallest queue that was full for at most this share of the requests."""
+    """Return the smallest length of the queue that refuses at most the share `refused`."""
     return max(math.ceil(np.quantile(result.queue, 1 - refused, method="higher")), 1)
 
 
 def replicas(
     kinds: Sequence[Kind], fleet: Fleet, rate: float, p95: float, count: int
 ) -> tuple[int, Result]:
-    """Return the fewest servers that keep `p95` seconds, and their result.
+    """Return the smallest number of servers that keeps `p95` seconds, and the result.
 
-    Their capacity is above the load. The search assumes that the p95 falls with more servers.
-    Raises ValueError if even requests that never wait take longer.
+    The capacity of the servers is above the load. The search assumes that the p95 falls with more
+    servers. Raises ValueError if no number of servers keeps `p95` seconds.
     """
     slowest = [second for kind in kinds for second in kind.seconds]
     if p95 <= float(np.quantile(slowest, 0.5)) + fleet.overhead:
-        raise ValueError(f"p95 is {p95:g} s; half of the requests take as long without a queue")
+        raise ValueError(
+            f"p95: {p95:g} s is too short; half of the requests take that long without a queue"
+        )
     too_few = math.floor(rate / (capacity(kinds) * fleet.devices))
     enough, step = too_few + 1, 1
     while (result := simulate(kinds, replace(fleet, servers=enough), rate, count)).percentile(
         95
     ) > p95:
         if step > 10 * enough + 100:
-            raise ValueError(f"p95 is {p95:g} s; no number of servers keeps it at this load")
+            raise ValueError(f"p95: no number of servers keeps {p95:g} s at this load")
         too_few, enough, step = enough, enough + step, 2 * step
     while enough - too_few > 1:
         middle = (too_few + enough) // 2
-        tried = simulate(kinds, replace(fleet, servers=middle), rate, count)
-        if tried.percentile(95) > p95:
+        middle_result = simulate(kinds, replace(fleet, servers=middle), rate, count)
+        if middle_result.percentile(95) > p95:
             too_few = middle
         else:
-            enough, result = middle, tried
+            enough, result = middle, middle_result
     return enough, result

@@ -1,4 +1,4 @@
-"""Three real servers beside their simulation: the same load, and the seconds of the requests."""
+"""Compare the response times of three real servers with a simulation of the same load."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ from bench.launcher import Server
 from .simulation import Fleet, Kind, Result, capacity, simulate
 
 SERVERS = 3
-# Seconds of the stand-ins, which sleep, so that three servers can share the cores of one machine.
+# Seconds of the stand-ins. They sleep, so that three servers can share the cores of one machine.
 _NETWORKS = {"flow": 0.05, "flow_masked": 0.05, "vae_decoder": 0.2, "mask_encoder": 0.0}
-_SIDE = 32  # voxels
-_STEPS = {"short": 10, "long": 40}  # kind -> steps of the sampler
+_SIDE = 32  # voxels per side of a volume
+_STEPS = {"short": 10, "long": 40}  # steps of the sampler, by kind of request
 _SHARES = {"short": 0.8, "long": 0.2}
 _CALIBRATION = 5  # requests of each kind to an idle server
-_REPEATS = 40  # simulations of as many requests, for the range of chance
+_REPEATS = 40  # simulations with other seeds, for the range of percentiles
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Seconds of real requests, and the simulations of as many with the same service times."""
+    """The result of real requests, and of simulations with the same load and service times.
+
+    `rate` is in requests per second.
+    """
 
     kinds: Sequence[Kind]
     rate: float
@@ -38,9 +41,9 @@ class Trial:
     simulated: Sequence[Result]
 
     def percentiles(self, percent: float) -> tuple[float, float, float, float]:
-        """Return a percentile of the real seconds, and the simulations' median, least and most.
+        """Return a percentile in seconds: measured, and its median and range in the simulations.
 
-        Least and most leave out a twentieth of the simulations on each side.
+        The range goes from the 5% quantile to the 95% quantile of the simulations.
         """
         simulated = [result.percentile(percent) for result in self.simulated]
         low, middle, high = np.quantile(simulated, [0.05, 0.5, 0.95])
@@ -48,10 +51,10 @@ class Trial:
 
 
 def run(load: float, count: int, seed: int = 0) -> Trial:
-    """Send `count` requests to three servers that are busy for the share `load` of the time."""
+    """Return the result of `count` requests to three servers at the share `load` of capacity."""
     with _servers() as servers:
         with Client(servers[0].grpc) as client:
-            _request(client, "short")  # the first one of a process takes longer
+            _request(client, "short")  # not measured: the first request of a process takes longer
             measured = {kind: _calibrate(client, kind) for kind in _STEPS}
         kinds = [Kind(kind, _SHARES[kind], measured[kind][0]) for kind in _STEPS]
         overhead = float(np.mean([times[1] for times in measured.values()]))
@@ -74,7 +77,7 @@ def _servers() -> Iterator[list[Server]]:
 
 
 def _request(client: Client, kind: str) -> tuple[float, float]:
-    """Return the seconds of the server's work on a request, and those of the whole request."""
+    """Return the seconds of the server's work on a request, and the seconds until the answer."""
     started = time.monotonic()
     volume = client.generate(size=[_SIDE] * 3, modality="mri_t1", steps=_STEPS[kind], seed=1)
     seconds = volume.report["seconds"]
@@ -82,16 +85,17 @@ def _request(client: Client, kind: str) -> tuple[float, float]:
 
 
 def _calibrate(client: Client, kind: str) -> tuple[list[float], float]:
-    """Return the seconds of work of a few requests, and the mean seconds that an answer adds."""
+    """Return the seconds of work of some requests, and the mean seconds that an answer adds."""
     times = [_request(client, kind) for _ in range(_CALIBRATION)]
     work = [seconds for seconds, _ in times]
     return work, float(np.mean([total for _, total in times]) - np.mean(work))
 
 
 def _send(urls: Sequence[str], rate: float, count: int, seed: int) -> list[float]:
-    """Send `count` requests, `rate` a second on average; return the seconds of each.
+    """Send `count` requests, `rate` per second on average; return the seconds of each request.
 
-    As in the simulation, the first tenth does not count: the servers are empty at first.
+    The first tenth of the requests is left out, as in the simulation, because the servers are empty
+    at first.
     """
     random = np.random.default_rng(seed)
     kinds = random.choice(list(_SHARES), count, p=list(_SHARES.values()))

@@ -1,11 +1,11 @@
-"""Make the pairs of a plan on a Ray cluster and stream them into Parquet files.
+"""Make the pairs of a plan on a Ray cluster and stream them to Parquet files.
 
     pip install 'ray[data]' ./client
     python examples/ray/pairs_to_parquet.py plan.csv --to pairs --url a:8001,b:8001
 
-A row of the files is a row of the plan: `name`, `group`, `modality`, `seed`, `faithful`, `report`
-(JSON), and the NIfTI files `image` and `label`: `nibabel.Nifti1Image.from_bytes(row["image"])`.
-See docs/how-to/cluster.md.
+The files have a row for each row of the plan. Its columns are `name`, `group`, `modality`, `seed`,
+`faithful`, `report` (JSON), and the NIfTI files `image` and `label`. To read an image, call
+`nibabel.Nifti1Image.from_bytes(row["image"])`. See docs/how-to/cluster.md.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ import numpy as np
 import pyarrow.dataset
 import ray
 
-ATTEMPTS = 20  # of a row, each on every server; the pauses between them add up to some minutes
+ATTEMPTS = 20  # attempts per row, each on every server; their pauses sum to some minutes
 
 
 class Generate:
-    """Makes the pair of a row. Ray keeps such objects in processes; each has its own client."""
+    """Make the pair of a row. Ray keeps an object of this class, with a client, in each process."""
 
     def __init__(self, url: str | None) -> None:
         self.client = maisi_client.Client(url)
 
     def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the columns of a row; raises the last `MaisiError` if all attempts fail."""
+        """Return the columns of a row; raise the last `MaisiError` if all attempts fail."""
         arguments = json.loads(item["arguments"])
         volume = self._insist(arguments)
         mask = volume.mask or nib.load(arguments["mask"])
@@ -56,7 +56,7 @@ class Generate:
             try:
                 return self.client.generate(**arguments)
             except maisi_client.InvalidRequest:
-                raise  # it is refused everywhere
+                raise  # every server refuses the request
             except maisi_client.MaisiError as error:
                 print(f"attempt {attempt} of {ATTEMPTS}: {error}", file=sys.stderr, flush=True)
                 time.sleep(min(attempt, 15))
@@ -66,7 +66,10 @@ class Generate:
 def make(
     rows: Sequence[maisi_client.Row], to: Path, url: str | None, processes: int, rows_per_file: int
 ) -> None:
-    """Write the pairs of rows, which have a mask or an anatomy, as Parquet files into `to`."""
+    """Write the pairs of `rows` as Parquet files to the folder `to`.
+
+    Each row must have a mask or an anatomy.
+    """
     items = [
         {"name": row.name, "group": row.group, "arguments": json.dumps(row.arguments, default=str)}
         for row in rows
@@ -79,7 +82,7 @@ def make(
 
 
 def count(rows: Sequence[maisi_client.Row], to: Path) -> dict[str, Any]:
-    """Return how many rows the files have, and the names of those that are missing or doubled."""
+    """Return the number of rows in the files, and the names of missing and of doubled rows."""
     table = pyarrow.dataset.dataset(to, format="parquet").to_table(["name", "faithful"])
     times = Counter(table["name"].to_pylist())
     return {
@@ -93,18 +96,19 @@ def count(rows: Sequence[maisi_client.Row], to: Path) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Make the pairs, count them and print the numbers; return 1 unless each row is there once."""
+    """Make the pairs and print their counts; return 1 if a row is missing or doubled."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("plan", help="table of rows, each with a mask or an anatomy")
+    parser.add_argument("plan", help="file of a plan whose rows have a mask or an anatomy")
     parser.add_argument("--to", type=Path, required=True, help="new folder for the files")
-    parser.add_argument("--url", help="servers, with commas between [$MAISI_URL, else localhost]")
-    parser.add_argument("--processes", type=int, default=4, help="a request at a time each [4]")
-    parser.add_argument("--rows-per-file", type=int, default=16, help="pairs of a file [16]")
+    parser.add_argument("--url", help="servers, comma-separated [$MAISI_URL, else localhost]")
+    parser.add_argument("--processes", type=int, default=4, help="concurrent requests [4]")
+    parser.add_argument("--rows-per-file", type=int, default=16, help="pairs in a file [16]")
     parser.add_argument("--address", help="Ray cluster to use [a new one on this machine]")
     args = parser.parse_args()
     if args.to.exists():
         parser.error(f"'{args.to}' exists; a new folder is expected")
-    rows = maisi_client.read_plan(Path(args.plan).absolute())  # for processes elsewhere
+    # The masks in the rows have absolute paths, because Ray's processes have other folders.
+    rows = maisi_client.read_plan(Path(args.plan).absolute())
     # The processes wait for servers, so the cores of this machine do not limit their number.
     local = {} if args.address else {"num_cpus": args.processes + 1, "include_dashboard": False}
     ray.init(args.address, **local)

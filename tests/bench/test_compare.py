@@ -70,11 +70,14 @@ def test_weights_and_models_that_are_missing_are_made(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "bench: upstream: --upstream needs the folder of a checkout"),
+        ([], "bench: upstream: pass the folder of a checkout"),
         (["--contenders=eager,tensorflow"], "bench: contenders: 'tensorflow' is not one of"),
         (["--contenders=eager", "--repeat=0"], "bench: repeat: 0 is not"),
-        (["--contenders=eager", "--variant=rflow-mr"], "bench: variant: rflow-mr is not compared"),
-        (["--contenders=eager", "--variant=ddpm-ct"], "bench: variant: ddpm-ct is not compared"),
+        (
+            ["--contenders=eager", "--variant=rflow-mr"],
+            "bench: variant: rflow-mr cannot be compared",
+        ),
+        (["--contenders=eager", "--variant=ddpm-ct"], "bench: variant: ddpm-ct cannot be compared"),
         (["--contenders=eager", "--variant=none"], "bench: variant: 'none' is not one of"),
         (["--contenders=eager", "--size=48"], "bench: size: 48 is not a multiple of 32"),
         (["--contenders=eager", "--size=1024"], "bench: size: 1024 x 1024 x 1024 voxels is"),

@@ -30,12 +30,12 @@ def test_more_clients_or_a_smaller_p95_need_more_servers(
     assert slow["one"]["servers"] <= fast["one"]["servers"]
     assert slow["many"]["servers"] < fast["many"]["servers"]
     assert all(row["p95"] <= 20 for row in fast.values())
-    assert "100% of a in 10 s: 360 volumes an hour each" in out
+    assert "100% of a in 10 s: 360 volumes per hour each" in out
 
 
 def test_a_p95_below_the_service_time_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     status, _, error = run(capsys, "--kind=a=1:10", "--rate=100", "--p95=5")
-    assert status == 2 and error.startswith("scripts/bench fleet: p95 is 5 s")
+    assert status == 2 and error.startswith("scripts/bench fleet: p95: 5 s is too short")
 
 
 @pytest.mark.parametrize("words", ["a", "a=1", "a=1:x", "a=0:3", "a=1:-3"])

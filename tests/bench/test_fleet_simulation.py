@@ -78,5 +78,5 @@ def test_replicas_are_the_fewest_that_keep_the_p95() -> None:
     servers, result = replicas([FIXED], Fleet(1), 5.0, 2.0, 1000)
     fewer = simulate([FIXED], Fleet(servers - 1), 5.0, 1000)
     assert servers > 5 and result.percentile(95) <= 2 < fewer.percentile(95)
-    with pytest.raises(ValueError, match=r"p95 is 0\.5 s"):
+    with pytest.raises(ValueError, match=r"p95: 0\.5 s is too short"):
         replicas([FIXED], Fleet(1), 5.0, 0.5, 1000)

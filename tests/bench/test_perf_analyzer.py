@@ -43,5 +43,5 @@ def test_a_run_that_is_too_long_is_stopped(program: list[str], server, tmp_path:
         '{"data": [{"size": {"content": [64, 64, 64], "shape": [3]},'
         ' "steps": {"content": [4], "shape": [1]}}]}'
     )
-    with pytest.raises(Failed, match=r"was not done after 0.5 s"):
+    with pytest.raises(Failed, match=r"did not end within 0.5 s"):
         perf_analyzer.run(program, server.grpc, Endpoint("mini", False), Load(1, 1), data, 0.5)

@@ -47,7 +47,7 @@ def test_labels_that_a_variant_does_not_know_are_left_out() -> None:
     facts = {"name": "v", "masks": True, "labels": {"0": "background", "22": "brain"}}
     content = servers.inputs(facts, (32, 32, 32), 4)["mask"]["content"]["b64"]
     assert set(base64.b64decode(content)) == {0, 22}
-    with pytest.raises(ServerFailed, match=r"v knows none of the labels in brain_mask.nii.gz"):
+    with pytest.raises(ServerFailed, match=r"v has none of the labels in brain_mask.nii.gz"):
         servers.inputs({**facts, "labels": {"1": "liver"}}, (32, 32, 32), 4)
 
 

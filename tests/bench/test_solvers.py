@@ -80,8 +80,8 @@ def test_the_verdict_follows_the_numbers(cached: float, verdict: str) -> None:
     rows = {"euler": [0.4, 0.2], "heun": [0.3, 0.1], "ab2": [0.1, 0.05]}
     rows |= {name: [cached, cached] for name in solvers.CACHED}
     sentences = solvers.judge({"latent": rows}, (15, 30))
-    assert "of ab2 with 15 calls (0.1000) is nearer to the converged one" in sentences
-    assert "of heun with 15 calls (0.3000) is farther from it" in sentences
+    assert "ab2 with 15 calls (0.1000) is nearer to the converged latent" in sentences
+    assert "heun with 15 calls (0.3000) is farther from the converged latent" in sentences
     assert re.search(verdict, sentences)
 
 

@@ -37,7 +37,7 @@ def test_a_value_has_its_default_and_the_comment_beside_or_above_it() -> None:
         ("alone", "[1, 2]", ""),
     ]
     assert '| `group.size` | `{cpu: "4"}` | a \\| b |\n' in chart_values.page(TEXT)
-    with pytest.raises(ValueError, match=r"group\.a has to be on one line"):
+    with pytest.raises(ValueError, match=r"group\.a takes more than one line"):
         chart_values.read("group:\n  a: [1,\n    2]\n")
 
 

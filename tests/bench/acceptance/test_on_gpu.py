@@ -40,7 +40,7 @@ def test_decodes_are_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_difference_that_is_too_large_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(onnx_export.TOLERANCE, "fp32", 1e-12)
-    with pytest.raises(ValueError, match="the difference to MONAI is"):
+    with pytest.raises(ValueError, match="the difference from MONAI is"):
         parity._graph(SETTING, "mini", ENGINE, "fp32", "flow")
 
 

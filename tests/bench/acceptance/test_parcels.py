@@ -74,7 +74,7 @@ def test_a_damaged_parcel_is_named(
     path = copied / "1-base.001"
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     assert parcels.main(["--unpack", str(copied)]) == 1
-    assert capsys.readouterr().err.startswith("acceptance: 1-base.001 has 4096 bytes and another")
+    assert capsys.readouterr().err.startswith("acceptance: 1-base.001 is damaged: it has 4096")
     copy(packed, copied, "1-base.001")
     assert parcels.main(["--unpack", str(copied)]) == 0
 

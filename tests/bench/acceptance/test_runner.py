@@ -127,7 +127,7 @@ def test_ratios_are_to_the_first_of_the_same_run_and_size() -> None:
     cases = {"upstream": {"run": "x"}, "ours": {"run": "x"}, "late": {"run": "y"}}
     seconds = {"upstream": 3.0, "ours": 1.5, "late": 1.0}
     rows = [
-        {"case": name, "size": "8", "s a step": seconds[name], "s a decode": 2 * seconds[name]}
+        {"case": name, "size": "8", "s per step": seconds[name], "s per decode": 2 * seconds[name]}
         for name in cases
     ]
     table = report.with_ratios(cases, rows)

@@ -68,7 +68,7 @@ containers:
     imagePullPolicy: {{ .Values.image.pullPolicy }}
     args:
       - --host=0.0.0.0
-      # Without the option the server uses all GPUs that it sees, also those that no pod reserved.
+      # Without this option, the server uses all visible GPUs, including GPUs that the pod did not reserve.
       - --gpus={{ until (int .Values.gpus) | join "," | default "none" }}
       {{- with .Values.server }}
       - --max-voxels={{ int64 .maxVoxels }}
@@ -118,7 +118,7 @@ containers:
       - {name: grpc, containerPort: 8001}
       - {name: metrics, containerPort: 8002}
       - {name: status, containerPort: 8003}
-    # Ready means that the server's latest probe made its volumes and that no work hangs.
+    # The server is ready if its latest probe made its volumes and no work hangs.
     startupProbe:
       httpGet: {path: /ready, port: status}
       periodSeconds: 5
@@ -134,7 +134,7 @@ containers:
       periodSeconds: 30
       timeoutSeconds: 70
     lifecycle:
-      preStop: {sleep: {seconds: 5}} # until no client gets this address any more
+      preStop: {sleep: {seconds: 5}} # until clients no longer get this address
     resources:
       requests: {{ toYaml .Values.resources.requests | nindent 8 }}
       limits:
@@ -162,7 +162,7 @@ volumes: {{- include "maisi.volumes" . | nindent 2 }}
 {{- end }}
 
 {{- define "maisi.volumes" -}}
-# No sizeLimit: the decoder's files have no names, so the kubelet does not see them. spillGb is the limit.
+# There is no sizeLimit, because the kubelet cannot see the decoder's files, which have no names. spillGb limits them.
 - {name: tmp, emptyDir: {}}
 - name: shm
   emptyDir: {medium: Memory, sizeLimit: {{ include "maisi.shm" . }}Mi}
@@ -217,7 +217,7 @@ initContainers:
 initContainers:
   - name: engines
     image: {{ .build.image }}
-    # One pod builds and holds a lock; the others wait for it and use its engines.
+    # One pod holds a lock and builds the engines; the other pods wait and use these engines.
     args:
       - build
       - {{ .build.variant }}

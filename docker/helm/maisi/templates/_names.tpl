@@ -1,4 +1,4 @@
-{{/* Name of the objects. Without an override it is the release's alone. */}}
+{{/* Name of the objects. Without an override it is the name of the release. */}}
 {{- define "maisi.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{ .Values.fullnameOverride }}
@@ -18,7 +18,7 @@
 {{ .Values.serviceAccount.name | default $own }}
 {{- end }}
 
-{{/* What selects the pods. A Deployment's selector cannot be changed: no version of the chart may add to it. */}}
+{{/* The selector of the pods. A Deployment's selector cannot be changed, so no version of the chart may add to it. */}}
 {{- define "maisi.selector" -}}
 app.kubernetes.io/name: {{ include "maisi.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
@@ -36,7 +36,7 @@ app.kubernetes.io/component: {{ last . }}
 app.kubernetes.io/part-of: maisi
 {{- end }}
 
-{{/* Labels of the server's pods: without versions, so that a new chart alone restarts none. */}}
+{{/* Labels of the server's pods, without versions, so that a new version of the chart restarts no pod. */}}
 {{- define "maisi.podLabels" -}}
 {{ include "maisi.selector" . }}
 app.kubernetes.io/component: server
