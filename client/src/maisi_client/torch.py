@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ._client import Client
-from ._datasets.fleet import Fleet, Made, insist
+from ._datasets.fleet import Fleet, Release, insist
 from ._datasets.groups import assign_groups
 from ._datasets.row import Row
 from ._errors import InvalidRequest, MaisiError
@@ -173,11 +173,11 @@ def _derived_seed(seed: int, epoch: int) -> int:
 
 
 def _make(
-    row: Row, client: Client, made: Made, stopped: threading.Event, attempts: int
+    row: Row, client: Client, release: Release, stopped: threading.Event, attempts: int
 ) -> dict[str, Any]:
     try:
         volume = insist(row, client, attempts, stopped)
-        made([volume])
+        release([volume])
         return _pair(row, volume)
     except MaisiError as error:
         raise type(error)(f"row '{row.name}': {error}") from error

@@ -96,7 +96,7 @@ def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.eye(4)), tmp_path / "m.nii.gz")
     (tmp_path / "m.nii.gz").rename(tmp_path / LATIN)
     rows = make_plan(2, masks=[tmp_path / LATIN])
-    with pytest.raises(InvalidRequest, match=r"cannot hold the name of a file in its line 2"):
+    with pytest.raises(InvalidRequest, match=r"cannot contain the name of a file in line 2"):
         write_plan(rows, tmp_path / "plan.csv")
     assert not (tmp_path / "plan.csv").exists()
     assert read_plan(write_plan(rows, tmp_path / "plan.jsonl")) == rows
@@ -105,7 +105,7 @@ def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
         before = f"export PYTHONIOENCODING={encoding}; "
         result = shell(f"{before} maisi plan p.csv -n 1 --masks m*", tmp_path)
         assert result.returncode == 1 and result.stderr.count("\n") == 1
-        assert result.stderr.startswith("maisi: the plan 'p.csv' cannot hold")
+        assert result.stderr.startswith("maisi: the plan 'p.csv' cannot contain")
         result = shell(f"{before} maisi check m* --timeout 1", tmp_path)
         assert result.stderr == "maisi: no server answers at 127.0.0.1:9: Connection refused\n"
         result = shell(f"{before} maisi check no{LATIN}", tmp_path)

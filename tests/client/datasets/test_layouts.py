@@ -106,11 +106,11 @@ def test_organs_choose_the_labels_of_the_description(client: Client, tmp_path: P
     ("layout", "to", "arguments", "sentence"),
     [
         ("tar", "x", {}, "the layout is 'tar'; allowed are plain, nnunet, msd, bids"),
-        ("nnunet", "x", {"anatomy": "a=1"}, "nnU-Net wants DatasetNNN_NAME"),
-        ("nnunet", "Dataset001_X", {}, "row 'one' has neither mask nor anatomy; nnunet wants"),
-        ("msd", "x", {"size": [32, 32, 32]}, "row 'one' has neither mask nor anatomy; msd wants"),
+        ("nnunet", "x", {"anatomy": "a=1"}, "nnU-Net expects the name DatasetNNN_NAME"),
+        ("nnunet", "Dataset001_X", {}, "row 'one' has neither mask nor anatomy; nnunet needs"),
+        ("msd", "x", {"size": [32, 32, 32]}, "row 'one' has neither mask nor anatomy; msd needs"),
         ("bids", "x", {"variant": "none"}, "the variant is 'none'; the server has mini"),
-        ("bids", "x", {"modality": "ct"}, "modality 'ct' has no name in BIDS; those that have"),
+        ("bids", "x", {"modality": "ct"}, "modality 'ct' has no name in BIDS; allowed are"),
     ],
 )
 def test_what_has_no_place(client: Client, tmp_path: Path, layout, to, arguments, sentence) -> None:

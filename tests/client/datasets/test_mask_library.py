@@ -67,8 +67,8 @@ def test_the_nearest_grid_comes_first(database: Path) -> None:
         ("{", "cannot be read"),
         ('{"a": 1}', "is not a list of masks"),
         ('[{"dim": [1, 2, 3]}]', "entry 0 of '.*' has no 'pseudo_label_filename'"),
-        (json.dumps([entry("a", [1], dim=[1, 2])]), r"is no mask: dim is \[1, 2\]; three sides"),
-        (json.dumps([entry("a", [1], spacing=[0, 1, 1])]), "is no mask: spacing is"),
+        (json.dumps([entry("a", [1], dim=[1, 2])]), r"is not a mask: dim is \[1, 2\]; three sides"),
+        (json.dumps([entry("a", [1], spacing=[0, 1, 1])]), "is not a mask: spacing is"),
         (
             json.dumps([entry("a", [1]), entry("b", [1.5])]),
             r"entry 1 of .* label_list is \[1.5\]; whole",

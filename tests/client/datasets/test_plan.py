@@ -40,7 +40,10 @@ def test_a_table_and_objects_say_the_same(tmp_path: Path) -> None:
 
 
 WRONG = {
-    "column": ("name,modalty\na,b\n", "plan.csv, line 2: 'modalty' is no column; variant, mask"),
+    "column": (
+        "name,modalty\na,b\n",
+        "plan.csv, line 2: 'modalty' is not a column; allowed are variant, mask",
+    ),
     "value": (
         "size\n32;32;32\n",
         "line 2: size is '32;32;32'; expected: whole numbers, such as 96,112,96",
@@ -51,9 +54,9 @@ WRONG = {
     "infinite": ("guidance\ninf\n", "line 2: guidance is 'inf'; expected: a number"),
     "decimal comma": ("name;guidance\na;1,5\n", "line 2: guidance is '1,5'; .* a decimal point"),
     "spacing": ("name;spacing\na;1,5\n", "line 2: spacing is '1,5'; expected: 1 or 3 numbers"),
-    "capital": ("Mask\nmask.nii.gz\n", "line 2: 'Mask' is no column; variant, mask"),
-    "twin": ("seed, seed\n1,2\n", "line 1: the head has column 'seed' twice"),
-    "nameless": ("seed,\n1,2\n", "line 2: cell 2 is '2', and its column has no name"),
+    "capital": ("Mask\nmask.nii.gz\n", "line 2: 'Mask' is not a column; allowed are variant, mask"),
+    "twin": ("seed, seed\n1,2\n", "line 1: the header has column 'seed' twice"),
+    "nameless": ("seed,\n1,2\n", "line 2: cell 2 is '2', but the header has no name"),
     "quote": ('name\n"a\nb\n', "the plan '.*' cannot be read: unexpected end of data"),
     "after empty rows": ("seed,steps\n\n,\n  \n1,x\n", "line 5: steps is 'x'"),
     "long": ("mask\n" + "a" * 300, "line 2: mask '.*aaa' does not exist or is not a file"),
@@ -61,11 +64,11 @@ WRONG = {
     "group": ("name,group\na,a b\n", "line 2: group is 'a b'; letters, digits"),
     "groups": (
         "name,mask,group\na,mask.nii.gz,p\nb,mask.nii.gz,q\n",
-        "plan.csv: row 'b' has group 'q' and shows the anatomy of row 'a', whose group is 'p'",
+        "plan.csv: row 'b' has group 'q' but shows the same anatomy as row 'a' with group 'p'",
     ),
     "twice": ("name\na\na\n", "line 3: name 'a' is taken by an earlier row"),
     "mask": ("mask\nnowhere.nii\n", "line 2: mask '.*nowhere.nii' does not exist"),
-    "cells": ("name\na,b\n", "line 2: more cells than the head has columns"),
+    "cells": ("name\na,b\n", "line 2: the row has more cells than the header has columns"),
     "empty": ("name\n", "the plan has no row"),
 }
 
@@ -81,7 +84,7 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, text: str, sentenc
     [
         ("plan.jsonl", "{", "line 1: not JSON"),
         ("plan.jsonl", "[1]", "line 1: an object is expected"),
-        ("plan.jsonl", '{}\n{"seed": 1, "seed": 2}', "line 2: not JSON: key 'seed' is there 2"),
+        ("plan.jsonl", '{}\n{"seed": 1, "seed": 2}', "line 2: not JSON: key 'seed' occurs 2"),
         ("plan.jsonl", '{"mask": 5}', "line 1: mask is 5; expected: a path"),
         ("plan.jsonl", '{"seed": 7.5}', "line 1: seed is 7.5; expected: a whole number"),
         ("plan.jsonl", '{"seed": true}', "line 1: seed is True; expected: a whole number"),

@@ -123,9 +123,9 @@ def test_what_contradicts_itself_is_refused(tmp_path: Path) -> None:
     folder = masks(tmp_path / "masks", 2)
     (tmp_path / "empty").mkdir()
     wrong: list[tuple[str, int, dict[str, Any]]] = [
-        ("a plan of 0 rows is asked for; allowed are 1 to", 0, {}),
+        ("the plan would have 0 rows; allowed are 1 to", 0, {}),
         ("the seed of the plan is -1; allowed are 0 to 2147483647", 1, {"seed": -1}),
-        ("the share of a is -1; allowed is what is above 0", 1, {"modalities": {"a": -1}}),
+        ("the share of a is -1; a number above 0 is expected", 1, {"modalities": {"a": -1}}),
         ("the share of a is nan", 1, {"modalities": {"a": float("nan")}}),
         ("size cannot be combined with masks", 1, {"masks": [folder], "size": [32, 32, 32]}),
         ("preset cannot be combined with masks", 1, {"masks": [folder], "preset": "brain-t1"}),
@@ -143,7 +143,9 @@ def test_what_no_plan_can_hold_is_refused(tmp_path: Path) -> None:
     image = nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
     with pytest.raises(InvalidRequest, match="row a: mask is of type Nifti1Image; a plan holds"):
         write_plan([Row("a", {"mask": image})], tmp_path / "plan.csv")
-    with pytest.raises(InvalidRequest, match="row a: 'modalty' is no column; variant, mask"):
+    with pytest.raises(
+        InvalidRequest, match="row a: 'modalty' is not a column; allowed are variant, mask"
+    ):
         write_plan([Row("a", {"modalty": "mri_t1"})], tmp_path / "plan.csv")
     with pytest.raises(InvalidRequest, match=r"must end in \.csv or \.jsonl"):
         write_plan([Row("a", {})], tmp_path / "plan.txt")

@@ -14,7 +14,7 @@ _SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1
 
 
 def card(facts: Facts) -> str:
-    """Return the card: weights, licences, origin of masks, limits, and what was set aside."""
+    """Return the card: weights, licences, origins of the masks, limits, and rejected rows."""
     parts = [
         _front_matter(facts),
         f"# {facts.name}",
@@ -54,12 +54,12 @@ def card(facts: Facts) -> str:
 
 
 def _front_matter(facts: Facts) -> str:
-    # JSON is YAML: names may have characters that have a meaning there.
+    # Names may have characters that YAML interprets. JSON quotes them, and JSON is valid YAML.
     labelled = any(case.labels for case in facts.cases)
     kinds = sorted({"ct" if name.startswith("ct") else "mri" for name in facts.modalities})
     size = next((text for most, text in _SIZES if len(facts.cases) < most), "n>1M")
     fields = {
-        # Of masks that were given no licence is known, so none is claimed for the whole.
+        # The licences of the user's masks are unknown, so the whole dataset has no known licence.
         "license": "other",
         "license_name": "-and-".join(_license_id(terms) for terms in facts.licenses) or "unknown",
         "pretty_name": facts.name,
@@ -73,7 +73,7 @@ def _front_matter(facts: Facts) -> str:
 
 
 def _license_id(terms: str) -> str:
-    """Return what the terms begin with, in the characters that Hugging Face allows here."""
+    """Return the terms up to the first comma, in characters that Hugging Face allows here."""
     return re.sub(r"[^a-z0-9.]+", "-", terms.partition(",")[0].lower()).strip("-")
 
 
@@ -97,7 +97,7 @@ def _nnunet_splits(facts: Facts) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table of Markdown."""
+    """Return a Markdown table."""
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)
 

@@ -15,7 +15,7 @@ from .._validation import check_form, read_json_file
 from .groups import connected
 
 CASES = "cases.csv"
-CASES_SIGN = "name,group,modality,seed,"  # the beginning of each such table
+CASES_SIGN = "name,group,modality,seed,"  # the start of every such table
 _OTHER = "'{}' is not the report of a case of this version with {}; a folder of its own is expected"
 _FORM = {
     "name": str,
@@ -37,9 +37,11 @@ _FORM = {
 
 @dataclass(frozen=True)
 class Case:
-    """A finished row: paths relative to the dataset's folder, and a report for each channel.
+    """A finished row of a plan.
 
-    `images` is one path where all channels are in one file; `labels` is empty without a mask.
+    `images`, `labels` and `reports` are paths relative to the dataset's folder. `images` has one
+    path if one file has all channels. `labels` is empty if the row has no mask. `reports` and their
+    `contents` have one item for each channel.
     """
 
     name: str
@@ -58,7 +60,7 @@ class Case:
 def read_report(path: Path, channels: Sequence[str]) -> dict[str, Any]:
     """Return the report of a channel of a case.
 
-    Raises `InvalidRequest` if it is none, or if the case has other `channels`.
+    Raises `InvalidRequest` if the file is not such a report, or if the case has other `channels`.
     """
     named = f"the channels {', '.join(channels)}" if channels else "one channel"
     try:
@@ -72,10 +74,11 @@ def read_report(path: Path, channels: Sequence[str]) -> dict[str, Any]:
 
 
 def finished_cases(folder: Path, pattern: str, channels: Sequence[str]) -> list[Case]:
-    """Return the cases whose reports, files like `pattern` below `folder`, are all there, by name.
+    """Return the cases of a dataset that have all their reports, sorted by name.
 
-    Cases with one mask or source, by its voxels, or with one group have one group: also those of
-    plans that name it differently.
+    Reports are the files below `folder` that match `pattern`. Cases get the same group if they have
+    the same group, mask or source, even if different plans named their groups differently. Masks
+    and sources are the same if their voxels are.
     """
     by_name: dict[str, dict[int, tuple[str, dict[str, Any]]]] = defaultdict(dict)
     for path in sorted(folder.glob(pattern)):
@@ -107,7 +110,10 @@ def cases_table(cases: Sequence[Case]) -> str:
 
 
 def columns(cases: Sequence[Case]) -> list[str]:
-    """Return the head of `cases.csv`; of several files of a kind the modality is in the name."""
+    """Return the header of `cases.csv`.
+
+    If a case has several images or reports, the name of each column ends with the modality.
+    """
     head = [*CASES_SIGN.rstrip(",").split(","), "labels"]
     for kind in ("image", "report"):
         files = 1 if not cases else len(getattr(cases[0], f"{kind}s"))

@@ -1,13 +1,16 @@
 """Plans with a cohort's contrasts, planes, fields of view and spacings, from metadata alone.
 
-The tables are those of MR-RATE, `metadata/batchXX_metadata.csv` of
-https://huggingface.co/datasets/Forithmus/MR-RATE, a row a series. Columns and values are as its
-guide has them, `data-preprocessing/docs/dataset_guide.md` of https://github.com/forithmus/MR-RATE:
+The metadata are the tables `metadata/batchXX_metadata.csv` of MR-RATE,
+https://huggingface.co/datasets/Forithmus/MR-RATE. Each row is a series. The guide
+`data-preprocessing/docs/dataset_guide.md` of https://github.com/forithmus/MR-RATE describes the
+columns:
 
 - `classified_modality`: T1w, T2w, FLAIR, SWI or MRA;
 - `acquisition_plane`: AXIAL, CORONAL, SAGITTAL or OBLIQUE;
-- `array_shape`, voxels, such as `[256, 256, 192]`, and `array_spacing_mm`, such as
-  `[1.0, 1.0, 1.0]`, along the axes of the file. `array_fov_mm` is their product and not read.
+- `array_shape`: voxels along the axes of the file, such as `[256, 256, 192]`;
+- `array_spacing_mm`: mm along the axes of the file, such as `[1.0, 1.0, 1.0]`.
+
+The column `array_fov_mm`, the product of the last two, is not read.
 """
 
 from __future__ import annotations
@@ -44,24 +47,25 @@ _MODALITIES = {
 }
 _COLUMNS = ("classified_modality", "acquisition_plane", "array_shape", "array_spacing_mm")
 
-# For each plane: the axis of right, anterior, superior that is normal to its slices, and the axes
-# of a file that become those three if its slices are stacked along the third. The first two axes
-# are then right and anterior in an axial file, right and superior in a coronal one, anterior and
-# superior in a sagittal one: https://github.com/rordenlab/dcm2niix/issues/117.
+# For each plane: the axis (right, anterior, superior) that is normal to its slices, and, for a file
+# whose slices are stacked along its third axis, the file's axes that point right, anterior and
+# superior. In such a file, the first two axes are right and anterior in the axial plane, right and
+# superior in the coronal plane, and anterior and superior in the sagittal plane:
+# https://github.com/rordenlab/dcm2niix/issues/117.
 _PLANES = {
     "AXIAL": (2, (0, 1, 2)),
     "CORONAL": (1, (0, 2, 1)),
     "SAGITTAL": (0, (2, 0, 1)),
 }
-_LEAST, _MOST = 1e-3, 1e5  # voxels, and mm, of any scan
-_ISOTROPIC = 1.05  # ratio of the largest to the smallest spacing below which no axis stands out
+_LEAST, _MOST = 1e-3, 1e5  # limits of the voxels and the mm of a scan
+_ISOTROPIC = 1.05  # a series is isotropic up to this ratio of the largest to the smallest spacing
 
 _Grid: TypeAlias = tuple[tuple[int, ...], tuple[float, ...]]  # voxels and mm, [X, Y, Z]
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """The rows of a plan, and the number of series that could not be planned, by reason."""
+    """The rows of a plan, and the number of series that were left out, by reason."""
 
     rows: list[Row]
     left_out: Mapping[str, int]
@@ -69,7 +73,7 @@ class Cohort:
 
 @dataclass(frozen=True)
 class _Series:
-    """A line of a table; shape in voxels and spacing in mm along right, anterior, superior."""
+    """A row of a table; shape in voxels and spacing in mm along right, anterior, superior."""
 
     modality: str
     plane: str
@@ -85,14 +89,15 @@ def plan_like(
     seed: int = 0,
     **same: Any,
 ) -> Cohort:
-    """Plan `count` volumes that are distributed as the series of MR-RATE's metadata tables are.
+    """Return a plan of `count` volumes with the distribution of the series in MR-RATE's tables.
 
-    Each pair of contrast and plane has its share in the tables, to within one row; within it,
-    series are taken in turn from a random order, shape and spacing together, so that their joint
-    distribution is kept. The field of view of a series is kept; its sides become the nearest that
-    `variant` allows, and the spacing follows from both. Series of a contrast
-    that the variant lacks, of an oblique plane, or of a field of view that fits no grid of the
-    variant are left out and counted. `same` are arguments of `Client.generate` that all rows have.
+    Each pair of contrast and plane has the same share of the plan as of the tables, to within one
+    row. Its rows are drawn in turn from the pair's series in random order. Shape and spacing are
+    drawn together, so the plan keeps their joint distribution. Each row keeps the field of view of
+    its series. Its sides are the nearest ones that `variant` allows, and its spacing follows from
+    both. A series is left out and counted if the variant lacks its contrast, its plane is oblique,
+    or no grid of the variant has its field of view. `same` are arguments of `Client.generate` that
+    all rows have.
 
     Every row has MR-RATE's licence. Raises `InvalidRequest` for a table without the columns, for a
     value that cannot be read, and if no series can be planned.
@@ -158,15 +163,15 @@ def _three(where: str, column: str, text: str) -> list[float]:
 
 
 def _ras_order(plane: str, spacing: Sequence[float]) -> tuple[int, ...]:
-    """Return which axis of the file points right, anterior, superior.
+    """Return the axes of the file that point right, anterior and superior.
 
-    The table has the axes as stored, although the column was once named `ras_array_shape`
-    (`load_image_properties` in modality_filtering.py of MR-RATE does not reorient). The files are
-    dcm2niix's, without options: it reorients a 3D acquisition to right, anterior, superior and
-    keeps the slices of any other along the third axis
-    (https://github.com/rordenlab/dcm2niix/issues/438, and 117). The spacing distinguishes them:
-    slices are along the third axis if its spacing alone differs from the others and the plane's
-    normal is another axis. An isotropic series was acquired in 3D.
+    The tables have the axes as stored, although the column was once named `ras_array_shape`
+    (`load_image_properties` in modality_filtering.py of MR-RATE does not reorient). dcm2niix wrote
+    the files, without options. It reorients a 3D acquisition to right, anterior, superior. In any
+    other file the slices stay along the third axis
+    (https://github.com/rordenlab/dcm2niix/issues/438, and 117). The spacing shows which case
+    applies: slices are along the third axis if only its spacing differs from the others and the
+    plane's normal is another axis. An isotropic series is a 3D acquisition.
     """
     normal, stacked = _PLANES.get(plane, _PLANES["AXIAL"])
     x, y, z = spacing
@@ -177,16 +182,16 @@ def _ras_order(plane: str, spacing: Sequence[float]) -> tuple[int, ...]:
 
 
 def _fit(series: _Series, variant: Variant) -> _Grid | None:
-    """Return the variant's grid that has the field of view of a series; None where there is none.
+    """Return a grid of the variant with the field of view of a series; None if there is none.
 
-    Sides are the multiples nearest to the series' own that the limits of size and spacing allow.
-    While the grid has too many voxels, the side of the finest spacing is shortened.
+    Each side is the multiple nearest to that of the series within the limits of size and spacing.
+    While the grid has too many voxels, the side with the finest spacing is shortened.
     """
     step, fine, coarse = variant.size["multiple"], variant.spacing["min"], variant.spacing["max"]
     view = [side * mm for side, mm in zip(series.shape, series.spacing, strict=True)]
     least, sides = [], []
     for axis in range(3):
-        # The margin allows for the table's spacings having been float32.
+        # The margin allows for the rounding of the table's spacings to float32.
         low = max(variant.size["min"][axis], view[axis] / coarse[axis] - 1e-3)
         high = min(variant.size["max"][axis], view[axis] / fine[axis] + 1e-3)
         lowest, highest = step * math.ceil(low / step), step * math.floor(high / step)

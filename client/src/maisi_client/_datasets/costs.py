@@ -1,4 +1,4 @@
-"""What a row costs a server, before it is made: the shapes of its networks, and its work."""
+"""The cost of a row on a server, before it is made: the shapes of its networks, and its work."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from .._image_file import READ_ERRORS, load
 from .._variant import Variant, choose_variant
 from .row import Row
 
-# Of the decoder, in calls of the flow network: for mini, by the section Load of
+# The cost of the decoder, in calls of the flow network. It is that of mini in the section Load of
 # docs/reference/benchmarks.md.
 _DECODER_CALLS = 9
 _CALLS_OF_A_STEP = {"heun": 2}
-_PATHS = 4096  # whose grids are remembered
+_PATHS = 4096  # files whose grids are cached
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The `shape` that networks are compiled for, equal for rows that share it; `work` is relative.
+    """The cost of a row.
 
-    The work is in voxels of one row of conditioning in one call of the flow network; 0 if unknown.
+    Rows with equal `shape` use networks that are compiled for the same shapes. The unit of `work`
+    is one voxel in one call of the flow network for one row of its batch. It is 0 if unknown.
     """
 
     shape: Hashable
@@ -39,9 +40,9 @@ class Cost:
 
 
 def cost(row: Row, variants: Mapping[str, Variant]) -> Cost:
-    """Return the cost of a row on a server with these variants, from headers of files alone.
+    """Return the cost of a row on a server with these variants, from the headers of its files.
 
-    A row that cannot be read has no work: its request will say why.
+    A row that cannot be read has work 0. Its request will report the error.
     """
     arguments = row.arguments
     try:
@@ -68,7 +69,7 @@ def _first(*values: Any) -> Any:
 
 
 def _size(arguments: Mapping[str, Any], variant: Variant) -> tuple[int, ...]:
-    """Return the voxels `[X, Y, Z]` of a request."""
+    """Return the shape `[X, Y, Z]` of a row's volume in voxels."""
     picture = _first(arguments.get("mask"), arguments.get("source"), False)
     if picture is False:
         preset = variant.presets.get(arguments.get("preset") or "", {})
@@ -89,7 +90,7 @@ def _file_grid(path: Any) -> tuple[tuple[int, ...], tuple[float, ...]]:
 
 
 def _grid(image: SpatialImage) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Return the voxels and mm of an image's axes, in the order of RAS."""
+    """Return the shape in voxels and the spacing in mm of an image, in the order of RAS."""
     order = np.argsort(orientation(image.affine)[:, 0])
     sides, lengths = np.array(image.shape[:3])[order], voxel_sizes(image.affine)[order]
     return tuple(sides.tolist()), tuple(lengths.tolist())

@@ -1,6 +1,6 @@
 """Croissant metadata of a dataset, https://docs.mlcommons.org/croissant/docs/croissant-spec.html.
 
-The limits and origins are in the terms of its extension for responsible AI,
+Limits and origins use the terms of the extension for responsible AI,
 https://docs.mlcommons.org/croissant/docs/croissant-rai-spec.html.
 """
 
@@ -106,7 +106,7 @@ def _file_sets(facts: Facts) -> list[dict[str, Any]]:
 
 
 def _pattern(paths: list[str]) -> str:
-    """Return the pattern of paths of one layout: folders that differ are `*`, and so are names."""
+    """Return a pattern for the paths of a layout, with `*` for names and folders that differ."""
     parts = [path.split("/") for path in paths]
     folders = [
         names.pop() if len(names := {part[depth] for part in parts}) == 1 else "*"

@@ -1,4 +1,4 @@
-"""A dataset from a plan, row by row: it can be stopped at any moment and continued."""
+"""Make a dataset from a plan. The run can be stopped at any moment and continued."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .._variant import Variant
 from .._volume import Volume
 from .cases import read_report
 from .description import FAILED, UNFAITHFUL, check_folder, describe
-from .fleet import Fleet, Made, NoLongerNeeded, insist
+from .fleet import Fleet, NoLongerNeeded, Release, insist
 from .groups import assign_groups
 from .layouts import make_layout
 from .layouts.layout import Layout
@@ -30,10 +30,11 @@ from .saving import remove_drafts, save_case
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a row: `done`, `unfaithful`, `failed` with an error, or `kept` from before.
+    """The result of a row.
 
-    `utilisation` is the share of the servers' time of this run so far, 0 to 1, in which they worked
-    on volumes of it, by their reports; None for a row that is kept.
+    `state` is `done`, `unfaithful`, `failed` (then `error` is not empty), or `kept` for a row that
+    an earlier run finished. `utilisation` is the fraction of the servers' time in this run so far,
+    0 to 1, that they spent on its volumes according to their reports; None for a row that is kept.
     """
 
     name: str
@@ -53,21 +54,21 @@ def make_dataset(
     attempts: int = 3,
     shard: tuple[int, int] = (0, 1),
 ) -> Generator[Outcome, None, None]:
-    """Make every missing row of a plan; yield the outcome of each row, in the order of their ends.
+    """Make every missing row of a plan; yield the outcome of each row when it ends.
 
-    Each server gets as many rows at a time as keep it busy, by the capacity that it publishes. With
-    `jobs`, that number of rows is in flight at all servers together. Large rows come first, and
-    rows of one size are made one after another at one server. The order has no influence on the
+    Each server gets enough rows at a time to stay busy, according to the capacity that it
+    publishes. With `jobs`, all servers together have that number of rows. Large rows start first,
+    and one server makes the rows of one size one after another. The order does not change the
     files.
 
-    A row has an image, labels if it has a mask, and a report, which is written last. A run that is
-    stopped, even by kill -9, loses no finished volume, and the next run makes none twice.
-    `layout` is that of the files: `plain` (`images/NAME.nii.gz`, `labels/NAME.nii.gz`,
-    `reports/NAME.json`), `nnunet`, `msd` or `bids`; the files that describe the dataset as a whole
-    are written at the end. A volume that by its report does not follow its mask is written below
-    `unfaithful/` instead. A row that fails is tried `attempts` times; then `failed/NAME.json` has
-    the error, and the next run tries again. Rows without a group get one; see
-    docs/how-to/datasets.md.
+    A row has an image, labels if it has a mask, and a report, which is written last. If a run is
+    stopped, even by kill -9, no finished volume is lost, and the next run repeats none.
+    `layout` is the layout of the files: `plain` (`images/NAME.nii.gz`, `labels/NAME.nii.gz`,
+    `reports/NAME.json`), `nnunet`, `msd` or `bids`. The files that describe the dataset as a whole
+    are written at the end. If the report of a volume says that it does not follow its mask, its
+    files are written below `unfaithful/`. A row that fails is tried `attempts` times. Then the
+    error is written to `failed/NAME.json`, and the next run tries the row again. Rows without a
+    group get one; see docs/how-to/datasets.md.
 
     `channels` are modalities, such as `["mri_t1", "mri_flair"]`. Every row is made in each of them,
     with one seed and on one grid, as a case of several images. If one image does not follow the
@@ -76,9 +77,9 @@ def make_dataset(
     `shard` (I, N) makes only the rows I, I + N, ...; the processes of the shards need no
     coordinator.
 
-    Raises `InvalidRequest` if another process makes the same shard into the same folder, a mask or
-    source would be replaced, the layout cannot have a row, or the folder has another dataset.
-    Raises `MaisiError` if files cannot be locked, as on Windows.
+    Raises `InvalidRequest` if another process makes the same shard in the same folder, a mask or
+    source would be replaced, the layout does not allow a row, or the folder has another dataset.
+    Raises `MaisiError` if files cannot be locked, for example on Windows.
     """
     folder, (index, count) = Path(to), shard
     rows = assign_groups(rows)
@@ -98,13 +99,13 @@ def make_dataset(
         yield from (Outcome(row.name, "kept") for row in finished)
         remove_drafts((folder, folder / UNFAITHFUL), [dataset_layout.paths(row) for row in missing])
         yield from _work(missing, job, jobs)
-        with description_lock(folder / ".describing"):  # shards may end at once
+        with description_lock(folder / ".describing"):  # several shards may end at the same time
             describe(folder, layout, dataset_layout, channels)
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What all rows have in common; `variants` asks the server once."""
+    """The settings that all rows share; `variants` asks a server at its first call only."""
 
     folder: Path
     layout: Layout
@@ -115,7 +116,7 @@ class _Job:
 
 
 def _check_channels(channels: Sequence[str], rows: Sequence[Row]) -> None:
-    """Raise `InvalidRequest` for a channel that is there twice, and rows with a modality."""
+    """Raise `InvalidRequest` for a repeated or empty channel, and for a row with a modality."""
     if isinstance(channels, str) or len(set(channels)) < len(channels) or not all(channels):
         raise InvalidRequest(
             f"channels are {channels!r}; different modalities are expected, such as mri_t1,"
@@ -124,13 +125,16 @@ def _check_channels(channels: Sequence[str], rows: Sequence[Row]) -> None:
     for row in rows if channels else ():
         if row.arguments.get("modality") is not None:
             raise InvalidRequest(
-                f"row '{row.name}' has the modality '{row.arguments['modality']}'; with channels,"
-                " which are the modalities, none is expected"
+                f"row '{row.name}' has the modality '{row.arguments['modality']}'; no modality is"
+                " expected with channels, which are the modalities of every row"
             )
 
 
 def _is_finished(row: Row, job: _Job) -> bool:
-    """Return whether all of a row is there; raises `InvalidRequest` for one of other channels."""
+    """Return whether a row has all its files.
+
+    Raises `InvalidRequest` if the row was made with other channels.
+    """
     reports = job.layout.paths(row).reports
     for base in (job.folder, job.folder / UNFAITHFUL):
         if all((base / report).exists() for report in reports):
@@ -143,7 +147,7 @@ def _is_finished(row: Row, job: _Job) -> bool:
 def _refuse_inputs(
     rows: Sequence[Row], missing: Sequence[Row], folder: Path, layout: Layout
 ) -> None:
-    """Raise `InvalidRequest` where a `missing` row would replace a mask or source of any row."""
+    """Raise `InvalidRequest` if a file of a `missing` row would replace a mask or source."""
     inputs = identities(
         (f"the {name} of row '{row.name}',", row.arguments.get(name))
         for row in rows
@@ -167,12 +171,14 @@ def _work(rows: Sequence[Row], job: _Job, jobs: int | None) -> Iterator[Outcome]
             yield replace(outcome, utilisation=fleet.utilisation)
 
 
-def _make(row: Row, client: Client, made: Made, stopped: threading.Event, job: _Job) -> Outcome:
+def _make(
+    row: Row, client: Client, release: Release, stopped: threading.Event, job: _Job
+) -> Outcome:
     failure = job.folder / _failure_path(row)
     try:
         variants = job.variants()
         volumes = _channels(row, client, stopped, job)
-        made(volumes)
+        release(volumes)
         variant = variants.get(str(volumes[0].report["variant"]))
         license_ = variant.license if variant else ""
         faithful = all(volume.faithful for volume in volumes)
@@ -192,7 +198,7 @@ def _make(row: Row, client: Client, made: Made, stopped: threading.Event, job: _
 
 
 def _channels(row: Row, client: Client, stopped: threading.Event, job: _Job) -> list[Volume]:
-    """Make the volume of a row, or one for each channel, with one seed."""
+    """Return the volume of a row, or a volume for each channel, with one seed."""
     if not job.channels:
         return [insist(row, client, job.attempts, stopped)]
     volumes: list[Volume] = []
@@ -200,10 +206,10 @@ def _channels(row: Row, client: Client, stopped: threading.Event, job: _Job) -> 
     for modality in job.channels:
         channel = replace(row, arguments={**arguments, "modality": modality})
         volumes.append(insist(channel, client, job.attempts, stopped))
-        arguments["seed"] = volumes[0].report["seed"]  # a random one, where the row has none
+        arguments["seed"] = volumes[0].report["seed"]  # random if the row has no seed
     return volumes
 
 
 def _failure_path(row: Row) -> Path:
-    """Return the path, in a dataset, of the error of a row."""
+    """Return the path of the error of a row, relative to the dataset's folder."""
     return FAILED / f"{row.name}.json"

@@ -9,11 +9,14 @@ from typing import Any
 from .._errors import InvalidRequest, first_line, printable
 from .._validation import read_json_file
 
-_NAME = 60  # characters of a label's name that are kept
+_NAME = 60  # characters of a label's name; the rest is cut off
 
 
 def read_dataset_json(folder: Path) -> dict[str, Any]:
-    """Return `dataset.json` of a folder, empty without one; raises `InvalidRequest` if damaged."""
+    """Return the contents of a folder's `dataset.json`; empty if there is no such file.
+
+    Raises `InvalidRequest` if the file cannot be read.
+    """
     path = folder / "dataset.json"
     if not path.is_file():
         return {}
@@ -24,10 +27,10 @@ def read_dataset_json(folder: Path) -> dict[str, Any]:
 
 
 def names_of_labels(contents: Mapping[str, Any]) -> dict[int, str]:
-    """Return the names of labels by id, without the background; empty if there are none.
+    """Return the names of the labels by id, without the background; empty if there are none.
 
-    nnU-Net has ids by name, MSD has names by id. Regions of nnU-Net, which are lists of ids, are
-    left out.
+    nnU-Net maps names to ids, MSD maps ids to names. Regions of nnU-Net, which are lists of ids,
+    are left out.
     """
     table = contents.get("labels")
     names: dict[int, str] = {}

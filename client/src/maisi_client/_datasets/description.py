@@ -1,4 +1,4 @@
-"""The files that describe a dataset as a whole: for a trainer, for people, and for programs."""
+"""The files that describe a dataset to trainers, people and programs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .facts import Facts
 from .layouts.layout import DESCRIPTION, Layout, write_json, write_text
 
 UNFAITHFUL, FAILED = Path("unfaithful"), Path("failed")
-# Every set has these; the texts are in those that were written here.
+# The files of every layout, each with a text that shows that this package wrote the file.
 _SIGNS = {CASES: CASES_SIGN, "README.md": DESCRIPTION, "croissant.json": DESCRIPTION}
 
 
 def check_folder(folder: Path, layout: Layout, channels: Sequence[str]) -> None:
-    """Raise `InvalidRequest` where the folder describes another dataset, or holds other cases."""
+    """Raise `InvalidRequest` if the folder has another dataset, or cases of other channels."""
     for file, sign in {**_SIGNS, **layout.signs}.items():
         path = folder / file
         if path.is_file() and sign.encode() not in path.read_bytes():
@@ -32,9 +32,9 @@ def check_folder(folder: Path, layout: Layout, channels: Sequence[str]) -> None:
 
 
 def describe(folder: Path, name: str, layout: Layout, channels: Sequence[str]) -> None:
-    """Describe the finished cases of a dataset in the layout called `name`.
+    """Write the files that describe the finished cases of a dataset in the layout called `name`.
 
-    The cases alone decide what is written, so shards write the same, whichever ends last.
+    The contents depend only on the cases. All shards therefore write the same files.
     """
     cases = finished_cases(folder, layout.reports, channels)
     layout.describe(cases)

@@ -1,4 +1,4 @@
-"""What a dataset's card and its metadata say of it, from the reports of its cases."""
+"""The facts for the card and the metadata of a dataset, from the reports of its cases."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Weights:
 
 @dataclass(frozen=True)
 class Facts:
-    """A dataset's finished cases, and the numbers of rows that are none.
+    """The finished cases of a dataset, and the numbers of rejected rows.
 
-    `unfaithful` rows have volumes that do not follow their masks, `failed` ones have none.
+    The volumes of `unfaithful` rows do not follow their masks. `failed` rows have no volume.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Facts:
 
     @property
     def description(self) -> str:
-        """What the dataset is, in three sentences."""
+        """A description of the dataset, in three sentences."""
         cases = counted(len(self.cases), "case")
         anatomies = counted(self.groups, "anatomy", "anatomies")
         return (
@@ -69,7 +69,7 @@ class Facts:
 
     @property
     def licenses(self) -> list[str]:
-        """The licences of the weights, and the terms of the data that plans were drawn from."""
+        """The licences of the weights, and the terms of the data that plans are based on."""
         contents = [content for case in self.cases for content in case.contents]
         of_weights = {content.get("weights_license", "") for content in contents}
         of_plans = {content.get("plan_license", "") for content in contents}
@@ -83,7 +83,7 @@ class Facts:
 
     @property
     def limits(self) -> list[str]:
-        """The limits of a use of the dataset, a sentence each."""
+        """The limits on the use of the dataset, one sentence each."""
         warnings = Counter(
             warning
             for case in self.cases
@@ -109,7 +109,7 @@ class Facts:
 
     @property
     def set_aside(self) -> str:
-        """What was asked for and is no case, in two sentences."""
+        """The numbers of unfaithful and failed rows, in two sentences."""
         return (
             f"Rows whose volume does not follow its mask: {self.unfaithful} (files in unfaithful/)."
             f" Rows that failed: {self.failed} (errors in failed/)."

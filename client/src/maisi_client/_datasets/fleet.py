@@ -1,4 +1,4 @@
-"""The servers of a client, kept full with the rows of a plan."""
+"""Keep all servers of a client busy with the rows of a plan."""
 
 from __future__ import annotations
 
@@ -18,36 +18,37 @@ from .row import Row
 from .schedule import Schedule, Task
 
 _T = TypeVar("_T")
-# Of this process at a server, for each that it works on: one in the networks, one before or after
-# them, one on its way. docs/how-to/datasets.md says so.
+# Rows in flight at a server for each request that the server processes at a time: one in the
+# networks, one before or after them, one in transfer. docs/how-to/datasets.md states this number.
 IN_FLIGHT = 3
 _MOST_THREADS = 1024
-_READ_AHEAD = 1000  # rows whose masks' headers are read before the first ones begin
+_READ_AHEAD = 1000  # rows whose headers are read before the first rows start
 
-Made: TypeAlias = Callable[[list[Volume]], None]
+Release: TypeAlias = Callable[[list[Volume]], None]
 
 
 class NoLongerNeeded(Exception):
-    """The volume is no longer needed."""
+    """Cancels a request whose volume is no longer needed."""
 
 
 class Fleet(Generic[_T]):
-    """Makes rows by `make(row, client, made, stopped)` in threads; `results` has each one's end.
+    """Make rows in threads, each by a call of `make(row, client, release, stopped)`.
 
-    `client` is one that asks the server which the row is meant for. `make` calls `made(volumes)`
-    as soon as no server works on the row any more. A result is the number of a row with what
-    `make` returned, or with the exception that it raised. `stopped` is set at the end of the
-    context, which waits for the threads.
+    `client` prefers the server that was chosen for the row. `make` calls `release(volumes)` as soon
+    as no server works on the row any more. `stopped` is set at the end of the context, which then
+    waits for the threads. `results` receives a pair for each row: the number of the row, and the
+    value that `make` returned or the exception that it raised.
 
-    A server has `IN_FLIGHT` rows for each request that it says it works on, within its queue; with
-    `jobs`, so many are in flight at all servers together. If `in_order`, the first rows come first,
-    else the largest; see `Schedule`.
+    A server has at most `IN_FLIGHT` rows for each request that it processes at a time, and at most
+    as many rows as it processes and queues. With `jobs`, all servers together have at most that
+    many rows. With `in_order`, the first rows of the plan start first, otherwise the largest rows;
+    see `Schedule`.
     """
 
     def __init__(
         self,
         client: Client,
-        make: Callable[[Row, Client, Made, threading.Event], _T],
+        make: Callable[[Row, Client, Release, threading.Event], _T],
         *,
         jobs: int | None = None,
         in_order: bool = False,
@@ -59,7 +60,7 @@ class Fleet(Generic[_T]):
         self._clients = [client._preferring(server) for server in self._servers]
         self._schedule = Schedule(len(self._servers), in_order)
         self._lock = threading.Lock()
-        self._unfinished = 0  # rows whose threads run
+        self._unfinished = 0  # rows whose threads have not ended
         self._variants: Mapping[str, Variant] | None = None
         self._started, self._worked = time.monotonic(), 0.0
         self._threads = ThreadPoolExecutor(_MOST_THREADS)
@@ -75,11 +76,11 @@ class Fleet(Generic[_T]):
         self._threads.shutdown()
 
     def add(self, rows: Mapping[int, Row]) -> None:
-        """Add rows by their numbers; those that servers are free for begin."""
+        """Add rows, by number, and start rows while servers are free."""
         if self._variants is None:
             try:
                 self._variants = self._client.info()
-            except MaisiError:  # their requests will say so
+            except MaisiError:  # the requests of the rows will report it
                 self._variants = {}
         for count, (number, row) in enumerate(rows.items(), 1):
             task = Task(number, row, cost(row, self._variants))
@@ -91,16 +92,16 @@ class Fleet(Generic[_T]):
 
     @property
     def in_flight(self) -> int:
-        """The number of rows that the servers may have at a time."""
+        """The number of rows that all servers together may have at a time."""
         with self._lock:
             return self._jobs or sum(map(self._limit, range(len(self._servers))))
 
     @property
     def utilisation(self) -> float:
-        """The share of the servers' time so far in which they worked on these rows, 0 to 1.
+        """The fraction of the servers' time so far that they spent on these rows, 0 to 1.
 
-        It counts what the reports say of rows that were made, at the servers that publish a
-        capacity for more than one request at a time, for each of these.
+        The time spent comes from the reports of the volumes made so far. A server that processes
+        N requests at a time has N seconds in each second.
         """
         with self._lock:
             working = sum(
@@ -112,13 +113,14 @@ class Fleet(Generic[_T]):
     def _ask_capacity(self, number: int) -> None:
         try:
             capacity = self._client._capacity(self._servers[number])
-        except MaisiError:  # as of a server that publishes none
+        except MaisiError:  # for example, the server publishes no capacity: keep the default
             return
         with self._lock:
             self._schedule.set_capacity(number, capacity)
         self._dispatch()
 
     def _dispatch(self) -> None:
+        """Start rows while a server is free."""
         with self._lock:
             while not self._stopped.is_set():
                 free, available = self._free()
@@ -128,18 +130,18 @@ class Fleet(Generic[_T]):
                 self._threads.submit(self._run, *choice)
 
     def _free(self) -> tuple[list[int], list[int]]:
-        """Return the servers that may get a row, and those that answer, as far as is known."""
-        now, count = time.monotonic(), range(len(self._servers))
-        available = [one for one in count if self._servers[one].rests_until <= now] or list(count)
-        in_flight = sum(map(self._schedule.running, count))
-        limits = [self._limit(number) for number in count]
-        # Volumes are not made much faster than they are written.
+        """Return the numbers of the servers that may get a row, and of those that may answer."""
+        now, servers = time.monotonic(), range(len(self._servers))
+        available = [n for n in servers if self._servers[n].rests_until <= now] or list(servers)
+        in_flight = sum(map(self._schedule.running, servers))
+        limits = [self._limit(number) for number in servers]
+        # The second condition limits the number of volumes in memory that are being written.
         if (self._jobs and in_flight >= self._jobs) or self._unfinished >= 2 * sum(limits):
             return [], available
-        return [one for one in available if self._schedule.running(one) < limits[one]], available
+        return [n for n in available if self._schedule.running(n) < limits[n]], available
 
     def _limit(self, number: int) -> int:
-        """Return how many rows a server may have now."""
+        """Return the number of rows that a server may have now."""
         server, capacity = self._servers[number], self._schedule.capacity(number)
         if self._jobs:
             return self._jobs
@@ -149,13 +151,14 @@ class Fleet(Generic[_T]):
         return max(limit - server.refusals, 1)
 
     def _run(self, task: Task, server: int) -> None:
-        ended = False
+        """Make a row on a server, and put its result into `results`."""
+        released = False
 
-        def end(volumes: list[Volume]) -> None:
-            nonlocal ended
-            if ended:
+        def release(volumes: list[Volume]) -> None:
+            nonlocal released
+            if released:
                 return
-            ended = True
+            released = True
             seconds = [working_seconds(volume) for volume in volumes]
             with self._lock:
                 self._worked += sum(filter(None, seconds))
@@ -165,18 +168,18 @@ class Fleet(Generic[_T]):
 
         result: _T | BaseException
         try:
-            result = self._make(task.row, self._clients[server], end, self._stopped)
+            result = self._make(task.row, self._clients[server], release, self._stopped)
         except BaseException as error:
             result = error
         with self._lock:
             self._unfinished -= 1
-        end([])
+        release([])
         self._dispatch()
         self.results.put((task.number, result))
 
 
 def working_seconds(volume: Volume) -> float | None:
-    """Return the seconds that a server worked on a volume, by the report; None if it has none."""
+    """Return the seconds that the server worked on a volume, from its report; None if unknown."""
     seconds: Any = volume.report.get("seconds")
     if not isinstance(seconds, dict):
         return None
@@ -187,10 +190,10 @@ def working_seconds(volume: Volume) -> float | None:
 
 
 def insist(row: Row, client: Client, attempts: int, stopped: threading.Event) -> Volume:
-    """Make a row in up to `attempts` attempts; a refused request is not repeated.
+    """Return the volume of a row after at most `attempts` attempts.
 
-    Raises the last `MaisiError`, or `NoLongerNeeded` once `stopped` is set, which cancels the
-    request.
+    An `InvalidRequest` is raised at once, any other `MaisiError` after the last attempt. When
+    `stopped` is set, the request is cancelled and `NoLongerNeeded` is raised.
     """
 
     def check_stopped(progress: Progress | None = None) -> None:

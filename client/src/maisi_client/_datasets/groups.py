@@ -1,7 +1,7 @@
-"""Groups of rows that show one anatomy, and folds that part no group.
+"""Groups of rows that show one anatomy, and folds that keep each group together.
 
-A network that is validated on an anatomy it has trained on looks better than it is. Rows made of
-one mask or one source show one anatomy, however many modalities and seeds they have.
+The validation of a network is too optimistic if its training data has the same anatomy. Rows with
+the same mask or source show one anatomy, whatever their modalities and seeds are.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from .row import NAME, Row
 
 _Item = TypeVar("_Item", bound=Hashable)
 
-FOLDS = 5  # of cross-validation in nnU-Net, numbered from 0
+FOLDS = 5  # folds of nnU-Net's cross-validation
 _SUFFIX = re.compile(r"\.(nii(\.gz)?|dcm|mgz|mgh|nrrd|img|hdr)$", re.IGNORECASE)
 
 
 def assign_groups(rows: Sequence[Row]) -> list[Row]:
     """Return the rows, each with the group of its anatomy.
 
-    Rows belong together if they have one mask or one source, also as a copy under another name, or
-    if the server makes their anatomy with one seed of one variant. A group that a row names holds
-    for all rows that belong to it, so rows of several masks of one person can be joined. Other
-    groups are named after their first row's mask or source, or that row. Raises `InvalidRequest`
-    where rows that belong together name different groups.
+    Rows belong together if they have the same mask or source, or if they have neither and the same
+    seed and variant. Files with the same bytes are the same mask. If a row names a group, all rows
+    that belong to it get this group, so several masks of one person can be joined. Any other group
+    is named after the mask or source of its first row, or after that row.
+
+    Raises `InvalidRequest` if rows that belong together name different groups.
     """
     copies = _copies(row.arguments.get(key) for row in rows for key in ("mask", "source"))
     anatomies = [_anatomies(row, copies) for row in rows]
@@ -52,9 +53,9 @@ def assign_groups(rows: Sequence[Row]) -> list[Row]:
 
 
 def connected(all_keys: Sequence[Iterable[_Item]]) -> list[int]:
-    """Return for each of the items the number of its component: items with a key in common.
+    """Return the component of each item: items with a key in common are in the same component.
 
-    A component has the number of its first item.
+    The number of a component is the index of its first item.
     """
     parents = list(range(len(all_keys)))
 
@@ -75,10 +76,10 @@ def connected(all_keys: Sequence[Iterable[_Item]]) -> list[int]:
 def folds(cases: Mapping[str, str]) -> list[dict[str, list[str]]]:
     """Return nnU-Net's `splits_final.json` for cases and their groups; empty for a single group.
 
-    It is a list of five objects with the names of `train` and `val`. No group is on both sides of
-    any. Each group is validated on once, in folds of about equally many cases; of fewer than five
-    groups, a fold's validation is that of an earlier one, since nnU-Net splits at random for a fold
-    that the list does not have.
+    The result is a list of five objects with the names of the cases in `train` and `val`. No group
+    is on both sides of a fold. The folds validate on about equally many cases, and each group is in
+    the validation of one fold. With fewer than five groups, later folds repeat earlier ones,
+    because nnU-Net splits at random for a fold that the list does not have.
     """
     members: dict[str, list[str]] = defaultdict(list)
     for name, group in sorted(cases.items()):
@@ -99,7 +100,7 @@ def folds(cases: Mapping[str, str]) -> list[dict[str, list[str]]]:
 
 
 def _anatomies(row: Row, copies: Mapping[str, str]) -> list[Hashable]:
-    """Return what a row's anatomy comes from, and its group if it names one."""
+    """Return keys for the origin of a row's anatomy, and for its group if it names one."""
     keys: list[Hashable] = [("group", row.group)] if row.group else []
     for picture in (row.arguments.get(key) for key in ("mask", "source")):
         if isinstance(picture, (str, os.PathLike)):
@@ -114,9 +115,9 @@ def _anatomies(row: Row, copies: Mapping[str, str]) -> list[Hashable]:
 
 
 def _copies(pictures: Iterable[Any]) -> dict[str, str]:
-    """Map the real path of each file to that of the first with the same bytes, in order of paths.
+    """Map the real path of each file to that of the first file, by path, with the same bytes.
 
-    Only files of one size are read.
+    Only files that share their size with another file are read and mapped.
     """
     by_size: dict[int, set[str]] = defaultdict(set)
     for picture in pictures:
@@ -129,7 +130,7 @@ def _copies(pictures: Iterable[Any]) -> dict[str, str]:
         for path in paths:
             try:
                 digest = hashlib.sha256(Path(path).read_bytes()).digest()
-            except OSError:  # the request will say so
+            except OSError:  # the request will report it
                 continue
             originals[path] = first.setdefault(digest, path)
     return originals
@@ -143,13 +144,13 @@ def _real_path(path: str | os.PathLike[str]) -> str:
 
 
 def _named(rows: Sequence[Row]) -> str:
-    """Return the group that rows which belong together name, empty if none does."""
+    """Return the group that rows of one component name; empty if none does."""
     named = [row for row in rows if row.group]
     for row in named:
         if row.group != named[0].group:
             raise InvalidRequest(
-                f"row '{row.name}' has group '{row.group}' and shows the anatomy of row"
-                f" '{named[0].name}', whose group is '{named[0].group}'; one group is expected"
+                f"row '{row.name}' has group '{row.group}' but shows the same anatomy as row"
+                f" '{named[0].name}' with group '{named[0].group}'; one group is expected"
             )
     return named[0].group if named else ""
 

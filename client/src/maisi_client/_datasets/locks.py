@@ -1,4 +1,4 @@
-"""Locks of files, which the kernel releases when their process ends, for whatever reason."""
+"""File locks. The kernel releases them when the process ends, even if it is killed."""
 
 from __future__ import annotations
 
@@ -12,27 +12,34 @@ from .._errors import InvalidRequest, MaisiError
 
 @contextmanager
 def shard_lock(path: Path) -> Iterator[None]:
-    """Hold the lock of a shard; raises `InvalidRequest` where another process has it."""
+    """Hold the lock of a shard.
+
+    Raises `InvalidRequest` if another process has it, or `MaisiError` if the file cannot be locked.
+    """
     with path.open("a") as lock:
         try:
             _lock(lock, wait=False)
         except BlockingIOError:
             raise InvalidRequest(
-                f"another process makes this shard of {path.parent}; give each its own"
+                f"another process makes this shard of {path.parent}; use a different shard for each"
+                " process"
             ) from None
         yield
 
 
 @contextmanager
 def description_lock(path: Path) -> Iterator[None]:
-    """Hold the lock of the files that describe a dataset, once it is free."""
+    """Wait for the lock of the files that describe a dataset, then hold it.
+
+    Raises `MaisiError` if the file cannot be locked.
+    """
     with path.open("a") as lock:
         _lock(lock, wait=True)
         yield
 
 
 def _lock(file: TextIO, *, wait: bool) -> None:
-    """Lock a file; raises `BlockingIOError` where another process has it and `wait` is false."""
+    """Lock a file; raises `BlockingIOError` if another process has the lock and `wait` is False."""
     try:
         import fcntl
     except ImportError:

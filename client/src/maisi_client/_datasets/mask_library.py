@@ -1,4 +1,4 @@
-"""Search a library of masks that is described as upstream's candidate masks are."""
+"""Search a library of masks with a description like `candidate_masks.json` of upstream."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .value_parsers import integer
 # convert_body_region in scripts/find_masks.py of NV-Generate-CTMR.
 REGIONS = {"head": 0, "chest": 1, "thorax": 1, "abdomen": 2, "pelvis": 3, "lower": 3}
 TUMOURS = frozenset({23, 24, 26, 27, 128})
-_LONGEST = 2**31 - 1  # voxels of a side
-_GROWTH = 128  # most voxels that a side may be enlarged by, as in find_closest_masks
+_LONGEST = 2**31 - 1  # most voxels of a side
+_GROWTH = 128  # a side may be enlarged by fewer voxels than this, as in find_closest_masks
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One mask of a library: its file, `size` in voxels, `spacing` in mm, ids of its labels."""
+    """A mask of a library: its file, `size` in voxels, `spacing` in mm, and label ids."""
 
     path: Path
     size: tuple[int, int, int]
@@ -40,16 +40,16 @@ def find_masks(
     size: Sequence[int] | None = None,
     spacing: float | Sequence[float] | None = None,
 ) -> list[Candidate]:
-    """Return the masks that hold all `labels` and span all `regions`, nearest grid first.
+    """Return the masks that have all `labels` and span all `regions`, nearest grid first.
 
-    `database` is JSON as upstream's `candidate_masks.json`: a list of entries with
-    `pseudo_label_filename` (relative to `folder`), `dim`, `spacing`, `label_list`, and perhaps
+    `database` is a JSON file like upstream's `candidate_masks.json`: a list of entries with
+    `pseudo_label_filename` (relative to `folder`), `dim`, `spacing`, `label_list`, and optionally
     `top_region_index` and `bottom_region_index`. A mask with a tumour that is not in `labels` is
-    left out, as find_masks in scripts/find_masks.py does. With `size` and `spacing` (mm) the order
-    is that of find_closest_masks in scripts/sample.py, and masks that would have to be enlarged by
-    128 voxels or more are left out.
+    left out, as in find_masks of scripts/find_masks.py. With `size` and `spacing` (mm), the order
+    is that of find_closest_masks in scripts/sample.py, and a mask is left out if a side would have
+    to be enlarged by 128 voxels or more.
 
-    Raises `InvalidRequest` if the file is not such a list or a region is not known.
+    Raises `InvalidRequest` if the file is not such a list or a region is unknown.
     """
     for region in regions:
         if region not in REGIONS:
@@ -71,7 +71,7 @@ def find_masks(
             raise InvalidRequest(f"entry {number} of '{database}' has no {error}") from error
         except (InvalidRequest, TypeError, ValueError) as error:
             why = first_line(error)
-            raise InvalidRequest(f"entry {number} of '{database}' is no mask: {why}") from error
+            raise InvalidRequest(f"entry {number} of '{database}' is not a mask: {why}") from error
         if not spans or not required <= candidate.labels or candidate.labels & TUMOURS - required:
             continue
         if size is not None and any(
@@ -113,7 +113,7 @@ def _labels(values: Any) -> frozenset[int]:
 
 
 def _spans(entry: Mapping[str, Any], regions: Sequence[str]) -> bool:
-    """Return whether a mask's regions include all of `regions`; True if it names none."""
+    """Return whether a mask's regions include all of `regions`; True if the entry has none."""
     if "top_region_index" not in entry:
         return True
     top, bottom = (
@@ -123,7 +123,7 @@ def _spans(entry: Mapping[str, Any], regions: Sequence[str]) -> bool:
 
 
 def _distance(candidate: Candidate, size: Sequence[int] | None, spacing: Spacing | None) -> float:
-    """Return how far a mask's grid is from the requested one; the field of view counts most."""
+    """Return how much a mask's grid differs from the request; the field of view counts most."""
     sides, lengths = size or candidate.size, spacing or candidate.spacing
     total = 0.0
     for axis in range(3):

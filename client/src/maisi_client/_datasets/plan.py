@@ -21,19 +21,23 @@ from .row import NAME, Row
 from .table import read_table
 
 _ENDING = "the plan is '{}'; its name must end in .csv or .jsonl"
-_NO_COLUMN = "{}: '{}' is no column; {} are"
+_NO_COLUMN = "{}: '{}' is not a column; allowed are {}"
 
 
 def read_plan(path: str | Path) -> list[Row]:
-    """Read a plan, `.csv` with a header line or `.jsonl` with an object on each line, in UTF-8.
+    """Return the rows of a plan: UTF-8, `.csv` with a header or `.jsonl` with an object per line.
 
-    A table may have commas, semicolons or tabs between its cells; rows without text are skipped.
-    Whole numbers may be written as 7.0; decimals have a point. Columns are `name`, `group`,
-    `license` and the arguments of `Client.generate`; an empty cell takes the variant's default.
-    Paths of `mask` and `source` are relative to the plan's folder. Without a `name` a row is
-    `case_0000`, by its number from 0. Without a `seed` this number is its seed, so that a plan
-    always makes the same dataset. Every row gets a `group`; see docs/how-to/datasets.md. Sizes and
-    lengths have the form `96,112,96`. Raises `InvalidRequest` with the line and column of an error.
+    The columns are `name`, `group`, `license` and the arguments of `Client.generate`. The cells of
+    a table are separated by commas, semicolons or tabs. Rows without text are skipped. An empty
+    cell means the variant's default. Whole numbers may be written as 7.0, decimals have a point,
+    and sizes and lengths have the form `96,112,96`. Paths of `mask` and `source` are relative to
+    the plan's folder.
+
+    A row without a `name` is called `case_0000`, with the number of the row from 0. This number is
+    also the seed of a row without a `seed`, so a plan always makes the same dataset. Every row gets
+    a `group`; see docs/how-to/datasets.md.
+
+    Raises `InvalidRequest` with the line and column of an error.
     """
     path = Path(path)
     rows: list[Row] = []
@@ -77,9 +81,10 @@ def _is_empty(value: Any) -> bool:
 
 
 def parse_argument(where: str, key: str, value: Any) -> Any:
-    """Return the value of a column, from text or JSON; raises `InvalidRequest`, beginning `where`.
+    """Return the value of a column from a text or a JSON value.
 
-    The columns are the arguments of `Client.generate`, with `mask` and `source` as paths.
+    The columns are the arguments of `Client.generate`, with `mask` and `source` as paths. Raises
+    `InvalidRequest`, whose sentence starts with `where`.
     """
     if key not in _COLUMNS:
         raise InvalidRequest(_NO_COLUMN.format(where, printable(key, 60), ", ".join(_COLUMNS)))
@@ -120,10 +125,10 @@ def write_plan(rows: Sequence[Row], path: str | Path) -> Path:
         raise InvalidRequest(_ENDING.format(path))
     try:
         content = text.getvalue().encode()
-    except UnicodeEncodeError as error:  # of a CSV; JSON escapes these characters
+    except UnicodeEncodeError as error:  # only in a CSV; JSON escapes these characters
         line = text.getvalue()[: error.start].count("\n") + 1
         raise InvalidRequest(
-            f"the plan '{path}' cannot hold the name of a file in its line {line}, which is not"
+            f"the plan '{path}' cannot contain the name of a file in line {line}, which is not"
             " UTF-8; rename the file, or write a .jsonl"
         ) from error
     try:
@@ -141,8 +146,8 @@ def _record(row: Row, folder: Path) -> dict[str, Any]:
         if key not in _COLUMNS:
             raise InvalidRequest(_NO_COLUMN.format(f"row {row.name}", key, ", ".join(_COLUMNS)))
         if key in ("mask", "source") and isinstance(value, (str, os.PathLike)):
-            # Links to folders are resolved, or `..` would lead elsewhere; a link to the file itself
-            # is not, since its target may have another name.
+            # Resolve links to folders, because `..` would lead to another folder. Do not resolve a
+            # link to the file itself, because its target may have another name.
             file = Path(value)
             relative = os.path.relpath(file.parent.resolve() / file.name, folder.resolve())
             record[key] = Path(relative).as_posix()
@@ -167,7 +172,7 @@ def _cell(value: Any) -> str:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (number of the line, cells)."""
+    """Yield (line number, cells) for each row."""
     match path.suffix.lower():
         case ".csv":
             yield from read_table(path, "plan")
@@ -201,7 +206,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object; raises ValueError for a repeated key."""
     for key, times in Counter(key for key, _ in pairs).items():
         if times > 1:
-            raise ValueError(f"key {excerpt(key)} is there {times} times")
+            raise ValueError(f"key {excerpt(key)} occurs {times} times")
     return dict(pairs)
 
 

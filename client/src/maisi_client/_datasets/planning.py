@@ -1,4 +1,4 @@
-"""Random plans: a number of rows, modalities by shares, masks in turn."""
+"""Random plans with shares of modalities and with masks that are used equally often."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .row import Row
 _Item = TypeVar("_Item")
 _Name = TypeVar("_Name", bound=Hashable)
 
-# Row R of a plan has the seed `seed` * 2^32 + R: the seeds of two plans differ.
+# Row R of a plan has the seed `seed` * 2^32 + R, so plans with different seeds share no seed.
 _SEEDS = 2**32
 
 
@@ -33,13 +33,13 @@ def make_plan(
 ) -> list[Row]:
     """Return `count` rows, in random order; the same arguments give the same rows.
 
-    `modalities` maps names to shares of any sum, such as `{"mri_t1": 0.5, "mri_flair": 0.5}`. The
-    number of rows of each modality is exact to within one row. `masks` are label maps, and folders
-    of them, whose subfolders are not searched. Each label map is used equally often to within one
+    `modalities` maps names to shares with any sum, such as `{"mri_t1": 0.5, "mri_flair": 0.5}`. The
+    number of rows of each modality is exact to within one row. `masks` are label maps, or folders
+    of label maps; subfolders are not searched. Each label map is used equally often to within one
     row, overall and in each modality. `augment` changes the mask a little for each row. `same` are
     arguments of `Client.generate` that all rows have. The rows are named `case_0000`, `case_0001`
-    and so on, and the seed of row R is `seed` * 2^32 + R. Rows of one mask have one `group`;
-    without masks each row has its own group.
+    and so on, and the seed of row R is `seed` * 2^32 + R. Rows with the same mask have the same
+    `group`. Without masks, each row has its own group.
 
     Raises `InvalidRequest` for a share that is not above 0, for missing masks, and for arguments
     that contradict each other.
@@ -67,9 +67,9 @@ def make_plan(
 
 
 def label_maps(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """Return the NIfTI files among `paths` and those in the folders among them, in order.
+    """Return the NIfTI files among `paths` and in the folders among `paths`, in order.
 
-    Raises `InvalidRequest` for any other path, and for a folder without such files.
+    Raises `InvalidRequest` for any other path, and for a folder without NIfTI files.
     """
     files: dict[Path, None] = {}
     for path in map(Path, paths):
@@ -92,22 +92,23 @@ def _is_label_map(path: Path) -> bool:
 
 
 def check(count: int, seed: int) -> None:
-    """Raise `InvalidRequest` unless a plan can have so many rows and this seed."""
+    """Raise `InvalidRequest` unless a plan can have `count` rows and this seed."""
     if not 1 <= count <= _SEEDS:
-        raise InvalidRequest(f"a plan of {count} rows is asked for; allowed are 1 to {_SEEDS}")
+        raise InvalidRequest(f"the plan would have {count} rows; allowed are 1 to {_SEEDS}")
     if not 0 <= seed < 2**31:
         raise InvalidRequest(f"the seed of the plan is {seed}; allowed are 0 to {2**31 - 1}")
 
 
 def largest_remainder(shares: Mapping[_Name, float], count: int) -> dict[_Name, int]:
-    """Divide `count` by shares of any sum; the rest goes to the largest remainders.
+    """Return `count` divided in proportion to `shares`, whose sum may be any number.
 
-    Hamilton's method: every number is the exact one, rounded down or up; of two equal remainders
-    the first is rounded up. Raises `InvalidRequest` for a share that is not above 0.
+    This is Hamilton's method: each exact number is rounded down, and the numbers with the largest
+    remainders are increased by 1 until the sum is `count`. If remainders are equal, the first
+    number is increased. Raises `InvalidRequest` for a share that is not above 0.
     """
     for name, share in shares.items():
         if not 0 < share < math.inf:
-            raise InvalidRequest(f"the share of {name} is {share}; allowed is what is above 0")
+            raise InvalidRequest(f"the share of {name} is {share}; a number above 0 is expected")
     as_written = {name: Fraction(str(share)) for name, share in shares.items()}  # 0.15 is 15/100
     whole = sum(as_written.values())
     exact = {name: count * share / whole for name, share in as_written.items()}
@@ -119,15 +120,16 @@ def largest_remainder(shares: Mapping[_Name, float], count: int) -> dict[_Name, 
 
 
 def deal(items: Sequence[_Item], count: int, generator: random.Random) -> list[_Item]:
-    """Return `count` of `items`, in turn from a random order: each equally often, to within one."""
+    """Return `count` items in random order, each of `items` equally often to within one."""
     return list(itertools.islice(itertools.cycle(shuffled(items, generator)), count))
 
 
 def shuffled(items: Sequence[_Item], generator: random.Random) -> list[_Item]:
     """Return `items` in random order.
 
-    Python promises the numbers of `random()` to stay the same in its later versions, and of no
-    other method: https://docs.python.org/3/library/random.html#notes-on-reproducibility.
+    The keys are numbers of `random()`, the only method of `random.Random` whose numbers stay the
+    same in later versions of Python:
+    https://docs.python.org/3/library/random.html#notes-on-reproducibility.
     """
     return sorted(items, key=lambda _: generator.random())
 
@@ -135,9 +137,10 @@ def shuffled(items: Sequence[_Item], generator: random.Random) -> list[_Item]:
 def numbered_rows(
     all_arguments: Sequence[Mapping[str, Any]], seed: int, license_: str = ""
 ) -> list[Row]:
-    """Return rows with these arguments, named and seeded by their number, as `read_plan` has them.
+    """Return rows with these arguments. The number of a row gives its name and its seed.
 
-    Arguments that are None are left out. Each row has its group; see `assign_groups`.
+    The name has the form that `read_plan` uses. Arguments that are None are left out. Each row gets
+    a group; see `assign_groups`.
     """
     width = max(4, len(str(len(all_arguments) - 1)))
     rows = []

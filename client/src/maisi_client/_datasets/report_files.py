@@ -1,24 +1,24 @@
-"""The layouts of datasets, and the path of an image's report in each."""
+"""The names of the layouts, and the path of an image's report in each layout."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 LAYOUTS = ("plain", "nnunet", "msd", "bids")
-BIDS_LABELS = Path("derivatives", "labels")  # with the folders of the images below it
+BIDS_LABELS = Path("derivatives", "labels")  # it has the same subfolders as the images
 
 
 def channel_end(number: int) -> str:
-    """Return what nnU-Net appends to an image's name, the number of its channel."""
+    """Return the end of an image's name in nnU-Net, with the number of the channel."""
     return f"_{number:04}"
 
 
 def report_files(image: Path, name: str) -> list[Path]:
-    """Return the possible paths of the report of an image called `name`, the likeliest first.
+    """Return the possible paths of the report of an image called `name`, the most likely first.
 
-    These are beside the image, as `Volume.save` and BIDS have it, and `reports/NAME.json` of a
-    dataset in one of the other layouts, whose images are in `images` or `imagesTr`. Where a case
-    has several channels, NAME is that of the image, channel included.
+    `Volume.save` and BIDS put the report beside the image. In the other layouts, whose images are
+    in `images` or `imagesTr`, it is `reports/NAME.json`. If a case has several channels, NAME
+    includes the channel.
     """
     image = image.absolute()
     beside = image.with_name(f"{name}.json")

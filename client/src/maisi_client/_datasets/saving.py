@@ -1,4 +1,4 @@
-"""The files of a case: written in an order that shows what is whole."""
+"""Write the files of a case. The report comes last: a case with its reports is complete."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def save_case(
     layout: Layout,
     license_: str,
 ) -> None:
-    """Write the files of a row: labels, images, and last the reports.
+    """Write the files of a row: first the labels and images, then the reports.
 
-    `volumes` are those of its channels; `license_` is that of their weights. Raises `MaisiError`
-    where the volumes differ in grid or mask.
+    `volumes` has a volume for each channel. `license_` is the licence of the weights. Raises
+    `MaisiError` if the volumes have different grids or masks.
     """
     _check_alike(volumes)
     paths, mask = layout.paths(row), row.arguments.get("mask")
@@ -61,7 +61,7 @@ def save_case(
 
 
 def remove_drafts(folders: Sequence[Path], cases: Sequence[CasePaths]) -> None:
-    """Remove the drafts of the files of these cases that a killed process left behind."""
+    """Remove drafts of the files of these cases, which a killed process did not remove."""
     files = [path for paths in cases for path in paths.files]
     names = {path.name for path in files}
     for parent in {folder / path.parent for folder in folders for path in files}:
@@ -71,7 +71,7 @@ def remove_drafts(folders: Sequence[Path], cases: Sequence[CasePaths]) -> None:
 
 
 def _check_alike(volumes: Sequence[Volume]) -> None:
-    """Raise `MaisiError` unless the volumes have one grid, and follow one mask."""
+    """Raise `MaisiError` unless all volumes have the same grid and the same mask."""
     first = volumes[0]
     for volume in volumes[1:]:
         masks = [one.report["sha256"].get("used_mask") for one in (first, volume)]
@@ -81,12 +81,15 @@ def _check_alike(volumes: Sequence[Volume]) -> None:
         if not same_grid or masks[0] != masks[1]:
             raise MaisiError(
                 f"the channels {first.report['modality']} and {volume.report['modality']} differ in"
-                f" {'their mask' if same_grid else 'grid'}; one for both is expected"
+                f" {'their mask' if same_grid else 'grid'}; the same one is expected"
             )
 
 
 def _files(images: Sequence[Any], count: int) -> Sequence[Any]:
-    """Return the images of a case for so many files: one of several channels is `[X, Y, Z, C]`."""
+    """Return the images of a case for `count` files.
+
+    If one file has several channels, its image is `[X, Y, Z, C]`.
+    """
     if count == len(images):
         return images
     channels = np.stack([np.asarray(image.dataobj) for image in images], axis=-1)
@@ -97,7 +100,7 @@ def _files(images: Sequence[Any], count: int) -> Sequence[Any]:
 
 
 def _numbered(mask: Any, ids: Mapping[int, int]) -> Any:
-    """Return the mask with a dataset's ids; a label without one becomes background."""
+    """Return the mask with the ids of the dataset; a label without an id becomes background."""
     if not ids:
         return mask
     table = np.zeros(256, np.uint8)

@@ -1,9 +1,10 @@
-"""Which server makes which row next, so that all servers end as early as possible together.
+"""Choose the next row for each server, so that the last server ends as early as possible.
 
-A rule of list scheduling: the largest row that is left goes to the server that is free first
-(longest processing time first; R. L. Graham, "Bounds on multiprocessing timing anomalies", SIAM
-J. Appl. Math. 17, 1969). A server compiles its networks for each size, so it gets the rows of one
-size in a row, and another server gets some of them only if it ends them earlier in spite of that.
+The rule is longest processing time first: the server that is free first gets the largest remaining
+row (R. L. Graham, "Bounds on multiprocessing timing anomalies", SIAM J. Appl. Math. 17, 1969). A
+server compiles its networks for each size. It therefore gets the rows of one size one after
+another. Another server gets rows of this size only if it ends them earlier even after it has
+compiled its networks.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from .._variant import Capacity
 from .costs import Cost
 from .row import Row
 
-_KEPT = 2  # sizes that a network stays compiled for, docs/explanation/architecture.md
-_HISTORY = 15  # rows by which a server's speed is known
+_KEPT = 2  # sizes that a network stays compiled for; see docs/explanation/architecture.md
+_HISTORY = 15  # latest rows that a server's speed is estimated from
 
 
 @dataclass(frozen=True)
@@ -34,22 +35,27 @@ class Task:
 
 @dataclass
 class _Server:
-    """What a server works on: number of a task -> (task, whether its size is new there)."""
+    """The state of a server.
+
+    `running` maps the number of each running task to the task and whether its size is new to the
+    server. `paces` and `first_paces` are seconds per unit of work, of tasks with a known and with a
+    new size.
+    """
 
     capacity: Capacity = field(default_factory=Capacity)
     running: dict[int, tuple[Task, bool]] = field(default_factory=dict)
-    since: float = 0.0  # when it began the first of those that run
-    shapes: deque[Hashable] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    since: float = 0.0  # the time when the server last became busy or ended a task
+    shapes: deque[Hashable] = field(default_factory=lambda: deque(maxlen=_KEPT))  # compiled ones
     paces: deque[float] = field(default_factory=lambda: deque(maxlen=_HISTORY))
     first_paces: deque[float] = field(default_factory=lambda: deque(maxlen=_HISTORY))
 
 
 class Schedule:
-    """The rows that are left, and what each of `count` servers has.
+    """The remaining rows, and the running rows of each of `count` servers.
 
-    The largest row of a size comes first, and the size with the largest row; if `in_order`, the
-    first row and the size of the first row. Times are in seconds of `clock`; before a server has
-    made a row, they are in units of work. Not safe for threads.
+    The size with the largest row comes first, and within a size the largest row. With `in_order`,
+    the size with the first row comes first, and within a size the first row. Times are in seconds
+    of `clock`, or in units of work until a server has made a row. The class is not thread-safe.
     """
 
     def __init__(
@@ -57,8 +63,8 @@ class Schedule:
     ) -> None:
         self._servers = [_Server() for _ in range(count)]
         self._in_order, self._clock = in_order, clock
-        self._left: dict[Hashable, list[tuple[float, int, Task]]] = {}  # heaps, by shape
-        self._work: dict[Hashable, float] = {}  # of the rows that are left
+        self._left: dict[Hashable, list[tuple[float, int, Task]]] = {}  # heaps of rows, by shape
+        self._work: dict[Hashable, float] = {}  # sum over the remaining rows, by shape
         self._compiling: deque[float] = deque(maxlen=_HISTORY)  # seconds
 
     def add(self, task: Task) -> None:
@@ -69,22 +75,22 @@ class Schedule:
         self._work[shape] = self._work.get(shape, 0.0) + work
 
     def set_capacity(self, server: int, capacity: Capacity) -> None:
-        """Set what a server has published; until then it is one request and another that waits."""
+        """Set the published capacity of a server; the default is that of `Capacity`."""
         self._servers[server].capacity = capacity
 
     def capacity(self, server: int) -> Capacity:
-        """Return what a server has published."""
+        """Return the published capacity of a server, or the default."""
         return self._servers[server].capacity
 
     def running(self, server: int) -> int:
-        """Return the number of rows that a server was given and has not ended."""
+        """Return the number of rows that run on a server."""
         return len(self._servers[server].running)
 
     def next(self, free: Collection[int], available: Collection[int]) -> tuple[Task, int] | None:
-        """Return the next row and one of the `free` servers for it, which is then running.
+        """Return the next row and the server for it, one of `free`, and mark the row as running.
 
-        `available` servers are those that answer. None if no row is left, or if the others end
-        what is left before these could.
+        `available` are the servers that answer. Return None if no row is left, or if other servers
+        will end the remaining rows earlier than a free server could.
         """
         if not self._left:
             return None
@@ -99,7 +105,7 @@ class Schedule:
         return None
 
     def end(self, server: int, task: Task, seconds: float | None) -> None:
-        """Remove a row from its server, which worked on it for `seconds`; None if it failed."""
+        """Remove a row from its server, which worked on it for `seconds`; None if unknown."""
         state = self._servers[server]
         _, new = state.running.pop(task.number)
         state.since = self._clock()
@@ -126,7 +132,7 @@ class Schedule:
     def _choose(
         self, server: int, available: Collection[int], backlogs: dict[int, float]
     ) -> Hashable | None:
-        """Return the size of the next row of a server, None if it should take none."""
+        """Return the shape of the next row for a server; None if it should get no row."""
         own = self._servers[server].shapes
         for shape in reversed(own):
             if shape in self._left:
@@ -157,7 +163,7 @@ class Schedule:
     def _others_suffice(
         self, server: int, available: Collection[int], backlogs: dict[int, float]
     ) -> bool:
-        """Return whether the other servers end all that is left before this one is free."""
+        """Return whether the other servers will end all remaining rows before this one is free."""
         capacity = sum(
             self._servers[other].capacity.working * max(backlogs[server] - backlogs[other], 0.0)
             for other in available
@@ -165,7 +171,7 @@ class Schedule:
         return self._seconds(server, sum(self._work.values())) < capacity
 
     def _backlog(self, server: int) -> float:
-        """Return the seconds until a server has made what it was given."""
+        """Return the seconds until a server has made its running rows."""
         state = self._servers[server]
         seconds = sum(
             self._seconds(server, task.cost.work) + new * self._compile_seconds
@@ -178,9 +184,10 @@ class Schedule:
         return work * (self._pace(server) or 1.0)
 
     def _pace(self, server: int) -> float:
-        """Return the seconds of a unit of work; 0 if not known.
+        """Return the median seconds per unit of work; 0 if unknown.
 
-        It is that of this server, else of all, and without a compilation if there was one.
+        The measurements are those of this server, otherwise of all servers. Measurements without a
+        compilation are preferred to those with one.
         """
         own, all_servers = self._servers[server], self._servers
         paces = (

@@ -1,4 +1,4 @@
-"""CSV tables as spreadsheets save them, with line numbers."""
+"""Read CSV tables that spreadsheets save, with line numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from .._errors import InvalidRequest, first_line
 from .._validation import excerpt
 
-_SEPARATORS = ",;\t"  # spreadsheets use the second where the decimal separator is a comma
+_SEPARATORS = ",;\t"  # spreadsheets use the semicolon where the decimal separator is a comma
 _BLANK = f'{_SEPARATORS}"\r\n '
 
 
@@ -20,10 +20,10 @@ def read_table(
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (line number, cells by column) of a CSV file whose first row is its header.
 
-    Cells are stripped. Rows without text and empty columns without a name are skipped. The
-    separator is that of the header: comma, semicolon or tab; a byte order mark is ignored. `kind`
-    names the file in errors, such as "plan". Raises `InvalidRequest` with the line of a fault, and
-    for a header without the `required` columns.
+    Cells are stripped. Rows without text and empty columns without a name are skipped. The header
+    decides the separator: comma, semicolon or tab. A byte order mark is ignored. `kind` names the
+    file in errors, such as "plan". Raises `InvalidRequest` with the line of an error, and for a
+    header without the `required` columns.
     """
     name = f"the {kind} '{os.fspath(path)}'"
     columns: list[str] | None = None
@@ -32,7 +32,7 @@ def read_table(
             start = [file.readline()]
             while start[-1] and not start[-1].strip(_BLANK):
                 start.append(file.readline())
-            separator = max(_SEPARATORS, key=start[-1].count)  # the first of those as frequent
+            separator = max(_SEPARATORS, key=start[-1].count)  # if several are, the first one
             lines = csv.reader(itertools.chain(start, file), delimiter=separator, strict=True)
             for row in lines:
                 cells = [cell.strip() for cell in row]
@@ -57,7 +57,7 @@ def read_table(
 def _head(where: str, cells: list[str]) -> list[str]:
     for column in filter(None, cells):
         if cells.count(column) > 1:
-            raise InvalidRequest(f"{where}: the head has column {excerpt(column)} twice")
+            raise InvalidRequest(f"{where}: the header has column {excerpt(column)} twice")
     return cells
 
 
@@ -72,11 +72,12 @@ def _require(name: str, required: Sequence[str], columns: Sequence[str]) -> None
 def _by_column(where: str, columns: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
     for number, cell in enumerate(cells, 1):
         if cell and number > len(columns):
-            raise InvalidRequest(f"{where}: more cells than the head has columns")
+            raise InvalidRequest(f"{where}: the row has more cells than the header has columns")
         if cell and not columns[number - 1]:
             raise InvalidRequest(
-                f"{where}: cell {number} is {excerpt(cell)}, and its column has no name in the head"
+                f"{where}: cell {number} is {excerpt(cell)}, but the header has no name for its"
+                " column"
             )
     empty = dict.fromkeys(filter(None, columns), "")
-    pairs = zip(columns, cells, strict=False)  # a row may be shorter or longer than the head
+    pairs = zip(columns, cells, strict=False)  # a row may be shorter or longer than the header
     return empty | {column: cell for column, cell in pairs if column}

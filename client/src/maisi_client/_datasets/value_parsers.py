@@ -1,6 +1,6 @@
-"""Parsers for the values of a plan, given as text of a table or as JSON.
+"""Parsers for the values of a plan, which are texts of a table or JSON values.
 
-Each function raises ValueError whose text says what is expected.
+Each function raises ValueError. The text of the error is the expected value.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-_WHOLE = re.compile(r"[+-]?\d{1,20}(\.0*)?", re.ASCII)  # spreadsheets write 7 as 7.0, too
+_WHOLE = re.compile(r"[+-]?\d{1,20}(\.0*)?", re.ASCII)  # spreadsheets may write 7 as 7.0
 _POINTS = "with a decimal point, such as 0.5"
 
 
 def text(value: Any) -> str:
-    """Return a text; a number becomes its text."""
+    """Return a text; a number is converted to text."""
     if isinstance(value, str) or (isinstance(value, (int, float)) and not isinstance(value, bool)):
         return str(value)
     raise ValueError("a text")
@@ -29,7 +29,7 @@ def path(value: Any) -> str:
 
 
 def names(value: Any) -> str | list[str | int]:
-    """Return a text, or a list of names and ids."""
+    """Return a text such as `liver,spleen`, or a list of names and ids."""
     if isinstance(value, list):
         if all(type(item) in (str, int) for item in value):
             return value
@@ -45,7 +45,7 @@ def sizes(value: Any) -> str | dict[str, float]:
 
 
 def truth(value: Any) -> bool:
-    """Read true or false, in any case, or 1 or 0."""
+    """Return the boolean for true or false, in any case, or for 1 or 0."""
     words = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
     word = str(value).lower()
     if word not in words:
@@ -54,7 +54,7 @@ def truth(value: Any) -> bool:
 
 
 def integer(value: Any) -> int:
-    """Read a whole number; 7.0 is one."""
+    """Return a whole number; 7.0 is accepted."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if type(value) is int:
@@ -65,7 +65,7 @@ def integer(value: Any) -> int:
 
 
 def integers(value: Any) -> list[int]:
-    """Read whole numbers: `1,2,3` or a list."""
+    """Return whole numbers from `1,2,3` or a list."""
     try:
         return [integer(item) for item in _items(value)]
     except ValueError:
@@ -73,7 +73,7 @@ def integers(value: Any) -> list[int]:
 
 
 def number(value: Any) -> float:
-    """Read a finite number."""
+    """Return a finite number."""
     try:
         if isinstance(value, (str, int, float)) and not isinstance(value, bool):
             result = float(value)
@@ -85,7 +85,7 @@ def number(value: Any) -> float:
 
 
 def numbers(*counts: int) -> Callable[[Any], float | list[float]]:
-    """Return a parser of one of these `counts` of numbers: `1,2,3`, a list, or a single one."""
+    """Return a parser for numbers: `1,2,3`, a list, or one number. `counts` are allowed lengths."""
 
     def parse(value: Any) -> float | list[float]:
         items = [number(item) for item in _items(value)]

@@ -28,8 +28,8 @@ def make_layout(
 ) -> Layout:
     """Return the layout called `name` for a plan and a folder; `variants` asks the server.
 
-    `channels` are the modalities of each row, empty if a row has a single one of its own. Raises
-    `InvalidRequest` for rows that the layout cannot hold.
+    `channels` are the modalities of every row; empty if each row has one modality of its own.
+    Raises `InvalidRequest` for rows that the layout does not allow.
     """
     if name == "plain":
         return plain(channels)

@@ -16,7 +16,7 @@ from .layout import DESCRIPTION, CasePaths, Layout, write_json, write_text
 from .summary import Summary
 
 # Suffixes of https://bids-specification.readthedocs.io/en/stable/modality-specific-files/
-# magnetic-resonance-imaging-data.html; susceptibility-weighted images have none of their own.
+# magnetic-resonance-imaging-data.html. BIDS has no suffix for susceptibility-weighted images.
 _SUFFIXES = {
     "mri_t1": "T1w",
     "mri_t2": "T2w",
@@ -34,14 +34,16 @@ _GENERATOR = "maisi-triton"
 
 
 def bids(summary: Summary) -> Layout:
-    """Lay out as BIDS says; labels keep MAISI's ids.
+    """Return the layout of BIDS. Labels keep MAISI's ids.
 
-    A subject is an anatomy, a session a row, so that all images of an anatomy are one subject's.
+    A subject is an anatomy and a session is a row, so a subject has all images of its anatomy.
+    Raises `InvalidRequest` for a modality without a name in BIDS, and for names that BIDS maps to
+    the same label.
     """
     for kind in summary.modalities:
         if kind not in _SUFFIXES:
             raise InvalidRequest(
-                f"modality '{kind}' has no name in BIDS; those that have are {', '.join(_SUFFIXES)}"
+                f"modality '{kind}' has no name in BIDS; allowed are {', '.join(_SUFFIXES)}"
             )
     _check_names(summary.rows)
     folder = summary.folder
@@ -93,20 +95,20 @@ def bids(summary: Summary) -> Layout:
 
 
 def _metadata(modality: str) -> dict[str, Any]:
-    """Return the fields that BIDS requires of a derived image."""
+    """Return the fields that BIDS requires for a derived image."""
     return {"Description": DESCRIPTION, "SkullStripped": modality.endswith("_skull_stripped")}
 
 
 def _check_names(rows: Sequence[Row]) -> None:
-    """Raise `InvalidRequest` where names of groups, or of rows, are one label of BIDS."""
+    """Raise `InvalidRequest` if two names of groups, or of rows, become the same label in BIDS."""
     for kind, names in (("groups", [row.group for row in rows]), ("rows", [r.name for r in rows])):
         labels: dict[str, str] = {}
         for name in names:
             other = labels.setdefault(_label(name), name)
             if other != name:
                 raise InvalidRequest(
-                    f"{kind} '{other}' and '{name}' are both '{_label(name)}' in BIDS, which has"
-                    " letters and digits alone"
+                    f"{kind} '{other}' and '{name}' are both '{_label(name)}' in BIDS, which allows"
+                    " only letters and digits"
                 )
 
 

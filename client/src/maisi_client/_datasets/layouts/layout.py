@@ -1,4 +1,4 @@
-"""What a layout is, and what layouts share."""
+"""The description of a layout, and functions that several layouts use."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _REPORTS = "reports/*.json"
 
 @dataclass(frozen=True)
 class CasePaths:
-    """The files of a row: an image and a report for each channel, or one image for all.
+    """The files of a row: an image for each channel, or one for all, and a report for each.
 
-    Reports are written last, so a case that has all of them is whole.
+    Reports are written last, so a case with all its reports is complete.
     """
 
     images: tuple[Path, ...]
@@ -30,18 +30,19 @@ class CasePaths:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All of them."""
+        """All files of the row."""
         return *self.images, self.labels, *self.reports
 
 
 @dataclass(frozen=True)
 class Layout:
-    """`paths` maps a row to its files, relative to the dataset's folder.
+    """The paths and descriptions of a layout.
 
-    `reports` is the pattern of the paths of all reports, and `fields` what the layout adds to that
-    of an image of a modality. `ids` map MAISI's label ids to the dataset's, empty where they are
-    the same. `describe` writes the files that describe the finished
-    cases to a trainer; `signs` map these files to a text that is in those written here.
+    `paths` maps a row to its files, relative to the dataset's folder. `reports` is a pattern for
+    the paths of all reports. `fields` maps a modality to the fields that the layout adds to the
+    report. `ids` maps MAISI's label ids to those of the dataset; empty if they are the same.
+    `describe` writes the files that describe the finished cases to a trainer. `signs` maps the name
+    of such a file to a text that shows that this package wrote the file.
     """
 
     paths: Callable[[Row], CasePaths]
@@ -55,7 +56,7 @@ class Layout:
 def case_paths(
     name: str, images: Sequence[str], labels: str, channels: Sequence[str] = ()
 ) -> CasePaths:
-    """Return paths where reports are in `reports` and have the names of the `channels`."""
+    """Return the files of a row. `reports/` has a report for each of `channels`, or one report."""
     return CasePaths(
         tuple(Path(f"{image}.nii.gz") for image in images),
         Path(labels, f"{name}.nii.gz"),
@@ -68,21 +69,21 @@ def need_masks(layout: str, rows: Sequence[Row]) -> None:
     for row in rows:
         if not row.arguments.keys() & {"mask", "anatomy"}:
             raise InvalidRequest(
-                f"row '{row.name}' has neither mask nor anatomy; {layout} wants labels for each"
+                f"row '{row.name}' has neither mask nor anatomy; {layout} needs labels for each row"
             )
 
 
 def consecutive(labels: Iterable[int]) -> dict[int, int]:
-    """Map label ids to 1, 2, ..., as trainers expect them; 0 is the background."""
+    """Map label ids to 1, 2, ..., because trainers expect consecutive ids; 0 is the background."""
     return {id_: number for number, id_ in enumerate(labels, 1)}
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file atomically."""
     write_text(path, json.dumps(value, indent=2))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text, which gets an end of line, whole or not at all."""
+    """Write a text, with a newline at its end, atomically."""
     with atomic(path) as draft:
         draft.write_text(text + "\n", encoding="utf-8")

@@ -20,9 +20,11 @@ from .summary import Summary
 
 
 def msd(summary: Summary) -> Layout:
-    """Lay out as the Medical Segmentation Decathlon does, as MONAI's DecathlonDataset reads it.
+    """Return the layout of the Medical Segmentation Decathlon.
 
-    Several channels are the fourth axis of one image, as in its task of brain tumours.
+    MONAI's DecathlonDataset reads it. If there are several channels, they are the fourth axis of
+    one image, as in the Decathlon's brain tumour task. Raises `InvalidRequest` for a row without
+    labels.
     """
     need_masks("msd", summary.rows)
     folder, labels, channels = summary.folder, summary.labels, summary.channel_names()

@@ -23,10 +23,14 @@ from .summary import Summary
 
 
 def nnunet(summary: Summary) -> Layout:
-    """nnU-Net v2's raw dataset (its documentation/dataset_format.md): labels are 0, 1, 2, ..."""
+    """Return the layout of a raw dataset of nnU-Net v2 (documentation/dataset_format.md).
+
+    Labels are 0, 1, 2, ... Raises `InvalidRequest` for a row without labels, and for a folder whose
+    name is not DatasetNNN_NAME.
+    """
     if not re.fullmatch(r"Dataset\d{3}_\w+", summary.folder.resolve().name):
         raise InvalidRequest(
-            f"the folder is '{summary.folder}'; nnU-Net wants DatasetNNN_NAME, such as"
+            f"the folder is '{summary.folder}'; nnU-Net expects the name DatasetNNN_NAME, such as"
             " Dataset501_Synthetic"
         )
     need_masks("nnunet", summary.rows)

@@ -1,4 +1,4 @@
-"""The layout of folders alone."""
+"""The layout `plain`: folders of images, labels and reports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .layout import CasePaths, Layout, case_paths
 
 
 def plain(channels: Sequence[str]) -> Layout:
-    """Lay out as `images/NAME.nii.gz`, or `images/NAME_MODALITY.nii.gz` for each channel."""
+    """Return the layout with `images/NAME.nii.gz`, or `images/NAME_MODALITY.nii.gz` per channel."""
     ends = [f"_{channel}" for channel in channels] or [""]
 
     def paths(row: Row) -> CasePaths:

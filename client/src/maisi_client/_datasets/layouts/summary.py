@@ -1,4 +1,4 @@
-"""The rows of a dataset, their variants, and what follows from both."""
+"""The rows of a dataset, their variants, and the modalities and labels that follow."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ..row import Row
 
 @dataclass(frozen=True)
 class Summary:
-    """The rows of a dataset, their variants, and the modalities of each row if it has several."""
+    """The rows of a dataset, their variants, and the channels; empty if each row has one."""
 
     folder: Path
     rows: Sequence[Row]
-    variants: Mapping[str | None, Variant]  # by the name in the rows, None without one
+    variants: Mapping[str | None, Variant]  # by the name in the row; None for a row without one
     channels: Sequence[str]
 
     def row_modalities(self, row: Row) -> Sequence[str]:
@@ -42,7 +42,10 @@ class Summary:
 
     @property
     def labels(self) -> dict[int, str]:
-        """MAISI's ids that the masks may hold, with names: `organs` if each row has it, or all."""
+        """The names of the labels that the masks may have, by MAISI's ids.
+
+        These are the labels in `organs` if every row has `organs`, otherwise all labels.
+        """
         table = {k: v for variant in self.variants.values() for k, v in variant.labels.items() if k}
         kept_ids: set[int] = set()
         ids = {name.lower(): id_ for id_, name in table.items()}
@@ -56,10 +59,11 @@ class Summary:
         return {id_: name for id_, name in sorted(table.items()) if id_ in kept_ids}
 
     def channel_names(self) -> dict[str, str]:
-        """Return the names of an image's channels, by which a trainer normalises, by number.
+        """Return the names of an image's channels by number; a trainer normalises by these names.
 
-        Several have the names of their modalities; of CT it is `CT`, as nnU-Net wants it. Raises
-        `InvalidRequest` for rows of CT and of MR that have one channel.
+        The name is `CT` for CT, because nnU-Net expects it. For MR it is the modality if there are
+        `channels`, otherwise `MRI`. Raises `InvalidRequest` if one channel would be CT in some rows
+        and MR in others.
         """
         if self.channels:
             return {
@@ -68,7 +72,9 @@ class Summary:
             }
         kinds = {"CT" if is_ct(name) else "MRI" for name in self.modalities}
         if len(kinds) > 1:
-            raise InvalidRequest("the plan has CT and MR; a dataset of one channel has one of them")
+            raise InvalidRequest(
+                "the plan has CT and MR; all rows of a channel must be one of them"
+            )
         return {"0": kinds.pop()}
 
 
