@@ -209,7 +209,7 @@ def test_files_that_cannot_be_read_are_left_out_and_named(
     out, error = capsys.readouterr()
     warnings = error.splitlines()
     assert len(warnings) == 3 and all("maisi: warning: left out: " in one for one in warnings)
-    assert "on one grid" in error and "cannot be read to its end" in error
+    assert "the same grid is expected" in error and "cannot be read to its end" in error
     assert out.count("\n") == 7 and "Too few volumes" in out
     text = (tmp_path / "r/report.html").read_text()
     assert "Left out" in text and "case_0002" in text
@@ -231,7 +231,7 @@ def test_bad_input_is_one_sentence(folders: dict[str, Path], tmp_path: Path) -> 
         maisi_client.assess(folders["untouched"], real=tmp_path / "none", to=to)
     grey = np.random.default_rng(0).integers(0, 900, (12, 12, 12)).astype(np.int16)
     alone = one_volume(tmp_path, "alone", grey)
-    with pytest.raises(InvalidRequest, match="has 1 volume that can be read, 2 or more"):
+    with pytest.raises(InvalidRequest, match="has 1 volume that can be read; 2 or more"):
         maisi_client.assess(alone, to=to)
     hounsfield = one_volume(tmp_path, "ct", grey - 1000)
     shutil.copy(hounsfield / "a.nii.gz", hounsfield / "b.nii.gz")

@@ -84,7 +84,7 @@ def test_another_file_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="TorchScript or the weights of a ResNet are"):
         Network.load(tmp_path / "a.pt")
     torch.save({"layer.weight": torch.zeros(3)}, tmp_path / "b.pt")
-    with pytest.raises(InvalidRequest, match="no weights of a ResNet"):
+    with pytest.raises(InvalidRequest, match="does not have the weights of a ResNet"):
         Network.load(tmp_path / "b.pt")
 
 

@@ -72,7 +72,9 @@ def test_a_group_that_is_named_holds_for_all_of_the_anatomy(folder: Path) -> Non
     one, two = folder / "one.nii.gz", folder / "two.nii.gz"
     rows = [row("a", mask=one), row("b", "person", mask=one), row("c", "person", mask=two)]
     assert groups(*rows) == ["person"] * 3
-    with pytest.raises(InvalidRequest, match=r"row 'c' has group 'q' .* of row 'b', .* 'person';"):
+    with pytest.raises(
+        InvalidRequest, match=r"row 'c' has group 'q' .* as row 'b' with group 'person';"
+    ):
         assign_groups([*rows[:2], row("c", "q", mask=one)])
 
 

@@ -1,4 +1,4 @@
-"""The quality of a dataset of synthetic volumes: measures, verdicts and their report."""
+"""Assess the quality of a dataset of synthetic volumes: measures, verdicts and a report."""
 
 from __future__ import annotations
 

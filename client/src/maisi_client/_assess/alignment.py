@@ -1,4 +1,4 @@
-"""Affine alignment of two volumes, by least squares of their greys."""
+"""Affine alignment of two volumes by least squares of their grey levels."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from .blocks import block_means
 
 Volume = NDArray[np.float32]
 
-_STEPS = ((4, 10), (2, 10))  # voxels of the coarser grids, and steps of Gauss-Newton on each
+_STEPS = ((4, 10), (2, 10))  # for each coarser grid: its spacing in voxels, Gauss-Newton steps
 _DAMPING = 1e-3
-_SHOWN = 0.1  # grey level, 0 to 1: the background of one side may be noisier
+_SHOWN = 0.1  # grey level, 0 to 1, above the noise of the background
 
 
 def residual(fixed: Volume, moving: Volume) -> float:
     """Return 1 - correlation of two volumes `[X, Y, Z]` after the best affine alignment.
 
-    0 is the same volume up to an affine map of space and of greys. Only voxels that one of the
-    two shows count.
+    The result is 0 for volumes that are equal up to an affine map of space and of grey levels. A
+    voxel counts if at least one of the volumes is above the background there.
     """
     aligned = align(fixed, moving)
     return unlikeness(fixed, aligned)
 
 
 def unlikeness(one: Volume, other: Volume) -> float:
-    """Return 1 - correlation of two volumes over the voxels that either shows."""
+    """Return 1 - correlation of two volumes over the voxels where either exceeds the background."""
     shown = (one > _SHOWN) | (other > _SHOWN)
     if shown.sum() < 8:
         return 1.0
@@ -38,10 +38,10 @@ def unlikeness(one: Volume, other: Volume) -> float:
 def align(fixed: Volume, moving: Volume) -> Volume:
     """Return `moving` on the grid of `fixed` `[X, Y, Z]`, aligned by an affine map.
 
-    Gauss-Newton on the sum of squared differences, with a gain and an offset of the greys, on
-    grids of a quarter and half of the voxels a side.
+    The method is Gauss-Newton on the sum of squared differences, with a gain and an offset of the
+    grey levels, on grids with a quarter and then half of the voxels along each side.
     """
-    matrix = np.eye(3, 4)  # about the centre, in voxels of the full grid
+    matrix = np.eye(3, 4)  # relative to the centre, in voxels of the full grid
     for factor, steps in _STEPS:
         small = [block_means(volume, factor) for volume in (fixed, moving)]
         matrix[:, 3] /= factor
@@ -65,7 +65,7 @@ def _refine(
         if cost >= least * (1 - 1e-5):
             break
         best, least = matrix, cost
-        # The gradient of the moved volume is that of the moving one times the matrix.
+        # Chain rule: the gradient of the moved volume is the moving volume's times the matrix.
         gradient = np.stack(np.gradient(moved)).reshape(3, -1)
         linear = np.linalg.solve(matrix[:, :3].T, gradient)
         jacobian = slope * (linear[:, None] * homogeneous[None]).reshape(12, -1)
@@ -83,7 +83,7 @@ def _moved(volume: Volume, matrix: NDArray[np.float64]) -> Volume:
 
 
 def _grey_fit(moved: Volume, fixed: Volume) -> tuple[float, float]:
-    """Return the gain and offset that fit greys of `moved` to those of `fixed`."""
+    """Return the gain and offset that fit the grey levels of `moved` to those of `fixed`."""
     x, y = moved.ravel().astype(np.float64), fixed.ravel().astype(np.float64)
     variance = float(x.var())
     slope = float(((x - x.mean()) * (y - y.mean())).mean()) / variance if variance > 1e-9 else 1.0

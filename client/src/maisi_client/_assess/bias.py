@@ -1,4 +1,4 @@
-"""How grids, grey levels and labels are distributed in synthetic and in real volumes."""
+"""Compare the distributions of grids, grey levels and labels in synthetic and real volumes."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from scipy import stats
 
 from .sides import Side
 
-_LEVEL = 0.01  # of the tests together, by Holm's rule
+_LEVEL = 0.01  # significance level of all tests together, by Holm's rule
 _FAR = 0.2  # Kolmogorov-Smirnov distance below which a difference is not reported
 _AXES = ("right", "anterior", "superior")
-_LEAST = 5  # volumes of each side that a distribution is compared from
+_LEAST = 5  # a distribution is compared if both sides have at least this many volumes
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A quantity of each volume on both sides, with its unit.
+    """The values of a quantity in the volumes of both sides, with its unit.
 
-    `distance` is that of Kolmogorov and Smirnov, `p` its p-value after Holm's correction, None
-    without real volumes. `quarters` are the shares of synthetic volumes in the four quarters of the
-    real ones, from the smallest to the largest.
+    `distance` is the Kolmogorov-Smirnov distance. `p` is its p-value after Holm's correction. Both
+    are None without enough real volumes. `quarters` has the share of synthetic volumes in each
+    quarter of the real distribution, from the smallest to the largest values.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Quantity:
 
     @property
     def differs(self) -> bool:
-        """Whether the distributions differ clearly."""
+        """Whether the distributions differ significantly and by a reported amount."""
         return (
             self.p is not None
             and self.distance is not None
@@ -57,7 +57,7 @@ class Presence:
 
 @dataclass(frozen=True)
 class Bias:
-    """Distributions of quantities, and labels that one side has more often; modalities by name."""
+    """Distributions of quantities, shares of volumes with each label, and counts of modalities."""
 
     quantities: list[Quantity]
     presence: list[Presence]
@@ -65,12 +65,12 @@ class Bias:
 
 
 def bias(synthetic: Side, real: Side | None, names: tuple[Mapping[int, str], ...]) -> Bias:
-    """Return the distributions of both sides; `names` are those of each side's labels."""
+    """Return the distributions of both sides; `names` has the label names of each side by id."""
     sides = [synthetic] + ([real] if real else [])
     tables = [_table(side, names[number]) for number, side in enumerate(sides)]
     own, other = tables[0], tables[1] if real else {}
-    wanted = [key for key in own if not real or key in other]
-    compared = [_compare(key, own[key], other.get(key, [])) for key in wanted]
+    keys = [key for key in own if not real or key in other]
+    compared = [_compare(key, own[key], other.get(key, [])) for key in keys]
     labels = [_labels(side, names[number]) for number, side in enumerate(sides)]
     presence = []
     if real and labels[0] and labels[1]:
@@ -86,7 +86,7 @@ def bias(synthetic: Side, real: Side | None, names: tuple[Mapping[int, str], ...
 
 
 def _table(side: Side, names: Mapping[int, str]) -> dict[tuple[str, str], list[float]]:
-    """Return values by name and unit."""
+    """Return the values of each quantity, by its name and unit."""
     table: dict[tuple[str, str], list[float]] = {}
     for facts in side.facts:
         for axis, name in enumerate(_AXES):
@@ -112,15 +112,15 @@ def _labels(side: Side, names: Mapping[int, str]) -> dict[str, float]:
 def _compare(key: tuple[str, str], own: list[float], real: list[float]) -> Quantity:
     if min(len(own), len(real)) < _LEAST:
         return Quantity(*key, own, real, None, None, [])
-    found: Any = stats.ks_2samp(own, real)
+    test: Any = stats.ks_2samp(own, real)
     limits = np.percentile(real, [25, 50, 75])
-    # A value on a limit, as of equal spacings, belongs to both neighbours.
+    # A value on a limit counts in equal parts for both quarters, for example if spacings are equal.
     low, high = (np.searchsorted(limits, own, side) for side in ("left", "right"))
     counts = np.zeros(4)
     for a, b in zip(low.tolist(), high.tolist(), strict=True):
         counts[a : b + 1] += 1 / (b - a + 1)
     shares = (counts / len(own)).round(3).tolist()
-    return Quantity(*key, own, real, float(found.statistic), float(found.pvalue), shares)
+    return Quantity(*key, own, real, float(test.statistic), float(test.pvalue), shares)
 
 
 def _corrected(quantities: Sequence[Quantity]) -> list[Quantity]:

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 
 def block_means(volume: NDArray[Any], side: int) -> NDArray[np.float32]:
-    """Return the means of cubes of `side` voxels of `[X, Y, Z]`: `[X // side, ...]` float32.
+    """Return the means of cubes with `side` voxels along each side, `[X // side, ...]` float32.
 
-    Voxels that fill no cube, at the end of an axis, are left out.
+    `volume` is `[X, Y, Z]`. Voxels at the end of an axis that do not fill a cube are left out.
     """
     x, y, z = (n // side for n in volume.shape)
     even = volume[: x * side, : y * side, : z * side]

@@ -17,10 +17,10 @@ _HEADING = "\n\n## Assessment\n"
 
 
 def add_verdicts(card: Path, result: Assessment) -> None:
-    """Add the verdicts to a card as its last section, in place of earlier ones."""
+    """Add the verdicts to a card as its last section; replace the section if it exists."""
     text = card.read_text(encoding="utf-8").partition(_HEADING)[0].rstrip("\n")
     rows = [
-        # A sentence may have names of files.
+        # Escape the sentence, because it may contain names of files.
         (verdict.question, verdict.level, escape(printable(verdict.sentence), quote=False))
         for verdict in result.verdicts
     ]

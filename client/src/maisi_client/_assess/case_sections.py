@@ -13,7 +13,7 @@ from .plots import histogram
 from .privacy import Privacy
 from .summary import Obedience
 
-_ROWS = 14  # of a table of labels
+_ROWS = 14  # most rows of the table of labels
 
 
 def obedience(result: Obedience, pictures: str) -> Iterator[str]:
@@ -21,8 +21,9 @@ def obedience(result: Obedience, pictures: str) -> Iterator[str]:
     yield "<section><h2>Labels</h2>"
     yield (
         f"<p>The ratio of borders is the step in grey level where labels meet, divided by the step"
-        f" where displaced labels meet. A volume that ignores its labels has 1; from {FAITHFUL} on"
-        f" it follows them. {result.unfaithful} of {result.measured} volumes are below.</p>"
+        f" where displaced labels meet. The ratio is 1 for a volume that ignores its labels, and at"
+        f" least {FAITHFUL} for a volume that follows them. {result.unfaithful} of"
+        f" {result.measured} volumes have a lower ratio.</p>"
     )
     yield KEY
     yield histogram(

@@ -1,4 +1,4 @@
-"""Distances between two sets of features: FID, KID and MMD, from sums that are streamed."""
+"""FID, KID and MMD: distances between two sets of features, computed from streamed sums."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Moments:
 
     @classmethod
     def empty(cls, features: int) -> Moments:
-        """Return the moments of nothing."""
+        """Return the moments of no features."""
         return cls(0, np.zeros(features), np.zeros((features, features)))
 
     def add(self, rows: NDArray[np.floating[Any]]) -> None:
@@ -47,8 +47,9 @@ class Moments:
 def frechet(one: Moments, other: Moments) -> float:
     """Return the squared Fréchet distance of two Gaussians with these moments (FID).
 
-    |m - n|^2 + tr(C + D - 2 (C D)^(1/2)): Heusel et al., NeurIPS 2017, equation 6. The trace of
-    the root is the sum of the roots of the eigenvalues of C^(1/2) D C^(1/2).
+    The formula is |m - n|^2 + tr(C + D - 2 (C D)^(1/2)), equation 6 of Heusel et al., NeurIPS 2017.
+    The trace of (C D)^(1/2) is the sum of the square roots of the eigenvalues of
+    C^(1/2) D C^(1/2).
     """
     c, d = one.covariance, other.covariance
     values, vectors = np.linalg.eigh(c)
@@ -67,10 +68,11 @@ def moments(rows: NDArray[np.floating[Any]]) -> Moments:
 
 @dataclass(frozen=True)
 class KernelSums:
-    """Kernel values summed by volume: `sums` `[V, V]` over all pairs of slices, `own` `[V]` of each
-    slice with itself, `count` slices in each volume, 1 where a volume has one row of features.
+    """Sums of kernel values, from which the distance of any two groups of volumes follows.
 
-    The distance of any two groups of volumes follows from these alone.
+    `sums` `[V, V]` are sums over all pairs of slices of two volumes. `own` `[V]` are sums over the
+    pairs of each slice with itself. `count` is the number of slices in each volume, or 1 if a
+    volume has one row of features.
     """
 
     sums: Matrix
@@ -80,7 +82,7 @@ class KernelSums:
     def mmd(self, one: NDArray[np.intp], other: NDArray[np.intp]) -> float:
         """Return the unbiased squared maximum mean discrepancy of two groups of volumes.
 
-        Gretton et al., JMLR 2012, equation 3; with the cubic kernel it is KID.
+        This is equation 3 of Gretton et al., JMLR 2012. With the cubic kernel it is KID.
         """
         m, n = self.count * len(one), self.count * len(other)
         within = (self.sums[np.ix_(one, one)].sum() - self.own[one].sum()) / (m * (m - 1))
@@ -92,7 +94,8 @@ class KernelSums:
 def kernel_sums(features: NDArray[np.floating[Any]]) -> KernelSums:
     """Return the sums of the kernel (x.y / F + 1)^3 over features `[V, S, F]`.
 
-    The kernel is that of KID: Binkowski et al., ICLR 2018. Volume by volume, `[S, V S]` at once.
+    This is the kernel of KID (Binkowski et al., ICLR 2018). The kernel values are computed for one
+    volume at a time, as `[S, V S]`.
     """
     volumes, slices, width = features.shape
     flat = features.reshape(-1, width).astype(np.float64)
@@ -109,7 +112,7 @@ def kernel_sums(features: NDArray[np.floating[Any]]) -> KernelSums:
 def gaussian_sums(features: NDArray[np.floating[Any]]) -> KernelSums:
     """Return the values of the kernel exp(-|x - y|^2 / 2 s^2) over features `[V, F]`.
 
-    s is the median distance of two rows: Gretton et al., JMLR 2012, section 8.
+    s is the median distance of two rows (section 8 of Gretton et al., JMLR 2012).
     """
     distances = pdist(features)
     width = max(float(np.median(distances)), 1e-9)

@@ -1,4 +1,4 @@
-"""Whether synthetic volumes differ from each other as much as real ones do."""
+"""Measure whether synthetic volumes differ from each other as much as real volumes do."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from .realism import spread
 from .sides import Side
 from .structure import ms_ssim
 
-_PAIRS = 30  # random pairs of a side that are compared
+_PAIRS = 30  # random pairs of each side that are compared
 _HALVES = 20
 _BOOTSTRAPS = 500
-_CLOSER = 0.5  # of the least distance of two real volumes: what is nearer is a duplicate
-_ALONE = 0.1  # of the median distance of two synthetic volumes, where there are no real ones
+# Two volumes are duplicates below this multiple of the least distance of two real volumes or,
+# without real volumes, of the median distance of a synthetic volume to its nearest neighbour.
+_CLOSER = 0.5
+_ALONE = 0.1
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """Mean MS-SSIM of random pairs of one set, and the 95 % interval of the mean by bootstrap."""
+    """The mean MS-SSIM of random pairs of a set, and its 95 % interval by bootstrap."""
 
     mean: float
     low: float
@@ -31,7 +33,7 @@ class Similarity:
 
 @dataclass(frozen=True)
 class Duplicate:
-    """Two volumes of the set whose pictures are `distance` apart; 0 is the same picture."""
+    """Two volumes of the set and the `distance` of their pictures; 0 means equal pictures."""
 
     one: str
     other: str
@@ -40,12 +42,12 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class Diversity:
-    """Similarity within the sets, overlap of the sets, duplicates in the synthetic one.
+    """The similarity within the sets, the overlap of the sets, and duplicates in the synthetic set.
 
     `halves` are precision, recall, density and coverage of half of the synthetic set against half
-    of the real one, and of two halves of the real one: median, 5th and 95th percentile.
-    `floor` is the distance below which two volumes count as duplicates, `same_files` groups of
-    volumes with the same bytes.
+    of the real set, and of the two halves of the real set: median, 5th and 95th percentile.
+    `floor` is the distance below which two volumes count as duplicates. `same_files` is the number
+    of volumes with the same bytes as another one.
     """
 
     synthetic: Similarity
@@ -59,7 +61,7 @@ class Diversity:
 
 
 def diversity(synthetic: Side, real: Side | None, seed: int = 0) -> Diversity:
-    """Return how diverse a set is, beside the real one if there is one."""
+    """Return the diversity of a set, compared with that of the real set if there is one."""
     generator = np.random.default_rng(seed)
     floor = _floor(synthetic, real)
     pairs, share = duplicates(synthetic, floor)
@@ -77,7 +79,7 @@ def diversity(synthetic: Side, real: Side | None, seed: int = 0) -> Diversity:
 
 
 def similarity(side: Side, generator: np.random.Generator) -> Similarity:
-    """Return the similarity of random pairs of coarse volumes, no pair twice."""
+    """Return the similarity of random pairs of coarse volumes, without repeated pairs."""
     count = len(side)
     every = count * (count - 1) // 2
     chosen: set[tuple[int, int]] = set()
@@ -91,9 +93,10 @@ def similarity(side: Side, generator: np.random.Generator) -> Similarity:
 
 
 def duplicates(side: Side, floor: float) -> tuple[list[Duplicate], float]:
-    """Return pairs of volumes nearer than `floor`, nearest first, and the share of volumes in them.
+    """Return pairs of volumes closer than `floor`, and the share of volumes in such pairs.
 
-    Each volume is compared with its nearest other one, by the root mean square of their pictures.
+    Each volume is compared with its nearest neighbour. The distance is the root mean square of the
+    difference of their pictures. The closest pair comes first.
     """
     distances, indices = nearest(side.pictures, side.pictures, count=1, own=True)
     scaled = distances[:, 0] / np.sqrt(side.pictures.shape[1])

@@ -1,4 +1,4 @@
-"""Features of slices that need no network: intensity, gradient and spectrum statistics."""
+"""Features of slices without a network: statistics of intensity, gradient and spectrum."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from scipy import ndimage
 
 from .harmonising import Greys
 
-SLICES = 12  # of each plane
-PLANES = ("sagittal", "coronal", "axial")  # their normal is X, Y, Z
-_INNER = (0.1, 0.9)  # of the foreground's length along the normal: its ends show little
-_BANDS = np.geomspace(0.03, 0.5, 9)  # cycles a voxel, limits of 8 bands
-_PADDED = 64  # pixels of a side for the spectrum, at least: no band is without a frequency
-_FEW = 16  # pixels of foreground below which a slice says nothing
-# Immerkaer, Computer Vision and Image Understanding 1996: the noise of a picture.
+SLICES = 12  # slices of each plane
+PLANES = ("sagittal", "coronal", "axial")  # with the normals X, Y, Z
+_INNER = (0.1, 0.9)  # part of the foreground's length along the normal; its ends show little
+_BANDS = np.geomspace(0.03, 0.5, 9)  # cycles per voxel: the limits of 8 bands
+_PADDED = 64  # least pixels of a side for the spectrum, so that each band has a frequency
+_FEW = 16  # a slice with fewer pixels of foreground has no meaningful statistics
+# The noise estimate of Immerkaer, Computer Vision and Image Understanding 1996.
 _NOISE = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 
 GROUPS = {
@@ -32,16 +32,16 @@ NAMES = tuple(name for names in GROUPS.values() for name in names)
 
 
 def slices(volume: Greys, foreground: float) -> list[list[Greys]]:
-    """Return `SLICES` slices for each of the three `PLANES`, cut to the foreground's box.
+    """Return `SLICES` slices for each of the three `PLANES`, cropped to the foreground's box.
 
-    They are spaced evenly within the middle four fifths of the foreground.
+    The slices are evenly spaced within the middle four fifths of the foreground.
     """
     inside = volume > foreground
     box = []
     for axis in range(3):
         indices = np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))
         low, high = (int(indices[0]), int(indices[-1]) + 1) if indices.size else (0, 0)
-        # A box of less than 8 voxels has no spectrum.
+        # The spectrum needs a box of at least 8 voxels.
         box.append((low, high) if high - low >= 8 else (0, volume.shape[axis]))
     cut = volume[tuple(slice(low, high) for low, high in box)]
     planes = []
@@ -102,6 +102,6 @@ def _spectrum(picture: Greys) -> NDArray[np.float64]:
     power = np.abs(spectrum) ** 2 / np.sum(taper**2)
     frequency = np.hypot(np.fft.fftfreq(size[0])[:, None], np.fft.rfftfreq(size[1])[None])
     band = np.digitize(frequency, _BANDS) - 1
-    known = (band >= 0) & (band < 8)
-    sums = np.bincount(band[known], power[known], 8)
-    return np.asarray(np.log10(sums / np.bincount(band[known], minlength=8) + 1e-8))
+    in_band = (band >= 0) & (band < 8)
+    sums = np.bincount(band[in_band], power[in_band], 8)
+    return np.asarray(np.log10(sums / np.bincount(band[in_band], minlength=8) + 1e-8))

@@ -1,4 +1,4 @@
-"""The files behind an assessment: which can be read, of which modality, and their records."""
+"""Find the readable files of an assessment and their modality, and write their records."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .reading import Dataset, Item
 from .record import Task
 from .sides import describe_all
 
-LEAST = 2  # volumes of a side
-_SAMPLE = 3  # volumes of a side whose values show the modality before any work
+LEAST = 2  # least volumes of a dataset
+_SAMPLE = 3  # volumes of each dataset that are read first to find its modality
 
 
 def check_apart(datasets: Sequence[Dataset]) -> None:
@@ -30,7 +30,7 @@ def check_apart(datasets: Sequence[Dataset]) -> None:
 
 
 def survey(dataset: Dataset, skipped: dict[str, str]) -> dict[Item, Grid]:
-    """Return the grids of the volumes whose headers can be read."""
+    """Return the grids of the volumes with readable headers; add the others to `skipped`."""
     grids = {}
     for item in dataset.items:
         try:
@@ -42,7 +42,7 @@ def survey(dataset: Dataset, skipped: dict[str, str]) -> dict[Item, Grid]:
 
 
 def modality(datasets: Sequence[Dataset], surveyed: Sequence[Mapping[Item, Grid]]) -> str:
-    """Return `ct` or `mr`; raises `InvalidRequest` if the datasets are not of one modality."""
+    """Return `ct` or `mr`; raises `InvalidRequest` if the datasets have different modalities."""
     kinds = {}
     for dataset, grids in zip(datasets, surveyed, strict=True):
         votes = [dataset.modality] if dataset.modality else []
@@ -72,9 +72,10 @@ def describe(
     processes: int,
     on_done: Callable[[float], None],
 ) -> list[dict[str, Path]]:
-    """Describe all volumes; return the records of each dataset by the names of its volumes.
+    """Describe all volumes; return the paths of the records of each dataset, by volume name.
 
-    `on_done` gets the fraction that is done; what cannot be read is added to `skipped`.
+    `on_done` is called with the fraction that is done. Volumes that cannot be read are added to
+    `skipped`. Raises `InvalidRequest` if a dataset has fewer than `LEAST` readable volumes.
     """
     pairs = [(n, item) for n, grids in enumerate(surveyed) for item in grids]
     tasks = [Task(item, harmony, datasets[n].label_names, network, cache) for n, item in pairs]
@@ -92,13 +93,13 @@ def describe(
             skipped[datasets[number].role][item.name] = why
         else:
             paths[index] = path
-    found: list[dict[str, Path]] = [{} for _ in datasets]
+    records: list[dict[str, Path]] = [{} for _ in datasets]
     for index in sorted(paths):
         number, item = pairs[index]
-        found[number][item.name] = paths[index]
-    for dataset, records in zip(datasets, found, strict=True):
-        _check_number(dataset, len(records), skipped[dataset.role])
-    return found
+        records[number][item.name] = paths[index]
+    for dataset, paths_by_name in zip(datasets, records, strict=True):
+        _check_number(dataset, len(paths_by_name), skipped[dataset.role])
+    return records
 
 
 def _check_number(dataset: Dataset, number: int, skipped: Mapping[str, str]) -> None:
@@ -106,6 +107,6 @@ def _check_number(dataset: Dataset, number: int, skipped: Mapping[str, str]) -> 
         name, why = f"{dataset.role} '{dataset.folder}'", next(iter(skipped.values()), "")
         counted = "1 volume" if number == 1 else "no volume"
         raise InvalidRequest(
-            f"{name} has {counted} that can be read, {LEAST} or more are expected"
+            f"{name} has {counted} that can be read; {LEAST} or more are expected"
             + (f": {why}" if why else "")
         )

@@ -1,4 +1,4 @@
-"""Volumes of any grid and unit made comparable: one spacing, one window, the same on all sides."""
+"""Resample volumes to one spacing, and window their grey levels, so that they are comparable."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from .._mask import load_greys
 Greys: TypeAlias = NDArray[np.float32]
 
 COARSE = 48  # voxels of each side of the coarse volume
-_CT = -100.0  # a volume that goes below is CT: no scale of MR does
-_CT_WINDOW = (-1000.0, 1000.0)  # HU, as the variants of CT make them
-_MR_PERCENTILE = 99.5  # as upstream scales MR for its networks; the background is 0
-_FOREGROUND = {"ct": 0.25, "mr": 0.1}  # of the window: -500 HU; a tenth of the brightest
+_CT = -100.0  # a volume with lower values is CT; MR never has such values
+_CT_WINDOW = (-1000.0, 1000.0)  # HU, the range of the variants of CT
+_MR_PERCENTILE = 99.5  # upstream scales MR with this percentile for its networks
+_FOREGROUND = {"ct": 0.25, "mr": 0.1}  # fraction of the window; -500 HU for CT
 _FWHM = 2 * np.sqrt(2 * np.log(2))  # of a Gaussian, in standard deviations
 
 
 @dataclass(frozen=True)
 class Harmony:
-    """How every volume is made comparable.
+    """The common properties to which every volume is harmonised.
 
-    `modality` is `ct` or `mr`. `spacing` `[X, Y, Z]` in mm is that of the measured slices.
-    `extent` in mm is the side of the cube, around the middle of the foreground, that becomes the
-    coarse volume of `COARSE` voxels a side.
+    `modality` is `ct` or `mr`. `spacing` `[X, Y, Z]` in mm is the spacing of the measured slices.
+    `extent` in mm is the side of the cube around the centre of the foreground that becomes the
+    coarse volume with `COARSE` voxels along each side.
     """
 
     modality: str
@@ -41,7 +41,7 @@ class Harmony:
 
     @property
     def foreground(self) -> float:
-        """The grey level, 0 to 1, from which on a voxel is foreground."""
+        """The least grey level, 0 to 1, of a voxel in the foreground."""
         return _FOREGROUND[self.modality]
 
 
@@ -59,7 +59,7 @@ class Grid:
 
 
 def read_grid(path: Path) -> Grid:
-    """Return the grid of a file from its header; raises `InvalidRequest` if it has none."""
+    """Return the grid of a file from its header; raises `InvalidRequest` if it has no 3-D grid."""
     name, image = open_image(path, "volume", InvalidRequest)
     affine = np.asarray(image.affine, np.float64)
     shape = [int(n) for n in image.shape]
@@ -69,21 +69,21 @@ def read_grid(path: Path) -> Grid:
         raise InvalidRequest(f"{name} has shape {list(image.shape)}; three dimensions are expected")
     axes = orientation(affine)[:, 0]
     if not np.isfinite(axes).all():
-        raise InvalidRequest(f"{name} has an affine that drops an axis")
+        raise InvalidRequest(f"{name} has a singular affine")
     order = np.argsort(axes)
     sizes = np.round(voxel_sizes(affine)[order], 5)
     return Grid(tuple(shape[int(axis)] for axis in order), parse_spacing(sizes.tolist()))
 
 
 def modality_of(values: Greys) -> str:
-    """Return `ct` for Hounsfield units, which go far below zero, else `mr`."""
+    """Return `ct` if values are far below zero, as in Hounsfield units, else `mr`."""
     return "ct" if float(values.min()) < _CT else "mr"
 
 
 def common(modality: str, sides: Iterable[Sequence[Grid]]) -> Harmony:
-    """Return what suits all sides: along each axis the coarsest of their median spacings.
+    """Return the harmony for all sides, with the coarsest of their median spacings on each axis.
 
-    No side gets detail that it does not have, and finer ones are blurred to what remains.
+    Volumes with a finer spacing are blurred, so that no side shows more detail than another.
     """
     medians = [np.median([grid.spacing for grid in grids], axis=0) for grids in sides]
     extents = [np.median([max(grid.extent) for grid in grids]) for grids in sides]
@@ -95,16 +95,17 @@ def common(modality: str, sides: Iterable[Sequence[Grid]]) -> Harmony:
 
 
 def load(path: Path, harmony: Harmony) -> tuple[Greys, Greys, Spacing]:
-    """Return a volume `[X, Y, Z]` at the common spacing, 0 to 1; its raw values and spacing.
+    """Return a volume `[X, Y, Z]` at the common spacing, 0 to 1, its raw values and its spacing.
 
-    Raises `InvalidRequest` if it cannot be read, is of the other modality, or shows one grey.
+    Raises `InvalidRequest` if the file cannot be read, has the other modality, or has one grey
+    level only.
     """
     image = load_greys(path, "volume")
     raw: Greys = image.values
     if modality_of(raw) != harmony.modality:
-        other = {"ct": "MR", "mr": "CT"}[harmony.modality]
-        wanted = harmony.modality.upper()
-        raise InvalidRequest(f"volume '{path}' is {other} by its values; {wanted} is expected")
+        actual = {"ct": "MR", "mr": "CT"}[harmony.modality]
+        expected = harmony.modality.upper()
+        raise InvalidRequest(f"volume '{path}' is {actual} by its values; {expected} is expected")
     if float(raw.min()) == float(raw.max()):
         raise InvalidRequest(f"volume '{path}' is empty: every voxel is {float(raw.min()):g}")
     shape = shape_at(Grid(raw.shape, image.spacing), harmony.spacing)
@@ -113,9 +114,9 @@ def load(path: Path, harmony: Harmony) -> tuple[Greys, Greys, Spacing]:
 
 
 def load_labels(path: Path) -> tuple[NDArray[np.int32], Spacing]:
-    """Return labels `[X, Y, Z]` int32, RAS+, and their spacing; any whole numbers from 0 on.
+    """Return labels `[X, Y, Z]` int32, RAS+, from 0 to 65535, and their spacing in mm.
 
-    Raises `InvalidRequest` if they cannot be read or are not whole.
+    Raises `InvalidRequest` if the file cannot be read or has other values.
     """
     name, image = open_image(path, "labels", InvalidRequest)
     ras = to_ras(name, image, InvalidRequest, _whole)
@@ -123,7 +124,7 @@ def load_labels(path: Path) -> tuple[NDArray[np.int32], Spacing]:
 
 
 def shape_at(grid: Grid, spacing: Spacing) -> tuple[int, ...]:
-    """Return the shape of a grid at another spacing, at least 8 voxels a side."""
+    """Return the shape of a grid at another spacing, at least 8 voxels along each side."""
     return tuple(
         max(8, round(extent / mm)) for extent, mm in zip(grid.extent, spacing, strict=True)
     )
@@ -141,7 +142,7 @@ def windowed(raw: Greys, modality: str) -> Greys:
 
 
 def coarse(volume: Greys, harmony: Harmony) -> Greys:
-    """Return `COARSE` voxels a side around the middle of the foreground of a harmonised volume."""
+    """Return the coarse volume, `COARSE` voxels along each side, of a harmonised volume."""
     ratio, offset = _placement(volume, harmony)
     edge = harmony.extent / COARSE
     soft = _blurred(volume, harmony.spacing, (edge, edge, edge))
@@ -154,9 +155,9 @@ def coarse(volume: Greys, harmony: Harmony) -> Greys:
 def coarse_labels(
     labels: NDArray[np.int32], spacing: Spacing, volume: Greys, harmony: Harmony
 ) -> NDArray[np.int32]:
-    """Return labels `[X, Y, Z]` of a spacing on the grid of the coarse volume of their `volume`."""
+    """Return labels `[X, Y, Z]` on the grid of the coarse volume of their harmonised `volume`."""
     ratio, offset = _placement(volume, harmony)
-    # Both grids have one centre.
+    # Both grids have the same centre.
     scale = np.array(harmony.spacing) / np.array(spacing)
     ends = [(np.array(one.shape) - 1) / 2 for one in (labels, volume)]
     moved: NDArray[np.int32] = ndimage.affine_transform(
@@ -166,7 +167,7 @@ def coarse_labels(
 
 
 def _placement(volume: Greys, harmony: Harmony) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the step and the start of the coarse volume's voxels in a harmonised one's."""
+    """Return step and start of the coarse volume's voxels, in voxels of the harmonised volume."""
     ratio = harmony.extent / COARSE / np.array(harmony.spacing)
     inside = volume > harmony.foreground
     middle = (np.array(volume.shape) - 1) / 2
@@ -176,9 +177,9 @@ def _placement(volume: Greys, harmony: Harmony) -> tuple[NDArray[np.float64], ND
 
 
 def _blurred(volume: Greys, spacing: Spacing, to: Spacing) -> Greys:
-    """Return a volume without detail finer than a coarser spacing shows.
+    """Return a volume without the detail that a coarser spacing cannot represent.
 
-    The Gaussian makes the one width of a voxel the other: Cardoso et al., MICCAI 2015.
+    The Gaussian widens a voxel from the one spacing to the other (Cardoso et al., MICCAI 2015).
     """
     ratios = [max(b / a, 1.0) for a, b in zip(spacing, to, strict=True)]
     sigmas = [float(np.sqrt(ratio**2 - 1) / _FWHM) for ratio in ratios]
@@ -192,7 +193,7 @@ def _whole(name: str, data: NDArray[np.generic]) -> NDArray[np.int32]:
     numbers = np.asarray(data, np.float64)
     whole = np.rint(numbers)
     if not np.isfinite(numbers).all() or np.abs(numbers - whole).max(initial=0) > 0.01:
-        raise InvalidRequest(f"{name} are not whole numbers, as labels are")
+        raise InvalidRequest(f"{name} are not whole numbers")
     if whole.min(initial=0) < 0 or whole.max(initial=0) > 65535:
-        raise InvalidRequest(f"{name} hold numbers beyond 0 to 65535")
+        raise InvalidRequest(f"{name} have values outside 0 to 65535")
     return whole.astype(np.int32)

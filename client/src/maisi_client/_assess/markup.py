@@ -1,4 +1,4 @@
-"""Pieces of HTML that several sections of the page have."""
+"""HTML elements that several sections of the page use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KEY = (
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table; `head` is text, the cells of `rows` are HTML. Nothing without rows."""
+    """Return a table, or an empty string without rows; `head` is text, cells of `rows` are HTML."""
     if not rows:
         return ""
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
@@ -21,5 +21,5 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def short(value: float | None) -> str:
-    """Return a number with three digits, or nothing."""
+    """Return a number with three digits, or an empty string for None."""
     return "" if value is None else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""Slices side by side as PNG in data URIs."""
+"""Pictures of slices side by side, as PNG in data URIs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .record import Record
 
 Pixels = NDArray[np.uint8]
 
-_TILE = 176  # pixels of the longer side
+_TILE = 176  # pixels of the longer side of a slice
 _PALETTE = np.array([rgb(label) for label in range(256)], np.float32)
-_AXIAL = 2  # the axis of its normal
+_AXIAL = 2  # the axis that is normal to axial slices
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image for the page: its data URI, and its width and height in pixels."""
+    """An image for the page: its data URI, width and height in pixels."""
 
     uri: str
     width: int
@@ -33,7 +33,7 @@ class Picture:
 
 
 def planes(record: Record, *, outlined: bool = False) -> Picture:
-    """Return the three middle slices of a volume in a row, with its labels' outlines if asked."""
+    """Return the three middle slices of a volume in a row; `outlined` adds the labels' outlines."""
     tiles = []
     for axis in (2, 1, 0):
         tile = _rgb(record.views[axis])
@@ -49,7 +49,7 @@ def axial(record: Record) -> Picture:
 
 
 def pair(one: Greys, other: Greys) -> Picture:
-    """Return middle slices of two coarse volumes, `other` aligned, and of their difference."""
+    """Return middle slices of `one`, of `other` aligned to `one`, and of their difference."""
     aligned = align(one, other)
     middle = one.shape[2] // 2
     cuts = [one[..., middle], aligned[..., middle]]
@@ -66,7 +66,7 @@ def _rgb(cut: Pixels) -> Pixels:
 
 
 def _upright(tile: Pixels) -> Image.Image:
-    """Return a slice `[across, up, 3]` with up upwards and the patient's right on the left."""
+    """Return a slice `[across, up, 3]` upright, with the patient's right side on the left."""
     turned = np.ascontiguousarray(tile[::-1, ::-1].swapaxes(0, 1))
     picture = Image.fromarray(turned)
     scale = _TILE / max(picture.size)
@@ -75,7 +75,7 @@ def _upright(tile: Pixels) -> Image.Image:
 
 
 def _with_outlines(tile: Pixels, labels: Pixels) -> Pixels:
-    """Return a slice with each label's outer pixels in its colour."""
+    """Return a slice with the outer pixels of each label in the label's colour."""
     edge = np.zeros(labels.shape, bool)
     for axis in (0, 1):
         changed = np.diff(labels, axis=axis) != 0

@@ -1,4 +1,4 @@
-"""Nearest neighbours: precision, recall, density and coverage, and distances to the nearest."""
+"""Nearest neighbours: their distances, and precision, recall, density and coverage."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from scipy.spatial.distance import cdist
 
 Rows = NDArray[np.floating[Any]]
 
-NEAREST = 5  # neighbours that make a ball; the default of Naeem et al.
-_BLOCK, _COLUMNS = 64, 512  # rows, and columns of them, whose distances are computed at once
+NEAREST = 5  # the radius of a ball is the distance to this neighbour; default of Naeem et al.
+_BLOCK, _COLUMNS = 64, 512  # rows and columns of a block of distances
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """How two sets of features overlap, each from 0 to 1; density may be more.
+    """The overlap of two sets of features. Values are from 0 to 1; density may be larger.
 
-    `precision`: the share of synthetic ones within the real set's balls; `recall`: of real ones
-    within the synthetic set's (Kynkäänniemi et al., NeurIPS 2019). `density`: in how many real
-    balls a synthetic one is, over their number of neighbours; `coverage`: the share of real balls
-    with a synthetic one inside (Naeem et al., ICML 2020).
+    `precision` is the share of synthetic rows within a ball of the real set, and `recall` the share
+    of real rows within a ball of the synthetic set (Kynkäänniemi et al., NeurIPS 2019). `density`
+    is the mean number of real balls around a synthetic row, divided by the number of neighbours.
+    `coverage` is the share of real balls with a synthetic row inside (Naeem et al., ICML 2020).
     """
 
     precision: float
@@ -33,9 +33,10 @@ class Overlap:
 
 
 def overlap(real: Rows, synthetic: Rows, nearest: int = NEAREST) -> Overlap:
-    """Return the overlap of features `[N, F]` and `[M, F]` by balls to the `nearest`-th neighbour.
+    """Return the overlap of features `[N, F]` and `[M, F]`.
 
-    Both need more than `nearest` rows.
+    The radius of a row's ball is the distance to its `nearest`-th neighbour. Both sets need more
+    than `nearest` rows.
     """
     real_radii, own_radii = _radii(real, nearest), _radii(synthetic, nearest)
     hits = np.zeros(len(synthetic), np.int64)
@@ -57,10 +58,10 @@ def overlap(real: Rows, synthetic: Rows, nearest: int = NEAREST) -> Overlap:
 def nearest(
     rows: Rows, among: Rows, *, count: int = 2, own: bool = False
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return distances and indices `[N, count]` of the nearest of `among` to each row.
+    """Return distances and indices `[N, count]` of the nearest rows of `among` to each row.
 
-    With `own` both are the same set, and a row is no neighbour of itself. What is missing, in a
-    small set, is infinitely far.
+    With `own`, both sets are the same, and a row is not its own neighbour. If `among` has too few
+    rows, the missing distances are infinite.
     """
     distances = np.full((len(rows), count), np.inf)
     indices = np.zeros((len(rows), count), np.int64)
@@ -77,12 +78,15 @@ def _radii(rows: Rows, count: int) -> NDArray[np.float64]:
     """Return the distance of each row to its `count`-th neighbour."""
     radii = np.empty(len(rows))
     for block, distance in _blocks(rows, rows):
-        radii[block] = np.partition(distance, count, axis=1)[:, count]  # itself is the 0th
+        radii[block] = np.partition(distance, count, axis=1)[:, count]  # the 0th is the row itself
     return radii
 
 
 def _blocks(rows: Rows, among: Rows) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-    """Yield the distances of some rows to all of `among`; `cdist` copies its inputs as float64."""
+    """Yield the distances of a block of rows to all of `among`.
+
+    Blocks bound the memory, because `cdist` copies its inputs to float64.
+    """
     for start in range(0, len(rows), _BLOCK):
         block = slice(start, min(start + _BLOCK, len(rows)))
         parts = [

@@ -1,4 +1,4 @@
-"""Features of slices by a network from a file, by PyTorch."""
+"""Features of slices from a network that PyTorch loads from a file."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from PIL import Image
 from .._errors import InvalidRequest, MaisiError
 from .harmonising import Greys
 
-_SIDE = 224  # pixels of the network's input, as ImageNet's and RadImageNet's are
-_DEPTHS = ([2, 2, 2, 2], [3, 4, 6, 3], [3, 4, 23, 3], [3, 8, 36, 3])  # of ResNet-18 to 152
+_SIDE = 224  # pixels of each side of the input, as in ImageNet and RadImageNet
+_DEPTHS = ([2, 2, 2, 2], [3, 4, 6, 3], [3, 4, 23, 3], [3, 8, 36, 3])  # blocks, ResNet-18 to 152
 _SEQUENTIAL = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
-_KERAS_EPSILON = 1.001e-5  # of batch normalisation in the ResNets of Keras
+_KERAS_EPSILON = 1.001e-5  # epsilon of batch normalisation in the ResNets of Keras
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What is subtracted from the grey levels 0 to 1 of each channel, and what they are divided by.
+    """The mean and standard deviation by which each channel of grey levels 0 to 1 is normalised.
 
-    Each set of weights was trained on one.
+    Each set of weights was trained with one scale.
     """
 
     mean: tuple[float, float, float]
@@ -34,12 +34,12 @@ class Scale:
 
 IMAGENET = Scale((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's
 SIGNED = Scale((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # -1 to 1: pytorch_example.ipynb of RadImageNet
-# Blue, green, red: `subtract_mean` in compute_fid_2-5d_ct.py of NV-Generate-CTMR.
+# In the order blue, green, red; from `subtract_mean` in compute_fid_2-5d_ct.py of NV-Generate-CTMR.
 KERAS = Scale((0.406, 0.456, 0.485), (1.0, 1.0, 1.0))
 
 
 class Network:
-    """A network that maps pictures `[N, 3, 224, 224]` of a scale to features."""
+    """A network that maps pictures `[N, 3, 224, 224]`, normalised by a scale, to features."""
 
     def __init__(self, module: Any, scale: Scale) -> None:
         self._module = module
@@ -48,10 +48,10 @@ class Network:
     @staticmethod
     @lru_cache(maxsize=1)
     def load(path: Path) -> Network:
-        """Read a TorchScript file, or weights of a ResNet: torchvision's or RadImageNet's.
+        """Return the network of a TorchScript file, or of ResNet weights.
 
-        Raises `MaisiError` without PyTorch, or without MONAI for weights; `InvalidRequest` for
-        another file.
+        The weights may be those of torchvision or RadImageNet. Raises `MaisiError` without PyTorch,
+        and for weights without MONAI. Raises `InvalidRequest` for any other file.
         """
         try:
             import torch
@@ -59,26 +59,26 @@ class Network:
             raise MaisiError(
                 "--features needs PyTorch, which is not installed: pip install torch"
             ) from None
-        torch.set_num_threads(1)  # the processes share the processors
+        torch.set_num_threads(1)  # several processes share the cores
         try:
             module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
             return Network(module.eval(), IMAGENET)
         except (RuntimeError, ValueError, OSError):
-            pass  # no TorchScript
+            pass  # not TorchScript
         try:
             weights = torch.load(path, map_location="cpu", weights_only=True)
         except OSError as error:
             raise InvalidRequest(
                 f"--features is '{path}', which cannot be read: {error.strerror}"
             ) from error
-        except Exception as error:  # pickle and zip raise anything; torch advises to run the file
+        except Exception as error:  # any type; drop torch's advice to load the file without checks
             raise InvalidRequest(
                 f"--features is '{path}'; TorchScript or the weights of a ResNet are expected"
             ) from error
         return Network(*_resnet(path, weights))
 
     def __call__(self, pictures: Sequence[Greys]) -> NDArray[np.float32]:
-        """Return features `[N, F]` of slices of grey levels 0 to 1, each fitted into a square."""
+        """Return features `[N, F]` of slices with grey levels 0 to 1."""
         import torch
 
         batch = torch.from_numpy(np.stack([prepared(picture, self._scale) for picture in pictures]))
@@ -86,13 +86,13 @@ class Network:
             output = self._module(batch)
         if not isinstance(output, torch.Tensor) or len(output) != len(pictures):
             raise InvalidRequest("the network of --features does not return a tensor of features")
-        if output.ndim == 4:  # without its pooling
+        if output.ndim == 4:  # the network has no pooling at its end
             output = output.mean((2, 3))
         return np.asarray(output.flatten(1).float().numpy(), np.float32)
 
 
 def prepared(picture: Greys, scale: Scale) -> NDArray[np.float32]:
-    """Return a slice of grey levels 0 to 1 as a colour picture `[3, 224, 224]` of a scale."""
+    """Return a slice with grey levels 0 to 1 as a normalised colour picture `[3, 224, 224]`."""
     height, width = picture.shape
     side = max(height, width)
     square = np.zeros((side, side), np.float32)
@@ -108,21 +108,23 @@ def prepared(picture: Greys, scale: Scale) -> NDArray[np.float32]:
 def _resnet(path: Path, weights: Any) -> tuple[Any, Scale]:
     """Return a ResNet without its last layer, and the scale of its pictures.
 
-    The names of the weights give its depth. Its form is one of
+    The names of the weights give the depth. The weights have one of these forms:
 
     - torchvision's, with its names;
-    - RadImageNet's for PyTorch (`ResNet50.pt`): the same network, its layers numbered, since they
-      are those of `nn.Sequential(*list(resnet50().children())[:9])`;
+    - RadImageNet's for PyTorch (`ResNet50.pt`): the same network with numbered layers, because it
+      is `nn.Sequential(*list(resnet50().children())[:9])`;
     - RadImageNet's for Keras, converted by `Warvito/radimagenet-models`, which upstream's
-      `compute_fid_2-5d_ct.py` loads: torchvision's names, but convolutions have biases, and the
-      first one of a block has the stride.
+      `compute_fid_2-5d_ct.py` loads: torchvision's names, but the convolutions have biases, and the
+      first convolution of a block has the stride.
+
+    Raises `InvalidRequest` for other weights, and `MaisiError` without MONAI.
     """
-    wanted = InvalidRequest(
-        f"--features is '{path}', which has no weights of a ResNet; another network is to be saved"
-        " as TorchScript"
+    error = InvalidRequest(
+        f"--features is '{path}', which does not have the weights of a ResNet; any other network"
+        " must be saved as TorchScript"
     )
     if not isinstance(weights, dict):
-        raise wanted
+        raise error
     names = [_unwrapped(str(key)) for key in weights]
     numbered = all(first in _SEQUENTIAL for first, *_ in names)
     if numbered:
@@ -134,7 +136,7 @@ def _resnet(path: Path, weights: Any) -> tuple[Any, Scale]:
         numbers = [int(key.split(".")[1]) for key in kept if key.startswith(f"layer{stage}.")]
         depths.append(max(numbers, default=-1) + 1)
     if depths not in _DEPTHS:
-        raise wanted
+        raise error
     keras = "conv1.bias" in kept
     if keras:
         _fold_biases(kept)
@@ -158,14 +160,14 @@ def _resnet(path: Path, weights: Any) -> tuple[Any, Scale]:
     try:
         module.load_state_dict(kept)
     except RuntimeError:
-        raise wanted from None
+        raise error from None
     if keras:
         _as_keras(module)
     return module.eval(), KERAS if keras else SIGNED if numbered else IMAGENET
 
 
 def _fold_biases(weights: dict[str, Any]) -> None:
-    """Subtract each convolution's bias from the running mean of the normalisation after it."""
+    """Subtract the bias of each convolution from the running mean of the next normalisation."""
     for key in [key for key in weights if key.endswith(".bias")]:
         layer, _, name = key.removesuffix(".bias").rpartition(".")
         if name.startswith("conv"):
@@ -173,13 +175,13 @@ def _fold_biases(weights: dict[str, Any]) -> None:
         elif layer.endswith("downsample") and name == "0":
             after = f"{layer}.1"
         else:
-            continue  # of a normalisation
+            continue  # the bias of a normalisation
         mean = f"{after}.running_mean"
         weights[mean] = weights[mean] - weights.pop(key)
 
 
 def _as_keras(module: Any) -> None:
-    """Give a ResNet the strides and the epsilon of Keras."""
+    """Set the strides and the epsilon of a ResNet to those of Keras."""
     import torch
 
     for layer in module.modules():
@@ -190,5 +192,5 @@ def _as_keras(module: Any) -> None:
 
 
 def _unwrapped(key: str) -> list[str]:
-    """Return the parts of a weight's name without those of modules around the network."""
+    """Return the parts of a weight's name without the names of wrapping modules."""
     return [part for part in key.split(".") if part not in ("module", "backbone", "model")]

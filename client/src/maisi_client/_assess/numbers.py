@@ -1,4 +1,4 @@
-"""`report.json`: every number, what was done to get it, and the digests of what it was got from."""
+"""`report.json`: every number, the settings, and the digests of the images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .verdicts import Verdict
 if TYPE_CHECKING:
     from .run import Results
 
-_FORM = 1  # of report.json
+_FORM = 1  # version of the format of report.json
 _DIGITS = 6
 
 
@@ -33,7 +33,7 @@ def document(
     settings: Mapping[str, Any],
     skipped: Mapping[str, Mapping[str, str]],
 ) -> dict[str, Any]:
-    """Return everything that was measured as JSON has it; NaN and infinity are null."""
+    """Return all measurements as JSON values; NaN and infinity become null."""
     measured = {
         side.role: side for side in (results.synthetic, results.real, results.train) if side
     }
@@ -74,7 +74,7 @@ def document(
 
 
 def write(path: Path, report: Mapping[str, Any]) -> None:
-    """Write a report piece by piece: its text is large where there are many volumes."""
+    """Write a report in pieces, because the text for many volumes is large."""
     with atomic(path) as draft, draft.open("w", encoding="utf-8") as file:
         json.dump(report, file, indent=1, allow_nan=False)
         file.write("\n")

@@ -1,4 +1,4 @@
-"""How well a volume follows its labels: borders, each label's contrast and edge, organs of CT."""
+"""Measure how well a volume follows its labels: borders, contrasts, edges, and organs of CT."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Labels: TypeAlias = NDArray[np.int32]
 # Least ratio of borders of a volume that follows its mask (docs/how-to/generation.md).
 FAITHFUL = 1.25
 _APART = (-7, -4, 4, 7)  # voxels of displacement of the borders; an edge is narrower
-_FEW = 100  # pairs of voxels, below which a mean says nothing
-_REACH = 4  # voxels on both sides of an edge that its profile shows
-_VISIBLE = 0.5  # standard deviations between both sides, from which on an edge has a place
-# Median HU of real scans: the table of scripts/quality_check.py of NV-Generate-CTMR, as it is in
-# export/variants/rflow-ct.toml. Labels are MAISI's.
+_FEW = 100  # least pairs of voxels for a meaningful mean
+_REACH = 4  # voxels of the profile on each side of an edge
+_VISIBLE = 0.5  # least contrast, in standard deviations, of an edge with a measurable position
+# MAISI's labels and the range of the median HU of each organ in real scans, from the table in
+# scripts/quality_check.py of NV-Generate-CTMR (also in export/variants/rflow-ct.toml).
 ORGANS: Mapping[str, tuple[tuple[int, ...], float, float]] = {
     "liver": ((1,), -21.6, 162.0),
     "spleen": ((3,), -43.1, 184.1),
@@ -37,11 +37,12 @@ ORGANS: Mapping[str, tuple[tuple[int, ...], float, float]] = {
 
 @dataclass(frozen=True)
 class LabelFidelity:
-    """How a label shows in its volume.
+    """The contrast and the edge of a label in its volume.
 
-    `contrast` is the difference of the mean greys within 4 voxels inside and outside of its edge,
-    in standard deviations of both. `shift_mm` is how far outside of the label's edge that of the
-    image is, None where the contrast is too low for an edge. `voxels` are those of the label.
+    `voxels` is the number of voxels of the label. `contrast` is the difference of the mean grey
+    levels within 4 voxels inside and outside of the label's edge, in standard deviations of both.
+    `shift_mm` is the distance of the image's edge from the label's edge, positive if the image's
+    edge is outside of the label. It is None if the contrast is too low for an edge.
     """
 
     voxels: int
@@ -50,11 +51,13 @@ class LabelFidelity:
 
 
 def borders(image: Greys, labels: Labels) -> float | None:
-    """Return the mean step in grey where labels meet over that where displaced labels meet.
+    """Return the ratio of borders of a volume; None if too few voxels of labels meet.
 
-    `image` and `labels` are `[X, Y, Z]`. 1 is a volume that ignores its labels, from `FAITHFUL` on
-    it follows them: the measure of the server's report (docs/how-to/generation.md). Steps along
-    Y and Z count, without those to the background. None where too few labels meet.
+    The ratio is the mean step in grey level where labels meet, divided by the mean step where
+    displaced labels meet. It is 1 for a volume that ignores its labels, and at least `FAITHFUL` for
+    a volume that follows them. The server's report has the same measure
+    (docs/how-to/generation.md). `image` and `labels` are `[X, Y, Z]`. Steps along Y and Z count,
+    except for steps to the background.
     """
     total, pairs = _steps(image, labels, labels)
     displaced = [
@@ -81,18 +84,19 @@ def _steps(image: Greys, mask: Labels, labels: Labels) -> tuple[float, int]:
 
 
 def each_label(image: Greys, labels: Labels, spacing: Spacing) -> dict[int, LabelFidelity]:
-    """Return how each label of a volume `[X, Y, Z]` shows; `spacing` in mm.
+    """Return the fidelity of each label of a volume `[X, Y, Z]`; `spacing` in mm.
 
-    A voxel is inside of its own label and outside of the one across the nearest border, at the
-    same distance from it. The edge of the image is where the mean grey by that distance is halfway
-    between inside and outside. Background has no entry, but is outside of others.
+    Each voxel counts as inside of its own label, and as outside of the label across the nearest
+    border, at the same distance. The edge of the image is at the distance where the mean grey level
+    is halfway between inside and outside. The background has no entry, but its voxels count as
+    outside of labels.
     """
     unit = float(np.mean(spacing))
     border, across = _borders(labels)
     if not border.any():
         return {}
     distance, nearest = ndimage.distance_transform_edt(~border, spacing, return_indices=True)
-    distance = distance / unit + 0.5  # the surface lies between two voxels
+    distance = distance / unit + 0.5  # the border is halfway between two voxels
     near = distance <= _REACH
     ids, own = np.unique(labels[near], return_inverse=True)
     other = np.searchsorted(ids, across[tuple(nearest[:, near])])
@@ -114,7 +118,7 @@ def each_label(image: Greys, labels: Labels, spacing: Spacing) -> dict[int, Labe
 
 
 def _borders(labels: Labels) -> tuple[NDArray[np.bool_], Labels]:
-    """Return which voxels have a neighbour of another label, and one such label."""
+    """Return a mask of the voxels with a neighbour of another label, and that label."""
     border, across = np.zeros(labels.shape, bool), np.zeros_like(labels)
     for axis in range(3):
         for step in (1, -1):
@@ -136,7 +140,11 @@ def _edge(
     distances: NDArray[np.float64],
     unit: float,
 ) -> LabelFidelity:
-    """Return how a label shows, from sums over voxels by whole voxels of distance, inside first."""
+    """Return the fidelity of a label from sums over its voxels.
+
+    The sums are binned by the distance from the edge in steps of one voxel, from the inside to the
+    outside. `unit` is the size of a voxel in mm.
+    """
     sides = slice(0, _REACH), slice(_REACH, None)
     inside, outside = (sums[side].sum() / counts[side].sum() for side in sides)
     variances = [
@@ -144,17 +152,17 @@ def _edge(
         for side, mean in zip(sides, (inside, outside), strict=True)
     ]
     contrast = float(abs(inside - outside) / max(np.sqrt(max(sum(variances), 0) / 2), 1e-6))
-    known = counts >= 3
+    frequent = counts >= 3
     shift = None
-    if contrast >= _VISIBLE and known.sum() >= 4:
-        profile, places = sums[known] / counts[known], distances[known] / counts[known]
+    if contrast >= _VISIBLE and frequent.sum() >= 4:
+        profile, places = sums[frequent] / counts[frequent], distances[frequent] / counts[frequent]
         place = _crossing(profile, places)
         shift = None if place is None else round(place * unit, 3)
     return LabelFidelity(voxels, round(contrast, 4), shift)
 
 
 def _crossing(profile: NDArray[np.float64], places: NDArray[np.float64]) -> float | None:
-    """Return where a profile of greys is halfway between its two ends; the nearest to 0 counts."""
+    """Return the position, nearest to 0, where a profile is halfway between its two ends."""
     ends = places <= -1, places >= 1
     if not (ends[0].any() and ends[1].any()):
         return None
@@ -168,7 +176,7 @@ def _crossing(profile: NDArray[np.float64], places: NDArray[np.float64]) -> floa
 
 
 def organ_medians(raw: Greys, labels: Labels, names: Mapping[int, str]) -> dict[str, float]:
-    """Return the median HU of each of `ORGANS` that the labels, by their names, have."""
+    """Return the median HU of each of `ORGANS` that has a label; labels are matched by name."""
     ids = {label: label_id(names[label]) for label in np.unique(labels).tolist() if label in names}
     medians = {}
     for organ, (members, _, _) in ORGANS.items():

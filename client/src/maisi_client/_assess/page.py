@@ -1,4 +1,4 @@
-"""The report as one HTML page: no script, no other file, for the screen and for paper."""
+"""The report as one HTML page without scripts or other files, for the screen and for paper."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .run import Results
 
 _STYLE = Path(__file__).with_name("page.css")
-_SAMPLE = 6  # volumes of each side at the top
+_SAMPLE = 6  # volumes of each dataset at the top of the page
 
 
 def write_page(
@@ -91,10 +91,10 @@ def _duplicates(results: Results) -> str:
     rows = {name: row for row, name in enumerate(side.names)}
     pictures = [
         (
-            montages.pair(side.coarse(rows[found.one]), side.coarse(rows[found.other])),
-            f"{found.one} and {found.other}",
+            montages.pair(side.coarse(rows[pair.one]), side.coarse(rows[pair.other])),
+            f"{pair.one} and {pair.other}",
         )
-        for found in results.diversity.duplicates[:3]
+        for pair in results.diversity.duplicates[:3]
     ]
     return _gallery("The closest pairs within the set, and their difference.", pictures)
 
@@ -115,11 +115,11 @@ def _worst(side: Side, result: Obedience) -> str:
 def _pairs(results: Results) -> str:
     assert results.privacy is not None and results.train is not None
     pictures = []
-    for found in results.privacy.pairs[:4]:
+    for pair in results.privacy.pairs[:4]:
         own, train = results.synthetic, results.train
-        picture = montages.pair(own.coarse(found.index), train.coarse(found.training_index))
-        sign = "suspicious: " if found.suspicious else ""
-        pictures.append((picture, f"{sign}{found.name} and {found.training}: {found.relative:.2f}"))
+        picture = montages.pair(own.coarse(pair.index), train.coarse(pair.training_index))
+        sign = "suspicious: " if pair.suspicious else ""
+        pictures.append((picture, f"{sign}{pair.name} and {pair.training}: {pair.relative:.2f}"))
     return _gallery(
         "The closest pairs: synthetic volume, training volume aligned to it, and their difference"
         " (red: the synthetic volume is darker, blue: it is brighter). The number is the residual"

@@ -12,13 +12,13 @@ import numpy as np
 SYNTHETIC, REAL = "synthetic", "real"  # classes of the page's style sheet
 _WIDTH, _LABEL, _RIGHT = 640, 150, 14  # pixels
 _ROW, _AXIS = 34, 26
-_HIGH = 150  # pixels of a histogram
+_HIGH = 150  # pixels, the height of a histogram
 _BINS = 24
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its interval, on one of the two sides."""
+    """A value of one side with its interval."""
 
     side: str
     middle: float
@@ -27,7 +27,7 @@ class Interval:
 
 
 def intervals(rows: Sequence[tuple[str, Sequence[Interval]]], *, log: bool = False) -> str:
-    """Return a plot of intervals on one axis, a row a name; `log` for a logarithmic axis."""
+    """Return a plot of intervals, one row per name; `log` makes the axis logarithmic."""
     every = [part for _, parts in rows for part in parts]
     floor = max((part.middle for part in every), default=1.0) * 1e-4 if log else -math.inf
     values = [max(v, floor) for part in every for v in (part.middle, part.low, part.high)]
@@ -58,7 +58,7 @@ def histogram(
     limit: float | None = None,
     mark: str = "",
 ) -> str:
-    """Return histograms of both sides over one axis, each as shares; `limit` is a marked line."""
+    """Return histograms of both sides, as shares, on one axis, with a line at `limit`."""
     every = [*synthetic, *real, *([limit] if limit is not None else [])]
     axis = _Axis.over(every, False, _RIGHT)
     edges = np.linspace(axis.low, axis.high, _BINS + 1)
@@ -88,7 +88,7 @@ class _Axis:
     low: float
     high: float
     log: bool
-    left: float  # pixels before it
+    left: float  # pixels on the left of the axis
 
     @classmethod
     def over(cls, values: Sequence[float], log: bool, left: float) -> _Axis:
@@ -109,13 +109,13 @@ class _Axis:
         if self.log:
             powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             steps = (1, 3) if len(powers) <= 4 else (1,)
-            wanted = [step * 10.0**power for power in powers for step in steps]
+            candidates = [step * 10.0**power for power in powers for step in steps]
         else:
             step = 10 ** math.floor(math.log10((self.high - self.low) / 4))
             step *= next(s for s in (1, 2, 5, 10) if (self.high - self.low) / (s * step) <= 6)
             first = math.ceil(self.low / step)
-            wanted = [step * n for n in range(first, math.floor(self.high / step) + 1)]
-        return [value for value in wanted if self.low <= value <= self.high]
+            candidates = [step * n for n in range(first, math.floor(self.high / step) + 1)]
+        return [value for value in candidates if self.low <= value <= self.high]
 
 
 def _ticks(axis: _Axis, bottom: float) -> str:

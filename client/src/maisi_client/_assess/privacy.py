@@ -1,4 +1,4 @@
-"""Whether synthetic volumes are nearer to the training set than real ones that it never saw."""
+"""Measure whether synthetic volumes are closer to the training set than held-out real volumes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ Distances = NDArray[np.float64]
 
 _CLOSEST = 8  # pairs of each side that are aligned and compared as images
 _PERMUTATIONS = 2000
-_FLOOR = 5  # percentile of the real distances; as many synthetic ones are expected below it
-_COPY = 0.6  # of the least real residual: a copy that is a little warped and noisy has 0.2 to 0.4
+_FLOOR = 5  # percentile of the real distances; 5 % of the synthetic ones are expected below it
+_COPY = 0.6  # multiple of the least real residual; slightly warped, noisy copies have 0.2 to 0.4
 
 
 @dataclass(frozen=True)
 class Space:
     """Distances to the nearest training volume in one space of features.
 
-    `ratio` is the median of the synthetic volumes over that of the held-out real ones; `nearest`
-    and `real_nearest` are medians of the distance to the nearest over that to the second nearest.
-    `below` is the share of synthetic volumes nearer than the `floor`, the 5th percentile of the
-    real ones, where 0.05 is expected. `p` is the share of random exchanges of synthetic and real
-    volumes with as small a mean logarithm of the distance.
+    `ratio` is the median distance of the synthetic volumes divided by that of the held-out real
+    volumes. `nearest` and `real_nearest` are the medians of the distance to the nearest training
+    volume divided by the distance to the second nearest. `floor` is the 5th percentile of the real
+    distances, and `below` the share of synthetic volumes closer than `floor`; 0.05 is expected. `p`
+    is the p-value of a permutation test: the share of random exchanges of synthetic and real
+    volumes with an equally small mean logarithm of the distance.
     """
 
     ratio: float
@@ -44,8 +45,9 @@ class Space:
 class Pair:
     """A volume and its nearest training volume, as images.
 
-    `distance` is that of pictures over the least real one; `residual` 1 - correlation after affine
-    alignment, `relative` the same over the least real one.
+    `distance` is the distance of their pictures divided by the least real distance. `residual` is
+    1 - correlation after affine alignment. `relative` is `residual` divided by the least real
+    residual.
     """
 
     name: str
@@ -58,16 +60,17 @@ class Pair:
 
     @property
     def suspicious(self) -> bool:
-        """Whether it is nearer than any real pair, and clearly more alike after alignment."""
+        """Whether the pair is closer than any real pair, and clearly more similar when aligned."""
         return self.distance < 1 and self.relative < _COPY
 
 
 @dataclass(frozen=True)
 class Privacy:
-    """Nearest neighbours in the training set, beside those of held-out real volumes.
+    """Nearest neighbours in the training set, of synthetic and of held-out real volumes.
 
-    `pairs` are the closest synthetic ones as images, the most alike first. `held_out` is False
-    where the training set itself stands for real volumes, each compared with the others.
+    `pairs` are the closest pairs of a synthetic and a training volume, the most similar first.
+    `held_out` is False if there are no held-out real volumes. Training volumes, each compared with
+    the others, then replace them.
     """
 
     picture: Space
@@ -78,11 +81,12 @@ class Privacy:
 
 
 def privacy(synthetic: Side, train: Side, real: Side | None, seed: int = 0) -> Privacy:
-    """Compare distances to the training set: synthetic ones, and real ones that it never saw.
+    """Compare the distances of synthetic and of held-out real volumes to the training set.
 
-    Without held-out real volumes, each training volume is compared with the other ones. The test
-    of all distances is that of data copying (Meehan et al., AISTATS 2020) with a permutation. It
-    finds volumes that resemble a training volume; it cannot show that none is in the weights.
+    Without held-out real volumes, each training volume is compared with the other training volumes.
+    The test of all distances is the test of data copying (Meehan et al., AISTATS 2020), as a
+    permutation test. It finds volumes that resemble a training volume. It cannot show that the
+    weights contain no training volume.
     """
     generator = np.random.default_rng(seed)
     base, own = (real, False) if real else (train, True)
@@ -109,13 +113,13 @@ def privacy(synthetic: Side, train: Side, real: Side | None, seed: int = 0) -> P
 
 
 def _closest(distances: Distances, indices: NDArray[np.int64]) -> list[tuple[int, int, float]]:
-    """Return the rows that are nearest to a training volume, with its row and their distance."""
+    """Return the rows closest to a training volume, with the training row and the distance."""
     order = np.argsort(distances[:, 0], kind="stable")[:_CLOSEST].tolist()
     return [(row, int(indices[row, 0]), float(distances[row, 0])) for row in order]
 
 
 def _space(one: Distances, other: Distances, generator: np.random.Generator) -> Space:
-    """Summarise the distances `[N, 2]` to the nearest two, beside `other` of real volumes."""
+    """Return a summary of the distances `[N, 2]` of synthetic volumes, and of `other` real ones."""
     medians = [float(np.median(distance[:, 0])) for distance in (one, other)]
     floor = float(np.percentile(other[:, 0], _FLOOR))
     return Space(

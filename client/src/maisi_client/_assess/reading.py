@@ -1,4 +1,4 @@
-"""The volumes of a dataset on disk: nnU-Net, MSD, BIDS, `plain`, or any folder of NIfTI."""
+"""Find the volumes of a dataset in the layout nnU-Net, MSD, BIDS or `plain`, or in any folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MASK = "_mask"  # `Volume.save` appends it to the name of a volume's mask
 
 @dataclass(frozen=True)
 class Item:
-    """A volume of a dataset: its image, and its labels and report where there are any."""
+    """A volume of a dataset: its image, and its labels and report if there are any."""
 
     name: str
     image: Path
@@ -30,10 +30,11 @@ class Item:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The volumes of a folder; `role` names it in errors and in the report.
+    """The volumes of a folder.
 
-    `label_names` are those of its ids, and `modality` is `ct` or `mr` if its description says so.
-    `unfaithful` counts the volumes that `maisi dataset` set apart.
+    `role` names the folder in errors and in the report. `label_names` maps label ids to names.
+    `modality` is `ct` or `mr`, or None if the dataset's description does not state it. `unfaithful`
+    is the number of volumes that `maisi dataset` moved to `unfaithful/`.
     """
 
     role: str
@@ -46,12 +47,12 @@ class Dataset:
 
 
 def read_dataset(folder: str | os.PathLike[str], role: str) -> Dataset:
-    """Find the volumes of a folder, in the order of their names.
+    """Return the volumes of a folder, sorted by name.
 
-    The layouts are those that `maisi dataset` writes (`nnunet`, `msd`, `bids`, `plain`), of which
-    the first channel is read; any other folder is searched for `.nii` and `.nii.gz`, where
-    `NAME_mask.nii.gz` are the labels of `NAME.nii.gz`. Raises `InvalidRequest` for a folder that
-    does not exist, has no volume, or has a damaged description.
+    The layouts are those that `maisi dataset` writes (`nnunet`, `msd`, `bids`, `plain`). If a case
+    has several channels, only the first one is used. Any other folder is searched for `.nii` and
+    `.nii.gz` files; `NAME_mask.nii.gz` has the labels of `NAME.nii.gz`. Raises `InvalidRequest` for
+    a folder that does not exist, has no volume, or has a damaged description.
     """
     path = Path(folder)
     if not path.is_dir():
@@ -66,14 +67,14 @@ def read_dataset(folder: str | os.PathLike[str], role: str) -> Dataset:
         layout, items = "plain", _beside(path / "images", path / "labels", "plain")
     else:
         layout, items = "folder", _any_folder(path)
-    found = tuple(sorted(items, key=lambda item: item.name))
-    if not found:
+    volumes = tuple(sorted(items, key=lambda item: item.name))
+    if not volumes:
         raise InvalidRequest(f"{role} is '{path}', which has no volume (.nii or .nii.gz)")
     return Dataset(
         role,
         path,
         layout,
-        found,
+        volumes,
         names_of_labels(description) or NAMES,
         _modality(description),
         sum(1 for _ in _images(path / "unfaithful")) if (path / "unfaithful").is_dir() else 0,
@@ -81,7 +82,7 @@ def read_dataset(folder: str | os.PathLike[str], role: str) -> Dataset:
 
 
 def read_report(item: Item) -> Mapping[str, Any]:
-    """Return what the server reported of a volume; empty where there is no report to be read."""
+    """Return the server's report of a volume; empty if there is no readable report."""
     if item.report is None:
         return {}
     try:

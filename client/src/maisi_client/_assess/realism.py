@@ -1,4 +1,4 @@
-"""How far synthetic volumes are from real ones, beside how far real ones are from each other."""
+"""Compare the distance of synthetic from real volumes with the distance among real volumes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .sides import Floats, Side
 Group = NDArray[np.intp]
 Measure = Callable[[Group, Group], float]
 
-_MOST = 400  # volumes of a side, drawn at random, whose halves are compared
+_MOST = 400  # most volumes of a side, drawn at random, whose halves are compared
 _HALVES = 100
 _PERMUTATIONS = 200
 
@@ -24,10 +24,12 @@ _PERMUTATIONS = 200
 class Distance:
     """A distance of the synthetic set to the real one.
 
-    `value` is that of all volumes. `synthetic` is that of half of the synthetic volumes to half of
-    the real ones, `real` that of the other half of the real ones to the same: median, 5th and 95th
-    percentile of random halves. Both have equally many volumes, since FID depends on their number.
-    `p` is the share of random exchanges of real and synthetic volumes with as large a distance.
+    `value` is the distance between all volumes. `synthetic` is the distance of half of the
+    synthetic volumes from half of the real volumes, and `real` the distance of the other half of
+    the real volumes from the same half: median, 5th and 95th percentile over random halves. Both
+    use the same number of volumes, because FID depends on it. `p` is the p-value of a permutation
+    test: the share of random exchanges of real and synthetic volumes with an equally large
+    distance.
     """
 
     value: float
@@ -37,16 +39,16 @@ class Distance:
 
     @property
     def ratio(self) -> float:
-        """How many times as far as real from real the synthetic volumes are."""
+        """The median distance of synthetic volumes divided by that of real volumes."""
         return max(self.synthetic[0], 0.0) / max(self.real[0], 1e-9)
 
 
 @dataclass(frozen=True)
 class Realism:
-    """FID and KID of slices, means of three planes, and MMD of volumes; FID of each group alone.
+    """FID and KID of slices, as means over three planes, and MMD of volumes.
 
-    KID is the squared MMD with a cubic kernel. `mmd` is the squared MMD with a Gaussian kernel, of
-    the mean features of each volume.
+    `groups` has the FID of each group of features alone. KID is the squared MMD with a cubic
+    kernel. `mmd` is the squared MMD, with a Gaussian kernel, of the mean features of each volume.
     """
 
     fid: Distance
@@ -56,10 +58,11 @@ class Realism:
 
 
 def realism(real: Side, synthetic: Side, seed: int = 0, *, network: bool = False) -> Realism:
-    """Return the distances of slices in 2.5D: each plane alone, then the mean of the three.
+    """Return the distances of slices in 2.5D: the mean of the distances in each plane.
 
-    As in upstream's evaluation, but of `Side.features`. Needs four volumes of each side. Halves are
-    drawn without replacement: a bootstrap that repeats volumes would enlarge both distances.
+    The method is that of upstream's evaluation, but with `Side.features`. Each side needs at least
+    four volumes. Halves are drawn without replacement, because a bootstrap that repeats volumes
+    would enlarge both distances.
     """
     generator = np.random.default_rng(seed)
     own, others = (_some(side, generator) for side in (synthetic, real))
@@ -95,7 +98,7 @@ def _some(side: Side, generator: np.random.Generator) -> Group:
 
 
 def _all(one: Floats, other: Floats) -> float:
-    """Return the mean FID over planes of features `[V, 3, S, F]`, plane by plane."""
+    """Return the FID of features `[V, 3, S, F]`, mean over planes; one plane is in memory."""
     values = []
     for plane in range(3):
         moments = []
@@ -109,7 +112,10 @@ def _all(one: Floats, other: Floats) -> float:
 
 
 def _fid(rows: Floats) -> Measure:
-    """Return the FID, mean over planes, of two groups of volumes of features `[V, 3, S, F]`."""
+    """Return a function for the FID, mean over planes, of two groups of volumes.
+
+    `rows` are the features `[V, 3, S, F]` of all volumes.
+    """
     wide = rows.astype(np.float64)
     totals = wide.sum(2)
     outer = np.einsum("vpsf,vpsg->vpfg", wide, wide, optimize=True)

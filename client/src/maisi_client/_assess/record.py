@@ -1,4 +1,4 @@
-"""What is kept of a volume: everything that the measures need, computed once and kept on disk."""
+"""The record of a volume: everything that the measures need, computed once and stored on disk."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from . import features, obedience
 from .harmonising import Greys, Harmony, coarse, load, load_labels
 from .reading import Item, read_report
 
-_FORM = 1  # of the files on disk; with another number all are written again
-_VIEW = 192  # pixels of the longer side of a view, at most
-_MANY = 2**23  # voxels; of larger volumes every n-th plane is compared with the labels
+_FORM = 1  # version of the files on disk; records of another version are not used
+_VIEW = 192  # most pixels of the longer side of a view
+_MANY = 2**23  # voxels; in a larger volume, only every n-th plane is compared with the labels
 _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
 class Task:
-    """A volume to be described, by what, and the folder of what is kept."""
+    """A volume to describe, the settings, and the folder of the records."""
 
     item: Item
     harmony: Harmony
@@ -40,12 +40,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Record:
-    """A volume as the measures see it.
+    """The data of a volume that the measures use.
 
-    `slices` `[3, S, F]` float32 are the features of S slices of each plane, `network` `[3, S, N]`
-    those of a network, if there is one; `coarse` `[C, C, C]` uint8 is the whole volume, `views` are
-    three middle slices uint8 and `outlines` the labels there. `facts` are its numbers: grid,
-    greys, millilitres and fidelity of labels.
+    `slices` `[3, S, F]` float32 are the features of S slices of each plane. `network` `[3, S, N]`
+    float32 are features from a network; None without one. `coarse` `[C, C, C]` uint8 is the coarse
+    volume. `views` are its three middle slices, uint8, and `outlines` the labels in these slices.
+    `facts` are numbers: grid, grey levels, and the volume in ml and the fidelity of labels.
     """
 
     name: str
@@ -58,10 +58,11 @@ class Record:
 
 
 def describe(task: Task) -> Path:
-    """Write the record of a volume unless it is there; return its path.
+    """Write the record of a volume unless it exists; return its path.
 
-    The name has the digests of the files and of the settings, so that another volume or setting
-    has another record. Raises `InvalidRequest` if the volume or its labels cannot be read.
+    The file name depends on the digests of the files and on the settings, so a different volume or
+    setting has a different record. Raises `InvalidRequest` if the volume or its labels cannot be
+    read.
     """
     item = task.item
     files = {"image": item.image, "labels": item.labels, "report": item.report}
@@ -144,7 +145,7 @@ def _measure(task: Task, digests: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _reported(item: Item) -> dict[str, Any]:
-    """Return what the server's report has of a volume's origin, and whether it is faithful."""
+    """Return the origin of a volume and its faithfulness from the server's report."""
     report = read_report(item)
     fidelity = report.get("fidelity")
     fidelity = fidelity if isinstance(fidelity, dict) else {}
@@ -163,7 +164,7 @@ def _labelled(
     if labels.shape != raw.shape:
         raise InvalidRequest(
             f"labels '{task.item.labels}' have shape {list(labels.shape)} and their volume"
-            f" {list(raw.shape)}; they are expected on one grid"
+            f" {list(raw.shape)}; the same grid is expected"
         )
     voxel_ml = float(np.prod(spacing)) / 1000
     counts = np.bincount(labels.ravel())
@@ -187,7 +188,7 @@ def _labelled(
 
 
 def _view(cut: NDArray[np.uint8], harmony: Harmony, axis: int) -> NDArray[np.uint8]:
-    """Return a slice with square pixels, at most `_VIEW` a side."""
+    """Return a slice with square pixels, at most `_VIEW` along each side."""
     across = [harmony.spacing[other] for other in range(3) if other != axis]
     extents = [n * mm for n, mm in zip(cut.shape, across, strict=True)]
     pixel = max(max(extents) / _VIEW, min(across))

@@ -1,4 +1,4 @@
-"""The whole assessment: read, describe, measure, judge, write."""
+"""Run an assessment: read, describe and measure the volumes, and write the verdicts."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from .summary import Obedience, obedience
 from .use import Use, check_libraries, use
 from .verdicts import Verdict
 
-_MEASURED, _TRAINED = 0.7, 0.85  # of the progress when volumes are described, networks trained
+_MEASURED, _TRAINED = 0.7, 0.85  # progress after volumes are described, networks are trained
 
 
 @dataclass(frozen=True)
 class Results:
-    """What was measured of a synthetic set; None what could not be."""
+    """The measurements of a synthetic set; None for those that were not possible."""
 
     realism: Realism | None
     diversity: Diversity
@@ -43,9 +43,9 @@ class Results:
 
 @dataclass(frozen=True)
 class Assessment:
-    """Verdicts on a dataset, every number (`report`, as in `report.json`), and the page's path.
+    """The verdicts on a dataset, every number (`report`, as in `report.json`), and the page's path.
 
-    `skipped` maps each dataset to its files that could not be read, with the reason.
+    `skipped` maps each dataset to the files that could not be read, with the reasons.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -69,30 +69,30 @@ def assess(
     """Measure a folder of synthetic volumes, and write `report.html` and `report.json` into `to`.
 
     `real` is a folder of real volumes that the model was not trained on, and `train_set` a folder
-    of volumes that it was trained on; docs/how-to/assess.md says what is measured on which. Folders
-    have any layout of `make_dataset`, or contain NIfTI files. `features` is the file of a network
-    (TorchScript, or weights of a ResNet). With `train`, a small UNet is trained on each set and
-    tested on real volumes.
+    of volumes that it was trained on; docs/how-to/assess.md lists which measures use which folder.
+    A folder has any layout of `make_dataset`, or contains NIfTI files. `features` is the file of a
+    network (TorchScript, or weights of a ResNet). With `train`, a small UNet is trained on each set
+    and tested on real volumes.
 
-    The measurements of each volume are kept in `to/.volumes`, so that a run that was stopped, or is
-    repeated with more volumes, continues. `processes` above 1 start new interpreters, which import
-    the program's main module: guard it with `if __name__ == "__main__"`.
+    The measurements of each volume are stored in `to/.volumes`. A run that was stopped, or is
+    repeated with more volumes, reads them from there. More than one of `processes` start new
+    interpreters that import the program's main module: guard it with `if __name__ == "__main__"`.
 
     Raises `InvalidRequest` for a folder with fewer than two volumes, for CT together with MR, and
-    for a file that is no network; `MaisiError` without the libraries that `features` or `train`
-    need.
+    for a file that is not a network. Raises `MaisiError` without the libraries that `features` or
+    `train` needs.
     """
     if train and real is None:
-        raise InvalidRequest("--train needs --real; real volumes are needed to test on")
+        raise InvalidRequest("--train needs --real; the networks are tested on real volumes")
     if train:
         check_libraries()
     network = Path(features) if features is not None else None
     if network:
         from .network import Network
 
-        Network.load(network)  # a file that is none is one error, not one of each volume
-    say = on_progress or (lambda progress: None)
-    say(Progress("reading", 0.0))
+        Network.load(network)  # report a wrong file once, not for each volume
+    notify = on_progress or (lambda progress: None)
+    notify(Progress("reading", 0.0))
     folders = {"SYNTHETIC": synthetic, "--real": real, "--train-set": train_set}
     datasets = [read_dataset(path, role) for role, path in folders.items() if path is not None]
     files.check_apart(datasets)
@@ -103,8 +103,8 @@ def assess(
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InvalidRequest(f"--to is '{to}'; it is no folder: {error.strerror}") from error
-    found = files.describe(
+        raise InvalidRequest(f"--to is '{to}', which is not a folder: {error.strerror}") from error
+    records = files.describe(
         datasets,
         surveyed,
         harmony,
@@ -112,33 +112,33 @@ def assess(
         cache,
         skipped,
         processes,
-        lambda done: say(Progress("describing", _MEASURED * done)),
+        lambda done: notify(Progress("describing", _MEASURED * done)),
     )
-    trained = _train(datasets, found, harmony, seed, say) if train else None
-    results = _measure(datasets, found, network is not None, seed, trained, say)
+    trained = _train(datasets, records, harmony, seed, notify) if train else None
+    results = _measure(datasets, records, network is not None, seed, trained, notify)
     judged = _judge(results)
     settings = {"seed": seed, "features": os.fspath(network) if network else "built-in"}
     report = numbers.document(results, judged, datasets, harmony, settings, skipped)
     page = Path(to) / "report.html"
     write_page(page, results, judged, report)
     numbers.write(Path(to) / "report.json", report)
-    say(Progress("done", 1.0))
+    notify(Progress("done", 1.0))
     return Assessment(judged, report, page, skipped)
 
 
 def _measure(
     datasets: Sequence[Dataset],
-    found: Sequence[Mapping[str, Path]],
+    records: Sequence[Mapping[str, Path]],
     network: bool,
     seed: int,
     trained: Use | None,
-    say: Callable[[Progress], None],
+    notify: Callable[[Progress], None],
 ) -> Results:
     roles = {dataset.role: number for number, dataset in enumerate(datasets)}
     reference = roles.get("--real", roles.get("--train-set", 0))
-    project = sides.projection(list(found[reference].values()), network)
+    project = sides.projection(list(records[reference].values()), network)
     gathered = {
-        role: sides.gather(role, list(found[n]), list(found[n].values()), project)
+        role: sides.gather(role, list(records[n]), list(records[n].values()), project)
         for role, n in roles.items()
     }
     synthetic, real = gathered["SYNTHETIC"], gathered.get("--real")
@@ -148,7 +148,7 @@ def _measure(
 
     def at(name: str) -> None:
         share = steps.index(name) / len(steps)
-        say(Progress(name, _TRAINED + (0.99 - _TRAINED) * share))
+        notify(Progress(name, _TRAINED + (0.99 - _TRAINED) * share))
 
     at("realism")
     real_enough = real is not None and min(len(real), len(synthetic)) >= 4
@@ -166,17 +166,17 @@ def _measure(
 
 def _train(
     datasets: Sequence[Dataset],
-    found: Sequence[Mapping[str, Path]],
+    records: Sequence[Mapping[str, Path]],
     harmony: Harmony,
     seed: int,
-    say: Callable[[Progress], None],
+    notify: Callable[[Progress], None],
 ) -> Use | None:
-    """Train on the volumes that have a record: the others cannot be read."""
+    """Train on the volumes with a record, because the others cannot be read."""
     by_role = {
         dataset.role: replace(
-            dataset, items=tuple(item for item in dataset.items if item.name in records)
+            dataset, items=tuple(item for item in dataset.items if item.name in paths)
         )
-        for dataset, records in zip(datasets, found, strict=True)
+        for dataset, paths in zip(datasets, records, strict=True)
     }
     share = _TRAINED - _MEASURED
     return use(
@@ -184,16 +184,18 @@ def _train(
         by_role["--real"],
         harmony,
         seed,
-        lambda done: say(Progress("training", _MEASURED + share * done)),
+        lambda done: notify(Progress("training", _MEASURED + share * done)),
     )
 
 
 def held_out(real: Side | None, train: Side) -> Side | None:
-    """Return the real volumes that are not, by their bytes, in the training set; None if few."""
+    """Return the real volumes whose bytes are not in the training set; None if too few remain."""
     if real is None:
         return None
-    known = {facts["sha256"]["image"] for facts in train.facts}
-    kept = [i for i, facts in enumerate(real.facts) if facts["sha256"]["image"] not in known]
+    training_digests = {facts["sha256"]["image"] for facts in train.facts}
+    kept = [
+        i for i, facts in enumerate(real.facts) if facts["sha256"]["image"] not in training_digests
+    ]
     return real.take(kept) if len(kept) >= files.LEAST else None
 
 

@@ -1,4 +1,4 @@
-"""The sections of the page on whole sets: realism, diversity, distributions, training, method."""
+"""The sections of the page for whole sets: realism, diversity, distributions, training, method."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .plots import REAL, SYNTHETIC, Interval, histogram, intervals
 from .realism import Realism
 from .use import Use
 
-_PLOTS = 6  # distributions that are drawn
+_PLOTS = 6  # most distributions that are plotted
 
 
 def realism(result: Realism) -> Iterator[str]:
@@ -36,7 +36,7 @@ def realism(result: Realism) -> Iterator[str]:
         ],
         log=True,
     )
-    # These two are about 0 for equal sets, so a ratio of them means nothing.
+    # KID and MMD are about 0 for equal sets, so their ratio has no meaning.
     squared = (("KID", result.kid), ("MMD, of volumes", result.mmd))
     rows[1:1] = squared
     yield table(
@@ -71,9 +71,9 @@ def diversity(result: Diversity, pictures: str) -> Iterator[str]:
     if result.halves:
         yield (
             "<p>Precision and density: the share of synthetic volumes that lie among real ones."
-            " Recall and coverage: the share of the real set that the synthetic one reaches. Half"
-            " of the synthetic volumes, and the other half of the real ones, are compared with half"
-            " of the real ones.</p>"
+            " Recall and coverage: the share of the real set that the synthetic set reaches. Half"
+            " of the synthetic volumes, and half of the real volumes, are compared with the other"
+            " half of the real volumes.</p>"
         )
         names = ("precision", "recall", "density", "coverage")
         yield intervals(
@@ -87,7 +87,7 @@ def diversity(result: Diversity, pictures: str) -> Iterator[str]:
         )
     yield (
         f"<p>{result.duplicated:.1%} of the volumes have a near copy in the set"
-        f" ({counted(len(result.duplicates), 'pair')}). Files with the same bytes as another:"
+        f" ({counted(len(result.duplicates), 'pair')}). Files with the same bytes as another file:"
         f" {result.same_files}.</p>"
     )
     yield f"{pictures}</section>"
@@ -134,7 +134,7 @@ def bias(result: Bias) -> Iterator[str]:
 
 
 def use(result: Use) -> Iterator[str]:
-    """Yield the section on networks that were trained."""
+    """Yield the section on the trained networks."""
     yield "<section><h2>Training</h2>"
     yield (
         f"<p>Dice, mean over labels, of a small UNet on {result.tested} real volumes that were in"
@@ -170,8 +170,9 @@ def method(report: Mapping[str, Any]) -> Iterator[str]:
     )
     yield "<section><h2>Method</h2>"
     yield (
-        f"<p>Every volume is reoriented to RAS+ and resampled to {spacing} mm, finer ones after a"
-        f" blur; {window}. The features of {settings['slices']} slices of each plane are compared"
+        f"<p>Every volume is reoriented to RAS+ and resampled to {spacing} mm; volumes with a finer"
+        f" spacing are blurred first. {window}. The features of {settings['slices']} slices of each"
+        " plane are compared"
         f" ({escape(str(settings['features']))}). Whole volumes are compared at voxels of"
         f" {settings['coarse_mm']:.2f} mm. Seed {settings['seed']}, maisi-client"
         f" {escape(report['maisi_client'])}. Every number is in report.json.</p>"

@@ -1,4 +1,4 @@
-"""The described volumes of a dataset, gathered for the measures; large arrays stay on disk."""
+"""Gather the records of a dataset for the measures; large arrays stay on disk."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ from .record import Record, Task
 
 Floats = NDArray[np.float32]
 
-_PICTURE = 12  # blocks of a side: what is left of the coarse volume to search for neighbours
-_COMPONENTS = 64  # of a network's features: more than a few hundred slices can tell apart
+_PICTURE = 12  # blocks along each side of a picture, in which nearest neighbours are searched
+_COMPONENTS = 64  # most principal components of a network's features
 
 
 @dataclass(frozen=True)
 class Side:
-    """A dataset as the measures see it, a row a volume, in the order of `names`.
+    """The data of a dataset that the measures use, one row per volume, in the order of `names`.
 
-    `features` `[V, 3, S, F]` are those of S slices of three planes; `pictures` `[V, 1728]` means of
-    12 x 12 x 12 blocks of the volume, grey levels 0 to 1. `notes` are the facts of each record as
-    JSON, which takes a fraction of the memory of objects. The `records` on disk have the rest.
+    `features` `[V, 3, S, F]` float32 are the features of S slices of each plane. `pictures`
+    `[V, 1728]` float32 are the means of 12 x 12 x 12 blocks of the volume, grey levels 0 to 1.
+    `notes` are the facts of each record as JSON, which needs a fraction of the memory of objects.
+    `records` are the paths of the records, which have the other data.
     """
 
     role: str
@@ -50,16 +51,16 @@ class Side:
 
     @property
     def facts(self) -> Iterator[Mapping[str, Any]]:
-        """The facts of each record, one after the other."""
+        """The facts of each record, one after another."""
         return map(json.loads, self.notes)
 
     @property
     def means(self) -> Floats:
-        """The features of each volume: means over the slices of each plane, `[V, 3 F]`."""
+        """The features of each volume, as means over the slices of each plane, `[V, 3 F]`."""
         return np.asarray(self.features.mean(2).reshape(len(self), -1))
 
     def take(self, rows: Sequence[int]) -> Side:
-        """Return the side of these rows alone."""
+        """Return a side with only these rows."""
         index = np.array(rows, np.intp)
         return Side(
             self.role,
@@ -75,17 +76,17 @@ class Side:
         return self.record(index).coarse.astype(np.float32) / 255
 
     def record(self, index: int) -> Record:
-        """Read the record of a row."""
+        """Return the record of a row, read from disk."""
         return record.read(self.records[index], self.names[index])
 
 
 def describe_all(
     tasks: Sequence[Task], processes: int, on_done: Callable[[], None]
 ) -> Iterator[tuple[int, Path | None, str]]:
-    """Describe volumes, several at a time; yield the index, the record or None, and the reason.
+    """Describe volumes in several processes; yield the index, the record's path, and the reason.
 
-    Volumes that cannot be read are yielded with the reason, the others are kept on disk whatever
-    happens to the rest.
+    For a volume that cannot be read, the path is None and the reason is not empty. Each record is
+    written to disk as soon as it is complete.
     """
     if processes == 1:
         for index, task in enumerate(tasks):
@@ -109,7 +110,7 @@ def describe_all(
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent is killed: it would wait for work forever."""
+    """End this process when its parent is killed; otherwise it would wait for work forever."""
     parent = parent_process()
     assert parent is not None
 
@@ -132,7 +133,10 @@ def _describe(task: Task) -> tuple[Path | None, str]:
 def gather(
     role: str, names: Sequence[str], paths: Sequence[Path], project: Callable[[Record], Floats]
 ) -> Side:
-    """Read the records of a dataset one by one; `project` returns the features `[3, S, F]` used."""
+    """Return a side from the records of a dataset; `project` returns features `[3, S, F]`.
+
+    Records are read one at a time.
+    """
     features = np.empty((len(paths), 0, 0, 0), np.float32)
     pictures = np.empty((len(paths), _PICTURE**3), np.float32)
     notes = []
@@ -148,10 +152,11 @@ def gather(
 
 
 def projection(paths: Sequence[Path], network: bool) -> Callable[[Record], Floats]:
-    """Return the function to the features that are compared, from the reference's records.
+    """Return the function that maps a record to the features that are compared.
 
-    The built-in features are divided by their standard deviations in the reference. Those of a
-    network become their first principal components there (64 at most), each on its own scale.
+    `paths` are the records of the reference set. Built-in features are divided by their standard
+    deviations in this set. Features of a network are projected to their first principal components
+    in this set (64 at most), which are not rescaled.
     """
     seen: Moments | None = None
     for path in paths:

@@ -10,17 +10,18 @@ from scipy import ndimage
 
 from .blocks import block_means
 
-# Wang, Simoncelli, Bovik: Multi-scale structural similarity, Asilomar 2003.
+# The weights of Wang, Simoncelli, Bovik: Multi-scale structural similarity, Asilomar 2003.
 _WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-_STABLE = 0.01**2, 0.03**2  # K1 and K2 of Wang et al. 2004, for greys 0 to 1
-_SIGMA, _RADIUS = 1.5, 3  # voxels: a Gaussian window of 7 a side
+_STABLE = 0.01**2, 0.03**2  # squares of K1 and K2 of Wang et al. 2004, for grey levels 0 to 1
+_SIGMA, _RADIUS = 1.5, 3  # voxels; the Gaussian window has 7 voxels along each side
 
 
 def ms_ssim(one: NDArray[np.floating[Any]], other: NDArray[np.floating[Any]]) -> float:
-    """Return the multi-scale structural similarity of two volumes `[X, Y, Z]` of greys 0 to 1.
+    """Return the multi-scale structural similarity of two volumes `[X, Y, Z]`, grey levels 0 to 1.
 
-    As many of the five scales are used as have a window in them, with their weights scaled to a
-    sum of 1. 1 is the same volume. Raises ValueError if a side is below 7 voxels.
+    Equal volumes have 1. Of the five scales, those are used at which the window fits into the
+    volume; their weights are scaled to the sum 1. Raises ValueError if a side has less than 7
+    voxels.
     """
     smallest = min(one.shape)
     scales = sum(smallest // 2**scale >= 2 * _RADIUS + 1 for scale in range(len(_WEIGHTS)))
@@ -39,7 +40,7 @@ def ms_ssim(one: NDArray[np.floating[Any]], other: NDArray[np.floating[Any]]) ->
 
 
 def _ssim(x: NDArray[np.float32], y: NDArray[np.float32]) -> tuple[float, float]:
-    """Return the mean structural similarity, and the mean of its factor without luminance."""
+    """Return the means of the structural similarity and of its contrast-structure factor."""
     mx, my = _mean(x), _mean(y)
     vx, vy, cov = _mean(x * x) - mx * mx, _mean(y * y) - my * my, _mean(x * y) - mx * my
     c1, c2 = _STABLE
@@ -49,6 +50,6 @@ def _ssim(x: NDArray[np.float32], y: NDArray[np.float32]) -> tuple[float, float]
 
 
 def _mean(volume: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return local means where the window is whole."""
+    """Return local means at the voxels where the window fits into the volume."""
     soft = ndimage.gaussian_filter(volume, _SIGMA, radius=_RADIUS)
     return np.asarray(soft[(slice(_RADIUS, -_RADIUS),) * volume.ndim])

@@ -1,4 +1,4 @@
-"""How the volumes of a whole set follow their labels, worst cases first."""
+"""Summarise how the volumes of a set follow their labels; the worst cases come first."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _WORST = 8
 
 @dataclass(frozen=True)
 class LabelRow:
-    """A label over all volumes: medians of its contrast and of its edges' shift in mm.
+    """The medians over all volumes of a label's contrast and of the shift of its edge in mm.
 
-    `real_contrast` is that of the real set, None where it has no such label. `shift_spread_mm` is
-    the median of the shift's distance to its median.
+    `real_contrast` is the median contrast in the real set, or None if the set does not have this
+    label. `shift_spread_mm` is the median absolute deviation of the shift.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Organ:
-    """Median HU of an organ in each volume, with the range of real scans."""
+    """The median HU of an organ in each volume, and the range in real scans."""
 
     name: str
     low: float
@@ -52,13 +52,13 @@ class Organ:
 
 @dataclass(frozen=True)
 class Obedience:
-    """How the volumes of a set follow their labels.
+    """Measures of how the volumes of a set follow their labels.
 
-    `measured` volumes have a ratio of borders, of which `unfaithful` are below `FAITHFUL`.
-    `reported` counts the answers of the server's reports: faithful, unfaithful, or none;
-    `set_apart` those that `maisi dataset` put into `unfaithful/`. `shift_mm` is the median of the
-    amounts of all labels' shifts, `real_shift_mm` that of the real set, `voxel_mm` the mean side of
-    a voxel.
+    `measured` is the number of volumes with a ratio of borders, and `unfaithful` the number of
+    those with a ratio below `FAITHFUL`. `reported` counts the results in the server's reports:
+    faithful, unfaithful, or none. `set_apart` is the number of volumes that `maisi dataset` moved
+    to `unfaithful/`. `shift_mm` is the median absolute shift of all labels, and `real_shift_mm`
+    that of the real set. `voxel_mm` is the mean side of a voxel.
     """
 
     measured: int
@@ -82,7 +82,11 @@ def obedience(
     names: tuple[Mapping[int, str], ...],
     set_apart: int,
 ) -> Obedience | None:
-    """Return how a set follows its labels; None if it has none. `names` are each side's labels'."""
+    """Return how a set follows its labels; None if it has no labels.
+
+    `names` has the label names of each side by id. `set_apart` is the number of volumes in
+    `unfaithful/`.
+    """
     ratios, voxels = {}, []
     for index, facts in enumerate(synthetic.facts):
         if "borders" in facts:
@@ -90,7 +94,7 @@ def obedience(
             voxels.append(np.mean(facts["spacing"]))
     if not ratios:
         return None
-    known = {i: float(ratio) for i, ratio in ratios.items() if ratio is not None}
+    measured = {i: float(ratio) for i, ratio in ratios.items() if ratio is not None}
     words = {True: "faithful", False: "unfaithful", None: "without an answer"}
     reported = [
         words.get(facts.get("reported_faithful"), "without an answer") for facts in synthetic.facts
@@ -99,11 +103,11 @@ def obedience(
     others = {row.name: row.contrast for row in _label_rows(real, names[1])} if real else {}
     organs = _organs(synthetic)
     return Obedience(
-        len(known),
-        sum(ratio < FAITHFUL for ratio in known.values()),
+        len(measured),
+        sum(ratio < FAITHFUL for ratio in measured.values()),
         set_apart,
         {word: reported.count(word) for word in words.values()},
-        list(known.values()),
+        list(measured.values()),
         [float(f["borders"]) for f in real.facts if f.get("borders") is not None] if real else [],
         _amount(synthetic),
         _amount(real) if real else None,
@@ -123,7 +127,7 @@ def obedience(
         sum(organ.outside for organ in organs),
         [
             Case(synthetic.names[index], ratio, index)
-            for index, ratio in sorted(known.items(), key=lambda item: item[1])[:_WORST]
+            for index, ratio in sorted(measured.items(), key=lambda item: item[1])[:_WORST]
         ],
     )
 
@@ -164,10 +168,10 @@ def _label_rows(side: Side, names: Mapping[int, str]) -> list[LabelRow]:
 
 
 def _organs(side: Side) -> list[Organ]:
-    found = []
+    organs = []
     for name, (_, low, high) in ORGANS.items():
         medians = [facts["organs"][name] for facts in side.facts if name in facts.get("organs", {})]
         if medians:
             outside = sum(not low <= median <= high for median in medians)
-            found.append(Organ(name, low, high, medians, outside))
-    return found
+            organs.append(Organ(name, low, high, medians, outside))
+    return organs

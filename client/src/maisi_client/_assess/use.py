@@ -1,4 +1,4 @@
-"""What a small network learns from synthetic volumes, from real ones, and from both."""
+"""Train small networks on synthetic volumes, on real volumes and on both, and compare them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .._errors import MaisiError
 from .harmonising import Greys, Harmony, coarse, coarse_labels, load, load_labels
 from .reading import Dataset, Item
 
-_MOST = 48  # volumes of a set: what is held in memory
-_CLASSES = 8  # labels, the largest that both sets have
-_LEAST = 4  # labelled volumes of a set
+_MOST = 48  # most volumes of a set; they are all in memory
+_CLASSES = 8  # most labels: the largest labels that both sets have
+_LEAST = 4  # least labelled volumes of a set
 _STEPS, _BATCH, _RATE = 200, 2, 2e-2
-_SECONDS = 300.0  # in which the three networks are trained, at most
+_SECONDS = 300.0  # time limit for the training of all three networks
 _BOOTSTRAPS = 1000
 
 Pairs = list[tuple[Greys, NDArray[np.uint8]]]
@@ -27,9 +27,10 @@ Pairs = list[tuple[Greys, NDArray[np.uint8]]]
 
 @dataclass(frozen=True)
 class Trained:
-    """The Dice on held-out real volumes: mean over labels and volumes, 95 % interval by bootstrap.
+    """The Dice coefficient of a network on held-out real volumes.
 
-    `labels` are means of each label; `volumes` is how many it was trained on.
+    `mean` is the mean over labels and volumes, from `low` to `high` its 95 % interval by bootstrap.
+    `labels` has the mean of each label. `volumes` is the number of volumes in the training.
     """
 
     mean: float
@@ -41,9 +42,10 @@ class Trained:
 
 @dataclass(frozen=True)
 class Use:
-    """Networks of one form, trained on each set by so many `steps`, `tested` on as many volumes.
+    """Equal networks that were each trained on one set by `steps` steps.
 
-    `planned` are the steps without the limit of time.
+    `tested` is the number of volumes in the test. `planned` is the number of steps without the time
+    limit.
     """
 
     synthetic: Trained
@@ -55,7 +57,7 @@ class Use:
 
 
 def check_libraries() -> None:
-    """Raise `MaisiError` if PyTorch or MONAI are missing."""
+    """Raise `MaisiError` if PyTorch or MONAI is missing."""
     try:
         import monai  # noqa: F401
         import torch  # noqa: F401
@@ -72,12 +74,12 @@ def use(
     seed: int,
     on_step: Callable[[float], None],
 ) -> Use | None:
-    """Train a small UNet on each set, and test on the other half of the real volumes.
+    """Return the results of a small UNet for each set; None if too few volumes have common labels.
 
-    Volumes are `[48, 48, 48]`, the labels the largest that both sets have by name. The seed is
-    fixed. After `_SECONDS` the networks have fewer steps than `_STEPS`, all the same number.
-    `on_step` gets the fraction that is done. None if too few volumes have labels in common. Files
-    are those that could be read.
+    One half of the real volumes is for training, the other half for the test. Volumes are
+    `[48, 48, 48]`. The labels are the largest that both sets have, by name. If `_SECONDS` are over
+    before `_STEPS` steps, all networks have the same smaller number of steps. `on_step` is called
+    with the fraction that is done. All files of the datasets must be readable.
     """
     sides = [_labelled(dataset) for dataset in (synthetic, real)]
     if len(sides[0]) < _LEAST or len(sides[1]) < 2 * _LEAST:
@@ -111,7 +113,7 @@ def _labelled(dataset: Dataset) -> list[Item]:
 
 
 def _volumes(items: Sequence[Item], dataset: Dataset) -> dict[str, float]:
-    """Return the mean number of voxels of each label in the first volumes, by its name."""
+    """Return the mean number of voxels of each label, by name, in the first volumes."""
     counts: dict[str, float] = {}
     for item in items[:8]:
         assert item.labels is not None
@@ -126,7 +128,7 @@ def _volumes(items: Sequence[Item], dataset: Dataset) -> dict[str, float]:
 def _pairs(
     items: Sequence[Item], dataset: Dataset, names: Sequence[str], harmony: Harmony
 ) -> Pairs:
-    """Return coarse volumes and their classes, 1 for the first of `names`."""
+    """Return coarse volumes and their classes; class 1 is the first of `names`."""
     table = np.zeros(65536, np.uint8)
     for id_, name in dataset.label_names.items():
         if name in names:
@@ -143,7 +145,7 @@ def _pairs(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Let PyTorch use one thread: several wait for each other at so small a network."""
+    """Let PyTorch use one thread, because several threads are slower for such a small network."""
     import torch
 
     threads = torch.get_num_threads()
@@ -157,10 +159,11 @@ def _one_thread() -> Iterator[None]:
 def _train(
     sets: Sequence[Pairs], classes: int, seed: int, on_step: Callable[[float], None]
 ) -> tuple[list[Any], int]:
-    """Return a UNet for each set, and the number of steps that each was trained.
+    """Return a UNet for each set, and the number of training steps of each.
 
-    The networks take their steps in turn, so that they have had as many when the time is over. The
-    learning rate falls to 0 at the end, whichever ends the training.
+    The networks are trained in turn, one step at a time, so that all have the same number of steps
+    when the time is over. The learning rate falls to 0 at the end, whether the steps or the time
+    end the training.
     """
     learners = [_Learner(pairs, classes, seed) for pairs in sets]
     started, steps, done = time.monotonic(), 0, 0.0
@@ -217,9 +220,9 @@ def _test(network: Any, pairs: Pairs, names: Sequence[str], volumes: int, seed: 
     dice = np.full((len(pairs), len(names)), np.nan)
     for row, (grey, truth) in enumerate(pairs):
         with torch.inference_mode():
-            found = network(torch.from_numpy(grey)[None, None]).argmax(1)[0].numpy()
+            predicted = network(torch.from_numpy(grey)[None, None]).argmax(1)[0].numpy()
         for column in range(len(names)):
-            mask, own = found == column + 1, truth == column + 1
+            mask, own = predicted == column + 1, truth == column + 1
             if own.any():
                 dice[row, column] = 2 * (mask & own).sum() / (mask.sum() + own.sum())
     each = np.nanmean(dice, axis=1)
@@ -229,6 +232,6 @@ def _test(network: Any, pairs: Pairs, names: Sequence[str], volumes: int, seed: 
     labels = {
         name: float(np.nanmean(column))
         for name, column in zip(names, dice.T, strict=True)
-        if not np.isnan(column).all()  # in no volume
+        if not np.isnan(column).all()  # a label that is in no volume has no mean
     }
     return Trained(float(each.mean()), low, high, volumes, labels)

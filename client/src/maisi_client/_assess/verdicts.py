@@ -1,4 +1,4 @@
-"""A level and a sentence for each question about a dataset, from its measures."""
+"""Answer questions about a dataset: a level and a sentence from its measures."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from .use import Use
 
 LEVELS = ("good", "check", "poor", "unknown")
 
-# By these limits the tests tell damage from an untouched half: tests/client/assess/test_damage.py.
-_FAR, _NEAR, _SAME = 3.0, 1.5, 1.2  # ratios of FID to that of real volumes
-_LEVEL = 0.01  # p-value of a difference
-_SIMILAR, _COLLAPSED = 0.05, 0.15  # MS-SSIM above the real set's interval; blur adds some, too
-_FEW = 10  # volumes of a side, below which the level is unknown
-_USELESS = 0.7  # of the Dice that real volumes give
-_SHARE = 0.05  # of volumes: duplicates, or those that do not follow their masks
+# With these limits, tests/client/assess/test_damage.py distinguishes damaged from intact volumes.
+_FAR, _NEAR, _SAME = 3.0, 1.5, 1.2  # ratios of the FID to the FID of real volumes
+_LEVEL = 0.01  # p-value of a significant difference
+_SIMILAR, _COLLAPSED = 0.05, 0.15  # MS-SSIM above the real set's interval; blur also increases it
+_FEW = 10  # least volumes of a side; with fewer, the level is unknown
+_USELESS = 0.7  # fraction of the Dice coefficient after training on real volumes
+_SHARE = 0.05  # share of duplicates, or of volumes that do not follow their masks
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer to a question: `level` is one of `LEVELS`, `sentence` says why."""
+    """The answer to a question: `level` is one of `LEVELS`, and `sentence` gives the reason."""
 
     question: str
     level: str
@@ -36,7 +36,7 @@ class Verdict:
 
 
 def of_realism(result: Realism | None, sizes: Sequence[int]) -> Verdict:
-    """Return whether the volumes look real."""
+    """Return the verdict on whether the volumes look real."""
     question = "Are the volumes realistic?"
     if len(sizes) == 1:
         return Verdict(question, "unknown", "Not measured: no real volumes were given (--real).")
@@ -63,7 +63,7 @@ def of_realism(result: Realism | None, sizes: Sequence[int]) -> Verdict:
 
 
 def of_diversity(result: Diversity, sizes: Sequence[int]) -> Verdict:
-    """Return whether the volumes differ from each other as real ones do."""
+    """Return the verdict on whether the volumes differ from each other as real volumes do."""
     question = "Are the volumes diverse?"
     if few := _too_few(sizes):
         return Verdict(question, "unknown", few)
@@ -80,7 +80,7 @@ def of_diversity(result: Diversity, sizes: Sequence[int]) -> Verdict:
         )
     if result.halves:
         mine, real = (result.halves[role]["coverage"] for role in ("synthetic", "real"))
-        # A diverse set outside of the real one covers nothing of it, too.
+        # A diverse set can also have a low coverage, if it is far from the real set.
         near = result.halves["synthetic"]["precision"][0] >= 0.5
         if near and mine[0] < real[1] - 0.1:
             level = "poor" if mine[0] < 0.5 * real[0] else max(level, "check", key=_rank)
@@ -104,14 +104,14 @@ def of_diversity(result: Diversity, sizes: Sequence[int]) -> Verdict:
 
 
 def of_obedience(result: Obedience | None) -> Verdict:
-    """Return whether the volumes follow their labels."""
+    """Return the verdict on whether the volumes follow their labels."""
     question = "Do the volumes follow their labels?"
     if result is None:
         return Verdict(question, "unknown", "Not measured: the volumes have no labels.")
     share = result.unfaithful / max(result.measured, 1)
     if not result.measured:
         return Verdict(
-            question, "unknown", "Not measured: in no volume do enough voxels of labels meet."
+            question, "unknown", "Not measured: no volume has enough voxels where labels meet."
         )
     shift = result.shift_mm
     wide = shift is not None and shift > result.voxel_mm
@@ -133,7 +133,7 @@ def of_obedience(result: Obedience | None) -> Verdict:
 
 
 def of_privacy(result: Privacy | None, sizes: Sequence[int]) -> Verdict:
-    """Return whether volumes are closer to the training set than real ones; never `safe`."""
+    """Return the verdict on whether volumes are closer to the training set than real volumes."""
     question = "Do the volumes repeat patients of the training set?"
     if result is None:
         return Verdict(
@@ -162,12 +162,12 @@ def of_privacy(result: Privacy | None, sizes: Sequence[int]) -> Verdict:
         question,
         "good",
         f"No volume is suspicious, and the set is no closer to the training set than {other}. This"
-        " is no proof of privacy.",
+        " does not prove privacy.",
     )
 
 
 def of_bias(result: Bias, has_real: bool, sizes: Sequence[int]) -> Verdict:
-    """Return which quantities are over- or under-represented."""
+    """Return the verdict on quantities that are over- or under-represented."""
     question = "What is over- or under-represented?"
     if not has_real:
         return Verdict(question, "unknown", "Not measured: no real volumes were given (--real).")
@@ -196,7 +196,7 @@ def of_bias(result: Bias, has_real: bool, sizes: Sequence[int]) -> Verdict:
 
 
 def of_use(result: Use | None) -> Verdict:
-    """Return whether a network that was trained on the volumes works on real ones."""
+    """Return the verdict on whether a network trained on the volumes works on real volumes."""
     question = "Does a network trained on the volumes work on real ones?"
     if result is None:
         return Verdict(
@@ -219,7 +219,7 @@ def of_use(result: Use | None) -> Verdict:
 def _difference(one: Quantity) -> str:
     own, real = float(np.median(one.synthetic)), float(np.median(one.real))
     if own == real:
-        return f"{one.name} has the same median and another spread"
+        return f"{one.name} has the same median and a different spread"
     return f"{one.name} is {'greater' if own > real else 'smaller'}"
 
 
