@@ -229,7 +229,7 @@ def test_a_deflated_segmentation_stays_packed(tmp_path: Path) -> None:
 
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     dataset.save_as(path, enforce_file_format=True)
-    assert "it is deflated as a whole" in probe(path)[0]
+    assert "the whole file is deflated" in probe(path)[0]
 
 
 @pytest.mark.parametrize("tag", ["Rows", "NumberOfFrames"])
@@ -240,7 +240,7 @@ def test_a_segmentation_that_promises_gigabytes(tmp_path: Path, tag: str) -> Non
         dataset.NumberOfFrames = 2**31 - 1
     dataset.save_as(path)
     sentence = probe(path)[0]
-    assert sentence.startswith(f"MaskError: mask '{path}' is no label map on a regular grid: ")
+    assert sentence.startswith(f"MaskError: mask '{path}' is not a label map on a regular grid: ")
 
 
 def test_slices_far_apart(tmp_path: Path) -> None:

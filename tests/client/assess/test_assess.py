@@ -240,7 +240,7 @@ def test_bad_input_is_one_sentence(folders: dict[str, Path], tmp_path: Path) -> 
     with pytest.raises(InvalidRequest, match=r"--real is '.*', the same folder as SYNTHETIC"):
         maisi_client.assess(folders["untouched"], real=folders["untouched"], to=to)
     (tmp_path / "file").write_text("")
-    with pytest.raises(InvalidRequest, match=r"--to is '.*file'; it is no folder"):
+    with pytest.raises(InvalidRequest, match=r"--to is '.*file', which is not a folder"):
         maisi_client.assess(folders["untouched"], to=tmp_path / "file")
     with pytest.raises(InvalidRequest, match=r"--features is '.*none\.pt', which cannot be read"):
         maisi_client.assess(folders["untouched"], features=tmp_path / "none.pt", to=to)

@@ -112,7 +112,7 @@ def test_what_orthanc_refuses_is_said(orthanc: Orthanc, tmp_path: Path) -> None:
     )
     with pytest.raises(InvalidRequest) as refused:
         stow_dicom(files, orthanc.web.replace(orthancs.PASSWORD, "guess"))
-    assert "/studies refuses the user, with HTTP 401; user and" in str(refused.value)
+    assert "/studies refuses the user, with HTTP 401; put user" in str(refused.value)
     assert f"0 of {len(files)} objects" in str(refused.value)
     assert "guess" not in str(refused.value)
     with pytest.raises(MaisiError, match="/nowhere/studies answers HTTP 404 Not Found; before"):
@@ -120,5 +120,5 @@ def test_what_orthanc_refuses_is_said(orthanc: Orthanc, tmp_path: Path) -> None:
     result = maisi("dicom", path, "--labelmap", "--send", orthanc.node)
     if result.returncode:  # Orthanc before 1.12 does not know the class
         assert "ARCHIVE at 127.0.0.1" in result.stderr and result.stderr.count("\n") == 1
-        assert "takes no Label Map Segmentation Storage; 0 of 16 objects" in result.stderr
+        assert "does not accept Label Map Segmentation Storage; 0 of 16 objects" in result.stderr
         assert len(orthanc.instances()) == count

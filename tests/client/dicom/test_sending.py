@@ -101,7 +101,7 @@ def test_a_node_that_lacks_a_class(files: list[Path]) -> None:
         send_dicom(files, address)
     assert isinstance(error, InvalidRequest) and len(stored) == COUNT
     assert str(error).endswith(
-        f"takes no RT Structure Set Storage; 0 of {COUNT} objects were stored"
+        f"does not accept RT Structure Set Storage; 0 of {COUNT} objects were stored"
     )
 
 
@@ -227,7 +227,7 @@ def test_who_sends(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(file.read_bytes() in content for _, _, content in seen for file in files[:2])
     monkeypatch.setenv("MAISI_STOW_TOKEN", "bad\x07token")
     error = failure(lambda: stow_dicom(files, url))
-    assert "$MAISI_STOW_TOKEN holds other characters" in str(error) and "bad" not in str(error)
+    assert "$MAISI_STOW_TOKEN has characters other" in str(error) and "bad" not in str(error)
 
 
 @pytest.mark.parametrize(

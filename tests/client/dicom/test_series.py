@@ -174,7 +174,7 @@ def test_same_content_same_uids_and_a_mask_is_a_patient(tmp_path: Path) -> None:
     another = read(save_dicom(other, tmp_path / "3", mask=mask))[0]
     bare = read(save_dicom(ct, tmp_path / "4"))[0]
     sourced = read(save_dicom(volume(strength=0.6), tmp_path / "5"))[0]
-    assert sourced.DerivationDescription.endswith("from noise, a volume that was given")
+    assert sourced.DerivationDescription.endswith("from noise, a source volume")
     one = read(first)[0]
     shared = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID")
     assert [one[k].value for k in shared] == [another[k].value for k in shared]
@@ -241,7 +241,7 @@ def test_numbers_are_ids_where_nothing_is_known(tmp_path: Path) -> None:
     prepare(file, {"vocabulary": "totalsegmentator-v2"})
 
     mixed = foreign(tmp_path / "mixed.dcm", {"x": (TISSUE, None), "k": (KIDNEY, "Left")})
-    with pytest.raises(MaskError, match="segment 1, 'x', that is none of MAISI's labels"):
+    with pytest.raises(MaskError, match="segment 1, 'x', that is not one of MAISI's labels"):
         load_mask(mixed)
 
 
@@ -265,7 +265,7 @@ def test_what_is_no_label_map_is_refused(tmp_path: Path) -> None:
     at = frames[0].PlanePositionSequence
     frames[-1].PlanePositionSequence = at
     overlapping.save_as(both)
-    with pytest.raises(MaskError, match=r"both\.dcm' is no label map on a regular grid: "):
+    with pytest.raises(MaskError, match=r"both\.dcm' is not a label map on a regular grid: "):
         load_mask(both)
     with pytest.raises(InvalidRequest, match="is not an image that can be read"):
         load_greys(tmp_path / "f" / "0001.dcm")
@@ -283,12 +283,12 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     refused("the report's modality is 'pet'; ct or mri", volume(modality="pet"))
     ct = volume()
     moved_mask = nib.Nifti1Image(mask_of(ct.image).dataobj, np.diag([1.0, 1, 1.1, 1]))
-    refused("the mask is on another grid", ct, mask=moved_mask)
+    refused("the mask and the volume have different grids", ct, mask=moved_mask)
     refused("has no label", ct, mask=nib.Nifti1Image(np.zeros(SHAPE, np.uint8), np.eye(4)))
     other = replace(ct, report={**CT, "vocabulary": "maisi-124"})
-    refused("the mask's ids were sent as maisi-124's", other, mask=mask_of(ct.image))
+    refused("the mask was sent with the vocabulary 'maisi-124'", other, mask=mask_of(ct.image))
     halves = nib.Nifti1Image(np.full(SHAPE, 0.5, np.float32), np.eye(4))
-    refused("more than the whole numbers from -32768", replace(ct, image=halves))
+    refused("values other than whole numbers from -32768", replace(ct, image=halves))
 
     (tmp_path / "note.txt").write_text("mine")
     with pytest.raises(

@@ -157,7 +157,7 @@ def test_a_thickness_that_does_not_fit_is_refused(series: Path) -> None:
     assert load_mask(path).spacing == pytest.approx(SIZES)
     for image in series.glob("0*.dcm"):
         image.unlink()
-    with pytest.raises(MaskError, match="is no label map on a regular grid"):
+    with pytest.raises(MaskError, match="is not a label map on a regular grid"):
         load_mask(path)
 
 
@@ -166,7 +166,9 @@ def test_what_nothing_says_is_refused(series: Path) -> None:
     assert load_mask(path).values.shape == SHAPE
     alone = series.parent / "seg.dcm"
     shutil.copy(path, alone)
-    with pytest.raises(MaskError, match="neither it nor images in its folder say how far apart"):
+    with pytest.raises(
+        MaskError, match="neither the file nor images in its folder have a slice spacing"
+    ):
         load_mask(alone)
 
 
@@ -180,7 +182,7 @@ def test_images_at_irregular_distances_are_refused(series: Path) -> None:
         position + 0.4 * (position - np.array(first.ImagePositionPatient)) / 11
     )
     image.save_as(last)
-    with pytest.raises(MaskError, match="lie at irregular distances"):
+    with pytest.raises(MaskError, match="are not evenly spaced"):
         load_mask(path)
 
 

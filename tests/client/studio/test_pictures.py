@@ -127,7 +127,7 @@ def test_wrong_files_are_one_sentence(page: Browser, tmp_path: Path) -> None:
         ("mask", slices, "0 Segmentations were found in 32 files"),
         ("mask", slices[:1], "mask '0001.dcm' is DICOM of CT Image Storage"),
         ("volume", [("mask.dcm", files["mask.dcm"])], "the files have no series of slices"),
-        ("volume", gap, "the series is no volume on a regular grid"),
+        ("volume", gap, "the series is not a volume on a regular grid"),
         ("volume", [("a.dcm", bytes(128) + b"DICMxyz")], "the files have no series of slices"),
     ):
         status, answer = page.upload(kind, *sent)

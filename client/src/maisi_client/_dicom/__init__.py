@@ -1,1 +1,1 @@
-"""DICOM: volumes as series, masks as Segmentations, and masks read from these."""
+"""DICOM: write volumes as series and masks as Segmentations, and read both."""

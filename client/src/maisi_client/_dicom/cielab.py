@@ -1,10 +1,10 @@
-"""Colours as DICOM has them: CIELab, of the ICC profile connection space (PS3.3 C.10.7.1.1)."""
+"""Colours in the form of DICOM: CIELab in the ICC profile connection space (PS3.3 C.10.7.1.1)."""
 
 from __future__ import annotations
 
 import numpy as np
 
-# sRGB (IEC 61966-2-1) to XYZ, adapted to the white D50 by Bradford's method, and that white:
+# The matrix from sRGB (IEC 61966-2-1) to XYZ, adapted to the white point D50 by Bradford's method:
 # http://www.brucelindbloom.com/index.html?Eqn_RGB_XYZ_Matrix.html
 _TO_XYZ = np.array(
     [
@@ -17,14 +17,14 @@ _WHITE = _TO_XYZ.sum(axis=1)
 
 
 def cielab(rgb: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Return L*, a* and b* of a colour of sRGB, 0 to 255, each scaled to 0 to 65535.
+    """Return L*, a* and b* of an sRGB colour, 0 to 255, each scaled to 0 to 65535.
 
-    L* of 0 to 100 and a*, b* of -128 to 127 fill that range.
+    The range corresponds to 0 to 100 for L*, and to -128 to 127 for a* and b*.
     """
     share = np.array(rgb) / 255
     linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
     relative = _TO_XYZ @ linear / _WHITE
-    # The two parts of CIE 15 meet at (6 / 29) ** 3.
+    # The function of CIE 15 has two branches, which meet at (6 / 29) ** 3.
     x, y, z = np.where(
         relative > (6 / 29) ** 3, np.cbrt(relative), relative * (29 / 6) ** 2 / 3 + 4 / 29
     )

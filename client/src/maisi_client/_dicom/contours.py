@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 def contours(region: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
     """Return the closed polygons, `[points, 2]`, around the pixels of a region `[rows, columns]`.
 
-    A point is column and row, of pixels' centres. Lines run halfway between a centre within and its
-    neighbour outside (marching squares), so that the centres within all polygons are the region's.
-    A hole is joined with its outline by a line that is passed there and back, the keyhole of
-    PS3.3 C.8.8.6.3: each polygon is whole, and none is to be taken out of another.
+    A point is (column, row); whole numbers are the centres of pixels. Lines run halfway between the
+    centre of a pixel inside and of its neighbour outside (marching squares), so the polygons
+    contain the centres of exactly the region's pixels. A line that is passed in both directions
+    joins a hole with its outline (the keyhole of PS3.3 C.8.8.6.3), so no polygon has to be
+    subtracted from another.
     """
     from contourpy import FillType, contour_generator
 
@@ -30,7 +31,7 @@ def contours(region: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
     polygons = []
     for points, offsets in zip(*generator.filled(0.5, 2), strict=True):
         rings = [
-            _corners(points[start : end - 1])  # the last point is the first
+            _corners(points[start : end - 1])  # the last point repeats the first
             for start, end in pairwise(offsets)
         ]
         polygons.append(_keyhole(rings) + first - 1)
@@ -46,10 +47,10 @@ def _corners(ring: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _keyhole(rings: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Return an outer ring with its holes joined to it, each by a line between near points."""
+    """Return an outer ring that is joined with each of its holes by a line between close points."""
     outline, *holes = rings
     for hole in holes:
-        # The hole's first point, and the nearest one of what is joined already.
+        # The line joins the hole's first point with the nearest point of the outline so far.
         at = int(np.argmin(((outline - hole[0]) ** 2).sum(axis=1)))
         outline = np.concatenate([outline[: at + 1], hole, hole[:1], outline[at:]])
     return outline

@@ -1,4 +1,4 @@
-"""The volumes of a dataset as DICOM, one after the other: it can be stopped and continued."""
+"""Write and send the volumes of a dataset as DICOM. A run can be stopped and continued."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from .segmentation_writer import require_dicom
 from .sending import Destination
 from .series import save_dicom
 
-# Of each layout of `maisi dataset`; what does not follow its mask is in another folder.
+# The images of all layouts of `maisi dataset`, without those in `unfaithful/`.
 _IMAGES = ("images/[!.]*.nii.gz", "imagesTr/[!.]*.nii.gz", "sub-*/**/anat/[!.]*.nii.gz")
-_CHANNEL = re.compile(r"_\d{4}$")  # nnU-Net's, at the end of an image's name
-_RECORD = "sent.jsonl"  # what was sent, a line each
+_CHANNEL = re.compile(r"_\d{4}$")  # the channel at the end of an image's name in nnU-Net
+_RECORD = "sent.jsonl"  # a line for each volume that was sent to a destination
 
 
 @dataclass(frozen=True)
 class _Series:
-    """A volume to write: its image file and its report; the channel if the file is 4-D."""
+    """A volume to write: its image file, its report, and its channel if the file is 4-D."""
 
     name: str
     image: Path
@@ -44,7 +44,10 @@ class _Series:
 
 @dataclass(frozen=True)
 class Study:
-    """A volume of a dataset: `written`, `kept` from before, or `failed` with an error."""
+    """The result for a volume.
+
+    `state` is `written`, `kept` if an earlier run wrote it, or `failed`; then `error` is not empty.
+    """
 
     name: str
     state: str
@@ -61,11 +64,11 @@ def dataset_dicom(
     """Write every volume of a dataset, with its labels, as DICOM into `to/NAME`, and send it.
 
     `dataset` is the folder that `make_dataset` wrote, in any layout. A volume without a report is
-    incomplete, and is left out. Without `to`, no files are kept. With `to`, a second run writes and
-    sends only what the first one did not, by the folders in `to` and the file `sent.jsonl`. Yield
-    each volume when it is written and sent.
+    incomplete and is left out. Without `to`, no files are kept. With `to`, a second run writes and
+    sends only the volumes that the first run did not; the folders in `to` and the file `sent.jsonl`
+    record them. Yield each volume when it is written and sent.
 
-    Raises `InvalidRequest` if there is no volume, or a receiver refuses the files,
+    Raises `InvalidRequest` if there is no volume or a receiver refuses the files,
     `ServerUnavailable` if a receiver does not answer, `ServerError` if it fails, and `MaisiError`
     without the extra `dicom`.
     """
@@ -82,7 +85,7 @@ def dataset_dicom(
         sent = _sent(folder)
         for series in all_series:
             name = series.name
-            for draft in folder.glob(f".????????.{glob.escape(name)}"):  # of a killed process
+            for draft in folder.glob(f".????????.{glob.escape(name)}"):  # left by a killed process
                 shutil.rmtree(draft)
             state = "kept" if (folder / name).exists() else "written"
             try:
@@ -106,7 +109,7 @@ def dataset_dicom(
 
 
 def _sent(folder: Path) -> list[list[str]]:
-    """Return destination and name of what was sent; a line that was cut off does not count."""
+    """Return destination and name of each volume that was sent; incomplete lines are ignored."""
     record, sent = folder / _RECORD, []
     for line in record.read_text().splitlines() if record.is_file() else ():
         with contextlib.suppress(ValueError):
@@ -115,9 +118,9 @@ def _sent(folder: Path) -> list[list[str]]:
 
 
 def _series(image: Path) -> list[_Series]:
-    """Return the volumes of an image file; none if their reports are not all there.
+    """Return the volumes of an image file; none if one of their reports is missing.
 
-    MSD's layout has the channels of a case in one file, `[X, Y, Z, C]`, with a report for each.
+    In MSD's layout one file has all channels of a case, `[X, Y, Z, C]`, and each has a report.
     """
     name = report_path(image).stem
     for report in filter(Path.is_file, report_files(image, name)):
@@ -126,7 +129,7 @@ def _series(image: Path) -> list[_Series]:
         return []
     try:
         shape = open_image(image, "volume", InvalidRequest)[1].shape
-    except InvalidRequest:  # nobody has reported it
+    except InvalidRequest:  # the image has no report
         return []
     names = [name + channel_end(number) for number in range(shape[3] if len(shape) == 4 else 0)]
     reports = [image.parent.parent / "reports" / f"{channel}.json" for channel in names]
@@ -139,14 +142,14 @@ def _series(image: Path) -> list[_Series]:
 
 
 def _names(dataset: Path) -> dict[int, str]:
-    """Return the names of the numbers that nnU-Net's and MSD's layouts have for labels."""
+    """Return the names of the label ids in the layouts of nnU-Net and MSD."""
     if not (dataset / "imagesTr").is_dir():
         return {}
     names = names_of_labels(read_dataset_json(dataset))
     if not names:
         raise InvalidRequest(
             f"'{dataset / 'dataset.json'}' does not have the names of labels; `maisi dataset`"
-            " writes it when all rows are made"
+            " writes them when all rows are made"
         )
     return names
 
@@ -154,7 +157,7 @@ def _names(dataset: Path) -> dict[int, str]:
 def _volume(
     dataset: Path, series: _Series, names: Mapping[int, str]
 ) -> tuple[Volume, Mapping[int, str] | None]:
-    """Return a volume with its labels as mask, and their names if their ids are not MAISI's."""
+    """Return a volume with its labels as mask, and the labels' names if the ids are not MAISI's."""
     volume = Volume.load(series.image, report=series.report)
     if series.channel is not None:
         image = volume.image
@@ -180,8 +183,8 @@ def _volume(
 
 
 def _label_files(dataset: Path, image: Path, row: str) -> list[Path]:
-    """Return the possible paths of the labels of an image, whose report has the name `row`."""
-    if image.parent.name == "anat":  # of BIDS
+    """Return the possible paths of the labels of an image; its report has the name `row`."""
+    if image.parent.name == "anat":  # BIDS
         folder = dataset / BIDS_LABELS / image.parent.relative_to(dataset)
         return sorted(folder.glob("*_dseg.nii.gz"))
     name = report_path(image).stem

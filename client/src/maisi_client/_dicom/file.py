@@ -1,4 +1,4 @@
-"""Reading of DICOM files, without unpacking more than can be sent."""
+"""Read DICOM files that are not larger than a volume that can be sent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .._image_file import MAX_BYTES
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-# Raised by pydicom and highdicom for an incomplete file.
+# The exceptions of pydicom and highdicom for an incomplete file.
 DICOM_ERRORS = (
     *(AttributeError, EOFError, IndexError, KeyError, MemoryError, NotImplementedError, OSError),
     *(RuntimeError, TypeError, ValueError),
@@ -20,8 +20,8 @@ DICOM_ERRORS = (
 
 
 def is_dicom(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file begins as PS3.10 requires: 128 bytes of anything, then DICM."""
-    if not os.path.isfile(path):  # reading a pipe could block
+    """Return whether a file has the header of PS3.10: any 128 bytes, then `DICM`."""
+    if not os.path.isfile(path):  # a read from a pipe could block
         return False
     try:
         with Path(path).open("rb") as file:
@@ -31,20 +31,20 @@ def is_dicom(path: str | os.PathLike[str]) -> bool:
 
 
 def read_dicom(path: str | os.PathLike[str], **options: Any) -> Dataset:
-    """Read a file, unless it is deflated as a whole.
+    """Return the data set of a file.
 
-    Raises ValueError for a deflated one, and another of `DICOM_ERRORS` if it cannot be read.
+    Raises ValueError if the whole file is deflated, and one of `DICOM_ERRORS` if it cannot be read.
     """
     from pydicom import dcmread
     from pydicom.filereader import read_file_meta_info
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
     if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-        raise ValueError("it is deflated as a whole, and may unpack to any size")
+        raise ValueError("the whole file is deflated, so its size is unknown")
     return dcmread(path, **options)
 
 
 def check_size(*sides: int) -> None:
-    """Raise ValueError for more voxels, of 2 bytes, than a file may have."""
+    """Raise ValueError if a file with these sides, in voxels of 2 bytes, is too large."""
     if 2 * math.prod(map(int, sides)) > MAX_BYTES:
         raise ValueError(f"it has {' x '.join(map(str, sides))} voxels, more than can be read")

@@ -1,4 +1,4 @@
-"""The images of a DICOM series: a CT or MR slice each, of an anonymous synthetic patient."""
+"""The images of a DICOM series: CT or MR slices of an anonymous synthetic patient."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 _DESCRIBED_KEYS = ("variant", "modality", "seed", "steps", "guidance")
-_SOFT_TISSUE = (40, 400)  # HU: the usual window of the trunk
+_SOFT_TISSUE = (40, 400)  # HU, centre and width of the usual window for the trunk
 
 
 def images(
     grid: SliceGrid, volume: RasImage, report: Mapping[str, Any], mask: RasImage | None
 ) -> Iterator[Dataset]:
-    """Yield the images of the slices, from foot to head."""
+    """Yield the images of the slices, from the feet to the head."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian
 
@@ -57,7 +57,7 @@ def images(
 
 
 def decimals(values: Any, places: int) -> list[float]:
-    """Round to what a decimal string of 16 characters holds; no -0."""
+    """Return values rounded so that they fit into a decimal string of 16 characters; never -0."""
     return [float(value) + 0.0 for value in np.round(values, places)]
 
 
@@ -67,14 +67,14 @@ def digest(ras: RasImage) -> str:
 
 
 def content_uid(*content: str) -> str:
-    """Return a UID that follows from the content."""
+    """Return a UID that is computed from the content."""
     from pydicom.uid import generate_uid
 
     return str(generate_uid(entropy_srcs=["maisi-client", *(f"{len(c)}:{c}" for c in content)]))
 
 
 def _kind(report: Mapping[str, Any], values: NDArray[np.int16]) -> Dataset:
-    """Return the attributes of CT or of MR; raises `InvalidRequest` for other modalities."""
+    """Return the attributes of CT or MR; raises `InvalidRequest` for any other modality."""
     from pydicom.dataset import Dataset
     from pydicom.uid import CTImageStorage, MRImageStorage
 
@@ -91,7 +91,7 @@ def _kind(report: Mapping[str, Any], values: NDArray[np.int16]) -> Dataset:
         raise InvalidRequest(f"the report's modality is '{name}'; ct or mri is expected")
     kind.SOPClassUID, kind.Modality = MRImageStorage, "MR"
     kind.ImageType[2] = "OTHER"
-    # There was no pulse sequence: research mode, without a variant, and no times.
+    # There is no pulse sequence, so it is in research mode without a variant or times.
     kind.ScanningSequence, kind.SequenceVariant, kind.ScanOptions = "RM", "NONE", None
     kind.MRAcquisitionType = "3D"
     kind.RepetitionTime = kind.EchoTime = kind.EchoTrainLength = None
@@ -101,7 +101,7 @@ def _kind(report: Mapping[str, Any], values: NDArray[np.int16]) -> Dataset:
 
 
 def _common(report: Mapping[str, Any], subject: str, series: str, masked: bool) -> Dataset:
-    """Return the attributes of all images: an anonymous patient, and how they were made."""
+    """Return the attributes of all images: an anonymous patient, and the origin of the images."""
     from pydicom.dataset import Dataset
 
     parameters = {key: report[key] for key in _DESCRIBED_KEYS if report.get(key) is not None}
@@ -139,7 +139,7 @@ def _common(report: Mapping[str, Any], subject: str, series: str, masked: bool) 
     )
     inputs = ["noise"]
     inputs += ["a label mask"] if masked or report.get("masked") else []
-    inputs += ["a volume that was given"] if "strength" in report else []
+    inputs += ["a source volume"] if "strength" in report else []
     common.DerivationDescription = f"Made by a generative model (MAISI) from {', '.join(inputs)}"
     common.SamplesPerPixel, common.PhotometricInterpretation = 1, "MONOCHROME2"
     common.BitsAllocated, common.BitsStored, common.HighBit = 16, 16, 15

@@ -1,4 +1,4 @@
-"""Reading of masks from DICOM Segmentations."""
+"""Read masks from DICOM Segmentations."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 OWN = "maisi"  # the vocabulary of MAISI's ids
-LABELMAP = "1.2.840.10008.5.1.4.1.1.66.7"  # its SOP class
+LABELMAP = "1.2.840.10008.5.1.4.1.1.66.7"  # the SOP class of LABELMAP
 _SOP_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", LABELMAP)  # BINARY, LABELMAP
-_Codes: TypeAlias = tuple[str, str, str]  # type, region and side; empty without
+_Codes: TypeAlias = tuple[str, str, str]  # type, region and side; empty if there is none
 
 
 def is_segmentation(path: str | os.PathLike[str]) -> bool:
@@ -38,15 +38,16 @@ def is_segmentation(path: str | os.PathLike[str]) -> bool:
 
 
 def read_segmentation(path: str | os.PathLike[str], name: str) -> nib.Nifti1Image:
-    """Read a DICOM Segmentation, BINARY or LABELMAP, as a label map; errors call it `name`.
+    """Return a DICOM Segmentation, BINARY or LABELMAP, as a label map; `name` is for errors.
 
-    A label's id is the one that this package wrote with it. Else it is MAISI's id of the segment's
-    coded anatomy or of its label's name; then `extra["vocabulary"]` of the image is `maisi`. If no
-    segment has either, the ids are the segments' numbers.
+    If this package wrote the file, a label has its original id. Otherwise it has MAISI's id for the
+    segment's coded anatomy or for the name of its label, and `extra["vocabulary"]` of the image is
+    `maisi`. If no segment has such an id, the ids are the segments' numbers.
 
-    The grid is that of the referenced images, if all of them are in the same folder; else it ends
-    with the first and the last labelled slice. `extra["warnings"]` reports a distance of slices
-    that was taken from their thickness. Raises `MaskError` if the file is no label map.
+    If all referenced images are in the same folder, the grid is the grid of these images.
+    Otherwise it ends at the first and the last labelled slice. `extra["warnings"]` has a warning if
+    the slice spacing is taken from the slice thickness. Raises `MaskError` if the file is not a
+    label map.
     """
     require_dicom()
     import highdicom as hd
@@ -60,14 +61,14 @@ def read_segmentation(path: str | os.PathLike[str], name: str) -> nib.Nifti1Imag
     if kind not in _SOP_CLASSES:
         raise MaskError(
             f"{name} is DICOM of {printable(kind.name) or 'no kind'};"
-            " of DICOM, Segmentations are expected"
+            " a DICOM file must be a Segmentation"
         )
     if dataset.get("SegmentationType") == "FRACTIONAL":
         raise MaskError(f"{name} is a fractional Segmentation; BINARY or LABELMAP is expected")
     try:
         frames = len(dataset.PerFrameFunctionalGroupsSequence)
         if dataset.NumberOfFrames != frames:
-            raise ValueError(f"it has {dataset.NumberOfFrames} frames and describes {frames}")
+            raise ValueError(f"it has {dataset.NumberOfFrames} frames but describes {frames}")
         check_size(frames, dataset.Rows, dataset.Columns)
         positions = referenced_positions(dataset, Path(path).parent)
         warning = set_slice_spacing(dataset, positions)
@@ -79,12 +80,12 @@ def read_segmentation(path: str | os.PathLike[str], name: str) -> nib.Nifti1Imag
         volume = extended(numbers, positions)
     except DICOM_ERRORS as error:
         why = first_line(error)
-        raise MaskError(f"{name} is no label map on a regular grid: {why}") from error
+        raise MaskError(f"{name} is not a label map on a regular grid: {why}") from error
     if max(ids.values()) > 255:
         raise MaskError(f"{name} has a label {max(ids.values())}; ids from 0 to 255 are expected")
     labels = np.zeros(max(ids) + 1, np.uint16)
     labels[list(ids)] = list(ids.values())
-    # Columns, rows, slices; DICOM's axes point left, posterior, superior.
+    # The axes are columns, rows and slices. DICOM's axes point left, posterior and superior.
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine[:, [2, 1, 0, 3]]
     extra = vocabulary | {"warnings": [f"{name}: {warning}"] if warning else []}
     image = nib.Nifti1Image(labels[volume.array].transpose(2, 1, 0), affine, extra=extra)
@@ -93,7 +94,7 @@ def read_segmentation(path: str | os.PathLike[str], name: str) -> nib.Nifti1Imag
 
 
 def _ids(name: str, segments: Iterable[Dataset]) -> tuple[dict[int, int], dict[str, Any]]:
-    """Return the id of each segment number, and the vocabulary if it is known."""
+    """Return the label id of each segment number, and `vocabulary` if it is known."""
     by_code = {
         _codes(anatomy): id_ for id_, label in NAMES.items() if (anatomy := anatomy_of(label))
     }
@@ -113,8 +114,8 @@ def _ids(name: str, segments: Iterable[Dataset]) -> tuple[dict[int, int], dict[s
     if unknown and (own_ids or maisi_ids):
         number, label = next(iter(unknown.items()))
         raise MaskError(
-            f"{name} has a segment {number}, '{label}', that is none of MAISI's labels,"
-            " while others are"
+            f"{name} has a segment {number}, '{label}', that is not one of MAISI's labels,"
+            " although other segments are"
         )
     numbers = {number: number for number in (0, *unknown)}
     return numbers | own_ids | maisi_ids, {"vocabulary": OWN} if maisi_ids else {}
@@ -126,9 +127,10 @@ def _codes(anatomy: Anatomy) -> _Codes:
 
 
 def _code_variants(segment: Dataset) -> list[_Codes]:
-    """Return type, region and side of a segment's codes, then the same without side or region.
+    """Return the codes (type, region, side) of a segment, then variants without side or region.
 
-    A code may have a side for a structure with only one, or a region that is implied.
+    A segment may have a side although the structure exists only once, or a region that its type
+    implies.
     """
 
     def item(of: Dataset | None, sequence: str) -> Dataset | None:
@@ -147,7 +149,7 @@ def _code_variants(segment: Dataset) -> list[_Codes]:
 
 
 def _snomed(code: Dataset | None) -> str:
-    """Return a code of SNOMED CT, also for one of SNOMED RT; empty for other schemes."""
+    """Return the SNOMED CT code for a code of SNOMED CT or SNOMED RT; empty for other schemes."""
     from pydicom.sr._snomed_dict import mapping
 
     scheme = "" if code is None else code.get("CodingSchemeDesignator", "")

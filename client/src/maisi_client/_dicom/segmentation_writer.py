@@ -1,4 +1,4 @@
-"""Writing of label maps as DICOM Segmentations."""
+"""Write label maps as DICOM Segmentations."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import highdicom
     from pydicom.dataset import Dataset
 
-ID = "maisi-client label {}"  # Segment Description, as a segment's number is not its label's id
-_SCHEME = "99MAISI"  # for labels without a code: private schemes begin with 99, PS3.16 section 8
+ID = "maisi-client label {}"  # Segment Description; the segment's number is not the label's id
+_SCHEME = "99MAISI"  # for labels without a code; private schemes begin with 99, PS3.16 section 8
 
 
 def require_dicom(*packages: str) -> None:
@@ -37,9 +37,10 @@ def require_dicom(*packages: str) -> None:
 def segments(
     planes: NDArray[np.uint8], names: Mapping[int, str], report: Mapping[str, Any]
 ) -> dict[int, highdicom.seg.SegmentDescription]:
-    """Return the segment of each label above 0 of `[slices, rows, columns]`, by its id.
+    """Return the segment of each label above 0 in `planes` `[slices, rows, columns]`, by label id.
 
-    They are numbered from 1. `names` are the labels' names by id; `report` says who drew them.
+    Segments are numbered from 1. `names` maps label ids to names. `report` gives the origin of the
+    labels.
     """
     ids = [int(id_) for id_ in np.unique(planes) if id_]
     return {
@@ -57,8 +58,9 @@ def segmentation(
 ) -> Dataset:
     """Return the DICOM Segmentation of labels `[slices, rows, columns]`, at least one above 0.
 
-    `series` are the images of the slices, `segments` the labels' by id, `uids` those of the
-    segmentation's series and of itself. A LABELMAP has the labels' ids as numbers of its segments.
+    `series` are the images of the slices. `segments` maps label ids to segments. `uids` are the
+    UIDs of the segmentation's series and of the segmentation. In a LABELMAP, a segment's number is
+    its label's id.
     """
     import highdicom as hd
 
@@ -100,7 +102,7 @@ def _segment(
     from pydicom.sr.codedict import codes
 
     anatomy = anatomy_of(name)
-    # MANUAL: the labels are the user's, and how they were made is not known here.
+    # MANUAL: the labels come from the user, and their origin is unknown here.
     changed = report.get("augmented") or report.get("body_added")
     algorithm = "AUTOMATIC" if report.get("anatomy") else "SEMIAUTOMATIC" if changed else "MANUAL"
     segment = hd.seg.SegmentDescription(

@@ -1,4 +1,4 @@
-"""What the two ways to send DICOM have in common."""
+"""Definitions that C-STORE and STOW-RS share."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 
 from .._counted import counted
 
-SECONDS = 120.0  # that a receiver may take for one answer
+SECONDS = 120.0  # time limit for one answer of a receiver
 
 
 @dataclass(frozen=True)
 class Destination:
-    """A receiver of DICOM: its name, without credentials, and what sends files to it.
+    """A receiver of DICOM: its name, without credentials, and a function that sends files to it.
 
-    `send` raises `InvalidRequest` where the receiver refuses the sender or its files,
-    `ServerUnavailable` where none answers or the connection is lost, and `ServerError` where it
-    fails. Their sentences end with how many of the files it has stored.
+    `send` raises `InvalidRequest` if the receiver refuses the sender or its files,
+    `ServerUnavailable` if it does not answer or the connection is lost, and `ServerError` if it
+    fails. The sentences of these errors end with the number of files that it has stored.
     """
 
     name: str
@@ -25,6 +25,6 @@ class Destination:
 
 
 def stored(number: int, files: Sequence[Path]) -> str:
-    """Return how many of `files` were stored, for the end of an error's sentence."""
+    """Return the end of an error's sentence: the number of `files` that were stored."""
     verb = "was" if len(files) == 1 else "were"
     return f"{number} of {counted(len(files), 'object')} {verb} stored"

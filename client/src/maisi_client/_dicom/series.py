@@ -1,4 +1,4 @@
-"""A synthetic volume as a DICOM series, its mask as a Segmentation and as an RT Structure Set."""
+"""Write a volume as a DICOM series, and its mask as a Segmentation and an RT Structure Set."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def save_dicom(
 ) -> list[Path]:
     """Write a volume as a CT or MR series into the new folder `to`, and the mask that it follows.
 
-    The slices are `0001.dcm`, ..., in the orientation nearest to axial, from foot to head, as
-    viewers show them: columns to the left, rows to posterior; nothing is interpolated. `mask` is
-    the label map, by default the volume's own if it has one. It becomes `mask.dcm`, a Segmentation,
-    BINARY or with `labelmap` LABELMAP, and `structures.dcm`, an RT Structure Set of its contours.
-    `labels` maps its ids to names, MAISI's by default. UIDs are computed from the content: the same
-    volume and mask always have the same UIDs, and volumes of one mask belong to one patient and one
-    study.
+    The slices are `0001.dcm`, `0002.dcm` and so on, from the feet to the head, in the orientation
+    nearest to axial. As in viewers, columns run to the left and rows to posterior. Voxels are not
+    interpolated. `mask` is the label map; by default it is the volume's own mask, if there is one.
+    The mask is written as `mask.dcm`, a Segmentation (BINARY, or LABELMAP with `labelmap`), and as
+    `structures.dcm`, an RT Structure Set with its contours. `labels` maps label ids to names; the
+    default is MAISI's. UIDs are computed from the content: the same volume and mask always have the
+    same UIDs, and volumes with the same mask belong to one patient and one study.
 
     Return the paths of the files, the slices first. Raises `InvalidRequest` if the report has no CT
     or MR modality, the affine is sheared, the mask is on another grid or empty, or `to` is the
@@ -87,25 +87,25 @@ def _mask(
     labels: Mapping[int, str] | None,
     onto: RasImage,
 ) -> RasImage | None:
-    """Return the mask to write; raises `InvalidRequest` if it is not one of this volume."""
+    """Return the mask to write; raises `InvalidRequest` if it does not belong to the volume."""
     vocabulary = volume.report.get("vocabulary", OWN)
     if mask is not None and labels is None and vocabulary != OWN:
         raise InvalidRequest(
-            f"the mask's ids were sent as {vocabulary}'s; leave it out to take the one that the"
-            " server returned, or name its labels"
+            f"the mask was sent with the vocabulary '{vocabulary}'; omit it to use the mask that"
+            " the server returned, or name its labels"
         )
     mask = volume.mask if mask is None else mask
     if mask is None:
         return None
-    # Its ids have the meaning that they had in the request.
+    # The ids have the same meaning as in the request.
     request = volume.report.get("request") or {}
     ras_mask = load_mask(mask, request.get("vocabulary") if labels is None else OWN)
     for warning in ras_mask.warnings:
         _log.warning("%s", warning)
     if not same_grid(onto, ras_mask):
-        raise InvalidRequest("the mask is on another grid than the volume")
+        raise InvalidRequest("the mask and the volume have different grids")
     if not ras_mask.values.any():
-        raise InvalidRequest("the mask has no label; leave it out")
+        raise InvalidRequest("the mask has no label; omit it")
     return ras_mask
 
 
@@ -115,4 +115,4 @@ def _whole(name: str, data: NDArray[Any]) -> NDArray[np.int16]:
             whole: NDArray[np.int16] = data.astype(np.int16)
         if np.array_equal(whole, data):
             return whole
-    raise InvalidRequest(f"{name} holds more than the whole numbers from -32768 to 32767")
+    raise InvalidRequest(f"{name} has values other than whole numbers from -32768 to 32767")

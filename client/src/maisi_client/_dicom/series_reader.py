@@ -1,4 +1,4 @@
-"""Reading of a CT or MR series, the files of which may lie among others."""
+"""Read a CT or MR series from a folder that may have other files."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _TAGS = (
 
 
 def read_series(paths: Sequence[Path]) -> nib.Nifti1Image:
-    """Read the one series of single-frame slices among DICOM files: float32, HU for CT.
+    """Return the only series of single-frame slices among DICOM files: float32, HU for CT.
 
-    Files that are no such slices, such as a Segmentation, are left out. Raises `InvalidRequest` if
-    there is no series or more than one, and if its slices are no regular grid.
+    Other files, such as a Segmentation, are ignored. Raises `InvalidRequest` if there is no series
+    or more than one, and if its slices do not form a regular grid.
     """
     require_dicom()
     import highdicom as hd
@@ -37,12 +37,12 @@ def read_series(paths: Sequence[Path]) -> nib.Nifti1Image:
         try:
             header = read_dicom(path, stop_before_pixels=True, specific_tags=list(_TAGS))
         except DICOM_ERRORS:
-            continue  # incomplete, or no image
+            continue  # incomplete, or not an image
         if _is_slice(header):
             series.setdefault(str(header.get("SeriesInstanceUID")), []).append((path, header))
     if len(series) != 1:
         raise InvalidRequest(
-            f"the files have {len(series) or 'no'} series of slices; those of one are expected"
+            f"the files have {len(series) or 'no'} series of slices; one series is expected"
         )
     (slices,) = series.values()
     try:
@@ -55,9 +55,9 @@ def read_series(paths: Sequence[Path]) -> nib.Nifti1Image:
         )
     except DICOM_ERRORS as error:
         raise InvalidRequest(
-            f"the series is no volume on a regular grid: {first_line(error)}"
+            f"the series is not a volume on a regular grid: {first_line(error)}"
         ) from error
-    # Columns, rows, slices; DICOM's axes point left, posterior, superior.
+    # The axes are columns, rows and slices. DICOM's axes point left, posterior and superior.
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine[:, [2, 1, 0, 3]]
     image = nib.Nifti1Image(volume.array.transpose(2, 1, 0), affine)
     image.header.set_xyzt_units("mm")

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from .._errors import InvalidRequest
 from .._grid import RasImage, Spacing, orientation
 
-_SHEAR = 1e-4  # largest cosine between two axes; the rounding of float32 is far below
+_SHEAR = 1e-4  # largest cosine between two axes; far above the rounding of float32
 
 
 @dataclass(frozen=True)
 class SliceGrid:
-    """The geometry of slices: LPS, mm.
+    """The geometry of slices, LPS, mm.
 
-    The columns of `cosines` are the directions of columns, rows and slices; `spacing` has the same
-    order. `origin` is the centre of the first voxel of the first slice.
+    The columns of `cosines` `[3, 3]` are unit vectors along columns, rows and slices. `spacing` has
+    the same order. `origin` is the centre of the first voxel of the first slice.
     """
 
     shape: tuple[int, int, int]
@@ -30,12 +30,12 @@ class SliceGrid:
 
 
 def slice_grid(name: str, ras: RasImage) -> SliceGrid:
-    """Return the slices of an image in the orientation nearest to axial, as viewers show them.
+    """Return the grid of an image's slices in the orientation nearest to axial.
 
-    Columns go to the left, rows to posterior, slices to the head. Raises `InvalidRequest` if the
-    affine of the image called `name` is sheared.
+    As in viewers, columns run to the left, rows to posterior and slices to the head. Raises
+    `InvalidRequest` if the affine is sheared; `name` is the image's name in the error.
     """
-    # In float32, as in a NIfTI file, so that a volume and its file give the same grid.
+    # Use float32, the type in a NIfTI file, so that a volume and its file give the same grid.
     affine = np.asarray(ras.image.affine, np.float32).astype(np.float64)
     shape = ras.image.shape[:3]
     columns, rows, slices = ras.values.shape
@@ -48,8 +48,8 @@ def slice_grid(name: str, ras: RasImage) -> SliceGrid:
     if shear > _SHEAR:
         angle = np.degrees(np.arccos(shear))
         raise InvalidRequest(
-            f"{name} has a sheared affine, with axes at {angle:.2f} degrees; right angles are"
-            " expected in DICOM"
+            f"{name} has a sheared affine, with axes at {angle:.2f} degrees; DICOM needs right"
+            " angles"
         )
     left, _, right = np.linalg.svd(cosines)  # the nearest rotation
     return SliceGrid((columns, rows, slices), left @ right, ras.spacing, lps[:3, 3])

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 _REGULAR = 0.01  # largest deviation of a slice from a multiple of the spacing, as in highdicom
-_TOLERANCE_MM = 0.02  # between a frame and its image; also the rounding of a slice's position
-_IN_PLANE_VOXELS = 0.05  # between an image and the segmentation's rows and columns
+_TOLERANCE_MM = 0.02  # largest distance of a frame from its image; covers rounded positions
+_IN_PLANE_VOXELS = 0.05  # largest offset of an image from the segmentation's rows and columns
 _TAGS = (
     *("SOPInstanceUID", "SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
@@ -26,9 +26,9 @@ _TAGS = (
 def referenced_positions(dataset: Dataset, folder: Path) -> NDArray[np.float64] | None:
     """Return the positions of the slices of the referenced series, `[slices, 3]`, LPS, mm.
 
-    The series' images, of one frame or of many, are searched in `folder`; those of another
-    orientation, such as a localizer, are ignored. None unless each referenced image is found, and
-    exactly one series has an image at each frame.
+    The single-frame or multi-frame images of the series are searched in `folder`. Images with
+    another orientation, such as a localizer, are ignored. The result is None if a referenced image
+    is missing, or unless exactly one series has an image at each frame.
     """
     references = dataset.get("ReferencedSeriesSequence", [])
     series = {str(one.get("SeriesInstanceUID")) for one in references}
@@ -68,11 +68,11 @@ def _all_at_images(frames: NDArray[np.float64], images: NDArray[np.float64]) -> 
 
 
 def set_slice_spacing(dataset: Dataset, positions: NDArray[np.float64] | None) -> str | None:
-    """Set the distance of slices in a Segmentation, where it is optional (PS3.3 C.7.6.16.2.1).
+    """Set the slice spacing of a Segmentation, where it is optional (PS3.3 C.7.6.16.2.1).
 
-    It is that of the images at `positions` if these are known, else the Segmentation's own, else
-    the thickness of its slices; then a warning is returned. Raises ValueError if there is none of
-    these, or the images are at irregular distances.
+    The spacing is that of the images at `positions` if these are known, else that of the
+    Segmentation, else the thickness of its slices. In the last case, return a warning, otherwise
+    None. Raises ValueError if no spacing is known, or the images are not evenly spaced.
     """
     shared = dataset.SharedFunctionalGroupsSequence[0]
     groups = [shared, *dataset.PerFrameFunctionalGroupsSequence]
@@ -88,10 +88,10 @@ def set_slice_spacing(dataset: Dataset, positions: NDArray[np.float64] | None) -
         spacing = measures[0].get("SliceThickness")
         warning = (
             f"it has no SpacingBetweenSlices, and not all images that it refers to are in its"
-            f" folder; its SliceThickness, {spacing} mm, is taken for the distance of slices"
+            f" folder; its SliceThickness, {spacing} mm, is used as the slice spacing"
         )
     if not spacing:
-        raise ValueError("neither it nor images in its folder say how far apart its slices are")
+        raise ValueError("neither the file nor images in its folder have a slice spacing")
     for one in measures:
         one.SpacingBetweenSlices = spacing
         one.setdefault("SliceThickness", spacing)  # highdicom requires it
@@ -99,20 +99,20 @@ def set_slice_spacing(dataset: Dataset, positions: NDArray[np.float64] | None) -
 
 
 def extended(volume: highdicom.Volume, positions: NDArray[np.float64] | None) -> highdicom.Volume:
-    """Extend a segmentation, which has only labelled frames, to the slices of its images."""
+    """Return a segmentation, which has only labelled frames, on all slices of its images."""
     if positions is None:
         return volume
     indices = volume.map_reference_to_indices(positions)
     slices = np.rint(indices[:, 0]).astype(int)
     if np.abs(indices - np.stack([slices, 0 * slices, 0 * slices], 1)).max() > _IN_PLANE_VOXELS:
-        return volume  # images of another grid
+        return volume  # the images have another grid
     before, after = max(0, -int(slices.min())), max(0, int(slices.max()) - volume.shape[0] + 1)
     check_size(volume.shape[0] + before + after, *volume.shape[1:])
     return volume.pad([(before, after), (0, 0), (0, 0)])
 
 
 def _frames(header: Dataset) -> list[tuple[list[float], list[float]]]:
-    """Return position and orientation of each frame, of an image with one frame or with many."""
+    """Return position and orientation of each frame of a single-frame or multi-frame image."""
     if "ImagePositionPatient" in header:
         return [(header.ImagePositionPatient, header.ImageOrientationPatient)]
     shared = header.SharedFunctionalGroupsSequence[0]
@@ -127,9 +127,9 @@ def _frames(header: Dataset) -> list[tuple[list[float], list[float]]]:
 
 
 def _spacing_of(positions: NDArray[np.float64], orientation: list[float]) -> float | None:
-    """Return the distance of slices, None for one slice; a slice may be missing.
+    """Return the spacing of slices in mm; None for one slice. Slices may be missing or repeated.
 
-    Raises ValueError if they lie at irregular distances.
+    Raises ValueError if the slices are not evenly spaced.
     """
     cosines = np.array(orientation, np.float64)
     distances = np.sort(positions @ np.cross(cosines[:3], cosines[3:]))
@@ -137,12 +137,12 @@ def _spacing_of(positions: NDArray[np.float64], orientation: list[float]) -> flo
     gaps = gaps[gaps > 1e-3]  # a slice may occur twice
     if not gaps.size:
         return None
-    # Positions are often rounded to 0.01 mm, so no two of them give the exact distance.
+    # Positions are often rounded to 0.01 mm, so fit the spacing to all of them.
     steps = np.cumsum(
         np.r_[0, np.rint(np.diff(distances) / np.median(gaps[gaps < 1.5 * gaps.min()]))]
     )
     spacing, first = np.polyfit(steps, distances, 1)
     deviation = np.abs(distances - first - steps * spacing).max()
     if deviation > max(_REGULAR * spacing, _TOLERANCE_MM / 2):
-        raise ValueError("the images that it refers to lie at irregular distances")
+        raise ValueError("the images that it refers to are not evenly spaced")
     return round(float(spacing), 5)

@@ -1,4 +1,4 @@
-"""Sending of DICOM files by C-STORE, DICOM's own protocol (PS3.4 annex B)."""
+"""Send DICOM files by C-STORE, DICOM's own protocol (PS3.4 annex B)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .sending import SECONDS, Destination, stored
 if TYPE_CHECKING:
     from pynetdicom.association import Association
 
-TITLE = "MAISI"  # of the sender
+TITLE = "MAISI"  # AE title of the sender
 _CONNECT_SECONDS = 30.0
 # A title has no backslash and no control character (PS3.5 6.2, AE).
 _NODE = re.compile(rf"({HOST}):([0-9]{{1,5}})/([^\\/\x00-\x1f\x7f]{{1,16}})")
-_PERMANENT = 1  # PS3.8 9.3.4: the result of a refusal that a retry does not change
-# PS3.4 B.2.3: stored, or stored with a warning about an element; 0xA7xx is out of resources.
+_PERMANENT = 1  # PS3.8 9.3.4: the result of a permanent refusal; a retry does not help
+# PS3.4 B.2.3: stored, or stored with a warning about an element. 0xA7xx means out of resources.
 _STORED, _OUT_OF_RESOURCES = (0x0000, 0xB000, 0xB006, 0xB007), 0xA7
 
 
@@ -59,7 +59,7 @@ def send_dicom(files: Sequence[str | os.PathLike[str]], address: str) -> None:
 
 
 def _associate(name: str, host: str, port: int, title: str, files: Sequence[Path]) -> Association:
-    """Return an association for the classes of the files; raises `MaisiError` if there is none."""
+    """Return an association for the SOP classes of the files; raises `MaisiError` on failure."""
     from pydicom.filereader import read_file_meta_info
     from pydicom.uid import UID
     from pynetdicom import AE, evt
@@ -77,7 +77,7 @@ def _associate(name: str, host: str, port: int, title: str, files: Sequence[Path
         association = sender.associate(
             host, port, ae_title=title, evt_handlers=[(evt.EVT_CONN_OPEN, opened.append)]
         )
-    except (OSError, UnicodeError) as error:  # the name of the host
+    except (OSError, UnicodeError) as error:  # the host name cannot be resolved
         why = printable(getattr(error, "strerror", None) or str(error), 200)
         raise ServerUnavailable(f"{name} cannot be reached: {why}; {nothing}") from error
     if association.is_rejected and (answer := association.acceptor.primitive):
@@ -88,7 +88,7 @@ def _associate(name: str, host: str, port: int, title: str, files: Sequence[Path
     if refused:
         association.abort()
         kinds = ", ".join(sorted(_class_name(UID(one or "")) for one in refused))
-        raise InvalidRequest(f"{name} takes no {kinds}; {nothing}")
+        raise InvalidRequest(f"{name} does not accept {kinds}; {nothing}")
     if not association.is_established:
         why = "closed the connection" if opened else "does not answer"
         raise ServerUnavailable(f"{name} {why}; {nothing}")
@@ -116,12 +116,12 @@ def _refusal(answer: Any) -> type[MaisiError]:
 
 
 def _words(reason: str) -> str:
-    """Return a reason of pynetdicom's, such as 'Called AE title not recognised'."""
+    """Return a reason of pynetdicom, such as 'Called AE title not recognised', for a sentence."""
     return printable(reason, 100).rstrip(".").lower().replace("ae title", "AE title")
 
 
 def _class_name(sop_class: Any) -> str:
-    # pydicom's dictionary may be older than the class.
+    # An old version of pydicom does not have this class in its dictionary.
     from .segmentation_reader import LABELMAP
 
     return "Label Map Segmentation Storage" if sop_class == LABELMAP else str(sop_class.name)

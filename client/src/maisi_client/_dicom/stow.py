@@ -1,4 +1,4 @@
-"""Sending of DICOM files by STOW-RS, DICOMweb's store transaction (PS3.18 10.5)."""
+"""Send DICOM files by STOW-RS, DICOMweb's store transaction (PS3.18 10.5)."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from .._counted import counted
 from .._errors import InvalidRequest, MaisiError, ServerError, ServerUnavailable, printable
 from .sending import SECONDS, Destination, stored
 
-TOKEN = "MAISI_STOW_TOKEN"  # the variable with a bearer token
-_BATCH = 32 << 20  # bytes of files in one request, or one larger file
-_ANSWER = 4 << 20  # bytes of an answer that are read
-_FAILED = "00081198"  # Failed SOP Sequence of the answer
+TOKEN = "MAISI_STOW_TOKEN"  # environment variable with a bearer token
+_BATCH = 32 << 20  # most bytes of files in one request, except for one larger file
+_ANSWER = 4 << 20  # most bytes of an answer that are read
+_FAILED = "00081198"  # tag of the Failed SOP Sequence in the answer
 _UNAVAILABLE = (408, 425, 429, 502, 503, 504)
 
 
 def service(url: str) -> Destination:
     """Return the DICOMweb service at `url`, the part before `/studies`, http or https.
 
-    User and password may be in the URL; else $MAISI_STOW_TOKEN is sent as bearer token. Raises
-    `InvalidRequest` for another form.
+    The URL may contain user and password. Otherwise $MAISI_STOW_TOKEN, if set, is sent as bearer
+    token. Raises `InvalidRequest` for a URL of another form.
     """
     try:
         parts = urlsplit(url)
@@ -80,7 +80,7 @@ def _credentials(parts: SplitResult) -> dict[str, str]:
         return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
     token = os.environ.get(TOKEN, "").strip()
     if not (token.isascii() and token.isprintable()):
-        raise InvalidRequest(f"${TOKEN} holds other characters than printable ones of ASCII")
+        raise InvalidRequest(f"${TOKEN} has characters other than printable ASCII")
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
@@ -106,7 +106,7 @@ def _post(
     batch: Sequence[Path],
     before: str,
 ) -> None:
-    """Store files by one request; `before` says what was stored before it, for an error."""
+    """Store files by one request; `before` is the end of an error: what was stored before."""
     boundary = secrets.token_hex(16)
     head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
     body = b"".join(head + file.read_bytes() + b"\r\n" for file in batch)
@@ -115,20 +115,20 @@ def _post(
     try:
         if connection.sock is None:
             connection.connect()
-        # A server that refuses may answer before it has read everything.
+        # A server that refuses a request may answer before it has read all of it.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.request("POST", path, body + f"--{boundary}--\r\n".encode(), headers)
         response = connection.getresponse()
         content = response.read(_ANSWER)
-        if not response.isclosed():  # the rest of a longer answer would precede the next one
+        if not response.isclosed():  # the next answer would begin with the rest of this one
             connection.close()
     except (OSError, http.client.HTTPException) as error:
         why = printable(getattr(error, "strerror", None) or str(error) or type(error).__name__, 200)
         raise ServerUnavailable(f"{name} cannot be reached: {why}; {before}") from error
     if response.status in (401, 403):
         raise InvalidRequest(
-            f"{name} refuses the user, with HTTP {response.status}; user and password belong into"
-            f" the URL, or a token into ${TOKEN}; {before}"
+            f"{name} refuses the user, with HTTP {response.status}; put user and password into the"
+            f" URL, or a token into ${TOKEN}; {before}"
         )
     failed = _failed(content)
     if response.status not in (200, 202) or failed:
@@ -144,10 +144,10 @@ def _failure(status: int) -> type[MaisiError]:
 
 
 def _failed(content: bytes) -> int:
-    """Return how many objects an answer in DICOM's JSON model names as not stored."""
+    """Return the number of objects that were not stored, from an answer in DICOM's JSON model."""
     try:
         answer = json.loads(content)
         answers = answer if isinstance(answer, list) else [answer]
         return sum(len(one.get(_FAILED, {}).get("Value", [])) for one in answers)
     except (ValueError, AttributeError, TypeError, RecursionError):
-        return 0  # of another media type, such as XML
+        return 0  # the answer has another media type, such as XML

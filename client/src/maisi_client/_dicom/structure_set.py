@@ -1,4 +1,4 @@
-"""Writing of label maps as RT Structure Sets: contours in mm, for radiotherapy."""
+"""Write label maps as RT Structure Sets, which have contours in mm, for radiotherapy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import highdicom
     from pydicom.dataset import Dataset
 
-_COPIED = (  # from the images: patient, study, frame of reference and equipment
+_COPIED = (  # elements of the images: patient, study, frame of reference and equipment
     *("SpecificCharacterSet", "SyntheticData", "PatientID", "PatientName", "PatientBirthDate"),
     *("PatientSex", "PatientComments", "StudyInstanceUID", "StudyID", "StudyDate", "StudyTime"),
     *("AccessionNumber", "ReferringPhysicianName", "StudyDescription", "FrameOfReferenceUID"),
@@ -25,7 +25,7 @@ _COPIED = (  # from the images: patient, study, frame of reference and equipment
     *("SoftwareVersions",),
 )
 _STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3.1"  # PS3.3 C.8.8.5.4: the class of a referenced study
-_ORGAN_CATEGORIES = ("91723000", "85756007")  # of SNOMED CT: anatomical structure, tissue
+_ORGAN_CATEGORIES = ("91723000", "85756007")  # SNOMED CT: anatomical structure, tissue
 
 
 def structure_set(
@@ -35,10 +35,11 @@ def structure_set(
     segments: Mapping[int, highdicom.seg.SegmentDescription],
     uids: tuple[str, str],
 ) -> Dataset:
-    """Return the RT Structure Set of labels `[slices, rows, columns]`, a region of interest each.
+    """Return the RT Structure Set of labels `[slices, rows, columns]`.
 
-    `series` are the images of the slices on `grid`, `segments` the labels' by id, which becomes the
-    number of the region; `uids` are those of the structure set's series and of itself.
+    Each label is a region of interest, whose number is the label's id. `series` are the images of
+    the slices on `grid`. `segments` maps label ids to segments. `uids` has the UID of the structure
+    set's series and the UID of the set.
     """
     from pydicom.charset import convert_encodings, default_encoding
     from pydicom.dataelem import RawDataElement
@@ -89,7 +90,7 @@ def structure_set(
 
 
 def _frame_of_reference(series: Sequence[Dataset]) -> Dataset:
-    """Return the reference to the images, all of them, whether or not they have contours."""
+    """Return the reference to all images, with or without contours."""
     from pydicom.dataset import Dataset
 
     of_series, study, frame = Dataset(), Dataset(), Dataset()
@@ -115,8 +116,8 @@ def _reference(image: Dataset) -> Dataset:
 def _contours(region: NDArray[np.bool_], grid: SliceGrid, series: Sequence[Dataset]) -> bytes:
     """Return the items of a Contour Sequence for a region `[slices, rows, columns]`: LPS, mm.
 
-    They are encoded here, implicit VR in little endian (PS3.5 7.1.3 and 7.5.1): pydicom would make
-    objects of millions of numbers.
+    The encoding is implicit VR, little endian (PS3.5 7.1.3 and 7.5.1). This function does the work
+    of pydicom, which would create an object for each of millions of numbers.
     """
     steps = grid.cosines * np.array(grid.spacing)
     items = []
@@ -136,7 +137,7 @@ def _contours(region: NDArray[np.bool_], grid: SliceGrid, series: Sequence[Datas
 
 
 def _element(keyword: str, padded: bytes) -> bytes:
-    """Return an element; the last byte of its value is padding, left out if the rest is even."""
+    """Return an element; the last byte of its value is padding, omitted if the rest is even."""
     from pydicom.datadict import tag_for_keyword
 
     value = padded[: len(padded) // 2 * 2]
@@ -148,14 +149,14 @@ def _item(elements: bytes) -> bytes:
 
 
 def _observation(id_: int, segment: highdicom.seg.SegmentDescription) -> Dataset:
-    """Return what a region of interest is: its codes are those of the segment."""
+    """Return the observation of a region of interest, with the codes of the segment."""
     from pydicom.dataset import Dataset
 
     observation = Dataset()
     observation.ObservationNumber = observation.ReferencedROINumber = id_
     category = segment.SegmentedPropertyCategoryCodeSequence
     is_organ = category[0].CodeValue in _ORGAN_CATEGORIES
-    # A lesion is no gross tumour volume before an oncologist has drawn it.
+    # A lesion is not a gross tumour volume until an oncologist has drawn it.
     observation.RTROIInterpretedType = "ORGAN" if is_organ else ""
     observation.ROIInterpreter = None
     observation.SegmentedPropertyCategoryCodeSequence = category
