@@ -105,7 +105,7 @@ def test_the_command_of_a_mask(
         subprocess.run(words, cwd=tmp_path, check=True, timeout=PATIENCE, env=_environment())
         assert sha256(expected.read_bytes()) == digest
     status, sentence = browser.error("GET", f"/api/pictures/{picture['id']}/plan.csv")
-    assert status == 409 and sentence == "a plan has volumes, and this is a mask"
+    assert status == 409 and sentence == "a plan is for volumes, but this is a mask"
 
 
 def test_the_plan_makes_the_same_volume(

@@ -119,7 +119,7 @@ def test_a_picture_stays_while_a_job_needs_it(browser: Browser) -> None:
     address = f"/api/pictures/{needed['id']}"
     body = {"kind": "volume", "mask": needed["id"], "arguments": {"steps": 1000}}
     _, job = browser.post("/api/jobs", body)
-    refusal = "'needed.nii.gz' is needed by requests that run or wait: 1"
+    refusal = "'needed.nii.gz' is an input of 1 unfinished request"
     assert browser.error("DELETE", address) == (409, refusal)
     assert browser.ask("DELETE", f"/api/jobs/{job['id']}")[0] == 200
     assert browser.ask("DELETE", address)[0] == 204
@@ -133,7 +133,7 @@ def test_two_run_and_the_others_wait(browser: Browser, monkeypatch: pytest.Monke
         browser.wait(id_, lambda job: job["state"] == "running")
     later = [browser.post("/api/jobs", body)[1]["id"] for _ in range(2)]
     status, answer = browser.post("/api/jobs", body)
-    assert status == 429 and answer["error"]["message"].startswith("2 jobs wait already")
+    assert status == 429 and answer["error"]["message"].startswith("2 jobs are waiting")
     states = {job["id"]: job["state"] for job in browser.get("/api/jobs")}
     assert [states[id_] for id_ in first + later] == ["running"] * 2 + ["waiting"] * 2
     assert browser.ask("DELETE", f"/api/jobs/{later[0]}")[1]["state"] == "cancelled"
@@ -174,8 +174,12 @@ def _until_removed(events: Iterator[tuple[str, Any]], id_: str) -> Iterator[tupl
         ({"kind": "volume", "mask": 3}, 400, "mask is not the id of a picture"),
         ({"kind": "volume", "mask": "/etc/passwd"}, 404, "there is no such mask"),
         ({"kind": "volume", "source": "../x"}, 404, "there is no such volume"),
-        ({"kind": "volume", "arguments": {"source": "/etc/passwd"}}, 400, "source is named by"),
-        ({"kind": "volume", "arguments": {"mask": "/etc/passwd"}}, 400, "mask is named by its id"),
+        (
+            {"kind": "volume", "arguments": {"source": "/etc/passwd"}},
+            400,
+            "source is an id outside",
+        ),
+        ({"kind": "volume", "arguments": {"mask": "/etc/passwd"}}, 400, "mask is an id outside"),
         ({"kind": "volume", "arguments": {"stepps": 3}}, 400, "arguments: 'stepps' is no column"),
         ({"kind": "volume", "arguments": {"steps": "x"}}, 400, "steps is 'x'; expected: a whole"),
         ({"kind": "volume", "arguments": [1]}, 400, "arguments is not an object"),
@@ -218,7 +222,7 @@ def test_ids_that_are_maisis_are_not_translated_again(browser: Browser) -> None:
         made = browser.finished("mask", mask=changed["id"], arguments={"augment": True, "seed": 1})
     body = {"mask": made["picture"], "arguments": {"vocabulary": "totalsegmentator-v2"}}
     status, answer = browser.post("/api/check", body)
-    assert status == 400 and answer["error"]["message"].endswith("are maisi's already")
+    assert status == 400 and answer["error"]["message"].endswith("has the vocabulary 'maisi'")
 
 
 def test_a_server_that_is_gone_is_one_sentence(server: Server) -> None:

@@ -61,7 +61,7 @@ def test_wrong_voxels_are_refused(browser: Browser) -> None:
     body[100] = 77
     bomb = gzip.compress(bytes(100 << 20))
     for sent, headers, status, sentence in (
-        (bytes(body), {}, 400, "the painted mask has label 77, which mini does not know"),
+        (bytes(body), {}, 400, "the painted mask has label 77, which mini does not have"),
         (bytes(511), {}, 400, "511 bytes of voxels were sent; 512 are expected"),
         (bytes(513), {}, 413, "more than 512 bytes of voxels were sent"),
         (bomb, {"Content_Encoding": "gzip"}, 413, "more than 512 bytes of voxels were sent"),

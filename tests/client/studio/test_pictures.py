@@ -123,8 +123,8 @@ def test_wrong_files_are_one_sentence(page: Browser, tmp_path: Path) -> None:
         ("mask", [("a.nii.gz", nifti(np.zeros((4, 4, 4, 2), np.uint8)))], "three dimensions"),
         ("volume", [("a.nii.gz", nan)], "source 'a.nii.gz' holds NaN"),
         ("volume", [("a.nii.gz", cut)], "source 'a.nii.gz' cannot be read to its end"),
-        ("mask", [text, text], "2 files were sent, none of them DICOM"),
-        ("mask", slices, "0 Segmentations were found in 32 files"),
+        ("mask", [text, text], "2 files were sent, and none is DICOM"),
+        ("mask", slices, "0 of 32 files are Segmentations"),
         ("mask", slices[:1], "mask '0001.dcm' is DICOM of CT Image Storage"),
         ("volume", [("mask.dcm", files["mask.dcm"])], "the files have no series of slices"),
         ("volume", gap, "the series is not a volume on a regular grid"),
@@ -151,7 +151,7 @@ def test_bodies_that_are_no_upload(page: Browser) -> None:
         assert (status, sentence) == (400, "files are expected, as multipart/form-data")
     for body in (b"", b"nonsense", whole[:40], whole[:-8], field):
         status, sentence = page.error("POST", path, body, Content_Type=boundary)
-        assert (status, sentence) == (400, "no file arrived whole; send it again")
+        assert (status, sentence) == (400, "no complete file arrived; send it again")
 
 
 def test_uploads_are_bounded(page: Browser, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ def test_without_niivue_it_is_one_sentence(tmp_path: Path, monkeypatch: pytest.M
     result = maisi("studio")
     assert result.returncode == 1 and result.stdout == ""
     assert result.stderr == (
-        "maisi: the page needs NiiVue, which this installation lacks; scripts/_niivue gets it\n"
+        "maisi: the page needs NiiVue, which is not installed; run scripts/_niivue to get it\n"
     )
 
 

@@ -67,7 +67,7 @@ def test_addresses(text: str, expected: list[str]) -> None:
     ("text", "why"),
     [
         *((url, ", without a port") for url in ("localhost", "a:1,b", "[::1]", "grpc://a/")),
-        *((url, ", of HTTP") for url in ("http://localhost:8000", "HTTPS://a:443/v2")),
+        *((url, ", which is for HTTP") for url in ("http://localhost:8000", "HTTPS://a:443/v2")),
         *((url, "") for url in ("", ",", "a:", ":1", "a:0", "a:65536", "a:b", "::1:8001", "a b:1")),
         *((url, "") for url in ("unix:/tmp/a", "a:1/v2", "grpcs://a:1", "a:\uff11", "\udce9:1")),
     ],
@@ -86,7 +86,7 @@ def test_what_is_no_address_is_one_sentence(text: str, why: str) -> None:
 @pytest.mark.parametrize("kind", ["http", "metrics", "status"])
 def test_a_port_that_is_not_of_grpc(server: Server, kind: str) -> None:
     url = getattr(server, kind)
-    sentence = f"what answers at {url} does not speak gRPC as expected; Triton's gRPC port is 8001"
+    sentence = f"{url} does not answer with gRPC as expected; Triton's gRPC port is 8001"
     with Client(url, retries=0, timeout=PATIENCE) as client:
         for call in (client.info, lambda: client.check(size=[32, 32, 32])):
             with pytest.raises(ServerUnavailable, match=sentence):

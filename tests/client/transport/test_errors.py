@@ -63,7 +63,7 @@ def test_a_server_that_hangs_is_not_one_of_another_protocol() -> None:
         "StatusCode.UNAVAILABLE",
     )
     assert type(error) is ServerUnavailable
-    assert str(error) == "what listens at here:1 takes connections, but does not answer"
+    assert str(error) == "here:1 accepts connections, but does not answer"
 
 
 def test_a_kind_of_a_later_server_is_no_reason_to_ask_again() -> None:

@@ -79,10 +79,10 @@ def structure_set(
         dataset.StructureSetROISequence.append(roi)
         dataset.ROIContourSequence.append(outlines)
         dataset.RTROIObservationsSequence.append(_observation(id_, segment))
-    # With the encoding that the contours have, pydicom writes them as they are.
+    # pydicom writes the encoded contours unchanged if the data set has the same encoding.
     dataset.set_original_encoding(True, True, convert_encodings(dataset.SpecificCharacterSet))
     dataset.file_meta = FileMetaDataset()
-    # Of explicit VR an element of numbers has no more than 65534 bytes.
+    # With explicit VR, an element of numbers could not have more than 65534 bytes.
     dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID

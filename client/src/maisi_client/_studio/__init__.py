@@ -1,1 +1,1 @@
-"""`maisi studio`: a page in the browser to look at, paint, generate and compare scans."""
+"""`maisi studio`: a page in the browser to view, paint, generate and compare scans."""

@@ -27,7 +27,7 @@ _TYPES = {
 
 
 def application(access: Access, target: Target, folder: Path, events: Events) -> Guard:
-    """Return the guarded application for the server `target`; `folder`, new, has its files."""
+    """Return the guarded application for the server `target`; its files are in the new `folder`."""
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -50,11 +50,11 @@ def application(access: Access, target: Target, folder: Path, events: Events) ->
     app.state.static = {
         path.relative_to(STATIC).as_posix(): path for path in STATIC.rglob("*") if path.is_file()
     }
-    return Guard(app, access)  # outermost, so that an answer of 500 has its headers, too
+    return Guard(app, access)  # the outermost layer, so that answers of 500 have its headers
 
 
 async def _static(request: Request) -> Response:
-    """Return a file of the page, of those that were there at the start."""
+    """Return a file of the page, if it existed at the start."""
     path = request.app.state.static.get(request.path_params.get("name", "index.html"))
     if path is None or path.suffix not in _TYPES:
         raise errors.not_found("file")

@@ -1,4 +1,4 @@
-"""The MAISI server behind the page: its variants, and whether it answers."""
+"""The MAISI server of the page: its variants, and whether it answers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .._variant import Variant, choose_variant
 from .errors import error_json
 from .events import Events
 
-_QUICK_SECONDS = 60.0  # for what needs no computation
-_PAUSE_SECONDS = 5.0  # between two, while somebody listens
-_PAGE_SECONDS = 1.0  # that the page waits for an answer; a later one is an event
+_QUICK_SECONDS = 60.0  # time limit of requests without computation
+_PAUSE_SECONDS = 5.0  # between two lookups, while a browser listens
+_PAGE_SECONDS = 1.0  # that the page waits for a lookup; a later answer is sent as an event
 
 
 @dataclass(frozen=True)
 class Target:
-    """The server that the page asks: address, TLS, and seconds for a request."""
+    """The server of the page: its address, TLS, and the time limit of a request in seconds."""
 
     url: str | None = None
     tls: Tls | None = None
@@ -31,9 +31,10 @@ class Target:
 
 
 class Backend:
-    """The server, asked by `client`; `quick` is for what is to fail at once, without retries.
+    """The connections to the server.
 
-    It is created and used in one event loop.
+    `client` is for generation, and `quick` for requests that fail at once, without retries. Create
+    and use an object in the same event loop.
     """
 
     def __init__(self, target: Target, events: Events) -> None:
@@ -53,9 +54,9 @@ class Backend:
         await self.quick.close()
 
     async def json(self) -> dict[str, Any]:
-        """Return what the page shows of the server: address, variants, colours of label ids.
+        """Return the server's state for the page: address, variants, and colours of label ids.
 
-        A server that does not answer within `_PAGE_SECONDS` is described as it was before.
+        If the server does not answer within `_PAGE_SECONDS`, return its last known state.
         """
         from .. import __version__
 
@@ -63,7 +64,7 @@ class Backend:
             self._looking = asyncio.create_task(self._try_look_up())
         await asyncio.wait({self._looking}, timeout=_PAGE_SECONDS)
         if self._looking.done():
-            self._looking.result()  # raises what is no `MaisiError`
+            self._looking.result()  # raises any error that is not a `MaisiError`
         variants = {name: vars(variant) for name, variant in self._variants.items()}
         return {
             "url": self.client.url,
@@ -74,9 +75,9 @@ class Backend:
         }
 
     async def look_up(self) -> Mapping[str, Variant]:
-        """Return the variants that are served; raises `MaisiError` where it does not answer.
+        """Return the served variants; raises `MaisiError` if the server does not answer.
 
-        A change between answering and not is an event.
+        Publish an event if the server starts or stops answering.
         """
         before = self._state(), self._variants
         try:
@@ -91,12 +92,12 @@ class Backend:
         return self._variants
 
     async def variant(self, name: str | None) -> Variant:
-        """Return the variant of a request that may name none; raises `MaisiError`."""
+        """Return the variant called `name`, or the only one for None; raises `MaisiError`."""
         served = self._variants if name in self._variants else await self.look_up()
         return choose_variant(name, served)
 
     async def watch(self) -> None:
-        """Look up again and again while somebody listens."""
+        """Look up the variants at intervals while a browser listens."""
         while True:
             await asyncio.sleep(_PAUSE_SECONDS)
             if self._events.listening:

@@ -1,4 +1,4 @@
-"""The bodies of requests: JSON and voxels, both bounded."""
+"""Read the bodies of requests, JSON or voxels, up to a limit."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .._errors import InvalidRequest
 from .._validation import JSON_BYTES, read_json
 from .errors import Refused
 
-_GZIP = 16 + zlib.MAX_WBITS  # zlib's notation for the format of gzip
-_PICTURES = ("mask", "source")  # named by ids; as arguments they would be paths
+_GZIP = 16 + zlib.MAX_WBITS  # selects the gzip format in zlib
+_PICTURES = ("mask", "source")  # ids of pictures, whereas arguments would be paths
 
 
 async def read_object(request: Request) -> dict[str, Any]:
-    """Return the JSON object of a request's body."""
+    """Return the JSON object of a request's body; raises `Refused` for any other body."""
     content = bytearray()
     async for chunk in request.stream():
         content += chunk
@@ -32,7 +32,7 @@ async def read_object(request: Request) -> dict[str, Any]:
 
 
 def read_ids(body: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """Return the ids of mask and source in a request; each may be None."""
+    """Return the ids of mask and source in a request, each may be None; raises `InvalidRequest`."""
     for name in _PICTURES:
         if not isinstance(body.get(name), (str, type(None))):
             raise InvalidRequest(f"{name} is not the id of a picture")
@@ -42,8 +42,8 @@ def read_ids(body: Mapping[str, Any]) -> tuple[str | None, str | None]:
 def read_arguments(body: Mapping[str, Any], method: str) -> dict[str, Any]:
     """Return the arguments of a request for `Client.generate` or `Client.mask`, with a seed.
 
-    An anatomy becomes a text, as commands and plans have it. Raises `InvalidRequest` for a name or
-    a value that the method does not take.
+    An anatomy becomes a text, as in commands and plans. Raises `InvalidRequest` for a name or a
+    value that the method does not accept.
     """
     arguments = body.get("arguments", {})
     if not isinstance(arguments, dict):
@@ -51,7 +51,7 @@ def read_arguments(body: Mapping[str, Any], method: str) -> dict[str, Any]:
     values = {}
     for name, value in arguments.items():
         if name in _PICTURES:
-            raise InvalidRequest(f"{name} is named by its id, beside the arguments")
+            raise InvalidRequest(f"{name} is an id outside of the arguments")
         if value is not None:
             values[name] = parse_argument("arguments", name, value)
     others = values.keys() - MaskArguments.__annotations__.keys()
@@ -65,7 +65,10 @@ def read_arguments(body: Mapping[str, Any], method: str) -> dict[str, Any]:
 
 
 async def read_bytes(request: Request, size: int) -> bytes:
-    """Return a body of exactly `size` bytes, which may be packed as gzip."""
+    """Return a body of exactly `size` bytes after decompression; it may be compressed by gzip.
+
+    Raises `Refused` for another size, or for data that is not gzip.
+    """
     packed = request.headers.get("content-encoding", "").lower() == "gzip"
     unpack = zlib.decompressobj(_GZIP)
     content = bytearray()

@@ -1,4 +1,4 @@
-"""A picture's call as a command of the shell, and as Python."""
+"""Write the call that made a picture as a shell command and as Python."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .pictures import Call
 
 
 def command(call: Call, url: str, tls: Tls | None) -> str:
-    """Return the command `maisi` that writes the same file; it is run where the inputs are."""
+    """Return the command `maisi` that writes the same file, to run in the folder of the inputs."""
     words = ["maisi", call.method, *([call.mask] if call.mask else [])]
     words += ["-o", f"{call.output}.nii.gz"]
     options = {"url": url, **_tls_files(tls), **_arguments(call)}
@@ -29,7 +29,7 @@ def command(call: Call, url: str, tls: Tls | None) -> str:
 
 
 def python(call: Call, url: str, tls: Tls | None) -> str:
-    """Return the Python that writes the same file."""
+    """Return the Python code that writes the same file."""
     tls_files = ", ".join(f"{name}={_literal(path)}" for name, path in _tls_files(tls).items())
     client = _literal(url) + (f", tls=maisi_client.Tls({tls_files})" if tls else "")
     positional = [_literal(call.mask)] if call.mask else []
@@ -44,7 +44,7 @@ def python(call: Call, url: str, tls: Tls | None) -> str:
 
 
 def _arguments(call: Call) -> dict[str, Any]:
-    """Return the arguments, with the name of the source, in the order of the documentation."""
+    """Return the arguments, including the source's name, in the order of the documentation."""
     values = {**call.arguments, "source": call.source}
     return {name: values[name] for name in ARGUMENTS if values.get(name) is not None}
 

@@ -1,4 +1,4 @@
-"""Errors as JSON: one sentence each, without a path of the session's folder."""
+"""Errors as JSON, one sentence each, without paths of the session's folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _UNSUPPORTED = 501
 
 
 class Refused(Exception):
-    """A request to the page's server that it refuses: HTTP status, kind, and one sentence."""
+    """The page's server refuses a request: HTTP status, kind, and one sentence."""
 
     def __init__(self, status: int, kind: str, sentence: str) -> None:
         super().__init__(sentence)
@@ -32,12 +32,12 @@ class Refused(Exception):
 
 
 def not_found(what: str) -> Refused:
-    """Return the error for an id that names nothing."""
+    """Return the error for an unknown id."""
     return Refused(404, "not_found", f"there is no such {what}; it may have been removed")
 
 
 def error_json(kind: str, message: str) -> dict[str, str]:
-    """Return an error as the page reads it."""
+    """Return an error in the form that the page reads."""
     return {"kind": kind, "message": " ".join(message.split())}
 
 
@@ -47,7 +47,7 @@ def response(status: int, kind: str, message: str) -> JSONResponse:
 
 
 def without_folder(message: str, folder: Path) -> str:
-    """Return a message in which files of `folder` have their names alone."""
+    """Return a message in which files of `folder` have only their names."""
     inside = re.compile(rf"{re.escape(str(folder))}/(?:[\w.-]+/)*")
     return inside.sub("", message).replace(str(folder), "the session's folder")
 
@@ -68,7 +68,7 @@ def handlers(folder: Path) -> dict[Any, Callable[[Request, Any], Any]]:
         return response(error.status_code, kind, sentence)
 
     async def gone(request: Request, error: ClientDisconnect) -> Response:
-        return Response(status_code=400)  # nobody reads it
+        return Response(status_code=400)  # the client has disconnected
 
     async def files(request: Request, error: OSError) -> Response:
         if isinstance(error, FileNotFoundError):  # removed since the request was read
@@ -78,8 +78,8 @@ def handlers(folder: Path) -> dict[Any, Callable[[Request, Any], Any]]:
         raise error
 
     async def unexpected(request: Request, error: Exception) -> Response:
-        # The traceback goes to the terminal of `maisi studio`.
-        sentence = "maisi studio failed at this request; its terminal shows why"
+        # The terminal of `maisi studio` shows the traceback.
+        sentence = "maisi studio failed at this request; its terminal shows the reason"
         return response(500, "internal", sentence)
 
     return {

@@ -7,8 +7,8 @@ import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
-_KEEPALIVE = 15.0  # seconds between comments, which show the browser that the stream lives
-_BACKLOG = 1000  # events of a reader that falls behind; then its stream ends, and it reconnects
+_KEEPALIVE = 15.0  # seconds between comments, which keep the stream open
+_BACKLOG = 1000  # most unread events of a stream; with more, it ends and the browser reconnects
 
 
 class Events:
@@ -20,20 +20,20 @@ class Events:
 
     @property
     def listening(self) -> bool:
-        """Whether anybody listens."""
+        """Whether a browser listens."""
         return bool(self._readers)
 
     def publish(self, name: str, data: Any) -> None:
-        """Send an event to all; `data` is JSON."""
+        """Send an event to all browsers; `data` is a JSON value."""
         self._put(f"event: {name}\ndata: {json.dumps(data)}\n\n")
 
     def close(self) -> None:
-        """End all streams, and those that are opened later."""
+        """End all streams, including those that are opened later."""
         self._closed = True
         self._put(None)
 
     async def stream(self) -> AsyncGenerator[str, None]:
-        """Yield the events from now on, as text of the stream."""
+        """Yield the events from now on, in the text format of the stream."""
         queue: asyncio.Queue[str | None] = asyncio.Queue(_BACKLOG + 1)
         self._readers.add(queue)
         try:

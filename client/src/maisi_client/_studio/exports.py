@@ -1,4 +1,4 @@
-"""Downloads that are made when they are asked for: DICOM, and the row of a plan."""
+"""Downloads that are made on request: DICOM, and a plan."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from .pictures import Call, Picture, Pictures
 
 
 def write_dicom(pictures: Pictures, picture: Picture, mask: Picture | None, folder: Path) -> Path:
-    """Write the series of a volume, with its mask as `save_dicom` has it, as a .zip in `folder`.
+    """Write the DICOM series of a volume, with its mask, as a .zip in `folder`; return its path.
 
-    Return the path of the .zip. Raises `Refused` for a volume without a report, `MaisiError`.
+    Raises `Refused` for a volume without a report, and the errors of `save_dicom`.
     """
     if picture.report is None:
         raise Refused(
             409,
             "invalid_request",
-            f"'{picture.title}' was not generated, as DICOM says it was",
+            f"'{picture.title}' was not generated, but its DICOM files would state that it was",
         )
     volume = Volume.load(pictures.path(picture))
     mask_file = pictures.path(mask) if mask is not None and volume.mask is None else None
@@ -36,9 +36,9 @@ def write_dicom(pictures: Pictures, picture: Picture, mask: Picture | None, fold
 
 
 def plan_row(pictures: Pictures, call: Call) -> bytes:
-    """Return the plan, a .csv with one row, that makes a volume in `maisi dataset`."""
+    """Return a plan, a .csv with one row, with which `maisi dataset` makes the volume."""
     if call.method != "generate":
-        raise Refused(409, "invalid_request", "a plan has volumes, and this is a mask")
+        raise Refused(409, "invalid_request", "a plan is for volumes, but this is a mask")
     arguments = dict(call.arguments)
     for name, file in (("mask", call.mask), ("source", call.source)):
         if file is not None:

@@ -1,4 +1,4 @@
-"""Jobs as calls of the client, and their results as pictures."""
+"""Run jobs as calls of the client, and add their results as pictures."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .backend import Backend
 from .jobs import Job
 from .pictures import Call, Picture, Pictures, save_mask, save_volume
 
-METHODS = {"volume": "generate", "mask": "mask"}  # of the client, by the kind of a job
+METHODS = {"volume": "generate", "mask": "mask"}  # the client's method for each kind of job
 
 
 def paths(
     pictures: Pictures, mask: Picture | None, source: Picture | None, arguments: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the arguments of a call, with the files of its pictures."""
+    """Return the arguments of a call, including the paths of its pictures."""
     call = dict(arguments)
     if mask is not None:
         call["mask"] = str(pictures.path(mask))
@@ -29,19 +29,22 @@ def paths(
 
 
 def check_vocabulary(mask: Picture | None, arguments: Mapping[str, Any]) -> None:
-    """Raise `InvalidRequest` if the arguments give another meaning to ids that are MAISI's."""
+    """Raise `InvalidRequest` if the arguments have a vocabulary, but the ids are MAISI's."""
     vocabulary = arguments.get("vocabulary")
     if mask is not None and vocabulary and mask.vocabulary not in (None, vocabulary):
         raise InvalidRequest(
-            f"vocabulary is '{vocabulary}'; the ids of '{mask.title}' are {mask.vocabulary}'s"
-            " already"
+            f"vocabulary is '{vocabulary}', but '{mask.title}' has the vocabulary"
+            f" '{mask.vocabulary}'"
         )
 
 
 async def make(
     backend: Backend, pictures: Pictures, job: Job, on_progress: Callable[[Progress], None]
 ) -> str:
-    """Run a job and show its picture; return the id. Raises `MaisiError`, or `Refused`."""
+    """Run a job and add its picture; return the picture's id.
+
+    Raises `MaisiError` if the server fails, or `Refused` if a picture was removed.
+    """
     mask, source = pictures.find(job.mask, "mask"), pictures.find(job.source, "volume")
     variant = await backend.variant(job.arguments.get("variant"))
     arguments = {**job.arguments, "variant": variant.name}
@@ -50,7 +53,7 @@ async def make(
     try:
         result = await getattr(backend.client, method)(on_progress=on_progress, **request)
     except ServerUnavailable:
-        with suppress(MaisiError):  # the page gets the error
+        with suppress(MaisiError):  # the lookup has published the error to the page
             await backend.look_up()
         raise
 

@@ -1,4 +1,4 @@
-"""The routes of jobs: outlook, queue, cancellation."""
+"""The routes of jobs: outlook, queue and cancellation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _inputs(
 
 
 async def check(request: Request) -> Response:
-    """Return what a request would do."""
+    """Return the outlook of a request."""
     studio = studio_of(request)
     inputs = _inputs(studio, await read_object(request), "generate")
     return JSONResponse(await studio.backend.quick.check(**paths(studio.pictures, *inputs)))

@@ -1,4 +1,4 @@
-"""The queue of a session: what the server is asked to make, in order, two at a time."""
+"""The queue of a session: jobs run in order, two at a time."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from .errors import Refused, error_json, not_found, without_folder
 from .events import Events
 from .timestamp import timestamp
 
-_RUNNING = 2  # at the same time
+_RUNNING = 2  # most jobs that run at the same time
 _WAITING = 64
 _log = logging.getLogger("maisi_client")
 
 
 @dataclass(frozen=True)
 class Job:
-    """A volume or a mask to make, `kind`, and how far it is.
+    """A request for a volume or a mask.
 
-    `state` is waiting, running, done, failed or cancelled; `fraction` is of the whole. `mask`,
-    `source` and, once it is done, `picture` are ids of pictures.
+    `kind` is `volume` or `mask`. `state` is waiting, running, done, failed or cancelled. `fraction`
+    is the progress, 0 to 1. `mask` and `source` are ids of pictures, and so is `picture` when the
+    job is done.
     """
 
     id: str
@@ -46,7 +47,7 @@ class Job:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing will change any more."""
+        """Whether the job is done, failed or cancelled."""
         return self.state not in ("waiting", "running")
 
 
@@ -70,7 +71,7 @@ class Jobs:
     ) -> Job:
         """Queue a job; raises `Refused` if too many wait."""
         if sum(job.state == "waiting" for job in self) >= _WAITING:
-            raise Refused(429, "too_many", f"{_WAITING} jobs wait already; one must end first")
+            raise Refused(429, "too_many", f"{_WAITING} jobs are waiting; wait until one ends")
         created = timestamp()
         job = Job(secrets.token_hex(16), kind, arguments, mask, source, created)
         self._jobs[job.id] = job
@@ -79,7 +80,7 @@ class Jobs:
         return job
 
     async def end(self, id_: str) -> Job | None:
-        """Cancel a job and return it, after the server did; remove one that has ended."""
+        """Cancel a job and return it when it has ended; remove a job that has ended before."""
         if id_ not in self._jobs:
             raise not_found("job")
         if self._jobs[id_].ended:
@@ -92,10 +93,10 @@ class Jobs:
         self._tasks.pop(id_, None)
         if id_ in self._jobs and not self._jobs[id_].ended:  # cancelled before its first step
             self._change(id_, state="cancelled")
-        return self._jobs.get(id_)  # another browser may have removed it meanwhile
+        return self._jobs.get(id_)  # another browser may have removed it
 
     async def close(self) -> None:
-        """Cancel all."""
+        """Cancel all jobs."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -116,11 +117,11 @@ class Jobs:
         except MaisiError as error:
             self._fail(job.id, error.kind, str(error))
         except OSError as error:
-            why = error.strerror or "because of an unknown fault"
+            why = error.strerror or "the reason is unknown"
             self._fail(job.id, "unsupported", f"the files cannot be written: {why}")
         except Exception:
             _log.exception("a job of maisi studio failed")
-            self._fail(job.id, "internal", "maisi studio failed here; its terminal shows why")
+            self._fail(job.id, "internal", "maisi studio failed; its terminal shows the reason")
         finally:
             self._tasks.pop(job.id, None)
 
@@ -129,7 +130,7 @@ class Jobs:
         self._change(id_, state="failed", seconds_left=None, error=error)
 
     def _watch(self, id_: str) -> Callable[[Progress], None]:
-        start: tuple[float, float] | None = None  # seconds and fraction, when the pace began
+        start: tuple[float, float] | None = None  # seconds and fraction at the first progress
 
         def note(progress: Progress) -> None:
             nonlocal start

@@ -1,4 +1,4 @@
-"""Uploads of the form multipart/form-data, streamed to files with names of our own."""
+"""Stream uploads of the type multipart/form-data to files with generated names."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .._errors import printable
 from .._image_file import SUFFIXES
 from .errors import Refused
 
-MAX_BYTES = 2 << 30  # of an upload in all
+MAX_BYTES = 2 << 30  # most bytes of an upload
 MAX_FILES = 10_000
 _LONGEST_NAME = 200  # characters
 
 
 class Upload(NamedTuple):
-    """A file that was sent: its name in the browser and that of its folder, and where it is."""
+    """An uploaded file: its name and its folder's name in the browser, and its path here."""
 
     name: str
     folder: str
@@ -27,7 +27,7 @@ class Upload(NamedTuple):
 
 
 class _Files:
-    """The files of one request's parts; the callbacks are those of `MultipartParser`."""
+    """The files of a request; the methods `on_...` are callbacks of `MultipartParser`."""
 
     def __init__(self, folder: Path) -> None:
         self.uploads: list[Upload] = []
@@ -54,7 +54,7 @@ class _Files:
     def on_headers_finished(self) -> None:
         _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
         if (sent_name := options.get(b"filename")) is None:
-            return  # a field, which no upload needs
+            return  # a form field, which uploads do not need
         if len(self.uploads) >= MAX_FILES:
             raise Refused(413, "too_large", f"more than {MAX_FILES} files were sent")
         text = sent_name.decode("utf-8", "replace").replace("\\", "/")
@@ -84,10 +84,10 @@ class _Files:
 async def receive_files(
     content_type: str, length: str | None, body: AsyncIterable[bytes], folder: Path
 ) -> list[Upload]:
-    """Write the files of a request's body into `folder`, at most `MAX_BYTES` in all.
+    """Write the files of a request's body into `folder`, at most `MAX_BYTES` in total.
 
-    Raises `Refused` for another content type, a body that is cut off or too long, and without a
-    file.
+    Raises `Refused` for another content type, an incomplete or too long body, and a body without
+    files.
     """
     kind, options = parse_options_header(content_type)
     if kind != b"multipart/form-data" or b"boundary" not in options:
@@ -110,5 +110,5 @@ async def receive_files(
     finally:
         files.close()
     if not files.complete or not files.uploads:
-        raise Refused(400, "invalid_request", "no file arrived whole; send it again")
+        raise Refused(400, "invalid_request", "no complete file arrived; send it again")
     return files.uploads

@@ -1,4 +1,4 @@
-"""The routes of pictures: upload, list, download, painting, removal."""
+"""The routes of pictures: upload, list, download, paint and remove."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from .._counted import counted
 from . import painting
 from .bodies import read_bytes
 from .commands import command, python
@@ -27,7 +28,7 @@ from .state import studio_of
 
 
 def picture_of(request: Request) -> Picture:
-    """Return the picture that the address names; raises `Refused` if there is none."""
+    """Return the picture with the id in the path; raises `Refused` if there is none."""
     return studio_of(request).pictures.get(request.path_params["id"])
 
 
@@ -37,11 +38,11 @@ async def list_pictures(request: Request) -> Response:
 
 
 async def upload(request: Request) -> Response:
-    """Make a picture of files that were sent."""
+    """Add a picture from uploaded files."""
     studio = studio_of(request)
     kind = request.query_params.get("kind")
     if kind not in ("mask", "volume"):
-        raise Refused(400, "invalid_request", "kind is mask or volume, and is missing")
+        raise Refused(400, "invalid_request", "kind is missing; mask or volume is expected")
     folder = Path(tempfile.mkdtemp(dir=studio.folder / "uploads"))
     try:
         headers = request.headers
@@ -57,7 +58,7 @@ async def upload(request: Request) -> Response:
 
 
 async def nifti(request: Request) -> Response:
-    """Return a picture's file, by a link of its own, so that it can be removed meanwhile."""
+    """Return a picture's file from a new hard link; the picture can be removed meanwhile."""
     studio = studio_of(request)
     path = studio.pictures.path(picture_of(request))
     link = studio.folder / "downloads" / secrets.token_hex(16)
@@ -67,7 +68,7 @@ async def nifti(request: Request) -> Response:
 
 
 async def report(request: Request) -> Response:
-    """Return the report of a volume, as `maisi generate` writes it."""
+    """Return the report of a volume in the form that `maisi generate` writes."""
     picture = picture_of(request)
     if picture.report is None:
         raise Refused(404, "not_found", f"'{picture.title}' has no report; it was not generated")
@@ -76,7 +77,7 @@ async def report(request: Request) -> Response:
 
 
 async def dicom(request: Request) -> Response:
-    """Return a volume as a DICOM series, with its mask as `save_dicom` has it, in a .zip."""
+    """Return a .zip with a volume as a DICOM series and its mask, as `save_dicom` writes them."""
     studio, picture = studio_of(request), picture_of(request)
     mask = next((one for one in studio.pictures if one.id == picture.mask), None)
     folder = Path(tempfile.mkdtemp(dir=studio.folder / "downloads"))
@@ -92,23 +93,23 @@ async def dicom(request: Request) -> Response:
 
 
 async def plan(request: Request) -> Response:
-    """Return the plan with the row of a volume."""
+    """Return a plan with the row of a volume."""
     call = _call_of(picture_of(request))
     return download(plan_row(studio_of(request).pictures, call), "text/csv", f"{call.output}.csv")
 
 
 async def commands(request: Request) -> Response:
-    """Return the command and the Python that make a picture's file again."""
+    """Return the shell command and the Python code that make a picture's file again."""
     call, backend = _call_of(picture_of(request)), studio_of(request).backend
     server = backend.client.url, backend.target.tls
     return JSONResponse({"command": command(call, *server), "python": python(call, *server)})
 
 
 async def paint(request: Request) -> Response:
-    """Make a mask of another one with changed voxels."""
+    """Add a mask with the painted voxels of another mask."""
     studio, parent = studio_of(request), picture_of(request)
     if parent.kind != "mask":
-        raise Refused(409, "invalid_request", "a volume cannot be painted; masks can")
+        raise Refused(409, "invalid_request", "a volume cannot be painted; a mask is expected")
     variant = await studio.backend.variant(request.query_params.get("variant"))
     voxels = await read_bytes(request, math.prod(parent.shape))
     async with studio.reading:
@@ -129,14 +130,16 @@ async def remove(request: Request) -> Response:
     jobs = [job for job in studio.jobs if picture.id in (job.mask, job.source) and not job.ended]
     if jobs:
         raise Refused(
-            409, "in_use", f"'{picture.title}' is needed by requests that run or wait: {len(jobs)}"
+            409,
+            "in_use",
+            f"'{picture.title}' is an input of {counted(len(jobs), 'unfinished request')}",
         )
     studio.pictures.remove(picture.id)
     return Response(status_code=204)
 
 
 def download(content: str | bytes, media_type: str, name: str) -> Response:
-    """Return a file to save as `name`, which is plain ASCII."""
+    """Return a file that the browser saves as `name`, which is plain ASCII."""
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     return Response(content, media_type=media_type, headers=headers)
 

@@ -29,8 +29,8 @@ _LONGEST_NAME = 60
 class Call:
     """The call of `Client.generate` or `Client.mask` that makes a file.
 
-    `mask` and `source` are names of files as they are downloaded, `arguments` has the others, with
-    a seed, `output` is the name of the file without its ending.
+    `mask` and `source` are the names of the files when they are downloaded. `arguments` has the
+    other arguments, including a seed. `output` is the name of the output file without its ending.
     """
 
     method: str
@@ -42,11 +42,12 @@ class Call:
 
 @dataclass(frozen=True)
 class Picture:
-    """A mask or a volume; `name` is that of its file, by which it is downloaded.
+    """A mask or a volume.
 
-    `shape` is `[X, Y, Z]` of the file's array, `spacing` is in mm along its axes, `affine` is
-    `[4, 4]`. `labels` are those of a mask. `mask` and `source` are ids of the pictures that a
-    volume follows; `vocabulary` is `maisi` where a mask's ids are known to be MAISI's.
+    `name` is the name of its file when it is downloaded. `shape` is the shape `[X, Y, Z]` of the
+    file's array, `spacing` is in mm along its axes, and `affine` is `[4, 4]`. `labels` are the
+    labels of a mask. `mask` and `source` are ids of the pictures that a volume was made from.
+    `vocabulary` is `maisi` if the ids of a mask are known to be MAISI's.
     """
 
     id: str
@@ -66,13 +67,13 @@ class Picture:
     call: Call | None = None
 
     def json(self) -> dict[str, Any]:
-        """Return the picture as the page reads it."""
+        """Return the picture in the form that the page reads."""
         fields = {key: value for key, value in vars(self).items() if key != "call"}
         return {**fields, "request": self.call and dict(self.call.arguments)}
 
 
 class Pictures:
-    """The pictures of a session, in the order in which they came; `folder` has their files."""
+    """The pictures of a session, in the order of their arrival; `folder` has their files."""
 
     def __init__(self, folder: Path, events: Events) -> None:
         self.folder, self._events = folder, events
@@ -83,14 +84,14 @@ class Pictures:
         return iter(list(self._by_id.values()))
 
     def get(self, id_: str, kind: str | None = None) -> Picture:
-        """Return the picture of an id; raises `Refused` if there is none of this kind."""
+        """Return the picture with this id; raises `Refused` if there is none of this kind."""
         picture = self._by_id.get(id_)
         if picture is None or kind not in (None, picture.kind):
             raise not_found(kind or "picture")
         return picture
 
     def find(self, id_: str | None, kind: str) -> Picture | None:
-        """Return the picture of an id that may be None."""
+        """Return the picture with this id, or None for None; raises `Refused` as `get` does."""
         return None if id_ is None else self.get(id_, kind)
 
     def path(self, picture: Picture) -> Path:
@@ -98,7 +99,7 @@ class Pictures:
         return self.folder / f"{picture.name}.nii.gz"
 
     def reserve(self, title: str) -> str:
-        """Return a name for a file that no other has, nor its mask; letters, digits, . _ -."""
+        """Return a name of letters, digits, . _ - that no file has; its mask's name is also unused."""
         plain = _NOT_IN_A_NAME.sub("-", title)[:_LONGEST_NAME].strip("-._") or "picture"
         name, number = plain, 1
         while {name, f"{name}_mask"} & self._names:
@@ -108,7 +109,7 @@ class Pictures:
         return name
 
     def add(self, *pictures: Picture) -> None:
-        """Show pictures whose files are there."""
+        """Add pictures whose files exist."""
         for picture in pictures:
             self._by_id[picture.id] = picture
             self._events.publish("picture", picture.json())
@@ -124,13 +125,13 @@ class Pictures:
 
 
 def save_mask(folder: Path, image: nib.Nifti1Image, name: str, title: str, **parts: Any) -> Picture:
-    """Write a label map, uint8, as `maisi mask` does; return its picture."""
+    """Write a label map, uint8, in the form of `maisi mask`; return its picture."""
     _write(folder, image, name)
     return mask_picture(image, name, title, **parts)
 
 
 def mask_picture(image: nib.Nifti1Image, name: str, title: str, **parts: Any) -> Picture:
-    """Return the picture of a label map, uint8, that is written already."""
+    """Return the picture of a label map, uint8, whose file exists."""
     labels = np.asanyarray(image.dataobj)
     return _picture("mask", image, name, title, labels=_labels(labels, image.affine), **parts)
 
@@ -138,7 +139,7 @@ def mask_picture(image: nib.Nifti1Image, name: str, title: str, **parts: Any) ->
 def save_greys(
     folder: Path, image: nib.Nifti1Image, name: str, title: str, **parts: Any
 ) -> Picture:
-    """Write a volume that has no report; return its picture."""
+    """Write a volume without a report; return its picture."""
     _write(folder, image, name)
     return _picture("volume", image, name, title, **parts)
 
@@ -156,10 +157,10 @@ def save_volume(
     mask: str | None,
     source: str | None,
 ) -> tuple[Picture, Picture | None]:
-    """Write a volume as `maisi generate` does; return its picture, and that of its own mask.
+    """Write a volume in the form of `maisi generate`; return its picture and that of its own mask.
 
-    `mask` and `source` are the ids of what it was made from. The report names them as they are
-    downloaded, so that `maisi reproduce` finds them in one folder.
+    `mask` and `source` are the ids of the pictures that it was made from. The report has the names
+    of their downloads, so `maisi reproduce` finds them in the same folder.
     """
     names = {"mask": call.mask, "source": call.source}
     request = {key: names.get(key, value) for key, value in volume.report["request"].items()}
@@ -207,7 +208,7 @@ def _picture(kind: str, image: nib.Nifti1Image, name: str, title: str, **parts: 
 
 
 def _labels(labels: NDArray[np.uint8], affine: NDArray[Any]) -> tuple[dict[str, Any], ...]:
-    """Return id, name and millilitres of each label above 0."""
+    """Return the id, name and volume in ml of each label above 0."""
     counts = sum(np.bincount(plane.ravel(), minlength=256) for plane in labels)
     millilitres = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
     return tuple(

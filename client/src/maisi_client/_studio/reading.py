@@ -1,4 +1,4 @@
-"""Uploaded files as images: a NIfTI, a DICOM Segmentation, or the series of one folder."""
+"""Read uploads: a NIfTI file, a DICOM Segmentation, or the DICOM series of one folder."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _INT16 = np.iinfo(np.int16)
 
 
 def read_upload(kind: str, uploads: Sequence[Upload], pictures: Pictures) -> Picture:
-    """Return the picture of the files of one upload, a `kind` of mask or volume.
+    """Return the picture of the files of one upload; `kind` is `mask` or `volume`.
 
-    It is stored as NIfTI: a mask as uint8, a volume as int16 where that holds its values, else as
-    float32. Raises `InvalidRequest`, with the name of the file in the browser, if they are no such
-    picture.
+    The picture is stored as NIfTI: a mask as uint8, a volume as int16 if its values allow that, or
+    else as float32. Raises `InvalidRequest`, with the name of the file in the browser, if the files
+    are not such a picture.
     """
     upload = _main_file(kind, uploads)
     title = upload.folder if len(uploads) > 1 and upload.folder else upload.name
@@ -54,21 +54,21 @@ def read_upload(kind: str, uploads: Sequence[Upload], pictures: Pictures) -> Pic
 
 
 def _main_file(kind: str, uploads: Sequence[Upload]) -> Upload:
-    """Return the file that is the picture, or the first of its series."""
+    """Return the file of the picture, or the first file of its series."""
     if len(uploads) == 1:
         return uploads[0]
     dicom = [upload for upload in uploads if is_dicom(upload.path)]
     if not dicom:
         raise InvalidRequest(
-            f"{len(uploads)} files were sent, none of them DICOM; one NIfTI is expected, or the"
-            " DICOM files of one folder"
+            f"{len(uploads)} files were sent, and none is DICOM; one NIfTI file or the DICOM files"
+            " of one folder are expected"
         )
     if kind == "volume":
         return dicom[0]
     masks = [upload for upload in dicom if is_segmentation(upload.path)]
     if len(masks) != 1:
         raise InvalidRequest(
-            f"{len(masks)} Segmentations were found in {len(uploads)} files; one is expected"
+            f"{len(masks)} of {len(uploads)} files are Segmentations; one is expected"
         )
     return masks[0]
 

@@ -1,9 +1,10 @@
-"""Who may ask: the page that this process served, in the browser that opened its link.
+"""Access control: only the page of this process, in the browser that opened its link, has access.
 
-Other sites in the same browser must not read or change anything (checks of Host, Origin and
-Sec-Fetch-Site; a header of our own, which needs a preflight that nobody answers), nor other users
-of the machine (a token in the link, then a cookie). Another site, such as a web terminal, may hold
-the link: it opens the page as a whole, which that site cannot read.
+Other sites in the same browser must not read or change anything. The guard therefore checks Host,
+Origin and Sec-Fetch-Site, and requires a header that needs a preflight, which the server does not
+answer. Other users of the machine must not have access either. The guard therefore requires a token
+in the link, and then a cookie. Another site, such as a web terminal, may contain the link: it opens
+a whole page, which that site cannot read.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import response
 
-# The page's own files alone; blob: is for what it makes itself, such as downloads and workers.
+# Only the page's own files; blob: is for data that the page makes, such as downloads and workers.
 _CSP = "; ".join(
     [
         "default-src 'none'",
@@ -42,8 +43,8 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 _READING = ("GET", "HEAD")
-# Browsers send no cookie of SameSite=Strict after a redirect that began on another site. This page
-# is ours, so the request that it makes has the cookie.
+# After a redirect from another site, browsers do not send a cookie with SameSite=Strict. Therefore
+# the link is answered with a page that opens the real page: that request has the cookie.
 _GO_ON = '<!doctype html><title>maisi studio</title><meta http-equiv="refresh" content="0; url=/">'
 
 
@@ -53,10 +54,10 @@ def _secret() -> str:
 
 @dataclass(frozen=True)
 class Access:
-    """The address that is served, `hosts` as a Host header has it, the first for links.
+    """The allowed Host headers, and the secrets of a session.
 
-    `token` is in the link, `token_once` in one that opens the page only once, `cookie` is what the
-    browser gets for either.
+    The first of `hosts` is used in links. `token` is in the link, and `token_once` in a link that
+    opens the page only once. The browser gets `cookie` for either token.
     """
 
     hosts: tuple[str, ...]
@@ -76,18 +77,18 @@ class Access:
 
     @property
     def cookie_name(self) -> str:
-        """Cookies are not kept apart by port, so their names are."""
+        """The cookie's name, which has the port, because browsers share cookies between ports."""
         return f"maisi_studio_{self.hosts[0].rpartition(':')[2]}"
 
 
 class Guard:
-    """The middleware before everything: refuses what `access` does not allow."""
+    """The outermost middleware, which refuses requests that `access` does not allow."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app, self._access, self._used = app, access, False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or pass it on; every answer gets the headers of `_HEADERS`."""
+        """Refuse a request, or pass it to the application; add `_HEADERS` to every answer."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -104,14 +105,14 @@ class Guard:
         await app(scope, receive, send_guarded)
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
-        """Return the answer to a request of another site."""
+        """Return the answer to a request of another site; None for an allowed request."""
         headers = Headers(scope=scope)
         host = headers.get("host", "").lower()
         if host not in self._access.hosts:
-            return response(421, "forbidden", "this address is not the one that is served here")
+            return response(421, "forbidden", "this server does not serve this address")
         if headers.get("origin", f"http://{host}").lower() != f"http://{host}":
             return response(403, "forbidden", "a request of another site is refused")
-        # Another port of the same host counts as the same site, and has the same cookies.
+        # Browsers treat another port of the same host as the same site with the same cookies.
         if _from_elsewhere(headers) and not (_opens(scope) and _is_whole_page(headers)):
             return response(403, "forbidden", "a request of another site is refused")
         if scope["method"] not in _READING and headers.get("x-maisi") != "1":
@@ -119,7 +120,7 @@ class Guard:
         return None
 
     def _authenticate(self, scope: Scope) -> ASGIApp | None:
-        """Return the answer to the link, and to a request without its cookie."""
+        """Return the answer to the link or to a request without the cookie; None otherwise."""
         if _opens(scope):
             token = _query(scope)["token"][0]
             once = not self._used and _equal(token, self._access.token_once)
@@ -147,7 +148,7 @@ def _query(scope: Scope) -> dict[str, list[str]]:
 
 
 def _opens(scope: Scope) -> bool:
-    """Return whether a request has the form of the link."""
+    """Return whether a request may be the link."""
     return scope["path"] == "/" and scope["method"] == "GET" and "token" in _query(scope)
 
 
@@ -156,7 +157,7 @@ def _from_elsewhere(headers: Headers) -> bool:
 
 
 def _is_whole_page(headers: Headers) -> bool:
-    """Return whether the answer replaces a whole page, which the site that asked cannot read."""
+    """Return whether the answer replaces a whole page, which the requesting site cannot read."""
     return (
         headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
     )

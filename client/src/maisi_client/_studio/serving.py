@@ -1,4 +1,4 @@
-"""Serving the page from this process until Ctrl-C."""
+"""Serve the page from this process until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from .events import Events
 from .security import Access
 from .state import new_folder, remove_folder
 
-_LAST_SECONDS = 3  # for requests that run at the end
+_LAST_SECONDS = 3  # that unfinished requests get at the end
 
 
 def check_page() -> None:
-    """Raise `MaisiError` if the page's own files are not complete."""
+    """Raise `MaisiError` if files of the page are missing."""
     if not (STATIC / "niivue.js").is_file():
         raise MaisiError(
-            "the page needs NiiVue, which this installation lacks; scripts/_niivue gets it"
+            "the page needs NiiVue, which is not installed; run scripts/_niivue to get it"
         )
 
 
 def serve(target: Target, host: str, port: int, on_ready: Callable[[str, str], object]) -> None:
-    """Serve the page at `host`, and a free port if `port` is 0, until SIGINT, SIGTERM or SIGHUP.
+    """Serve the page at `host` and `port` until SIGINT, SIGTERM or SIGHUP; port 0 is a free port.
 
-    `on_ready` is called with the link that opens the page, and with one that does so only once:
-    while a browser starts, other users see the link among its arguments. Raises `InvalidRequest`
-    for an address that cannot be served.
+    `on_ready` is called with the link that opens the page, and with a link that opens it only once.
+    Use the second one to start a browser, because other users can see the arguments of a process.
+    Raises `InvalidRequest` for an address that cannot be served.
     """
     with _listen(host, port) as listener:
-        if hasattr(signal, "SIGHUP"):  # a terminal or an SSH connection that ends
+        if hasattr(signal, "SIGHUP"):  # sent when a terminal or an SSH connection ends
             signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
         access = Access(hosts(host, listener.getsockname()[1]))
         with page_server(access, target) as server:
             on_ready(access.link, access.link_once)
-            with contextlib.suppress(KeyboardInterrupt):  # of uvicorn, once all has ended
+            with contextlib.suppress(KeyboardInterrupt):  # raised by uvicorn after its end
                 asyncio.run(server.serve(sockets=[listener]))
 
 
 @contextlib.contextmanager
 def page_server(access: Access, target: Target) -> Iterator[uvicorn.Server]:
-    """Yield a server of the page, not started yet; its session's folder is removed at the end."""
+    """Yield a server of the page that is not started; remove the session's folder at the end."""
     events, folder = Events(), new_folder()
     config = uvicorn.Config(
         application(access, target, folder, events),
@@ -70,7 +70,7 @@ def page_server(access: Access, target: Target) -> Iterator[uvicorn.Server]:
 
 
 class _Server(uvicorn.Server):
-    """A server that ends the streams of events when it is to stop; they would keep it."""
+    """A server that ends the streams of events at its shutdown, which would wait for them."""
 
     def __init__(self, config: uvicorn.Config, events: Events) -> None:
         super().__init__(config)
@@ -82,17 +82,18 @@ class _Server(uvicorn.Server):
 
 
 def hosts(host: str, port: int) -> tuple[str, ...]:
-    """Return the Host headers of requests to an address; on loopback `localhost` is one, too."""
+    """Return the allowed Host headers for an address; for loopback, `localhost` is one of them."""
     address = f"[{host}]:{port}" if ":" in host else f"{host.lower()}:{port}"
     return tuple(dict.fromkeys([address, *([f"localhost:{port}"] * is_loopback(address))]))
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket."""
+    """Return a listening socket; raises `InvalidRequest` for an address that cannot be served."""
     with contextlib.suppress(ValueError):
         if ipaddress.ip_address(host).is_unspecified:
             raise InvalidRequest(
-                f"host is '{host}', every address, but the one that the browser opens is expected"
+                f"host is '{host}', which means every address; the address that the browser opens"
+                " is expected"
             )
     if not 0 <= port < 2**16:
         raise InvalidRequest(f"port is {port}; 0 to {2**16 - 1} are allowed")

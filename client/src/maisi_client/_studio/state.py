@@ -1,4 +1,4 @@
-"""What the handlers of one `maisi studio` share."""
+"""The state that all request handlers of `maisi studio` share."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from .pictures import Pictures
 class Studio:
     """The session: its folder, pictures, jobs, and server.
 
-    `reading` is held by what reads or writes whole pictures for a request: one at a time, which
-    bounds the memory.
+    A handler holds the lock `reading` while it reads or writes a whole picture, so that only one
+    picture is in memory at a time.
     """
 
     folder: Path
@@ -44,7 +44,7 @@ def studio_of(request: Request) -> Studio:
 
 @asynccontextmanager
 async def open_studio(target: Target, folder: Path, events: Events) -> AsyncIterator[Studio]:
-    """Yield a session whose files are in `folder`; at its end its requests are cancelled."""
+    """Yield a session with its files in `folder`; cancel its jobs at the end."""
     for name in ("pictures", "uploads", "downloads"):
         (folder / name).mkdir()
     backend = Backend(target, events)
@@ -67,5 +67,5 @@ def new_folder() -> Path:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove the session's folder with all that is in it."""
+    """Remove the session's folder and its contents."""
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""When something was made, for people to read; nothing is measured by it."""
+"""Timestamps for people; durations are not measured with them."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from datetime import datetime, timezone
 
 
 def timestamp() -> str:
-    """Return the time of the day, ISO 8601 in UTC."""
+    """Return the current date and time, ISO 8601 in UTC."""
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")

@@ -1,1 +1,1 @@
-"""gRPC to one or several servers: connections, streams, retries, shared memory."""
+"""gRPC to one or several servers: connections, streams, retries and shared memory."""

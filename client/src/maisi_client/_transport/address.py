@@ -1,4 +1,4 @@
-"""Addresses of servers, and which of them gRPC reaches through a proxy."""
+"""Addresses of servers, and the proxies that gRPC uses for them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .._errors import InvalidRequest, printable
 DEFAULT_URL = "localhost:8001"
 HOST = r"[\w.-]+|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]"  # a name or an IPv4 address, or an IPv6 address
 _URL = re.compile(rf"(?:grpc://)?({HOST})(?::([0-9]{{1,5}}))?/?")
-# In the order in which gRPC takes them; it knows proxies of this scheme alone:
+# Variables in gRPC's order of precedence, and the only scheme of proxies that gRPC supports:
 # https://github.com/grpc/grpc/blob/master/src/core/handshaker/http_connect/http_proxy_mapper.cc
 _VARIABLES, _EXCEPTIONS, _SCHEME = (
     ("grpc_proxy", "https_proxy", "http_proxy"),
@@ -21,10 +21,10 @@ _VARIABLES, _EXCEPTIONS, _SCHEME = (
 
 
 def addresses(urls: str) -> list[str]:
-    """Return each `host:port` of a text that has one, or several with commas between.
+    """Return the addresses `host:port` in a text with one address, or several with commas.
 
-    Spaces around an address, a `grpc://` before it and a slash behind it are left out. Raises
-    `InvalidRequest` for anything else, such as an address without a port.
+    Spaces around an address, `grpc://` before it and a slash after it are removed. Raises
+    `InvalidRequest` for any other text, such as an address without a port.
     """
     return [_address(url.strip(), urls) for url in urls.split(",")]
 
@@ -37,7 +37,7 @@ def _address(url: str, urls: str) -> str:
     if parts is not None and parts[2] is None:
         why = ", without a port"
     elif url.lower().startswith(("http://", "https://")):
-        why = ", of HTTP"
+        why = ", which is for HTTP"
     raise InvalidRequest(
         f"the url is '{printable(urls, 200)}'{why}; allowed is host:port of the gRPC service, such"
         f" as {DEFAULT_URL}, or several with commas"
@@ -54,7 +54,7 @@ def is_loopback(address: str) -> bool:
 
 
 def proxy_variable(address: str) -> str | None:
-    """Return the variable whose proxy gRPC uses for `host:port`; None if it uses none."""
+    """Return the variable with the proxy that gRPC uses for `host:port`; None without a proxy."""
     if is_loopback(address):  # see `channel.connect`
         return None
     host = address.rpartition(":")[0].strip("[]").lower()

@@ -1,4 +1,4 @@
-"""gRPC through tritonclient: connections, limits and tensors."""
+"""Connections, limits and tensors of gRPC with tritonclient."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .._validation import JSON_BYTES
 from .address import is_loopback
 from .tls import Tls
 
-MESSAGE_BYTES = 2**31 - 1  # protobuf's own limit
-LOOKUP_BYTES = 4 << 20  # a model's configuration has some 10 kB, statistics of all models 100
+MESSAGE_BYTES = 2**31 - 1  # the limit of protobuf
+LOOKUP_BYTES = 4 << 20  # a model's configuration has about 10 kB, all statistics about 100 kB
 _LONGEST_SECONDS = 10**9  # 30 years; gRPC and Triton have 64 bits for nano- and microseconds
-_OPTIONAL_INPUTS = frozenset(  # that some variants lack
+_OPTIONAL_INPUTS = frozenset(  # some variants do not have these inputs
     {
         "mask",
         "vocabulary",
@@ -37,11 +37,11 @@ _OPTIONAL_INPUTS = frozenset(  # that some variants lack
 
 _CHANNEL = [
     ("grpc.max_send_message_length", -1),
-    # No answer is compressed: one of a megabyte could become gigabytes before its size is known.
+    # Refuse compressed answers: a megabyte could unpack to gigabytes before its size is known.
     ("grpc.compression_enabled_algorithms_bitset", 1),
-    # Requests go to all addresses of a name, such as that of a headless Service.
+    # Distribute requests over all addresses of a name, such as the name of a headless Service.
     ("grpc.lb_policy_name", "round_robin"),
-    # Finds a host that was cut off while a request waits. By default a gRPC server closes the
+    # Pings detect a lost connection while a request waits. By default, a gRPC server closes the
     # connection of a client that pings more often than every 300 s.
     ("grpc.keepalive_time_ms", 305_000),
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -55,10 +55,10 @@ def connect(
     kind: Any = triton.InferenceServerClient,
     answer_bytes: int = LOOKUP_BYTES,
 ) -> Any:
-    """Open a connection, lazily: whether a server is there shows at the first call.
+    """Return a connection, which connects at the first call.
 
-    Messages of more than `answer_bytes` are refused. A proxy that the environment names is used,
-    except for an address of this machine.
+    Messages of more than `answer_bytes` are refused. The proxy in the environment is used, except
+    for addresses of this machine.
     """
     options = {} if tls is None else tls.options()
     limit = ("grpc.max_receive_message_length", answer_bytes)
@@ -71,12 +71,12 @@ def check_seconds(**limits: float) -> None:
     for name, seconds in limits.items():
         if not -_LONGEST_SECONDS <= seconds <= _LONGEST_SECONDS:
             raise InvalidRequest(
-                f"{name} is {seconds}; seconds, at most {_LONGEST_SECONDS}, are expected"
+                f"{name} is {seconds}; at most {_LONGEST_SECONDS} seconds are expected"
             )
 
 
 def answer_bytes(inputs: Mapping[str, NDArray[Any]]) -> int:
-    """Return the most bytes of an answer: image, mask and reports of the size in the request."""
+    """Return the most bytes of an answer: image, mask and reports for the size in the request."""
     size = size_of(inputs)
     if size is None or min(size, default=0) < 1:
         return MESSAGE_BYTES
@@ -89,17 +89,17 @@ def microseconds(deadline: float) -> int:
 
 
 def to_triton(inputs: Mapping[str, NDArray[Any]]) -> list[Any]:
-    """Return the tensors as tritonclient has them."""
+    """Return the tensors as inputs of tritonclient."""
     return [_tensor(name, value) for name, value in inputs.items()]
 
 
 def common_to_all(request: Request) -> bool:
-    """Return whether every variant has the inputs of the request."""
+    """Return whether every variant has all inputs of the request."""
     return _OPTIONAL_INPUTS.isdisjoint(request.inputs)
 
 
 def check_supported(request: Request, config: Any) -> None:
-    """Raise `InvalidRequest` for an input that the variant's stream, by its `config`, lacks."""
+    """Raise `InvalidRequest` for an input that is not in `config`, that of the variant's stream."""
     names = [printable(tensor.name) for tensor in config.input]
     for name in request.inputs:
         if name not in names:

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from .._request import size_of
 
-SHM, PREFIX = Path("/dev/shm"), "maisi-client-"  # as server/shared_memory.py has them
-_HEADROOM = 8  # the server needs about 40 bytes a voxel of /dev/shm, a request 7 at most
+SHM, PREFIX = Path("/dev/shm"), "maisi-client-"  # the same as in server/shared_memory.py
+_HEADROOM = 8  # in /dev/shm the server needs about 40 bytes per voxel, a request at most 7
 
 
 def key(url: str) -> str:
-    """Return the key that our own user's server at this port wrote; raises OSError without one."""
+    """Return the key of this user's server at the port of `url`; raises OSError without a key."""
     port = url.rpartition(":")[2]
     keys = [
         (status.st_mtime, path)
@@ -33,15 +33,18 @@ def key(url: str) -> str:
 
 
 def create(name: str, size: int) -> tuple[int, mmap.mmap]:
-    """Create a locked file of `size` bytes in shared memory; on OSError no file remains."""
-    import fcntl  # Windows has neither this nor /dev/shm
+    """Return the descriptor and the memory of a new locked file of `size` bytes in shared memory.
+
+    Raises OSError if there is too little space; then no file remains.
+    """
+    import fcntl  # Windows has neither fcntl nor /dev/shm
 
     if _HEADROOM * size > shutil.disk_usage(SHM).free:
         raise OSError(f"{SHM} has too little space for {size} bytes and the server")
     descriptor = os.open(SHM / name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.posix_fallocate(descriptor, 0, size)  # raises where a later access would be a SIGBUS
+        os.posix_fallocate(descriptor, 0, size)  # raises here; later, an access would be a SIGBUS
         return descriptor, mmap.mmap(descriptor, size)
     except OSError:
         (SHM / name).unlink(missing_ok=True)
@@ -50,7 +53,10 @@ def create(name: str, size: int) -> tuple[int, mmap.mmap]:
 
 
 def offsets(inputs: Mapping[str, NDArray[Any]]) -> tuple[dict[str, int], int]:
-    """Return the offset of each volume, the image last if its size is known, and the total size."""
+    """Return the offset of each volume in bytes, and the total size.
+
+    The image is the last volume, if its size is known.
+    """
     sizes = {name: value.nbytes for name, value in inputs.items() if value.ndim >= 3}
     image = size_of(inputs)
     if image and min(image) > 0 and not inputs.keys() & {"check", "mask_only"}:

@@ -1,9 +1,9 @@
-"""Errors of the server, of Triton and of gRPC, turned into those of this package.
+"""Convert errors of the server, of Triton and of gRPC to errors of this package.
 
-An error of the server begins with its kind, see docs/reference/errors.md. The other patterns match
-sentences of Triton 2.51 and of gRPC: within a stream Triton reports errors as text alone. (The
-header `triton_grpc_error` would add a status, but makes Triton 2.51 crash when a backend sends an
-error and the end of its stream one after the other.)
+An error of the server begins with its kind; see docs/reference/errors.md. The other patterns match
+sentences of Triton 2.51 and gRPC, because Triton reports errors within a stream only as text. (The
+header `triton_grpc_error` would add a status. But with it, Triton 2.51 crashes if a backend sends
+an error and then the end of its stream.)
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from .._errors import (
 )
 from .address import proxy_variable
 
-LOOKUP_SECONDS = 30.0  # for requests that need no computation
+LOOKUP_SECONDS = 30.0  # time limit of requests without computation
 
-_FORM = re.compile(r"\[([a-z_]{1,30})(?: retry_after=([0-9]{1,9}))?\] (.+)")  # of our server
+_FORM = re.compile(r"\[([a-z_]{1,30})(?: retry_after=([0-9]{1,9}))?\] (.+)")  # our server
 _WRONG_INPUT = re.compile(rf".*\binput '?({'|'.join(NAMES)})\b'?")
 _ASLEEP = re.compile(r".*(no available versions|not ready|not healthy)")
 _LOST = re.compile(r".*(RST_STREAM|Stream removed|Socket closed|GOAWAY)")  # by a balancer, too
@@ -46,7 +46,7 @@ class UnknownModel(InvalidRequest):
 
 
 class Reply(NamedTuple):
-    """An error as our server writes it; `retry_after` in seconds."""
+    """The parts of an error of our server; `retry_after` in seconds."""
 
     kind: str
     retry_after: float | None
@@ -61,7 +61,7 @@ def read_reply(message: str) -> Reply | None:
 
 
 def explain(error: InferenceServerException, url: str, started: bool = False) -> MaisiError:
-    """Turn a tritonclient exception into one of ours, keeping the server's own sentence."""
+    """Return the error of this package for an exception of tritonclient, with the same sentence."""
     message = " ".join(printable(error.message() or "").split()) or "no reason given"
     if (reply := read_reply(message)) is not None:
         return _of_reply(reply, url)
@@ -74,25 +74,25 @@ def explain(error: InferenceServerException, url: str, started: bool = False) ->
             return UnknownModel(message)
         case "INVALID_ARGUMENT" | "NOT_FOUND" | "OUT_OF_RANGE":
             return InvalidRequest(message)
-        case _ if "larger than max" in message:  # beyond the connection's limit of a message
+        case _ if "larger than max" in message:  # the message exceeds the connection's limit
             return ServerError(message)
         case _ if _LATE.search(message):
             return deadline_exceeded(url)
         case "UNAVAILABLE" if not started and _SILENT.match(message):
             return ServerUnavailable(
-                f"what listens at {url} takes connections, but does not answer{_by_proxy(url)}"
+                f"{url} accepts connections, but does not answer{_by_proxy(url)}"
             )
         case "UNAVAILABLE" if not started and _OTHER_PROTOCOL.match(message):
             return ServerUnavailable(
-                f"what answers at {url} does not speak gRPC as expected; Triton's gRPC port is 8001"
-                f" by default, and TLS has to be used by both sides or by neither{_by_proxy(url)}"
+                f"{url} does not answer with gRPC as expected; Triton's gRPC port is 8001 by"
+                f" default, and both sides or neither must use TLS{_by_proxy(url)}"
             )
         case _ if _LOST.match(message):
             return connection_lost(url, message)
         case "UNAVAILABLE" if started:
             return connection_lost(url, message)
         case "UNAVAILABLE" if _UNREACHED.search(message):
-            # gRPC nests its reasons; the last is the cause.
+            # gRPC nests reasons; the last one is the cause.
             reason = message.rsplit(": ", 1)[-1].rstrip("]")
             return ServerUnavailable(f"no server answers at {url}: {reason}{_by_proxy(url)}")
         case "UNAVAILABLE":
@@ -134,14 +134,14 @@ def idle(url: str, seconds: float) -> Timeout:
 
 
 def deadline_exceeded(url: str) -> Timeout:
-    """Return the error for a request that has used up its time."""
+    """Return the error for a request that exceeded its time limit."""
     return Timeout(f"the server at {url} did not finish the request in time")
 
 
 def time_left(url: str, deadline: float) -> float:
-    """Return the seconds until `deadline`; raises `deadline_exceeded` once it has passed.
+    """Return the seconds until `deadline`; raises the error `deadline_exceeded` after it.
 
-    Called before each message and lookup, so that an endless stream ends, too.
+    Call this before each message and lookup, so that an endless stream also ends.
     """
     if (remaining := deadline - time.monotonic()) <= 0:
         raise deadline_exceeded(url)
@@ -149,12 +149,12 @@ def time_left(url: str, deadline: float) -> float:
 
 
 def lookup_seconds(timeout: float) -> float:
-    """Return how long a lookup may take for a request that has `timeout` seconds."""
+    """Return the time limit in seconds of a lookup for a request that has `timeout` seconds."""
     return min(timeout, LOOKUP_SECONDS)
 
 
 def unanswered(error: InferenceServerException, url: str, timeout: float) -> MaisiError:
-    """Return the error of a lookup; its time limit is less than the request's `timeout`."""
+    """Return the error of a lookup, which may have a shorter time limit than the request."""
     reason = explain(error, url)
     if isinstance(reason, Timeout) and lookup_seconds(timeout) < timeout:
         return ServerUnavailable(f"the server at {url} does not answer{_by_proxy(url)}")

@@ -31,7 +31,8 @@ from .tls import Tls
 async def events(operations: Operations[None], tls: Tls | None) -> AsyncGenerator[Any, None]:
     """Perform the operations and yield the events of each `Emit`.
 
-    Leaving the iterator early, also by an exception or a cancel, cancels the request on the server.
+    If the caller leaves the iterator early, for example by an exception or a cancellation, the
+    request is cancelled on the server.
     """
     driver = _Driver(tls)
     try:
@@ -85,7 +86,7 @@ class _Driver:
 
 
 class _Stream:
-    """One request to a decoupled model, on the connection that all requests share."""
+    """A request to a decoupled model, on a connection that all requests share."""
 
     def __init__(self, begin: OpenStream, tls: Tls | None) -> None:
         self._region = Region(begin.server, tls, begin.model, begin.inputs)
@@ -113,7 +114,7 @@ class _Stream:
         )
 
     async def receive(self, seconds: float) -> Message | None:
-        """Return the next message, None after `seconds`; raises EOFError at the stream's end."""
+        """Return the next message, or None after `seconds`; raises EOFError at the stream's end."""
         # Before Python 3.12, `wait_for` loses a cancellation that arrives together with a reply.
         reply: asyncio.Future[Any] = asyncio.ensure_future(anext(self._replies))
         try:
@@ -132,8 +133,8 @@ class _Stream:
         return message(result, failure, self._region)
 
     async def close(self) -> None:
-        """Cancel the request if it is not finished, and release its shared memory."""
+        """Cancel the request if it has not ended, and release its shared memory."""
         if self._replies is not None:
             self._replies.cancel()
-        if self._shares:  # runs to its end in the thread even if this task is cancelled
+        if self._shares:  # the thread completes the release even if this task is cancelled
             await asyncio.shield(asyncio.to_thread(self._region.close))

@@ -1,8 +1,8 @@
 """The I/O operations of a request, as values that a driver performs.
 
-A generator of operations (`session.py`) decides which server is asked, for how long, and when a
-request is repeated. A driver performs each operation and sends its result back, or throws the
-error: `threads.py` in the caller's thread, `loop.py` in an asyncio event loop.
+A generator of operations (`session.py`) chooses the server, the time limit and the retries. A
+driver performs each operation and sends its result, or throws its error, into the generator. The
+driver `threads.py` works in the caller's thread, `loop.py` in an asyncio event loop.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Lookup:
 
 @dataclass(frozen=True)
 class OpenStream:
-    """Send a request on a stream of its own.
+    """Send a request on a new stream.
 
-    The stream ends with the next operation that is not in `WITHIN_STREAM`. `deadline` is a time of
-    `time.monotonic()`.
+    The stream is closed at the next operation that is not in `WITHIN_STREAM`. `deadline` is a time
+    of `time.monotonic()`.
     """
 
     server: PooledServer[Any]
@@ -48,15 +48,15 @@ class OpenStream:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The metadata of the stream."""
+        """The gRPC metadata of the stream."""
         return {} if self.traceparent is None else {"traceparent": self.traceparent}
 
 
 @dataclass(frozen=True)
 class Receive:
-    """Wait up to `seconds` for a message; the result is a `Message`, None after that time.
+    """Wait up to `seconds` for a message; the result is a `Message`, or None after that time.
 
-    Throws EOFError where the server has ended the stream.
+    Throws EOFError if the server has ended the stream.
     """
 
     seconds: float
@@ -90,7 +90,7 @@ WITHIN_STREAM = (Receive, Compute, Emit)
 
 
 class Message(NamedTuple):
-    """A message of a stream; `result` is None if it has no tensors or is an `error`."""
+    """A message of a stream; `result` is None if the message has no tensors or is an `error`."""
 
     result: Any
     error: Any
@@ -98,10 +98,10 @@ class Message(NamedTuple):
 
 
 def message(result: Any, error: Any, region: Region) -> Message:
-    """Return the message of a callback of tritonclient; `region` has the stream's volumes."""
+    """Return the message for a callback of tritonclient; `region` has the stream's volumes."""
     if error is not None:
         return Message(None, error, False)
     response = result.get_response()
     final = bool(response.parameters["triton_final_response"].bool_param)
-    # The last message may consist of the flag alone.
+    # The last message may have nothing but the final flag.
     return Message(region.read(result) if response.raw_output_contents else None, None, final)

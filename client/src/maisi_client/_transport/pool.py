@@ -1,4 +1,4 @@
-"""The servers of a client, and which of them gets the next request."""
+"""The servers of a client, and the choice of the server for the next request."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from typing import Generic, TypeVar
 from .._errors import MaisiError, Timeout, is_transient
 from .address import addresses
 
-_REST_SECONDS = 0.5  # after the first failure of a server; doubled after each further one
+_REST_SECONDS = 0.5  # rest after the first failure of a server; doubled after each further one
 _LONGEST_REST_SECONDS = 30.0
 _T = TypeVar("_T")
 
 
 @dataclass
 class PooledServer(Generic[_T]):
-    """A server of the pool: its connection, our unfinished requests, and when to ask it again."""
+    """A server of the pool: its connection, and the state that decides about further requests."""
 
     url: str
     connection: _T
     pending: int = 0
-    failures: int = 0  # in a row
-    refusals: int = 0  # of requests that were too many for it
+    failures: int = 0  # consecutive failures
+    refusals: int = 0  # requests that the server refused because it was overloaded
     rests_until: float = 0.0  # time.monotonic()
-    far_until: float = 0.0  # time.monotonic(): until then no shared memory is tried
+    far_until: float = 0.0  # time.monotonic(); shared memory is not tried before
 
 
 class Pool(Generic[_T]):
-    """The servers at `urls`, `host:port` with commas between; `connect` opens a connection."""
+    """The servers at `urls`, `host:port` separated by commas; `connect` opens a connection."""
 
     def __init__(self, urls: str, connect: Callable[[str], _T]) -> None:
         self._lock = threading.Lock()
@@ -42,13 +42,13 @@ class Pool(Generic[_T]):
 
     @contextmanager
     def server(self, preferred: PooledServer[_T] | None = None) -> Iterator[PooledServer[_T]]:
-        """Yield `preferred`, else the server with our fewest requests, of those that do not rest.
+        """Yield a server that does not rest: `preferred`, or else the one with our fewest requests.
 
-        Of several with as few, a random one.
+        If several servers have the fewest requests, the choice is random. If all servers rest, the
+        server whose rest ends first is chosen.
 
-        A server that is not available, fails or falls silent within the context rests: longer after
-        each failure in a row, and at least as long as its error says. If all servers rest, the one
-        whose rest ends first is taken.
+        A server that is not available, fails or stops answering within the context rests. The rest
+        is longer after each consecutive failure, and at least as long as the error requires.
         """
         with self._lock:
             now = time.monotonic()
@@ -58,7 +58,7 @@ class Pool(Generic[_T]):
                     max(one.rests_until - now, 0.0),
                     one is not preferred,
                     one.pending,
-                    random.random(),  # not the same one for the first request of every client
+                    random.random(),  # distributes the first requests of several clients
                 ),
             )
             server.pending += 1
@@ -76,18 +76,18 @@ class Pool(Generic[_T]):
                 server.pending -= 1
 
     def pause(self, error: MaisiError, retry: int, retries: int, deadline: float) -> float | None:
-        """Return the seconds until some server may be asked again, with a random margin.
+        """Return the seconds until the next retry, with a random margin; None for no further retry.
 
-        `retry` counts the retries so far. None if there is to be no further one: after `retries`
-        and one more for each other server, so that a dead server costs none; if the pause would
-        last beyond `deadline` (`time.monotonic()`); and after an `error` that every server would
-        return.
+        `retry` is the number of retries so far. There is no further retry if `retries` are used up,
+        plus one for each additional server, so that a dead server does not use up a retry; if the
+        pause would exceed `deadline` (`time.monotonic()`); or if every server would return the same
+        `error`.
         """
         if not is_transient(error):
             return None
         now = time.monotonic()
         rest = min(server.rests_until for server in self.servers) - now
-        pause = max(rest, 0.0) * random.uniform(1.0, 1.5)  # apart from other clients
+        pause = max(rest, 0.0) * random.uniform(1.0, 1.5)  # not at the same time as other clients
         if retry >= retries + len(self.servers) - 1 or now + pause > deadline:
             return None
         return pause
@@ -95,7 +95,7 @@ class Pool(Generic[_T]):
     def _rest(self, server: PooledServer[_T], least: float) -> None:
         with self._lock:
             now = time.monotonic()
-            if server.rests_until <= now:  # once for all requests that one failure ends
+            if server.rests_until <= now:  # count a failure once, even if it ends several requests
                 rest = min(_REST_SECONDS * 2**server.failures, _LONGEST_REST_SECONDS)
                 rest = max(rest, least / 0.75)
                 server.failures += 1

@@ -1,6 +1,6 @@
 """The logic of both clients: lookups, streams, time limits and retries.
 
-Nothing here waits: each method is a generator of `operations`.
+Each method is a generator of `operations`, and performs no I/O itself.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from . import channel, errors
 from .operations import Compute, Emit, Lookup, Message, OpenStream, Operations, Receive, Sleep
 from .pool import Pool, PooledServer
 
-_CAPACITY_SECONDS = 5.0  # a run does not wait longer for it when it ends
+_CAPACITY_SECONDS = 5.0  # time limit, also for the end of a run that still waits for a capacity
 
 _log = logging.getLogger("maisi_client")
 
 
 class Session:
-    """The servers of `pool`, with the limits in seconds and the retries that `Client` explains."""
+    """Requests to the servers of `pool`, with the time limits in s and the retries of `Client`."""
 
     def __init__(
         self, pool: Pool[Any], url: str, timeout: float, idle_timeout: float, retries: int
     ) -> None:
         self.pool, self._url = pool, url
         self._timeout, self._idle_timeout, self._retries = timeout, idle_timeout, retries
-        self._only_variant: str | None = None  # of the servers, once it has been looked up
+        self._only_variant: str | None = None  # the servers' only variant, after a lookup
         self._preferred: PooledServer[Any] | None = None
 
     def preferring(self, server: PooledServer[Any]) -> Session:
-        """Return a session with the same pool, which asks others only while `server` rests."""
+        """Return a session with the same pool that uses other servers only while `server` rests."""
         session = copy.copy(self)
         session._preferred = server
         return session
 
     def capacity(self, server: PooledServer[Any]) -> Operations[None]:
-        """Emit the `Capacity` of one server; raises `MaisiError` where it does not answer."""
+        """Emit the `Capacity` of a server; raises `MaisiError` if it does not answer."""
         deadline, capacities = time.monotonic() + _CAPACITY_SECONDS, []
         for name in variant_names((yield from self._models(server, deadline))):
             config = yield from self._config(server, deadline, f"{name}.stream")
@@ -54,7 +54,7 @@ class Session:
         yield Emit(min(capacities, default=Capacity()))
 
     def variants(self) -> Operations[None]:
-        """Emit every variant that is ready on one of the servers, by name."""
+        """Emit the variants, by name, that are ready on one of the servers."""
 
         def attempt(server: PooledServer[Any], deadline: float) -> Operations[None]:
             configs = []
@@ -80,7 +80,7 @@ class Session:
         return self._ask(request, consume)
 
     def mask(self, request: Request) -> Operations[None]:
-        """Emit each `Progress`, then the mask alone."""
+        """Emit each `Progress`, then the mask."""
 
         def consume(stream: _Stream) -> Operations[None]:
             while (result := (yield from stream.next())) is not None:
@@ -108,7 +108,7 @@ class Session:
         return self._ask(request, consume)
 
     def results(self, request: Request) -> Operations[None]:
-        """Emit each message of the answer as tritonclient has it."""
+        """Emit each message of the answer as an object of tritonclient."""
 
         def consume(stream: _Stream) -> Operations[None]:
             while (result := (yield from stream.next())) is not None:
@@ -121,8 +121,8 @@ class Session:
     ) -> Operations[None]:
         """Send a request and consume its stream.
 
-        A request that a server does not finish, as it stops, dies or fails, is sent again: the seed
-        in the request makes the new stream equal to the first.
+        If a server stops, dies or fails before the end of the request, the request is sent again.
+        It has a seed, so the new stream is equal to the first one.
         """
 
         def attempt(server: PooledServer[Any], deadline: float) -> Operations[None]:
@@ -142,7 +142,7 @@ class Session:
     def _tries(
         self, attempt: Callable[[PooledServer[Any], float], Operations[None]]
     ) -> Operations[None]:
-        """Make an attempt, and others while no server is available and the time lasts."""
+        """Make an attempt, and repeat it while no server is available and there is time left."""
         deadline = time.monotonic() + self._timeout
         for retry in itertools.count():
             try:
@@ -152,11 +152,11 @@ class Session:
             except MaisiError as error:
                 if (pause := self.pool.pause(error, retry, self._retries, deadline)) is None:
                     raise
-                _log.info("again in %.1f s: %s", pause, error)
+                _log.info("retry in %.1f s: %s", pause, error)
             yield Sleep(pause)
 
     def _models(self, server: PooledServer[Any], deadline: float) -> Operations[set[str]]:
-        # Statistics name the models that are ready, and are allowed where the index is restricted.
+        # The statistics list the ready models, and are allowed even if the index is restricted.
         statistics = yield from self._look_up(server, deadline, "get_inference_statistics")
         return {model.name for model in statistics.model_stats}
 
@@ -166,7 +166,7 @@ class Session:
     def _with_variant(
         self, server: PooledServer[Any], request: Request, deadline: float
     ) -> Operations[Request]:
-        """Return the request with a variant: the only one of the servers if it names none."""
+        """Return the request with a variant; the default is the servers' only variant."""
         if request.variant is not None:
             return request
         if self._only_variant is None:
@@ -177,12 +177,12 @@ class Session:
     def _check_supported(
         self, server: PooledServer[Any], request: Request, deadline: float
     ) -> Operations[None]:
-        """Raise `InvalidRequest`, before anything is sent, for an input that the variant lacks."""
+        """Raise `InvalidRequest` for an input that the variant does not have, before sending it."""
         if channel.common_to_all(request):
             return
         try:
             config = yield from self._config(server, deadline, f"{request.variant}.stream")
-        except InvalidRequest:  # no such model: the error of the stream is clearer
+        except InvalidRequest:  # there is no such model; the error of the stream is clearer
             return
         channel.check_supported(request, config)
 
@@ -199,8 +199,8 @@ class Session:
 class _Stream:
     """The answer to one request.
 
-    The first message may take until `deadline` (`time.monotonic()`), as the request may have to
-    queue; each further one at most `idle_timeout` seconds.
+    The first message may take until `deadline` (`time.monotonic()`), because the request may wait
+    in a queue. Each further message may take `idle_timeout` seconds.
     """
 
     def __init__(self, url: str, deadline: float, idle_timeout: float) -> None:
@@ -208,10 +208,10 @@ class _Stream:
         self._started = self._done = False
 
     def next(self, complete: bool = False) -> Operations[Any]:
-        """Return the next message of the answer, None at its end.
+        """Return the next message of the answer; None at its end.
 
-        A stream that ends without a final message has ended well if the answer is `complete`; else
-        ServerUnavailable is raised.
+        Raises `ServerUnavailable` if the stream ends without a final message, unless the answer is
+        `complete`.
         """
         while not self._done:
             remaining = errors.time_left(self._url, self._deadline)

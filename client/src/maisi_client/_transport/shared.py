@@ -1,7 +1,7 @@
-"""Large volumes to and from a server on this machine: through shared memory, not by gRPC.
+"""Transfer large volumes to and from a server on this machine by shared memory instead of gRPC.
 
-A server that allows it writes a key to /dev/shm that only its own user can read. Where anything is
-missing, all tensors travel by gRPC.
+A server that allows shared memory writes a key to /dev/shm that only its own user can read. If any
+requirement is not met, all tensors are sent by gRPC.
 """
 
 from __future__ import annotations
@@ -28,20 +28,21 @@ from .address import is_loopback
 from .pool import PooledServer
 from .tls import Tls
 
-# Bytes of a request's volumes, the answer's too (docs/reference/benchmarks.md, Transfer).
+# Least bytes of the volumes in request and answer (docs/reference/benchmarks.md, Transfer).
 THRESHOLD = 8 << 20
 _KEY = "triton-grpc-protocol-maisi-control"
-_REST_SECONDS = 60.0  # until a server that refused is tried again
+_REST_SECONDS = 60.0  # until the next try after a server refused shared memory
 _CALL_SECONDS = 5.0
-_ENDING_SECONDS = 0.2  # from the final message until Triton has released the memory
+_ENDING_SECONDS = 0.2  # that Triton has to release the memory after the final message
 _log = logging.getLogger("maisi_client")
 
 
 class Region:
-    """The tensors of one request to `server`; `open` puts volumes into shared memory if possible.
+    """The tensors of a request to `server`; `open` puts volumes into shared memory if possible.
 
-    A file that the server still uses at `close`, as after a request was cancelled, is left to the
-    server: it removes files that it no longer uses and nobody has locked. Both calls block.
+    If the server still uses the file at `close`, for example after a cancellation, the server
+    removes the file later: it removes files that it no longer uses and that are not locked. Both
+    calls block.
     """
 
     def __init__(
@@ -56,21 +57,21 @@ class Region:
         self._server, self._tls, self._inputs = server, tls, inputs
         self._name = f"{dev_shm.PREFIX}{secrets.token_hex(8)}"
         self._offsets, self._size = dev_shm.offsets(inputs)
-        self._lock = threading.Lock()  # `close` may run while a cancelled `open` still does
+        self._lock = threading.Lock()  # `close` may run while a cancelled `open` still runs
         self._closed = False
         self._file: int | None = None
-        self._memory: mmap.mmap | None = None  # once it is registered with the server
+        self._memory: mmap.mmap | None = None  # set when it is registered with the server
         self._headers: dict[str, str] = {}
         self._outputs: list[str] = []
 
     @property
     def worth_it(self) -> bool:
-        """Whether to open: large volumes, a server on this machine, and no recent refusal."""
+        """Whether `open` is useful: large volumes, a local server, and no recent refusal."""
         large = self._size >= THRESHOLD and is_loopback(self._server.url)
         return large and time.monotonic() >= self._server.far_until
 
     def open(self) -> None:
-        """Write the volumes to shared memory and register it; on failure tensors stay with gRPC."""
+        """Write the volumes to shared memory and register it; if that fails, gRPC is used."""
         with self._lock:
             if self._closed:
                 return
@@ -99,7 +100,7 @@ class Region:
             self._file = self._memory = None
 
     def tensors(self) -> list[Any]:
-        """Return the inputs as tritonclient has them."""
+        """Return the inputs for tritonclient."""
         shared = self._offsets.keys() & self._inputs.keys() if self._memory is not None else set()
         by_grpc = {name: self._inputs[name] for name in self._inputs.keys() - shared}
         tensors = channel.to_triton(by_grpc)
@@ -110,16 +111,16 @@ class Region:
         return tensors
 
     def outputs(self) -> list[Any] | None:
-        """Return the outputs to request, None for all; shared memory needs them by name."""
+        """Return the outputs to request, or None for all; shared memory needs their names."""
         if self._memory is None or "image" not in self._offsets:
             return None
         outputs = {name: triton.InferRequestedOutput(name) for name in self._outputs}
-        offset = self._offsets["image"]  # the last
+        offset = self._offsets["image"]  # the last volume
         outputs["image"].set_shared_memory(self._name, self._size - offset, offset)
         return list(outputs.values())
 
     def read(self, result: Any) -> Any:
-        """Return a message whose `as_numpy` reads the image from where it is."""
+        """Return a message whose `as_numpy` reads the image from shared memory if it is there."""
         output, memory = result.get_output("image"), self._memory
         if memory is None or "image" not in self._offsets or output is None:
             return result
@@ -128,9 +129,9 @@ class Region:
         def as_numpy(name: str) -> Any:
             if name != "image":
                 return result.as_numpy(name)
-            # The server says the shape; one beyond this memory is a ValueError.
+            # The shape comes from the server; if it exceeds this memory, numpy raises ValueError.
             image = np.frombuffer(memory, np.int16, math.prod(shape), self._offsets["image"])
-            # A copy: a view would keep the pages of /dev/shm as long as the volume lives.
+            # Copy the image, because a view would keep the pages of /dev/shm.
             return image.reshape(shape).copy()
 
         return SimpleNamespace(as_numpy=as_numpy)
@@ -154,7 +155,7 @@ class Region:
                     return True
                 except InferenceServerException as error:
                     if "in use" not in str(error.message()):
-                        return True  # the server has stopped, or has no such region any more
+                        return True  # the server has stopped, or no longer has this region
                     if time.monotonic() > end:
                         return False
                     time.sleep(0.02)

@@ -1,6 +1,6 @@
 """The driver that performs the operations of a session in the caller's thread.
 
-A stream has a thread of its own, which tritonclient starts.
+tritonclient starts a thread for each stream.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ from .operations import (
 from .shared import Region
 from .tls import Tls
 
-_INBOX = 4  # unread messages of a stream; each may hold a volume
-_ENDING_SECONDS = 5.0  # for a server to end a stream after its last message
-_POLL_SECONDS = 1.0  # between two checks whether a silent stream has ended
+_INBOX = 4  # most unread messages of a stream; each may contain a volume
+_ENDING_SECONDS = 5.0  # that a server has to end a stream after its last message
+_POLL_SECONDS = 1.0  # between two checks whether a stream without messages has ended
 
 
 def events(operations: Operations[None], tls: Tls | None) -> Generator[Any, None, None]:
     """Perform the operations and yield the events of each `Emit`.
 
-    Leaving the iterator early, also by an exception, cancels the request on the server.
+    If the caller leaves the iterator early, for example by an exception, the request is cancelled
+    on the server.
     """
     driver = _Driver(tls)
     try:
@@ -92,7 +93,7 @@ class _Driver:
 
 
 class _Stream:
-    """One request to a decoupled model."""
+    """A request to a decoupled model."""
 
     def __init__(self, begin: OpenStream, tls: Tls | None) -> None:
         self._inbox: queue.Queue[tuple[Any, Any]] = queue.Queue(_INBOX)
@@ -109,10 +110,10 @@ class _Stream:
             raise
 
     def receive(self, seconds: float) -> Message | None:
-        """Return the next message, None after `seconds`.
+        """Return the next message, or None after `seconds`.
 
-        Raises EOFError if the stream has ended: tritonclient does not report a stream that a server
-        ends without its final message.
+        Raises EOFError if the stream has ended. tritonclient does not report a stream that ends
+        without a final message, so this method checks it.
         """
         end = time.monotonic() + seconds
         while True:
@@ -131,10 +132,10 @@ class _Stream:
                 return reply
 
     def close(self) -> None:
-        """End the stream, which cancels an unfinished request, and release its shared memory."""
+        """End the stream, cancel an unfinished request, and release its shared memory."""
         try:
             self._closed.set()
-            with suppress(queue.Empty):  # unblocks a callback that waits for space
+            with suppress(queue.Empty):  # unblock a callback that waits for space
                 while True:
                     self._inbox.get_nowait()
             if self._client is not None:
@@ -144,7 +145,7 @@ class _Stream:
             self._region.close()
 
     def _start(self, begin: OpenStream, tls: Tls | None) -> None:
-        # A connection of its own: tritonclient runs one stream a connection.
+        # Open a new connection, because tritonclient supports one stream per connection.
         self._client = channel.connect(
             begin.server.url, tls, answer_bytes=self._region.answer_bytes
         )
@@ -165,15 +166,15 @@ class _Stream:
 
     def _on_message(self, result: Any, error: Any) -> None:
         if not self._closed.is_set():
-            self._inbox.put((result, error))  # blocks while it is full, so gRPC slows the server
+            self._inbox.put((result, error))  # blocks while full, so gRPC slows the server down
 
 
 def _stop(client: Any, cancel: bool) -> None:
     """End the stream of tritonclient's `client`.
 
-    A cancelled stream leaves a thread that waits for its next request for ever (tritonclient 2.73);
-    None in its queue ends that thread. A server that sends more after its final message is
-    cancelled.
+    With tritonclient 2.73, a cancelled stream leaves a thread that waits forever for the next
+    request; None in its queue ends the thread. If a server continues after its final message, the
+    stream is cancelled.
     """
     stream = client._stream
     if stream is not None and not cancel:
