@@ -99,7 +99,7 @@ class Pictures:
         return self.folder / f"{picture.name}.nii.gz"
 
     def reserve(self, title: str) -> str:
-        """Return a name of letters, digits, . _ - that no file has; its mask's name is also unused."""
+        """Return a name of letters, digits, . _ - that no file or mask of a file has."""
         plain = _NOT_IN_A_NAME.sub("-", title)[:_LONGEST_NAME].strip("-._") or "picture"
         name, number = plain, 1
         while {name, f"{name}_mask"} & self._names:
