@@ -142,8 +142,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     """Serve until a signal; return the exit status."""
-    # For the time before the server's own handler: without one the kernel does not deliver SIGTERM
-    # to process 1 of a container.
+    # Handle SIGTERM until the server has its own handler. Without a handler, the kernel does not
+    # deliver SIGTERM to process 1 of a container.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     open_standard_streams()
     options = arguments()
@@ -155,7 +155,7 @@ def main() -> int:
         print(f"serve: {problem}", file=sys.stderr)
         return 2
 
-    # Only now: these import packages that the check requires.
+    # Import these after the check, because they import packages that it checks.
     from server import gpus
     from server.address import Address
     from server.layout import Limits, model_names
@@ -201,7 +201,7 @@ def main() -> int:
 
 
 def open_standard_streams() -> None:
-    """Open the descriptors 0 to 2 where they are closed, so that no file of ours gets them."""
+    """Open the descriptors 0 to 2 if they are closed, so that no other file gets them."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
@@ -214,19 +214,22 @@ def operator_key(path: Path) -> str:
     except OSError as error:
         raise ValueError(f"--key-file: {path} cannot be read: {error.strerror}.") from None
     if not re.fullmatch(r"[A-Za-z0-9_-]{16,}", text):
-        raise ValueError(f"--key-file: {path} must hold 16 or more of A-Z, a-z, 0-9, _ and -.")
+        raise ValueError(f"--key-file: {path} must have 16 or more of A-Z, a-z, 0-9, _ and -.")
     return text
 
 
 def tls(options: argparse.Namespace) -> Tls | None:
-    """Return the files of TLS, None where no option names one; raises ValueError."""
+    """Return the files of TLS; None if no option names one.
+
+    Raises ValueError for an incomplete set of options or an unreadable file.
+    """
     from server.launch import Tls
 
     certificate, secret, clients = options.tls_certificate, options.tls_key, options.tls_clients
     if certificate is None and secret is None and clients is None:
         return None
     if certificate is None or secret is None:
-        raise ValueError("--tls-certificate and --tls-key come together, for mTLS too.")
+        raise ValueError("--tls-certificate and --tls-key must be given together, also for mTLS.")
     for path in (certificate, secret, clients):
         if path is not None and not os.access(path, os.R_OK):
             raise ValueError(f"TLS: {path} cannot be read.")

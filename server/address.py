@@ -1,4 +1,4 @@
-"""The addresses where a server listens, checked before it starts."""
+"""The addresses of a server, which are checked before it starts."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-# Where HTTP listens, whatever the host is: a body in gzip or in tiny chunks makes Triton 2.51 leak
-# or end (docs/explanation/security.md, Denial of service).
+# HTTP listens only here, whatever the host is, because a body in gzip or in tiny chunks makes
+# Triton 2.51 leak memory or end (docs/explanation/security.md, Denial of service).
 LOOPBACK = "127.0.0.1"
 _NEAR = {"0.0.0.0": LOOPBACK, "::": "::1"}
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens: an address of IPv4 or IPv6, and ports; 0 stands for any free port."""
+    """The IPv4 or IPv6 address and the ports of a server; 0 is any free port."""
 
     host: str
     grpc: int
@@ -32,7 +32,7 @@ class Address:
 
     @property
     def listeners(self) -> dict[str, tuple[str, int]]:
-        """Name -> host and port of each service; HTTP listens at loopback alone."""
+        """The host and port of each service by name; HTTP listens only at loopback."""
         return {
             "grpc": (self.host, self.grpc),
             "http": (LOOPBACK, self.http),
@@ -41,16 +41,16 @@ class Address:
         }
 
     def fixed(self) -> Address:
-        """Return the address with the host resolved and a free port in the place of every 0.
+        """Return the address with a numeric host, and with a free port instead of each 0.
 
-        Raises ValueError with one sentence where the server cannot listen there.
+        Raises ValueError if the server cannot listen there.
         """
         ports = {name: port for name, (_, port) in self.listeners.items()}
         _check(ports)
         listeners = Address(_resolved(self.host), **ports).listeners
         busy = []
         with ExitStack() as stack:
-            # Free ports last, so that none of them is one of the fixed ports.
+            # Choose free ports last, so that none of them is one of the fixed ports.
             for name, (host, port) in sorted(listeners.items(), key=lambda item: not item[1][1]):
                 probe = stack.enter_context(socket.socket(family(host)))
                 if port:
@@ -78,7 +78,7 @@ def family(host: str) -> socket.AddressFamily:
 
 
 def joined(host: str, port: int) -> str:
-    """Return an address as a URL has it: `127.0.0.1:8001`, `[::1]:8001`."""
+    """Return an address in the form of a URL: `127.0.0.1:8001`, `[::1]:8001`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -96,7 +96,7 @@ def _check(ports: Mapping[str, int]) -> None:
 
 
 def _resolved(host: str) -> str:
-    """Return the numeric address of a host, the one of IPv4 where it has both."""
+    """Return the numeric address of a host; IPv4 is preferred."""
     try:
         entries = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError as error:

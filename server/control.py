@@ -1,4 +1,4 @@
-"""The control connection to tritonserver: requests by HTTP, with the key, on this computer."""
+"""The control connection to tritonserver: HTTP requests with the key on this computer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
 from server.address import LOOPBACK, Address
 from server.launch import KEY_HEADER
 
-# How many requests our models work on, and how many wait in Triton's queues.
+# The numbers of requests that our models process, and that wait in Triton's queues.
 _RUNNING = re.compile(r"^maisi_requests_running{[^}]*} (\S+)$", re.MULTILINE)
 _WAITING = re.compile(
     r"^(?:maisi_requests_waiting|nv_inference_pending_request_count){[^}]*} (\S+)$", re.MULTILINE
@@ -32,13 +32,13 @@ _REGIONS = "systemsharedmemory"
 
 
 class ControlError(Exception):
-    """Triton answered with an error, or not at all; the message is a sentence.
+    """Triton answered with an error, or did not answer; the message is a sentence.
 
-    `answered`: whether there was an answer. `unavailable`: whether its status was UNAVAILABLE.
+    `answered` is True if there was an answer, and `unavailable` if its status was UNAVAILABLE.
     """
 
     def __init__(self, message: str, status: int | None = None) -> None:
-        """Take the HTTP status of the answer, None where there was no answer."""
+        """Store the HTTP status of the answer; None if there was no answer."""
         super().__init__(message)
         self.answered = status is not None
         self.unavailable = status == HTTPStatus.SERVICE_UNAVAILABLE
@@ -48,7 +48,7 @@ class ControlError(Exception):
 class Smallest:
     """The smallest volume of a variant: its sides in voxels, and a label for a mask.
 
-    `label` is None for a variant that takes no mask.
+    `label` is None for a variant without masks.
     """
 
     size: tuple[int, int, int]
@@ -56,7 +56,7 @@ class Smallest:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], variant: Mapping[str, Any]) -> Smallest:
-        """Read it from an ensemble's configuration and its parameter `variant`."""
+        """Return it for an ensemble's configuration and its parameter `variant`."""
         takes_mask = any(tensor["name"] == "mask" for tensor in config["input"])
         x, y, z = variant["size"]["min"]
         if not takes_mask:
@@ -66,11 +66,12 @@ class Smallest:
 
 @dataclass(frozen=True)
 class Activity:
-    """The models' work, by their metrics.
+    """The activity of the models, from their metrics.
 
-    `running`: requests that they work on, without the server's own. `waiting`: requests in a queue,
-    with the server's own. `progress`: time of the latest progress, in seconds since the epoch.
-    `voxels`: total number of voxels of volumes. `failed`: total number of failed requests.
+    `running` is the number of requests in progress, without the server's own requests. `waiting` is
+    the number of requests in queues, including the server's own. `progress` is the time of the
+    latest progress, in seconds since the epoch. `voxels` is the total number of voxels of all
+    volumes so far, and `failed` the total number of failed requests.
     """
 
     running: float
@@ -86,17 +87,17 @@ class Activity:
 
 
 class Control:
-    """The control connection. All methods but `ready` and `unregister` raise ControlError."""
+    """The control connection. All methods except `ready` and `unregister` raise ControlError."""
 
     def __init__(self, address: Address, key: str, probe_id: str):
-        """Take where tritonserver listens, its key, and the id of the server's own requests."""
+        """Store tritonserver's address and key, and the id of the server's own requests."""
         self.probe_id = probe_id
         self._key = key
         self._http = (LOOPBACK, address.http)
         self._metrics = (address.near, address.metrics)
 
     def ready(self) -> bool:
-        """Return whether tritonserver answers that it is ready."""
+        """Return whether tritonserver reports that it is ready."""
         try:
             self._request("/v2/health/ready", timeout=5)
         except ControlError:
@@ -104,34 +105,34 @@ class Control:
         return True
 
     def states(self) -> dict[str, str]:
-        """Return every model's state: READY, UNLOADING, UNAVAILABLE or LOADING."""
+        """Return the state of each model: READY, UNLOADING, UNAVAILABLE or LOADING."""
         index = self._request_json("/v2/repository/index", {})
         return {model["name"]: model.get("state", "") for model in index}
 
     def config(self, model: str) -> dict[str, Any]:
-        """Return a loaded model's configuration as Triton has it."""
+        """Return the configuration of a loaded model."""
         config: dict[str, Any] = self._request_json(f"/v2/models/{model}/config")
         return config
 
     def inference_count(self) -> int:
-        """Return how many requests the models have answered so far."""
+        """Return the number of requests that the models have answered so far."""
         statistics = self._request_json("/v2/models/stats")["model_stats"]
         return sum(int(model["inference_count"]) for model in statistics)
 
     def load(self, model: str) -> None:
-        """Load a model, and the ensembles that wait for it."""
+        """Load a model and the ensembles that wait for it."""
         self._request(f"/v2/repository/models/{model}/load", {}, 300)
 
     def unload(self, model: str) -> None:
-        """Close a model to new requests; those that are running finish."""
+        """Unload a model: it refuses new requests, and finishes running requests."""
         self._request(f"/v2/repository/models/{model}/unload", {}, 30)
 
     def regions(self) -> list[str]:
-        """Return the names of the shared memory that clients have registered."""
+        """Return the names of the shared memory regions that clients have registered."""
         return [region["name"] for region in self._request_json(f"/v2/{_REGIONS}/status")]
 
     def unregister(self, region: str) -> bool:
-        """Unregister shared memory of a client; return False where a request still uses it."""
+        """Unregister a client's shared memory region; return False if a request still uses it."""
         try:
             self._request(f"/v2/{_REGIONS}/region/{quote(region, safe='')}/unregister", {})
         except ControlError:
@@ -139,7 +140,7 @@ class Control:
         return True
 
     def probe(self, model: str, smallest: Smallest, seconds: float) -> None:
-        """Make the variant's smallest volume in one step, and one from a mask if it takes masks."""
+        """Make the variant's smallest volume in one step; if it has masks, also one from a mask."""
         steps = {"steps": np.ones(1, np.int32)}
         self._infer(model, {"size": np.array(smallest.size, np.int32), **steps}, seconds)
         if smallest.label is not None:
@@ -147,7 +148,7 @@ class Control:
             self._infer(model, {"mask": mask, **steps}, seconds)
 
     def call_without_token(self, config: Mapping[str, Any], seconds: float) -> None:
-        """Call a network with zeros of the smallest shapes, and without the token."""
+        """Call a network without the token, with zeros of the smallest shapes."""
         tensors = {
             tensor["name"]: np.zeros(
                 [max(1, int(side)) for side in tensor["dims"]],
@@ -162,7 +163,7 @@ class Control:
         return self._request("/metrics", address=self._metrics).decode(errors="replace")
 
     def activity(self) -> Activity:
-        """Return the models' work, by their metrics."""
+        """Return the activity of the models, from their metrics."""
         text = self.metrics()
         running, waiting, voxels, failed = (
             sum(map(float, pattern.findall(text)))
@@ -181,7 +182,7 @@ class Control:
             }
             for name, array in tensors.items()
         ]
-        binary = {"binary_data_output": True}  # nobody reads the volume, so it need not be text
+        binary = {"binary_data_output": True}  # the volume is not read, so avoid its text form
         body = {"id": self.probe_id, "inputs": inputs, "parameters": binary}
         raw = b"".join(array.tobytes() for array in tensors.values())
         self._request(f"/v2/models/{model}/infer", body, seconds, raw)
@@ -190,7 +191,7 @@ class Control:
         try:
             return json.loads(self._request(path, body))
         except (ValueError, RecursionError):
-            raise ControlError(f"no answer: {path} is expected to be JSON and is not") from None
+            raise ControlError(f"no answer: {path} is not JSON, which is expected") from None
 
     def _request(
         self,
@@ -200,10 +201,10 @@ class Control:
         tensors: bytes = b"",
         address: tuple[str, int] | None = None,
     ) -> bytes:
-        """Return the answer to a POST of JSON, with `tensors` behind it, or to a GET.
+        """Return the answer to a POST of JSON followed by `tensors`, or to a GET.
 
-        `address`: host and port, by default those of Triton's HTTP. No proxy is used, whatever the
-        environment names. Raises ControlError, also for an answer that breaks off or is not HTTP.
+        `address` is host and port; the default is Triton's HTTP. Proxies in the environment are not
+        used. Raises ControlError for an error, and for an answer that is incomplete or not HTTP.
         """
         head = b"" if body is None else json.dumps(body).encode()
         headers = {KEY_HEADER: self._key}
@@ -213,7 +214,7 @@ class Control:
         try:
             connection.request("POST" if head else "GET", path, head + tensors or None, headers)
             answer = connection.getresponse()
-            if answer.length is None and not answer.chunked:  # it may be cut short
+            if answer.length is None and not answer.chunked:  # it may be incomplete
                 raise HTTPException("the answer has no length")
             content = answer.read()
         except (OSError, HTTPException) as error:
@@ -230,9 +231,9 @@ class Control:
 
 
 def probe_id(token: str) -> str:
-    """Return the id of the server's own requests, which no client can guess, for the models."""
+    """Return the id of the server's own requests, which the models know and no client can guess."""
     digest = hmac.new(token.encode(errors="surrogatepass"), b"probe", hashlib.sha256)
-    return f"probe-{digest.hexdigest()}"  # as backends/engines/guard.py has it
+    return f"probe-{digest.hexdigest()}"  # the same as in backends/engines/guard.py
 
 
 def variant_of(config: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""How a server stops: it refuses new requests, finishes those that run, and keeps a deadline."""
+"""Stop a server: refuse new requests, and finish running requests until a deadline."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from typing import Any
 from server.control import Control, ControlError
 from server.triton import Triton
 
-FILE_VARIABLE = "MAISI_STOPPING"  # as backends/maisi/stopping.py has it
+FILE_VARIABLE = "MAISI_STOPPING"  # the same as in backends/maisi/stopping.py
 POLL = 0.25  # seconds between two polls
-SETTLED = 4  # polls without work until the models are at rest: a request is between two at times
-GRACE = 15.0  # seconds after the deadline for the answers that name the seed
+SETTLED = 4  # polls without work until the models are idle; a request may be between two models
+GRACE = 15.0  # seconds after the deadline for the errors that contain the seed
 QUIET = 2.0  # seconds without work after which an open stream counts as idle
-WORK = 0.05  # seconds of processor time, or any answer, that count as work
+WORK = 0.05  # seconds of processor time that count as work; an answer also does
 
 
 class Stopped(Exception):
-    """A signal asked to stop without waiting for requests."""
+    """A signal requested a stop without waiting for requests."""
 
 
 class Stop:
-    """Counts the signals: the first asks to stop, the second not to wait any longer."""
+    """Counts signals: the first requests a stop, the second a stop without waiting."""
 
     def __init__(self) -> None:
-        """Catch SIGTERM, SIGINT, SIGQUIT and, unless it is ignored (nohup), SIGHUP from here on."""
+        """Handle SIGTERM, SIGINT, SIGQUIT and, unless it is ignored (nohup), SIGHUP."""
         self.count = 0
         self.event = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
@@ -54,15 +54,15 @@ class Stop:
 
 
 def drain(triton: Triton, seconds: float, file: Path, stop: Stop) -> str | None:
-    """Refuse new requests and wait for the others; return the models that did not finish.
+    """Refuse new requests and wait for running ones; return the models that did not finish.
 
-    The models read `file` and refuse new work with UNAVAILABLE, and running work once `seconds` are
-    over, with the seed that makes the same volume elsewhere. At rest, the endpoints are unloaded:
-    Triton then waits for the requests that it has itself. Raises Stopped at a second signal, and
-    ControlError where Triton has ended.
+    The models read `file`. They refuse new requests with UNAVAILABLE. After `seconds`, they end
+    running requests with an error that contains the seed, with which another server makes the same
+    volume. When the models are idle, the endpoints are unloaded, because Triton then waits for the
+    requests in its queues. Raises Stopped at a second signal, and ControlError if Triton has ended.
     """
     part = file.with_suffix(".part")
-    part.write_text(str(time.monotonic() + seconds))  # as backends/maisi/stopping.py reads it
+    part.write_text(str(time.monotonic() + seconds))  # the format of backends/maisi/stopping.py
     os.replace(part, file)
     end = time.monotonic() + seconds + GRACE
     idle_polls = 0
@@ -78,7 +78,7 @@ def drain(triton: Triton, seconds: float, file: Path, stop: Stop) -> str | None:
 
 
 def _endpoints(control: Control) -> dict[str, bool]:
-    """Return what clients call, ensembles and decoupled models, and whether it is decoupled."""
+    """Return the models that clients call, ensembles and streams, and whether each is decoupled."""
     ready = [model for model, state in control.states().items() if state == "READY"]
     configs = {model: control.config(model) for model in ready}
     return {
@@ -89,15 +89,15 @@ def _endpoints(control: Control) -> dict[str, bool]:
 
 
 def decoupled(config: Mapping[str, Any]) -> bool:
-    """Return whether a model sends any number of answers to a request, as a stream does."""
+    """Return whether a model may send several answers to a request, like a stream."""
     return bool(config.get("model_transaction_policy", {}).get("decoupled"))
 
 
 def _unload_endpoints(triton: Triton, end: float, stop: Stop) -> str | None:
     """Unload the endpoints; return those that are not unloaded at the time `end`.
 
-    A stream that its client keeps open keeps its endpoint from being unloaded even when nothing
-    runs: then it counts as idle once no model has worked for a while.
+    An open stream of a client prevents that its endpoint is unloaded, even if no request runs. Such
+    an endpoint counts as unloaded when no model has worked for `QUIET` seconds.
     """
     control = triton.control
     endpoints = _endpoints(control)

@@ -1,17 +1,17 @@
-"""Which engine runs each network, from the metric `maisi_network_engine`."""
+"""Report the engine of each network, from the metric `maisi_network_engine`."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
 
-# As `publish` of backends/engines/choice.py writes them.
+# The format of `publish` in backends/engines/choice.py.
 _NETWORK = re.compile(r"^maisi_network_engine{(.*)} 1$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
 def engines(metrics: str, variants: Sequence[str]) -> str:
-    """Return each variant's engines, as the ready line has them: `mini:OpenVINO/CPU`."""
+    """Return the engines of each variant in the form of the ready line: `mini:OpenVINO/CPU`."""
     names: dict[str, set[str]] = {variant: set() for variant in variants}
     for labels in _networks(metrics):
         variant = labels["model"].rpartition(".")[0]
@@ -21,7 +21,7 @@ def engines(metrics: str, variants: Sequence[str]) -> str:
 
 
 def unused_gpus(metrics: str) -> list[str]:
-    """Return why a GPU of this machine is not used, a sentence a reason."""
+    """Return the reasons why a GPU of this machine is not used, one sentence each."""
     models: dict[str, list[str]] = {}
     for labels in _networks(metrics):
         if reason := labels["unused"]:

@@ -1,4 +1,4 @@
-"""Which GPUs networks are placed on, and what Triton keeps there for tensors between models."""
+"""Place networks on GPUs, and size Triton's memory pool for tensors between models."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tritonclient.utils import triton_to_np_dtype
 
 NETWORKS = ("onnxruntime", "slabs", "tensorrt_rtx")  # backends that run networks
 _DRIVER = "libcuda.so.1"
-_POOL = 64 << 20  # bytes that Triton keeps by itself
-_ROWS = 2  # of conditioning at most, as backends/engines/guard.py has it
-_REQUESTS = 2  # that use each GPU's networks, as backends/maisi/gate.py has it
+_POOL = 64 << 20  # bytes of Triton's default pool
+_ROWS = 2  # most rows of conditioning, the same as in backends/engines/guard.py
+_REQUESTS = 2  # most requests per GPU, the same as in backends/maisi/gate.py
 
 
 def parse(text: str) -> tuple[int, ...]:
@@ -33,7 +33,7 @@ def parse(text: str) -> tuple[int, ...]:
 
 
 def count(load: Callable[[str], Any] = ctypes.CDLL) -> int:
-    """Return how many GPUs CUDA shows to this process; raises OSError without a working driver."""
+    """Return the number of GPUs that CUDA finds; raises OSError without a working driver."""
     driver = load(_DRIVER)
     gpu_count = ctypes.c_int()
     if status := driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(gpu_count)):
@@ -42,7 +42,7 @@ def count(load: Callable[[str], Any] = ctypes.CDLL) -> int:
 
 
 def check(numbers: Collection[int], load: Callable[[str], Any] = ctypes.CDLL) -> None:
-    """Raise ValueError with one sentence where one of these GPUs does not exist."""
+    """Raise ValueError if one of these GPUs does not exist."""
     if not numbers:
         return
     option = ",".join(map(str, numbers))
@@ -52,15 +52,14 @@ def check(numbers: Collection[int], load: Callable[[str], Any] = ctypes.CDLL) ->
         raise ValueError(f"--gpus: {option}, but no GPU can be used: {error}.") from None
     if max(numbers) >= gpu_count:
         raise ValueError(
-            f"--gpus: {option}, but numbers below {gpu_count} are expected, as many GPUs as there"
-            " are."
+            f"--gpus: {option}, but numbers below {gpu_count}, the number of GPUs, are expected."
         )
 
 
 def select(
     choice: Collection[int] | None, load: Callable[[str], Any] = ctypes.CDLL
 ) -> tuple[int, ...]:
-    """Return the GPUs that networks are placed on: those of `choice`, and all where it is None."""
+    """Return the GPUs for the networks: `choice`, or all GPUs if it is None."""
     if choice is not None:
         return tuple(choice)
     try:
@@ -70,9 +69,10 @@ def select(
 
 
 def place(config: pb.ModelConfig, numbers: Collection[int]) -> None:
-    """Place a model of a variant: a network on each GPU, or on the CPU where there are none.
+    """Set the instances of a variant's model: a network runs on each GPU, or else on the CPU.
 
-    Sampler and decoder get an instance for each GPU; the stream works on as many requests at once.
+    Sampler and decoder get an instance for each GPU, and the stream processes as many requests at a
+    time.
     """
     devices = max(1, len(numbers))
     role = config.parameters["role"].string_value if config.backend == "maisi" else None
@@ -87,18 +87,18 @@ def place(config: pb.ModelConfig, numbers: Collection[int]) -> None:
 
 
 def pool_bytes(repository: Path, models: Collection[str]) -> int:
-    """Return the bytes that Triton is to reserve on a GPU for tensors between models.
+    """Return the bytes of Triton's memory pool on a GPU for tensors between models.
 
-    They hold two requests' tensors of one call of the largest network. Tensors that do not fit are
-    allocated outside of the pool, which is slower, and where tensors were reported to be lost.
-    `models`: the names of those to load, or `*`.
+    The pool has space for the tensors of one call of the largest network, for two requests. Tensors
+    that do not fit are allocated outside of the pool. This is slower, and such tensors were
+    reported to be lost. `models` has the names of the models to load, or `*`.
     """
     largest = 0
     for path in repository.glob("*/config.pbtxt"):
         config = text_format.Parse(path.read_text(), pb.ModelConfig())
         to_load = "*" in models or config.name in models
-        # Outputs that the stages do not read stay on the GPU, see `_READ` of
-        # backends/maisi/inner_models.py; the mask encoder's is an input of the flow.
+        # Outputs that the stages do not read (`_READ` in backends/maisi/inner_models.py) stay on
+        # the GPU. The output of the mask encoder is an input of the flow.
         if to_load and config.name.endswith((".flow", ".flow_masked", ".mask_flow")):
             largest = max(largest, _bytes(config))
     return max(_POOL, _REQUESTS * largest)
@@ -109,7 +109,7 @@ def _bytes(config: pb.ModelConfig) -> int:
     contract = json.loads(config.parameters["network"].string_value)
     total = 0
     for tensor in (*config.input, *config.output):
-        if len(tensor.dims) < 5:  # its size is the same for all volumes
+        if len(tensor.dims) < 5:  # its size does not depend on the volume
             continue
         factor = contract["factors"].get(tensor.name, contract["factors"]["latent"])
         voxels = min(math.prod(contract["max"]), contract["max_voxels"]) // factor**3

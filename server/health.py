@@ -1,7 +1,7 @@
-"""The health of the server as a whole, which Kubernetes and Prometheus ask for.
+"""The health of the whole server, for Kubernetes and Prometheus.
 
-Triton calls a model ready whose process is dead or hangs. Here ready means that the server's
-latest probe made its volumes and that no work hangs.
+Triton reports a model as ready even if its process is dead or hangs. Here, ready means that the
+latest probe made its volumes and that no request hangs.
 """
 
 from __future__ import annotations
@@ -15,36 +15,38 @@ from server.control import Activity, ControlError, Smallest
 from server.triton import Triton
 
 POLL = 0.5  # seconds between two polls of tritonserver
-IDLE = 30.0  # seconds between two probes, of the smallest volumes, where nothing else is made
+IDLE = 30.0  # seconds between two probes, which make the smallest volumes, of an idle server
 PAUSE = 5.0  # seconds between two probes while requests fail and probes do not
 PROBE = 60.0  # seconds that a smallest volume may take
-FAILING = 10.0  # seconds of failures after which tritonserver starts again
-SILENT = 60.0  # seconds without any answer after which tritonserver starts again
+FAILING = 10.0  # seconds of failures after which tritonserver is started again
+SILENT = 60.0  # seconds without an answer after which tritonserver is started again
 
 
 class Health:
-    """The health of a running server, which a thread polls; threads may share it.
+    """The health of a running server, which a thread polls; the class is thread-safe.
 
-    `variants`: name -> its smallest volume. `stall`: seconds without progress after which work
-    counts as hanging.
+    `variants` maps each variant to its smallest volume. After `stall` seconds without progress, a
+    request counts as hanging.
 
-    A probe makes the smallest volumes. There is one every `IDLE` seconds without requests, at once
-    when a request failed (at most every `PAUSE` seconds), and one after the other while they fail.
-    The server is not ready from a probe that fails until one that succeeds: requests do not count
-    here, as some may not need what fails. A probe has not failed where requests of clients leave it
-    no memory or no time. After `FAILING` seconds of failures tritonserver starts again, and after
-    `SILENT` seconds without an answer: a tritonserver that aborts can hang in its signal handler.
+    A probe makes the smallest volumes. There is a probe every `IDLE` seconds without requests, and
+    at once when a request failed (at most every `PAUSE` seconds). While probes fail, they follow
+    one another. From a failed probe to the next successful one, the server is not ready. Successful
+    requests do not change this, because they may not need the part that fails. A probe does not
+    count as failed if requests of clients leave it no memory or no time.
+
+    tritonserver is started again after `FAILING` seconds of failures, and after `SILENT` seconds
+    without an answer, because a tritonserver that aborts can hang in its signal handler.
     """
 
     def __init__(self, triton: Triton, variants: Mapping[str, Smallest], stall: float):
-        """Begin with a server that has just made its smallest volumes."""
+        """Start to poll a server that has just made its smallest volumes."""
         self.triton, self.variants, self.stall = triton, variants, stall
         self.restarts: Counter[str] = Counter()
         self.loading = ""  # the model that died and is being loaded again
         self.stopping = False
-        self._problem: str | None = None  # of the latest poll
-        self._hanging = False  # whether the problem needs a new start of tritonserver
-        self._failure: str | None = None  # of the latest probe
+        self._problem: str | None = None  # the result of the latest poll
+        self._hanging = False  # whether the problem requires a restart of tritonserver
+        self._failure: str | None = None  # the result of the latest probe
         self._first_failure = self._last_failure = 0.0  # times of probes, as all times below
         self._request_failed = False  # since the latest probe
         now = time.monotonic()
@@ -54,7 +56,7 @@ class Health:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def ready(self) -> str | None:
-        """Return why no request should be sent here now; None: it may."""
+        """Return the reason why no request should be sent now; None if the server is ready."""
         if self.stopping:
             return "stopping: running requests finish first"
         if self.loading:
@@ -62,11 +64,11 @@ class Health:
         return self._problem
 
     def hang(self) -> str | None:
-        """Return why tritonserver has to start again though it runs; None: it need not."""
+        """Return why the running tritonserver has to be restarted; None if it need not be."""
         return self._problem if self._hanging and not self.loading else None
 
     def recovered(self) -> None:
-        """Take note that what was `loading` serves again."""
+        """Record that the model that was `loading` serves again."""
         self._problem, self._hanging, self._failure = None, False, None
         now = time.monotonic()
         self._ready_at = self._volume_at = self._progress_at = now
@@ -74,7 +76,7 @@ class Health:
         self.loading = ""
 
     def live(self) -> str | None:
-        """Return the problem that a new start should have solved by now; None: there is none."""
+        """Return the problem that a restart should have solved by now; None if there is none."""
         seconds = time.monotonic() - self._ready_at
         if self.stopping or self.loading or self._problem is None:
             return None
@@ -86,7 +88,7 @@ class Health:
         while not self.stopping:
             try:
                 problem, hanging = self._poll()
-            except Exception as error:  # this thread has to continue, or nothing would change
+            except Exception as error:  # continue, or the health would never change again
                 reason = f"{type(error).__name__}: {error}"
                 problem = f"tritonserver cannot be watched: {reason}"
                 hanging = time.monotonic() - self._ready_at > self.stall
@@ -96,7 +98,7 @@ class Health:
             time.sleep(POLL)
 
     def _poll(self) -> tuple[str | None, bool]:
-        """Return the problem, and whether tritonserver has to start again."""
+        """Return the problem, and whether tritonserver has to be restarted."""
         try:
             activity = self.triton.control.activity()
             self._answer_at = time.monotonic()
@@ -110,7 +112,7 @@ class Health:
         return self._failure, failing > FAILING
 
     def _no_progress(self, activity: Activity) -> str | None:
-        """Return a sentence if work hangs, by the monotonic clock, else None."""
+        """Return a sentence if a request hangs, by the monotonic clock, else None."""
         now = time.monotonic()
         if not activity.busy or activity.progress != self._activity.progress:
             self._progress_at = now
@@ -137,15 +139,15 @@ class Health:
                 self.triton.control.probe(variant, smallest, PROBE)
         except ControlError as error:
             now = time.monotonic()
-            # It does not count where clients' requests left it no memory or no time, nor where it
-            # began before a recovery.
+            # The failure does not count if clients' requests left the probe no memory or no time,
+            # or if the probe began before a recovery.
             control = self.triton.control
             work = control.activity()
             crowded = work.busy if error.unavailable else not error.answered and work.running
             if not crowded and not self.loading and self._recovery_at < start:
                 if self._failure is None:
                     self._first_failure = now
-                reason = str(error).replace(control.probe_id, "probe")  # /ready is for anybody
+                reason = str(error).replace(control.probe_id, "probe")  # /ready is public
                 self._failure, self._last_failure = f"cannot make a volume: {reason}", now
         else:
             self._failure, self._volume_at = None, time.monotonic()

@@ -1,7 +1,7 @@
-"""Whether this computer can run the embedded server, and what to do where it cannot.
+"""Check whether this computer can run the embedded server, and advise if it cannot.
 
-This module runs before all others, also in a Python too old for the rest of this package. So it has
-no syntax newer than that of Python 3.8.
+This module runs before all others, even if Python is too old for the rest of this package. It
+therefore has no syntax newer than Python 3.8.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHM_MINIMUM = 64 << 20
 class Host:
     """The properties of a computer that the server depends on.
 
-    `libc`: name and version; `python`: major and minor version; `shm_free`: bytes.
+    `libc` is name and version, `python` major and minor version, and `shm_free` is in bytes.
     """
 
     system: str
@@ -78,17 +78,17 @@ def has_libpython() -> bool:
 
 
 def libpython_dir() -> Path:
-    """Return the folder for the interpreter's shared library, as the interpreter was built."""
+    """Return the folder of the interpreter's shared library, from its build configuration."""
     return Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib")
 
 
 def libpython_name() -> str:
-    """Return the name of this interpreter's shared library, as Triton's Python backend has it."""
+    """Return the name of the interpreter's shared library that Triton's Python backend loads."""
     return f"libpython{sys.version_info[0]}.{sys.version_info[1]}.so.1.0"
 
 
 def is_wsl(release: Path = Path("/proc/sys/kernel/osrelease")) -> bool:
-    """Return whether the kernel is that of WSL, the Windows Subsystem for Linux."""
+    """Return whether the kernel belongs to WSL, the Windows Subsystem for Linux."""
     try:
         return "microsoft" in release.read_text().lower()
     except OSError:
@@ -96,7 +96,7 @@ def is_wsl(release: Path = Path("/proc/sys/kernel/osrelease")) -> bool:
 
 
 def find_triton() -> Path | None:
-    """Return the folder of Triton in the nvidia-pytriton wheel, which is not imported, or None."""
+    """Return the folder of Triton in the wheel nvidia-pytriton; None without the wheel."""
     spec = importlib.util.find_spec("pytriton")
     for package in (spec.submodule_search_locations or []) if spec else []:
         folder = Path(package, "tritonserver")
@@ -106,7 +106,7 @@ def find_triton() -> Path | None:
 
 
 def unfit(host: Host) -> str | None:
-    """Return why this computer or Python cannot run the server, and what to do; None: it can."""
+    """Return why this computer or Python cannot run the server, with advice; None if it can."""
     if host.system != "Linux" or host.machine != "x86_64":
         return (
             f"The embedded server runs on x86-64 Linux, and this is {host.system} on"
@@ -142,7 +142,7 @@ def unfit(host: Host) -> str | None:
 
 
 def refusal(host: Host) -> str | None:
-    """Return why the server cannot run in this environment of Python; None: it can."""
+    """Return why the server cannot run in this Python environment, with advice; None if it can."""
     if problem := unfit(host):
         return problem
     if host.triton is None:

@@ -1,4 +1,4 @@
-"""How tritonserver is started: its command line and its environment."""
+"""The command line and the environment of tritonserver."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ RESTRICTED = ("model-repository", MEMORY, "trace", "logging")
 RESTRICTED_WITH_TLS = (*RESTRICTED, "inference", "metadata", "model-config", "statistics")
 # Header of W3C's Trace Context, which models get as a parameter of the request.
 TRACE_HEADER = "^(?i)traceparent$"
-SILENCE = 300  # seconds without a message on a gRPC connection after which its client is pinged
+SILENCE = 300  # seconds without a message on a gRPC connection until the client is pinged
 
 
 @dataclass(frozen=True)
 class Tls:
-    """PEM files: the server's certificate and key and, for mTLS, the CA of clients."""
+    """PEM files: the server's certificate and key and, for mTLS, the CA of the clients."""
 
     certificate: Path
     key: Path
@@ -32,11 +32,12 @@ class Tls:
 
 @dataclass(frozen=True)
 class Launch:
-    """What tritonserver is started with.
+    """The settings of a tritonserver process.
 
-    `key`: opens `RESTRICTED`. `memory_key`: opens shared memory alone, by gRPC. `version` of the
-    models, None: the newest. `gpus`: the numbers of those whose memory passes between models.
-    `trace_url` takes spans, empty: there are none; `service` names them.
+    `key` gives access to `RESTRICTED`. `memory_key` gives access to shared memory only, by gRPC.
+    `version` is the version of the models; None is the newest. `gpus` are the numbers of the GPUs
+    with memory for tensors between models. Spans are sent to `trace_url`, with the name `service`;
+    if it is empty, there are none.
     """
 
     home: Path
@@ -75,10 +76,10 @@ def command(launch: Launch) -> list[str]:
         f"--grpc-restricted-protocol={MEMORY}:{KEY_HEADER}={launch.memory_key}",
         f"--http-restricted-api={http_apis}:{KEY_HEADER}={launch.key}",
         "--allow-gpu-metrics=false",
-        # Messages in the pool for reuse keep the memory of the largest answer that each ever had.
+        # Pooled messages keep the memory of their largest answer.
         "--grpc-infer-allocation-pool-size=0",
-        # The connection of a client that has vanished is closed after this and 20 s. Without the
-        # option that takes two hours, and never happens to a client without a request.
+        # A lost client's connection is closed after this time and 20 s. Without the option, that
+        # takes two hours, and never happens for a client without a request.
         f"--grpc-keepalive-time={1000 * SILENCE}",
         "--grpc-keepalive-permit-without-calls=1",
         f"--grpc-header-forward-pattern={TRACE_HEADER}",
@@ -106,14 +107,14 @@ def _trace_settings(launch: Launch) -> list[str]:
     return [
         "mode=opentelemetry",
         "level=TIMESTAMPS",
-        "rate=0",  # of all requests none, but those with a `traceparent`
+        "rate=0",  # only requests with a `traceparent` are traced
         f"opentelemetry,url={launch.trace_url}",
         f"opentelemetry,resource=service.name={launch.service}",
     ]
 
 
 def environment(folders: layout.Folders) -> dict[str, str]:
-    """Return tritonserver's environment: its malloc, and PATH to find this interpreter by."""
+    """Return tritonserver's environment: settings of malloc, and a PATH with this interpreter."""
     libraries = [str(folders.libraries), os.environ.get("LD_LIBRARY_PATH", "")]
     return {
         **os.environ,

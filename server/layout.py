@@ -1,4 +1,4 @@
-"""The folders that tritonserver is started with: backends, models, libpython and python3."""
+"""The folders that tritonserver needs: backends, models, libpython and python3."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ exec {stub} "$@"
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of this server that are tighter than the models' own; None: the models'.
+    """Limits of this server that are lower than those of the models; None means the models' limit.
 
-    `voxels` of a volume, requests `waiting`, `seconds` of a request, and in 10^9 bytes the memory
-    `memory_gb` and the disk `spill_gb` that a request may take in each network of slabs.
+    `voxels` limits the volume, `waiting` the requests in a queue, and `seconds` the time of a
+    request. `memory_gb` and `spill_gb` limit the memory and the disk space, in 10^9 bytes, that a
+    request may use in each network of slabs.
     """
 
     voxels: int | None = None
@@ -50,7 +51,7 @@ UNLIMITED = Limits()
 
 @dataclass(frozen=True)
 class Folders:
-    """Folders of tritonserver: of backends, models, libpython and the program python3."""
+    """The folders of tritonserver: backends, models, libpython and the program python3."""
 
     backends: Path
     models: Path
@@ -66,13 +67,13 @@ def lay_out(
     numbers: tuple[int, ...] | None,
     target: Path,
 ) -> Folders:
-    """Fill the new folder `target`, whose path is plain, with what tritonserver needs.
+    """Write the folders of tritonserver into the new folder `target`, which has a plain path.
 
-    `own_backends`: the packages of our backends; None where `triton` has them among its own.
-    `numbers` of the GPUs for networks; None where Triton chooses. All other paths are behind links:
-    Triton does not quote paths for its shell, its models' interpreters accept only ASCII, and the
-    loader splits LD_LIBRARY_PATH at semicolons. Raises ValueError for a network that needs a GPU
-    where `numbers` is empty.
+    `own_backends` has the packages of our backends; None if `triton` contains them. `numbers` are
+    the GPUs for networks; None lets Triton choose. All other paths are reached by links: Triton
+    does not quote paths for its shell, the interpreters of models accept only ASCII, and the loader
+    splits LD_LIBRARY_PATH at semicolons. Raises ValueError if `numbers` is empty and a network
+    needs a GPU.
     """
     folders = Folders(*(target / name for name in ("backends", "models", "lib", "python/bin")))
     if own_backends is None:
@@ -93,8 +94,8 @@ def lay_out(
 def write_environment(programs: Path) -> None:
     """Make a virtual environment whose folder of programs is `programs`.
 
-    It consists of links to this interpreter and its packages, without *.pth files: one whose
-    content is not ASCII ends the models' interpreters.
+    It has links to this interpreter and its packages. It has no *.pth files, because such a file
+    with content that is not ASCII ends the interpreters of models.
     """
     programs.mkdir(parents=True)
     (programs / "python3").symlink_to(sys.executable)
@@ -108,16 +109,16 @@ def write_environment(programs: Path) -> None:
         if folder.name in ("site-packages", "dist-packages") and folder.is_dir():
             for path in folder.iterdir():
                 link = packages / path.name
-                if path.suffix != ".pth" and not link.is_symlink():  # the first counts
+                if path.suffix != ".pth" and not link.is_symlink():  # keep the first one
                     link.symlink_to(path)
 
 
 def write_backends(triton: Path, own_backends: Path, target: Path) -> None:
-    """Fill the new folder `target` with Triton's Python backend and the packages in `own_backends`.
+    """Write Triton's Python backend and the packages in `own_backends` to the new folder `target`.
 
-    Triton refuses a shared library that a link leads out of the backend directory. So the library
-    and its utilities are copied, and the rest is linked. The stub is started by a script, which
-    unsets the variables of `MALLOC`.
+    Triton refuses a link to a shared library outside of the backend directory. The library and its
+    utilities are therefore copied, and the other files are linked. A script starts the stub without
+    the variables of `MALLOC`.
     """
     python = target / "python"
     python.mkdir(parents=True)
@@ -135,10 +136,10 @@ def write_backends(triton: Path, own_backends: Path, target: Path) -> None:
 def write_models(
     repository: Path, limits: Limits, numbers: tuple[int, ...] | None, target: Path
 ) -> None:
-    """Fill the new folder `target` with the models of `repository` under tighter limits.
+    """Write the models of `repository` to the new folder `target`, with lower limits.
 
-    The configurations that clients read have these limits, too. Networks are placed on the GPUs of
-    these `numbers`. Files of the models are linked. Raises ValueError for plans without a GPU.
+    The configurations that clients read also have these limits. Networks are placed on the GPUs
+    `numbers`. Files of the models are linked. Raises ValueError for plans without a GPU.
     """
     for source in sorted(repository.glob("*/config.pbtxt")):
         folder = target / source.parent.name
@@ -175,7 +176,9 @@ def _limit(config: pb.ModelConfig, limits: Limits) -> None:
         config.parameters["variant"].string_value = json.dumps(variant)
     if limits.voxels is not None and "network" in config.parameters:
         network = json.loads(config.parameters["network"].string_value)
-        if "size" not in network:  # of a network of volumes; masks have a size of their own
+        if (
+            "size" not in network
+        ):  # a network for volumes; the limit does not apply to mask networks
             network["max_voxels"] = min(network["max_voxels"], limits.voxels)
         config.parameters["network"].string_value = json.dumps(network)
     if limits.waiting is not None and config.HasField("dynamic_batching"):
@@ -187,9 +190,9 @@ def _limit(config: pb.ModelConfig, limits: Limits) -> None:
 
 
 def model_names(repository: Path, variants: list[str]) -> list[str]:
-    """List the models to load: all (`*`), or those named `V` or `V.something` for each variant V.
+    """Return the models to load: all (`*`), or `V` and `V.something` for each variant V.
 
-    Raises ValueError with one sentence when there is no such repository or variant.
+    Raises ValueError if there is no such repository or variant.
     """
     if not repository.is_dir():
         raise ValueError(f"There is no model repository {repository}: give --repository a folder.")

@@ -1,4 +1,4 @@
-"""Restart of what died or hangs in a running server: a model's process, or tritonserver."""
+"""Restart processes of a running server that died or hang: models, or tritonserver."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from server.log import log
 from server.triton import Triton
 
 RETRIES = 4  # attempts to load a model whose process died, with pauses of 1, 2, 4, ... seconds
-FROZEN = 5.0  # seconds for which a process may be stopped, as a debugger does, before it is killed
+FROZEN = 5.0  # seconds that a process may be stopped, as by a debugger, until it is killed
 
 
 def watch(triton: Triton, stubs: dict[int, str], health: Health, stop: Stop) -> str | None:
-    """Reload models whose process died or froze, and remove what clients that ended left.
+    """Reload models whose processes died or froze, and remove files of clients that have ended.
 
-    `stubs`: process id -> model, of all that have to live.
+    `stubs` maps the ids of all processes that must live to their models.
 
-    Returns why tritonserver itself has to start again, None at a signal. It has to when it ended,
-    when volumes fail or work hangs, when a model does not load again, and when the process of a
-    decoupled model died: Triton sends no error to that model's streams, so their connections have
-    to end.
+    Return the reason why tritonserver has to be restarted, or None at a signal. A restart is needed
+    if tritonserver ended, volumes fail, a request hangs, a model does not load again, or the
+    process of a decoupled model died. In the last case Triton sends no error to the streams of that
+    model, so their connections have to end.
     """
     frozen: dict[int, float] = {}
     while not stop.event.wait(POLL):
@@ -40,7 +40,7 @@ def watch(triton: Triton, stubs: dict[int, str], health: Health, stop: Stop) -> 
         frozen = _kill_frozen({triton.process.pid: "tritonserver", **alive}, frozen)
         dead = _dead(triton, {stubs[pid] for pid in stubs.keys() - alive.keys()})
         if dead and triton.process.poll() is not None:
-            continue  # they ended with it
+            continue  # the processes of models ended with tritonserver
         for model in dead:
             if _is_decoupled(triton, model):
                 return f"the process of {model} died"
@@ -58,18 +58,18 @@ def watch(triton: Triton, stubs: dict[int, str], health: Health, stop: Stop) -> 
 
 
 def reap(own: int) -> None:
-    """Take the exit status of children that ended, but not of `own`, a process that we started.
+    """Wait for all ended child processes except `own`, which this server started.
 
-    As process 1 of a container, or as a subreaper, this process gets the orphans of others.
+    As process 1 of a container, or as a subreaper, this process gets orphans as children.
     """
     state = os.WEXITED | os.WNOHANG | os.WNOWAIT
-    with suppress(ChildProcessError):  # there are none
+    with suppress(ChildProcessError):  # there are no children
         while (child := os.waitid(os.P_ALL, 0, state)) is not None and child.si_pid != own:
             os.waitpid(child.si_pid, 0)
 
 
 def _dead(triton: Triton, models: set[str]) -> list[str]:
-    """Return those of the models, whose process ended, that an operator has not unloaded."""
+    """Return those of `models`, whose processes ended, that an operator has not unloaded."""
     try:
         states = triton.control.states() if models else {}
     except ControlError:  # too busy to answer
@@ -80,15 +80,15 @@ def _dead(triton: Triton, models: set[str]) -> list[str]:
 def _is_decoupled(triton: Triton, model: str) -> bool:
     try:
         return decoupled(triton.control.config(model))
-    except ControlError:  # tritonserver died as well, or has to start again anyway
+    except ControlError:  # tritonserver also died, or has to be restarted in any case
         return True
 
 
 def _kill_frozen(alive: dict[int, str], since: dict[int, float]) -> dict[int, float]:
     """Kill processes that have been stopped for too long.
 
-    `alive`: process id -> model. `since`, and what is returned: process id of each process that is
-    stopped -> when that was first seen.
+    `alive` maps process ids to models. `since` maps the ids of stopped processes to the times when
+    the stop was first seen. Return the new value of `since`.
     """
     now, frozen = time.monotonic(), {}
     for pid, model in alive.items():
@@ -105,8 +105,8 @@ def _kill_frozen(alive: dict[int, str], since: dict[int, float]) -> dict[int, fl
 def load_again(triton: Triton, model: str, stop: Stop) -> bool:
     """Unload and load a model whose process died; its clients get an error.
 
-    Triton itself does not notice such a death, and calls the model ready. Returns False where the
-    model did not load again.
+    Triton itself does not notice that a process died, and reports the model as ready. Return False
+    if the model did not load again.
     """
     log(f"the process of {model} died; loading it again")
     start = time.monotonic()

@@ -1,8 +1,9 @@
-"""Keeps other users of the machine from reading the shared memory of tritonserver and its models.
+"""Prevent other users from reading the shared memory of tritonserver and its models.
 
-Boost creates a region with mode 0644 and repeats that with fchmod, so that a umask has no effect.
-Another user who opens it before its mode is changed can keep reading it. Hence the kernel ignores
-this one call in tritonserver and in all processes that it starts, and the umask decides.
+Boost creates a region with mode 0644 and then sets this mode with fchmod, so a umask has no effect.
+If another user opens the region before its mode is changed, that user can continue to read it. The
+kernel is therefore told to ignore this call in tritonserver and its child processes, so that the
+umask takes effect.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from contextlib import suppress
 from server.host import SHM
 
 UMASK = 0o077
-_OPEN_MODE = 0o644  # as boost::interprocess::permissions has it
+_OPEN_MODE = 0o644  # the mode in boost::interprocess::permissions
 _NO_NEW_PRIVILEGES = 38  # of prctl, linux/prctl.h
 _SECCOMP, _SET_FILTER, _SPECTRE_AS_BEFORE = 317, 1, 4  # of x86-64, linux/seccomp.h
 _LOAD, _EQUAL, _RETURN = 0x20, 0x15, 0x06  # of classic BPF, linux/bpf_common.h
@@ -41,9 +42,9 @@ class _Program(ctypes.Structure):
 
 
 def ignore_open_modes() -> bool:
-    """Have the kernel ignore fchmod to 0644, in this process and in those that it starts.
+    """Let the kernel ignore fchmod to 0644 in this process and its child processes.
 
-    Returns False where the kernel or a sandbox does not allow such filters.
+    Return False if the kernel or a sandbox does not allow such filters.
     """
     libc, program = ctypes.CDLL(None), _Program(len(_FILTER) // 8, _FILTER)
     libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)

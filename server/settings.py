@@ -1,4 +1,4 @@
-"""What to serve and how, and the checks of it."""
+"""The settings of a server, and their checks."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from server.launch import Tls
 from server.layout import UNLIMITED, Limits
 from server.triton import TOKEN_VARIABLE
 
-TENSORS_VARIABLE = "MAISI_GPU_TENSORS"  # as backends/engines/cuda.py has it
-TRACE_VARIABLE = "MAISI_TRACE_URL"  # as backends/maisi/tracing.py has it
-SHORTEST_TOKEN = 32  # characters, as backends/engines/guard.py has it
+TENSORS_VARIABLE = "MAISI_GPU_TENSORS"  # the same as in backends/engines/cuda.py
+TRACE_VARIABLE = "MAISI_TRACE_URL"  # the same as in backends/maisi/tracing.py
+SHORTEST_TOKEN = 32  # characters, the same as in backends/engines/guard.py
 
 
 class CannotServe(Exception):
-    """The server cannot start, or cannot serve any more; the message is one sentence."""
+    """The server cannot start, or cannot continue to serve; the message is one sentence."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to serve and how; paths exist, times are in seconds.
+    """The settings of a server; paths exist, times are in seconds.
 
-    `backends`: the folder of ours; None where `triton` has them among its own. `gpus`: numbers of
-    those that networks are placed on; None: all. `key`: for what `server.launch.RESTRICTED` lists;
-    the default is random. `memory_key` opens shared memory to clients of our own user on
-    this machine, who read it from a file; empty: shared memory needs `key`. `trace_url` takes
-    spans by OTLP/HTTP; empty: nothing is traced.
+    `backends` is the folder of our backends; None if `triton` contains them. `gpus` are the numbers
+    of the GPUs for networks; None means all. `key` is for the protocols in
+    `server.launch.RESTRICTED`; the default is random. `memory_key` gives clients of the same user
+    on this machine, which read it from a file, access to shared memory; if it is empty, shared
+    memory needs `key`. Spans are sent to `trace_url` by OTLP/HTTP; if it is empty, there are none.
     """
 
     triton: Path
@@ -52,10 +52,9 @@ class Settings:
 
 
 def check_limits(limits: Limits) -> None:
-    """Raise CannotServe for a limit below 1, or for memory or disk below what can be used.
+    """Raise CannotServe for a limit below 1, for memory of 0 or less, or for negative disk space.
 
-    0 would be no limit in places: Triton takes a queue of 0 for an endless one. A disk of 0 bytes
-    is a limit.
+    0 could mean no limit: Triton treats a queue of 0 as unlimited. 0 bytes of disk are a limit.
     """
     counts = {
         "max-voxels": limits.voxels,
@@ -65,7 +64,7 @@ def check_limits(limits: Limits) -> None:
     for option, value in counts.items():
         if value is not None and value < 1:
             raise CannotServe(f"--{option}: {value}, but 1 or more is expected.")
-    # Written so that NaN fails.
+    # The conditions are negated, so that NaN is refused.
     if limits.memory_gb is not None and not limits.memory_gb > 0:
         raise CannotServe(f"--memory-gb: {limits.memory_gb:g}, but more than 0 is expected.")
     if limits.spill_gb is not None and not limits.spill_gb >= 0:
@@ -73,14 +72,15 @@ def check_limits(limits: Limits) -> None:
 
 
 def trace_url(endpoint: str | None) -> str:
-    """Return the URL that takes spans at an endpoint of OTLP/HTTP, empty for None.
+    """Return the URL for spans at an OTLP/HTTP endpoint; empty for None.
 
-    As https://opentelemetry.io/docs/specs/otel/protocol/exporter/#endpoint-urls-for-otlphttp makes
-    it of OTEL_EXPORTER_OTLP_ENDPOINT. Raises CannotServe for what is no URL.
+    The rule is that for OTEL_EXPORTER_OTLP_ENDPOINT in
+    https://opentelemetry.io/docs/specs/otel/protocol/exporter/#endpoint-urls-for-otlphttp. Raises
+    CannotServe if the endpoint is not a URL.
     """
     if endpoint is None:
         return ""
-    # Triton 2.51 has no TLS here (docs/how-to/operations.md).
+    # Triton 2.51 does not support TLS for spans (docs/how-to/operations.md).
     if not re.fullmatch(r"http://[^\s/?#,@]+(/[^\s?#,]*)?", endpoint):
         raise CannotServe(
             f"--trace-endpoint: {endpoint!r}, but http://HOST:PORT of an OTLP/HTTP receiver is"
@@ -90,9 +90,9 @@ def trace_url(endpoint: str | None) -> str:
 
 
 def token() -> str:
-    """Return the secret that the models of a server share: the environment's, or a new one.
+    """Return the secret that the models of a server share, from the environment or a new one.
 
-    Raises CannotServe for one that is so short that it can be guessed.
+    Raises CannotServe for a secret that is too short.
     """
     secret = os.environ.get(TOKEN_VARIABLE) or secrets.token_hex(16)
     if len(secret) < SHORTEST_TOKEN:
@@ -104,10 +104,10 @@ def token() -> str:
 
 
 def gpu_tensors() -> str:
-    """Return 1 where models may hand tensors on a GPU to each other, else 0.
+    """Return `1` if models may pass tensors on a GPU to each other, else `0`.
 
-    The environment's value, else 0 under WSL, which lacks CUDA's IPC. Raises CannotServe for
-    another value.
+    The environment variable decides. Without it, the result is `0` under WSL, which does not have
+    CUDA's IPC. Raises CannotServe for any other value of the variable.
     """
     value = os.environ.get(TENSORS_VARIABLE) or ("0" if host.is_wsl() else "1")
     if value not in ("0", "1"):

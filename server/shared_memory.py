@@ -1,6 +1,6 @@
-"""Names in /dev/shm: a prefix that each server owns, and the files of clients.
+"""Files in /dev/shm: those with the prefix of a server, and those of clients.
 
-Every owner holds a lock. Files whose lock is free belong to a server or client that has ended.
+Every owner holds a lock. If the lock of a file is free, its server or client has ended.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable
 from server.host import SHM
 
 PREFIX = "maisi-serve-"
-CLIENTS = "maisi-client-"  # as client/src/maisi_client/_transport/dev_shm.py has it
+CLIENTS = "maisi-client-"  # the same as in client/src/maisi_client/_transport/dev_shm.py
 
 
 def claim() -> tuple[str, int]:
-    """Reserve a prefix for this server's names in /dev/shm.
+    """Reserve a prefix for this server's names in /dev/shm; return (prefix, descriptor).
 
-    Returns (prefix, descriptor). The descriptor locks the prefix's marker file; whoever inherits
-    it keeps the lock, which the kernel releases when the last of them ends, for whatever reason.
+    The descriptor locks the marker file of the prefix. Processes that inherit it keep the lock. The
+    kernel releases the lock when the last of them ends, even if it is killed.
     """
     prefix = f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}-"
     descriptor = os.open(SHM / f"{prefix}lock", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
@@ -29,21 +29,21 @@ def claim() -> tuple[str, int]:
 
 
 def publish_key(prefix: str, port: int, key: str) -> None:
-    """Write the key to shared memory where only clients of `port` of our own user can read it."""
+    """Write the key for clients of `port` to shared memory; only the same user can read it."""
     flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
     with os.fdopen(os.open(SHM / f"{prefix}key-{port}", flags, 0o600), "w") as file:
         file.write(key)
 
 
 def remove_regions(prefix: str) -> None:
-    """Delete what tritonserver and its models have in /dev/shm under `prefix`."""
+    """Delete the files of tritonserver and its models in /dev/shm under `prefix`."""
     for path in SHM.glob(f"{prefix}*"):
         if not path.name.startswith((f"{prefix}lock", f"{prefix}key-")):
             path.unlink(missing_ok=True)
 
 
 def remove(prefix: str) -> int:
-    """Delete what `prefix` owns in /dev/shm, the marker last; return the number of regions."""
+    """Delete all files under `prefix`, the marker last; return the number of regions."""
     regions = [path for path in SHM.glob(f"{prefix}*") if path.name != f"{prefix}lock"]
     for path in [*regions, SHM / f"{prefix}lock"]:
         path.unlink(missing_ok=True)
@@ -51,12 +51,12 @@ def remove(prefix: str) -> int:
 
 
 def sweep_servers() -> int:
-    """Delete what servers that ended without cleaning up left; return the number of regions."""
+    """Delete the files of servers that have ended; return the number of regions."""
     count = 0
     for lock in SHM.glob(f"{PREFIX}*-lock"):
         try:
             descriptor = os.open(lock, os.O_RDWR)
-        except OSError:  # another user's, or deleted meanwhile
+        except OSError:  # the file belongs to another user, or was deleted meanwhile
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -74,9 +74,9 @@ def sweep_clients(
 ) -> None:
     """Delete the files of clients that ended, and unregister those that are `registered`.
 
-    A client holds the lock of its file while it lives. `unregister` returns False for a region that
-    a request still uses; its file stays until a later sweep. A region without a file belongs to a
-    client that ended and whose file another server deleted.
+    A client holds the lock of its file while it lives. If `unregister` returns False, a request
+    still uses the region, and the file is kept until a later sweep. If a region has no file, its
+    client has ended and another server has deleted the file.
     """
     regions = {name for name in registered if name.startswith(CLIENTS)}
     for name in sorted(regions | {path.name for path in SHM.glob(f"{CLIENTS}*")}):
@@ -85,7 +85,7 @@ def sweep_clients(
         except FileNotFoundError:
             unregister(name)
             continue
-        except OSError:  # another user's
+        except OSError:  # the file belongs to another user
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,7 +1,7 @@
-"""From the start of tritonserver until it is ready: models load, volumes are made, networks refuse.
+"""Wait until a started tritonserver is ready.
 
-A server is ready once every variant has made its smallest volumes, and every network has refused a
-call without the token.
+A server is ready when its models are loaded, every variant has made its smallest volumes, and every
+network has refused a call without the token.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from server.log import log
 from server.settings import CannotServe, Settings
 from server.triton import Triton
 
-CALL = 10.0  # seconds for the answer of a network that should refuse at once
-UNHEALTHY = 20.0  # seconds before Triton's report of a dead process is acted on
+CALL = 10.0  # seconds for the answer of a network, which should refuse at once
+UNHEALTHY = 20.0  # seconds for which Triton's report of a dead process is ignored
 RETRY = 0.5  # seconds between two attempts at a first volume
 
 
 def wait_until_ready(triton: Triton, settings: Settings, stop: Stop) -> dict[str, Smallest]:
-    """Wait until the models are loaded, then make the smallest volumes of every variant.
+    """Wait until the server is ready; return the smallest volume of each variant.
 
-    A tritonserver that aborts meanwhile is started once more. Returns variant -> its smallest
-    volume. Raises CannotServe where that takes more than `start_seconds`, Stopped at a signal.
+    If tritonserver aborts while it loads the models, it is started once more. Raises CannotServe if
+    the start takes more than `start_seconds` or fails, and Stopped at a signal.
     """
     deadline = time.monotonic() + settings.start_seconds
     aborted = False
@@ -36,7 +36,7 @@ def wait_until_ready(triton: Triton, settings: Settings, stop: Stop) -> dict[str
             raise Stopped
         status = triton.process.poll()
         if status == -signal.SIGABRT and not aborted:
-            # Triton 2.51 sometimes aborts by a lock_exception while Python models load
+            # Triton 2.51 sometimes aborts with a lock_exception while Python models load
             # (github.com/triton-inference-server/server/issues/8882).
             aborted = True
             log("tritonserver aborted while it loaded the models; starting it once more")
@@ -73,11 +73,11 @@ def wait_until_ready(triton: Triton, settings: Settings, stop: Stop) -> dict[str
 
 
 def make_first(triton: Triton, model: str, smallest: Smallest, seconds: float, stop: Stop) -> None:
-    """Make a variant's smallest volumes, again and again while the server is overloaded.
+    """Make a variant's smallest volumes; try again while the server is overloaded.
 
-    Clients may call before the server is ready. Where their requests run, but leave no time for
-    these volumes within `seconds`, `Health` tries again later. Raises CannotServe where a volume
-    cannot be made, Stopped at a signal.
+    Clients may call before the server is ready. If their requests leave no time for these volumes
+    within `seconds`, `Health` tries again later. Raises CannotServe if a volume cannot be made, and
+    Stopped at a signal.
     """
     start = time.monotonic()
     end = start + seconds
@@ -86,7 +86,7 @@ def make_first(triton: Triton, model: str, smallest: Smallest, seconds: float, s
             triton.control.probe(model, smallest, max(end - time.monotonic(), 1.0))
             return
         except ControlError as error:
-            # On a busy machine Triton takes a living process for a dead one for a while.
+            # On a busy machine, Triton may report a living process as dead for a while.
             unhealthy = "is not healthy" in str(error) and time.monotonic() < start + UNHEALTHY
             failed = error.answered and not (error.unavailable or unhealthy)
             late = time.monotonic() > end
@@ -100,7 +100,7 @@ def make_first(triton: Triton, model: str, smallest: Smallest, seconds: float, s
 
 
 def works(triton: Triton) -> bool:
-    """Return whether the server works on requests of clients; False where it does not answer."""
+    """Return whether the server processes requests of clients; False if it does not answer."""
     try:
         return triton.control.activity().running > 0
     except ControlError:
@@ -126,10 +126,10 @@ def of_earlier_version(config: Mapping[str, Any], variant: str) -> bool:
 
 
 def check_networks(triton: Triton, variants: Iterable[str], seconds: float, stop: Stop) -> None:
-    """Call every network of the variants without the token, which it has to refuse.
+    """Check that every network of the variants refuses a call without the token.
 
-    The configuration names the backend, but does not show what the backend does. Raises CannotServe
-    for a network that computes, or does not refuse within `seconds`, Stopped at a signal.
+    The configuration has the name of the backend, but does not show its behaviour. Raises
+    CannotServe if a network computes or does not refuse within `seconds`, and Stopped at a signal.
     """
     end = time.monotonic() + seconds
     for model, state in sorted(triton.control.states().items()):
@@ -150,9 +150,9 @@ def check_networks(triton: Triton, variants: Iterable[str], seconds: float, stop
 
 
 def _without_token(triton: Triton, config: Mapping[str, Any]) -> str | None:
-    """Return a network's error for a call without the token, empty where it computes.
+    """Return a network's error for a call without the token.
 
-    None where it had no time to answer.
+    The result is empty if the network computes, and None if it had no time to answer.
     """
     try:
         triton.control.call_without_token(config, CALL)

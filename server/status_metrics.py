@@ -1,4 +1,4 @@
-"""The metrics of the status port: what Triton's own metrics lack."""
+"""The metrics of the status port, which Triton's own metrics do not have."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from server.host import SHM
 def exposition(health: Health, tls: Address | None) -> str:
     """Return the metrics of a server in Prometheus' text format.
 
-    `tls`: the address where gRPC has TLS, None where it has none.
+    `tls` is the address of gRPC with TLS; None without TLS.
     """
     registry = CollectorRegistry()
     registry.register(_StatusCollector(health, tls))
@@ -52,7 +52,7 @@ class _StatusCollector(Collector):
         restarts = CounterMetricFamily(
             "maisi_model_restarts", "Restarts of a process that died or hung", labels=["model"]
         )
-        # Also tritonserver from 0 on: Prometheus sees no increase in a series that begins at 1.
+        # Also publish 0 for tritonserver: Prometheus sees no increase in a series that begins at 1.
         for model in sorted({*stubs.values(), "tritonserver", *health.restarts}):
             restarts.add_metric([model], health.restarts[model])
         yield restarts
@@ -69,7 +69,10 @@ def _gauge(name: str, description: str, value: float) -> Metric:
 
 
 def _resident_bytes(stubs: dict[int, str]) -> Counter[str]:
-    """Return model -> bytes; `stubs`: process id -> model, which may have several processes."""
+    """Return the resident bytes of each model; `stubs` maps process ids to models.
+
+    A model may have several processes.
+    """
     resident: Counter[str] = Counter()
     for pid, model in stubs.items():
         with suppress(psutil.Error):
@@ -78,16 +81,16 @@ def _resident_bytes(stubs: dict[int, str]) -> Counter[str]:
 
 
 def expiry(address: Address) -> float | None:
-    """Return when the certificate that gRPC serves expires, in seconds since the epoch.
+    """Return the expiry time of the certificate that gRPC serves, in seconds since the epoch.
 
-    0 for one that has expired; None where nobody answers. The certificate is read from the
-    port and not from its file, as Triton reads the file only at its start.
+    The result is 0 for an expired certificate, and None if there is no answer. The certificate is
+    read from the port instead of its file, because Triton reads the file only at its start.
     """
     endpoint = (address.near, address.grpc)
     try:
         context = ssl.create_default_context(cadata=ssl.get_server_certificate(endpoint, timeout=5))
         context.check_hostname = False
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # it is its own trust anchor
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the certificate is the trust anchor
         context.set_alpn_protocols(["h2"])
         with socket.create_connection(endpoint, 5) as plain, context.wrap_socket(plain) as secure:
             certificate = secure.getpeercert()

@@ -1,8 +1,8 @@
 """The status port: HTTP for Kubernetes and Prometheus, which no client can block.
 
-One thread serves all connections. After some seconds a connection is closed whose request does not
-arrive or whose answer is not read, and the oldest connection is closed when there are too many. So
-a new connection is always answered.
+One thread serves all connections. A connection is closed if its request does not arrive, or its
+answer is not read, within some seconds. If there are too many connections, the oldest one is
+closed. New connections are therefore always answered.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from server.health import Health
 from server.status_metrics import exposition
 
 HEAD = 8 << 10  # bytes of a request's head
-PATIENCE = 5.0  # seconds in which a request has to arrive, and again for its answer to be read
+PATIENCE = 5.0  # seconds until a request must have arrived, and again until its answer is read
 MAX_CONNECTIONS = 4096  # open at a time
 BACKLOG = 1024  # connections that the kernel queues until they are accepted
-_ACCEPTS = 16  # connections accepted in a row before others are served
-_DISCARDS = 64  # reads of what a client sends beyond its head
+_ACCEPTS = 16  # connections that are accepted before others are served
+_DISCARDS = 64  # reads of data that a client sends after the head
 _REQUEST = re.compile(rb"([!-~]+) ([!-~]+) HTTP/1\.[01]\r\n")
 
 
 def max_connections() -> int:
-    """Return how many connections may be open: half of the process's descriptors at most."""
+    """Return the limit of open connections, which is at most half of the process's descriptors."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS
@@ -39,12 +39,12 @@ def max_connections() -> int:
 
 
 class StatusPort:
-    """Answers GET and HEAD of /live, /ready and /metrics, one request a connection."""
+    """Answers GET and HEAD of /live, /ready and /metrics, one request per connection."""
 
     def __init__(self, health: Health, address: Address, tls: bool):
-        """Listen at the address's status port until `stop`; raises OSError where it is in use.
+        """Listen at the address's status port until `stop`; raises OSError if it is in use.
 
-        `tls`: gRPC has TLS.
+        `tls` states whether gRPC uses TLS.
         """
         self._health, self._max = health, max_connections()
         self._tls = address if tls else None
@@ -70,7 +70,7 @@ class StatusPort:
         self._loop.close()
 
     async def _serve(self, listener: socket.socket) -> None:
-        # asyncio accepts as many connections in a row as its backlog is, before it serves any.
+        # Before asyncio serves a connection, it accepts as many as its backlog.
         server = await asyncio.start_server(
             self._connected, sock=listener, limit=HEAD, backlog=_ACCEPTS
         )
@@ -81,7 +81,7 @@ class StatusPort:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # in which the transports close their sockets
+        await asyncio.sleep(0)  # let the transports close their sockets
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open[writer] = None
@@ -97,7 +97,7 @@ class StatusPort:
                 answer = await self._answer(head)
                 timer = self._loop.call_later(PATIENCE, writer.transport.abort)
                 await _send(reader, writer, answer)
-        except asyncio.CancelledError:  # by `stop`; asyncio's streams would log it as an error
+        except asyncio.CancelledError:  # from `stop`; asyncio's streams would log it as an error
             pass
         finally:
             timer.cancel()
@@ -108,7 +108,7 @@ class StatusPort:
         """Return the bytes of the answer to a request's head."""
         request = _REQUEST.match(head)
         if request is None or not head.endswith(b"\r\n\r\n"):
-            return _message(400, f"expected a request of HTTP/1.1, of {HEAD} bytes at most\n")
+            return _message(400, f"expected an HTTP/1.1 request of at most {HEAD} bytes\n")
         method, path = request[1].decode(), request[2].decode()
         if method not in ("GET", "HEAD"):
             return _message(405, "expected GET or HEAD\n", "Allow: GET, HEAD")
@@ -118,27 +118,27 @@ class StatusPort:
             problem = self._health.live() if path == "/live" else self._health.ready()
             answer = _message(200, "ok\n") if problem is None else _message(503, f"{problem}\n")
         else:
-            answer = _message(404, "there are /live, /ready and /metrics\n")
+            answer = _message(404, "expected /live, /ready or /metrics\n")
         return answer if method == "GET" else answer[: answer.index(b"\r\n\r\n") + 4]
 
     async def _shared_metrics(self) -> str:
-        """Compute the metrics in a thread, once for all requests that come meanwhile."""
+        """Return the metrics, computed in a thread, once for all requests that come meanwhile."""
         if self._metrics is None or self._metrics.done():
             self._metrics = Future()
             self._metrics.set_running_or_notify_cancel()  # so that a stop does not cancel it
-            # A daemon, unlike an executor's thread: the process does not wait for it at its end.
+            # Use a daemon thread: at its end, the process would wait for an executor's thread.
             threading.Thread(target=self._compute, args=[self._metrics], daemon=True).start()
         return await asyncio.wrap_future(self._metrics)
 
     def _compute(self, metrics: Future[str]) -> None:
         try:
             metrics.set_result(exposition(self._health, self._tls))
-        except Exception as error:  # raised where the result is awaited
+        except Exception as error:  # raised again where the result is awaited
             metrics.set_exception(error)
 
 
 async def _read_head(reader: asyncio.StreamReader) -> bytes:
-    """Return a request's head, or the beginning of what is none; b"" where the client has gone."""
+    """Return the head of a request, or the start of other data; b"" if the client has gone."""
     try:
         return await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError as error:
@@ -166,7 +166,7 @@ async def _send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answ
     with suppress(OSError):  # the client has gone, or was too slow
         writer.write(answer)
         writer.write_eof()
-        # To close a socket with unread bytes resets the connection, and the answer may be lost.
+        # Read all data: closing a socket with unread data resets it, and the answer may be lost.
         for _ in range(_DISCARDS):
             if not await reader.read(HEAD):
                 break

@@ -1,4 +1,4 @@
-"""Supervises one tritonserver: from its start until the last request has been answered."""
+"""Supervise a tritonserver from its start until the last request has been answered."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from server.startup import check_networks, wait_until_ready
 from server.status_port import StatusPort
 from server.triton import TOKEN_VARIABLE, Triton
 
-EXIT = 5.0  # seconds for an idle tritonserver to end, which open, idle streams prevent
+EXIT = 5.0  # seconds until an idle tritonserver is killed; open streams prevent its end
 
 
 def serve(settings: Settings) -> None:
     """Serve until a signal, then drain and return; a second signal ends the drain.
 
-    Raises CannotServe when the server does not start or ends by itself.
+    Raises CannotServe if the server does not start or ends by itself.
     """
     stop = Stop()
     with running(settings) as (triton, address, folder):
@@ -56,13 +56,13 @@ def serve(settings: Settings) -> None:
         except Stopped:
             log("stopped at once")
         except ControlError as error:
-            raise CannotServe(f"tritonserver does not answer any more: {error}.") from None
+            raise CannotServe(f"tritonserver no longer answers: {error}.") from None
         finally:
             triton.end(0.0 if stop.immediate else EXIT)
 
 
 def ready_line(triton: Triton, address: Address, variants: list[str]) -> str:
-    """Return the line that says where the server listens, and warn of GPUs that are not used."""
+    """Return the ready line, which has the addresses; log a warning about unused GPUs."""
     metrics = triton.control.metrics()
     for reason in engine_report.unused_gpus(metrics):
         log(f"warning: {reason}")
@@ -72,13 +72,13 @@ def ready_line(triton: Triton, address: Address, variants: list[str]) -> str:
 
 
 def stopping_file(folder: Path) -> Path:
-    """Return the path of the file with the time until which the models may work."""
+    """Return the path of the file with the deadline of running requests."""
     return folder / "stopping"
 
 
 @contextmanager
 def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
-    """Start tritonserver in a temporary folder, and remove all that it leaves behind."""
+    """Start tritonserver in a temporary folder; at the end, remove all its files."""
     check_limits(settings.limits)
     service = os.environ.get("OTEL_SERVICE_NAME") or "maisi"
     state = {
@@ -89,11 +89,11 @@ def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
     }
     gpus.check(settings.gpus or ())
     gpu_numbers = gpus.select(settings.gpus)
-    # A single GPU is left to Triton, which does not use one that is too old.
+    # With a single GPU, let Triton choose: it does not use a GPU that is too old.
     network_gpus = settings.gpus if len(gpu_numbers) < 2 else gpu_numbers
     shared_memory.sweep_clients()
     if count := shared_memory.sweep_servers():
-        log(f"removed {count} shared memory regions that a dead server had left")
+        log(f"removed {count} shared memory regions of a dead server")
     address = settings.address.fixed()
     prefix, prefix_lock = shared_memory.claim()
     try:
@@ -131,10 +131,10 @@ def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
 def start_again(
     triton: Triton, settings: Settings, health: Health, stop: Stop, reason: str
 ) -> dict[int, str]:
-    """Start tritonserver again at the same ports, because of `reason`.
+    """Restart tritonserver at the same ports; return the models by process id.
 
-    Returns process id -> model of its models. Connections break, so every client gets an error and
-    sends its request again. Raises CannotServe or Stopped as `wait_until_ready` does.
+    `reason` is for the log. All connections end, so every client gets an error and sends its
+    request again. Raises CannotServe or Stopped as `wait_until_ready` does.
     """
     log(f"{reason}; starting tritonserver again")
     start = time.monotonic()

@@ -1,4 +1,4 @@
-"""The server's temporary folder, at a path that Triton's shell can read."""
+"""The server's temporary folder, whose path Triton's shell can read."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from pathlib import Path
 from server.host import SHM
 from server.log import log
 
-# Its possible parents besides the environment's TMPDIR.
+# The possible parents of the folder besides TMPDIR.
 OTHERS = (Path("/tmp"), Path("/var/tmp"), SHM)
 # Triton's Python backend puts paths into a command of bash without quotes.
 _PLAIN = re.compile(r"[A-Za-z0-9_./+-]+")
-_NAME = re.compile(r"maisi-serve-[0-9]+-[0-9a-f]{8}")  # as `shared_memory.claim` has it
+_NAME = re.compile(r"maisi-serve-[0-9]+-[0-9a-f]{8}")  # the prefix of `shared_memory.claim`
 
 
 def candidates() -> list[Path]:
-    """List the folders for temporary files, the preferred one first."""
-    with suppress(FileNotFoundError):  # none of those that Python knows can be written to
+    """Return the folders for temporary files, the preferred one first."""
+    with suppress(FileNotFoundError):  # no folder that Python tries is writable
         return list(dict.fromkeys([Path(tempfile.gettempdir()), *OTHERS]))
     return list(OTHERS)
 
 
 def unfit(folder: Path) -> str | None:
-    """Return why Triton's files cannot be in `folder`; None: they can."""
+    """Return the reason why Triton's files cannot be in `folder`; None if they can."""
     if not _PLAIN.fullmatch(str(folder)):
-        return "its path has other characters than A-Z, a-z, 0-9 and _ . / + -"
+        return "its path has characters other than A-Z, a-z, 0-9 and _ . / + -"
     try:
         flags = os.statvfs(folder).f_flag
     except OSError as error:
@@ -44,9 +44,9 @@ def unfit(folder: Path) -> str | None:
 
 
 def choose_folder(folders: Sequence[Path]) -> tuple[Path, str | None]:
-    """Return the first folder that is fit, and why the very first is unfit, None where it is fit.
+    """Return the first suitable folder, and why `folders[0]` is not suitable (None if it is).
 
-    Raises ValueError with one sentence where none is fit.
+    Raises ValueError if no folder is suitable.
     """
     problems = {folder: unfit(folder) for folder in folders}
     for folder, problem in problems.items():
@@ -55,24 +55,25 @@ def choose_folder(folders: Sequence[Path]) -> tuple[Path, str | None]:
     reasons = "; ".join(f"{str(folder)!r}: {problem}" for folder, problem in problems.items())
     raise ValueError(
         f"There is no folder for temporary files ({reasons}): set TMPDIR to one that can be written"
-        " to, is not mounted noexec, and has A-Z, a-z, 0-9 and _ . / + - alone in its path."
+        " to, is not mounted noexec, and has only A-Z, a-z, 0-9 and _ . / + - in its path."
     )
 
 
 @contextmanager
 def folder(name: str) -> Iterator[tuple[Path, int]]:
-    """Make a folder `name` that is removed with the block; yield it and the descriptor of its lock.
+    """Make a temporary folder `name`; yield it and the descriptor of its lock.
 
-    Whoever inherits the descriptor keeps the lock. It shows that the folder is in use, to the next
-    server and to systemd-tmpfiles, which removes old files. Folders of servers that ended without
-    cleaning up are removed. Raises ValueError with one sentence where no folder can be made.
+    The folder is removed at the end of the context. Processes that inherit the descriptor keep the
+    lock. The lock shows other servers, and systemd-tmpfiles, which removes old files, that the
+    folder is in use. Folders of servers that ended without cleaning up are removed. Raises
+    ValueError if no folder can be made.
     """
     folders = candidates()
     parent, problem = choose_folder(folders)
     if problem:
         log(f"temporary files are in {parent}, not in {str(folders[0])!r}: {problem}")
     if count := sweep(folders):
-        log(f"removed {count} temporary folders that dead servers had left")
+        log(f"removed {count} temporary folders of dead servers")
     try:
         path, descriptor = _locked(parent / name)
     except OSError as error:
@@ -97,14 +98,14 @@ def _locked(path: Path) -> tuple[Path, int]:
 
 
 def sweep(folders: Sequence[Path]) -> int:
-    """Remove what this user's dead servers left in `folders`; return the number of folders."""
+    """Remove the temporary folders of this user's dead servers; return their number."""
     count = 0
     for path in (path for parent in folders for path in parent.glob("maisi-serve-*")):
         if not _NAME.fullmatch(path.name):
             continue
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:  # another user's, or removed meanwhile
+        except OSError:  # the folder belongs to another user, or was removed meanwhile
             continue
         try:
             if os.fstat(descriptor).st_uid == os.geteuid():

@@ -1,4 +1,4 @@
-"""The process tritonserver and those of its models: started, counted and ended."""
+"""Start, list and end the processes of tritonserver and its models."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from server import region_modes, shared_memory
 from server.control import Control, probe_id
 from server.launch import Launch, command, environment
 
-TOKEN_VARIABLE = "MAISI_TOKEN"  # as backends/engines/guard.py has it
+TOKEN_VARIABLE = "MAISI_TOKEN"  # the same as in backends/engines/guard.py
 _SET_PARENT_DEATH_SIGNAL = 1  # of prctl, linux/prctl.h
 
 
 class Triton:
-    """A running tritonserver, and in `control` the connection to it."""
+    """A running tritonserver, and its control connection `control`."""
 
     def __init__(self, launch: Launch, prefix: str, locks: Sequence[int], state: Mapping[str, str]):
-        """Start it, without waiting until it is ready.
+        """Start the process, without waiting until it is ready.
 
-        `prefix` of its names in shared memory. `locks`: descriptors that it holds while it lives.
-        `state`: variables of the environment that the models read.
+        `prefix` is the prefix of its names in shared memory. `locks` are descriptors that it
+        inherits and keeps open. `state` has environment variables that the models read.
         """
         self.prefix, self._locks = prefix, locks
         self._command = [
@@ -39,30 +39,30 @@ class Triton:
         self.process = self.start()
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start the process; a process that ran before has to have ended."""
+        """Start the process; an earlier process must have ended."""
         self.process = subprocess.Popen(
             self._command,
             stdin=subprocess.DEVNULL,
-            stdout=2,  # our log; sys.stderr is None where it was closed
+            stdout=2,  # our log; sys.stderr is None if it was closed
             stderr=2,
             env={**environment(self._folders), **self._state},
             pass_fds=self._locks,
-            restore_signals=False,  # SIGPIPE stays ignored: a log that nobody reads ends nothing
-            start_new_session=True,  # Ctrl-C is for us, not for the models at work
+            restore_signals=False,  # keep SIGPIPE ignored: a closed log must not end it
+            start_new_session=True,  # Ctrl-C goes to this process, not to working models
             preexec_fn=before_start,
             umask=region_modes.UMASK,
         )
         return self.process
 
     def restart(self) -> None:
-        """End what is left of it at once, remove what it has in /dev/shm, and start it again."""
+        """Kill the remaining processes, remove their files in /dev/shm, and start again."""
         self.end(0.0)
         shared_memory.remove_regions(self.prefix)
         shared_memory.sweep_clients()
         self.start()
 
     def stubs(self) -> dict[int, str]:
-        """Return process id -> model for every living process of a Python backend."""
+        """Return the model of each living process of a Python backend, by process id."""
         models = {}
         for child in children(self.process.pid):
             try:
@@ -71,13 +71,13 @@ class Triton:
                 words = child.cmdline()
             except psutil.Error:
                 continue
-            # A stub's first argument is the file it serves, REPOSITORY/MODEL/VERSION/FILE.
+            # The first argument of a stub is its file, REPOSITORY/MODEL/VERSION/FILE.
             if len(words) > 1 and words[0].endswith("triton_python_backend_stub"):
                 models[child.pid] = Path(words[1]).parent.parent.name
         return models
 
     def work(self) -> float:
-        """Return the work that the models have done: answers plus seconds of processor time."""
+        """Return a measure of the models' work: answers plus seconds of processor time."""
         total = float(self.control.inference_count())
         for pid in self.stubs():
             with suppress(psutil.Error):
@@ -86,7 +86,7 @@ class Triton:
         return total
 
     def end(self, seconds: float) -> None:
-        """Send SIGTERM, and after `seconds` kill what is left of tritonserver's processes."""
+        """Send SIGTERM, and after `seconds` kill the remaining processes of tritonserver."""
         self.process.terminate()
         try:
             with suppress(subprocess.TimeoutExpired):
@@ -98,13 +98,13 @@ class Triton:
 
 
 def children(pid: int) -> list[psutil.Process]:
-    """Return the child processes of `pid`; none when it has ended."""
+    """Return the child processes of `pid`; none if it has ended."""
     with suppress(psutil.Error):
         return list(psutil.Process(pid).children())
     return []
 
 
 def before_start() -> None:
-    """Have the kernel end this process with its parent (SIGTERM), and keep its memory private."""
+    """Let the kernel send SIGTERM when the parent ends, and keep shared memory private."""
     ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
     region_modes.ignore_open_modes()

@@ -1,5 +1,5 @@
-"""The command `maisi-triton`: serves and exports models without a checkout of the repository.
+"""The command `maisi-triton`, which serves and exports models without a checkout.
 
-It makes an environment of Python in the user's cache for each of its commands, and runs the command
-there from the folders in `tree`, which are those of the repository.
+For each of its commands, it makes a Python environment in the user's cache. The command runs in
+this environment from the folders in `tree`, which are the folders of the repository.
 """

@@ -22,11 +22,11 @@ options:
   -h, --help  show this help message and exit
   --version   show the version and exit
 """
-_INTERRUPTED = 130  # a shell's exit status for a process that Ctrl-C ended
+_INTERRUPTED = 130  # exit status of a shell for a process that Ctrl-C ended
 
 
 def main() -> int:
-    """Run the command line; return its exit status, unless it becomes the command."""
+    """Run the command line; return its exit status, unless another program replaces it."""
     command, arguments = sys.argv[1:2], sys.argv[2:]
     if command == ["--version"]:
         print(f"maisi-triton {importlib.metadata.version('maisi-triton')}")
@@ -48,7 +48,7 @@ def main() -> int:
 
 def _serve(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
-        _run(Path(sys.executable), "server", arguments)  # the help needs no other package
+        _run(Path(sys.executable), "server", arguments)  # the help needs no environment
     sys.path.insert(0, str(folders.TREE))
     from server import host
 
@@ -59,7 +59,7 @@ def _serve(arguments: list[str]) -> int:
 
 
 def _run(python: Path, package: str, arguments: list[str]) -> NoReturn:
-    """Become an interpreter that runs a package of `folders.TREE`."""
+    """Replace this process by an interpreter that runs a package of `folders.TREE`."""
     os.environ["MAISI_PROGRAM"] = " ".join(["maisi-triton", *sys.argv[1:2]])
     if folders.INSTALLED:
         os.environ.setdefault("MAISI_EXPORT_CACHE", str(folders.cache() / "export"))

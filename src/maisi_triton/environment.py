@@ -1,7 +1,7 @@
-"""The environment of Python that a command runs in, made at its first start.
+"""The Python environment of a command, which is made at its first start.
 
-Triton's Python backend needs numpy 1, and the requirements of the wheel that Triton comes in
-exclude other packages. So neither is installed beside the caller's packages.
+Triton's Python backend needs numpy 1, and the requirements of Triton's wheel exclude other
+packages. Both are therefore installed separately from the caller's packages.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from maisi_triton import folders
 LOCKS = folders.PACKAGE / "locks"
 TORCH_FOR_CPU = "https://download.pytorch.org/whl/cpu"
 NVIDIA = "https://pypi.nvidia.com"
-# Target of `export build` -> the extra that it needs.
+# The extra that each target of `export build` needs.
 TARGETS = {"tensorrt-rtx": "rtx", "tensorrt": "tensorrt"}
-# A requirement of an extra, as hatchling writes it: requirement, marker, extra.
+# A requirement of an extra in the form of hatchling: requirement, marker, extra.
 _EXTRA = re.compile(r"""(.*?)\s*;\s*(?:(.*)\s+and\s+)?extra == ['"]([\w-]+)['"]""")
 
 
@@ -42,13 +42,13 @@ def serve() -> Path:
 def export(arguments: list[str]) -> Path:
     """Return the interpreter of the environment that exports; raises CannotInstall.
 
-    `arguments` of the export: a build for TensorRT has an environment of its own.
+    `arguments` are those of the export. A build for TensorRT has a separate environment.
     """
     words = {word.removeprefix("--target=") for word in arguments}
     extra = next((extra for target, extra in TARGETS.items() if target in words), None)
     packages = requirements("serve", "export", *([extra] if extra else []))
     indexes = ["--extra-index-url", NVIDIA] if extra == "tensorrt" else []
-    # A tenth of the size, where its index can be reached.
+    # The CPU build of PyTorch has a tenth of the size; use it if its index can be reached.
     with suppress(OSError), urllib.request.urlopen(f"{TORCH_FOR_CPU}/", timeout=10):
         indexes += ["--extra-index-url", TORCH_FOR_CPU]
     name = f"export-{extra}" if extra else "export"
@@ -56,7 +56,7 @@ def export(arguments: list[str]) -> Path:
 
 
 def has_gpu() -> bool:
-    """Return whether the driver of an NVIDIA GPU is here, and a Python that its engine supports."""
+    """Return whether there is an NVIDIA driver, and the GPU's engine supports this Python."""
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -65,7 +65,7 @@ def has_gpu() -> bool:
 
 
 def requirements(*extras: str) -> list[str]:
-    """List what extras of this distribution install, in the form of pip's command line."""
+    """Return the requirements of extras of this distribution, for pip's command line."""
     lines = []
     for line in importlib.metadata.requires("maisi-triton") or []:
         parts = _EXTRA.fullmatch(line)
@@ -76,10 +76,10 @@ def requirements(*extras: str) -> list[str]:
 
 
 def _interpreter(name: str, content: str, words: list[str]) -> Path:
-    """Return the interpreter of an environment with what `pip install WORDS` installs.
+    """Return the interpreter of an environment with the packages of `pip install WORDS`.
 
-    It is made if there is none, or if its making was interrupted. Its folder is named by the
-    Python, and by the digest of `content` and of the folder of this Python.
+    The environment is made if it does not exist or is incomplete. The name of its folder has the
+    version of Python, and a digest of `content` and of the folder of this Python.
     """
     digest = hashlib.sha256(f"{sys.base_prefix}\n{content}".encode()).hexdigest()[:12]
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -104,7 +104,7 @@ def _interpreter(name: str, content: str, words: list[str]) -> Path:
 def _make(folder: Path, words: list[str]) -> None:
     log(f"installing into {folder} (once) ...")
     command = [sys.executable, "-m", "venv", "--clear", str(folder)]
-    # To standard error: standard output is the command's own.
+    # Print to standard error, because standard output belongs to the command.
     if subprocess.run(command, stdout=2).returncode:
         raise CannotInstall(
             f"python -m venv failed in {folder}; the reason is above. On Debian and Ubuntu it needs"
@@ -113,8 +113,8 @@ def _make(folder: Path, words: list[str]) -> None:
     pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check"]
     if subprocess.run([*pip, "--no-compile", *words], stdout=2).returncode:
         raise CannotInstall(
-            "pip could not install what is needed; the reason is above. The same command tries"
-            " again."
+            "pip could not install the required packages; the reason is above. Run the same command"
+            " to try again."
         )
     log("installed")
 

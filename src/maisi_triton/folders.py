@@ -1,4 +1,4 @@
-"""Where the command finds its sources, and where it keeps environments and models."""
+"""The folders of the command's sources, environments and models."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
 INSTALLED = (PACKAGE / "tree").is_dir()
-# The folders backends, export, model_repository and server: of the wheel, or of the checkout.
+# The folders backends, export, model_repository and server, in the wheel or in the checkout.
 TREE = PACKAGE / "tree" if INSTALLED else PACKAGE.parents[1]
 
 
 def cache() -> Path:
-    """Return the folder of environments and of the export's finished graphs."""
+    """Return the folder of environments and of finished graphs of the export."""
     return _base("XDG_CACHE_HOME", ".cache")
 
 
 def models() -> Path:
-    """Return the user's model repository, with a link to each model of the package in it.
+    """Return the user's model repository, with a link to each model of the package.
 
-    A model that the user has built stays, also one with the name of the package's. Raises OSError
-    where the folder cannot be written.
+    Models that the user has built are kept, even if the package has a model of the same name.
+    Raises OSError if the folder cannot be written.
     """
     repository = _base("XDG_DATA_HOME", ".local/share") / "model_repository"
     repository.mkdir(parents=True, exist_ok=True)
-    for path in repository.iterdir():  # links to what another installation had
+    for path in repository.iterdir():  # remove links to models of another installation
         if path.is_symlink() and not path.exists():
             path.unlink()
     for model in (TREE / "model_repository").iterdir():
@@ -37,6 +37,6 @@ def models() -> Path:
 
 
 def _base(variable: str, default: str) -> Path:
-    """Return our folder in that of a variable, absolute as the XDG specification demands."""
+    """Return our folder below that of a variable; XDG requires an absolute path."""
     folder = Path(os.environ.get(variable, ""))
     return (folder if folder.is_absolute() else Path.home() / default) / "maisi-triton"

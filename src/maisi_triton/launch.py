@@ -1,6 +1,6 @@
-"""Runs the package of a command in another interpreter: `python launch.py TREE NAME ARGUMENTS`.
+"""Run the package of a command in another interpreter: `python launch.py TREE NAME ARGUMENTS`.
 
-A file, not `python -m`, which would look for packages in the current folder first.
+This is a script because `python -m` would search the current folder first.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import importlib
 import sys
 
 if __name__ == "__main__":
-    # The first is this file's folder.
+    # Replace the first entry, which is this file's folder.
     sys.path[0], name = sys.argv[1:3]
     del sys.argv[1:3]
     sys.exit(importlib.import_module(f"{name}.__main__").main())

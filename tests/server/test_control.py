@@ -98,7 +98,7 @@ def test_what_should_be_json_and_is_not_is_a_refusal(
     answers.answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
     control = triton.control
     for request in (control.states, control.regions, triton.work, lambda: control.config("mini")):
-        with pytest.raises(ControlError, match="is expected to be JSON and is not"):
+        with pytest.raises(ControlError, match="is not JSON, which is expected"):
             request()
 
 

@@ -59,8 +59,8 @@ def test_what_names_no_gpus_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("load", "sentence"),
     [
-        (driver(1), "--gpus: 0,1, but numbers below 1 are expected, as many GPUs as there are."),
-        (driver(0), "--gpus: 0,1, but numbers below 0 are expected, as many GPUs as there are."),
+        (driver(1), "--gpus: 0,1, but numbers below 1, the number of GPUs, are expected."),
+        (driver(0), "--gpus: 0,1, but numbers below 0, the number of GPUs, are expected."),
         (driver(2, 100), "--gpus: 0,1, but no GPU can be used: CUDA's driver failed with"),
         (no_driver, "--gpus: 0,1, but no GPU can be used: libcuda.so.1: cannot open"),
     ],

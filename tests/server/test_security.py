@@ -98,8 +98,11 @@ def test_keys_and_certificates_that_cannot_be_used_end_with_a_sentence(start_ser
     (tmp_path / "short").write_text("secret")
     for args, sentence in (
         (["--key-file=/nowhere/key"], "--key-file: /nowhere/key cannot be read: No such file"),
-        ([f"--key-file={tmp_path / 'short'}"], "must hold 16 or more of"),
-        (["--tls-certificate=/nowhere/tls.crt"], "--tls-certificate and --tls-key come together"),
+        ([f"--key-file={tmp_path / 'short'}"], "must have 16 or more of"),
+        (
+            ["--tls-certificate=/nowhere/tls.crt"],
+            "--tls-certificate and --tls-key must be given together",
+        ),
         (
             ["--tls-certificate=/nowhere/tls.crt", "--tls-key=/nowhere/tls.key"],
             "TLS: /nowhere/tls.crt cannot be read",
@@ -161,7 +164,7 @@ def test_the_environment_names_the_files(guarded, monkeypatch):
     monkeypatch.setenv("MAISI_CA", "/nowhere")
     with pytest.raises(maisi_client.InvalidRequest, match="tls: /nowhere cannot be read"):
         ask(server, None)
-    with pytest.raises(maisi_client.InvalidRequest, match="come together"):
+    with pytest.raises(maisi_client.InvalidRequest, match="must be given together"):
         ask(server, maisi_client.Tls(papers.ca, certificate=papers.certificate))
 
 

@@ -61,7 +61,7 @@ def failure(call: Callable[[], None]) -> MaisiError:
     [
         (0xA700, ServerUnavailable, "does not store '0004.dcm', with status A700"),
         (0xC000, ServerError, "does not store '0004.dcm', with status C000"),
-        (None, ServerUnavailable, "does not answer any more"),
+        (None, ServerUnavailable, "no longer answers"),
     ],
 )
 def test_a_node_that_fails_on_the_way(

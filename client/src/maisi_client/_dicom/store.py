@@ -102,7 +102,7 @@ def _store_all(name: str, association: Association, files: Sequence[Path]) -> No
         except RuntimeError:  # the association has ended
             status = None
         if status is None:
-            raise ServerUnavailable(f"{name} does not answer any more; {stored(number, files)}")
+            raise ServerUnavailable(f"{name} no longer answers; {stored(number, files)}")
         if status not in _STORED:
             failure = ServerUnavailable if status >> 8 == _OUT_OF_RESOURCES else ServerError
             raise failure(
