@@ -2,7 +2,7 @@
 
 Boost creates a region with mode 0644 and then sets this mode with fchmod, so a umask has no effect.
 If another user opens the region before its mode is changed, that user can continue to read it. The
-kernel is therefore told to ignore this call in tritonserver and its child processes, so that the
+kernel therefore ignores this call in tritonserver and its child processes, so that the
 umask takes effect.
 """
 

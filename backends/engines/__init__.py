@@ -1,7 +1,7 @@
-"""Networks in files, run in this process: what the backends of this folder share.
+"""Run networks from files in this process; all backends of this folder use these modules.
 
-An engine is a network file that is loaded and runs on a device: the class `Engine` of
-`onnx_runtime.py`, `openvino.py` and `tensorrt.py`.
+An engine is a network file that is loaded on a device: the class `Engine` of `onnx_runtime.py`,
+`openvino.py` and `tensorrt.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The limits of this process's control groups, v1 and v2 (cgroups(7), proc(5)).
 
-The limits of a group's ancestors apply to it, too: the smallest counts.
+The limits of a group's ancestors also apply to the group. The smallest limit counts.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 PROC = Path("/proc/self")
-# The files of limit and usage, and the key in memory.stat of reclaimable memory: v1, v2.
+# The files of the limit and the usage, and the key of reclaimable memory in memory.stat, for v1,
+# v2.
 _MEMORY = (
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ("memory.max", "memory.current", "inactive_file"),
@@ -19,22 +20,22 @@ _MEMORY = (
 
 
 def cpus(proc: Path = PROC) -> float | None:
-    """Return the number of processors that the quotas allow this process; None: no quota."""
+    """Return the number of processors that the quotas allow this process; None without a quota."""
     quotas = []
     for group in _groups("cpu", proc):
-        with suppress(OSError, ValueError, ZeroDivisionError):  # no file, or no number
+        with suppress(OSError, ValueError, ZeroDivisionError):  # there is no file, or no number
             if (group / "cpu.max").exists():
                 quota, period = map(int, (group / "cpu.max").read_text().split())
             else:
                 names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
                 quota, period = (int((group / name).read_text()) for name in names)
-            if quota > 0:  # -1 in v1: no quota
+            if quota > 0:  # v1 has -1 without a quota
                 quotas.append(quota / period)
     return min(quotas, default=None)
 
 
 def memory(proc: Path = PROC) -> int | None:
-    """Return the bytes that this process may still take by the limits; None: no limit."""
+    """Return the bytes that this process may still allocate; None without a limit."""
     free = []
     for group in _groups("memory", proc):
         for limit_file, usage_file, cache_key in _MEMORY:
@@ -49,7 +50,7 @@ def memory(proc: Path = PROC) -> int | None:
 
 
 def _groups(controller: str, proc: Path) -> Iterator[Path]:
-    """Yield the folders of the process's group and its ancestors, of v1 and v2."""
+    """Yield the folders of the process's groups, v1 and v2, and of their ancestors."""
     try:
         lines = (proc / "cgroup").read_text().splitlines()
         mounts = list(_mounts((proc / "mountinfo").read_text()))
@@ -61,7 +62,7 @@ def _groups(controller: str, proc: Path) -> Iterator[Path]:
         for root, point, options in mounts:
             if not {"", controller} & {*names.split(",")} & options:
                 continue
-            # In some containers the group is outside of the mount; the mount's root limits it, too.
+            # In some containers the group is outside of the mount, whose root also limits it.
             mounted = group.is_relative_to(root) and ".." not in group.parts
             folder = point / (group.relative_to(root) if mounted else "")
             yield from (

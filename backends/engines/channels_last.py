@@ -1,8 +1,8 @@
-"""Graphs in channels last, [R, X, Y, Z, C], the layout that a CPU convolves fastest.
+"""Convert graphs to channels last, [R, X, Y, Z, C], in which a CPU computes convolutions fastest.
 
-OpenVINO transposes activations before and after each convolution, unless they have that layout. So
-a graph for [R, C, X, Y, Z] is converted here, node by node, once it has fixed shapes. A node that
-cannot be converted, as in attention, gets transposed inputs.
+OpenVINO transposes activations of another layout before and after each convolution. This module
+therefore converts a graph with fixed shapes for [R, C, X, Y, Z] node by node. A node that cannot be
+converted, for example in attention, gets transposed inputs.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def transpose(output: Any, order: tuple[int, ...]) -> Any:
 def convert(model: Any, convolve: Convolve, with_ports: bool) -> Any:
     """Return a model of fixed shapes in channels last; `model` is no longer usable.
 
-    `convolve` builds convolutions with constant weights. `with_ports`: the model's inputs and
-    outputs of five axes are in channels last, too; else they keep their layout.
+    `convolve` builds convolutions with constant weights. With `with_ports`, the model's inputs and
+    outputs with five axes are also converted, otherwise they keep their layout.
     """
     import openvino
     from openvino import opset13 as op
@@ -128,7 +128,7 @@ def convert(model: Any, convolve: Convolve, with_ports: bool) -> Any:
 
 
 def _doubled_axes(node: Any) -> list[int]:
-    """Return the axes along which an Interpolate only doubles its input linearly; [] for others."""
+    """Return the axes that an Interpolate doubles linearly; [] if it does anything else."""
     attributes, (_, factors, *axes) = node.get_attributes(), node.input_values()
     scales = constant(factors)
     linear = attributes["mode"].startswith("linear") and not attributes["antialias"]
@@ -142,9 +142,9 @@ def _doubled_axes(node: Any) -> list[int]:
 
 
 def _double(x: Any, axis: int) -> Any:
-    """Double an axis by linear interpolation.
+    """Return `x` with an axis doubled by linear interpolation.
 
-    Each element becomes two: 3/4 of it and 1/4 of the neighbour before, or behind.
+    Each element becomes two elements: 3/4 of it plus 1/4 of the previous or of the next element.
     """
     from openvino import opset13 as op
 

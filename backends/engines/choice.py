@@ -16,7 +16,10 @@ TENSORRT, ONNX_RUNTIME, OPENVINO = "TensorRT", "ONNXRuntime", "OpenVINO"
 
 @dataclass(frozen=True)
 class Choice:
-    """An engine and its GPU's number, None for the CPU; `unused`: why a GPU is not used, or ''."""
+    """An engine and the number of its GPU, None for the CPU.
+
+    `unused` is the reason why a GPU is not used, or empty.
+    """
 
     engine: str
     gpu: int | None
@@ -26,12 +29,11 @@ class Choice:
 def choose(folder: Path, gpu: int | None, parameters: Mapping[str, str]) -> Choice:
     """Return the engine for the network whose files are in `folder`.
 
-    `gpu`: the GPU that Triton assigned to the instance, None for the CPU. The parameter `engine`
-    with the value onnxruntime selects ONNX Runtime on either. Without it, on a GPU TensorRT runs a
-    plan that was built for it, else ONNX Runtime the ONNX files; on the CPU OpenVINO does. Without
-    an ONNX file the choice is TensorRT, whose error says what is missing. Raises ValueError for
-    another value of the parameter, and where ONNX Runtime is selected without an ONNX file or its
-    CUDA provider.
+    `gpu` is the GPU that Triton assigned to the instance, or None for the CPU. If the parameter
+    `engine` is onnxruntime, the engine is ONNX Runtime. Otherwise it is OpenVINO on the CPU, and on
+    a GPU TensorRT if there is a plan for this GPU, or else ONNX Runtime. Without an ONNX file the
+    choice is TensorRT, whose error names the missing file. Raises ValueError for another value of
+    the parameter, and if ONNX Runtime is selected but has no ONNX file or no CUDA provider.
     """
     engine = parameters.get("engine")
     if engine not in (None, "onnxruntime"):
@@ -58,13 +60,16 @@ def choose(folder: Path, gpu: int | None, parameters: Mapping[str, str]) -> Choi
 
 
 def gpu_of(args: Mapping[str, str]) -> int | None:
-    """Return the number of an instance's GPU, by the arguments of `initialize`; None: the CPU."""
+    """Return the GPU of an instance from the arguments of `initialize`; None for the CPU."""
     on_gpu = args["model_instance_kind"] == "GPU"
     return int(args["model_instance_device_id"]) if on_gpu else None
 
 
 def threads(parameters: Mapping[str, str]) -> int:
-    """Return the threads of a network on the CPU; raise ValueError for no whole number."""
+    """Return the number of threads of a network on the CPU.
+
+    Raises ValueError if the parameter is not a whole number.
+    """
     value = parameters.get("thread_count", "0")
     if not value.isdecimal():
         raise ValueError(f"parameter thread_count is {value!r}; allowed are whole numbers from 0")
@@ -72,7 +77,7 @@ def threads(parameters: Mapping[str, str]) -> int:
 
 
 def publish(pb_utils: Any, model: str, choice: Choice) -> Any:
-    """Publish a model's engine as a metric of Triton; return the objects that keep it alive."""
+    """Publish a model's engine as a metric of Triton; return objects that keep the metric alive."""
     family = pb_utils.MetricFamily(
         name="maisi_network_engine",
         description="Always 1; labels name the engine of a network, and why it uses no GPU",
@@ -86,14 +91,14 @@ def publish(pb_utils: Any, model: str, choice: Choice) -> Any:
 
 
 def sentence(error: Exception, folder: Path | None = None) -> str:
-    """Reduce an engine's error to one line that names no folder of this server and no source."""
+    """Return an engine's error as one line without folders of this server or source files."""
     if isinstance(error, OutOfMemory | guard.Refused):
         return str(error)
     if "OpenVINO" in str(error) or "Exception from src/" in str(error):
         return openvino.sentence(error, folder)
     text = " ".join(str(error).split())
     text = text if folder is None else text.replace(f"{folder}/", "")
-    head = "Error in execution: "  # of ONNX Runtime with IOBinding
+    head = "Error in execution: "  # ONNX Runtime with IOBinding
     if text.startswith(head) or type(error).__module__.startswith("onnxruntime"):
         text = re.sub(r"/\S+:\d+ .*?\) ", "", text.removeprefix(head))
         return f"ONNX Runtime: {text}"

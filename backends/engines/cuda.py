@@ -1,4 +1,4 @@
-"""CUDA on this machine: its GPUs, CuPy's memory pools, and arrays that move between devices."""
+"""CUDA on this machine: GPUs, CuPy's memory pools, and copies of arrays between devices."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ctypes
 import os
 from typing import Any
 
-TENSORS_VARIABLE = "MAISI_GPU_TENSORS"  # as server/settings.py has it
+TENSORS_VARIABLE = "MAISI_GPU_TENSORS"  # the same as in server/settings.py
 
 
 def gpus() -> list[str]:
@@ -28,7 +28,7 @@ def gpus() -> list[str]:
 
 
 def compute_capability(cupy: Any, device: int) -> str:
-    """Return a device's compute capability, such as 8.9; raise ValueError for no such device."""
+    """Return a device's compute capability, such as 8.9; raises ValueError without the device."""
     runtime = cupy.cuda.runtime
     try:
         count = runtime.getDeviceCount()
@@ -41,10 +41,10 @@ def compute_capability(cupy: Any, device: int) -> str:
 
 
 def expect_driver_library() -> None:
-    """Raise ValueError unless `libcuda.so` loads, which Triton's Python backend opens by that name.
+    """Raise ValueError unless `libcuda.so` loads.
 
-    Drivers install libcuda.so.1 and not always a link of that name. Without one the backend cannot
-    exchange tensors on a GPU.
+    Triton's Python backend opens this name to exchange tensors on a GPU. Drivers install
+    libcuda.so.1, but not always a link libcuda.so.
     """
     try:
         ctypes.CDLL("libcuda.so")
@@ -56,7 +56,7 @@ def expect_driver_library() -> None:
 
 
 def empty_pools(cupy: Any, device: Any) -> None:
-    """Free the memory of the GPU and the host that CuPy's pools keep for the next array."""
+    """Free the memory of the GPU and the host that CuPy's pools cache."""
     with device:
         cupy.get_default_memory_pool().free_all_blocks()
         cupy.get_default_pinned_memory_pool().free_all_blocks()
@@ -65,8 +65,8 @@ def empty_pools(cupy: Any, device: Any) -> None:
 def on_device(cupy: Any, name: str, array: Any, device: int, stream: Any) -> Any:
     """Return the input `name`, an array of numpy or CuPy, as an array on the current `device`.
 
-    An array on another device is copied on the stream; all writes to it must have ended. Raises
-    ValueError for an array on a GPU that is not in C order.
+    An array on another device is copied on the stream. All writes to the array must be complete.
+    Raises ValueError for an array on a GPU that is not in C order.
     """
     if not isinstance(array, cupy.ndarray):
         array = cupy.asarray(array)
@@ -80,12 +80,15 @@ def on_device(cupy: Any, name: str, array: Any, device: int, stream: Any) -> Any
 
 
 def gpu_tensors() -> bool:
-    """Return whether models may share memory of a GPU, by CUDA's IPC."""
+    """Return whether models may share memory of a GPU by CUDA's IPC."""
     return os.environ.get(TENSORS_VARIABLE) != "0"
 
 
 def to_share(array: Any) -> Any:
-    """Return an array of CuPy, whose writes have ended, or a numpy copy where there is no IPC."""
+    """Return a CuPy array for other models, or a numpy copy of it without IPC.
+
+    All writes to the array must be complete.
+    """
     if gpu_tensors():
         return array
     with array.device:

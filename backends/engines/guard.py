@@ -1,8 +1,8 @@
-"""The checks of a network's requests: the caller's token, and whether the inputs fit together.
+"""Check requests of a network: the caller's token, and whether the inputs fit together.
 
-Clients call a variant's ensemble and its stream. Their stages call the networks inside the server,
-with the token that the supervisor passes to every model's process. Triton checks names, types,
-ranks and fixed sides, by the configuration; the rest is checked here.
+Clients call a variant's ensemble and its stream. The stages of these call the networks inside the
+server, with a token that the supervisor passes to the process of every model. Triton checks names,
+types, ranks and fixed sides from the configuration. This module checks everything else.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import numpy as np
 from .memory import OutOfMemory
 
 ENV = "MAISI_TOKEN"
-PARAMETER = "maisi_token"  # of an inference request
+PARAMETER = "maisi_token"  # parameter of an inference request
 NOT_FINITE = "holds NaN or infinite values"
-_SHORTEST = 32  # characters of a token
-_ROWS = 2  # the conditional row and, under guidance, the unconditional one
+_SHORTEST = 32  # least characters of a token
+_ROWS = 2  # the conditional row and, with guidance, the unconditional row
 
 
 class Refused(ValueError):
@@ -33,9 +33,9 @@ class Refused(ValueError):
 
 
 def token() -> str:
-    """Return the token of this server; raise ValueError for none, and for a short one.
+    """Return the token of this server; raises ValueError if it is missing or too short.
 
-    Plans are signed with it and sent to clients, who could find a short token by trial.
+    The token signs plans, which clients receive. Clients could find a short token by trial.
     """
     if secret := os.environ.get(ENV):
         if len(secret) >= _SHORTEST:
@@ -50,7 +50,7 @@ def token() -> str:
 
 
 def _bytes(text: str) -> bytes:
-    """Return a text's bytes; JSON and the environment may put lone surrogates into it."""
+    """Return the bytes of a text, which may have lone surrogates from JSON or the environment."""
     return text.encode(errors="surrogatepass")
 
 
@@ -60,18 +60,18 @@ def sign(text: str) -> str:
 
 
 def probe_id() -> str:
-    """Return the id of the supervisor's own requests; who lacks the token cannot guess it."""
-    return f"probe-{sign('probe')}"  # as server/control.py has it
+    """Return the id of the supervisor's own requests; it cannot be guessed without the token."""
+    return f"probe-{sign('probe')}"  # the same as in server/control.py
 
 
 @dataclass(frozen=True)
 class Contract:
-    """The inputs that a network takes, as `export/model_configs.py` writes it into `network`.
+    """The allowed inputs of a network; `export/model_configs.py` writes them into `network`.
 
-    `factors`: input -> voxels of the volume along one side of its elements; such an input ends in
-    three axes of space. `rows`: the inputs whose first axis is rows of conditioning. `multiple`,
-    `max` [X, Y, Z] and `max_voxels` bound the volume; `size` [X, Y, Z]: the only size, else None;
-    `ranges`: input -> lowest and highest value.
+    `factors` maps an input, whose last three axes are space, to the number of the volume's voxels
+    along one side of its elements. `rows` are the inputs whose first axis is rows of conditioning.
+    `multiple`, `max` [X, Y, Z] and `max_voxels` limit the volume. `size` [X, Y, Z] is the only
+    allowed size, or None. `ranges` maps an input to its lowest and highest value.
     """
 
     model: str
@@ -85,7 +85,7 @@ class Contract:
     token: str = field(repr=False)
 
     def check_caller(self, request: Any) -> None:
-        """Raise Refused for a request of Triton without the token."""
+        """Raise Refused for a request without the token."""
         value = json.loads(request.parameters() or "{}").get(PARAMETER)
         if not isinstance(value, str) or not hmac.compare_digest(_bytes(value), _bytes(self.token)):
             variant = self.model.partition(".")[0]
@@ -124,7 +124,7 @@ class Contract:
             if volume != first:
                 raise Refused(
                     f"{name}: is for a volume of {list(volume)} voxels, but {', '.join(volumes)} "
-                    "must be for one volume"
+                    "must be for the same volume"
                 )
             if self.size is not None and volume != self.size:
                 raise Refused(f"{name}: {list(volume)} voxels, but {list(self.size)} are needed")
@@ -136,14 +136,14 @@ class Contract:
                 raise Refused(
                     f"{name}: {list(volume)} voxels, but at most {list(self.max)} are allowed"
                 )
-            # The stages pad volumes up to `multiple`; this is the smallest one with these sides.
+            # The stages pad volumes to `multiple`. This is the smallest volume with these sides.
             if math.prod(side - self.multiple + 1 for side in volume) > self.max_voxels:
                 raise Refused(
                     f"{name}: {list(volume)} voxels, but at most {self.max_voxels} are allowed"
                 )
 
     def _check_values(self, name: str, array: Any) -> None:
-        if not isinstance(array, np.ndarray):  # on a GPU: the output of another network
+        if not isinstance(array, np.ndarray):  # the output of another network on a GPU
             return
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise Refused(f"{name}: {NOT_FINITE}, and only finite ones are allowed")
@@ -157,9 +157,9 @@ class Contract:
 
 
 def contract(config: Mapping[str, Any]) -> Contract | None:
-    """Return the contract in a model's configuration; None for a model of no variant.
+    """Return the contract in a model's configuration; None if the model has no variant.
 
-    Raises ValueError for a contract that is damaged, and where the server has no token.
+    Raises ValueError for a damaged contract, and if the server has no token.
     """
     parameter = config["parameters"].get("network")
     if parameter is None:
@@ -196,7 +196,7 @@ def check_inputs(contract: Contract | None, inputs: Mapping[str, Any]) -> None:
 
 
 def status(codes: Any, error: Exception) -> int:
-    """Return the code of Triton, an attribute of `codes` (`TritonError`), for an error."""
+    """Return Triton's code for an error, an attribute of `codes` (`TritonError`)."""
     disk_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if isinstance(error, Refused):
         code: int = codes.INVALID_ARG

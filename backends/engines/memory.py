@@ -1,4 +1,4 @@
-"""Errors for want of memory: how they are recognized, and the attempts that follow."""
+"""Recognise errors of insufficient memory, and try again with less memory."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _MESSAGES = (
     "out of memory",  # CUDA
     "OutOfMemory",  # TensorRT
 )
-_RETRY = 10  # seconds after which there may be memory
-SPARE = 48 << 20  # bytes that a run takes beside its arrays
-_NO_THREAD = "Resource temporarily unavailable"  # its stack did not fit
+_RETRY = 10  # seconds after which there may be enough memory
+SPARE = 48 << 20  # bytes that a run needs in addition to its arrays
+_NO_THREAD = "Resource temporarily unavailable"  # a thread's stack did not fit
 
 
 class OutOfMemory(MemoryError):
@@ -36,26 +36,27 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     message = str(error)
-    no_thread = "Exception from src/" in message and _NO_THREAD in message  # OpenVINO's
+    no_thread = "Exception from src/" in message and _NO_THREAD in message  # from OpenVINO
     return no_thread or any(part in message for part in _MESSAGES)
 
 
 def expect(size: int) -> None:
-    """Raise OSError, with ENOMEM, unless `size` bytes can be allocated now."""
+    """Raise OSError with ENOMEM unless `size` bytes can be allocated now."""
     mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
 
 
 def trim() -> None:
-    """Return freed memory to the system that glibc keeps for its threads."""
+    """Return memory to the system that was freed but that glibc keeps for its threads."""
     ctypes.CDLL(None).malloc_trim(0)
 
 
 def first_that_fits(
     attempts: Iterable[Callable[[], Result]], forget: Callable[[], None], sentence: str
 ) -> Result:
-    """Return the result of the first attempt with enough memory; `forget` runs after the others.
+    """Return the result of the first attempt with enough memory; call `forget` after a failure.
 
-    Raises OutOfMemory with the sentence when no attempt has, and any other error at once.
+    Raises OutOfMemory with the sentence if no attempt has enough memory, and any other error at
+    once.
     """
     for attempt in attempts:
         try:
@@ -63,13 +64,13 @@ def first_that_fits(
         except Exception as error:
             if not out_of_memory(error):
                 raise
-        forget()  # here, because the error refers to the attempt's arrays
+        forget()  # after the `except` block, because the error refers to the attempt's arrays
     raise OutOfMemory(f"out of memory: {sentence}; try again in {_RETRY} s")
 
 
 def twice(work: Callable[[], Result], forget: Callable[[], None]) -> Result:
-    """Return the result of `work`, run a second time where the first one ran out of memory.
+    """Return the result of `work`, which is repeated once if it ran out of memory.
 
-    Raises OutOfMemory when the second one does, too, and any other error at once.
+    Raises OutOfMemory if the second run also does, and any other error at once.
     """
     return first_that_fits((work, work), forget, "the request was too large for what is free")

@@ -1,18 +1,18 @@
-"""One model of Triton that runs one network, for the stages of its variant alone.
+"""A Triton model that runs one network, only for the stages of its variant.
 
-A model's version folder holds `model.onnx`, or `model.plan` with its description `model.plan.json`,
-or the file that default_model_filename names, all written by `python -m export`. A plan for one
-GPU alone, such as `model_sm89.plan`, is preferred. `choice.py` selects the engine. Parameters in
+`python -m export` writes the version folder of a model. It has `model.onnx`, or `model.plan` with
+its description `model.plan.json`, or the file in default_model_filename. A plan for one type of
+GPU, such as `model_sm89.plan`, is preferred. `choice.py` selects the engine. Parameters in
 config.pbtxt:
 
     engine                  onnxruntime: ONNX Runtime runs the ONNX files, on a CPU or instead of a
-                            plan; absent: as `choice.py` says
-    thread_count            of a network on a CPU; absent: every core that this process may use
+                            plan; absent: `choice.py` decides
+    thread_count            threads on a CPU; absent: every core that this process may use
     runtime_cache           TensorRT-RTX: folder of the kernels compiled for this GPU, for the next
                             start; absent: maisi-triton in $XDG_CACHE_HOME or ~/.cache; empty:
                             kernels are not saved
-    FORCE_CPU_ONLY_INPUT_TENSORS   Triton's own: with "no" tensors on the GPU arrive there; else
-                            Triton copies them to the CPU, and this backend back
+    FORCE_CPU_ONLY_INPUT_TENSORS   a parameter of Triton; "no": tensors stay on the GPU; otherwise
+                            Triton copies them to the CPU, and this backend copies them back
 """
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ Arrays = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Network:
-    """A network on its engine, which differ in how they free memory.
+    """The functions of a network, which depend on its engine.
 
-    `run`: inputs by name and the outputs' names -> the outputs by name, valid until the next run;
-    `release`: inputs of any run -> free the memory that runs of one size reuse; `forget`: inputs of
-    any run -> free all memory but the network's own; `end`: save compiled kernels.
+    `run` maps inputs by name and the names of outputs to the outputs by name, which are valid until
+    the next run. `release` frees the memory that runs of one size reuse. `forget` frees all memory
+    except that of the network itself. Both receive the inputs of any run. `end` saves compiled
+    kernels.
     """
 
     run: Callable[[Arrays, Sequence[str]], Arrays]
@@ -54,7 +55,7 @@ class TritonPythonModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         """Load the network on the instance's device.
 
-        Raises TritonModelException with one sentence when the model cannot be loaded.
+        Raises TritonModelException with one sentence if the model cannot be loaded.
         """
         config = json.loads(args["model_config"])
         folder = Path(args["model_repository"], args["model_version"])
@@ -72,11 +73,11 @@ class TritonPythonModel:
         self.engine_metric = choice.publish(pb_utils, args["model_name"], selected)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer every request by itself; a request's failure is its own TritonError."""
+        """Answer each request separately; a failed request gets a TritonError."""
         return [self.answer(request) for request in requests]
 
     def answer(self, request: Any) -> Any:
-        """Run the network on one request; on a GPU outputs stay there."""
+        """Run the network on one request; on a GPU, outputs stay there."""
         names = list(request.requested_output_names())
         try:
             guard.check_caller(self.contract, request)
@@ -95,14 +96,14 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse(tensors)
 
     def release_after_another_size(self, arrays: Arrays) -> None:
-        """Free memory of runs of another size, which other models of the device may need."""
+        """Free memory of runs of another size, because other models on the device may need it."""
         shapes = {name: tuple(array.shape) for name, array in arrays.items()}
         if self.shapes and shapes != self.shapes:
             self.network.release(arrays)
         self.shapes = shapes
 
     def array(self, tensor: Any) -> Any:
-        """Return Triton's tensor as an array of CuPy where it is on the GPU, else of numpy."""
+        """Return Triton's tensor as a CuPy array if it is on the GPU, else as a numpy array."""
         return tensor.as_numpy() if tensor.is_cpu() else tensorrt.cupy().from_dlpack(tensor)
 
     def finalize(self) -> None:
@@ -112,7 +113,7 @@ class TritonPythonModel:
 
 
 def to_triton(name: str, array: Any) -> Any:
-    """Return an array of numpy or CuPy as Triton's tensor, on the GPU where models share it."""
+    """Return an array of numpy or CuPy as Triton's tensor, on the GPU if models can share it."""
     if not isinstance(array, np.ndarray):
         array = cuda.to_share(array)
     if isinstance(array, np.ndarray):  # Triton copies it regardless of strides
@@ -121,9 +122,9 @@ def to_triton(name: str, array: Any) -> Any:
 
 
 def load(selected: Choice, folder: Path, filename: str, parameters: Mapping[str, str]) -> Network:
-    """Load the file `filename` of `folder`, or the plan of that name, on the selected engine.
+    """Return the network in `filename` of `folder`, or in the plan of that name, on its engine.
 
-    Raises ValueError, RuntimeError or an error of ONNX Runtime where it does not load.
+    Raises ValueError, RuntimeError or an error of ONNX Runtime if it does not load.
     """
     path = folder / filename
     if selected.engine == choice.TENSORRT:
@@ -161,7 +162,7 @@ def of_openvino(engine: openvino.Engine) -> Network:
 
     def run(arrays: Arrays, names: Sequence[str]) -> Arrays:
         outputs = engine(arrays)
-        return {name: outputs[name].copy() for name in names}  # the next call overwrites them
+        return {name: outputs[name].copy() for name in names}  # the next run overwrites them
 
     return Network(
         run, lambda arrays: engine.release(), lambda arrays: engine.forget(), lambda: None

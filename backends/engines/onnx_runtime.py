@@ -1,8 +1,8 @@
-"""ONNX files run by ONNX Runtime through IOBinding, on an NVIDIA GPU or on the CPU.
+"""Run ONNX files by ONNX Runtime with IOBinding, on an NVIDIA GPU or on the CPU.
 
-Inputs are bound by their addresses and outputs stay on the device, so nothing is copied. On a GPU
-runs are put on the caller's stream, and the caller waits for it. ONNX Runtime's own arena has the
-memory within a run there.
+Inputs are bound by their addresses, and outputs stay on the device, so nothing is copied. On a GPU,
+runs use the caller's stream, and the caller waits for the stream. Memory within a run is allocated
+by ONNX Runtime's arena.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ INSTALL = (
     "pip uninstall -y onnxruntime onnxruntime-gpu && pip install"
     " onnxruntime-gpu[cuda,cudnn]==1.31.1"
 )
-_SHARE = 0.85  # of a GPU's memory, the most that an arena takes
+_SHARE = 0.85  # largest part of a GPU's memory for an arena
 _SHRINK = "memory.enable_memory_arena_shrinkage"
 
 
@@ -33,9 +33,9 @@ _SHRINK = "memory.enable_memory_arena_shrinkage"
 class Device:
     """The device of an engine.
 
-    `kind`, cuda or cpu, and `number` as in ONNX Runtime; `arrays`: the module of its arrays, cupy
-    or numpy; `stream`: CuPy's, None on the CPU; `provider`: ONNX Runtime's execution provider, with
-    its `settings`; `options`: of sessions.
+    `kind`, cuda or cpu, and `number` are those of ONNX Runtime. `arrays` is the module of its
+    arrays, cupy or numpy. `stream` is CuPy's stream, or None on the CPU. `provider` is ONNX
+    Runtime's execution provider, with its `settings`. `options` are the options of sessions.
     """
 
     kind: str
@@ -48,7 +48,7 @@ class Device:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Make the device and its stream CuPy's current ones."""
+        """Make the device and its stream the current ones of CuPy."""
         if self.stream is None:
             yield
             return
@@ -57,7 +57,7 @@ class Device:
 
 
 def cpu(threads: int = 0) -> Device:
-    """Return the CPU with `threads` threads; 0: every core that this process may use."""
+    """Return the CPU with `threads` threads; 0 means every core that this process may use."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or openvino.cores()
     # Volumes differ in size between requests: memory kept for one size is unusable for the next.
@@ -66,9 +66,9 @@ def cpu(threads: int = 0) -> Device:
 
 
 def gpu(number: int, stream: Any = None) -> Device:
-    """Return a GPU by its number; `stream`: CuPy's; None: a new one.
+    """Return a GPU by its number; `stream` is CuPy's stream, or None for a new one.
 
-    Raises ValueError for no such GPU, and where a library that it needs is not installed.
+    Raises ValueError if there is no such GPU, or a required library is not installed.
     """
     cupy = tensorrt.cupy()
     cuda.compute_capability(cupy, number)
@@ -79,13 +79,13 @@ def gpu(number: int, stream: Any = None) -> Device:
         limit = int(_SHARE * cupy.cuda.runtime.memGetInfo()[1])
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors
-    # Weights lie outside the arena, which then shrinks to nothing.
+    # Keep weights outside of the arena, so that it can shrink to nothing.
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     settings = {
         "device_id": str(number),
         "user_compute_stream": str(stream.ptr),
-        "use_tf32": "0",  # its 10 bits of mantissa are less exact than 1e-4
-        "cudnn_conv_algo_search": "HEURISTIC",  # EXHAUSTIVE times all at each new size
+        "use_tf32": "0",  # 10 bits of mantissa are less exact than 1e-4
+        "cudnn_conv_algo_search": "HEURISTIC",  # EXHAUSTIVE measures all for each new size
         "arena_extend_strategy": "kSameAsRequested",
         "gpu_mem_limit": str(limit),
     }
@@ -93,9 +93,9 @@ def gpu(number: int, stream: Any = None) -> Device:
 
 
 def expect_provider() -> None:
-    """Raise ValueError unless ONNX Runtime's CUDA provider loads with the libraries it needs.
+    """Raise ValueError unless ONNX Runtime's CUDA provider loads with its libraries.
 
-    Without this check a session would run on the CPU, with a line in its log.
+    Without this check, a session would run on the CPU and only log a line.
     """
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         raise ValueError(f"onnxruntime {ort.__version__} is built for the CPU: {INSTALL}")
@@ -113,7 +113,7 @@ class Engine:
     """An ONNX file on a device, in the precision of its weights."""
 
     def __init__(self, path: Path, device: Device) -> None:
-        """Load the file; raise RuntimeError or an error of ONNX Runtime where it does not load."""
+        """Load the file; raises RuntimeError or an error of ONNX Runtime if it does not load."""
         self.device = device
         with device.current():
             provider = (device.provider, dict(device.settings))
@@ -124,11 +124,11 @@ class Engine:
             raise RuntimeError(f"ONNX Runtime has no {device.provider}; its log says why")
         self.outputs = [output.name for output in self.session.get_outputs()]
         self.options = ort.RunOptions()
-        # An arena shrinks at the end of a run; this run ends at its start, with an error.
+        # An arena shrinks at the end of a run. This run ends at once, with an error.
         self.shrink_options = ort.RunOptions()
         self.shrink_options.terminate = True
         self.shrink_options.add_run_config_entry(_SHRINK, f"gpu:{device.number}")
-        # The stream orders later work; the caller waits for it once.
+        # The stream orders later work, and the caller waits for the stream once.
         self.options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     def run(self, arrays: Mapping[str, Any], names: Sequence[str] = ()) -> dict[str, Any]:
@@ -141,20 +141,21 @@ class Engine:
     def enqueue(self, arrays: Mapping[str, Any], names: Sequence[str] = ()) -> dict[str, Any]:
         """Put a run on the stream; return the outputs `names`, by default all, on the device.
 
-        `arrays`: inputs by name, of numpy or, on a GPU, of CuPy; earlier work on the stream may
+        `arrays` are inputs by name, of numpy or, on a GPU, of CuPy; earlier work on the stream may
         still be writing them. Raises ValueError for an array on a GPU that is not in C order, an
-        error of ONNX Runtime for inputs that do not fit, and those that `out_of_memory` recognises.
+        error of ONNX Runtime for inputs that do not fit, and errors that `out_of_memory`
+        recognises.
         """
         if self.device.kind == "cpu":
-            expect(SPARE)  # a thread without memory ends the process
+            expect(SPARE)  # a thread that cannot allocate memory ends the process
         with self.device.current():
             inputs = {name: self._bring(name, array) for name, array in arrays.items()}
             return self._run(inputs, names or self.outputs, self.options)
 
     def shrink(self, arrays: Mapping[str, Any]) -> None:
-        """Free the memory in a GPU's arena of earlier runs; `arrays`: the inputs of any run.
+        """Free the memory of earlier runs in a GPU's arena; `arrays` are the inputs of any run.
 
-        Waits for the stream; raises RuntimeError when work on it failed.
+        This waits for the stream, and raises RuntimeError if work on it failed.
         """
         if self.device.stream is None:  # the CPU's arena is off
             return
@@ -178,7 +179,7 @@ class Engine:
         return {name: self.device.arrays.from_dlpack(value) for name, value in values}
 
     def _bring(self, name: str, array: Any) -> Any:
-        """Return an array as it can be bound: on the device, in C order."""
+        """Return an array that can be bound: on the device, in C order."""
         if self.device.kind == "cpu":
             return np.ascontiguousarray(array)
         device = self.device

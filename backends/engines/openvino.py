@@ -1,4 +1,4 @@
-"""ONNX files run by OpenVINO, the fastest library for them on a CPU (see benchmarks.md)."""
+"""Run ONNX files by OpenVINO, the fastest library for them on a CPU (see benchmarks.md)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .memory import SPARE, expect, trim
 
 INSTALL = "pip install openvino==2026.4.1"
 
-_COMPILED = 2  # models kept: for the shapes of all slabs but the last, and for those of the last
-_PEAK = 3  # the most memory of a run, in multiples of its inputs and outputs
+_COMPILED = 2  # compiled models that are kept: one for the last slab, one for all others
+_PEAK = 3  # peak memory of a run, in multiples of its inputs and outputs
 
 
 def cores() -> int:
-    """Count the cores this process may use: its affinity, capped by the container's CPU quota."""
+    """Return the number of cores that the affinity and the CPU quota allow this process."""
     count = len(os.sched_getaffinity(0))
     quota = cgroup.cpus()
     return count if quota is None else max(1, min(count, int(quota)))
@@ -28,11 +28,11 @@ def cores() -> int:
 
 @functools.cache
 def core() -> Any:
-    """Return OpenVINO's core, which lives as long as the process.
+    """Return OpenVINO's core, which exists until the process ends.
 
-    It allocates a signal stack for the thread that creates it. Destroyed in another thread, as by
-    garbage collection, it frees that stack, and the next signal ends the process (OpenVINO
-    2026.4.1). Raises RuntimeError where OpenVINO is not installed.
+    The core allocates a signal stack for the thread that creates it. If another thread destroys the
+    core, for example by garbage collection, the stack is freed, and the next signal ends the
+    process (OpenVINO 2026.4.1). Raises RuntimeError if OpenVINO is not installed.
     """
     try:
         import openvino
@@ -42,17 +42,18 @@ def core() -> Any:
 
 
 class Engine:
-    """An ONNX file on the CPU, computed in float32 for any type of weights.
+    """An ONNX file on the CPU, which is computed in float32 for any type of weights.
 
-    Where Winograd's convolutions help, it is compiled with them, in channels last, for each set of
-    shapes, and the models of the last two sets are kept. Else it is compiled once.
+    If Winograd's convolutions make the model faster, it is compiled with them, in channels last,
+    for each set of shapes, and the models for the last two sets are kept. Otherwise it is compiled
+    once.
     """
 
     def __init__(self, path: Path, threads: int = 0, innermost: bool = False) -> None:
-        """Load the file; `threads` 0: every core that this process may use.
+        """Load the file; `threads` 0 means every core that this process may use.
 
-        `innermost`: inputs and outputs [R, C, X, Y, Z] have C innermost in memory.
-        Raises RuntimeError when it cannot be loaded, and where OpenVINO is not installed.
+        With `innermost`, inputs and outputs [R, C, X, Y, Z] have C innermost in memory. Raises
+        RuntimeError if the file cannot be loaded, or OpenVINO is not installed.
         """
         self.innermost = innermost
         self.threads = threads or cores()
@@ -63,7 +64,7 @@ class Engine:
         self.request_shapes: tuple[tuple[int, ...], ...] = ()
         self.request: Any = None
         self.fixed = innermost or winograd.helps(self.model)
-        if not self.fixed:  # now, so that a file that cannot be compiled is refused at load
+        if not self.fixed:  # compile now, so that an unusable file is refused when it is loaded
             self.compiled[()] = self._compile(self.model)
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -79,7 +80,7 @@ class Engine:
                 del self.compiled[next(iter(self.compiled))]
             self.compiled[shapes] = self._compile(self._converted(shapes) if shapes else self.model)
         compiled = self.compiled[shapes]
-        # oneTBB ends the process when memory runs out in a run, so the run is refused before.
+        # oneTBB ends the process if memory runs out during a run, so refuse the run before.
         input_bytes = sum(feeds[name].nbytes for name in self.inputs)
         expect(SPARE + _PEAK * (input_bytes + output_bytes(compiled)))
         if self.request is None or self.request_shapes != shapes:
@@ -88,7 +89,7 @@ class Engine:
         try:
             self.request.infer(inputs, share_inputs=True)
         except Exception:
-            # OpenVINO 2026.4.1: after an error all later runs of a compiled model fail, too.
+            # OpenVINO 2026.4.1: after an error, all later runs of a compiled model also fail.
             self.request = None
             del self.compiled[shapes]
             raise
@@ -112,7 +113,7 @@ class Engine:
             model,
             "CPU",
             {
-                # Where the CPU has bfloat16, OpenVINO by itself would compute in that.
+                # On a CPU with bfloat16, OpenVINO would by default compute in bfloat16.
                 "INFERENCE_PRECISION_HINT": "f32",
                 "INFERENCE_NUM_THREADS": self.threads,
                 "PERFORMANCE_HINT": "LATENCY",
@@ -120,14 +121,14 @@ class Engine:
         )
 
     def release(self) -> None:
-        """Free the memory of earlier runs, their outputs included."""
+        """Free the memory of earlier runs, including their outputs."""
         self.request = None
         for compiled in self.compiled.values():
             compiled.release_memory()
         trim()
 
     def forget(self) -> None:
-        """Free the models compiled for shapes, too; the file stays loaded."""
+        """Free the memory of earlier runs and the compiled models; the file stays loaded."""
         self.request = None
         if self.fixed:
             self.compiled.clear()
@@ -135,13 +136,13 @@ class Engine:
 
 
 def output_bytes(compiled: Any) -> int:
-    """Return the bytes of a compiled model's outputs of static shape."""
+    """Return the bytes of a compiled model's outputs, which have static shapes."""
     static = [port for port in compiled.outputs if port.get_partial_shape().is_static]
     return sum(math.prod(port.get_shape()) * port.get_element_type().size for port in static)
 
 
 def sentence(error: Exception, folder: Path | None = None) -> str:
-    """Reduce an error to one line that names no folder of this server and no source file."""
+    """Return an error as one line without folders of this server or source files."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     text = " ".join((lines or [type(error).__name__])[-1].split())
     text = text if folder is None else text.replace(f"{folder}/", "")

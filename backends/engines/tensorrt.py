@@ -1,11 +1,11 @@
-"""Plans of TensorRT and TensorRT-RTX on an NVIDIA GPU.
+"""Run plans of TensorRT and TensorRT-RTX on an NVIDIA GPU.
 
-A plan has a description beside it, `model.plan.json`, both written by `python -m export`. CuPy
-allocates the GPU's memory: its arrays have DLPack in both directions, and its pool reuses memory
-between runs. CUDA's own Python bindings offer neither. None of CuPy's kernels are used, so the CUDA
-toolkit is not needed. The pool also has the engine's scratch memory, as much as the run's shapes
-need: TensorRT by itself would allocate it for the largest shapes of the profile at load. Memory of
-earlier runs stays in the pool until `forget`.
+`python -m export` writes a plan and its description `model.plan.json`. CuPy allocates the GPU's
+memory, because its arrays support DLPack in both directions and its pool reuses memory between
+runs. CUDA's own Python bindings have neither feature. CuPy's kernels are not used, so the CUDA
+toolkit is not needed. The engine's scratch memory also comes from the pool, in the size for the
+run's shapes; TensorRT itself would allocate it at load for the largest shapes of the profile.
+Memory of earlier runs stays in the pool until `forget`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 
 from . import cuda
 
-# Target -> its Python module and how that is installed.
+# The Python module of each target, and the command that installs it.
 MODULES = {
     "tensorrt-rtx": ("tensorrt_rtx", "pip install tensorrt-rtx-cu13==1.7.1.116"),
     "tensorrt": ("tensorrt", "pip install tensorrt --extra-index-url https://pypi.nvidia.com"),
@@ -40,10 +40,10 @@ class Engine:
     def __init__(
         self, folder: Path, filename: str, device: int, cache: Path | None, stream: Any = None
     ) -> None:
-        """Load the plan; raise ValueError or RuntimeError where it does not load.
+        """Load the plan; raises ValueError or RuntimeError if it does not load.
 
-        `cache`: the folder for kernels that TensorRT-RTX compiles for this GPU; None: they are not
-        saved. `stream`: the stream of CuPy that the plan runs on; None: a new one.
+        `cache` is the folder for kernels that TensorRT-RTX compiles for this GPU; with None, they
+        are not saved. `stream` is the CuPy stream of the plan; None for a new one.
         """
         self.cupy = cupy()
         self.device = self.cupy.cuda.Device(device)
@@ -75,7 +75,7 @@ class Engine:
         self.has_new_kernels = False
 
     def new_context(self) -> Any:
-        """Return an execution context; raise RuntimeError where there is none."""
+        """Return an execution context; raises RuntimeError if it cannot be created."""
         if self.name == "tensorrt-rtx":
             context = self.rtx_context()
         else:
@@ -88,20 +88,20 @@ class Engine:
         """Return a context of TensorRT-RTX with the kernels of the cache."""
         config = self.plan.create_runtime_config()
         config.set_execution_context_allocation_strategy(self.strategy)
-        # With the default, other kernels run until those for a shape are compiled: bytes differ.
+        # By default, other kernels run until those for a shape are compiled, and the bytes differ.
         config.dynamic_shapes_kernel_specialization_strategy = self.kernels
         self.runtime_cache = config.create_runtime_cache()
         if self.cache is not None and self.cache.is_file():
-            # A cache of another driver or GPU is rejected, and kernels are compiled again.
+            # TensorRT-RTX rejects a cache of another driver or GPU, and compiles kernels again.
             self.runtime_cache.deserialize(self.cache.read_bytes())
         config.set_runtime_cache(self.runtime_cache)
         return self.plan.create_execution_context(config)
 
     def run(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        """Run, wait for it, and return the outputs, CuPy arrays on the GPU.
+        """Run, wait, and return the outputs, which are CuPy arrays on the GPU.
 
-        `arrays`: inputs by name, of numpy or CuPy; all writes to them must have ended. Raises as
-        `enqueue` does, and RuntimeError when the run fails on the GPU.
+        `arrays` are inputs by name, of numpy or CuPy; all writes to them must be complete. Raises
+        the errors of `enqueue`, and RuntimeError if the run fails on the GPU.
         """
         outputs = self.enqueue(arrays)
         try:
@@ -116,15 +116,16 @@ class Engine:
         """Put a run on the stream; return the outputs, CuPy arrays that the run writes.
 
         Earlier work on the stream may still be writing `arrays`. Raises ValueError for shapes that
-        the engine was not built for, MemoryError when the GPU has not enough memory, and
-        RuntimeError when the engine fails; the next run has a new context.
+        the engine was not built for, MemoryError if the GPU does not have enough memory, and
+        RuntimeError if the engine fails; the next run then uses a new context.
         """
         shapes = {name: tuple(array.shape) for name, array in arrays.items()}
         check(self.description["inputs"], shapes)
-        # CuPy's pool reuses memory per stream, so memory freed here is reused only after this run.
+        # CuPy's pool reuses memory by stream, so memory that is freed here is reused after this
+        # run.
         with self.device, self.stream:
             context = self.context or self.new_context()
-            self.context = None  # set again below: one that failed is not reused
+            self.context = None  # set again below, so that a failed context is not reused
             inputs = {
                 name: cuda.on_device(self.cupy, name, array, self.device.id, self.stream)
                 for name, array in arrays.items()
@@ -153,25 +154,25 @@ class Engine:
         cuda.empty_pools(self.cupy, self.device)
 
     def save_new_kernels(self) -> None:
-        """Save the kernels if a shape was new since the last time."""
+        """Save the kernels if there was a new shape since they were saved."""
         if self.has_new_kernels:
             self.has_new_kernels = False
             self.save_kernels()
 
     def save_kernels(self) -> None:
-        """Write the runtime cache for the next start, if there is a folder that can be written."""
+        """Write the runtime cache for the next start, if its folder is writable."""
         if self.cache is not None:
             write(self.cache, bytes(self.runtime_cache.serialize()))
 
 
 def cupy() -> Any:
-    """Return CuPy; raise ValueError that names what to install."""
+    """Return CuPy; raises ValueError with the command that installs it."""
     return python_module("cupy", f"pip install {CUPY}")
 
 
 def python_module(name: str, install: str) -> Any:
-    """Return a Python module; raise ValueError that names what to install."""
-    # With the libraries of TensorRT in NVIDIA's image the bindings alone are enough.
+    """Return a Python module; raises ValueError with the command that installs it."""
+    # In NVIDIA's image, which has the libraries of TensorRT, the bindings are sufficient.
     if name == "tensorrt" and not importlib.util.find_spec(name):
         name = "tensorrt_bindings"
     try:
@@ -181,9 +182,9 @@ def python_module(name: str, install: str) -> Any:
 
 
 def select_plan(folder: Path, filename: str, capability: str) -> Path:
-    """Return the plan for the device alone, as `model_sm89.plan`, or the one named `filename`.
+    """Return the plan for only this device, such as `model_sm89.plan`, or the plan `filename`.
 
-    Raises ValueError when there is neither.
+    Raises ValueError if neither exists.
     """
     named = folder / filename
     own = named.with_stem(f"{named.stem}_sm{capability.replace('.', '')}")
@@ -192,13 +193,13 @@ def select_plan(folder: Path, filename: str, capability: str) -> Path:
             return path
     plans = ", ".join(sorted(path.name for path in folder.glob(f"*{named.suffix}"))) or "none"
     raise ValueError(
-        f"this GPU of compute capability {capability} needs {own.name} or {named.name}, and the"
+        f"this GPU of compute capability {capability} needs {own.name} or {named.name}, but the"
         f" plans here are: {plans}"
     )
 
 
 def describe(path: Path, capability: str) -> dict[str, Any]:
-    """Return a plan's description; raise ValueError unless the plan is for `capability`."""
+    """Return a plan's description; raises ValueError unless the plan is for `capability`."""
     description_path = path.with_name(f"{path.name}.json")
     try:
         description: dict[str, Any] = json.loads(description_path.read_bytes())
@@ -215,14 +216,14 @@ def describe(path: Path, capability: str) -> dict[str, Any]:
         raise ValueError(f"{path.name} is for {target}, not for {' or '.join(MODULES)}")
     if capability not in capabilities:
         raise ValueError(
-            f"{path.name} was built for compute capability {', '.join(capabilities)}, and this GPU"
+            f"{path.name} was built for compute capability {', '.join(capabilities)}, but this GPU"
             f" has {capability}: export with --compute-capability {capability}"
         )
     return description
 
 
 def check(inputs: Mapping[str, Any], shapes: Mapping[str, Shape]) -> None:
-    """Raise ValueError unless all inputs are present, in shapes that the engine was built for."""
+    """Raise ValueError unless all inputs are present in shapes that the engine was built for."""
     if missing := sorted(set(inputs) - set(shapes)):
         raise ValueError(f"{', '.join(missing)}: missing; the engine needs all its inputs")
     for name, shape in shapes.items():
@@ -246,12 +247,12 @@ _TYPES: dict[str, type[Any]] = {
 
 
 def numpy_type(kind: str) -> type[Any]:
-    """Return numpy's type for Triton's name, such as FP16; raise KeyError for an unknown one."""
+    """Return numpy's type for Triton's name, such as FP16; raises KeyError for an unknown name."""
     return _TYPES[kind]
 
 
 def cache_folder(parameters: Mapping[str, str]) -> Path | None:
-    """Return the folder for compiled kernels; None: they are not saved."""
+    """Return the folder for compiled kernels; None if they are not saved."""
     folder = parameters.get("runtime_cache")
     if folder is not None:
         return Path(folder) if folder else None
@@ -260,7 +261,7 @@ def cache_folder(parameters: Mapping[str, str]) -> Path | None:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write a file atomically; do nothing where the folder cannot be written."""
+    """Write a file atomically; do nothing if the folder is not writable."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent)
@@ -272,7 +273,7 @@ def write(path: Path, data: bytes) -> None:
 
 
 def logger(trt: Any) -> Any:
-    """Return a logger of TensorRT that records errors."""
+    """Return a TensorRT logger that records errors."""
 
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -1,10 +1,10 @@
-"""Winograd's convolutions of 3 x 3 x 3, with an eighth of the products.
+"""Winograd's convolutions of 3 x 3 x 3 with an eighth of the products.
 
-Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (1509.09308): m outputs of a
-convolution with three taps need m + 2 products, not 3 m, of sums of the inputs and of the taps.
-Along all three axes that is 216 products for 64 outputs with m = 4, instead of 1728; with m = 2,
-64 for 8 instead of 216. The products of all channels are matrix products. Rounding grows: to
-1e-5 of the output's spread (m = 4), 1e-6 (m = 2).
+The source is Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (1509.09308). For m
+outputs of a convolution with three taps, m + 2 products of sums of the inputs and of the taps are
+enough, instead of 3 m. Along all three axes, 64 outputs (m = 4) need 216 products instead of 1728,
+and 8 outputs (m = 2) need 64 instead of 216. The products of all channels are matrix products. The
+rounding error increases to 1e-5 (m = 4) or 1e-6 (m = 2) of the output's spread.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from . import Array
 from .channels_last import FIRST, LAST, transpose
 
-# m -> the transforms of the paper: G of the taps, B^T of the inputs, A^T of the products.
+# The transforms of the paper by m: G of the taps, B^T of the inputs, A^T of the products.
 _TAPS = {
     2: np.array([[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]]),
     4: np.array(
@@ -54,13 +54,13 @@ _PRODUCTS = {
         np.float32,
     ),
 }
-_MIN_CHANNELS = 64  # with fewer, the sums cost more than the products they save
-_MIN_ROWS = 32  # of a matrix product; with fewer, reading its weights costs more
-_TILE = 4096  # voxels whose sums stay in a core's cache
+_MIN_CHANNELS = 64  # with fewer, the sums take longer than the products that they save
+_MIN_ROWS = 32  # rows of a matrix product; with fewer, reading the weights takes longer
+_TILE = 4096  # voxels whose sums fit into a core's cache
 
 
 def helps(model: Any) -> bool:
-    """Return whether a model is faster with Winograd, at its full resolution, too."""
+    """Return whether a model is faster with Winograd, including at its full resolution."""
     weights = [
         node.get_input_shape(1)
         for node in model.get_ordered_ops()
@@ -72,7 +72,7 @@ def helps(model: Any) -> bool:
 
 
 def factor(sides: Sequence[int], channels: Sequence[int]) -> int:
-    """Return the largest m that is faster for an output of `sides` [X, Y, Z]; 0 where none is."""
+    """Return the largest m that is faster for an output of `sides` [X, Y, Z]; 0 if none is."""
     if min(channels) < _MIN_CHANNELS:
         return 0
     rows = {m: math.prod(-(-side // m) for side in sides) for m in (4, 2)}
@@ -80,7 +80,7 @@ def factor(sides: Sequence[int], channels: Sequence[int]) -> int:
 
 
 def convolve(x: Any, weight: Array, node: Any) -> Any:
-    """Return the convolution `node` of `x` [R, X, Y, Z, C], in channels last, too."""
+    """Return the convolution `node` of `x` [R, X, Y, Z, C], also in channels last."""
     from openvino import opset13 as op
 
     attributes = node.get_attributes()
@@ -104,7 +104,7 @@ def _cast(x: Any, dtype: Any) -> Any:
 
 
 def _convolve(x: Any, weight: Array, before: Sequence[int], after: Sequence[int], m: int) -> Any:
-    """Convolve with 3 x 3 x 3 taps, with `m` outputs at a time along an axis, or 2."""
+    """Return the convolution with 3 x 3 x 3 taps, with `m` or 2 outputs at a time along an axis."""
     from openvino import opset13 as op
 
     sides = [a + b + c - 2 for a, b, c in zip(x.get_shape()[1:4], before, after, strict=True)]
@@ -132,7 +132,7 @@ def _lines(sides: Sequence[int], step: int) -> int:
 
 
 def _looped(x: Any, taps: Array, steps: Sequence[int], lines: int, sides: Sequence[int]) -> Any:
-    """Convolve `lines` lines along y at a time, so that the sums stay in the cache."""
+    """Return the convolution, `lines` lines along y at a time, so that the sums fit into cache."""
     import openvino
     from openvino import opset13 as op
 
@@ -162,7 +162,7 @@ def _transform(weight: Array, steps: Sequence[int]) -> npt.NDArray[np.float32]:
 
 
 def _whole(x: Any, taps: Array, steps: Sequence[int]) -> Any:
-    """Convolve all lines at once."""
+    """Return the convolution, with all lines at once."""
     from openvino import opset13 as op
 
     def shaped(x: Any, *shape: int) -> Any:

@@ -1,7 +1,7 @@
-"""Warnings before the cost: how far a request is from the data that a model was trained on.
+"""Warn if a request differs from the data that a model was trained on.
 
-That data is described by the variant's presets: size, spacing, their share of the training data,
-and a `caveat` where images without a mask are known to be bad.
+The presets of the variant describe this data: size, spacing, their share of the training data, and
+a `caveat` if images without a mask are known to be bad.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ Preset = Mapping[str, Any]
 
 
 def warnings(variant: Variant, plan: Plan, mask: Array | None = None) -> list[str]:
-    """Return a sentence for each way in which the plan differs from the presets of its modality.
+    """Return a sentence for each difference of the plan from the presets of its modality.
 
-    And one for each requested lesion that the mask [X, Y, Z] generated for an anatomy lacks.
+    There is also a sentence for each requested lesion that is not in the generated `mask`
+    [X, Y, Z].
     """
     return [*_differences(variant, plan), *_missing_lesions(variant, plan, mask)]
 
@@ -36,7 +37,7 @@ def _missing_lesions(variant: Variant, plan: Plan, mask: Array | None) -> list[s
     missing = [label for label in labels if not any((plane == label).any() for plane in mask)]
     names = [variant["labels"][str(label)] for label in missing]
     return [
-        f"anatomy: the mask that was made has no {name} at this size, spacing and seed"
+        f"anatomy: the generated mask has no {name} at this size, spacing and seed"
         for name in names
     ]
 
@@ -73,7 +74,8 @@ def _differences(variant: Variant, plan: Plan) -> list[str]:
 def nearest(variant: Variant, plan: Plan) -> tuple[str, Preset] | None:
     """Return the preset of the plan's modality whose field of view is closest to the plan's.
 
-    Skull-stripped brains have the presets of whole ones. None where the modality has no preset.
+    Skull-stripped brains have the presets of whole brains. The result is None if the modality has
+    no preset.
     """
     whole = plan.modality.removesuffix("_skull_stripped")
     presets = {
@@ -95,7 +97,7 @@ def nearest(variant: Variant, plan: Plan) -> tuple[str, Preset] | None:
 
 
 def training_share(variant: Variant, name: str) -> float | None:
-    """Return a preset's share of the training data, 0..1; None where it is not known."""
+    """Return a preset's share of the training data, 0..1; None if it is unknown."""
     presets = variant["presets"]
     if "share" in presets[name]:
         return float(presets[name]["share"])

@@ -1,7 +1,7 @@
 """The inputs `anatomy`, sizes for a generated mask, and `organs`, the labels to keep.
 
-The sizes of a variant are its table `mask_generation.sizes`, in the order of the mask network's
-input. How they are completed and which tumour counts is as in
+The sizes of a variant are in its table `mask_generation.sizes`, in the order of the mask network's
+input. The completion of sizes and the choice of the tumour are those of
 github.com/NVIDIA-Medtech/NV-Generate-CTMR at commit da438fe.
 """
 
@@ -27,8 +27,8 @@ def names(variant: Variant) -> list[str]:
 def parse(variant: Variant, inputs: Inputs) -> tuple[float, ...] | None:
     """Return the sizes of the input `anatomy`, in the order of `names`; None without it.
 
-    `anatomy` is a text such as `liver=0.5, hepatic tumor=0.3`; a size is 0 to 1, without a unit, or
-    -1 for absent. For the others see `complete_sizes`. Raises InvalidRequest.
+    `anatomy` is a text such as `liver=0.5, hepatic tumor=0.3`. A size is 0 to 1, without a unit, or
+    -1 for absent. `complete_sizes` adds the other sizes. Raises InvalidRequest.
     """
     if "anatomy" not in inputs:
         return None
@@ -62,11 +62,12 @@ def parse(variant: Variant, inputs: Inputs) -> tuple[float, ...] | None:
 
 
 def complete_sizes(variant: Variant, explicit: Mapping[str, float]) -> tuple[float, ...]:
-    """Return the sizes in the order of `names`: those of `explicit`, name -> size, and the others.
+    """Return all sizes in the order of `names`; `explicit` has some of them by name.
 
-    The others are from a row of the variant's table `anatomy_sizes`, the first of those nearest to
-    `explicit` by the sum of absolute differences, as in prepare_anatomy_size_condition of
-    scripts/sample.py; without a table they are the variant's defaults.
+    The other sizes come from the row of the variant's table `anatomy_sizes` that is nearest to
+    `explicit` by the sum of absolute differences (the first such row), as in
+    prepare_anatomy_size_condition of scripts/sample.py. Without a table they are the variant's
+    defaults.
     """
     allowed = names(variant)
 
@@ -82,7 +83,7 @@ def complete_sizes(variant: Variant, explicit: Mapping[str, float]) -> tuple[flo
 def lesions(variant: Variant, sizes: Sequence[float]) -> tuple[int, ...]:
     """Return the label ids of the lesions in `sizes` that are not absent.
 
-    A row of a table may hold several tumours: the last counts, as in
+    A row of a table may have several tumours. Only the last one counts, as in
     ldm_conditional_sample_one_mask of scripts/sample_mask.py.
     """
     entries = zip(variant["mask_generation"]["sizes"], sizes, strict=True)
@@ -92,7 +93,7 @@ def lesions(variant: Variant, sizes: Sequence[float]) -> tuple[int, ...]:
 
 
 def parse_organs(variant: Variant, inputs: Inputs) -> tuple[int, ...] | None:
-    """Return the label ids of the input `organs`, in its order; None without it.
+    """Return the label ids of the input `organs`, in the same order; None without it.
 
     `organs` is a text such as `liver, spleen, 14`, of names and ids of the variant's labels. Raises
     InvalidRequest.
@@ -119,13 +120,15 @@ def parse_organs(variant: Variant, inputs: Inputs) -> tuple[int, ...] | None:
 def select_labels(mask: Array, ids: Collection[int]) -> npt.NDArray[np.uint8]:
     """Return `mask` [X, Y, Z] with 0 for every label that is not in `ids`.
 
-    Labels keep their ids; filter_mask_with_organs in scripts/sample_mask.py renumbers them by their
-    index in the list.
+    Labels keep their ids, whereas filter_mask_with_organs in scripts/sample_mask.py replaces them
+    by their index in the list.
     """
     table = np.zeros(256, np.uint8)
     table[list(ids)] = list(ids)
     out = np.empty(mask.shape, np.uint8)
-    for labels, plane in zip(mask, out, strict=True):  # one at a time: take uses 8 bytes a voxel
+    for labels, plane in zip(
+        mask, out, strict=True
+    ):  # one plane at a time, because `take` uses 8 bytes per voxel
         np.take(table, labels, out=plane)
     return out
 
@@ -135,7 +138,7 @@ def _size(name: str, number: str) -> float:
         size = float(number)
     except ValueError:
         size = float("nan")
-    # Written so that NaN fails.
+    # The condition is negated, so that NaN is refused.
     if not (0 <= size <= 1 or size == ABSENT):
         raise InvalidRequest(
             f"anatomy: {name} has the size {quote(number)}, but allowed are 0 to 1, "

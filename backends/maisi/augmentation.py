@@ -1,7 +1,8 @@
-"""Augmentation of a mask: its tumour moved within its organ, or the whole mask zoomed.
+"""Augment a mask: move its tumour within its organ, or zoom the whole mask.
 
-After scripts/augmentation.py of NV-Generate-CTMR, with its ranges and shares. There a tumour is
-rotated and scaled around the centre of the volume, here around its own.
+The method is that of scripts/augmentation.py in NV-Generate-CTMR, with the same ranges and shares.
+One difference: that script rotates and scales a tumour around the centre of the volume, this module
+around the centre of the tumour.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from .morphology import Bits, Mask, grow, shrink
 
 @dataclass(frozen=True)
 class Move:
-    """How far a tumour may move in each direction: voxels, radians, share of its size.
+    """The limits of a tumour's movement in each direction: voxels, radians, and share of its size.
 
-    `organs`: the labels that it has to stay in, beside its own; `min_inside`: the least share of
-    its voxels that does; `elastic`: its shape changes, too.
+    The tumour must stay in `organs` or its own label; at least the share `min_inside` of its voxels
+    must do so. With `elastic`, its shape also changes.
     """
 
     organs: tuple[int, ...]
@@ -35,7 +36,7 @@ class Move:
 
 _TILT = np.pi / 36
 _BONES = (*range(33, 57), *range(63, 98), 114, 127)
-# In order of precedence: of several tumours the first is moved.
+# In order of precedence: if there are several tumours, the first one is moved.
 MOVES = {
     128: Move(_BONES, (5, 5, 0), (0, 0, 0.1), 0.15, elastic=False),
     26: Move((1,), (10, 10, 10), (_TILT, _TILT, _TILT), 0.2),
@@ -45,13 +46,14 @@ MOVES = {
 }
 _ZOOM = 0.01
 _TRIES = 40
-_SIGMA, _MAGNITUDE = (5, 8), (100, 200)  # of the elastic field: voxels of blur, voxels of shift
+_SIGMA, _MAGNITUDE = (5, 8), (100, 200)  # the elastic field's blur and shift in voxels
 
 
 def augment(mask: Mask, healthy: npt.NDArray[np.uint8], seed: int) -> Mask:
-    """Return an augmented mask [X, Y, Z]; `healthy` [256]: tumour id -> the organ that replaces it.
+    """Return an augmented mask [X, Y, Z].
 
-    A tumour that does not fit its organ in 40 tries stays where it is. The random numbers are
+    `healthy` [256] maps a tumour's id to the organ that replaces it. If a tumour does not fit into
+    its organ in 40 tries, it is not moved. The random numbers are
     `Philox(SeedSequence(seed, spawn_key=(4,)))`.
     """
     random = random_stream(seed, 4)
@@ -63,7 +65,7 @@ def augment(mask: Mask, healthy: npt.NDArray[np.uint8], seed: int) -> Mask:
 
 
 def zoom(mask: Mask, factor: float) -> Mask:
-    """Return `mask` magnified around its centre, of the same size, by nearest neighbour."""
+    """Return `mask` magnified around its centre by nearest neighbour, with the same size."""
     for axis, side in enumerate(mask.shape):
         index = np.rint((np.arange(side) - (side - 1) / 2) / factor + (side - 1) / 2).astype(int)
         mask = np.take(mask, np.clip(index, 0, side - 1), axis)
@@ -74,7 +76,7 @@ def zoom(mask: Mask, factor: float) -> Mask:
 def _moved(
     mask: Mask, lesion: Bits, tumour: int, organ: int, move: Move, random: np.random.Generator
 ) -> Mask:
-    """Return `mask` with its `lesion` moved, or `mask` itself where no move fits."""
+    """Return `mask` with its `lesion` moved, or `mask` itself if no move fits."""
     augmented = mask.copy()
     augmented[lesion] = organ
     margin = max(move.translate) + 16

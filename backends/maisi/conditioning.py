@@ -1,4 +1,4 @@
-"""From a plan and a mask to the conditioning and the noise that the networks take."""
+"""Compute the networks' conditioning and noise from a plan and a mask."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .request import Plan, condition_names
 
 
 def condition_rows(variant: Variant, plan: Plan) -> dict[str, Array]:
-    """Return the flow's conditions but for the mask, by name, R rows each."""
+    """Return the flow's conditions except the mask, by name, with R rows each."""
     names = condition_names(variant)
     return {name: rows_of(variant, plan) for name, rows_of in _ROWS.items() if name in names}
 
@@ -21,8 +21,8 @@ def condition_rows(variant: Variant, plan: Plan) -> dict[str, Array]:
 def label_rows(variant: Variant, plan: Plan, mask: Array | None) -> npt.NDArray[np.uint8]:
     """Return the label ids for the mask encoder, [R, X', Y', Z'], padded with background.
 
-    Row 0 is `mask`; under guidance row 1 is the mask with every lesion replaced by the organ
-    around it. Without a mask, one small empty row, which is not read.
+    Row 0 is `mask`. With guidance, row 1 is the mask with every lesion replaced by the organ around
+    it. Without a mask, there is one small empty row, which is not read.
     """
     if mask is None:
         side = variant["size"]["multiple"]
@@ -38,7 +38,7 @@ def label_rows(variant: Variant, plan: Plan, mask: Array | None) -> npt.NDArray[
 
 
 def organs_of_lesions(variant: Variant, mask: Array) -> npt.NDArray[np.uint8]:
-    """Return, for every label id [256], the organ that a lesion lies in, else the id itself."""
+    """Return, for every label id [256], the organ around it if it is a lesion, else the id."""
     healthy = np.arange(256, dtype=np.uint8)
     for lesion, organ in variant["lesions"].items():
         healthy[int(lesion)] = organ
@@ -51,9 +51,10 @@ def organs_of_lesions(variant: Variant, mask: Array) -> npt.NDArray[np.uint8]:
 def _most_frequent_around(mask: Array, lesion: int, organs: list[int]) -> int:
     """Return which of `organs` has the most voxels that share a face, edge or corner with `lesion`.
 
-    As remove_tumors_majority_vote in scripts/augmentation.py of NV-Generate-CTMR, where all lesions
-    count together and the faces of the volume count as neighbours. Without a neighbour, the whole
-    volume counts; of two equals the smaller id is returned.
+    The method is that of remove_tumors_majority_vote in scripts/augmentation.py of
+    NV-Generate-CTMR, except that there all lesions count together and the faces of the volume count
+    as neighbours. If the lesion has no such neighbour, the voxels of the whole volume count. If two
+    organs are equal, the smaller id is returned.
     """
     part = mask == lesion
     near = np.zeros(mask.shape, bool)
@@ -74,9 +75,9 @@ def _most_frequent_around(mask: Array, lesion: int, organs: list[int]) -> int:
 def noise(
     variant: Variant, plan: Plan, latent: Array | None, attempt: int = 0
 ) -> npt.NDArray[np.float32]:
-    """Return the latent to start from, [1, C, x, y, z]: `latent`, or noise drawn from the seed.
+    """Return the initial latent [1, C, x, y, z]: `latent`, or noise from the seed.
 
-    An `attempt` after the first, which is 0, has other noise:
+    Each `attempt` after the first, which is 0, has other noise:
     `Philox(SeedSequence(seed, spawn_key=(2, attempt)))`.
     """
     if latent is not None:
@@ -88,9 +89,9 @@ def noise(
 def fresh_noise(
     variant: Variant, plan: Plan, attempt: int = 0
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """Yield new noise [1, C, x, y, z] for every step whose `fresh` is set.
+    """Yield new noise [1, C, x, y, z] for every step with `fresh`.
 
-    Its random numbers do not depend on whether the request has a latent:
+    The random numbers do not depend on whether the request has a latent:
     `Philox(SeedSequence(seed, spawn_key=(1,)))`, or `(1, attempt)` after the first attempt.
     """
     key = (1, attempt) if attempt else (1,)
@@ -98,14 +99,14 @@ def fresh_noise(
 
 
 def mask_noise(plan: Plan, shape: tuple[int, ...]) -> Iterator[npt.NDArray[np.float32]]:
-    """Yield noise to generate a mask from: `Philox(SeedSequence(seed, spawn_key=(3,)))`."""
+    """Yield noise for the generation of a mask: `Philox(SeedSequence(seed, spawn_key=(3,)))`."""
     yield from _noises(random_stream(plan.seed, 3), shape)
 
 
 def random_stream(seed: int, *key: int) -> np.random.Generator:
-    """Return the random numbers of a request: `Philox(SeedSequence(seed, spawn_key=key))`.
+    """Return a random generator of a request: `Philox(SeedSequence(seed, spawn_key=key))`.
 
-    Streams of different keys are independent; without a key it is `Philox(seed)`.
+    Generators with different keys are independent. Without a key, it is `Philox(seed)`.
     """
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=key)))
 
@@ -118,7 +119,7 @@ def _noises(
 
 
 def class_labels(variant: Variant, plan: Plan) -> npt.NDArray[np.int64]:
-    """Return the modality's code [R]; 0 stands for no modality in the unconditional row."""
+    """Return the modality's code [R]; the unconditional row has 0, which means no modality."""
     return np.array([plan.class_label, 0][: plan.rows], np.int64)
 
 
@@ -128,12 +129,12 @@ def spacing_mm100(variant: Variant, plan: Plan) -> npt.NDArray[np.float32]:
 
 
 def top_region_index(variant: Variant, plan: Plan) -> npt.NDArray[np.float32]:
-    """Return 100 at the region of the volume's top, 0 elsewhere, [R, regions]."""
+    """Return 100 at the top region of the volume and 0 elsewhere, [R, regions]."""
     return _one_hot(variant, plan, plan.top_region)
 
 
 def bottom_region_index(variant: Variant, plan: Plan) -> npt.NDArray[np.float32]:
-    """Return 100 at the region of the volume's bottom, 0 elsewhere, [R, regions]."""
+    """Return 100 at the bottom region of the volume and 0 elsewhere, [R, regions]."""
     return _one_hot(variant, plan, plan.bottom_region)
 
 

@@ -1,4 +1,4 @@
-"""From the latent to the volume."""
+"""Decode the latent to the volume."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .sampler import RunModel
 def decode(
     variant: Variant, plan: Plan, latent: Any, mask: Array | None, run_model: RunModel
 ) -> npt.NDArray[np.int16]:
-    """Return the volume [X, Y, Z] of `latent`, background where `mask` [X, Y, Z] is 0.
+    """Return the volume [X, Y, Z] of `latent`, with background where `mask` [X, Y, Z] is 0.
 
-    Raises InvalidRequest when the networks gave values that are not finite.
+    Raises InvalidRequest if the output of the networks is not finite.
     """
     return with_background(variant, decoded(plan, latent, run_model), mask)
 

@@ -1,7 +1,7 @@
-"""The first row of a tensor that may lie on a GPU, without an array library for it.
+"""Select the first row of a tensor, which may be on a GPU, without an array library for GPUs.
 
-A tensor in C order begins with its first row: the row is the same memory under a shorter shape.
-DLPack, by which Triton exports and imports tensors, keeps that shape in a struct of C.
+A tensor in C order begins with its first row, so the row is the same memory with a shorter shape.
+Triton exports and imports tensors by DLPack, which stores the shape in a C struct.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
 
 
 def first_row(name: str, value: Any) -> Any:
-    """Return the first row of a numpy array, or of Triton's tensor as one of this name.
+    """Return the first row of a numpy array, or of Triton's tensor as a tensor called `name`.
 
     The memory is not copied.
     """

@@ -1,7 +1,7 @@
-"""The three stages of the ensemble: condition, sampler, decoder, each a model of Triton.
+"""The three stages of the ensemble: condition, sampler and decoder. Each is a model of Triton.
 
-Their requests wait in Triton's queues, which Triton refuses by itself when they are full
-(max_queue_size in config.pbtxt).
+Their requests wait in Triton's queues. If a queue is full (max_queue_size in config.pbtxt), Triton
+refuses requests.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Tensors = dict[str, Any]
 
 
 def condition_stage(variant: Variant, inputs: Tensors, run_model: RunModel) -> Tensors:
-    """Return the tensors noise, labels and plan of a checked and completed request."""
+    """Return the tensors noise, labels and plan of a request, after checking and completing it."""
     started = time.monotonic()
     seconds: dict[str, float] = {}
     with _stage("condition", seconds):
@@ -49,7 +49,7 @@ def condition_stage(variant: Variant, inputs: Tensors, run_model: RunModel) -> T
 
 
 def sampler_stage(variant: Variant, inputs: Tensors, run_model: RunModel) -> Tensors:
-    """Return the tensors latent and sampled: encode the mask and run the sampler's loop."""
+    """Return the tensors latent and sampled, after encoding the mask and sampling."""
     plan = parse_plan(variant, inputs["plan"].as_numpy())
     check_latent(variant, plan, "noise", inputs["noise"].as_numpy())
     conditions: Tensors = conditioning.condition_rows(variant, plan)
@@ -71,7 +71,7 @@ def sampler_stage(variant: Variant, inputs: Tensors, run_model: RunModel) -> Ten
 
 
 def decoder_stage(variant: Variant, inputs: Tensors, run_model: RunModel) -> Tensors:
-    """Return the tensors image, report and used_mask: decode the latent and report."""
+    """Return the tensors image, report and used_mask, after decoding the latent."""
     decoding: dict[str, float] = {}
     with _stage("decoder", decoding):
         plan = parse_plan(variant, inputs["plan"].as_numpy())
@@ -105,7 +105,7 @@ STAGES: dict[str, Callable[[Variant, Tensors, RunModel], Tensors]] = {
 
 @contextmanager
 def _stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
-    """Trace the block, and set its time in `seconds`."""
+    """Trace the block, and store its duration in `seconds`."""
     started = time.monotonic()
     with tracing.span(name):
         yield
@@ -118,14 +118,14 @@ def _crop(plan: Plan, ids: Array) -> Array:
 
 
 def _seconds(sampled: Array) -> dict[str, float]:
-    """Return the seconds of the sampler's stages; raise InvalidRequest for a damaged tensor."""
+    """Return the seconds of the sampler's stages; raises InvalidRequest for a damaged tensor."""
     try:
         seconds = json.loads(read_text("sampled", sampled, 1000))["seconds"]
         stages = {"sampler": float(seconds["sampler"])}
         if "mask_encoder" in seconds:
             stages = {"mask_encoder": float(seconds["mask_encoder"]), **stages}
-        if not all(0 <= value < math.inf for value in stages.values()):  # NaN fails, too
+        if not all(0 <= value < math.inf for value in stages.values()):  # NaN also fails
             raise ValueError
         return stages
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-        raise InvalidRequest("sampled: not what the sampler model writes") from None
+        raise InvalidRequest("sampled: this is not an output of the sampler model") from None

@@ -1,6 +1,7 @@
-"""The body around the organs, which MAISI's CT ControlNet expects as label 200.
+"""Add the body around the organs, which MAISI's CT ControlNet expects as label 200.
 
-The label: configs/label_dict.json and add_body_envelope in scripts/utils.py of NV-Generate-CTMR.
+The label is defined in configs/label_dict.json and add_body_envelope in scripts/utils.py of
+NV-Generate-CTMR.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from .inputs import Array, by
 from .morphology import Bits, Mask, grow, largest, piece_sizes, shrink
 
 BODY = 200
-# add_body_envelope: below is air, and air of this share of the body is the table.
+# From add_body_envelope: values below are air, and a piece of air with this share of the body is
+# the table.
 AIR_HU = -800
 TABLE_SHARE = 0.05
 # Our choice. With labels and CT of TotalSegmentator v2.18.0 (tests/reference_files: example_ct and
@@ -30,9 +32,9 @@ MOST_CELLS = 192
 def envelope(mask: Mask, image: Array, has_lung: bool) -> Mask:
     """Return `mask` [X, Y, Z] with 200 where `image` [X, Y, Z], in HU, shows unlabelled body.
 
-    `has_lung`: the lungs are labelled; only then are large pieces of air in the body taken for the
+    If the lungs are labelled (`has_lung`), large pieces of air in the body are treated as the
     scanner's table and removed. The steps, the constants and the result are those of
-    add_body_envelope in scripts/utils.py of NV-Generate-CTMR. Raises InvalidRequest when the shapes
+    add_body_envelope in scripts/utils.py of NV-Generate-CTMR. Raises InvalidRequest if the shapes
     differ.
     """
     if image.shape != mask.shape:
@@ -57,11 +59,12 @@ def fill(
 ) -> Mask:
     """Return `mask` [X, Y, Z], z along the body, with 200 where the labels suggest a body.
 
-    An approximation without an image: the labels are dilated by `margin` mm, then closed with a
-    ball of `closing` mm, and holes in every axial slice are filled. Body far from all labels is
-    missed: limbs are too thin, and thick fat is lost. The body is assumed to continue beyond the
-    first and the last slice, but not beyond the other faces. `spacing` in mm. Labels stay. Computed
-    on cells of about 4 mm, larger where a side would have over 192, and exact to about one cell.
+    This is an approximation without an image. The labels are dilated by `margin` mm, then closed
+    with a ball of `closing` mm, and holes in every axial slice are filled. Body far from all labels
+    is missed: limbs are too thin, and thick fat is lost. The body is assumed to continue beyond the
+    first and the last slice, but not beyond the other faces. `spacing` is in mm. Labels are not
+    changed. The result is computed on cells of about 4 mm, or larger cells if a side would have
+    more than 192, and is exact to about one cell.
     """
     sides = zip(mask.shape, spacing, strict=True)
     step = [max(1, round(CELL_MM / mm), -(-side // MOST_CELLS)) for side, mm in sides]
@@ -73,7 +76,7 @@ def fill(
     cells = np.pad(cells, [(pad[0],) * 2, (pad[1],) * 2, (0, 0)])
     cells = np.pad(cells, [(0, 0), (0, 0), (pad[2],) * 2], mode="edge")
     grown = ndimage.distance_transform_edt(~cells, sampling=cell) <= closing + margin
-    # Interpolated before it is cut at `closing`, so that the surface is smooth.
+    # Interpolate the depth before it is compared with `closing`, so that the surface is smooth.
     depth = ndimage.distance_transform_edt(grown, sampling=cell).astype(np.float32)
     for k in range(pad[2], depth.shape[2] - pad[2]):
         inside = depth[..., k] > closing
@@ -82,7 +85,7 @@ def fill(
 
 
 def _any_in_cells(mask: Mask, step: Sequence[int]) -> Bits:
-    """Return where a cell of `step` voxels holds a label, [X / step, ...] rounded up."""
+    """Return which cells of `step` voxels have a label, [X / step, ...] rounded up."""
     for axis, factor in enumerate(step):
         mask = np.maximum.reduceat(mask, range(0, mask.shape[axis], factor), axis)
     return mask > 0

@@ -1,17 +1,18 @@
 """The errors of a request: each has a kind and one sentence for the caller.
 
-Errors of a decoupled model reach a caller as text alone (Triton 2.51), so `render` puts the kind
-before the sentence; the client parses it (_transport/errors.py), and docs/reference/errors.md
-describes each kind. Errors of networks become these in inner_models.py, all others in model.py.
+Triton 2.51 sends errors of a decoupled model only as text. `render` therefore puts the kind before
+the sentence, and the client parses it (_transport/errors.py). docs/reference/errors.md describes
+each kind. inner_models.py converts errors of networks, and model.py all other errors.
 """
 
 from __future__ import annotations
 
 
 class RequestError(Exception):
-    """`str(error)` is the sentence, `code` Triton's name for it in `TritonError`.
+    """The base of all errors of a request; `str(error)` is the sentence.
 
-    `retry_after`: whole seconds after which the same server may accept the request; None: unknown.
+    `code` is the name of Triton's code in `TritonError`. `retry_after` is the whole number of
+    seconds after which the same server may accept the request, or None if it is unknown.
     """
 
     kind = "internal"
@@ -24,13 +25,13 @@ class RequestError(Exception):
 
 
 class InvalidRequest(RequestError, ValueError):
-    """The request is wrong, or cannot be done by this variant."""
+    """The request is wrong, or this variant cannot do it."""
 
     kind, code = "invalid_request", "INVALID_ARG"
 
 
 class Overloaded(RequestError):
-    """The queue is full, or the time too short, for the moment."""
+    """The queue is full, or the time limit is too short for the current load."""
 
     kind, code = "overloaded", "UNAVAILABLE"
 
@@ -48,7 +49,7 @@ class Stopping(RequestError):
 
 
 class TimeUp(RequestError):
-    """The request has used up its time."""
+    """The request has exceeded its time limit."""
 
     kind, code = "timeout", "CANCELLED"
 

@@ -1,6 +1,6 @@
-"""How well a volume follows its mask: edges where labels meet, and the HU of organs in CT.
+"""Measure how well a volume follows its mask: edges where labels meet, and the HU of organs in CT.
 
-docs/how-to/generation.md says how the threshold was measured.
+docs/how-to/generation.md describes how the threshold was measured.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from .inputs import Array, Variant
 
 FAITHFUL = 1.25  # least ratio of the contrast across borders to that across displaced ones
 _APART = (-7, -4, 4, 7)  # voxels of displacement of the borders; an edge is narrower
-_ENOUGH = 2**21  # voxels; of larger volumes, every n-th plane is measured
-_FEW = 100  # pairs of voxels, below which a mean says nothing
+_ENOUGH = 2**21  # voxels; in a larger volume, only every n-th plane is measured
+_FEW = 100  # least pairs of voxels for a meaningful mean
 
 
 def measure(variant: Variant, image: Array, mask: Array) -> dict[str, Any]:
-    """Return `borders`, `organs` and `faithful`, which is None where nothing could be measured.
+    """Return `borders`, `organs` and `faithful`, which is None if nothing could be measured.
 
     `image` int16 and `mask` uint8 are [X, Y, Z].
     """
@@ -43,11 +43,11 @@ def sampled_planes(image: Array, mask: Array) -> tuple[Array, Array]:
 
 
 def borders(image: Array, mask: Array) -> dict[str, float] | None:
-    """Compare grey-level steps where labels meet with those where they meet in a displaced mask.
+    """Return the grey-level steps where labels meet, and where labels of a displaced mask meet.
 
-    `contrast` and `displaced` are mean absolute differences of neighbours along y and z; a volume
-    that ignores its mask has a `ratio` of 1. Pairs with background are omitted, as the server
-    itself draws that edge. None where too few labels meet.
+    `contrast` and `displaced` are these mean absolute differences of neighbours along y and z.
+    Their `ratio` is 1 for a volume that ignores its mask. Pairs with background are omitted,
+    because the server itself sets the background. The result is None if too few labels meet.
     """
     displacements = [(0, 0)] + [(s, 0) for s in _APART] + [(0, s) for s in _APART]
     sums = _steps(image, mask, 1, displacements) + _steps(image, mask, 2, displacements)
@@ -68,8 +68,8 @@ def _steps(
 ) -> npt.NDArray[np.int64]:
     """Return the sum of grey-level steps where labels meet, and their number, [D, 2].
 
-    For each of the displacements (y, z) in voxels of the labels, which wrap around. Steps are
-    between neighbours along `axis` that both lie within `mask`.
+    There is a row for each of the displacements (y, z) of the labels in voxels, with wraparound.
+    Steps are between neighbours along `axis` that are both within `mask`.
     """
     sides = mask.shape[1:]
     following = np.roll(mask, -1, axis)
@@ -90,8 +90,8 @@ def _steps(
 def organs(variant: Variant, image: Array, mask: Array) -> dict[str, dict[str, Any]]:
     """Return the median of each organ of the variant's `reference` that is in `mask`.
 
-    `low` and `high` are the range of real scans, in HU; `within`: as is_outlier in
-    scripts/quality_check.py of NV-Generate-CTMR. A variant without reference has no organs.
+    `low` and `high` are the range of real scans in HU. `within` is the opposite of is_outlier in
+    scripts/quality_check.py of NV-Generate-CTMR. A variant without `reference` has no organs.
     """
     reference = variant.get("reference", {})
     if not reference:
@@ -100,7 +100,9 @@ def organs(variant: Variant, image: Array, mask: Array) -> dict[str, dict[str, A
     counts = np.zeros((256, levels), np.int64)
     measured = np.zeros(256, bool)
     measured[[label for organ in reference.values() for label in organ["labels"]]] = True
-    for plane, labels in zip(image, mask, strict=True):  # an index takes eight bytes a voxel
+    for plane, labels in zip(
+        image, mask, strict=True
+    ):  # by planes, because an index needs eight bytes per voxel
         part = measured[labels]
         index = labels[part].astype(np.int64) * levels + (plane[part] - lowest)
         counts += np.bincount(index, minlength=counts.size).reshape(counts.shape)

@@ -1,4 +1,4 @@
-"""An estimate of a request's time, from the volumes that this process has made."""
+"""Estimate the time of a request from the volumes that this process has made."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from .inputs import Variant
 from .request import Plan
 from .sampler import calls
 
-_HISTORY = 5  # volumes; the median of so few follows a machine that gets busier
-_SURE = 2  # volumes before a minimum is known: the first of a shape may include a compilation
-_FARTHEST = 4  # the most work for which a minimum is known, in multiples of the largest done
+_HISTORY = 5  # volumes; the median of a few volumes follows changes of the machine's load
+_SURE = 2  # least volumes for a minimum; the first one of a shape may include a compilation
+_FARTHEST = 4  # most work with a minimum, in multiples of the largest work so far
 
 
 @dataclass
 class Pace:
     """The seconds of each stage per unit of work, in the last volumes.
 
-    A unit is a voxel; for the sampler, a voxel of one row of conditioning in one call of the
-    network. Networks with attention take more per unit the larger the volume is, so the estimate is
-    too low for a volume much larger than those made before.
+    A unit is a voxel, and for the sampler a voxel of one row of conditioning in one call of the
+    network. Networks with attention need more time per unit for a larger volume, so the estimate is
+    too low for a volume that is much larger than earlier ones.
 
-    `history`: stage -> (seconds per unit, units) of each of the last attempts.
+    `history` maps a stage to (seconds per unit, units) of each of the last attempts.
     """
 
     history: dict[str, deque[tuple[float, float]]] = field(default_factory=dict)
@@ -46,9 +46,9 @@ class Pace:
         return sum(median[stage] * units for stage, units in work.items())
 
     def minimum(self, variant: Variant, plan: Plan) -> float | None:
-        """Return the seconds that one attempt surely takes; None where they are not known.
+        """Return the least seconds of one attempt; None if they are unknown.
 
-        Requests are refused by it, so it must not be too high.
+        Requests are refused because of it, so it must not be too high.
         """
         seconds = 0.0
         for stage, units in _units(variant, plan).items():
@@ -60,7 +60,7 @@ class Pace:
 
 
 def _units(variant: Variant, plan: Plan) -> dict[str, float]:
-    """Return stage -> the units of work of one attempt."""
+    """Return the units of work of one attempt, by stage."""
     voxels = math.prod(plan.padded_size)
     steps = calls(variant, plan)
     times = [step.timestep / variant["schedule"]["train_timesteps"] for step in steps]

@@ -1,17 +1,17 @@
-"""The queue before the networks of a variant: which request works next, and which is refused.
+"""The queue of a variant's networks, which selects the next request and refuses requests.
 
-At most one request a device uses the networks at a time. The others wait, in the order of arrival
-time + expected seconds of work. So a short request overtakes a long one that arrived a little
-earlier, and a long one is overtaken only by requests that arrive within its own expected time:
-neither starves. Between two steps a working request pauses for a shorter one.
+On each device, at most one request uses the networks at a time. The others wait, in the order of
+arrival time + expected seconds of work. A short request therefore overtakes a long one that arrived
+a little earlier. Only requests that arrive within the expected time of a long request overtake it,
+so no request waits forever. Between two steps, a working request pauses for a shorter one.
 
-Before and after its networks a request computes on the CPU, beside the networks of others: its mask
-is prepared, and its volume is finished and sent. The memory of requests sets two limits for each
-device: two requests have tensors in the networks, one that works and one that is paused, and three
-requests are started, those two among them.
+Before and after it uses the networks, a request computes on the CPU, while other requests use the
+networks: its mask is prepared, and its volume is finished and sent. To bound the memory, at most
+two requests per device have tensors in the networks, one that works and one that is paused. At most
+three requests per device are started, including these two.
 
-A request is refused at once when the queue is full, which model.py asks before it starts a thread,
-and when it surely cannot end within its time, which stream.py asks once the work is known.
+A request is refused at once if the queue is full (model.py checks this before it starts a thread),
+or if it cannot end within its time limit (stream.py checks this when the work is known).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from .errors import InvalidRequest, Overloaded, TimeUp
 
 WAITING = "waiting"  # the stage of a request that waits for its turn
 _POLL = 0.25  # seconds between two checks whether the caller still waits
-_STARTED = 3  # requests that may be started for each device
-_ENTERED = 2  # requests that may use its networks, one of them paused
-_RETRY = 5.0  # seconds after which to try again, where no work is estimated
+_STARTED = 3  # most started requests per device
+_ENTERED = 2  # most requests per device with tensors in the networks, one of them paused
+_RETRY = 5.0  # seconds after which to try again, if there is no estimate
 
 
 class State(Enum):
@@ -53,13 +53,14 @@ _INSIDE = State.WORKING, State.PAUSED
 class Ticket:
     """A request in the queue; times in seconds, of `time.monotonic()`.
 
-    `expected`: the likely time of its work, which orders the queue; `minimum`: the time that its
-    work surely takes, by which requests are refused; both 0 where they are not known. `progress`:
-    the share of its work that is done, 0..1; `waited`: how long it waited and was paused.
+    `expected` is the likely time of its work, which orders the queue. `minimum` is the least time
+    of its work, because of which requests are refused. Both are 0 if they are unknown. `progress`
+    is the fraction of its work that is done, 0..1. `waited` is the time that it waited or was
+    paused.
     """
 
     def __init__(self, gate: Gate, time_limit: float) -> None:
-        """Arrive now; the request has to end within `time_limit` seconds."""
+        """Create a ticket that arrives now; the request has to end within `time_limit` seconds."""
         self.arrived = time.monotonic()
         self.time_limit = time_limit
         self.expected = self.minimum = self.progress = self.waited = 0.0
@@ -68,23 +69,23 @@ class Ticket:
 
     @property
     def rank(self) -> float:
-        """The ticket with the lowest rank works next."""
+        """The rank in the queue; the ticket with the lowest rank is next."""
         return self.arrived + self.expected
 
     @property
     def remaining(self) -> float:
-        """Seconds that the rest of its work surely takes."""
+        """The least seconds that the rest of its work takes."""
         return self.minimum * (1 - self.progress)
 
     def clock(self) -> float:
-        """Return a time that stands still while the request waits."""
+        """Return the time in seconds of a clock that stops while the request waits."""
         return time.monotonic() - self.waited
 
     def expect(self, expected: float | None, minimum: float | None) -> None:
-        """Set the likely and the least seconds of the work; None where they are not known.
+        """Set the likely and the least seconds of the work; None if they are unknown.
 
-        Raises Overloaded where the remaining time is too short for it, and InvalidRequest where the
-        whole time limit is.
+        Raises Overloaded if the remaining time is too short for the work, and InvalidRequest if
+        even the whole time limit is too short.
         """
         self.expected, self.minimum = expected or 0.0, minimum or 0.0
         self._gate.check_time_limit(self)
@@ -92,20 +93,20 @@ class Ticket:
     def begin(self, while_waiting: Callable[[], None]) -> None:
         """Wait until the request may start.
 
-        `while_waiting` is called every quarter of a second and raises when the caller has gone.
-        Raises TimeUp.
+        `while_waiting` is called every quarter of a second, and raises if the caller has gone.
+        Raises TimeUp after the time limit.
         """
         self._gate.wait(self, State.WAITING, while_waiting)
 
     def enter(self, while_waiting: Callable[[], None]) -> None:
-        """Wait for the networks, where the request does not use them; raises as `begin` does."""
+        """Wait for the networks, unless the request uses them already; raises as `begin` does."""
         if self.state is not State.WORKING:
             self._gate.wait(self, State.PREPARED, while_waiting)
 
     def step(self, progress: float, while_waiting: Callable[[], None]) -> None:
         """Record the progress after a step, and pause for a request of a lower rank.
 
-        Raises TimeUp.
+        Raises TimeUp after the time limit.
         """
         self.progress = progress
         self.check()
@@ -121,20 +122,20 @@ class Ticket:
         self._gate.leave(self)
 
     def check(self) -> None:
-        """Raise TimeUp where the request's time is over."""
+        """Raise TimeUp if the request's time is over."""
         if time.monotonic() - self.arrived > self.time_limit:
             raise TimeUp(f"the request was not done within its {self.time_limit:g} s")
 
 
 class Gate:
-    """The queue of one process; threads share it."""
+    """The queue of a process; the class is thread-safe."""
 
     def __init__(
         self, waiting: int, on_change: Callable[[int, int], None], devices: int = 1
     ) -> None:
-        """Let one request work on each of the devices, and `waiting` more wait.
+        """Create a queue in which one request per device works and `waiting` more may wait.
 
-        `on_change` is called with the number of requests that work and the number that wait.
+        `on_change` is called with the numbers of working and of waiting requests.
         """
         self._waiting, self._on_change, self._devices = waiting, on_change, devices
         self._changed = threading.Condition()
@@ -142,7 +143,7 @@ class Gate:
 
     @contextmanager
     def ticket(self, time_limit: float = math.inf) -> Iterator[Ticket]:
-        """Put a request with so many seconds into the queue; raises Overloaded."""
+        """Add a request with a time limit in s to the queue; raises Overloaded if it is full."""
         with self._changed:
             self.check_capacity()
             self._tickets.append(ticket := Ticket(self, time_limit))
@@ -155,7 +156,7 @@ class Gate:
                 self._notify()
 
     def check_capacity(self) -> None:
-        """Raise Overloaded where the queue is full."""
+        """Raise Overloaded if the queue is full."""
         with self._changed:
             if len(self._tickets) >= self._waiting + self._devices:
                 working = self._in(State.WORKING)
@@ -166,19 +167,19 @@ class Gate:
                 )
 
     def expected_wait(self, expected: float) -> float:
-        """Return the seconds until a request that comes now and takes `expected` has its turn."""
+        """Return the seconds that a new request with `expected` seconds of work would wait."""
         with self._changed:
             return self._wait_of(time.monotonic() + expected)
 
     def _wait_of(self, rank: float) -> float:
-        free = [0.0] * self._devices  # seconds until each device has nothing of a lower rank
+        free = [0.0] * self._devices  # seconds until each device has no request of a lower rank
         for other in sorted(self._tickets, key=lambda ticket: ticket.rank):
             if other.rank < rank:
                 heapq.heapreplace(free, free[0] + other.remaining)
         return free[0]
 
     def check_time_limit(self, ticket: Ticket) -> None:
-        """Raise Overloaded or InvalidRequest where a ticket has too little time, see `expect`."""
+        """Raise Overloaded or InvalidRequest if a ticket has too little time; see `expect`."""
         with self._changed:
             wait = self._wait_of(ticket.rank)
             end = time.monotonic() + wait + ticket.minimum
@@ -188,12 +189,12 @@ class Gate:
                     f"the request takes about {ticket.minimum:.1f} s and waits {wait:.1f} s for"
                     f" others, but its limit is {ticket.time_limit:g} s"
                 )
-                if late > wait:  # not even an idle server has the time
+                if late > wait:  # the time is too short even for an idle server
                     raise InvalidRequest(f"timeout: {reason}; try again with more time")
                 raise _overloaded(reason, late)
 
     def wait(self, ticket: Ticket, state: State, while_waiting: Callable[[], None]) -> None:
-        """Wait in `state` for the next one: PREPARING after WAITING, else WORKING.
+        """Wait in `state` for the next state: PREPARING after WAITING, else WORKING.
 
         See `Ticket.begin`, `enter` and `step`.
         """
@@ -220,7 +221,7 @@ class Gate:
             while_waiting()
 
     def pause_for_others(self, ticket: Ticket) -> bool:
-        """Pause the working `ticket` if others should work first; return whether it is."""
+        """Pause the working `ticket` if others should work first; return whether it is paused."""
         with self._changed:
             if ticket in self._should_work():
                 return False
@@ -229,7 +230,7 @@ class Gate:
             return True
 
     def leave(self, ticket: Ticket) -> None:
-        """Let `ticket` finish; see `Ticket.leave`."""
+        """Release the networks of `ticket`; see `Ticket.leave`."""
         with self._changed:
             ticket.state = State.FINISHING
             self._notify()
@@ -240,7 +241,7 @@ class Gate:
         self._changed.notify_all()
 
     def _in(self, *states: State) -> list[Ticket]:
-        """Return the tickets in these states by their ranks."""
+        """Return the tickets in these states, in the order of their ranks."""
         tickets = [ticket for ticket in self._tickets if ticket.state in states]
         return sorted(tickets, key=lambda ticket: ticket.rank)
 
@@ -250,9 +251,9 @@ class Gate:
         return self._in(State.WAITING)[: max(0, _STARTED * self._devices - started)]
 
     def _should_work(self) -> list[Ticket]:
-        """Return the tickets of the lowest ranks, one a device, that use the networks or may.
+        """Return one ticket per device, by rank, that uses the networks or may use them.
 
-        A prepared ticket may while fewer than `_ENTERED` a device use them.
+        A prepared ticket may use the networks while fewer than `_ENTERED` per device use them.
         """
         free = _ENTERED * self._devices - len(self._in(*_INSIDE))
         first: list[Ticket] = []

@@ -1,4 +1,4 @@
-"""The grid of a volume: its sides and spacing, and the presets that name both."""
+"""The grid of a volume: its sides and spacing, and presets of both."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Lengths = tuple[float, float, float]
 
 
 def preset(variant: Variant, inputs: Inputs) -> tuple[str | None, Mapping[str, Any]]:
-    """Return the name of the requested preset, and its values over the variant's defaults.
+    """Return the name of the requested preset, and the variant's defaults updated by its values.
 
-    The name is None without a request for one. Raises InvalidRequest for a preset that the variant
-    lacks, and together with a mask or a source, which has a size.
+    The name is None without a preset. Raises InvalidRequest for an unknown preset, and for a preset
+    together with a mask or a source, which has its own size.
     """
     defaults: Mapping[str, Any] = variant["defaults"]
     if "preset" not in inputs:
@@ -35,14 +35,14 @@ def preset(variant: Variant, inputs: Inputs) -> tuple[str | None, Mapping[str, A
 
 
 def padded_size(variant: Variant, size: Sides) -> Sides:
-    """Return `size` rounded up to the sides that the networks take."""
+    """Return `size` rounded up to sides that the networks accept."""
     multiple = variant["size"]["multiple"]
     x, y, z = (-(-side // multiple) * multiple for side in size)
     return x, y, z
 
 
 def size(variant: Variant, inputs: Inputs, default: Sequence[int]) -> Sides:
-    """Return the voxels a side: of the mask or the source, else of the input, else `default`.
+    """Return the sides in voxels: of the mask or source, else of the input `size`, else `default`.
 
     Raises InvalidRequest.
     """

@@ -12,21 +12,21 @@ from .conditioning import organs_of_lesions
 from .inputs import Variant
 from .morphology import CORNERS, Mask, largest, piece_sizes
 
-# Our choice, in voxels: a smaller piece of an organ is a speck.
+# A smaller piece of an organ, in voxels, is a speck. The value is our choice.
 SPECK = 8
 
 
 def clean(variant: Variant, labels: Mask, requested: Collection[int]) -> Mask:
-    """Return a cleaned copy of `labels` [X, Y, Z]; `requested`: the ids of the lesions to keep.
+    """Return a cleaned copy of `labels` [X, Y, Z]; `requested` are the ids of the lesions to keep.
 
-    Voxels that share a corner are one piece. In this order:
+    Voxels that share a corner belong to one piece. The steps are, in this order:
 
-    - of all labels together only the largest piece stays;
-    - background that it encloses takes the nearest label;
-    - lesions that were not requested become the organs that the variant's `lesions` names, as do
-      all pieces of a requested tumour but the largest;
-    - pieces of an organ below 8 voxels take the label that is most frequent around them. Lesions,
-      and the labels of the variant's `mask_generation.scattered`, are no organs.
+    - only the largest piece of all labels together is kept;
+    - background that it encloses gets the nearest label;
+    - lesions that were not requested are replaced by the organs in the variant's `lesions`, and so
+      are all pieces of a requested tumour except the largest;
+    - pieces of an organ below 8 voxels get the most frequent label around them. Lesions, and the
+      labels in the variant's `mask_generation.scattered`, are not organs.
     """
     data = np.where(largest(labels != 0), labels, np.uint8(0))
     _fill_holes(data)
@@ -38,19 +38,21 @@ def clean(variant: Variant, labels: Mask, requested: Collection[int]) -> Mask:
 
 
 def _fill_holes(data: Mask) -> None:
-    """Give background that the labels enclose, in place, the label of the nearest voxel."""
+    """Set background that the labels enclose to the label of the nearest voxel, in place."""
     holes = ndimage.binary_fill_holes(data != 0) & (data == 0)
     if not holes.any():
         return
     (sides,) = ndimage.find_objects(holes.view(np.uint8))
-    box = tuple(slice(side.start - 1, side.stop + 1) for side in sides)  # no hole is at a face
+    box = tuple(
+        slice(side.start - 1, side.stop + 1) for side in sides
+    )  # a hole cannot be at a face
     part, holes = data[box], holes[box]
     nearest = ndimage.distance_transform_edt(part == 0, return_distances=False, return_indices=True)
     part[holes] = part[tuple(nearest[:, holes])]
 
 
 def _replace_lesions(variant: Variant, data: Mask, requested: Collection[int]) -> None:
-    """Replace lesions, in place, except the requested ones and of a tumour the largest piece."""
+    """Replace lesions in place, except requested ones; of a tumour, keep only the largest piece."""
     healthy = organs_of_lesions(variant, data)
     for entry in variant["mask_generation"]["sizes"]:
         if "label" not in entry:
@@ -63,10 +65,11 @@ def _replace_lesions(variant: Variant, data: Mask, requested: Collection[int]) -
 
 
 def _absorb_specks(data: Mask, organs: Collection[int]) -> None:
-    """Give pieces of `organs` below SPECK voxels, in place, the label most frequent around them.
+    """Set pieces of `organs` below SPECK voxels to the most frequent label around them, in place.
 
-    A voxel around a speck counts once for each voxel of it that it touches by a face, edge or
-    corner. Background and specks do not count; a speck among specks waits for their labels.
+    A voxel around a speck counts once for each voxel of the speck that it touches by a face, edge
+    or corner. Background and specks do not count. A speck that touches only specks is replaced
+    after them.
     """
     padded = np.pad(data, 1)  # so that every voxel has all neighbours
     _, y, z = padded.shape
@@ -88,7 +91,7 @@ def _absorb_specks(data: Mask, organs: Collection[int]) -> None:
         votes[:, 0] = 0  # background
         winners = present[votes.argmax(1)][rows]
         if not winners.any():
-            labels[voxels] = labels_before  # specks alone
+            labels[voxels] = labels_before  # there are only specks
             break
         labels[voxels] = winners
         left = winners == 0
@@ -97,7 +100,7 @@ def _absorb_specks(data: Mask, organs: Collection[int]) -> None:
 
 
 def _specks(data: Mask, organs: Collection[int]) -> npt.NDArray[np.int32]:
-    """Return for every voxel [X, Y, Z] the number, from 1, of its speck of `organs`; else 0."""
+    """Return the number, from 1, of the speck of `organs` at each voxel [X, Y, Z]; 0 elsewhere."""
     numbers, count = np.zeros(data.shape, np.int32), 0
     boxes = ndimage.find_objects(data, max_label=255)
     for organ in sorted(organs):

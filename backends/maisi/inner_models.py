@@ -1,6 +1,6 @@
-"""Calls of a variant's networks, which are models of the same server, and what their errors mean.
+"""Call a variant's networks, which are models of the same server, and convert their errors.
 
-A tensor is a numpy array or Triton's tensor, which may lie on a GPU.
+A tensor is a numpy array or Triton's tensor, which may be on a GPU.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _NOT_FINITE = (
     "a smaller guidance or an ordinary latent avoids that"
 )
 _FLOWS = ("flow", "flow_masked", "mask_flow")
-_MEMORY = re.compile(r"out of memory: .*; try again in (\d+) s")  # as backends/engines/memory.py
-# Parts of errors that pass, of Triton 2.51 and of `slabs` -> the caller's error.
+_MEMORY = re.compile(r"out of memory: .*; try again in (\d+) s")  # see backends/engines/memory.py
+# Parts of transient errors of Triton 2.51 and of `slabs`, and the errors for the caller.
 _TRANSIENT = {
     "is not healthy": "died and is loaded again",
     "is not ready": "is being loaded again",
@@ -40,10 +40,10 @@ _RETRY = 3  # seconds after which a caller is to try again
 
 @dataclass(frozen=True)
 class InnerModels:
-    """The networks of a variant as the model of one `role` calls them.
+    """The networks of a variant, for calls by the model of one `role`.
 
-    `token`: the server's, which every call shows; steps of requests called `probe_id` are not
-    counted in `metrics`.
+    Every call has the server's `token`. Steps of requests with the id `probe_id` are not counted in
+    `metrics`.
     """
 
     variant: str
@@ -95,7 +95,10 @@ class InnerModels:
         return [pb_utils.get_output_tensor_by_name(response, name) for name in outputs]
 
     def _error(self, request_id: str, model: str, message: str) -> Exception:
-        """Return a network's error as the caller gets it, by its message: Triton drops the code."""
+        """Return the caller's error for a network's error.
+
+        The message decides, because Triton does not keep the code.
+        """
         if guard.NOT_FINITE in message:
             return InvalidRequest(_NOT_FINITE)
         log(request_id, f"{self.role}: {model}: {message}")
@@ -108,7 +111,7 @@ class InnerModels:
 
 
 def overloaded(reason: str) -> Overloaded:
-    """Return the error for a state that passes within seconds."""
+    """Return the error for a state that lasts only seconds."""
     return Overloaded(f"overloaded: {reason}; try again in {_RETRY} s", _RETRY)
 
 
@@ -125,8 +128,8 @@ def log_hint(request_id: str) -> str:
 def named_tensor(name: str, value: Any) -> Any:
     """Return an array or a tensor as Triton's tensor of this name; a tensor is not copied.
 
-    A tensor that has the name is returned as it is: Triton puts it into shared memory once for all
-    calls.
+    A tensor that already has the name is returned unchanged, because Triton then puts it into
+    shared memory only once for all calls.
     """
     if isinstance(value, np.ndarray):
         return pb_utils.Tensor(name, np.ascontiguousarray(value))

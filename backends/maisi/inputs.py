@@ -1,4 +1,4 @@
-"""Reading one input: its shape and range are checked; each function may raise InvalidRequest."""
+"""Read an input, and check its shape and range; each function may raise InvalidRequest."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def interval(inputs: Inputs, name: str) -> tuple[float, float]:
     if name not in inputs:
         return 0.0, 1.0
     low, high = (shortest(end) for end in values(inputs, name, 2))
-    # Written so that NaN fails.
+    # The condition is negated, so that NaN is refused.
     if not 0 <= low <= high <= 1:
         raise InvalidRequest(
             f"{name}: {low:g} to {high:g} is not allowed; low to high within 0 to 1 is expected"
@@ -70,7 +70,7 @@ def text(inputs: Inputs, name: str, limit: int = 100) -> str:
 
 
 def read_text(name: str, data: Array, limit: int) -> str:
-    """Return the text in `data`, uint8 [N]: at most `limit` bytes of UTF-8 by an earlier stage."""
+    """Return the text in `data`, uint8 [N], UTF-8 of at most `limit` bytes from an earlier stage."""
     if data.ndim != 1 or data.dtype != np.uint8:
         raise InvalidRequest(f"{name}: {data.dtype} {list(data.shape)}, but uint8 [N] is allowed")
     if data.size > limit:
@@ -83,21 +83,21 @@ def read_text(name: str, data: Array, limit: int) -> str:
 
 
 def shortest(value: float) -> float:
-    """Return the float64 that prints as the float32 `value` does: 0.9 for the float32 0.9."""
+    """Return the float64 with the same decimal form as the float32 `value`, such as 0.9."""
     with np.errstate(over="ignore"):
         return float(str(np.float32(value)))
 
 
 def by(sides: Any) -> str:
-    """Write three sides as `96 x 128 x 96`."""
+    """Return three sides as a text such as `96 x 128 x 96`."""
     return " x ".join(f"{side:g}" if isinstance(side, float) else str(side) for side in sides)
 
 
 def join(items: Any) -> str:
-    """Write values as a list in a sentence."""
+    """Return values as a list for a sentence."""
     return ", ".join(str(item) for item in items)
 
 
 def quote(value: str) -> str:
-    """Quote a caller's text on one line, at most 60 characters of it."""
+    """Return at most 60 characters of a caller's text, quoted and on one line."""
     return repr(value[:60])

@@ -1,8 +1,8 @@
 """The cleanup of a generated mask of the body: specks, gaps and organs in the wrong position.
 
-The steps and their order are those of general_mask_generation_post_process in scripts/utils.py of
-github.com/NVIDIA-Medtech/NV-Generate-CTMR at commit da438fe, as are all ids and distances here.
-Ids are those of its configs/label_dict.json.
+The steps, their order, the ids and the distances are those of general_mask_generation_post_process
+in scripts/utils.py of github.com/NVIDIA-Medtech/NV-Generate-CTMR at commit da438fe. Its
+configs/label_dict.json has the ids.
 """
 
 from __future__ import annotations
@@ -21,28 +21,29 @@ LUNG_TUMOR, HEPATIC_TUMOR, COLON_CANCER, BONE_LESION = 23, 26, 27, 128
 LUNG_LOBES = [28, 29, 30, 31, 32]
 STOMACH, DUODENUM, SMALL_BOWEL, COLON = 12, 13, 19, 62
 
-# Tumour -> the organ that replaces it where it was not requested.
+# The organ that replaces each tumour that was not requested.
 ORGAN_OF = {LUNG_TUMOR: 28, 24: 4, HEPATIC_TUMOR: LIVER, COLON_CANCER: COLON, BONE_LESION: BODY}
 
-# Organs of one piece, in the order in which they are closed: a later one takes from an earlier, so
-# that the gallbladder (10) is closed twice. Bones (33 and up) stay in pieces with a bone lesion.
+# Organs of one piece, in the order in which they are closed. A later organ may replace voxels of an
+# earlier one, so the gallbladder (10) is closed twice. With a bone lesion, bones (33 and up) may
+# have several pieces.
 ORGANS = [1, 4, 10, 12, 3, *LUNG_LOBES, 5, 14, 13, 6, 7, 8, 9, 10]
 BONES = list(range(33, 60))
 
 
 def clean(labels: Mask, tumour: int | None) -> Mask:
-    """Return a cleaned copy of `labels` [X, Y, Z]; `tumour`: the id requested, or None.
+    """Return a cleaned copy of `labels` [X, Y, Z]; `tumour` is the requested id, or None.
 
-    `tumour` is one of 23, 24, 26, 27 and 128. In this order:
+    `tumour` is one of 23, 24, 26, 27 and 128. The steps are, in this order:
 
-    - of the body only the largest piece stays, without what is thinner than three voxels;
-    - every other tumour becomes the organ it belongs to, and gaps in the requested one are closed;
-    - of that tumour, in lung, pancreas or colon, only the largest piece stays, and so of every
-      organ that has but one; the other pieces become body;
-    - small bowel and colon become body where they are apart from the intestines' largest piece;
-    - gaps of up to two voxels in those organs are closed, whatever label they have;
-    - a tumour of lung, liver or colon, liver and spleen regain removed voxels near them;
-    - hepatic vessels become liver; the airway is restored, and so is the tumour, unless hepatic.
+    - only the largest piece of the body is kept, without parts thinner than three voxels;
+    - every other tumour becomes its organ, and gaps in the requested tumour are closed;
+    - only the largest piece of this tumour (in lung, pancreas or colon), and of every organ of one
+      piece, is kept; the other pieces become body;
+    - parts of small bowel and colon apart from the largest piece of the intestines become body;
+    - gaps of up to two voxels in these organs are closed, whatever their label is;
+    - a tumour of lung, liver or colon, the liver and the spleen get removed voxels near them back;
+    - hepatic vessels become liver; the airway and the tumour, unless hepatic, are restored.
     """
     data = np.where(_body(labels != 0), labels, np.uint8(0))
     for lesion, organ in ORGAN_OF.items():
@@ -68,7 +69,7 @@ def clean(labels: Mask, tumour: int | None) -> Mask:
             _around_lung_tumor(data, removed)
         elif tumour == HEPATIC_TUMOR:
             _around_hepatic_tumor(data, removed, astray)
-            # The source means to restore that in the liver, but its mask (`> 1`) is always empty.
+            # The source tries to restore it in the liver, but its mask (`> 1`) is always empty.
             tumour_mask[:] = False
         elif tumour == COLON_CANCER:
             data[removed & _near(data, COLON_CANCER, 2)] = COLON_CANCER
@@ -80,11 +81,12 @@ def clean(labels: Mask, tumour: int | None) -> Mask:
 
 
 def keep_largest(data: Mask, ids: Sequence[int], replacement: int = BODY) -> None:
-    """Keep the largest piece of every label in `ids`, in place; the rest become `replacement`.
+    """Keep the largest piece of each label in `ids`, in place; other pieces become `replacement`.
 
-    As supress_non_largest_components in scripts/utils.py, which keeps the two most frequent of all
-    pieces and the rest: two pieces that are both larger than the rest stay, and the rest becomes
-    `replacement`. Of few equal pieces the last stays, of many (over 16) any, by numpy.argsort.
+    The method is that of supress_non_largest_components in scripts/utils.py. It keeps the two most
+    frequent values among the numbers of the pieces and the remaining voxels. Two pieces that are
+    both larger than the rest of the volume are therefore kept, and the rest becomes `replacement`.
+    If pieces are equal, the last one is kept, or any one if there are more than 16 (numpy.argsort).
     """
     boxes = ndimage.find_objects(data, max_label=max(ids))
     for label in dict.fromkeys(ids):
@@ -108,10 +110,10 @@ def keep_largest(data: Mask, ids: Sequence[int], replacement: int = BODY) -> Non
 
 
 def close(data: Mask, ids: Sequence[int]) -> None:
-    """Fill, in place, every label's gaps in turn: where no cube of 3 voxels a side fits in.
+    """Fill gaps of each label in turn, in place, where a cube of 3 voxels a side does not fit.
 
-    As organ_fill_by_closing in scripts/utils.py, which closes twice; a second time adds nothing.
-    Voxels on a face of the volume are never added.
+    The method is that of organ_fill_by_closing in scripts/utils.py, which closes twice; the second
+    closing has no effect. Voxels on a face of the volume are never added.
     """
     # Closing adds nothing outside of a label's box, so the boxes are found once for all labels.
     boxes = ndimage.find_objects(data, max_label=max(ids))
@@ -123,7 +125,7 @@ def close(data: Mask, ids: Sequence[int]) -> None:
 
 
 def _body(inside: Bits) -> Bits:
-    """Return the largest piece of `inside` after an erosion, dilated again."""
+    """Return the largest piece of `inside` after erosion, then dilated."""
     piece = shrink(inside).view(np.uint8)
     keep_largest(piece, [1], replacement=0)
     return grow(piece.view(bool))
@@ -142,7 +144,7 @@ def _around_lung_tumor(data: Mask, removed: Bits) -> None:
     around = _near(data, LUNG_TUMOR, 1) & (data != LUNG_TUMOR)
     votes = np.bincount(data[around], minlength=256)
     votes[0] = 0
-    lobe = int(np.argmax(votes))  # 0 where nothing is around, at which the source raises
+    lobe = int(np.argmax(votes))  # 0 if nothing is around; the source raises then
     distance = 2
     if lobe in LUNG_LOBES:
         distance = 3

@@ -1,4 +1,4 @@
-"""Where the mask comes from: the caller, in any of the label vocabularies, or the mask networks."""
+"""Get the mask from the caller, in any label vocabulary, or from the mask networks."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def translate(variant: Variant, inputs: Inputs) -> Inputs:
 
 
 def add_body_and_augment(variant: Variant, plan: Plan, inputs: Inputs) -> Array | None:
-    """Return the request's mask [X, Y, Z], with a body and augmented where the plan says so.
+    """Return the request's mask [X, Y, Z], with a body and augmented if the plan requires it.
 
-    The body is taken from the source image, else estimated from the labels; see `envelope`. None
-    where the request has no mask.
+    The body comes from the source image, or is estimated from the labels; see `envelope`. The
+    result is None if the request has no mask.
     """
     mask = inputs.get("mask")
     if mask is not None and plan.body_added:
         mask = _with_body(mask, plan, inputs)
     if mask is not None and plan.augmented:
         healthy = organs_of_lesions(variant, mask)
-        healthy[BONE_LESION] = envelope.BODY  # as augmentation_tumor_bone
+        healthy[BONE_LESION] = envelope.BODY  # as in augmentation_tumor_bone
         mask = augment(mask, healthy, plan.seed)
     return mask
 
@@ -59,9 +59,10 @@ def generate(
 ) -> npt.NDArray[np.uint8]:
     """Return a mask [X, Y, Z] of the plan's anatomy, on the plan's grid.
 
-    As ldm_conditional_sample_one_mask in scripts/sample_mask.py of NV-Generate-CTMR, but decoded
-    whole: from noise by the variant's schedule, conditioned on its sizes, then its cleanup. The
-    networks were trained for one size and spacing, from which the mask is resampled.
+    The method is that of ldm_conditional_sample_one_mask in scripts/sample_mask.py of
+    NV-Generate-CTMR, but the latent is decoded as a whole: the variant's schedule samples from
+    noise, conditioned on the sizes, and the cleanup follows. The networks were trained for one size
+    and spacing, so the mask is resampled from it.
     `on_step(done, total)` is called after each step.
     """
     assert plan.anatomy is not None
@@ -91,7 +92,7 @@ def generate(
 def _clean(
     variant: Variant, labels: npt.NDArray[np.uint8], lesions: Sequence[int]
 ) -> npt.NDArray[np.uint8]:
-    """Return `labels` [X, Y, Z] after the variant's cleanup; `lesions`: the ids requested."""
+    """Return `labels` [X, Y, Z] after the variant's cleanup; `lesions` are the requested ids."""
     if variant["mask_generation"]["cleanup"] == "head":
         return head_cleanup.clean(variant, labels, lesions)
     return mask_cleanup.clean(labels, lesions[0] if lesions else None)
@@ -105,10 +106,9 @@ def resample(
 ) -> npt.NDArray[np.uint8]:
     """Return `mask` of `spacing` mm with `size` voxels of `new_spacing` mm, by nearest neighbour.
 
-    It is cropped or padded around its middle.
-
-    As ensure_output_size_and_spacing in scripts/sample.py: MONAI's Spacing, which keeps the first
-    voxel's centre, then its ResizeWithPadOrCrop.
+    The result is cropped or padded around its middle. The method is that of
+    ensure_output_size_and_spacing in scripts/sample.py: MONAI's Spacing, which keeps the centre of
+    the first voxel, then its ResizeWithPadOrCrop.
     """
     for axis, (old, side, new) in enumerate(zip(spacing, size, new_spacing, strict=True)):
         count = round((mask.shape[axis] - 1) * old / new + 1)

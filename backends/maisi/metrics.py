@@ -1,4 +1,4 @@
-"""Metrics of requests, shown among Triton's own; docs/how-to/operations.md describes them."""
+"""Metrics of requests among Triton's metrics; docs/how-to/operations.md describes them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Metrics:
     """The metrics of one model of a variant."""
 
     def __init__(self, variant: str, model: str) -> None:
-        """Publish this model's gauges at once; a counter is published when it first counts."""
+        """Publish this model's gauges at once; a counter is published at its first increment."""
         self._variant, self._model = variant, model
         self._running = 0
         self._lock = threading.Lock()  # two threads at one metric of Triton 2.51 crash it
@@ -44,7 +44,7 @@ class Metrics:
         }
         self._metrics: dict[tuple[str, ...], Any] = {}
         for name in _GAUGES:
-            self._set(name, 0)  # a process that died may have left another value
+            self._set(name, 0)  # an earlier process that died may have set another value
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -57,7 +57,7 @@ class Metrics:
             self._add("maisi_requests_running", -1, model=self._model)
 
     def set_queue(self, running: int, waiting: int) -> None:
-        """Set how many requests run and how many wait; a request that starts is progress."""
+        """Set the numbers of running and waiting requests; a start of a request is progress."""
         if running > self._running:
             self.mark_progress()
         self._running = running
@@ -74,11 +74,11 @@ class Metrics:
         self.mark_progress()
 
     def count_request(self, outcome: str) -> None:
-        """Count a request that ended: done, invalid, cancelled, unavailable or failed."""
+        """Count the end of a request: done, invalid, cancelled, unavailable or failed."""
         self._add("maisi_requests_total", 1, outcome=outcome)
 
     def count_volume(self, report: Mapping[str, Any]) -> None:
-        """Count a volume and what its report says of it."""
+        """Count a volume with the values of its report."""
         self._add("maisi_voxels_total", math.prod(report["size"]))
         for stage, seconds in report["seconds"].items():
             if stage != "total":

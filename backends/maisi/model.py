@@ -1,8 +1,8 @@
-"""The models of a variant: they answer Triton's requests, and turn every error into one sentence.
+"""The models of a variant: they answer Triton's requests, and convert each error to one sentence.
 
-config.pbtxt gives each model its `role` (condition, sampler, decoder or stream) and the JSON
-`variant` with the limits of a request. `<variant>.stream` does the same as the ensemble of the
-other three, and reports progress.
+The parameters of each model in config.pbtxt are its `role` (condition, sampler, decoder or stream)
+and the JSON `variant` with the limits of a request. `<variant>.stream` does the work of the
+ensemble of the other three, and also reports progress.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from backends.maisi.metrics import Metrics
 from backends.maisi.request_steps import text_bytes
 
 _ARENA_MAX = -8  # mallopt's M_ARENA_MAX, glibc's malloc.h
-_OUTCOMES = {  # an error's code -> the outcome that it is counted as
+_OUTCOMES = {  # the outcome in the metrics for each error code
     "INVALID_ARG": "invalid",
     "UNAVAILABLE": "unavailable",
     "CANCELLED": "cancelled",
@@ -58,7 +58,7 @@ class TritonPythonModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         """Read the role and the variant.
 
-        Raises TritonModelException for a role that is not known or a variant that is no JSON.
+        Raises TritonModelException for an unknown role, or a variant that is not JSON.
         """
         parameters = json.loads(args["model_config"])["parameters"]
         try:
@@ -75,10 +75,10 @@ class TritonPythonModel:
             )
         try:
             token = guard.token()
-            self.probe_id = guard.probe_id()  # of requests that no metric counts
+            self.probe_id = guard.probe_id()  # the id of requests that no metric counts
         except ValueError as error:
             raise pb_utils.TritonModelException(f"{args['model_name']}: {error}") from None
-        if self.role == "stream":  # else glibc has an arena for each thread, and keeps its memory
+        if self.role == "stream":  # glibc would keep the memory of an arena for each thread
             ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
         tracing.start()
         self.pace = Pace()
@@ -87,20 +87,20 @@ class TritonPythonModel:
             self.variant["name"], self.role, self.metrics, token, self.probe_id
         )
         waiting: int = self.variant["limits"]["waiting"][1]
-        # The number of devices that networks are placed on.
+        # The number of devices with networks.
         devices = parameters.get("devices", {"string_value": "1"})
         self.gate = Gate(waiting, self.metrics.set_queue, int(devices["string_value"]))
-        self.checks = threading.BoundedSemaphore(waiting)  # at a time; they do not use the gate
+        self.checks = threading.BoundedSemaphore(waiting)  # checks do not use the gate
 
     def finalize(self) -> None:
-        """End the model, which Triton unloads."""
+        """End the model when Triton unloads it."""
         tracing.stop()
 
     def execute(self, requests: Sequence[Any]) -> list[Any] | None:
-        """Answer each request; a stream answers in threads, each through its request's own sender.
+        """Answer each request; a stream answers in a thread per request, by the request's sender.
 
-        When a stream's process dies, Triton ends none of its requests: the supervisor restarts
-        Triton.
+        If the process of a stream dies, Triton does not end its requests, so the supervisor
+        restarts Triton.
         """
         if self.role == "stream":
             for request in requests:
@@ -125,7 +125,7 @@ class TritonPythonModel:
             return pb_utils.InferenceResponse(error=self._error(request_id, error))
 
     def _start_stream(self, request: Any) -> None:
-        """Answer a request in a thread of its own, or refuse it without one."""
+        """Answer a request in a new thread, or refuse it without a thread."""
         try:
             stopping.check_not_stopping()
             flags = {t.name(): t.as_numpy() for t in request.inputs() if t.name() == "check"}
@@ -167,7 +167,7 @@ class TritonPythonModel:
             run_model = self._run_model(request, request_id)
             time_limit = self._time_limit(request)
             inputs = _inputs(request)
-            # Triton's own span ends when `execute` returns.
+            # The span of Triton ends when `execute` returns.
             with tracing.continued(request), tracing.span("request", request_id=request_id):
                 stream.run(self.variant, inputs, run_model, send, self.pace, self.gate, time_limit)
         except Exception as error:
@@ -176,19 +176,22 @@ class TritonPythonModel:
             sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _fail(self, sender: Any, request_id: str, error: Exception) -> None:
-        """End a stream in one message: a separate end after an error can crash Triton 2.51."""
+        """End a stream by one message, because an end after an error can crash Triton 2.51."""
         sender.send(
             pb_utils.InferenceResponse(error=self._error(request_id, error)),
             flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
         )
 
     def _time_limit(self, request: Any) -> float:
-        """Return the seconds that a request may take: its timeout, within the variant's limit."""
+        """Return the time limit of a request in s: its timeout, but at most the variant's limit."""
         longest: float = self.variant["limits"]["seconds"][1]
         return min(request.timeout() / 1e6 or longest, longest)
 
     def _run_model(self, request: Any, request_id: str) -> Callable[..., list[Any]]:
-        """Return what calls a network for a request, whose time begins now; see `RunModel`."""
+        """Return a function that calls networks for a request; its time limit starts now.
+
+        See `RunModel`.
+        """
         time_limit = self._time_limit(request)
         end = time.monotonic() + time_limit
 
@@ -215,7 +218,7 @@ class TritonPythonModel:
         return {**outputs, "report": text_bytes(json.dumps(ids | report))}
 
     def _error(self, request_id: str, error: Exception) -> Any:
-        """Count an error and return it as Triton's."""
+        """Count an error and return it as a Triton error."""
         if not isinstance(error, RequestError):
             log(request_id, f"{self.role}: {type(error).__name__}: {error}")
             sentence = f"{self.role}: failed with {type(error).__name__}; {log_hint(request_id)}"
@@ -226,7 +229,7 @@ class TritonPythonModel:
 
 
 def _request_id(request: Any) -> str:
-    """Return the id that the caller gave the request, or a random one."""
+    """Return the caller's id of the request, or a random one."""
     return request.request_id() or secrets.token_hex(6)
 
 

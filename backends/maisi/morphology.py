@@ -1,4 +1,4 @@
-"""Dilation and erosion by cubes, and connected pieces, of masks [X, Y, Z]."""
+"""Dilate and erode masks [X, Y, Z] by cubes, and find connected pieces."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-CORNERS = np.ones((3, 3, 3), bool)  # voxels that share a corner are one piece
+CORNERS = np.ones((3, 3, 3), bool)  # voxels that share a corner are connected
 
 Bits = npt.NDArray[np.bool_]
 Mask = npt.NDArray[np.uint8]
 
 
 def grow(bits: Bits, radius: int = 1) -> Bits:
-    """Dilate by a cube of 2 `radius` + 1 voxels a side."""
+    """Return `bits` dilated by a cube with sides of 2 `radius` + 1 voxels."""
     grown = bits.copy()
     for axis in range(3):
         line, before = grown.swapaxes(0, axis), grown.copy().swapaxes(0, axis)
@@ -26,7 +26,10 @@ def grow(bits: Bits, radius: int = 1) -> Bits:
 
 
 def shrink(bits: Bits, radius: int = 1, beyond: bool = False) -> Bits:
-    """Erode by a cube of 2 `radius` + 1 voxels a side; outside of the volume lies `beyond`."""
+    """Return `bits` eroded by a cube with sides of 2 `radius` + 1 voxels.
+
+    Voxels outside of the volume have the value `beyond`.
+    """
     shrunk = ~grow(~bits, radius)
     if not beyond:
         for axis in range(3):
@@ -36,7 +39,10 @@ def shrink(bits: Bits, radius: int = 1, beyond: bool = False) -> Bits:
 
 
 def largest(bits: Bits) -> Bits:
-    """Return the largest piece, the last of equals; sharing a corner connects voxels."""
+    """Return the largest piece, or the last one if several are equal.
+
+    Voxels that share a corner are connected.
+    """
     pieces, count = ndimage.label(bits, CORNERS)
     if not count:
         return bits
@@ -47,6 +53,6 @@ def largest(bits: Bits) -> Bits:
 def piece_sizes(pieces: npt.NDArray[Any], count: int) -> npt.NDArray[np.int64]:
     """Return the number of voxels in each of the pieces 1 to `count`."""
     sizes = np.zeros(count + 1, np.int64)
-    for slab in np.array_split(pieces, 16):  # bincount takes eight bytes a voxel
+    for slab in np.array_split(pieces, 16):  # by slabs, as bincount uses eight bytes per voxel
         sizes += np.bincount(slab.ravel(), minlength=count + 1)
     return sizes[1:]

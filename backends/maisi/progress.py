@@ -19,17 +19,17 @@ SAMPLER = 0.84
 
 
 class RequestProgress:
-    """The progress of one request; `seconds`: stage -> its time without waiting."""
+    """The progress of a request; `seconds` has the time of each stage without waiting."""
 
     def __init__(self, plan: Plan, send: Callable[..., None], ticket: Ticket) -> None:
-        """Start at 0; `send(stage, progress)` messages the caller, and raises when it has gone."""
+        """Start at 0; `send(stage, progress)` sends a message, and raises if the caller is gone."""
         self.seconds: dict[str, float] = {}
         self._plan, self._send, self._ticket = plan, send, ticket
         self._progress, self._last_message = 0.0, 0.0
 
     @contextmanager
     def stage(self, name: str, progress: float) -> Iterator[None]:
-        """Report that a stage begins, and time and trace the block."""
+        """Report the begin of a stage, and measure and trace the block."""
         self._report(name, progress)
         started = self._ticket.clock()
         with tracing.span(name):
@@ -42,7 +42,7 @@ class RequestProgress:
         self._ticket.begin(self._while_waiting)
 
     def gated(self, run_model: RunModel) -> RunModel:
-        """Return `run_model` so that it waits for the networks, whose use begins by its first call.
+        """Return a `run_model` that waits for the networks before its first call.
 
         It raises as `Ticket.enter` does.
         """
@@ -54,9 +54,9 @@ class RequestProgress:
         return call
 
     def step(self, stage: str, progress: float) -> None:
-        """Report the progress of a stage, and wait where a shorter request comes first.
+        """Report the progress of a stage, and pause for a shorter request.
 
-        Raises TimeUp, Stopping, and what `send` raises.
+        Raises TimeUp, Stopping, and the errors of `send`.
         """
         self._report(stage, progress)
         self._ticket.step(progress, self._while_waiting)
@@ -72,7 +72,7 @@ class RequestProgress:
         )
 
     def of_attempt(self, attempt: int, done: float) -> float:
-        """Return the progress of the request when the share `done`, 0..1, of an attempt is done."""
+        """Return the progress of the request when the fraction `done` of an attempt is done."""
         return ATTEMPTS + (1 - ATTEMPTS) * (attempt + done) / (self._plan.redraws + 1)
 
     def _report(self, stage: str, progress: float) -> None:

@@ -1,4 +1,4 @@
-"""The report of a volume, and the outlook of a request: both JSON."""
+"""The report of a volume and the outlook of a request, in JSON."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ def report(
     mask: Array | None,
     attempts: Sequence[Mapping[str, Any]],
 ) -> str:
-    """Return the JSON report of `image` [X, Y, Z]; `seconds`: stage -> its time.
+    """Return the JSON report of `image` [X, Y, Z]; `seconds` has the time of each stage.
 
-    `attempts`: the result of `fidelity.measure` for each volume; `image` is the last, or the best.
+    `attempts` has the result of `fidelity.measure` for each volume. `image` is the last volume or
+    the best one.
     """
     ends = {"top_region": plan.top_region, "bottom_region": plan.bottom_region}
     regions = ends if "regions" in variant else {}
@@ -120,7 +121,7 @@ def outlook(
 def best(attempts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """Return the attempt that follows the mask best.
 
-    A faithful one, then one with the fewest organs out of range, then the sharpest borders.
+    The order is: faithful attempts, fewest organs out of range, largest ratio of borders.
     """
 
     def merit(attempt: Mapping[str, Any]) -> tuple[bool, int, float]:
@@ -141,7 +142,7 @@ def quality(image: Array, mask: Array | None) -> dict[str, Any]:
         voxels, sums = np.zeros(256), np.zeros(256)
         for plane, grey_plane in zip(mask, image, strict=True):
             labels, greys = plane.ravel(), grey_plane.ravel()
-            # Runs of equal labels are far fewer than voxels.
+            # There are far fewer runs of equal labels than voxels.
             starts = np.flatnonzero(np.append(True, labels[1:] != labels[:-1]))
             runs = labels[starts]
             voxels += np.bincount(runs, np.diff(starts, append=labels.size), 256)

@@ -1,4 +1,4 @@
-"""A request's inputs, checked and completed to a `Plan`."""
+"""Check the inputs of a request, and complete them to a `Plan`."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ _MOST_REDRAWS = 5
 
 @dataclass(frozen=True)
 class Plan:
-    """All parameters of a volume but the arrays; the report has them, too.
+    """All parameters of a volume except the arrays; the report also has them.
 
-    `size` and `padded_size` in voxels, `spacing` in millimetres; regions are None where the variant
-    has none; `guidance_interval` is in time, 1 at noise and 0 at the image; `vocabulary` names the
-    labels of the request's mask; `body_added`: a body is added to it; `augmented`: it is augmented;
-    `anatomy`: the sizes of a mask to generate; `organs`: the ids that the answer's mask keeps;
-    `sourced`: it starts from an image noised to `strength`, 1 being noise alone; `redraws`: how
-    often a volume that is not faithful is sampled again. `started` is the machine's monotonic clock
-    at the start, and `condition_seconds` the time of the first stage.
+    `size` and `padded_size` are in voxels, `spacing` in mm. Regions are None if the variant has
+    none. `guidance_interval` is in time, 1 at noise and 0 at the image. `vocabulary` is that of the
+    request's mask; a body is added to the mask if `body_added`, and it is augmented if `augmented`.
+    `anatomy` has the sizes of a mask to generate, and `organs` the ids that the returned mask
+    keeps. If `sourced`, sampling starts from an image with noise of `strength`; 1 is noise alone.
+    `redraws` is the number of further attempts for a volume that is not faithful. `started` is the
+    machine's monotonic clock at the start, and `condition_seconds` the time of the first stage.
     """
 
     variant: str
@@ -78,19 +78,20 @@ class Plan:
 
     @property
     def rows(self) -> int:
-        """Rows of conditioning: one, or conditional and unconditional under guidance."""
+        """The rows of conditioning: one, or with guidance two, conditional and unconditional."""
         return 2 if self.guidance > 0 else 1
 
     def guides(self, time: float) -> bool:
-        """Return whether guidance is applied at `time`, 0..1 and 1 at noise.
+        """Return whether guidance is applied at `time`, 0 at the image and 1 at noise.
 
-        Kynkäänniemi et al., https://arxiv.org/abs/2404.07724, where the interval is one of sigmas.
+        The source is Kynkäänniemi et al., https://arxiv.org/abs/2404.07724, whose interval is in
+        sigma.
         """
         low, high = self.guidance_interval
         return low <= time <= high
 
     def latent_shape(self, variant: Variant) -> tuple[int, ...]:
-        """Return [1, C, x, y, z]."""
+        """Return the shape [1, C, x, y, z] of the latent."""
         factor = variant["latent"]["factor"]
         return (1, variant["latent"]["channels"], *(side // factor for side in self.padded_size))
 
@@ -98,8 +99,8 @@ class Plan:
 def complete(variant: Variant, inputs: Inputs) -> Plan:
     """Return the plan of `inputs`, the request's tensors, with defaults for the absent ones.
 
-    Raises InvalidRequest with one sentence naming the input, its value and what is allowed. Shapes
-    are checked before any voxel is read.
+    Raises InvalidRequest with one sentence: the input, its value and the allowed values. Shapes are
+    checked before voxels are read.
     """
     defaults, limits = variant["defaults"], variant["limits"]
     mask, sourced = inputs.get("mask"), "source" in inputs
@@ -151,7 +152,7 @@ def complete(variant: Variant, inputs: Inputs) -> Plan:
 
 
 def signed(plan: Plan, **changes: float) -> str:
-    """Return the plan, with changed fields, as `parse_plan` reads it: its HMAC and its JSON."""
+    """Return the plan, with changed fields, in the form for `parse_plan`: its HMAC and its JSON."""
     text = json.dumps(dataclasses.asdict(plan) | changes)
     return guard.sign(text) + text
 
@@ -159,7 +160,7 @@ def signed(plan: Plan, **changes: float) -> str:
 def parse_plan(variant: Variant, data: Array) -> Plan:
     """Return the plan in `data`, uint8 [N], which the variant's condition model has signed.
 
-    Raises InvalidRequest for any other.
+    Raises InvalidRequest for any other data.
     """
     text = read_text("plan", data, 10_000)
     signature, text = text[:_SIGNATURE], text[_SIGNATURE:]
@@ -173,12 +174,12 @@ def parse_plan(variant: Variant, data: Array) -> Plan:
 
 
 def takes_mask(variant: Variant) -> bool:
-    """Return whether the variant has a ControlNet, without which there are no masks."""
+    """Return whether the variant has a ControlNet, which masks require."""
     return "labels" in condition_names(variant)
 
 
 def condition_names(variant: Variant) -> tuple[str, ...]:
-    """Return the names of the conditions: a row each, and under guidance an unconditional one."""
+    """Return the names of the conditions, which have a row each, and with guidance two."""
     return tuple(variant.get("conditions", ("labels", "class_labels", "spacing_mm100")))
 
 
@@ -216,9 +217,9 @@ def _modality(variant: Variant, inputs: Inputs, default: str) -> str:
 
 
 def label_ids(variant: Variant, mask: Array) -> list[int]:
-    """Return the ids in `mask`; raise InvalidRequest for an unknown one, and for an empty mask."""
+    """Return the ids in `mask`; raises InvalidRequest for an unknown id or an empty mask."""
     present = np.zeros(256, dtype=bool)
-    for plane in mask:  # one at a time: an index takes eight bytes a voxel
+    for plane in mask:  # one plane at a time, because an index uses eight bytes per voxel
         present[plane] = True
     ids: list[int] = np.flatnonzero(present).tolist()
     unknown = [label for label in ids if str(label) not in variant["labels"]]
@@ -238,9 +239,9 @@ def regions(
 ) -> tuple[str | None, str | None]:
     """Return the body regions of the volume's top and bottom; None for both without regions.
 
-    They are those of the inputs, else the first and last with a label in `ids`, else those of the
-    preset, else the variant's defaults. As get_body_region_index_from_mask in scripts/utils.py of
-    NV-Generate-CTMR. Raises InvalidRequest.
+    They are the regions of the inputs, else the first and the last region with a label in `ids`,
+    else those of the preset, else the variant's defaults. The method is that of
+    get_body_region_index_from_mask in scripts/utils.py of NV-Generate-CTMR. Raises InvalidRequest.
     """
     table = variant.get("regions")
     if table is None:
@@ -260,7 +261,7 @@ def regions(
     top, bottom = ends
     if names.index(top) > names.index(bottom):
         raise InvalidRequest(
-            f"top_region: {top!r} lies below bottom_region, which is {bottom!r}; "
+            f"top_region: {top!r} is below bottom_region, which is {bottom!r}; "
             f"from top to bottom the regions are {join(names)}"
         )
     return top, bottom

@@ -46,7 +46,7 @@ def prepare_mask(
 def encode_source(
     variant: Variant, plan: Plan, inputs: Inputs, run_model: RunModel
 ) -> Array | None:
-    """Return the latent [1, C, x, y, z] of the source; None where there is none."""
+    """Return the latent [1, C, x, y, z] of the source; None without a source."""
     return source.encode(variant, plan, inputs["source"], run_model) if plan.sourced else None
 
 
@@ -63,18 +63,18 @@ def initial_latent(
     latent: Array | None,
     attempt: int = 0,
 ) -> Array:
-    """Return the latent [1, C, x, y, z] that an attempt starts from; `latent`: the request's."""
+    """Return the initial latent [1, C, x, y, z] of an attempt; `latent` is that of the request."""
     noise = conditioning.noise(variant, plan, latent, attempt)
     return noise if source_latent is None else source.noised(variant, plan, source_latent, noise)
 
 
 def returned_mask(plan: Plan, mask: Array | None) -> npt.NDArray[np.uint8]:
-    """Return the mask of the answer, uint8 [X, Y, Z]; one voxel of background for none."""
+    """Return the mask of the answer, uint8 [X, Y, Z]; without a mask, one voxel of background."""
     if mask is None:
         return np.zeros((1, 1, 1), np.uint8)
     return mask if plan.organs is None else anatomy.select_labels(mask, plan.organs)
 
 
 def text_bytes(text: str) -> npt.NDArray[np.uint8]:
-    """Return a text as outputs hold it: its UTF-8 bytes, uint8 [N]."""
+    """Return a text in the form of outputs: its UTF-8 bytes, uint8 [N]."""
     return np.frombuffer(text.encode(), np.uint8)

@@ -1,8 +1,8 @@
 """Schedules as numbers: the times of the network's calls, and the update of the latent after each.
 
-Every update is `next = a*x + b*v + c*z`. Rectified flow: v is the network's velocity and z the one
-before it. DDPM: v is the noise that the network sees in x, and z is fresh noise. So a solver is a
-list of `Step`, without tensors.
+Every update is `next = a*x + b*v + c*z`. In rectified flow, v is the network's velocity, and z the
+velocity of the step before. In DDPM, v is the noise that the network predicts in x, and z is fresh
+noise. A solver is therefore a list of `Step`, without tensors.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Table = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Step:
-    """One call of the network at `timestep` (0..train_timesteps), then `a*x + b*v + c*z`.
+    """A call of the network at `timestep` (0..train_timesteps), and the update `a*x + b*v + c*z`.
 
-    `fresh`: z is new noise; else z is the network's output of the step before, or anything where c
-    is 0.
+    If `fresh`, z is new noise. Otherwise z is the network's output of the step before; if c is 0, z
+    is not used.
     """
 
     timestep: float
@@ -62,7 +62,8 @@ def steps(
 def noising_weights(schedule: Mapping[str, Any], timestep: float) -> tuple[float, float]:
     """Return the weights of image and noise in the sum that the network expects at `timestep`.
 
-    As `add_noise` of MONAI's RFlowScheduler and DDPMScheduler, whose timestep is a whole number.
+    They are those of `add_noise` in MONAI's RFlowScheduler and DDPMScheduler; the latter has whole
+    timesteps.
     """
     if schedule["kind"] == "rflow":
         share = timestep / schedule["train_timesteps"]
@@ -79,7 +80,7 @@ def _euler(schedule: Mapping[str, Any], numel: int, count: int, latest: float) -
     even = [np.float32((1.0 - i / count) * train / train) for i in range(count)]
     slow = ratio - one
     times = [np.float16(ratio * u / (one + slow * u) * total) for u in even]
-    # The next time is cut to an integer, so the steps do not sum to one exactly.
+    # The next time is truncated to an integer, so the sum of the steps is not exactly one.
     ends = [np.float16(int(time)) for time in times[1:]] + [np.float16(0)]
     deltas = [float(np.float16(a - b)) / train for a, b in zip(times, ends, strict=True)]
     plan = [Step(float(t), 1.0, dt, 0.0) for t, dt in zip(times, deltas, strict=True)]
@@ -87,7 +88,7 @@ def _euler(schedule: Mapping[str, Any], numel: int, count: int, latest: float) -
 
 
 def _times(schedule: Mapping[str, Any], numel: int, count: int, latest: float) -> list[float]:
-    """Return the times of `count` steps from 1 to 0, denser near 1 the larger the latent is."""
+    """Return the times of `count` steps from 1 to 0, denser near 1 for a larger latent."""
     ratio = (numel / schedule["base_numel"]) ** (1 / 3)
     even = [1.0 - i / count for i in range(count + 1)]
     # Rounding may put the first a little above 1, outside of every guidance interval.
@@ -122,10 +123,11 @@ def _ab2(schedule: Mapping[str, Any], numel: int, count: int, latest: float) -> 
 def _ddpm(schedule: Mapping[str, Any], numel: int, count: int, latest: float) -> list[Step]:
     """Return the steps of MONAI's DDPMScheduler with a `scaled_linear_beta` schedule.
 
-    With its defaults: the network predicts noise, its estimate of the image is not clipped, the
-    variance is `fixed_small`. Ho et al., https://arxiv.org/abs/2006.11239, equations 6, 7 and 15.
-    MONAI always steps to the time one training step earlier, so with `count` below train_timesteps
-    noise remains, there as here. Its float32 tables are repeated, the rest is exact.
+    These are its defaults: the network predicts noise, the estimate of the image is not clipped,
+    and the variance is `fixed_small` (Ho et al., https://arxiv.org/abs/2006.11239, equations 6, 7
+    and 15). MONAI always steps to the time one training step earlier. With `count` below
+    train_timesteps, noise therefore remains, as in MONAI. The float32 tables are those of MONAI;
+    all other computation is exact.
     """
     train = schedule["train_timesteps"]
     betas, alphas, products = _ddpm_tables(schedule)
@@ -133,7 +135,7 @@ def _ddpm(schedule: Mapping[str, Any], numel: int, count: int, latest: float) ->
     for time in np.rint(_linspace(train - 1, 0, count)).astype(int).tolist():
         beta, alpha, product = float(betas[time]), float(alphas[time]), float(products[time])
         before = float(products[time - 1]) if time > 0 else 1.0
-        image = before**0.5 * beta / (1 - product)  # weight of the image estimated from x and v
+        image = before**0.5 * beta / (1 - product)  # weight of the image estimate from x and v
         a = image / product**0.5 + alpha**0.5 * (1 - before) / (1 - product)
         b = -image * ((1 - product) / product) ** 0.5
         c = max((1 - before) / (1 - product) * beta, 1e-20) ** 0.5 if time > 0 else 0.0

@@ -1,4 +1,4 @@
-"""Image to image: from a source volume to the latent that the sampler starts from."""
+"""Image to image: compute the sampler's initial latent from a source volume."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def encode(
 ) -> npt.NDArray[np.float32]:
     """Return the latent [1, C, x, y, z] of `source` [X, Y, Z], in the variant's grey levels.
 
-    Raises InvalidRequest where a value is not finite.
+    Raises InvalidRequest if a value is not finite.
     """
     padded = np.zeros((1, 1, *plan.padded_size), np.float32)
     x, y, z = plan.size
@@ -27,11 +27,11 @@ def encode(
 
 
 def unit(variant: Variant, source: Array) -> npt.NDArray[np.float32]:
-    """Map grey levels onto the autoencoder's 0..1.
+    """Return grey levels mapped to the autoencoder's 0..1.
 
-    As upstream prepares training data (scripts/transforms.py): CT is clipped at both ends of the
-    variant's range. MR is not clipped above; where the variant has a `percentile`, the lowest value
-    becomes 0 and that percentile 1. Raises InvalidRequest where a value is not finite.
+    The mapping is that of upstream's training data (scripts/transforms.py). CT is clipped at both
+    ends of the variant's range. MR is not clipped above. If the variant has a `percentile`, the
+    lowest value becomes 0 and this percentile 1. Raises InvalidRequest if a value is not finite.
     """
     if not np.isfinite(source).all():
         raise InvalidRequest("source: holds NaN or infinite values, only finite ones are allowed")
@@ -44,9 +44,9 @@ def unit(variant: Variant, source: Array) -> npt.NDArray[np.float32]:
 
 
 def noised(variant: Variant, plan: Plan, latent: Array, noise: Array) -> npt.NDArray[np.float32]:
-    """Return `latent` with as much of `noise` as the first step of the plan expects.
+    """Return `latent` with the amount of `noise` that the first step of the plan expects.
 
-    Both are [1, C, x, y, z]. Without a step, as at strength 0, it is `latent`.
+    Both are [1, C, x, y, z]. Without steps, at strength 0, the result is `latent`.
     """
     steps = calls(variant, plan)
     image_weight, noise_weight = (

@@ -1,4 +1,4 @@
-"""One request of `<variant>.stream`, from its inputs to its answer."""
+"""Answer a request of `<variant>.stream`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(
     gate: Gate,
     time_limit: float,
 ) -> None:
-    """Answer a request; `send(stage, progress, **outputs)` raises when the caller has gone.
+    """Answer a request; `send(stage, progress, **outputs)` raises if the caller has gone.
 
     `time_limit`: the seconds that the request may take. It waits in the queue `gate` for its start
     and for the networks, which it leaves once a latent is decoded. A volume that does not follow
@@ -46,7 +46,7 @@ def run(
         plan, translated = request_steps.plan_request(variant, arrays)
         mask_only = flag(arrays, "mask_only")
         if mask_only and not plan.masked:
-            raise InvalidRequest("mask_only: true, but a mask or an anatomy is expected with it")
+            raise InvalidRequest("mask_only: true, but it needs a mask or an anatomy")
 
         # 2. Wait for the start; the first call of a network waits for the networks.
         progress = RequestProgress(plan, send, ticket)
@@ -117,7 +117,7 @@ def run(
 
 
 def _outlook(variant: Variant, arrays: Inputs, pace: Pace, gate: Gate) -> str:
-    """Return the outlook of a request without running any network."""
+    """Return the outlook of a request, without a call of a network."""
     plan, translated = request_steps.plan_request(variant, arrays)
     mask = masks.add_body_and_augment(variant, plan, translated)
     expected = pace.expect(variant, plan)

@@ -1,8 +1,8 @@
-"""Spans of a request's stages, exported by OTLP where the server has a trace endpoint.
+"""Export spans of a request's stages by OTLP, if the server has a trace endpoint.
 
-They continue the trace of the caller, by the header `traceparent` of W3C's Trace Context
-(https://www.w3.org/TR/trace-context/#traceparent-header), which Triton gives to models as a
-parameter of the request. Without a trace endpoint OpenTelemetry is not imported.
+The spans continue the trace of the caller, from the header `traceparent` of W3C's Trace Context
+(https://www.w3.org/TR/trace-context/#traceparent-header). Triton passes it to models as a parameter
+of the request. Without a trace endpoint, OpenTelemetry is not imported.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from . import VERSION
 
-ENV = "MAISI_TRACE_URL"  # as server/settings.py has it; empty: no spans
+ENV = "MAISI_TRACE_URL"  # the same as in server/settings.py; empty: no spans
 _HEADER = "traceparent"
 _FIELDS = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _SAMPLED = 1  # bit of the flags
@@ -38,9 +38,9 @@ class Caller:
 
 
 def parse(traceparent: Any) -> Caller | None:
-    """Return the caller that a `traceparent` names; None for what is no valid one.
+    """Return the caller in a `traceparent`; None if it is not valid.
 
-    A version after 00 may have further fields, but ff is invalid.
+    A version after 00 may have further fields. The version ff is invalid.
     """
     fields = _FIELDS.fullmatch(traceparent) if isinstance(traceparent, str) else None
     if fields is None:
@@ -53,12 +53,12 @@ def parse(traceparent: Any) -> Caller | None:
 
 
 def caller(request: Any) -> Caller | None:
-    """Return the caller of a request of Triton; None where it has no valid `traceparent`."""
+    """Return the caller of a Triton request; None without a valid `traceparent`."""
     try:
         parameters = json.loads(request.parameters() or "{}")
-    except ValueError:  # a header with bytes that are no text
+    except ValueError:  # a header with bytes that are not text
         return None
-    # HTTP keeps the case of the name.
+    # With HTTP, the name keeps its case.
     headers = (value for name, value in parameters.items() if name.lower() == _HEADER)
     return parse(next(headers, None))
 
@@ -73,7 +73,7 @@ def start() -> None:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
     from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 
-    # A request is recorded where its caller is. OTEL_SERVICE_NAME is the server's, for all models.
+    # A request is recorded if its caller is. OTEL_SERVICE_NAME is that of the server.
     provider = TracerProvider(sampler=ParentBased(ALWAYS_OFF), shutdown_on_exit=False)
     _processor = BatchSpanProcessor(OTLPSpanExporter(endpoint=url))
     provider.add_span_processor(_processor)
@@ -81,9 +81,9 @@ def start() -> None:
 
 
 def stop() -> None:
-    """Export the spans that are left."""
+    """Export the remaining spans."""
     if _processor is not None:
-        # It takes up to 30 s where nobody answers, longer than Triton has to end.
+        # Without an answer, the export takes up to 30 s, longer than Triton waits for a model.
         thread = threading.Thread(target=_processor.shutdown, daemon=True)
         thread.start()
         thread.join(_LAST_EXPORT)
@@ -93,7 +93,7 @@ def stop() -> None:
 def continued(request: Any) -> Iterator[None]:
     """Make the spans of the block children of the request's span.
 
-    That is Triton's own where it has one, else the caller's.
+    The request's span is that of Triton if there is one, otherwise that of the caller.
     """
     parent = None if _tracer is None else caller(request)
     if parent is None or not parent.sampled:
@@ -115,7 +115,7 @@ def continued(request: Any) -> Iterator[None]:
 
 @contextmanager
 def span(name: str, **attributes: str) -> Iterator[None]:
-    """Record the block as a span, below the span of the blocks around it; an error ends it, too."""
+    """Record the block as a child of the enclosing span; an error also ends the span."""
     if _tracer is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""Masks in another label vocabulary than MAISI's."""
+"""Translate masks from other label vocabularies to MAISI's."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ OWN = "maisi"
 
 
 def id_mapping(variant: Variant, inputs: Inputs) -> npt.NDArray[np.uint8] | None:
-    """Return MAISI's id [256] for every id of the vocabulary that `inputs` names.
+    """Return MAISI's id [256] for every id of the vocabulary in `inputs`.
 
-    The variant's `vocabularies` are name -> list of MAISI's ids, one for each id. An id that the
-    vocabulary lacks gets 0, as background does. None where the mask's ids are MAISI's already.
-    Raises InvalidRequest for an unknown name.
+    The variant's `vocabularies` map names to lists of MAISI's ids, one for each id. An id that is
+    not in the vocabulary gets 0, like the background. The result is None if the ids are MAISI's
+    already. Raises InvalidRequest for an unknown name.
     """
     name = text(inputs, "vocabulary") if "vocabulary" in inputs else OWN
     if name == OWN:
@@ -37,7 +37,7 @@ def id_mapping(variant: Variant, inputs: Inputs) -> npt.NDArray[np.uint8] | None
 def remap(mask: Array, mapping: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Return `mask` [X, Y, Z], uint8, in MAISI's ids by an `id_mapping`.
 
-    Raises InvalidRequest for ids that the vocabulary lacks.
+    Raises InvalidRequest for ids that are not in the vocabulary.
     """
     present = np.zeros(256, bool)
     remapped = np.empty(mask.shape, np.uint8)

@@ -1,1 +1,1 @@
-"""The Triton backend `onnxruntime`, in place of Triton's own."""
+"""The Triton backend `onnxruntime`, which replaces that of Triton."""

@@ -1,6 +1,6 @@
-"""The backend `onnxruntime`: networks in ONNX files, see `backends/engines/network.py`.
+"""The backend `onnxruntime`: networks in ONNX files; see `backends/engines/network.py`.
 
-It replaces Triton's own backend of this name, which would compute for any client.
+It replaces Triton's backend of the same name, which would compute for any client.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The memory of activations: near the engine up to a budget, and far from it beyond."""
+"""The memory of activations: near the engine up to a budget, and far from the engine beyond it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def in_files(folder: Path) -> Allocate:
 
     def allocate(shape: tuple[int, ...], dtype: Any) -> Array:
         with tempfile.TemporaryFile(dir=folder) as file:
-            # Reserved now: a write into a full disk would end the process.
+            # Reserve the space now: later, a write to a full disk would end the process.
             os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.dtype(dtype).itemsize)
             return np.memmap(file, dtype, "r+", shape=shape)
 
@@ -36,8 +36,9 @@ def in_files(folder: Path) -> Allocate:
 class Arena:
     """Allocates arrays: at most `budget` bytes at a time from `near`, the others from `far`.
 
-    At most `far_limit` bytes are far at a time. `near_bytes` and `near_peak`: bytes near now and at
-    most; `far_bytes`: bytes far now; `spilled`: the sum of all bytes that were allocated far.
+    At most `far_limit` bytes are far at a time. `near_bytes` and `far_bytes` are the bytes near and
+    far now, `near_peak` is the largest value of `near_bytes`, and `spilled` the sum of all bytes
+    that were allocated far.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Arena:
         self.far_sizes: dict[int, int] = {}
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """Return an uninitialized array; raise OSError beyond the limit."""
+        """Return an uninitialized array; raises OSError beyond the limit."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if self.near_bytes + size > self.budget:
             if self.far_bytes + size > self.far_limit:
@@ -71,27 +72,27 @@ class Arena:
         return array
 
     def free(self, array: Any) -> None:
-        """Take an array out of the budget; its memory is free when the caller drops it."""
+        """Remove an array from the budget; its memory is freed when the caller drops it."""
         if id(array) in self.far_sizes:
             self.wait()  # a copy may still be reading the memory, which is reused
         self.near_bytes -= self.near_sizes.pop(id(array), 0)
         self.far_bytes -= self.far_sizes.pop(id(array), 0)
 
     def ordered(self) -> AbstractContextManager[None]:
-        """Return the context for work on the arrays; at its end all of the work has run."""
+        """Return the context for work on the arrays; at its end, all work is complete."""
         return nullcontext()
 
     def wait(self) -> None:
-        """Wait until all work so far has run; on the host it has."""
+        """Wait until all work so far is complete; on the host, it always is."""
 
     def bring(self, array: Any) -> Any:
         """Return an array with the same values that an engine can read."""
         return array
 
     def read(self, array: Any) -> Array:
-        """Return a copy in numpy, which is written when `wait` returns."""
+        """Return a numpy copy, which is complete when `wait` returns."""
         return np.array(array)
 
     def copy(self, target: Any, source: Any) -> None:
-        """Copy into an array or a view of one, of the same shape and dtype."""
+        """Copy into an array, or a view of an array, of the same shape and dtype."""
         target[...] = source

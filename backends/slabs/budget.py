@@ -1,4 +1,4 @@
-"""The thickness of slabs, and the memory that is free for them."""
+"""Choose the thickness of slabs, and measure the free memory for them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from .chain import Chain, Subgraph
 
 _ENGINE = 5  # memory of a running engine, in multiples of its inputs and outputs
 THICKEST = 16  # latent planes
-# Of a tensor of a convolution on a GPU: the limit of TensorRT
-# (github.com/NVIDIA/TensorRT/issues/4123), and of cuDNN, which ONNX Runtime uses on CUDA
-# (its manual, cudnnSetTensorNdDescriptor: 2 Giga-elements).
+# The most elements of a tensor of a convolution on a GPU, for TensorRT
+# (github.com/NVIDIA/TensorRT/issues/4123) and for cuDNN, which ONNX Runtime uses with CUDA
+# (cudnnSetTensorNdDescriptor in its manual: 2 Giga-elements).
 MOST_ELEMENTS = 2**31 - 1
 
 
 def available() -> int:
-    """Return the bytes of free memory, by the system and by control groups."""
+    """Return the bytes of free memory within the limits of the system and of control groups."""
     free = _meminfo("MemAvailable")
     allowed = cgroup.memory()
     return max(free if allowed is None else min(free, allowed), 0)
@@ -31,9 +31,9 @@ def _meminfo(name: str) -> int:
 
 
 def attempts(thickness: int, near: int) -> list[tuple[int, int]]:
-    """Return the attempts (thickness, bytes near) of a run, for when memory runs out.
+    """Return the attempts (thickness, bytes near) of a run; each is for when memory runs out.
 
-    First all activations go far, which changes no bit of the result; then slabs get thinner.
+    First all activations go far, which does not change the result; then slabs get thinner.
     """
     plans = [(thickness, near), (thickness, 0)] if near else [(thickness, 0)]
     while thickness > 1:
@@ -61,7 +61,7 @@ def elements(chain: Chain, rows: int, y: int, z: int, thickness: int) -> int:
 def thickest(chain: Chain, rows: int, y: int, z: int) -> int:
     """Return the largest number of latent planes of a slab.
 
-    `y` and `z` are sides of the latent. Raises ValueError where one plane is too many.
+    `y` and `z` are sides of the latent. Raises ValueError if one plane is too large.
     """
     thickness = chain.thickest or THICKEST
     while thickness and elements(chain, rows, y, z, thickness) > MOST_ELEMENTS:
@@ -75,11 +75,11 @@ def thickest(chain: Chain, rows: int, y: int, z: int) -> int:
 
 
 def divide(chain: Chain, shape: tuple[int, ...], budget: int, enough: float) -> tuple[int, int]:
-    """Return the latent planes of a slab, and the bytes that activations may take near the engine.
+    """Return the latent planes of a slab, and the bytes for activations near the engine.
 
-    `shape` [R, C, X, Y, Z] of the chain's input; `budget`: bytes for activations and the running
-    engine; `enough`: bytes of a slab above which it is no faster. Slabs are about equally thick,
-    and no thicker than `thickest`, whose errors are raised.
+    `shape` [R, C, X, Y, Z] is that of the chain's input. `budget` are the bytes for activations and
+    the running engine. A slab of more than `enough` bytes is not faster. Slabs have about the same
+    thickness, at most `thickest`. Raises the errors of `thickest`.
     """
     rows, _, *sides = shape
     x, y, z = (side // chain.planes[chain.input] for side in sides)

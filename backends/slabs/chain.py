@@ -1,10 +1,10 @@
-"""The loop over slabs: a chain of subgraphs, each run on one slab after another along the x axis.
+"""The loop over slabs: each subgraph of a chain runs on one slab after another along the x axis.
 
-An activation is a list of slabs [R, C, p, Y, Z]. Where it is the input of a convolution, each slab
-also has one plane of each neighbour, so that an engine reads it without a copy. The mean and
-variance of the whole volume, for a norm, are merged from those of all slabs (Chan, Golub, LeVeque:
-Updating Formulae and a Pairwise Algorithm for Computing Sample Variances, 1979), so the result does
-not depend on the thickness, up to rounding.
+An activation is a list of slabs [R, C, p, Y, Z]. If it is the input of a convolution, each slab
+also has one plane of each neighbour, so that an engine can read the slab without a copy. For a
+norm, the mean and the variance of the whole volume are merged from those of all slabs (Chan, Golub,
+LeVeque: Updating Formulae and a Pairwise Algorithm for Computing Sample Variances, 1979). The
+result therefore does not depend on the thickness, up to rounding.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .arena import Arena
 
 
 class SubgraphEngine(Protocol):
-    """An engine as a chain calls it, for one of its subgraphs."""
+    """The engine of a subgraph, with the interface that a chain calls."""
 
     def __call__(self, feeds: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the outputs by name; the next call may overwrite them."""
@@ -35,10 +35,10 @@ class SubgraphEngine(Protocol):
 
 @dataclass(frozen=True)
 class Subgraph:
-    """One graph of a chain, as `export/subgraph_onnx.py` describes it.
+    """A graph of a chain, which `export/subgraph_onnx.py` describes.
 
-    `input`, `output`, `skip`, `shortcut`: names of activations; `groups`: of the norm of its input,
-    0 without a norm; `up`: it doubles the sides.
+    `input`, `output`, `skip` and `shortcut` are names of activations. `groups` are the groups of
+    the norm of its input, or 0 without a norm. If `up`, it doubles the sides.
     """
 
     engine: SubgraphEngine
@@ -54,9 +54,10 @@ class Subgraph:
 class Chain:
     """Subgraphs from the activation `input` to `output`.
 
-    `planes`: activation -> its planes per plane of the latent, the same for rows and columns;
-    `channels`: activation -> its channels; `itemsize`: bytes of an element of an activation;
-    `thickest`: the most planes of the latent that its engines were built for; None: any number.
+    `planes` maps an activation to its planes per plane of the latent, which is also the factor of
+    its rows and columns. `channels` maps an activation to its channels. `itemsize` is the number of
+    bytes of an element. `thickest` is the largest number of latent planes that the engines were
+    built for, or None for any number.
     """
 
     input: str
@@ -69,7 +70,7 @@ class Chain:
 
 
 def load(path: Path, engine: Callable[[Path], SubgraphEngine]) -> Chain:
-    """Read `chain.json` and load the subgraphs beside it by `engine(path without its suffix)`.
+    """Return the chain of a `chain.json`; `engine(path without suffix)` loads each subgraph.
 
     Raises OSError, ValueError or KeyError for a file that is missing or damaged.
     """
@@ -78,7 +79,7 @@ def load(path: Path, engine: Callable[[Path], SubgraphEngine]) -> Chain:
 
 
 def assemble(description: Mapping[str, Any], engine: Callable[[str], SubgraphEngine]) -> Chain:
-    """Return the chain with the description in `chain.json`, each subgraph by `engine(its file)`.
+    """Return the chain with the description of a `chain.json`; `engine(file)` loads a subgraph.
 
     Raises KeyError or TypeError for a damaged description.
     """
@@ -153,7 +154,7 @@ def run(chain: Chain, x: Any, thickness: int, arena: Arena, convert: Convert | N
                         output_moments,
                         arena,
                     )
-                    del feeds  # memory that is referred to cannot be freed
+                    del feeds  # referenced memory cannot be freed
                     for name in (subgraph.input, subgraph.skip):
                         if name is not None and last_use[name] == index:
                             slabs[name].drop(number)
@@ -177,7 +178,7 @@ def _output_shape(chain: Chain, shape: tuple[int, ...]) -> tuple[int, ...]:
 def _feeds(
     subgraph: Subgraph, slabs: Mapping[str, _Slabs], number: int, count: int, arena: Arena
 ) -> dict[str, Any]:
-    """Return the inputs of a subgraph for a slab, without the norm's."""
+    """Return the inputs of a subgraph for a slab, except those of the norm."""
     source = slabs[subgraph.input].slabs[number]
     feeds = {
         "x": arena.bring(source),
@@ -209,7 +210,7 @@ def _compute(
 
 
 def inside(planes: int, number: int, count: int, up: bool) -> npt.NDArray[np.float32]:
-    """Return [p, 1, 1]: 1 for each plane of a slab with its halo, 0 for one beyond the volume."""
+    """Return [p, 1, 1] for the planes of a slab with its halo: 0 beyond the volume, otherwise 1."""
     factors = np.ones((2 * planes - 2 if up else planes, 1, 1), np.float32)
     factors[0] = number > 0
     factors[-1] = number < count - 1
@@ -219,7 +220,7 @@ def inside(planes: int, number: int, count: int, up: bool) -> npt.NDArray[np.flo
 def merge(parts: list[tuple[int, Array, Array]], groups: int) -> dict[str, npt.NDArray[np.float32]]:
     """Return `mean` and `variance` [C] of each channel's group from the moments of all slabs.
 
-    `parts`: voxels, mean [C] and variance [C] of each slab. NaN and infinity propagate.
+    `parts` has the voxels, mean [C] and variance [C] of each slab. NaN and infinity propagate.
     """
     voxels = np.array([part[0] for part in parts], np.float64)[:, None, None]
     means = np.stack([part[1] for part in parts]).astype(np.float64)
@@ -241,8 +242,8 @@ def merge(parts: list[tuple[int, Array, Array]], groups: int) -> dict[str, npt.N
 class _Slabs:
     """An activation in slabs; `haloed` ones also have one plane of each neighbour.
 
-    Beyond the volume that plane repeats the last one, as interpolation needs it; convolutions
-    multiply it by 0, see `inside`.
+    Beyond the volume, this plane repeats the last one, which interpolation needs. Convolutions
+    multiply it by 0; see `inside`.
     """
 
     def __init__(self, count: int, haloed: bool, arena: Arena) -> None:
@@ -250,7 +251,7 @@ class _Slabs:
         self.haloed, self.arena = haloed, arena
 
     def put(self, number: int, core: Any) -> None:
-        """Copy a slab's own planes [R, C, p, Y, Z]; called in the order of the slabs."""
+        """Copy a slab's own planes [R, C, p, Y, Z]; call this in the order of the slabs."""
         rows, channels, planes, *sides = core.shape
         if not self.haloed:
             self.slabs[number] = self.arena.empty(core.shape, core.dtype)

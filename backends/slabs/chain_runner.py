@@ -1,4 +1,4 @@
-"""A chain on a device within a budget of memory."""
+"""Run a chain on a device within a budget of memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ChainRunner:
         warn: Callable[[str], None] = print,
         convert: chain.Convert | None = None,
     ) -> None:
-        """Load `chain.json` at `path`; `gigabytes` 0: the device's share of its free memory.
+        """Load the `chain.json` at `path`.
 
         `warn(sentence)` is called when memory runs out, before each further attempt. With `convert`
         outputs are integers, see `chain.run`. Raises
@@ -38,9 +38,9 @@ class ChainRunner:
     def __call__(self, array: Array) -> Any:
         """Return the output [R, C, X, Y, Z] for an input [R, C, X, Y, Z], or labels [R, X, Y, Z].
 
-        When memory runs out, activations go far, and then slabs get thinner, down to one plane.
-        Raises ValueError for sides that are no multiples, OSError when the disk is full,
-        OutOfMemory when one plane is too much, and RuntimeError when an engine fails.
+        If memory runs out, activations go far, and then slabs get thinner, down to one plane.
+        Raises ValueError for sides that are not multiples, OSError if the disk is full,
+        OutOfMemory if one plane is too large, and RuntimeError if an engine fails.
         """
         x = array[:, None] if array.ndim == 4 else array
         name, step = self.chain.input, self.chain.planes[self.chain.input]

@@ -28,7 +28,7 @@ def innermost(allocate: Allocate) -> Allocate:
 class Cpu:
     """The CPU and its memory, with files for activations that do not fit."""
 
-    enough = 150e6  # bytes of a slab above which it is no faster
+    enough = 150e6  # bytes; a larger slab is not faster
     share = 0.5  # of the free memory
 
     def __init__(
@@ -36,15 +36,15 @@ class Cpu:
     ) -> None:
         """Set the folder of files and their limit, and the number of threads of an engine.
 
-        `spill_gigabytes` 0: half of the space that is free there when a request runs;
-        `by_onnx_runtime`: ONNX Runtime runs the subgraphs, else OpenVINO.
+        `spill_gigabytes` is the limit in 10^9 bytes; 0 is half of the space that is free when a
+        request runs. With `by_onnx_runtime`, ONNX Runtime runs the subgraphs, otherwise OpenVINO.
         """
         self.spill, self.threads, self.spill_gigabytes = spill, threads, spill_gigabytes
         self.by_onnx_runtime = by_onnx_runtime
         self.engines: list[openvino.Engine] = []
 
     def engine(self, stem: Path) -> chain.SubgraphEngine:
-        """Load a subgraph by its path without suffix."""
+        """Return the engine of the subgraph at `stem`, a path without suffix."""
         path = stem.with_suffix(".onnx")
         if self.by_onnx_runtime:
             return OnnxSubgraphEngine(onnx_runtime.Engine(path, onnx_runtime.cpu(self.threads)))
@@ -52,12 +52,12 @@ class Cpu:
         return self.engines[-1]
 
     def forget(self) -> None:
-        """Free all memory but that of the loaded networks."""
+        """Free all memory except that of the loaded networks."""
         for engine in self.engines:
             engine.forget()
 
     def end(self) -> None:
-        """Do nothing: each subgraph has freed its memory."""
+        """Do nothing, because each subgraph has freed its memory."""
 
     def available(self) -> int:
         """Return the bytes of free memory."""

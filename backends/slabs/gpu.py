@@ -1,4 +1,4 @@
-"""A chain on a GPU: its engines, allocations and copies share one stream, which orders them."""
+"""A chain on a GPU. Its engines, allocations and copies share one stream, which orders them."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from .arena import Arena
 class Gpu:
     """A GPU and its memory, with the host's memory for activations that do not fit."""
 
-    enough = 2e9  # bytes of a slab above which it is no faster
+    enough = 2e9  # bytes; a larger slab is not faster
     share = 0.85  # of the free memory; activations on the host cross PCIe twice
 
     def __init__(self, device: int, cache: Path | None, by_onnx_runtime: bool = False) -> None:
-        """Open the device of this number; raise ValueError where there is none, or no CuPy.
+        """Open the device with this number; raises ValueError without the device or CuPy.
 
-        `cache`: TensorRT-RTX's folder of kernels; `by_onnx_runtime`: ONNX Runtime runs the ONNX
-        files, else TensorRT runs the plans.
+        `cache` is TensorRT-RTX's folder of kernels. With `by_onnx_runtime`, ONNX Runtime runs the
+        ONNX files, otherwise TensorRT runs the plans.
         """
         self.cupy = tensorrt.cupy()
         cuda.compute_capability(self.cupy, device)
         self.number, self.device, self.cache = device, self.cupy.cuda.Device(device), cache
         with self.device:
             self.stream = self.cupy.cuda.Stream(non_blocking=True)
-        # One for all subgraphs: each would search the provider's libraries.
+        # Share it between subgraphs, because each would search the provider's libraries.
         self.onnx = onnx_runtime.gpu(device, self.stream) if by_onnx_runtime else None
         self.engines: list[tensorrt.Engine] = []
 
     def engine(self, stem: Path) -> chain.SubgraphEngine:
-        """Load a subgraph by its path without suffix.
+        """Return the engine of the subgraph at `stem`, a path without suffix.
 
-        Raises what `tensorrt.Engine` and `onnx_runtime.Engine` do.
+        Raises the errors of `tensorrt.Engine` and `onnx_runtime.Engine`.
         """
         if self.onnx is not None:
             return OnnxSubgraphEngine(onnx_runtime.Engine(stem.with_suffix(".onnx"), self.onnx))
@@ -51,11 +51,11 @@ class Gpu:
         return PlanSubgraphEngine(plan)
 
     def forget(self) -> None:
-        """Free all memory but that of the loaded networks."""
+        """Free all memory except that of the loaded networks."""
         cuda.empty_pools(self.cupy, self.device)
 
     def end(self) -> None:
-        """Free the pools' memory after a run: other models use the same GPU."""
+        """Free the memory of the pools after a run, because other models use the same GPU."""
         self.forget()
 
     def available(self) -> int:
@@ -70,7 +70,7 @@ class Gpu:
 
     @contextmanager
     def ordered(self) -> Iterator[None]:
-        """Make the stream current; at the end all work on it has run."""
+        """Make the stream current; at the end of the context, all work on it is complete."""
         with self.device, self.stream:
             try:
                 yield
@@ -80,7 +80,7 @@ class Gpu:
             engine.save_new_kernels()
 
     def wait(self) -> None:
-        """Wait for the stream; raise RuntimeError when work on it failed."""
+        """Wait for the stream; raises RuntimeError if work on it failed."""
         try:
             self.stream.synchronize()
         except Exception:
@@ -89,7 +89,7 @@ class Gpu:
             raise
 
     def pinned(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Return an array in pinned memory of the host, or in other memory where there is none."""
+        """Return an array in pinned memory of the host, or in other memory if that fails."""
         count = math.prod(shape)
         try:
             memory = self.cupy.cuda.alloc_pinned_memory(count * np.dtype(dtype).itemsize)
@@ -101,7 +101,7 @@ class Gpu:
 
 
 class OnnxSubgraphEngine:
-    """An engine of ONNX Runtime as a chain calls it."""
+    """An engine of ONNX Runtime with the interface for a chain."""
 
     def __init__(self, engine: onnx_runtime.Engine) -> None:
         """Wrap the engine."""
@@ -121,7 +121,7 @@ class OnnxSubgraphEngine:
 
 
 class PlanSubgraphEngine:
-    """An engine of TensorRT as a chain calls it."""
+    """An engine of TensorRT with the interface for a chain."""
 
     def __init__(self, engine: tensorrt.Engine) -> None:
         """Wrap the engine."""
@@ -132,11 +132,14 @@ class PlanSubgraphEngine:
         return self.engine.enqueue(feeds)
 
     def release(self) -> None:
-        """Do nothing: the memory is in CuPy's pool."""
+        """Do nothing, because the memory is in CuPy's pool."""
 
 
 class GpuArena(Arena):
-    """Near is the GPU's memory, far the host's; copies between them run on the GPU's stream."""
+    """An arena with near memory on the GPU and far memory on the host.
+
+    Copies between them run on the GPU's stream.
+    """
 
     def __init__(self, gpu: Gpu, budget: int) -> None:
         super().__init__(budget, gpu.cupy.empty, gpu.pinned)
@@ -147,11 +150,11 @@ class GpuArena(Arena):
         return self.gpu.ordered()
 
     def wait(self) -> None:
-        """Wait until all work on the stream has run."""
+        """Wait until all work on the stream is complete."""
         self.gpu.wait()
 
     def bring(self, array: Any) -> Any:
-        """Return an array on the GPU with the values of an array on either."""
+        """Return an array on the GPU with the values of an array on the GPU or the host."""
         if not isinstance(array, np.ndarray):
             return array
         copy = self.near(array.shape, array.dtype)
@@ -159,7 +162,7 @@ class GpuArena(Arena):
         return copy
 
     def read(self, array: Any) -> Array:
-        """Return a copy on the host, which is written when `wait` returns."""
+        """Return a copy on the host, which is complete when `wait` returns."""
         values = self.gpu.pinned(array.shape, array.dtype)
         self.copy(values, array)
         return values
@@ -167,14 +170,14 @@ class GpuArena(Arena):
     def copy(self, target: Any, source: Any) -> None:
         """Put a copy on the stream; between two arrays of the host, copy at once.
 
-        Raises ValueError for arrays that are not rows of bytes at even distances.
+        Raises ValueError for arrays that are not evenly spaced rows of bytes.
         """
         to_host, from_host = (isinstance(array, np.ndarray) for array in (target, source))
         if to_host and from_host:
             self.gpu.wait()  # a copy from the GPU may still be writing the source
             target[...] = source
             return
-        # CuPy's own copy would compile a kernel, which needs CUDA's compiler and headers.
+        # CuPy's copy would compile a kernel, which needs CUDA's compiler and headers.
         runtime = self.gpu.cupy.cuda.runtime
         kind = runtime.memcpyDeviceToDevice
         if to_host or from_host:
@@ -218,7 +221,7 @@ def copy_rows(target: Any, source: Any) -> tuple[int, int, int, int]:
     if len(axes) > 2:
         raise ValueError(
             f"a copy of {list(target.shape)} with strides {target.strides} from {source.strides}"
-            " is not one of rows at even distances"
+            " is not a copy of evenly spaced rows"
         )
     height, target_pitch, source_pitch = axes[1] if len(axes) == 2 else (1, axes[0][0], axes[0][0])
     return axes[0][0], height, target_pitch, source_pitch

@@ -1,7 +1,7 @@
-"""The models that run a chain, a network that export has cut into subgraphs, slab by slab.
+"""The models that run a chain slab by slab; a chain is a network divided into subgraphs.
 
-A model's version folder holds `chain.json`, which describes the chain, and the files of its
-subgraphs: ONNX, or plans for a GPU; `backends/engines/choice.py` selects the engine. Parameters in
+A model's version folder has `chain.json`, which describes the chain, and the files of its
+subgraphs, ONNX or plans for a GPU. `backends/engines/choice.py` selects the engine. Parameters in
 config.pbtxt:
 
     memory_budget_gb   memory of a request in 10^9 bytes; absent: half of the free memory, on a GPU
@@ -41,7 +41,7 @@ class TritonPythonModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         """Load every subgraph.
 
-        Raises TritonModelException with one sentence when a file or a parameter is wrong.
+        Raises TritonModelException with one sentence if a file or a parameter is wrong.
         """
         config = json.loads(args["model_config"])
         folder = Path(args["model_repository"], args["model_version"])
@@ -73,7 +73,7 @@ class TritonPythonModel:
         self.engine_metric = choice.publish(pb_utils, args["model_name"], selected)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer every request by itself; a request's failure is its own TritonError."""
+        """Answer each request separately; a failed request gets a TritonError."""
         return [self.answer(request) for request in requests]
 
     def answer(self, request: Any) -> Any:
@@ -101,7 +101,7 @@ class TritonPythonModel:
 
 
 def sentence(error: Exception, folder: Path | None = None) -> str:
-    """Reduce an error to one line that names no folder of this server."""
+    """Return an error as one line without folders of this server."""
     if isinstance(error, KeyError | TypeError):
         return "chain.json is damaged or of an earlier version; export the model again"
     if isinstance(error, OSError):

@@ -75,7 +75,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "upside down": (
         "tiny-ddpm",
         {"top_region": text("lower"), "bottom_region": text("head")},
-        "top_region: 'lower' lies below bottom_region, which is 'head'",
+        "top_region: 'lower' is below bottom_region, which is 'head'",
     ),
     "no region": (
         "tiny-ddpm",

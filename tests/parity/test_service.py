@@ -245,7 +245,7 @@ def test_forged_seconds_are_refused(caller: Caller, sampled: bytes) -> None:
         plan=conditions["plan"],
         sampled=u1(sampled),
     )
-    assert refused == "[invalid_request] sampled: not what the sampler model writes"
+    assert refused == "[invalid_request] sampled: this is not an output of the sampler model"
 
 
 def test_inner_models_take_what_fits_the_plan_alone(caller: Caller) -> None:

@@ -173,7 +173,7 @@ def test_a_lesion_that_the_mask_lacks_is_a_warning(head: Variant) -> None:
     mask = np.full((32, 32, 32), 150, np.uint8)
     (warning,) = [one for one in warnings(head, plan, mask) if one.startswith("anatomy")]
     assert warning == (
-        "anatomy: the mask that was made has no brain tumor at this size, spacing and seed"
+        "anatomy: the generated mask has no brain tumor at this size, spacing and seed"
     )
     mask[16:] = 22
     mask[20, 20, 20] = 176

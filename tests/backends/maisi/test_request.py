@@ -216,9 +216,9 @@ def test_regions_are_those_of_the_request_the_mask_or_the_defaults(
         ({"bottom_region": text(b"\xff")}, "bottom_region: .* is not text in UTF-8"),
         (
             {"top_region": text("lower"), "bottom_region": text("head")},
-            "top_region: 'lower' lies below bottom_region, which is 'head'; from top to bottom",
+            "top_region: 'lower' is below bottom_region, which is 'head'; from top to bottom",
         ),
-        ({"top_region": text("lower")}, "'lower' lies below bottom_region, which is 'abdomen'"),
+        ({"top_region": text("lower")}, "'lower' is below bottom_region, which is 'abdomen'"),
     ],
 )
 def test_invalid_regions_are_refused(regional: Variant, inputs: Any, sentence: str) -> None:

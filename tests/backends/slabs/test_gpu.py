@@ -196,7 +196,7 @@ def test_a_copy_is_a_copy_of_rows() -> None:
     assert copy_rows(part[:1, :1], whole[1:, 2:, 2:]) == (6 * 80, 1, 6 * 80, 6 * 80)
     assert copy_rows(whole, whole) == (whole.nbytes, 1, whole.nbytes, whole.nbytes)
     assert copy_rows(whole[0, 0, 0, 0, ::2], part[0, 0, 0, :3, 0]) == (4, 3, 8, 20)
-    with pytest.raises(ValueError, match="not one of rows at even distances"):
+    with pytest.raises(ValueError, match="is not a copy of evenly spaced rows"):
         copy_rows(whole[:, :, :6, :2], part[:, :, :, :2])
     with pytest.raises(ValueError, match=r"needs the same type and shape, not float16 \[2, 3, 8"):
         copy_rows(whole, whole.astype(np.float16))
