@@ -50,15 +50,15 @@ def first_row(name: str, value: Any) -> Any:
 
 
 def import_first_row(capsule: Any, importer: Callable[[Any], _T]) -> _T:
-    """Return what `importer` makes of a DLPack capsule whose tensor is cut to its first row.
+    """Return the result of `importer` for a DLPack capsule whose tensor is cut to its first row.
 
-    `capsule`: a tensor in C order that is not imported yet; it keeps the memory alive. `importer`
-    has to copy the shape, as importers do whose tensor outlives the exporter's. Raises ValueError
-    for an object that is no such capsule.
+    `capsule` has a tensor in C order that is not imported yet, and keeps its memory alive.
+    `importer` must copy the shape, as every importer does whose tensor outlives the exporter's.
+    Raises ValueError for an object that is not such a capsule.
     """
     tensor = _DLTensor.from_address(_pointer(capsule, b"dltensor"))
     rows = tensor.shape[0]
-    # The shape may be the exporter's own, so it is restored.
+    # Restore the shape afterwards, because it may belong to the exporter.
     tensor.shape[0] = 1
     try:
         return importer(capsule)

@@ -62,11 +62,11 @@ class InnerModels:
     ) -> list[Any]:
         """Return the tensors `outputs` of a network, by its short name, for `inputs`.
 
-        `check` raises where the request is to end; it is called while the network's queue is full.
-        The tensors stay in the network's memory, perhaps a GPU's, for the next call. Those of
-        networks in `_READ` come to the CPU, and so do all where models cannot share a GPU's memory.
-        Raises InvalidRequest for an image that is not finite, OutOfMemory, Overloaded for an error
-        that passes, and EngineFailed for any other.
+        `check` is called while the network's queue is full, and raises if the request has to end.
+        The tensors stay in the network's memory, which may be that of a GPU, for the next call.
+        They are copied to the CPU for networks in `_READ`, and if models cannot share memory of a
+        GPU. Raises InvalidRequest for an image that is not finite, OutOfMemory, Overloaded for a
+        transient error, and EngineFailed for any other error.
         """
         if model in _FLOWS and request_id != self.probe_id:
             self.metrics.count_step()

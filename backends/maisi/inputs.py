@@ -70,7 +70,7 @@ def text(inputs: Inputs, name: str, limit: int = 100) -> str:
 
 
 def read_text(name: str, data: Array, limit: int) -> str:
-    """Return the text in `data`, uint8 [N], UTF-8 of at most `limit` bytes from an earlier stage."""
+    """Return the text in `data`, uint8 [N], at most `limit` bytes, from an earlier stage."""
     if data.ndim != 1 or data.dtype != np.uint8:
         raise InvalidRequest(f"{name}: {data.dtype} {list(data.shape)}, but uint8 [N] is allowed")
     if data.size > limit:

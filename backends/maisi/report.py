@@ -94,13 +94,13 @@ def outlook(
 ) -> str:
     """Return the JSON outlook of a request: the plan, the labels of its mask, warnings, the time.
 
-    `seconds`: the estimate for one attempt, None where there is none; `wait`: the expected seconds
-    in the queue. `expected_gb` is the decoder's widest activation, in 10^9 bytes; the part beyond
-    its memory budget lies in files.
+    `seconds` is the estimate for one attempt, or None. `wait` is the expected time in the queue in
+    seconds. `expected_gb` is the size of the decoder's widest activation in 10^9 bytes; the part
+    that exceeds its memory budget is in files.
     """
     voxel_ml = math.prod(plan.spacing) / 1000
     voxels = np.zeros(256, np.int64)
-    for plane in [] if mask is None else mask:  # bincount takes eight bytes a voxel
+    for plane in [] if mask is None else mask:  # bincount uses eight bytes per voxel
         voxels += np.bincount(plane.ravel(), minlength=256)
     inventory = [
         {"id": id_, "name": variant["labels"][str(id_)], "voxels": n, "ml": round(n * voxel_ml, 2)}

@@ -38,13 +38,13 @@ def steps(
 ) -> list[Step]:
     """Return the calls that carry noise to a latent of `numel` = x*y*z elements in `count` steps.
 
-    `strength` below 1 omits the steps that begin above that share of train_timesteps, for an image
-    that was noised to the first of the others: SDEdit (Meng et al.,
+    `strength` below 1 omits the steps that begin above this share of train_timesteps. The sampler
+    then starts from an image with the noise of the first remaining step, as in SDEdit (Meng et al.,
     https://arxiv.org/abs/2108.01073). With 0 there are no steps.
 
-    Rectified flow: `euler` repeats MONAI's RFlowScheduler bit for bit, its rounding of times to
-    float16 included. `heun` and `ab2` (Adams-Bashforth, second order) keep exact times. Heun calls
-    the network twice a step except in the last, whose second call would be at time zero.
+    Rectified flow: `euler` repeats MONAI's RFlowScheduler bit for bit, including its rounding of
+    times to float16. `heun` and `ab2` (Adams-Bashforth, second order) use exact times. Heun calls
+    the network twice in each step except the last, whose second call would be at time zero.
     DDPM: `ddpm` repeats MONAI's DDPMScheduler.
     Raises ValueError for an unknown schedule or solver.
     """
