@@ -1,4 +1,4 @@
-"""Conversion of a server's answer to progress, a mask, or a volume on the request's grid."""
+"""Convert a server's answer to progress, a mask, or a volume on the request's grid."""
 
 from __future__ import annotations
 
@@ -92,9 +92,9 @@ def outlook(result: Any, request: Request) -> dict[str, Any] | None:
 
 
 def volume(result: Any, request: Request) -> Volume | None:
-    """Return the volume, its report with provenance, if this message has it.
+    """Return the volume, with provenance in its report, if this message has it; else None.
 
-    Raises `ServerError` where image, mask and report do not fit the request or each other.
+    Raises `ServerError` if image, mask and report do not fit the request or each other.
     """
     image = read_tensor(result, "image", np.int16, 3)
     if image is None:
@@ -113,7 +113,7 @@ def volume(result: Any, request: Request) -> Volume | None:
 
 
 def mask(result: Any, report: Mapping[str, Any], request: Request) -> nib.Nifti1Image | None:
-    """Return the mask of a request for a mask alone, uint8, if this message has it.
+    """Return the mask of a request for only a mask, uint8, if this message has it; else None.
 
     Raises `ServerError` unless it has the requested size.
     """
@@ -147,7 +147,7 @@ def _set_background(
 ) -> tuple[NDArray[np.int16], Spacing | None, NDArray[np.uint8] | None]:
     """Return a volume that is background outside its labels, its spacing, and the labels.
 
-    With a mask both have the mask's spacing. The labels are None if they are the caller's.
+    With a mask, both have the mask's spacing. The labels are None if they equal the caller's.
     """
     reference, spacing, original = request.reference, request.spacing, request.labels
     if reference is None or spacing is None or original is None:

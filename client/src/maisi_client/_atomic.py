@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Write files and folders atomically."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a new path beside `path` to write to; on success it becomes `path`, else it is removed.
+    """Yield a new path beside `path` for a file; on success it is renamed to `path`, else removed.
 
-    The temporary name ends like `path`, because writers choose their format by it. An `OSError`
-    without a file name, such as that of a full disk, gets that of `path`.
+    The temporary name ends like `path`, because the ending decides the format. An `OSError` without
+    a file name, for example of a full disk, gets the name of `path`.
     """
     draft = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     try:
@@ -31,7 +31,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a new folder beside `path` to fill; on success it becomes `path`, else it is removed.
+    """Yield a new folder beside `path`; on success it is renamed to `path`, else removed.
 
     Raises `OSError` if `path` exists and is not an empty folder.
     """

@@ -34,11 +34,11 @@ _GEOMETRY = (  # the header fields that define the grid
 
 @dataclass(frozen=True)
 class RasImage:
-    """The values of an image in RAS+ order, with the image they were read from.
+    """The values of an image in RAS+ order, and the image.
 
-    `values` is `[X, Y, Z]`, its axes point right, anterior, superior; `spacing` is in mm. `named`
-    is whether the labels' ids follow from their names, and are not those of the image. `warnings`
-    are sentences about reading the image.
+    `values` is `[X, Y, Z]`; its axes point right, anterior, superior. `spacing` is in mm. `named`
+    is True if the ids come from the names of labels instead of the voxels. `warnings` are sentences
+    about reading the image.
     """
 
     values: NDArray[Any]
@@ -49,7 +49,7 @@ class RasImage:
 
     @property
     def affine(self) -> NDArray[np.float64]:
-        """From indices of `values` to mm, RAS+, `[4, 4]`."""
+        """The matrix `[4, 4]` from indices of `values` to mm, RAS+."""
         affine = np.asarray(self.image.affine, np.float64)
         to_ras = orientation(affine)
         reoriented: NDArray[np.float64] = affine @ orientations.inv_ornt_aff(
@@ -64,10 +64,9 @@ def to_ras(
     failure: type[InvalidRequest],
     check: Callable[[str, NDArray[Any]], NDArray[Any]],
 ) -> RasImage:
-    """Read an image and reorient it to RAS+; `check(name, values)` first validates the values.
+    """Return an image in RAS+ order; `check(name, values)` validates and returns its values.
 
-    `check` returns the values to use. Axes are permuted and flipped, never rotated: an oblique
-    angle stays in the affine.
+    Axes are permuted and flipped, but not rotated: the affine keeps an oblique angle.
     `[X, Y, Z, 1]` counts as `[X, Y, Z]`. Raises `failure` if it cannot be read or is not 3-D.
     """
     shape = _volume_shape(name, image, failure)
@@ -143,9 +142,10 @@ def orientation(affine: NDArray[Any]) -> NDArray[Any]:
 
 
 def same_grid(one: RasImage, other: RasImage) -> bool:
-    """Return whether the voxels of two images are at the same points, in whatever order stored.
+    """Return whether the voxels of two images are at the same points, in any storage order.
 
-    Their corners may be 0.1 mm or 0.1 voxels apart, whichever is less: affines are rounded.
+    The distance of their corners may be up to 0.1 mm or 0.1 voxels, whichever is less, because
+    affines are rounded.
     """
     if one.values.shape != other.values.shape:
         return False
@@ -158,7 +158,7 @@ def same_grid(one: RasImage, other: RasImage) -> bool:
 def resample_nearest(
     labels: NDArray[np.uint8], spacing: Spacing, to: Spacing, shape: tuple[int, ...] | None = None
 ) -> NDArray[np.uint8]:
-    """Sample labels `[X, Y, Z]` at another spacing; `shape` defaults to `resampled_shape`."""
+    """Return labels `[X, Y, Z]` at another spacing; `shape` defaults to `resampled_shape`."""
     if spacing == to:
         return labels
     shape = shape or resampled_shape(labels.shape, spacing, to)
@@ -172,7 +172,7 @@ def resample_nearest(
 def resample_linear(
     volume: NDArray[Any], spacing: Spacing, shape: tuple[int, ...], to: Spacing
 ) -> NDArray[np.float32]:
-    """Interpolate a volume `[X, Y, Z]` on a grid with the same centre."""
+    """Return a volume `[X, Y, Z]` interpolated on a grid with the same centre."""
     values = volume.astype(np.float32)
     for axis in range(3):
         last = values.shape[axis] - 1
@@ -191,11 +191,12 @@ def resample_within(
     labels: NDArray[np.uint8],
     to: Spacing,
 ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-    """Interpolate a volume `[X, Y, Z]` among the voxels that its `mask`, on the same grid, labels.
+    """Return a volume `[X, Y, Z]` at another spacing, and its labels.
 
-    `labels` are on the grid at the spacing `to`. Where they are 0, the result is the volume's
-    lowest value, the background; no background is mixed into labelled voxels. Return the volume,
-    and the labels without those that have no voxel of the mask around them.
+    The volume is interpolated only between the voxels that `mask`, on the same grid, labels, so no
+    background is mixed into labelled voxels. `labels` are on the grid at the spacing `to`. Where
+    they are 0, the result is the volume's lowest value, the background. Labels that have no voxel
+    of the mask around them are removed.
     """
     labelled = mask != 0
     weights = resample_linear(labelled, spacing, labels.shape, to)
@@ -237,7 +238,10 @@ def present_ids(labels: NDArray[np.uint8]) -> list[int]:
 
 
 def _positions(count: int, of: int, ratio: float) -> NDArray[np.float64]:
-    """Return where `count` voxels, `ratio` apart, are among `of` others of the same centre."""
+    """Return the positions of `count` voxels with the distance `ratio` among `of` voxels.
+
+    Both rows of voxels have the same centre.
+    """
     return (np.arange(count, dtype=np.float64) - (count - 1) / 2) * ratio + (of - 1) / 2
 
 
@@ -246,7 +250,7 @@ def open_image(
     role: str,
     failure: type[InvalidRequest],
 ) -> tuple[str, SpatialImage]:
-    """Open an image, without reading its data; return its name for errors, and the image.
+    """Return the name of an image for errors, and the image, without reading its data.
 
     Raises `failure` if it cannot be read, or its header has more voxels than a file may have.
     """

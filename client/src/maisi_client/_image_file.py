@@ -1,4 +1,4 @@
-"""Image files, opened only if their header claims no more than can be sent."""
+"""Open image files whose headers do not claim more voxels than can be sent."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _Text(Nifti1Extensions):  # type: ignore[misc]
         content, texts, start = file.read(min(int(size) % 2**63, _MAX_TEXT)), [], 0
         order = ("<i4", ">i4")[byteswap == (sys.byteorder == "little")]
         while start + 8 < len(content):
-            # Each begins with its length; one with an impossible length gets all the rest.
+            # An extension begins with its length; with an invalid length, it gets all the rest.
             length = int(np.frombuffer(content, order, 1, start)[0])
             end = start + length if length > 8 else len(content)
             texts.append(Nifti1Extension(0, content[start + 8 : end]))
@@ -79,8 +79,8 @@ class _Nifti2(nib.Nifti2Image):  # type: ignore[misc]
 def load(path: str | os.PathLike[str]) -> SpatialImage:
     """Open a NIfTI or MGH file without reading its data.
 
-    Raises ValueError if the header claims more than `MAX_BYTES`, or more than the file can hold,
-    and another of `READ_ERRORS` if it cannot be read.
+    Raises ValueError if the header claims more than `MAX_BYTES`, or more than the file can contain,
+    and another of `READ_ERRORS` if the file cannot be read.
     """
     if not os.fspath(path).lower().endswith(SUFFIXES):
         raise ImageFileError(f"its name ends in none of {', '.join(SUFFIXES)}")

@@ -1,4 +1,4 @@
-"""Names of labels that other programs write into the header of a NIfTI mask."""
+"""Read the names of labels that other programs write into the header of a NIfTI mask."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _COLOURS = re.compile(
 )
 _JSON = re.compile(r"\"(\d{1,5})\"[ \t\r\n]{0,9}:[ \t\r\n]{0,9}\"([^\"\n]{1,200})\"")
 _SLICER = re.compile(r"\bSegment(\d{1,5})_(LabelValue|Name):?=([^\n\x00]{0,200})")
-# Their names of structures that MAISI names differently.
+# Names of structures in other programs, and MAISI's names for them.
 _SYNONYMS = {"urinary bladder": "bladder"}
 
 
 def label_names(image: SpatialImage) -> dict[int, str]:
-    """Return the names of labels by id that the header of an image has; empty without any."""
+    """Return the names of labels by id from the header of an image; empty if there are none."""
     names: dict[int, str] = {}
     for extension in getattr(image.header, "extensions", ()):
         # nibabel before 5.3 has no `content`; after it, `get_content` raises for some codes.

@@ -1,4 +1,4 @@
-"""Reading of label maps and grey-level volumes: checks, and reorientation to RAS+."""
+"""Read label maps and grey-level volumes: check them, and reorient them to RAS+."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _VOCABULARY_HINT = (
     "`maisi info` lists the names; for CT, --vocabulary (totalsegmentator-v2, ...) says what the"
     " ids mean"
 )
-_ROUNDING = 0.01  # of a label to a whole number, at most: scaled files are inexact
+_ROUNDING = 0.01  # largest difference of a label from a whole number, as in scaled files
 
 
 def load_mask(

@@ -1,4 +1,4 @@
-"""Checks, before any work, that no output replaces an input or another output."""
+"""Check before any work that no output replaces an input or another output."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Identity: TypeAlias = tuple[int, int]  # device and inode: the same for all name
 
 
 def check_outputs(inputs: NamedPaths, outputs: NamedPaths) -> None:
-    """Raise `InvalidRequest` where an output is an input or another output, or cannot be written.
+    """Raise `InvalidRequest` if an output is an input or another output, or cannot be written.
 
-    Both are pairs of a name, such as an option, and a path; other values than paths are skipped.
-    Links are followed. An output that exists and is no input will be replaced, so it must be a
+    `inputs` and `outputs` are pairs of a name, such as an option, and a path. Values that are not
+    paths are skipped. Links are followed. An existing output will be replaced, so it must be a
     regular file.
     """
     input_files = identities(inputs)

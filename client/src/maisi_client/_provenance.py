@@ -20,9 +20,10 @@ def provenance(
 ) -> dict[str, Any]:
     """Return the entries that the client adds to the server's report.
 
-    `request` has the arguments, with seed and `variant`, with which `Client.generate` reproduces
-    the volume; pictures that are no files are None there. `sha256` has the digests of the `image`,
-    of `used_mask` if the server made or changed the mask, and of the request's `mask` and `source`.
+    `request` has the arguments, including seed and `variant`, with which `Client.generate`
+    reproduces the volume. Pictures that are not files are None. `sha256` has the digests of
+    `image`, of `used_mask` if the server made or changed the mask, and of the request's `mask` and
+    `source`.
     """
     digests = {"image": digest(np.asarray(image.dataobj), image.affine)}
     if used_mask is not None:

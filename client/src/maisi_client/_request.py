@@ -1,4 +1,4 @@
-"""Conversion of arguments to the tensors of a request."""
+"""Convert arguments to the tensors of a request."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _log = logging.getLogger("maisi_client")
 class Request:
     """The tensors `inputs` for a variant, and the grid of the answer.
 
-    `variant` is None for the server's only one. `mask` and `arguments` are the caller's, with a
-    seed. `reference` is the image whose grid the answer gets: the mask, whose values are `labels`,
-    or else the `source`. `named` is whether the ids follow from the labels' names, and are not
-    those of the file. `warnings` are about reading and resampling. `traceparent` is the header of
-    that name.
+    `variant` is None for the server's only variant. `mask` and `arguments` are the caller's;
+    `arguments` include a seed. The answer gets the grid of `reference`, which is the mask (its
+    values are `labels`) or else the `source`. `named` is True if the ids come from the names of
+    labels instead of the file. `warnings` are about reading and resampling. `traceparent` is the
+    header of that name.
     """
 
     variant: str | None
@@ -53,10 +53,10 @@ class Request:
 
 
 def prepare(mask: Picture | None, arguments: Mapping[str, Any], **flags: bool) -> Request:
-    """Read the pictures, resample them to one grid, and convert the arguments to tensors.
+    """Return the request for arguments, with all pictures resampled to one grid.
 
-    `flags` are inputs that are no arguments: `check`, `mask_only`. Raises `InvalidRequest` for an
-    invalid value, TypeError for an unknown argument.
+    `flags` are inputs that are not arguments: `check` and `mask_only`. Raises `InvalidRequest` for
+    an invalid value, and TypeError for an unknown argument.
     """
     arguments = complete(arguments)
     header = traceparent(arguments.pop("traceparent", None))

@@ -14,8 +14,8 @@ _log = logging.getLogger("maisi_client")
 def traceparent(argument: object) -> str | None:
     """Return the header for a request: the caller's argument, else that of the active span.
 
-    None where there is neither, where the argument is no such header, and where the active span is
-    not recorded.
+    The result is None if there is neither, the argument is not a valid header, or the active span
+    is not recorded.
     """
     if argument is None:
         return _of_active_span()
@@ -26,7 +26,7 @@ def traceparent(argument: object) -> str | None:
 
 
 def _of_active_span() -> str | None:
-    # Who has an active span has imported it.
+    # If there is an active span, the program has imported OpenTelemetry.
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None:
         return None

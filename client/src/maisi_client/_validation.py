@@ -55,7 +55,7 @@ def read_json_file(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def check_form(subject: str, value: Any, form: Any) -> None:
-    """Raise `ServerError` where `value`, called `subject`, is not of the `form`.
+    """Raise `ServerError` if `value`, called `subject`, does not have the `form`.
 
     A form is a type; a tuple of types, any of which is allowed; a list of one form for all items,
     or of one for each; an object of forms by key, `key?` if it may be missing; or an object of
@@ -127,7 +127,7 @@ def _whole(text: str) -> int:
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError("it has a number beyond what a double holds")
+        raise ValueError("it has a number that exceeds the range of a double")
     return number
 
 

@@ -46,7 +46,7 @@ class Variant:
 
 
 class Capacity(NamedTuple):
-    """How many requests the stream of a server works on at a time, and how many more may wait."""
+    """The requests that a server's stream processes at a time, and that may also wait."""
 
     working: int = 1
     waiting: int = 1
@@ -130,9 +130,9 @@ def parse_variant(text: str) -> Variant:
 
 
 def parse_capacity(config: Any) -> Capacity:
-    """Return the capacity that the configuration of a variant's stream publishes.
+    """Return the capacity in the configuration of a variant's stream; missing values are 1.
 
-    What it does not publish is one request. Raises `ServerError` for a variant that cannot be read.
+    Raises `ServerError` for a variant that cannot be read.
     """
     parameters = {name: config.parameters[name].string_value for name in config.parameters}
     devices = parameters.get("devices", "")
@@ -144,10 +144,10 @@ def parse_capacity(config: Any) -> Capacity:
 
 
 def choose_variant(name: str | None, variants: Mapping[str, Variant]) -> Variant:
-    """Return the variant that a request would use, of those that are served.
+    """Return the variant that a request would use.
 
-    That is the one called `name`, else that of `MAISI_VARIANT`, else the only one. Raises
-    `InvalidRequest` if there is no such variant, `ServerUnavailable` if none is served.
+    It is the variant called `name`, else that in `MAISI_VARIANT`, else the only variant. Raises
+    `InvalidRequest` if there is no such variant, and `ServerUnavailable` if none is served.
     """
     name = name or os.environ.get("MAISI_VARIANT") or only_variant(variants, "the server")
     if name not in variants:

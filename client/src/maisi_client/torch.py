@@ -39,7 +39,7 @@ except ImportError:
         " pip install 'maisi-client[torch]'"
     ) from None
 
-_AHEAD = 2  # pairs that are ready or being made, for each that the servers take at a time
+_AHEAD = 2  # pairs that are ready or being made, in multiples of the servers' rows in flight
 Rows: TypeAlias = Iterable[Row | Mapping[str, Any]]
 
 
@@ -109,21 +109,21 @@ class SyntheticPairs(IterableDataset[Any]):
         ended: dict[int, dict[str, Any] | BaseException] = {}
         make = partial(_make, attempts=self.attempts)
         with ExitStack() as stack:
-            # Opened here, since connections do not survive the fork of a worker.
+            # Open it here, because connections do not survive the fork of a worker.
             client = stack.enter_context(Client(self.url, tls=self.tls, timeout=self.timeout))
             fleet = stack.enter_context(Fleet(client, make, jobs=self.prefetch, in_order=True))
             added = 0
-            for wanted in itertools.count():
+            for number in itertools.count():
                 ahead = self.prefetch or _AHEAD * fleet.in_flight
-                more = dict(itertools.islice(rows, max(wanted + ahead - added, 0)))
+                more = dict(itertools.islice(rows, max(number + ahead - added, 0)))
                 fleet.add(more)
                 added += len(more)
-                if wanted == added:
+                if number == added:
                     return
-                while wanted not in ended:
-                    number, pair = fleet.results.get()
-                    ended[number] = pair
-                pair = ended.pop(wanted)
+                while number not in ended:
+                    finished, pair = fleet.results.get()
+                    ended[finished] = pair
+                pair = ended.pop(number)
                 if isinstance(pair, BaseException):
                     raise pair
                 yield pair
@@ -132,7 +132,7 @@ class SyntheticPairs(IterableDataset[Any]):
         """Yield the rows of this worker of this rank."""
         worker = get_worker_info()
         index, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        # Over all epochs in sequence, so that no share of an endless dataset is empty.
+        # Share the rows of all epochs, so that no share of an endless dataset is empty.
         first, step = self.rank * workers + index, self.ranks * workers
         return itertools.islice(self._all_rows(), first, None, step)
 
@@ -153,7 +153,7 @@ class SyntheticPairs(IterableDataset[Any]):
 
 
 def _with_groups(rows: Rows) -> list[Row]:
-    """Return rows that each have a seed, their number if they name none, and a group."""
+    """Return the rows with seeds and groups; the default seed is the number of the row."""
     seeded = []
     for number, row in enumerate(rows):
         row = _row(number, row)
@@ -168,7 +168,7 @@ def _row(number: int, row: Row | Mapping[str, Any]) -> Row:
 
 
 def _derived_seed(seed: int, epoch: int) -> int:
-    """Return a seed of 32 bits for a seed and an epoch, by numpy's SeedSequence."""
+    """Return a 32-bit seed for a seed and an epoch, from numpy's SeedSequence."""
     return int(np.random.SeedSequence([seed % 2**64, epoch]).generate_state(1)[0])
 
 

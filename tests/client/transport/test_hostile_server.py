@@ -195,7 +195,7 @@ BOMBS = {
     "deeper than a report": (report(x=json.loads("[" * 20 + "]" * 20)), "nested deeper than 16"),
     "huge": (report().replace(": 1,", f": {'9' * 5000},"), "a number of 5000 digits"),
     "NaN": (report(x=math.nan), "it has NaN"),
-    "infinite": (report().replace(": 1,", ": 1e999,"), "beyond what a double holds"),
+    "infinite": (report().replace(": 1,", ": 1e999,"), "exceeds the range of a double"),
     "a list": ("[]", "it is a list; an object is expected"),
     "null": ("null", "it is null; an object"),
     "no JSON": ("{", "cannot be read: Expecting property name"),
