@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from export import networks, variant
 
-from . import autoencoder, data, evaluate, flow
+from . import autoencoder, data, evaluate, flow, image_only
 from .heads import heads
 from .sources import ORIGIN, SHAPE
 from .synthesis import MODALITIES, SPACING, example
@@ -104,8 +104,10 @@ def main() -> None:
         _save(args.cache, args.checkpoints / "mini")
     if "evaluate" in stages:
         table = evaluate.measure(args.cache, args.checkpoints, args.held_out, args.modalities)
-        (args.cache / "quality.json").write_text(json.dumps(table, indent=1))
-        print(evaluate.markdown(table))
+        alone = evaluate.measure_alone(args.cache, args.checkpoints)
+        results = json.dumps({"masked": table, "alone": alone}, indent=1)
+        (args.cache / "quality.json").write_text(results)
+        print(evaluate.markdown(table), image_only.table(alone), sep="\n\n")
     if "example" in stages:
         _example(args.cache)
 
