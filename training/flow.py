@@ -180,7 +180,7 @@ def loss(pair: Pair, subject: Latents, masked: bool, device: str) -> torch.Tenso
     spacing = torch.full((len(names), 3), 100 * subject.spacing, device=device)
     velocity = pair(noisy, t.repeat(len(names)), label.to(device), spacing, embedding)
     error = (velocity - (clean - noise)).square().mean(1, keepdim=True)
-    return (weight * error).sum() / weight.sum() / len(names)
+    return torch.as_tensor((weight * error).sum() / weight.sum() / len(names))
 
 
 def train(
