@@ -35,7 +35,7 @@ class TritonPythonModel:
 
     def answer(self, request):
         latent = pb_utils.get_input_tensor_by_name(request, "latent").as_numpy()
-        image = np.zeros((1, 1, *(4 * side for side in latent.shape[2:])), np.float32)
+        image = np.zeros((1, 1, *(4 * side for side in latent.shape[2:])), np.int16)
         return pb_utils.InferenceResponse([pb_utils.Tensor("image", image)])
 """
 RESTRICTED = {

@@ -180,7 +180,11 @@ def _until_removed(events: Iterator[tuple[str, Any]], id_: str) -> Iterator[tupl
             "source is an id outside",
         ),
         ({"kind": "volume", "arguments": {"mask": "/etc/passwd"}}, 400, "mask is an id outside"),
-        ({"kind": "volume", "arguments": {"stepps": 3}}, 400, "arguments: 'stepps' is no column"),
+        (
+            {"kind": "volume", "arguments": {"stepps": 3}},
+            400,
+            "arguments: 'stepps' is not a column",
+        ),
         ({"kind": "volume", "arguments": {"steps": "x"}}, 400, "steps is 'x'; expected: a whole"),
         ({"kind": "volume", "arguments": [1]}, 400, "arguments is not an object"),
         (

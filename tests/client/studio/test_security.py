@@ -171,8 +171,8 @@ def test_other_methods_and_addresses_are_one_sentence(page: Browser) -> None:
 @pytest.mark.parametrize(
     ("host", "port", "sentence"),
     [
-        ("0.0.0.0", 0, "host is '0.0.0.0', every address"),
-        ("::", 0, "host is '::', every address"),
+        ("0.0.0.0", 0, "host is '0.0.0.0', which means every address"),
+        ("::", 0, "host is '::', which means every address"),
         ("192.0.2.1", 0, "192.0.2.1:0 cannot be served"),
         ("127.0.0.1", 70000, "port is 70000; 0 to 65535 are allowed"),
         ("no.invalid", 0, "no.invalid:0 cannot be served"),
