@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from backends.engines import grey_levels
 from backends.slabs import budget, chain
 from backends.slabs.arena import Arena
 from backends.slabs.chain_runner import ChainRunner
@@ -122,6 +124,19 @@ def test_without_memory_slabs_get_thinner_and_the_next_run_is_not_affected(
     gpu.memory.capacity = 1 << 30
     warnings.clear()
     assert runner(x).view.tobytes() == whole and not warnings
+
+
+def test_grey_levels_are_those_of_the_output(
+    load: Callable[..., ChainRunner], truth: Callable[[str, int], bytes]
+) -> None:
+    convert = partial(grey_levels.convert, {"min": 0, "max": 1000, "clip_above": False})
+    runner = load("vae_decoder", gigabytes=4, convert=convert)
+    output = runner(INPUTS["vae_decoder"])
+    exact = np.frombuffer(truth("vae_decoder", 8), np.float32).reshape(output.shape)
+    expected = np.empty(output.shape, np.int16)
+    convert(exact[0, 0], expected[0, 0])
+    assert isinstance(output, np.ndarray) and output.tobytes() == expected.tobytes()
+    assert len(np.unique(output)) > 10
 
 
 @pytest.mark.parametrize("fail", ["execute", "shape", "kernel"])
