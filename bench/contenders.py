@@ -92,7 +92,6 @@ def compile(workload: Workload) -> Iterator[tuple[Make, str]]:
 @contextmanager
 def engines(workload: Workload) -> Iterator[tuple[Make, str]]:
     """Yield the contender that runs the server's graphs and stages in this process, no Triton."""
-    from backends.engines.grey_levels import in_grey_levels
     from backends.maisi import conditioning, decoder, sampler
     from backends.maisi.request import complete
 
@@ -116,7 +115,7 @@ def engines(workload: Workload) -> Iterator[tuple[Make, str]]:
         sampling = time.perf_counter()
         latent = sampler.sample(table, plan, first, conditions, engine)
         decoding = time.perf_counter()
-        served = in_grey_levels(table["intensity"], engine)
+        served = decoder.in_grey_levels(table, engine)
         image = decoder.decode(table, plan, latent, inputs["mask"], served)
         end = time.perf_counter()
         seconds: dict[str, float | None] = {

@@ -20,7 +20,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from backends.engines.grey_levels import in_grey_levels
 from backends.maisi import decoder, schedule
 from backends.maisi.sampler import RunModel
 from backends.maisi.schedule import Step
@@ -146,7 +145,7 @@ class SolverCase:
         steps = SOLVERS[solver](self.variant["schedule"], self.numel, calls)
         latent = follow(steps, self.request, self.run)
         plan, mask = self.request.plan, self.request.mask
-        served = in_grey_levels(self.variant["intensity"], self.run)
+        served = decoder.in_grey_levels(self.variant, self.run)
         image = decoder.decode(self.variant, plan, latent, mask, served)
         scale = self.variant["intensity"]
         scaled = (image.astype(np.float32) - scale["min"]) / (scale["max"] - scale["min"])

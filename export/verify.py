@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from backends.engines.grey_levels import in_grey_levels
 from backends.maisi import conditioning, decoder, sampler
 from backends.maisi.request import Plan, complete
 from export import (
@@ -231,7 +230,7 @@ def volumes(
         labels = conditioning.label_rows(table, plan, inputs["mask"])
         (conditions["embedding"],) = run_model("mask_encoder", {"labels": labels}, ["embedding"])
     latent = sampler.sample(table, plan, noise, conditions, run_model)
-    served = in_grey_levels(table["intensity"], run_model)
+    served = decoder.in_grey_levels(table, run_model)
     volume = decoder.decode(table, plan, latent, inputs.get("mask"), served)
     truth = _monai(variant, loaded, plan, noise, rows, inputs.get("mask"), device)
     return volume.astype(np.float64), truth

@@ -19,10 +19,9 @@ from . import data, image_only
 from .autoencoder import plain_norms, psnr, sharpness
 from .fidelity import lesion_contrast, tissue_dice
 from .flow import Pair
-from .synthesis import CONTRASTS, MODALITIES, SPACING, without_head
+from .synthesis import CONTRASTS, MODALITIES, SIZE, SPACING, without_head
 
 Volume = NDArray[np.float32]
-SIZE = (96, 112, 96)  # voxels of a volume without a mask
 SEEDS = {name: range(1, 21 if name == "mri_t1" else 6) for name in CONTRASTS}
 
 
@@ -115,9 +114,9 @@ def measure_alone(cache: Path, checkpoints: Path) -> dict[str, list[dict[str, An
     """Return the measures of renders of the held-out subjects and of volumes without a mask."""
     pair, autoencoder, scale = _load(checkpoints)
     reference = image_only.build(data.paths(cache))
+    renders = [data.load(path) for path in data.paths(cache, held_out=True)]
     rows: dict[str, list[dict[str, Any]]] = {}
     for name in CONTRASTS:
-        renders = [data.load(path) for path in data.paths(cache, held_out=True)]
         rows[f"{name}, renders"] = [
             image_only.measure(data.image(mask, images, name), name, reference, spacing)
             for mask, images, spacing in renders

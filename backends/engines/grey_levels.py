@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -31,25 +31,3 @@ def convert(intensity: Mapping[str, Any], decoded: Array, levels: npt.NDArray[np
         slab += low
         np.rint(slab, out=slab)
         levels[start : start + _PLANES] = np.clip(slab, -32768, 32767)
-
-
-RunModel = Callable[[str, Mapping[str, Any], Sequence[str]], list[Any]]
-
-
-def in_grey_levels(intensity: Mapping[str, Any], run_model: RunModel) -> RunModel:
-    """Return `run_model` with grey levels [1, 1, X, Y, Z] from the VAE decoder, as it is served.
-
-    `run_model` runs networks by their short names, see `backends/maisi/sampler.py`; its VAE decoder
-    returns 0..1.
-    """
-
-    def run(model: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
-        tensors = run_model(model, inputs, outputs)
-        if model != "vae_decoder":
-            return tensors
-        (decoded,) = tensors
-        levels = np.empty(decoded.shape, np.int16)
-        convert(intensity, decoded[0, 0], levels[0, 0])
-        return [levels]
-
-    return run

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..engines import grey_levels
 from .inputs import Array, Variant
 from .request import Plan
 from .sampler import RunModel
@@ -37,3 +39,21 @@ def with_background(
     if mask is None:
         return np.ascontiguousarray(levels)
     return np.where(mask == 0, np.int16(variant["intensity"]["min"]), levels)
+
+
+def in_grey_levels(variant: Variant, run_model: RunModel) -> RunModel:
+    """Return `run_model` with grey levels [1, 1, X, Y, Z] from the VAE decoder, as it is served.
+
+    The VAE decoder of `run_model` returns 0..1.
+    """
+
+    def run(model: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
+        tensors = run_model(model, inputs, outputs)
+        if model != "vae_decoder":
+            return tensors
+        (decoded,) = tensors
+        levels = np.empty(decoded.shape, np.int16)
+        grey_levels.convert(variant["intensity"], decoded[0, 0], levels[0, 0])
+        return [levels]
+
+    return run

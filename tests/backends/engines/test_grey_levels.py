@@ -37,14 +37,6 @@ def test_values_that_are_not_finite_are_refused(bad: float) -> None:
         levels(MR, np.array([0] * 40 + [bad], np.float16))
 
 
-def test_only_the_decoder_returns_grey_levels() -> None:
-    half = np.full((1, 1, 2, 2, 2), 0.5, np.float32)
-    run = grey_levels.in_grey_levels(CT, lambda model, inputs, outputs: [half])
-    (image,) = run("vae_decoder", {}, ["image"])
-    assert image.dtype == np.int16 and image.shape == half.shape and (image == 0).all()
-    assert run("vae_encoder", {}, ["latent"])[0] is half
-
-
 def test_a_conversion_needs_little_memory() -> None:
     decoded, image = np.zeros((128, 128, 128), np.float32), np.empty((128, 128, 128), np.int16)
     tracemalloc.start()

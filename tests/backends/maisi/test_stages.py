@@ -215,6 +215,15 @@ def test_a_mask_takes_the_masked_flow_and_its_background(mini: Variant) -> None:
     assert (image[mask == 0] == 0).all()
 
 
+def test_only_the_decoder_returns_grey_levels() -> None:
+    ct: Variant = {"intensity": {"min": -1000, "max": 1000, "clip_above": True}}
+    half = np.full((1, 1, 2, 2, 2), 0.5, np.float32)
+    run = decoder.in_grey_levels(ct, lambda model, inputs, outputs: [half])
+    (image,) = run("vae_decoder", {}, ["image"])
+    assert image.dtype == np.int16 and image.shape == half.shape and (image == 0).all()
+    assert run("vae_encoder", {}, ["latent"])[0] is half
+
+
 def test_the_report_names_regions_where_there_are_any(mini: Variant, regional: Variant) -> None:
     image = np.zeros((2, 2, 2), np.int16)
     fields = json.loads(report(regional, ask(regional), {}, image, None, []))
