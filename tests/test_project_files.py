@@ -41,6 +41,7 @@ SCHEMAS = {
 PAGES = [
     *ROOT.glob("*.md"),
     *(ROOT / ".github").glob("*.md"),
+    *(ROOT / "docs").rglob("*.md"),
     ROOT / "client" / "README.md",
     ROOT / "src" / "README.md",
     ROOT / "docker" / "helm" / "maisi" / "README.md",

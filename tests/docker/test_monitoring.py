@@ -55,6 +55,9 @@ def test_promtool_has_no_complaint_about_our_metrics(server: Server) -> None:
         for line in get(address, "metrics")[1].splitlines(keepends=True)
         if re.match(r"(# (HELP|TYPE) )?maisi_", line)
     ]
+    page = (ROOT / "docs" / "reference" / "metrics.md").read_text()
+    names = re.findall(r"^# HELP (\w+)", "".join(ours), re.MULTILINE)
+    assert names and [name for name in names if name not in page] == []
     words = [prometheus(), "check", "metrics"]
     result = subprocess.run(words, input="".join(ours), text=True, capture_output=True)
     assert (result.returncode, result.stdout + result.stderr) == (0, "")
