@@ -1,1 +1,1 @@
-"""From a MAISI checkpoint to a Triton model repository, with proof of equality."""
+"""Export of MAISI checkpoints to a Triton model repository, compared with PyTorch."""

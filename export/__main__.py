@@ -51,7 +51,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _variant(args: argparse.Namespace) -> Variant:
-    """Return the variant, with the files of a MONAI bundle if the folder of checkpoints is one."""
+    """Return the variant; if the checkpoint folder is a MONAI bundle, with the bundle's files."""
     variant = variants.load(args.variant)
     is_bundle = bundle.is_bundle(args.checkpoints)
     return bundle.on_bundle(variant, args.checkpoints) if is_bundle else variant
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
     fetch.add_arguments(verbs.add_parser("fetch", help="download official weights"))
-    build_parser = verbs.add_parser("build", help="build served models from checkpoints")
+    build_parser = verbs.add_parser("build", help="build the models of a variant from checkpoints")
     verify_parser = verbs.add_parser("verify", help="compare the graphs and plans with PyTorch")
     for subparser in (build_parser, verify_parser):
         subparser.add_argument(
@@ -151,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return its exit status: 1 for a failure, reported in one sentence."""
+    """Run the command line; return its exit status, 1 for an error, which is on stderr."""
     words = sys.argv[1:] if arguments is None else arguments
     if words and words[0] not in ("fetch", "build", "verify") and not words[0].startswith("-"):
         words = ["build", *words]

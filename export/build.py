@@ -14,9 +14,8 @@ from export.job import Job, Log, checkpoint_digests
 def build(job: Job, log: Log = print) -> dict[str, Any]:
     """Build what `job` names into its repository and return the manifest that is written there.
 
-    A repository that already has all of it stays as it is. Builds with one cache wait for each
-    other. Raises ValueError or FileNotFoundError with one sentence; the repository is untouched
-    then.
+    If the repository is up to date, nothing is written. Builds that share a cache run one at a
+    time. Raises ValueError or FileNotFoundError; the repository is then unchanged.
     """
     job.cache.mkdir(parents=True, exist_ok=True)
     with (job.cache / "lock").open("w") as lock:

@@ -1,8 +1,8 @@
-"""MONAI bundles like `maisi_ct_generative`: their checkpoints for a variant of the same networks.
+"""Checkpoints of MONAI bundles such as `maisi_ct_generative`, for a variant of the same networks.
 
 The layout is that of models/maisi_ct_generative in github.com/Project-MONAI/model-zoo: weights in
-`models/`, and `configs/inference.json`, which names them and defines the networks. Expressions of
-that file are resolved by pattern and never run.
+`models/`, and `configs/inference.json`, which names them and defines the networks. Expressions in
+that file are matched by regular expressions and never evaluated.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _CONSTANTS = {  # of a scheduler: MONAI's name -> that in a variant
     "beta_end": "beta_end",
     "base_img_size_numel": "base_numel",
 }
-# What the server samples by: an argument of a scheduler -> its value there, and MONAI's default.
+# Argument of a scheduler -> the value that the server samples with, and MONAI's default.
 _SAMPLING: dict[str, dict[str, tuple[Any, Any]]] = {
     "ddpm": {
         "schedule": ("scaled_linear_beta", "linear_beta"),
@@ -52,7 +52,7 @@ _SAMPLING: dict[str, dict[str, tuple[Any, Any]]] = {
         "steps_offset": (0, 0),
     },
 }
-# They change neither parameters nor results, or only where a volume is split in memory.
+# Arguments that change neither parameters nor results, or only how a volume is split in memory.
 _IGNORED = {"_target_", "dim_split", *networks.OVERRIDES}
 _REFERENCE = re.compile(r"@(\w+)")
 _PATH = re.compile(r"""\$@(\w+)\s*\+\s*(['"])([^'"]*)\2""")
@@ -114,7 +114,7 @@ def _resolved(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 def _path(config: Mapping[str, Any], key: str) -> str:
     """Return the path of a checkpoint within the bundle: `models/x.pt` of `$@model_dir + '/x.pt'`.
 
-    The same expression may define `model_dir`; `bundle_root` is the folder of the bundle.
+    `model_dir` may be such an expression too; `bundle_root` is the folder of the bundle.
     """
     text, end = config.get(key), ""
     for _ in range(len(config)):  # as many references as there are keys, at most

@@ -47,10 +47,11 @@ _SOURCES = (
 
 
 def export_graphs(job: Job, digests: Mapping[str, str], log: Log = print) -> dict[str, Path]:
-    """Return graph -> folder in the cache with `model.onnx` and `graph.json`, all compared.
+    """Return graph -> its folder in the cache, with `graph.json` and the graph's ONNX files.
 
-    `digests`: role -> sha256 of the checkpoint. Graphs that the cache lacks are exported. Raises
-    ValueError where memory or disk do not suffice, or a graph differs from PyTorch.
+    `digests`: role -> sha256 of the checkpoint. Graphs that the cache lacks are exported and
+    compared with PyTorch. Raises ValueError if memory or disk space does not suffice, or a graph
+    differs from PyTorch.
     """
     names = [name for name, roles in NEEDS.items() if set(roles) <= set(job.variant.networks)]
     folders = {
@@ -89,7 +90,7 @@ def _export(job: Job, graph: Graph, folder: Path, log: Log) -> None:
 
 
 def _subgraph_inputs(graph: Graph) -> dict[str, Any]:
-    """Return stem -> shapes of the inputs of every subgraph; empty where the graph is no chain."""
+    """Return stem -> shapes of the inputs of every subgraph; empty if the graph is not a chain."""
     if (chain := graph.chain) is None:
         return {}
     return {
@@ -104,7 +105,7 @@ def build_engines(
     """Return graph -> folder in the cache with its engine, `model.plan`, and its description.
 
     A chain has one engine for each subgraph, and `chain.json`. `builder` is the result of
-    `tensorrt_plans.ready`.
+    `tensorrt_plans.ready`. Raises ValueError if an engine cannot be built.
     """
     folders = {}
     description_fields = [field.name for field in dataclasses.fields(tensorrt_plans.Description)]
@@ -132,7 +133,7 @@ def _profiles(
 ) -> tuple[dict[str, Profile], dict[str, Any] | None]:
     """Return stem -> the profile of its engine, and the description of a chain.
 
-    `folder` is the graph's. The description is None where the graph is no chain; its `thickest` is
+    `folder` is the graph's. The description is None if the graph is not a chain; its `thickest` is
     the largest number of latent planes that the engines take.
     """
     graph = graph_description(folder)
@@ -156,7 +157,7 @@ def _build_plan(job: Job, name: str, onnx: Path, plan: Path, profile: Profile, l
 
 
 def size_text(plan: int, activations: int | None) -> str:
-    """Return text about a plan's bytes, and those of its activations at its largest shapes."""
+    """Return text with the bytes of a plan and of its activations at the largest shapes."""
     most = "an unknown size" if activations is None else f"{activations / 1e9:.2f} GB"
     return f"{plan / 1e6:.1f} MB, its activations at most {most}"
 

@@ -29,7 +29,7 @@ _SCALAR = np.float64(0).__reduce__()[0]
 
 
 def _member(owner: Any, name: str) -> Any:
-    """Return a member of an enumeration, in place of `getattr`, which could reach anything."""
+    """Return a member of an enumeration, in place of `getattr`, which returns any object."""
     if not isinstance(owner, EnumMeta):
         raise ValueError("Unsupported GLOBAL getattr")
     return owner[name]
@@ -64,8 +64,8 @@ def read(path: Path, role: str) -> Checkpoint:
     """Read the checkpoint of `role` from a torch.save or safetensors file.
 
     No code from the file runs, and tensors stay on disk until used where the format allows that.
-    Raises FileNotFoundError, and ValueError with a sentence for a file that holds code, is
-    truncated, or is no checkpoint.
+    Raises FileNotFoundError, and ValueError for a file that holds code, is truncated, or is not a
+    checkpoint.
     """
     prefix = f"checkpoint: {path}"
     if not path.is_file():
@@ -77,7 +77,7 @@ def read(path: Path, role: str) -> Checkpoint:
     is_safetensors = path.suffix == ".safetensors"
     state, scale = _safetensors(path, prefix) if is_safetensors else _torch(path, prefix)
     if scale is not None and not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"{prefix}: scale_factor is {scale}, and a number above 0 is allowed")
+        raise ValueError(f"{prefix}: scale_factor is {scale}, but a number above 0 is expected")
     if not state:
         raise ValueError(f"{prefix} holds no weights for {role}")
     return Checkpoint(state, scale, digest)
@@ -133,7 +133,7 @@ def _safetensors(path: Path, prefix: str) -> tuple[dict[str, torch.Tensor], floa
             metadata = file.metadata() or {}
     except SafetensorError as error:
         reason = _line(error)
-        raise ValueError(f"{prefix} is truncated or no safetensors file: {reason}") from error
+        raise ValueError(f"{prefix} is truncated or not a safetensors file: {reason}") from error
     scale = metadata.get("scale_factor")
     return state, None if scale is None else _number(scale, prefix)
 
@@ -142,7 +142,7 @@ def _torch(path: Path, prefix: str) -> tuple[dict[str, torch.Tensor], float | No
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_SAFE):
             warnings.simplefilter("ignore")  # about formats; the errors below are clearer
-            # Files older than PyTorch 1.6 are no archives, and cannot be memory-mapped.
+            # Files of PyTorch before 1.6 are not zip archives and cannot be memory-mapped.
             mmap = zipfile.is_zipfile(path)
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except MemoryError:

@@ -1,4 +1,4 @@
-"""The check that every tensor of a network that TensorRT has parsed has few enough elements."""
+"""The check of the number of elements of each tensor in a network that TensorRT has parsed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from backends.slabs.budget import MOST_ELEMENTS
 def check(
     trt: Any, network: Any, profile: Mapping[str, Sequence[Sequence[int]]], onnx: str
 ) -> None:
-    """Raise ValueError for a tensor that has too many elements at the profile's largest shapes.
+    """Raise ValueError if a tensor has more than MOST_ELEMENTS at the profile's largest shapes.
 
-    The weights of attention are exempt where both products are float16: TensorRT compiles these and
+    Attention weights are exempt where both products are float16: TensorRT compiles these and
     the softmax between them into one kernel, which never stores the weights.
     """
     inputs = [network.get_input(index) for index in range(network.num_inputs)]

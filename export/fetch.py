@@ -66,16 +66,16 @@ def fetch(
     The paths are those of the variant's `[checkpoints]`. Files that exist with the right digest are
     not downloaded again, and an interrupted download resumes. `folder/fetch.json` records the
     source and the sha256 of each file. `token` is by default the one that huggingface_hub finds,
-    such as HF_TOKEN, and `endpoint` that of HF_ENDPOINT; `revision` replaces the pinned one of the
-    repository with the diffusion UNet. `progress` is called with one line per file; a terminal
-    shows a bar. Raises ValueError with a sentence, and OSError where the folder cannot be written.
+    such as HF_TOKEN, and `endpoint` that of HF_ENDPOINT; `revision` replaces the pinned revision of
+    the diffusion UNet's repository. `progress` is called with one line per file; a terminal shows a
+    bar. Raises ValueError if a download fails, and OSError if the folder cannot be written.
     """
     if not variant.hub:
         raise ValueError(f"hub: {variant.name} names no file on the hub; pass its checkpoints")
     if not accept_license:
         raise ValueError(
             f"license: the weights of {variant.name} are under the {variant.license}, "
-            f"{variant.license_url} : read it, and agree by --accept-license"
+            f"{variant.license_url} : read it, and agree with --accept-license"
         )
     token = token or hub.get_token()
     unet_repo = variant.hub.get("diffusion_unet", {}).get("repo")
@@ -115,7 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--accept-license", action="store_true", help="agree to the licence of the weights"
     )
     parser.add_argument(
-        "--revision", help="branch, tag or commit in place of the pinned one of the UNet's repo"
+        "--revision", help="branch, tag or commit of the UNet's repo, in place of the pinned one"
     )
 
 
@@ -130,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"export: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("export: stopped; the same command resumes", file=sys.stderr)
+        print("export: stopped; run the same command again to resume", file=sys.stderr)
         return _INTERRUPTED
     print(f"{variant.name}: in {args.to}, digests in {args.to / RECORD}")
     return 0
@@ -154,7 +154,7 @@ def _look_up(
     except (HTTPError, OSError) as error:
         raise ValueError(_reason(error, url, repo, file, revision, token)) from error
     if metadata.commit_hash is None or metadata.etag is None or metadata.size is None:
-        raise ValueError(f"hub: {url} answers without commit and size, which a hub sends")
+        raise ValueError(f"hub: {url} answers without the commit and size that a hub sends")
     digest = metadata.etag if re.fullmatch(r"[0-9a-f]{64}", metadata.etag) else None
     if digest and pinned and digest != pinned:
         raise ValueError(f"hub: {repo}/{file} has sha256 {digest}, and {pinned} is pinned")
@@ -172,9 +172,9 @@ def _look_up(
 
 
 def _local_digest(remote: _Remote, record: dict[str, Any]) -> str | None:
-    """Return the digest of the local file, None where it is missing or an older download.
+    """Return the digest of the local file, None if it is missing or an older download.
 
-    Raises ValueError for another file, which is not a download.
+    Raises ValueError if the file exists and is not a download.
     """
     if not remote.path.exists():
         return None
@@ -225,8 +225,8 @@ def _download(remote: _Remote, token: str | None, endpoint: str | None) -> str:
     if remote.digest and digest != remote.digest:
         remote.part.unlink()
         raise ValueError(
-            f"hub: {remote.repo}/{remote.file} came with sha256 {digest}, and {remote.digest} is "
-            "right: nothing of it is kept"
+            f"hub: {remote.repo}/{remote.file} has sha256 {digest}, but {remote.digest} is "
+            "expected: the download was deleted"
         )
     os.replace(remote.part, remote.path)
     return digest
@@ -253,15 +253,15 @@ def _reason(
                 f"https://huggingface.co/{repo}"
             )
         if status == 401:
-            return f"hub: the token is not accepted for {repo} (401): look at HF_TOKEN"
+            return f"hub: the token is not accepted for {repo} (401): check HF_TOKEN"
         if status == 404:
-            return f"hub: there is no repository {repo}, or the token does not show it (404)"
+            return f"hub: there is no repository {repo}, or the token has no access to it (404)"
         return f"hub: {url} answers {status}"
     host = url.split(f"/{repo}/")[0]
     if isinstance(error, ConnectError):
         return f"hub: {host} cannot be reached: {_line(error)}"
     if isinstance(error, HTTPError):
-        return f"hub: the connection to {host} broke; the same command resumes: {_line(error)}"
+        return f"hub: the connection to {host} broke; run the command again: {_line(error)}"
     return f"{repo}/{file} cannot be downloaded: {_line(error)}"
 
 
@@ -275,7 +275,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / RECORD} is not what fetch writes: {_line(error)}") from error
+        raise ValueError(f"{folder / RECORD} is not a record of fetch: {_line(error)}") from error
     return files
 
 

@@ -10,7 +10,7 @@ _BLOCK = 1 << 20
 
 
 def sha256(path: Path) -> str:
-    """Return the digest of a file of any size, in hex."""
+    """Return the SHA-256 of a file of any size, as 64 hex digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):

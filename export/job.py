@@ -1,4 +1,4 @@
-"""What one build takes: a variant, its checkpoints, the target, and where the result goes."""
+"""The settings of one build, and the checks of a variant's size and checkpoint files."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Job:
-    """What to build, from where, to where.
+    """One build: `variant` from the folder `checkpoints`, written to the folder `repository`.
 
     `capabilities`: compute capabilities such as "8.9" that engines are built for; none: that of the
-    local GPU. `cache`: the folder of finished graphs and engines. `version` is Triton's, of all
-    models of the variant: other versions in the repository stay.
+    local GPU. `cache`: the folder of finished graphs and engines. `version`: Triton's version of
+    all models of the variant; other versions in the repository are kept.
     """
 
     variant: Variant
@@ -36,7 +36,7 @@ class Job:
 def limit(variant: Variant, size: tuple[int, int, int]) -> Variant:
     """Return `variant` for volumes of at most `size` [X, Y, Z] voxels.
 
-    Raises ValueError for a size that the variant cannot have.
+    Raises ValueError for a size outside the variant's limits or not a multiple of its step.
     """
     table = variant.serving["size"]
     inside = all(a <= n <= b for a, n, b in zip(table["min"], size, table["max"], strict=True))

@@ -20,8 +20,9 @@ def check(networks: Mapping[str, Table], serving: Table, file_name: str) -> None
     """Raise ValueError where the tables contradict each other, KeyError for a missing key.
 
     `networks` and `serving` are those of a variant with mask networks. An entry of
-    `mask_generation.sizes` has a `name`, a `default`, for a lesion its `label` in the mask,
-    `tumour` for those of which a request may have one, and maybe a `meaning`, for people.
+    `mask_generation.sizes` has a `name` and a `default`, 0..1 or -1 for absent; that of a lesion
+    has its `label` in the mask. A request may have at most one of the entries with `tumour`.
+    `meaning` is an optional description.
     """
     table = serving["mask_generation"]
     _check_networks(networks, serving, file_name)

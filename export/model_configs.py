@@ -42,13 +42,13 @@ STREAM: Shapes = {
     "check": ("BOOL", (1,)),
 }
 # The UTF-8 bytes of a text. No output is a STRING: for a request of its classes (`classification`
-# of KServe v2), Triton 2.51 divides by the size of an element, 0, and dies of SIGFPE.
+# of KServe v2), Triton 2.51 divides by the size of an element, 0, and crashes with SIGFPE.
 _TEXT = ("UINT8", (-1,))
 ANSWER: Shapes = {"image": ("INT16", _VOLUME), "report": _TEXT}
 MASK_ANSWER: Shapes = {"used_mask": ("UINT8", _VOLUME)}
 PROGRESS: Shapes = {"stage": _TEXT, "progress": ("FP32", (1,))}
 _PLAN: Shapes = {"plan": _TEXT}
-# Target -> the backend of its engines, which serves our stages only, and the model file.
+# Target -> the backend of its engines, and the model file. Only the stages call engines.
 _TARGETS = {
     "onnx": ("onnxruntime", "model.onnx"),
     "tensorrt": ("tensorrt_rtx", "model.plan"),
@@ -201,7 +201,7 @@ def _parts(variant: Variant, precision: str) -> dict[str, Shapes]:
 
 
 def _unsupported(variant: Variant) -> set[str]:
-    """Return the inputs of a request that `variant` has no use for."""
+    """Return the inputs of a request that `variant` does not accept."""
     needs = {
         "controlnet": ("mask", "vocabulary", "organs", "augment", "mask_only", "redraws"),
         "mask_diffusion": ("anatomy",),
@@ -240,7 +240,7 @@ def _config(name: str, inputs: Shapes, outputs: Shapes, optional: bool = False) 
 
 
 def _allow_gpu_inputs(config: pb.ModelConfig) -> None:
-    """Give a model in Python its inputs on the GPU where they are, not as copies in host memory."""
+    """Let a Python model take inputs that are on the GPU without a copy to host memory."""
     config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
 
 

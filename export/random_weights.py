@@ -26,12 +26,12 @@ def write(
 
     The networks have their full size; `.pt` files are float32 in the layout of NV-Generate-CTMR,
     `.safetensors` files float16 as training writes them. The same seed gives the same bytes.
-    Raises ValueError rather than replace a file in a folder that has no `MARK`.
+    Raises ValueError if a file exists in a folder that has no `MARK`.
     """
     paths = {role: folder / name for role, name in variant.checkpoints.items()}
     present = next((path for path in paths.values() if path.exists()), None)
     if present and not (folder / MARK).exists():
-        raise ValueError(f"checkpoint: {present} exists, and random weights replace no checkpoint")
+        raise ValueError(f"checkpoint: {present} exists; random weights do not replace it")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).write_text(_WORDS)
     with torch.random.fork_rng(devices=[]):
@@ -48,9 +48,9 @@ def write(
 def _fill(network: nn.Module, role: str) -> dict[str, torch.Tensor]:
     """Return `network`'s parameters as MONAI initialises them, except those it sets to zero or one.
 
-    These become random too, since no output depended on them otherwise: mainly the last
-    convolutions of blocks and the outputs of the ControlNet, which are scaled so that a mask has a
-    visible effect.
+    These become random too, because an output would not depend on a layer before zero weights.
+    They are mainly the last convolutions of blocks and the outputs of the ControlNet, whose scale
+    is larger so that a mask has a visible effect.
     """
     gain = 3.0 if role == "controlnet" else 0.5
     for parameter in network.parameters():

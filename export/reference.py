@@ -18,7 +18,7 @@ from export.arrays import Array
 
 
 def bits_of(labels: torch.Tensor) -> torch.Tensor:
-    """Return the eight binary channels of `labels` [X, Y, Z] as [1, 8, X, Y, Z]."""
+    """Return the eight bits of integer `labels` [X, Y, Z] as float32 channels [1, 8, X, Y, Z]."""
     return torch.stack([(labels // 2**bit) % 2 for bit in range(8)])[None].float()
 
 
@@ -37,11 +37,11 @@ def volume(
 ) -> Array:
     """Return the decoded volume [X', Y', Z'] in float32, about 0..1.
 
-    `noise` [1, 4, x, y, z]; `rows`: the UNet's keywords except `x` and `timesteps`, one row each;
-    `fresh` yields the noise of DDPM's steps, without it the schedule is rectified flow; `mask`
-    [X', Y', Z'] is already padded, `healthy` is the same without lesions; `source` [X', Y', Z']
-    in 0..1 is encoded, and noise is added up to the first time of the schedule that is at most
-    `strength`. The networks are on `device`.
+    `noise` [1, 4, x, y, z] float32; `rows`: the UNet's keywords except `x` and `timesteps`, one row
+    each; `fresh` yields the noise of DDPM's steps; if it is None, the schedule is rectified flow;
+    `mask` [X', Y', Z'] is already padded, `healthy` is the same without lesions; `source`
+    [X', Y', Z'] float32 in 0..1 is encoded, and noise is added up to the first time of the schedule
+    that is at most `strength`. The networks are on `device`.
     """
     latents = torch.from_numpy(noise).to(device)
     conditions = {name: row.to(device) for name, row in _conditions(rows, guidance > 0).items()}
@@ -96,10 +96,10 @@ def generated_labels(
     ids: Sequence[int],
     kind: str,
 ) -> Array:
-    """Return the labels [X', Y', Z'] that the mask networks generate from anatomy `sizes`.
+    """Return the labels [X', Y', Z'] uint8 that the mask networks generate from anatomy `sizes`.
 
     `noise` yields the first latent and then DDPM's noise of each step; `ids`: class -> label;
-    `kind` of schedule: ddpm or rflow.
+    `kind`: the schedule, ddpm or rflow.
     """
     latents = torch.from_numpy(next(noise))
     scheduler = _ddpm(steps) if kind == "ddpm" else _flow(latents, steps)
@@ -160,12 +160,12 @@ def _ddpm_step(scheduler: Any, out: Any, time: Any, latents: Any, noise: Iterato
 
 
 def fresh_noise(seed: int, shape: tuple[int, ...]) -> Iterator[Array]:
-    """Yield the noise of DDPM's steps as the server draws it, see architecture.md."""
+    """Yield the noise of DDPM's steps, float32 of `shape`, as the server draws it."""
     yield from _noise(seed, shape, 1)
 
 
 def mask_noise(seed: int, shape: tuple[int, ...]) -> Iterator[Array]:
-    """Yield the noise of a generated mask as the server draws it, see architecture.md."""
+    """Yield the noise of a generated mask, float32 of `shape`, as the server draws it."""
     yield from _noise(seed, shape, 3)
 
 

@@ -32,8 +32,8 @@ def write(
     `files`: short name of an engine -> its files, which are linked where the file system allows,
     else copied, under their own names: `model.onnx` and perhaps `model.onnx.data`, `model.plan`, or
     one `model_sm86.plan` per compute capability. An older build of this version is replaced, and
-    models that the variant no longer has are removed. Other versions stay: then every version has
-    its configuration in `configs/`, and `config.pbtxt` is that of the newest.
+    models that the variant no longer has are removed. Other versions are kept: every version then
+    has its configuration in `configs/`, and `config.pbtxt` is that of the newest version.
     Raises ValueError when an engine has no file, or another version has other models; `repository`
     is untouched then.
     """
@@ -90,7 +90,7 @@ def _copy_other_versions(old: Path, new: Path, version: int) -> None:
 
 
 def _pin(text: Path, folder: Path, version: int) -> None:
-    """Write the configuration in file `text` so that Triton loads only `version`."""
+    """Write the configuration in file `text` to `folder`, limited to `version` by its policy."""
     head = text.read_text().partition("\n")[0]
     config = text_format.Parse(text.read_text(), pb.ModelConfig())
     config.version_policy.specific.versions[:] = [version]

@@ -65,7 +65,8 @@ class Description:
 def ready(target: str, compute_capabilities: Sequence[str] = ()) -> tuple[str, tuple[str, ...]]:
     """Return the version of the target and the compute capabilities that it would build for.
 
-    Raises ValueError as `build` does where it cannot build.
+    Raises ValueError if the target is not installed, lacks a GPU, or does not support one of
+    `compute_capabilities`.
     """
     reply = _call(
         target, action="ready", target=target, compute_capabilities=list(compute_capabilities)
@@ -88,9 +89,9 @@ def build(
     TensorRT-RTX uses none. Files of weights beside the ONNX file are read. Each of the two files
     appears whole or not at all.
 
-    Raises FileNotFoundError without the ONNX file, and ValueError with one sentence where the
-    target is not installed or lacks a GPU, for a compute capability that it does not support, for
-    an ONNX file that it does not parse or compile, and for a profile that does not fit.
+    Raises FileNotFoundError without the ONNX file, and ValueError if the target is not installed or
+    lacks a GPU, for a compute capability that it does not support, for an ONNX file that it does
+    not parse or compile, and for a profile that does not fit.
     """
     if target not in TARGETS:
         raise ValueError(f"target: {target!r} is not one of {', '.join(TARGETS)}")
@@ -199,7 +200,7 @@ def run(
 def _call(subject: str, **request: Any) -> dict[str, Any]:
     """Return the reply of `tensorrt_process` to a request.
 
-    Raises ValueError with its sentence, or with one that names `subject` where it crashed.
+    Raises ValueError with the reply's error, or with one that names `subject` after a crash.
     """
     process = subprocess.run(
         [sys.executable, "-m", "export.tensorrt_process"],

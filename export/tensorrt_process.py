@@ -1,11 +1,11 @@
 """Calls of TensorRT or TensorRT-RTX in a process of its own: `python -m export.tensorrt_process`.
 
 A separate process, because polygraphy drives only one of the two in a process and MONAI imports it
-before the target is known, and because a crash or the kernel's out-of-memory killer then ends one
-engine and not the export.
+before the target is known, and because a crash or the kernel's out-of-memory killer then ends only
+this process and not the export.
 
 `tensorrt_plans` sends one request as JSON to standard input and reads one reply as JSON from
-standard output; {"error": "a sentence"} is the reply to a request that cannot be met. polygraphy
+standard output; {"error": "a sentence"} is the reply to a request that fails. polygraphy
 writes the profile, configures, compiles and runs. The ONNX parser is called directly, since
 polygraphy prints its reasons and does not raise them.
 """
@@ -50,7 +50,7 @@ Profile = dict[str, list[list[int]]]
 def ready(target: str, compute_capabilities: list[str]) -> dict[str, Any]:
     """Return the target's `version` and the `compute_capabilities` that it would build for.
 
-    Raises ValueError with a sentence where it cannot build.
+    Raises ValueError if the target cannot build.
     """
     local = gpu_capability()
     if target == "tensorrt" and local is None:
@@ -72,7 +72,7 @@ def build(
     `activation_bytes`.
 
     `inputs` and `outputs` map a name to (type, shape), -1 for a dynamic size; `activation_bytes` is
-    None where the builder does not report it. Raises ValueError with a sentence.
+    None where the builder does not report it. Raises ValueError if the target cannot build it.
     """
     builder_facts = ready(target, compute_capabilities)
     trt = tensorrt(target)
@@ -112,10 +112,10 @@ def build(
 def run(target: str, plan: str, feeds: list[str], outputs: list[str]) -> dict[str, Any]:
     """Run the plan on each of the .npz files `feeds`; write the results to the files `outputs`.
 
-    Raises ValueError with a sentence.
+    Raises ValueError without a GPU, or if the plan cannot run.
     """
     if gpu_capability() is None:
-        raise ValueError("engine: it runs on a GPU, and there is none here")
+        raise ValueError("engine: a GPU is needed, and this machine has none")
     tensorrt(target)
     backend = importlib.import_module("polygraphy.backend.trt")
     failure = importlib.import_module("polygraphy.exception").PolygraphyException
@@ -151,7 +151,7 @@ def gpu_capability() -> str | None:
 def tensorrt(target: str) -> Any:
     """Return the target's module, and import polygraphy with its log off.
 
-    Raises ValueError with what to install.
+    Raises ValueError if it is not installed.
     """
     try:
         trt = importlib.import_module(MODULES[target])
@@ -181,7 +181,7 @@ def capabilities(trt: Any, target: str, requested: Sequence[str], local: str | N
     requested = requested or [str(local)]
     for value in requested:
         if value not in allowed:
-            raise ValueError(f"compute-capability: {value!r} is not possible; {reason}")
+            raise ValueError(f"compute-capability: {value!r} is not supported; {reason}")
     return sorted(set(requested), key=_numbers)
 
 
@@ -204,7 +204,7 @@ def _check(shapes: dict[str, list[int]], profile: Profile, onnx: str) -> None:
     dynamic = {name: shape for name, shape in shapes.items() if -1 in shape}
     if set(dynamic) != set(profile):
         raise ValueError(
-            f"profile: it has {sorted(profile)}, and {onnx} has free sizes in {sorted(dynamic)}"
+            f"profile: it has {sorted(profile)}, and {onnx} has dynamic sizes in {sorted(dynamic)}"
         )
     for name, shape in dynamic.items():
         for sizes in profile[name]:
@@ -213,7 +213,7 @@ def _check(shapes: dict[str, list[int]], profile: Profile, onnx: str) -> None:
                 raise ValueError(f"profile: {name} is {shape} in {onnx}, not {sizes}")
         low, usual, high = profile[name]
         if not all(a <= b <= c for a, b, c in zip(low, usual, high, strict=True)):
-            raise ValueError(f"profile: {name} goes from {low} over {usual} to {high}, not upwards")
+            raise ValueError(f"profile: {name} has {low}, {usual}, {high}, not in ascending order")
 
 
 def _config(
@@ -267,7 +267,7 @@ def logger(target: str) -> Any:
 
 
 def _about_drivers(message: str) -> bool:
-    """Return whether it is the harmless message that TensorRT-RTX repeats where there is no GPU."""
+    """Return whether `message` is the harmless one that TensorRT-RTX repeats without a GPU."""
     return "CUDA driver version is insufficient" in message
 
 

@@ -68,7 +68,7 @@ class Variant:
 
     @property
     def multiple(self) -> int:
-        """Factor of the latent's x, y and z: 2 for each UNet level except the last."""
+        """The step of the latent's x, y and z: a factor of 2 per UNet level except the last."""
         return int(2 ** (len(self.networks["diffusion_unet"]["num_channels"]) - 1))
 
     def parameter(self, digests: dict[str, str]) -> dict[str, Any]:
@@ -88,9 +88,10 @@ class Variant:
         }
 
     def vocabularies(self) -> dict[str, list[int]]:
-        """Return the label vocabularies of its masks: name -> list of MAISI's id for every id.
+        """Return the label vocabularies of its masks: name -> list of MAISI's ids.
 
-        0 where the vocabulary has no such id; a list keeps a model's configuration small.
+        Element i is MAISI's id of the vocabulary's id i, or 0 if the vocabulary has no id i. A list
+        keeps a model's configuration small.
         """
         tables, vocabularies = _read(VOCABULARIES), {}
         for name in self.serving["vocabularies"]:
@@ -120,8 +121,8 @@ def load(name_or_path: str | Path, folder: Path = VARIANTS) -> Variant:
     """Read and check a variant of `folder` by its name, or a `.toml` file by its path.
 
     `base = "rflow-ct"` in a file means: all values of that variant, overridden, table by table, by
-    those of the file. Raises ValueError when there is no such variant or file, or when it
-    contradicts itself.
+    those of the file. Raises ValueError if there is no such variant or file, or if its tables are
+    incomplete or inconsistent.
     """
     path = Path(name_or_path)
     if path.suffix != ".toml":
@@ -192,7 +193,7 @@ def _check(variant: Variant, file_name: str) -> None:
     if set(variant.networks) != set(variant.checkpoints):
         raise ValueError(f"{file_name}: networks and checkpoints do not have the same roles")
     if ("mask_autoencoder" in variant.networks) != ("mask_diffusion" in variant.networks):
-        raise ValueError(f"{file_name}: mask_autoencoder and mask_diffusion come together or not")
+        raise ValueError(f"{file_name}: mask_autoencoder and mask_diffusion need each other")
     if wrong := set(variant.tensors.values()) - set(TYPES):
         raise ValueError(
             f"{file_name}: tensors has {sorted(wrong)}, and types are {', '.join(TYPES)}"
@@ -220,7 +221,7 @@ def _check_labels(variant: Variant, file_name: str) -> None:
     lesions |= set(serving["lesions"].values()).union(*neighbours.values())
     if not all(0 <= label <= 255 for label in labels) or not lesions <= labels or 0 not in labels:
         raise ValueError(
-            f"{file_name}: labels must lie in 0..255, hold 0 and every id of `lesions`"
+            f"{file_name}: labels must lie in 0..255 and hold 0 and every id of `lesions`"
         )
     if "vocabularies" in serving:
         tables = _read(VOCABULARIES)
@@ -230,7 +231,7 @@ def _check_labels(variant: Variant, file_name: str) -> None:
         regions = serving["regions"]
         if not {regions["top"], regions["bottom"], *regions["labels"]} <= set(regions["names"]):
             raise ValueError(
-                f"{file_name}: regions.top, bottom and labels must be out of its names"
+                f"{file_name}: regions.top, bottom and labels must be in regions.names"
             )
 
 

@@ -29,8 +29,8 @@ from export.job import Job, Log, checkpoint_digests
 from export.variant import PRECISIONS, Variant
 
 Sessions = Mapping[str, onnx_export.GraphSession]
-# Whole volumes: share of voxels that may differ by more than one grey level (HU for CT). Random
-# weights, whose volumes are noise of any amplitude, had up to 0.08 in float16, those of mini 0.
+# Whole volumes: share of voxels that may differ by more than one grey level (HU for CT). The share
+# in float16 was up to 0.08 with random weights, whose volumes are noise, and 0 with mini's.
 SHARE = {"fp32": 1e-3, "fp16": 0.2}
 STEPS = 3
 
@@ -61,8 +61,8 @@ def verify(
 ) -> list[Comparison]:
     """Compare every graph at two sizes, then a volume with and without mask; return the results.
 
-    ONNX Runtime runs float32 and float16 on the CPU; where a GPU and a TensorRT are present, the
-    float16 graphs run there as engines too. Raises as `cache.export_graphs` does.
+    ONNX Runtime runs float32 and float16 on the CPU. With a GPU and TensorRT or TensorRT-RTX, the
+    float16 graphs also run as engines. Raises as `cache.export_graphs` does.
     """
     digests = checkpoint_digests(variant, checkpoints)
     loaded = networks.load(variant, checkpoints)
@@ -170,7 +170,7 @@ def _compare(
 def _compare_volumes(
     variant: Variant, loaded: networks.Networks, sessions: Sessions, precision: str
 ) -> list[Comparison]:
-    """Compare volumes from the same noise: our code, and MONAI's networks and schedulers."""
+    """Compare volumes from the same noise, by this project and by MONAI's own code."""
 
     def run_model(model: str, inputs: Mapping[str, Any], outputs: Any) -> list[Any]:
         arrays = onnx_export.run(sessions[model], onnx_export.tensors(inputs))
@@ -216,7 +216,7 @@ def volumes(
     inputs: dict[str, Array],
     device: str = "cpu",
 ) -> tuple[Array, Array]:
-    """Return the grey levels [X, Y, Z] of our code with `run_model`, and those of MONAI.
+    """Return the grey levels [X, Y, Z] of this project with `run_model`, and those of MONAI.
 
     `inputs` are those of a request; the networks of `loaded` are on `device`.
     """

@@ -74,14 +74,14 @@ def _example(cache: Path) -> None:
 
 
 def main() -> None:
-    """Run one stage or all of them; a stage that was interrupted resumes."""
+    """Run one stage or all of them; interrupted stages are resumable."""
     parser = argparse.ArgumentParser(prog="train-mini", description=__doc__)
     parser.add_argument("stage", choices=("all", *STAGES), nargs="?", default="all")
     parser.add_argument("--cache", type=Path, default=Path("build/mini"))
     parser.add_argument("--checkpoints", type=Path, default=Path("export/checkpoints"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
-        "--start", type=Path, help="checkpoints to continue from instead of fresh weights"
+        "--start", type=Path, help="folder of checkpoints with the initial weights [random weights]"
     )
     parser.add_argument("--subjects", type=int, default=150)
     parser.add_argument("--held-out", type=int, default=4)

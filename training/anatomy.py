@@ -123,7 +123,7 @@ def _brain(grey: Mask, white: Mask, intracranial: Mask) -> Labels:
 
 
 def colin(templates: Path) -> tuple[Labels, Mask, Image]:
-    """Return Colin27's brain labels, its intracranial space and its T1."""
+    """Return Colin27's brain labels, intracranial space and T1, each `[181, 217, 181]`."""
     head = sources.on_grid(templates / "ch2.nii.gz")
     inside = sources.on_grid(templates / "ch2bet.nii.gz") > 0
     inside = np.asarray(ndimage.binary_opening(inside, _ball(2)))
@@ -137,7 +137,7 @@ def colin(templates: Path) -> tuple[Labels, Mask, Image]:
 
 
 def icbm() -> tuple[Labels, Mask]:
-    """Return the brain labels of ICBM152 and its intracranial space."""
+    """Return the brain labels and the intracranial space of ICBM152, each `[181, 217, 181]`."""
     folder = sources.nilearn_data()
     t1, grey, white = (
         sources.on_grid(folder / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz")
@@ -150,10 +150,10 @@ def icbm() -> tuple[Labels, Mask]:
 
 
 def s1(folder: Path, colin_space: Mask) -> tuple[Labels, Mask, Image]:
-    """Return S1's brain labels, its intracranial space and its T1.
+    """Return S1's brain labels, intracranial space and T1, each `[181, 217, 181]`.
 
-    The cortex is what lies between the surfaces. They leave out cerebellum and brain stem: these
-    are bright voxels inside Colin's intracranial space.
+    The cortex lies between the white and the pial surface. The surfaces leave out cerebellum and
+    brain stem, which are taken from the bright voxels inside Colin's intracranial space.
     """
     head = sources.s1_on_grid(folder / "anatomicals/raw.nii.gz")
     within_white, within_pia = (

@@ -1,9 +1,9 @@
-"""Where tissues lie in a head: their shares over the training masks, and how a volume fits to them.
+"""An atlas of tissues, their shares over the training masks, and the alignment of volumes to it.
 
 A volume without a mask is aligned by linear regression: its intensities are explained by the shares
-of the regions, each region having one intensity, and the affine map that explains most is found by
-Gauss-Newton steps. Neither the modality nor the scale of intensities matters, and the regression's
-coefficients are the regions' intensities, free of partial volume.
+of the regions, each region having one intensity, and Gauss-Newton steps find the affine map that
+explains most of the variance. Neither the modality nor the scale of intensities matters, and the
+regression's coefficients are the regions' intensities, free of partial volume.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ for _number, _labels in enumerate(REGIONS.values()):
     _REGION[list(_labels)] = _number
 _REGION[[a.WMH, a.TUMOUR]] = list(REGIONS).index("white")
 
-CELL = 2  # voxels of a mask in one of the atlas
-COARSE = 4  # voxels of a volume in one of those that it is aligned by
+CELL = 2  # side of a voxel of the atlas in voxels of a mask
+COARSE = 4  # side of a voxel of the alignment in voxels of the volume
 STEPS = 15
 _CENTRE = (np.array(SIZE) - 1) / 2
-_UNIT = 48.0  # voxels; makes the columns of the affine map as large as its offset
-_FURTHEST = 4.0  # voxels that a step may move
+_UNIT = 48.0  # voxels; scales positions so that matrix and offset have changes of one size
+_FURTHEST = 4.0  # voxels; the largest change in one step
 _DEEP = 3  # voxels of the atlas, 12 mm
 
 
@@ -52,8 +52,8 @@ _DEEP = 3  # voxels of the atlas, 12 mm
 class Alignment:
     """Voxel x of a volume is voxel `matrix @ x + offset` of the atlas' masks.
 
-    `means` `[regions]` are the volume's intensities in the regions, `explained` the share of its
-    variance in the interior that they explain.
+    `means` `[regions]` are the volume's intensities in the regions; `explained`, 0..1, is the share
+    of its variance in the interior that these intensities explain.
     """
 
     matrix: NDArray[np.float64]
@@ -73,8 +73,8 @@ def averaged(volume: NDArray[Any], side: int) -> Volume:
 def maps(masks: Iterable[NDArray[np.uint8]]) -> Volume:
     """Return the shares of REGIONS in masks `[96, 112, 96]`: `[regions, 48, 56, 48]`.
 
-    Masks are aligned by the centre and the extent of what the skull encloses. Left and right are
-    the same.
+    Masks are aligned by the mean and the standard deviation of the positions of their intracranial
+    voxels. The shares are symmetric between left and right.
     """
     masks = list(masks)
     moments = [_moments(~np.isin(mask, (0, *OUTSIDE))) for mask in masks]
@@ -97,17 +97,18 @@ def _moments(region: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np
 
 
 def interior(shares: Volume) -> NDArray[np.bool_]:
-    """Return what lies 12 mm or more inside the head, `[48, 56, 48]`.
+    """Return the voxels `[48, 56, 48]` that lie 12 mm or more inside the head.
 
-    Measures of anatomy are taken there: an outline alone would be alike and symmetric too.
+    Anatomy is measured there, because the outlines of heads alone are similar and symmetric.
     """
     return np.asarray(ndimage.binary_erosion(shares.sum(0) > 0.5, iterations=_DEEP))
 
 
 def align(volume: Volume, shares: Volume) -> Alignment:
-    """Return how `volume` `[X, Y, Z]` fits to the result of `maps`; it starts in the centre.
+    """Return the alignment of `volume` `[X, Y, Z]` to `shares`, the result of `maps`.
 
-    Each step solves for the regions' intensities and for the change of the affine map at once.
+    The first guess aligns the centres. Each step solves for the regions' intensities and for the
+    change of the affine map at once.
     """
     coarse = averaged(volume, COARSE).astype(np.float64)
     atlas = averaged(shares, COARSE // CELL)
@@ -119,7 +120,7 @@ def align(volume: Volume, shares: Volume) -> Alignment:
     places = np.stack(np.meshgrid(*grid, indexing="ij")).reshape(3, -1)
     places = (places - middle[:, None]) / _UNIT
     matrix, offset = _UNIT * np.eye(3), _CENTRE.copy()
-    regions = len(atlas) + 1  # the last one is a constant: what lies outside
+    regions = len(atlas) + 1  # the last one is a constant, for the background
 
     def at(images: Iterable[Any]) -> NDArray[np.float64]:
         index = (matrix @ places + offset[:, None] - (COARSE - 1) / 2) / COARSE
@@ -146,7 +147,7 @@ def align(volume: Volume, shares: Volume) -> Alignment:
 def _solve(
     columns: NDArray[np.float64], values: NDArray[np.float64], regions: int
 ) -> NDArray[np.float64]:
-    """Return the least squares coefficients; those of the regions are drawn to 0 a little."""
+    """Return the least squares coefficients, with a ridge penalty on those of the regions."""
     normal = columns @ columns.T
     diagonal = np.diag_indices(len(columns))
     normal[diagonal] = normal[diagonal] * 1.0001 + 1e-6
@@ -167,7 +168,7 @@ def on_volume(share: Volume, alignment: Alignment, shape: tuple[int, ...]) -> Vo
 
 def on_atlas(volume: Volume, alignment: Alignment) -> Volume:
     """Return the volume on the grid of the atlas' masks, `[96, 112, 96]`."""
-    # the pseudo-inverse: of a volume that is no head the map may have collapsed
+    # the pseudo-inverse, because the matrix may be singular if the volume is not a head
     inverse = np.linalg.pinv(alignment.matrix)
     return np.asarray(
         ndimage.affine_transform(

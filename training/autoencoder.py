@@ -1,4 +1,4 @@
-"""Training of the autoencoder: voxels, edges, local contrast, coarse latents, a KL term."""
+"""Training of the autoencoder. Its loss: voxels, edges, local contrast, coarse latents, KL."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _gradient(x: torch.Tensor) -> torch.Tensor:
 
 
 def sharpness(output: torch.Tensor, image: torch.Tensor) -> float:
-    """Return the ratio of the gradient energy of `output` to that of `image`."""
+    """Return the ratio of the gradient energies of `output` and `image`, both `[B, 1, X, Y, Z]`."""
     energies = [sum(float(d.square().sum()) for d in _differences(x)) for x in (output, image)]
     return energies[0] / energies[1]
 
@@ -116,9 +116,10 @@ def _loss(network: Any, image: torch.Tensor) -> torch.Tensor:
 
 
 def train(cache: Path, steps: int, device: str, start: networks.Networks | None) -> None:
-    """Train for `steps` on crops of increasing size; save and resume by `autoencoder.pt`.
+    """Train for `steps` on crops of increasing size.
 
-    `start`: initial weights; None: random ones.
+    `autoencoder.pt` in `cache` holds the state, from which a run resumes. `start`: initial weights;
+    None: random ones.
     """
     state_file = cache / "autoencoder.pt"
     network = plain_norms(networks.build(variant.load("mini"), "autoencoder")).to(device)
@@ -153,8 +154,8 @@ def train(cache: Path, steps: int, device: str, start: networks.Networks | None)
 def held_out_quality(network: Any, cache: Path, subjects: int) -> dict[str, float]:
     """Return means over whole held-out volumes, T1, T2 and FLAIR.
 
-    `psnr` in dB; `sharpness`: see there; `smooth`: the share of a latent's variance that is left
-    after a mean over cubes of 3 voxels; `kl` in nats per element.
+    `psnr` in dB; `sharpness` as the function returns it; `smooth`: the share of a latent's
+    variance that is left after a mean over cubes of 3 voxels; `kl` in nats per element.
     """
     rows = []
     device = next(network.parameters()).device

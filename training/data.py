@@ -47,7 +47,7 @@ def make(cache: Path, count: int, held_out: int, jobs: int) -> None:
 
 
 def paths(cache: Path, held_out: bool = False) -> list[Path]:
-    """Return the subjects' files, ordered by seed."""
+    """Return the files of the training or of the held-out subjects, ordered by seed."""
     files = [p for p in (cache / "subjects").glob("*.npz") if "part" not in p.name]
     files = [p for p in files if (int(p.stem) >= HELD_OUT) == held_out]
     return sorted(files, key=lambda p: int(p.stem))

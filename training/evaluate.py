@@ -36,7 +36,7 @@ def generate(
     seed: int,
     steps: int = 30,
 ) -> Volume:
-    """Return a volume `[X, Y, Z]`, 0..1, sampled with MONAI's scheduler and decoded as a whole.
+    """Return a volume `[X, Y, Z]`, about 0..1, by MONAI's scheduler and one decode of the whole.
 
     Without a mask its size is `SIZE`.
     """
@@ -111,7 +111,7 @@ def measure(cache: Path, checkpoints: Path, subjects: int, names: list[str]) -> 
 
 @torch.no_grad()
 def measure_alone(cache: Path, checkpoints: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return the measures of renders of the held-out subjects and of volumes without a mask."""
+    """Return name -> results of `image_only.measure`, of held-out renders and maskless volumes."""
     pair, autoencoder, scale = _load(checkpoints)
     reference = image_only.build(data.paths(cache))
     renders = [data.load(path) for path in data.paths(cache, held_out=True)]

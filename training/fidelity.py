@@ -30,7 +30,8 @@ def tissue_dice(
     """Return tissue -> Dice of fluid, grey and white matter, by k-means in `volume`, with `mask`.
 
     Both `[X, Y, Z]`. Intensities inside the mask's tissues form three clusters, which are assigned
-    by their order in this contrast. Deep nuclei, brain stem and lesions are excluded.
+    by their order in this contrast. Hippocampus, amygdala, deep nuclei, brain stem and lesions are
+    excluded.
     """
     inside = np.isin(mask, [label for labels in TISSUES.values() for label in labels])
     truth, values = mask[inside], volume[inside].astype(np.float64)
@@ -47,7 +48,7 @@ def tissue_dice(
 
 
 def lesion_contrast(volume: NDArray[np.generic], mask: NDArray[np.uint8]) -> float | None:
-    """Return the mean of lesions (WMH, tumour) minus that of its healthy mirror image.
+    """Return the mean intensity of lesions (WMH, tumour) minus that of their healthy mirror image.
 
     Both `[X, Y, Z]`. Left and right are mirrored at the brain's centre. The rim of lesions is
     excluded. None where lesions or their healthy mirror have fewer than 30 voxels.

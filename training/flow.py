@@ -84,7 +84,11 @@ class Pair(nn.Module):
         spacing: torch.Tensor,
         embedding: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Return the velocity `[B, 4, x, y, z]` for `latent`; `spacing` `[B, 3]` in mm * 100."""
+        """Return the velocity for `latent`, both `[B, 4, x, y, z]`.
+
+        `timestep` `[B]` in 0..1000, `label` `[B]` of the modality, `spacing` `[B, 3]` in mm * 100,
+        `embedding` by `embed`.
+        """
         residuals: dict[str, Any] = {}
         if embedding is not None:
             down, middle = ControlNetWithoutEmbedding(self.controlnet)(
@@ -116,7 +120,10 @@ class Latents:
 
 @torch.no_grad()
 def encode(cache: Path, autoencoder: Any, limit: int) -> float:
-    """Encode up to `limit` subjects to `latents/*.pt`, unscaled; return 1 / standard deviation."""
+    """Encode up to `limit` subjects to `latents/*.pt`, unscaled; return their scale factor.
+
+    It is 1 / standard deviation of the latents of the first 12 subjects.
+    """
     folder = cache / "latents"
     folder.mkdir(exist_ok=True)
     device = next(autoencoder.parameters()).device
@@ -156,7 +163,7 @@ def _draw(cache: Path, scale: float, masked: bool) -> Latents:
 def loss(pair: Pair, subject: Latents, masked: bool, device: str) -> torch.Tensor:
     """Return the weighted squared error of the velocity for a few modalities of a subject.
 
-    They share noise and a timestep, uniform in 0..1000, so that they differ by their label alone.
+    The modalities share noise and a timestep, uniform in 0..1000, so that only labels differ.
     """
     mask, choices = subject.mask[None], range(8)
     if masked and random.random() < 0.2:  # skull-stripped modalities take masks without a head too
@@ -186,9 +193,10 @@ def loss(pair: Pair, subject: Latents, masked: bool, device: str) -> torch.Tenso
 def train(
     cache: Path, steps: int, device: str, scale: float, start: networks.Networks | None
 ) -> None:
-    """Train for `steps`, a third of them with the mask; save and resume by `flow.pt`.
+    """Train for `steps`, a third of them with the mask.
 
-    `scale`: the factor of latents; `start`: initial weights; None: random ones.
+    `flow.pt` in `cache` holds the state, from which a run resumes. `scale`: the factor of latents;
+    `start`: initial weights; None: random ones.
     """
     state_file = cache / "flow.pt"
     pair = Pair().to(device)

@@ -19,9 +19,9 @@ from .sources import SHAPE, Image, Mask
 class Head:
     """A head `[181, 217, 181]` at 1 mm, RAS+: labels, and maps that a subject is drawn with.
 
-    `texture` is in standard deviations / UNIT; `white_border` is the distance in 0.1 mm to the
-    border of white matter and cortex, positive in white matter, `pial_border` that of cortex and
-    fluid, positive in the cortex.
+    `texture` is in units of 1 / UNIT standard deviations; `white_border` is the distance in 0.1 mm
+    to the border of white matter and cortex, positive in white matter, `pial_border` that to the
+    border of cortex and fluid, positive in the cortex.
     """
 
     labels: Labels
@@ -30,7 +30,7 @@ class Head:
     pial_border: NDArray[np.int8]
 
 
-# one smooth intensity each; two tissues never share one
+# Groups of labels; `_texture` subtracts a smooth intensity from each.
 _CLASSES = (
     a.GREY_MATTER,
     a.WHITE_MATTER,
@@ -46,10 +46,10 @@ UNIT = 40  # of a texture; int8 reaches three standard deviations
 
 
 def _texture(labels: Labels, head: Image) -> NDArray[np.int8]:
-    """Return a T1 without the smooth intensity of each tissue, in standard deviations / UNIT.
+    """Return a T1 minus the smooth intensity of each tissue, as `Head.texture`.
 
-    The deviation is the median one of the class, and at least 2 % of its mean: where the scan is
-    clipped, as S1's white matter is, there is nothing to amplify.
+    The standard deviation is estimated by the median absolute deviation of the class. It is at
+    least 2 % of the mean, so that a clipped scan, as in S1's white matter, is not amplified.
     """
     out = np.zeros(SHAPE, np.int8)
     for ids in _CLASSES:
@@ -73,7 +73,7 @@ def _texture(labels: Labels, head: Image) -> NDArray[np.int8]:
 def _border(inner: Mask, outer: Mask) -> NDArray[np.int8]:
     """Return the signed distance to the border of two touching tissues in 0.1 mm, at most 12 mm.
 
-    It is positive in `inner`, negative in `outer`, and means nothing elsewhere.
+    It is positive in `inner`, negative in `outer`, and undefined elsewhere.
     """
     out = np.zeros(SHAPE, np.int8)
     part = ndimage.find_objects((inner | outer).view(np.uint8))[0]

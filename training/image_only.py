@@ -1,7 +1,7 @@
-"""Is a volume that was made without a mask a head: measures that need no mask.
+"""Measures of whether a volume that was generated without a mask shows a head.
 
-Each is read beside the same measure of held-out renders: the renders are rotated and blurred, so
-that theirs is not the best value either.
+Each measure is compared with that of held-out renders. These are rotated and blurred, and so do not
+have the best possible value either.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .synthesis import CONTRASTS, MEANS
 
 FOREGROUND = 0.05  # of the 99.5th percentile; the skull, which is dark, is above it
 SHIFTS = range(-4, 5)  # voxels along x
-FEWEST = 1000  # voxels of a brain, below which there is none
+FEWEST = 1000  # voxels; a smaller brain is not segmented
 _TISSUES = 3  # REGIONS begins with fluid, grey and white
 # Skin and fat are too thin for their intensities to be separated.
 _THICK = [number for number, name in enumerate(REGIONS) if name not in ("skin", "fat")]
@@ -34,7 +34,7 @@ _EXPECTED = np.stack([MEANS[:, list(labels)].mean(1) for labels in REGIONS.value
 
 @dataclass(frozen=True)
 class Atlas:
-    """What a volume is compared with: `shares`, see atlas.maps, and the training volumes.
+    """The training data that a volume is compared with: `shares`, see atlas.maps, and volumes.
 
     `averages[modality]` `[voxels]` is the mean of the training volumes on the atlas' grid, in
     its interior; `neighbours[modality]` `[subjects, voxels]` float16 are their differences from it,
@@ -88,7 +88,8 @@ def largest_share(inside: NDArray[np.bool_]) -> float:
 def symmetry(moved: Volume, shares: Volume) -> float:
     """Return the correlation of a volume on the atlas' grid with its mirror image, in the interior.
 
-    It is the highest over planes up to two voxels from the middle, of the volume smoothed by one.
+    It is the highest over mirror planes up to two voxels from the middle. The volume is smoothed by
+    a Gaussian with a standard deviation of one voxel.
     """
     smooth = ndimage.gaussian_filter(moved, 1.0)
     inside = atlas.interior(shares)
@@ -106,7 +107,7 @@ def _correlation(first: NDArray[Any], second: NDArray[Any]) -> float:
 
 
 def contrast_of(alignment: Alignment) -> str:
-    """Return that of CONTRASTS whose mean intensities correlate most with the volume's."""
+    """Return the item of CONTRASTS whose mean intensities correlate most with the volume's."""
     values = [_correlation(alignment.means[_THICK], row[_THICK]) for row in _EXPECTED]
     return CONTRASTS[int(np.argmax(values))]
 
@@ -134,17 +135,18 @@ def segment(
 
 
 def nearest(moved: Volume, modality: str, reference: Atlas) -> float:
-    """Return the highest correlation with a training volume, both less the training's average."""
+    """Return the highest correlation with a training volume, after subtraction of their average."""
     vector = _standardised(moved, reference.shares) - reference.averages[modality]
     return float((reference.neighbours[modality].astype(np.float32) @ _unit(vector)).max())
 
 
 def measure(volume: Volume, modality: str, reference: Atlas, spacing: float) -> dict[str, Any]:
-    """Return the measures of a whole head `[X, Y, Z]`, about 0..1, asked as one of CONTRASTS.
+    """Return the measures of a whole head `[X, Y, Z]`, about 0..1, requested as `modality`.
 
-    `spacing` in mm. `explained`: see atlas.Alignment; `contrast`: what
-    the volume looks like; volumes in ml; `border` in grey levels of 1000: the step where its own
-    tissues meet, `border_ratio`: per that where they meet in a displaced copy, None without any.
+    `modality` is one of CONTRASTS, `spacing` in mm. `explained`: see atlas.Alignment; `contrast`:
+    see `contrast_of`; volumes in ml; `border`: the step of intensity where the volume's own tissues
+    meet, in 1/1000; `border_ratio`: `border` divided by the step where they meet in a displaced
+    copy of the segmentation; both are None if too few tissues meet.
     """
     volume = np.asarray(volume, np.float32)
     alignment = atlas.align(volume, reference.shares)

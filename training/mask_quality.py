@@ -1,4 +1,4 @@
-"""Do the mask networks follow the sizes asked, and do they draw more than the training masks."""
+"""Measures of whether generated masks follow the requested sizes and differ from training masks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Labels = NDArray[np.uint8]
 # Takes the sizes `[4]` in the order of SIZES and a seed; returns a mask `[X, Y, Z]`.
 Draw = Callable[[NDArray[np.float32], int], Labels]
 
-LOWEST, HIGHEST = 0.05, 0.95  # asked; at 0 and 1 sizes are clipped
+LOWEST, HIGHEST = 0.05, 0.95  # of the requested sizes; at 0 and 1 sizes are clipped
 _LESIONS = [index for index, size in enumerate(SIZES) if size.labels[0] in (WMH, TUMOUR)]
 _STRIDE = 2  # of the voxels compared
 
@@ -25,10 +25,10 @@ def follow(
 ) -> dict[str, dict[str, float]]:
     """Return how the drawn masks follow each size: its name -> measures over `draws` masks.
 
-    The size is asked uniformly in 0.05..0.95; the others are a random row of `typical` `[N, 4]`,
-    without lesions. `correlation` and mean absolute `error` are of asked and obtained sizes, where
-    an absent one counts as 0. `absent`: share of masks without it; `unasked`: share of masks with a
-    lesion that was not asked for.
+    The size is drawn uniformly from 0.05..0.95; the others are a random row of `typical` `[N, 4]`,
+    without lesions. `correlation` and mean absolute `error` compare requested and obtained sizes;
+    an absent structure has the size 0. `absent`: share of masks without the structure; `unasked`:
+    share of masks with a lesion that was not requested.
     """
     rng = np.random.default_rng(seed)
     table = {}
@@ -85,10 +85,10 @@ def measure(
     new: int = 30,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Return `follow`, see there, and `nearest`: name -> Dices with the nearest training mask.
+    """Return `follow`, the result of that function, and `nearest`: name -> list of `nearest_dice`.
 
-    `nearest` is of `new` masks drawn with the sizes of random training masks, and as the yardstick
-    of the held-out masks.
+    `nearest` compares with the training masks `new` masks that are drawn with the sizes of random
+    training masks, and, for reference, the held-out masks.
     """
     typical = np.stack([sizes(mask) for mask in training])
     rows = np.random.default_rng(seed).integers(len(typical), size=new)

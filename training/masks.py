@@ -1,7 +1,7 @@
 """The classes of the mask networks, and the four sizes that they are conditioned on.
 
-A size is 0..1 between two volumes of some labels, or -1 where there are none. Masks are taken as if
-they had voxels of 2 mm, whatever their spacing: the networks do not see it.
+A size is 0..1 between two volumes of some labels, or -1 where there are none. Voxels count as 2 mm
+wide, whatever the spacing of a mask, because the networks do not get the spacing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CLASS[list(LABELS)] = np.arange(len(LABELS))
 
 @dataclass(frozen=True)
 class Size:
-    """The volume of `labels` between `low` and `high` in ml, as its root of degree `root`.
+    """The root of degree `root` of the volume of `labels`, scaled to 0 at `low` and 1 at `high` ml.
 
     The third root makes the size of a lesion linear in its diameter.
     """
@@ -46,7 +46,7 @@ class Size:
         return float(np.clip((self._rooted(voxels * VOXEL_ML) - low) / (high - low), 0, 1))
 
     def millilitres(self, size: float) -> float:
-        """Return the volume in ml that has `size`: 0 for -1."""
+        """Return the volume in ml of a size; 0 for -1."""
         if size == ABSENT:
             return 0.0
         low, high = self._rooted(self.low), self._rooted(self.high)

@@ -1,4 +1,4 @@
-"""The optimizer of both trainings: Muon for convolutions, AdamW for the other parameters.
+"""The optimiser of both trainings: Muon for convolutions, AdamW for the other parameters.
 
 Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon) replaces each matrix's
 momentum by the nearest orthogonal matrix. A 3D kernel is the matrix `[out, in * 27]`.
@@ -30,7 +30,7 @@ def _orthogonal(matrix: torch.Tensor) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum 0.95 (Nesterov), then orthogonalised; `lr` is the update's RMS scale."""
+    """Nesterov momentum of 0.95, orthogonalised; the RMS of an update is about 0.2 * `lr`."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": 0.95})
@@ -51,7 +51,10 @@ class Muon(torch.optim.Optimizer):
 
 
 class Trainer:
-    """Two optimisers, one schedule (warm-up, constant, linear to zero), averaged weights."""
+    """Two optimisers, one schedule (warm-up, constant, linear to zero), and averaged weights.
+
+    `average` is the decay of the exponential moving average of the weights.
+    """
 
     def __init__(self, model: nn.Module, steps: int, lr: float, average: float) -> None:
         kernels = [

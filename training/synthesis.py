@@ -3,7 +3,7 @@
 The generative model follows SynthSeg (Billot et al., Medical Image Analysis 2023): intensities per
 label, a smooth bias field, noise; unlike in SynthSeg the means are those of a real contrast. A
 render is computed on a grid twice as fine as the mask and averaged, so that its edges have partial
-volume. What a head's T1 shows within a tissue modulates every contrast.
+volume. The texture of a head's T1 within its tissues modulates every contrast.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _majority(fine: Labels) -> Labels:
 def move_borders(
     labels: Labels, right: Mask, border: NDArray[np.float32], white_mm: float, pial_mm: float
 ) -> None:
-    """Move, in place, the cortex' border to white matter and to fluid by mm towards the outside.
+    """Move, in place and outwards, the white border of the cortex and its pial border, by mm.
 
     `border` `[2, X, Y, Z]` is the distance of the white and of the pial border in mm, positive
     inside, as in `Head`. `right` is the head's right side, whose white matter has its own label.
@@ -182,8 +182,8 @@ def render(rng: np.random.Generator, head: Subject, contrast: str) -> NDArray[np
         table[pair[1]] = table[pair[0]]
     table[list(FLUID)] = table[a.CSF]
     table[0] = 0
-    # Brighter than its tissue in T1 is nearer to white matter, hence darker in the other contrasts;
-    # outside the brain it is nearer to fat, which is bright in all.
+    # A voxel brighter than its tissue in T1 is closer to white matter, hence darker in the other
+    # contrasts; outside the brain it is closer to fat, which is bright in all.
     amount = np.full(256, rng.uniform(0.03, 0.06) * (1 if contrast == "mri_t1" else -1), np.float32)
     amount[list(OUTSIDE)] = rng.uniform(0.03, 0.06)
     painted = torch.from_numpy(table[head.fine] * (1 + amount[head.fine] * head.texture))

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from .sources import SHAPE
 
-LEAST_VOLUME = 0.25  # Jacobian determinant of a warp, per its median
+LEAST_VOLUME = 0.25  # smallest Jacobian determinant of a warp, divided by the median
 
 
 def _splines(size: int, cell: int) -> torch.Tensor:
@@ -25,7 +25,7 @@ def smooth_noise(
 ) -> torch.Tensor:
     """Return splines of normal values every `cell` voxels: `[channels, *shape]` float32.
 
-    Deviation is 1 on the average of the voxels; two derivatives are continuous.
+    The variance is 1 on average over the voxels; two derivatives are continuous.
     """
     bases = [_splines(size, cell) for size in shape]
     variance = float(np.prod([float((base**2).sum(1).mean()) for base in bases]))
@@ -38,9 +38,9 @@ def smooth_noise(
 
 
 def least_volume(position: torch.Tensor) -> float:
-    """Return the least Jacobian determinant of positions `[3, X, Y, Z]` on a grid, per its median.
+    """Return the smallest Jacobian determinant of positions `[3, X, Y, Z]`, divided by the median.
 
-    Where it is above 0 the warp does not fold.
+    If it is above 0, the warp does not fold.
     """
     along_x, along_y, along_z = torch.gradient(position, dim=(1, 2, 3))
     volume = (along_x * torch.linalg.cross(along_y, along_z, dim=0)).sum(0)
@@ -54,10 +54,10 @@ def coordinates(
     atrophy: float,
     variation: float = 1.0,
 ) -> torch.Tensor:
-    """Return for each voxel of a grid of `shape` its position in the 1 mm head: `[3, *shape]`.
+    """Return the position of each voxel of a grid in the 1 mm head, in voxels: `[3, *shape]`.
 
-    In voxels. The grid's voxels have `spacing` mm. `atrophy`, 0..1, enlarges the ventricles.
-    `variation`, 0..1, scales the deviations of rotation, size, position and warp.
+    The grid has the shape `shape` and voxels of `spacing` mm. `atrophy`, 0..1, enlarges the
+    ventricles. `variation`, 0..1, scales the deviations of rotation, size, position and warp.
     """
     angles = variation * rng.normal(0, 0.07, 3)
     zoom = rng.normal(1, variation * 0.05) * np.exp(variation * rng.normal(0, 0.035, 3))

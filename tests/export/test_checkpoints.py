@@ -148,7 +148,7 @@ def bare_pickle(path: Path) -> None:
         (
             "half.safetensors",
             half_of(lambda path: save_file(state(), path)),
-            "is truncated or no safetensors file: ",
+            "is truncated or not a safetensors file: ",
         ),
         ("text.safetensors", lambda path: path.write_text("hello"), "is truncated or no safe"),
         ("list.pt", lambda path: torch.save([1], path), "holds list, but a state dict is expected"),
@@ -161,7 +161,7 @@ def bare_pickle(path: Path) -> None:
         (
             "nan.pt",
             lambda path: torch.save({**state(), "scale_factor": torch.tensor(0.0)}, path),
-            "scale_factor is 0.0, and a number above 0 is allowed",
+            "scale_factor is 0.0, but a number above 0 is expected",
         ),
         (
             "two.pt",

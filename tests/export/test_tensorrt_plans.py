@@ -220,7 +220,7 @@ def refused(
 
 def test_what_cannot_be_built_is_said_in_one_sentence(tmp_path: Path) -> None:
     plan = tmp_path / "model.plan"
-    reason = f"'9.0' is not possible; .*{re.escape('builds for 7.5, 8.0, 8.6, 8.9, 12.0, 12.1')}"
+    reason = f"'9.0' is not supported; .*{re.escape('builds for 7.5, 8.0, 8.6, 8.9, 12.0, 12.1')}"
     refused(reason, DECODER, plan, "tensorrt-rtx", DECODED, "8.9", "9.0")
     refused("not one of tensorrt, tensorrt-rtx", DECODER, plan, "onnx", DECODED, "8.9")
     with pytest.raises(FileNotFoundError, match=r"none\.onnx does not exist"):
@@ -231,10 +231,10 @@ def test_a_profile_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     plan = tmp_path / "model.plan"
     shape = (1, 4, 8, 8, 8)
     for reason, profile in {
-        r"it has \['z'\], and .* free sizes in \['latent'\]": {"z": (shape, shape, shape)},
+        r"it has \['z'\], and .* dynamic sizes in \['latent'\]": {"z": (shape, shape, shape)},
         r"latent is \[1, 4, -1, -1, -1\] in .*, not \[1, 4, 8\]": {"latent": ((1, 4, 8),) * 3},
         r"not \[1, 8, 8, 8, 8\]": {"latent": ((1, 8, 8, 8, 8),) * 3},
-        r"\[1, 4, 9, 8, 8\] over .* not upwards": {"latent": ((1, 4, 9, 8, 8), shape, shape)},
+        r"\[1, 4, 9, 8, 8\], .* not in ascending": {"latent": ((1, 4, 9, 8, 8), shape, shape)},
     }.items():
         refused(reason, DECODER, plan, "tensorrt-rtx", profile, "8.9")
 
@@ -312,7 +312,7 @@ def test_what_needs_a_gpu_says_so(decoder: Path, tmp_path: Path) -> None:
     plan = tmp_path / "model.plan"
     refused("there is none here", DECODER, plan, "tensorrt", DECODED)
     refused("none is given, and this machine has no GPU", DECODER, plan, "tensorrt-rtx", DECODED)
-    with pytest.raises(ValueError, match="it runs on a GPU, and there is none here"):
+    with pytest.raises(ValueError, match="a GPU is needed, and this machine has none"):
         tensorrt_plans.run(decoder, "tensorrt-rtx", [])
 
 

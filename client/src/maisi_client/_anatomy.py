@@ -3,10 +3,10 @@
 The ids and names up to 132 and 200 are those of the CT variants, the others those of `mini`; see
 `configs/label_dict.json` and `label_dict_ctmr.json` of github.com/NVIDIA-Medtech/NV-Generate-CTMR.
 
-The codes are those of DICOM PS3.16 where it has the structure (as pydicom's dictionary holds it),
-else of the table that TotalSegmentator, whose classes most of MAISI's labels are, publishes:
+The codes are those of DICOM PS3.16, as in pydicom's dictionary, where it has the structure. The
+others are those of TotalSegmentator, whose classes most of MAISI's labels are:
 `resources/totalsegmentator_snomed_mapping.csv` of github.com/wasserth/TotalSegmentator at 0e65a44.
-A label without a certain code there has none here.
+A label without an exact code in either has no code.
 """
 
 from __future__ import annotations
@@ -46,14 +46,16 @@ class Anatomy:
     side: Code | None = None
 
 
-# Codes of that table which PS3.16 gives to another structure, or for which it has a more exact one.
+# Code of TotalSegmentator -> code here, where PS3.16 uses the first for another structure or has
+# a more exact code.
 SYNONYMS: Mapping[str, str] = {"29700009": "36765005", "68786006": "33626005"}
 
 
 def category_of(name: str) -> Code:
-    """Return the category of the label called `name`, of CID 7150; known by words without a code.
+    """Return the category, of CID 7150, of the label called `name`.
 
-    A label that names a lesion is a morphologically abnormal structure; others are anatomical.
+    A label without a code is a morphologically abnormal structure if its name has a word for a
+    lesion, else an anatomical structure.
     """
     if anatomy := anatomy_of(name):
         return anatomy.category
@@ -179,7 +181,7 @@ _ANATOMIES: Mapping[str, Anatomy] = {
     "bone lesion": Anatomy(_LESION, _ALTERED, _BONE),
 }
 
-# Without the unused ids, which CT names dummies.
+# Without the unused ids, whose names for CT are dummies.
 _NAMES = """
 1 liver, 3 spleen, 4 pancreas, 5 right kidney, 6 aorta, 7 inferior vena cava,
 8 right adrenal gland, 9 left adrenal gland, 10 gallbladder, 11 esophagus, 12 stomach, 13 duodenum,

@@ -56,8 +56,8 @@ class Arguments(MaskArguments, total=False):
 
     Attributes:
         source: a volume to start from, on the grid of the mask: CT in HU, MR in any unit.
-        strength: the amount of noise added to the source: 1 is noise alone, 0 the autoencoder's
-            reconstruction of it.
+        strength: the amount of noise added to the source, 0 to 1: 1 is noise alone, 0 the
+            autoencoder's reconstruction of the source.
         preset: the name of a size, spacing and modality that the variant was trained for.
         modality: such as `ct` or `mri_t1`; `Client.info` lists them.
         steps: the number of steps of the solver.
@@ -89,11 +89,11 @@ ARGUMENTS = tuple(Arguments.__annotations__)
 
 
 def complete(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that are not None, with a seed, a random one if there is none.
+    """Return the arguments that are not None, with a seed.
 
-    The variant is that of `MAISI_VARIANT` if there is none, and omitted without either. The seed
-    is drawn here so that every retry makes the same volume. Raises TypeError for a name that is
-    no argument, `InvalidRequest` for a variant that is no name.
+    A missing seed is drawn from 0..2**32 - 1, here, so that every retry makes the same volume. A
+    missing variant is that of `MAISI_VARIANT`, if it is set. Raises TypeError for a name that is
+    not an argument, `InvalidRequest` for a variant that is not a name.
     """
     for name in arguments:
         if name not in ARGUMENTS:

@@ -1,4 +1,4 @@
-"""The client: a mask or a grid in, a volume out."""
+"""The client: it sends a mask or a grid to a server and returns the volume."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Client:
     messages after the server has begun.
 
     A request is sent again, up to `retries` times and after growing pauses, if no server answers,
-    the server is full, or it stops or fails before the end. The seed makes the same volume.
+    the server is full, or it stops or fails before the end. Every attempt has the same seed.
     Large volumes to and from a server of the same user on this machine go through shared memory
     if possible. Threads may share a client.
     """
@@ -84,7 +84,7 @@ class Client:
         on_progress: Callable[[Progress], object] | None = None,
         **arguments: Unpack[Arguments],
     ) -> Volume:
-        """Return the volume of a request; see `stream`.
+        """Return the volume of a request; see `stream` for the arguments and errors.
 
         `on_progress` is called with every `Progress`. An exception, such as the
         `KeyboardInterrupt` of Ctrl-C, cancels the request on the server.
@@ -147,18 +147,18 @@ class Client:
         return outlook
 
     def info(self) -> dict[str, Variant]:
-        """Return every variant that is ready on the server, by name."""
+        """Return every variant that is ready on the server, by name; raises `MaisiError`."""
         variants: dict[str, Variant] = self._wait(self._events(self._session.variants()))
         return variants
 
     def _preferring(self, server: PooledServer[Any]) -> Client:
-        """Return this client, asking other servers only while `server` rests."""
+        """Return a copy of this client that uses other servers only while `server` rests."""
         client = copy.copy(self)
         client._session = self._session.preferring(server)
         return client
 
     def _capacity(self, server: PooledServer[Any]) -> Capacity:
-        """Return what a server publishes; raises `MaisiError` where it does not answer."""
+        """Return the capacity that a server publishes; raises `MaisiError` without an answer."""
         capacity: Capacity = self._wait(self._events(self._session.capacity(server)))
         return capacity
 

@@ -29,7 +29,7 @@ _FORM = {  # of the parts of a report that are read
 
 @dataclass(frozen=True)
 class Progress:
-    """The stage that a request is in, and the fraction of the whole that is done."""
+    """The stage that a request is in, and the fraction of the request that is done, 0 to 1."""
 
     stage: str
     fraction: float
@@ -41,9 +41,9 @@ class Volume:
 
     `image` is int16 (Hounsfield units for CT, 0..1000 for MR) with the grid, axes and
     affine of the mask. `report` has its parameters: seed, arguments, seconds of each stage,
-    weights, quality. `mask` is the label map that the volume follows, uint8, on this grid, or None
-    if it equals the mask of the request. It differs if the server generated or changed it, or if
-    labels were lost at another spacing.
+    weights, quality. `mask` is the label map that the volume follows, uint8, on this grid; None if
+    there is none or it equals the mask of the request. It differs if the server generated or
+    changed it, or if labels were lost at another spacing.
     """
 
     image: nib.Nifti1Image
@@ -108,7 +108,7 @@ class Volume:
             check_form("it", contents, _FORM)
         except FileNotFoundError:
             raise InvalidRequest(
-                f"report '{report}' of the volume does not exist; name the file that is its report"
+                f"report '{report}' of the volume does not exist; give the path of the report"
             ) from None
         except (OSError, ValueError, ServerError) as error:
             raise InvalidRequest(f"report '{report}' cannot be read: {error}") from error

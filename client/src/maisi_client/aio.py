@@ -1,4 +1,4 @@
-"""The client for asyncio: the same names as `maisi_client.Client`, and many requests at once.
+"""The client for asyncio: the methods of `maisi_client.Client`, and `gather` for many requests.
 
 ```python
 async with maisi_client.aio.Client("a:8001,b:8001") as client:
@@ -104,7 +104,7 @@ class Client:
     ) -> AsyncGenerator[Progress | Volume, None]:
         """Yield `Progress`, then the `Volume`; see `maisi_client.Client.stream`.
 
-        All errors are raised at an item.
+        All errors, also those of wrong arguments, are raised by the iteration.
         """
         request = await asyncio.to_thread(prepare, mask, arguments)
         async with aclosing(self._events(self._session.volume(request))) as events:
@@ -167,7 +167,7 @@ class Client:
         return outlook
 
     async def info(self) -> dict[str, Variant]:
-        """Return every variant that is ready on one of the servers, by name."""
+        """Return every variant that is ready on one of the servers; raises `MaisiError`."""
         variants: dict[str, Variant] = await self._wait(self._events(self._session.variants()))
         return variants
 

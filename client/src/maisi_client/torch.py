@@ -47,30 +47,32 @@ class SyntheticPairs(IterableDataset[Any]):
     """An image and its label for every row, in the order of the rows.
 
     `rows` are those of a plan, or mappings of the arguments of `Client.generate`, each with a
-    `mask` or an `anatomy`; or a function from the number of an epoch, from 0, to such rows, however
-    many. Each yields a dictionary, or what `transform` returns for it:
+    `mask` or an `anatomy`; or a function that takes the number of an epoch, from 0, and returns any
+    number of such rows. Each row yields a dictionary, or what `transform` returns for it:
 
     - `image` float32 `[1, X, Y, Z]`, Hounsfield units for CT and 0..1000 for MR;
     - `label` uint8 `[1, X, Y, Z]`, the mask that the image follows, on the same grid;
     - `affine` float64 `[4, 4]`, from voxels to mm, RAS+;
     - `name`, `modality`, `seed`, and `faithful`: False if, by the report, the image does not
       follow its mask;
-    - `group`: rows of one group show one anatomy, so keep them on one side of a split. It is that
-      of `Row`, found as in a plan where a row has none; rows of a function that have none each get
-      their name.
+    - `group`: rows of one group show one anatomy, so keep them on one side of a split. It is the
+      `group` of the `Row`. A row without one gets a group as in a plan, or, if it is of a function,
+      its name.
 
-    One pass is one `epoch`; if `endless`, the next ones follow. In epoch 0 a row has its own seed,
-    or its number if it has none, in later ones a seed derived from that and the epoch. Rows of a
-    function keep their seeds; one without gets a seed derived from its number and the epoch.
+    One pass is one `epoch`; if `endless`, the next epochs follow. In epoch 0 the seed of a row is
+    its own, or its number if it has none; in later epochs it is derived from that and the epoch.
+    Rows of a function keep their seeds; a missing one is derived from the row's number and the
+    epoch.
 
-    `url` names one server or, with commas, several, as for `Client`. Pairs are made in advance, by
-    threads: as many at a time as keep the servers full, by the capacity that they publish, and at
-    most twice as many are ready or being made; with `prefetch`, so many. The workers of a
-    `DataLoader` share the rows, and so do the ranks of `torch.distributed` if its group is
-    initialised before the dataset.
+    `url` names one server or, with commas, several, as for `Client`. Threads make pairs in advance:
+    as many in parallel as the capacity of the servers allows, and at most twice as many are ready
+    or being made. With `prefetch`, both numbers are `prefetch`. The workers of a `DataLoader` share
+    the rows, and so do the ranks of `torch.distributed` if its group is initialised before the
+    dataset.
 
     While iterating, a refused row raises `InvalidRequest`; a row that fails otherwise is tried
-    `attempts` times and then raises the last `MaisiError`. Leaving early cancels running requests.
+    `attempts` times and then raises the last `MaisiError`. Leaving the loop early cancels running
+    requests.
     """
 
     def __init__(

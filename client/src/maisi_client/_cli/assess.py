@@ -23,7 +23,7 @@ def add(commands: Commands) -> None:
         help="measure the quality of synthetic volumes, and write a report",
         description="Measure how real and how diverse the volumes of a folder are, whether they"
         " follow their labels, whether they repeat training volumes, and what they over-represent."
-        " A stopped run can be continued. See docs/how-to/assess.md.",
+        " Runs are resumable. See docs/how-to/assess.md.",
         epilog=EXIT_CODES,
     )
     add_argument = parser.add_argument
@@ -45,7 +45,7 @@ def add(commands: Commands) -> None:
         " real ones; needs --real, torch and monai",
     )
     add_argument(
-        "--processes", type=count, metavar="N", help="volumes read at a time [all processors]"
+        "--processes", type=count, metavar="N", help="volumes read in parallel [all processors]"
     )
     add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random choices [0]")
     parser.set_defaults(run=assess)
@@ -71,7 +71,7 @@ def assess(args: argparse.Namespace) -> None:
 
 
 def show(result: Assessment, as_json: bool) -> None:
-    """Print the verdicts and where the report is, and on stderr what was left out."""
+    """Print the verdicts and the path of the report, and on stderr why volumes were left out."""
     for names in result.skipped.values():
         for why in names.values():
             print(f"maisi: warning: left out: {why}", file=sys.stderr)

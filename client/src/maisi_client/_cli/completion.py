@@ -1,4 +1,4 @@
-"""`maisi completion`: the script by which a shell completes the words of the command."""
+"""`maisi completion`: print a script that completes the words of the command in a shell."""
 
 from __future__ import annotations
 

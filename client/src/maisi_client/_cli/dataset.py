@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "dataset",
         parents=[server_options(), json_option()],
-        help="make every volume of a plan; a stopped run can be continued",
+        help="make every volume of a plan; runs are resumable",
         description="Make the missing volumes of a plan. See docs/how-to/datasets.md.",
         epilog=EXIT_CODES,
     )
@@ -157,7 +157,7 @@ def pace(states: Counter[str], total: int, seconds: float, utilisation: float | 
 
 
 def _rate(counts: Mapping[str, int], seconds: float) -> float:
-    """Return the rows that ended per hour, without those that were kept."""
+    """Return the number of rows that ended per hour, without those that were kept."""
     return 3600 * (sum(counts.values()) - counts.get("kept", 0)) / seconds
 
 
@@ -165,9 +165,9 @@ def _rate(counts: Mapping[str, int], seconds: float) -> float:
 def _progress_line(
     out: TextIO, text: Callable[[], str], interval: float
 ) -> Iterator[Callable[[str], None]]:
-    """Show `text()` meanwhile, on a line of a terminal, else as a new line every `interval` s.
+    """Show `text()` within the context: on one line of a terminal, else every `interval` seconds.
 
-    Yield a function that prints a line of its own. The last text stays, if any was shown.
+    Yield a function that prints a message on its own line. The last text stays, if any was shown.
     """
     line, stopped, lock = Line(out), threading.Event(), threading.Lock()
     visible = False
@@ -209,7 +209,7 @@ def _progress_line(
 
 
 def _names(text: str) -> list[str]:
-    """Read names with commas between."""
+    """Read names that are separated by commas."""
     return [name.strip() for name in text.split(",")]
 
 

@@ -35,8 +35,8 @@ def add(commands: Commands) -> None:
     add_argument(
         "--to",
         metavar="DIR",
-        help="new folder for the files; for a dataset, a folder of such folders, to which a second"
-        " run adds the missing ones [none: the files are only sent]",
+        help="new folder for the files; for a dataset, a folder with one such folder for each"
+        " volume, to which a second run adds missing ones [none: the files are only sent]",
     )
     add_argument("--mask", metavar="MASK", help="mask of the volume [VOLUME_mask]")
     add_argument(

@@ -18,8 +18,8 @@ def add(commands: Commands) -> None:
         "find",
         parents=[json_option()],
         help="search a library of masks",
-        description="Print the masks of a library that meet all conditions, in the order of the"
-        " distance of their grid. See docs/how-to/generation.md.",
+        description="Print the masks of a library that meet all conditions, sorted by the distance"
+        " of their grid from --size and --spacing. See docs/how-to/generation.md.",
         epilog=EXIT_CODES,
     )
     add_argument = parser.add_argument

@@ -48,7 +48,7 @@ def _describe(variant: Variant) -> str:
     rows = {
         "license": variant.license,
         "modalities": ", ".join(variant.modalities),
-        "masks": "" if variant.masks else "none: it makes images without",
+        "masks": "" if variant.masks else "none: it makes images without masks",
         "regions": ", ".join(variant.regions),
         "size": pairs(variant.size),
         "spacing (mm)": pairs(variant.spacing),

@@ -16,7 +16,7 @@ EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 cancelled (Ctrl-C
 
 
 def server_options() -> Parser:
-    """Return the parent of every command that asks a server."""
+    """Return the parent parser of every command that calls a server."""
     parent = Parser(add_help=False)
     add = parent.add_argument_group("server").add_argument
     add("--url", help=f"host:port of gRPC, or several with commas [$MAISI_URL, else {DEFAULT_URL}]")
@@ -34,7 +34,7 @@ def server_options() -> Parser:
 
 
 def json_option() -> Parser:
-    """Return the parent of every command that can print JSON."""
+    """Return the parent parser of every command that can print JSON."""
     parent = Parser(add_help=False)
     parent.add_argument("--json", action="store_true", help="print JSON, also for errors")
     return parent
@@ -51,13 +51,13 @@ def generation_options(parser: argparse.ArgumentParser) -> None:
         "--redraws",
         type=int,
         metavar="N",
-        help="how often to sample again, at most, if the volume does not follow its mask [0]",
+        help="maximum number of new samples if the volume does not follow its mask [0]",
     )
     add(
         "--guidance-interval",
         type=floats,
         metavar="LOW,HIGH",
-        help="part of the time that has guidance, from 0 (image) to 1 (noise) [0,1]",
+        help="interval of time with guidance, from 0 (image) to 1 (noise) [0,1]",
     )
     add("--solver", metavar="NAME", help="solver, such as euler; `maisi info` lists them")
     add("--top-region", metavar="R", help="ddpm-ct: region at the top, such as chest")
@@ -76,11 +76,16 @@ def mask_options(parser: argparse.ArgumentParser, result: str) -> None:
     )
     add("--augment", action="store_true", default=None, help="change MASK a little, by the seed")
     add("--organs", metavar="A,...", help="labels that the written mask keeps [all]")
-    add("--seed", type=int, metavar="N", help=f"same seed, same {result} [random]")
+    add(
+        "--seed",
+        type=int,
+        metavar="N",
+        help=f"seed; the same seed gives the same {result} [random]",
+    )
 
 
 def grid_options(parser: argparse.ArgumentParser) -> None:
-    """Add the variant, and the grid and the label ids that it works on."""
+    """Add the options of the variant, the grid and the vocabulary of label ids."""
     add = parser.add_argument
     add(
         "--variant",
@@ -92,7 +97,7 @@ def grid_options(parser: argparse.ArgumentParser) -> None:
         metavar="V",
         help="vocabulary of the ids in MASK, such as totalsegmentator-v2 [maisi]",
     )
-    add("--size", type=integers, metavar="X,Y,Z", help="voxels, if there is no MASK")
+    add("--size", type=integers, metavar="X,Y,Z", help="size in voxels, if there is no MASK")
     add(
         "--spacing",
         type=lengths,
@@ -127,7 +132,7 @@ def count(text: str) -> int:
 
 
 def floats(text: str) -> list[float]:
-    """Read numbers with commas between."""
+    """Read numbers that are separated by commas."""
     return [float(part) for part in text.split(",")]
 
 

@@ -28,8 +28,8 @@ def add(commands: Commands) -> None:
         "--host",
         default="127.0.0.1",
         metavar="ADDRESS",
-        help="address or name of this machine for the browser; with another one than %(default)s,"
-        " the traffic is not encrypted and can be read [%(default)s]",
+        help="address or name of this machine for the browser; with another address than"
+        " %(default)s, the traffic is not encrypted and can be read [%(default)s]",
     )
     add_argument("--port", type=int, default=0, metavar="N", help="port of the page [a free one]")
     add_argument("--no-browser", action="store_true", help="print the link, and do not open it")
