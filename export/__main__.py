@@ -159,7 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
     verbs = {"fetch": fetch.run, "build": _build, "verify": _verify}
     try:
         return verbs[args.verb](args)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         _to_stderr(f"export: {error}")
         return 1
 

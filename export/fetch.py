@@ -68,7 +68,7 @@ def fetch(
     source and the sha256 of each file. `token` is by default the one that huggingface_hub finds,
     such as HF_TOKEN, and `endpoint` that of HF_ENDPOINT; `revision` replaces the pinned revision of
     the diffusion UNet's repository. `progress` is called with one line per file; a terminal shows a
-    bar. Raises ValueError if a download fails, and OSError if the folder cannot be written.
+    bar. Raises ValueError if a download fails, and OSError if `fetch.json` cannot be written.
     """
     if not variant.hub:
         raise ValueError(f"hub: {variant.name} names no file on the hub; pass its checkpoints")

@@ -14,6 +14,7 @@ from export.__main__ import main
         (["build", "rflow-ct", "--checkpoints", "/nowhere"], "checkpoint: /nowhere/models/"),
         (["build", "mini", "--max-size", "8,8,8"], "max-size: 8,8,8 must be multiples of 16"),
         (["verify", "mini", "--checkpoints", "/nowhere"], "checkpoint: /nowhere/mini/"),
+        (["build", "mini", "--cache", "/dev/null/graphs"], "Not a directory: '/dev/null/graphs"),
     ],
 )
 def test_failures_are_one_sentence(
