@@ -7,6 +7,7 @@ embedding, which does not depend on them.
 
 from __future__ import annotations
 
+import copy
 import random
 from collections import deque
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ from .synthesis import MODALITIES, without_head
 
 MODALITIES_A_STEP = 3
 LABEL_DROPPED = 0.08  # label 0 is the unconditional row of guidance
+# Weight of the part of the error in which the modalities of a step differ. Without a mask it is
+# small beside the part that they share, and the class label alone decides it.
+DIFFERENCE = 2.0
 FORMAT = torch.channels_last_3d
 
 
@@ -160,10 +164,13 @@ def _draw(cache: Path, scale: float, masked: bool) -> Latents:
     return Latents(file["mask"], file["clean"] * scale, file["spacing"])
 
 
-def loss(pair: Pair, subject: Latents, masked: bool, device: str) -> torch.Tensor:
+def loss(
+    pair: Pair, subject: Latents, masked: bool, device: str, teacher: Pair | None = None
+) -> torch.Tensor:
     """Return the weighted squared error of the velocity for a few modalities of a subject.
 
-    The modalities share noise and a timestep, uniform in 0..1000, so that only labels differ.
+    The modalities share noise and a timestep, uniform in 0..1000, so that only labels differ. With
+    a mask, the target is the velocity of `teacher`, if there is one.
     """
     mask, choices = subject.mask[None], range(8)
     if masked and random.random() < 0.2:  # skull-stripped modalities take masks without a head too
@@ -185,8 +192,16 @@ def loss(pair: Pair, subject: Latents, masked: bool, device: str) -> torch.Tenso
         largest = nn.functional.max_pool3d
         weight = 0.15 + 0.85 * largest(head, 4) + 4 * largest(lesion, 4)
     spacing = torch.full((len(names), 3), 100 * subject.spacing, device=device)
-    velocity = pair(noisy, t.repeat(len(names)), label.to(device), spacing, embedding)
-    error = (velocity - (clean - noise)).square().mean(1, keepdim=True)
+    inputs = noisy, t.repeat(len(names)), label.to(device), spacing
+    target = clean - noise
+    if masked and teacher is not None:
+        with torch.no_grad():
+            target = teacher(*inputs, teacher.embed(mask).repeat_interleave(len(names), 0))
+    error = pair(*inputs, embedding) - target
+    squares = error.square()
+    if not masked and label.all():
+        squares = squares + DIFFERENCE * (error - error.mean(0, keepdim=True)).square()
+    error = squares.mean(1, keepdim=True)
     return torch.as_tensor((weight * error).sum() / weight.sum() / len(names))
 
 
@@ -196,12 +211,14 @@ def train(
     """Train for `steps`, a third of them with the mask.
 
     `flow.pt` in `cache` holds the state, from which a run resumes. `scale`: the factor of latents;
-    `start`: initial weights; None: random ones.
+    `start`: initial weights, whose velocities are the targets of steps with a mask, so that volumes
+    from masks change little; None: random weights and no such targets.
     """
     state_file = cache / "flow.pt"
-    pair = Pair().to(device)
+    pair, teacher = Pair().to(device), None
     if start is not None:
         pair.load(start)
+        teacher = copy.deepcopy(pair).eval()
     pair.to(memory_format=FORMAT)  # type: ignore[call-overload]
     trainer = Trainer(pair, steps, lr=2e-3, average=0.995)
     if state_file.exists():
@@ -209,7 +226,7 @@ def train(
     recent = {masked: deque[float](maxlen=50) for masked in (True, False)}
     while trainer.done < steps:
         masked = trainer.done % 3 == 0
-        error = loss(pair, _draw(cache, scale, masked), masked, device)
+        error = loss(pair, _draw(cache, scale, masked), masked, device, teacher)
         trainer.step(error)
         recent[masked].append(error.item())
         if trainer.done % 100 == 0 or trainer.done == steps:

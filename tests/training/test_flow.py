@@ -12,7 +12,7 @@ import torch
 from export import networks
 from export import variant as variants
 from training.autoencoder import plain_norms
-from training.flow import Latents, Pair, bits, loss
+from training.flow import DIFFERENCE, Latents, Pair, bits, loss
 from training.synthesis import MODALITIES
 
 
@@ -87,19 +87,41 @@ def test_a_step_pairs_each_latent_with_the_label_of_its_modality(masked: bool) -
                 assert name is None or abs(step - (name - names[0])) < 1e-2
         if None not in names and share[0] > 0.1:
             noise = (latent - (1 - share) * clean[names]) / share
-            assert float(error) == pytest.approx(
-                float((clean[names] - noise).square().mean()), rel=1e-3
-            )
+            target = clean[names] - noise
+            expected = target.square().mean()
+            if not masked:
+                expected += DIFFERENCE * (target - target.mean(0)).square().mean()
+            assert float(error) == pytest.approx(float(expected), rel=1e-3)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_step_with_a_mask_follows_the_teacher(masked: bool) -> None:
+    random.seed(1)
+    torch.manual_seed(1)
+    subject = Latents(
+        torch.full((32, 32, 32), 227, dtype=torch.uint8), torch.rand(8, 4, 8, 8, 8), 2
+    )
+    pair, teacher = Recorder(), Recorder(velocity=3.0)
+    error = loss(pair, subject, masked, "cpu", teacher)  # type: ignore[arg-type]
+    if masked:
+        assert float(error) == pytest.approx(9)
+        for own, others in zip(pair.inputs, teacher.inputs, strict=True):
+            torch.testing.assert_close(own, others)
+    else:
+        assert not hasattr(teacher, "inputs") and float(error) != pytest.approx(9)
 
 
 class Recorder:
-    """Keeps the inputs of the networks."""
+    """Keeps the inputs of the networks, and returns a velocity of the same value everywhere."""
 
     inputs: tuple[Any, ...]
+
+    def __init__(self, velocity: float = 0.0) -> None:
+        self.velocity = velocity
 
     def embed(self, mask: torch.Tensor) -> torch.Tensor:
         return torch.zeros(1, 1)
 
     def __call__(self, latent: torch.Tensor, *inputs: Any) -> torch.Tensor:
         self.inputs = (latent, *inputs)
-        return torch.zeros_like(latent)
+        return torch.full_like(latent, self.velocity)
