@@ -14,8 +14,8 @@ USAGE = """\
 usage: maisi-triton serve [options]
        maisi-triton export fetch|build|verify VARIANT [options]
 
-Serve NVIDIA's MAISI models with Triton, and build served models of checkpoints. The first start of
-each command installs what it needs into a folder of {cache}.
+Serve NVIDIA's MAISI models with Triton, and turn checkpoints into models that the server can load.
+The first start of each command installs what it needs into a folder of {cache}.
 `maisi-triton serve --help` and `maisi-triton export --help` list the options.
 
 options:

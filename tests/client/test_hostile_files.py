@@ -240,7 +240,7 @@ def test_a_segmentation_that_promises_gigabytes(tmp_path: Path, tag: str) -> Non
         dataset.NumberOfFrames = 2**31 - 1
     dataset.save_as(path)
     sentence = probe(path)[0]
-    assert sentence.startswith(f"MaskError: mask '{path}' is not a label map on a regular grid: ")
+    assert sentence.startswith(f"MaskError: mask '{path}' is not a label mask on a regular grid: ")
 
 
 def test_slices_far_apart(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Label maps: every grid in, the same grid out."""
+"""Label masks: every grid in, the same grid out."""
 
 from __future__ import annotations
 

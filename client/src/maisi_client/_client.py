@@ -98,7 +98,7 @@ class Client:
     ) -> Generator[Progress | Volume, None, None]:
         """Yield `Progress` while the server works, then the `Volume`.
 
-        `mask` is a 3-D label map, a path or an image, of any orientation and voxel size. Some
+        `mask` is a 3-D label mask, a path or an image, of any orientation and voxel size. Some
         variants take no mask. Without a mask and an anatomy, the server makes only an image: `size`
         voxels `[X, Y, Z]` at `spacing` mm, RAS+, its middle at the origin.
 

@@ -18,7 +18,7 @@ class MaisiError(Exception):
 
     MaisiError
     ├── InvalidRequest       an argument was refused, here or by the server
-    │   └── MaskError        the mask cannot be read or is not a label map
+    │   └── MaskError        the mask cannot be read or is not a label mask
     ├── ServerUnavailable    no server answers, or it takes no more work; already retried
     ├── Mismatch             a reproduced volume, or its inputs, differ from the recorded ones
     ├── Timeout              the whole request, or the next message, took too long
@@ -64,7 +64,7 @@ class InvalidRequest(MaisiError):
 
 
 class MaskError(InvalidRequest):
-    """The mask cannot be read or is not a label map."""
+    """The mask cannot be read or is not a label mask."""
 
 
 class ServerUnavailable(MaisiError):

@@ -1,4 +1,4 @@
-"""Read label maps and grey-level volumes: check them, and reorient them to RAS+."""
+"""Read label masks and grey-level volumes: check them, and reorient them to RAS+."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ROUNDING = 0.01  # largest difference of a label from a whole number, as in sca
 def load_mask(
     mask: str | os.PathLike[str] | SpatialImage, vocabulary: str | None = None
 ) -> RasImage:
-    """Read a label map and reorient it to RAS+, uint8; see `to_ras`.
+    """Read a label mask and reorient it to RAS+, uint8; see `to_ras`.
 
     Without a `vocabulary`, names of labels in the header define the ids, which become MAISI's.
     Floating-point data is accepted if its values are whole up to rounding. Raises `MaskError` if
@@ -41,7 +41,7 @@ def load_mask(
 
 
 def label_image(mask: str | os.PathLike[str] | SpatialImage) -> nib.Nifti1Image:
-    """Return a label map on its own grid, as a volume made from it: uint8.
+    """Return a label mask on its own grid, as a volume made from it: uint8.
 
     Raises `MaskError` as `load_mask` does.
     """
@@ -50,7 +50,7 @@ def label_image(mask: str | os.PathLike[str] | SpatialImage) -> nib.Nifti1Image:
 
 
 def open_mask(mask: str | os.PathLike[str] | SpatialImage) -> tuple[str, SpatialImage]:
-    """Open a label map, also a DICOM Segmentation; return its name for errors, and the image.
+    """Open a label mask, also a DICOM Segmentation; return its name for errors, and the image.
 
     Raises `MaskError` if it cannot be read.
     """

@@ -41,8 +41,8 @@ class Volume:
 
     `image` is int16 (Hounsfield units for CT, 0..1000 for MR) with the grid, axes and
     affine of the mask. `report` has its parameters: seed, arguments, seconds of each stage,
-    weights, quality. `mask` is the label map that the volume follows, uint8, on this grid; None if
-    there is none or it equals the mask of the request. It differs if the server generated or
+    weights, quality. `mask` is the label mask that the volume follows, uint8, on this grid; None
+    if there is none or it equals the mask of the request. It differs if the server generated or
     changed it, or if labels were lost at another spacing.
     """
 

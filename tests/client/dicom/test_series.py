@@ -267,7 +267,7 @@ def test_what_is_no_label_map_is_refused(tmp_path: Path) -> None:
     at = frames[0].PlanePositionSequence
     frames[-1].PlanePositionSequence = at
     overlapping.save_as(both)
-    with pytest.raises(MaskError, match=r"both\.dcm' is not a label map on a regular grid: "):
+    with pytest.raises(MaskError, match=r"both\.dcm' is not a label mask on a regular grid: "):
         load_mask(both)
     with pytest.raises(InvalidRequest, match="is not an image that can be read"):
         load_greys(tmp_path / "f" / "0001.dcm")

@@ -157,7 +157,7 @@ def test_a_thickness_that_does_not_fit_is_refused(series: Path) -> None:
     assert load_mask(path).spacing == pytest.approx(SIZES)
     for image in series.glob("0*.dcm"):
         image.unlink()
-    with pytest.raises(MaskError, match="is not a label map on a regular grid"):
+    with pytest.raises(MaskError, match="is not a label mask on a regular grid"):
         load_mask(path)
 
 

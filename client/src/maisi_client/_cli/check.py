@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
         epilog=EXIT_CODES,
     )
     parser.add_argument(
-        "mask", nargs="?", metavar="MASK", help="label map (NIfTI, DICOM SEG), if there is one"
+        "mask", nargs="?", metavar="MASK", help="label mask (NIfTI, DICOM SEG), if there is one"
     )
     generation_options(parser)
     parser.set_defaults(run=check)

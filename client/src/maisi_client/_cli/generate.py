@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
         "mask",
         nargs="?",
         metavar="MASK",
-        help="label map (NIfTI, DICOM SEG); without it, only an image is made",
+        help="label mask (NIfTI, DICOM SEG); without it, only an image is made",
     )
     parser.add_argument(
         "-o", "--output", required=True, metavar="OUT", help="volume to write, .nii.gz or .nii"

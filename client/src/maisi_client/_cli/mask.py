@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
         epilog=EXIT_CODES,
     )
     parser.add_argument(
-        "mask", nargs="?", metavar="MASK", help="label map (NIfTI, DICOM SEG) to complete"
+        "mask", nargs="?", metavar="MASK", help="label mask (NIfTI, DICOM SEG) to complete"
     )
     parser.add_argument(
         "-o", "--output", required=True, metavar="OUT", help="mask to write, .nii.gz or .nii"

@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
         " are the names of the files.",
         epilog=EXIT_CODES,
     )
-    parser.add_argument("mask", nargs="?", metavar="MASK", help="label map (NIfTI, DICOM SEG)")
+    parser.add_argument("mask", nargs="?", metavar="MASK", help="label mask (NIfTI, DICOM SEG)")
     parser.add_argument("volumes", nargs="*", metavar="VOLUME", help="volumes on the mask's grid")
     parser.add_argument(
         "--volume",

@@ -34,9 +34,9 @@ def make_plan(
     """Return `count` rows, in random order; the same arguments give the same rows.
 
     `modalities` maps names to shares with any sum, such as `{"mri_t1": 0.5, "mri_flair": 0.5}`. The
-    number of rows of each modality is exact to within one row. `masks` are label maps, or folders
-    of label maps; subfolders are not searched. Each label map is used equally often to within one
-    row, overall and in each modality. `augment` changes the mask a little for each row. `same` are
+    number of rows of each modality is exact to within one row. `masks` are label masks, or folders
+    of masks; subfolders are not searched. Each mask is used equally often to within one row,
+    overall and in each modality. `augment` changes the mask a little for each row. `same` are
     arguments of `Client.generate` that all rows have. The rows are named `case_0000`, `case_0001`
     and so on, and the seed of row R is `seed` * 2^32 + R. Rows with the same mask have the same
     `group`. Without masks, each row has its own group.
@@ -45,7 +45,7 @@ def make_plan(
     that contradict each other.
     """
     check(count, seed)
-    files = label_maps(masks)
+    files = label_masks(masks)
     size_arguments = [name for name in ("size", "preset") if same.get(name) is not None]
     if files and size_arguments:
         raise InvalidRequest(
@@ -66,7 +66,7 @@ def make_plan(
     return numbered_rows(shuffled(all_arguments, generator), seed)
 
 
-def label_maps(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
+def label_masks(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     """Return the NIfTI files among `paths` and in the folders among `paths`, in order.
 
     Raises `InvalidRequest` for any other path, and for a folder without NIfTI files.

@@ -31,7 +31,7 @@ def is_dicom(path: str | os.PathLike[str]) -> bool:
 
 
 def read_dicom(path: str | os.PathLike[str], **options: Any) -> Dataset:
-    """Return the data set of a file.
+    """Return the dataset of a file.
 
     Raises ValueError if the whole file is deflated, and one of `DICOM_ERRORS` if it cannot be read.
     """

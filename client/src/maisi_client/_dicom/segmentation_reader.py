@@ -38,7 +38,7 @@ def is_segmentation(path: str | os.PathLike[str]) -> bool:
 
 
 def read_segmentation(path: str | os.PathLike[str], name: str) -> nib.Nifti1Image:
-    """Return a DICOM Segmentation, BINARY or LABELMAP, as a label map; `name` is for errors.
+    """Return a DICOM Segmentation, BINARY or LABELMAP, as a label mask; `name` is for errors.
 
     If this package wrote the file, a label has its original id. Otherwise it has MAISI's id for the
     segment's coded anatomy or for the name of its label, and `extra["vocabulary"]` of the image is
@@ -47,7 +47,7 @@ def read_segmentation(path: str | os.PathLike[str], name: str) -> nib.Nifti1Imag
     If all referenced images are in the same folder, the grid is the grid of these images.
     Otherwise it ends at the first and the last labelled slice. `extra["warnings"]` has a warning if
     the slice spacing is taken from the slice thickness. Raises `MaskError` if the file is not a
-    label map.
+    label mask.
     """
     require_dicom()
     import highdicom as hd
@@ -80,7 +80,7 @@ def read_segmentation(path: str | os.PathLike[str], name: str) -> nib.Nifti1Imag
         volume = extended(numbers, positions)
     except DICOM_ERRORS as error:
         why = first_line(error)
-        raise MaskError(f"{name} is not a label map on a regular grid: {why}") from error
+        raise MaskError(f"{name} is not a label mask on a regular grid: {why}") from error
     if max(ids.values()) > 255:
         raise MaskError(f"{name} has a label {max(ids.values())}; ids from 0 to 255 are expected")
     labels = np.zeros(max(ids) + 1, np.uint16)

@@ -1,4 +1,4 @@
-"""Write label maps as DICOM Segmentations."""
+"""Write label masks as DICOM Segmentations."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def save_dicom(
 
     The slices are `0001.dcm`, `0002.dcm` and so on, from the feet to the head, in the orientation
     nearest to axial. As in viewers, columns run to the left and rows to posterior. Voxels are not
-    interpolated. `mask` is the label map; by default it is the volume's own mask, if there is one.
+    interpolated. `mask` is the label mask; by default it is the volume's own mask, if there is one.
     The mask is written as `mask.dcm`, a Segmentation (BINARY, or LABELMAP with `labelmap`), and as
     `structures.dcm`, an RT Structure Set with its contours. `labels` maps label ids to names; the
     default is MAISI's. UIDs are computed from the content: the same volume and mask always have the

@@ -1,4 +1,4 @@
-"""Write label maps as RT Structure Sets, which have contours in mm, for radiotherapy."""
+"""Write label masks as RT Structure Sets, which have contours in mm, for radiotherapy."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def structure_set(
         dataset.StructureSetROISequence.append(roi)
         dataset.ROIContourSequence.append(outlines)
         dataset.RTROIObservationsSequence.append(_observation(id_, segment))
-    # pydicom writes the encoded contours unchanged if the data set has the same encoding.
+    # pydicom writes the encoded contours unchanged if the dataset has the same encoding.
     dataset.set_original_encoding(True, True, convert_encodings(dataset.SpecificCharacterSet))
     dataset.file_meta = FileMetaDataset()
     # With explicit VR, an element of numbers could not have more than 65534 bytes.

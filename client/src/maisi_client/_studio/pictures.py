@@ -125,13 +125,13 @@ class Pictures:
 
 
 def save_mask(folder: Path, image: nib.Nifti1Image, name: str, title: str, **parts: Any) -> Picture:
-    """Write a label map, uint8, in the form of `maisi mask`; return its picture."""
+    """Write a label mask, uint8, in the form of `maisi mask`; return its picture."""
     _write(folder, image, name)
     return mask_picture(image, name, title, **parts)
 
 
 def mask_picture(image: nib.Nifti1Image, name: str, title: str, **parts: Any) -> Picture:
-    """Return the picture of a label map, uint8, whose file exists."""
+    """Return the picture of a label mask, uint8, whose file exists."""
     labels = np.asanyarray(image.dataobj)
     return _picture("mask", image, name, title, labels=_labels(labels, image.affine), **parts)
 
