@@ -4,8 +4,9 @@
     python examples/ray/pairs_to_parquet.py plan.csv --to pairs --url a:8001,b:8001
 
 The files have a row for each row of the plan. Its columns are `name`, `group`, `modality`, `seed`,
-`faithful`, `report` (JSON), and the NIfTI files `image` and `label`. To read an image, call
-`nibabel.Nifti1Image.from_bytes(row["image"])`. See docs/how-to/cluster.md.
+`faithful`, `report` (JSON), the NIfTI files `image` and `label`, and `error`. If `error` is not
+empty, the row has no pair. To read an image, call `nibabel.Nifti1Image.from_bytes(row["image"])`.
+See docs/how-to/cluster.md.
 """
 
 from __future__ import annotations
@@ -20,8 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import maisi_client
-import nibabel as nib
-import numpy as np
 import pyarrow.dataset
 import ray
 
@@ -35,20 +34,27 @@ class Generate:
         self.client = maisi_client.Client(url)
 
     def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the columns of a row; raise the last `MaisiError` if all attempts fail."""
+        """Return the columns of a row; `error` says why the row is refused or all attempts fail.
+
+        Columns without a value are empty instead of null, so that all files have one schema.
+        """
         arguments = json.loads(item["arguments"])
-        volume = self._insist(arguments)
-        mask = volume.mask or nib.load(arguments["mask"])
-        label = nib.Nifti1Image(np.asarray(mask.dataobj).astype(np.uint8), mask.affine)
+        pair = {"name": item["name"], "group": item["group"], "seed": arguments["seed"]}
+        try:
+            volume = self._insist(arguments)
+            label = volume.mask or maisi_client.label_image(arguments["mask"])
+        except maisi_client.MaisiError as error:
+            print(f"row '{item['name']}': {error}", file=sys.stderr, flush=True)
+            nothing = {"modality": "", "faithful": False, "image": b"", "label": b"", "report": ""}
+            return {**pair, **nothing, "error": str(error)}
         return {
-            "name": item["name"],
-            "group": item["group"],
+            **pair,
             "modality": volume.report["modality"],
-            "seed": volume.report["seed"],
             "faithful": volume.faithful,
             "image": volume.image.to_bytes(),
             "label": label.to_bytes(),
             "report": json.dumps(dict(volume.report)),
+            "error": "",
         }
 
     def _insist(self, arguments: Mapping[str, Any]) -> maisi_client.Volume:
@@ -68,7 +74,7 @@ def make(
 ) -> None:
     """Write the pairs of `rows` as Parquet files to the folder `to`.
 
-    Each row must have a mask or an anatomy.
+    Each row must have a mask or an anatomy, and a seed.
     """
     items = [
         {"name": row.name, "group": row.group, "arguments": json.dumps(row.arguments, default=str)}
@@ -82,21 +88,23 @@ def make(
 
 
 def count(rows: Sequence[maisi_client.Row], to: Path) -> dict[str, Any]:
-    """Return the number of rows in the files, and the names of missing and of doubled rows."""
-    table = pyarrow.dataset.dataset(to, format="parquet").to_table(["name", "faithful"])
-    times = Counter(table["name"].to_pylist())
+    """Return the number of rows in the files, and the names of missing, doubled and failed rows."""
+    columns = ["name", "faithful", "error"]
+    pairs = pyarrow.dataset.dataset(to, format="parquet").to_table(columns).to_pylist()
+    times = Counter(pair["name"] for pair in pairs)
     return {
         "rows": len(rows),
-        "written": table.num_rows,
+        "written": len(pairs),
         "missing": sorted({row.name for row in rows} - times.keys()),
         "doubled": sorted(name for name, number in times.items() if number > 1),
-        "unfaithful": table["faithful"].to_pylist().count(False),
+        "failed": sorted({pair["name"] for pair in pairs if pair["error"]}),
+        "unfaithful": sum(not pair["faithful"] and not pair["error"] for pair in pairs),
         "files": len(list(to.glob("*.parquet"))),
     }
 
 
 def main() -> int:
-    """Make the pairs and print their counts; return 1 if a row is missing or doubled."""
+    """Make the pairs and print their counts; return 1 if a row is missing, doubled or failed."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("plan", help="file of a plan whose rows have a mask or an anatomy")
     parser.add_argument("--to", type=Path, required=True, help="new folder for the files")
@@ -109,6 +117,9 @@ def main() -> int:
         parser.error(f"'{args.to}' exists; a new folder is expected")
     # The masks in the rows have absolute paths, because Ray's processes have other folders.
     rows = maisi_client.read_plan(Path(args.plan).absolute())
+    for row in rows:
+        if not row.arguments.keys() & {"mask", "anatomy"}:
+            parser.error(f"row '{row.name}' has neither mask nor anatomy; one of them is expected")
     # The processes wait for servers, so the cores of this machine do not limit their number.
     local = {} if args.address else {"num_cpus": args.processes + 1, "include_dashboard": False}
     ray.init(args.address, **local)
@@ -117,7 +128,7 @@ def main() -> int:
     seconds = time.monotonic() - start
     numbers = count(rows, args.to)
     print(json.dumps({**numbers, "seconds": round(seconds, 1)}))
-    return 1 if numbers["missing"] or numbers["doubled"] else 0
+    return 1 if numbers["missing"] or numbers["doubled"] or numbers["failed"] else 0
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ NOT_RUN = {
     "pacs.example": "a PACS",
     "criterion(": "a network of the reader's",
     "held-out": "real scans",
-    'read_table("pairs")': "files of a run of Ray",
+    'read_table("pairs"': "files of a run of Ray",
 }
 
 

@@ -1,7 +1,8 @@
-"""Pairs made on a Ray cluster: none is lost when one of two servers is killed and comes back."""
+"""Pairs made on a Ray cluster: none is lost when a server is killed or a row is refused."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import secrets
@@ -19,9 +20,10 @@ import nibabel as nib
 import numpy as np
 import psutil
 import pytest
-from maisi_client import Client, write_plan
+from maisi_client import Client, InvalidRequest, ServerError, Volume, save_dicom, write_plan
 from maisi_client import Row as PlanRow
 
+from tests.client.dicom.volumes import SHAPE, mask_of, volume
 from tests.conftest import PATIENCE, ROOT, Server
 from tests.server.metrics import numbers
 
@@ -127,6 +129,83 @@ def start_script(
     raise AssertionError(log.read_text()[-4000:])
 
 
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the module of the example, without pauses between attempts."""
+    path = ROOT / "examples" / "ray" / "pairs_to_parquet.py"
+    spec = importlib.util.spec_from_file_location("pairs_to_parquet", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    return module
+
+
+def pair_of(
+    example: Any, answer: Volume | Exception, **arguments: Any
+) -> tuple[dict[str, Any], int]:
+    """Return the columns of a row, and how many requests were made, if all have this answer."""
+    requests = []
+
+    def generate(**arguments: Any) -> Volume:
+        requests.append(arguments)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    maker = example.Generate("localhost:1")
+    maker.client.generate = generate
+    item = {"name": "a", "group": "g", "arguments": json.dumps({"seed": 7, **arguments})}
+    return maker(item), len(requests)
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts"), [(InvalidRequest("no such label"), 1), (ServerError("broken"), 20)]
+)
+def test_a_row_that_fails_is_a_row_with_an_error(
+    example: Any, tmp_path: Path, error: Exception, attempts: int
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    ct = volume(np.eye(4), seed=7)
+    failed, requests = pair_of(example, error)
+    pair, _ = pair_of(example, Volume(ct.image, ct.report, mask_of(ct.image)))
+    assert requests == attempts and failed["error"] == str(error)
+    tables = [pa.Table.from_pylist([one]).select(sorted(one)) for one in (pair, failed)]
+    assert tables[0].schema == tables[1].schema  # the files make one table
+    for name, table in zip("ab", tables, strict=True):
+        pyarrow.parquet.write_table(table, tmp_path / f"{name}.parquet")
+    counted = example.count([PlanRow("a", {}), PlanRow("b", {})], tmp_path)
+    assert counted["failed"] == counted["doubled"] == ["a"] and counted["missing"] == ["b"]
+    assert (counted["written"], counted["unfaithful"]) == (2, 0)
+
+
+@pytest.mark.parametrize("kind", ["nifti", "dicom"])
+def test_a_label_is_the_mask_of_the_request(example: Any, tmp_path: Path, kind: str) -> None:
+    ct = volume(np.diag([-2.0, -2, 2, 1]))
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[2:5, 2:5, 3:9] = 230
+    *_, file, _ = save_dicom(ct, tmp_path / "series", mask=nib.Nifti1Image(labels, ct.image.affine))
+    if kind == "nifti":
+        file = tmp_path / "mask.nii.gz"
+        nib.save(nib.Nifti1Image(labels, ct.image.affine), file)
+    pair, _ = pair_of(example, ct, mask=str(file))
+    label = nib.Nifti1Image.from_bytes(pair["label"])
+    there = nib.affines.apply_affine(label.affine, np.argwhere(label.get_fdata() == 230))
+    expected = nib.affines.apply_affine(ct.image.affine, np.argwhere(labels == 230))
+    assert pair["error"] == "" and label.get_data_dtype() == np.uint8
+    assert sorted(map(tuple, there.round(3))) == sorted(map(tuple, expected))
+
+
+def test_an_id_above_255_is_an_error(example: Any, tmp_path: Path) -> None:
+    ct = volume(np.eye(4))
+    labels = np.full(SHAPE, 256 + 22, np.int16)
+    nib.save(nib.Nifti1Image(labels, np.eye(4)), tmp_path / "mask.nii.gz")
+    pair, _ = pair_of(example, ct, mask=str(tmp_path / "mask.nii.gz"))
+    assert "holds 278 at voxel" in pair["error"] and pair["label"] == b""
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_a_server_is_killed_and_back_and_no_pair_is_lost(
@@ -141,7 +220,8 @@ def test_a_server_is_killed_and_back_and_no_pair_is_lost(
     nib.save(mask(), tmp_path / "mask.nii.gz")
     arguments: dict[str, Any] = {"mask": str(tmp_path / "mask.nii.gz"), "steps": STEPS}
     rows = [PlanRow(f"pair-{n:02}", {**arguments, "seed": 100 + n}) for n in range(ROWS)]
-    write_plan(rows, tmp_path / "plan.csv")
+    refused = PlanRow("refused", {**arguments, "seed": 1, "modality": "mri_t9"})
+    write_plan([*rows[:7], refused, *rows[7:]], tmp_path / "plan.csv")
 
     words = [sys.executable, "examples/ray/pairs_to_parquet.py", str(tmp_path / "plan.csv")]
     words += ["--to", str(tmp_path / "pairs"), f"--url={one.grpc},{other.grpc}"]
@@ -160,14 +240,18 @@ def test_a_server_is_killed_and_back_and_no_pair_is_lost(
     finally:
         script.kill()
         script.wait()
-    assert script.returncode == 0, log.read_text()[-4000:]
+    assert script.returncode == 1, log.read_text()[-4000:]  # a row was refused
     eventually(lambda: not processes_of_ray(ray_environment["RAY_TMPDIR"]))
     assert made(back) > 0  # there was work left for it
 
     counted = json.loads(output.splitlines()[-1])
-    assert (counted["rows"], counted["written"]) == (ROWS, ROWS)
-    assert counted["missing"] == counted["doubled"] == [] and counted["files"] == ROWS // 5
-    table = pyarrow.parquet.read_table(tmp_path / "pairs").to_pylist()
+    assert (counted["rows"], counted["written"]) == (ROWS + 1, ROWS + 1)
+    assert counted["missing"] == counted["doubled"] == [] and counted["files"] == ROWS // 5 + 1
+    assert counted["failed"] == ["refused"]
+    rows_of_files = pyarrow.parquet.read_table(tmp_path / "pairs").to_pylist()
+    table = [row for row in rows_of_files if not row["error"]]
+    (error,) = (row["error"] for row in rows_of_files if row["error"])
+    assert "mri_t9" in error
     pairs = {pair["name"]: pair for pair in table}
     assert pairs.keys() == {row.name for row in rows} and len(table) == ROWS
     assert {pair["seed"] for pair in table} == set(range(100, 100 + ROWS))

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ._errors import ServerError as ServerError
     from ._errors import ServerUnavailable as ServerUnavailable
     from ._errors import Timeout as Timeout
+    from ._mask import label_image as label_image
     from ._preview import preview as preview
     from ._reproduce import reproduce as reproduce
     from ._transport.tls import Tls as Tls
@@ -76,6 +77,7 @@ _MODULES = {
     "assess": "_assess.run",
     "dataset_dicom": "_dicom.dataset",
     "find_masks": "_datasets.mask_library",
+    "label_image": "_mask",
     "make_dataset": "_datasets.dataset",
     "make_plan": "_datasets.planning",
     "plan_like": "_datasets.cohort",

@@ -41,9 +41,11 @@ def load_mask(
 
 
 def label_image(mask: str | os.PathLike[str] | SpatialImage) -> nib.Nifti1Image:
-    """Return a label mask on its own grid, as a volume made from it: uint8.
+    """Return a label mask on its own grid, as a volume made from it: `[X, Y, Z]`, uint8.
 
-    Raises `MaskError` as `load_mask` does.
+    A volume whose `mask` is None follows this mask of its request. A file may be NIfTI, MGH or a
+    DICOM Segmentation.
+    Raises `MaskError` if the mask cannot be read, is not 3-D, or holds anything but 0..255.
     """
     labels = load_mask(mask, OWN)
     return restore(labels.values, labels.spacing, labels)
