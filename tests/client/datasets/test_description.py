@@ -12,6 +12,7 @@ import nibabel as nib
 import pytest
 from huggingface_hub import DatasetCard
 from maisi_client import Client, Row
+from maisi_client._datasets.cases import finished_cases
 
 from tests.client.datasets.sets import make, plan
 
@@ -67,12 +68,62 @@ def test_what_another_plan_has_made_is_described_too(client: Client, tmp_path: P
 
 
 @pytest.mark.usefixtures("faithful")
-def test_a_mask_that_was_saved_again_is_the_same_anatomy(client: Client, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["nnunet", "bids"])
+def test_a_mask_that_was_saved_again_is_the_same_anatomy(
+    client: Client, tmp_path: Path, layout: str
+) -> None:
     rows, to = plan(tmp_path, 2, 2), tmp_path / NAME
     nib.save(nib.load(tmp_path / "mask-0.nii.gz"), tmp_path / "again.nii")
     rows.append(Row("copy", {**rows[0].arguments, "mask": tmp_path / "again.nii"}))
-    make(client, rows, to, layout="nnunet")
-    assert [row["group"] for row in table(to)] == ["mask-0", "mask-1", "mask-0"]
+    make(client, rows, to, layout=layout)
+    cases = table(to)
+    assert [row["group"] for row in cases] == ["mask-0", "mask-1", "mask-0"]
+    assert [json.loads((to / row["report"]).read_text())["group"] for row in cases] == [
+        *("mask-0", "mask-1", "mask-0")
+    ]
+    if layout == "bids":
+        assert sorted(path.name for path in to.glob("sub-*")) == ["sub-mask0", "sub-mask1"]
+        people = (to / "participants.tsv").read_text().splitlines()
+        assert people[1:] == ["sub-mask0\tmask-0", "sub-mask1\tmask-1"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ({"used_mask": "m"}, {"used_mask": "m"}, True),  # generated twice, or augmented the same
+        ({"used_mask": "m", "mask": "a"}, {"mask": "m"}, True),
+        ({"used_mask": "m", "mask": "a"}, {"used_mask": "n", "mask": "b"}, False),
+        ({"source": "s"}, {"used_mask": "n", "mask": "b", "source": "s"}, True),
+        ({"used_mask": "m"}, {"used_mask": "n", "mask": "b"}, False),
+    ],
+)
+def test_cases_of_one_mask_have_one_group(
+    tmp_path: Path, one: dict[str, str], other: dict[str, str], alike: bool
+) -> None:
+    reports = [report("a", 1, **one), report("b", 2, **other)]
+    assert len(groups(tmp_path, *reports)) == 2 - alike
+
+
+def test_cases_that_the_server_made_of_one_seed_have_one_group(tmp_path: Path) -> None:
+    generated, again = report("a", 1, used_mask="m"), report("b", 1, used_mask="n", variant="other")
+    own_mask = report("c", 1, mask="o")
+    assert groups(tmp_path, generated, again, report("d", 1), own_mask) == {"a", "c"}
+
+
+def report(name: str, seed: int, variant: str = "mini", **digests: str) -> dict[str, Any]:
+    """Return the report of a case whose group has its name."""
+    return {
+        **{"name": name, "group": name, "files": {"image": "i"}, "variant": variant},
+        **{"modality": "mri_t1", "seed": seed, "request": {}, "weights": {}},
+        "sha256": {"image": "i", **digests},
+    }
+
+
+def groups(folder: Path, *reports: dict[str, Any]) -> set[str]:
+    """Return the groups of finished cases with these reports."""
+    for content in reports:
+        (folder / f"{content['name']}.json").write_text(json.dumps(content))
+    return {case.group for case in finished_cases(folder, "*.json", [])}
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from maisi_client import InvalidRequest, Row, read_plan, write_plan
 from maisi_client._datasets.groups import assign_groups, folds
+from maisi_client._grid import RasImage
+from maisi_client._mask import load_mask
 
 
 def groups(*rows: Row) -> list[str]:
@@ -26,10 +28,17 @@ def row(name: str, group: str = "", **arguments: Any) -> Row:
     return Row(name, {"seed": ord(name[-1]), **arguments}, group=group)
 
 
+def picture(value: int, shape: tuple[int, ...] = (2, 3, 4)) -> nib.Nifti1Image:
+    """Return labels that are `value` in one half."""
+    labels = np.zeros(shape, np.uint8)
+    labels[1:] = value
+    return nib.Nifti1Image(labels, np.diag([2.0, 2, 2, 1]))
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for name in ("one", "two"):
-        (tmp_path / f"{name}.nii.gz").write_text(name)
+    for value, name in enumerate(("one", "two"), 1):
+        nib.save(picture(value), tmp_path / f"{name}.nii.gz")
     return tmp_path
 
 
@@ -48,6 +57,54 @@ def test_a_mask_is_the_same_under_another_name(
     assert groups(*(row(mask.name[0], mask=mask) for mask in masks)) == ["copy", "copy", "two"]
 
 
+def saved_again(path: Path, kind: str, to: Path) -> Path:
+    image = nib.load(path)
+    labels = np.asarray(image.dataobj)
+    match kind:
+        case "uncompressed":
+            image = nib.Nifti1Image(labels, image.affine)
+        case "floats":
+            image = nib.Nifti1Image(labels.astype(np.float32), image.affine)
+        case "other axes":
+            image = image.as_reoriented(np.array([[1, -1], [0, 1], [2, 1]]))
+        case "elsewhere":
+            image = nib.Nifti1Image(labels[..., None], image.affine + np.eye(4, k=3))
+    nib.save(image, to)
+    return to
+
+
+@pytest.mark.parametrize("kind", ["uncompressed", "floats", "other axes", "elsewhere"])
+@pytest.mark.parametrize("role", ["mask", "source"])
+def test_a_picture_that_was_saved_again_is_the_same(folder: Path, kind: str, role: str) -> None:
+    again = saved_again(folder / "one.nii.gz", kind, folder / "again.nii")
+    files = [folder / "one.nii.gz", folder / "two.nii.gz", again]
+    assert groups(*(row("abc"[n], **{role: file}) for n, file in enumerate(files))) == [
+        *("one", "two", "one")
+    ]
+
+
+def test_voxels_are_read_once_and_only_of_shapes_that_occur_twice(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def counted(mask: Path, vocabulary: str | None) -> RasImage:
+        read.append(mask.name)
+        return load_mask(mask, vocabulary)
+
+    monkeypatch.setattr("maisi_client._datasets.groups.load_mask", counted)
+    nib.save(picture(1, (5, 3, 4)), folder / "large.nii.gz")
+    (folder / "broken.nii.gz").write_text("no image")
+    masks = [folder / f"{name}.nii.gz" for name in ("one", "two", "large", "broken")]
+    rows = [row(f"row-{n}", mask=masks[n % 4]) for n in range(12)]
+    grouped = assign_groups(rows)
+    assert [one.group for one in grouped[:4]] == ["one", "two", "large", "broken"]
+    assert sorted(read) == ["one.nii.gz", "two.nii.gz"]
+    assert assign_groups(grouped) == grouped and len(read) == 2  # all rows name their group
+    assign_groups([row("a", mask=masks[0]), row("b", mask=masks[0])])
+    assert len(read) == 2
+
+
 def test_a_source_joins_what_masks_part(folder: Path) -> None:
     one, two = folder / "one.nii.gz", folder / "two.nii.gz"
     rows = [row("a", mask=one), row("b", source=two), row("c", mask=one, source=two)]
@@ -57,15 +114,16 @@ def test_a_source_joins_what_masks_part(folder: Path) -> None:
 def test_what_the_server_makes_with_one_seed_is_one_anatomy() -> None:
     sizes = {"anatomy": {"liver": 0.5}}
     rows = [Row("a", {"seed": 1, **sizes}), Row("b", {"seed": 1, "anatomy": "liver=0.9"})]
-    rows += [Row("c", {"seed": 2, **sizes}), Row("d", {"seed": 1, "variant": "other"})]
-    rows += [Row("e", sizes), Row("f", sizes)]  # seeds are drawn
-    assert groups(*rows) == ["a", "a", "c", "d", "e", "f"]
+    rows += [Row("c", {"seed": 2, **sizes}), Row("d", {"seed": 1, "variant": "rflow-ct", **sizes})]
+    rows += [Row("e", {"seed": 1, "variant": "ddpm-ct", **sizes})]  # has the same mask networks
+    rows += [Row("f", sizes), Row("g", sizes)]  # seeds are drawn
+    assert groups(*rows) == ["a", "a", "c", "a", "a", "f", "g"]
 
 
 def test_an_image_in_memory_is_an_anatomy() -> None:
-    images = [nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)) for _ in range(2)]
-    rows = [row("a", mask=images[0]), row("b", mask=images[1]), row("c", mask=images[0])]
-    assert groups(*rows) == ["a", "b", "a"]
+    masks = [picture(1), picture(2), picture(1)]
+    rows = [row("a", mask=masks[0]), row("b", mask=masks[1]), row("c", mask=masks[0])]
+    assert groups(*rows, row("d", mask=masks[2])) == ["a", "b", "a", "a"]
 
 
 def test_a_group_that_is_named_holds_for_all_of_the_anatomy(folder: Path) -> None:
@@ -80,7 +138,7 @@ def test_a_group_that_is_named_holds_for_all_of_the_anatomy(folder: Path) -> Non
 
 def test_names_that_are_taken_get_a_number(folder: Path) -> None:
     (folder / "deep").mkdir()
-    (folder / "deep" / "one.nii").write_text("another")
+    nib.save(picture(3), folder / "deep" / "one.nii")
     masks = [folder / "deep" / "one.nii", folder / "one.nii.gz", folder / "two.nii.gz"]
     rows = [row(f"row-{n}", mask=mask) for n, mask in enumerate(masks)]
     assert groups(*rows, row("x", "two")) == ["one", "one-2", "two-2", "two"]

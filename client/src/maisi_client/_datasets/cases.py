@@ -25,7 +25,7 @@ _FORM = {
     "modality": str,
     "seed": int,
     "request": {"mask?": (str, type(None)), "source?": (str, type(None))},
-    "sha256": {"image": str, "mask?": str, "source?": str},
+    "sha256": {"image": str, "mask?": str, "used_mask?": str, "source?": str},
     "weights": {str: str},
     "weights_license?": str,
     "plan_license?": str,
@@ -77,8 +77,9 @@ def finished_cases(folder: Path, pattern: str, channels: Sequence[str]) -> list[
     """Return the cases of a dataset that have all their reports, sorted by name.
 
     Reports are the files below `folder` that match `pattern`. Cases get the same group if they have
-    the same group, mask or source, even if different plans named their groups differently. Masks
-    and sources are the same if their voxels are.
+    the same group, mask or source, or neither mask nor source and the same seed, even if different
+    plans named their groups differently. Masks and sources are the same if their digests are. The
+    mask that the server made or changed counts like that of the request.
     """
     by_name: dict[str, dict[int, tuple[str, dict[str, Any]]]] = defaultdict(dict)
     for path in sorted(folder.glob(pattern)):
@@ -129,8 +130,14 @@ def _case(name: str, parts: Sequence[tuple[str, dict[str, Any]]]) -> Case:
     return Case(name, group, images, labels, reports, contents)
 
 
-def _anatomies(case: Case) -> list[tuple[str, str]]:
-    digests = case.contents[0]["sha256"]
-    return [("group", case.group)] + [
-        (key, digests[key]) for key in ("mask", "source") if key in digests
+def _anatomies(case: Case) -> list[tuple[str, Any]]:
+    """Return keys for the group of a case and for the origin of its anatomy."""
+    report = case.contents[0]
+    digests = report["sha256"]
+    keys = [("group", case.group)] + [
+        (kind, digests[name])
+        for name, kind in (("mask", "mask"), ("used_mask", "mask"), ("source", "source"))
+        if name in digests
     ]
+    made_here = not digests.keys() & {"mask", "source"}
+    return [*keys, ("seed", report["seed"])] if made_here else keys

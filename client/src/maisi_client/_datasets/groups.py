@@ -1,7 +1,7 @@
 """Groups of rows that show one anatomy, and folds that keep each group together.
 
 The validation of a network is too optimistic if its training data has the same anatomy. Rows with
-the same mask or source show one anatomy, whatever their modalities and seeds are.
+the same mask or source show one anatomy, whatever their variants, modalities and seeds are.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .._errors import InvalidRequest
+from .._errors import InvalidRequest, MaisiError
+from .._grid import open_image
+from .._mask import load_greys, load_mask, open_mask
 from .row import NAME, Row
 
 _Item = TypeVar("_Item", bound=Hashable)
@@ -24,18 +27,44 @@ FOLDS = 5  # folds of nnU-Net's cross-validation
 _SUFFIX = re.compile(r"\.(nii(\.gz)?|dcm|mgz|mgh|nrrd|img|hdr)$", re.IGNORECASE)
 
 
+@dataclass(frozen=True)
+class _Picture:
+    """A file or an image in memory, its role (`mask` or `source`) and the vocabulary of its ids."""
+
+    value: Any
+    role: str
+    vocabulary: str | None
+
+    def sides(self) -> tuple[int, ...]:
+        """Return the sides in voxels, sorted, because the axes may have any order."""
+        if self.role == "mask":
+            _, image = open_mask(self.value)
+        else:
+            _, image = open_image(self.value, self.role, InvalidRequest)
+        return tuple(sorted(side for side in image.shape if side != 1))
+
+    def digest(self) -> bytes:
+        """Return the SHA-256 of the shape and the voxels in RAS+ order, wherever they are."""
+        masked = self.role == "mask"
+        ras = load_mask(self.value, self.vocabulary) if masked else load_greys(self.value)
+        sha256 = hashlib.sha256(str(ras.values.shape).encode())
+        sha256.update(ras.values.data)
+        return sha256.digest()
+
+
 def assign_groups(rows: Sequence[Row]) -> list[Row]:
     """Return the rows, each with the group of its anatomy.
 
     Rows belong together if they have the same mask or source, or if they have neither and the same
-    seed and variant. Files with the same bytes are the same mask. If a row names a group, all rows
-    that belong to it get this group, so several masks of one person can be joined. Any other group
-    is named after the mask or source of its first row, or after that row.
+    seed. Files with the same voxels are the same mask, unless every row already names its group:
+    then no file is read. If a row names a group, all rows that belong to it get this group, so
+    several masks of one person can be joined. Any other group is named after the mask or source of
+    its first row, or after that row.
 
     Raises `InvalidRequest` if rows that belong together name different groups.
     """
-    copies = _copies(row.arguments.get(key) for row in rows for key in ("mask", "source"))
-    anatomies = [_anatomies(row, copies) for row in rows]
+    digests = {} if all(row.group for row in rows) else _digests(rows)
+    anatomies = [_anatomies(row, digests) for row in rows]
     components = connected(anatomies)
     members: dict[int, list[Row]] = defaultdict(list)
     for row, component in zip(rows, components, strict=True):
@@ -99,41 +128,53 @@ def folds(cases: Mapping[str, str]) -> list[dict[str, list[str]]]:
     ]
 
 
-def _anatomies(row: Row, copies: Mapping[str, str]) -> list[Hashable]:
+def _anatomies(row: Row, digests: Mapping[Hashable, bytes]) -> list[Hashable]:
     """Return keys for the origin of a row's anatomy, and for its group if it names one."""
     keys: list[Hashable] = [("group", row.group)] if row.group else []
-    for picture in (row.arguments.get(key) for key in ("mask", "source")):
-        if isinstance(picture, (str, os.PathLike)):
-            path = _real_path(picture)
-            keys.append(("file", copies.get(path, path)))
-        elif picture is not None:
-            keys.append(("object", id(picture)))
-    if len(keys) == bool(row.group):  # neither mask nor source
-        seed, variant = row.arguments.get("seed"), row.arguments.get("variant")
-        keys.append(("row", row.name) if seed is None else ("seed", variant, seed))
+    pictures = _pictures(row)
+    for identity in pictures:
+        keys.append(identity)
+        if identity in digests:
+            keys.append(("voxels", digests[identity]))
+    if not pictures:
+        # The seed is the noise of a generated mask, and variants can have the same mask networks.
+        seed = row.arguments.get("seed")
+        keys.append(("row", row.name) if seed is None else ("seed", seed))
     return keys
 
 
-def _copies(pictures: Iterable[Any]) -> dict[str, str]:
-    """Map the real path of each file to that of the first file, by path, with the same bytes.
+def _pictures(row: Row) -> dict[Hashable, _Picture]:
+    """Return the mask and the source of a row, by file or object."""
+    pictures: dict[Hashable, _Picture] = {}
+    for role in ("mask", "source"):
+        picture = row.arguments.get(role)
+        if isinstance(picture, (str, os.PathLike)):
+            key: Hashable = ("file", _real_path(picture))
+        else:
+            key = ("object", id(picture))
+        if picture is not None:
+            pictures[key] = _Picture(picture, role, row.arguments.get("vocabulary"))
+    return pictures
 
-    Only files that share their size with another file are read and mapped.
+
+def _digests(rows: Sequence[Row]) -> dict[Hashable, bytes]:
+    """Return the digests of all masks and sources whose shape occurs more than once.
+
+    Their voxels are read once. Other pictures differ from all others, so only their headers are
+    read. A picture that cannot be read has no digest, because its request will be refused.
     """
-    by_size: dict[int, set[str]] = defaultdict(set)
-    for picture in pictures:
-        if isinstance(picture, (str, os.PathLike)) and os.path.isfile(picture):
-            path = _real_path(picture)
-            by_size[os.path.getsize(path)].add(path)
-    originals: dict[str, str] = {}
-    first: dict[bytes, str] = {}
-    for paths in (sorted(paths) for paths in by_size.values() if len(paths) > 1):
-        for path in paths:
-            try:
-                digest = hashlib.sha256(Path(path).read_bytes()).digest()
-            except OSError:  # the request will report it
-                continue
-            originals[path] = first.setdefault(digest, path)
-    return originals
+    pictures = {key: picture for row in rows for key, picture in _pictures(row).items()}
+    if len(pictures) < 2:
+        return {}
+    alike: dict[Hashable, list[Hashable]] = defaultdict(list)
+    for key, picture in pictures.items():
+        with suppress(MaisiError):
+            alike[picture.role, picture.sides()].append(key)
+    digests: dict[Hashable, bytes] = {}
+    for key in (key for keys in alike.values() if len(keys) > 1 for key in keys):
+        with suppress(MaisiError):
+            digests[key] = pictures[key].digest()
+    return digests
 
 
 def _real_path(path: str | os.PathLike[str]) -> str:

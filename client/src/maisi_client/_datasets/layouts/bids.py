@@ -80,7 +80,7 @@ def bids(summary: Summary) -> Layout:
         write_text(folder / "participants.tsv", "\n".join(["participant_id\tgroup", *lines]))
         write_json(
             folder / "participants.json",
-            {"group": {"Description": "The anatomy: the same mask or source in the plan"}},
+            {"group": {"Description": "The anatomy: the same mask, source or seed in the plan"}},
         )
         ignored = f"unfaithful\nfailed\n.shard*\n.describing\n{CASES}\ncroissant.json"
         write_text(folder / ".bidsignore", ignored)
