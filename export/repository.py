@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -60,12 +61,14 @@ def write(
             short = name.removeprefix(f"{variant.name}.")
             _write_model(new / name, variant, config, files.get(short, ()), version)
             _copy_other_versions(repository / name, new / name, version)
-        for name in models:
-            if (repository / name).exists():
-                os.replace(repository / name, old / name)
-            os.replace(new / name, repository / name)
-        for model in obsolete:
-            os.replace(model, old / model.name)
+        with (repository / ".lock").open("w") as lock:  # also of src/maisi_triton/folders.py
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for name in models:
+                if os.path.lexists(repository / name):
+                    os.replace(repository / name, old / name)
+                os.replace(new / name, repository / name)
+            for model in obsolete:
+                os.replace(model, old / model.name)
 
 
 def _versions(folder: Path) -> set[int]:

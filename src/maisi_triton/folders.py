@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import tempfile
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
 INSTALLED = (PACKAGE / "tree").is_dir()
 # The folders backends, export, model_repository and server, in the wheel or in the checkout.
 TREE = PACKAGE / "tree" if INSTALLED else PACKAGE.parents[1]
+_MODELS = ("maisi_triton", "tree", "model_repository")  # the end of the folder in a wheel
 
 
 def cache() -> Path:
@@ -19,21 +22,37 @@ def cache() -> Path:
 def models() -> Path:
     """Return the user's model repository, with a link to each model of the package.
 
-    Models that the user has built are kept, even if the package has a model of the same name.
-    Raises OSError if the folder cannot be written.
+    Links that this or an earlier installation made follow this installation. Models and links of
+    the user are kept, even if the package has a model of the same name. Processes that call this or
+    write models at the same time wait for each other. Raises OSError if the folder cannot be
+    written.
     """
     repository = _base("XDG_DATA_HOME", ".local/share") / "model_repository"
     repository.mkdir(parents=True, exist_ok=True)
-    for path in repository.iterdir():  # remove links to models of another installation
-        if path.is_symlink() and not path.exists():
-            path.unlink()
-    for model in (TREE / "model_repository").iterdir():
-        link = repository / model.name
-        if link.is_symlink():
-            link.unlink()
-        if not link.exists():
-            link.symlink_to(model)
+    with (repository / ".lock").open("w") as lock:  # also of export/repository.py
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for path in repository.iterdir():
+            if _is_ours(path) and not path.exists():
+                path.unlink()
+        for model in (TREE / "model_repository").iterdir():
+            link = repository / model.name
+            if not os.path.lexists(link) or (_is_ours(link) and link.readlink() != model):
+                _replace(link, model)
     return repository
+
+
+def _is_ours(path: Path) -> bool:
+    """Return whether a path is a link to the model of its name in an installed package."""
+    return path.is_symlink() and path.readlink().parts[-4:] == (*_MODELS, path.name)
+
+
+def _replace(link: Path, target: Path) -> None:
+    """Make `link` a link to `target`; a link that exists is there at all times."""
+    # One level deeper, where no server looks for models.
+    with tempfile.TemporaryDirectory(prefix=".links-", dir=link.parent) as folder:
+        draft = Path(folder, link.name)
+        draft.symlink_to(target)
+        os.replace(draft, link)
 
 
 def _base(variable: str, default: str) -> Path:

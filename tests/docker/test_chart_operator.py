@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -247,6 +248,21 @@ def test_the_datasets_pods_pull_from_the_same_registry() -> None:
     assert job["spec"]["template"]["spec"]["imagePullSecrets"] == VALUES["imagePullSecrets"]
 
 
+DATASET = ["nodeSelector", "affinity", "tolerations", "priorityClassName"]
+
+
+@pytest.mark.parametrize("name", DATASET)
+def test_the_datasets_pods_have_nodes_of_their_own(name: str) -> None:
+    pod = of_kind(template(*CASES["operator"]), "Job")["spec"]["template"]["spec"]
+    assert pod[name] == VALUES["dataset"][name] != VALUES[name]
+
+
+def test_the_datasets_pods_may_run_on_any_node_by_default() -> None:
+    servers = [f"--set-json={name}={json.dumps(VALUES[name])}" for name in DATASET]
+    job = of_kind(template(*servers, "--set=dataset.enabled=true,dataset.claim=data"), "Job")
+    assert not job["spec"]["template"]["spec"].keys() & set(DATASET)
+
+
 def test_the_notes_name_the_objects_and_what_a_client_needs() -> None:
     text = notes()
     assert "rollout status deployment/maisi\n" in text and "service.clients" in text
@@ -270,6 +286,8 @@ WRONG = {
     "monitoring": '{"labels": {"app.kubernetes.io/name": "other"}}',
     "podAnnotations": '{"example.org/backup": false}',
     "affinity": '{"nodeAfinity": {}}',
+    "nodeSelector": '{"gpu": true}',
+    "tolerations": '["gpu"]',
     "topologySpreadConstraints": '[{"topologyKey": "zone"}]',
     "priorityClassName": '"High Priority"',
     "runtimeClassName": "1",
@@ -279,9 +297,10 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("name", [*WRONG, *(f"dataset.{name}" for name in DATASET)])
 def test_a_wrong_value_is_refused_by_its_name(name: str) -> None:
-    assert f"/{name}" in refusal(f"--set-json={name}={WRONG[name]}")
+    value = WRONG[name.removeprefix("dataset.")]
+    assert f"/{name.replace('.', '/')}" in refusal(f"--set-json={name}={value}")
 
 
 def test_the_trace_endpoint_is_an_option_of_the_server() -> None:

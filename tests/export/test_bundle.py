@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,11 @@ import pytest
 
 from export import bundle, networks, random_weights
 from export import variant as variants
+from export.__main__ import main
+from export.files import sha256
 from export.variant import Variant
-from tests.export.repository_of_tiny import official
+from tests.export.repository_of_tiny import official, read_config
+from tests.export.weights import TINY
 
 DDPM = official("tiny-ddpm")
 FILES = {  # of large_files.yml in the bundle, version 0.4.5
@@ -32,10 +36,13 @@ DEFINITIONS = (
     "mask_generation_diffusion_def",
 )
 Config = dict[str, Any]
+# What NVIDIA and MONAI published: the networks, schedules and file names of the variants' bundles.
+PUBLISHED = json.loads(Path(__file__).with_name("published_bundles.json").read_text())
+OTHER = {"ddpm-ct": "rflow-ct", "rflow-ct": "ddpm-ct"}
 
 
-def config() -> Config:
-    """Return `configs/inference.json` for the networks of DDPM, written as the bundle does."""
+def config(variant: Variant = DDPM) -> Config:
+    """Return `configs/inference.json` for a variant's networks, written as the bundle does."""
     scheduler = {
         "_target_": "monai.networks.schedulers.ddpm.DDPMScheduler",
         "num_train_timesteps": 1000,
@@ -53,11 +60,15 @@ def config() -> Config:
         **{key: f"$@model_dir + '/{file}'" for key, file in FILES.items()},
     }
     for role, key in zip(ROLES, DEFINITIONS, strict=True):
-        kind = networks.network_class(role)
-        table[key] = {"_target_": f"{kind.__module__}.{kind.__name__}", **DDPM.networks[role]}
-    table["diffusion_unet_def"]["in_channels"] = "@latent_channels"
-    for name in ("include_fc", "resblock_updown"):  # MONAI's defaults are not in the bundle
-        del table["diffusion_unet_def"][name]
+        if role in variant.networks:
+            kind = networks.network_class(role)
+            target = f"{kind.__module__}.{kind.__name__}"
+            table[key] = {"_target_": target, **variant.networks[role]}
+    unet = table["diffusion_unet_def"]
+    unet["in_channels"] = "@latent_channels"
+    for name in ("include_fc", "resblock_updown"):
+        if not unet[name]:  # MONAI's defaults are not in the bundle
+            del unet[name]
     return table
 
 
@@ -135,6 +146,62 @@ def test_the_defaults_of_a_schedule_are_compared_too(tmp_path: Path) -> None:
     del table["noise_scheduler"]["schedule"]
     with pytest.raises(ValueError, match=r"noise_scheduler has schedule linear_beta, and"):
         bundle.on_bundle(DDPM, write(tmp_path, table))
+
+
+def published(name: str) -> Config:
+    table: Config = copy.deepcopy({**PUBLISHED["both"], **PUBLISHED[name]})
+    return table
+
+
+@pytest.mark.parametrize(
+    ("name", "unet", "controlnet"),
+    [
+        ("ddpm-ct", FILES["trained_diffusion_path"], FILES["trained_controlnet_path"]),
+        ("rflow-ct", "diff_unet_ckpt_epoch19350.pt", "controlnet_current.pt"),
+    ],
+)
+def test_the_published_bundle_fits_its_variant(
+    name: str, unet: str, controlnet: str, tmp_path: Path
+) -> None:
+    folder = write(tmp_path, published(name))
+    variant = bundle.on_bundle(variants.load(name), folder)
+    changed_files = {"diffusion_unet": unet, "controlnet": controlnet}
+    files = dict(zip(ROLES, FILES.values(), strict=True)) | changed_files
+    assert variant.checkpoints == {role: f"models/{file}" for role, file in files.items()}
+    with pytest.raises(ValueError, match=rf"noise_scheduler is \w+, and {OTHER[name]} has"):
+        bundle.on_bundle(variants.load(OTHER[name]), folder)
+
+
+@pytest.mark.parametrize("key", DEFINITIONS)
+@pytest.mark.parametrize("name", OTHER)
+def test_a_published_bundle_with_another_number_of_channels_is_refused(
+    name: str, key: str, tmp_path: Path
+) -> None:
+    table = published(name)
+    argument = "channels" if "channels" in table[key] else "num_channels"
+    channels = table[key][argument]
+    other = table[key][argument] = [*channels[:-1], 2 * channels[-1]]
+    sentence = f"bundle: {key} has {argument} {other}, and {name} has {channels}"
+    with pytest.raises(ValueError) as raised:
+        bundle.on_bundle(variants.load(name), write(tmp_path, table))
+    assert str(raised.value) == sentence
+
+
+def test_the_command_builds_models_from_the_weights_of_a_bundle(tmp_path: Path) -> None:
+    variant = official("tiny-brain")  # two networks, which take the least time
+    flow = {"noise_scheduler": published("rflow-ct")["noise_scheduler"]}
+    folder = write(tmp_path / "bundle", config(variant) | flow)
+    random_weights.write(bundle.on_bundle(variant, folder), folder)
+    places = [f"--{name}={tmp_path / name}" for name in ("repository", "cache")]
+    words = ["build", str(TINY / "tiny-brain.toml"), f"--checkpoints={folder}", *places]
+    assert main(words) == 0
+    models = tmp_path / "repository"
+    served = json.loads(read_config(models / "tiny-brain").parameters["variant"].string_value)
+    assert served["weights"] == {
+        role: sha256(folder / "models" / file)
+        for role, file in zip(ROLES[:2], FILES.values(), strict=False)
+    }
+    assert (models / "tiny-brain.flow" / "1" / "model.onnx").is_file()
 
 
 RFLOW = {"num_train_timesteps": 1000, "use_discrete_timesteps": False}

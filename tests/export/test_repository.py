@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from export import model_configs, repository
 from export.variant import Variant
+from tests.conftest import PATIENCE
 from tests.export.repository_of_tiny import official, read_config
 from tests.export.weights import tiny
 
@@ -48,7 +51,24 @@ def test_files_are_linked_beside_each_other(tmp_path: Path) -> None:
         for path in paths:
             assert os.path.samefile(path, target / f"tiny.{short}" / "1" / path.name)
     assert (target / "tiny.sampler" / "1" / ".gitkeep").is_file()
-    assert not list(target.glob(".*"))
+    assert [path.name for path in target.glob(".*")] == [".lock"]
+
+
+def test_models_are_replaced_when_no_other_process_does(tmp_path: Path) -> None:
+    engine_files = files(tiny(), tmp_path / "made", "model.onnx")
+    target = tmp_path / "models"
+    target.mkdir()
+    (target / "tiny.flow").symlink_to(tmp_path / "gone")
+    with (target / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        other = threading.Thread(
+            target=lambda: repository.write(target, tiny(), {}, engine_files, "onnx", "fp32")
+        )
+        other.start()
+        other.join(1)
+        assert other.is_alive() and not list(target.glob("tiny*/config.pbtxt"))
+    other.join(PATIENCE)
+    assert (target / "tiny.flow" / "1" / "model.onnx").is_file()
 
 
 def test_another_file_system_gets_copies(tmp_path: Path) -> None:
@@ -93,7 +113,7 @@ def test_writing_again_replaces_whole_models_and_removes_those_no_longer_there(
     repository.write(target, smaller, {}, new, "onnx", "fp32")
     assert (target / "tiny-ddpm.flow" / "1" / "model.onnx").read_bytes() == b"new"
     assert not (target / "tiny-ddpm.flow" / "1" / "stale").exists()
-    names = {path.name for path in target.iterdir()}
+    names = {path.name for path in target.glob("[!.]*")}
     models = {"tiny-ddpm", *(f"tiny-ddpm.{model}" for model in (*PIPELINE, *ENGINES))}
     assert names == {*models, "other", "tiny-ddpm.notes", "tiny-ddpm-2.mask_flow"}
 
@@ -109,7 +129,7 @@ def test_versions_lie_beside_each_other_each_with_its_configuration(tmp_path: Pa
     flow = target / "tiny.flow"
     contents = {path.parent.name: path.read_text() for path in flow.glob("*/model.onnx")}
     assert contents == {"1": "old", "2": "between", "3": "new"}
-    for folder in target.iterdir():
+    for folder in target.glob("tiny*"):
         for version, digest in ((1, "old"), (2, "between"), (3, "new")):
             text = (folder / "configs" / f"{version}.pbtxt").read_text()
             pinned = text_format.Parse(text, pb.ModelConfig())

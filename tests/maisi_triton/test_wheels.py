@@ -14,6 +14,7 @@ import nibabel as nib
 import pytest
 
 from tests.conftest import PATIENCE, ROOT
+from tests.docker import tools
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 INSTALLATION = 1500  # seconds after which one counts as a hang
@@ -61,9 +62,11 @@ def test_files_are_the_same_from_another_folder(
     assert len(digests) == 4 and digests == release[1]
 
 
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12"])
 def test_wheels_export_serve_and_generate_without_a_checkout(
-    release: tuple[Path, dict[str, str]], tmp_path: Path
+    python: str, release: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
+    interpreter = tools.interpreter(python)
     environ = {name: text for name, text in os.environ.items() if not name.startswith("PYTHON")}
     environ |= {
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
@@ -82,7 +85,7 @@ def test_wheels_export_serve_and_generate_without_a_checkout(
         assert process.returncode == 0, process.stderr[-3000:]
         return process.stdout
 
-    run(sys.executable, "-m", "venv", tmp_path / "venv")
+    run(interpreter, "-m", "venv", tmp_path / "venv")
     binaries = tmp_path / "venv" / "bin"
     (packages,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
     run(binaries / "pip", "install", "--quiet", *release[0].glob("*.whl"))

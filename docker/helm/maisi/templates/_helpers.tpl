@@ -48,20 +48,25 @@ topologySpreadConstraints:
 {{- include "maisi.init" . }}
 {{- end }}
 
+{{/* The nodes for the pods, of .Values or .Values.dataset. */}}
+{{- define "maisi.nodes" -}}
+{{- with .nodeSelector }}
+nodeSelector: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{/* The containers of the pod, and the nodes for it. */}}
 {{- define "maisi.server" -}}
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets: {{ toYaml . | nindent 2 }}
 {{- end }}
-{{- with .Values.nodeSelector }}
-nodeSelector: {{ toYaml . | nindent 2 }}
-{{- end }}
-{{- with .Values.affinity }}
-affinity: {{ toYaml . | nindent 2 }}
-{{- end }}
-{{- with .Values.tolerations }}
-tolerations: {{ toYaml . | nindent 2 }}
-{{- end }}
+{{- include "maisi.nodes" .Values }}
 containers:
   - name: {{ ternary "kserve-container" "server" .Values.kserve.enabled }}
     image: {{ include "maisi.image" . }}
