@@ -6,12 +6,14 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -172,34 +174,49 @@ def _npm(name: str, *packages: str) -> Path:
 
 @functools.cache
 def debian(*packages: str) -> Path:
-    """Return a folder with the files of Debian packages, which are not installed."""
+    """Return a folder with the files of Debian packages, which are not installed.
+
+    It also has the files of the packages that they depend on and that are not installed.
+    """
     need("apt-get", "dpkg-deb")
     folder = _cache() / "-".join(packages)
     if not folder.exists():
         with _draft(folder) as draft:
             try:
-                run("apt-get", "-qq", "download", *packages, folder=draft)
+                _download(packages, draft)
             except AssertionError:  # no lists yet
                 run("apt-get", "-qq", "update")
-                run("apt-get", "-qq", "download", *packages, folder=draft)
+                _download(packages, draft)
             for package in draft.glob("*.deb"):
                 run("dpkg-deb", "--extract", package, draft)
                 package.unlink()
     return folder
 
 
+def _download(packages: Sequence[str], folder: Path) -> None:
+    """Write the .deb files of packages, and of those that an installation would add."""
+    words = ("--simulate", "--no-install-recommends", "install", *packages)
+    # A line of an upgrade has the old version in brackets. Upgrades are left out, because another
+    # C library than the installed one does not fit its loader.
+    added = re.findall(r"^Inst (\S+) \(", run("apt-get", "-qq", *words), re.MULTILINE)
+    run("apt-get", "-qq", "download", *sorted({*added, *packages}), folder=folder)
+
+
 @functools.cache
-def haproxy() -> Path:
-    """Return haproxy, with the libraries that it is linked to."""
-    libraries = ("liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1")
-    folder = debian("haproxy", *libraries)
-    library_folder = folder / "usr" / "lib" / "x86_64-linux-gnu"
-    program = folder / "haproxy"
-    program.write_text(
-        f'#!/bin/sh\nLD_LIBRARY_PATH={library_folder} exec {folder}/usr/sbin/haproxy "$@"\n'
-    )
+def debian_program(path: str, *packages: str) -> Path:
+    """Return the program at `path` in Debian packages; it finds the libraries in their folder."""
+    folder = debian(*packages)
+    libraries = ":".join(map(str, folder.glob("**/lib/*-linux-gnu")))
+    program = folder / Path(path).name
+    program.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH={libraries} exec {folder / path} "$@"\n')
     program.chmod(0o755)
     return program
+
+
+@functools.cache
+def haproxy() -> Path:
+    """Return haproxy."""
+    return debian_program("usr/sbin/haproxy", "haproxy")
 
 
 class _draft:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import subprocess
 import time
 import urllib.error
@@ -16,12 +16,11 @@ from typing import Any
 import pydicom
 
 from tests.conftest import PATIENCE
+from tests.docker import tools
 from tests.server.ports import free_ports
 
-BINARY = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin")
-PLUGIN = next(iter(Path("/usr/share/orthanc/plugins").glob("libOrthancDicomWeb.so*")), None)
 TITLE, USER, PASSWORD = "ARCHIVE", "maisi", "secret"
-WHY_NOT = "Orthanc and its DICOMweb plugin are not installed (Debian: orthanc, orthanc-dicomweb)"
+_PACKAGES = ("orthanc", "orthanc-dicomweb")
 
 
 @dataclass(frozen=True)
@@ -66,29 +65,37 @@ class Orthanc:
         return paths
 
     def end(self) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        self.process.kill()  # it sometimes does not end by itself, and keeps nothing of value
+        self.process.wait()
 
 
-def start(folder: Path) -> Orthanc:
-    """Start an Orthanc that keeps everything in a folder, and wait until it answers."""
+def start(folder: Path, **more: Any) -> Orthanc:
+    """Start an Orthanc that keeps everything in a folder, and wait until it answers.
+
+    `more` are settings of Orthanc's configuration.
+    """
+    program = tools.debian_program("usr/sbin/Orthanc", *_PACKAGES)
+    share = tools.debian(*_PACKAGES) / "usr" / "share"
+    folders = (share, Path("/usr/share"))  # DCMTK may be installed
+    dictionary = next(file for one in folders for file in one.glob("libdcmtk*/dicom.dic"))
+    plugin = share / "orthanc" / "plugins" / "libOrthancDicomWeb.so"
     http, dicom = free_ports(2)
     settings: dict[str, Any] = {
         **{"Name": "test", "StorageDirectory": str(folder / "storage")},
-        **{"IndexDirectory": str(folder / "index"), "Plugins": [str(PLUGIN)]},
+        **{"IndexDirectory": str(folder / "index"), "Plugins": [str(plugin)]},
         **{"HttpPort": http, "HttpBindAddresses": ["127.0.0.1"], "RemoteAccessAllowed": False},
         **{"AuthenticationEnabled": True, "RegisteredUsers": {USER: PASSWORD}},
         **{"DicomAet": TITLE, "DicomPort": dicom, "DicomCheckCalledAet": True},
         **{"DicomWeb": {"Enable": True, "Root": "/dicom-web/"}},
+        **more,
     }
     (folder / "orthanc.json").write_text(json.dumps(settings))
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [str(BINARY), str(folder / "orthanc.json")], stdout=log, stderr=subprocess.STDOUT
+            [program, folder / "orthanc.json"],
+            env=os.environ | {"DCMDICTPATH": str(dictionary)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
     orthanc = Orthanc(http, dicom, process)
     deadline = time.monotonic() + PATIENCE

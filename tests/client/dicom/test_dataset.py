@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,7 @@ def test_every_layout(datasets: dict[str, Path], mask: Path, tmp_path: Path, lay
     assert one.PatientID == other.PatientID
     assert one.StudyInstanceUID == other.StudyInstanceUID
     assert one.SeriesInstanceUID != other.SeriesInstanceUID
+    assert one.SeriesNumber != other.SeriesNumber
     assert {one.SeriesDescription, other.SeriesDescription} == {
         "mini mri_t1 seed 0",
         "mini mri_flair seed 1",
@@ -106,7 +108,8 @@ def test_every_channel_of_a_case_is_a_series(
     studies = {first(study).SeriesDescription: study for study in (tmp_path / "dicom").iterdir()}
     for modality, volume in zip(channels, volumes, strict=True):
         study = studies[f"mini {modality} seed 3"]
-        save_dicom(volume, tmp_path / modality, mask=mask)
+        grouped = replace(volume, report={**volume.report, "group": "mask"})
+        save_dicom(grouped, tmp_path / modality, mask=mask)
         for name in ("0001.dcm", "0018.dcm", "0036.dcm"):
             made, alone = (
                 pydicom.dcmread(folder / name) for folder in (study, tmp_path / modality)
@@ -227,3 +230,31 @@ def test_each_volume_is_sent_once(plain: Path, tmp_path: Path, kept: bool) -> No
 def test_options_of_one_volume(plain: Path, tmp_path: Path) -> None:
     result = maisi("dicom", plain, "--to", tmp_path / "dicom", "--mask", "mask.nii.gz")
     assert result.returncode == 1 and "--mask is of one volume" in result.stderr
+
+
+def test_rows_of_one_anatomy_are_one_patient(server: Server, tmp_path: Path) -> None:
+    """Also where each row has a mask of its own, where it has none, and where plans differ."""
+    labels = np.zeros((160, 32, 32), np.uint8)  # so long that a zoom of 1 % changes it
+    labels[2:158, 2:30, 2:30] = 22
+    nib.save(nib.Nifti1Image(labels, np.diag([2.0, 2, 2, 1])), tmp_path / "mask.nii.gz")
+    few: dict[str, Any] = {"modality": "mri_t1", "steps": 2}
+    with Client(server.grpc) as client:
+        client.generate(seed=9, size=[32, 32, 32], **few).save(tmp_path / "scan.nii.gz")
+        augmented = {"mask": tmp_path / "mask.nii.gz", "augment": True, **few}
+        source = {"source": tmp_path / "scan.nii.gz", "strength": 0.9, **few}
+        plans = [
+            [Row(f"augmented-{seed}", {**augmented, "seed": seed}) for seed in (0, 7)],
+            [Row(f"source-{seed}", {**source, "seed": seed}) for seed in (1, 2)],
+            [Row("mask-3", {**augmented, "augment": False, "seed": 3}, group="another-name")],
+        ]
+        for rows in plans:
+            states = [o.error or o.state for o in make_dataset(rows, tmp_path / "set", client)]
+            assert states == ["done"] * len(rows)
+    list(dataset_dicom(tmp_path / "set", tmp_path / "dicom"))
+    images = {study.name: first(study) for study in (tmp_path / "dicom").iterdir()}
+    patients = {name: image.PatientID for name, image in images.items()}
+    assert patients["augmented-0"] == patients["augmented-7"] == patients["mask-3"]
+    assert patients["source-1"] == patients["source-2"] != patients["mask-3"]
+    # The anatomies differ where they were augmented, so they do not share a geometry.
+    for key in ("StudyInstanceUID", "FrameOfReferenceUID"):
+        assert len({image[key].value for image in images.values()}) == len(images)

@@ -21,10 +21,6 @@ from tests.client.dicom import orthanc as orthancs
 from tests.client.dicom.orthanc import Orthanc
 from tests.client.dicom.volumes import CT, REPORT, SIZES, dice, mask_of, rasterised, volume
 
-pytestmark = pytest.mark.skipif(
-    orthancs.BINARY is None or orthancs.PLUGIN is None, reason=orthancs.WHY_NOT
-)
-
 
 @pytest.fixture(scope="module")
 def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
@@ -117,8 +113,35 @@ def test_what_orthanc_refuses_is_said(orthanc: Orthanc, tmp_path: Path) -> None:
     assert "guess" not in str(refused.value)
     with pytest.raises(MaisiError, match="/nowhere/studies answers HTTP 404 Not Found; before"):
         stow_dicom(files, orthanc.web.replace("dicom-web", "nowhere"))
-    result = maisi("dicom", path, "--labelmap", "--send", orthanc.node)
-    if result.returncode:  # Orthanc before 1.12 does not know the class
-        assert "ARCHIVE at 127.0.0.1" in result.stderr and result.stderr.count("\n") == 1
-        assert "does not accept Label Map Segmentation Storage; 0 of 16 objects" in result.stderr
-        assert len(orthanc.instances()) == count
+    assert len(orthanc.instances()) == count
+
+
+@pytest.mark.parametrize("accepted", [False, True])
+def test_a_labelmap_comes_back_or_is_refused(tmp_path: Path, accepted: bool) -> None:
+    path = studies(tmp_path, CT)
+    (tmp_path / "archive").mkdir()
+    orthanc = orthancs.start(tmp_path / "archive", UnknownSopClassAccepted=accepted)
+    try:
+        words = ("--labelmap", "--to", tmp_path / "dicom", "--send", orthanc.node)
+        result = maisi("dicom", path, *words)
+        if result.returncode and not accepted:  # Orthanc before 1.12 does not know the class
+            assert result.stderr.count("\n") == 1
+            refusal = "does not accept Label Map Segmentation Storage; 0 of 16 objects were stored"
+            assert f"ARCHIVE at 127.0.0.1:{orthanc.dicom} {refusal}" in result.stderr
+            assert orthanc.instances() == []
+            return
+        assert (result.returncode, result.stderr) == (0, "")
+        sent = pydicom.dcmread(tmp_path / "dicom" / "mask.dcm")
+        (of_images,) = sent.ReferencedSeriesSequence
+        series = {sent.SeriesInstanceUID, of_images.SeriesInstanceUID}
+        files = orthanc.fetched(tmp_path / "fetched", series)
+        assert (len(orthanc.instances()), len(files)) == (16, 15)
+    finally:
+        orthanc.end()
+    (back,) = (
+        file for file in files if pydicom.dcmread(file).SOPInstanceUID == sent.SOPInstanceUID
+    )
+    assert pydicom.dcmread(back) == sent and sent.SegmentationType == "LABELMAP"
+    mask, original = load_mask(back), load_mask(tmp_path / "volume_mask.nii.gz")
+    assert np.array_equal(mask.values, original.values)
+    assert np.allclose(mask.affine, original.affine, atol=1e-4)

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 from maisi_client import (
     InvalidRequest,
@@ -21,12 +22,15 @@ from maisi_client import (
     stow_dicom,
 )
 from maisi_client._dicom import stow
-from pynetdicom import AE, StoragePresentationContexts, evt
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from pynetdicom import AE, StoragePresentationContexts, build_context, evt
+from pynetdicom.presentation import PresentationContext
 
 from tests.client.command import NOBODY, maisi
 from tests.client.dicom.volumes import mask_of, volume
 
 COUNT = 16
+STORAGE = StoragePresentationContexts
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +40,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @contextmanager
-def node(on_store: Callable[[Any], int], title: str = "ARCHIVE") -> Iterator[str]:
+def node(
+    on_store: Callable[[Any], int],
+    title: str = "ARCHIVE",
+    contexts: list[PresentationContext] = STORAGE,
+) -> Iterator[str]:
     """Serve a DICOM node that answers each C-STORE with a status; yield its address."""
     receiver = AE(title)
-    receiver.supported_contexts = StoragePresentationContexts
+    receiver.supported_contexts = contexts
     server = receiver.start_server(
         ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, on_store)]
     )
@@ -90,7 +98,7 @@ def test_a_node_that_lacks_a_class(files: list[Path]) -> None:
     with node(lambda event: stored.append(event) or 0) as address:
         receiver = AE("FEW")
         receiver.supported_contexts = [
-            one for one in StoragePresentationContexts if "RT" not in one.abstract_syntax.name
+            one for one in STORAGE if "RT" not in one.abstract_syntax.name
         ]
         few = receiver.start_server(("127.0.0.1", 0), block=False)
         try:
@@ -103,6 +111,65 @@ def test_a_node_that_lacks_a_class(files: list[Path]) -> None:
     assert str(error).endswith(
         f"does not accept RT Structure Set Storage; 0 of {COUNT} objects were stored"
     )
+
+
+def only(syntax: str, **of_classes: str) -> list[PresentationContext]:
+    """Return contexts of all storage classes in a syntax, and of named classes in another."""
+    names = {one.abstract_syntax: UID(one.abstract_syntax).keyword for one in STORAGE}
+    return [build_context(uid, of_classes.get(name, syntax)) for uid, name in names.items()]
+
+
+def test_a_node_that_knows_the_default_syntax_only(files: list[Path], tmp_path: Path) -> None:
+    received: list[pydicom.Dataset] = []
+
+    def on_store(event: Any) -> int:
+        assert event.context.transfer_syntax == ImplicitVRLittleEndian
+        received.append(event.dataset)
+        return 0
+
+    with node(on_store, contexts=only(ImplicitVRLittleEndian)) as address:
+        send_dicom(files, address)
+        originals = [pydicom.dcmread(file) for file in files]
+        assert {str(one.file_meta.TransferSyntaxUID) for one in originals} == {
+            ExplicitVRLittleEndian,
+            ImplicitVRLittleEndian,
+        }
+        assert len(received) == COUNT
+        for one, original in zip(received, originals, strict=True):
+            if (
+                "PixelData" in original
+            ):  # OB with one bit for each pixel, but always OW in implicit VR
+                assert one.PixelData == original.PixelData
+                original["PixelData"].VR = "OW"
+            assert one == pydicom.Dataset(original)
+
+        # Compressed pixel data is not converted: the syntax is refused, not the class.
+        originals[0].compress(RLELossless)
+        originals[0].save_as(tmp_path / "compressed.dcm")
+        error = failure(lambda: send_dicom([tmp_path / "compressed.dcm", *files[1:]], address))
+        assert str(error).endswith(
+            f"does not accept CT Image Storage in RLE Lossless; 0 of {COUNT} objects were stored"
+        )
+    assert isinstance(error, InvalidRequest) and len(received) == COUNT
+
+
+def test_a_node_that_wants_another_syntax(files: list[Path]) -> None:
+    contexts = only(ExplicitVRLittleEndian, CTImageStorage=RLELossless)
+    with node(lambda _: 0, contexts=contexts) as address:
+        error = failure(lambda: send_dicom(files, address))
+    assert isinstance(error, InvalidRequest)
+    assert str(error).endswith(
+        "does not accept CT Image Storage in Explicit VR Little Endian or Implicit VR Little"
+        " Endian, RT Structure Set Storage in Implicit VR Little Endian; 0 of 16 objects were"
+        " stored"
+    )
+
+
+def test_what_is_accepted_is_not_converted(files: list[Path]) -> None:
+    syntaxes: list[str] = []
+    with node(lambda event: syntaxes.append(event.context.transfer_syntax) or 0) as address:
+        send_dicom(files, address)
+    assert syntaxes == [pydicom.dcmread(file).file_meta.TransferSyntaxUID for file in files]
 
 
 def test_nobody_is_there(files: list[Path]) -> None:

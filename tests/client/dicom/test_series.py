@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from tests.client.affines import oblique
 from tests.client.command import maisi
 from tests.client.dicom.volumes import CT, REPORT, SHAPE, SIZES, lacking, mask_of, read, volume
+from tests.docker import tools
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "PSR", "ILA", "SPL"])
@@ -79,6 +80,7 @@ def test_every_object_is_complete_synthetic_and_anonymous(
     assert lacking(slices[0]) == lacking(segmentation) == lacking(structures) == []
     assert len({dataset.SOPInstanceUID for dataset in datasets}) == 16
     assert len({dataset.SeriesInstanceUID for dataset in datasets}) == 3
+    assert len({dataset.SeriesNumber for dataset in datasets}) == 3
     for dataset in datasets:
         assert dataset.SyntheticData == "YES"
         assert (str(dataset.PatientName), dataset.PatientBirthDate) == ("Synthetic^MAISI", "")
@@ -100,13 +102,13 @@ def test_every_object_is_complete_synthetic_and_anonymous(
     assert kinds == {"AUTOMATIC" if "anatomy" in report else "MANUAL"}
 
 
-@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dicom3tools are not installed")
 @pytest.mark.parametrize("report", [CT, REPORT, {**CT, "augmented": True}])
 def test_dciodvfy_finds_no_error(tmp_path: Path, report: dict[str, Any]) -> None:
+    dciodvfy = tools.debian_program("usr/bin/dciodvfy", "dicom3tools")
     ct = volume(oblique("PSR", SIZES), **report)
     files = save_dicom(ct, tmp_path / "series", mask=mask_of(ct.image))
     for path in (files[0], *files[-2:]):
-        result = subprocess.run(["dciodvfy", "-new", path], capture_output=True, text=True)
+        result = subprocess.run([dciodvfy, "-new", path], capture_output=True, text=True)
         errors = [line for line in result.stderr.splitlines() if line.startswith("Error")]
         # Synthetic Data is younger than the tool of most distributions.
         assert [line for line in errors if "(0008,001c)" not in line] == []
@@ -178,8 +180,34 @@ def test_same_content_same_uids_and_a_mask_is_a_patient(tmp_path: Path) -> None:
     one = read(first)[0]
     shared = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID")
     assert [one[k].value for k in shared] == [another[k].value for k in shared]
-    assert {one.SeriesInstanceUID} != {another.SeriesInstanceUID}
+    assert one.SeriesInstanceUID != another.SeriesInstanceUID
+    assert one.SeriesNumber != another.SeriesNumber
     assert all(one[k].value != bare[k].value for k in (*shared, "SeriesInstanceUID"))
+
+
+def test_a_group_is_a_patient(tmp_path: Path) -> None:
+    """Its masks differ where they were augmented, and are studies; no UID is of two patients."""
+    mask = mask_of(volume().image)
+    moved_mask = nib.Nifti1Image(np.roll(np.asarray(mask.dataobj), 1, axis=0), mask.affine)
+
+    def first(name: str, mask: nib.Nifti1Image | None, **report: Any) -> pydicom.Dataset:
+        ct = replace(volume(**report), image=image)
+        return read(save_dicom(ct, tmp_path / name, mask=mask))[0]
+
+    image = volume().image
+    one = first("1", mask, group="mask-0")
+    augmented = first("2", moved_mask, group="mask-0", augmented=True)
+    sourced = first("3", None, group="mask-0", strength=0.5)
+    assert one.PatientID == augmented.PatientID == sourced.PatientID
+    uids = ("StudyInstanceUID", "FrameOfReferenceUID", "SeriesInstanceUID", "SOPInstanceUID")
+    for key in (*uids, "StudyID"):
+        assert len({str(other[key].value) for other in (one, augmented, sourced)}) == 3
+    again = first("4", mask, group="mask-0", seed=8)
+    assert [again[key].value for key in uids[:2]] == [one[key].value for key in uids[:2]]
+
+    others = first("5", mask, group="mask-1"), first("6", mask)
+    for key in ("PatientID", "StudyID", *uids):
+        assert len({str(other[key].value) for other in (one, *others)}) == 3
 
 
 def foreign(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import glob
+import io
 import json
 import os
 import re
@@ -16,6 +18,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from .._datasets.cases import CASES, CASES_SIGN
 from .._datasets.dataset_json import names_of_labels, read_dataset_json
 from .._datasets.report_files import BIDS_LABELS, channel_end, report_files
 from .._errors import InvalidRequest, MaisiError, MaskError
@@ -78,7 +81,7 @@ def dataset_dicom(
     all_series = [series for image in images for series in _series(image)]
     if not all_series:
         raise InvalidRequest(f"'{dataset}' has no volume with a report; a dataset is expected")
-    names = _names(dataset)
+    names, groups = _names(dataset), _groups(dataset)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()) if to is None else to)
         folder.mkdir(exist_ok=True)
@@ -90,7 +93,7 @@ def dataset_dicom(
             state = "kept" if (folder / name).exists() else "written"
             try:
                 if state == "written":
-                    volume, labels = _volume(dataset, series, names)
+                    volume, labels = _volume(dataset, series, names, groups)
                     save_dicom(volume, folder / name, labels=labels, labelmap=labelmap)
             except MaisiError as error:
                 yield Study(name, "failed", str(error))
@@ -154,16 +157,30 @@ def _names(dataset: Path) -> dict[int, str]:
     return names
 
 
+def _groups(dataset: Path) -> dict[str, str]:
+    """Return the group of each row in `cases.csv`, which joins groups of several plans."""
+    path = dataset / CASES
+    text = path.read_text("utf-8", "replace") if path.is_file() else ""
+    if not text.startswith(CASES_SIGN):  # a file of the user
+        return {}
+    return {case["name"]: case["group"] for case in csv.DictReader(io.StringIO(text))}
+
+
 def _volume(
-    dataset: Path, series: _Series, names: Mapping[int, str]
+    dataset: Path, series: _Series, names: Mapping[int, str], groups: Mapping[str, str]
 ) -> tuple[Volume, Mapping[int, str] | None]:
-    """Return a volume with its labels as mask, and the labels' names if the ids are not MAISI's."""
+    """Return a volume with its labels as mask, and the labels' names if the ids are not MAISI's.
+
+    `groups` maps names of rows to their groups; the default is the group in the report.
+    """
     volume = Volume.load(series.image, report=series.report)
     if series.channel is not None:
         image = volume.image
         values = np.asarray(image.dataobj[..., series.channel])
         volume = replace(volume, image=nib.Nifti1Image(values, image.affine, image.header))
     row = str(volume.report.get("name"))
+    if row in groups:
+        volume = replace(volume, report={**volume.report, "group": groups[row]})
     labels = next(filter(Path.is_file, _label_files(dataset, series.image, row)), None)
     if labels is None:
         return replace(volume, mask=None), None

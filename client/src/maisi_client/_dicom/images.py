@@ -32,9 +32,11 @@ def images(
     kind, planes = _kind(report, volume.values), planes_of(volume)
     parameters = json.dumps([report.get(key) for key in ("variant", "modality", "seed", "weights")])
     affine = np.asarray(volume.image.affine, np.float32).tobytes().hex()
-    subject = content_uid("subject", affine, digest(volume if mask is None else mask))
+    group = [str(report["group"])] if report.get("group") else []
+    subject = content_uid("subject", affine, digest(volume if mask is None else mask), *group)
+    patient = content_uid("patient", *group) if group else subject
     series = content_uid(subject, "series", digest(volume), parameters)
-    common = _common(report, subject, series, mask is not None)
+    common = _common(report, patient, subject, series, mask is not None)
     for number, plane in enumerate(planes):
         position = grid.origin + number * grid.spacing[2] * grid.cosines[:, 2]
         image = Dataset()
@@ -100,8 +102,14 @@ def _kind(report: Mapping[str, Any], values: NDArray[np.int16]) -> Dataset:
     return kind
 
 
-def _common(report: Mapping[str, Any], subject: str, series: str, masked: bool) -> Dataset:
-    """Return the attributes of all images: an anonymous patient, and the origin of the images."""
+def _common(
+    report: Mapping[str, Any], patient: str, subject: str, series: str, masked: bool
+) -> Dataset:
+    """Return the attributes of all images: an anonymous patient, and the origin of the images.
+
+    A `patient` is a group of a dataset; a `subject` is a mask of it, with its grid. Both are UIDs,
+    and the same one without a group. `series` is the UID of the series.
+    """
     from pydicom.dataset import Dataset
 
     parameters = {key: report[key] for key in _DESCRIBED_KEYS if report.get(key) is not None}
@@ -110,17 +118,18 @@ def _common(report: Mapping[str, Any], subject: str, series: str, masked: bool) 
     common = Dataset()
     common.SpecificCharacterSet = "ISO_IR 192"
     common.SyntheticData = "YES"
-    common.PatientID = f"MAISI-{hashlib.sha256(subject.encode()).hexdigest()[:16]}"
+    common.PatientID = f"MAISI-{hashlib.sha256(patient.encode()).hexdigest()[:16]}"
     common.PatientName = "Synthetic^MAISI"
     common.PatientBirthDate = common.PatientSex = None
     common.PatientComments = "Synthetic image"
     common.StudyInstanceUID = content_uid(subject, "study")
-    common.StudyID = common.PatientID[-16:]
+    common.StudyID = hashlib.sha256(subject.encode()).hexdigest()[:16]
     common.StudyDate = common.StudyTime = None
     common.AccessionNumber = common.ReferringPhysicianName = None
     common.StudyDescription = "MAISI synthetic"
     common.SeriesInstanceUID = series
-    common.SeriesNumber = 1
+    # The Segmentation and the Structure Set have the next two numbers, all below 2**31.
+    common.SeriesNumber = 10 * (1 + int(hashlib.sha256(series.encode()).hexdigest(), 16) % 10**8)
     common.SeriesDescription = " ".join(
         f"seed {value}" if key == "seed" else str(value)
         for key, value in list(parameters.items())[:3]

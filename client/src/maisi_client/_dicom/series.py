@@ -43,8 +43,9 @@ def save_dicom(
     interpolated. `mask` is the label mask; by default it is the volume's own mask, if there is one.
     The mask is written as `mask.dcm`, a Segmentation (BINARY, or LABELMAP with `labelmap`), and as
     `structures.dcm`, an RT Structure Set with its contours. `labels` maps label ids to names; the
-    default is MAISI's. UIDs are computed from the content: the same volume and mask always have the
-    same UIDs, and volumes with the same mask belong to one patient and one study.
+    default is MAISI's. UIDs are computed from the content: the same volume, mask and group always
+    have the same UIDs. Volumes with the same mask belong to one study. A patient has all volumes of
+    a `group` of the report; without a group it is the mask.
 
     Return the paths of the files, the slices first. Raises `InvalidRequest` if the report has no CT
     or MR modality, the affine is sheared, the mask is on another grid or empty, or `to` is the

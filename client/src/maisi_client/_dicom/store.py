@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from .segmentation_writer import require_dicom
 from .sending import SECONDS, Destination, stored
 
 if TYPE_CHECKING:
+    from pydicom.uid import UID
     from pynetdicom.association import Association
 
 TITLE = "MAISI"  # AE title of the sender
@@ -21,6 +22,7 @@ _CONNECT_SECONDS = 30.0
 # A title has no backslash and no control character (PS3.5 6.2, AE).
 _NODE = re.compile(rf"({HOST}):([0-9]{{1,5}})/([^\\/\x00-\x1f\x7f]{{1,16}})")
 _PERMANENT = 1  # PS3.8 9.3.4: the result of a permanent refusal; a retry does not help
+_SYNTAX_REFUSED = 4  # PS3.8 9.3.3.2: the class is known, but not in the proposed syntax
 # PS3.4 B.2.3: stored, or stored with a warning about an element. 0xA7xx means out of resources.
 _STORED, _OUT_OF_RESOURCES = (0x0000, 0xB000, 0xB006, 0xB007), 0xA7
 
@@ -61,15 +63,18 @@ def send_dicom(files: Sequence[str | os.PathLike[str]], address: str) -> None:
 def _associate(name: str, host: str, port: int, title: str, files: Sequence[Path]) -> Association:
     """Return an association for the SOP classes of the files; raises `MaisiError` on failure."""
     from pydicom.filereader import read_file_meta_info
-    from pydicom.uid import UID
+    from pydicom.uid import ImplicitVRLittleEndian
     from pynetdicom import AE, evt
 
     sender = AE(TITLE)
     sender.connection_timeout = _CONNECT_SECONDS
     sender.acse_timeout = sender.dimse_timeout = sender.network_timeout = SECONDS
     heads = [read_file_meta_info(path) for path in files]
-    classes = {(head.MediaStorageSOPClassUID, head.TransferSyntaxUID) for head in heads}
-    for sop_class, syntax in sorted(classes):
+    kinds = {(head.MediaStorageSOPClassUID, head.TransferSyntaxUID) for head in heads}
+    # PS3.5 10.1: the default syntax is proposed for every class, in a context of its own, so that
+    # a file is converted only where its own syntax is not accepted.
+    default = {(sop_class, ImplicitVRLittleEndian) for sop_class, _ in kinds}
+    for sop_class, syntax in sorted(kinds | default):
         sender.add_requested_context(sop_class, syntax)
     opened: list[Any] = []
     nothing = stored(0, files)
@@ -84,15 +89,43 @@ def _associate(name: str, host: str, port: int, title: str, files: Sequence[Path
         raise _refusal(answer)(
             f"{name} refuses the association with {TITLE}: {_words(answer.reason_str)}; {nothing}"
         )
-    refused = {context.abstract_syntax for context in association.rejected_contexts}
+    refused = _refused(association, kinds)
     if refused:
         association.abort()
-        kinds = ", ".join(sorted(_class_name(UID(one or "")) for one in refused))
-        raise InvalidRequest(f"{name} does not accept {kinds}; {nothing}")
+        raise InvalidRequest(f"{name} does not accept {', '.join(refused)}; {nothing}")
     if not association.is_established:
         why = "closed the connection" if opened else "does not answer"
         raise ServerUnavailable(f"{name} {why}; {nothing}")
     return association
+
+
+def _refused(association: Association, kinds: Iterable[tuple[UID, UID]]) -> list[str]:
+    """Return names of the SOP classes that cannot be sent, with the syntax if this is the cause.
+
+    `kinds` has the class and the transfer syntax of each file. Nothing is refused where the
+    contexts were not negotiated.
+    """
+    from pydicom.uid import (
+        DeflatedExplicitVRLittleEndian,
+        ExplicitVRLittleEndian,
+        ImplicitVRLittleEndian,
+    )
+
+    # pynetdicom converts between these. Compressed or encapsulated pixel data stays as it is.
+    native = {ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian}
+    accepted = {(c.abstract_syntax, c.transfer_syntax[0]) for c in association.accepted_contexts}
+    rejected = {c.abstract_syntax: c.result for c in association.rejected_contexts}
+    names = set()
+    for sop_class, syntax in kinds:
+        usable = native if syntax in native else {syntax}
+        if sop_class not in rejected or any((sop_class, one) in accepted for one in usable):
+            continue
+        name = _class_name(sop_class)
+        if rejected[sop_class] == _SYNTAX_REFUSED:
+            syntaxes = {syntax, ImplicitVRLittleEndian} if syntax in native else {syntax}
+            name += f" in {' or '.join(sorted(one.name for one in syntaxes))}"
+        names.add(name)
+    return sorted(names)
 
 
 def _store_all(name: str, association: Association, files: Sequence[Path]) -> None:
