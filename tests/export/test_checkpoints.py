@@ -150,7 +150,7 @@ def bare_pickle(path: Path) -> None:
             half_of(lambda path: save_file(state(), path)),
             "is truncated or not a safetensors file: ",
         ),
-        ("text.safetensors", lambda path: path.write_text("hello"), "is truncated or no safe"),
+        ("text.safetensors", lambda path: path.write_text("hello"), "is truncated or not a safe"),
         ("list.pt", lambda path: torch.save([1], path), "holds list, but a state dict is expected"),
         ("none.pt", lambda path: torch.save({"epoch": 1}, path), "holds no weights for autoenc"),
         (

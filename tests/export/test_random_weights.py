@@ -96,7 +96,9 @@ def test_no_checkpoint_of_a_users_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / tiny().checkpoints["controlnet"]
     path.parent.mkdir(parents=True)
     path.write_text("months of training")
-    with pytest.raises(ValueError, match=r"controlnet.safetensors exists, and random weights rep"):
+    with pytest.raises(
+        ValueError, match=r"controlnet.safetensors exists; random weights do not rep"
+    ):
         random_weights.write(tiny(), tmp_path)
     assert path.read_text() == "months of training"
     assert not (tmp_path / random_weights.MARK).exists()

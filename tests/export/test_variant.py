@@ -183,7 +183,7 @@ def test_a_contradiction_is_named(tmp_path: Path, line: str, instead: str, sente
     [
         ("    0, 1, 3, 4,", "    0, 1, 3,", "mask_labels must be 125 ids"),
         ("    0, 1, 3, 4,", "    0, 1, 3, 250,", "mask_labels must be 125 ids"),
-        ('top = "chest"', 'top = "neck"', "regions.top, bottom and labels must be out of"),
+        ('top = "chest"', 'top = "neck"', "regions.top, bottom and labels must be in"),
         ("23 = [28,", "23 = [250,", "and hold 0 and every id of `lesions`"),
         ('"maisi-124"', '"snomed"', "'snomed' is not one of vocabularies.toml"),
         ("mask_labels = [", "anatomy_sizes = [[1, 2]]\nmask_labels = [", "must have 10 sizes"),
@@ -201,7 +201,7 @@ def test_a_contradiction_of_ct_is_named(
 
 def test_a_caveat_of_a_preset_is_published_and_is_a_sentence(tmp_path: Path) -> None:
     presets = variants.load("mini").parameter({})["presets"]
-    assert all("no head" in preset["caveat"] for preset in presets.values())
+    assert all("little variety" in preset["caveat"] for preset in presets.values())
     path = tmp_path / "own.toml"
     path.write_text('base = "mini"\nname = "own"\n[serving.presets.brain-t2]\ncaveat = "noisy"\n')
     assert variants.load(path).parameter({})["presets"]["brain-t2"]["caveat"] == "noisy"
