@@ -64,6 +64,8 @@ class Pair(nn.Module):
         super().__init__()
         mini = variant.load("mini")
         self.unet = plain_norms(networks.build(mini, "diffusion_unet"))
+        # Its input is about 200, so that training soon makes all of its outputs 0.
+        self.unet.get_submodule("spacing_layer").requires_grad_(False)
         self.controlnet = plain_norms(networks.build(mini, "controlnet"))
         blocks: Any = self.unet.get_submodule("down_blocks")
         for block in blocks:

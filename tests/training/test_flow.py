@@ -52,6 +52,11 @@ def test_the_pair_is_controlnet_and_unet_as_monai_joins_them() -> None:
     torch.testing.assert_close(velocity, truth, rtol=1e-4, atol=1e-5)
 
 
+def test_the_layer_that_reads_the_spacing_keeps_its_weights() -> None:
+    names = [name for name, p in Pair().named_parameters() if not p.requires_grad]
+    assert names and all("spacing_layer" in name for name in names)
+
+
 def test_plain_norms_change_nothing() -> None:
     torch.manual_seed(0)
     network = networks.build(variants.load("mini"), "autoencoder").eval()

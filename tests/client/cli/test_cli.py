@@ -201,7 +201,7 @@ def test_what_a_preset_is_bad_at_is_said_before_and_after(server: Any, tmp_path:
     report = maisi("info", "--url", server.grpc).stdout
     assert "  caveat        brain-t1, brain-t2, brain-flair, brain-swi: without a mask" in report
     words = ("--preset", "brain-t2", "--steps", "1", "--url", server.grpc)
-    sentence = "maisi: warning: preset brain-t2: without a mask mini makes no head"
+    sentence = "maisi: warning: preset brain-t2: without a mask mini makes heads"
     assert sentence in maisi("check", *words).stderr
     assert sentence in maisi("generate", "-o", tmp_path / "a.nii.gz", *words).stderr
     (warning,) = json.loads((tmp_path / "a.json").read_text())["warnings"]
