@@ -13,10 +13,11 @@ from pathlib import Path
 import nibabel as nib
 import pytest
 
+from docker import version
 from tests.conftest import PATIENCE, ROOT
 from tests.docker import tools
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = pytest.mark.timeout(3600)
 INSTALLATION = 1500  # seconds after which one counts as a hang
 
 
@@ -62,6 +63,21 @@ def test_files_are_the_same_from_another_folder(
     assert len(digests) == 4 and digests == release[1]
 
 
+def test_a_fresh_environment_has_the_commands_of_both_wheels(
+    release: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    def output(*words: object) -> str:
+        environ = {name: text for name, text in os.environ.items() if not name.startswith("PYTHON")}
+        return subprocess.check_output(list(map(str, words)), cwd=tmp_path, env=environ, text=True)
+
+    binaries = tmp_path / "venv" / "bin"
+    output(sys.executable, "-m", "venv", tmp_path / "venv")
+    output(binaries / "pip", "install", "--quiet", *release[0].glob("*.whl"))
+    assert output(binaries / "maisi", "--version") == f"maisi {version.current()}\n"
+    assert "serve" in output(binaries / "maisi-triton", "--help")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("python", ["3.10", "3.11", "3.12"])
 def test_wheels_export_serve_and_generate_without_a_checkout(
     python: str, release: tuple[Path, dict[str, str]], tmp_path: Path
