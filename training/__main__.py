@@ -81,7 +81,10 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=Path, default=Path("export/checkpoints"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
-        "--start", type=Path, help="folder of checkpoints with the initial weights [random weights]"
+        "--start",
+        type=Path,
+        help="folder of checkpoints with the initial weights, which steps with a mask follow"
+        " [random weights]",
     )
     parser.add_argument("--subjects", type=int, default=150)
     parser.add_argument("--held-out", type=int, default=4)

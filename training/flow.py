@@ -220,8 +220,9 @@ def train(
     pair, teacher = Pair().to(device), None
     if start is not None:
         pair.load(start)
-        teacher = copy.deepcopy(pair).eval()
     pair.to(memory_format=FORMAT)  # type: ignore[call-overload]
+    if start is not None:
+        teacher = copy.deepcopy(pair).eval()
     trainer = Trainer(pair, steps, lr=2e-3, average=0.995)
     if state_file.exists():
         trainer.resume(torch.load(state_file, weights_only=True))

@@ -39,6 +39,7 @@ try {
 """
 _BIDS = "bids-validator-deno==3.0.2"
 _NNUNET = "nnunetv2==2.8.1"
+INSTALLATION = 1500  # seconds after which one counts as a hang
 
 
 def _cache() -> Path:
@@ -91,7 +92,12 @@ def _output(*words: str) -> str:
 def run(*words: object, folder: Path | None = None, env: dict[str, str] | None = None) -> str:
     """Run a command and return its standard output; its status must be 0."""
     process = subprocess.run(
-        list(map(str, words)), cwd=folder, env=env, capture_output=True, text=True, timeout=1800
+        list(map(str, words)),
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=INSTALLATION,
     )
     assert process.returncode == 0, f"{words}: {process.stdout[-2000:]}{process.stderr[-4000:]}"
     return process.stdout

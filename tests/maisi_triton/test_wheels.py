@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -18,7 +19,6 @@ from tests.conftest import PATIENCE, ROOT
 from tests.docker import tools
 
 pytestmark = pytest.mark.timeout(3600)
-INSTALLATION = 1500  # seconds after which one counts as a hang
 
 
 def copy(folder: Path) -> Path:
@@ -41,7 +41,12 @@ def build(tree: Path, to: Path, umask: int) -> dict[str, str]:
     environ = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
     environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environ["PATH"]])
     process = subprocess.run(
-        [script, to], env=environ, capture_output=True, text=True, umask=umask, timeout=INSTALLATION
+        [script, to],
+        env=environ,
+        capture_output=True,
+        text=True,
+        umask=umask,
+        timeout=tools.INSTALLATION,
     )
     assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
     assert process.stdout.count("PASSED") == 4 and process.stdout.count(".whl: OK") == 2
@@ -56,6 +61,11 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, di
     shutil.rmtree(folder)
 
 
+def without_python() -> dict[str, str]:
+    """Return the environment without the variables of Python."""
+    return {name: text for name, text in os.environ.items() if not name.startswith("PYTHON")}
+
+
 def test_files_are_the_same_from_another_folder(
     release: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
@@ -66,15 +76,12 @@ def test_files_are_the_same_from_another_folder(
 def test_a_fresh_environment_has_the_commands_of_both_wheels(
     release: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
-    def output(*words: object) -> str:
-        environ = {name: text for name, text in os.environ.items() if not name.startswith("PYTHON")}
-        return subprocess.check_output(list(map(str, words)), cwd=tmp_path, env=environ, text=True)
-
     binaries = tmp_path / "venv" / "bin"
-    output(sys.executable, "-m", "venv", tmp_path / "venv")
-    output(binaries / "pip", "install", "--quiet", *release[0].glob("*.whl"))
-    assert output(binaries / "maisi", "--version") == f"maisi {version.current()}\n"
-    assert "serve" in output(binaries / "maisi-triton", "--help")
+    run = partial(tools.run, folder=tmp_path, env=without_python())
+    run(sys.executable, "-m", "venv", tmp_path / "venv")
+    run(binaries / "pip", "install", "--quiet", *release[0].glob("*.whl"))
+    assert run(binaries / "maisi", "--version") == f"maisi {version.current()}\n"
+    assert "serve" in run(binaries / "maisi-triton", "--help")
 
 
 @pytest.mark.slow
@@ -83,24 +90,12 @@ def test_wheels_export_serve_and_generate_without_a_checkout(
     python: str, release: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
     interpreter = tools.interpreter(python)
-    environ = {name: text for name, text in os.environ.items() if not name.startswith("PYTHON")}
-    environ |= {
+    environ = without_python() | {
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
         "XDG_DATA_HOME": str(tmp_path / "data"),
     }
 
-    def run(*words: object) -> str:
-        process = subprocess.run(
-            list(map(str, words)),
-            cwd=tmp_path,
-            env=environ,
-            capture_output=True,
-            text=True,
-            timeout=INSTALLATION,
-        )
-        assert process.returncode == 0, process.stderr[-3000:]
-        return process.stdout
-
+    run = partial(tools.run, folder=tmp_path, env=environ)
     run(interpreter, "-m", "venv", tmp_path / "venv")
     binaries = tmp_path / "venv" / "bin"
     (packages,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import math
 import os
@@ -56,6 +57,11 @@ class RasImage:
             to_ras, self.image.shape[:3]
         )
         return reoriented
+
+
+def voxel_digest(ras: RasImage) -> str:
+    """Return the SHA-256 of the shape and the voxels in RAS+ order, wherever they are."""
+    return hashlib.sha256(repr(ras.values.shape).encode() + ras.values.tobytes()).hexdigest()
 
 
 def to_ras(

@@ -110,6 +110,15 @@ def cases_table(cases: Sequence[Case]) -> str:
     return text.getvalue()
 
 
+def groups_of_cases(folder: Path) -> dict[str, str]:
+    """Return the group of each case in `cases.csv`, which joins groups of several plans."""
+    path = folder / CASES
+    text = path.read_text("utf-8", "replace") if path.is_file() else ""
+    if not text.startswith(CASES_SIGN):  # a file of the user
+        return {}
+    return {case["name"]: case["group"] for case in csv.DictReader(io.StringIO(text))}
+
+
 def columns(cases: Sequence[Case]) -> list[str]:
     """Return the header of `cases.csv`.
 

@@ -6,7 +6,6 @@ the same mask or source show one anatomy, whatever their variants, modalities an
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections import defaultdict
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .._errors import InvalidRequest, MaisiError
-from .._grid import open_image
+from .._grid import open_image, voxel_digest
 from .._mask import load_greys, load_mask, open_mask
 from .row import NAME, Row
 
@@ -43,13 +42,12 @@ class _Picture:
             _, image = open_image(self.value, self.role, InvalidRequest)
         return tuple(sorted(side for side in image.shape if side != 1))
 
-    def digest(self) -> bytes:
+    def digest(self) -> str:
         """Return the SHA-256 of the shape and the voxels in RAS+ order, wherever they are."""
         masked = self.role == "mask"
-        ras = load_mask(self.value, self.vocabulary) if masked else load_greys(self.value)
-        sha256 = hashlib.sha256(str(ras.values.shape).encode())
-        sha256.update(ras.values.data)
-        return sha256.digest()
+        return voxel_digest(
+            load_mask(self.value, self.vocabulary) if masked else load_greys(self.value)
+        )
 
 
 def assign_groups(rows: Sequence[Row]) -> list[Row]:
@@ -63,8 +61,9 @@ def assign_groups(rows: Sequence[Row]) -> list[Row]:
 
     Raises `InvalidRequest` if rows that belong together name different groups.
     """
-    digests = {} if all(row.group for row in rows) else _digests(rows)
-    anatomies = [_anatomies(row, digests) for row in rows]
+    pictures = [_pictures(row) for row in rows]
+    digests = {} if all(row.group for row in rows) else _digests(pictures)
+    anatomies = [_anatomies(row, own, digests) for row, own in zip(rows, pictures, strict=True)]
     components = connected(anatomies)
     members: dict[int, list[Row]] = defaultdict(list)
     for row, component in zip(rows, components, strict=True):
@@ -128,10 +127,11 @@ def folds(cases: Mapping[str, str]) -> list[dict[str, list[str]]]:
     ]
 
 
-def _anatomies(row: Row, digests: Mapping[Hashable, bytes]) -> list[Hashable]:
+def _anatomies(
+    row: Row, pictures: Mapping[Hashable, _Picture], digests: Mapping[Hashable, str]
+) -> list[Hashable]:
     """Return keys for the origin of a row's anatomy, and for its group if it names one."""
     keys: list[Hashable] = [("group", row.group)] if row.group else []
-    pictures = _pictures(row)
     for identity in pictures:
         keys.append(identity)
         if identity in digests:
@@ -157,20 +157,20 @@ def _pictures(row: Row) -> dict[Hashable, _Picture]:
     return pictures
 
 
-def _digests(rows: Sequence[Row]) -> dict[Hashable, bytes]:
+def _digests(rows: Iterable[Mapping[Hashable, _Picture]]) -> dict[Hashable, str]:
     """Return the digests of all masks and sources whose shape occurs more than once.
 
     Their voxels are read once. Other pictures differ from all others, so only their headers are
     read. A picture that cannot be read has no digest, because its request will be refused.
     """
-    pictures = {key: picture for row in rows for key, picture in _pictures(row).items()}
+    pictures = {key: picture for row in rows for key, picture in row.items()}
     if len(pictures) < 2:
         return {}
     alike: dict[Hashable, list[Hashable]] = defaultdict(list)
     for key, picture in pictures.items():
         with suppress(MaisiError):
             alike[picture.role, picture.sides()].append(key)
-    digests: dict[Hashable, bytes] = {}
+    digests: dict[Hashable, str] = {}
     for key in (key for keys in alike.values() if len(keys) > 1 for key in keys):
         with suppress(MaisiError):
             digests[key] = pictures[key].digest()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import glob
-import io
 import json
 import os
 import re
@@ -18,7 +16,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from .._datasets.cases import CASES, CASES_SIGN
+from .._datasets.cases import groups_of_cases
 from .._datasets.dataset_json import names_of_labels, read_dataset_json
 from .._datasets.report_files import BIDS_LABELS, channel_end, report_files
 from .._errors import InvalidRequest, MaisiError, MaskError
@@ -81,7 +79,7 @@ def dataset_dicom(
     all_series = [series for image in images for series in _series(image)]
     if not all_series:
         raise InvalidRequest(f"'{dataset}' has no volume with a report; a dataset is expected")
-    names, groups = _names(dataset), _groups(dataset)
+    names, groups = _names(dataset), groups_of_cases(dataset)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()) if to is None else to)
         folder.mkdir(exist_ok=True)
@@ -155,15 +153,6 @@ def _names(dataset: Path) -> dict[int, str]:
             " writes them when all rows are made"
         )
     return names
-
-
-def _groups(dataset: Path) -> dict[str, str]:
-    """Return the group of each row in `cases.csv`, which joins groups of several plans."""
-    path = dataset / CASES
-    text = path.read_text("utf-8", "replace") if path.is_file() else ""
-    if not text.startswith(CASES_SIGN):  # a file of the user
-        return {}
-    return {case["name"]: case["group"] for case in csv.DictReader(io.StringIO(text))}
 
 
 def _volume(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._errors import InvalidRequest
-from .._grid import RasImage
+from .._grid import RasImage, voxel_digest
 from .slice_grid import SliceGrid, planes_of
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ def images(
     parameters = json.dumps([report.get(key) for key in ("variant", "modality", "seed", "weights")])
     affine = np.asarray(volume.image.affine, np.float32).tobytes().hex()
     group = [str(report["group"])] if report.get("group") else []
-    subject = content_uid("subject", affine, digest(volume if mask is None else mask), *group)
+    subject = content_uid("subject", affine, voxel_digest(volume if mask is None else mask), *group)
     patient = content_uid("patient", *group) if group else subject
-    series = content_uid(subject, "series", digest(volume), parameters)
+    series = content_uid(subject, "series", voxel_digest(volume), parameters)
     common = _common(report, patient, subject, series, mask is not None)
     for number, plane in enumerate(planes):
         position = grid.origin + number * grid.spacing[2] * grid.cosines[:, 2]
@@ -61,11 +61,6 @@ def images(
 def decimals(values: Any, places: int) -> list[float]:
     """Return values rounded so that they fit into a decimal string of 16 characters; never -0."""
     return [float(value) + 0.0 for value in np.round(values, places)]
-
-
-def digest(ras: RasImage) -> str:
-    """Return the SHA-256 of the shape and values of an image."""
-    return hashlib.sha256(repr(ras.values.shape).encode() + ras.values.tobytes()).hexdigest()
 
 
 def content_uid(*content: str) -> str:

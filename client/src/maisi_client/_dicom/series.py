@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from .._anatomy import NAMES
 from .._atomic import atomic_folder
 from .._errors import InvalidRequest
-from .._grid import RasImage, same_grid, to_ras
+from .._grid import RasImage, same_grid, to_ras, voxel_digest
 from .._mask import load_mask
 from .._outputs import check_new_folder
 from .._volume import Volume
-from .images import content_uid, digest, images
+from .images import content_uid, images
 from .segmentation_reader import OWN
 from .segmentation_writer import require_dicom, segmentation, segments
 from .slice_grid import planes_of, slice_grid
@@ -68,7 +68,7 @@ def save_dicom(
             label_names = NAMES if labels is None else labels
             planes = planes_of(ras_mask)
             described = segments(planes, label_names, volume.report)
-            content = digest(ras_mask), repr(sorted(label_names.items()))
+            content = voxel_digest(ras_mask), repr(sorted(label_names.items()))
             of_images = headers[0].SeriesInstanceUID
             uid = content_uid(of_images, *content, *["LABELMAP"] * labelmap)
             dataset = segmentation(
