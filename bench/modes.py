@@ -210,6 +210,16 @@ def pictures(client: Client, subject: Head, folder: Path) -> None:
         for name in ("t1", "t2")
     ]
     preview(None, alone, folder / "image-only.png", tile=200)
+    sizes = {"ventricles": 0.6, "white matter hyperintensities": 0.5, "tumor": 0.6}
+    of_sizes = [
+        (name, make(anatomy=sizes, modality=f"mri_{name}", seed=1)) for name in ("t1", "flair")
+    ]
+    preview(of_sizes[0][1].mask, of_sizes, folder / "anatomy.png", tile=200)
+    heads = [
+        (f"T1, seed {seed}", make(anatomy={"head": 0.5}, modality="mri_t1", seed=seed))
+        for seed in (1, 2, 3, 4)
+    ]
+    preview(None, heads, folder / "anatomies.png", tile=200)
     t2 = [
         (
             f"T2, strength {s:g}",

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from bench.svg import box, document, line, rectangle, text
 
 IMAGES = Path(__file__).parent / "images"
-_CHAINS = ("mini.mask_encoder,", "mini.vae_encoder,", "mini.vae_decoder")
+_GRAPHS = ("mini.flow,", "mini.flow_masked,", "mini.mask_flow")
+_CHAINS = ("mini.mask_encoder,", "mini.vae_encoder,", "mini.vae_decoder,", "mini.mask_decoder")
 
 
 def architecture() -> str:
@@ -25,7 +26,7 @@ def architecture() -> str:
         box(296, 266, 100, 72, "mini", "endpoint:", "ensemble"),
         box(422, 254, 118, 96, "Stages", "mini.condition,", "mini.sampler,", "mini.decoder"),
         _group(642, 128, 168, 232, "Networks"),
-        box(650, 158, 152, 80, "One graph each", "mini.flow,", "mini.flow_masked"),
+        box(650, 154, 152, 88, "One graph each", *_GRAPHS),
         box(650, 250, 152, 100, "Chains (slabs)", *_CHAINS),
         box(24, 412, 136, 40, "Checkpoints"),
         box(296, 412, 160, 40, "python -m export"),

@@ -11,7 +11,7 @@ SCHEDULES = {
     "ddpm": ("train_timesteps", "beta_start", "beta_end"),
     "rflow": ("train_timesteps", "base_numel"),
 }
-SIZE_KEYS = ("name", "default", "label", "tumour", "meaning")
+SIZE_KEYS = ("name", "default", "label", "tumour", "volume", "within", "meaning")
 
 Table = Mapping[str, Any]
 
@@ -22,7 +22,8 @@ def check(networks: Mapping[str, Table], serving: Table, file_name: str) -> None
     `networks` and `serving` are those of a variant with mask networks. An entry of
     `mask_generation.sizes` has a `name` and a `default`, 0..1 or -1 for absent; that of a lesion
     has its `label` in the mask. A request may have at most one of the entries with `tumour`.
-    `meaning` is an optional description.
+    A lesion may have `volume`, the ml of the sizes 0 and 1, and `within`, the labels into which it
+    may grow to that volume, for the cleanup `head`. `meaning` is an optional description.
     """
     table = serving["mask_generation"]
     _check_networks(networks, serving, file_name)
@@ -87,6 +88,18 @@ def _check_entries(entries: Sequence[Table], mask_labels: Sequence[int], file_na
             raise ValueError(f"{prefix} has the label {entry['label']}, not one of mask_labels")
         if entry.get("tumour") and "label" not in entry:
             raise ValueError(f"{prefix} is a tumour, but has no label")
+        if ("volume" in entry) != ("within" in entry) or (
+            "volume" in entry and "label" not in entry
+        ):
+            raise ValueError(
+                f"{prefix} needs label, volume and within if it has one of the last two"
+            )
+        if "volume" in entry and not 0 < entry["volume"][0] < entry["volume"][1]:
+            raise ValueError(
+                f"{prefix} has the volumes {entry['volume']}; two increasing are expected"
+            )
+        if not set(entry.get("within", ())) <= set(mask_labels):
+            raise ValueError(f"{prefix}: within must be ids out of mask_labels")
         names.append(name)
 
 

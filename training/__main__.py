@@ -1,4 +1,4 @@
-"""`python -m training all`: data, autoencoder, latents, flow, checkpoints, table of quality."""
+"""`python -m training all`: data, networks of images and of masks, checkpoints, quality."""
 
 from __future__ import annotations
 
@@ -17,12 +17,41 @@ from safetensors.torch import save_file
 
 from export import networks, variant
 
-from . import autoencoder, data, evaluate, flow, image_only
+from . import (
+    autoencoder,
+    data,
+    evaluate,
+    flow,
+    image_only,
+    mask_autoencoder,
+    mask_data,
+    mask_flow,
+    mask_quality,
+)
 from .heads import heads
 from .sources import ORIGIN, SHAPE
 from .synthesis import MODALITIES, SPACING, example
 
-STAGES = ("data", "autoencoder", "latents", "flow", "save", "evaluate", "example")
+STAGES = (
+    "data",
+    "autoencoder",
+    "latents",
+    "flow",
+    "mask-data",
+    "mask-autoencoder",
+    "mask-flow",
+    "save",
+    "evaluate",
+    "evaluate-masks",
+    "example",
+)
+# Stage -> the networks that it trains, each with the prefix of its weights in the stage's state.
+_ROLES = {
+    "autoencoder": {"autoencoder": ""},
+    "flow": {"diffusion_unet": "unet.", "controlnet": "controlnet."},
+    "mask_autoencoder": {"mask_autoencoder": ""},
+    "mask_flow": {"mask_diffusion": ""},
+}
 EXAMPLE = Path("examples/brain_mask.nii.gz")
 HELD_OUT_MASKS = Path("tests/training")
 
@@ -41,20 +70,24 @@ def _scale(cache: Path, device: str, subjects: int) -> float:
 
 
 def _save(cache: Path, folder: Path) -> None:
-    """Write the averaged weights as fp16 safetensors; the UNet's file holds the latent scale."""
+    """Write the averaged weights as fp16 safetensors; UNets' files hold the latent scale.
+
+    Networks whose training is not in `cache` keep their files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    parts = {"autoencoder": torch.load(cache / "autoencoder.pt", weights_only=True)["average"]}
-    state = torch.load(cache / "flow.pt", weights_only=True)
-    for role, prefix in (("diffusion_unet", "unet."), ("controlnet", "controlnet.")):
-        parts[role] = {
-            key.removeprefix(prefix): value
-            for key, value in state["average"].items()
-            if key.startswith(prefix)
-        }
-    for role, tensors in parts.items():
-        half = {key: value.half().contiguous() for key, value in tensors.items()}
-        metadata = {"scale_factor": str(state["scale"])} if role == "diffusion_unet" else {}
-        save_file(half, folder / f"{role}.safetensors", metadata=metadata)
+    for stage, roles in _ROLES.items():
+        if not (cache / f"{stage}.pt").exists():
+            continue
+        state = torch.load(cache / f"{stage}.pt", weights_only=True)
+        for role, prefix in roles.items():
+            half = {
+                key.removeprefix(prefix): value.half().contiguous()
+                for key, value in state["average"].items()
+                if key.startswith(prefix)
+            }
+            is_unet = role in ("diffusion_unet", "mask_diffusion")
+            metadata = {"scale_factor": str(state["scale"])} if is_unet else {}
+            save_file(half, folder / f"{role}.safetensors", metadata=metadata)
 
 
 def _example(cache: Path) -> None:
@@ -90,19 +123,41 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=4)
     parser.add_argument("--autoencoder-steps", type=int, default=2000)
     parser.add_argument("--flow-steps", type=int, default=3500)
+    parser.add_argument("--masks", type=int, default=240)
+    parser.add_argument("--mask-autoencoder-steps", type=int, default=1200)
+    parser.add_argument("--mask-flow-steps", type=int, default=4000)
+    parser.add_argument(
+        "--bfloat16",
+        action="store_true",
+        help="train in bfloat16, which is faster on a processor that has it",
+    )
     parser.add_argument("--modalities", nargs="+", default=list(MODALITIES))
     args = parser.parse_args()
     stages = STAGES if args.stage == "all" else (args.stage,)
     start = networks.load(variant.load("mini"), args.start) if args.start else None
+    cores = os.cpu_count() or 1
+    # Weights change between steps, hence no cache of their casts.
+    half = torch.autocast(args.device, torch.bfloat16, enabled=args.bfloat16, cache_enabled=False)
     if "data" in stages:
-        data.make(args.cache, args.subjects, args.held_out, os.cpu_count() or 1)
+        data.make(args.cache, args.subjects, args.held_out, cores)
     if "autoencoder" in stages:
-        autoencoder.train(args.cache, args.autoencoder_steps, args.device, start)
+        with half:
+            autoencoder.train(args.cache, args.autoencoder_steps, args.device, start)
     if "latents" in stages:
         print(f"latent scale {_scale(args.cache, args.device, args.subjects):.4f}")
     if "flow" in stages:
         scale = _scale(args.cache, args.device, args.subjects)
-        flow.train(args.cache, args.flow_steps, args.device, scale, start)
+        with half:
+            flow.train(args.cache, args.flow_steps, args.device, scale, start)
+    if "mask-data" in stages:
+        mask_data.make(args.cache, args.masks, cores)
+    if "mask-autoencoder" in stages:
+        with half:
+            mask_autoencoder.train(args.cache, args.mask_autoencoder_steps, args.device)
+    if "mask-flow" in stages:
+        masks, scale = mask_flow.encode(args.cache)
+        with half:
+            mask_flow.train(args.cache, args.mask_flow_steps, args.device, masks, scale)
     if "save" in stages:
         _save(args.cache, args.checkpoints / "mini")
     if "evaluate" in stages:
@@ -111,6 +166,13 @@ def main() -> None:
         results = json.dumps({"masked": table, "alone": alone}, indent=1)
         (args.cache / "quality.json").write_text(results)
         print(evaluate.markdown(table), image_only.table(alone), sep="\n\n")
+    if "evaluate-masks" in stages:
+        draw = mask_flow.drawing(args.checkpoints)
+        files = [mask_data.paths(args.cache, held_out) for held_out in (False, True)]
+        training, held_out = ([mask_data.load(path) for path in paths] for paths in files)
+        quality = mask_quality.measure(draw, training, held_out)
+        (args.cache / "mask_quality.json").write_text(json.dumps(quality, indent=1))
+        print(mask_quality.markdown(quality))
     if "example" in stages:
         _example(args.cache)
 

@@ -24,6 +24,7 @@ from export.graph_modules import ControlNetWithoutEmbedding
 from . import data
 from .anatomy import TUMOUR, WMH
 from .autoencoder import plain_norms
+from .masks import bits
 from .muon import Trainer
 from .synthesis import MODALITIES, without_head
 
@@ -33,15 +34,6 @@ LABEL_DROPPED = 0.08  # label 0 is the unconditional row of guidance
 # small beside the part that they share, and the class label alone decides it.
 DIFFERENCE = 2.0
 FORMAT = torch.channels_last_3d
-
-
-def bits(mask: torch.Tensor) -> torch.Tensor:
-    """Return the bits `[B, 8, X, Y, Z]` float of uint8 labels `[B, X, Y, Z]`.
-
-    Upstream: binarize_labels.
-    """
-    powers = 2 ** torch.arange(8, dtype=torch.uint8, device=mask.device)
-    return (mask[:, None] & powers[None, :, None, None, None]).ne(0).float()
 
 
 def _clone_entry(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:

@@ -58,17 +58,21 @@ def nearest_dice(mask: Labels, others: Sequence[Labels]) -> float:
     It is the mean over labels that are in both; every second voxel of each axis is compared.
     """
     compared = _compared(mask)
-    return max(_mean_dice(compared, _compared(other)) for other in others)
+    return max(mean_dice(compared, _compared(other)) for other in others)
 
 
-def _compared(mask: Labels) -> NDArray[np.int64]:
-    return classes(mask[::_STRIDE, ::_STRIDE, ::_STRIDE]).ravel().astype(np.int64)
+def _compared(mask: Labels) -> Labels:
+    return classes(mask[::_STRIDE, ::_STRIDE, ::_STRIDE])
 
 
-def _mean_dice(first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
-    """Return the mean Dice of the classes from 1 on that are in both; 0 without any."""
+def mean_dice(first: Labels, second: Labels) -> float:
+    """Return the mean Dice of the classes from 1 on that are in both; 0 without any.
+
+    `first` and `second` are results of `classes`, of one shape.
+    """
     count = len(LABELS)
-    both = np.bincount(first * count + second, minlength=count**2).reshape(count, count)
+    pairs = first.ravel().astype(np.int64) * count + second.ravel()
+    both = np.bincount(pairs, minlength=count**2).reshape(count, count)
     in_first, in_second = both.sum(1)[1:], both.sum(0)[1:]
     common = (in_first > 0) & (in_second > 0)
     if not common.any():

@@ -53,18 +53,34 @@ class Muon(torch.optim.Optimizer):
 class Trainer:
     """Two optimisers, one schedule (warm-up, constant, linear to zero), and averaged weights.
 
-    `average` is the decay of the exponential moving average of the weights.
+    `average` is the decay of the exponential moving average of the weights. Parameters in `fast`,
+    which are not kernels, have `factor` times the learning rate.
     """
 
-    def __init__(self, model: nn.Module, steps: int, lr: float, average: float) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        steps: int,
+        lr: float,
+        average: float,
+        fast: Iterable[nn.Parameter] = (),
+        factor: float = 1.0,
+    ) -> None:
         kernels = [
             p for p in model.parameters() if p.ndim > 2 and p.shape[0] > 4 and p[0].numel() > 64
         ]
-        kernel_ids = {id(p) for p in kernels}
-        others = [p for p in model.parameters() if id(p) not in kernel_ids]
+        fast = list(fast)
+        listed = {id(p) for p in (*kernels, *fast)}
+        others = [p for p in model.parameters() if id(p) not in listed]
+        groups = [{"params": others, "factor": 1.0}, {"params": fast, "factor": factor}]
         self.optimisers: list[torch.optim.Optimizer] = [
             Muon(kernels, lr),
-            torch.optim.AdamW(others, lr, betas=(0.9, 0.98), weight_decay=0.0),
+            torch.optim.AdamW(
+                [group for group in groups if group["params"]],
+                lr,
+                betas=(0.9, 0.98),
+                weight_decay=0.0,
+            ),
         ]
         self.model, self.steps, self.lr, self.decay = model, steps, lr, average
         self.average = copy.deepcopy(model).requires_grad_(False)
@@ -79,7 +95,7 @@ class Trainer:
         cool = min(1.0, (self.steps - self.done) / (0.5 * self.steps))
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
-                group["lr"] = self.lr * warm * cool
+                group["lr"] = self.lr * warm * cool * group.get("factor", 1.0)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         self.done += 1

@@ -92,6 +92,20 @@ def lesions(variant: Variant, sizes: Sequence[float]) -> tuple[int, ...]:
     return tuple(entry["label"] for entry in present if entry not in tumours[:-1])
 
 
+def lesion_volumes(variant: Variant, sizes: Sequence[float]) -> dict[int, float]:
+    """Return label id -> volume in ml of the lesions in `sizes` whose entries have a `volume`.
+
+    A size is linear in the third root of the volume, between the two volumes of the entry.
+    """
+    present = lesions(variant, sizes)
+    volumes = {}
+    for entry, size in zip(variant["mask_generation"]["sizes"], sizes, strict=True):
+        if "volume" in entry and entry["label"] in present:
+            low, high = (volume ** (1 / 3) for volume in entry["volume"])
+            volumes[entry["label"]] = float((low + size * (high - low)) ** 3)
+    return volumes
+
+
 def parse_organs(variant: Variant, inputs: Inputs) -> tuple[int, ...] | None:
     """Return the label ids of the input `organs`, in the same order; None without it.
 

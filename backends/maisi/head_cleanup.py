@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import itertools
+import math
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -10,27 +13,36 @@ from scipy import ndimage
 
 from .conditioning import organs_of_lesions
 from .inputs import Variant
-from .morphology import CORNERS, Mask, largest, piece_sizes
+from .morphology import CORNERS, Bits, Mask, largest, piece_sizes
 
 # A smaller piece of an organ, in voxels, is a speck. The value is our choice.
 SPECK = 8
 
 
-def clean(variant: Variant, labels: Mask, requested: Collection[int]) -> Mask:
+def clean(
+    variant: Variant,
+    labels: Mask,
+    requested: Collection[int],
+    volumes: Mapping[int, float] = MappingProxyType({}),
+) -> Mask:
     """Return a cleaned copy of `labels` [X, Y, Z]; `requested` are the ids of the lesions to keep.
 
-    Voxels that share a corner belong to one piece. The steps are, in this order:
+    `volumes` has the requested volumes of some of them, in ml. Voxels that share a corner belong to
+    one piece. The steps are, in this order:
 
     - only the largest piece of all labels together is kept;
     - background that it encloses gets the nearest label;
     - lesions that were not requested are replaced by the organs in the variant's `lesions`, and so
       are all pieces of a requested tumour except the largest;
+    - a lesion with a requested volume loses its outermost voxels, or grows into the labels in its
+      `within`, until it has that volume;
     - pieces of an organ below 8 voxels get the most frequent label around them. Lesions, and the
       labels in the variant's `mask_generation.scattered`, are not organs.
     """
     data = np.where(largest(labels != 0), labels, np.uint8(0))
     _fill_holes(data)
     _replace_lesions(variant, data, requested)
+    _resize_lesions(variant, data, volumes)
     others = {0, *variant["mask_generation"]["scattered"]}
     others |= {int(id_) for id_ in (*variant["lesions"], *variant.get("lesion_neighbours", {}))}
     _absorb_specks(data, {int(id_) for id_ in variant["labels"]} - others)
@@ -62,6 +74,47 @@ def _replace_lesions(variant: Variant, data: Mask, requested: Collection[int]) -
             data[part] = healthy[entry["label"]]
         elif entry.get("tumour"):
             data[part & ~largest(part)] = healthy[entry["label"]]
+
+
+def _resize_lesions(variant: Variant, data: Mask, volumes: Mapping[int, float]) -> None:
+    """Change lesions in `data`, in place, to `volumes` in ml, as far as there is room for them."""
+    healthy = organs_of_lesions(variant, data)
+    millilitres = math.prod(variant["mask_generation"]["spacing"]) / 1000
+    for entry in variant["mask_generation"]["sizes"]:
+        if (label := entry.get("label")) not in volumes:
+            continue
+        part, voxels = data == label, max(1, round(volumes[label] / millilitres))
+        resized = _shrunk(part, voxels)
+        if entry.get("tumour"):
+            resized = largest(resized)
+        resized = _grown(resized, voxels, np.isin(data, entry["within"]))
+        data[part] = healthy[label]
+        data[resized] = label
+
+
+def _shrunk(part: Bits, voxels: int) -> Bits:
+    """Return the `voxels` voxels of `part` [X, Y, Z] that are farthest from its border."""
+    depth = np.where(part, ndimage.distance_transform_edt(part), 0)
+    inner = np.argsort(-depth, axis=None, kind="stable")[:voxels]
+    shrunk = np.zeros(part.shape, bool)
+    shrunk.flat[inner] = True
+    return shrunk & part
+
+
+def _grown(part: Bits, voxels: int, room: Bits) -> Bits:
+    """Return `part` [X, Y, Z] with the nearest voxels of `room` around it, `voxels` in all."""
+    distance = ndimage.distance_transform_edt(~part)
+    # Alternating between 6 and 26 neighbours, a part grows like a ball and stays connected.
+    for faces in itertools.cycle((True, False)):
+        missing = voxels - np.count_nonzero(part)
+        structure = ndimage.generate_binary_structure(3, 1 if faces else 3)
+        shell = np.flatnonzero(ndimage.binary_dilation(part, structure) & room & ~part)
+        if missing <= 0 or not part.any() or not shell.size:
+            break
+        nearest = shell[np.argsort(distance.flat[shell], kind="stable")[:missing]]
+        part = part.copy()
+        part.flat[nearest] = True
+    return part
 
 
 def _absorb_specks(data: Mask, organs: Collection[int]) -> None:

@@ -100,7 +100,7 @@ def test_a_source_under_a_mask_at_another_spacing(client: Client) -> None:
         ({"strength": 0.5}, "strength: needs a source"),
         ({"strength": "much"}, "strength is 'much'; a number is expected"),
         ({"redraws": 9, "size": [32] * 3}, "redraws: 9 is outside the allowed range, 0 to 5"),
-        ({"anatomy": {"liver": 0.5}}, "anatomy: mini does not have this input"),
+        ({"anatomy": {"liver": 0.5}}, "anatomy: 'liver' is not one of ventricles, "),
         ({"vocabulary": "maisi"}, "vocabulary: mini does not have this input"),
     ],
 )

@@ -26,7 +26,7 @@ def loaded(request: pytest.FixtureRequest) -> tuple[Networks, dict[str, graphs.G
 @pytest.mark.parametrize(
     ("name", "names", "flow"),
     [
-        ("mini", CT[:5], [*FLOW, "class_labels", "spacing_mm100"]),
+        ("mini", CT, [*FLOW, "class_labels", "spacing_mm100"]),
         ("rflow-ct", CT, [*FLOW, "class_labels", "spacing_mm100"]),
         ("rflow-mr", [CT[1], *CT[3:5]], [*FLOW, "class_labels", "spacing_mm100"]),
         ("rflow-mr-brain", [CT[1], *CT[3:5]], [*FLOW, "class_labels", "spacing_mm100"]),

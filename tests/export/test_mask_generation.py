@@ -58,12 +58,23 @@ WMH = '"white matter hyperintensity", default = -1, label = 150'
         (WMH, f"{WMH[:-3]}151", "hyperintensity' has the label 151, not one of mask_labels"),
         (WMH, f"{WMH[:-3]}131", "has the label 131, whose organ is not in `lesions`"),
         ("default = 0.3", "default = 0.3, tumour = true", "'ventricles' is a tumour, but has no"),
+        (WMH, f"{WMH}, volume = [1, 2]", "needs label, volume and within if it has one of the"),
+        (WMH, f"{WMH}, within = [227]", "needs label, volume and within if it has one of the"),
+        (
+            "default = 0.3",
+            "default = 0.3, volume = [1, 2], within = [227]",
+            "'ventricles' needs label, volume and within if it has one of the last two",
+        ),
+        (
+            WMH,
+            f"{WMH}, volume = [2, 1], within = [227]",
+            r"has the volumes \[2, 1\]; two increasing are expected",
+        ),
+        (WMH, f"{WMH}, volume = [1, 2], within = [7]", "within must be ids out of mask_labels"),
         ('cleanup = "head"', 'cleanup = "neck"', "cleanup: 'neck' is not one of body, head"),
         ("scattered = [120", "scattered = [121", "scattered must be ids out of `labels`"),
-        ("scattered = [120", "scatter = [120", "'scattered' is missing"),
         ('kind = "rflow"', 'kind = "edm"', "schedule: 'edm' is not one of ddpm, rflow"),
         ('kind = "rflow"', 'kind = "ddpm"', "'beta_start' is missing"),
-        ("base_numel = 32768", "", "'base_numel' is missing"),
         ("size = [32, 48, 32]", "size = [32, 46, 32]", "but multiples of 4 are expected"),
         ("latent_channels = 4", "latent_channels = 8", "mask_autoencoder has 8 latent channels"),
         ("out_channels = 32", "out_channels = 31", "mask_labels must be 31 ids out of"),
@@ -77,6 +88,15 @@ def test_a_contradiction_is_named(tmp_path: Path, line: str, instead: str, sente
     with pytest.raises(ValueError, match=f"^own.toml: .*{sentence}") as caught:
         variants.load(tmp_path / "own.toml")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["scattered", "cleanup", "mask_labels"])
+def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
+    text = (VARIANTS / "mini.toml").read_text()
+    assert text.count(f"{key} = ") == 1
+    (tmp_path / "mini.toml").write_text(text.replace(f"{key} = ", f"not_{key} = "))
+    with pytest.raises(ValueError, match=f"^mini.toml: .*{key}"):
+        variants.load("mini", tmp_path)
 
 
 def test_the_sides_of_a_mask_fit_both_unets(tmp_path: Path) -> None:

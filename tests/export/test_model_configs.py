@@ -29,7 +29,7 @@ def shapes(tensors: Any) -> dict[str, tuple[str, list[int]]]:
 @pytest.mark.parametrize(
     ("name", "models"),
     [
-        ("mini", [*PIPELINE, *ENGINES]),
+        ("mini", [*PIPELINE, *ENGINES, *MASKS]),
         ("rflow-ct", [*PIPELINE, *ENGINES, *MASKS]),
         ("ddpm-ct", [*PIPELINE, *ENGINES, *MASKS]),
         ("rflow-mr", [*PIPELINE, "flow", "vae_decoder", "vae_encoder"]),

@@ -163,7 +163,7 @@ def test_a_file_that_is_not_there_gets_one_sentence(tmp_path: Path) -> None:
         ("max = [5.0, 5.0, 5.0]", "max = [1.0, 1.0, 1.0]", "spacing .* is outside"),
         ('solver = "euler"', 'solver = "rk4"', "'rk4' is not one of its solvers"),
         ("[networks.controlnet]", "[networks.control]", r"networks has \['control'\]"),
-        ('controlnet = "mini', 'mask_diffusion = "mini', "do not have the same roles"),
+        ('controlnet = "mini/controlnet.safetensors"\n', "", "do not have the same roles"),
         ('embedding = "FP16"', 'embedding = "BF16"', r"tensors has \['BF16'\]"),
         ("waiting = [0, 8]", "waiting = [0, 0]", "limits.waiting is up to 0, but 1 or more"),
         ("waiting = [0, 8]", "waiting = [0, -1]", "limits.waiting is up to -1, but 1 or more"),

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from backends.maisi import head_cleanup, mask_cleanup
+from backends.maisi import anatomy, head_cleanup, mask_cleanup
 from export import networks, reference
 from export.arrays import Array
 from export.variant import Variant
@@ -33,10 +33,11 @@ def mask_of_monai(variant: Variant, checkpoints: Path, size: tuple[int, int, int
     return _resampled(labels, variant, size)
 
 
-def head_of_monai(variant: Variant, checkpoints: Path) -> Array:
-    """Return the mask of `HEAD_REQUEST`, likewise."""
-    labels = _labels_of_monai(variant, checkpoints, [0.5, 0.8, -1, 0.4])
-    labels = head_cleanup.clean(variant.serving, labels, (176,))
+def head_of_monai(variant: Variant, checkpoints: Path, sizes: list[float]) -> Array:
+    """Return the mask of a head with `sizes`, one of them a tumour's, likewise."""
+    labels = _labels_of_monai(variant, checkpoints, sizes)
+    volumes = anatomy.lesion_volumes(variant.serving, sizes)
+    labels = head_cleanup.clean(variant.serving, labels, (176,), volumes)
     return _resampled(labels, variant, SIZE)
 
 

@@ -12,9 +12,10 @@ import pytest
 import tritonclient.grpc as triton
 from maisi_client import Client, InvalidRequest
 
+from export import variant as variants
 from export.arrays import Array
 from tests.client.command import maisi
-from tests.conftest import Server
+from tests.conftest import ROOT, Server
 from tests.export.repository_of_tiny import official
 from tests.export.weights import tiny
 from tests.parity.conftest import Caller, stream
@@ -49,7 +50,7 @@ def test_it_is_what_monai_and_upstream_make(ddpm: Caller, official_repository: P
 def test_a_head_by_rectified_flow_is_what_monai_makes(
     tiny_caller: Caller, tiny_server: Server, tiny_repository: Path
 ) -> None:
-    truth = head_of_monai(tiny(), tiny_repository)
+    truth = head_of_monai(tiny(), tiny_repository, [0.5, 0.8, -1, 0.4])
     answer = tiny_caller.ask(**HEAD_REQUEST)
     used_mask, report = answer["used_mask"], json.loads(answer["report"].tobytes())
     assert used_mask.shape == answer["image"].shape == SIZE
@@ -74,6 +75,16 @@ def test_a_head_by_rectified_flow_is_what_monai_makes(
     output = maisi("info", "--url", tiny_server.grpc).stdout
     assert "anatomy       head size 0.5 (0 is 1.1 l, 1 is 1.9 l), ventricles 0.3 (0 is" in output
     assert "brain tumor absent" in output
+
+
+def test_a_head_of_the_shipped_networks_is_what_monai_makes(caller: Caller) -> None:
+    defaults = [
+        size["default"] for size in variants.load("mini").serving["mask_generation"]["sizes"]
+    ]
+    checkpoints = ROOT / "export" / "checkpoints"
+    truth = head_of_monai(variants.load("mini"), checkpoints, [*defaults[:2], 0.6, defaults[3]])
+    answer = caller.ask(**HEAD_REQUEST | {"anatomy": np.array([b"tumor=0.6"], object)})
+    assert (answer["used_mask"] == truth).mean() > 0.999  # a class may win by a rounding
 
 
 def test_both_endpoints_give_the_same_pair_and_the_mask_alone(
@@ -175,7 +186,7 @@ def test_what_contradicts_itself_is_refused_at_both_endpoints(
 def test_variants_without_mask_networks_have_no_such_inputs(
     caller: Caller, official_callers: dict[str, Caller], mask: Callable[..., Array]
 ) -> None:
-    assert "'anatomy'" in caller.refusal(anatomy=REQUEST["anatomy"])
+    assert "'anatomy'" in official_callers["tiny-brain"].refusal(anatomy=REQUEST["anatomy"])
     assert "'vocabulary'" in caller.refusal(
         mask=mask(32, 32, 32), vocabulary=np.array([b"maisi"], object)
     )

@@ -34,7 +34,8 @@ class Caller:
         small = np.array([32, 32, 32], np.int32)
         mask = np.zeros(small, np.uint8)
         mask[8:24, 8:24, 8:24] = 22
-        anatomy = {"anatomy": np.array([b"liver=0.5"], object), "size": small}
+        sizes = b"head=0.5" if variant == "mini" else b"liver=0.5"
+        anatomy = {"anatomy": np.array([sizes], object), "size": small}
         inputs_of: dict[str, Inputs] = {
             "vae_encoder": {"source": np.zeros(small, np.float32)},
             "mask_encoder": {"mask": mask},

@@ -112,5 +112,5 @@ def test_the_tables_have_a_row_for_each_size_and_kind_of_mask() -> None:
     row = {"correlation": 0.876, "error": 0.1, "absent": 0.25, "unasked": 0.0}
     quality = {"follow": dict.fromkeys(NAMES, row), "nearest": {"drawn": [0.5, 0.7]}}
     text = mask_quality.markdown(quality)
-    assert "| ventricles | 5 to 80 | 0.88 | 0.10 | 25% | 0% |" in text
+    assert "| ventricles | 5 to 50 | 0.88 | 0.10 | 25% | 0% |" in text
     assert text.endswith("| drawn | 2 | 0.60 | 0.70 |")

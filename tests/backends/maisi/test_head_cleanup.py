@@ -173,3 +173,55 @@ def test_specks_are_removed_from_a_realistic_head(head: Variant) -> None:
     for organ in [22, *organs]:
         pieces, _ = ndimage.label(cleaned == organ, CORNERS)
         assert np.bincount(pieces.ravel()).min() >= 8, organ
+
+
+@pytest.fixture
+def sized(head: Variant) -> Variant:
+    """Return the variant with volumes of its lesions; a voxel is 0.008 ml."""
+    whites = [RIGHT_WHITE, LEFT_WHITE]
+    within = {"white matter hyperintensity": whites, "brain tumor": [GREY, FLUID, *whites]}
+    sizes = [
+        entry | {"volume": [0.04, 30], "within": within[entry["name"]]}
+        if "label" in entry
+        else entry
+        for entry in head["mask_generation"]["sizes"]
+    ]
+    return head | {"mask_generation": head["mask_generation"] | {"sizes": sizes}}
+
+
+@pytest.mark.parametrize("voxels", [5, 27, 100, 1000])
+def test_a_tumour_gets_its_volume_in_one_piece_like_a_ball(sized: Variant, voxels: int) -> None:
+    labels = small_head()
+    labels[12:15, 12:15, 12:15], labels[8, 8, 8] = TUMOUR, TUMOUR
+    cleaned = clean(sized, labels, (TUMOUR,), {TUMOUR: voxels * 0.008})
+    part = cleaned == TUMOUR
+    assert part.sum() == voxels and cleaned[13, 13, 13] == TUMOUR
+    assert ndimage.label(part, CORNERS)[1] == 1
+    sides = [np.ptp(axis) + 1 for axis in np.nonzero(part)]
+    assert max(sides) <= 1.35 * (6 * voxels / np.pi) ** (1 / 3) + 1
+    if voxels < 27:
+        assert (cleaned[labels == TUMOUR] == GREY).sum() > 0
+
+
+def test_a_lesion_grows_only_into_its_labels(sized: Variant) -> None:
+    labels = small_head()
+    labels[16:26, 6:24, 6:22] = FLUID
+    labels[13:15, 13:15, 13:15] = WMH
+    cleaned = clean(sized, labels, (WMH,), {WMH: 600 * 0.008})
+    assert (cleaned == WMH).sum() == 600
+    assert (cleaned[labels == FLUID] == FLUID).all() and (cleaned[labels == SKIN] == SKIN).all()
+    everything = clean(sized, labels, (WMH,), {WMH: 30.0})
+    assert (everything == WMH).sum() == np.isin(labels, (WMH, RIGHT_WHITE)).sum()
+
+
+def test_all_pieces_of_a_lesion_that_is_no_tumour_shrink(sized: Variant) -> None:
+    labels = small_head()
+    labels[8:13, 8:13, 8:13] = labels[18:23, 15:20, 12:17] = WMH
+    cleaned = clean(sized, labels, (WMH,), {WMH: 54 * 0.008})
+    assert (cleaned[9:12, 9:12, 9:12] == WMH).all() and (cleaned[19:22, 16:19, 13:16] == WMH).all()
+    assert (cleaned == WMH).sum() == 54
+    assert (cleaned[8, 8:13, 8:13] == RIGHT_WHITE).all()
+
+
+def test_a_lesion_that_is_missing_stays_missing(sized: Variant) -> None:
+    assert (clean(sized, small_head(), (TUMOUR,), {TUMOUR: 1.0}) == small_head()).all()
