@@ -43,21 +43,28 @@ def core() -> Any:
     return openvino.Core()
 
 
+def has_bfloat16() -> bool:
+    """Return whether this processor computes in bfloat16 (avx512_bf16 or amx_bf16 of lscpu)."""
+    return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 class Engine:
-    """An ONNX file on the CPU, which is computed in float32 for any type of weights.
+    """An ONNX file on the CPU, which is computed in float32 or bfloat16 for any type of weights.
 
     It is compiled for each set of shapes, and the models of the sets that were used last are kept:
     as many as `_WEIGHTS` allows. If Winograd's convolutions make it faster, it is compiled with
-    them, in channels last.
+    them, in channels last. In bfloat16 their sums would lose too many digits.
     """
 
-    def __init__(self, path: Path, threads: int = 0, innermost: bool = False) -> None:
+    def __init__(
+        self, path: Path, threads: int = 0, innermost: bool = False, bfloat16: bool = False
+    ) -> None:
         """Load the file; `threads` 0 means every core that this process may use.
 
         With `innermost`, inputs and outputs [R, C, X, Y, Z] have C innermost in memory. Raises
         RuntimeError if the file cannot be loaded, or OpenVINO is not installed.
         """
-        self.innermost = innermost
+        self.innermost, self.bfloat16 = innermost, bfloat16
         self.threads = threads or cores()
         self.model = core().read_model(str(path))
         self.inputs = [port.get_any_name() for port in self.model.inputs]
@@ -65,7 +72,7 @@ class Engine:
         self.compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
         self.request_shapes: tuple[tuple[int, ...], ...] = ()
         self.request: Any = None
-        self.is_converted = innermost or winograd.helps(self.model)
+        self.is_converted = innermost or (not bfloat16 and winograd.helps(self.model))
         self.kept = _LEAST
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -114,7 +121,8 @@ class Engine:
         model = self.model.clone()
         model.reshape(dict(zip(self.inputs, map(openvino.PartialShape, shapes), strict=True)))
         if self.is_converted:
-            return channels_last.convert(model, winograd.convolve, self.innermost)
+            convolve = channels_last.convolve if self.bfloat16 else winograd.convolve
+            return channels_last.convert(model, convolve, self.innermost)
         return model
 
     def _compile(self, model: Any) -> Any:
@@ -123,7 +131,7 @@ class Engine:
             "CPU",
             {
                 # On a CPU with bfloat16, OpenVINO would by default compute in bfloat16.
-                "INFERENCE_PRECISION_HINT": "f32",
+                "INFERENCE_PRECISION_HINT": "bf16" if self.bfloat16 else "f32",
                 "INFERENCE_NUM_THREADS": self.threads,
                 "PERFORMANCE_HINT": "LATENCY",
             },
