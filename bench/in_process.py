@@ -36,30 +36,30 @@ def published(name: str, repository: Path = REPOSITORY) -> dict[str, Any]:
 RunGraph = Callable[[Mapping[str, Any]], Mapping[str, Array]]
 
 
-def open_graph(folder: Path) -> RunGraph:
+def open_graph(folder: Path, bfloat16: bool = False) -> RunGraph:
     """Return a function that runs the model in a version folder as the backends do on a CPU.
 
     The function takes inputs by name and returns outputs by name. The next call may overwrite the
     outputs.
     """
     if (folder / "chain.json").is_file():
-        runner = ChainRunner(folder / "chain.json", Cpu(Path(gettempdir()), 0))
+        runner = ChainRunner(folder / "chain.json", Cpu(Path(gettempdir()), 0, bfloat16=bfloat16))
 
         def run_chain(inputs: Mapping[str, Any]) -> Mapping[str, Array]:
             (array,) = inputs.values()
             return {runner.chain.output: runner(array)}
 
         return run_chain
-    return openvino.Engine(folder / "model.onnx")
+    return openvino.Engine(folder / "model.onnx", bfloat16=bfloat16)
 
 
-def engine(name: str, repository: Path = REPOSITORY) -> RunModel:
+def engine(name: str, repository: Path = REPOSITORY, bfloat16: bool = False) -> RunModel:
     """Return a function that runs the graphs of a variant; it loads each graph once."""
     loaded: dict[str, RunGraph] = {}
 
     def run(model: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
         if model not in loaded:
-            loaded[model] = open_graph(repository / f"{name}.{model}" / "1")
+            loaded[model] = open_graph(repository / f"{name}.{model}" / "1", bfloat16)
         arrays = {key: np.ascontiguousarray(value) for key, value in inputs.items()}
         results = loaded[model](arrays)
         return [np.array(results[output]) for output in outputs]

@@ -1,16 +1,21 @@
-"""Measure the float32 and float16 errors of each graph, for docs/explanation/precision.md.
+"""Measure the errors of float16 and bfloat16, for docs/explanation/precision.md.
 
 ONNX Runtime on a CPU computes float16 graphs in float32 and removes the casts between their nodes.
 Its errors are therefore mainly due to the rounding of weights. A GPU sums in float32 and rounds the
 result of every operation. PyTorch computes in this way for the column "every operation rounded".
+
+With --bfloat16, OpenVINO makes volumes of `mini` in float32 and in bfloat16, in this process and in
+turn, after a first volume that compiles the networks.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +25,15 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from backends.maisi import decoder
+from backends.maisi.sampler import RunModel
+from bench import in_process, solvers
+from bench.workload import Array
 from export import graphs, half, networks, onnx_export, random_weights, variant
 from export.graphs import Graph
 from export.networks import Networks
 from export.variant import Variant
+from training.fidelity import tissue_dice
 
 _SUMS = {
     torch.ops.aten.convolution.default,
@@ -166,6 +176,44 @@ def make_loud(graph: Graph, first: nn.Module, inputs: dict[str, torch.Tensor]) -
         parameter.mul_(LOUD / peaks[0])
 
 
+def bfloat16(steps: int) -> Iterator[str]:
+    """Yield the lines of the table of `mini`'s volumes of `steps` steps in bfloat16."""
+    yield "| mask | modality | seconds | difference | fidelity |"
+    yield "|---|---|---|---|---|"
+    table = in_process.published("mini")
+    runs = [in_process.engine("mini", bfloat16=is_bfloat16) for is_bfloat16 in (False, True)]
+    for path, modality, seed in solvers.CASES:
+        inputs = solvers.read(path, modality, seed)
+        for run in runs:
+            _volume(table, inputs, run, 1)
+        seconds, images = [], []
+        for run in runs:
+            start = time.perf_counter()
+            images.append(_volume(table, inputs, run, steps))
+            seconds.append(time.perf_counter() - start)
+        difference = np.abs(images[0].astype(int) - images[1])
+        scores = [tissue_dice(image, inputs["mask"], modality).values() for image in images]
+        fidelity = [float(np.mean(list(values))) for values in scores]
+        columns = (
+            Path(path).name,
+            modality,
+            ", ".join(f"{value:.1f}" for value in seconds),
+            f"{difference.max()}, {difference.mean():.2f}",
+            ", ".join(f"{value:.3f}" for value in fidelity),
+        )
+        yield f"| {' | '.join(columns)} |"
+
+
+def _volume(table: Mapping[str, Any], inputs: dict[str, Array], run: RunModel, steps: int) -> Array:
+    """Return the volume of a request in grey levels, int16 [X, Y, Z]."""
+    request = in_process.prepare(table, inputs, run)
+    numel = math.prod(request.plan.latent_shape(table)[2:])
+    euler = solvers.SOLVERS["euler"](table["schedule"], numel, steps)
+    latent = solvers.follow(euler, request, run)
+    served = decoder.in_grey_levels(table, run)
+    return decoder.decode(table, request.plan, latent, request.mask, served)
+
+
 def _worst(outputs: list[Any], expected: list[Any]) -> float:
     return max(map(onnx_export.difference, outputs, expected))
 
@@ -178,7 +226,15 @@ def main() -> None:
     parser.add_argument(
         "--choices", action="store_true", help="print the table of the errors without each choice"
     )
+    parser.add_argument(
+        "--bfloat16", action="store_true", help="print the table of mini's volumes in bfloat16"
+    )
+    parser.add_argument("--steps", type=int, default=30, help="steps of these volumes [30]")
     options = parser.parse_args()
+    if options.bfloat16:
+        for line in bfloat16(options.steps):
+            print(line, flush=True)
+        return
     for name in options.variants:
         subject = variant.load(name)
         with tempfile.TemporaryDirectory() as folder:

@@ -46,6 +46,17 @@ def transpose(output: Any, order: tuple[int, ...]) -> Any:
     return op.transpose(output, op.constant(np.array(order))).output(0)
 
 
+def convolve(x: Any, weight: Array, node: Any) -> Any:
+    """Return the convolution `node` of `x` [R, X, Y, Z, C], also in channels last, by OpenVINO."""
+    from openvino import opset13 as op
+
+    names = ("strides", "pads_begin", "pads_end", "dilations")
+    attributes = node.get_attributes()
+    parameters = (attributes[name] for name in names)
+    y = op.convolution(transpose(x, FIRST), op.constant(weight), *parameters)
+    return transpose(y.output(0), LAST)
+
+
 def convert(model: Any, convolve: Convolve, with_ports: bool) -> Any:
     """Return a model of fixed shapes in channels last; `model` is no longer usable.
 

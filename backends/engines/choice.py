@@ -1,4 +1,10 @@
-"""The choice of a network's engine and device: TensorRT or ONNX Runtime on a GPU, or OpenVINO."""
+"""The choice of a network's engine and device: TensorRT or ONNX Runtime on a GPU, or OpenVINO.
+
+The values of the parameter `engine` in config.pbtxt:
+
+    onnxruntime         ONNX Runtime runs the ONNX files, on a CPU or instead of a plan
+    openvino-bfloat16   OpenVINO runs them on the CPU, and computes in bfloat16
+"""
 
 from __future__ import annotations
 
@@ -12,6 +18,8 @@ from . import cuda, guard, onnx_runtime, openvino, tensorrt
 from .memory import OutOfMemory
 
 TENSORRT, ONNX_RUNTIME, OPENVINO = "TensorRT", "ONNXRuntime", "OpenVINO"
+OPENVINO_BFLOAT16 = "OpenVINO-bfloat16"
+_BY_PARAMETER = {"onnxruntime": ONNX_RUNTIME, "openvino-bfloat16": OPENVINO_BFLOAT16}
 
 
 @dataclass(frozen=True)
@@ -29,21 +37,28 @@ class Choice:
 def choose(folder: Path, gpu: int | None, parameters: Mapping[str, str]) -> Choice:
     """Return the engine for the network whose files are in `folder`.
 
-    `gpu` is the GPU that Triton assigned to the instance, or None for the CPU. If the parameter
-    `engine` is onnxruntime, the engine is ONNX Runtime. Otherwise it is OpenVINO on the CPU, and on
-    a GPU TensorRT if there is a plan for this GPU, or else ONNX Runtime. Without an ONNX file the
-    choice is TensorRT, whose error names the missing file. Raises ValueError for another value of
-    the parameter, and if ONNX Runtime is selected but has no ONNX file or no CUDA provider.
+    `gpu` is the GPU that Triton assigned to the instance, or None for the CPU. The parameter
+    `engine` selects ONNX Runtime or OpenVINO in bfloat16. Without it the engine is OpenVINO on the
+    CPU, and on a GPU TensorRT if there is a plan for this GPU, or else ONNX Runtime. Without an
+    ONNX file the choice is TensorRT, whose error names the missing file. Raises ValueError for
+    another value of the parameter, and if the selected engine has no ONNX file, no CUDA provider or
+    no processor with bfloat16.
     """
     engine = parameters.get("engine")
-    if engine not in (None, "onnxruntime"):
+    if engine is not None and engine not in _BY_PARAMETER:
         raise ValueError(
-            f"parameter engine is {engine!r}; onnxruntime, or no such parameter, is expected"
+            f"parameter engine is {engine!r}; {', '.join(_BY_PARAMETER)}, or no such parameter, is"
+            " expected"
         )
     if not any(folder.glob("*.onnx")):
         if engine is not None:
-            raise ValueError("parameter engine is onnxruntime, but there is no ONNX file")
+            raise ValueError(f"parameter engine is {engine}, but there is no ONNX file")
         return Choice(TENSORRT, gpu or 0)
+    if engine == "openvino-bfloat16":
+        if not openvino.has_bfloat16():
+            raise ValueError(f"parameter engine is {engine}, but this processor has no bfloat16")
+        unused = "" if gpu is None else f"GPU {gpu}: parameter engine is {engine}"
+        return Choice(OPENVINO_BFLOAT16, None, unused)
     if gpu is None:
         names = ", ".join(f"{number} ({name})" for number, name in enumerate(cuda.gpus()))
         unused = f"GPUs here: {names}; the model was placed on the CPU" if names else ""

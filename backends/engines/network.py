@@ -5,8 +5,8 @@ its description `model.plan.json`, or the file in default_model_filename. A plan
 GPU, such as `model_sm89.plan`, is preferred. `choice.py` selects the engine. Parameters in
 config.pbtxt:
 
-    engine                  onnxruntime: ONNX Runtime runs the ONNX files, on a CPU or instead of a
-                            plan; absent: `choice.py` decides
+    engine                  onnxruntime or openvino-bfloat16, see `choice.py`; absent: `choice.py`
+                            decides
     thread_count            threads on a CPU; absent: every core that this process may use
     runtime_cache           TensorRT-RTX: folder of the kernels compiled for this GPU, for the next
                             start; absent: maisi-triton in $XDG_CACHE_HOME or ~/.cache; empty:
@@ -140,7 +140,8 @@ def load(selected: Choice, folder: Path, filename: str, parameters: Mapping[str,
     threads = choice.threads(parameters)
     if selected.engine == choice.ONNX_RUNTIME:
         return of_onnx_runtime(path, selected.gpu, threads)
-    return of_openvino(openvino.Engine(path, threads))
+    is_bfloat16 = selected.engine == choice.OPENVINO_BFLOAT16
+    return of_openvino(openvino.Engine(path, threads, bfloat16=is_bfloat16))
 
 
 def of_onnx_runtime(path: Path, gpu: int | None, threads: int) -> Network:

@@ -15,7 +15,9 @@ from .memory import SPARE, expect, trim
 
 INSTALL = "pip install openvino==2026.4.1"
 
-_COMPILED = 2  # compiled models that are kept: one for the last slab, one for all others
+# Compiled models that are kept: the least, one for the last slab and one for all others; the most;
+# and the bytes of weights of all. A compiled model takes up to six times the memory of its weights.
+_LEAST, _MOST, _WEIGHTS = 2, 16, 128 << 20
 _PEAK = 3  # peak memory of a run, in multiples of its inputs and outputs
 
 
@@ -41,21 +43,28 @@ def core() -> Any:
     return openvino.Core()
 
 
-class Engine:
-    """An ONNX file on the CPU, which is computed in float32 for any type of weights.
+def has_bfloat16() -> bool:
+    """Return whether this processor computes in bfloat16 (avx512_bf16 or amx_bf16 of lscpu)."""
+    return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
-    If Winograd's convolutions make the model faster, it is compiled with them, in channels last,
-    for each set of shapes, and the models for the last two sets are kept. Otherwise it is compiled
-    once.
+
+class Engine:
+    """An ONNX file on the CPU, which is computed in float32 or bfloat16 for any type of weights.
+
+    It is compiled for each set of shapes, and the models of the sets that were used last are kept:
+    as many as `_WEIGHTS` allows. If Winograd's convolutions make it faster, it is compiled with
+    them, in channels last. In bfloat16 their sums would lose too many digits.
     """
 
-    def __init__(self, path: Path, threads: int = 0, innermost: bool = False) -> None:
+    def __init__(
+        self, path: Path, threads: int = 0, innermost: bool = False, bfloat16: bool = False
+    ) -> None:
         """Load the file; `threads` 0 means every core that this process may use.
 
         With `innermost`, inputs and outputs [R, C, X, Y, Z] have C innermost in memory. Raises
         RuntimeError if the file cannot be loaded, or OpenVINO is not installed.
         """
-        self.innermost = innermost
+        self.innermost, self.bfloat16 = innermost, bfloat16
         self.threads = threads or cores()
         self.model = core().read_model(str(path))
         self.inputs = [port.get_any_name() for port in self.model.inputs]
@@ -63,9 +72,8 @@ class Engine:
         self.compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
         self.request_shapes: tuple[tuple[int, ...], ...] = ()
         self.request: Any = None
-        self.fixed = innermost or winograd.helps(self.model)
-        if not self.fixed:  # compile now, so that an unusable file is refused when it is loaded
-            self.compiled[()] = self._compile(self.model)
+        self.is_converted = innermost or (not bfloat16 and winograd.helps(self.model))
+        self.kept = _LEAST
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs by name, which the next call overwrites.
@@ -73,13 +81,19 @@ class Engine:
         Raises RuntimeError for inputs that do not fit, and errors that `out_of_memory` recognises.
         An error does not affect the next call.
         """
-        shapes = tuple(tuple(feeds[name].shape) for name in self.inputs) if self.fixed else ()
-        if shapes not in self.compiled:
+        shapes = tuple(tuple(feeds[name].shape) for name in self.inputs)
+        compiled = self.compiled.pop(shapes, None)
+        if compiled is None:
+            for name, shape in zip(self.inputs, shapes, strict=True):
+                if 0 in shape:  # OpenVINO 2026.4.1 would end the process
+                    raise RuntimeError(f"{name}: shape {list(shape)}, but no side may be 0")
             expect(SPARE)
-            if len(self.compiled) == _COMPILED:
+            while len(self.compiled) >= self.kept:
                 del self.compiled[next(iter(self.compiled))]
-            self.compiled[shapes] = self._compile(self._converted(shapes) if shapes else self.model)
-        compiled = self.compiled[shapes]
+            model = self._with_shapes(shapes)
+            self.kept = min(_MOST, max(_LEAST, _WEIGHTS // max(weight_bytes(model), 1)))
+            compiled = self._compile(model)
+        self.compiled[shapes] = compiled  # the last of the dict was used last
         # oneTBB ends the process if memory runs out during a run, so refuse the run before.
         input_bytes = sum(feeds[name].nbytes for name in self.inputs)
         expect(SPARE + _PEAK * (input_bytes + output_bytes(compiled)))
@@ -101,12 +115,15 @@ class Engine:
     def _transpose(self, array: Array, order: tuple[int, ...]) -> Array:
         return array.transpose(order) if self.innermost and array.ndim == 5 else array
 
-    def _converted(self, shapes: Sequence[tuple[int, ...]]) -> Any:
+    def _with_shapes(self, shapes: Sequence[tuple[int, ...]]) -> Any:
         import openvino
 
         model = self.model.clone()
         model.reshape(dict(zip(self.inputs, map(openvino.PartialShape, shapes), strict=True)))
-        return channels_last.convert(model, winograd.convolve, self.innermost)
+        if self.is_converted:
+            convolve = channels_last.convolve if self.bfloat16 else winograd.convolve
+            return channels_last.convert(model, convolve, self.innermost)
+        return model
 
     def _compile(self, model: Any) -> Any:
         return core().compile_model(
@@ -114,7 +131,7 @@ class Engine:
             "CPU",
             {
                 # On a CPU with bfloat16, OpenVINO would by default compute in bfloat16.
-                "INFERENCE_PRECISION_HINT": "f32",
+                "INFERENCE_PRECISION_HINT": "bf16" if self.bfloat16 else "f32",
                 "INFERENCE_NUM_THREADS": self.threads,
                 "PERFORMANCE_HINT": "LATENCY",
             },
@@ -129,16 +146,24 @@ class Engine:
 
     def forget(self) -> None:
         """Free the memory of earlier runs and the compiled models; the file stays loaded."""
-        self.request = None
-        if self.fixed:
-            self.compiled.clear()
+        self.compiled.clear()
         self.release()
 
 
 def output_bytes(compiled: Any) -> int:
     """Return the bytes of a compiled model's outputs, which have static shapes."""
-    static = [port for port in compiled.outputs if port.get_partial_shape().is_static]
-    return sum(math.prod(port.get_shape()) * port.get_element_type().size for port in static)
+    return sum(map(_bytes, compiled.outputs))
+
+
+def weight_bytes(model: Any) -> int:
+    """Return the bytes of a model's constants."""
+    constants = (node for node in model.get_ordered_ops() if node.get_type_name() == "Constant")
+    return sum(_bytes(node.output(0)) for node in constants)
+
+
+def _bytes(port: Any) -> int:
+    size: int = math.prod(port.get_shape()) * port.get_element_type().size
+    return size
 
 
 def sentence(error: Exception, folder: Path | None = None) -> str:

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import Array
-from .channels_last import FIRST, LAST, transpose
+from . import Array, channels_last
 
 # The transforms of the paper by m: G of the taps, B^T of the inputs, A^T of the products.
 _TAPS = {
@@ -81,8 +80,6 @@ def factor(sides: Sequence[int], channels: Sequence[int]) -> int:
 
 def convolve(x: Any, weight: Array, node: Any) -> Any:
     """Return the convolution `node` of `x` [R, X, Y, Z, C], also in channels last."""
-    from openvino import opset13 as op
-
     attributes = node.get_attributes()
     before, after = attributes["pads_begin"], attributes["pads_end"]
     strides, dilations = attributes["strides"], attributes["dilations"]
@@ -93,8 +90,7 @@ def convolve(x: Any, weight: Array, node: Any) -> Any:
         element_type = x.get_element_type()  # a CPU computes float16 graphs in float32
         y = _convolve(_cast(x, np.float32), weight.astype(np.float32), before, after, m)
         return _cast(y, element_type.to_dtype())
-    y = op.convolution(transpose(x, FIRST), op.constant(weight), strides, before, after, dilations)
-    return transpose(y.output(0), LAST)
+    return channels_last.convolve(x, weight, node)
 
 
 def _cast(x: Any, dtype: Any) -> Any:

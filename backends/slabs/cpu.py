@@ -32,15 +32,21 @@ class Cpu:
     share = 0.5  # of the free memory
 
     def __init__(
-        self, spill: Path, threads: int, spill_gigabytes: float = 0, by_onnx_runtime: bool = False
+        self,
+        spill: Path,
+        threads: int,
+        spill_gigabytes: float = 0,
+        by_onnx_runtime: bool = False,
+        bfloat16: bool = False,
     ) -> None:
         """Set the folder of files and their limit, and the number of threads of an engine.
 
         `spill_gigabytes` is the limit in 10^9 bytes; 0 is half of the space that is free when a
-        request runs. With `by_onnx_runtime`, ONNX Runtime runs the subgraphs, otherwise OpenVINO.
+        request runs. With `by_onnx_runtime`, ONNX Runtime runs the subgraphs, otherwise OpenVINO,
+        with `bfloat16` in this type.
         """
         self.spill, self.threads, self.spill_gigabytes = spill, threads, spill_gigabytes
-        self.by_onnx_runtime = by_onnx_runtime
+        self.by_onnx_runtime, self.bfloat16 = by_onnx_runtime, bfloat16
         self.engines: list[openvino.Engine] = []
 
     def engine(self, stem: Path) -> chain.SubgraphEngine:
@@ -48,7 +54,7 @@ class Cpu:
         path = stem.with_suffix(".onnx")
         if self.by_onnx_runtime:
             return OnnxSubgraphEngine(onnx_runtime.Engine(path, onnx_runtime.cpu(self.threads)))
-        self.engines.append(openvino.Engine(path, self.threads, innermost=True))
+        self.engines.append(openvino.Engine(path, self.threads, True, self.bfloat16))
         return self.engines[-1]
 
     def forget(self) -> None:

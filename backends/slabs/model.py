@@ -61,7 +61,9 @@ class TritonPythonModel:
             else:
                 spill = Path(parameters.get("spill_folder") or gettempdir())
                 limit = float(parameters.get("spill_limit_gb", "0"))
-                device = Cpu(spill, choice.threads(parameters), limit, by_onnx_runtime)
+                is_bfloat16 = selected.engine == choice.OPENVINO_BFLOAT16
+                threads = choice.threads(parameters)
+                device = Cpu(spill, threads, limit, by_onnx_runtime, is_bfloat16)
             convert = None
             if "grey_levels" in parameters:
                 convert = partial(grey_levels.convert, json.loads(parameters["grey_levels"]))

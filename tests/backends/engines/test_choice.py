@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from backends.engines import choice, cuda, onnx_runtime
-from backends.engines.choice import ONNX_RUNTIME, OPENVINO, TENSORRT, Choice
+from backends.engines import choice, cuda, onnx_runtime, openvino
+from backends.engines.choice import ONNX_RUNTIME, OPENVINO, OPENVINO_BFLOAT16, TENSORRT, Choice
 from tests.backends.engines import fake_gpu, flows
 from tests.backends.engines.fake_onnx_runtime import Gpu
 
@@ -79,5 +79,21 @@ def test_without_a_provider_openvino_is_chosen_with_the_reason(
 
 
 def test_another_engine_is_refused(onnx: Path) -> None:
-    with pytest.raises(ValueError, match=r"^parameter engine is 'abacus'; onnxruntime, or no such"):
+    expected = r"^parameter engine is 'abacus'; onnxruntime, openvino-bfloat16, or no such"
+    with pytest.raises(ValueError, match=expected):
         choice.choose(onnx, None, {"engine": "abacus"})
+
+
+def test_bfloat16_is_chosen_where_the_processor_has_it(
+    onnx: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters = {"engine": "openvino-bfloat16"}
+    monkeypatch.setattr(openvino, "has_bfloat16", lambda: True)
+    assert choice.choose(onnx, None, parameters) == Choice(OPENVINO_BFLOAT16, None)
+    unused = "GPU 1: parameter engine is openvino-bfloat16"
+    assert choice.choose(onnx, 1, parameters) == Choice(OPENVINO_BFLOAT16, None, unused)
+    with pytest.raises(ValueError, match="engine is openvino-bfloat16, but there is no ONNX file"):
+        choice.choose(tmp_path_factory.mktemp("empty"), None, parameters)
+    monkeypatch.setattr(openvino, "has_bfloat16", lambda: False)
+    with pytest.raises(ValueError, match="openvino-bfloat16, but this processor has no bfloat16"):
+        choice.choose(onnx, None, parameters)

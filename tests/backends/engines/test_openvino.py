@@ -11,7 +11,7 @@ import openvino
 import pytest
 from openvino import opset13 as op
 
-from backends.engines.openvino import Engine
+from backends.engines.openvino import Engine, has_bfloat16
 from tests.backends.engines import flows
 from tests.conftest import ROOT
 
@@ -45,13 +45,59 @@ def flow() -> Engine:
 @pytest.mark.parametrize("kind", flows.WRONG)
 def test_a_failed_run_does_not_affect_the_next(flow: Engine, kind: str) -> None:
     expected = {name: array.copy() for name, array in flow(flows.good()).items()}
+    wrong = flows.good() | flows.WRONG[kind]
     try:
-        flow(flows.good() | flows.WRONG[kind])
+        flow(wrong)
     except Exception:
-        assert flow.compiled == {}, "what failed is compiled again"
+        shapes = tuple(wrong[name].shape for name in flow.inputs)
+        assert shapes not in flow.compiled, "what failed is compiled again"
     for _ in range(2):
         for name, array in flow(flows.good()).items():
             assert array.tobytes() == expected[name].tobytes()
+
+
+@pytest.mark.parametrize(("weights", "kept"), [(128 << 20, 16), (3 << 12, 3), (0, 2)])
+def test_models_of_the_shapes_used_last_are_kept_as_far_as_their_weights_allow(
+    weights: int, kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backends.engines.openvino._WEIGHTS", weights)
+    x = op.parameter([-1, 1024], np.float32, name="x")
+    model = openvino.Model([op.add(x, op.constant(np.ones(1024, np.float32)))], [x])  # 4 KiB
+    openvino.save_model(model, tmp_path / "add.xml", compress_to_fp16=False)
+    engine = Engine(tmp_path / "add.xml")
+    for rows in [*range(1, kept + 1), 1, kept + 1]:
+        engine({"x": np.zeros((rows, 1024), np.float32)})
+    used = [*range(3, kept + 1), 1, kept + 1]
+    assert list(engine.compiled) == [((rows, 1024),) for rows in used]
+
+
+@pytest.mark.skipif(not has_bfloat16(), reason="this processor has no bfloat16")
+def test_bfloat16_has_its_rounding_error(flow: Engine) -> None:
+    expected = flow(flows.good())["velocity"].copy()
+    velocity = Engine(flows.FLOW, bfloat16=True)(flows.good())["velocity"]
+    error = np.linalg.norm(velocity - expected) / np.linalg.norm(expected)
+    assert velocity.dtype == np.float32
+    assert 1e-4 < error < 3e-2  # bfloat16 rounds to 2 ** -9, float32 graphs differ by 1e-6
+
+
+@pytest.mark.skipif(not has_bfloat16(), reason="this processor has no bfloat16")
+def test_bfloat16_is_without_winograd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("Winograd's convolution")
+
+    x = op.parameter([1, 64, -1, -1, -1], np.float32, name="x")
+    weight = op.constant(np.ones((64, 64, 3, 3, 3), np.float32) / 1728)
+    output = op.convolution(x, weight, [1] * 3, [0] * 3, [0] * 3, [1] * 3)
+    model = openvino.Model([output], [x])
+    openvino.save_model(model, tmp_path / "conv.xml")
+    monkeypatch.setattr("backends.engines.winograd.convolve", refuse)
+    inputs = {"x": np.ones((1, 64, 18, 18, 18), np.float32)}
+    for innermost in (False, True):
+        with pytest.raises(AssertionError):
+            Engine(tmp_path / "conv.xml", innermost=innermost)(inputs)
+        engine = Engine(tmp_path / "conv.xml", innermost=innermost, bfloat16=True)
+        (output,) = engine(inputs).values()
+        np.testing.assert_allclose(output, 1, rtol=1e-2)
 
 
 def test_a_failed_subgraph_does_not_affect_the_next_run() -> None:

@@ -20,7 +20,7 @@ from .._variant import Capacity
 from .costs import Cost
 from .row import Row
 
-_KEPT = 2  # sizes that a network stays compiled for; see docs/explanation/architecture.md
+_KEPT = 2  # sizes that every network stays compiled for; see docs/explanation/architecture.md
 _HISTORY = 15  # latest rows that a server's speed is estimated from
 
 
