@@ -17,7 +17,7 @@ INSTALL = "pip install openvino==2026.4.1"
 
 # Compiled models that are kept: the least, one for the last slab and one for all others; the most;
 # and the bytes of weights of all. A compiled model takes up to six times the memory of its weights.
-_LEAST, _MOST, _WEIGHTS = 2, 16, 128 << 20
+_LEAST, _MOST, _WEIGHTS = 2, 16, 64 << 20
 _PEAK = 3  # peak memory of a run, in multiples of its inputs and outputs
 
 

@@ -77,7 +77,7 @@ def _replace_lesions(variant: Variant, data: Mask, requested: Collection[int]) -
 
 
 def _resize_lesions(variant: Variant, data: Mask, volumes: Mapping[int, float]) -> None:
-    """Change lesions in `data`, in place, to `volumes` in ml, as far as there is room for them."""
+    """Change lesions in `data`, in place, to `volumes` in ml, as far as they have space."""
     healthy = organs_of_lesions(variant, data)
     millilitres = math.prod(variant["mask_generation"]["spacing"]) / 1000
     for entry in variant["mask_generation"]["sizes"]:
@@ -101,14 +101,14 @@ def _shrunk(part: Bits, voxels: int) -> Bits:
     return shrunk & part
 
 
-def _grown(part: Bits, voxels: int, room: Bits) -> Bits:
-    """Return `part` [X, Y, Z] with the nearest voxels of `room` around it, `voxels` in all."""
+def _grown(part: Bits, voxels: int, allowed: Bits) -> Bits:
+    """Return `part` [X, Y, Z] with the nearest voxels of `allowed` around it, `voxels` in all."""
     distance = ndimage.distance_transform_edt(~part)
     # Alternating between 6 and 26 neighbours, a part grows like a ball and stays connected.
     for faces in itertools.cycle((True, False)):
         missing = voxels - np.count_nonzero(part)
         structure = ndimage.generate_binary_structure(3, 1 if faces else 3)
-        shell = np.flatnonzero(ndimage.binary_dilation(part, structure) & room & ~part)
+        shell = np.flatnonzero(ndimage.binary_dilation(part, structure) & allowed & ~part)
         if missing <= 0 or not part.any() or not shell.size:
             break
         nearest = shell[np.argsort(distance.flat[shell], kind="stable")[:missing]]
