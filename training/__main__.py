@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=4)
     parser.add_argument("--autoencoder-steps", type=int, default=2000)
     parser.add_argument("--flow-steps", type=int, default=3500)
-    parser.add_argument("--masks", type=int, default=240)
+    parser.add_argument("--masks", type=int, default=269)
     parser.add_argument("--mask-autoencoder-steps", type=int, default=1200)
     parser.add_argument("--mask-flow-steps", type=int, default=4000)
     parser.add_argument(

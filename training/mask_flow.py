@@ -30,7 +30,7 @@ TUMOURS = 0.5  # share of masks with a tumour in the steps
 # Additional weights of the latents of each of SIZES, which are few, and the factor of the learning
 # rate of the layers that read the sizes. With neither, masks had the requested lesions, but the
 # volumes of these lesions and of ventricles were random.
-WEIGHTS = (6.0, 2.0, 12.0, 0.0)
+WEIGHTS = (12.0, 2.0, 8.0, 0.0)
 FACTOR = 6.0
 FORMAT = torch.channels_last_3d
 

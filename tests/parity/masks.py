@@ -35,10 +35,14 @@ def mask_of_monai(variant: Variant, checkpoints: Path, size: tuple[int, int, int
 
 def head_of_monai(variant: Variant, checkpoints: Path, sizes: list[float]) -> Array:
     """Return the mask of a head with `sizes`, one of them a tumour's, likewise."""
+    return _resampled(labels_of_head(variant, checkpoints, sizes), variant, SIZE)
+
+
+def labels_of_head(variant: Variant, checkpoints: Path, sizes: list[float]) -> Array:
+    """Return that mask on the grid of the mask networks."""
     labels = _labels_of_monai(variant, checkpoints, sizes)
     volumes = anatomy.lesion_volumes(variant.serving, sizes)
-    labels = head_cleanup.clean(variant.serving, labels, (176,), volumes)
-    return _resampled(labels, variant, SIZE)
+    return head_cleanup.clean(variant.serving, labels, (176,), volumes)
 
 
 def _labels_of_monai(variant: Variant, checkpoints: Path, sizes: list[float]) -> Array:

@@ -26,6 +26,7 @@ from tests.parity.masks import (
     SIZE,
     SPACING,
     head_of_monai,
+    labels_of_head,
     mask_of_monai,
 )
 
@@ -82,8 +83,10 @@ def test_a_head_of_the_shipped_networks_is_what_monai_makes(caller: Caller) -> N
         size["default"] for size in variants.load("mini").serving["mask_generation"]["sizes"]
     ]
     checkpoints = ROOT / "export" / "checkpoints"
-    truth = head_of_monai(variants.load("mini"), checkpoints, [*defaults[:2], 0.6, defaults[3]])
-    answer = caller.ask(**HEAD_REQUEST | {"anatomy": np.array([b"tumor=0.6"], object)})
+    truth = labels_of_head(variants.load("mini"), checkpoints, [*defaults[:2], 0.6, defaults[3]])
+    grid = {"size": np.array(truth.shape, np.int32), "spacing": np.full(3, 2, np.float32)}
+    anatomy = {"anatomy": np.array([b"tumor=0.6"], object)}
+    answer = caller.ask(**HEAD_REQUEST | grid | anatomy)
     assert (answer["used_mask"] == truth).mean() > 0.999  # a class may win by a rounding
 
 

@@ -14,6 +14,7 @@ from google.protobuf import text_format  # type: ignore[import-untyped]
 from maisi_client import Client
 from tritonclient.grpc import model_config_pb2 as pb
 
+from backends.engines.openvino import has_bfloat16
 from server import engine_report
 from tests.conftest import ROOT, Server
 
@@ -43,17 +44,34 @@ def test_every_engine_of_a_variant_is_listed_and_every_reason_once() -> None:
 
 
 @pytest.mark.slow
-def test_onnx_runtime_makes_openvinos_volume_to_one_grey_level(
-    server: Server, start_server: Callable[..., Server], tmp_path: Path
+@pytest.mark.parametrize(
+    ("engine", "published", "levels"),
+    [
+        ("onnxruntime", "ONNXRuntime", 1),
+        pytest.param(
+            "openvino-bfloat16",
+            "OpenVINO-bfloat16",
+            30,
+            marks=pytest.mark.skipif(not has_bfloat16(), reason="no bfloat16 here"),
+        ),
+    ],
+)
+def test_another_engine_makes_openvinos_volume_to_some_grey_levels(
+    server: Server,
+    start_server: Callable[..., Server],
+    tmp_path: Path,
+    engine: str,
+    published: str,
+    levels: int,
 ) -> None:
     shutil.copytree(ROOT / "model_repository", tmp_path / "models")
     for path in (tmp_path / "models").glob("*/config.pbtxt"):
         config = text_format.Parse(path.read_text(), pb.ModelConfig())
         if config.backend in ("onnxruntime", "slabs"):
-            config.parameters["engine"].string_value = "onnxruntime"
+            config.parameters["engine"].string_value = engine
             path.write_text(text_format.MessageToString(config))
     forced = start_server(tmp_path / "models")
-    assert re.search(r" engines=mini:ONNXRuntime/CPU$", forced.line.rstrip())
+    assert re.search(rf" engines=mini:{published}/CPU$", forced.line.rstrip())
     assert re.search(r" engines=mini:OpenVINO/CPU$", server.line.rstrip())
     mask = np.zeros((48, 40, 32), np.uint8)
     mask[12:36, 10:30, 8:24] = 22
@@ -62,6 +80,6 @@ def test_onnx_runtime_makes_openvinos_volume_to_one_grey_level(
         with Client(address) as client:
             image = nib.Nifti1Image(mask, np.diag([3, 3, 3, 1]))
             volumes.append(client.generate(image, seed=5, steps=4).image)
-    openvino, onnxruntime = (np.asarray(volume.dataobj, np.int32) for volume in volumes)
+    openvino, other = (np.asarray(volume.dataobj, np.int32) for volume in volumes)
     assert np.ptp(openvino) > 100
-    assert np.abs(openvino - onnxruntime).max() <= 1
+    assert np.abs(openvino - other).max() <= levels

