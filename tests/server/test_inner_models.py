@@ -21,7 +21,6 @@ from bench import network_inputs
 from bench.network_inputs import Inputs
 from tests.conftest import PATIENCE, TOKEN, Server
 
-
 # Their requests generate a mask; they are compared once, after all wrong inputs.
 SLOW = {"mini.mask_flow", "mini.mask_decoder"}
 
