@@ -169,7 +169,7 @@ def main() -> None:
     if "evaluate-masks" in stages:
         draw = mask_flow.drawing(args.checkpoints)
         files = [mask_data.paths(args.cache, held_out) for held_out in (False, True)]
-        training, held_out = ([mask_data.load(path) for path in paths] for paths in files)
+        training, held_out = ([data.load_mask(path) for path in paths] for paths in files)
         quality = mask_quality.measure(draw, training, held_out)
         (args.cache / "mask_quality.json").write_text(json.dumps(quality, indent=1))
         print(mask_quality.markdown(quality))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,26 +129,31 @@ def train(cache: Path, steps: int, device: str, start: networks.Networks | None)
         network.load_state_dict(start.autoencoder.state_dict())
     network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     trainer = Trainer(network, steps, lr=2e-3, average=0.995)
-    if state_file.exists():
-        trainer.resume(torch.load(state_file, weights_only=True))
     samples = Samples(cache)
     recent: deque[float] = deque(maxlen=50)
-    while trainer.done < steps:
-        crop = next(crop for share, crop in CROPS if trainer.done < share * steps)
+
+    def loss() -> torch.Tensor:
+        crop = crop_of(trainer, CROPS)
         image = torch.cat([samples.draw(crop) for _ in range(BATCH if crop else 1)])
-        image = image.to(device, memory_format=torch.channels_last_3d)
-        loss = _loss(network, image)
-        trainer.step(loss)
-        recent.append(loss.item())
-        if trainer.done % 200 == 0 or trainer.done == steps:
-            torch.save(trainer.state(), state_file)
-            quality = held_out_quality(trainer.average, cache, 1)
-            numbers = " ".join(f"{name} {value:.3g}" for name, value in quality.items())
-            print(
-                f"autoencoder {trainer.done}/{steps} loss {np.mean(recent):.4f} {numbers} "
-                f"{trainer.elapsed():.0f} s",
-                flush=True,
-            )
+        error = _loss(network, image.to(device, memory_format=torch.channels_last_3d))
+        recent.append(error.item())
+        return error
+
+    def report() -> str:
+        quality = held_out_quality(trainer.average, cache, 1)
+        return f"loss {np.mean(recent):.4f} {numbers(quality)}"
+
+    trainer.run(state_file, loss, report, every=200)
+
+
+def crop_of(trainer: Trainer, crops: Sequence[tuple[float, int]]) -> int:
+    """Return the side of the crops in the next step; 0 is the whole volume. See CROPS."""
+    return next(crop for share, crop in crops if trainer.done < share * trainer.steps)
+
+
+def numbers(quality: dict[str, float]) -> str:
+    """Return measures as text, such as `psnr 30.1 kl 2.5`."""
+    return " ".join(f"{name} {value:.3g}" for name, value in quality.items())
 
 
 @torch.no_grad()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +16,7 @@ from scipy import ndimage
 from .heads import heads
 from .synthesis import CONTRASTS, render, subject, without_head
 
+Arrays = dict[str, NDArray[Any]]
 HELD_OUT = 100_000  # seeds from this one on are not in the training set
 LITTLE = 0.45  # the variation of every second training subject
 
@@ -22,35 +26,49 @@ def variation(seed: int) -> float:
     return 1.0 if seed >= HELD_OUT or seed % 2 == 0 else LITTLE
 
 
-def _make(task: tuple[Path, Path, int]) -> None:
-    cache, folder, seed = task
-    path = folder / f"{seed}.npz"
+def write(folder: Path, seeds: Iterable[int], arrays: Callable[[int], Arrays], jobs: int) -> None:
+    """Write the result of `arrays` for each seed to `folder`, by `jobs` processes.
+
+    Files that exist are kept. `arrays` must be picklable.
+    """
+    folder.mkdir(exist_ok=True)
+    with get_context("spawn").Pool(jobs) as pool:
+        pool.map(_write, [(folder / f"{seed}.npz", seed, arrays) for seed in seeds], chunksize=1)
+
+
+def _write(task: tuple[Path, int, Callable[[int], Arrays]]) -> None:
+    path, seed, arrays = task
     if path.exists():
         return
     torch.set_num_threads(1)
+    part = path.with_suffix(".part.npz")
+    np.savez(part, **arrays(seed))
+    part.rename(path)
+
+
+def files(folder: Path) -> list[Path]:
+    """Return the complete files that `write` has written to `folder`, ordered by seed."""
+    complete = [path for path in folder.glob("*.npz") if "part" not in path.name]
+    return sorted(complete, key=lambda path: int(path.stem))
+
+
+def _subject(cache: Path, seed: int) -> Arrays:
     rng = np.random.default_rng(seed)
     head = subject(rng, heads(cache), variation(seed))
     images = np.stack([render(rng, head, name) for name in CONTRASTS]).astype(np.float16)
-    part = path.with_suffix(".part.npz")
-    np.savez(part, mask=head.mask, images=images, spacing=head.spacing)
-    part.rename(path)
+    return {"mask": head.mask, "images": images, "spacing": np.array(head.spacing)}
 
 
 def make(cache: Path, count: int, held_out: int, jobs: int) -> None:
     """Write `count` training and `held_out` test subjects below `cache`; skip those that exist."""
     heads(cache)
     seeds = [*range(HELD_OUT, HELD_OUT + held_out), *range(count)]
-    folder = cache / "subjects"
-    folder.mkdir(exist_ok=True)
-    with get_context("spawn").Pool(jobs) as pool:
-        pool.map(_make, [(cache, folder, seed) for seed in seeds], chunksize=1)
+    write(cache / "subjects", seeds, partial(_subject, cache), jobs)
 
 
 def paths(cache: Path, held_out: bool = False) -> list[Path]:
     """Return the files of the training or of the held-out subjects, ordered by seed."""
-    files = [p for p in (cache / "subjects").glob("*.npz") if "part" not in p.name]
-    files = [p for p in files if (int(p.stem) >= HELD_OUT) == held_out]
-    return sorted(files, key=lambda p: int(p.stem))
+    return [p for p in files(cache / "subjects") if (int(p.stem) >= HELD_OUT) == held_out]
 
 
 def load(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float16], float]:

@@ -216,18 +216,16 @@ def train(
     if start is not None:
         teacher = copy.deepcopy(pair).eval()
     trainer = Trainer(pair, steps, lr=2e-3, average=0.995)
-    if state_file.exists():
-        trainer.resume(torch.load(state_file, weights_only=True))
     recent = {masked: deque[float](maxlen=50) for masked in (True, False)}
-    while trainer.done < steps:
+
+    def next_loss() -> torch.Tensor:
         masked = trainer.done % 3 == 0
         error = loss(pair, _draw(cache, scale, masked), masked, device, teacher)
-        trainer.step(error)
         recent[masked].append(error.item())
-        if trainer.done % 100 == 0 or trainer.done == steps:
-            torch.save({**trainer.state(), "scale": scale}, state_file)
-            print(
-                f"flow {trainer.done}/{steps} loss {np.mean(recent[True]):.4f} with a mask, "
-                f"{np.mean(recent[False]):.4f} without {trainer.elapsed():.0f} s",
-                flush=True,
-            )
+        return error
+
+    def report() -> str:
+        masked, alone = (np.mean(recent[masked]) for masked in (True, False))
+        return f"loss {masked:.4f} with a mask, {alone:.4f} without"
+
+    trainer.run(state_file, next_loss, report, scale=scale)

@@ -14,11 +14,11 @@ from torch import nn
 
 from export import networks, variant
 
-from . import mask_data
+from . import data, mask_data
 from .anatomy import TUMOUR, WMH
-from .autoencoder import divergence, plain_norms
+from .autoencoder import crop_of, divergence, numbers, plain_norms
 from .mask_quality import mean_dice
-from .masks import LABELS, bits, classes
+from .masks import LABELS, bits, classes, labels
 from .muon import Trainer
 
 BATCH = 2  # crops
@@ -77,32 +77,27 @@ def train(cache: Path, steps: int, device: str) -> None:
     nn.init.constant_(network.get_parameter("quant_conv_log_sigma.conv.bias"), -5.0)
     network.to(memory_format=torch.channels_last_3d)
     trainer = Trainer(network, steps, lr=2e-3, average=0.995)
-    if state_file.exists():
-        trainer.resume(torch.load(state_file, weights_only=True))
-    masks = [mask_data.load(path) for path in mask_data.paths(cache)]
+    masks = [data.load_mask(path) for path in mask_data.paths(cache)]
     recent: deque[float] = deque(maxlen=50)
-    while trainer.done < steps:
-        crop = next(crop for share, crop in CROPS if trainer.done < share * steps)
+
+    def next_loss() -> torch.Tensor:
+        crop = crop_of(trainer, CROPS)
         batch = np.stack([draw(masks, crop) for _ in range(BATCH if crop else 1)])
         error = loss(network, torch.from_numpy(batch).to(device))
-        trainer.step(error)
         recent.append(error.item())
-        if trainer.done % 100 == 0 or trainer.done == steps:
-            torch.save(trainer.state(), state_file)
-            quality = held_out_quality(trainer.average, cache, 1)
-            numbers = " ".join(f"{name} {value:.3g}" for name, value in quality.items())
-            print(
-                f"mask autoencoder {trainer.done}/{steps} loss {np.mean(recent):.4f} {numbers} "
-                f"{trainer.elapsed():.0f} s",
-                flush=True,
-            )
+        return error
+
+    def report() -> str:
+        quality = held_out_quality(trainer.average, cache, 1)
+        return f"loss {np.mean(recent):.4f} {numbers(quality)}"
+
+    trainer.run(state_file, next_loss, report)
 
 
 @torch.no_grad()
 def decode(network: Any, latent: torch.Tensor) -> NDArray[np.uint8]:
     """Return the labels `[X, Y, Z]` of a latent `[1, 4, x, y, z]`."""
-    ids = np.array(LABELS, np.uint8)
-    return np.asarray(ids[network.decode(latent)[0].argmax(0).cpu().numpy()])
+    return labels(network.decode(latent)[0].argmax(0).cpu().numpy())
 
 
 @torch.no_grad()
@@ -115,7 +110,7 @@ def held_out_quality(network: Any, cache: Path, count: int) -> dict[str, float]:
     rows = []
     device = next(network.parameters()).device
     for path in mask_data.paths(cache, held_out=True)[:count]:
-        mask = mask_data.load(path)
+        mask = data.load_mask(path)
         mean, sigma = network.encode(bits(torch.from_numpy(mask)[None].to(device)))
         decoded = decode(network, mean)
         dice = mean_dice(classes(mask), classes(decoded))

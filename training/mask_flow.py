@@ -11,18 +11,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.networks.schedulers.rectified_flow import RFlowScheduler
 from numpy.typing import NDArray
 from torch import nn
 
 from backends.maisi import anatomy, head_cleanup
-from export import networks, variant
+from export import networks, reference, variant
 
-from . import mask_autoencoder, mask_data
+from . import data, mask_autoencoder, mask_data
 from .anatomy import TUMOUR
 from .autoencoder import plain_norms
 from .mask_quality import Draw
-from .masks import SIZES, bits, sizes
+from .masks import LABELS, SIZES, bits, sizes
 from .muon import Trainer
 
 BATCH = 2
@@ -54,7 +53,7 @@ def encode(cache: Path) -> tuple[list[Latents], float]:
     autoencoder = mask_autoencoder.build(state).eval()
     encoded = []
     for path in mask_data.paths(cache):
-        mask = mask_data.load(path)
+        mask = data.load_mask(path)
         for image in (mask, mask_data.mirrored(mask)):
             clean = autoencoder.encode(bits(torch.from_numpy(image)[None]))[0][0]
             encoded.append(Latents(clean, torch.from_numpy(sizes(image)), weights(image)))
@@ -109,52 +108,33 @@ def train(cache: Path, steps: int, device: str, masks: list[Latents], scale: flo
     unet.to(memory_format=FORMAT)
     reading = [p for name, p in unet.named_parameters() if ".attn2." in name]
     trainer = Trainer(unet, steps, 2e-3, 0.995, reading, FACTOR)
-    if state_file.exists():
-        trainer.resume(torch.load(state_file, weights_only=True))
     recent: deque[float] = deque(maxlen=200)
-    while trainer.done < steps:
+
+    def next_loss() -> torch.Tensor:
         error = loss(unet, [draw(masks) for _ in range(BATCH)], device)
-        trainer.step(error)
         recent.append(error.item())
-        if trainer.done % 100 == 0 or trainer.done == steps:
-            torch.save({**trainer.state(), "scale": scale}, state_file)
-            print(
-                f"mask flow {trainer.done}/{steps} loss {np.mean(recent):.4f} "
-                f"{trainer.elapsed():.0f} s",
-                flush=True,
-            )
+        return error
+
+    trainer.run(state_file, next_loss, lambda: f"loss {np.mean(recent):.4f}", scale=scale)
 
 
-@torch.no_grad()
 def generate(
-    unet: Any,
-    autoencoder: Any,
-    scale: float,
-    requested: NDArray[np.float32],
-    seed: int,
-    steps: int = 30,
+    nets: Any, requested: NDArray[np.float32], seed: int, steps: int = 30
 ) -> NDArray[np.uint8]:
-    """Return the mask `[96, 112, 96]` of `requested` sizes `[4]`, with the server's cleanup."""
+    """Return the mask `[96, 112, 96]` of `requested` sizes `[4]`, with the server's cleanup.
+
+    `nets` has the mask networks, as `networks.load` returns them.
+    """
     serving = variant.load("mini").serving
     shape = [side // 4 for side in serving["mask_generation"]["size"]]
-    latent = torch.randn(1, 4, *shape, generator=torch.Generator().manual_seed(seed))
-    scheduler = RFlowScheduler(use_discrete_timesteps=False, use_timestep_transform=True)
-    scheduler.set_timesteps(steps, input_img_size_numel=int(np.prod(shape)))
-    context = torch.from_numpy(requested.astype(np.float32))[None, None]
-    times = scheduler.timesteps
-    for t, next_t in zip(times, [*times[1:], torch.tensor(0)], strict=True):
-        velocity = unet(latent, torch.tensor([float(t)]), context=context)
-        latent, _ = scheduler.step(velocity, t, latent, next_t)
-    labels = mask_autoencoder.decode(autoencoder, latent / scale)
-    lesions = anatomy.lesions(serving, requested.tolist())
-    volumes = anatomy.lesion_volumes(serving, requested.tolist())
+    noise = torch.randn(1, 4, *shape, generator=torch.Generator().manual_seed(seed)).numpy()
+    sizes = requested.tolist()
+    labels = reference.generated_labels(nets, iter([noise]), sizes, steps, LABELS, "rflow")
+    lesions, volumes = anatomy.lesions(serving, sizes), anatomy.lesion_volumes(serving, sizes)
     return head_cleanup.clean(serving, labels, lesions, volumes)
 
 
 def drawing(checkpoints: Path) -> Draw:
     """Return the function that draws masks by the networks in the folder `checkpoints`."""
     nets = networks.load(variant.load("mini"), checkpoints)
-    unet, autoencoder = plain_norms(nets.mask_diffusion), plain_norms(nets.mask_autoencoder)
-    scale = nets.mask_scale_factor
-    assert scale is not None
-    return lambda requested, seed: generate(unet, autoencoder, scale, requested, seed)
+    return lambda requested, seed: generate(nets, requested, seed)

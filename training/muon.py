@@ -1,4 +1,4 @@
-"""The optimiser of both trainings: Muon for convolutions, AdamW for the other parameters.
+"""The loop and the optimiser of all trainings: Muon for convolutions, AdamW for the rest.
 
 Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon) replaces each matrix's
 momentum by the nearest orthogonal matrix. A 3D kernel is the matrix `[out, in * 27]`.
@@ -10,6 +10,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -103,9 +104,27 @@ class Trainer:
         for slow, fast in zip(self.average.parameters(), self.model.parameters(), strict=True):
             slow.data.lerp_(fast.data, 1 - decay)
 
-    def elapsed(self) -> float:
-        """Return the seconds since this run started."""
-        return time.monotonic() - self.started
+    def run(
+        self,
+        state_file: Path,
+        loss: Callable[[], torch.Tensor],
+        report: Callable[[], str],
+        every: int = 100,
+        **extra: Any,
+    ) -> None:
+        """Train to the last step on the results of `loss`; resume from `state_file` if it exists.
+
+        After `every` steps and the last one, the file gets the state and `extra`, and the name of
+        the file, the step and the result of `report` are printed.
+        """
+        if state_file.exists():
+            self.resume(torch.load(state_file, weights_only=True))
+        while self.done < self.steps:
+            self.step(loss())
+            if self.done % every == 0 or self.done == self.steps:
+                torch.save({**self.state(), **extra}, state_file)
+                name, seconds = state_file.stem.replace("_", " "), time.monotonic() - self.started
+                print(f"{name} {self.done}/{self.steps} {report()} {seconds:.0f} s", flush=True)
 
     def state(self) -> dict[str, Any]:
         """Return the state for `resume`."""

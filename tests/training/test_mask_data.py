@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training import anatomy, mask_data
+from training import anatomy, data, mask_data
 
 
 def test_a_mirror_image_has_its_left_on_the_right_side() -> None:
@@ -24,7 +24,7 @@ def test_the_first_masks_are_held_out(tmp_path: Path) -> None:
         mask = np.full((2, 2, 2), number, np.uint8)
         np.savez(tmp_path / "masks" / f"{mask_data.FIRST + number}.npz", mask=mask)
     (tmp_path / "masks" / "200099.part.npz").touch()
-    held_out = [int(mask_data.load(p)[0, 0, 0]) for p in mask_data.paths(tmp_path, held_out=True)]
-    training = [int(mask_data.load(path)[0, 0, 0]) for path in mask_data.paths(tmp_path)]
+    held_out = [int(data.load_mask(p)[0, 0, 0]) for p in mask_data.paths(tmp_path, held_out=True)]
+    training = [int(data.load_mask(path)[0, 0, 0]) for path in mask_data.paths(tmp_path)]
     assert held_out + training == list(range(count))
     assert len(training) == 3

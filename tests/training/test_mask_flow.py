@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -95,12 +96,16 @@ def test_sampling_with_the_true_velocity_gives_the_mask() -> None:
         return goal - (latent - (1 - share) * goal) / share
 
     class Autoencoder:
-        def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        def decode_stage_2_outputs(self, latent: torch.Tensor) -> torch.Tensor:
             torch.testing.assert_close(latent, goal / 2, rtol=1e-3, atol=1e-3)
             return torch.nn.functional.one_hot(index, len(LABELS)).permute(3, 0, 1, 2)[None].float()
 
+    nets = SimpleNamespace(
+        mask_diffusion=unet, mask_autoencoder=Autoencoder(), mask_scale_factor=2.0
+    )
+
     def draw(sizes: Any) -> Any:
-        return mask_flow.generate(unet, Autoencoder(), 2.0, sizes, seed=3, steps=4)
+        return mask_flow.generate(nets, sizes, seed=3, steps=4)
 
     mask = draw(requested)
     assert (mask == np.array(LABELS)[index.numpy()]).all()
