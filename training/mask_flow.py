@@ -131,7 +131,7 @@ def generate(
     sizes = requested.tolist()
     labels = reference.generated_labels(nets, iter([noise]), sizes, steps, LABELS, "rflow")
     lesions, volumes = anatomy.lesions(serving, sizes), anatomy.lesion_volumes(serving, sizes)
-    return head_cleanup.clean(serving, labels, lesions, volumes)
+    return head_cleanup.clean(serving, labels, lesions, volumes, seed)
 
 
 def drawing(checkpoints: Path) -> Draw:

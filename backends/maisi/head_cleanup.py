@@ -24,6 +24,7 @@ def clean(
     labels: Mask,
     requested: Collection[int],
     volumes: Mapping[int, float] = MappingProxyType({}),
+    seed: int = 0,
 ) -> Mask:
     """Return a cleaned copy of `labels` [X, Y, Z]; `requested` are the ids of the lesions to keep.
 
@@ -35,14 +36,15 @@ def clean(
     - lesions that were not requested are replaced by the organs in the variant's `lesions`, and so
       are all pieces of a requested tumour except the largest;
     - a lesion with a requested volume loses its outermost voxels, or grows into the labels in its
-      `within`, until it has that volume;
+      `within`, until it has that volume. One that is missing begins at a random voxel of these
+      labels, which `seed` determines, so deep in them that a ball of that volume fits;
     - pieces of an organ below 8 voxels get the most frequent label around them. Lesions, and the
       labels in the variant's `mask_generation.scattered`, are not organs.
     """
     data = np.where(largest(labels != 0), labels, np.uint8(0))
     _fill_holes(data)
     _replace_lesions(variant, data, requested)
-    _resize_lesions(variant, data, volumes)
+    _resize_lesions(variant, data, volumes, seed)
     others = {0, *variant["mask_generation"]["scattered"]}
     others |= {int(id_) for id_ in (*variant["lesions"], *variant.get("lesion_neighbours", {}))}
     _absorb_specks(data, {int(id_) for id_ in variant["labels"]} - others)
@@ -76,7 +78,7 @@ def _replace_lesions(variant: Variant, data: Mask, requested: Collection[int]) -
             data[part & ~largest(part)] = healthy[entry["label"]]
 
 
-def _resize_lesions(variant: Variant, data: Mask, volumes: Mapping[int, float]) -> None:
+def _resize_lesions(variant: Variant, data: Mask, volumes: Mapping[int, float], seed: int) -> None:
     """Change lesions in `data`, in place, to `volumes` in ml, as far as they have space."""
     healthy = organs_of_lesions(variant, data)
     millilitres = math.prod(variant["mask_generation"]["spacing"]) / 1000
@@ -84,12 +86,29 @@ def _resize_lesions(variant: Variant, data: Mask, volumes: Mapping[int, float]) 
         if (label := entry.get("label")) not in volumes:
             continue
         part, voxels = data == label, max(1, round(volumes[label] / millilitres))
-        resized = _shrunk(part, voxels)
+        allowed = np.isin(data, entry["within"])
+        if part.any():
+            resized = _shrunk(part, voxels)
+        else:
+            resized = _planted(allowed, voxels, np.random.default_rng((seed, label)))
         if entry.get("tumour"):
             resized = largest(resized)
-        resized = _grown(resized, voxels, np.isin(data, entry["within"]))
+        resized = _grown(resized, voxels, allowed)
         data[part] = healthy[label]
         data[resized] = label
+
+
+def _planted(allowed: Bits, voxels: int, random: np.random.Generator) -> Bits:
+    """Return one voxel of `allowed` [X, Y, Z] around which a ball of `voxels` voxels fits in it.
+
+    Where no ball of that size fits, it is one of the deepest voxels. Without any it is empty.
+    """
+    depth = ndimage.distance_transform_edt(allowed)
+    radius = min((0.75 * voxels / math.pi) ** (1 / 3), depth.max())
+    voxel = np.zeros_like(allowed)
+    if radius > 0:
+        voxel.flat[random.choice(np.flatnonzero(depth >= radius))] = True
+    return voxel
 
 
 def _shrunk(part: Bits, voxels: int) -> Bits:

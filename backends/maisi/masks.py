@@ -85,17 +85,18 @@ def generate(
         (latent,) = run_model("mask_flow", inputs, ["next_latent"])
         on_step(done, len(steps))
     (labels,) = run_model("mask_decoder", {"latent": latent}, ["labels"])
-    mask = _clean(variant, np.from_dlpack(labels)[0], plan.anatomy)
+    mask = _clean(variant, np.from_dlpack(labels)[0], plan.anatomy, plan.seed)
     return resample(mask, settings["spacing"], plan.size, plan.spacing)
 
 
 def _clean(
-    variant: Variant, labels: npt.NDArray[np.uint8], sizes: Sequence[float]
+    variant: Variant, labels: npt.NDArray[np.uint8], sizes: Sequence[float], seed: int
 ) -> npt.NDArray[np.uint8]:
     """Return `labels` [X, Y, Z] after the variant's cleanup; `sizes` are the requested ones."""
     lesions = anatomy.lesions(variant, sizes)
     if variant["mask_generation"]["cleanup"] == "head":
-        return head_cleanup.clean(variant, labels, lesions, anatomy.lesion_volumes(variant, sizes))
+        volumes = anatomy.lesion_volumes(variant, sizes)
+        return head_cleanup.clean(variant, labels, lesions, volumes, seed)
     return mask_cleanup.clean(labels, lesions[0] if lesions else None)
 
 

@@ -223,5 +223,27 @@ def test_all_pieces_of_a_lesion_that_is_no_tumour_shrink(sized: Variant) -> None
     assert (cleaned[8, 8:13, 8:13] == RIGHT_WHITE).all()
 
 
-def test_a_lesion_that_is_missing_stays_missing(sized: Variant) -> None:
-    assert (clean(sized, small_head(), (TUMOUR,), {TUMOUR: 1.0}) == small_head()).all()
+@pytest.mark.parametrize("voxels", [1, 100, 2000])
+def test_a_missing_lesion_is_planted_where_the_seed_says(sized: Variant, voxels: int) -> None:
+    labels = small_head()
+    centres = set()
+    for seed in range(4):
+        part = clean(sized, labels, (TUMOUR,), {TUMOUR: voxels * 0.008}, seed) == TUMOUR
+        assert part.sum() == voxels and (labels[part] == RIGHT_WHITE).all()
+        assert ndimage.label(part)[1] == 1
+        sides = [np.ptp(axis) + 1 for axis in np.nonzero(part)]
+        assert max(sides) <= 1.35 * (6 * voxels / np.pi) ** (1 / 3) + 1  # a ball
+        again = clean(sized, labels, (TUMOUR,), {TUMOUR: voxels * 0.008}, seed)
+        assert ((again == TUMOUR) == part).all()
+        centres.add(ndimage.center_of_mass(part))
+    assert len(centres) == 4
+    assert (clean(sized, labels, (TUMOUR,)) == labels).all()
+
+
+def test_a_missing_lesion_fills_its_labels_where_they_are_smaller(sized: Variant) -> None:
+    labels = np.where(small_head() == RIGHT_WHITE, np.uint8(SKIN), small_head())
+    labels[10:13, 10:13, 10:13] = LEFT_WHITE
+    cleaned = clean(sized, labels, (WMH,), {WMH: 1.0})
+    assert ((cleaned == WMH) == (labels == LEFT_WHITE)).all()
+    labels[labels == LEFT_WHITE] = SKIN
+    assert (clean(sized, labels, (WMH,), {WMH: 1.0}) == labels).all()
