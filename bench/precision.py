@@ -178,7 +178,7 @@ def make_loud(graph: Graph, first: nn.Module, inputs: dict[str, torch.Tensor]) -
 
 def bfloat16(steps: int) -> Iterator[str]:
     """Yield the lines of the table of `mini`'s volumes of `steps` steps in bfloat16."""
-    yield "| mask | modality | seconds | difference | fidelity |"
+    yield "| mask | modality | seconds | difference | Dice |"
     yield "|---|---|---|---|---|"
     table = in_process.published("mini")
     runs = [in_process.engine("mini", bfloat16=is_bfloat16) for is_bfloat16 in (False, True)]

@@ -44,7 +44,7 @@ MEASURES = {
         "volume and from the converged volume."
     ),
     "dice": (
-        "Fidelity: mean Dice between the mask and the fluid, grey matter and white matter that "
+        "Dice: the mean Dice between the mask and the fluid, grey matter and white matter that "
         "k-means finds in the volume."
     ),
 }
