@@ -20,6 +20,7 @@ from export import networks, variant
 from . import (
     autoencoder,
     data,
+    decoder,
     evaluate,
     flow,
     image_only,
@@ -37,6 +38,7 @@ STAGES = (
     "autoencoder",
     "latents",
     "flow",
+    "decoder",
     "mask-data",
     "mask-autoencoder",
     "mask-flow",
@@ -48,6 +50,7 @@ STAGES = (
 # Stage -> the networks that it trains, each with the prefix of its weights in the stage's state.
 _ROLES = {
     "autoencoder": {"autoencoder": ""},
+    "decoder": {"autoencoder": "autoencoder."},
     "flow": {"diffusion_unet": "unet.", "controlnet": "controlnet."},
     "mask_autoencoder": {"mask_autoencoder": ""},
     "mask_flow": {"mask_diffusion": ""},
@@ -62,6 +65,17 @@ def _autoencoder(cache: Path, device: str) -> Any:
     state = torch.load(cache / "autoencoder.pt", weights_only=True, map_location=device)
     network.load_state_dict(state["average"])
     return autoencoder.plain_norms(network).to(device).eval()
+
+
+def _decoder(cache: Path, steps: int, device: str, half: torch.autocast) -> None:
+    """Fine-tune the decoder on latents of the trained flow."""
+    network = _autoencoder(cache, device)
+    state = torch.load(cache / "flow.pt", weights_only=True, map_location=device)
+    pair = flow.Pair().to(device).eval()
+    pair.load_state_dict(state["average"])
+    with half:
+        decoder.regenerate(cache, pair, state["scale"], device)
+        decoder.train(cache, steps, device, network)
 
 
 def _scale(cache: Path, device: str, subjects: int) -> float:
@@ -123,6 +137,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=4)
     parser.add_argument("--autoencoder-steps", type=int, default=2000)
     parser.add_argument("--flow-steps", type=int, default=3500)
+    parser.add_argument("--decoder-steps", type=int, default=1500)
     parser.add_argument("--masks", type=int, default=269)
     parser.add_argument("--mask-autoencoder-steps", type=int, default=1200)
     parser.add_argument("--mask-flow-steps", type=int, default=4000)
@@ -149,6 +164,8 @@ def main() -> None:
         scale = _scale(args.cache, args.device, args.subjects)
         with half:
             flow.train(args.cache, args.flow_steps, args.device, scale, start)
+    if "decoder" in stages:
+        _decoder(args.cache, args.decoder_steps, args.device, half)
     if "mask-data" in stages:
         mask_data.make(args.cache, args.masks, cores)
     if "mask-autoencoder" in stages:

@@ -79,6 +79,11 @@ def _gradient(x: torch.Tensor) -> torch.Tensor:
     return (nn.functional.avg_pool3d(squares, 4) + 1e-6).sqrt()
 
 
+def gradient_error(output: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """Return the mean absolute error of the local gradient, see `_gradient`."""
+    return (_gradient(output) - _gradient(image)).abs().mean()
+
+
 def sharpness(output: torch.Tensor, image: torch.Tensor) -> float:
     """Return the ratio of the gradient energies of `output` and `image`, both `[B, 1, X, Y, Z]`."""
     energies = [sum(float(d.square().sum()) for d in _differences(x)) for x in (output, image)]
@@ -103,14 +108,13 @@ def _loss(network: Any, image: torch.Tensor) -> torch.Tensor:
     edges = [
         (a - b).abs().mean() for a, b in zip(_differences(output), _differences(image), strict=True)
     ]
-    gradient = (_gradient(output) - _gradient(image)).abs().mean()
     pool = nn.functional.avg_pool3d
     coarse = (network.decode(pool(mean, 2)) - pool(image, 2)).abs().mean()
     error = (output - image).abs().mean() + 20 * (output - image).square().mean()
     return torch.as_tensor(
         error
         + 0.3 * sum(edges)
-        + SHARPNESS * gradient
+        + SHARPNESS * gradient_error(output, image)
         + 0.5 * coarse
         + KL * divergence(mean, sigma)
     )
