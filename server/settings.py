@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import secrets
@@ -65,10 +66,10 @@ def check_limits(limits: Limits) -> None:
         if value is not None and value < 1:
             raise CannotServe(f"--{option}: {value}, but 1 or more is expected.")
     # The conditions are negated, so that NaN is refused.
-    if limits.memory_gb is not None and not limits.memory_gb > 0:
-        raise CannotServe(f"--memory-gb: {limits.memory_gb:g}, but more than 0 is expected.")
-    if limits.spill_gb is not None and not limits.spill_gb >= 0:
-        raise CannotServe(f"--spill-gb: {limits.spill_gb:g}, but 0 or more is expected.")
+    if limits.memory_gb is not None and not 0 < limits.memory_gb < math.inf:
+        raise CannotServe(f"--memory-gb: {limits.memory_gb:g}, but a number above 0 is expected.")
+    if limits.spill_gb is not None and not 0 <= limits.spill_gb < math.inf:
+        raise CannotServe(f"--spill-gb: {limits.spill_gb:g}, but a number from 0 on is expected.")
 
 
 def trace_url(endpoint: str | None) -> str:

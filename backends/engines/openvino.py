@@ -156,9 +156,14 @@ def output_bytes(compiled: Any) -> int:
 
 
 def weight_bytes(model: Any) -> int:
-    """Return the bytes of a model's constants."""
-    constants = (node for node in model.get_ordered_ops() if node.get_type_name() == "Constant")
-    return sum(_bytes(node.output(0)) for node in constants)
+    """Return the bytes of a model's constants, including those in the bodies of loops."""
+    total = 0
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "Constant":
+            total += _bytes(node.output(0))
+        elif node.get_type_name() == "Loop":
+            total += weight_bytes(node.get_function())
+    return total
 
 
 def _bytes(port: Any) -> int:

@@ -261,15 +261,18 @@ def cache_folder(parameters: Mapping[str, str]) -> Path | None:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write a file atomically; do nothing if the folder is not writable."""
+    """Write a file atomically; do nothing if the folder is not writable or the disk is full."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent)
+    except OSError:
+        return
+    try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
         os.replace(name, path)
     except OSError:
-        return
+        os.unlink(name)
 
 
 def logger(trt: Any) -> Any:

@@ -51,9 +51,7 @@ def parse(variant: Variant, inputs: Inputs) -> tuple[float, ...] | None:
         if name in explicit:
             raise InvalidRequest(f"anatomy: {name} is given twice, and once is allowed")
         explicit[name] = _size(name, number)
-    sizes = variant["mask_generation"]["sizes"]
-    is_tumour = {entry["name"]: entry.get("tumour", False) for entry in sizes}
-    tumours = [name for name in explicit if is_tumour[name]]
+    tumours = [name for name in _tumours(variant) if explicit.get(name, ABSENT) != ABSENT]
     if len(tumours) > 1:
         raise InvalidRequest(
             f"anatomy: {join(tumours)} are {len(tumours)} tumours, and at most one is allowed"
@@ -67,7 +65,8 @@ def complete_sizes(variant: Variant, explicit: Mapping[str, float]) -> tuple[flo
     The other sizes come from the row of the variant's table `anatomy_sizes` that is nearest to
     `explicit` by the sum of absolute differences (the first such row), as in
     prepare_anatomy_size_condition of scripts/sample.py. Without a table they are the variant's
-    defaults.
+    defaults. If `explicit` has a tumour, there is no other: upstream keeps those of the row, and
+    then may remove the requested one.
     """
     allowed = names(variant)
 
@@ -77,7 +76,16 @@ def complete_sizes(variant: Variant, explicit: Mapping[str, float]) -> tuple[flo
 
     defaults = [entry["default"] for entry in variant["mask_generation"]["sizes"]]
     row = min(variant.get("anatomy_sizes", ()), key=distance, default=defaults)
-    return tuple(float(explicit.get(name, size)) for name, size in zip(allowed, row, strict=True))
+    sizes = {**dict(zip(allowed, row, strict=True)), **explicit}
+    if any(explicit.get(name, ABSENT) != ABSENT for name in _tumours(variant)):
+        sizes |= {name: ABSENT for name in _tumours(variant) if name not in explicit}
+    return tuple(float(size) for size in sizes.values())
+
+
+def _tumours(variant: Variant) -> list[str]:
+    """Return the names of the sizes of tumours."""
+    entries = variant["mask_generation"]["sizes"]
+    return [entry["name"] for entry in entries if entry.get("tumour")]
 
 
 def lesions(variant: Variant, sizes: Sequence[float]) -> tuple[int, ...]:

@@ -86,7 +86,7 @@ def _resize_lesions(variant: Variant, data: Mask, volumes: Mapping[int, float], 
         if (label := entry.get("label")) not in volumes:
             continue
         part, voxels = data == label, max(1, round(volumes[label] / millilitres))
-        allowed = np.isin(data, entry["within"])
+        allowed = np.isin(data, entry["within"]) | part
         if part.any():
             resized = _shrunk(part, voxels)
         else:

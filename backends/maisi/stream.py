@@ -95,6 +95,9 @@ def run(
                 )
             with progress.stage("decoder", progress.of_attempt(attempt, SAMPLER)):
                 levels = decoder.decoded(plan, latent, run_model)
+                del latent  # tensors may be on a GPU
+                if attempt == plan.redraws:
+                    conditions.clear()
                 ticket.leave(1.0 if mask is None else progress.of_attempt(attempt + 1, 0))
                 volume = decoder.with_background(variant, levels, mask)
                 del levels

@@ -35,14 +35,14 @@ class Cpu:
         self,
         spill: Path,
         threads: int,
-        spill_gigabytes: float = 0,
+        spill_gigabytes: float | None = None,
         by_onnx_runtime: bool = False,
         bfloat16: bool = False,
     ) -> None:
         """Set the folder of files and their limit, and the number of threads of an engine.
 
-        `spill_gigabytes` is the limit in 10^9 bytes; 0 is half of the space that is free when a
-        request runs. With `by_onnx_runtime`, ONNX Runtime runs the subgraphs, otherwise OpenVINO,
+        `spill_gigabytes` is the limit in 10^9 bytes; None is half of the space that is free when
+        a request runs. With `by_onnx_runtime`, ONNX Runtime runs the subgraphs, otherwise OpenVINO,
         with `bfloat16` in this type.
         """
         self.spill, self.threads, self.spill_gigabytes = spill, threads, spill_gigabytes
@@ -71,7 +71,9 @@ class Cpu:
 
     def arena(self, size: int) -> Arena:
         """Return an arena with `size` bytes of memory."""
-        limit = self.spill_gigabytes * 1e9 or shutil.disk_usage(self.spill).free / 2
+        limit = shutil.disk_usage(self.spill).free / 2
+        if self.spill_gigabytes is not None:
+            limit = self.spill_gigabytes * 1e9
         near, far = np.empty, in_files(self.spill)
         if self.by_onnx_runtime:
             return Arena(size, near, far, far_limit=limit)

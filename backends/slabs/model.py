@@ -60,10 +60,11 @@ class TritonPythonModel:
                 cuda.expect_driver_library()
             else:
                 spill = Path(parameters.get("spill_folder") or gettempdir())
-                limit = float(parameters.get("spill_limit_gb", "0"))
+                limit = parameters.get("spill_limit_gb")
+                spill_gigabytes = None if limit is None else float(limit)
                 is_bfloat16 = selected.engine == choice.OPENVINO_BFLOAT16
                 threads = choice.threads(parameters)
-                device = Cpu(spill, threads, limit, by_onnx_runtime, is_bfloat16)
+                device = Cpu(spill, threads, spill_gigabytes, by_onnx_runtime, is_bfloat16)
             convert = None
             if "grey_levels" in parameters:
                 convert = partial(grey_levels.convert, json.loads(parameters["grey_levels"]))

@@ -20,9 +20,11 @@ from tests.conftest import PATIENCE
         ("--max-waiting=-8", "--max-waiting: -8, but 1 or more is expected."),
         ("--max-voxels=0", "--max-voxels: 0, but 1 or more is expected."),
         ("--max-seconds=-1", "--max-seconds: -1, but 1 or more is expected."),
-        ("--memory-gb=0", "--memory-gb: 0, but more than 0 is expected."),
-        ("--memory-gb=nan", "--memory-gb: nan, but more than 0 is expected."),
-        ("--spill-gb=-2", "--spill-gb: -2, but 0 or more is expected."),
+        ("--memory-gb=0", "--memory-gb: 0, but a number above 0 is expected."),
+        ("--memory-gb=nan", "--memory-gb: nan, but a number above 0 is expected."),
+        ("--memory-gb=inf", "--memory-gb: inf, but a number above 0 is expected."),
+        ("--spill-gb=-2", "--spill-gb: -2, but a number from 0 on is expected."),
+        ("--spill-gb=inf", "--spill-gb: inf, but a number from 0 on is expected."),
     ],
 )
 def test_a_limit_that_would_be_none_ends_with_a_sentence(start_server, option, sentence):

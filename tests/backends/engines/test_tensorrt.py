@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +115,15 @@ def test_inputs_on_another_device_are_copied_to_the_engines_own(gpu: Gpu, tmp_pa
     strided = gpu.asarray(np.zeros((1, 4, 8, 8, 16), np.float32))[..., ::2]
     with pytest.raises(ValueError, match=r"^latent: strides .*, but C order is expected$"):
         second.run(good | {"latent": strided})
+
+
+def test_a_cache_on_a_full_disk_leaves_no_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    tensorrt.write(tmp_path / "kernels", b"first")
+    monkeypatch.setattr(os, "replace", full)
+    tensorrt.write(tmp_path / "kernels", b"second")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"first"]

@@ -11,7 +11,7 @@ import torch
 from openvino import opset13 as op
 
 from backends.engines import channels_last, winograd
-from backends.engines.openvino import core
+from backends.engines.openvino import core, weight_bytes
 
 Array = np.ndarray[Any, Any]
 
@@ -55,6 +55,7 @@ def test_it_equals_the_convolution(
     weight = random.standard_normal((72, 64, 3, 3, 3), np.float32) / 40
     model = channels_last.convert(convolution(x, weight, before, after), winograd.convolve, False)
     assert products(model) == 7
+    assert weight_bytes(model) >= 4 * weight.size  # also where they are in the body of a loop
     output = run(model, x)
     pads = [n for ends in zip(before[::-1], after[::-1], strict=True) for n in ends]
     padded = torch.nn.functional.pad(torch.from_numpy(x).double(), pads)

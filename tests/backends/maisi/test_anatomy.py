@@ -82,6 +82,15 @@ def test_the_nearest_row_gives_the_other_sizes(
     assert original == TABLE
 
 
+def test_a_requested_tumour_is_the_only_one(regional: Variant) -> None:
+    with_table = regional | {"anatomy_sizes": TABLE}
+    sizes = anatomy.complete_sizes(with_table, {"liver": 0.6, "lung tumor": 0.5})
+    assert sizes == (0.3, 0.6, 0.3, 0.3, 0.3, 0.5, -1, -1, -1, -1)
+    assert anatomy.lesions(with_table, sizes) == (23,)
+    absent = text_input("anatomy", "liver=0.6, bone lesion=-1, lung tumor=0.5, hepatic tumor=-1")
+    assert anatomy.parse(with_table, absent) == sizes
+
+
 def test_the_table_is_the_variants(regional: Variant) -> None:
     sizes = anatomy.parse(regional | {"anatomy_sizes": TABLE}, text_input("anatomy", "liver=0.8"))
     assert sizes == (0.1, 0.8, *TABLE[0][2:])
@@ -138,7 +147,7 @@ BAD = {
     "liver=0.5=1": "anatomy: liver has the size '0.5=1', but",
     "colon=1\n\n2": r"anatomy: colon has the size '1\\n\\n2', but",
     "liver=0.5, colon=1, liver=0.5": "anatomy: liver is given twice, and once is allowed",
-    "lung tumor=0.5, liver=1, bone lesion=-1": (
+    "lung tumor=0.5, liver=1, bone lesion=0": (
         "anatomy: lung tumor, bone lesion are 2 tumours, and at most one is allowed"
     ),
     "x" * 501: "anatomy: 501 characters, and at most 500 are allowed",

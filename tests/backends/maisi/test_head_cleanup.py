@@ -203,6 +203,15 @@ def test_a_tumour_gets_its_volume_in_one_piece_like_a_ball(sized: Variant, voxel
         assert (cleaned[labels == TUMOUR] == GREY).sum() > 0
 
 
+def test_a_tumour_of_two_lobes_keeps_its_volume(sized: Variant) -> None:
+    labels = small_head()
+    labels[7:13, 8:22, 8:20] = labels[19:25, 8:22, 8:20] = labels[13:19, 15, 14] = TUMOUR
+    voxels = (labels == TUMOUR).sum() // 2
+    part = clean(sized, labels, (TUMOUR,), {TUMOUR: voxels * 0.008}) == TUMOUR
+    assert part.sum() == voxels and ndimage.label(part, CORNERS)[1] == 1
+    assert (labels[part] == TUMOUR).mean() > 0.9
+
+
 def test_a_lesion_grows_only_into_its_labels(sized: Variant) -> None:
     labels = small_head()
     labels[16:26, 6:24, 6:22] = FLUID

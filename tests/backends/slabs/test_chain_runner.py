@@ -51,6 +51,9 @@ def test_files_of_activations_are_bounded(tmp_path: Path) -> None:
     spilling.device = Cpu(tmp_path, 2, spill_gigabytes=0.001)
     with pytest.raises(OSError, match="Disk quota exceeded"):
         spilling(latent)
+    spilling.device = Cpu(tmp_path, 2, spill_gigabytes=0)  # no files
+    with pytest.raises(OSError, match="Disk quota exceeded"):
+        spilling(latent)
     assert list(tmp_path.iterdir()) == []
 
 
