@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=4)
     parser.add_argument("--autoencoder-steps", type=int, default=2000)
     parser.add_argument("--flow-steps", type=int, default=3500)
-    parser.add_argument("--decoder-steps", type=int, default=1500)
+    parser.add_argument("--decoder-steps", type=int, default=1000)
     parser.add_argument("--masks", type=int, default=269)
     parser.add_argument("--mask-autoencoder-steps", type=int, default=1200)
     parser.add_argument("--mask-flow-steps", type=int, default=4000)

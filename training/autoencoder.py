@@ -176,8 +176,7 @@ def held_out_quality(network: Any, cache: Path, subjects: int) -> dict[str, floa
             mean, sigma = network.encode(image)
             decoded = network.decode(mean).clamp_min(0)
             smooth = nn.functional.avg_pool3d(mean, 3, 1, 1).var() / mean.var()
-            rows.append(
-                [psnr(decoded, image), sharpness(decoded, image), smooth, divergence(mean, sigma)]
-            )
+            kl = divergence(mean, sigma)
+            rows.append([psnr(decoded, image), sharpness(decoded, image), float(smooth), float(kl)])
     means = np.mean(rows, axis=0)
     return dict(zip(("psnr", "sharpness", "smooth", "kl"), map(float, means), strict=True))
