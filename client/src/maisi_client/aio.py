@@ -176,14 +176,16 @@ class Client:
         events: AsyncGenerator[Any, None],
         on_progress: Callable[[Progress], object] | None = None,
     ) -> Any:
-        """Return the first event that is not `Progress`, and close the events."""
+        """Return the event that is not `Progress`; see `maisi_client.Client._wait`."""
+        result = None
         async with aclosing(events):
             async for event in events:
                 if not isinstance(event, Progress):
-                    return event
-                if on_progress is not None:
+                    result = event
+                elif on_progress is not None:
                     on_progress(event)
-        raise AssertionError("events end with a result, or raise")
+        assert result is not None, "events have a result, or raise"
+        return result
 
     def _events(self, operations: Operations[None]) -> AsyncGenerator[Any, None]:
         return loop.events(operations, self._tls)
