@@ -24,7 +24,7 @@ from .groups import assign_groups
 from .layouts import make_layout
 from .layouts.layout import Layout
 from .locks import description_lock, shard_lock
-from .row import Row
+from .row import Row, check_names
 from .saving import remove_drafts, save_case
 
 
@@ -77,11 +77,13 @@ def make_dataset(
     `shard` (I, N) makes only the rows I, I + N, ...; the processes of the shards need no
     coordinator.
 
-    Raises `InvalidRequest` if another process makes the same shard in the same folder, a mask or
-    source would be replaced, the layout does not allow a row, or the folder has another dataset.
+    Raises `InvalidRequest` if two rows have the same name, another process makes the same shard in
+    the same folder, a mask or source would be replaced, the layout does not allow a row, or the
+    folder has another dataset.
     Raises `MaisiError` if files cannot be locked, for example on Windows.
     """
     folder, (index, count) = Path(to), shard
+    check_names(rows)
     rows = assign_groups(rows)
     _check_channels(channels, rows)
     variants = functools.cache(client.info)
