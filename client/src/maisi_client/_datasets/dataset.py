@@ -77,9 +77,9 @@ def make_dataset(
     `shard` (I, N) makes only the rows I, I + N, ...; the processes of the shards need no
     coordinator.
 
-    Raises `InvalidRequest` if two rows have the same name, another process makes the same shard in
-    the same folder, a mask or source would be replaced, the layout does not allow a row, or the
-    folder has another dataset.
+    Raises `InvalidRequest` if two rows have the same name, another process makes the same shard or
+    shards of another number in the same folder, a mask or source would be replaced, the layout does
+    not allow a row, or the folder has another dataset.
     Raises `MaisiError` if files cannot be locked, for example on Windows.
     """
     folder, (index, count) = Path(to), shard
@@ -92,7 +92,7 @@ def make_dataset(
     job = _Job(folder, dataset_layout, client, channels, attempts, variants)
     own_rows = list(rows[index::count])
     (folder / FAILED).mkdir(parents=True, exist_ok=True)
-    with shard_lock(folder / f".shard-{index}-of-{count}"):
+    with shard_lock(folder, index, count):
         missing: list[Row] = []
         finished: list[Row] = []
         for row in own_rows:
