@@ -13,6 +13,7 @@ from typing import Any
 from .._atomic import atomic
 from .._client import Client
 from .._errors import InvalidRequest, MaisiError
+from .._limits import check_counts, check_shard
 from .._outputs import identities, refuse_input
 from .._provenance import json_arguments
 from .._variant import Variant
@@ -77,11 +78,14 @@ def make_dataset(
     `shard` (I, N) makes only the rows I, I + N, ...; the processes of the shards need no
     coordinator.
 
-    Raises `InvalidRequest` if two rows have the same name, another process makes the same shard or
-    shards of another number in the same folder, a mask or source would be replaced, the layout does
-    not allow a row, or the folder has another dataset.
+    Raises `InvalidRequest` if `jobs`, `attempts` or `shard` is out of range, two rows have the same
+    name, another process makes the same shard or shards of another number in the same folder, a
+    mask or source would be replaced, the layout does not allow a row, or the folder has another
+    dataset.
     Raises `MaisiError` if files cannot be locked, for example on Windows.
     """
+    check_shard(shard)
+    check_counts(attempts=attempts, **({} if jobs is None else {"jobs": jobs}))
     folder, (index, count) = Path(to), shard
     check_names(rows)
     rows = assign_groups(rows)
