@@ -12,7 +12,7 @@ from typing import Any
 
 from .._atomic import atomic
 from .._client import Client
-from .._errors import InvalidRequest, MaisiError
+from .._errors import MaisiError
 from .._limits import check_counts, check_shard
 from .._outputs import identities, refuse_input
 from .._provenance import json_arguments
@@ -25,6 +25,7 @@ from .groups import assign_groups
 from .layouts import make_layout
 from .layouts.layout import Layout
 from .locks import description_lock, shard_lock
+from .modalities import named_channels, named_modalities
 from .row import Row, check_names
 from .saving import remove_drafts, save_case
 
@@ -73,7 +74,7 @@ def make_dataset(
 
     `channels` are modalities, such as `["mri_t1", "mri_flair"]`. Every row is made in each of them,
     with one seed and on one grid, as a case of several images. If one image does not follow the
-    mask, the case is unfaithful.
+    mask, the case is unfaithful. A class code of the variant, such as 9, stands for its modality.
 
     `shard` (I, N) makes only the rows I, I + N, ...; the processes of the shards need no
     coordinator.
@@ -88,9 +89,9 @@ def make_dataset(
     check_counts(attempts=attempts, **({} if jobs is None else {"jobs": jobs}))
     folder, (index, count) = Path(to), shard
     check_names(rows)
-    rows = assign_groups(rows)
-    _check_channels(channels, rows)
     variants = functools.cache(client.info)
+    channels = named_channels(channels, rows, variants)
+    rows = assign_groups(named_modalities(rows, variants))
     dataset_layout = make_layout(layout, folder, rows, variants, channels)
     check_folder(folder, dataset_layout, channels)
     job = _Job(folder, dataset_layout, client, channels, attempts, variants)
@@ -119,21 +120,6 @@ class _Job:
     channels: Sequence[str]
     attempts: int
     variants: Callable[[], Mapping[str, Variant]]
-
-
-def _check_channels(channels: Sequence[str], rows: Sequence[Row]) -> None:
-    """Raise `InvalidRequest` for a repeated or empty channel, and for a row with a modality."""
-    if isinstance(channels, str) or len(set(channels)) < len(channels) or not all(channels):
-        raise InvalidRequest(
-            f"channels are {channels!r}; different modalities are expected, such as mri_t1,"
-            " mri_flair"
-        )
-    for row in rows if channels else ():
-        if row.arguments.get("modality") is not None:
-            raise InvalidRequest(
-                f"row '{row.name}' has the modality '{row.arguments['modality']}'; no modality is"
-                " expected with channels, which are the modalities of every row"
-            )
 
 
 def _is_finished(row: Row, job: _Job) -> bool:
