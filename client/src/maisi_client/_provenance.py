@@ -14,6 +14,8 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
+from ._arguments import Picture
+from ._mask import load_greys, load_mask
 from ._request import Request
 from ._validation import excerpt
 
@@ -49,6 +51,15 @@ def digest(values: NDArray[Any], affine: NDArray[Any]) -> str:
     sha256.update((np.asarray(affine, "<f4") + 0).tobytes())  # + 0: no negative zeros
     sha256.update(voxels.data)
     return sha256.hexdigest()
+
+
+def picture_digest(role: str, picture: Picture, vocabulary: str | None) -> str:
+    """Return the digest of the `mask` or the `source` of a request with this `vocabulary`.
+
+    Raises `InvalidRequest` if the picture cannot be read.
+    """
+    ras = load_mask(picture, vocabulary) if role == "mask" else load_greys(picture)
+    return digest(ras.values, ras.image.affine)
 
 
 def json_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import functools
 import json
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from .locks import description_lock, shard_lock
 from .modalities import named_channels, named_modalities
 from .row import Row, check_names
 from .saving import remove_drafts, save_case
+from .unchanged import Unchanged
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,14 @@ def make_dataset(
     `shard` (I, N) makes only the rows I, I + N, ...; the processes of the shards need no
     coordinator.
 
+    A finished row whose arguments were edited is refused: a folder has volumes of one plan. Only
+    arguments that the row names are compared with its report. Masks and sources are read for this
+    only if they were moved or changed after the volume was made.
+
     Raises `InvalidRequest` if `jobs`, `attempts` or `shard` is out of range, two rows have the same
-    name, another process makes the same shard or shards of another number in the same folder, a
-    mask or source would be replaced, the layout does not allow a row, or the folder has another
-    dataset.
+    name, a finished row has other arguments than its volume, another process makes the same shard
+    or shards of another number in the same folder, a mask or source would be replaced, the layout
+    does not allow a row, or the folder has another dataset.
     Raises `MaisiError` if files cannot be locked, for example on Windows.
     """
     check_shard(shard)
@@ -120,18 +125,20 @@ class _Job:
     channels: Sequence[str]
     attempts: int
     variants: Callable[[], Mapping[str, Variant]]
+    unchanged: Unchanged = field(default_factory=Unchanged)
 
 
 def _is_finished(row: Row, job: _Job) -> bool:
     """Return whether a row has all its files.
 
-    Raises `InvalidRequest` if the row was made with other channels.
+    Raises `InvalidRequest` if the row was made with other channels or arguments.
     """
     reports = job.layout.paths(row).reports
     for base in (job.folder, job.folder / UNFAITHFUL):
         if all((base / report).exists() for report in reports):
             for report in reports:
-                read_report(base / report, job.channels)
+                content = read_report(base / report, job.channels)
+                job.unchanged.check(row, base / report, content)
             return True
     return False
 
