@@ -99,6 +99,17 @@ def test_gather_is_bounded_and_keeps_what_fails_apart(server: Server) -> None:
     asyncio.run(ask())
 
 
+@pytest.mark.parametrize("limit", [0, -1, 1.5, "2"])
+def test_gather_refuses_a_limit_that_runs_nothing(limit: Any) -> None:
+    async def ask() -> None:
+        async with aio.Client("127.0.0.1:9") as client:
+            async for _ in client.gather([SMALL], limit=limit):
+                pass
+
+    with pytest.raises(InvalidRequest, match=r"^limit is .*; a whole number of 1 or more is "):
+        asyncio.run(ask())
+
+
 def test_leaving_cancels_on_the_server(server: Server, eventually: Callable[..., None]) -> None:
     before = cancelled_requests(server)
 

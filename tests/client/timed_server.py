@@ -52,7 +52,7 @@ def configs(working: int = 1, waiting: int = 8) -> list[Any]:
     ensemble = model_config.ModelConfig(name="mini", platform="ensemble")
     for config in (stream, ensemble):
         config.parameters["variant"].string_value = text
-    for name in ("mask", "size", "spacing", "seed"):
+    for name in ("mask", "size", "spacing", "seed", "modality"):
         stream.input.add(name=name)
     stream.parameters["devices"].string_value = str(working)
     return [ensemble, stream]

@@ -170,11 +170,16 @@ class Client:
         events: Generator[Any, None, None],
         on_progress: Callable[[Progress], object] | None = None,
     ) -> Any:
-        """Return the first event that is not `Progress`, and close the events."""
+        """Return the event that is not `Progress`, after the end of the events.
+
+        The pool counts a request as a success only at the end of its events.
+        """
+        result = None
         with closing(events):
             for event in events:
                 if not isinstance(event, Progress):
-                    return event
-                if on_progress is not None:
+                    result = event
+                elif on_progress is not None:
                     on_progress(event)
-        raise AssertionError("events end with a result, or raise")
+        assert result is not None, "events have a result, or raise"
+        return result

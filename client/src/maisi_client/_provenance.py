@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.metadata import version
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
+from ._arguments import Picture
+from ._mask import load_greys, load_mask
 from ._request import Request
+from ._validation import excerpt
 
 
 def provenance(
@@ -48,21 +53,59 @@ def digest(values: NDArray[Any], affine: NDArray[Any]) -> str:
     return sha256.hexdigest()
 
 
+def picture_digest(role: str, picture: Picture, vocabulary: str | None) -> str:
+    """Return the digest of the `mask` or the `source` of a request with this `vocabulary`.
+
+    Raises `InvalidRequest` if the picture cannot be read.
+    """
+    ras = load_mask(picture, vocabulary) if role == "mask" else load_greys(picture)
+    return digest(ras.values, ras.image.affine)
+
+
 def json_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments for JSON: files by their absolute path, other pictures as None."""
+    """Return arguments for JSON: files by their absolute path, other pictures as None.
+
+    A value that no request can have becomes the text that `repr` returns, cut if it is long.
+    """
     return {
-        name: _json_value(name, value) for name, value in arguments.items() if value is not None
+        name: _picture(value) if name in ("mask", "source") else _json_value(value)
+        for name, value in arguments.items()
+        if value is not None
     }
 
 
-def _json_value(name: str, value: Any) -> Any:
-    if name in ("mask", "source"):
-        file = value if isinstance(value, (str, os.PathLike)) else value.get_filename()
-        return file and os.path.abspath(file)
+def _picture(value: Any) -> str | None:
+    if isinstance(value, SpatialImage):
+        value = value.get_filename()
+        if value is None:
+            return None
+    if not isinstance(value, (str, os.PathLike)):
+        return excerpt(value)
+    return os.path.abspath(os.fsdecode(value)) if os.fspath(value) else ""
+
+
+def _json_value(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: float(size) for key, size in value.items()}
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, str) or not hasattr(value, "__iter__"):
-        return value
-    return [one.item() if isinstance(one, np.generic) else one for one in value]
+        return {str(key): _size(size) for key, size in value.items()}
+    value = _plain(value)
+    if isinstance(value, Collection) and not isinstance(value, (str, bytes)):
+        return [_scalar(one) for one in value]
+    return _scalar(value)
+
+
+def _size(value: Any) -> Any:
+    try:
+        return _scalar(float(value))
+    except (TypeError, ValueError, OverflowError):
+        return _scalar(value)
+
+
+def _plain(value: Any) -> Any:
+    """Return an array or a scalar of numpy as a list or a number of Python."""
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+
+
+def _scalar(value: Any) -> Any:
+    value = _plain(value)
+    finite = not isinstance(value, float) or math.isfinite(value)
+    return value if isinstance(value, (str, int, float)) and finite else excerpt(value)

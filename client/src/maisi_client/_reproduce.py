@@ -9,8 +9,7 @@ from typing import Any
 from ._arguments import Picture
 from ._client import Client
 from ._errors import InvalidRequest, Mismatch, ServerError
-from ._mask import load_greys, load_mask
-from ._provenance import digest
+from ._provenance import picture_digest
 from ._validation import check_form, read_json_file
 from ._variant import choose_variant
 from ._volume import Progress, Volume
@@ -75,9 +74,7 @@ def _checked_picture(
     """Return the picture if it has the `expected` digest."""
     if picture is None:
         raise InvalidRequest(f"the {name} was no file; give the same {name} again")
-    is_mask = name == "mask"
-    ras = load_mask(picture, request.get("vocabulary")) if is_mask else load_greys(picture)
-    sha256 = digest(ras.values, ras.image.affine)
+    sha256 = picture_digest(name, picture, request.get("vocabulary"))
     if sha256 != expected:
         raise Mismatch(f"the {name} has SHA-256 {sha256}; the volume was made of {expected}")
     return picture

@@ -22,6 +22,7 @@ from tritonclient.grpc.aio import InferenceServerClient
 
 from ._arguments import Arguments, MaskArguments, Picture
 from ._errors import MaisiError
+from ._limits import check_counts
 from ._request import prepare
 from ._signature import lists_keywords_of
 from ._transport import channel, loop
@@ -118,8 +119,10 @@ class Client:
 
         Requests are mappings of `mask` and `Arguments`, taken from the iterable one by one. At most
         `limit` of them are running, or finished and not yet yielded, which bounds the memory.
-        Leaving the loop early cancels the running requests.
+        Leaving the loop early cancels the running requests. The iteration raises `InvalidRequest`
+        if `limit` is not a whole number of 1 or more.
         """
+        check_counts(limit=limit)
 
         async def generate(
             request: Mapping[str, Any],
@@ -176,14 +179,16 @@ class Client:
         events: AsyncGenerator[Any, None],
         on_progress: Callable[[Progress], object] | None = None,
     ) -> Any:
-        """Return the first event that is not `Progress`, and close the events."""
+        """Return the event that is not `Progress`; see `maisi_client.Client._wait`."""
+        result = None
         async with aclosing(events):
             async for event in events:
                 if not isinstance(event, Progress):
-                    return event
-                if on_progress is not None:
+                    result = event
+                elif on_progress is not None:
                     on_progress(event)
-        raise AssertionError("events end with a result, or raise")
+        assert result is not None, "events have a result, or raise"
+        return result
 
     def _events(self, operations: Operations[None]) -> AsyncGenerator[Any, None]:
         return loop.events(operations, self._tls)

@@ -18,6 +18,7 @@ from maisi_client import Client, Outcome, Row, make_dataset
 from maisi_client.torch import SyntheticPairs
 
 from tests.client.command import NOBODY
+from tests.client.relay import relay
 from tests.client.timed_server import TimedServer, timed_server
 
 COMPILE = 0.12
@@ -117,6 +118,22 @@ def test_a_server_that_is_gone_costs_no_row(tmp_path: Path) -> None:
     with servers(1) as (fakes, _), Client(f"{NOBODY},{fakes[0].url}") as client:
         states = {one.state for one in make_dataset(plan(SIZES[:3], 2), tmp_path, client)}
     assert states == {"done"} and len(fakes[0].sizes) == 6
+
+
+def test_a_server_that_comes_later_gets_its_capacity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maisi_client._transport.pool._REST_SECONDS", 0.05)
+    with servers(2, working=2) as (fakes, _), relay(fakes[1].url) as gone:
+        gone.cut()
+        rows = plan(SIZES[-1:], 200)
+        with Client(f"{fakes[0].url},{gone.address}") as client:
+            outcomes = make_dataset(rows, tmp_path, client)
+            states = {next(outcomes).state}
+            with relay(fakes[1].url, int(gone.address.rpartition(":")[2])):
+                states |= {one.state for one in outcomes}
+    assert states == {"done"}
+    assert fakes[1].most == 6
 
 
 def test_a_server_that_refuses_is_asked_for_fewer_at_a_time(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -87,6 +88,25 @@ def test_silence_within_and_before_the_answer_are_two_errors() -> None:
     _, before = perform(session().results(request()), None)
     for error, sentence in ((within, "sent nothing for 5 s"), (before, "did not finish")):
         assert isinstance(error, Timeout) and sentence in str(error)
+
+
+@pytest.mark.parametrize(
+    ("limits", "seconds", "ends"),
+    [
+        ({"timeout": 0.5}, 0.6, []),  # no time is left
+        ({}, 0.0, [None]),
+        ({"idle_timeout": 200.0}, 0.0, [None]),
+        ({}, 0.0, [Message(None, InferenceServerException("late", "DEADLINE_EXCEEDED"), False)]),
+        ({}, 0.0, [refused("Socket closed")]),
+        ({}, 0.0, [EOFError()]),
+    ],
+)
+def test_a_finished_volume_is_kept_when_the_time_is_over(
+    monkeypatch: pytest.MonkeyPatch, limits: dict[str, float], seconds: float, ends: list[Any]
+) -> None:
+    monkeypatch.setattr("maisi_client._answer.progress", lambda result: time.sleep(seconds))
+    operations, error = perform(session(**limits).volume(request()), part("a"), "volume", *ends)
+    assert error is None and operations[-1] == Emit("volume")
 
 
 def test_the_same_request_is_sent_again_when_the_server_says_so() -> None:

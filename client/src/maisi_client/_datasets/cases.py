@@ -68,7 +68,9 @@ def read_report(path: Path, channels: Sequence[str]) -> dict[str, Any]:
         check_form("it", report, _FORM)
     except (OSError, ValueError, ServerError) as error:
         raise InvalidRequest(f"{_OTHER.format(path, named)}: {error}") from error
-    if report["files"].get("channels", []) != list(channels):
+    if report["files"].get("channels", []) != list(channels) or (
+        channels and report["modality"] not in channels
+    ):
         raise InvalidRequest(_OTHER.format(path, named))
     return report
 

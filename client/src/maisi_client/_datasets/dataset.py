@@ -6,13 +6,14 @@ import functools
 import json
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from .._atomic import atomic
 from .._client import Client
-from .._errors import InvalidRequest, MaisiError
+from .._errors import MaisiError
+from .._limits import check_counts, check_shard
 from .._outputs import identities, refuse_input
 from .._provenance import json_arguments
 from .._variant import Variant
@@ -24,8 +25,10 @@ from .groups import assign_groups
 from .layouts import make_layout
 from .layouts.layout import Layout
 from .locks import description_lock, shard_lock
-from .row import Row
+from .modalities import named_channels, named_modalities
+from .row import Row, check_names
 from .saving import remove_drafts, save_case
+from .unchanged import Unchanged
 
 
 @dataclass(frozen=True)
@@ -72,25 +75,34 @@ def make_dataset(
 
     `channels` are modalities, such as `["mri_t1", "mri_flair"]`. Every row is made in each of them,
     with one seed and on one grid, as a case of several images. If one image does not follow the
-    mask, the case is unfaithful.
+    mask, the case is unfaithful. A class code of the variant, such as 9, stands for its modality.
 
     `shard` (I, N) makes only the rows I, I + N, ...; the processes of the shards need no
     coordinator.
 
-    Raises `InvalidRequest` if another process makes the same shard in the same folder, a mask or
-    source would be replaced, the layout does not allow a row, or the folder has another dataset.
+    A finished row whose arguments were edited is refused: a folder has volumes of one plan. Only
+    arguments that the row names are compared with its report. Masks and sources are read for this
+    only if they were moved or changed after the volume was made.
+
+    Raises `InvalidRequest` if `jobs`, `attempts` or `shard` is out of range, two rows have the same
+    name, a finished row has other arguments than its volume, another process makes the same shard
+    or shards of another number in the same folder, a mask or source would be replaced, the layout
+    does not allow a row, or the folder has another dataset.
     Raises `MaisiError` if files cannot be locked, for example on Windows.
     """
+    check_shard(shard)
+    check_counts(attempts=attempts, **({} if jobs is None else {"jobs": jobs}))
     folder, (index, count) = Path(to), shard
-    rows = assign_groups(rows)
-    _check_channels(channels, rows)
+    check_names(rows)
     variants = functools.cache(client.info)
+    channels = named_channels(channels, rows, variants)
+    rows = assign_groups(named_modalities(rows, variants))
     dataset_layout = make_layout(layout, folder, rows, variants, channels)
     check_folder(folder, dataset_layout, channels)
     job = _Job(folder, dataset_layout, client, channels, attempts, variants)
     own_rows = list(rows[index::count])
     (folder / FAILED).mkdir(parents=True, exist_ok=True)
-    with shard_lock(folder / f".shard-{index}-of-{count}"):
+    with shard_lock(folder, index, count):
         missing: list[Row] = []
         finished: list[Row] = []
         for row in own_rows:
@@ -113,33 +125,20 @@ class _Job:
     channels: Sequence[str]
     attempts: int
     variants: Callable[[], Mapping[str, Variant]]
-
-
-def _check_channels(channels: Sequence[str], rows: Sequence[Row]) -> None:
-    """Raise `InvalidRequest` for a repeated or empty channel, and for a row with a modality."""
-    if isinstance(channels, str) or len(set(channels)) < len(channels) or not all(channels):
-        raise InvalidRequest(
-            f"channels are {channels!r}; different modalities are expected, such as mri_t1,"
-            " mri_flair"
-        )
-    for row in rows if channels else ():
-        if row.arguments.get("modality") is not None:
-            raise InvalidRequest(
-                f"row '{row.name}' has the modality '{row.arguments['modality']}'; no modality is"
-                " expected with channels, which are the modalities of every row"
-            )
+    unchanged: Unchanged = field(default_factory=Unchanged)
 
 
 def _is_finished(row: Row, job: _Job) -> bool:
     """Return whether a row has all its files.
 
-    Raises `InvalidRequest` if the row was made with other channels.
+    Raises `InvalidRequest` if the row was made with other channels or arguments.
     """
     reports = job.layout.paths(row).reports
     for base in (job.folder, job.folder / UNFAITHFUL):
         if all((base / report).exists() for report in reports):
             for report in reports:
-                read_report(base / report, job.channels)
+                content = read_report(base / report, job.channels)
+                job.unchanged.check(row, base / report, content)
             return True
     return False
 

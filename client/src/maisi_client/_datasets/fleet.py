@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from .._client import Client
-from .._errors import InvalidRequest, MaisiError
+from .._errors import InvalidRequest, MaisiError, Timeout, is_transient
 from .._variant import Variant
 from .._volume import Progress, Volume
 from .costs import cost
@@ -61,6 +61,7 @@ class Fleet(Generic[_T]):
         self._schedule = Schedule(len(self._servers), in_order)
         self._lock = threading.Lock()
         self._unfinished = 0  # rows whose threads have not ended
+        self._unanswered: set[int] = set()  # servers that gave no answer about their capacity
         self._variants: Mapping[str, Variant] | None = None
         self._started, self._worked = time.monotonic(), 0.0
         self._threads = ThreadPoolExecutor(_MOST_THREADS)
@@ -111,13 +112,26 @@ class Fleet(Generic[_T]):
             return min(self._worked / (working * seconds), 1.0) if seconds > 0 else 0.0
 
     def _ask_capacity(self, number: int) -> None:
+        """Ask a server for its capacity; without an answer, ask again after its next row."""
         try:
             capacity = self._client._capacity(self._servers[number])
-        except MaisiError:  # for example, the server publishes no capacity: keep the default
-            return
+        except MaisiError as error:
+            if is_transient(error) or isinstance(error, Timeout):
+                with self._lock:
+                    self._unanswered.add(number)
+            return  # keep the default
         with self._lock:
             self._schedule.set_capacity(number, capacity)
         self._dispatch()
+
+    def _answers_again(self, number: int) -> bool:
+        """Return whether a server has an unknown capacity and answers; then it is asked again."""
+        with self._lock:
+            answers = number in self._unanswered and not self._servers[number].failures
+            if not answers or self._stopped.is_set():
+                return False
+            self._unanswered.remove(number)
+            return True
 
     def _dispatch(self) -> None:
         """Start rows while a server is free."""
@@ -176,6 +190,8 @@ class Fleet(Generic[_T]):
         release([])
         self._dispatch()
         self.results.put((task.number, result))
+        if self._answers_again(server):
+            self._ask_capacity(server)
 
 
 def working_seconds(volume: Volume) -> float | None:

@@ -9,22 +9,51 @@ from typing import TextIO
 
 from .._errors import InvalidRequest, MaisiError
 
+_COUNT = ".shards-of-"  # the number of shards follows
+
 
 @contextmanager
-def shard_lock(path: Path) -> Iterator[None]:
-    """Hold the lock of a shard.
+def shard_lock(folder: Path, index: int, count: int) -> Iterator[None]:
+    """Hold the lock of the shard `index` of `count` shards in a folder.
 
-    Raises `InvalidRequest` if another process has it, or `MaisiError` if the file cannot be locked.
+    The processes of all shards also share the lock of a file for their `count`. Only
+    locks matter: the files stay in the folder after a run.
+
+    Raises `InvalidRequest` if another process makes this shard, or a shard of another `count`, and
+    `MaisiError` if a file cannot be locked.
     """
-    with path.open("a") as lock:
-        try:
-            _lock(lock, wait=False)
-        except BlockingIOError:
-            raise InvalidRequest(
-                f"another process makes this shard of {path.parent}; use a different shard for each"
-                " process"
-            ) from None
+    with (
+        (folder / f".shard-{index}-of-{count}").open("a") as own,
+        (folder / f"{_COUNT}{count}").open("a+") as common,  # NFS shares locks of readable files
+    ):
+        # One process at a time tests the locks, because a test holds the lock for a moment.
+        with (folder / ".shards").open("a") as testing:
+            _lock(testing)
+            try:
+                _lock(own, wait=False)
+            except BlockingIOError:
+                raise InvalidRequest(
+                    f"another process makes this shard of {folder}; use a different shard for each"
+                    " process"
+                ) from None
+            _lock(common, shared=True)
+            _refuse_other_counts(folder, index, count)
         yield
+
+
+def _refuse_other_counts(folder: Path, index: int, count: int) -> None:
+    for path in folder.glob(f"{_COUNT}*"):
+        other = path.name.removeprefix(_COUNT)
+        if other == str(count):
+            continue
+        with path.open("a+") as file:
+            try:
+                _lock(file, wait=False)
+            except BlockingIOError:
+                raise InvalidRequest(
+                    f"the shard is {index}/{count}, but another process makes a shard of {other} in"
+                    f" {folder}; one number of shards at a time is expected"
+                ) from None
 
 
 @contextmanager
@@ -34,11 +63,11 @@ def description_lock(path: Path) -> Iterator[None]:
     Raises `MaisiError` if the file cannot be locked.
     """
     with path.open("a") as lock:
-        _lock(lock, wait=True)
+        _lock(lock)
         yield
 
 
-def _lock(file: TextIO, *, wait: bool) -> None:
+def _lock(file: TextIO, *, wait: bool = True, shared: bool = False) -> None:
     """Lock a file; raises `BlockingIOError` if another process has the lock and `wait` is False."""
     try:
         import fcntl
@@ -47,7 +76,8 @@ def _lock(file: TextIO, *, wait: bool) -> None:
             "a dataset needs file locks (fcntl), which this system's Python does not have"
         ) from None
     try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
     except OSError as error:

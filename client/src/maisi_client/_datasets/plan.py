@@ -17,7 +17,7 @@ from .._outputs import identities, refuse_input
 from .._validation import excerpt
 from . import value_parsers as parse
 from .groups import assign_groups
-from .row import NAME, Row
+from .row import NAME, Row, check_names
 from .table import read_table
 
 _ENDING = "the plan is '{}'; its name must end in .csv or .jsonl"
@@ -99,10 +99,11 @@ def write_plan(rows: Sequence[Row], path: str | Path) -> Path:
 
     The same rows give the same bytes. Each row is written with its group. `mask` and `source` must
     be paths. They are written relative to the folder of the plan, so that plan and files can be
-    moved together. Raises `InvalidRequest` for a row that a plan cannot express, and if the plan
-    cannot be written or would replace a mask or source.
+    moved together. Raises `InvalidRequest` for a row that a plan cannot express, for a name that
+    two rows have, and if the plan cannot be written or would replace a mask or source.
     """
     path = Path(path)
+    check_names(rows)
     inputs = identities(
         (f"the {name} of row {row.name},", row.arguments.get(name))
         for row in rows

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from .._errors import InvalidRequest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -22,3 +24,13 @@ class Row:
     arguments: Mapping[str, Any]
     license: str = ""
     group: str = ""
+
+
+def check_names(rows: Sequence[Row]) -> None:
+    """Raise `InvalidRequest` if two rows have the same name, which their files would share."""
+    numbers: dict[str, int] = {}
+    for number, row in enumerate(rows):
+        if (first := numbers.setdefault(row.name, number)) != number:
+            raise InvalidRequest(
+                f"rows {first} and {number} have the name '{row.name}'; each row needs its own name"
+            )

@@ -26,6 +26,7 @@ class PooledServer(Generic[_T]):
     connection: _T
     pending: int = 0
     failures: int = 0  # consecutive failures
+    failed_at: float = 0.0  # time.monotonic() of the last failure
     refusals: int = 0  # requests that the server refused because it was overloaded
     rests_until: float = 0.0  # time.monotonic()
     far_until: float = 0.0  # time.monotonic(); shared memory is not tried before
@@ -48,7 +49,8 @@ class Pool(Generic[_T]):
         server whose rest ends first is chosen.
 
         A server that is not available, fails or stops answering within the context rests. The rest
-        is longer after each consecutive failure, and at least as long as the error requires.
+        is longer after each consecutive failure, and at least as long as the error requires. A
+        success ends the rest, unless its request began before the last failure.
         """
         with self._lock:
             now = time.monotonic()
@@ -62,6 +64,7 @@ class Pool(Generic[_T]):
                 ),
             )
             server.pending += 1
+            began = time.monotonic()
         try:
             yield server
         except MaisiError as error:
@@ -69,8 +72,10 @@ class Pool(Generic[_T]):
                 self._rest(server, error.retry_after or 0.0)
             raise
         else:
-            server.failures = 0
-            server.rests_until = 0.0
+            with self._lock:
+                if began > server.failed_at:
+                    server.failures = 0
+                    server.rests_until = 0.0
         finally:
             with self._lock:
                 server.pending -= 1
@@ -94,7 +99,7 @@ class Pool(Generic[_T]):
 
     def _rest(self, server: PooledServer[_T], least: float) -> None:
         with self._lock:
-            now = time.monotonic()
+            now = server.failed_at = time.monotonic()
             if server.rests_until <= now:  # count a failure once, even if it ends several requests
                 rest = min(_REST_SECONDS * 2**server.failures, _LONGEST_REST_SECONDS)
                 rest = max(rest, least / 0.75)

@@ -16,7 +16,7 @@ from typing import Any
 from tritonclient.utils import InferenceServerException
 
 from .. import _answer as answer
-from .._errors import InvalidRequest, MaisiError, ServerError
+from .._errors import InvalidRequest, MaisiError, ServerError, ServerUnavailable, Timeout
 from .._request import Request
 from .._variant import Capacity, only_variant, parse_capacity, parse_variants, variant_names
 from . import channel, errors
@@ -210,17 +210,23 @@ class _Stream:
     def next(self, complete: bool = False) -> Operations[Any]:
         """Return the next message of the answer; None at its end.
 
-        Raises `ServerUnavailable` if the stream ends without a final message, unless the answer is
-        `complete`.
+        Raises `Timeout` if a time limit is over, and `ServerUnavailable` if the stream ends without
+        a final message. If the answer is `complete`, both are its end.
         """
+        try:
+            return (yield from self._next())
+        except (Timeout, ServerUnavailable):
+            if complete:
+                return None
+            raise
+
+    def _next(self) -> Operations[Any]:
         while not self._done:
             remaining = errors.time_left(self._url, self._deadline)
             wait = min(remaining, self._idle_timeout) if self._started else remaining
             try:
                 message: Message | None = yield Receive(wait)
             except EOFError:
-                if complete:
-                    return None
                 raise errors.connection_lost(self._url) from None
             if message is None and wait < remaining:
                 raise errors.idle(self._url, self._idle_timeout)
