@@ -203,7 +203,7 @@ def pictures(client: Client, subject: Head, folder: Path) -> None:
     """Write a picture for each mode of generation to `folder`."""
     make: Callable[..., Volume] = client.generate
     t1, flair = (make(subject.image, modality=f"mri_{name}", seed=5) for name in ("t1", "flair"))
-    guided = {"guidance": 3, "guidance_interval": (0.7, 1)}
+    guided = {"guidance": 2, "guidance_interval": (0.7, 1)}
     alone = [
         (f"{name}, seed {seed}", make(preset=f"brain-{name}", seed=seed, **guided))
         for seed in (1, 2)
