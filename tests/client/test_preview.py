@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from maisi_client import InvalidRequest, preview
+from maisi_client._colours import rgb
 from numpy.typing import NDArray
 
 Image = pytest.importorskip("PIL.Image")
@@ -62,6 +63,19 @@ def test_aspect_follows_the_spacing(tmp_path: Path) -> None:
         rows, columns = np.nonzero(page[40:])
         ratios.append(np.ptp(rows) / np.ptp(columns))
     assert ratios[1] == pytest.approx(ratios[0], rel=0.1)
+
+
+def test_the_planes_show_a_tumour_before_other_lesions(tmp_path: Path) -> None:
+    mask = head()
+    data = np.asanyarray(mask.dataobj).copy()
+    data[data == 150] = 22
+    data[20:40, 20:60, 30:40] = 150
+    data[8:11, 10:13, 40:43] = 176
+    page = draw(tmp_path / "p.png", nib.Nifti1Image(data, mask.affine))
+    rows = where(page, rgb(176)).any(axis=1).astype(int)
+    assert (np.diff(rows) == 1).sum() == 3  # in each of the three planes
+    data[data == 176] = 22
+    assert where(draw(tmp_path / "p.png", nib.Nifti1Image(data, mask.affine)), LESION).any()
 
 
 def test_a_column_for_each_volume(tmp_path: Path) -> None:

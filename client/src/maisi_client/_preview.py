@@ -31,7 +31,10 @@ _PLANES = (("axial", 0, 1), ("coronal", 0, 2), ("sagittal", 1, 2))  # name, axis
 _GAP, _TITLE, _FOOT, _SIDE = 8, 40, 32, 22  # pixels
 _PAGE, _TILE, _INK, _FAINT = "#0d1016", "#000000", "#e8eaed", "#7d8590"
 _FOOTNOTE = "synthetic  ·  radiological view: R is the patient's right, A is anterior"
-_BRAIN = (22, 131, 150, 176, *range(213, 241))  # ids of MAISI's label dictionary
+# Ids of MAISI's label dictionary. Planes through a tumour are preferred to planes through white
+# matter hyperintensities.
+_BRAIN = (22, 131, 150, 176, *range(213, 241))
+_LESIONS = ((23, 24, 26, 27, 128, 176), (150,))
 
 
 def preview(
@@ -43,8 +46,9 @@ def preview(
 ) -> None:
     """Draw a mask in colours and volumes in grey, a column each, and write the PNG file `path`.
 
-    The rows are the axial, coronal and sagittal planes through the middle of the brain (or of all
-    labels), cropped to the labels, at one scale in mm; the widest is `tile` pixels.
+    The rows are axial, coronal and sagittal planes, cropped to the labels, at one scale in mm; the
+    widest is `tile` pixels. They are the planes with most voxels of a tumour or another lesion if
+    the mask has one, else those through the middle of the brain, or of all labels.
     `volumes` are pairs of title and picture, all on the mask's grid.
 
     Raises `InvalidRequest` if the grids differ, there is no mask and no volume, or the picture
@@ -77,6 +81,11 @@ def preview(
     ]
     spacing = first.spacing
     box, centre = _box(visible, spacing), _centre(focus)
+    for ids in _LESIONS if labels else ():
+        lesion = np.isin(voxels, ids)
+        if lesion.any():
+            centre = [int(counts.argmax()) for counts in _counts(lesion)]
+            break
     extents = [(edge.stop - edge.start) * mm for edge, mm in zip(box, spacing, strict=True)]
     rows = []
     for name, across, up in _PLANES:
@@ -126,13 +135,15 @@ def _box(visible: NDArray[np.bool_], spacing: Spacing) -> list[slice]:
     return box
 
 
+def _counts(voxels: NDArray[np.bool_]) -> list[NDArray[np.int_]]:
+    """Return for each axis the number of true voxels in each plane across it."""
+    return [voxels.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
+
+
 def _centre(focus: NDArray[np.bool_]) -> list[int]:
-    return [
-        round(float(np.average(np.arange(n), weights=focus.sum(axis=tuple({0, 1, 2} - {axis})))))
-        if focus.any()
-        else n // 2
-        for axis, n in enumerate(focus.shape)
-    ]
+    if not focus.any():
+        return [n // 2 for n in focus.shape]
+    return [round(float(np.average(np.arange(len(n)), weights=n))) for n in _counts(focus)]
 
 
 def _in_greys(cut: Voxels, size: tuple[int, int], window: tuple[float, float]) -> Image.Image:
