@@ -23,7 +23,7 @@ from .flow import FORMAT, Pair
 from .muon import Trainer
 from .synthesis import MODALITIES
 
-NOISE = (0.4, 1.0)  # range of the timestep / 1000 from which a latent is generated anew
+NOISE = (0.4, 1.0)  # range of the timestep / 1000 from which a latent is generated again
 NOISE_STEPS = 8
 MODALITIES_A_SUBJECT = 4
 ADVERSARIAL = 0.04  # weight of the discriminator in the decoder's gradient
@@ -78,7 +78,7 @@ def _reversed(x: torch.Tensor) -> torch.Tensor:
 
 
 def discriminator() -> nn.Module:
-    """Return a network that tells patches of decoded images from those of renders."""
+    """Return a network that separates patches of decoded images from those of renders."""
     layers: list[nn.Module] = []
     for before, after in pairwise((1, 16, 32, 64)):
         layers += [spectral_norm(nn.Conv3d(before, after, 4, 2, 1)), nn.LeakyReLU(0.2)]
