@@ -29,6 +29,7 @@ ORIENTATIONS = {
     "oblique": ("SAL", 17.0),
 }
 SPACINGS = {"own": {}, "coarser": {"spacing": 2.6}, "finer": {"spacing": (1.8, 1.7, 2.0)}}
+BRAIN = (22, 227, 228)
 FAST = {"steps": 1, "seed": 3, "modality": "mri_t1"}
 
 
@@ -86,7 +87,8 @@ def check_tissue(volume: NDArray[Any], labels: NDArray[Any]) -> None:
     assert labels.any() and not labels.all()
     background = volume == volume.min()
     assert background[labels == 0].all()
-    assert background[labels > 0].mean() < 1e-3  # a voxel of tissue may have the lowest grey level
+    # A voxel of tissue may have the lowest grey level; skin is dark at the surface.
+    assert background[np.isin(labels, BRAIN)].mean() < 1e-3
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
