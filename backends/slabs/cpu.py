@@ -71,8 +71,9 @@ class Cpu:
 
     def arena(self, size: int) -> Arena:
         """Return an arena with `size` bytes of memory."""
-        limit = shutil.disk_usage(self.spill).free / 2
-        if self.spill_gigabytes is not None:
+        if self.spill_gigabytes is None:
+            limit = shutil.disk_usage(self.spill).free / 2
+        else:
             limit = self.spill_gigabytes * 1e9
         near, far = np.empty, in_files(self.spill)
         if self.by_onnx_runtime:

@@ -80,12 +80,8 @@ def preview(
         for title, volume in greys
     ]
     spacing = first.spacing
-    box, centre = _box(visible, spacing), _centre(focus)
-    for ids in _LESIONS if labels else ():
-        lesion = np.isin(voxels, ids)
-        if lesion.any():
-            centre = [int(counts.argmax()) for counts in _counts(lesion)]
-            break
+    box = _box(visible, spacing)
+    planes = (_planes_of_lesion(voxels) if labels else None) or _centre(focus)
     extents = [(edge.stop - edge.start) * mm for edge, mm in zip(box, spacing, strict=True)]
     rows = []
     for name, across, up in _PLANES:
@@ -94,7 +90,7 @@ def preview(
         size = (round(extents[across] * scale), round(extents[up] * scale))
         cuts = []
         for _, voxels, paint in columns:
-            cut: Voxels = np.take(voxels, centre[through], axis=through)[box[across], box[up]]
+            cut: Voxels = np.take(voxels, planes[through], axis=through)[box[across], box[up]]
             cuts.append(paint(cut.T[::-1, ::-1], size))  # superior or anterior, and right, first
         rows.append((name, cuts))
     with atomic(Path(path)) as draft:
@@ -125,19 +121,26 @@ def _load_volume(picture: PictureOrVolume) -> RasImage:
 def _box(visible: NDArray[np.bool_], spacing: Spacing) -> list[slice]:
     """Return the slices of the bounding box of visible voxels, with a margin of 4 mm."""
     box = []
-    for axis, mm in enumerate(spacing):
-        indices = np.flatnonzero(visible.any(axis=tuple({0, 1, 2} - {axis})))
-        low, high = (
-            (int(indices[0]), int(indices[-1]) + 1) if indices.size else (0, visible.shape[axis])
-        )
+    for counts, mm in zip(_counts(visible), spacing, strict=True):
+        indices = np.flatnonzero(counts)
+        low, high = (int(indices[0]), int(indices[-1]) + 1) if indices.size else (0, counts.size)
         margin = round(4 / mm)
-        box.append(slice(max(low - margin, 0), min(high + margin, visible.shape[axis])))
+        box.append(slice(max(low - margin, 0), min(high + margin, counts.size)))
     return box
 
 
 def _counts(voxels: NDArray[np.bool_]) -> list[NDArray[np.int_]]:
     """Return for each axis the number of true voxels in each plane across it."""
     return [voxels.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
+
+
+def _planes_of_lesion(labels: Voxels) -> list[int] | None:
+    """Return the plane across each axis with most voxels of a lesion; None without a lesion."""
+    for ids in _LESIONS:
+        lesion = np.isin(labels, ids)
+        if lesion.any():
+            return [int(counts.argmax()) for counts in _counts(lesion)]
+    return None
 
 
 def _centre(focus: NDArray[np.bool_]) -> list[int]:

@@ -51,12 +51,15 @@ class Unchanged:
                 old = None if made_with is None else excerpt(made_with)
                 raise _changed(row, name, new, old, path)
         for name in _PICTURES:
-            if row.arguments.get(name) is not None:
-                self._check_picture(row, name, path, report)
+            if name in arguments:
+                self._check_picture(row, name, arguments[name], path, report)
 
-    def _check_picture(self, row: Row, name: str, path: Path, report: Mapping[str, Any]) -> None:
+    def _check_picture(
+        self, row: Row, name: str, file: Any, path: Path, report: Mapping[str, Any]
+    ) -> None:
+        """Check the mask or the source, whose argument for JSON is `file`."""
         picture, request = row.arguments[name], report["request"]
-        file, made_of = json_arguments({name: picture})[name], request.get(name)
+        made_of = request.get(name)
         expected = report["sha256"].get(name)
         in_place = isinstance(picture, (str, os.PathLike)) and file == made_of
         if expected is not None and in_place and not _changed_after(file, path):
