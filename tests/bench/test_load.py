@@ -35,8 +35,11 @@ def test_both_endpoints_of_a_running_server(
         assert (row["load"], row["requests"], row["errors"]) == ("2 at once", 2, 0)
         assert 0 < row["p50"] <= row["p95"] <= row["p99"]
         # Means with means: of two requests one may take several times as long as the median.
-        assert 0 < row["flow"] < 1.1 * row["sampler"] < row["mean"]
-        assert 0 < row["vae_decoder"] < 1.1 * row["decoder"] < row["mean"]
+        assert 0 < row["flow"] < row["mean"] > row["sampler"] > 0
+        assert 0 < row["vae_decoder"] < row["mean"] > row["decoder"] > 0
+        if row["endpoint"] == "ensemble":  # the stages of a stream are timed by a busy client
+            assert row["flow"] < 1.1 * row["sampler"]
+            assert row["vae_decoder"] < 1.1 * row["decoder"]
         assert row["condition"] > 0 and row["mask_encoder"] > 0 and row["queue"] > 0
         assert abs(row["rest"]) < 0.25 * row["mean"]
     with (tmp_path / "load.csv").open() as file:
