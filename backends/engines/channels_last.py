@@ -118,7 +118,11 @@ def convert(model: Any, convolve: Convolve, with_ports: bool) -> Any:
             replace(node, output)
             continue
         if kind in _ELEMENTWISE:
-            node.set_arguments([to_last(operand) for operand in inputs])
+            operands = [to_last(operand) for operand in inputs]
+            if any(map(_is_convolved, operands)):
+                converted.add(_with_six_axes(node, operands).get_name())
+                continue
+            node.set_arguments(operands)
         elif kind == "Concat" and all(map(is_last, inputs)):
             axis = _AXIS[node.get_attributes()["axis"] % 5]
             replace(node, op.concat(inputs, axis).output(0))
@@ -136,6 +140,46 @@ def convert(model: Any, convolve: Convolve, with_ports: bool) -> Any:
         node.validate_and_infer_types()
         converted.add(node.get_name())
     return openvino.Model(model.get_results(), parameters)
+
+
+def _is_convolved(output: Any) -> bool:
+    """Return whether an output is the transposed output of a convolution of OpenVINO."""
+    node = output.get_node()
+    if node.get_type_name() != "Transpose":
+        return False
+    kind: str = node.input_value(0).get_node().get_type_name()
+    return kind == "Convolution"
+
+
+def _with_six_axes(node: Any, operands: list[Any]) -> Any:
+    """Compute `node`, a function of each element, with an axis more; return the node after it.
+
+    With five axes, OpenVINO 2026.4.1 lets such a node after a convolution keep the layout of the
+    convolution in memory, as if C were the second axis. It then reorders the result by a loop
+    that takes longer than the convolution. A tensor of six axes has only one layout.
+    """
+    from openvino import opset13 as op
+
+    def reshape(output: Any, shape: list[int]) -> Any:
+        return op.reshape(output, op.constant(np.array(shape)), False)
+
+    output, shape = node.output(0), [node.output(0).get_shape()[axis] for axis in LAST]
+    users, names = output.get_target_inputs(), output.get_names()
+    node.set_arguments(
+        [
+            reshape(operand, [1, *operand.get_shape()]).output(0)
+            if _is_convolved(operand)
+            else operand
+            for operand in operands
+        ]
+    )
+    node.validate_and_infer_types()
+    output.set_names(set())
+    replacement = reshape(output, shape)
+    replacement.output(0).set_names(names)
+    for user in users:
+        user.replace_source_output(replacement.output(0))
+    return replacement
 
 
 def _doubled_axes(node: Any) -> list[int]:

@@ -165,6 +165,8 @@ def of_openvino(engine: openvino.Engine) -> Network:
         outputs = engine(arrays)
         return {name: outputs[name].copy() for name in names}  # the next run overwrites them
 
-    return Network(
-        run, lambda arrays: engine.release(), lambda arrays: engine.forget(), lambda: None
-    )
+    def release(arrays: Arrays) -> None:
+        engine.release()
+        trim()
+
+    return Network(run, release, lambda arrays: engine.forget(), lambda: None)

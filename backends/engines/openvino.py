@@ -138,16 +138,16 @@ class Engine:
         )
 
     def release(self) -> None:
-        """Free the memory of earlier runs, including their outputs."""
+        """Free the memory of earlier runs, including their outputs; `trim` returns it."""
         self.request = None
         for compiled in self.compiled.values():
             compiled.release_memory()
-        trim()
 
     def forget(self) -> None:
         """Free the memory of earlier runs and the compiled models; the file stays loaded."""
         self.compiled.clear()
         self.release()
+        trim()
 
 
 def output_bytes(compiled: Any) -> int:

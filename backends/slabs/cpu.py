@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..engines import Array, channels_last, onnx_runtime, openvino
+from ..engines.memory import trim
 from . import budget, chain
 from .arena import Allocate, Arena, in_files
 from .gpu import OnnxSubgraphEngine
@@ -63,7 +64,8 @@ class Cpu:
             engine.forget()
 
     def end(self) -> None:
-        """Do nothing, because each subgraph has freed its memory."""
+        """Return to the system the memory that each subgraph has freed for the next ones."""
+        trim()
 
     def available(self) -> int:
         """Return the bytes of free memory."""

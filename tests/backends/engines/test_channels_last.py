@@ -39,6 +39,8 @@ GRAPHS: dict[str, Callable[[Any], Any]] = {
         conv(x), op.constant(WEIGHT[:3, 0, 0, 0].reshape(3, 3, 1)[:, :1])
     ),
     "the input beside": lambda x: op.add(x, conv(x)),
+    "two convolutions": lambda x: op.add(conv(x), conv(op.sigmoid(x))),
+    "a function and the convolution itself": lambda x: op.add(op.sigmoid(y := conv(x)), y),
     "concatenated": lambda x: op.concat([conv(x), conv(op.sigmoid(x))], 1),
     "concatenated with an input that is not converted": lambda x: conv(
         op.slice(op.concat([x, op.relu(conv(x))], 1), ints(2), ints(6), ints(1), ints(1))
@@ -79,3 +81,21 @@ def test_a_converted_graph_computes_the_same(name: str, with_ports: bool) -> Non
     output = run(converted, np.ascontiguousarray(x.transpose(LAST)) if with_ports else x)
     output = output.transpose(FIRST) if with_ports and output.ndim == 5 else output
     np.testing.assert_allclose(output, truth, rtol=1e-4, atol=1e-4)
+
+
+def test_what_follows_a_convolution_is_not_reordered_in_memory() -> None:
+    parameter = op.parameter(SHAPE, np.float32, name="x")
+    biased = op.add(conv(parameter), op.constant(WEIGHT[:, :1, :1, :1, 0]))
+    graph = openvino.Model([op.add(biased, parameter)], [parameter])
+    converted = channels_last.convert(graph, channels_last.convolve, True)
+    hints = {"INFERENCE_PRECISION_HINT": "f32"}
+    nodes = core().compile_model(converted, "CPU", hints).get_runtime_model().get_ordered_ops()
+    kinds = [node.get_rt_info()["layerType"].value for node in nodes]
+    assert "Convolution" in kinds and "Transpose" not in kinds
+    size = SHAPE[0] * int(np.prod(SHAPE[2:]))
+    reordered = [
+        node.get_friendly_name()
+        for node, kind in zip(nodes, kinds, strict=True)
+        if kind == "Reorder" and np.prod(node.get_output_shape(0)) >= size
+    ]
+    assert reordered and all(name.endswith("_fake") for name in reordered)  # no copies
