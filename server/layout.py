@@ -23,9 +23,13 @@ MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "65536",
 }
-# Networks on a CPU run in the stubs' processes, which would be slower with these settings.
+# Networks on a CPU run in the stubs' processes, which would be slower with these settings. Most of
+# the time in the kernel is for new pages, of which huge pages need fewer (manual of glibc, Memory
+# Allocation Tunables).
+HUGE_PAGES = "glibc.malloc.hugetlb=1"
 _STUB = """#!/bin/sh
 unset {names}
+export GLIBC_TUNABLES="{tunable}${{GLIBC_TUNABLES:+:$GLIBC_TUNABLES}}"
 exec {stub} "$@"
 """
 
@@ -118,7 +122,7 @@ def write_backends(triton: Path, own_backends: Path, target: Path) -> None:
 
     Triton refuses a link to a shared library outside of the backend directory. The library and its
     utilities are therefore copied, and the other files are linked. A script starts the stub without
-    the variables of `MALLOC`.
+    the variables of `MALLOC`, and with `HUGE_PAGES`.
     """
     python = target / "python"
     python.mkdir(parents=True)
@@ -127,7 +131,9 @@ def write_backends(triton: Path, own_backends: Path, target: Path) -> None:
     stub = "triton_python_backend_stub"
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     (python / version).symlink_to((triton / "python_backend_stubs" / version).absolute())
-    (python / stub).write_text(_STUB.format(names=" ".join(MALLOC), stub=python / version / stub))
+    (python / stub).write_text(
+        _STUB.format(names=" ".join(MALLOC), tunable=HUGE_PAGES, stub=python / version / stub)
+    )
     (python / stub).chmod(0o755)
     for module in sorted(own_backends.glob("*/__init__.py")):
         (target / module.parent.name).symlink_to(module.parent.resolve())

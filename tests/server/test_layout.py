@@ -37,7 +37,9 @@ def test_the_malloc_of_tritonserver_is_not_the_models(server):
     assert server.triton.environ().items() >= layout.MALLOC.items()
     stubs = [child for child in server.triton.children() if len(child.cmdline()) > 1]
     assert len(stubs) > 5
-    assert not any(layout.MALLOC.keys() & stub.environ().keys() for stub in stubs)
+    for stub in stubs:
+        assert not layout.MALLOC.keys() & stub.environ().keys()
+        assert stub.environ()["GLIBC_TUNABLES"].split(":")[0] == layout.HUGE_PAGES
 
 
 def test_tritonserver_gives_back_what_large_messages_took(server, eventually):
