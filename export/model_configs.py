@@ -87,7 +87,6 @@ def configs(
         config = _config(f"{name}.{short}", inputs, outputs)
         config.parameters["network"].string_value = json.dumps(contract(variant, short, inputs))
         config.instance_group.add(count=1)  # the server sets its device at start
-        _queue(variant, config)
         return config
 
     def engine(short: str, inputs: Shapes, outputs: Shapes) -> pb.ModelConfig:
@@ -164,7 +163,11 @@ def contract(variant: Variant, network: str, inputs: Iterable[str]) -> dict[str,
 
 
 def _queue(variant: Variant, config: pb.ModelConfig) -> None:
-    """Set the length of a model's queue to the variant's limit of waiting requests."""
+    """Set the length of a stage's queue to the variant's limit of waiting requests.
+
+    Networks have no such limit: with it, Triton can take 0.5 s until it begins a call that follows
+    the last one at once, as those of a sampler do (docs/explanation/architecture.md, Queues).
+    """
     queue = config.dynamic_batching.default_queue_policy
     queue.max_queue_size = variant.serving["limits"]["waiting"][1]
 

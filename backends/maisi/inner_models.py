@@ -6,7 +6,6 @@ A tensor is a numpy array or Triton's tensor, which may be on a GPU.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,8 +32,6 @@ _TRANSIENT = {
     "shared memory": "has no space in shared memory",
     "a file of activations": "has no space for activations on the disk",
 }
-_QUEUE_FULL = "maximum queue size"  # part of Triton 2.51's error
-_QUEUE_PAUSE = 0.002  # seconds until a full queue is tried again
 _RETRY = 3  # seconds after which a caller is to try again
 
 
@@ -62,12 +59,13 @@ class InnerModels:
     ) -> list[Any]:
         """Return the tensors `outputs` of a network, by its short name, for `inputs`.
 
-        `check` is called while the network's queue is full, and raises if the request has to end.
-        The tensors stay in the network's memory, which may be that of a GPU, for the next call.
-        They are copied to the CPU for networks in `_READ`, and if models cannot share memory of a
-        GPU. Raises InvalidRequest for an image that is not finite, OutOfMemory, Overloaded for a
-        transient error, and EngineFailed for any other error.
+        `check` is called first, and raises if the request has to end. The tensors stay in the
+        network's memory, which may be that of a GPU, for the next call. They are copied to the CPU
+        for networks in `_READ`, and if models cannot share memory of a GPU. Raises InvalidRequest
+        for an image that is not finite, OutOfMemory, Overloaded for a transient error, and
+        EngineFailed for any other error.
         """
+        check()
         if model in _FLOWS and request_id != self.probe_id:
             self.metrics.count_step()
         memory = (
@@ -75,21 +73,14 @@ class InnerModels:
             if model in _READ or not cuda.gpu_tensors()
             else {}
         )
-        tensors = [named_tensor(*item) for item in inputs.items()]
-        while True:
-            response = pb_utils.InferenceRequest(
-                model_name=f"{self.variant}.{model}",
-                requested_output_names=list(outputs),
-                inputs=tensors,
-                request_id=request_id,
-                parameters={guard.PARAMETER: self.token},
-                **memory,
-            ).exec()
-            # A long run keeps a network's queue full, and so may callers other than the stages.
-            if not (response.has_error() and _QUEUE_FULL in response.error().message()):
-                break
-            check()
-            time.sleep(_QUEUE_PAUSE)
+        response = pb_utils.InferenceRequest(
+            model_name=f"{self.variant}.{model}",
+            requested_output_names=list(outputs),
+            inputs=[named_tensor(*item) for item in inputs.items()],
+            request_id=request_id,
+            parameters={guard.PARAMETER: self.token},
+            **memory,
+        ).exec()
         if response.has_error():
             raise self._error(request_id, model, response.error().message())
         return [pb_utils.get_output_tensor_by_name(response, name) for name in outputs]

@@ -1,4 +1,4 @@
-"""Mini with flows that fail, hang or wait where a file of the test's says so."""
+"""Mini with flows that fail or hang where a file of the test's says so."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from tests.conftest import ROOT
 #     is loaded again; says that it has no memory while `short` is there
 # 36 to 60: always fails
 # 64: takes 0.4 s a call
-# 80: creates the file `busy`, and takes until `go` is there
 FLOW = """
 import json
 import time
@@ -53,10 +52,6 @@ class TritonPythonModel:
             time.sleep(600)
         if side == 16:
             time.sleep(0.4)
-        if side == 20:
-            file("busy").touch()
-        while side == 20 and not file("go").exists():
-            time.sleep(0.05)
         tensors = [pb_utils.Tensor("next_latent", latent), pb_utils.Tensor("velocity", z)]
         return pb_utils.InferenceResponse(tensors)
 """

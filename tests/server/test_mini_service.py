@@ -138,6 +138,7 @@ def test_tighter_limits_hold_and_are_published(start_server):
             client.infer("mini", [size, steps])
         config = client.get_model_config("mini").config
         decoder = client.get_model_config("mini.vae_decoder").config
+        sampler = client.get_model_config("mini.sampler").config
     published = json.loads(config.parameters["variant"].string_value)
     assert published["size"]["max_voxels"] == 46200
     limits = {"waiting": [0, 3], "seconds": [0, 2], "memory_gb": [0, 0.5], "spill_gb": [0, 2]}
@@ -145,7 +146,8 @@ def test_tighter_limits_hold_and_are_published(start_server):
     assert decoder.parameters["memory_budget_gb"].string_value == "0.5"
     assert decoder.parameters["spill_limit_gb"].string_value == "2"
     assert json.loads(decoder.parameters["network"].string_value)["max_voxels"] == 46200
-    assert decoder.dynamic_batching.default_queue_policy.max_queue_size == 3
+    assert sampler.dynamic_batching.default_queue_policy.max_queue_size == 3
+    assert not decoder.HasField("dynamic_batching")
     messages, client = stream(server, steps=900, masked=True)
     assert "the request was not done within its 2 s" in str(last(messages))
     client.close()
