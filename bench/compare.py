@@ -1,9 +1,10 @@
 """Compare the service with upstream and PyTorch: `scripts/bench compare --upstream PATH`.
 
-Every contender makes the same volume from the same weights, mask, spacing, noise and number of
-steps, without guidance. Each repeat runs one trial of each contender, in rotating order. In a
-trial, the process of the contender starts, makes two volumes and ends, so that only one contender
-is in memory at a time. The last line of the output is JSON.
+Every contender makes the same volume from the same weights, spacing, noise and number of steps:
+from a mask without guidance or, if the variant has no ControlNet, without a mask and with guidance.
+Each repeat runs one trial of each contender, in rotating order. In a trial, the process of the
+contender starts, makes two volumes and ends, so that only one contender is in memory at a time. The
+last line of the output is JSON.
 """
 
 from __future__ import annotations
@@ -86,10 +87,10 @@ def prepare(options: argparse.Namespace) -> Workload:
         raise ValueError(f"repeat: {options.repeat} is not a whole number from 1")
     device = _device(options.device)
     subject = variant.load(options.variant)
-    if "controlnet" not in subject.networks or subject.serving["schedule"]["kind"] != "rflow":
+    if subject.serving["schedule"]["kind"] != "rflow":
         raise ValueError(
-            f"variant: {subject.name} cannot be compared; a variant with a ControlNet and "
-            "rectified flow is expected, such as rflow-ct"
+            f"variant: {subject.name} cannot be compared; a variant with rectified flow is "
+            "expected, such as rflow-ct"
         )
     if options.size < 1 or options.size % subject.serving["size"]["multiple"]:
         raise ValueError(

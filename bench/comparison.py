@@ -157,9 +157,14 @@ def text(workload: Workload, results: Sequence[ContenderResult], repeat: int) ->
         else f"float16 on the GPU, {workload.target}"
     )
     weights = ", random weights" if _is_random(workload) else ""
+    subject = (
+        f"from a mask, {workload.steps} steps, no guidance"
+        if workload.masked
+        else f"without a mask, {workload.steps} steps, guidance scale {workload.guidance:g}"
+    )
     lines = [
-        f"`{workload.load().name}`{weights}, {workload.size}^3 voxels from a mask, "
-        f"{workload.steps} steps, no guidance, {kind}. Medians of {repeat} (smallest to largest).",
+        f"`{workload.load().name}`{weights}, {workload.size}^3 voxels {subject}, {kind}. Medians of"
+        f" {repeat} (smallest to largest).",
         "",
         table(results),
         "",
@@ -168,8 +173,14 @@ def text(workload: Workload, results: Sequence[ContenderResult], repeat: int) ->
         "together, because upstream's scripts load everything for each call. For the service, "
         "which already runs, it is the first call of a client. All other times are of the second "
         "volume.",
-        "- Upstream and PyTorch encode the mask in every step. Their mask encoder time is the sum "
-        "over the steps, and is also a part of the time of the steps.",
+        *(
+            [
+                "- Upstream and PyTorch encode the mask in every step. Their mask encoder time is "
+                "the sum over the steps, and is also a part of the time of the steps."
+            ]
+            if workload.masked
+            else []
+        ),
         "- No time includes reading the file of the mask or writing the file of the volume. The "
         "total of the service includes its transfers.",
         "- Peak memory: resident memory of all processes of a contender, with shared pages "

@@ -55,14 +55,15 @@ def eager(workload: Workload, compiled: bool = False) -> Iterator[tuple[Make, st
 
     variant = workload.load()
     loaded = networks.load(variant, Path(workload.checkpoints))
-    for network in (loaded.autoencoder, loaded.diffusion_unet, loaded.controlnet):
+    controlnet = [] if loaded.controlnet is None else [loaded.controlnet]
+    for network in (loaded.autoencoder, loaded.diffusion_unet, *controlnet):
         network.to(workload.device)
-    stages = StageTimer(loaded.autoencoder, loaded.controlnet, workload.device, inside=not compiled)
+    timed = None if compiled else loaded.controlnet
+    stages = StageTimer(loaded.autoencoder, timed, workload.device)
     if compiled:
-        loaded.controlnet.compile()
-        loaded.diffusion_unet.compile()
-        loaded.autoencoder.decoder.compile()
-    labels, noise = workload.mask(), workload.noise()
+        for network in (loaded.diffusion_unet, loaded.autoencoder.decoder, *controlnet):
+            network.compile()
+    labels, noise = workload.mask() if workload.masked else None, workload.noise()
     plan = complete(variant.parameter({}), workload.request())
     rows: dict[str, Sequence[float]] = {
         "spacing_tensor": plan.spacing,
@@ -72,7 +73,15 @@ def eager(workload: Workload, compiled: bool = False) -> Iterator[tuple[Make, st
     def sample() -> Array:
         with torch.autocast("cuda", enabled=workload.device == "cuda"):
             image = reference.volume(
-                loaded, noise, rows, workload.steps, 0.0, None, labels, labels, workload.device
+                loaded,
+                noise,
+                rows,
+                workload.steps,
+                workload.guidance,
+                None,
+                labels,
+                labels,
+                workload.device,
             )
         return grey_levels(variant.serving, image, labels)
 
@@ -96,9 +105,10 @@ def engines(workload: Workload) -> Iterator[tuple[Make, str]]:
     from backends.maisi.request import complete
 
     table = published(workload.load().name, workload.models)
-    models = ("mask_encoder", "flow_masked", "vae_decoder")
-    graphs = {model: open_model(workload, model) for model in models}
+    networks = ("mask_encoder", "flow_masked") if workload.masked else ("flow",)
+    graphs = {name: open_model(workload, name) for name in (*networks, "vae_decoder")}
     inputs = workload.request()
+    mask = inputs.get("mask")
 
     def engine(model: str, feeds: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
         results = graphs[model](feeds)
@@ -109,17 +119,18 @@ def engines(workload: Workload) -> Iterator[tuple[Make, str]]:
         plan = complete(table, inputs)
         first = conditioning.noise(table, plan, inputs["latent"])
         conditions: dict[str, Any] = conditioning.condition_rows(table, plan)
-        labels = conditioning.label_rows(table, plan, inputs["mask"])
         encoding = time.perf_counter()
-        (conditions["embedding"],) = engine("mask_encoder", {"labels": labels}, ["embedding"])
+        if mask is not None:
+            labels = conditioning.label_rows(table, plan, mask)
+            (conditions["embedding"],) = engine("mask_encoder", {"labels": labels}, ["embedding"])
         sampling = time.perf_counter()
         latent = sampler.sample(table, plan, first, conditions, engine)
         decoding = time.perf_counter()
         served = decoder.in_grey_levels(table, engine)
-        image = decoder.decode(table, plan, latent, inputs["mask"], served)
+        image = decoder.decode(table, plan, latent, mask, served)
         end = time.perf_counter()
         seconds: dict[str, float | None] = {
-            "mask_encoder": sampling - encoding,
+            "mask_encoder": None if mask is None else sampling - encoding,
             "sampler": decoding - sampling,
             "decoder": end - decoding,
             "total": end - begin,
@@ -148,7 +159,7 @@ def service(workload: Workload) -> Iterator[tuple[Make, str]]:
             image, report = result.as_numpy("image"), result.as_numpy("report")
             total = time.perf_counter() - begin
             seconds = json.loads(report.tobytes())["seconds"]
-            stages = {stage: seconds[stage] for stage in ("mask_encoder", "sampler", "decoder")}
+            stages = {name: seconds.get(name) for name in ("mask_encoder", "sampler", "decoder")}
             return TimedVolume(image, {**stages, "total": total})
 
         yield make, "over gRPC, including transfers; the times of stages are from the report"

@@ -13,15 +13,15 @@ class StageTimer:
     """Hooks of an autoencoder and of a ControlNet.
 
     The first decode of the autoencoder ends the sampling. The time of mask embeddings is summed
-    over the steps and is part of the sampler's time. `inside=False` adds no hook to the ControlNet,
-    because torch.compile must compile it as a whole.
+    over the steps and is part of the sampler's time. A `controlnet` that is None has no hooks, for
+    networks without one, or because torch.compile must compile it as a whole.
     """
 
-    def __init__(self, autoencoder: Any, controlnet: Any, device: str, inside: bool = True) -> None:
+    def __init__(self, autoencoder: Any, controlnet: Any | None, device: str) -> None:
         """Add the hooks; they do not change results."""
         self.device = device
         self.decoding = 0.0
-        self.embedding: float | None = 0.0 if inside else None
+        self.embedding: float | None = None if controlnet is None else 0.0
         decode = autoencoder.decode_stage_2_outputs
 
         def timed(latent: torch.Tensor) -> Any:
@@ -29,7 +29,7 @@ class StageTimer:
             return decode(latent)
 
         autoencoder.decode_stage_2_outputs = timed
-        if inside:
+        if controlnet is not None:
             encoder = controlnet.controlnet_cond_embedding
             encoder.register_forward_pre_hook(lambda *_: self._add(-self.now()))
             encoder.register_forward_hook(lambda *_: self._add(self.now()))

@@ -7,14 +7,19 @@ The code runs unchanged on a GPU. It does not support CPUs, so three things diff
 - The ControlNet and the UNet get float32 inputs where the code passes float16, because autocast is
   off. The values (bits of the mask, the spacing, noise rounded to float16) are exact in both.
 - Checkpoints that were saved on a GPU are loaded to the CPU.
+
+Variants without a ControlNet run `diff_model_infer.py`, which returns grey levels without their
+fractions, where this project rounds them.
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
 import math
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -27,7 +32,7 @@ from monai.data import MetaTensor
 
 from backends.maisi.request import complete
 from bench.stage_timer import StageTimer
-from bench.workload import TimedVolume, Workload, round_to_int16
+from bench.workload import Array, TimedVolume, Workload, round_to_int16
 
 _PATHS = {
     "trained_autoencoder_path": "autoencoder",
@@ -48,55 +53,102 @@ def upstream(workload: Workload) -> Iterator[tuple[Callable[[], TimedVolume], st
     # At the end of the path, upstream shadows no module of this project. Its `scripts` is still
     # found, because a package takes precedence over our folder `scripts`.
     sys.path.append(str(Path(workload.upstream).resolve()))
+    config = _config(workload, files)
+    noise = torch.from_numpy(workload.noise())
+    plan = complete(workload.load().parameter({}), workload.request())
+    with ExitStack() as stack:
+        if workload.device == "cpu":
+            stack.enter_context(mock.patch("torch.load", partial(torch.load, map_location="cpu")))
+        prepare = _from_mask if workload.masked else _image_only
+        sample, stages, decoding = prepare(workload, config, plan)
+
+    def make() -> Any:
+        with mock.patch("torch.randn", lambda *_, **__: noise.clone()):
+            return round_to_int16(sample())
+
+    yield lambda: TimedVolume(*stages.run(make)), _notes(workload, *decoding)
+
+
+Prepared = tuple[Callable[[], Array], StageTimer, tuple[Sequence[int], float]]
+
+
+def _from_mask(workload: Workload, config: Any, plan: Any) -> Prepared:
+    """Return a function that makes a volume from a mask, its timer, and the windows of decoding."""
     infer = importlib.import_module("scripts.infer_image_from_mask")
     helpers = importlib.import_module("scripts.utils_infer")
-    cpu = workload.device == "cpu"
-    config = _config(workload, files)
     device = torch.device(workload.device)
-    with ExitStack() as stack:
-        if cpu:
-            stack.enter_context(mock.patch("torch.load", partial(torch.load, map_location="cpu")))
-        autoencoder, unet, controlnet, scale_factor, scheduler = helpers.load_image_models(
-            config, device
-        )
-    if cpu:
+    autoencoder, unet, controlnet, scale_factor, scheduler = helpers.load_image_models(
+        config, device
+    )
+    if workload.device == "cpu":
         for network in (unet, controlnet):
             network.register_forward_pre_hook(_in_float32, with_kwargs=True)
-    stages = StageTimer(autoencoder, controlnet, workload.device)
-    labels, noise = workload.mask(), torch.from_numpy(workload.noise())
-    plan = complete(workload.load().parameter({}), workload.request())
+    labels = workload.mask()
     roi = config.autoencoder_sliding_window_infer_size
     overlap = config.autoencoder_sliding_window_infer_overlap
 
-    def sample() -> Any:
+    def sample() -> Array:
         label = MetaTensor(torch.from_numpy(labels.astype(np.int64))[None, None]).to(device)
         spacing, top, bottom, modality = helpers.build_conditioning_tensors(
             label, plan.spacing, plan.class_label, unet.include_top_region_index_input, device
         )
-        with mock.patch("torch.randn", lambda *_, **__: noise.clone()):
-            image, _ = infer.ldm_conditional_sample_one_image_from_mask(
-                autoencoder=autoencoder,
-                diffusion_unet=unet,
-                controlnet=controlnet,
-                noise_scheduler=scheduler,
-                scale_factor=scale_factor,
-                device=device,
-                combine_label_or=label,
-                spacing_tensor=spacing,
-                latent_shape=tuple(noise.shape[1:]),
-                output_size=tuple(labels.shape),
-                noise_factor=1.0,
-                top_region_index_tensor=top,
-                bottom_region_index_tensor=bottom,
-                modality_tensor=modality,
-                num_inference_steps=workload.steps,
-                autoencoder_sliding_window_infer_size=roi,
-                autoencoder_sliding_window_infer_overlap=overlap,
-                cfg_guidance_scale=0.0,
-            )
-        return round_to_int16(image[0, 0].float().numpy())
+        image, _ = infer.ldm_conditional_sample_one_image_from_mask(
+            autoencoder=autoencoder,
+            diffusion_unet=unet,
+            controlnet=controlnet,
+            noise_scheduler=scheduler,
+            scale_factor=scale_factor,
+            device=device,
+            combine_label_or=label,
+            spacing_tensor=spacing,
+            latent_shape=workload.noise().shape[1:],
+            output_size=tuple(labels.shape),
+            noise_factor=1.0,
+            top_region_index_tensor=top,
+            bottom_region_index_tensor=bottom,
+            modality_tensor=modality,
+            num_inference_steps=workload.steps,
+            autoencoder_sliding_window_infer_size=roi,
+            autoencoder_sliding_window_infer_overlap=overlap,
+            cfg_guidance_scale=workload.guidance,
+        )
+        levels: Array = image[0, 0].float().numpy()
+        return levels
 
-    yield lambda: TimedVolume(*stages.run(sample)), _notes(workload, roi, overlap)
+    return sample, StageTimer(autoencoder, controlnet, workload.device), (roi, overlap)
+
+
+def _image_only(workload: Workload, config: Any, plan: Any) -> Prepared:
+    """Return a function that makes a volume without a mask; see `_from_mask`."""
+    infer = importlib.import_module("scripts.diff_model_infer")
+    device, logger = torch.device(workload.device), logging.getLogger("upstream")
+    config.model_dir, config.model_filename = os.path.split(config.trained_diffusion_path)
+    config.cfg_guidance_scale = workload.guidance
+    config.diffusion_unet_inference |= {
+        "num_inference_steps": workload.steps,
+        "spacing": list(plan.spacing),
+        "modality": plan.class_label,
+    }
+    autoencoder, unet, scale_factor = infer.load_models(config, device, logger)
+    if workload.device == "cpu":
+        unet.register_forward_pre_hook(_in_float32, with_kwargs=True)
+
+    @torch.inference_mode()
+    def sample() -> Array:
+        levels: Array = infer.run_inference(
+            config,
+            device,
+            autoencoder,
+            unet,
+            scale_factor,
+            *infer.prepare_tensors(config, device),
+            workload.sides,
+            workload.load().serving["latent"]["factor"],
+            logger,
+        )
+        return levels
+
+    return sample, StageTimer(autoencoder, None, workload.device), ([80, 80, 80], 0.4)
 
 
 def _files(workload: Workload) -> list[Path]:
@@ -105,7 +157,9 @@ def _files(workload: Workload) -> list[Path]:
     Raises ValueError if the folder is not a checkout of upstream.
     """
     configs = Path(workload.upstream).resolve() / "configs"
-    names = ("environment_rflow-ct.json", workload.config, "config_network_rflow.json")
+    image_only = "config_maisi_diff_model_rflow-mr-brain.json"
+    config = workload.config if workload.masked else image_only
+    names = ("environment_rflow-ct.json", config, "config_network_rflow.json")
     files = [configs / name for name in names]
     if missing := next((file for file in files if not file.is_file()), None):
         raise ValueError(
@@ -121,7 +175,8 @@ def _config(workload: Workload, files: list[Path]) -> Any:
     config = load(*map(str, files))
     weights = workload.load().checkpoints
     for key, role in _PATHS.items():
-        setattr(config, key, str(Path(workload.checkpoints, weights[role]).resolve()))
+        if role in weights:
+            setattr(config, key, str(Path(workload.checkpoints, weights[role]).resolve()))
     if workload.device == "cpu":
         for network in ("autoencoder_def", "diffusion_unet_def", "controlnet_def"):
             definition = getattr(config, network)
@@ -138,7 +193,7 @@ def _in_float32(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return args, {**kwargs, **halves}
 
 
-def _notes(workload: Workload, roi: list[int], overlap: float) -> str:
+def _notes(workload: Workload, roi: Sequence[int], overlap: float) -> str:
     """Return the adaptations, and how upstream's `dynamic_infer` decodes a volume of this size."""
     factor = workload.load().serving["latent"]["factor"]
     latent = [side // factor for side in workload.sides]
@@ -146,11 +201,12 @@ def _notes(workload: Workload, roi: list[int], overlap: float) -> str:
         size = "x".join(map(str, latent))
         decoding = f"a latent of {size} fits its window, so it decodes the whole volume at once"
     else:
-        decoding = f"it decodes in windows of {roi} with overlap {overlap}"
+        decoding = f"it decodes in windows of {list(roi)} with overlap {overlap}"
     adapted = (
         "unchanged, with autocast to float16"
         if workload.device == "cuda"
         else "in float32, without flash attention and float16 norms, and with float32 instead of "
         "its float16 inputs, because it does not run on a CPU otherwise"
     )
-    return f"{adapted}; {decoding} ({workload.config})"
+    source = workload.config if workload.masked else "diff_model_infer.py"
+    return f"{adapted}; {decoding} ({source})"

@@ -18,6 +18,8 @@ SEED = 0
 # mm, from configs/config_infer.json of NV-Generate-CTMR. Upstream rounds the spacing in units of
 # 0.01 mm to float16, and these values are exact.
 SPACING = (1.5, 1.5, 2.0)
+# The guidance scale without a mask, from configs/config_maisi_diff_model_rflow-mr-brain.json.
+GUIDANCE = 2.0
 _BLOCK = 8  # voxels per side of a block with one label
 
 
@@ -59,6 +61,16 @@ class Workload:
         return variant.load(self.variant)
 
     @property
+    def masked(self) -> bool:
+        """Whether the volume is made from a mask, which needs a ControlNet."""
+        return "controlnet" in self.load().networks
+
+    @property
+    def guidance(self) -> float:
+        """The guidance scale; 0 means no guidance."""
+        return 0.0 if self.masked else GUIDANCE
+
+    @property
     def models(self) -> Path:
         """The folder of the model repository."""
         return Path(self.repository)
@@ -92,27 +104,32 @@ class Workload:
         return noise.astype(np.float16).astype(np.float32)
 
     def request(self) -> dict[str, Array]:
-        """Return the input tensors of the request, without guidance."""
+        """Return the input tensors of the request."""
+        subject = {"mask": self.mask()} if self.masked else {"size": np.array(self.sides, np.int32)}
         return {
-            "mask": self.mask(),
+            **subject,
             "spacing": np.array(SPACING, np.float32),
             "seed": np.array([SEED]),
             "steps": np.array([self.steps], np.int32),
-            "guidance": np.array([0.0], np.float32),
+            "guidance": np.array([self.guidance], np.float32),
             "latent": self.noise(),
         }
 
 
-def grey_levels(serving: dict[str, Any], image: Array, labels: Array) -> npt.NDArray[np.int16]:
+def grey_levels(
+    serving: dict[str, Any], image: Array, labels: Array | None
+) -> npt.NDArray[np.int16]:
     """Return grey levels `[X, Y, Z]` from the autoencoder's `image` of values from 0 to 1.
 
-    Voxels without a label are background. The levels are those of upstream, but rounded.
+    With `labels`, voxels without a label are background. The levels are those of upstream, but
+    rounded.
     """
     scale = serving["intensity"]
     low, high = scale["min"], scale["max"]
     levels = np.clip(image.astype(np.float32), 0, 1 if scale["clip_above"] else None)
     levels = levels * (high - low) + low
-    levels[labels == 0] = low
+    if labels is not None:
+        levels[labels == 0] = low
     return round_to_int16(levels)
 
 

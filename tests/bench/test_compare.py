@@ -26,6 +26,19 @@ num_head_channels = [16]
 conditioning_embedding_num_channels = [8, 8, 16]
 """
 
+SMALL_WITHOUT_MASK = """
+base = "rflow-mr-brain"
+name = "small"
+[networks.autoencoder]
+num_channels = [32, 32, 32]
+num_res_blocks = [1, 1, 1]
+[networks.diffusion_unet]
+num_channels = [32, 32]
+attention_levels = [false, true]
+num_head_channels = [0, 32]
+num_res_blocks = 1
+"""
+
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
     status = compare.main(list(words))
@@ -55,6 +68,21 @@ def test_all_contenders_make_the_same_volume(
 
 
 @pytest.mark.slow
+def test_a_variant_without_a_controlnet_is_compared_without_a_mask(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toml = tmp_path / "small.toml"
+    toml.write_text(SMALL_WITHOUT_MASK)
+    words = (f"--variant={toml}", "--size=32", "--steps=2", "--repeat=1", "--device=cpu")
+    contenders = ("--contenders=eager,engines,service", f"--work={tmp_path}")
+    status, out, _ = run(capsys, *words, *contenders)
+    assert status == 0 and "without a mask, 2 steps, guidance scale 2" in out
+    for name, result in json.loads(out.splitlines()[-1])["contenders"].items():
+        assert result["difference"]["share"] == 0, name
+        assert "mask_encoder" not in result["seconds"], name
+
+
+@pytest.mark.slow
 def test_weights_and_models_that_are_missing_are_made(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -73,10 +101,6 @@ def test_weights_and_models_that_are_missing_are_made(
         ([], "bench: upstream: pass the folder of a checkout"),
         (["--contenders=eager,tensorflow"], "bench: contenders: 'tensorflow' is not one of"),
         (["--contenders=eager", "--repeat=0"], "bench: repeat: 0 is not"),
-        (
-            ["--contenders=eager", "--variant=rflow-mr"],
-            "bench: variant: rflow-mr cannot be compared",
-        ),
         (["--contenders=eager", "--variant=ddpm-ct"], "bench: variant: ddpm-ct cannot be compared"),
         (["--contenders=eager", "--variant=none"], "bench: variant: 'none' is not one of"),
         (["--contenders=eager", "--size=48"], "bench: size: 48 is not a multiple of 32"),

@@ -22,13 +22,14 @@ def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("variant", ["rflow-ct", "rflow-mr-brain"])
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(not CHECKOUT, reason="MAISI_UPSTREAM names no checkout of NV-Generate-CTMR")
 def test_upstream_and_our_engines_make_the_same_volume(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    variant: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    quick = ["--size=64", "--steps=2", "--repeat=1", "--device=cpu"]
+    quick = [f"--variant={variant}", "--size=64", "--steps=2", "--repeat=1", "--device=cpu"]
     chosen = ["--contenders=upstream,engines", f"--upstream={CHECKOUT}", f"--work={tmp_path}"]
     assert compare.main([*quick, *chosen]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
