@@ -1,4 +1,7 @@
-"""Compare the rate of `maisi dataset` with another revision: `scripts/bench dataset`."""
+"""Compare the rate of `maisi dataset` with another revision: `scripts/bench dataset`.
+
+Each run has the client and the server of its revision, with the packages of this environment.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +27,15 @@ import nibabel as nib
 from bench import ROOT, page, servers
 from bench.launcher import Server
 
-_SIDES = (32, 48, 64)  # voxels; the smallest sides that `mini` does not pad
+_SIDES = (64, 80, 96)  # voxels
 _ORDER = 5  # seed of the random order of the rows in the plan
 
 
 @dataclass(frozen=True)
 class Run:
-    """A dataset that the client of one revision made: the time, and a digest for each row."""
+    """A dataset of one revision: the time, and a digest for each row."""
 
-    client: str
+    revision: str
     seconds: float
     digests: dict[str, str]
 
@@ -66,20 +69,26 @@ def write_plan(folder: Path, rows: int, count: int, steps: int) -> Path:
 
 
 def checkout(revision: str, folder: Path) -> Path:
-    """Extract the client of a git revision to a folder; return the folder of its sources."""
-    words = ["git", "archive", revision, "client/src"]
+    """Extract the files of a git revision to a folder; return the folder."""
+    words = ["git", "archive", revision]
     archive = subprocess.run(words, cwd=ROOT, check=True, capture_output=True).stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as files:
-        files.extractall(folder)
-    return folder / "client" / "src"
+        files.extractall(folder, filter="data")
+    return folder
 
 
-def make(name: str, sources: Path, plan: Path, to: Path, url: str) -> Run:
-    """Make the dataset of a plan with the client in `sources`; return its time and digests."""
-    words = [sys.executable, "-m", "maisi_client", "dataset", plan, "--to", to, "--url", url]
-    start = time.monotonic()
-    subprocess.run(list(map(str, words)), env=os.environ | {"PYTHONPATH": str(sources)}, check=True)
-    seconds = time.monotonic() - start
+def make(name: str, root: Path, plan: Path, to: Path, log: Path) -> Run:
+    """Make the dataset of a plan with the revision in `root`; return its time and digests.
+
+    The time does not include the start of the server.
+    """
+    env = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{root / 'client' / 'src'}"}
+    with Server(root / "model_repository", log, "--models=mini", cwd=root, env=env) as server:
+        words = [sys.executable, "-m", "maisi_client", "dataset", plan, "--to", to]
+        words += ["--url", server.grpc]
+        start = time.monotonic()
+        subprocess.run(list(map(str, words)), cwd=root, env=env, check=True)
+        seconds = time.monotonic() - start
     reports = (json.loads(path.read_text()) for path in to.rglob("reports/*.json"))
     return Run(name, seconds, {report["name"]: report["sha256"]["image"] for report in reports})
 
@@ -90,7 +99,7 @@ def text(options: argparse.Namespace, runs: Sequence[Run]) -> str:
     ratios = [_ratio(pair) for pair in pairs]
     equal = all(first.digests == second.digests for first, second in pairs)
     rows = [
-        [run.client, f"{run.seconds:.0f} s", f"{3600 * options.rows / run.seconds:.0f}"]
+        [run.revision, f"{run.seconds:.0f} s", f"{3600 * options.rows / run.seconds:.0f}"]
         for pair in pairs
         for run in pair
     ]
@@ -98,9 +107,9 @@ def text(options: argparse.Namespace, runs: Sequence[Run]) -> str:
         [
             f"`maisi dataset` with {options.rows} masks of {options.sizes} sizes in random order,"
             f" {options.steps} steps of `mini`, 32 to 64 voxels per side. Runs alternate between"
-            " the client of this revision and the client of the other revision. All runs use the"
-            " same server.",
-            page.table(["client", "time", "volumes/h"], rows),
+            " this revision and the other revision. Each run starts a server of its revision, so"
+            " that no size is compiled before the run.",
+            page.table(["revision", "time", "volumes/h"], rows),
             f"Rate of this revision divided by the rate of the other, by pairs of runs:"
             f" {', '.join(f'{ratio:.2f}' for ratio in ratios)};"
             f" median {statistics.median(ratios):.2f}. The volumes are"
@@ -110,8 +119,8 @@ def text(options: argparse.Namespace, runs: Sequence[Run]) -> str:
 
 
 def _ratio(pair: tuple[Run, Run]) -> float:
-    here = next(run for run in pair if run.client == "this")
-    other = next(run for run in pair if run.client != "this")
+    here = next(run for run in pair if run.revision == "this")
+    other = next(run for run in pair if run.revision != "this")
     return other.seconds / here.seconds
 
 
@@ -119,20 +128,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(words)
-    with tempfile.TemporaryDirectory(prefix="dataset-") as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="dataset-") as path:
+        folder = Path(path)
         plan = write_plan(folder, options.rows, options.sizes, options.steps)
-        clients = {
-            "this": ROOT / "client" / "src",
-            options.against: checkout(options.against, folder),
-        }
+        roots = {"this": ROOT, options.against: checkout(options.against, folder / "other")}
         runs: list[Run] = []
-        with Server(ROOT / "model_repository", folder / "log", "--models=mini") as server:
-            for number in range(options.runs):
-                for client in sorted(clients, reverse=number % 2 == 0):
-                    to = folder / f"set-{len(runs)}"
-                    runs.append(make(client, clients[client], plan, to, server.grpc))
-                    print(f"{client}: {runs[-1].seconds:.0f} s", file=sys.stderr, flush=True)
+        for number in range(options.runs):
+            for name in sorted(roots, reverse=number % 2 == 0):
+                to, log = folder / f"set-{len(runs)}", folder / f"server-{len(runs)}.log"
+                runs.append(make(name, roots[name], plan, to, log))
+                print(f"{name}: {runs[-1].seconds:.0f} s", file=sys.stderr, flush=True)
     section = text(options, runs)
     if options.write:
         page.write("Dataset", shlex.join(["scripts/bench", "dataset", *words]), section)
@@ -143,13 +148,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/bench dataset", description=__doc__)
     parser.add_argument(
-        "--against", required=True, metavar="REVISION", help="git revision of the other client"
+        "--against", required=True, metavar="REVISION", help="the other git revision"
     )
     for name, default, meaning in (
         ("rows", 60, "rows of the plan"),
         ("sizes", 20, "different sizes of the masks"),
         ("steps", 10, "steps of the solver"),
-        ("runs", 1, "runs of each client"),
+        ("runs", 1, "runs of each revision"),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{meaning} [%(default)s]")
     parser.add_argument(

@@ -48,9 +48,9 @@ class Server:
         command = [*prefix, sys.executable, "-m", "server", f"--repository={repository}"]
         with log.open("w") as file:
             defaults: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
-            defaults |= {"stderr": file, "text": True}
+            defaults |= {"stderr": file, "text": True, "cwd": ROOT}
             self.process: subprocess.Popen[str] = subprocess.Popen(
-                [*command, *ports, *arguments], cwd=ROOT, **(defaults | options)
+                [*command, *ports, *arguments], **(defaults | options)
             )
         self.pid = self.process.pid
         self.line = self.grpc = self.http = self.metrics = self.status = ""
