@@ -106,9 +106,9 @@ def text(options: argparse.Namespace, runs: Sequence[Run]) -> str:
     return "\n\n".join(
         [
             f"`maisi dataset` with {options.rows} masks of {options.sizes} sizes in random order,"
-            f" {options.steps} steps of `mini`, 32 to 64 voxels per side. Runs alternate between"
-            " this revision and the other revision. Each run starts a server of its revision, so"
-            " that no size is compiled before the run.",
+            f" {options.steps} steps of `mini`, {_SIDES[0]} to {_SIDES[-1]} voxels per side. Runs"
+            " alternate between this revision and the other one. Each run starts a server of its"
+            " revision, so that no size is compiled before the run.",
             page.table(["revision", "time", "volumes/h"], rows),
             f"Rate of this revision divided by the rate of the other, by pairs of runs:"
             f" {', '.join(f'{ratio:.2f}' for ratio in ratios)};"
