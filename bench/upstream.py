@@ -63,7 +63,7 @@ def upstream(workload: Workload) -> Iterator[tuple[Callable[[], TimedVolume], st
         sample, stages, decoding = prepare(workload, config, plan)
 
     def make() -> Any:
-        with mock.patch("torch.randn", lambda *_, **__: noise.clone()):
+        with mock.patch("torch.randn", lambda *_, device="cpu", **__: noise.to(device, copy=True)):
             return round_to_int16(sample())
 
     yield lambda: TimedVolume(*stages.run(make)), _notes(workload, *decoding)
@@ -83,7 +83,7 @@ def _from_mask(workload: Workload, config: Any, plan: Any) -> Prepared:
     if workload.device == "cpu":
         for network in (unet, controlnet):
             network.register_forward_pre_hook(_in_float32, with_kwargs=True)
-    labels = workload.mask()
+    labels, latent_shape = workload.mask(), workload.noise().shape[1:]
     roi = config.autoencoder_sliding_window_infer_size
     overlap = config.autoencoder_sliding_window_infer_overlap
 
@@ -101,7 +101,7 @@ def _from_mask(workload: Workload, config: Any, plan: Any) -> Prepared:
             device=device,
             combine_label_or=label,
             spacing_tensor=spacing,
-            latent_shape=workload.noise().shape[1:],
+            latent_shape=latent_shape,
             output_size=tuple(labels.shape),
             noise_factor=1.0,
             top_region_index_tensor=top,
@@ -133,6 +133,8 @@ def _image_only(workload: Workload, config: Any, plan: Any) -> Prepared:
     if workload.device == "cpu":
         unet.register_forward_pre_hook(_in_float32, with_kwargs=True)
 
+    factor = workload.load().serving["latent"]["factor"]
+
     @torch.inference_mode()
     def sample() -> Array:
         levels: Array = infer.run_inference(
@@ -143,7 +145,7 @@ def _image_only(workload: Workload, config: Any, plan: Any) -> Prepared:
             scale_factor,
             *infer.prepare_tensors(config, device),
             workload.sides,
-            workload.load().serving["latent"]["factor"],
+            factor,
             logger,
         )
         return levels

@@ -19,6 +19,7 @@ _DRIVER = "libcuda.so.1"
 _POOL = 64 << 20  # bytes of Triton's default pool
 _ROWS = 2  # most rows of conditioning, the same as in backends/engines/guard.py
 _REQUESTS = 2  # most requests per GPU, the same as in backends/maisi/gate.py
+_COPIES = 2  # of a call's tensors; Triton 2.51 copies inputs twice (python_be.cc), outputs never
 
 
 def parse(text: str) -> tuple[int, ...]:
@@ -89,9 +90,10 @@ def place(config: pb.ModelConfig, numbers: Collection[int]) -> None:
 def pool_bytes(repository: Path, models: Collection[str]) -> int:
     """Return the bytes of Triton's memory pool on a GPU for tensors between models.
 
-    The pool has space for the tensors of one call of the largest network, for two requests. Tensors
-    that do not fit are allocated outside of the pool. This is slower, and such tensors were
-    reported to be lost. `models` has the names of the models to load, or `*`.
+    The pool has space for the tensors of one call of the largest network, and for the copies of its
+    inputs that Triton makes, for two requests. Tensors that do not fit are allocated outside of the
+    pool. This is slower, and such tensors were reported to be lost. `models` has the names of the
+    models to load, or `*`.
     """
     largest = 0
     for path in repository.glob("*/config.pbtxt"):
@@ -101,7 +103,7 @@ def pool_bytes(repository: Path, models: Collection[str]) -> int:
         # the GPU. The output of the mask encoder is an input of the flow.
         if to_load and config.name.endswith((".flow", ".flow_masked", ".mask_flow")):
             largest = max(largest, _bytes(config))
-    return max(_POOL, _REQUESTS * largest)
+    return max(_POOL, _REQUESTS * _COPIES * largest)
 
 
 def _bytes(config: pb.ModelConfig) -> int:

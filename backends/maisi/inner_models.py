@@ -6,7 +6,7 @@ A tensor is a numpy array or Triton's tensor, which may be on a GPU.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,8 @@ _NOT_FINITE = (
     "image: the networks gave NaN or infinite values; "
     "a smaller guidance or an ordinary latent avoids that"
 )
-_FLOWS = ("flow", "flow_masked", "mask_flow")
+_SAMPLERS = ("flow", "flow_masked")  # networks of the sampler
+_FLOWS = (*_SAMPLERS, "mask_flow")
 _MEMORY = re.compile(r"out of memory: .*; try again in (\d+) s")  # see backends/engines/memory.py
 # Parts of transient errors of Triton 2.51 and of `slabs`, and the errors for the caller.
 _TRANSIENT = {
@@ -51,7 +52,6 @@ class InnerModels:
 
     def call(
         self,
-        check: Callable[[], None],
         request_id: str,
         model: str,
         inputs: Mapping[str, Any],
@@ -59,18 +59,20 @@ class InnerModels:
     ) -> list[Any]:
         """Return the tensors `outputs` of a network, by its short name, for `inputs`.
 
-        `check` is called first, and raises if the request has to end. The tensors stay in the
-        network's memory, which may be that of a GPU, for the next call. They are copied to the CPU
-        for networks in `_READ`, and if models cannot share memory of a GPU. Raises InvalidRequest
-        for an image that is not finite, OutOfMemory, Overloaded for a transient error, and
-        EngineFailed for any other error.
+        The tensors stay in the network's memory, which may be that of a GPU, for the next call.
+        They are copied to the CPU for networks in `_READ`, for a flow without its velocity, and if
+        models cannot share memory of a GPU. Raises InvalidRequest for an image that is not finite,
+        OutOfMemory, Overloaded for a transient error, and EngineFailed for any other error.
         """
-        check()
         if model in _FLOWS and request_id != self.probe_id:
             self.metrics.count_step()
+        # Only a sampler's last call needs no velocity. Its latent leaves the loop of calls, and an
+        # ensemble loses a tensor of a GPU for which Triton's pool has no space (Triton 2.51:
+        # python_be.cc copies such a tensor from pinned memory of the host for no response).
+        is_last = model in _SAMPLERS and "velocity" not in outputs
         memory = (
             {"preferred_memory": pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)}
-            if model in _READ or not cuda.gpu_tensors()
+            if model in _READ or is_last or not cuda.gpu_tensors()
             else {}
         )
         response = pb_utils.InferenceRequest(

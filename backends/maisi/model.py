@@ -13,8 +13,7 @@ import json
 import secrets
 import sys
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,6 @@ from backends.maisi.errors import (
     Overloaded,
     RequestError,
     Stopping,
-    TimeUp,
     render,
 )
 from backends.maisi.forecast import Pace
@@ -116,7 +114,7 @@ class TritonPythonModel:
                 stopping.check_not_stopping()
             counted = nullcontext() if request_id == self.probe_id else self.metrics.running()
             with counted, tracing.continued(request):
-                run_model = self._run_model(request, request_id)
+                run_model = functools.partial(self.inner_models.call, request_id)
                 outputs = STAGES[self.role](self.variant, _inputs(request), run_model)
             if self.role == "decoder":
                 outputs = self._finished(request, request_id, outputs)
@@ -164,7 +162,7 @@ class TritonPythonModel:
             sender.send(pb_utils.InferenceResponse(tensors))
 
         try:
-            run_model = self._run_model(request, request_id)
+            run_model = functools.partial(self.inner_models.call, request_id)
             time_limit = self._time_limit(request)
             inputs = _inputs(request)
             # The span of Triton ends when `execute` returns.
@@ -186,23 +184,6 @@ class TritonPythonModel:
         """Return the time limit of a request in s: its timeout, but at most the variant's limit."""
         longest: float = self.variant["limits"]["seconds"][1]
         return min(request.timeout() / 1e6 or longest, longest)
-
-    def _run_model(self, request: Any, request_id: str) -> Callable[..., list[Any]]:
-        """Return a function that calls networks for a request; its time limit starts now.
-
-        See `RunModel`.
-        """
-        time_limit = self._time_limit(request)
-        end = time.monotonic() + time_limit
-
-        def check() -> None:
-            if request.is_cancelled():
-                raise Cancelled
-            if time.monotonic() > end:
-                raise TimeUp(f"the request was not done within its {time_limit:g} s")
-            stopping.check_deadline()
-
-        return functools.partial(self.inner_models.call, check, request_id)
 
     def _finished(
         self, request: Any, request_id: str, outputs: Mapping[str, Any]

@@ -85,6 +85,10 @@ class Arena:
     def wait(self) -> None:
         """Wait until all work so far is complete; on the host, it always is."""
 
+    def mark(self) -> Callable[[], None]:
+        """Return a function that waits until all work up to now is complete."""
+        return self.wait
+
     def bring(self, array: Any) -> Any:
         """Return an array with the same values that an engine can read."""
         return array

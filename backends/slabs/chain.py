@@ -161,6 +161,7 @@ def run(chain: Chain, x: Any, thickness: int, arena: Arena, convert: Convert | N
             finally:
                 subgraph.engine.release()
             if isinstance(outputs, _Integers):
+                outputs.convert_copied()
                 return outputs.levels
             slabs[subgraph.output] = outputs
             if subgraph.shortcut is not None:
@@ -285,16 +286,29 @@ class _Slabs:
 
 
 class _Integers:
-    """The output of a chain as integers on the host."""
+    """The output of a chain as integers on the host.
+
+    A slab is converted while the engine computes the next one.
+    """
 
     def __init__(self, shape: tuple[int, ...], convert: Convert, arena: Arena) -> None:
         self.levels, self.start = np.empty(shape, np.int16), 0
         self.convert, self.arena = convert, arena
+        self.copied: tuple[Array, Callable[[], None]] | None = None
 
     def put(self, number: int, core: Any) -> None:
-        """Convert a slab's own planes [R, C, p, Y, Z]; called in the order of the slabs."""
+        """Copy a slab's own planes [R, C, p, Y, Z]; called in the order of the slabs."""
         values = self.arena.read(core)
-        self.arena.wait()
+        wait = self.arena.mark()
+        self.convert_copied()
+        self.copied = values, wait
+
+    def convert_copied(self) -> None:
+        """Convert the slab that was copied last, if there is one."""
+        if self.copied is None:
+            return
+        (values, wait), self.copied = self.copied, None
+        wait()
         end = self.start + values.shape[2]
         for row, channel in np.ndindex(values.shape[:2]):
             self.convert(values[row, channel], self.levels[row, channel, self.start : end])

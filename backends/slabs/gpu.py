@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +80,10 @@ class Gpu:
         for engine in self.engines:
             engine.save_new_kernels()
 
-    def wait(self) -> None:
-        """Wait for the stream; raises RuntimeError if work on it failed."""
+    def wait(self, event: Any = None) -> None:
+        """Wait for the stream, or for an event on it; raises RuntimeError if work on it failed."""
         try:
-            self.stream.synchronize()
+            (event or self.stream).synchronize()
         except Exception:
             for engine in self.engines:  # the error does not name the one that failed
                 engine.context = None
@@ -152,6 +153,10 @@ class GpuArena(Arena):
     def wait(self) -> None:
         """Wait until all work on the stream is complete."""
         self.gpu.wait()
+
+    def mark(self) -> Callable[[], None]:
+        """Return a function that waits until all work up to now is complete."""
+        return partial(self.gpu.wait, self.gpu.stream.record())
 
     def bring(self, array: Any) -> Any:
         """Return an array on the GPU with the values of an array on the GPU or the host."""

@@ -121,18 +121,20 @@ def write_configs(folder: Path, name: str, precision: str) -> Path:
     return folder
 
 
-def test_triton_keeps_two_requests_tensors_of_the_largest_call(tmp_path: Path) -> None:
+def test_triton_keeps_two_requests_tensors_of_the_largest_call_and_their_copies(
+    tmp_path: Path,
+) -> None:
     # Of mini, in float32: two rows of 32 channels, and four latents of 4, for 256 x 256 x 128.
     step = (2 * 32 + 4 * 4) * 4 * 256 * 256 * 128 // 4**3
-    assert gpus.pool_bytes(MINI, ["*"]) == 2 * step == 83_886_080
+    assert gpus.pool_bytes(MINI, ["*"]) == 4 * step == 167_772_160
     # Without masks there is no embedding: then Triton's own 64 MiB do.
     assert gpus.pool_bytes(MINI, ["mini", "mini.flow"]) == 64 << 20
     ct = write_configs(tmp_path / "ct", "rflow-ct", "fp16")
     voxels = variant.load("rflow-ct").serving["size"]["max_voxels"] // 4**3
     # Half of it in float16, the embedding alone.
-    assert gpus.pool_bytes(ct, ["*"]) == 2 * voxels * (2 * 64 * 2 + 4 * 4 * 4)
+    assert gpus.pool_bytes(ct, ["*"]) == 4 * voxels * (2 * 64 * 2 + 4 * 4 * 4)
     write_models(ct, Limits(voxels=256**3), (0,), tmp_path / "less")
-    assert gpus.pool_bytes(tmp_path / "less", ["*"]) == 2 * 64**3 * (2 * 64 * 2 + 4 * 4 * 4)
+    assert gpus.pool_bytes(tmp_path / "less", ["*"]) == 4 * 64**3 * (2 * 64 * 2 + 4 * 4 * 4)
 
 
 def test_the_command_names_each_gpu_and_none_where_none_is_used() -> None:
@@ -143,7 +145,7 @@ def test_the_command_names_each_gpu_and_none_where_none_is_used() -> None:
         return [word for word in command(launch) if "cuda" in word]
 
     flag = "--cuda-memory-pool-byte-size"
-    assert pools(0, 2) == [f"{flag}=0:83886080", f"{flag}=2:83886080"]
+    assert pools(0, 2) == [f"{flag}=0:167772160", f"{flag}=2:167772160"]
     assert pools() == []
 
 

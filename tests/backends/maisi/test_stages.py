@@ -146,9 +146,9 @@ def test_the_loop_passes_latent_and_velocity_to_the_next_step(mini: Variant) -> 
     network_calls: list[tuple[str, Any]] = []
 
     def engine(model: str, inputs: Any, outputs: Any) -> list[Any]:
-        assert list(outputs) == ["next_latent", "velocity"]
         network_calls.append((model, inputs))
-        return [f"latent {len(network_calls)}", f"velocity {len(network_calls)}"]
+        assert list(outputs) == ["next_latent", "velocity"][: 1 if len(network_calls) == 6 else 2]
+        return [f"{name.removeprefix('next_')} {len(network_calls)}" for name in outputs]
 
     progress: list[tuple[int, int]] = []
     latent = sampler.sample(

@@ -139,6 +139,26 @@ def test_grey_levels_are_those_of_the_output(
     assert len(np.unique(output)) > 10
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_slabs_are_converted_once_they_are_on_the_host(
+    load: Callable[..., ChainRunner],
+    truth: Callable[[str, int], bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    waits: bool,
+) -> None:
+    def convert(slab: np.ndarray, levels: np.ndarray) -> None:
+        levels[...] = np.nan_to_num(1000 * slab)
+
+    runner = load("vae_decoder")
+    if not waits:
+        monkeypatch.setattr(GpuArena, "mark", lambda arena: lambda: None)
+    arena = runner.device.arena(1 << 30)
+    levels = chain.run(runner.chain, INPUTS["vae_decoder"], 2, arena, convert)
+    expected = np.empty(levels.shape, np.int16)
+    convert(np.frombuffer(truth("vae_decoder", 2), np.float32).reshape(levels.shape), expected)
+    assert (levels.tobytes() == expected.tobytes()) == waits
+
+
 @pytest.mark.parametrize("fail", ["execute", "shape", "kernel"])
 def test_a_failed_subgraph_does_not_affect_the_next_run(
     gpu: fake.Gpu,
