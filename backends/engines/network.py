@@ -69,7 +69,7 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(
                 f"{args['model_name']}: {choice.sentence(error, folder)}"
             ) from None
-        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.sides: dict[str, tuple[int, ...]] = {}
         self.engine_metric = choice.publish(pb_utils, args["model_name"], selected)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
@@ -96,11 +96,14 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse(tensors)
 
     def release_after_another_size(self, arrays: Arrays) -> None:
-        """Free memory of runs of another size, because other models on the device may need it."""
-        shapes = {name: tuple(array.shape) for name, array in arrays.items()}
-        if self.shapes and shapes != self.shapes:
+        """Free memory of runs of another size, because other models on the device may need it.
+
+        The number of rows may change within a request; see `guidance_interval`.
+        """
+        sides = {name: tuple(array.shape[2:]) for name, array in arrays.items()}
+        if self.sides and sides != self.sides:
             self.network.release(arrays)
-        self.shapes = shapes
+        self.sides = sides
 
     def array(self, tensor: Any) -> Any:
         """Return Triton's tensor as a CuPy array if it is on the GPU, else as a numpy array."""

@@ -60,7 +60,10 @@ async function update() {
   put(NOTHING)
   painting.picture = picture
   if (picture && !drafts.has(picture.id)) {
-    const image = await imageOf(picture)
+    const image = await imageOf(picture).catch((error) => {
+      if (painting.picture?.id === picture.id) painting.picture = null // the next event tries again
+      throw error
+    })
     const mask = { ...image, id: `${image.id}-painted`, voxels: image.voxels.slice() }
     if (painting.picture?.id !== picture.id) return // another is shown meanwhile
     drafts.set(picture.id, { mask, picture, original: image.voxels, strokes: [] })
