@@ -83,7 +83,8 @@ def _from_mask(workload: Workload, config: Any, plan: Any) -> Prepared:
     if workload.device == "cpu":
         for network in (unet, controlnet):
             network.register_forward_pre_hook(_in_float32, with_kwargs=True)
-    labels, latent_shape = workload.mask(), workload.noise().shape[1:]
+    labels = workload.mask()
+    latent_shape = plan.latent_shape(workload.load().parameter({}))[1:]
     roi = config.autoencoder_sliding_window_infer_size
     overlap = config.autoencoder_sliding_window_infer_overlap
 
@@ -132,7 +133,6 @@ def _image_only(workload: Workload, config: Any, plan: Any) -> Prepared:
     autoencoder, unet, scale_factor = infer.load_models(config, device, logger)
     if workload.device == "cpu":
         unet.register_forward_pre_hook(_in_float32, with_kwargs=True)
-
     factor = workload.load().serving["latent"]["factor"]
 
     @torch.inference_mode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,7 +61,7 @@ class Workload:
         """Return the variant."""
         return variant.load(self.variant)
 
-    @property
+    @cached_property
     def masked(self) -> bool:
         """Whether the volume is made from a mask, which needs a ControlNet."""
         return "controlnet" in self.load().networks

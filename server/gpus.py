@@ -19,7 +19,9 @@ _DRIVER = "libcuda.so.1"
 _POOL = 64 << 20  # bytes of Triton's default pool
 _ROWS = 2  # most rows of conditioning, the same as in backends/engines/guard.py
 _REQUESTS = 2  # most requests per GPU, the same as in backends/maisi/gate.py
-_COPIES = 2  # of a call's tensors; Triton 2.51 copies inputs twice (python_be.cc), outputs never
+# A working request has each input of a call three times, because Triton 2.51 copies it twice
+# (python_be.cc). A paused one has it once. On average that is twice.
+_COPIES = 2
 
 
 def parse(text: str) -> tuple[int, ...]:

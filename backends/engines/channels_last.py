@@ -7,7 +7,7 @@ converted, for example in attention, gets transposed inputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,13 @@ def transpose(output: Any, order: tuple[int, ...]) -> Any:
     return op.transpose(output, op.constant(np.array(order))).output(0)
 
 
+def reshape(output: Any, shape: Sequence[int]) -> Any:
+    """Return an output with the same elements in another shape."""
+    from openvino import opset13 as op
+
+    return op.reshape(output, op.constant(np.array(shape)), False).output(0)
+
+
 def convolve(x: Any, weight: Array, node: Any) -> Any:
     """Return the convolution `node` of `x` [R, X, Y, Z, C], also in channels last, by OpenVINO."""
     from openvino import opset13 as op
@@ -78,9 +85,7 @@ def convert(model: Any, convolve: Convolve, with_ports: bool) -> Any:
         if is_last(output) or not shape:
             return output
         if len(shape) < 5:
-            output = op.reshape(output, op.constant([1] * (5 - len(shape)) + shape), False).output(
-                0
-            )
+            output = reshape(output, [1] * (5 - len(shape)) + shape)
         return transpose(output, LAST)
 
     def to_first(output: Any) -> Any:
@@ -158,28 +163,21 @@ def _with_six_axes(node: Any, operands: list[Any]) -> Any:
     convolution in memory, as if C were the second axis. It then reorders the result by a loop
     that takes longer than the convolution. A tensor of six axes has only one layout.
     """
-    from openvino import opset13 as op
-
-    def reshape(output: Any, shape: list[int]) -> Any:
-        return op.reshape(output, op.constant(np.array(shape)), False)
-
     output, shape = node.output(0), [node.output(0).get_shape()[axis] for axis in LAST]
     users, names = output.get_target_inputs(), output.get_names()
     node.set_arguments(
         [
-            reshape(operand, [1, *operand.get_shape()]).output(0)
-            if _is_convolved(operand)
-            else operand
+            reshape(operand, [1, *operand.get_shape()]) if _is_convolved(operand) else operand
             for operand in operands
         ]
     )
     node.validate_and_infer_types()
     output.set_names(set())
     replacement = reshape(output, shape)
-    replacement.output(0).set_names(names)
+    replacement.set_names(names)
     for user in users:
-        user.replace_source_output(replacement.output(0))
-    return replacement
+        user.replace_source_output(replacement)
+    return replacement.get_node()
 
 
 def _doubled_axes(node: Any) -> list[int]:
@@ -216,4 +214,4 @@ def _double(x: Any, axis: int) -> Any:
     halves = [op.add(own, times(0.25, before)), op.add(own, times(0.25, behind))]
     both = op.concat([op.unsqueeze(half, op.constant([axis + 1])) for half in halves], axis + 1)
     shape[axis] *= 2
-    return op.reshape(both, op.constant(np.array(shape)), False).output(0)
+    return reshape(both, shape)

@@ -145,7 +145,7 @@ def _looped(x: Any, taps: Array, steps: Sequence[int], lines: int, sides: Sequen
     loop.set_invariant_input(whole, x)
     y = loop.get_concatenated_slices(body.get_results()[0].output(0), 0, 1, 1, -1, 2)
     shape = [x.get_shape()[0], *sides, taps.shape[1]]
-    return op.reshape(y, op.constant(np.array(shape)), False).output(0)
+    return channels_last.reshape(y, shape)
 
 
 def _transform(weight: Array, steps: Sequence[int]) -> npt.NDArray[np.float32]:
@@ -162,7 +162,7 @@ def _whole(x: Any, taps: Array, steps: Sequence[int]) -> Any:
     from openvino import opset13 as op
 
     def shaped(x: Any, *shape: int) -> Any:
-        return op.reshape(x, op.constant(np.array(shape)), False)
+        return channels_last.reshape(x, shape)
 
     rows, *sides, channels = x.get_shape()
     outputs = taps.shape[1]
@@ -185,4 +185,4 @@ def _whole(x: Any, taps: Array, steps: Sequence[int]) -> Any:
     y = shaped(y, *reversed(steps), rows, *counts, outputs)
     y = op.transpose(y, op.constant([3, 4, 2, 5, 1, 6, 0, 7]))
     full = [m * count for m, count in zip(steps, counts, strict=True)]
-    return shaped(y, rows, *full, outputs).output(0)
+    return shaped(y, rows, *full, outputs)

@@ -67,7 +67,7 @@ class Metrics:
 
     def mark_progress(self) -> None:
         """Set the time of the last progress to now, at most once a second."""
-        if (now := time.monotonic()) - self._marked >= 1:  # each call of Triton's takes 0.1 ms
+        if (now := time.monotonic()) - self._marked >= 1:  # a call of Triton's blocks
             self._marked = now
             self._set("maisi_progress_timestamp_seconds", time.time())
 

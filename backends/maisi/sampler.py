@@ -69,7 +69,7 @@ def sample(
             "coefficients": np.array([step.a, step.b, step.c], np.float32),
         }
         # Without its velocity, the last latent comes in the memory of the CPU (inner_models.py).
-        outputs = ["next_latent", "velocity"][: 1 if done == len(steps) else 2]
+        outputs = ["next_latent"] if done == len(steps) else ["next_latent", "velocity"]
         latent, *velocities = run_model(model, inputs, outputs)
         velocity = velocities[0] if velocities else None
         on_step(done, len(steps))
