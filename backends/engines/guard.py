@@ -22,7 +22,10 @@ import numpy as np
 from .memory import OutOfMemory
 
 ENV = "MAISI_TOKEN"
-PARAMETER = "maisi_token"  # parameter of an inference request
+# Parameters of an inference request. One with PREPARE has no inputs: {"rows", "volume" [X, Y, Z]}
+# of later inputs, in JSON.
+PARAMETER = "maisi_token"
+PREPARE = "maisi_prepare"
 NOT_FINITE = "holds NaN or infinite values"
 _SHORTEST = 32  # least characters of a token
 _ROWS = 2  # the conditional row and, with guidance, the unconditional row
@@ -68,13 +71,15 @@ def probe_id() -> str:
 class Contract:
     """The allowed inputs of a network; `export/model_configs.py` writes them into `network`.
 
-    `factors` maps an input, whose last three axes are space, to the number of the volume's voxels
-    along one side of its elements. `rows` are the inputs whose first axis is rows of conditioning.
-    `multiple`, `max` [X, Y, Z] and `max_voxels` limit the volume. `size` [X, Y, Z] is the only
-    allowed size, or None. `ranges` maps an input to its lowest and highest value.
+    `inputs` maps an input to its shape, in which -1 is any size. `factors` maps an input, whose
+    last three axes are space, to the number of the volume's voxels along one side of its elements.
+    `rows` are the inputs whose first axis is rows of conditioning. `multiple`, `max` [X, Y, Z] and
+    `max_voxels` limit the volume. `size` [X, Y, Z] is the only allowed size, or None. `ranges`
+    maps an input to its lowest and highest value.
     """
 
     model: str
+    inputs: Mapping[str, tuple[int, ...]]
     factors: Mapping[str, int]
     rows: frozenset[str]
     multiple: int
@@ -86,7 +91,7 @@ class Contract:
 
     def check_caller(self, request: Any) -> None:
         """Raise Refused for a request without the token."""
-        value = json.loads(request.parameters() or "{}").get(PARAMETER)
+        value = parameters(request).get(PARAMETER)
         if not isinstance(value, str) or not hmac.compare_digest(_bytes(value), _bytes(self.token)):
             variant = self.model.partition(".")[0]
             raise Refused(
@@ -94,8 +99,26 @@ class Contract:
                 f"send the request to {variant} or {variant}.stream"
             )
 
+    def later_shapes(self, rows: int, volume: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the inputs for `rows` of conditioning of a volume [X, Y, Z].
+
+        Raises Refused for a volume or rows that are not allowed.
+        """
+        self._check_rows(dict.fromkeys(self.rows, rows))
+        self._check_volumes({"volume": volume})
+        shapes = {}
+        for name, dims in self.inputs.items():
+            first = (rows,) if name in self.rows else dims[:1]
+            factor = self.factors.get(name)
+            sides = dims[1:] if factor is None else (*dims[1:-3], *(n // factor for n in volume))
+            shapes[name] = (*first, *sides)
+        return shapes
+
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
         """Raise Refused for inputs, arrays of numpy or CuPy, that do not fit together."""
+        for name in self.inputs:
+            if name not in inputs:
+                raise Refused(f"{name}: is missing")
         for name, array in inputs.items():
             if 0 in array.shape:
                 raise Refused(f"{name}: shape {list(array.shape)}, but no side may be 0")
@@ -166,12 +189,13 @@ def contract(config: Mapping[str, Any]) -> Contract | None:
         return None
     try:
         fields = json.loads(parameter["string_value"])
-        rows = [tensor["name"] for tensor in config["input"] if int(tensor["dims"][0]) == -1]
+        inputs = {tensor["name"]: tuple(map(int, tensor["dims"])) for tensor in config["input"]}
         size = fields.get("size")
         return Contract(
             config["name"],
+            inputs,
             fields["factors"],
-            frozenset(rows),
+            frozenset(name for name, dims in inputs.items() if dims[0] == -1),
             fields["multiple"],
             tuple(fields["max"]),
             fields["max_voxels"],
@@ -187,6 +211,24 @@ def check_caller(contract: Contract | None, request: Any) -> None:
     """Raise Refused for a request without the token; without a contract, accept any."""
     if contract is not None:
         contract.check_caller(request)
+
+
+def later_shapes(contract: Contract | None, request: Any) -> dict[str, tuple[int, ...]] | None:
+    """Return the shapes of later inputs that a request prepares; None for any other request.
+
+    Raises Refused for a volume or rows that are not allowed.
+    """
+    text = parameters(request).get(PREPARE)
+    if text is None or contract is None:
+        return None
+    later = json.loads(text)
+    return contract.later_shapes(later["rows"], tuple(later["volume"]))
+
+
+def parameters(request: Any) -> dict[str, Any]:
+    """Return the parameters of an inference request."""
+    result: dict[str, Any] = json.loads(request.parameters() or "{}")
+    return result
 
 
 def check_inputs(contract: Contract | None, inputs: Mapping[str, Any]) -> None:

@@ -40,13 +40,14 @@ class Network:
     `run` maps inputs by name and the names of outputs to the outputs by name, which are valid until
     the next run. `release` frees the memory that runs of one size reuse. `forget` frees all memory
     except that of the network itself. Both receive the inputs of any run. `end` saves compiled
-    kernels.
+    kernels. `prepare` begins to compile for a later run with inputs of these shapes, by name.
     """
 
     run: Callable[[Arrays, Sequence[str]], Arrays]
     release: Callable[[Arrays], None]
     forget: Callable[[Arrays], None]
     end: Callable[[], None]
+    prepare: Callable[[Mapping[str, tuple[int, ...]]], None] = lambda shapes: None
 
 
 class TritonPythonModel:
@@ -81,6 +82,9 @@ class TritonPythonModel:
         names = list(request.requested_output_names())
         try:
             guard.check_caller(self.contract, request)
+            if (shapes := guard.later_shapes(self.contract, request)) is not None:
+                self.network.prepare(shapes)
+                return pb_utils.InferenceResponse([])
             arrays = {tensor.name(): self.array(tensor) for tensor in request.inputs()}
             guard.check_inputs(self.contract, arrays)
             self.release_after_another_size(arrays)
@@ -172,4 +176,4 @@ def of_openvino(engine: openvino.Engine) -> Network:
         engine.release()
         trim()
 
-    return Network(run, release, lambda arrays: engine.forget(), lambda: None)
+    return Network(run, release, lambda arrays: engine.forget(), lambda: None, engine.prepare)

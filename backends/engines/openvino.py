@@ -6,7 +6,8 @@ import functools
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ INSTALL = "pip install openvino==2026.4.1"
 # and the bytes of weights of all. A compiled model takes up to six times the memory of its weights.
 _LEAST, _MOST, _WEIGHTS = 2, 16, 64 << 20
 _PEAK = 3  # peak memory of a run, in multiples of its inputs and outputs
+_AHEAD = 8 * SPARE  # bytes that have to be free for a model that is compiled before its call
+
+Shapes = tuple[tuple[int, ...], ...]  # of the inputs of an engine, in their order
 
 
 def cores() -> int:
@@ -43,6 +47,12 @@ def core() -> Any:
     return openvino.Core()
 
 
+@functools.cache
+def _compiler() -> ThreadPoolExecutor:
+    """Return the threads that compile models, which is mostly work of one core."""
+    return ThreadPoolExecutor(cores(), "compile")
+
+
 def has_bfloat16() -> bool:
     """Return whether this processor computes in bfloat16 (avx512_bf16 or amx_bf16 of lscpu)."""
     return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -51,9 +61,10 @@ def has_bfloat16() -> bool:
 class Engine:
     """An ONNX file on the CPU, which is computed in float32 or bfloat16 for any type of weights.
 
-    It is compiled for each set of shapes, and the models of the sets that were used last are kept:
-    as many as `_WEIGHTS` allows. If Winograd's convolutions make it faster, it is compiled with
-    them, in channels last. In bfloat16 their sums would lose too many digits.
+    It is compiled for each set of shapes, in another thread, so that `prepare` can compile for the
+    next call during a call. The models of the sets that were used last are kept: as many as
+    `_WEIGHTS` allows. If Winograd's convolutions make the engine faster, it is compiled with them,
+    in channels last. In bfloat16 their sums would lose too many digits.
     """
 
     def __init__(
@@ -69,8 +80,9 @@ class Engine:
         self.model = core().read_model(str(path))
         self.inputs = [port.get_any_name() for port in self.model.inputs]
         self.outputs = [port.get_any_name() for port in self.model.outputs]
-        self.compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
-        self.request_shapes: tuple[tuple[int, ...], ...] = ()
+        self.compiled: dict[Shapes, Future[Any]] = {}  # the last one was used last
+        self.unused: set[Shapes] = set()  # those of `prepare` without a call since
+        self.request_shapes: Shapes = ()
         self.request: Any = None
         self.is_converted = innermost or (not bfloat16 and winograd.helps(self.model))
         self.kept = _LEAST
@@ -82,18 +94,14 @@ class Engine:
         An error does not affect the next call.
         """
         shapes = tuple(tuple(feeds[name].shape) for name in self.inputs)
-        compiled = self.compiled.pop(shapes, None)
-        if compiled is None:
-            for name, shape in zip(self.inputs, shapes, strict=True):
-                if 0 in shape:  # OpenVINO 2026.4.1 would end the process
-                    raise RuntimeError(f"{name}: shape {list(shape)}, but no side may be 0")
-            expect(SPARE)
-            while len(self.compiled) >= self.kept:
-                del self.compiled[next(iter(self.compiled))]
-            model = self._with_shapes(shapes)
-            self.kept = min(_MOST, max(_LEAST, _WEIGHTS // max(weight_bytes(model), 1)))
-            compiled = self._compile(model)
-        self.compiled[shapes] = compiled  # the last of the dict was used last
+        future = self.compiled.pop(shapes, None)
+        self.compiled[shapes] = self._compile(shapes) if future is None else future
+        self.unused.discard(shapes)
+        try:
+            compiled = self.compiled[shapes].result()
+        except Exception:
+            del self.compiled[shapes]
+            raise
         # oneTBB ends the process if memory runs out during a run, so refuse the run before.
         input_bytes = sum(feeds[name].nbytes for name in self.inputs)
         expect(SPARE + _PEAK * (input_bytes + output_bytes(compiled)))
@@ -112,20 +120,37 @@ class Engine:
             for name in self.outputs
         }
 
-    def _transpose(self, array: Array, order: tuple[int, ...]) -> Array:
-        return array.transpose(order) if self.innermost and array.ndim == 5 else array
+    def prepare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Begin to compile for a later call with inputs of these shapes, by their names.
 
-    def _with_shapes(self, shapes: Sequence[tuple[int, ...]]) -> Any:
-        import openvino
+        If all kept models are in use or were compiled by `prepare` for calls that have not come,
+        this does nothing, and the later call compiles. Raises OSError with ENOMEM if memory is
+        short.
+        """
+        ordered = tuple(shapes[name] for name in self.inputs)
+        if ordered not in self.compiled and len(self.unused) < self.kept - 1:
+            expect(_AHEAD)
+            self.compiled[ordered] = self._compile(ordered)
+            self.unused.add(ordered)
 
-        model = self.model.clone()
-        model.reshape(dict(zip(self.inputs, map(openvino.PartialShape, shapes), strict=True)))
-        if self.is_converted:
-            convolve = channels_last.convolve if self.bfloat16 else winograd.convolve
-            return channels_last.convert(model, convolve, self.innermost)
-        return model
+    def _compile(self, shapes: Shapes) -> Future[Any]:
+        """Drop the models used least recently, and begin to compile for inputs of these shapes.
 
-    def _compile(self, model: Any) -> Any:
+        Raises RuntimeError for shapes that cannot be, and errors that `out_of_memory` recognises.
+        """
+        for name, shape in zip(self.inputs, shapes, strict=True):
+            if 0 in shape:  # OpenVINO 2026.4.1 would end the process
+                raise RuntimeError(f"{name}: shape {list(shape)}, but no side may be 0")
+        expect(SPARE)
+        while len(self.compiled) >= self.kept:
+            oldest = next(iter(self.compiled))
+            del self.compiled[oldest]
+            self.unused.discard(oldest)
+        return _compiler().submit(self._compiled, shapes)
+
+    def _compiled(self, shapes: Shapes) -> Any:
+        model = self._with_shapes(shapes)
+        self.kept = min(_MOST, max(_LEAST, _WEIGHTS // max(weight_bytes(model), 1)))
         return core().compile_model(
             model,
             "CPU",
@@ -137,15 +162,33 @@ class Engine:
             },
         )
 
+    def _transpose(self, array: Array, order: tuple[int, ...]) -> Array:
+        return array.transpose(order) if self.innermost and array.ndim == 5 else array
+
+    def _with_shapes(self, shapes: Shapes) -> Any:
+        import openvino
+
+        model = self.model.clone()
+        model.reshape(dict(zip(self.inputs, map(openvino.PartialShape, shapes), strict=True)))
+        if self.is_converted:
+            convolve = channels_last.convolve if self.bfloat16 else winograd.convolve
+            return channels_last.convert(model, convolve, self.innermost)
+        return model
+
     def release(self) -> None:
         """Free the memory of earlier runs, including their outputs; `trim` returns it."""
         self.request = None
-        for compiled in self.compiled.values():
-            compiled.release_memory()
+        for future in self.compiled.values():
+            if future.done() and future.exception() is None:
+                future.result().release_memory()
 
     def forget(self) -> None:
         """Free the memory of earlier runs and the compiled models; the file stays loaded."""
+        for future in self.compiled.values():
+            future.cancel()
+        wait(self.compiled.values())  # a compilation takes memory until it ends
         self.compiled.clear()
+        self.unused.clear()
         self.release()
         trim()
 

@@ -5,7 +5,9 @@ A tensor is a numpy array or Triton's tensor, which may be on a GPU.
 
 from __future__ import annotations
 
+import json
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,6 +88,24 @@ class InnerModels:
         if response.has_error():
             raise self._error(request_id, model, response.error().message())
         return [pb_utils.get_output_tensor_by_name(response, name) for name in outputs]
+
+    def prepare(self, request_id: str, model: str, rows: int, volume: tuple[int, ...]) -> None:
+        """Announce a later call to a network, which compiles for it; do not wait.
+
+        The call has `rows` of conditioning and tensors of a volume [X, Y, Z]. An error is ignored,
+        because the later call compiles as well.
+        """
+        request = pb_utils.InferenceRequest(
+            model_name=f"{self.variant}.{model}",
+            requested_output_names=[],
+            inputs=[],
+            request_id=request_id,
+            parameters={
+                guard.PARAMETER: self.token,
+                guard.PREPARE: json.dumps({"rows": rows, "volume": volume}),
+            },
+        )
+        threading.Thread(target=request.exec, daemon=True).start()
 
     def _error(self, request_id: str, model: str, message: str) -> Exception:
         """Return the caller's error for a network's error.

@@ -163,11 +163,21 @@ class TritonPythonModel:
 
         try:
             run_model = functools.partial(self.inner_models.call, request_id)
+            prepare = functools.partial(self.inner_models.prepare, request_id)
             time_limit = self._time_limit(request)
             inputs = _inputs(request)
             # The span of Triton ends when `execute` returns.
             with tracing.continued(request), tracing.span("request", request_id=request_id):
-                stream.run(self.variant, inputs, run_model, send, self.pace, self.gate, time_limit)
+                stream.run(
+                    self.variant,
+                    inputs,
+                    run_model,
+                    prepare,
+                    send,
+                    self.pace,
+                    self.gate,
+                    time_limit,
+                )
         except Exception as error:
             self._fail(sender, request_id, error)
         else:

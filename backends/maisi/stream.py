@@ -22,6 +22,7 @@ def run(
     variant: Variant,
     inputs: dict[str, Any],
     run_model: RunModel,
+    prepare: Callable[[str, int, tuple[int, ...]], None],
     send: Callable[..., None],
     pace: Pace,
     gate: Gate,
@@ -29,6 +30,7 @@ def run(
 ) -> None:
     """Answer a request; `send(stage, progress, **outputs)` raises if the caller has gone.
 
+    `prepare(network, rows, volume [X, Y, Z])` lets a network compile for a later call.
     `time_limit`: the seconds that the request may take. It waits in the queue `gate` for its start
     and for the networks, which it leaves once a latent is decoded. A volume that does not follow
     its mask is sampled again from new noise, as often as the request says, after the request has
@@ -53,6 +55,9 @@ def run(
         ticket.expect(pace.expect(variant, plan), pace.minimum(variant, plan))
         progress.begin()
         run_model = progress.gated(run_model)
+        if not mask_only:
+            prepare("flow_masked" if plan.masked else "flow", plan.rows, plan.padded_size)
+            prepare("vae_decoder", 1, plan.padded_size)
 
         # 3. Complete or generate the mask; encode the source.
         with progress.stage("condition", 0.0):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -167,6 +167,33 @@ def run(chain: Chain, x: Any, thickness: int, arena: Arena, convert: Convert | N
             if subgraph.shortcut is not None:
                 slabs[subgraph.shortcut] = shortcuts
         return slabs[chain.output].whole()
+
+
+def feed_shapes(
+    chain: Chain, shape: tuple[int, ...], thickness: int
+) -> Iterator[tuple[SubgraphEngine, dict[str, tuple[int, ...]]]]:
+    """Yield the engines and the shapes of their inputs in `run`, by name, each set once.
+
+    `shape` [R, C, X, Y, Z] is that of the chain's input.
+    """
+    rows, _, *sides = shape
+    x, y, z = (side // chain.planes[chain.input] for side in sides)
+    haloed = {subgraph.input for subgraph in chain.subgraphs}
+
+    def slab(name: str, latent_planes: int) -> tuple[int, ...]:
+        n = chain.planes[name]
+        planes = latent_planes * n + 2 * (name in haloed)
+        return rows, chain.channels[name], planes, y * n, z * n
+
+    for subgraph in chain.subgraphs:
+        for latent_planes in {min(thickness, x), x % thickness or thickness}:
+            source = slab(subgraph.input, latent_planes)
+            shapes = {"x": source, "inside": inside(source[2], 0, 1, subgraph.up).shape}
+            if subgraph.skip is not None:
+                shapes["skip"] = slab(subgraph.skip, latent_planes)
+            if subgraph.groups:
+                shapes["mean"] = shapes["variance"] = source[1:2]
+            yield subgraph.engine, shapes
 
 
 def _output_shape(chain: Chain, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -43,11 +43,7 @@ class ChainRunner:
         OutOfMemory if one plane is too large, and RuntimeError if an engine fails.
         """
         x = array[:, None] if array.ndim == 4 else array
-        name, step = self.chain.input, self.chain.planes[self.chain.input]
-        if 0 in x.shape or any(side % step for side in x.shape[2:]):
-            raise ValueError(f"{name}: {list(array.shape)}, but sides must be multiples of {step}")
-        memory = int(self.gigabytes * 1e9 or self.device.available() * self.device.share)
-        planned = budget.divide(self.chain, x.shape, memory, self.device.enough)
+        planned = self._divide(x.shape)
 
         def attempt(thickness: int, near: int) -> Any:
             if (thickness, near) != planned:
@@ -58,7 +54,24 @@ class ChainRunner:
             return first_that_fits(
                 (partial(attempt, *plan) for plan in budget.attempts(*planned)),
                 self.device.forget,
-                f"{name} {list(array.shape)} was too large, even a plane at a time",
+                f"{self.chain.input} {list(array.shape)} was too large, even a plane at a time",
             )
         finally:
             self.device.end()
+
+    def prepare(self, shape: tuple[int, ...]) -> None:
+        """Begin to compile for a later call with an input of `shape`; raises as a call does."""
+        x = (shape[0], 1, *shape[1:]) if len(shape) == 4 else shape
+        thickness, _ = self._divide(x)
+        for engine, shapes in chain.feed_shapes(self.chain, x, thickness):
+            self.device.prepare(engine, shapes)
+
+    def _divide(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Return the thickness of slabs and the bytes near the engine, see `budget.divide`."""
+        step = self.chain.planes[self.chain.input]
+        if 0 in shape or any(side % step for side in shape[2:]):
+            raise ValueError(
+                f"{self.chain.input}: {list(shape)}, but sides must be multiples of {step}"
+            )
+        memory = int(self.gigabytes * 1e9 or self.device.available() * self.device.share)
+        return budget.divide(self.chain, shape, memory, self.device.enough)

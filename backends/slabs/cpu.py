@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,11 @@ class Cpu:
             return OnnxSubgraphEngine(onnx_runtime.Engine(path, onnx_runtime.cpu(self.threads)))
         self.engines.append(openvino.Engine(path, self.threads, True, self.bfloat16))
         return self.engines[-1]
+
+    def prepare(self, engine: chain.SubgraphEngine, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Begin to compile `engine` for a later call with inputs of these shapes."""
+        if isinstance(engine, openvino.Engine):
+            engine.prepare(shapes)
 
     def forget(self) -> None:
         """Free all memory except that of the loaded networks."""

@@ -83,10 +83,12 @@ class TritonPythonModel:
         """Run the chain on one request."""
         try:
             guard.check_caller(self.contract, request)
-            (tensor,) = request.inputs()
-            array = tensor.as_numpy()
-            guard.check_inputs(self.contract, {tensor.name(): array})
-            output = self.runner(array)
+            if (shapes := guard.later_shapes(self.contract, request)) is not None:
+                self.runner.prepare(*shapes.values())
+                return pb_utils.InferenceResponse([])
+            arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+            guard.check_inputs(self.contract, arrays)
+            output = self.runner(*arrays.values())
             output = output if isinstance(output, np.ndarray) else cuda.to_share(output)
         except Exception as error:
             codes = pb_utils.TritonError

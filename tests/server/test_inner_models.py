@@ -7,6 +7,7 @@ from a caller with the server's token and from one without.
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -117,6 +118,20 @@ def test_only_the_stages_may_call_a_network(served: Server) -> None:
         caller.run(network.name, good(), maisi_token=TOKEN)
         huge = network.good(256) if "size" not in network.contract else good()
         assert caller.refusal(network.name, huge).startswith(sentence)
+
+
+def test_a_call_that_prepares_a_later_one_changes_no_volume(mini: Server) -> None:
+    caller = Caller(mini)
+    before = caller.ordinary("mini.flow_masked")
+    for network in network_inputs.of_server(caller.client):
+        size = network.contract.get("size", [48, 32, 32])
+        later = json.dumps({"rows": 1, "volume": size})
+        caller.run(network.name, {}, maisi_token=TOKEN, maisi_prepare=later)
+        caller.refusal(network.name, {}, maisi_prepare=later)
+        caller.refusal(network.name, {}, maisi_token=TOKEN)  # without inputs
+        too_large = json.dumps({"rows": 1, "volume": [512, 32, 32]})
+        caller.refusal(network.name, {}, maisi_token=TOKEN, maisi_prepare=too_large)
+    assert caller.ordinary("mini.flow_masked") == before
 
 
 def test_strangers_who_call_a_network_without_pause_do_not_fail_ordinary_requests(

@@ -167,6 +167,32 @@ def test_only_requests_with_the_token_are_accepted() -> None:
     guard.check_caller(None, Request())
 
 
+def later(network: Contract, rows: int, volume: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    text = json.dumps({"rows": rows, "volume": volume})
+    shapes = guard.later_shapes(network, Request(maisi_prepare=text))
+    assert shapes is not None
+    return shapes
+
+
+def test_a_later_call_has_the_shapes_of_its_volume() -> None:
+    for rows in (1, 2):
+        shapes = {name: array.shape for name, array in inputs(rows).items()}
+        assert later(contract(), rows, (32, 32, 32)) == shapes
+    assert later(contract("vae_decoder"), 1, (32, 48, 64)) == {"latent": (1, 4, 8, 12, 16)}
+    assert later(contract("mask_encoder"), 2, (32, 48, 64)) == {"labels": (2, 32, 48, 64)}
+    assert guard.later_shapes(contract(), Request(maisi_token="x")) is None
+    for rows, volume in ((1, (32, 32, 40)), (1, (32, 32, 512)), (3, (32, 32, 32))):
+        with pytest.raises(Refused):
+            later(contract(), rows, volume)
+
+
+def test_a_missing_input_is_refused() -> None:
+    for name in inputs():
+        rest = {other: array for other, array in inputs().items() if other != name}
+        with pytest.raises(Refused, match=rf"^{name}: is missing$"):
+            contract().check_inputs(rest)
+
+
 def test_a_server_without_a_token_and_a_damaged_contract_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

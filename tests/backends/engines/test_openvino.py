@@ -42,6 +42,13 @@ def flow() -> Engine:
     return Engine(flows.FLOW)
 
 
+def add_one(folder: Path) -> Engine:
+    x = op.parameter([-1, 1024], np.float32, name="x")
+    model = openvino.Model([op.add(x, op.constant(np.ones(1024, np.float32)))], [x])  # 4 KiB
+    openvino.save_model(model, folder / "add.xml", compress_to_fp16=False)
+    return Engine(folder / "add.xml")
+
+
 @pytest.mark.parametrize("kind", flows.WRONG)
 def test_a_failed_run_does_not_affect_the_next(flow: Engine, kind: str) -> None:
     expected = {name: array.copy() for name, array in flow(flows.good()).items()}
@@ -61,14 +68,53 @@ def test_models_of_the_shapes_used_last_are_kept_as_far_as_their_weights_allow(
     weights: int, kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("backends.engines.openvino._WEIGHTS", weights)
-    x = op.parameter([-1, 1024], np.float32, name="x")
-    model = openvino.Model([op.add(x, op.constant(np.ones(1024, np.float32)))], [x])  # 4 KiB
-    openvino.save_model(model, tmp_path / "add.xml", compress_to_fp16=False)
-    engine = Engine(tmp_path / "add.xml")
+    engine = add_one(tmp_path)
     for rows in [*range(1, kept + 1), 1, kept + 1]:
         engine({"x": np.zeros((rows, 1024), np.float32)})
     used = [*range(3, kept + 1), 1, kept + 1]
     assert list(engine.compiled) == [((rows, 1024),) for rows in used]
+
+
+def test_a_prepared_call_does_not_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = add_one(tmp_path)
+    one, three = np.zeros((1, 1024), np.float32), np.zeros((3, 1024), np.float32)
+    engine({"x": one})
+    engine.prepare({"x": three.shape})
+    monkeypatch.setattr(engine, "_compile", None)  # cannot be called
+    for array in (one, three):
+        assert (engine({"x": array})[engine.outputs[0]] == 1).all()
+    engine.prepare({"x": three.shape})  # nothing is left to do
+
+
+def test_prepared_models_do_not_replace_those_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backends.engines.openvino._WEIGHTS", 0)  # two models are kept
+    engine = add_one(tmp_path)
+    engine({"x": np.zeros((1, 1024), np.float32)})
+    for rows in (2, 3):
+        engine.prepare({"x": (rows, 1024)})
+    assert list(engine.compiled) == [((1, 1024),), ((2, 1024),)]
+    engine({"x": np.zeros((4, 1024), np.float32)})  # replaces the oldest
+    engine.prepare({"x": (3, 1024)})
+    assert list(engine.compiled) == [((2, 1024),), ((4, 1024),)]
+    engine({"x": np.zeros((2, 1024), np.float32)})
+    engine.prepare({"x": (3, 1024)})
+    assert list(engine.compiled) == [((2, 1024),), ((3, 1024),)]
+
+
+def test_a_failed_preparation_does_not_fail_the_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = add_one(tmp_path)
+    engine.prepare({"x": (1, 3)})  # not the 1024 columns of the model
+    with pytest.raises(RuntimeError):
+        engine({"x": np.zeros((1, 3), np.float32)})
+    assert not engine.compiled and not engine.unused
+    monkeypatch.setattr("backends.engines.openvino._AHEAD", 1 << 46)
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        engine.prepare({"x": (1, 1024)})
+    assert (engine({"x": np.zeros((1, 1024), np.float32)})[engine.outputs[0]] == 1).all()
 
 
 @pytest.mark.skipif(not has_bfloat16(), reason="this processor has no bfloat16")

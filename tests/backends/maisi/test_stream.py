@@ -32,6 +32,7 @@ class Requests:
         self.variant, self.gate, self.pace = variant, Gate(8, lambda *counts: None), Pace()
         self.done: list[str] = []
         self.called: list[tuple[str, str]] = []
+        self.prepared: list[tuple[str, str, int, tuple[int, ...]]] = []
 
     def run(self, name: str, **inputs: Any) -> None:
         """Answer a request of 32^3 voxels in two steps; `called` gets its calls of networks."""
@@ -50,7 +51,11 @@ class Requests:
 
         request = {"steps": np.array([2], np.int32), **inputs}
         tensors = {key: Input(value) for key, value in request.items()}
-        stream.run(self.variant, tensors, run_model, send, self.pace, self.gate, 60)
+
+        def prepare(model: str, rows: int, volume: tuple[int, ...]) -> None:
+            self.prepared.append((name, model, rows, volume))
+
+        stream.run(self.variant, tensors, run_model, prepare, send, self.pace, self.gate, 60)
 
     def start(self, name: str, **inputs: Any) -> threading.Thread:
         thread = threading.Thread(target=self.run, args=(name,), kwargs=inputs, daemon=True)
@@ -83,7 +88,8 @@ MASK = np.zeros((32, 32, 32), np.uint8)
 MASK[8:24, 8:24, 8:24] = 22
 BORDERS = MASK.copy()  # the networks' volume has none
 BORDERS[8:24, 8:24, 8:24:2] = 227
-SIZE = np.array([32, 32, 32], np.int32)
+SIDES = (32, 32, 32)
+SIZE = np.array(SIDES, np.int32)
 
 
 def test_a_volume_is_finished_beside_the_networks_of_the_next(
@@ -110,6 +116,23 @@ def test_a_mask_is_prepared_beside_the_networks_of_others(
     first.join(PATIENCE)
     assert requests.done == ["second", "first"]
     assert [name for name, _ in requests.called] == ["second"] * 3 + ["first"] * 4
+
+
+def test_networks_prepare_for_a_request_that_has_started(
+    mini: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preparing = blocked(monkeypatch, stream.request_steps, "prepare_mask")
+    requests = Requests(mini)
+    first = requests.start("first", mask=MASK, guidance=np.array([2], np.float32))
+    assert preparing.reached.wait(PATIENCE)
+    expected = [("first", "flow_masked", 2, SIDES), ("first", "vae_decoder", 1, SIDES)]
+    assert requests.prepared == expected
+    requests.run("second", size=SIZE)
+    expected += [("second", "flow", 1, SIDES), ("second", "vae_decoder", 1, SIDES)]
+    requests.run("third", mask=MASK, mask_only=np.array([True]))  # needs neither network
+    assert requests.prepared == expected
+    preparing.go.set()
+    first.join(PATIENCE)
 
 
 def test_others_use_the_networks_while_a_volume_is_measured_that_is_sampled_again(

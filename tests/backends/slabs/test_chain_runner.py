@@ -37,6 +37,28 @@ def test_without_memory_slabs_get_thinner_and_then_the_request_is_refused() -> N
     assert first == last
 
 
+@pytest.mark.parametrize("network", ["vae_decoder", "vae_encoder", "mask_encoder", "mask_decoder"])
+@pytest.mark.parametrize("planes", [8, 16])  # one slab of all, and slabs of 6, 6 and 4
+def test_a_prepared_run_compiles_nothing(
+    network: str, planes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backends.slabs.budget.THICKEST", 6 if planes == 16 else 16)
+    path = ROOT / "model_repository" / f"mini.{network}" / "1" / "chain.json"
+    runner = ChainRunner(path, Cpu(tmp_path, 2), 4)
+    monkeypatch.setattr("backends.engines.openvino._LEAST", 3)  # both thicknesses are kept
+    for engine in runner.device.engines:
+        engine.kept = 3
+    side = runner.chain.planes[runner.chain.input]
+    sides = (planes * side, 8 * side, 4 * side)
+    shape = (1, *sides) if network == "mask_encoder" else (1, 4, *sides)
+    if network == "vae_encoder":
+        shape = (1, 1, *sides)
+    runner.prepare(shape)
+    for engine in runner.device.engines:
+        monkeypatch.setattr(engine, "_compile", None)  # cannot be called
+    assert np.isfinite(runner(np.zeros(shape, np.float32))).all()
+
+
 def test_activations_go_first_then_slabs_get_thinner() -> None:
     assert budget.attempts(11, 10**9) == [(11, 10**9), (11, 0), (5, 0), (2, 0), (1, 0)]
     assert budget.attempts(1, 0) == [(1, 0)]
