@@ -70,9 +70,12 @@ class TritonPythonModel:
         return [self.answer(request) for request in requests]
 
     def answer(self, request):
-        if "maisi_token" not in json.loads(request.parameters() or "{}"):
+        parameters = json.loads(request.parameters() or "{}")
+        if "maisi_token" not in parameters:
             error = pb_utils.TritonError("only the stages of mini call it")
             return pb_utils.InferenceResponse(error=error)
+        if "maisi_prepare" in parameters:
+            return pb_utils.InferenceResponse([])
         end = time.monotonic() + self.seconds
         latent = pb_utils.get_input_tensor_by_name(request, "latent")
         sides = latent.shape()[2:] if latent else (1, 1, 1)

@@ -26,6 +26,7 @@ ENV = "MAISI_TOKEN"
 # of later inputs, in JSON.
 PARAMETER = "maisi_token"
 PREPARE = "maisi_prepare"
+ANY_SHAPE = "the engine takes any shape, so that nothing is to be prepared"
 NOT_FINITE = "holds NaN or infinite values"
 _SHORTEST = 32  # least characters of a token
 _ROWS = 2  # the conditional row and, with guidance, the unconditional row

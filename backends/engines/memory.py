@@ -1,12 +1,17 @@
-"""Recognise errors of insufficient memory, and try again with less memory."""
+"""Measure free memory, recognise errors of insufficient memory, and try again with less."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import mmap
+import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
 from typing import TypeVar
+
+from . import cgroup
 
 Result = TypeVar("Result")
 
@@ -40,9 +45,33 @@ def out_of_memory(error: BaseException) -> bool:
     return no_thread or any(part in message for part in _MESSAGES)
 
 
+def available() -> int:
+    """Return the bytes of free memory within the limits of the system and of control groups."""
+    free = _meminfo("MemAvailable")
+    allowed = cgroup.memory()
+    return max(free if allowed is None else min(free, allowed), 0)
+
+
+def _meminfo(name: str) -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+
+
 def expect(size: int) -> None:
     """Raise OSError with ENOMEM unless `size` bytes can be allocated now."""
     mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+
+
+def is_free(size: int) -> bool:
+    """Return whether `size` bytes are free and can be allocated now."""
+    if size > available():
+        return False
+    with suppress(OSError):
+        expect(size)
+        return True
+    return False
 
 
 def trim() -> None:

@@ -40,14 +40,15 @@ class Network:
     `run` maps inputs by name and the names of outputs to the outputs by name, which are valid until
     the next run. `release` frees the memory that runs of one size reuse. `forget` frees all memory
     except that of the network itself. Both receive the inputs of any run. `end` saves compiled
-    kernels. `prepare` begins to compile for a later run with inputs of these shapes, by name.
+    kernels. `prepare` begins to compile for a later run with inputs of these shapes, by name; None
+    for an engine that takes any shape.
     """
 
     run: Callable[[Arrays, Sequence[str]], Arrays]
     release: Callable[[Arrays], None]
     forget: Callable[[Arrays], None]
     end: Callable[[], None]
-    prepare: Callable[[Mapping[str, tuple[int, ...]]], None] = lambda shapes: None
+    prepare: Callable[[Mapping[str, tuple[int, ...]]], None] | None = None
 
 
 class TritonPythonModel:
@@ -83,6 +84,8 @@ class TritonPythonModel:
         try:
             guard.check_caller(self.contract, request)
             if (shapes := guard.later_shapes(self.contract, request)) is not None:
+                if self.network.prepare is None:
+                    raise guard.Refused(guard.ANY_SHAPE)
                 self.network.prepare(shapes)
                 return pb_utils.InferenceResponse([])
             arrays = {tensor.name(): self.array(tensor) for tensor in request.inputs()}

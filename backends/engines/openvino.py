@@ -12,15 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from . import Array, cgroup, channels_last, winograd
-from .memory import SPARE, expect, trim
+from .memory import SPARE, expect, is_free, trim
 
 INSTALL = "pip install openvino==2026.4.1"
 
 # Compiled models that are kept: the least, one for the last slab and one for all others; the most;
-# and the bytes of weights of all. A compiled model takes up to six times the memory of its weights.
+# and the bytes of weights of all.
 _LEAST, _MOST, _WEIGHTS = 2, 16, 64 << 20
 _PEAK = 3  # peak memory of a run, in multiples of its inputs and outputs
-_AHEAD = 8 * SPARE  # bytes that have to be free for a model that is compiled before its call
+_TIMES_WEIGHTS = 6  # memory of a compiled model, in multiples of its weights
+_AHEAD = (
+    8 * SPARE
+)  # bytes that have to be free besides for a model that is compiled before its call
+_COMPILING = 2  # most models that are compiled at a time, which is mostly work of one core each
 
 Shapes = tuple[tuple[int, ...], ...]  # of the inputs of an engine, in their order
 
@@ -49,8 +53,8 @@ def core() -> Any:
 
 @functools.cache
 def _compiler() -> ThreadPoolExecutor:
-    """Return the threads that compile models, which is mostly work of one core."""
-    return ThreadPoolExecutor(cores(), "compile")
+    """Return the threads that compile models."""
+    return ThreadPoolExecutor(_COMPILING, "compile")
 
 
 def has_bfloat16() -> bool:
@@ -81,11 +85,11 @@ class Engine:
         self.inputs = [port.get_any_name() for port in self.model.inputs]
         self.outputs = [port.get_any_name() for port in self.model.outputs]
         self.compiled: dict[Shapes, Future[Any]] = {}  # the last one was used last
-        self.unused: set[Shapes] = set()  # those of `prepare` without a call since
+        self.announced: set[Shapes] = set()  # those of `prepare` without a call since
         self.request_shapes: Shapes = ()
         self.request: Any = None
         self.is_converted = innermost or (not bfloat16 and winograd.helps(self.model))
-        self.kept = _LEAST
+        self.kept, self.weights = _kept(self.model), weight_bytes(self.model)
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs by name, which the next call overwrites.
@@ -94,9 +98,7 @@ class Engine:
         An error does not affect the next call.
         """
         shapes = tuple(tuple(feeds[name].shape) for name in self.inputs)
-        future = self.compiled.pop(shapes, None)
-        self.compiled[shapes] = self._compile(shapes) if future is None else future
-        self.unused.discard(shapes)
+        self._use(shapes)
         try:
             compiled = self.compiled[shapes].result()
         except Exception:
@@ -123,18 +125,31 @@ class Engine:
     def prepare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Begin to compile for a later call with inputs of these shapes, by their names.
 
-        If all kept models are in use or were compiled by `prepare` for calls that have not come,
-        this does nothing, and the later call compiles. Raises OSError with ENOMEM if memory is
-        short.
+        This does nothing if memory is short, or if it would replace the model of another announced
+        call or of the last call. The later call then compiles.
         """
         ordered = tuple(shapes[name] for name in self.inputs)
-        if ordered not in self.compiled and len(self.unused) < self.kept - 1:
-            expect(_AHEAD)
+        if ordered in self.compiled:
+            self.announced.add(ordered)
+        elif len(self.announced) < self.kept - 1 and is_free(
+            _AHEAD + _TIMES_WEIGHTS * self.weights
+        ):
             self.compiled[ordered] = self._compile(ordered)
-            self.unused.add(ordered)
+            self.announced.add(ordered)
+
+    def _use(self, shapes: Shapes) -> None:
+        """Put the model for inputs of these shapes at the end of `compiled`.
+
+        If there is none, or if its compilation has failed, begin to compile it.
+        """
+        future = self.compiled.pop(shapes, None)
+        if future is None or future.exception() is not None:
+            future = self._compile(shapes)
+        self.compiled[shapes] = future
+        self.announced.discard(shapes)
 
     def _compile(self, shapes: Shapes) -> Future[Any]:
-        """Drop the models used least recently, and begin to compile for inputs of these shapes.
+        """Drop the models that are kept no longer, and begin to compile for `shapes`.
 
         Raises RuntimeError for shapes that cannot be, and errors that `out_of_memory` recognises.
         """
@@ -143,14 +158,15 @@ class Engine:
                 raise RuntimeError(f"{name}: shape {list(shape)}, but no side may be 0")
         expect(SPARE)
         while len(self.compiled) >= self.kept:
-            oldest = next(iter(self.compiled))
-            del self.compiled[oldest]
-            self.unused.discard(oldest)
+            # the one that was used first, not counting those that are announced
+            first = min(self.compiled, key=lambda other: other in self.announced)
+            self.compiled.pop(first).cancel()
+            self.announced.discard(first)
         return _compiler().submit(self._compiled, shapes)
 
     def _compiled(self, shapes: Shapes) -> Any:
         model = self._with_shapes(shapes)
-        self.kept = min(_MOST, max(_LEAST, _WEIGHTS // max(weight_bytes(model), 1)))
+        self.kept = _kept(model)  # a converted model has other weights
         return core().compile_model(
             model,
             "CPU",
@@ -188,9 +204,14 @@ class Engine:
             future.cancel()
         wait(self.compiled.values())  # a compilation takes memory until it ends
         self.compiled.clear()
-        self.unused.clear()
+        self.announced.clear()
         self.release()
         trim()
+
+
+def _kept(model: Any) -> int:
+    """Return how many compiled models with the weights of `model` are kept."""
+    return min(_MOST, max(_LEAST, _WEIGHTS // max(weight_bytes(model), 1)))
 
 
 def output_bytes(compiled: Any) -> int:

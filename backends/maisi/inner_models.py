@@ -9,6 +9,7 @@ import json
 import re
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +44,7 @@ class InnerModels:
     """The networks of a variant, for calls by the model of one `role`.
 
     Every call has the server's `token`. Steps of requests with the id `probe_id` are not counted in
-    `metrics`.
+    `metrics`. `any_shape` are the networks that do not compile for a size.
     """
 
     variant: str
@@ -51,6 +52,7 @@ class InnerModels:
     metrics: Metrics
     token: str = field(repr=False)
     probe_id: str = field(repr=False)
+    any_shape: set[str] = field(default_factory=set)
 
     def call(
         self,
@@ -90,11 +92,14 @@ class InnerModels:
         return [pb_utils.get_output_tensor_by_name(response, name) for name in outputs]
 
     def prepare(self, request_id: str, model: str, rows: int, volume: tuple[int, ...]) -> None:
-        """Announce a later call to a network, which compiles for it; do not wait.
+        """Announce a later call to a network, which then compiles for it; do not wait.
 
         The call has `rows` of conditioning and tensors of a volume [X, Y, Z]. An error is ignored,
-        because the later call compiles as well.
+        because the call itself compiles if it has to. A network that takes any shape is not called
+        again.
         """
+        if model in self.any_shape:
+            return
         request = pb_utils.InferenceRequest(
             model_name=f"{self.variant}.{model}",
             requested_output_names=[],
@@ -105,7 +110,15 @@ class InnerModels:
                 guard.PREPARE: json.dumps({"rows": rows, "volume": volume}),
             },
         )
-        threading.Thread(target=request.exec, daemon=True).start()
+
+        def run() -> None:
+            with suppress(Exception):
+                response = request.exec()
+                if response.has_error() and guard.ANY_SHAPE in response.error().message():
+                    self.any_shape.add(model)
+
+        with suppress(RuntimeError):  # there may be too many threads
+            threading.Thread(target=run, daemon=True).start()
 
     def _error(self, request_id: str, model: str, message: str) -> Exception:
         """Return the caller's error for a network's error.

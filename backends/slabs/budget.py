@@ -1,11 +1,7 @@
-"""Choose the thickness of slabs, and measure the free memory for them."""
+"""Choose the thickness of slabs within a budget of memory."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
-from ..engines import cgroup
 from .chain import Chain, Subgraph
 
 _ENGINE = 5  # memory of a running engine, in multiples of its inputs and outputs
@@ -14,20 +10,6 @@ THICKEST = 16  # latent planes
 # (github.com/NVIDIA/TensorRT/issues/4123) and for cuDNN, which ONNX Runtime uses with CUDA
 # (cudnnSetTensorNdDescriptor in its manual: 2 Giga-elements).
 MOST_ELEMENTS = 2**31 - 1
-
-
-def available() -> int:
-    """Return the bytes of free memory within the limits of the system and of control groups."""
-    free = _meminfo("MemAvailable")
-    allowed = cgroup.memory()
-    return max(free if allowed is None else min(free, allowed), 0)
-
-
-def _meminfo(name: str) -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
 def attempts(thickness: int, near: int) -> list[tuple[int, int]]:

@@ -186,7 +186,7 @@ def feed_shapes(
         return rows, chain.channels[name], planes, y * n, z * n
 
     for subgraph in chain.subgraphs:
-        for latent_planes in {min(thickness, x), x % thickness or thickness}:
+        for latent_planes in dict.fromkeys((min(thickness, x), x % thickness or thickness)):
             source = slab(subgraph.input, latent_planes)
             shapes = {"x": source, "inside": inside(source[2], 0, 1, subgraph.up).shape}
             if subgraph.skip is not None:

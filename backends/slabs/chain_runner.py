@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..engines import Array
+from ..engines import Array, openvino
 from ..engines.memory import first_that_fits
 from . import budget, chain
 from .cpu import Cpu
@@ -60,11 +61,17 @@ class ChainRunner:
             self.device.end()
 
     def prepare(self, shape: tuple[int, ...]) -> None:
-        """Begin to compile for a later call with an input of `shape`; raises as a call does."""
+        """Begin to compile for a later call with an input of `shape`; raises as a call does.
+
+        This does nothing while memory limits the thickness of slabs, which can then be another one.
+        """
         x = (shape[0], 1, *shape[1:]) if len(shape) == 4 else shape
         thickness, _ = self._divide(x)
+        if thickness < budget.divide(self.chain, x, sys.maxsize, self.device.enough)[0]:
+            return
         for engine, shapes in chain.feed_shapes(self.chain, x, thickness):
-            self.device.prepare(engine, shapes)
+            if isinstance(engine, openvino.Engine):
+                engine.prepare(shapes)
 
     def _divide(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Return the thickness of slabs and the bytes near the engine, see `budget.divide`."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..engines import Array, channels_last, onnx_runtime, openvino
-from ..engines.memory import trim
-from . import budget, chain
+from ..engines import Array, channels_last, memory, onnx_runtime, openvino
+from . import chain
 from .arena import Allocate, Arena, in_files
 from .gpu import OnnxSubgraphEngine
 
@@ -59,11 +57,6 @@ class Cpu:
         self.engines.append(openvino.Engine(path, self.threads, True, self.bfloat16))
         return self.engines[-1]
 
-    def prepare(self, engine: chain.SubgraphEngine, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Begin to compile `engine` for a later call with inputs of these shapes."""
-        if isinstance(engine, openvino.Engine):
-            engine.prepare(shapes)
-
     def forget(self) -> None:
         """Free all memory except that of the loaded networks."""
         for engine in self.engines:
@@ -71,11 +64,11 @@ class Cpu:
 
     def end(self) -> None:
         """Return to the system the memory that each subgraph has freed for the next ones."""
-        trim()
+        memory.trim()
 
     def available(self) -> int:
         """Return the bytes of free memory."""
-        return budget.available()
+        return memory.available()
 
     def arena(self, size: int) -> Arena:
         """Return an arena with `size` bytes of memory."""

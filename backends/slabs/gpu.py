@@ -51,9 +51,6 @@ class Gpu:
         self.engines.append(plan)
         return PlanSubgraphEngine(plan)
 
-    def prepare(self, engine: chain.SubgraphEngine, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Do nothing, because engines on a GPU take any shape."""
-
     def forget(self) -> None:
         """Free all memory except that of the loaded networks."""
         cuda.empty_pools(self.cupy, self.device)

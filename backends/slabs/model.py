@@ -54,6 +54,7 @@ class TritonPythonModel:
             path = folder / (config.get("default_model_filename") or "chain.json")
             selected = choice.choose(folder, choice.gpu_of(args), parameters)
             by_onnx_runtime = selected.engine == choice.ONNX_RUNTIME
+            self.compiles = selected.engine in (choice.OPENVINO, choice.OPENVINO_BFLOAT16)
             if selected.gpu is not None:
                 cache = cache_folder(parameters)
                 device: Cpu | Gpu = Gpu(selected.gpu, cache, by_onnx_runtime)
@@ -84,6 +85,8 @@ class TritonPythonModel:
         try:
             guard.check_caller(self.contract, request)
             if (shapes := guard.later_shapes(self.contract, request)) is not None:
+                if not self.compiles:
+                    raise guard.Refused(guard.ANY_SHAPE)
                 self.runner.prepare(*shapes.values())
                 return pb_utils.InferenceResponse([])
             arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}

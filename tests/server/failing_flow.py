@@ -35,9 +35,12 @@ class TritonPythonModel:
         return [self.answer(request) for request in requests]
 
     def answer(self, request):
-        if "maisi_token" not in json.loads(request.parameters() or "{}"):
+        parameters = json.loads(request.parameters() or "{}")
+        if "maisi_token" not in parameters:
             error = pb_utils.TritonError("only the stages of mini call it")
             return pb_utils.InferenceResponse(error=error)
+        if "maisi_prepare" in parameters:
+            return pb_utils.InferenceResponse([])
         latent, z = (
             pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in ("latent", "z")
         )

@@ -185,7 +185,7 @@ def test_engines_respect_a_real_quota() -> None:
 
 
 def test_slabs_respect_a_real_limit_of_memory() -> None:
-    code = "from backends.slabs import budget; print(budget.available())"
+    code = "from backends.engines import memory; print(memory.available())"
     version1 = not Path("/sys/fs/cgroup/cgroup.controllers").exists()
     name = "memory.limit_in_bytes" if version1 else "memory.max"
     assert 50 * MiB < int(in_group("memory", {name: str(300 * MiB)}, code)) <= 300 * MiB

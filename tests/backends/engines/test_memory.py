@@ -78,3 +78,9 @@ def test_after_the_second_attempt_the_error_is_one_sentence() -> None:
         memory.twice(work, lambda: calls.append("forget"))
     assert calls == ["forget", "forget"]
     memory.expect(1 << 20)
+
+
+def test_memory_that_is_free_is_available() -> None:
+    available = memory.available()
+    assert 10**7 < available < 10**14
+    assert memory.is_free(10**6) and not memory.is_free(2 * available)

@@ -86,35 +86,50 @@ def test_a_prepared_call_does_not_compile(tmp_path: Path, monkeypatch: pytest.Mo
     engine.prepare({"x": three.shape})  # nothing is left to do
 
 
-def test_prepared_models_do_not_replace_those_in_use(
+def test_prepared_models_do_not_replace_those_in_use_or_announced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("backends.engines.openvino._WEIGHTS", 0)  # two models are kept
     engine = add_one(tmp_path)
+
+    def kept() -> list[int]:
+        return [rows for ((rows, _),) in engine.compiled]
+
     engine({"x": np.zeros((1, 1024), np.float32)})
     for rows in (2, 3):
         engine.prepare({"x": (rows, 1024)})
-    assert list(engine.compiled) == [((1, 1024),), ((2, 1024),)]
-    engine({"x": np.zeros((4, 1024), np.float32)})  # replaces the oldest
+    assert kept() == [1, 2]
+    engine({"x": np.zeros((4, 1024), np.float32)})  # replaces the one that was used first
     engine.prepare({"x": (3, 1024)})
-    assert list(engine.compiled) == [((2, 1024),), ((4, 1024),)]
+    assert kept() == [2, 4]
     engine({"x": np.zeros((2, 1024), np.float32)})
+    engine.prepare({"x": (4, 1024)})  # is compiled, and kept for this call
     engine.prepare({"x": (3, 1024)})
-    assert list(engine.compiled) == [((2, 1024),), ((3, 1024),)]
+    assert kept() == [4, 2]
+    engine({"x": np.zeros((4, 1024), np.float32)})
+    engine.prepare({"x": (3, 1024)})
+    assert kept() == [4, 3]
 
 
 def test_a_failed_preparation_does_not_fail_the_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = add_one(tmp_path)
-    engine.prepare({"x": (1, 3)})  # not the 1024 columns of the model
+    array = np.zeros((1, 1024), np.float32)
+    with monkeypatch.context() as failing:
+        failing.setattr(engine, "_with_shapes", None)
+        engine.prepare({"x": array.shape})
+        (future,) = engine.compiled.values()
+        assert isinstance(future.exception(), TypeError)
+    assert (engine({"x": array})[engine.outputs[0]] == 1).all()
+    wrong = np.zeros((1, 3), np.float32)  # the model has 1024 columns
+    engine.prepare({"x": wrong.shape})
     with pytest.raises(RuntimeError):
-        engine({"x": np.zeros((1, 3), np.float32)})
-    assert not engine.compiled and not engine.unused
+        engine({"x": wrong})
+    assert list(engine.compiled) == [((1, 1024),)] and not engine.announced
     monkeypatch.setattr("backends.engines.openvino._AHEAD", 1 << 46)
-    with pytest.raises(OSError, match="Cannot allocate memory"):
-        engine.prepare({"x": (1, 1024)})
-    assert (engine({"x": np.zeros((1, 1024), np.float32)})[engine.outputs[0]] == 1).all()
+    engine.prepare({"x": (2, 1024)})  # memory is short
+    assert list(engine.compiled) == [((1, 1024),)]
 
 
 @pytest.mark.skipif(not has_bfloat16(), reason="this processor has no bfloat16")

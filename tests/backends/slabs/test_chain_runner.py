@@ -45,9 +45,6 @@ def test_a_prepared_run_compiles_nothing(
     monkeypatch.setattr("backends.slabs.budget.THICKEST", 6 if planes == 16 else 16)
     path = ROOT / "model_repository" / f"mini.{network}" / "1" / "chain.json"
     runner = ChainRunner(path, Cpu(tmp_path, 2), 4)
-    monkeypatch.setattr("backends.engines.openvino._LEAST", 3)  # both thicknesses are kept
-    for engine in runner.device.engines:
-        engine.kept = 3
     side = runner.chain.planes[runner.chain.input]
     sides = (planes * side, 8 * side, 4 * side)
     shape = (1, *sides) if network == "mask_encoder" else (1, 4, *sides)
