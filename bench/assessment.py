@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from bench import ROOT
 from bench.launcher import Server
-from training.data import HELD_OUT, load, variation
+from training.data import HELD_OUT, draw, load
 from training.heads import Head, heads
-from training.synthesis import render, subject
+from training.synthesis import render
 
 CONTRAST = "mri_t1"
 STEPS = 10
@@ -78,8 +78,7 @@ def _subject(
     if cached.exists():
         mask, images, spacing = load(cached)
         return mask, images[0] if rendered else None, spacing
-    rng = np.random.default_rng(seed)
-    head = subject(rng, _heads(cache), variation(seed))
+    rng, head = draw(_heads(cache), seed)
     return head.mask, render(rng, head, CONTRAST) if rendered else None, head.spacing
 
 

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from .heads import heads
-from .synthesis import CONTRASTS, render, subject, without_head
+from .heads import Head, heads
+from .synthesis import CONTRASTS, Subject, render, subject, without_head
 
 Arrays = dict[str, NDArray[Any]]
 HELD_OUT = 100_000  # seeds from this one on are not in the training set
-LITTLE = 0.45  # the variation of every second training subject
+LITTLE = 0.15  # the variation of every second training subject
 
 
 def variation(seed: int) -> float:
@@ -52,9 +52,18 @@ def files(folder: Path) -> list[Path]:
     return sorted(complete, key=lambda path: int(path.stem))
 
 
-def _subject(cache: Path, seed: int) -> Arrays:
+def draw(all_heads: list[Head], seed: int) -> tuple[np.random.Generator, Subject]:
+    """Return a subject, and the generator of random numbers for its renders.
+
+    A subject of little variation has no lesions: such subjects alone are learned without a mask.
+    """
     rng = np.random.default_rng(seed)
-    head = subject(rng, heads(cache), variation(seed))
+    share = variation(seed)
+    return rng, subject(rng, all_heads, share, lesions=share == 1)
+
+
+def _subject(cache: Path, seed: int) -> Arrays:
+    rng, head = draw(heads(cache), seed)
     images = np.stack([render(rng, head, name) for name in CONTRASTS]).astype(np.float16)
     return {"mask": head.mask, "images": images, "spacing": np.array(head.spacing)}
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .data import LITTLE, Arrays, files, write
+from .data import Arrays, files, write
 from .heads import heads
 from .synthesis import FLIP, subject
 
 FIRST = 200_000  # the seed of the first mask; those of the subjects with images are below
+LITTLE = 0.45  # the variation of three of four masks
 HELD_OUT = 12  # the first masks are not trained on
 
 
@@ -22,10 +23,7 @@ def _mask(cache: Path, seed: int) -> Arrays:
 
 
 def make(cache: Path, count: int, jobs: int) -> None:
-    """Write `count` training and `HELD_OUT` other masks below `cache`; skip those that exist.
-
-    Three of four have little variation, see `data.LITTLE`.
-    """
+    """Write `count` training and `HELD_OUT` other masks below `cache`; skip those that exist."""
     heads(cache)
     seeds = range(FIRST, FIRST + HELD_OUT + count)
     write(cache / "masks", seeds, partial(_mask, cache), jobs)

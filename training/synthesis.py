@@ -136,14 +136,16 @@ def move_borders(
     labels[fluid & (border[1] > -pial_mm)] = a.GREY
 
 
-def subject(rng: np.random.Generator, heads: list[Head], variation: float = 1.0) -> Subject:
-    """Return a new head: one of `heads` flipped, warped, resized, with lesions.
+def subject(
+    rng: np.random.Generator, heads: list[Head], variation: float = 1.0, lesions: bool = True
+) -> Subject:
+    """Return a new head: one of `heads` flipped, warped, resized, with or without lesions.
 
-    `variation`, 0..1, scales position, size, warps and atrophy.
+    `variation`, 0..1, scales position, size, spacing, warps, atrophy and the cortex' thickness.
     """
     head = heads[rng.choice(3, p=HEAD_SHARES)]
     flipped = rng.random() < 0.5
-    spacing = float(rng.uniform(1.8, 2.2))
+    spacing = SPACING + variation * float(rng.uniform(-0.2, 0.2))
     atrophy = variation * float(rng.uniform() ** 2)
     position = coordinates(rng, FINE, spacing / 2, atrophy, variation)
     if flipped:
@@ -157,12 +159,13 @@ def subject(rng: np.random.Generator, heads: list[Head], variation: float = 1.0)
     fine = head.labels.ravel()[flat.numpy()] * inside.numpy().astype(np.uint8)
     texture, *border = sample([head.texture, head.white_border, head.pial_border], position).numpy()
     right = position[0].numpy() >= (SHAPE[0] - 1) / 2
-    white_mm = rng.uniform(-0.5, 0.7)
-    pial_mm = rng.uniform(-0.4, 0.4) - 0.6 * atrophy  # atrophy widens the sulci
+    white_mm = 0.1 + variation * rng.uniform(-0.6, 0.6)
+    pial_mm = variation * rng.uniform(-0.4, 0.4) - 0.6 * atrophy  # atrophy widens the sulci
     move_borders(fine, right, np.stack(border) / 10, white_mm, pial_mm)
     if flipped:
         fine = FLIP[fine]
-    _add_lesions(rng, fine)
+    if lesions:
+        _add_lesions(rng, fine)
     return Subject(fine, texture / UNIT, _majority(fine), spacing)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from export import variant as variants
+from training import anatomy as a
 from training import data, heads, synthesis, warps
 from training.sources import SHAPE
 
@@ -140,6 +141,14 @@ def test_little_variation_moves_a_head_less() -> None:
     )
     share = float((little - none).abs().mean() / (full - none).abs().mean())
     assert share == pytest.approx(data.LITTLE, rel=0.2)
+
+
+def test_training_subjects_of_little_variation_have_no_lesions(head: heads.Head) -> None:
+    subjects = {seed: data.draw([head] * 3, seed)[1] for seed in range(6)}
+    lesions = {seed: np.isin(s.mask, (a.WMH, a.TUMOUR)).any() for seed, s in subjects.items()}
+    assert not any(lesions[seed] for seed in (1, 3, 5)) and any(lesions[n] for n in (0, 2, 4))
+    for seed, s in subjects.items():
+        assert abs(s.spacing - synthesis.SPACING) <= 0.2 * data.variation(seed)
 
 
 def test_atrophy_enlarges_the_ventricles(head: heads.Head) -> None:
