@@ -203,13 +203,15 @@ def pictures(client: Client, subject: Head, folder: Path) -> None:
     """Write a picture for each mode of generation to `folder`."""
     make: Callable[..., Volume] = client.generate
     t1, flair = (make(subject.image, modality=f"mri_{name}", seed=5) for name in ("t1", "flair"))
-    guided = {"guidance": 2, "guidance_interval": (0.7, 1)}
-    alone = [
-        (f"{name}, seed {seed}", make(preset=f"brain-{name}", seed=seed, **guided))
-        for seed in (1, 2)
-        for name in ("t1", "t2")
+    t1_of_seeds = [
+        (f"T1, seed {seed}", make(preset="brain-t1", seed=seed)) for seed in (1, 2, 3, 4, 5, 6)
     ]
-    preview(None, alone, folder / "image-only.png", tile=200)
+    preview(None, t1_of_seeds, folder / "image-only.png", tile=150)
+    of_modalities = [
+        (name.upper(), make(preset=f"brain-{name}", seed=1))
+        for name in ("t1", "t2", "flair", "swi")
+    ]
+    preview(None, of_modalities, folder / "image-only-modalities.png", tile=200)
     sizes = {"ventricles": 0.6, "white matter hyperintensities": 0.5, "tumor": 0.6}
     of_sizes = [
         (name, make(anatomy=sizes, modality=f"mri_{name}", seed=1)) for name in ("t1", "flair")
