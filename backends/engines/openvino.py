@@ -21,9 +21,7 @@ INSTALL = "pip install openvino==2026.4.1"
 _LEAST, _MOST, _WEIGHTS = 2, 16, 64 << 20
 _PEAK = 3  # peak memory of a run, in multiples of its inputs and outputs
 _TIMES_WEIGHTS = 6  # memory of a compiled model, in multiples of its weights
-_AHEAD = (
-    8 * SPARE
-)  # bytes that have to be free besides for a model that is compiled before its call
+_AHEAD = 8 * SPARE  # bytes that have to be free in addition, to compile before a call
 _COMPILING = 2  # most models that are compiled at a time, which is mostly work of one core each
 
 Shapes = tuple[tuple[int, ...], ...]  # of the inputs of an engine, in their order

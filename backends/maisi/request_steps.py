@@ -24,6 +24,16 @@ def plan_request(variant: Variant, inputs: Inputs) -> tuple[Plan, Inputs]:
     return complete(variant, translated), translated
 
 
+def networks(plan: Plan) -> dict[str, int]:
+    """Return the networks that a volume needs, in the order of their calls, and their rows."""
+    return {
+        **({"vae_encoder": 1} if plan.sourced else {}),
+        **({"mask_encoder": plan.rows} if plan.masked else {}),
+        ("flow_masked" if plan.masked else "flow"): plan.rows,
+        "vae_decoder": 1,
+    }
+
+
 def prepare_mask(
     variant: Variant,
     plan: Plan,

@@ -56,8 +56,8 @@ def run(
         progress.begin()
         run_model = progress.gated(run_model)
         if not mask_only:
-            prepare("flow_masked" if plan.masked else "flow", plan.rows, plan.padded_size)
-            prepare("vae_decoder", 1, plan.padded_size)
+            for network, rows in request_steps.networks(plan).items():
+                prepare(network, rows, plan.padded_size)
 
         # 3. Complete or generate the mask; encode the source.
         with progress.stage("condition", 0.0):

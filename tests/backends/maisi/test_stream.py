@@ -125,7 +125,11 @@ def test_networks_prepare_for_a_request_that_has_started(
     requests = Requests(mini)
     first = requests.start("first", mask=MASK, guidance=np.array([2], np.float32))
     assert preparing.reached.wait(PATIENCE)
-    expected = [("first", "flow_masked", 2, SIDES), ("first", "vae_decoder", 1, SIDES)]
+    expected = [
+        ("first", "mask_encoder", 2, SIDES),
+        ("first", "flow_masked", 2, SIDES),
+        ("first", "vae_decoder", 1, SIDES),
+    ]
     assert requests.prepared == expected
     requests.run("second", size=SIZE)
     expected += [("second", "flow", 1, SIDES), ("second", "vae_decoder", 1, SIDES)]
