@@ -219,8 +219,7 @@ def later_shapes(contract: Contract | None, request: Any) -> dict[str, tuple[int
 
     Raises Refused for a volume or rows that are not allowed.
     """
-    text = parameters(request).get(PREPARE)
-    if text is None or contract is None:
+    if contract is None or (text := parameters(request).get(PREPARE)) is None:
         return None
     later = json.loads(text)
     return contract.later_shapes(later["rows"], tuple(later["volume"]))
