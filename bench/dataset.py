@@ -113,7 +113,8 @@ def text(options: argparse.Namespace, runs: Sequence[Run]) -> str:
             f"Rate of this revision divided by the rate of the other, by pairs of runs:"
             f" {', '.join(f'{ratio:.2f}' for ratio in ratios)};"
             f" median {statistics.median(ratios):.2f}. The volumes are"
-            f" {'the same' if equal else 'NOT the same'}, byte for byte.",
+            f" {'' if equal else 'not '}the same, byte for byte"
+            f"{'' if equal else '; weights and rounding can differ'}.",
         ]
     )
 
