@@ -20,7 +20,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from backends.maisi import decoder, schedule
+from backends.maisi import decoder, sampler, schedule
 from backends.maisi.sampler import RunModel
 from backends.maisi.schedule import Step
 from bench import ROOT, in_process, page
@@ -112,7 +112,7 @@ SERVED = ("euler", "heun", "ab2")
 def follow(steps: Sequence[Step], request: PreparedRequest, run: RunModel) -> Array:
     """Return the latent, float32 `[1, C, x, y, z]`, that `steps` make from the request's noise."""
     latent = velocity = request.noise
-    model = "flow_masked" if request.plan.masked else "flow"
+    model = sampler.network(request.plan)
     for step in steps:
         inputs = {
             **request.conditions,

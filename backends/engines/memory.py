@@ -7,7 +7,6 @@ import errno
 import mmap
 import os
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -66,12 +65,11 @@ def expect(size: int) -> None:
 
 def is_free(size: int) -> bool:
     """Return whether `size` bytes are free and can be allocated now."""
-    if size > available():
-        return False
-    with suppress(OSError):
+    try:
         expect(size)
-        return True
-    return False
+    except OSError:
+        return False
+    return size <= available()
 
 
 def trim() -> None:

@@ -87,7 +87,8 @@ class Engine:
         self.request_shapes: Shapes = ()
         self.request: Any = None
         self.is_converted = innermost or (not bfloat16 and winograd.helps(self.model))
-        self.kept, self.weights = _kept(self.model), weight_bytes(self.model)
+        self.weights = weight_bytes(self.model)
+        self.kept = _kept(self.weights)
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs by name, which the next call overwrites.
@@ -164,7 +165,7 @@ class Engine:
 
     def _compiled(self, shapes: Shapes) -> Any:
         model = self._with_shapes(shapes)
-        self.kept = _kept(model)  # a converted model has other weights
+        self.kept = _kept(weight_bytes(model))  # a converted model has other weights
         return core().compile_model(
             model,
             "CPU",
@@ -207,9 +208,9 @@ class Engine:
         trim()
 
 
-def _kept(model: Any) -> int:
-    """Return how many compiled models with the weights of `model` are kept."""
-    return min(_MOST, max(_LEAST, _WEIGHTS // max(weight_bytes(model), 1)))
+def _kept(weights: int) -> int:
+    """Return how many compiled models are kept, each with weights of so many bytes."""
+    return min(_MOST, max(_LEAST, _WEIGHTS // max(weights, 1)))
 
 
 def output_bytes(compiled: Any) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import anatomy, conditioning, masks, source
+from . import anatomy, conditioning, masks, sampler, source
 from .inputs import Array, Inputs, Variant
 from .request import Plan, complete, label_ids, regions
 from .sampler import RunModel
@@ -29,7 +29,7 @@ def networks(plan: Plan) -> dict[str, int]:
     return {
         **({"vae_encoder": 1} if plan.sourced else {}),
         **({"mask_encoder": plan.rows} if plan.masked else {}),
-        ("flow_masked" if plan.masked else "flow"): plan.rows,
+        sampler.network(plan): plan.rows,
         "vae_decoder": 1,
     }
 

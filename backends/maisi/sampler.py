@@ -21,6 +21,11 @@ def _first_row(name: str, rows: Any) -> Any:
     return rows[:1]
 
 
+def network(plan: Plan) -> str:
+    """Return the network that `sample` calls."""
+    return "flow_masked" if plan.masked else "flow"
+
+
 def calls(variant: Variant, plan: Plan) -> list[schedule.Step]:
     """Return the plan's calls of the network."""
     numel = math.prod(plan.latent_shape(variant)[2:])
@@ -47,7 +52,7 @@ def sample(
     interval the network gets that row alone, at half the cost. Raises Stopping when the server's
     deadline is over.
     """
-    model = "flow_masked" if plan.masked else "flow"
+    model = network(plan)
     guidance = np.array([plan.guidance], np.float32)
     steps = calls(variant, plan)
     guided = [plan.guides(step.timestep / variant["schedule"]["train_timesteps"]) for step in steps]

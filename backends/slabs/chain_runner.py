@@ -43,8 +43,8 @@ class ChainRunner:
         Raises ValueError for sides that are not multiples, OSError if the disk is full,
         OutOfMemory if one plane is too large, and RuntimeError if an engine fails.
         """
-        x = array[:, None] if array.ndim == 4 else array
-        planned = self._divide(x.shape)
+        x = array.reshape(_with_channels(array.shape))
+        planned = self._divide(array.shape)
 
         def attempt(thickness: int, near: int) -> Any:
             if (thickness, near) != planned:
@@ -65,8 +65,8 @@ class ChainRunner:
 
         This does nothing while memory limits the thickness of slabs, which can then be another one.
         """
-        x = (shape[0], 1, *shape[1:]) if len(shape) == 4 else shape
-        thickness, _ = self._divide(x)
+        thickness, _ = self._divide(shape)
+        x = _with_channels(shape)
         if thickness < budget.divide(self.chain, x, sys.maxsize, self.device.enough)[0]:
             return
         for engine, shapes in chain.feed_shapes(self.chain, x, thickness):
@@ -76,9 +76,14 @@ class ChainRunner:
     def _divide(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Return the thickness of slabs and the bytes near the engine, see `budget.divide`."""
         step = self.chain.planes[self.chain.input]
-        if 0 in shape or any(side % step for side in shape[2:]):
+        if 0 in shape or any(side % step for side in shape[-3:]):
             raise ValueError(
                 f"{self.chain.input}: {list(shape)}, but sides must be multiples of {step}"
             )
         memory = int(self.gigabytes * 1e9 or self.device.available() * self.device.share)
-        return budget.divide(self.chain, shape, memory, self.device.enough)
+        return budget.divide(self.chain, _with_channels(shape), memory, self.device.enough)
+
+
+def _with_channels(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape [R, C, X, Y, Z] of an input, which may be labels [R, X, Y, Z]."""
+    return (shape[0], 1, *shape[1:]) if len(shape) == 4 else shape
