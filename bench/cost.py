@@ -94,7 +94,7 @@ def decoder_calls(row: Published, official: chain.Chain) -> tuple[int, int]:
     The decoder uses half of `MEMORY`.
     """
     latent = [side // 4 for side in row.size]
-    thickness, _ = budget.divide(official, (1, 4, *latent), MEMORY // 2, Gpu.enough)
+    thickness = budget.divide(official, (1, 4, *latent), MEMORY // 2, Gpu.enough)
     slabs = math.ceil(latent[0] / thickness)
     return slabs, slabs * len(official.subgraphs)
 

@@ -96,11 +96,8 @@ def one(options: argparse.Namespace) -> dict[str, Any]:
     borders: list[int] = []
     windows = 1  # windows per decode that is timed
     if method == "slabs":
-        from backends.slabs import budget
-
         runner = _chain_runner(options, "vae_decoder", float(numbers[0]))
-        memory = int(float(numbers[0]) * 1e9) or runner.device.available() // 2
-        thickness = budget.divide(runner.chain, x.shape, memory, runner.device.enough)[0]
+        thickness = runner.thickness(x.shape)
         borders = list(range(4 * thickness, 4 * side, 4 * thickness))
         decode: Callable[[], Array] = lambda: runner(x)  # noqa: E731
     else:

@@ -56,15 +56,13 @@ def thickest(chain: Chain, rows: int, y: int, z: int) -> int:
     return thickness
 
 
-def divide(chain: Chain, shape: tuple[int, ...], budget: int, enough: float) -> tuple[int, int]:
-    """Return the latent planes of a slab, and the bytes for activations near the engine.
+def engine_bytes(chain: Chain, shape: tuple[int, ...]) -> int:
+    """Return the bytes of a running engine per latent plane of a slab.
 
-    `shape` [R, C, X, Y, Z] is that of the chain's input. `budget` are the bytes for activations and
-    the running engine. A slab of more than `enough` bytes is not faster. Slabs have about the same
-    thickness, at most `thickest`. Raises the errors of `thickest`.
+    `shape` [R, C, X, Y, Z] is that of the chain's input.
     """
     rows, _, *sides = shape
-    x, y, z = (side // chain.planes[chain.input] for side in sides)
+    _, y, z = (side // chain.planes[chain.input] for side in sides)
 
     def plane(name: str) -> int:
         """Return the bytes of an activation per plane of the latent."""
@@ -75,8 +73,19 @@ def divide(chain: Chain, shape: tuple[int, ...], budget: int, enough: float) -> 
         skip = plane(subgraph.skip) if subgraph.skip else 0
         return plane(subgraph.input) * (8 if subgraph.up else 1) + plane(subgraph.output) + skip
 
-    widest = max(in_and_out(subgraph) for subgraph in chain.subgraphs)
-    useful = max(1, int(min(enough, budget / 2 / _ENGINE) / widest))
+    return _ENGINE * max(in_and_out(subgraph) for subgraph in chain.subgraphs)
+
+
+def divide(chain: Chain, shape: tuple[int, ...], budget: float, enough: float) -> int:
+    """Return the latent planes of a slab for a budget of memory.
+
+    `shape` [R, C, X, Y, Z] is that of the chain's input. `budget` are the bytes for activations and
+    the running engine, which may take half of them. A slab of more than `enough` bytes is not
+    faster. Slabs have about the same thickness, at most `thickest`. Raises the errors of
+    `thickest`.
+    """
+    rows, _, *sides = shape
+    x, y, z = (side // chain.planes[chain.input] for side in sides)
+    useful = max(1, int(min(_ENGINE * enough, budget / 2) / engine_bytes(chain, shape)))
     slabs = -(-x // min(thickest(chain, rows, y, z), useful))
-    thickness = -(-x // slabs)
-    return thickness, max(0, int(budget - _ENGINE * thickness * widest))
+    return -(-x // slabs)

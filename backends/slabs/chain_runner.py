@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -39,12 +39,14 @@ class ChainRunner:
     def __call__(self, array: Array) -> Any:
         """Return the output [R, C, X, Y, Z] for an input [R, C, X, Y, Z], or labels [R, X, Y, Z].
 
-        If memory runs out, activations go far, and then slabs get thinner, down to one plane.
+        If memory runs out, activations go far, and then slabs get thinner, down to one plane. Slabs
+        are also thinner from the start, with a warning, if the engine would not fit into the share
+        of the memory that is free.
         Raises ValueError for sides that are not multiples, OSError if the disk is full,
         OutOfMemory if one plane is too large, and RuntimeError if an engine fails.
         """
         x = array.reshape(_with_channels(array.shape))
-        planned = self._divide(array.shape)
+        planned = self._within_free_memory(x.shape)
 
         def attempt(thickness: int, near: int) -> Any:
             if (thickness, near) != planned:
@@ -61,27 +63,34 @@ class ChainRunner:
             self.device.end()
 
     def prepare(self, shape: tuple[int, ...]) -> None:
-        """Begin to compile for a later call with an input of `shape`; raises as a call does.
-
-        This does nothing while memory limits the thickness of slabs, which can then be another one.
-        """
-        thickness, _ = self._divide(shape)
+        """Begin to compile for a later call with an input of `shape`; raises as a call does."""
         x = _with_channels(shape)
-        if thickness < budget.divide(self.chain, x, sys.maxsize, self.device.enough)[0]:
-            return
-        for engine, shapes in chain.feed_shapes(self.chain, x, thickness):
+        for engine, shapes in chain.feed_shapes(self.chain, x, self.thickness(x)):
             if isinstance(engine, openvino.Engine):
                 engine.prepare(shapes)
 
-    def _divide(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """Return the thickness of slabs and the bytes near the engine, see `budget.divide`."""
+    def thickness(self, shape: tuple[int, ...]) -> int:
+        """Return the latent planes of a slab for an input [R, C, X, Y, Z].
+
+        It does not depend on the memory that is free, because other slabs have other rounding
+        errors. Raises ValueError for sides that are not multiples, or if one plane is too large.
+        """
         step = self.chain.planes[self.chain.input]
         if 0 in shape or any(side % step for side in shape[-3:]):
             raise ValueError(
                 f"{self.chain.input}: {list(shape)}, but sides must be multiples of {step}"
             )
-        memory = int(self.gigabytes * 1e9 or self.device.available() * self.device.share)
-        return budget.divide(self.chain, _with_channels(shape), memory, self.device.enough)
+        memory = self.gigabytes * 1e9 or math.inf
+        return budget.divide(self.chain, shape, memory, self.device.enough)
+
+    def _within_free_memory(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Return the latent planes of a slab, and the bytes for activations near the engine."""
+        thickness, per_plane = self.thickness(shape), budget.engine_bytes(self.chain, shape)
+        free = int(self.gigabytes * 1e9 or self.device.available() * self.device.share)
+        if not self.gigabytes and thickness > 1 and thickness * per_plane > free:
+            thickness = max(1, free // per_plane)
+            self.warn(f"memory is short; trying slabs of {thickness}")
+        return thickness, max(0, free - thickness * per_plane)
 
 
 def _with_channels(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -56,6 +56,26 @@ def test_a_prepared_run_compiles_nothing(
     assert np.isfinite(runner(np.zeros(shape, np.float32))).all()
 
 
+def test_slabs_are_thinner_only_if_the_engine_does_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warnings: list[str] = []
+    path = ROOT / "model_repository" / "mini.vae_decoder" / "1" / "chain.json"
+    runner = ChainRunner(path, Cpu(tmp_path, 2), warn=warnings.append)
+    latent = np.random.default_rng(0).normal(size=(1, 4, 16, 8, 8)).astype(np.float32)
+    engine = budget.engine_bytes(runner.chain, latent.shape)
+    outputs = {}
+    for planes in (1000, 17, 15.5, 1.5, 0):  # of an engine, that are free
+        free = planes * engine / runner.device.share
+        monkeypatch.setattr(runner.device, "available", lambda free=free: free)
+        outputs[planes] = runner(latent).copy()
+    assert warnings == [f"memory is short; trying slabs of {planes}" for planes in (15, 1, 1)]
+    for planes, output in outputs.items():
+        if planes > 16:
+            assert output.tobytes() == outputs[1000].tobytes()
+        np.testing.assert_allclose(output, outputs[1000], atol=1e-5)
+
+
 def test_activations_go_first_then_slabs_get_thinner() -> None:
     assert budget.attempts(11, 10**9) == [(11, 10**9), (11, 0), (5, 0), (2, 0), (1, 0)]
     assert budget.attempts(1, 0) == [(1, 0)]
