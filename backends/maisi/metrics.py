@@ -17,6 +17,7 @@ _COUNTERS = {
     "maisi_stage_seconds_total": "Seconds spent on volumes that were made, by stage",
     "maisi_voxels_total": "Voxels of volumes that were made",
     "maisi_redraws_total": "Volumes sampled again because they did not follow their mask",
+    "maisi_measured_total": "Volumes returned that were compared with their mask",
     "maisi_unfaithful_total": "Volumes returned that do not follow their mask",
 }
 _GAUGES = {
@@ -88,7 +89,10 @@ class Metrics:
                 self._add("maisi_stage_seconds_total", seconds, stage=stage)
         if len(attempts := report.get("attempts", [])) > 1:
             self._add("maisi_redraws_total", len(attempts) - 1)
-        if report.get("fidelity", {}).get("faithful") is False:
+        faithful = report.get("fidelity", {}).get("faithful")
+        if faithful is not None:
+            self._add("maisi_measured_total", 1)
+        if faithful is False:
             self._add("maisi_unfaithful_total", 1)
 
     def _set(self, gauge: str, value: float) -> None:
