@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from .inputs import Variant
 from .request import Plan
-from .sampler import calls
+from .sampler import rows_of_calls
 
 _HISTORY = 5  # volumes; the median of a few volumes follows changes of the machine's load
 _SURE = 2  # least volumes for a minimum; the first one of a shape may include a compilation
@@ -38,12 +38,11 @@ class Pace:
     def expect(self, variant: Variant, plan: Plan) -> float | None:
         """Return the likely seconds of one attempt; None before the first with the same stages."""
         work = _units(variant, plan)
-        if not work.keys() <= self.history.keys():
-            return None
         # Copied, here as below: other threads may record meanwhile.
-        history = {stage: tuple(paces) for stage, paces in tuple(self.history.items())}
-        median = {stage: sorted(paces)[len(paces) // 2][0] for stage, paces in history.items()}
-        return sum(median[stage] * units for stage, units in work.items())
+        history = {stage: sorted(self.history.get(stage, ())) for stage in work}
+        if not all(history.values()):
+            return None
+        return sum(paces[len(paces) // 2][0] * work[stage] for stage, paces in history.items())
 
     def minimum(self, variant: Variant, plan: Plan) -> float | None:
         """Return the least seconds of one attempt; None if they are unknown.
@@ -62,9 +61,7 @@ class Pace:
 def _units(variant: Variant, plan: Plan) -> dict[str, float]:
     """Return the units of work of one attempt, by stage."""
     voxels = math.prod(plan.padded_size)
-    steps = calls(variant, plan)
-    times = [step.timestep / variant["schedule"]["train_timesteps"] for step in steps]
-    rows = sum(plan.rows if plan.guides(time) else 1 for time in times)
+    rows = sum(rows_of_calls(variant, plan))
     masked = {"mask_encoder": float(voxels * plan.rows)} if plan.masked else {}
     sampling = {"sampler": float(voxels * rows)} if rows else {}
     return {**masked, **sampling, "decoder": float(voxels)}

@@ -215,6 +215,7 @@ class Gate:
                 if ticket.state is not state:
                     ticket.waited += time.monotonic() - start
                     self._notify()
+                    ticket.check()
                     return
                 self._changed.wait(_POLL)
             ticket.check()

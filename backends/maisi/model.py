@@ -10,9 +10,11 @@ from __future__ import annotations
 import ctypes
 import functools
 import json
+import math
 import secrets
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -41,6 +43,7 @@ from backends.maisi.inputs import Variant, flag
 from backends.maisi.metrics import Metrics
 from backends.maisi.request_steps import text_bytes
 
+_INTERVAL = 1.0  # seconds between two messages of a request that waits
 _ARENA_MAX = -8  # mallopt's M_ARENA_MAX, glibc's malloc.h
 _OUTCOMES = {  # the outcome in the metrics for each error code
     "INVALID_ARG": "invalid",
@@ -147,11 +150,18 @@ class TritonPythonModel:
     def _stream(self, request: Any) -> None:
         sender, request_id = request.get_response_sender(), _request_id(request)
 
+        last_waiting = -math.inf
+
         def send(stage: str, progress: float, **outputs: Any) -> None:
+            nonlocal last_waiting
             if request.is_cancelled():
                 raise Cancelled
             if stage != WAITING:
                 self.metrics.mark_progress()
+            elif time.monotonic() - last_waiting < _INTERVAL:
+                return
+            else:
+                last_waiting = time.monotonic()
             if "report" in outputs:
                 outputs = self._finished(request, request_id, outputs)
             outputs = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +11,6 @@ from .gate import WAITING, Ticket
 from .request import Plan
 from .sampler import RunModel
 
-_INTERVAL = 1.0  # seconds between two messages of a request that waits
 # The progress, 0..1, at which a stage begins; SAMPLER is the sampler's share of an attempt.
 MASK_ENCODER, ATTEMPTS = 0.02, 0.05
 SAMPLER = 0.84
@@ -22,10 +20,13 @@ class RequestProgress:
     """The progress of a request; `seconds` has the time of each stage without waiting."""
 
     def __init__(self, plan: Plan, send: Callable[..., None], ticket: Ticket) -> None:
-        """Start at 0; `send(stage, progress)` sends a message, and raises if the caller is gone."""
+        """Start at 0; `send(stage, progress)` sends a message, and raises if the caller is gone.
+
+        While the request waits, it is called every quarter of a second.
+        """
         self.seconds: dict[str, float] = {}
         self._plan, self._send, self._ticket = plan, send, ticket
-        self._progress, self._last_message = 0.0, 0.0
+        self._progress = 0.0
 
     @contextmanager
     def stage(self, name: str, progress: float) -> Iterator[None]:
@@ -81,6 +82,4 @@ class RequestProgress:
 
     def _while_waiting(self) -> None:
         stopping.check_deadline(self._plan.seed)
-        if time.monotonic() - self._last_message > _INTERVAL:
-            self._send(WAITING, self._progress)
-            self._last_message = time.monotonic()
+        self._send(WAITING, self._progress)

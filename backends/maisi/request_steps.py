@@ -24,14 +24,15 @@ def plan_request(variant: Variant, inputs: Inputs) -> tuple[Plan, Inputs]:
     return complete(variant, translated), translated
 
 
-def networks(plan: Plan) -> dict[str, int]:
-    """Return the networks that a volume needs, in the order of their calls, and their rows."""
-    return {
-        **({"vae_encoder": 1} if plan.sourced else {}),
-        **({"mask_encoder": plan.rows} if plan.masked else {}),
-        sampler.network(plan): plan.rows,
-        "vae_decoder": 1,
-    }
+def networks(variant: Variant, plan: Plan) -> list[tuple[str, int]]:
+    """Return (network, rows) of a volume's calls, in their order and without repetitions."""
+    rows = dict.fromkeys(sampler.rows_of_calls(variant, plan))
+    return [
+        *([("vae_encoder", 1)] if plan.sourced else []),
+        *([("mask_encoder", plan.rows)] if plan.masked else []),
+        *((sampler.network(plan), count) for count in rows),
+        ("vae_decoder", 1),
+    ]
 
 
 def prepare_mask(

@@ -32,6 +32,16 @@ def calls(variant: Variant, plan: Plan) -> list[schedule.Step]:
     return schedule.steps(variant["schedule"], numel, plan.steps, plan.solver, plan.strength)
 
 
+def rows_of_calls(variant: Variant, plan: Plan) -> list[int]:
+    """Return the rows of conditioning in each of the plan's calls.
+
+    Outside of the guidance interval a call has the conditional row alone, at half the cost.
+    """
+    timesteps = variant["schedule"]["train_timesteps"]
+    steps = calls(variant, plan)
+    return [plan.rows if plan.guides(step.timestep / timesteps) else 1 for step in steps]
+
+
 def sample(
     variant: Variant,
     plan: Plan,
@@ -48,25 +58,24 @@ def sample(
 
     `conditions`: the conditioning by name, such as `spacing_mm100`, and for a masked plan
     `embedding`. `on_step(done, total)` is called after every call and ends the loop by raising.
-    `first_row(name, condition)` returns the conditional row: outside of the plan's guidance
-    interval the network gets that row alone, at half the cost. Raises Stopping when the server's
-    deadline is over.
+    `first_row(name, condition)` returns the conditional row, for calls with one row. Raises
+    Stopping when the server's deadline is over.
     """
     model = network(plan)
     guidance = np.array([plan.guidance], np.float32)
     steps = calls(variant, plan)
-    guided = [plan.guides(step.timestep / variant["schedule"]["train_timesteps"]) for step in steps]
+    rows = rows_of_calls(variant, plan)
     conditional = (
         conditions
-        if plan.rows == 1 or all(guided)
-        else {name: first_row(name, rows) for name, rows in conditions.items()}
+        if all(count == plan.rows for count in rows)
+        else {name: first_row(name, value) for name, value in conditions.items()}
     )
     fresh = conditioning.fresh_noise(variant, plan, attempt)
     latent = velocity = noise
-    for done, (step, guide) in enumerate(zip(steps, guided, strict=True), start=1):
+    for done, (step, count) in enumerate(zip(steps, rows, strict=True), start=1):
         stopping.check_deadline(plan.seed)
         inputs = {
-            **(conditions if guide else conditional),
+            **(conditions if count == plan.rows else conditional),
             "guidance": guidance,
             "latent": latent,
             "z": next(fresh) if step.fresh else velocity,

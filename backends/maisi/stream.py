@@ -35,8 +35,7 @@ def run(
     and for the networks, which it leaves once a latent is decoded. A volume that does not follow
     its mask is sampled again from new noise, as often as the request says, after the request has
     waited for the networks again; the best volume is sent. `pace` records the time of the first
-    one. Raises InvalidRequest, Overloaded, TimeUp,
-    Stopping, and what `run_model` and `send` raise.
+    one. Raises InvalidRequest, Overloaded, TimeUp, Stopping, and what `run_model` and `send` raise.
     """
     arrays = {name: tensor.as_numpy() for name, tensor in inputs.items()}
     if flag(arrays, "check"):
@@ -56,7 +55,7 @@ def run(
         progress.begin()
         run_model = progress.gated(run_model)
         if not mask_only:
-            for network, rows in request_steps.networks(plan).items():
+            for network, rows in request_steps.networks(variant, plan):
                 prepare(network, rows, plan.padded_size)
 
         # 3. Complete or generate the mask; encode the source.

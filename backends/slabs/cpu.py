@@ -60,6 +60,8 @@ class Cpu:
     def forget(self) -> None:
         """Free all memory except that of the loaded networks."""
         for engine in self.engines:
+            engine.cancel()
+        for engine in self.engines:
             engine.forget()
 
     def end(self) -> None:

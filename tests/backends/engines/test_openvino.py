@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino
@@ -109,6 +111,43 @@ def test_prepared_models_do_not_replace_those_in_use_or_announced(
     engine({"x": np.zeros((4, 1024), np.float32)})
     engine.prepare({"x": (3, 1024)})
     assert kept() == [4, 3]
+
+
+@pytest.mark.parametrize(("weights", "kept"), [(0, 2), (1 << 62, 16)])
+def test_an_announcement_without_a_call_expires(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: int, kept: int
+) -> None:
+    monkeypatch.setattr("backends.engines.openvino._WEIGHTS", weights)
+    engine = add_one(tmp_path)
+    for rows in range(100, 99 + kept):
+        engine.prepare({"x": (rows, 1024)})
+    assert len(engine.announced) == kept - 1
+    for rows in range(1, 1 + 2 * kept):
+        engine({"x": np.zeros((rows, 1024), np.float32)})
+    assert list(engine.compiled) == [((rows, 1024),) for rows in range(1 + kept, 1 + 2 * kept)]
+    engine.prepare({"x": (100, 1024)})
+    assert list(engine.announced) == [((100, 1024),)]
+
+
+def test_compilations_that_have_not_begun_are_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, begun = threading.Event(), []
+    engine = add_one(tmp_path)
+
+    def compiled(shapes: Any) -> None:
+        begun.append(shapes)
+        release.wait(60)
+
+    monkeypatch.setattr(engine, "_compiled", compiled)
+    for rows in range(1, 9):
+        engine.prepare({"x": (rows, 1024)})
+    engine.cancel()
+    release.set()
+    engine.forget()
+    assert len(begun) <= 2 and not engine.compiled
+    monkeypatch.undo()
+    assert (engine({"x": np.zeros((1, 1024), np.float32)})[engine.outputs[0]] == 1).all()
 
 
 def test_a_failed_preparation_does_not_fail_the_call(

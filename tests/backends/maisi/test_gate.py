@@ -173,6 +173,15 @@ def test_the_time_limit_ends_a_request_that_works_or_waits() -> None:
     assert str(crowd.errors["b"]) == "the request was not done within its 0.1 s"
 
 
+def test_the_networks_are_not_granted_after_the_time_limit() -> None:
+    gate = Gate(1, lambda *counts: None)
+    with pytest.raises(TimeUp), gate.ticket(0.05) as ticket:
+        ticket.begin(keep_waiting)
+        time.sleep(0.1)
+        ticket.enter(keep_waiting)
+    assert gate.expected_wait(0) == 0
+
+
 def test_a_caller_that_has_gone_leaves_the_queue() -> None:
     crowd = Crowd()
     crowd.send("a", None, 30)

@@ -135,6 +135,13 @@ def test_networks_prepare_for_a_request_that_has_started(
     expected += [("second", "flow", 1, SIDES), ("second", "vae_decoder", 1, SIDES)]
     requests.run("third", mask=MASK, mask_only=np.array([True]))  # needs neither network
     assert requests.prepared == expected
+    interval = np.array([0.4, 1.0], np.float32)
+    requests.run(
+        "fourth", size=SIZE, guidance=np.array([2], np.float32), guidance_interval=interval
+    )
+    expected += [("fourth", "flow", rows, SIDES) for rows in (2, 1)]
+    expected += [("fourth", "vae_decoder", 1, SIDES)]
+    assert requests.prepared == expected
     preparing.go.set()
     first.join(PATIENCE)
 
