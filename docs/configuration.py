@@ -52,10 +52,13 @@ def page() -> str:
     sections = [
         HEAD,
         "## Options of the server\n",
-        "`scripts/serve`, `python -m server` and `maisi-triton serve` have these options.\n",
+        "`scripts/serve`, `python -m server` and `maisi-triton serve` have these options. The"
+        " default folder of `maisi-triton` is `~/.local/share/maisi-triton/model_repository`.\n",
         _options(server_parser()),
         "\n## Options of the export\n",
-        "`python -m export` and `maisi-triton export` have these commands and options.",
+        "`python -m export` and `maisi-triton export` have these commands and options. The default"
+        " folders of `maisi-triton` are `~/.local/share/maisi-triton/model_repository` and"
+        " `~/.cache/maisi-triton/export`.",
         *_commands(export_parser()),
         "\n## Environment variables\n",
         *_variables(),
@@ -158,9 +161,9 @@ def _toml(value: Any) -> str:
 
 def _compose() -> Iterator[Sequence[str]]:
     text = (ROOT / "docker" / "compose.yaml").read_text()
-    for name, default in re.findall(r"\$\{(\w+):-([^}]*)\}", text):
-        meaning = "model repository of the profile `gpu`, in place of the image's"
-        yield f"`{name}`", "compose.yaml", f"`{default}`", meaning
+    for name, kind, default in re.findall(r"\$\{(\w+):([-+])([^}]*)\}", text):
+        cell = f"`{default}`" if kind == "-" else ""
+        yield f"`{name}`", "compose.yaml", cell, MEANINGS["variables"]["compose"][name]
 
 
 def _haproxy() -> Iterator[Sequence[str]]:

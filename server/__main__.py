@@ -126,8 +126,9 @@ def parser() -> argparse.ArgumentParser:
         "--key-file",
         type=Path,
         metavar="FILE",
-        help="file with the key for loading models, logging, tracing and shared memory; without it"
-        " they are refused, except shared memory for this user's clients on this machine",
+        help="file with the operator's key, 16 or more of A-Z, a-z, 0-9, _ and -. Clients with the"
+        " key may load models, set logs and traces, and register shared memory; without this option"
+        " nobody may, except that this user's clients on this machine may register shared memory",
     )
     add(
         "--tls-certificate",

@@ -19,8 +19,10 @@ else:
 
 FILES = [*sorted(VARIANTS.glob("*.toml")), ROOT / "tests" / "export" / "tiny" / "tiny.toml"]
 SOURCES = ("backends", "server", "client/src", "export", "src")
-VARIABLES = {name for group in MEANINGS["variables"].values() for name in group}
-OF_LIBRARIES = {"HF_TOKEN", "HF_ENDPOINT", "TMPDIR"}  # read by huggingface_hub and tempfile
+GROUPS = MEANINGS["variables"].items()
+VARIABLES = {name for group, names in GROUPS for name in names if group != "compose"}
+# Read by huggingface_hub, tempfile, ssl and opentelemetry.
+OF_LIBRARIES = {"HF_TOKEN", "HF_ENDPOINT", "TMPDIR", "SSL_CERT_FILE", "OTEL_BSP_SCHEDULE_DELAY"}
 
 
 def keys(path: Path) -> set[str]:
@@ -62,3 +64,5 @@ def test_every_variable_of_the_sources_is_explained_and_no_other() -> None:
     assert {name for text in texts for name in re.findall(pattern, text)} == (
         VARIABLES - OF_LIBRARIES
     )
+    compose = (ROOT / "docker" / "compose.yaml").read_text()
+    assert set(re.findall(r"\$\{(\w+)", compose)) == set(MEANINGS["variables"]["compose"])
