@@ -119,6 +119,15 @@ def test_whole_floats_and_a_trailing_axis_are_labels(tmp_path: Path) -> None:
     assert restore(mask.values.astype(np.int16), mask.spacing, mask).shape == (6, 7, 8)
 
 
+def test_true_and_false_are_labels() -> None:
+    class Image(nib.spatialimages.SpatialImage):
+        """An image of any type, also one that files do not have."""
+
+    data = RNG.random((6, 7, 8)) < 0.5
+    header = nib.spatialimages.SpatialHeader(np.uint8, data.shape, (1, 1, 1))
+    assert np.array_equal(load_mask(Image(data, np.eye(4), header)).values, data)
+
+
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 def test_labels_may_be_off_by_rounding(tmp_path: Path, kind: Any) -> None:
     labels = RNG.integers(0, 241, (6, 7, 8))

@@ -71,6 +71,19 @@ def test_what_differs_is_named(client: Client, sidecar: Path, part: str, sentenc
         reproduce(client, sidecar)
 
 
+def test_an_argument_of_another_version_is_refused(client: Client, sidecar: Path) -> None:
+    report = json.loads(sidecar.read_text())
+    sidecar.write_text(json.dumps({**report, "request": {**report["request"], "tiles": 3}}))
+    with pytest.raises(InvalidRequest, match=r"volume.json' .* request has 'tiles', which is no"):
+        reproduce(client, sidecar)
+
+
+def test_a_path_with_joiners(client: Client, tmp_path: Path) -> None:
+    path = tmp_path / "\u0645\u063a\u0632\u200c\u0631\u0627\u0633\u062a.nii.gz"
+    nib.save(nib.Nifti1Image(np.full((32, 32, 32), 22, np.uint8), np.diag([2.0, 2, 2, 1])), path)
+    reproduce(client, client.generate(path, steps=1).save(tmp_path / "volume.nii.gz"))
+
+
 def test_no_sidecar(client: Client, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(InvalidRequest, match=r"x.json' is not the report of a volume"):

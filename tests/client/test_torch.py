@@ -183,6 +183,16 @@ def test_what_fails_everywhere_is_raised_with_its_row(monkeypatch: pytest.Monkey
         list(SyntheticPairs(ROWS, NOBODY, attempts=1))
 
 
+def test_an_error_keeps_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*args: Any, **arguments: Any) -> None:
+        raise ServerUnavailable("full", "out_of_memory", 10)
+
+    monkeypatch.setattr(Client, "generate", failing)
+    with pytest.raises(ServerUnavailable) as caught:
+        list(SyntheticPairs(ROWS, NOBODY, attempts=1))
+    assert (caught.value.kind, caught.value.retry_after) == ("out_of_memory", 10)
+
+
 def test_what_is_refused_is_raised_at_once(server: Server) -> None:
     pairs = SyntheticPairs([{"mask": mask(), "modality": "mri_t9"}], f"{server.grpc},{NOBODY}")
     with pytest.raises(InvalidRequest, match="row 'case_0000': modality: 'mri_t9'"):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -37,6 +40,29 @@ def test_a_failure_leaves_the_old_files(tmp_path: Path) -> None:
     assert (tmp_path / "scan.nii").read_bytes() == before
     assert json.loads((tmp_path / "scan.json").read_text()) == {"seed": 1}
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("number", [0, 1])  # of the file that cannot be written
+def test_files_are_of_one_volume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    Volume(IMAGE, {"seed": 1}, IMAGE).save(tmp_path / "scan.nii")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    save, left = nib.save, [number]
+
+    def full(image: Any, path: Path) -> None:
+        if not left[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        left[0] -= 1
+        save(image, path)
+
+    monkeypatch.setattr(nib, "save", full)
+    other = nib.Nifti1Image(np.asarray(IMAGE.dataobj) + 1, IMAGE.affine)
+    with pytest.raises(OSError, match="No space") as caught:
+        Volume(other, {"seed": 2}, other).save(tmp_path / "scan.nii")
+    names = ["scan_mask.nii.gz", "scan.nii"]
+    assert caught.value.filename == os.fspath(tmp_path / names[number])
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_an_interrupt_leaves_no_draft(tmp_path: Path) -> None:

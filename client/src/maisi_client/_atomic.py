@@ -15,18 +15,26 @@ def atomic(path: Path) -> Iterator[Path]:
     """Yield a new path beside `path` for a file; on success it is renamed to `path`, else removed.
 
     The temporary name ends like `path`, because the ending decides the format. An `OSError` without
-    a file name, for example of a full disk, gets the name of `path`.
+    a file name gets the name of `path`.
     """
     draft = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     try:
-        yield draft
+        with naming(path):
+            yield draft
         os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give an `OSError` without a file name, for example of a full disk, the name of `path`."""
+    try:
+        yield
     except OSError as error:
         if error.errno is not None and error.filename is None:
             error.filename = os.fspath(path)
         raise
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -59,6 +59,7 @@ class Client:
         self._tls = tls or Tls.of()
         self._pool = Pool(self.url, lambda url: channel.connect(url, self._tls))
         self._session = Session(self._pool, self.url, timeout, idle_timeout, retries)
+        self._poll: Callable[[], None] = lambda: None
 
     def __enter__(self) -> Client:
         return self
@@ -151,10 +152,14 @@ class Client:
         variants: dict[str, Variant] = self._wait(self._events(self._session.variants()))
         return variants
 
-    def _preferring(self, server: PooledServer[Any]) -> Client:
-        """Return a copy of this client that uses other servers only while `server` rests."""
+    def _preferring(self, server: PooledServer[Any], poll: Callable[[], None]) -> Client:
+        """Return a copy of this client that uses other servers only while `server` rests.
+
+        While a request waits, it calls `poll` once a second. A `BaseException` that `poll` raises
+        cancels the request.
+        """
         client = copy.copy(self)
-        client._session = self._session.preferring(server)
+        client._session, client._poll = self._session.preferring(server), poll
         return client
 
     def _capacity(self, server: PooledServer[Any]) -> Capacity:
@@ -163,7 +168,7 @@ class Client:
         return capacity
 
     def _events(self, operations: Operations[None]) -> Generator[Any, None, None]:
-        return threads.events(operations, self._tls)
+        return threads.events(operations, self._tls, self._poll)
 
     def _wait(
         self,

@@ -9,6 +9,8 @@ _TRANSIENT = frozenset(
     {"overloaded", "out_of_memory", "stopping", "engine_failed", "internal", "unavailable"}
 )
 
+_JOINERS = "\u200c\u200d"  # zero width non-joiner and joiner
+
 
 class MaisiError(Exception):
     """Base of every error this package raises; `str(error)` is one sentence for a person.
@@ -40,14 +42,14 @@ def printable(text: str, length: int = 2000) -> str:
     """Return a foreign text, cut to `length`, for a terminal or a header.
 
     Line ends become spaces. Control characters and invisible ones, such as those that change the
-    direction of text, become question marks.
+    direction of text, become question marks. The joiners of Persian and Indic scripts stay.
     """
     return "".join(map(_visible, text[:length]))
 
 
 def _visible(character: str) -> str:
-    if character.isprintable() or unicodedata.category(character) == "Zs":  # Zs: spaces
-        return character
+    if character.isprintable() or character in _JOINERS or unicodedata.category(character) == "Zs":
+        return character  # Zs: spaces
     return " " if character.isspace() else "?"
 
 

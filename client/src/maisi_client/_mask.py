@@ -84,6 +84,8 @@ def _greys(name: str, data: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _labels(name: str, data: NDArray[Any]) -> NDArray[np.uint8]:
+    if data.dtype.kind == "b":
+        return data.astype(np.uint8)
     whole = np.rint(data) if data.dtype.kind == "f" else data
     with np.errstate(invalid="ignore"):
         labels: NDArray[np.uint8] = whole.astype(np.uint8)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ._arguments import Picture
+from ._arguments import ARGUMENTS, Picture
 from ._client import Client
 from ._errors import InvalidRequest, Mismatch, ServerError
 from ._provenance import picture_digest
@@ -57,10 +57,15 @@ def reproduce(
 
 
 def read_sidecar(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the report of a volume; raises `InvalidRequest` without request and digests."""
+    """Return the report of a volume.
+
+    Raises `InvalidRequest` without request and digests, and for arguments of another version.
+    """
     try:
         report = read_json_file(path)
         check_form("the report", report, _SIDECAR)
+        if unknown := sorted(report["request"].keys() - {"mask", *ARGUMENTS}):
+            raise ValueError(f"request has {', '.join(map(repr, unknown))}, which is no argument")
     except (OSError, ValueError, ServerError) as error:
         raise InvalidRequest(
             f"'{os.fspath(path)}' is not the report of a volume with request and sha256: {error}"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 
-from ._atomic import atomic
+from ._atomic import atomic, naming
 from ._datasets.report_files import report_files
 from ._errors import InvalidRequest, ServerError
 from ._grid import open_image
@@ -68,14 +69,17 @@ class Volume:
         """
         path, report = Path(path), report_path(path)
         self._refuse_inputs(path)
-        if self.mask is not None:
-            with atomic(mask_path(path)) as mask_draft:
-                nib.save(self.mask, mask_draft)
-        with atomic(path) as image_draft, atomic(report) as report_draft:
-            nib.save(self.image, image_draft)
-            report_draft.write_text(
-                json.dumps(dict(self.report), indent=2) + "\n", encoding="utf-8"
-            )
+        text = json.dumps(dict(self.report), indent=2) + "\n"
+        # All files are written before the first one is replaced; the report is replaced last.
+        with atomic(report) as report_draft, atomic(path) as image_draft, ExitStack() as stack:
+            if self.mask is not None:
+                mask_draft = stack.enter_context(atomic(mask_path(path)))
+                with naming(mask_path(path)):
+                    nib.save(self.mask, mask_draft)
+            with naming(path):
+                nib.save(self.image, image_draft)
+            with naming(report):
+                report_draft.write_text(text, encoding="utf-8")
         return report
 
     def _refuse_inputs(self, path: Path) -> None:

@@ -182,7 +182,8 @@ def _make(
         release([volume])
         return _pair(row, volume)
     except MaisiError as error:
-        raise type(error)(f"row '{row.name}': {error}") from error
+        sentence = f"row '{row.name}': {error}"
+        raise type(error)(sentence, error.kind, error.retry_after) from error
 
 
 def _pair(row: Row, volume: Volume) -> dict[str, Any]:

@@ -57,6 +57,17 @@ def test_a_reader_that_closes_the_output_early(database: Path) -> None:
     assert result.stdout == '["0.n'
 
 
+def test_a_reader_that_closes_the_messages_early(database: Path) -> None:
+    for command, code in (
+        ("maisi find one.json .", 1),  # no such file
+        ("maisi find db.json .", 0),
+        ("maisi generate -o a.nii --size 32,32,32 --timeout 1", 1),
+    ):
+        result = shell(f"{command} 2>&1 >out | true; exit ${{PIPESTATUS[0]}}", database)
+        assert (result.returncode, result.stdout, result.stderr) == (code, "", ""), command
+        assert bool((database / "out").read_bytes()) == (code == 0)
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
 def test_an_output_that_is_full(database: Path) -> None:
     for command in ("find db.json .", "find db.json . --json", "plan p.csv -n 1"):

@@ -12,7 +12,7 @@ import nibabel as nib
 import pytest
 from huggingface_hub import DatasetCard
 from maisi_client import Client, Row
-from maisi_client._datasets.cases import finished_cases
+from maisi_client._datasets.cases import Common, finished_cases
 
 from tests.client.datasets.sets import make, plan
 
@@ -113,7 +113,12 @@ def test_cases_that_the_server_made_of_one_seed_have_one_group(tmp_path: Path) -
 def report(name: str, seed: int, variant: str = "mini", **digests: str) -> dict[str, Any]:
     """Return the report of a case whose group has its name."""
     return {
-        **{"name": name, "group": name, "files": {"image": "i"}, "variant": variant},
+        **{
+            "name": name,
+            "group": name,
+            "files": {"image": "i", "layout": "plain"},
+            "variant": variant,
+        },
         **{"modality": "mri_t1", "seed": seed, "request": {}, "weights": {}},
         "sha256": {"image": "i", **digests},
     }
@@ -123,7 +128,7 @@ def groups(folder: Path, *reports: dict[str, Any]) -> set[str]:
     """Return the groups of finished cases with these reports."""
     for content in reports:
         (folder / f"{content['name']}.json").write_text(json.dumps(content))
-    return {case.group for case in finished_cases(folder, "*.json", [])}
+    return {case.group for case in finished_cases(folder, "*.json", Common("plain"))}
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from maisi_client import Client, Outcome, Row, make_dataset
+from maisi_client import Client, Outcome, Row, Volume, make_dataset
+from maisi_client._datasets.fleet import Fleet, Release, insist
 from maisi_client.torch import SyntheticPairs
 
 from tests.client.command import NOBODY
@@ -22,6 +24,7 @@ from tests.client.relay import relay
 from tests.client.timed_server import TimedServer, timed_server
 
 COMPILE = 0.12
+PATIENCE = 60  # seconds
 SIZES = [(4, 4, side) for side in range(4, 12)]
 
 
@@ -57,6 +60,24 @@ def in_plan_order(client: Client, rows: Sequence[Row]) -> None:
     """Make the rows two at a time, each at the server with the fewest requests."""
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(lambda row: client.generate(**row.arguments), rows))
+
+
+def test_the_end_of_a_run_does_not_wait_for_retries() -> None:
+    started, ended = threading.Event(), threading.Event()
+
+    def make(row: Row, client: Client, release: Release, stopped: threading.Event) -> Volume:
+        started.set()
+        return insist(row, client, 1, stopped)
+
+    def run() -> None:
+        with Client(NOBODY, retries=10**6) as client, Fleet(client, make) as fleet:
+            fleet._variants = {}  # which `add` would ask for
+            fleet.add(dict(enumerate(plan(SIZES, 1))))
+            started.wait(PATIENCE)
+        ended.set()
+
+    threading.Thread(target=run, daemon=True).start()
+    assert ended.wait(PATIENCE)
 
 
 def test_a_plan_takes_hardly_longer_than_its_server_works(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from maisi_client import Client, InvalidRequest, Row, make_dataset
-from maisi_client._datasets.cases import read_report
+from maisi_client._datasets.cases import Common, read_report
 
 from tests.client.datasets.sets import make, masks, plan
 from tests.client.timed_server import VARIANT, timed_server
@@ -70,4 +70,4 @@ def test_a_report_of_another_modality_is_refused(client: Client, tmp_path: Path)
     path = next(tmp_path.glob("set/reports/*.json"))
     path.write_text(json.dumps({**json.loads(path.read_text()), "modality": "mri_t2"}))
     with pytest.raises(InvalidRequest, match=r"'.*' is not the report of a case of this version"):
-        read_report(path, channels)
+        read_report(path, Common("plain", channels))

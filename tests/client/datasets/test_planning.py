@@ -99,6 +99,11 @@ def test_what_is_written_is_read_and_the_same_bytes(tmp_path: Path, name: str) -
         Row("other", {"size": [32, 40, 48], "spacing": 2.0, "seed": 1, "organs": "liver, lung"}),
         Row("terms", {"guidance_interval": [0.1, 0.123456789], "seed": 2}, 'CC "BY", 4.0', "g"),
     ]
+    sizes = write_plan(
+        [Row("a", {"anatomy": {"tumor": 0.5, "head": 1}, "seed": 0})], tmp_path / f"a-{name}"
+    )
+    (anatomy,) = read_plan(sizes)
+    assert write_plan([anatomy], tmp_path / f"b-{name}").read_bytes() == sizes.read_bytes()
     path = write_plan(rows, tmp_path / name)
     assert read_plan(path) == [*rows[:-2], replace(rows[-2], group="other"), rows[-1]]
     assert "masks/mask-0.nii.gz" in path.read_text() and str(tmp_path) not in path.read_text()

@@ -47,6 +47,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+class _Messages(io.TextIOWrapper):
+    """A stderr whose reader may be gone: messages are then lost, and the command goes on."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError:
+            _discard(self)
+            return len(text)
+
+
 def _open_streams() -> None:
     """Open missing streams, and let stdout accept any text: a name may not fit its encoding."""
     for name in ("stdout", "stderr"):
@@ -54,6 +65,9 @@ def _open_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    if sys.stderr is sys.__stderr__ and isinstance(sys.stderr, io.TextIOWrapper):
+        out = sys.stderr
+        sys.stderr = _Messages(out.buffer, out.encoding, out.errors, line_buffering=True)
 
 
 def _discard(stream: object) -> None:

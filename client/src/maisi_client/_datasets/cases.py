@@ -6,7 +6,7 @@ import csv
 import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,20 @@ from .groups import connected
 CASES = "cases.csv"
 CASES_SIGN = "name,group,modality,seed,"  # the start of every such table
 _OTHER = "'{}' is not the report of a case of this version with {}; a folder of its own is expected"
+_RENUMBERED = (
+    "'{}' has other numbers of labels than this plan; the same organs in all rows of all plans,"
+    " or a folder of its own is expected"
+)
 _FORM = {
     "name": str,
     "group": str,
-    "files": {"image": str, "labels?": str, "channels?": [str]},
+    "files": {
+        "image": str,
+        "labels?": str,
+        "layout": str,
+        "channels?": [str],
+        "label_ids?": {str: int},
+    },
     "variant": str,
     "modality": str,
     "seed": int,
@@ -33,6 +43,34 @@ _FORM = {
     "anatomy?": (dict, type(None)),
     "augmented?": (bool, type(None)),
 }
+
+
+@dataclass(frozen=True)
+class Common:
+    """What all cases of a folder have in common: the layout, the channels, the numbers of labels.
+
+    `channels` is empty if each case has one image. `label_ids` maps MAISI's label ids to those of
+    the dataset; it is empty if they are the same.
+    """
+
+    layout: str
+    channels: Sequence[str] = ()
+    label_ids: Mapping[int, int] = field(default_factory=dict)
+
+    def entries(self) -> dict[str, Any]:
+        """Return the entries of `files` in the report of a case."""
+        ids = {str(id_): number for id_, number in self.label_ids.items()}
+        return {
+            "layout": self.layout,
+            **({"channels": list(self.channels)} if self.channels else {}),
+            **({"label_ids": ids} if ids else {}),
+        }
+
+    def __str__(self) -> str:
+        """Return the layout and the channels, for a message."""
+        channels = ", ".join(self.channels)
+        named = f"the channels {channels}" if channels else "one channel"
+        return f"{named} in the layout {self.layout}"
 
 
 @dataclass(frozen=True)
@@ -57,25 +95,27 @@ class Case:
         return [str(content["modality"]) for content in self.contents]
 
 
-def read_report(path: Path, channels: Sequence[str]) -> dict[str, Any]:
+def read_report(path: Path, common: Common) -> dict[str, Any]:
     """Return the report of a channel of a case.
 
-    Raises `InvalidRequest` if the file is not such a report, or if the case has other `channels`.
+    Raises `InvalidRequest` if the file is not such a report, or has other values of `common`.
     """
-    named = f"the channels {', '.join(channels)}" if channels else "one channel"
     try:
         report = read_json_file(path)
         check_form("it", report, _FORM)
     except (OSError, ValueError, ServerError) as error:
-        raise InvalidRequest(f"{_OTHER.format(path, named)}: {error}") from error
-    if report["files"].get("channels", []) != list(channels) or (
-        channels and report["modality"] not in channels
-    ):
-        raise InvalidRequest(_OTHER.format(path, named))
+        raise InvalidRequest(f"{_OTHER.format(path, common)}: {error}") from error
+    entries = {"channels": [], "label_ids": {}, **report["files"]}
+    expected = {"channels": [], "label_ids": {}, **common.entries()}
+    known_channel = not common.channels or report["modality"] in common.channels
+    if not known_channel or any(entries[key] != expected[key] for key in ("layout", "channels")):
+        raise InvalidRequest(_OTHER.format(path, common))
+    if entries["label_ids"] != expected["label_ids"]:
+        raise InvalidRequest(_RENUMBERED.format(path))
     return report
 
 
-def finished_cases(folder: Path, pattern: str, channels: Sequence[str]) -> list[Case]:
+def finished_cases(folder: Path, pattern: str, common: Common) -> list[Case]:
     """Return the cases of a dataset that have all their reports, sorted by name.
 
     Reports are the files below `folder` that match `pattern`. Cases get the same group if they have
@@ -86,13 +126,14 @@ def finished_cases(folder: Path, pattern: str, channels: Sequence[str]) -> list[
     by_name: dict[str, dict[int, tuple[str, dict[str, Any]]]] = defaultdict(dict)
     for path in sorted(folder.glob(pattern)):
         if not path.name.startswith("."):
-            report = read_report(path, channels)
+            report = read_report(path, common)
+            channels = common.channels
             channel = channels.index(report["modality"]) if channels else 0
             by_name[report["name"]][channel] = path.relative_to(folder).as_posix(), report
     cases = [
         _case(name, [parts[channel] for channel in sorted(parts)])
         for name, parts in sorted(by_name.items())
-        if len(parts) == max(1, len(channels))
+        if len(parts) == max(1, len(common.channels))
     ]
     components = connected([_anatomies(case) for case in cases])
     return [

@@ -55,7 +55,7 @@ def cost(row: Row, variants: Mapping[str, Variant]) -> Cost:
         guided = float(_first(arguments.get("guidance"), defaults.get("guidance"), 0)) > 0
         solver = _first(arguments.get("solver"), defaults.get("solver"), "")
         masked = any(arguments.get(name) is not None for name in ("mask", "anatomy"))
-    except (MaisiError, ArithmeticError, TypeError, ValueError, KeyError, *READ_ERRORS):
+    except (MaisiError, ArithmeticError, TypeError, ValueError, LookupError, *READ_ERRORS):
         picture = _first(arguments.get("mask"), arguments.get("source"), "")
         return Cost(("unknown", str(picture) if isinstance(picture, (str, Path)) else ""), 0.0)
     calls = steps * _CALLS_OF_A_STEP.get(solver, 1) * (1 + guided)

@@ -12,7 +12,7 @@ from typing import Any
 
 from .._atomic import atomic
 from .._client import Client
-from .._errors import MaisiError
+from .._errors import InvalidRequest, MaisiError
 from .._limits import check_counts, check_shard
 from .._outputs import identities, refuse_input
 from .._provenance import json_arguments
@@ -27,7 +27,7 @@ from .layouts.layout import Layout
 from .locks import description_lock, shard_lock
 from .modalities import named_channels, named_modalities
 from .row import Row, check_names
-from .saving import remove_drafts, save_case
+from .saving import remove_drafts, save_case, update_report
 from .unchanged import Unchanged
 
 
@@ -82,7 +82,9 @@ def make_dataset(
 
     A finished row whose arguments were edited is refused: a folder has volumes of one plan. Only
     arguments that the row names are compared with its report. Masks and sources are read for this
-    only if they were moved or changed after the volume was made.
+    only if they were moved or changed after the volume was made. If a plan names another group or
+    licence for a finished row, its report gets them; in `bids`, where the group is a part of the
+    paths, the row is refused.
 
     Raises `InvalidRequest` if `jobs`, `attempts` or `shard` is out of range, two rows have the same
     name, a finished row has other arguments than its volume, another process makes the same shard
@@ -96,10 +98,11 @@ def make_dataset(
     check_names(rows)
     variants = functools.cache(client.info)
     channels = named_channels(channels, rows, variants)
+    named_groups = {row.name: row.group for row in rows if row.group}
     rows = assign_groups(named_modalities(rows, variants))
     dataset_layout = make_layout(layout, folder, rows, variants, channels)
-    check_folder(folder, dataset_layout, channels)
-    job = _Job(folder, dataset_layout, client, channels, attempts, variants)
+    check_folder(folder, dataset_layout)
+    job = _Job(folder, dataset_layout, client, attempts, variants, named_groups)
     own_rows = list(rows[index::count])
     (folder / FAILED).mkdir(parents=True, exist_ok=True)
     with shard_lock(folder, index, count):
@@ -112,33 +115,50 @@ def make_dataset(
         remove_drafts((folder, folder / UNFAITHFUL), [dataset_layout.paths(row) for row in missing])
         yield from _work(missing, job, jobs)
         with description_lock(folder / ".describing"):  # several shards may end at the same time
-            describe(folder, layout, dataset_layout, channels)
+            describe(folder, dataset_layout)
 
 
 @dataclass(frozen=True)
 class _Job:
-    """The settings that all rows share; `variants` asks a server at its first call only."""
+    """The settings that all rows share; `variants` asks a server at its first call only.
+
+    `named_groups` has the groups that the plan itself names, by the names of their rows.
+    """
 
     folder: Path
     layout: Layout
     client: Client
-    channels: Sequence[str]
     attempts: int
     variants: Callable[[], Mapping[str, Variant]]
+    named_groups: Mapping[str, str]
     unchanged: Unchanged = field(default_factory=Unchanged)
 
 
 def _is_finished(row: Row, job: _Job) -> bool:
     """Return whether a row has all its files.
 
-    Raises `InvalidRequest` if the row was made with other channels or arguments.
+    Raises `InvalidRequest` if the row was made in another layout, with other channels or arguments,
+    or, in `bids`, with another group or modality.
     """
     reports = job.layout.paths(row).reports
-    for base in (job.folder, job.folder / UNFAITHFUL):
+    bases = job.folder, job.folder / UNFAITHFUL
+    for base in bases:
+        for other in job.layout.elsewhere(row, base):
+            if read_report(other, job.layout.common)["name"] == row.name:
+                raise InvalidRequest(
+                    f"row '{row.name}' has its report in '{other}', but its group and modality need"
+                    f" '{base / reports[0]}'; its old group and modality, or another name, are"
+                    " expected"
+                )
+    for base in bases:
         if all((base / report).exists() for report in reports):
-            for report in reports:
-                content = read_report(base / report, job.channels)
+            contents = [read_report(base / report, job.layout.common) for report in reports]
+            for report, content in zip(reports, contents, strict=True):
                 job.unchanged.check(row, base / report, content)
+            for report, content in zip(reports, contents, strict=True):
+                group = job.named_groups.get(row.name, "")
+                update_report(base / report, content, group, row.license)
+            (job.folder / _failure_path(row)).unlink(missing_ok=True)
             return True
     return False
 
@@ -174,6 +194,9 @@ def _make(
     row: Row, client: Client, release: Release, stopped: threading.Event, job: _Job
 ) -> Outcome:
     failure = job.folder / _failure_path(row)
+    for base in (job.folder, job.folder / UNFAITHFUL):
+        for path in job.layout.paths(row).files:  # of an earlier volume whose report was removed
+            (base / path).unlink(missing_ok=True)
     try:
         variants = job.variants()
         volumes = _channels(row, client, stopped, job)
@@ -182,7 +205,7 @@ def _make(
         license_ = variant.license if variant else ""
         faithful = all(volume.faithful for volume in volumes)
         base = job.folder if faithful else job.folder / UNFAITHFUL
-        save_case(row, job.channels, volumes, base, job.layout, license_)
+        save_case(row, volumes, base, job.layout, license_)
     except NoLongerNeeded:
         return Outcome(row.name, "failed", "stopped")
     except MaisiError as error:
@@ -198,11 +221,11 @@ def _make(
 
 def _channels(row: Row, client: Client, stopped: threading.Event, job: _Job) -> list[Volume]:
     """Return the volume of a row, or a volume for each channel, with one seed."""
-    if not job.channels:
+    if not job.layout.common.channels:
         return [insist(row, client, job.attempts, stopped)]
     volumes: list[Volume] = []
     arguments = dict(row.arguments)
-    for modality in job.channels:
+    for modality in job.layout.common.channels:
         channel = replace(row, arguments={**arguments, "modality": modality})
         volumes.append(insist(channel, client, job.attempts, stopped))
         arguments["seed"] = volumes[0].report["seed"]  # random if the row has no seed

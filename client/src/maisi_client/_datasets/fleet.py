@@ -27,8 +27,8 @@ _READ_AHEAD = 1000  # rows whose headers are read before the first rows start
 Release: TypeAlias = Callable[[list[Volume]], None]
 
 
-class NoLongerNeeded(Exception):
-    """Cancels a request whose volume is no longer needed."""
+class NoLongerNeeded(BaseException):
+    """Cancels a request whose volume is no longer needed; no handler of errors may catch it."""
 
 
 class Fleet(Generic[_T]):
@@ -57,7 +57,7 @@ class Fleet(Generic[_T]):
         self.results: queue.SimpleQueue[tuple[int, _T | BaseException]] = queue.SimpleQueue()
         self._client, self._make, self._jobs = client, make, jobs
         self._servers = client._pool.servers
-        self._clients = [client._preferring(server) for server in self._servers]
+        self._clients = [client._preferring(server, self._check) for server in self._servers]
         self._schedule = Schedule(len(self._servers), in_order)
         self._lock = threading.Lock()
         self._unfinished = 0  # rows whose threads have not ended
@@ -111,10 +111,15 @@ class Fleet(Generic[_T]):
             seconds = time.monotonic() - self._started
             return min(self._worked / (working * seconds), 1.0) if seconds > 0 else 0.0
 
+    def _check(self) -> None:
+        """Raise `NoLongerNeeded` after the end of the context."""
+        if self._stopped.is_set():
+            raise NoLongerNeeded
+
     def _ask_capacity(self, number: int) -> None:
         """Ask a server for its capacity; without an answer, ask again after its next row."""
         try:
-            capacity = self._client._capacity(self._servers[number])
+            capacity = self._clients[number]._capacity(self._servers[number])
         except MaisiError as error:
             if is_transient(error) or isinstance(error, Timeout):
                 with self._lock:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .._arguments import sizes_text
 from .._atomic import atomic
 from .._errors import InvalidRequest, first_line, printable
 from .._outputs import identities, refuse_input
@@ -152,6 +153,8 @@ def _record(row: Row, folder: Path) -> dict[str, Any]:
             file = Path(value)
             relative = os.path.relpath(file.parent.resolve() / file.name, folder.resolve())
             record[key] = Path(relative).as_posix()
+        elif key == "anatomy":
+            record[key] = sizes_text(value)
         elif isinstance(value, (list, tuple)):
             record[key] = list(value)
         elif value is None or isinstance(value, (str, int, float)):

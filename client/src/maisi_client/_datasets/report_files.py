@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 LAYOUTS = ("plain", "nnunet", "msd", "bids")
+# Patterns for the paths of all reports of a dataset.
+REPORTS = "reports/*.json"
+BIDS_REPORTS = "sub-*/ses-*/anat/sub-*.json"
 BIDS_LABELS = Path("derivatives", "labels")  # it has the same subfolders as the images
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,12 @@ from .._atomic import atomic
 from .._errors import MaisiError
 from .._mask import label_image
 from .._volume import Volume
-from .layouts.layout import CasePaths, Layout
+from .layouts.layout import CasePaths, Layout, write_json
 from .row import Row
 
 
 def save_case(
     row: Row,
-    channels: Sequence[str],
     volumes: Sequence[Volume],
     folder: Path,
     layout: Layout,
@@ -38,7 +36,7 @@ def save_case(
     labels = volumes[0].mask or (mask and label_image(mask))
     if labels:
         with atomic(folder / paths.labels) as draft:
-            nib.save(_numbered(labels, layout.ids), draft)
+            nib.save(_numbered(labels, layout.common.label_ids), draft)
     images = [volume.image for volume in volumes]
     for path, image in zip(paths.images, _files(images, len(paths.images)), strict=True):
         with atomic(folder / path) as draft:
@@ -49,15 +47,22 @@ def save_case(
         record = {
             "name": row.name,
             "group": row.group,
-            "files": {"image": image_path, **labels_path}
-            | ({"channels": list(channels)} if channels else {}),
+            "files": {"image": image_path, **labels_path, **layout.common.entries()},
             "weights_license": license_,
             **({"plan_license": row.license} if row.license else {}),
             **layout.fields(volume.report["modality"]),
             **volume.report,
         }
-        with atomic(folder / path) as draft:
-            draft.write_text(json.dumps(record, indent=2) + "\n")
+        write_json(folder / path, record)
+
+
+def update_report(path: Path, report: Mapping[str, Any], group: str, license_: str) -> None:
+    """Write a report again if the row has another group or licence; an empty group is not named."""
+    updated = {**report, "group": group or report["group"], "plan_license": license_}
+    if not license_:
+        del updated["plan_license"]
+    if updated != report:
+        write_json(path, updated)
 
 
 def remove_drafts(folders: Sequence[Path], cases: Sequence[CasePaths]) -> None:

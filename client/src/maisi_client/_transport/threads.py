@@ -8,7 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from typing import Any
 
@@ -33,16 +33,19 @@ from .tls import Tls
 
 _INBOX = 4  # most unread messages of a stream; each may contain a volume
 _ENDING_SECONDS = 5.0  # that a server has to end a stream after its last message
-_POLL_SECONDS = 1.0  # between two checks whether a stream without messages has ended
+_POLL_SECONDS = 1.0  # between two checks whether to go on
 
 
-def events(operations: Operations[None], tls: Tls | None) -> Generator[Any, None, None]:
+def events(
+    operations: Operations[None], tls: Tls | None, poll: Callable[[], None]
+) -> Generator[Any, None, None]:
     """Perform the operations and yield the events of each `Emit`.
 
     If the caller leaves the iterator early, for example by an exception, the request is cancelled
-    on the server.
+    on the server. `poll` is called once a second while there is nothing to do; a `BaseException`
+    that it raises has the same effect.
     """
-    driver = _Driver(tls)
+    driver = _Driver(tls, poll)
     try:
         operation = next(operations)
         while True:
@@ -66,8 +69,8 @@ def events(operations: Operations[None], tls: Tls | None) -> Generator[Any, None
 
 
 class _Driver:
-    def __init__(self, tls: Tls | None) -> None:
-        self._tls = tls
+    def __init__(self, tls: Tls | None, poll: Callable[[], None]) -> None:
+        self._tls, self._poll = tls, poll
         self._stream: _Stream | None = None
 
     def do(self, operation: Operation) -> Any:
@@ -80,11 +83,14 @@ class _Driver:
                 self._stream = _Stream(operation, self._tls)
             case Receive(seconds):
                 assert self._stream is not None
-                return self._stream.receive(seconds)
+                return self._stream.receive(seconds, self._poll)
             case Compute(function, arguments):
                 return function(*arguments)
             case Sleep(seconds):
-                time.sleep(seconds)
+                end = time.monotonic() + seconds
+                while (rest := end - time.monotonic()) > 0:
+                    self._poll()
+                    time.sleep(min(rest, _POLL_SECONDS))
 
     def close(self) -> None:
         if self._stream is not None:
@@ -109,7 +115,7 @@ class _Stream:
             self.close()
             raise
 
-    def receive(self, seconds: float) -> Message | None:
+    def receive(self, seconds: float, poll: Callable[[], None]) -> Message | None:
         """Return the next message, or None after `seconds`.
 
         Raises EOFError if the stream has ended. tritonclient does not report a stream that ends
@@ -117,6 +123,7 @@ class _Stream:
         """
         end = time.monotonic() + seconds
         while True:
+            poll()
             ended = not self._client._stream._handler.is_alive()
             wait = 0.0 if ended else min(end - time.monotonic(), _POLL_SECONDS)
             try:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..._errors import InvalidRequest
-from ..cases import CASES, Case
-from ..report_files import BIDS_LABELS
+from ..._errors import InvalidRequest, printable
+from ..cases import CASES, Case, Common
+from ..report_files import BIDS_LABELS, BIDS_REPORTS
 from ..row import Row
 from .layout import DESCRIPTION, CasePaths, Layout, write_json, write_text
 from .summary import Summary
@@ -66,7 +68,7 @@ def bids(summary: Summary) -> Layout:
             write_json(
                 dataset / "dataset_description.json",
                 {
-                    "Name": folder.resolve().name,
+                    "Name": printable(folder.resolve().name),
                     "BIDSVersion": _VERSION,
                     "DatasetType": "derivative",
                     "GeneratedBy": [{"Name": _GENERATOR, "Version": version("maisi-client")}],
@@ -85,13 +87,29 @@ def bids(summary: Summary) -> Layout:
         ignored = f"unfaithful\nfailed\n.shard*\n.describing\n{CASES}\ncroissant.json"
         write_text(folder / ".bidsignore", ignored)
 
+    sessions = functools.cache(_sessions)  # as they are before a run
+
+    def elsewhere(row: Row, base: Path) -> list[Path]:
+        own = {base / report for report in paths(row).reports}
+        return [path for path in sessions(base)[f"ses-{_label(row.name)}"] if path not in own]
+
     return Layout(
         paths,
-        reports="sub-*/ses-*/anat/sub-*.json",
+        Common("bids", summary.channels),
+        reports=BIDS_REPORTS,
+        elsewhere=elsewhere,
         fields=_metadata,
         describe=describe,
         signs={"dataset_description.json": _GENERATOR},
     )
+
+
+def _sessions(base: Path) -> dict[str, list[Path]]:
+    """Return the reports of each session in a folder."""
+    reports: dict[str, list[Path]] = defaultdict(list)
+    for path in base.glob(BIDS_REPORTS):
+        reports[path.parents[1].name].append(path)
+    return reports
 
 
 def _metadata(modality: str) -> dict[str, Any]:

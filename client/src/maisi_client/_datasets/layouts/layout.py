@@ -10,11 +10,11 @@ from typing import Any
 
 from ..._atomic import atomic
 from ..._errors import InvalidRequest
-from ..cases import Case
+from ..cases import Case, Common
+from ..report_files import REPORTS
 from ..row import Row
 
 DESCRIPTION = "Synthetic volumes, made by generative models of masks. No patient was scanned."
-_REPORTS = "reports/*.json"
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,19 @@ class CasePaths:
 class Layout:
     """The paths and descriptions of a layout.
 
-    `paths` maps a row to its files, relative to the dataset's folder. `reports` is a pattern for
-    the paths of all reports. `fields` maps a modality to the fields that the layout adds to the
-    report. `ids` maps MAISI's label ids to those of the dataset; empty if they are the same.
+    `paths` maps a row to its files, relative to the dataset's folder. `common` is what its cases
+    have in common. `reports` is a pattern for the paths of all reports. `elsewhere` maps a row and
+    a folder to the row's reports in that folder that have other paths, because the row had another
+    group or modality. `fields` maps a modality to the fields that the layout adds to the report.
     `describe` writes the files that describe the finished cases to a trainer. `signs` maps the name
     of such a file to a text that shows that this package wrote the file.
     """
 
     paths: Callable[[Row], CasePaths]
-    reports: str = _REPORTS
+    common: Common
+    reports: str = REPORTS
+    elsewhere: Callable[[Row, Path], Sequence[Path]] = lambda row, folder: ()
     fields: Callable[[str], Mapping[str, Any]] = lambda modality: {}
-    ids: Mapping[int, int] = field(default_factory=dict)
     describe: Callable[[Sequence[Case]], None] = lambda cases: None
     signs: Mapping[str, str] = field(default_factory=dict)
 

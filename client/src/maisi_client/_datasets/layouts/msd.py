@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..cases import Case
+from ..._errors import printable
+from ..cases import Case, Common
 from ..report_files import channel_end
 from ..row import Row
 from .layout import (
@@ -39,7 +40,7 @@ def msd(summary: Summary) -> Layout:
         write_json(
             folder / "dataset.json",
             {
-                "name": folder.resolve().name,
+                "name": printable(folder.resolve().name),
                 "description": DESCRIPTION,
                 "licence": summary.licence,
                 "tensorImageSize": "4D" if len(channels) > 1 else "3D",
@@ -54,4 +55,5 @@ def msd(summary: Summary) -> Layout:
             },
         )
 
-    return Layout(paths, ids=ids, describe=describe, signs={"dataset.json": DESCRIPTION})
+    common = Common("msd", summary.channels, ids)
+    return Layout(paths, common, describe=describe, signs={"dataset.json": DESCRIPTION})

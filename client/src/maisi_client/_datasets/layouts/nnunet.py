@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from ..._errors import InvalidRequest
-from ..cases import Case
+from ..cases import Case, Common
 from ..groups import folds
 from ..report_files import channel_end
 from ..row import Row
@@ -61,4 +61,5 @@ def nnunet(summary: Summary) -> Layout:
         else:
             (folder / "splits_final.json").unlink(missing_ok=True)
 
-    return Layout(paths, ids=ids, describe=describe, signs={"dataset.json": DESCRIPTION})
+    common = Common("nnunet", summary.channels, ids)
+    return Layout(paths, common, describe=describe, signs={"dataset.json": DESCRIPTION})

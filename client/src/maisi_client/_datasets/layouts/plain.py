@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..cases import Common
 from ..row import Row
 from .layout import CasePaths, Layout, case_paths
 
@@ -15,4 +16,4 @@ def plain(channels: Sequence[str]) -> Layout:
     def paths(row: Row) -> CasePaths:
         return case_paths(row.name, [f"images/{row.name}{end}" for end in ends], "labels", ends)
 
-    return Layout(paths)
+    return Layout(paths, Common("plain", channels))
