@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Messages(io.TextIOWrapper):
-    """A stderr whose reader may be gone: messages are then lost, and the command goes on."""
+    """A stderr whose reader may be gone: messages are then lost, and the command continues."""
 
     def write(self, text: str) -> int:
         try:

@@ -33,7 +33,7 @@ from .tls import Tls
 
 _INBOX = 4  # most unread messages of a stream; each may contain a volume
 _ENDING_SECONDS = 5.0  # that a server has to end a stream after its last message
-_POLL_SECONDS = 1.0  # between two checks whether to go on
+_POLL_SECONDS = 1.0  # between two checks whether to continue
 
 
 def events(
