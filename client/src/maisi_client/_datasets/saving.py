@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,12 +58,17 @@ def save_case(
 
 
 def update_report(path: Path, report: Mapping[str, Any], group: str, license_: str) -> None:
-    """Write a report again if the row has another group or licence; an empty group is not named."""
-    updated = {**report, "group": group or report["group"], "plan_license": license_}
-    if not license_:
-        del updated["plan_license"]
-    if updated != report:
-        write_json(path, updated)
+    """Write the group and the licence of a row into its `report`, if they are others.
+
+    An empty `group` is not named by the plan, and the report keeps its own.
+    """
+    group = group or report["group"]
+    if (report["group"], report.get("plan_license", "")) == (group, license_):
+        return
+    content = json.loads(path.read_text("utf-8"))  # `report` has only printable texts
+    content.pop("plan_license", None)
+    terms = {"plan_license": license_} if license_ else {}
+    write_json(path, {**content, "group": group, **terms})
 
 
 def remove_drafts(folders: Sequence[Path], cases: Sequence[CasePaths]) -> None:
