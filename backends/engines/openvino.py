@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from . import Array, cgroup, channels_last, winograd
+from . import Array, cgroup, channels_last, group_norm, winograd
 from .memory import SPARE, expect, is_free, trim
 
 INSTALL = "pip install openvino==2026.4.1"
@@ -90,6 +90,8 @@ class Engine:
         self.request_shapes: Shapes = ()
         self.request: Any = None
         self.is_converted = innermost or (not bfloat16 and winograd.helps(self.model))
+        if not self.is_converted:
+            group_norm.fuse(self.model)
         self.weights = weight_bytes(self.model)
         self.kept = _kept(self.weights)
         has_winograd = self.is_converted and not bfloat16
