@@ -22,7 +22,7 @@ from export import networks, variant
 from export.graph_modules import ControlNetWithoutEmbedding
 
 from . import data
-from .anatomy import TUMOUR, WMH
+from .anatomy import PAIRS, TUMOUR, WMH
 from .autoencoder import plain_norms
 from .masks import bits
 from .muon import Trainer
@@ -33,6 +33,11 @@ LABEL_DROPPED = 0.08  # label 0 is the unconditional row of guidance
 # Weight of the part of the error in which the modalities of a step differ. Without a mask it is
 # small beside the part that they share, and the class label alone decides it.
 DIFFERENCE = 2.0
+# Regions that are small, and whose intensity differs in one modality: lesions are bright in FLAIR,
+# basal ganglia dark in SWI. Their share of the error is small, hence a weight of their own.
+LESIONS = (WMH, TUMOUR)
+BASAL_GANGLIA = (*PAIRS["caudate"], *PAIRS["putamen"], *PAIRS["pallidum"])
+SMALL = 6.0
 FORMAT = torch.channels_last_3d
 
 
@@ -158,17 +163,23 @@ def _draw(cache: Path, scale: float, masked: bool) -> Latents:
     return Latents(file["mask"], file["clean"] * scale, file["spacing"])
 
 
+def _near(mask: torch.Tensor, labels: tuple[int, ...]) -> torch.Tensor:
+    """Return 1 for latent voxels with one of the labels: `[1, X, Y, Z]` -> `[1, 1, x, y, z]`."""
+    inside = torch.isin(mask, torch.tensor(labels, device=mask.device))
+    return nn.functional.max_pool3d(inside.float()[:, None], 4)
+
+
 def loss(
     pair: Pair, subject: Latents, masked: bool, device: str, teacher: Pair | None = None
 ) -> torch.Tensor:
     """Return the weighted squared error of the velocity for a few modalities of a subject.
 
     The modalities share noise and a timestep, uniform in 0..1000, so that only labels differ. With
-    a mask, the target is the velocity of `teacher`, if there is one.
+    a mask, the target outside the basal ganglia is the velocity of `teacher`, if there is one.
     """
-    mask, choices = subject.mask[None], range(8)
+    mask, choices = subject.mask[None].to(device), range(8)
     if masked and random.random() < 0.2:  # skull-stripped modalities take masks without a head too
-        mask, choices = torch.from_numpy(without_head(mask.numpy())), range(4, 8)
+        mask, choices = torch.from_numpy(without_head(mask.cpu().numpy())).to(device), range(4, 8)
     names = random.sample(choices, MODALITIES_A_STEP)
     label = torch.tensor(list(MODALITIES.values()))[names]
     label[torch.rand(len(label)) < LABEL_DROPPED] = 0
@@ -177,20 +188,19 @@ def loss(
     t = 1000 * torch.rand(1, device=device)
     share = t / 1000
     noisy = ((1 - share) * clean + share * noise).contiguous(memory_format=FORMAT)
-    weight, embedding = torch.ones_like(clean[:1, :1]), None
+    ganglia, embedding = _near(mask, BASAL_GANGLIA), None
+    weight = 1 + SMALL * ganglia
     if masked:
-        mask = mask.to(device)
         embedding = pair.embed(mask).repeat_interleave(len(names), 0)
-        lesion = ((mask == WMH) | (mask == TUMOUR)).float()[:, None]
-        head = (mask != 0).float()[:, None]
-        largest = nn.functional.max_pool3d
-        weight = 0.15 + 0.85 * largest(head, 4) + 4 * largest(lesion, 4)
+        head = nn.functional.max_pool3d((mask != 0).float()[:, None], 4)
+        weight = 0.15 + 0.85 * head + SMALL * (ganglia + _near(mask, LESIONS))
     spacing = torch.full((len(names), 3), 100 * subject.spacing, device=device)
     inputs = noisy, t.repeat(len(names)), label.to(device), spacing
     target = clean - noise
     if masked and teacher is not None:
         with torch.no_grad():
-            target = teacher(*inputs, teacher.embed(mask).repeat_interleave(len(names), 0))
+            followed = teacher(*inputs, teacher.embed(mask).repeat_interleave(len(names), 0))
+        target = torch.where(ganglia > 0, target, followed)
     error = pair(*inputs, embedding) - target
     squares = error.square()
     if not masked and label.all():

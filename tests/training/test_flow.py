@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ import torch
 
 from export import networks
 from export import variant as variants
+from training.anatomy import GREY, PAIRS, WMH
 from training.autoencoder import plain_norms
-from training.flow import DIFFERENCE, Latents, Pair, bits, loss
+from training.flow import DIFFERENCE, SMALL, Latents, Pair, bits, loss
 from training.synthesis import MODALITIES
 
 
@@ -114,6 +116,22 @@ def test_a_step_with_a_mask_follows_the_teacher(masked: bool) -> None:
             torch.testing.assert_close(own, others)
     else:
         assert not hasattr(teacher, "inputs") and float(error) != pytest.approx(9)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_small_regions_have_a_larger_weight_and_no_teacher(masked: bool) -> None:
+    mask = torch.full((32, 32, 32), GREY, dtype=torch.uint8)
+    mask[:4, :4, :4] = PAIRS["pallidum"][0]
+    mask[8:16, :4, :4] = WMH
+    clean = torch.zeros(8, 4, 8, 8, 8)
+    clean[:, :, 0, 0, 0], clean[:, :, 7, 7, 7] = 1, 2
+    subject = Latents(mask, clean, 2.0)
+    weights = 8**3 + SMALL * (1 + 2 * masked)
+    with mock.patch("torch.randn_like", side_effect=torch.zeros_like):
+        for teacher in (None, Recorder()):
+            error = loss(Recorder(), subject, masked, "cpu", teacher)  # type: ignore[arg-type]
+            elsewhere = 0 if masked and teacher else 2**2
+            assert float(error) == pytest.approx((1 + SMALL + elsewhere) / weights)
 
 
 class Recorder:
