@@ -233,6 +233,8 @@ def _check_labels(variant: Variant, file_name: str) -> None:
             raise ValueError(
                 f"{file_name}: regions.top, bottom and labels must be in regions.names"
             )
+        if set(regions["labels"]) != set(regions["names"]):
+            raise ValueError(f"{file_name}: each of regions.names needs its regions.labels")
 
 
 def _check_sizes(variant: Variant, file_name: str) -> None:

@@ -20,7 +20,9 @@ from .morphology import Bits, Mask, grow, shrink
 
 @dataclass(frozen=True)
 class Move:
-    """The limits of a tumour's movement in each direction: voxels, radians, and share of its size.
+    """The limits of a tumour's movement along or around each axis.
+
+    They are in voxels, radians, and shares of its size.
 
     The tumour must stay in `organs` or its own label; at least the share `min_inside` of its voxels
     must do so. With `elastic`, its shape also changes.
@@ -29,7 +31,7 @@ class Move:
     organs: tuple[int, ...]
     translate: tuple[int, int, int]
     rotate: tuple[float, float, float]
-    scale: float
+    scale: tuple[float, float, float]
     min_inside: float = 0.8
     elastic: bool = True
 
@@ -38,11 +40,11 @@ _TILT = np.pi / 36
 _BONES = (*range(33, 57), *range(63, 98), 114, 127)
 # In order of precedence: if there are several tumours, the first one is moved.
 MOVES = {
-    128: Move(_BONES, (5, 5, 0), (0, 0, 0.1), 0.15, elastic=False),
-    26: Move((1,), (10, 10, 10), (_TILT, _TILT, _TILT), 0.2),
-    23: Move((28, 29, 30, 31, 32), (20, 20, 20), (_TILT, _TILT, np.pi), 0.15, min_inside=0.85),
-    24: Move((4,), (15, 15, 15), (_TILT, _TILT, _TILT), 0.1),
-    27: Move((62,), (5, 5, 5), (_TILT, _TILT, _TILT), 0.1),
+    128: Move(_BONES, (5, 5, 0), (0, 0, 0.1), (0.15, 0.15, 0), elastic=False),
+    26: Move((1,), (10, 10, 10), (_TILT, _TILT, _TILT), (0.2, 0.2, 0.2)),
+    23: Move((28, 29, 30, 31, 32), (20, 20, 20), (_TILT, _TILT, np.pi), (0.15,) * 3, 0.85),
+    24: Move((4,), (15, 15, 15), (_TILT, _TILT, _TILT), (0.1, 0.1, 0.1)),
+    27: Move((62,), (5, 5, 5), (_TILT, _TILT, _TILT), (0.1, 0.1, 0.1)),
 }
 _ZOOM = 0.01
 _TRIES = 40
@@ -65,11 +67,13 @@ def augment(mask: Mask, healthy: npt.NDArray[np.uint8], seed: int) -> Mask:
 
 
 def zoom(mask: Mask, factor: float) -> Mask:
-    """Return `mask` magnified around its centre by nearest neighbour, with the same size."""
+    """Return `mask` magnified around its centre by nearest neighbour, with the same size.
+
+    Where a smaller mask ends, its outermost labels continue.
+    """
     for axis, side in enumerate(mask.shape):
         index = np.rint((np.arange(side) - (side - 1) / 2) / factor + (side - 1) / 2).astype(int)
         mask = np.take(mask, np.clip(index, 0, side - 1), axis)
-        mask.swapaxes(0, axis)[(index < 0) | (index >= side)] = 0
     return mask
 
 
@@ -84,12 +88,13 @@ def _moved(
     near = tuple(slice(max(side.start - margin, 0), side.stop + margin) for side in box)
     part = lesion[near]
     host = np.isin(mask[near], move.organs) | part
-    host = shrink(grow(host, 2), 2)
+    if move.elastic:  # organs, but not the gaps between bones, are closed
+        host = shrink(grow(host, 2), 2, beyond=True)
     size = np.count_nonzero(part)
     for _ in range(_TRIES):
         moved = _warped(part, move, random) & host
         if np.count_nonzero(moved) >= move.min_inside * size:
-            augmented[near][shrink(grow(moved, 2), 2) & host] = tumour
+            augmented[near][shrink(grow(moved, 2), 2, beyond=True) & host] = tumour
             return augmented
     return mask
 
@@ -98,12 +103,11 @@ def _warped(part: Bits, move: Move, random: np.random.Generator) -> Bits:
     """Return `part` shifted, rotated, scaled and deformed at random."""
     centre = np.array(ndimage.center_of_mass(part))[:, None, None, None]
     angles = random.uniform(-1, 1, 3) * move.rotate
-    rotation = Rotation.from_euler("xyz", angles).as_matrix() * (
-        1 + random.uniform(-move.scale, move.scale)
-    )
+    scales = 1 + random.uniform(-1, 1, 3) * move.scale
+    matrix = Rotation.from_euler("xyz", angles).as_matrix() * scales
     shift = (random.uniform(-1, 1, 3) * move.translate)[:, None, None, None]
     offsets = np.indices(part.shape) - centre - shift
-    coordinates = np.einsum("ij,jxyz->ixyz", rotation, offsets) + centre
+    coordinates = np.einsum("ij,jxyz->ixyz", matrix, offsets) + centre
     if move.elastic:
         sigma, magnitude = random.uniform(*_SIGMA), random.uniform(*_MAGNITUDE)
         for axis in range(3):

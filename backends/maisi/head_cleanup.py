@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +34,8 @@ def clean(
 
     - only the largest piece of all labels together is kept;
     - background that it encloses gets the nearest label;
-    - lesions that were not requested are replaced by the organs in the variant's `lesions`, and so
-      are all pieces of a requested tumour except the largest;
+    - lesions that were not requested are replaced by their organs, see `_heal`, and so are all
+      pieces of a requested tumour except the largest;
     - a lesion with a requested volume loses its outermost voxels, or grows into the labels in its
       `within`, until it has that volume. One that is missing begins at a random voxel of these
       labels, which `seed` determines, so deep in them that a ball of that volume fits;
@@ -67,20 +68,34 @@ def _fill_holes(data: Mask) -> None:
 
 def _replace_lesions(variant: Variant, data: Mask, requested: Collection[int]) -> None:
     """Replace lesions in place, except requested ones; of a tumour, keep only the largest piece."""
-    healthy = organs_of_lesions(variant, data)
     for entry in variant["mask_generation"]["sizes"]:
         if "label" not in entry:
             continue
         part = data == entry["label"]
         if entry["label"] not in requested:
-            data[part] = healthy[entry["label"]]
+            _heal(variant, data, part, entry)
         elif entry.get("tumour"):
-            data[part & ~largest(part)] = healthy[entry["label"]]
+            _heal(variant, data, part & ~largest(part), entry)
+
+
+def _heal(variant: Variant, data: Mask, part: Bits, entry: Mapping[str, Any]) -> None:
+    """Set `part` of a lesion to its organ in the variant's `lesions`, in place.
+
+    Where the lesion is not a tumour and has organs on both sides, it becomes the nearest label in
+    its `within`.
+    """
+    if not part.any():
+        return
+    organs = np.isin(data, [] if entry.get("tumour") else entry.get("within", []))
+    if organs.any():
+        index = ndimage.distance_transform_edt(~organs, return_distances=False, return_indices=True)
+        data[part] = data[tuple(index[:, part])]
+    else:
+        data[part] = organs_of_lesions(variant, data)[entry["label"]]
 
 
 def _resize_lesions(variant: Variant, data: Mask, volumes: Mapping[int, float], seed: int) -> None:
     """Change lesions in `data`, in place, to `volumes` in ml, as far as they have space."""
-    healthy = organs_of_lesions(variant, data)
     millilitres = math.prod(variant["mask_generation"]["spacing"]) / 1000
     for entry in variant["mask_generation"]["sizes"]:
         if (label := entry.get("label")) not in volumes:
@@ -94,7 +109,7 @@ def _resize_lesions(variant: Variant, data: Mask, volumes: Mapping[int, float], 
         if entry.get("tumour"):
             resized = largest(resized)
         resized = _grown(resized, voxels, allowed)
-        data[part] = healthy[label]
+        _heal(variant, data, part & ~resized, entry)
         data[resized] = label
 
 

@@ -39,7 +39,7 @@ def unit(variant: Variant, source: Array) -> npt.NDArray[np.float32]:
     low, high = scale["min"], scale["max"]
     if "percentile" in scale:
         low, high = np.percentile(source, [0, scale["percentile"]])
-    scaled = (source.astype(np.float32) - np.float32(low)) / np.float32(max(high - low, 1e-6))
+    scaled = (source.astype(np.float32) - np.float32(low)) / np.float32((high - low) or 1)
     return np.clip(scaled, 0, 1 if scale["clip_above"] else None, out=scaled)
 
 

@@ -47,6 +47,21 @@ def test_a_tumour_moves_within_its_organ(tumour: int) -> None:
     assert (augment(mask, HEALTHY, 2) == augmented[2]).all()
 
 
+def test_a_tumour_at_a_face_may_stay_there() -> None:
+    mask = body(26)
+    mask = mask[:, :, 26:]  # through the tumour
+    touching = [(augment(mask, HEALTHY, seed)[:, :, :2] == 26).sum() for seed in range(12)]
+    assert any(touching)
+
+
+def test_bone_lesions_keep_their_size_along_z() -> None:
+    mask = np.full((48, 48, 64), 40, np.uint8)
+    mask[18:30, 18:30, 17:48] = 128
+    for seed in range(6):
+        z = np.nonzero(augment(mask, HEALTHY, seed) == 128)[2]
+        assert (z.min(), z.max()) == (17, 47)
+
+
 def test_a_tumour_that_does_not_fit_its_organ_stays() -> None:
     mask = np.zeros((40, 40, 40), np.uint8)
     mask[18:22, 18:22, 18:22] = 23  # no lung around it
@@ -62,5 +77,6 @@ def test_a_body_without_tumour_is_zoomed() -> None:
     larger, smaller = zoom(mask, 1.1), zoom(mask, 0.9)
     assert (larger == 1).sum() == pytest.approx(1.1**3 * (mask == 1).sum(), rel=0.03)
     assert (smaller == 1).sum() == pytest.approx(0.9**3 * (mask == 1).sum(), rel=0.03)
-    assert (smaller[:, :, [0, -1]] == 0).all()  # beyond the mask is nothing
+    assert (smaller[:, :, [0, -1]] == smaller[:, :, [2, -3]]).all()  # the edge continues
+    assert (smaller[:, :, 0] == 200).any()
     assert (zoom(mask, 1.0) == mask).all()

@@ -100,6 +100,21 @@ def test_a_lesion_that_was_not_requested_becomes_its_organ(head: Variant) -> Non
     assert (clean(head, labels, ()) == expected).all()
 
 
+@pytest.mark.parametrize("name", ["tests/training/held_out_100001", "examples/brain_mask"])
+def test_hyperintensities_of_both_hemispheres_become_the_white_matter_around(
+    sized: Variant, name: str
+) -> None:
+    labels = np.asarray(nib.load(ROOT / f"{name}.nii.gz").dataobj).astype(np.uint8)
+    white = np.isin(labels, (RIGHT_WHITE, LEFT_WHITE))
+    nearest = ndimage.distance_transform_edt(~white, return_distances=False, return_indices=True)
+    expected = labels[tuple(nearest)]
+    for requested, volumes in (((), {}), ((WMH,), {WMH: 0.1})):
+        cleaned = clean(sized, labels, requested, volumes)
+        healed = (labels == WMH) & np.isin(cleaned, (RIGHT_WHITE, LEFT_WHITE))
+        assert {RIGHT_WHITE, LEFT_WHITE} <= set(np.unique(expected[healed]))
+        assert (cleaned[healed] == expected[healed]).mean() > 0.98  # specks are absorbed
+
+
 def test_the_organ_of_a_lesion_may_be_the_most_frequent_around_it(head: Variant) -> None:
     labels = np.where(small_head() == RIGHT_WHITE, np.uint8(LEFT_WHITE), small_head())
     labels[8:12, 8:12, 8:12] = WMH
