@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from export import build, bundle, fetch, model_configs, random_weights, verify
 from export import variant as variants
@@ -156,12 +158,18 @@ def main(arguments: list[str] | None = None) -> int:
     if words and words[0] not in ("fetch", "build", "verify") and not words[0].startswith("-"):
         words = ["build", *words]
     args = _parser().parse_args(words)
+    signal.signal(signal.SIGTERM, _end)  # process 1 of a container would ignore it
     verbs = {"fetch": fetch.run, "build": _build, "verify": _verify}
     try:
         return verbs[args.verb](args)
     except (ValueError, OSError) as error:
         _to_stderr(f"export: {error}")
         return 1
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    """End so that temporary folders are removed."""
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from typing import Any
@@ -17,9 +16,7 @@ def build(job: Job, log: Log = print) -> dict[str, Any]:
     If the repository is up to date, nothing is written. Builds that share a cache run one at a
     time. Raises ValueError or FileNotFoundError; the repository is then unchanged.
     """
-    job.cache.mkdir(parents=True, exist_ok=True)
-    with (job.cache / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it at the end of the process
+    with cache.locked(job.cache):
         return _build(job, log)
 
 

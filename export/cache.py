@@ -8,9 +8,11 @@ engine is built for.
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -44,6 +46,17 @@ _SOURCES = (
     "half.py",
     "onnx_export.py",
 )
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a cache during the context, and remove what killed builds have left."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it at the end of the process
+        for part in folder.glob(".part-*"):
+            shutil.rmtree(part, ignore_errors=True)
+        yield
 
 
 def export_graphs(job: Job, digests: Mapping[str, str], log: Log = print) -> dict[str, Path]:

@@ -40,6 +40,20 @@ def write(
     """
     models = configs(variant, digests, target, precision)
     repository.mkdir(parents=True, exist_ok=True)
+    with (repository / ".lock").open("a") as lock:  # also of src/maisi_triton/folders.py
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for leftover in repository.glob(f".{variant.name}-*"):  # of a build that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
+        _write(repository, variant, models, files, version)
+
+
+def _write(
+    repository: Path,
+    variant: Variant,
+    models: Mapping[str, pb.ModelConfig],
+    files: Mapping[str, Sequence[Path]],
+    version: int,
+) -> None:
     obsolete = {
         path.parent
         for path in repository.glob(f"{variant.name}.*/config.pbtxt")
@@ -61,14 +75,18 @@ def write(
             short = name.removeprefix(f"{variant.name}.")
             _write_model(new / name, variant, config, files.get(short, ()), version)
             _copy_other_versions(repository / name, new / name, version)
-        with (repository / ".lock").open("w") as lock:  # also of src/maisi_triton/folders.py
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
             for name in models:
                 if os.path.lexists(repository / name):
                     os.replace(repository / name, old / name)
                 os.replace(new / name, repository / name)
             for model in obsolete:
                 os.replace(model, old / model.name)
+        except BaseException:
+            for path in old.iterdir():  # what was replaced so far
+                shutil.rmtree(repository / path.name, ignore_errors=True)
+                os.replace(path, repository / path.name)
+            raise
 
 
 def _versions(folder: Path) -> set[int]:

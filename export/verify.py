@@ -64,6 +64,11 @@ def verify(
     ONNX Runtime runs float32 and float16 on the CPU. With a GPU and TensorRT or TensorRT-RTX, the
     float16 graphs also run as engines. Raises as `cache.export_graphs` does.
     """
+    with cache.locked(cache_folder):
+        return _verify(variant, checkpoints, cache_folder, log)
+
+
+def _verify(variant: Variant, checkpoints: Path, cache_folder: Path, log: Log) -> list[Comparison]:
     digests = checkpoint_digests(variant, checkpoints)
     loaded = networks.load(variant, checkpoints)
     variant_graphs = graphs.graphs(variant, loaded)

@@ -169,7 +169,7 @@ def main() -> int:
             triton,
             backends,
             options.repository.resolve(),
-            model_names(options.repository, options.models),
+            model_names(options.repository, options.models, options.version),
             Address(options.host, *ports),
             options.start_seconds,
             options.drain_seconds,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from server.control import Control, ControlError
+from server.log import log
 from server.triton import Triton
 
 FILE_VARIABLE = "MAISI_STOPPING"  # the same as in backends/maisi/stopping.py
@@ -62,8 +63,11 @@ def drain(triton: Triton, seconds: float, file: Path, stop: Stop) -> str | None:
     requests in its queues. Raises Stopped at a second signal, and ControlError if Triton has ended.
     """
     part = file.with_suffix(".part")
-    part.write_text(str(time.monotonic() + seconds))  # the format of backends/maisi/stopping.py
-    os.replace(part, file)
+    try:
+        part.write_text(str(time.monotonic() + seconds))  # the format of backends/maisi/stopping.py
+        os.replace(part, file)
+    except OSError as error:
+        log(f"new requests are not refused while this server stops: {error.strerror}: {file}")
     end = time.monotonic() + seconds + GRACE
     idle_polls = 0
     while idle_polls < SETTLED and time.monotonic() < end:

@@ -95,15 +95,14 @@ def pool_bytes(repository: Path, models: Collection[str]) -> int:
     The pool has space for the tensors of one call of the largest network, and for the copies of its
     inputs that Triton makes, for two requests. Tensors that do not fit are allocated outside of the
     pool. This is slower, and such tensors were reported to be lost. `models` has the names of the
-    models to load, or `*`.
+    models to load.
     """
     largest = 0
     for path in repository.glob("*/config.pbtxt"):
         config = text_format.Parse(path.read_text(), pb.ModelConfig())
-        to_load = "*" in models or config.name in models
         # Outputs that the stages do not read (`_READ` in backends/maisi/inner_models.py) stay on
         # the GPU. The output of the mask encoder is an input of the flow.
-        if to_load and config.name.endswith((".flow", ".flow_masked", ".mask_flow")):
+        if config.name in models and config.name.endswith((".flow", ".flow_masked", ".mask_flow")):
             largest = max(largest, _bytes(config))
     return max(_POOL, _REQUESTS * _COPIES * largest)
 

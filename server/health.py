@@ -151,4 +151,4 @@ class Health:
                 self._failure, self._last_failure = f"cannot make a volume: {reason}", now
         else:
             self._failure, self._volume_at = None, time.monotonic()
-        self._probe_at = time.monotonic()
+        self._probe_at = self._answer_at = time.monotonic()

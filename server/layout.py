@@ -195,10 +195,11 @@ def _limit(config: pb.ModelConfig, limits: Limits) -> None:
         config.parameters["spill_limit_gb"].string_value = f"{limits.spill_gb:g}"
 
 
-def model_names(repository: Path, variants: list[str]) -> list[str]:
-    """Return the models to load: all (`*`), or `V` and `V.something` for each variant V.
+def model_names(repository: Path, variants: list[str], version: int | None = None) -> list[str]:
+    """Return the models to load: all, or `V` and `V.something` for each variant V.
 
-    Raises ValueError if there is no such repository or variant.
+    Raises ValueError if there is no such repository or variant, or if a model has no `version`, in
+    whose place Triton would load the newest.
     """
     if not repository.is_dir():
         raise ValueError(f"There is no model repository {repository}: give --repository a folder.")
@@ -211,12 +212,15 @@ def model_names(repository: Path, variants: list[str]) -> list[str]:
                 f"The model repository has a folder {name!r}: expected A-Z, a-z, 0-9 and _ . - in"
                 " the name of a model."
             )
-    if not variants:
-        return ["*"]
     for variant in variants:
         if variant not in names:
             available = sorted({name.split(".")[0] for name in names})
             raise ValueError(
                 f"The model repository has no model {variant!r}; it has {json.dumps(available)}."
             )
-    return [name for name in names if any(f"{name}.".startswith(f"{v}.") for v in variants)]
+    if variants:
+        names = [name for name in names if any(f"{name}.".startswith(f"{v}.") for v in variants)]
+    for name in names:
+        if version is not None and not (repository / name / str(version)).is_dir():
+            raise ValueError(f"--version: {name} has no version {version} in {repository}.")
+    return names

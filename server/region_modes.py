@@ -12,7 +12,7 @@ import ctypes
 import struct
 from contextlib import suppress
 
-from server.host import SHM
+from server.shared_memory import own_files
 
 UMASK = 0o077
 _OPEN_MODE = 0o644  # the mode in boost::interprocess::permissions
@@ -54,7 +54,7 @@ def ignore_open_modes() -> bool:
 
 def close_regions(prefix: str) -> None:
     """Set the files of /dev/shm under `prefix` to mode 0600, for kernels without such filters."""
-    for path in SHM.glob(f"{prefix}*"):
+    for path in own_files(prefix):
         with suppress(FileNotFoundError):
             if path.stat().st_mode & UMASK:
                 path.chmod(0o600)

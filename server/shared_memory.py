@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
 
 from server.host import SHM
 
 PREFIX = "maisi-serve-"
+_MARKER = re.compile(rf"{PREFIX}\d+-[0-9a-f]{{8}}-lock")
 CLIENTS = "maisi-client-"  # the same as in client/src/maisi_client/_transport/dev_shm.py
 
 
@@ -35,16 +39,24 @@ def publish_key(prefix: str, port: int, key: str) -> None:
         file.write(key)
 
 
+def own_files(prefix: str) -> Iterator[Path]:
+    """Yield this user's files under `prefix`; another user can create files of any name."""
+    for path in SHM.glob(f"{prefix}*"):
+        with suppress(FileNotFoundError):  # it was deleted meanwhile
+            if path.lstat().st_uid == os.geteuid():
+                yield path
+
+
 def remove_regions(prefix: str) -> None:
     """Delete the files of tritonserver and its models in /dev/shm under `prefix`."""
-    for path in SHM.glob(f"{prefix}*"):
+    for path in own_files(prefix):
         if not path.name.startswith((f"{prefix}lock", f"{prefix}key-")):
             path.unlink(missing_ok=True)
 
 
 def remove(prefix: str) -> int:
     """Delete all files under `prefix`, the marker last; return the number of regions."""
-    regions = [path for path in SHM.glob(f"{prefix}*") if path.name != f"{prefix}lock"]
+    regions = [path for path in own_files(prefix) if path.name != f"{prefix}lock"]
     for path in [*regions, SHM / f"{prefix}lock"]:
         path.unlink(missing_ok=True)
     return len(regions)
@@ -53,10 +65,12 @@ def remove(prefix: str) -> int:
 def sweep_servers() -> int:
     """Delete the files of servers that have ended; return the number of regions."""
     count = 0
-    for lock in SHM.glob(f"{PREFIX}*-lock"):
+    for lock in own_files(PREFIX):
+        if not _MARKER.fullmatch(lock.name):
+            continue
         try:
-            descriptor = os.open(lock, os.O_RDWR)
-        except OSError:  # the file belongs to another user, or was deleted meanwhile
+            descriptor = os.open(lock, os.O_RDWR | os.O_NOFOLLOW)
+        except OSError:  # the file was deleted meanwhile
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -174,6 +174,25 @@ def test_a_job_with_a_pod_for_each_shard_makes_a_dataset() -> None:
     assert peer["podSelector"]["matchLabels"] == labels
 
 
+def test_texts_and_numbers_stay_what_they_are(tmp_path: Path) -> None:
+    values = tmp_path / "values.yaml"
+    plan, host = "my plan #2: a.csv", "*.example.org"
+    server = {"version": 20250101, "maxWaiting": 1000000, "stallSeconds": 2000000}
+    dataset = {"enabled": True, "claim": "data", "plan": plan, "to": "a: b #1"}
+    gateway = {"gateway": {"name": "edge", "namespace": "gateways", "hostname": host}}
+    all_values = {"server": server, "dataset": dataset, "service": gateway}
+    values.write_text(yaml.safe_dump(all_values))
+    documents = template(f"--values={values}")
+    (pod,) = pods(documents)
+    words = pod["containers"][0]["args"]
+    for word in ("--version=20250101", "--max-waiting=1000000", "--stall-seconds=2000000"):
+        assert word in words
+    (job,) = pods(documents, "Job")
+    assert job["containers"][0]["args"][1:3] == [f"/data/{plan}", "--to=/data/a: b #1"]
+    (route,) = [x["spec"] for x in documents if x["kind"] == "GRPCRoute"]
+    assert route["hostnames"] == [host]
+
+
 def test_only_shared_memory_and_tmp_are_writable(
     documents: list[dict[str, Any]],
 ) -> None:

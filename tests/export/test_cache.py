@@ -44,6 +44,12 @@ def test_graphs_of_another_exporter_are_not_reused(
     assert cache.graph_key(variant, "vae_decoder", digests, "fp32") != key
 
 
+def test_what_a_killed_build_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".part-killed" / "whole").mkdir(parents=True)
+    with cache.locked(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
 def test_only_what_changed_is_exported_again(tmp_path: Path, official_repository: Path) -> None:
     variant, other = official("tiny-ddpm"), tmp_path / "other"
     random_checkpoint(variant, tmp_path, seed=0)

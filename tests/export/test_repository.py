@@ -71,6 +71,34 @@ def test_models_are_replaced_when_no_other_process_does(tmp_path: Path) -> None:
     assert (target / "tiny.flow" / "1" / "model.onnx").is_file()
 
 
+@pytest.mark.parametrize("calls", range(8))
+def test_an_interrupted_build_leaves_the_models_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    target = tmp_path / "models"
+    before = files(tiny(), tmp_path / "made", "model.onnx")
+    repository.write(target, tiny(), {}, before, "onnx", "fp32")
+    configs = {path: path.read_bytes() for path in target.glob("*/config.pbtxt")}
+    replace, left = os.replace, [calls]
+
+    def interrupted(source: Path, place: Path) -> None:
+        left[0] -= 1
+        if left[0] == -1:
+            raise KeyboardInterrupt
+        replace(source, place)
+
+    new = files(tiny(), tmp_path / "new", "model.onnx")
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            repository.write(target, tiny(), {"autoencoder": "2"}, new, "onnx", "fp32", 2)
+    assert {path: path.read_bytes() for path in target.glob("*/config.pbtxt")} == configs
+    (target / ".tiny-killed").mkdir()
+    repository.write(target, tiny(), {"autoencoder": "2"}, new, "onnx", "fp32", 2)
+    assert [path.name for path in target.glob(".*")] == [".lock"]
+    assert (target / "tiny.flow" / "1").is_dir() and (target / "tiny.flow" / "2").is_dir()
+
+
 def test_another_file_system_gets_copies(tmp_path: Path) -> None:
     elsewhere = Path("/dev/shm")
     if os.stat(elsewhere).st_dev == os.stat(tmp_path).st_dev:

@@ -17,7 +17,7 @@ from export import model_configs, variant
 from server import gpus, host
 from server.address import Address
 from server.launch import Launch, command
-from server.layout import UNLIMITED, Folders, Limits, write_models
+from server.layout import UNLIMITED, Folders, Limits, model_names, write_models
 from server.settings import CannotServe, gpu_tensors
 from tests.conftest import PATIENCE, ROOT, Server
 from tests.server.mini import sized
@@ -126,22 +126,23 @@ def test_triton_keeps_two_requests_tensors_of_the_largest_call_and_their_copies(
 ) -> None:
     # Of mini, in float32: two rows of 32 channels, and four latents of 4, for 256 x 256 x 128.
     step = (2 * 32 + 4 * 4) * 4 * 256 * 256 * 128 // 4**3
-    assert gpus.pool_bytes(MINI, ["*"]) == 4 * step == 167_772_160
+    assert gpus.pool_bytes(MINI, model_names(MINI, [])) == 4 * step == 167_772_160
     # Without masks there is no embedding: then Triton's own 64 MiB do.
     assert gpus.pool_bytes(MINI, ["mini", "mini.flow"]) == 64 << 20
     ct = write_configs(tmp_path / "ct", "rflow-ct", "fp16")
     voxels = variant.load("rflow-ct").serving["size"]["max_voxels"] // 4**3
     # Half of it in float16, the embedding alone.
-    assert gpus.pool_bytes(ct, ["*"]) == 4 * voxels * (2 * 64 * 2 + 4 * 4 * 4)
+    assert gpus.pool_bytes(ct, model_names(ct, [])) == 4 * voxels * (2 * 64 * 2 + 4 * 4 * 4)
     write_models(ct, Limits(voxels=256**3), (0,), tmp_path / "less")
-    assert gpus.pool_bytes(tmp_path / "less", ["*"]) == 4 * 64**3 * (2 * 64 * 2 + 4 * 4 * 4)
+    less = tmp_path / "less"
+    assert gpus.pool_bytes(less, model_names(less, [])) == 4 * 64**3 * (2 * 64 * 2 + 4 * 4 * 4)
 
 
 def test_the_command_names_each_gpu_and_none_where_none_is_used() -> None:
     def pools(*numbers: int) -> list[str]:
         folders = Folders(*[MINI] * 4)
         address = Address("127.0.0.1", 1, 2, 3, 4)
-        launch = Launch(MINI, folders, ["*"], address, "key", "key", gpus=numbers)
+        launch = Launch(MINI, folders, model_names(MINI, []), address, "key", "key", gpus=numbers)
         return [word for word in command(launch) if "cuda" in word]
 
     flag = "--cuda-memory-pool-byte-size"

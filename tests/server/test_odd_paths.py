@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,4 +74,14 @@ def test_a_model_whose_name_a_shell_changes_is_refused(tmp_path):
             model_names(repository, [])
         assert repr(name) in str(refusal.value)
         (repository / name / "config.pbtxt").unlink()
-    assert model_names(repository, []) == ["*"]
+    assert "slow_square" in model_names(repository, [])
+
+
+def test_folders_that_are_no_models_are_not_loaded_and_versions_exist(tmp_path):
+    repository = write_repository(tmp_path)
+    names = model_names(repository, [])
+    (repository / ".mini-abcd").mkdir()  # of an export
+    assert model_names(repository, []) == names == model_names(repository, [], 1)
+    sentence = f"--version: {names[0]} has no version 7 in {repository}."
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        model_names(repository, [], 7)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import tritonclient.grpc as grpc
 from maisi_client import Client
 from maisi_client._transport import dev_shm, shared
 
+from server import region_modes, shared_memory
 from tests.conftest import PATIENCE, SHM, Server
 
 NAME = "maisi-client-0123456789abcdef"
@@ -47,3 +49,28 @@ def test_a_file_that_shrinks_after_it_was_registered(
         assert rest.result(PATIENCE)[-1].report["sha256"] == before  # it was sent again
     eventually(lambda: "tritonserver serves again" in server.log)
     assert "tritonserver ended by itself with status -7; starting" in server.log  # SIGBUS
+
+
+def test_files_of_other_users_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_memory, "SHM", tmp_path)
+    prefix, descriptor = shared_memory.claim()
+    foreign = tmp_path / f"{prefix}x"
+    foreign.touch(0o644)
+    odd = tmp_path / f"{shared_memory.PREFIX}{os.getpid()}-lock"  # not the name of a marker
+    odd.touch()
+    assert shared_memory.sweep_servers() == 0 and odd.exists()
+    user = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: user + 1)  # all files are another user's now
+    region_modes.close_regions(prefix)
+    shared_memory.remove_regions(prefix)
+    os.close(descriptor)  # the lock is free
+    assert shared_memory.sweep_servers() == 0
+    assert foreign.stat().st_mode & 0o777 == 0o644
+    monkeypatch.undo()
+    monkeypatch.setattr(shared_memory, "SHM", tmp_path)
+    region_modes.close_regions(prefix)
+    assert foreign.stat().st_mode & 0o777 == 0o600
+    assert shared_memory.sweep_servers() == 1
+    assert list(tmp_path.iterdir()) == [odd]

@@ -77,7 +77,7 @@ containers:
       - --gpus={{ until (int .Values.gpus) | join "," | default "none" }}
       {{- with .Values.server }}
       - --max-voxels={{ int64 .maxVoxels }}
-      - --max-waiting={{ .maxWaiting }}
+      - --max-waiting={{ int64 .maxWaiting }}
       {{- with .maxSeconds }}
       - --max-seconds={{ int64 . }}
       {{- end }}
@@ -87,11 +87,11 @@ containers:
       {{- if ne .spillGb nil }}
       - --spill-gb={{ .spillGb }}
       {{- end }}
-      - --start-seconds={{ .startSeconds }}
-      - --drain-seconds={{ .drainSeconds }}
-      - --stall-seconds={{ .stallSeconds }}
+      - --start-seconds={{ int64 .startSeconds }}
+      - --drain-seconds={{ int64 .drainSeconds }}
+      - --stall-seconds={{ int64 .stallSeconds }}
       {{- if .version }}
-      - --version={{ .version }}
+      - --version={{ int64 .version }}
       {{- end }}
       {{- if .traceEndpoint }}
       - --trace-endpoint={{ .traceEndpoint }}
@@ -231,7 +231,7 @@ initContainers:
       - --cache=/models/cache
       - --target={{ .build.target }}
       - --precision={{ .build.precision }}
-      - --version={{ .build.version }}
+      - --version={{ int64 .build.version }}
       {{- with .build.maxSize }}
       - --max-size={{ . }}
       {{- end }}
