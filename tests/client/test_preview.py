@@ -101,6 +101,11 @@ def test_odd_input_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_mask_of_one_slice_gives_a_picture(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.ones((512, 512, 1), np.uint8), np.diag([1.5, 1.5, 1, 1]))
+    assert draw(tmp_path / "thin.png", image).size > 0
+
+
 def test_an_empty_mask_still_gives_a_picture(tmp_path: Path) -> None:
     empty = nib.Nifti1Image(np.zeros((20, 20, 20), np.uint8), np.eye(4))
     assert draw(tmp_path / "p.png", empty).size > 0

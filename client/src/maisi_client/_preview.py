@@ -87,7 +87,7 @@ def preview(
     for name, across, up in _PLANES:
         through = 3 - across - up
         scale = tile / max(extents)
-        size = (round(extents[across] * scale), round(extents[up] * scale))
+        size = (max(1, round(extents[across] * scale)), max(1, round(extents[up] * scale)))
         cuts = []
         for _, voxels, paint in columns:
             cut: Voxels = np.take(voxels, planes[through], axis=through)[box[across], box[up]]

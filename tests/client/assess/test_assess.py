@@ -239,6 +239,8 @@ def test_bad_input_is_one_sentence(folders: dict[str, Path], tmp_path: Path) -> 
         maisi_client.assess(folders["untouched"], real=hounsfield, to=to)
     with pytest.raises(InvalidRequest, match=r"--real is '.*', the same folder as SYNTHETIC"):
         maisi_client.assess(folders["untouched"], real=folders["untouched"], to=to)
+    with pytest.raises(InvalidRequest, match="seed is -1; a whole number from 0 is expected"):
+        maisi_client.assess(folders["untouched"], to=to, seed=-1)
     (tmp_path / "file").write_text("")
     with pytest.raises(InvalidRequest, match=r"--to is '.*file', which is not a folder"):
         maisi_client.assess(folders["untouched"], to=tmp_path / "file")

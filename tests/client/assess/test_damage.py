@@ -109,6 +109,11 @@ def test_without_real_volumes_copies_are_still_found(sets: Sets) -> None:
     twice = mixed.take([*range(len(mixed)), 0])
     found = diversity(twice, None)
     assert found.same_files == 2 and found.duplicates[0].distance == 0
+    same = mixed.take([0] * 10)
+    assert diversity(same, None).duplicated == 1
+    real = sets["real"]
+    with_twin = real.take([*range(len(real)), 0])
+    assert diversity(twice, with_twin).duplicates and not diversity(mixed, with_twin).duplicates
 
 
 def test_damaged_volumes_have_less_of_the_real_set(sets: Sets) -> None:

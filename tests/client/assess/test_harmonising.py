@@ -31,6 +31,21 @@ def described(path: Path) -> Greys:
     return np.stack([[features.describe(one, HARMONY.foreground) for one in p] for p in planes])
 
 
+def test_of_several_channels_of_the_decathlon_the_first_is_read(tmp_path: Path) -> None:
+    image, _ = subject(1)
+    save(image, tmp_path / "a.nii.gz")
+    plain = nib.load(tmp_path / "a.nii.gz")
+    both = np.stack([np.asarray(plain.dataobj), np.zeros(plain.shape, np.int16)], -1)
+    for folder in ("imagesTr", "scans"):
+        (tmp_path / folder).mkdir()
+        nib.save(nib.Nifti1Image(both, plain.affine), tmp_path / folder / "a.nii.gz")
+    assert read_grid(tmp_path / "imagesTr" / "a.nii.gz") == read_grid(tmp_path / "a.nii.gz")
+    first, whole = (load(tmp_path / p, HARMONY)[1] for p in ("imagesTr/a.nii.gz", "a.nii.gz"))
+    assert np.array_equal(first, whole)
+    with pytest.raises(InvalidRequest, match="three dimensions are expected"):
+        read_grid(tmp_path / "scans" / "a.nii.gz")
+
+
 def test_axes_and_units_do_not_matter(tmp_path: Path) -> None:
     image, _ = subject(1)
     save(image, tmp_path / "a.nii.gz")

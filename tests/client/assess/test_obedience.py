@@ -37,6 +37,16 @@ def test_the_shift_of_an_edge_is_found_in_mm(shift: int, spacing: float) -> None
     assert found.contrast > 1.4 and found.voxels == ball(10).sum()
 
 
+@pytest.mark.parametrize("shift", [0, 1, 2])
+def test_planes_that_are_far_apart_give_the_same_shift(shift: int) -> None:
+    image = ndimage.gaussian_filter(ball(10 + shift).astype(np.float32), 0.7)
+    every, third = (
+        each_label(image[::step], body(10)[::step], (1.0,) * 3, apart=True)[2] for step in (1, 3)
+    )
+    assert third.shift_mm == pytest.approx(every.shift_mm, abs=0.15)
+    assert third.shift_mm == pytest.approx(shift, abs=0.5)
+
+
 def test_a_label_that_does_not_show_has_no_edge() -> None:
     noise = np.random.default_rng(0).normal(0.5, 0.1, (40, 40, 40)).astype(np.float32)
     found = each_label(noise, body(10), (1.0, 1.0, 1.0))[2]

@@ -80,6 +80,16 @@ def test_copies_among_a_hundred_are_named(
         assert found.held_out == (base is not None)
 
 
+def test_a_volume_that_is_in_a_set_twice_hides_no_copy(images: list[Greys], tmp_path: Path) -> None:
+    mixed = [*images[:20], copied(subject.__wrapped__(TRAIN[4])[0], np.random.default_rng(4))]
+    new, train = light("new", mixed, tmp_path), pictures(TRAIN)
+    twice = light("train", [*train, train[5]], tmp_path)
+    real = light("real", [*pictures(REAL), train[7]], tmp_path)
+    for base in (None, real):
+        found = privacy(new, twice, base)
+        assert {pair.name for pair in found.pairs if pair.suspicious} == {"new 20"}
+
+
 def test_a_set_of_copies_is_nearer_as_a_whole(real_ones: tuple[Side, Side], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     copies = [copied(picture, rng) for picture in pictures(TRAIN[:12])]

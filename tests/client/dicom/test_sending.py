@@ -308,7 +308,10 @@ def test_addresses_of_nodes(files: list[Path], address: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["host/dicom-web", "ftp://host/dicom-web", "http://", "http://h:x/", "http://u:secret@[/"],
+    [
+        *("host/dicom-web", "ftp://host/dicom-web", "http://", "http://h:x/", "http://u:secret@[/"),
+        *("http://pacs..example/x", f"http://{'a' * 70}/x", "http://u:secret@pacs example/x"),
+    ],
 )
 def test_addresses_of_services(files: list[Path], url: str) -> None:
     error = failure(lambda: stow_dicom(files, url))

@@ -55,6 +55,7 @@ def test_names_are_never_taken_twice(page: Browser) -> None:
     content = nifti(labels()[:8, :8, :8])
     names = [page.uploaded("mask", (name, content))["name"] for name in ("x.nii.gz",) * 3]
     assert names == ["x", "x-2", "x-3"]
+    assert page.uploaded("mask", ("X.nii.gz", content))["name"] == "X-4"
     odd = [
         "../../etc/passwd.nii.gz",
         "C:\\x\\y.nii.gz",

@@ -186,7 +186,7 @@ def test_an_address_that_cannot_be_served(host: str, port: int, sentence: str) -
 
 
 def test_localhost_is_a_name_of_loopback_alone() -> None:
-    assert hosts("127.0.0.1", 80) == ("127.0.0.1:80", "localhost:80")
-    assert hosts("::1", 80) == ("[::1]:80", "localhost:80")
-    assert hosts("localhost", 80) == ("localhost:80",)
-    assert hosts("Machine.example", 80) == ("machine.example:80",)
+    assert hosts("127.0.0.1", 81) == ("127.0.0.1:81", "localhost:81")
+    assert hosts("::1", 81) == ("[::1]:81", "localhost:81")
+    assert hosts("localhost", 80) == ("localhost:80", "localhost")  # which browsers send
+    assert hosts("Machine.example", 81) == ("machine.example:81",)

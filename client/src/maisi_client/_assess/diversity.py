@@ -19,6 +19,7 @@ _BOOTSTRAPS = 500
 # without real volumes, of the median distance of a synthetic volume to its nearest neighbour.
 _CLOSER = 0.5
 _ALONE = 0.1
+_SAME = 1e-3  # of the largest distance; a closer pair is one volume that was saved twice
 
 
 @dataclass(frozen=True)
@@ -93,14 +94,14 @@ def similarity(side: Side, generator: np.random.Generator) -> Similarity:
 
 
 def duplicates(side: Side, floor: float) -> tuple[list[Duplicate], float]:
-    """Return pairs of volumes closer than `floor`, and the share of volumes in such pairs.
+    """Return pairs of volumes at most `floor` apart, and the share of volumes in such pairs.
 
     Each volume is compared with its nearest neighbour. The distance is the root mean square of the
     difference of their pictures. The closest pair comes first.
     """
     distances, indices = nearest(side.pictures, side.pictures, count=1, own=True)
     scaled = distances[:, 0] / np.sqrt(side.pictures.shape[1])
-    close = np.flatnonzero(scaled < floor)
+    close = np.flatnonzero(scaled <= floor)
     pairs = {(min(a, b), max(a, b)): scaled[a] for a in close for b in [int(indices[a, 0])]}
     named = [
         Duplicate(side.names[a], side.names[b], float(distance))
@@ -112,7 +113,10 @@ def duplicates(side: Side, floor: float) -> tuple[list[Duplicate], float]:
 def _floor(synthetic: Side, real: Side | None) -> float:
     side, share = (real, _CLOSER) if real else (synthetic, _ALONE)
     distances, _ = nearest(side.pictures, side.pictures, count=1, own=True)
-    typical = np.min(distances) if real else np.median(distances)
+    different = distances[distances > _SAME * distances.max()]
+    if not different.size:  # all volumes are the same
+        return 0.0
+    typical = np.min(different) if real else np.median(different)
     return share * float(typical) / float(np.sqrt(side.pictures.shape[1]))
 
 

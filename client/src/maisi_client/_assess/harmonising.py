@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
+from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -58,9 +60,19 @@ class Grid:
         return tuple(n * mm for n, mm in zip(self.shape, self.spacing, strict=True))
 
 
+def _first_channel(path: Path) -> Path | SpatialImage:
+    """Return the path of a volume, or the first channel of an image of the Decathlon."""
+    if path.parent.name not in ("imagesTr", "imagesTs"):
+        return path
+    _, image = open_image(path, "volume", InvalidRequest)
+    if len(image.shape) != 4 or image.shape[3] == 1:
+        return path
+    return nib.Nifti1Image(np.asarray(image.dataobj[..., 0]), image.affine)
+
+
 def read_grid(path: Path) -> Grid:
     """Return the grid of a file from its header; raises `InvalidRequest` if it has no 3-D grid."""
-    name, image = open_image(path, "volume", InvalidRequest)
+    name, image = open_image(_first_channel(path), "volume", InvalidRequest)
     affine = np.asarray(image.affine, np.float64)
     shape = [int(n) for n in image.shape]
     while len(shape) > 3 and shape[-1] == 1:
@@ -100,7 +112,7 @@ def load(path: Path, harmony: Harmony) -> tuple[Greys, Greys, Spacing]:
     Raises `InvalidRequest` if the file cannot be read, has the other modality, or has one grey
     level only.
     """
-    image = load_greys(path, "volume")
+    image = load_greys(_first_channel(path), "volume")
     raw: Greys = image.values
     if modality_of(raw) != harmony.modality:
         actual = {"ct": "MR", "mr": "CT"}[harmony.modality]

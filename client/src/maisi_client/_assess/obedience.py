@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -19,6 +19,7 @@ Labels: TypeAlias = NDArray[np.int32]
 # Least ratio of borders of a volume that follows its mask (docs/how-to/generation.md).
 FAITHFUL = 1.25
 _APART = (-7, -4, 4, 7)  # voxels of displacement of the borders; an edge is narrower
+_FAR = 1e6  # mm between planes that are not neighbours
 _FEW = 100  # least pairs of voxels for a meaningful mean
 _REACH = 4  # voxels of the profile on each side of an edge
 _VISIBLE = 0.5  # least contrast, in standard deviations, of an edge with a measurable position
@@ -83,19 +84,25 @@ def _steps(image: Greys, mask: Labels, labels: Labels) -> tuple[float, int]:
     return total, count
 
 
-def each_label(image: Greys, labels: Labels, spacing: Spacing) -> dict[int, LabelFidelity]:
+def each_label(
+    image: Greys, labels: Labels, spacing: Spacing, apart: bool = False
+) -> dict[int, LabelFidelity]:
     """Return the fidelity of each label of a volume `[X, Y, Z]`; `spacing` in mm.
+
+    With `apart`, the planes along X are not neighbours, and distances are measured within them.
 
     Each voxel counts as inside of its own label, and as outside of the label across the nearest
     border, at the same distance. The edge of the image is at the distance where the mean grey level
     is halfway between inside and outside. The background has no entry, but its voxels count as
     outside of labels.
     """
-    unit = float(np.mean(spacing))
-    border, across = _borders(labels)
+    axes = (1, 2) if apart else (0, 1, 2)
+    unit = float(np.mean([spacing[axis] for axis in axes]))
+    border, across = _borders(labels, axes)
     if not border.any():
         return {}
-    distance, nearest = ndimage.distance_transform_edt(~border, spacing, return_indices=True)
+    sampling = (_FAR, *spacing[1:]) if apart else spacing
+    distance, nearest = ndimage.distance_transform_edt(~border, sampling, return_indices=True)
     distance = distance / unit + 0.5  # the border is halfway between two voxels
     near = distance <= _REACH
     ids, own = np.unique(labels[near], return_inverse=True)
@@ -117,10 +124,10 @@ def each_label(image: Greys, labels: Labels, spacing: Spacing) -> dict[int, Labe
     }
 
 
-def _borders(labels: Labels) -> tuple[NDArray[np.bool_], Labels]:
-    """Return a mask of the voxels with a neighbour of another label, and that label."""
+def _borders(labels: Labels, axes: Sequence[int]) -> tuple[NDArray[np.bool_], Labels]:
+    """Return a mask of the voxels with another label beside them along `axes`, and that label."""
     border, across = np.zeros(labels.shape, bool), np.zeros_like(labels)
-    for axis in range(3):
+    for axis in axes:
         for step in (1, -1):
             here, there = (
                 (slice(None),) * axis + (slice(max(sign, 0), labels.shape[axis] + min(sign, 0)),)

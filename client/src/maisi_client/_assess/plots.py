@@ -14,6 +14,7 @@ _WIDTH, _LABEL, _RIGHT = 640, 150, 14  # pixels
 _ROW, _AXIS = 34, 26
 _HIGH = 150  # pixels, the height of a histogram
 _BINS = 24
+_LEAST = 1e-12  # of a logarithmic axis
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ def intervals(rows: Sequence[tuple[str, Sequence[Interval]]], *, log: bool = Fal
     """Return a plot of intervals, one row per name; `log` makes the axis logarithmic."""
     every = [part for _, parts in rows for part in parts]
     floor = max((part.middle for part in every), default=1.0) * 1e-4 if log else -math.inf
+    floor = max(floor, _LEAST) if log else floor
     values = [max(v, floor) for part in every for v in (part.middle, part.low, part.high)]
     axis = _Axis.over(values, log, _LABEL)
     height = _ROW * len(rows) + _AXIS

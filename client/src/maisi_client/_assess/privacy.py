@@ -15,6 +15,7 @@ Distances = NDArray[np.float64]
 
 _CLOSEST = 8  # pairs of each side that are aligned and compared as images
 _PERMUTATIONS = 2000
+_SAME = 1e-3  # of the median distance; a closer pair is one volume that was saved twice
 _FLOOR = 5  # percentile of the real distances; 5 % of the synthetic ones are expected below it
 _COPY = 0.6  # multiple of the least real residual; slightly warped, noisy copies have 0.2 to 0.4
 
@@ -92,17 +93,19 @@ def privacy(synthetic: Side, train: Side, real: Side | None, seed: int = 0) -> P
     base, own = (real, False) if real else (train, True)
     near = nearest(synthetic.pictures, train.pictures)
     near_real = nearest(base.pictures, train.pictures, own=own)
-    picture = _space(near[0], near_real[0], generator)
+    rows = _apart(near_real[0])
+    picture = _space(near[0], near_real[0][rows], generator)
     features = _space(
         nearest(synthetic.means, train.means)[0],
-        nearest(base.means, train.means, own=own)[0],
+        nearest(base.means, train.means, own=own)[0][rows],
         generator,
     )
+    closest = _closest(near_real[0][rows], near_real[1][rows])
     real_residuals = [
-        residual(base.coarse(index), train.coarse(other))
-        for index, other, _ in _closest(*near_real)
+        residual(base.coarse(int(rows[row])), train.coarse(other)) for row, other, _ in closest
     ]
-    least, floor = max(float(near_real[0].min()), 1e-9), max(min(real_residuals), 1e-6)
+    least = max(float(near_real[0][rows, 0].min()), 1e-9)
+    floor = max(min(real_residuals), 1e-6)
     pairs = []
     for index, other, distance in _closest(*near):
         value = residual(synthetic.coarse(index), train.coarse(other))
@@ -110,6 +113,17 @@ def privacy(synthetic: Side, train: Side, real: Side | None, seed: int = 0) -> P
         pairs.append(Pair(*names, distance / least, value, value / floor, index, other))
     pairs.sort(key=lambda pair: pair.relative)
     return Privacy(picture, features, pairs, real_residuals, not own)
+
+
+def _apart(distances: Distances) -> NDArray[np.int64]:
+    """Return the rows of real volumes that are not in the training set themselves.
+
+    A volume that is in both, or twice in the training set, has a neighbour at no distance, and
+    every copy would look like an ordinary pair.
+    """
+    nearest_ones = distances[:, 0]
+    rows = np.flatnonzero(nearest_ones > _SAME * np.median(nearest_ones))
+    return rows if rows.size else np.arange(len(distances))
 
 
 def _closest(distances: Distances, indices: NDArray[np.int64]) -> list[tuple[int, int, float]]:

@@ -171,8 +171,7 @@ def _labelled(
     present = [int(id_) for id_ in np.flatnonzero(counts) if id_]
     step = max(1, -(-raw.size // _MANY))
     part, greys = labels[::step], raw[::step]
-    thin = (label_spacing[0] * step, *label_spacing[1:])
-    own = obedience.each_label(greys, part, thin)
+    own = obedience.each_label(greys, part, label_spacing, apart=step > 1)
     for axis in range(3):
         cut = np.take(labels, labels.shape[axis] // 2, axis=axis).astype(np.uint8)
         grid = arrays[f"view{axis}"].shape

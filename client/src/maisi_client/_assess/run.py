@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import InvalidRequest
+from .._limits import is_whole
 from .._volume import Progress
 from . import files, numbers, sides, verdicts
 from .bias import Bias, bias
@@ -82,6 +83,8 @@ def assess(
     for a file that is not a network. Raises `MaisiError` without the libraries that `features` or
     `train` needs.
     """
+    if not is_whole(seed, 0):
+        raise InvalidRequest(f"seed is {seed}; a whole number from 0 is expected")
     if train and real is None:
         raise InvalidRequest("--train needs --real; the networks are tested on real volumes")
     if train:
@@ -202,6 +205,8 @@ def held_out(real: Side | None, train: Side) -> Side | None:
 def _judge(results: Results) -> tuple[Verdict, ...]:
     sizes = [len(results.synthetic)] + ([len(results.real)] if results.real else [])
     private = [len(results.synthetic), *([len(results.train)] if results.train else [])]
+    if results.privacy is not None and results.privacy.held_out:
+        private.append(len(results.privacy.picture.real))
     return (
         verdicts.of_realism(results.realism, sizes),
         verdicts.of_diversity(results.diversity, sizes),

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._errors import InvalidRequest
+from .._errors import InvalidRequest, MaisiError
 from . import record
 from .blocks import block_means
 from .distances import Moments
@@ -105,6 +106,11 @@ def describe_all(
             for future in as_completed(futures):
                 on_done()
                 yield futures[future], *future.result()
+        except BrokenProcessPool as error:
+            raise MaisiError(
+                "a process that read volumes was killed, perhaps for want of memory; start again"
+                " with fewer --processes, which continues"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import secrets
 import ssl
 from collections.abc import Iterator, Sequence
@@ -33,7 +34,9 @@ def service(url: str) -> Destination:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
-    except ValueError:
+        if host is not None and (len(host.encode("idna")) == 0 or re.search(r"\s", host)):
+            raise ValueError
+    except ValueError:  # also of a name that DNS cannot have
         parts, host, port = SplitResult("", "", "", "", ""), None, None
     if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
         without_password = url.rpartition("@")[2]

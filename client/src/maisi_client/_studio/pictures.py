@@ -102,10 +102,10 @@ class Pictures:
         """Return a name of letters, digits, . _ - that no file or mask of a file has."""
         plain = _NOT_IN_A_NAME.sub("-", title)[:_LONGEST_NAME].strip("-._") or "picture"
         name, number = plain, 1
-        while {name, f"{name}_mask"} & self._names:
+        while (files := {name.casefold(), f"{name}_mask".casefold()}) & self._names:
             number += 1
             name = f"{plain}-{number}"
-        self._names |= {name, f"{name}_mask"}
+        self._names |= files  # some file systems ignore the case of names
         return name
 
     def add(self, *pictures: Picture) -> None:

@@ -83,8 +83,10 @@ class _Server(uvicorn.Server):
 
 def hosts(host: str, port: int) -> tuple[str, ...]:
     """Return the allowed Host headers for an address; for loopback, `localhost` is one of them."""
-    address = f"[{host}]:{port}" if ":" in host else f"{host.lower()}:{port}"
-    return tuple(dict.fromkeys([address, *([f"localhost:{port}"] * is_loopback(address))]))
+    name = f"[{host}]" if ":" in host else host.lower()
+    names = [name, *(["localhost"] * is_loopback(f"{name}:{port}"))]
+    ends = [f":{port}", *([""] * (port == 80))]  # browsers leave out the port 80
+    return tuple(dict.fromkeys(name + end for name in names for end in ends))
 
 
 def _listen(host: str, port: int) -> socket.socket:

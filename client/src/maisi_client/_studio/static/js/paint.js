@@ -22,6 +22,7 @@ export const painting = {
   label: null,
   radius: 6, // mm
   keep: true, // background stays background
+  sending: false, // whether a mask is being kept
   strength: 0.6,
 }
 
@@ -80,10 +81,13 @@ function put(draft) {
   drawPaint()
 }
 
-/** Forget what is painted, now that it is a picture of its own. */
-function drop() {
-  painting.strokes = []
-  put(NOTHING)
+/** Forget the first strokes of a draft, which are a picture of its own now. */
+function forget(draft, count) {
+  draft.strokes.splice(0, count)
+  if (draft.strokes.length > 0) return noteUnkept()
+  if (painting.picture?.id === draft.picture.id) put(NOTHING)
+  drafts.delete(draft.picture.id)
+  noteUnkept()
 }
 
 /** Note that a stroke was made: undo can take it back, and nothing else is shown meanwhile. */
@@ -106,14 +110,23 @@ export function undo() {
 
 /** Keep the mask as a new picture; return it, or null where it cannot be kept. */
 async function keep() {
+  if (painting.sending) return null
+  const draft = drafts.get(painting.picture.id)
+  const count = draft.strokes.length // more can be painted meanwhile
+  painting.sending = true
+  drawPaint()
   try {
-    const picture = await sendMask(painting.picture.id, painting.mask.voxels, variantOf(shownVolume()))
+    const picture = await sendMask(draft.picture.id, draft.mask.voxels, variantOf(shownVolume()))
     state.pictures.set(picture.id, picture)
     changed('pictures')
+    forget(draft, count)
     return picture
   } catch (error) {
     say(explain(error), 'error')
     return null
+  } finally {
+    painting.sending = false
+    drawPaint()
   }
 }
 
@@ -121,7 +134,6 @@ async function keep() {
 export async function keepMask() {
   const picture = await keep()
   if (!picture) return
-  drop()
   say(`${picture.title} is in the session list.`)
   show(picture.id)
 }
@@ -131,7 +143,6 @@ export async function insert() {
   const volume = state.pictures.get(state.shown.first)
   const mask = await keep()
   if (!mask) return
-  drop()
   await update()
   const before = volume.request ?? {}
   const values = { variant: variantOf(volume), modality: before.modality ?? volume.report?.modality, strength: painting.strength }

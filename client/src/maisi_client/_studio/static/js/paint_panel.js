@@ -40,8 +40,8 @@ export function drawPaint() {
     tick('leave-background', 'Leave background as it is', painting.keep, (keep) => (painting.keep = keep)),
     h('div', { class: 'row' },
       h('button', { type: 'button', id: 'undo', disabled: !done, onclick: undo }, 'Undo'),
-      h('button', { type: 'button', id: 'keep', disabled: !done, onclick: keepMask }, 'Keep as new mask')),
-    ...(volume ? insertion(done) : [h('p', { class: 'hint' }, 'To put a lesion into a volume, show a volume that was made from this mask.')]),
+      h('button', { type: 'button', id: 'keep', disabled: !done || painting.sending, onclick: keepMask }, 'Keep as new mask')),
+    ...(volume ? insertion(done && !painting.sending) : [h('p', { class: 'hint' }, 'To put a lesion into a volume, show a volume that was made from this mask.')]),
   )
 }
 
