@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import threading
 import time
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 
-from server import health
+from server import drain, health
 from server.control import Activity, ControlError
 from tests.conftest import PATIENCE
 from tests.server.metrics import get, numbers
@@ -121,6 +122,50 @@ def test_a_tritonserver_that_stays_silent_starts_again(monkeypatch, eventually):
     silent.recovered()
     assert silent.hang() is None
     silent.stopping = True
+
+
+def test_a_long_probe_is_no_silence(monkeypatch, eventually):
+    probed = threading.Event()
+
+    class Control:
+        probe_id = "probe"
+
+        def activity(self):
+            if probed.is_set():
+                raise ControlError("no answer: timed out")
+            return Activity(0, 0, 0, 0, 0)
+
+        def probe(self, variant, smallest, seconds):
+            time.sleep(1.5)  # behind clients' requests
+            probed.set()
+
+    monkeypatch.setattr(health, "POLL", 0.01)
+    monkeypatch.setattr(health, "SILENT", 1.0)
+    monkeypatch.setattr(health, "IDLE", 0.0)
+    watched = health.Health(SimpleNamespace(control=Control()), {"mini": None}, 1800)
+    assert probed.wait(PATIENCE)
+    eventually(watched.ready)
+    assert watched.hang() is None
+    eventually(watched.hang)
+    watched.stopping = True
+
+
+def test_a_stop_without_space_waits_for_running_requests(monkeypatch, tmp_path, capfd):
+    busy = [True] * 5
+
+    class Control:
+        def activity(self):
+            running = bool(busy and busy.pop())
+            return Activity(float(running), 0, 0, 0, 0)
+
+        def states(self):
+            return {}
+
+    monkeypatch.setattr(drain, "POLL", 0.01)
+    triton = SimpleNamespace(control=Control(), work=lambda: 0.0)
+    full = tmp_path / "full" / "stopping"  # cannot be written
+    assert drain.drain(triton, 60, full, drain.Stop()) is None
+    assert not busy and "new requests are not refused" in capfd.readouterr().err
 
 
 def test_a_dead_process_is_counted_and_a_stopping_server_not_ready(start_server, eventually):
