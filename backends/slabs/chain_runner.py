@@ -88,7 +88,7 @@ class ChainRunner:
         thickness, per_plane = self.thickness(shape), budget.engine_bytes(self.chain, shape)
         free = int(self.gigabytes * 1e9 or self.device.available() * self.device.share)
         if not self.gigabytes and thickness > 1 and thickness * per_plane > free:
-            thickness = max(1, free // per_plane)
+            thickness = budget.divide(self.chain, shape, free, self.device.enough)
             self.warn(f"memory is short; trying slabs of {thickness}")
         return thickness, max(0, free - thickness * per_plane)
 
