@@ -184,6 +184,7 @@ def test_a_contradiction_is_named(tmp_path: Path, line: str, instead: str, sente
         ("    0, 1, 3, 4,", "    0, 1, 3,", "mask_labels must be 125 ids"),
         ("    0, 1, 3, 4,", "    0, 1, 3, 250,", "mask_labels must be 125 ids"),
         ('top = "chest"', 'top = "neck"', "regions.top, bottom and labels must be in"),
+        ('names = ["', 'names = ["head2", "', "each of regions.names needs its regions.labels"),
         ("23 = [28,", "23 = [250,", "and hold 0 and every id of `lesions`"),
         ('"maisi-124"', '"snomed"', "'snomed' is not one of vocabularies.toml"),
         ("mask_labels = [", "anatomy_sizes = [[1, 2]]\nmask_labels = [", "must have 10 sizes"),

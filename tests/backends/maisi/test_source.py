@@ -33,6 +33,7 @@ def test_mr_of_any_scanner_is_scaled_by_percentiles() -> None:
     assert np.percentile(scaled, 99.5) == pytest.approx(1, abs=1e-5)
     assert scaled.max() > 1
     np.testing.assert_allclose(source.unit(brain, 3 * image + 5), scaled, atol=1e-4)
+    np.testing.assert_allclose(source.unit(brain, 1e-12 * image), scaled, atol=1e-4)  # m²/s
     assert np.isfinite(source.unit(brain, np.full((2, 2, 2), 4, np.float32))).all()
 
 
