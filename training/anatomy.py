@@ -38,6 +38,7 @@ PAIRS = {
 }
 FLUID = (CSF, THIRD, FOURTH, *PAIRS["lateral_ventricle"])
 # Grey and white matter with the structures of about their intensity.
+BASAL_GANGLIA = (*PAIRS["caudate"], *PAIRS["putamen"], *PAIRS["pallidum"])
 GREY_MATTER = (GREY, *PAIRS["cerebellum"], *PAIRS["hippocampus"], *PAIRS["amygdala"])
 WHITE_MATTER = (*PAIRS["white"], *PAIRS["cerebellum_white"], STEM)
 # centre and radii in mm for the right side, MNI; the left mirrors x

@@ -27,7 +27,7 @@ REGIONS = {
     "grey": a.GREY_MATTER,
     "white": a.WHITE_MATTER,
     # dark in SWI, not in T2
-    "basal ganglia": (*a.PAIRS["caudate"], *a.PAIRS["putamen"], *a.PAIRS["pallidum"]),
+    "basal ganglia": a.BASAL_GANGLIA,
     "thalamus": a.PAIRS["thalamus"],
     "skull": (a.SKULL,),
     "muscle": (a.MUSCLE,),

@@ -22,7 +22,7 @@ from export import networks, variant
 from export.graph_modules import ControlNetWithoutEmbedding
 
 from . import data
-from .anatomy import PAIRS, TUMOUR, WMH
+from .anatomy import BASAL_GANGLIA, TUMOUR, WMH
 from .autoencoder import plain_norms
 from .masks import bits
 from .muon import Trainer
@@ -36,7 +36,6 @@ DIFFERENCE = 2.0
 # Regions that are small, and whose intensity differs in one modality: lesions are bright in FLAIR,
 # basal ganglia dark in SWI. Their share of the error is small, hence a weight of their own.
 LESIONS = (WMH, TUMOUR)
-BASAL_GANGLIA = (*PAIRS["caudate"], *PAIRS["putamen"], *PAIRS["pallidum"])
 SMALL = 6.0
 FORMAT = torch.channels_last_3d
 
@@ -177,9 +176,10 @@ def loss(
     The modalities share noise and a timestep, uniform in 0..1000, so that only labels differ. With
     a mask, the target outside the basal ganglia is the velocity of `teacher`, if there is one.
     """
-    mask, choices = subject.mask[None].to(device), range(8)
+    mask, choices = subject.mask[None], range(8)
     if masked and random.random() < 0.2:  # skull-stripped modalities take masks without a head too
-        mask, choices = torch.from_numpy(without_head(mask.cpu().numpy())).to(device), range(4, 8)
+        mask, choices = torch.from_numpy(without_head(mask.numpy())), range(4, 8)
+    mask = mask.to(device)
     names = random.sample(choices, MODALITIES_A_STEP)
     label = torch.tensor(list(MODALITIES.values()))[names]
     label[torch.rand(len(label)) < LABEL_DROPPED] = 0

@@ -39,7 +39,7 @@ def _norm(node: Any) -> Any:
     """
     from openvino import opset13 as op
 
-    scaled, shift = _inputs(node, "Add", 2)
+    scaled, shift = _inputs(node.output(0), "Add", 2)
     x, scale = _inputs(scaled, "Multiply", 2)
     bias, moved = _inputs(shift, "Subtract", 2)
     mean, same_scale = _inputs(moved, "Multiply", 2)
@@ -61,12 +61,11 @@ def _norm(node: Any) -> Any:
     return op.group_normalization(x, *affine, groups, epsilon)
 
 
-def _inputs(producer: Any, kind: str, count: int) -> Sequence[Any]:
-    """Return the inputs of a node, or of an output's node; Nones if it is not of this kind."""
-    node = producer.get_node() if hasattr(producer, "get_node") else producer
-    if node is None or node.get_type_name() != kind:
+def _inputs(output: Any, kind: str, count: int) -> Sequence[Any]:
+    """Return the inputs of the node of an output; Nones if it is not of this kind."""
+    if output is None or output.get_node().get_type_name() != kind:
         return [None] * count
-    values: list[Any] = node.input_values()
+    values: list[Any] = output.get_node().input_values()
     return values
 
 

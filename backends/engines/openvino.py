@@ -212,8 +212,9 @@ class Engine:
 
     def forget(self) -> None:
         """Free the memory of earlier runs and the compiled models; the file stays loaded."""
+        self.cancel()
         # A compilation that has begun takes memory until it ends.
-        wait([future for future in self.compiled.values() if not future.cancel()])
+        wait([future for future in self.compiled.values() if not future.cancelled()])
         self.compiled.clear()
         self.announced.clear()
         self.release()

@@ -60,21 +60,16 @@ class Grid:
         return tuple(n * mm for n, mm in zip(self.shape, self.spacing, strict=True))
 
 
-def _first_channel(path: Path) -> Path | SpatialImage:
-    """Return the path of a volume, or the first channel of an image of the Decathlon."""
-    if path.parent.name not in ("imagesTr", "imagesTs"):
-        return path
-    _, image = open_image(path, "volume", InvalidRequest)
-    if len(image.shape) != 4 or image.shape[3] == 1:
-        return path
-    return nib.Nifti1Image(np.asarray(image.dataobj[..., 0]), image.affine)
+def _has_channels(path: Path, image: SpatialImage) -> bool:
+    """Return whether the fourth axis of an image are channels, as in the Decathlon."""
+    return len(image.shape) == 4 and path.parent.name in ("imagesTr", "imagesTs")
 
 
 def read_grid(path: Path) -> Grid:
     """Return the grid of a file from its header; raises `InvalidRequest` if it has no 3-D grid."""
-    name, image = open_image(_first_channel(path), "volume", InvalidRequest)
+    name, image = open_image(path, "volume", InvalidRequest)
     affine = np.asarray(image.affine, np.float64)
-    shape = [int(n) for n in image.shape]
+    shape = [int(n) for n in image.shape][: 3 if _has_channels(path, image) else None]
     while len(shape) > 3 and shape[-1] == 1:
         shape.pop()
     if len(shape) != 3 or not np.isfinite(affine).all():
@@ -112,7 +107,11 @@ def load(path: Path, harmony: Harmony) -> tuple[Greys, Greys, Spacing]:
     Raises `InvalidRequest` if the file cannot be read, has the other modality, or has one grey
     level only.
     """
-    image = load_greys(_first_channel(path), "volume")
+    picture: Path | SpatialImage = path
+    _, file = open_image(path, "volume", InvalidRequest)
+    if _has_channels(path, file):
+        picture = nib.Nifti1Image(np.asarray(file.dataobj[..., 0]), file.affine)
+    image = load_greys(picture, "volume")
     raw: Greys = image.values
     if modality_of(raw) != harmony.modality:
         actual = {"ct": "MR", "mr": "CT"}[harmony.modality]

@@ -127,8 +127,7 @@ def finished_cases(folder: Path, pattern: str, common: Common) -> list[Case]:
     for path in sorted(folder.glob(pattern)):
         if not path.name.startswith("."):
             report = read_report(path, common)
-            channels = common.channels
-            channel = channels.index(report["modality"]) if channels else 0
+            channel = common.channels.index(report["modality"]) if common.channels else 0
             by_name[report["name"]][channel] = path.relative_to(folder).as_posix(), report
     cases = [
         _case(name, [parts[channel] for channel in sorted(parts)])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .._errors import InvalidRequest, printable
+from .._errors import InvalidRequest
 from .card import card
 from .cases import CASES, CASES_SIGN, cases_table, finished_cases, read_report
 from .croissant import croissant
 from .facts import Facts
-from .layouts.layout import DESCRIPTION, Layout, write_json, write_text
+from .layouts.layout import DESCRIPTION, Layout, dataset_name, write_json, write_text
 from .report_files import BIDS_REPORTS, REPORTS
 
 UNFAITHFUL, FAILED = Path("unfaithful"), Path("failed")
@@ -41,8 +41,7 @@ def describe(folder: Path, layout: Layout) -> None:
     layout.describe(cases)
     unfaithful = finished_cases(folder / UNFAITHFUL, layout.reports, layout.common)
     failed = len(list((folder / FAILED).glob("[!.]*.json")))
-    name = printable(folder.resolve().name)
-    facts = Facts(name, layout.common.layout, cases, len(unfaithful), failed)
+    facts = Facts(dataset_name(folder), layout.common.layout, cases, len(unfaithful), failed)
     write_text(folder / CASES, cases_table(cases).removesuffix("\n"))
     write_text(folder / "README.md", card(facts))
     write_json(folder / "croissant.json", croissant(facts))

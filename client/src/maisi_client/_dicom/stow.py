@@ -34,9 +34,10 @@ def service(url: str) -> Destination:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
-        if host is not None and (len(host.encode("idna")) == 0 or re.search(r"\s", host)):
+        # The encoding raises for names that DNS cannot have.
+        if host and re.search(rb"[\x00-\x20\x7f]", host.encode("idna")):
             raise ValueError
-    except ValueError:  # also of a name that DNS cannot have
+    except ValueError:
         parts, host, port = SplitResult("", "", "", "", ""), None, None
     if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
         without_password = url.rpartition("@")[2]

@@ -10,11 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..._errors import InvalidRequest, printable
+from ..._errors import InvalidRequest
 from ..cases import CASES, Case, Common
 from ..report_files import BIDS_LABELS, BIDS_REPORTS
 from ..row import Row
-from .layout import DESCRIPTION, CasePaths, Layout, write_json, write_text
+from .layout import DESCRIPTION, CasePaths, Layout, dataset_name, write_json, write_text
 from .summary import Summary
 
 # Suffixes of https://bids-specification.readthedocs.io/en/stable/modality-specific-files/
@@ -68,7 +68,7 @@ def bids(summary: Summary) -> Layout:
             write_json(
                 dataset / "dataset_description.json",
                 {
-                    "Name": printable(folder.resolve().name),
+                    "Name": dataset_name(folder),
                     "BIDSVersion": _VERSION,
                     "DatasetType": "derivative",
                     "GeneratedBy": [{"Name": _GENERATOR, "Version": version("maisi-client")}],

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..._atomic import atomic
-from ..._errors import InvalidRequest
+from ..._errors import InvalidRequest, printable
 from ..cases import Case, Common
 from ..report_files import REPORTS
 from ..row import Row
@@ -78,6 +78,11 @@ def need_masks(layout: str, rows: Sequence[Row]) -> None:
 def consecutive(labels: Iterable[int]) -> dict[int, int]:
     """Map label ids to 1, 2, ..., because trainers expect consecutive ids; 0 is the background."""
     return {id_: number for number, id_ in enumerate(labels, 1)}
+
+
+def dataset_name(folder: Path) -> str:
+    """Return the name of a dataset, that of its folder, for a text in UTF-8."""
+    return printable(folder.resolve().name)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..._errors import printable
 from ..cases import Case, Common
 from ..report_files import channel_end
 from ..row import Row
@@ -14,6 +13,7 @@ from .layout import (
     Layout,
     case_paths,
     consecutive,
+    dataset_name,
     need_masks,
     write_json,
 )
@@ -40,7 +40,7 @@ def msd(summary: Summary) -> Layout:
         write_json(
             folder / "dataset.json",
             {
-                "name": printable(folder.resolve().name),
+                "name": dataset_name(folder),
                 "description": DESCRIPTION,
                 "licence": summary.licence,
                 "tensorImageSize": "4D" if len(channels) > 1 else "3D",
