@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from server.triton import Triton
 
 FILE_VARIABLE = "MAISI_STOPPING"  # the same as in backends/maisi/stopping.py
 POLL = 0.25  # seconds between two polls
+LOOK = 0.05  # seconds between two looks for a signal
 SETTLED = 4  # polls without work until the models are idle; a request may be between two models
 GRACE = 15.0  # seconds after the deadline for the errors that contain the seed
 QUIET = 2.0  # seconds without work after which an open stream counts as idle
@@ -30,9 +30,10 @@ class Stop:
     """Counts signals: the first requests a stop, the second a stop without waiting."""
 
     def __init__(self) -> None:
-        """Handle SIGTERM, SIGINT, SIGQUIT and, unless it is ignored (nohup), SIGHUP."""
         self.count = 0
-        self.event = threading.Event()
+
+    def install(self) -> None:
+        """Handle SIGTERM, SIGINT, SIGQUIT and, unless it is ignored (nohup), SIGHUP."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, self.handle)
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
@@ -40,8 +41,8 @@ class Stop:
 
     def handle(self, number: int, frame: object) -> None:
         """Count a signal, SIGHUP once: shell and kernel may both send it when a terminal closes."""
+        # No lock, as of an Event: the interrupted code may hold it, and would wait for itself.
         self.count = max(1, self.count) if number == signal.SIGHUP else self.count + 1
-        self.event.set()
 
     @property
     def requested(self) -> bool:
@@ -52,6 +53,13 @@ class Stop:
     def immediate(self) -> bool:
         """Whether to stop without waiting for requests."""
         return self.count > 1
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until a stop is requested, at most `seconds`; return whether it is."""
+        end = time.monotonic() + seconds
+        while not self.requested and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, LOOK))
+        return self.requested
 
 
 def drain(triton: Triton, seconds: float, file: Path, stop: Stop) -> str | None:

@@ -86,6 +86,7 @@ class Health:
 
     def _watch(self) -> None:
         while not self.stopping:
+            recovery = self._recovery_at
             try:
                 problem, hanging = self._poll()
             except Exception as error:  # continue, or the health would never change again
@@ -94,7 +95,8 @@ class Health:
                 hanging = time.monotonic() - self._ready_at > self.stall
             if problem is None:
                 self._ready_at = time.monotonic()
-            self._hanging, self._problem = hanging and not self.loading, problem
+            if self._recovery_at == recovery:  # else the poll saw the model that died
+                self._hanging, self._problem = hanging and not self.loading, problem
             time.sleep(POLL)
 
     def _poll(self) -> tuple[str | None, bool]:

@@ -30,7 +30,7 @@ def watch(triton: Triton, stubs: dict[int, str], health: Health, stop: Stop) -> 
     model, so their connections have to end.
     """
     frozen: dict[int, float] = {}
-    while not stop.event.wait(POLL):
+    while not stop.wait(POLL):
         if (status := triton.process.poll()) is not None:
             return f"tritonserver ended by itself with status {status}"
         reap(triton.process.pid)
@@ -118,7 +118,7 @@ def load_again(triton: Triton, model: str, stop: Stop) -> bool:
             log(f"{model} did not load: {error}")
             if triton.process.poll() is not None:
                 return False
-            if stop.event.wait(2.0**attempt):
+            if stop.wait(2.0**attempt):
                 return True
         else:
             log(f"{model} serves again after {time.monotonic() - start:.1f} s")

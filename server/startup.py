@@ -95,7 +95,7 @@ def make_first(triton: Triton, model: str, smallest: Smallest, seconds: float, s
             if late:
                 log(f"{model} serves requests, but its first volume failed: {error}")
                 return
-        if stop.event.wait(RETRY):
+        if stop.wait(RETRY):
             raise Stopped
 
 
@@ -140,7 +140,7 @@ def check_networks(triton: Triton, variants: Iterable[str], seconds: float, stop
         if "network" not in config.get("parameters", {}):
             continue
         while (answer := _without_token(triton, config)) is None and time.monotonic() < end:
-            if stop.event.wait(RETRY):
+            if stop.wait(RETRY):
                 raise Stopped
         if answer is None or f"only the stages of {variant} call it" not in answer:
             raise CannotServe(

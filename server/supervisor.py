@@ -38,6 +38,7 @@ def serve(settings: Settings) -> None:
     Raises CannotServe if the server does not start or ends by itself.
     """
     stop = Stop()
+    stop.install()
     with running(settings) as (triton, address, folder):
         try:
             variants = wait_until_ready(triton, settings, stop)
