@@ -117,8 +117,19 @@ def complete(variant: Variant, inputs: Inputs) -> Plan:
         raise InvalidRequest("strength: needs a source, the volume to start from")
     if flag(inputs, "augment") and mask is None:
         raise InvalidRequest("augment: needs a mask to change")
-    if "redraws" in inputs and "latent" in inputs:
+    redraws = whole(inputs, "redraws", 0, 0, _MOST_REDRAWS)
+    if redraws and "latent" in inputs:
         raise InvalidRequest("redraws: cannot be combined with a latent, which fixes the noise")
+    masked = mask is not None or sizes is not None
+    if redraws and not masked:
+        raise InvalidRequest("redraws: needs a mask or an anatomy, which the volume has to follow")
+    organs = anatomy.parse_organs(variant, inputs)
+    if organs is not None and not masked:
+        raise InvalidRequest("organs: needs a mask or an anatomy, whose labels it selects")
+    ends = [name for name in ("top_region", "bottom_region") if name in inputs]
+    if sizes is not None and "regions" in variant and len(ends) == 1:
+        # The other region comes from the mask, which may not fit and does not exist yet.
+        raise InvalidRequest(f"{ends[0]}: an anatomy takes both regions or neither")
     ids = [] if mask is None else label_ids(variant, mask)
     top, bottom = regions(variant, inputs, ids, preset_values.get("regions", ()))
     plan = Plan(
@@ -132,7 +143,7 @@ def complete(variant: Variant, inputs: Inputs) -> Plan:
         steps=whole(inputs, "steps", defaults["steps"], *limits["steps"]),
         guidance=number(inputs, "guidance", defaults["guidance"], *limits["guidance"]),
         solver=solver,
-        masked=mask is not None or sizes is not None,
+        masked=masked,
         top_region=top,
         bottom_region=bottom,
         guidance_interval=interval(inputs, "guidance_interval"),
@@ -141,10 +152,10 @@ def complete(variant: Variant, inputs: Inputs) -> Plan:
         body_added=bool(ids) and str(BODY) in variant["labels"] and BODY not in ids,
         augmented=flag(inputs, "augment"),
         anatomy=sizes,
-        organs=anatomy.parse_organs(variant, inputs),
+        organs=organs,
         sourced=sourced,
         strength=number(inputs, "strength", _STRENGTH if sourced else 1, 0, 1),
-        redraws=whole(inputs, "redraws", 0, 0, _MOST_REDRAWS),
+        redraws=redraws,
     )
     if "latent" in inputs:
         check_latent(variant, plan, "latent", inputs["latent"])

@@ -37,9 +37,12 @@ def rows_of_calls(variant: Variant, plan: Plan) -> list[int]:
 
     Outside of the guidance interval a call has the conditional row alone, at half the cost.
     """
-    timesteps = variant["schedule"]["train_timesteps"]
-    steps = calls(variant, plan)
-    return [plan.rows if plan.guides(step.timestep / timesteps) else 1 for step in steps]
+    return [_rows(variant, plan, step) for step in calls(variant, plan)]
+
+
+def _rows(variant: Variant, plan: Plan, step: schedule.Step) -> int:
+    time = step.timestep / variant["schedule"]["train_timesteps"]
+    return plan.rows if plan.guides(time) else 1
 
 
 def sample(
@@ -64,7 +67,7 @@ def sample(
     model = network(plan)
     guidance = np.array([plan.guidance], np.float32)
     steps = calls(variant, plan)
-    rows = rows_of_calls(variant, plan)
+    rows = [_rows(variant, plan, step) for step in steps]
     conditional = (
         conditions
         if all(count == plan.rows for count in rows)

@@ -211,6 +211,10 @@ def test_regions_are_those_of_the_request_the_mask_or_the_defaults(
 @pytest.mark.parametrize(
     ("inputs", "sentence"),
     [
+        (
+            {"anatomy": text("liver=1"), "bottom_region": text("lower")},
+            "bottom_region: an anatomy takes both regions or neither",
+        ),
         ({"top_region": text("foot")}, "top_region: 'foot' is not one of head, chest, abdomen"),
         ({"bottom_region": text("")}, "bottom_region: '' is not one of head"),
         ({"bottom_region": text(b"\xff")}, "bottom_region: .* is not text in UTF-8"),
@@ -285,6 +289,8 @@ def test_a_source_gives_size_and_a_strength(mini: Variant) -> None:
             {"redraws": np.array([1]), "latent": np.zeros((1, 4, 24, 28, 24), np.float32)},
             "redraws: cannot be combined with a latent",
         ),
+        ({"redraws": np.array([1])}, "redraws: needs a mask or an anatomy"),
+        ({"organs": text("brain")}, "organs: needs a mask or an anatomy"),
     ],
 )
 def test_inputs_that_exclude_each_other_are_refused(
@@ -296,7 +302,8 @@ def test_inputs_that_exclude_each_other_are_refused(
 
 def test_plans_of_every_mode_are_parsed(mini: Variant) -> None:
     for inputs in (
-        {"preset": text("brain-flair"), "redraws": np.array([2])},
+        {"preset": text("brain-flair"), "redraws": np.array([0])},
+        {"preset": text("brain-flair"), "anatomy": text("head=1"), "redraws": np.array([2])},
         {"source": np.zeros((32, 32, 32), np.float32), "strength": f4(0.3)},
         {"source": np.zeros((32, 32, 32), np.float32), "mask": mask(32, 32, 32)},
     ):
