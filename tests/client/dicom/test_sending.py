@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -222,6 +224,33 @@ def reply(handler: Any, status: int, body: Any = (), **headers: str) -> bytes:
     handler.end_headers()
     handler.wfile.write(text)
     return content
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "words"),
+    [
+        (401, InvalidRequest, "refuses the user, with HTTP 401"),
+        (404, InvalidRequest, "answers HTTP 404 Not Found"),
+        (200, ServerUnavailable, "cannot be reached: "),
+    ],
+)
+def test_a_refusal_whose_connection_is_reset_is_said(
+    files: list[Path], status: int, kind: type[MaisiError], words: str
+) -> None:
+    def answer(handler: Any, number: int) -> None:
+        if int(handler.headers["Content-Length"]) < 1000:
+            reply(handler, status)
+            return
+        seconds = struct.pack("ii", 1, 0)  # close by a reset, with what was not read
+        handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, seconds)
+        handler.close_connection = True
+        handler.rfile.close()
+        handler.connection.close()
+
+    with web(answer) as url:
+        error = failure(lambda: stow_dicom(files, url))
+    assert type(error) is kind
+    assert words in str(error) and f"0 of {COUNT} objects were stored" in str(error)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ _BATCH = 32 << 20  # most bytes of files in one request, except for one larger f
 _ANSWER = 4 << 20  # most bytes of an answer that are read
 _FAILED = "00081198"  # tag of the Failed SOP Sequence in the answer
 _UNAVAILABLE = (408, 425, 429, 502, 503, 504)
+_REFUSED = (401, 403, 404, 405)  # the status of a refusal that does not depend on the files
 
 
 def service(url: str) -> Destination:
@@ -116,16 +117,17 @@ def _post(
     body = b"".join(head + file.read_bytes() + b"\r\n" for file in batch)
     kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
     headers = {**headers, "Content-Type": kind, "Accept": "application/dicom+json"}
+    end = f"--{boundary}--\r\n".encode()
     try:
-        if connection.sock is None:
-            connection.connect()
-        # A server that refuses a request may answer before it has read all of it.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            connection.request("POST", path, body + f"--{boundary}--\r\n".encode(), headers)
-        response = connection.getresponse()
-        content = response.read(_ANSWER)
-        if not response.isclosed():  # the next answer would begin with the rest of this one
+        try:
+            response, content = _answer(connection, path, headers, body + end)
+        except ConnectionError:
+            # The answer of a server that refuses a request, and closes the connection before it
+            # has read all of it, may be lost (RFC 9112, 9.6). A request without files is all read.
             connection.close()
+            response, content = _answer(connection, path, headers, end)
+            if response.status not in _REFUSED:
+                raise
     except (OSError, http.client.HTTPException) as error:
         why = printable(getattr(error, "strerror", None) or str(error) or type(error).__name__, 200)
         raise ServerUnavailable(f"{name} cannot be reached: {why}; {before}") from error
@@ -139,6 +141,21 @@ def _post(
         answer = f"HTTP {response.status} {printable(response.reason, 80)}".strip()
         answer += f", {failed} of {counted(len(batch), 'object')} refused" * bool(failed)
         raise _failure(response.status)(f"{name} answers {answer}; before that {before}")
+
+
+def _answer(
+    connection: http.client.HTTPConnection, path: str, headers: dict[str, str], body: bytes
+) -> tuple[http.client.HTTPResponse, bytes]:
+    if connection.sock is None:
+        connection.connect()
+    # A server that refuses a request may answer before it has read all of it.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        connection.request("POST", path, body, headers)
+    response = connection.getresponse()
+    content = response.read(_ANSWER)
+    if not response.isclosed():  # the next answer would begin with the rest of this one
+        connection.close()
+    return response, content
 
 
 def _failure(status: int) -> type[MaisiError]:
