@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -146,9 +145,14 @@ class Server:
         if self.process.poll() is None:
             family = psutil.Process(self.pid).children(recursive=True)
             try:
-                self.process.terminate()  # the second signal, in `stop`, stops it at once
-                time.sleep(0.1)
-                self.stop()
+                # The second signal stops it at once; signals that come together are one.
+                for pause in (0.1, 1, 5):
+                    self.process.terminate()
+                    with suppress(subprocess.TimeoutExpired):
+                        self.process.wait(pause)
+                        break
+                else:
+                    self.stop()
             except subprocess.TimeoutExpired:
                 for process in [psutil.Process(self.pid), *family]:
                     if process.is_running():

@@ -30,13 +30,20 @@ hypothesis.settings.load_profile("suite")
 
 
 def stale_client_files() -> list[str]:
-    """Return the files of ended clients in /dev/shm, which nobody locks."""
-    names = []
-    for path in SHM.glob("maisi-client-*"):
-        with suppress(OSError), path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            names.append(path.name)
-    return names
+    """Return the files of ended clients in /dev/shm, which nobody locks.
+
+    Wait for other clients and servers, which may be about to lock or to remove such files.
+    """
+    deadline = time.monotonic() + 20
+    while True:
+        names = []
+        for path in SHM.glob("maisi-client-*"):
+            with suppress(OSError), path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                names.append(path.name)
+        if not names or time.monotonic() > deadline:
+            return names
+        time.sleep(0.1)
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     upstream = str(options.upstream.resolve()) if options.upstream else ""
     setting = Setting(str(runner.WORK), gpu.name if gpu else "", upstream)
     key = {"version": runner.version(), **identity.machine_and_packages()}
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that a step ends its worker
     worst = 0
     for step in STEPS:
         if options.steps and step.name not in options.steps:
@@ -54,4 +53,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that a step ends its worker
     sys.exit(main())

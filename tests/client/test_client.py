@@ -195,7 +195,7 @@ def test_leaving_frees_the_sampler(
             break
     assert fractions[-1] < 0.1  # nearly all steps remain
     client.generate(size=[32, 32, 32], steps=1)
-    eventually(lambda: cancelled_requests(server) == before + 1)
+    eventually(lambda: cancelled_requests(server) >= before + 1)
 
 
 def test_requests_that_end_early_leave_no_threads(

@@ -116,10 +116,10 @@ def test_the_dashboard_and_the_alerts_query_metrics_that_exist(
                 expression = expression.replace(name, value)
             if not QUIET.search(expression):
                 eventually(lambda text=expression: query(port, text))
-        assert len(query(port, 'count by (instance) ({job="maisi"})')) == 1
+        eventually(lambda: len(query(port, 'count by (instance) ({job="maisi"})')) == 1)
         # MaisiDown is pending if a rule was evaluated before the first scrape.
-        assert query(port, 'ALERTS{alertname!="MaisiDown"}') == []
-        assert query(port, 'up{job="maisi", endpoint="status"} == 1')
+        eventually(lambda: query(port, 'ALERTS{alertname!="MaisiDown"}') == [])
+        eventually(lambda: query(port, 'up{job="maisi", endpoint="status"} == 1'))
     finally:
         process.terminate()
         process.wait(PATIENCE)

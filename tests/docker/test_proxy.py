@@ -125,7 +125,7 @@ def test_a_client_that_leaves_cancels_its_request(server, addresses, eventually)
         events = client.stream(**{**SMALL, "steps": 900})
         next(events)
         events.close()
-    eventually(lambda: numbers(server.metrics).get(cancelled, 0) == before + 1)
+    eventually(lambda: numbers(server.metrics).get(cancelled, 0) >= before + 1)
 
 
 @pytest.mark.parametrize("path", ["/v2", "/v2/health/ready", "/v2/models/mini/config"])

@@ -30,16 +30,20 @@ def numbers(address):
     }
 
 
-def until_answered(address, model):
-    """Wait until a model, at the gRPC address of its server, has answered twice from now on."""
+def answers(address, model):
+    """Return how often a model, at the gRPC address of its server, has answered."""
     with grpc.InferenceServerClient(address) as client:
+        stats = client.get_inference_statistics(model).model_stats
+        return sum(version.inference_count for version in stats)
 
-        def count():
-            stats = client.get_inference_statistics(model).model_stats
-            return sum(version.inference_count for version in stats)
 
-        before = count()
-        deadline = time.monotonic() + PATIENCE
-        while count() < before + 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+def until_answered(address, model, before=None):
+    """Wait until a model has answered twice after its first `before` answers.
+
+    Without `before` the wait is for two answers from now on, so the model must answer for long.
+    """
+    before = answers(address, model) if before is None else before
+    deadline = time.monotonic() + PATIENCE
+    while answers(address, model) < before + 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -67,6 +67,6 @@ def last(messages):
             return image
 
 
-def until_sampling(server, flow="mini.flow_masked"):
-    """Wait until a flow network has begun to answer."""
-    until_answered(server.grpc, flow)
+def until_sampling(server, flow="mini.flow_masked", before=None):
+    """Wait until a flow network has begun to answer, as `until_answered`."""
+    until_answered(server.grpc, flow, before)

@@ -135,7 +135,7 @@ def test_a_call_that_prepares_a_later_one_changes_no_volume(mini: Server) -> Non
 
 
 def test_strangers_who_call_a_network_without_pause_do_not_fail_ordinary_requests(
-    mini: Server,
+    mini: Server, eventually: Callable[..., None]
 ) -> None:
     with Client(mini.grpc) as client:
         request = {"size": [32, 32, 32], "steps": 5, "seed": 3}
@@ -156,6 +156,7 @@ def test_strangers_who_call_a_network_without_pause_do_not_fail_ordinary_request
         with ThreadPoolExecutor(6) as pool:
             floods = [pool.submit(flood) for _ in range(6)]
             try:
+                eventually(lambda: statuses)
                 assert client.generate(**request).report["sha256"] == before
                 assert client.generate(**request).report["sha256"] == before
             finally:

@@ -12,11 +12,10 @@ import tritonclient.grpc as grpc
 from maisi_client import Client
 
 from tests.conftest import PATIENCE
-from tests.server.metrics import numbers
+from tests.server.metrics import answers, numbers
 from tests.server.mini import last, sized, stream, until_sampling, volume
 from tests.server.threads import later
 
-STATES = ("running", "waiting")
 STOPPED = "the server stopped before this volume was done"
 
 
@@ -37,11 +36,12 @@ def test_same_seed_same_bytes_after_a_restart(start_server):
 
 def test_sigterm_lets_requests_finish_that_run_and_that_wait(start_server, eventually):
     server = start_server()
-    unary = later(volume, server, steps=120, masked=True)
-    until_sampling(server)
-    streams = [stream(server, steps=30, masked=True) for _ in range(3)]
-    names = [f'maisi_requests_{state}{{model="mini.stream",variant="mini"}}' for state in STATES]
-    eventually(lambda: sum(numbers(server.metrics).get(name, 0) for name in names) == 3)
+    before = answers(server.grpc, "mini.flow_masked")
+    unary = later(volume, server, steps=400, masked=True)
+    until_sampling(server, before=before)
+    streams = [stream(server, steps=60, masked=True) for _ in range(3)]
+    for messages, _ in streams:  # the first one comes when a stream runs or waits
+        assert isinstance(messages.get(timeout=PATIENCE), grpc.InferResult)
     server.process.send_signal(signal.SIGTERM)
     eventually(lambda: "stopping: running requests finish first" in server.log)
     stopping = r"\[stopping\] the server is stopping"
@@ -54,7 +54,7 @@ def test_sigterm_lets_requests_finish_that_run_and_that_wait(start_server, event
     assert not unary.done()  # so the refusals did not wait for it
     image, report = unary.result(PATIENCE)
     assert image.shape == (40, 33, 35)
-    assert report["steps"] == 120
+    assert report["steps"] == 400
     streamed = [last(messages) for messages, _ in streams]
     assert streamed[0].shape == image.shape
     assert len({image.tobytes() for image in streamed}) == 1

@@ -19,7 +19,7 @@ from server.control import Control, Smallest, probe_id
 from server.health import Health
 from tests.conftest import PATIENCE, TOKEN, Server
 from tests.server import failing_flow
-from tests.server.metrics import get, numbers
+from tests.server.metrics import answers, get, numbers
 from tests.server.mini import sized, until_sampling
 from tests.server.threads import later, repeating
 
@@ -82,6 +82,7 @@ def test_while_volumes_fail_the_server_is_not_ready_and_starts_again(
     assert ask(server) == "made"
     masked = broken == "mini.flow_masked"
     with watching(server) as statuses:
+        eventually(lambda: statuses == [200])
         (repository / broken / "1" / "broken").touch()
         if masked:  # volumes without a mask are made all the time
             mask = np.full((32, 32, 32), 22, np.uint8)
@@ -132,8 +133,9 @@ def test_a_shortage_while_others_work_neither_makes_unready_nor_starts_again(
     server = start_server(repository)
     short = repository / "mini.flow" / "1" / "short"
     with watching(server) as statuses, Client(server.grpc, retries=0) as client:
+        before = answers(server.grpc, "mini.flow")
         long = later(client.generate, size=[64, 64, 64], steps=50)
-        until_sampling(server, "mini.flow")
+        until_sampling(server, "mini.flow", before)
         short.touch()
         assert ask(server) == "StatusCode.UNAVAILABLE"
         failed = failed_volumes(server)

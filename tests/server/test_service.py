@@ -108,7 +108,7 @@ def test_sigterm_lets_running_requests_of_any_model_finish(start_server, reposit
     server = start_server(repository, "--drain-seconds=3600")
     idle = Stream(server, 0)  # its stream stays open; the stop does not wait for it
     unary = later(infer, server.grpc, "slow_square", 2)
-    until_answered(server.grpc, "square")
+    until_answered(server.grpc, "square", before=0)
     stream = Stream(server, 2)
     stream.messages.get(timeout=PATIENCE)
     server.process.send_signal(signal.SIGTERM)

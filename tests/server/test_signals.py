@@ -53,7 +53,7 @@ def pool():
 def test_a_running_request_is_answered(start_server, repository, pool, eventually, numbers):
     server = start_server(repository)
     answer = pool.submit(infer, server.grpc, "slow_square", 2)
-    until_answered(server.grpc, "square")
+    until_answered(server.grpc, "square", before=0)
     for number in numbers:
         server.process.send_signal(signal.Signals[f"SIG{number}"])
         # Signals that come together are one, so the next is sent when this one was handled.
@@ -117,7 +117,7 @@ def test_the_terminal_closes(repository, pool):
         while b"ready: " not in log:
             log += os.read(master, 65536)
         answer = pool.submit(infer, server.grpc, "slow_square", 2)
-        until_answered(server.grpc, "square")
+        until_answered(server.grpc, "square", before=0)
         os.close(master)  # the kernel sends SIGHUP, and nothing can be written any more
         assert answer.result(PATIENCE) == 16
         assert server.process.wait(PATIENCE) == 0

@@ -192,10 +192,8 @@ def test_a_client_that_does_not_read_the_metrics_is_cut_off(server, eventually):
         eventually(lambda: psutil.Process(server.pid).num_fds() <= before)
 
 
-def test_metrics_that_take_long_are_computed_once_and_hold_up_nobody(start_server, tmp_path):
-    """The certificate is read from tritonserver, which is stopped meanwhile."""
-    papers = Papers(trustme.CA(), tmp_path / "server", "127.0.0.1")
-    server = start_server(write_repository(tmp_path / "models"), *papers.server_options)
+def metrics_while_triton_is_stopped(server):
+    """Return the answers to requests for metrics; [] if some came before it went on."""
     triton = server.triton
     with contextlib.ExitStack() as stack:
         requests = [stack.enter_context(connect(server.status)) for _ in range(20)]
@@ -206,19 +204,45 @@ def test_metrics_that_take_long_are_computed_once_and_hold_up_nobody(start_serve
             for path in (b"live", b"ready"):
                 answer = ask(server.status, b"GET /%b HTTP/1.1\r\n\r\n" % path)
                 assert status(answer) in (200, 503)
-            assert closed(requests) == []  # none of them is answered yet
+            early = closed(requests)
         finally:
             triton.resume()
         answers = [request.makefile("rb").read() for request in requests]
-    assert {status(answer) for answer in answers} == {200}
-    assert len({answer.partition(b"\r\n\r\n")[2] for answer in answers}) == 1
+    return [] if early else answers
 
 
-def test_the_backlog_holds_a_burst(server):
-    """Open as many connections as the kernel queues, before a request is sent on any of them."""
+def test_metrics_that_take_long_are_computed_once_and_hold_up_nobody(
+    start_server, tmp_path, eventually
+):
+    """The certificate is read from tritonserver, which is stopped meanwhile."""
+    papers = Papers(trustme.CA(), tmp_path / "server", "127.0.0.1")
+    server = start_server(write_repository(tmp_path / "models"), *papers.server_options)
+
+    def computed_once():
+        with contextlib.suppress(OSError, LookupError, psutil.Error):  # the machine was too busy
+            answers = metrics_while_triton_is_stopped(server)
+            bodies = {answer.partition(b"\r\n\r\n")[2] for answer in answers}
+            return {status(answer) for answer in answers} == {200} and len(bodies) == 1
+
+    eventually(computed_once)
+
+
+def burst_is_answered(address):
+    """Return whether as many connections are answered as the kernel queues."""
     with contextlib.ExitStack() as stack:
-        connections = [stack.enter_context(connect(server.status)) for _ in range(BACKLOG)]
+        connections = [stack.enter_context(connect(address)) for _ in range(BACKLOG)]
         for connection in connections:
             connection.sendall(READY)
         answers = [connection.makefile("rb").read() for connection in connections]
-        assert {status(answer) for answer in answers} == {200}
+    return all(answer.startswith(b"HTTP/1.1 200 ") for answer in answers)
+
+
+def test_the_backlog_holds_a_burst(server, eventually):
+    """Open all connections before a request is sent on any of them."""
+
+    def answered():
+        # Again where the machine was so busy that the time of the first connections was over.
+        with contextlib.suppress(OSError):
+            return burst_is_answered(server.status)
+
+    eventually(answered)

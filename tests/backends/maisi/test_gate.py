@@ -2,136 +2,199 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
+from backends.maisi import gate as gate_module
 from backends.maisi.errors import Overloaded, RequestError, TimeUp
 from backends.maisi.gate import Gate, State, Ticket
 
-STEP = 0.02  # seconds
+PATIENCE = 60  # seconds for what other threads do soon
+WAIT_STATES = State.WAITING, State.PREPARED, State.PAUSED
 
 
-class Crowd:
-    """Requests in threads, and the order of their steps."""
-
-    def __init__(self, waiting: int = 16, devices: int = 1) -> None:
-        self.counts: list[tuple[int, int]] = []
-        self.gate = Gate(waiting, lambda *counts: self.counts.append(counts), devices)
-        self.steps_done: list[str] = []
-        self.errors: dict[str, Exception] = {}
-        self.threads: list[threading.Thread] = []
-
-    def send(self, name: str, expected: float | None, steps: int, seconds: float = 1e9) -> None:
-        """Send a request, and return when it has its ticket."""
-        arrived = threading.Event()
-        thread = threading.Thread(target=self.work, args=(name, expected, steps, seconds, arrived))
-        thread.start()
-        self.threads.append(thread)
-        assert arrived.wait(5)
-
-    def work(
-        self,
-        name: str,
-        expected: float | None,
-        steps: int,
-        seconds: float,
-        arrived: threading.Event,
-    ) -> None:
-        try:
-            with self.gate.ticket(seconds) as ticket:
-                ticket.expect(expected, expected)
-                arrived.set()
-                ticket.begin(keep_waiting)
-                ticket.enter(keep_waiting)
-                for step in range(1, steps + 1):
-                    time.sleep(STEP)
-                    self.steps_done.append(name)
-                    ticket.step(step / steps, keep_waiting)
-        except (Overloaded, TimeUp) as error:
-            self.errors[name] = error
-        finally:
-            arrived.set()
-
-    def wait(self) -> str:
-        for thread in self.threads:
-            thread.join(20)
-            assert not thread.is_alive()
-        return "".join(self.steps_done)
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Replace the clock of the queue by one that stands still until a test changes its `now`."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(gate_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
 
 
 def keep_waiting() -> None:
     """Do nothing: the caller still waits."""
 
 
+def never_waits() -> None:
+    """Fail: the request should go on at once."""
+    pytest.fail("the request waits")
+
+
 def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)
 
 
+class Request(threading.Thread):
+    """A request that works in steps; each step waits until the test releases it."""
+
+    def __init__(
+        self,
+        requests: Requests,
+        name: str,
+        expected: float | None,
+        steps: int,
+        time_limit: float,
+        while_waiting: Callable[[], None],
+    ) -> None:
+        super().__init__(name=name, daemon=True)
+        self.requests, self.expected, self.steps = requests, expected, steps
+        self.time_limit, self.while_waiting = time_limit, while_waiting
+        self.ticket: Ticket | None = None
+        self.go = threading.Semaphore(0)
+        self.released = self.done = 0  # steps
+
+    def run(self) -> None:
+        try:
+            with self.requests.gate.ticket(self.time_limit) as self.ticket:
+                self.ticket.expect(self.expected, self.expected)
+                self.ticket.begin(self.while_waiting)
+                self.ticket.enter(self.while_waiting)
+                for done in range(self.steps):
+                    self.done = done
+                    self.go.acquire()
+                    self.requests.order += self.name
+                    self.ticket.step((done + 1) / self.steps, self.while_waiting)
+        except RequestError as error:
+            self.requests.errors[self.name] = str(error)
+
+    @property
+    def state(self) -> State | None:
+        """The state of its ticket; None if it has no ticket or has ended."""
+        return self.ticket.state if self.ticket and self.is_alive() else None
+
+    def is_settled(self) -> bool:
+        """Return whether it has ended, waits for others, or waits for the test in its work."""
+        if self.state is State.WORKING:
+            return self.done == self.released
+        return self.state in WAIT_STATES or not self.is_alive()
+
+
+class Requests:
+    """A queue and its requests, in threads, which do nothing more until the test goes on."""
+
+    def __init__(self, waiting: int = 16, devices: int = 1) -> None:
+        self.counts: list[tuple[int, int]] = []
+        self.gate = Gate(waiting, lambda *counts: self.counts.append(counts), devices)
+        self.requests: dict[str, Request] = {}
+        self.order = ""  # the names, in the order of their steps
+        self.errors: dict[str, str] = {}
+
+    def send(
+        self,
+        name: str,
+        expected: float | None = None,
+        steps: int = 3,
+        time_limit: float = math.inf,
+        while_waiting: Callable[[], None] = keep_waiting,
+    ) -> str:
+        """Send a request; return the names of those that work then."""
+        request = Request(self, name, expected, steps, time_limit, while_waiting)
+        self.requests[name] = request
+        request.start()
+        return self.working()
+
+    def step(self, name: str, steps: int = 1) -> str:
+        """End steps of a request that works; return the names of those that work then."""
+        for _ in range(steps):
+            assert name in self.working()
+            self.requests[name].released += 1
+            self.requests[name].go.release()
+        return self.working()
+
+    def working(self) -> str:
+        return "".join(sorted(n for n, state in self.states().items() if state is State.WORKING))
+
+    def states(self) -> dict[str, State | None]:
+        """Return the states that the requests have when none of them can go on."""
+        until(self.are_settled)
+        return {name: request.state for name, request in self.requests.items()}
+
+    def are_settled(self) -> bool:
+        with self.gate._changed:
+            settled = all(request.is_settled() for request in self.requests.values())
+            return settled and not self.gate._may_start() and not self.gate._may_work()
+
+    def finish(self) -> str:
+        """End the steps of all requests; return the names in the order of all steps."""
+        while working := self.working():
+            self.step(working[0])
+        assert not any(request.is_alive() for request in self.requests.values())
+        assert self.counts[-1] == (0, 0)
+        return self.order
+
+
 def test_requests_without_an_estimate_are_served_in_order_of_arrival() -> None:
-    crowd = Crowd()
-    for name in "abc":
-        crowd.send(name, None, 3)
-    assert crowd.wait() == "aaabbbccc"
+    requests = Requests()
+    for name in "cadbe":
+        assert requests.send(name) == "c"
+    assert requests.finish() == "cccaaadddbbbeee"
 
 
 def test_a_short_request_overtakes_a_long_one_between_two_steps() -> None:
-    crowd = Crowd()
-    crowd.send("L", 100, 20)
-    until(lambda: "L" in crowd.steps_done)
-    crowd.send("s", 1, 3)
-    order = crowd.wait()
-    assert order.startswith("L") and "sss" in order and order.endswith("L")
-    assert order.index("s") < 5
+    requests = Requests()
+    requests.send("L", 100)
+    assert requests.step("L") == "L"
+    assert requests.send("s", 1) == "L"
+    assert requests.step("L") == "s"
+    assert requests.finish() == "LLsssL"
 
 
 def test_at_most_two_use_the_networks() -> None:
-    crowd = Crowd()
-    crowd.send("L", 100, 20)
-    until(lambda: "L" in crowd.steps_done)
-    crowd.send("m", 50, 5)
-    until(lambda: "m" in crowd.steps_done)
-    crowd.send("s", 1, 3)  # the shortest, but two are in the networks
-    order = crowd.wait()
-    assert "mmmmmsss" in order and order.endswith("L")
+    requests = Requests()
+    requests.send("L", 100)
+    requests.send("m", 50)
+    assert requests.step("L") == "m"
+    requests.send("s", 1)  # the shortest, but two are in the networks
+    assert requests.step("m") == "m"
+    assert requests.finish() == "LmmmsssLL"
 
 
-def test_many_short_requests_do_not_starve_a_long_one() -> None:
-    crowd = Crowd()
-    crowd.send("L", 0.3, 10)  # overtaken by arrivals within 0.3 s only
-    for _ in range(40):
-        until(lambda: len(crowd.counts) > 0)
-        crowd.send("s", 0.0, 1)
-        time.sleep(STEP)
-    order = crowd.wait()
-    last = max(number for number, name in enumerate(order) if name == "L")
-    assert "s" in order[: order.index("L") + 3]
-    assert "s" in order[last:]  # it ended before them
+def test_many_short_requests_do_not_starve_a_long_one(clock: SimpleNamespace) -> None:
+    requests = Requests()
+    working = requests.send("L", 3.5)  # overtaken by arrivals within 3.5 s only
+    for name in "123456":
+        clock.now += 1
+        requests.send(name, 0, steps=1)
+        working = requests.step(working)
+    assert requests.finish() == "L123LL456"
 
 
 def test_a_full_queue_refuses_with_the_time_to_retry() -> None:
-    crowd = Crowd(waiting=1)
-    crowd.send("a", 7, 3)
-    until(lambda: crowd.gate._in(State.WORKING))
-    crowd.send("b", 7, 3)
-    crowd.send("c", 7, 3)
-    assert crowd.wait() == "aaabbb"
-    message = str(crowd.errors["c"])
-    assert message.startswith(
-        "overloaded: 2 requests run or wait, which is the limit; try again in "
-    )
-    assert 1 <= int(message.split()[-2]) <= 7
+    requests = Requests(waiting=1)
+    requests.send("a", 7)
+    requests.send("b", 7)
+    requests.step("a")
+    requests.send("c", 7)
+    assert requests.errors == {
+        "c": "overloaded: 2 requests run or wait, which is the limit; try again in 5 s"
+    }
+    requests.step("a", 2)
+    requests.send("d", 7)
+    assert requests.finish() == "aaabbbddd"
 
 
 @pytest.mark.parametrize(
     ("expected", "seconds", "error", "sentence"),
     [
-        (30, 60, None, ""),
+        (30, 50, None, ""),
         # 20 s for the one before
         (30, 40.5, ("overloaded", 10), "^overloaded: .* try again in 10 s$"),
         # too long even on an idle server
@@ -159,191 +222,143 @@ def test_without_a_minimum_no_request_is_refused() -> None:
     with gate.ticket() as first, gate.ticket(40) as ticket:
         first.expect(20, None)
         ticket.expect(30, 30)
-    with gate.ticket(40) as ticket:
+    with gate.ticket() as first, gate.ticket(40) as ticket:
+        first.expect(50, 50)
         ticket.expect(1e4, None)
 
 
-def test_the_time_limit_ends_a_request_that_works_or_waits() -> None:
-    crowd = Crowd()
-    crowd.send("a", None, 100, seconds=0.3)
-    crowd.send("b", None, 1, seconds=0.1)
-    crowd.send("c", None, 2)
-    assert crowd.wait().replace("a", "") == "cc"
-    assert str(crowd.errors["a"]) == "the request was not done within its 0.3 s"
-    assert str(crowd.errors["b"]) == "the request was not done within its 0.1 s"
+def test_the_time_limit_ends_a_request_that_works_or_waits(clock: SimpleNamespace) -> None:
+    requests = Requests()
+    requests.send("a", time_limit=0.3)
+    requests.send("b", time_limit=0.1)
+    requests.send("c")
+    clock.now += 0.2
+    until(lambda: requests.errors)
+    assert requests.errors == {"b": "the request was not done within its 0.1 s"}
+    assert requests.step("a") == "a"
+    clock.now += 0.2
+    assert requests.step("a") == "c"
+    assert requests.errors["a"] == "the request was not done within its 0.3 s"
+    assert requests.finish() == "aaccc"
 
 
-def test_the_networks_are_not_granted_after_the_time_limit() -> None:
-    gate = Gate(1, lambda *counts: None)
-    with pytest.raises(TimeUp), gate.ticket(0.05) as ticket:
-        ticket.begin(keep_waiting)
-        time.sleep(0.1)
-        ticket.enter(keep_waiting)
-    assert gate.expected_wait(0) == 0
+def test_the_networks_are_not_granted_after_the_time_limit(clock: SimpleNamespace) -> None:
+    counts: list[tuple[int, int]] = []
+    gate = Gate(1, lambda *now: counts.append(now))
+    with pytest.raises(TimeUp), gate.ticket(1) as ticket:
+        ticket.begin(never_waits)
+        clock.now += 2
+        ticket.enter(never_waits)
+    assert counts[-1] == (0, 0)
 
 
 def test_a_caller_that_has_gone_leaves_the_queue() -> None:
-    crowd = Crowd()
-    crowd.send("a", None, 30)
-
     def raise_time_up() -> None:
         raise TimeUp("gone")
 
-    with pytest.raises(TimeUp), crowd.gate.ticket() as ticket:
-        ticket.begin(keep_waiting)
-        ticket.enter(raise_time_up)
-    with crowd.gate.ticket() as prepared, crowd.gate.ticket() as other:
-        prepared.begin(keep_waiting)
-        other.begin(keep_waiting)
-        with pytest.raises(TimeUp), crowd.gate.ticket() as ticket:
-            ticket.begin(raise_time_up)
-    assert crowd.wait() == "a" * 30
-    assert crowd.counts[-1] == (0, 0)
+    requests = Requests()
+    requests.send("a")
+    requests.send("b", while_waiting=raise_time_up)  # waits for the networks
+    until(lambda: "b" in requests.errors)
+    requests.send("c")
+    requests.send("d")
+    requests.send("e", while_waiting=raise_time_up)  # waits for its start
+    until(lambda: "e" in requests.errors)
+    assert requests.errors == {"b": "gone", "e": "gone"}
+    assert requests.finish() == "aaacccddd"
 
 
-def test_the_clock_stands_still_while_a_request_waits() -> None:
-    crowd = Crowd()
-    crowd.send("a", None, 10)
-    with crowd.gate.ticket() as ticket:
-        start = ticket.clock()
-        ticket.begin(keep_waiting)
-        ticket.enter(keep_waiting)
-        assert ticket.waited > 5 * STEP
-        assert ticket.clock() - start < STEP * 2
-    crowd.wait()
+def test_the_clock_stands_still_while_a_request_waits(clock: SimpleNamespace) -> None:
+    requests = Requests()
+    requests.send("a")
+    requests.send("b")
+    ticket = requests.requests["b"].ticket
+    assert ticket
+    start = ticket.clock()
+    clock.now += 10
+    assert requests.step("a", 3) == "b"
+    assert (ticket.waited, ticket.clock()) == (10, start)
+    clock.now += 5
+    assert (ticket.waited, ticket.clock()) == (10, start + 5)
+    requests.finish()
 
 
 def test_it_reports_how_many_work_and_wait() -> None:
-    crowd = Crowd()
-    crowd.send("a", None, 2)
-    until(lambda: (1, 0) in crowd.counts)
-    crowd.send("b", None, 2)
-    crowd.wait()
-    assert (1, 1) in crowd.counts and crowd.counts[-1] == (0, 0)
+    requests = Requests()
+    requests.send("a")
+    assert requests.counts[-1] == (1, 0)
+    requests.send("b")
+    assert requests.counts[-1] == (1, 1)
+    requests.finish()  # checks (0, 0)
 
 
 def test_a_request_is_prepared_and_finished_beside_the_networks_of_others() -> None:
     gate = Gate(16, lambda *counts: counted.append(counts))
     counted: list[tuple[int, int]] = []
     with gate.ticket() as first, gate.ticket() as second, gate.ticket() as third:
-        first.begin(keep_waiting)
-        first.enter(keep_waiting)
-        second.begin(keep_waiting)  # returns while the first works
+        first.begin(never_waits)
+        first.enter(never_waits)
+        second.begin(never_waits)  # while the first works
         assert [first.state, second.state] == [State.WORKING, State.PREPARING]
         assert counted[-1] == (2, 1)
-        entering = threading.Thread(target=second.enter, args=(keep_waiting,))
+        entering = threading.Thread(target=second.enter, args=(keep_waiting,), daemon=True)
         entering.start()
-        until(lambda: second.state is State.PREPARED)
-        assert counted[-1] == (1, 2)
+        until(lambda: counted[-1] == (1, 2))
+        assert second.state is State.PREPARED
         first.leave(1)
-        entering.join(5)  # while the first finishes
+        entering.join(PATIENCE)  # while the first finishes
         assert [first.state, second.state] == [State.FINISHING, State.WORKING]
-        third.begin(keep_waiting)
+        third.begin(never_waits)
         assert counted[-1] == (3, 0)
 
 
 def test_at_most_three_are_started() -> None:
-    gate = Gate(16, lambda *counts: None)
-    with gate.ticket() as second, gate.ticket() as third, gate.ticket() as fourth:
-        with gate.ticket() as first:
-            for ticket in (first, second, third):
-                ticket.begin(keep_waiting)
-            first.enter(keep_waiting)
-            first.leave(1)  # it still has its memory
-            beginning = threading.Thread(target=fourth.begin, args=(keep_waiting,))
-            beginning.start()
-            time.sleep(STEP)
-            assert fourth.state is State.WAITING
-        beginning.join(5)
-        assert fourth.state is State.PREPARING
+    requests = Requests()
+    with requests.gate.ticket() as first:
+        first.begin(never_waits)
+        first.enter(never_waits)
+        first.leave(1)  # it still has its memory
+        for name in "bcd":
+            requests.send(name)
+        assert list(requests.states().values()) == [State.WORKING, State.PREPARED, State.WAITING]
+    assert list(requests.states().values()) == [State.WORKING, State.PREPARED, State.PREPARED]
+    requests.finish()
 
 
 def test_a_request_that_finishes_delays_nobody() -> None:
     gate = Gate(16, lambda *counts: None)
     with gate.ticket() as ticket:
         ticket.expect(40, 40)
-        ticket.begin(keep_waiting)
-        ticket.enter(keep_waiting)
+        ticket.begin(never_waits)
+        ticket.enter(never_waits)
         assert gate.expected_wait(1e3) == 40
         ticket.leave(1)
         assert gate.expected_wait(1e3) == 0
 
 
-class Turns:
-    """Requests whose steps end by a call of the test."""
-
-    def __init__(self, devices: int, waiting: int = 16) -> None:
-        self.gate = Gate(waiting, lambda *counts: self.counts.append(counts), devices)
-        self.counts: list[tuple[int, int]] = []
-        self.steps: dict[str, threading.Semaphore] = {}
-        self.threads: list[threading.Thread] = []
-        self.names: dict[int, str] = {}
-
-    def send(self, name: str, expected: float) -> None:
-        """Send a request, and return when it works or waits."""
-        self.steps[name] = threading.Semaphore(0)
-        tickets: list[Ticket] = []
-
-        def work() -> None:
-            with self.gate.ticket() as ticket:
-                self.names[id(ticket)] = name
-                ticket.expect(expected, expected)
-                tickets.append(ticket)
-                ticket.begin(keep_waiting)
-                ticket.enter(keep_waiting)
-                for done in range(1, 4):
-                    self.steps[name].acquire()
-                    ticket.step(done / 3, keep_waiting)
-
-        self.threads.append(threading.Thread(target=work, daemon=True))
-        self.threads[-1].start()
-        until(lambda: tickets and tickets[0].state is not State.ARRIVED)
-        time.sleep(STEP)  # it works by now if it has its turn
-
-    def working(self) -> str:
-        return "".join(sorted(self.names[id(ticket)] for ticket in self.gate._in(State.WORKING)))
-
-    def step(self, name: str, working: str) -> None:
-        """End a step of a request; then the requests `working` work."""
-        self.steps[name].release()
-        until(lambda: self.working() == working)
-        time.sleep(STEP)
-        assert self.working() == working
-
-    def end(self) -> None:
-        for steps in self.steps.values():
-            steps.release(4)
-        for thread in self.threads:
-            thread.join(20)
-            assert not thread.is_alive()
-        assert self.counts[-1] == (0, 0)
-
-
 def test_one_works_on_each_device() -> None:
-    turns = Turns(devices=2)
+    requests = Requests(devices=2)
     for name in "abcd":
-        turns.send(name, 10)
-    assert turns.working() == "ab" and turns.counts[-1] == (2, 2)
-    turns.steps["b"].release(2)
-    turns.step("b", "ac")  # b is done
-    turns.end()
+        requests.send(name, 10)
+    assert requests.working() == "ab" and requests.counts[-1] == (2, 2)
+    assert requests.step("b", 3) == "ac"
+    requests.finish()
 
 
 def test_on_two_devices_a_shorter_request_waits_for_the_pause_of_a_longer_one() -> None:
-    turns = Turns(devices=2)
-    turns.send("L", 100)
-    turns.send("m", 50)
-    turns.send("s", 10)
-    turns.step("m", "Lm")  # it is the second of the three
-    turns.step("L", "ms")
-    turns.send("t", 1)
-    turns.step("s", "ms")
-    turns.step("m", "st")
-    turns.send("u", 1)  # shorter than s, but two a device use them
-    turns.step("s", "st")
-    turns.steps["t"].release(2)
-    turns.step("t", "su")  # t is done, and three use them
-    turns.end()
+    requests = Requests(devices=2)
+    requests.send("L", 100)
+    requests.send("m", 50)
+    requests.send("s", 10)
+    assert requests.step("m") == "Lm"  # it is the second of the three
+    assert requests.step("L") == "ms"
+    requests.send("t", 1)
+    assert requests.step("s") == "ms"
+    assert requests.step("m") == "st"
+    requests.send("u", 1)  # shorter than s, but two a device use them
+    assert requests.step("s") == "st"
+    assert requests.step("t", 3) == "su"  # t is done, and three use them
+    requests.finish()
 
 
 def test_on_two_devices_two_more_requests_may_wait() -> None:

@@ -169,10 +169,14 @@ def test_no_worker_outlives_a_killed_assessment(
 ) -> None:
     words = ["assess", folders["untouched"], "--to", tmp_path, "--processes", 2]
     process = psutil.Popen([sys.executable, "-m", "maisi_client", *map(str, words)])
+    workers: list[psutil.Process] = []
+
+    def started() -> bool:
+        workers[:] = process.children(recursive=True)
+        return len(workers) >= 2
+
     try:
-        eventually(lambda: any((tmp_path / ".volumes").glob("*.npz")))
-        workers = process.children(recursive=True)
-        assert len(workers) >= 2
+        eventually(started)
     finally:
         process.kill()
         process.wait()

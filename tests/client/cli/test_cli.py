@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -225,13 +226,16 @@ def test_interrupt_cancels_on_the_server_and_leaves_nothing(
         output += os.read(terminal, 4096)
 
     process.send_signal(number)
-    assert process.wait(PATIENCE) == 130
-    rest = os.read(terminal, 65536)
+    rest = b""
+    with contextlib.suppress(OSError):  # Linux's end of a terminal
+        while part := os.read(terminal, 65536):
+            rest += part
     os.close(terminal)
+    assert process.wait(PATIENCE) == 130
     assert process.stdout is not None and process.stdout.read() == b""
     assert rest.endswith(b"maisi: cancelled\r\n")
     assert list(tmp_path.iterdir()) == []
-    eventually(lambda: cancelled_requests(server) == before + 1)
+    eventually(lambda: cancelled_requests(server) >= before + 1)
 
 
 def test_a_picture_that_cannot_be_drawn_loses_no_volume(

@@ -8,15 +8,25 @@ import random
 import re
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
-from maisi_client import Client, InvalidRequest, ServerError, make_dataset, read_plan, reproduce
+from maisi_client import (
+    Client,
+    InvalidRequest,
+    ServerError,
+    Volume,
+    make_dataset,
+    read_plan,
+    reproduce,
+)
 from maisi_client._cli.dataset import dataset, pace
 from maisi_client._cli.parser import parser
 
@@ -161,8 +171,25 @@ def test_shards_share_a_plan_and_make_no_row_twice(server: Server, tmp_path: Pat
 
 
 def test_without_a_terminal_lines_say_how_far_it_is(
-    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: Server,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    begun = threading.Event()
+    generate = Client.generate
+
+    def begin(*arguments: Any, **more: Any) -> str:
+        begun.set()
+        return pace(*arguments, **more)
+
+    def after_a_line(*arguments: Any, **more: Any) -> Volume:
+        begun.clear()
+        assert begun.wait(PATIENCE)
+        return generate(*arguments, **more)
+
+    monkeypatch.setattr("maisi_client._cli.dataset.pace", begin)
+    monkeypatch.setattr(Client, "generate", after_a_line)
     path = plan(tmp_path, 6, 'bad,,"32,32,32",mri_t9,1\n')
     words = ["dataset", str(path), "--to", str(tmp_path / "set"), "--url", server.grpc]
     with pytest.raises(ServerError, match="1 of 7 rows failed"):
@@ -171,7 +198,8 @@ def test_without_a_terminal_lines_say_how_far_it_is(
     ended = [int(line.split(" of ")[0]) for line in lines]
     assert len(lines) > 2 and ended == sorted(ended)
     speed = r"\d+ volumes/h, servers \d+% used"
-    between = re.compile(rf"\d of 7 rows(, 1 failed)?(, {speed}(, \d+ (s|min) left)?)?")
+    early = r"\d+ volumes/h(, servers \d+% used)?"
+    between = re.compile(rf"\d of 7 rows(, 1 failed)?(, {early}(, \d+ (s|min) left)?)?")
     assert all(between.fullmatch(line) for line in lines[:-1])
     assert re.fullmatch(rf"7 of 7 rows, 1 failed, {speed}", lines[-1])
     assert "\x1b" not in "".join(lines)

@@ -156,10 +156,11 @@ def _events(answer: HTTPResponse) -> Iterator[tuple[str, Any]]:
             yield name, json.loads(line.removeprefix("data: "))
 
 
-def labels() -> NDArray[np.uint8]:
-    """Return a crop of the example's brain, `[32, 32, 32]` at 2 mm."""
+def labels(times: int = 1) -> NDArray[np.uint8]:
+    """Return a crop of the example's brain, `[32, 32, 32]` at 2 mm, so often along each axis."""
     example = nib.load(ROOT / "examples" / "brain_mask.nii.gz")
-    return np.asarray(example.dataobj)[32:64, 40:72, 32:64].astype(np.uint8)
+    crop = np.asarray(example.dataobj)[32:64, 40:72, 32:64].astype(np.uint8)
+    return np.tile(crop, [times] * 3)
 
 
 def nifti(values: NDArray[Any], affine: NDArray[Any] = _AFFINE) -> bytes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +24,7 @@ def test_two_tabs_cancel_and_reload(
 ) -> None:
     before = cancelled_requests(server)
     with open_page(chrome, browser) as first, open_page(chrome, browser) as second:
-        first.open("mask", "brain.nii.gz", nifti(labels()))
+        first.open("mask", "brain.nii.gz", nifti(labels(2)))  # large: 1000 steps take long
         second.until("document.querySelectorAll('#gallery li').length", (1).__eq__)
         first.tab.fill("#steps", "1000")
         first.tab.click("#generate")
@@ -32,7 +34,7 @@ def test_two_tabs_cancel_and_reload(
         second.tab.click("#jobs button")
         for tab in (first, second):
             tab.until("document.querySelector('#requests').hidden")
-        eventually(lambda: cancelled_requests(server) == before + 1)
+        eventually(lambda: cancelled_requests(server) >= before + 1)
 
         # What another tab makes is listed, and what is looked at stays.
         second.show(second.pictures("mask")[0])
@@ -69,8 +71,19 @@ def test_a_server_that_goes_and_comes(chrome: Any, server: Server) -> None:
             page.until(possible)
 
 
-def test_a_server_that_hangs(chrome: Any) -> None:
-    silent = socket.create_server(("127.0.0.1", 0))  # takes connections, answers nothing
+def test_a_server_that_hangs(chrome: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maisi_client._transport.errors.LOOKUP_SECONDS", 600)
+    monkeypatch.setattr("maisi_client._studio.backend._QUICK_SECONDS", 600)
+    silent = socket.create_server(("127.0.0.1", 0))  # takes connections, answers no request
+    connections = []
+
+    def greet() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connections.append(silent.accept()[0])
+                connections[-1].sendall(bytes.fromhex("000000040000000000"))  # HTTP/2's SETTINGS
+
+    threading.Thread(target=greet, daemon=True).start()
     with silent, studio(f"127.0.0.1:{silent.getsockname()[1]}") as browser:
         browser.uploaded("mask", ("brain.nii.gz", nifti(labels())))
         with open_page(chrome, browser) as page:

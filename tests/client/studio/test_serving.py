@@ -25,6 +25,7 @@ import sys
 from maisi_client._cli import main
 from maisi_client._studio import serving
 serving.check_page = lambda: None
+serving._LAST_SECONDS = 60
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -54,7 +55,7 @@ def test_the_end_cancels_and_removes_everything(
         ]
         browser.ask("DELETE", f"/api/pictures/{pictures[0]['id']}")
         assert [path.name for path in folder.rglob("*") if path.is_file()] == ["b.nii.gz"]
-        arguments = {"size": [32, 32, 32], "steps": 1000}
+        arguments = {"size": [96, 96, 96], "steps": 1000}
         _, job = browser.post("/api/jobs", {"kind": "volume", "arguments": arguments})
         browser.wait(job["id"], lambda job: job["fraction"] > 0)
         with browser.events():
@@ -65,7 +66,7 @@ def test_the_end_cancels_and_removes_everything(
     assert note == "Ctrl-C ends the page and removes its pictures."
     assert (process.returncode, out, err) == (0, "", "")
     assert list(tmp_path.iterdir()) == []
-    eventually(lambda: cancelled_requests(server) == before + 1)
+    eventually(lambda: cancelled_requests(server) >= before + 1)
 
 
 def test_without_niivue_it_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -272,7 +272,9 @@ def test_what_is_compressed_is_not_unpacked(ask: Callable[..., Any]) -> None:
 
 
 @BOTH
-def test_progress_for_ever_ends_with_the_time(ask: Callable[..., Any]) -> None:
+def test_progress_for_ever_ends_with_the_time(
+    ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     cancelled = threading.Event()
 
     def answer(request: pb.ModelInferRequest, context: grpc.ServicerContext) -> Iterator[Any]:
@@ -280,13 +282,19 @@ def test_progress_for_ever_ends_with_the_time(ask: Callable[..., Any]) -> None:
         while context.is_active():
             yield progress(0.5)
 
+    def note(event: Progress) -> None:
+        events.append(event)
+        if len(events) == 10:  # the time is over
+            clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 2 * PATIENCE)
+            monkeypatch.setattr("maisi_client._transport.errors.time", clock)
+
     events: list[Progress] = []
     with (
         fake_server(answer) as (url, requests),
         pytest.raises(Timeout, match="did not finish the request in time"),
     ):
-        ask(url, size=[3, 4, 5], timeout=2, on_progress=events.append)
-    assert events and len(requests) == 1
+        ask(url, size=[3, 4, 5], on_progress=note)
+    assert len(events) == 10 and len(requests) == 1
     assert cancelled.wait(PATIENCE)
 
 
@@ -393,6 +401,7 @@ def test_an_engine_that_failed_is_asked_again(
         assert caught.value.kind == ("engine_failed" if kind == "stream" else "internal")
         assert len(requests) == 3
     monkeypatch.setattr("random.random", lambda: 0.5)  # the first server is asked first
+    monkeypatch.setattr("maisi_client._transport.pool._REST_SECONDS", 60)  # and rests to the end
     with fake_server(failing(99)) as (bad, tried), fake_server(failing(0)) as (good, _):
         assert isinstance(ask(f"{bad},{good}", size=[3, 4, 5], retries=0), Volume)
         assert len(tried) == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,6 +40,21 @@ def test_clients_with_one_request_begin_with_any_server() -> None:
         with Pool("a:1,b:1", lambda url: url).server() as server:
             first.add(server.connection)
     assert first == {"a:1", "b:1"}
+
+
+@pytest.fixture(autouse=True)
+def advance(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Stop the clock of the session; `advance(seconds)` moves it."""
+    now = 1000.0
+
+    def move(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    clock = SimpleNamespace(monotonic=lambda: now)
+    for module in ("errors", "pool", "session"):
+        monkeypatch.setattr(f"maisi_client._transport.{module}.time", clock)
+    return move
 
 
 def refused(sentence: str) -> Message:
@@ -80,7 +95,7 @@ def test_the_first_message_may_take_all_the_time_and_the_next_only_some() -> Non
         "a",
         "b",
     ]
-    assert waits(operations) == [pytest.approx(100, abs=2), 5]
+    assert waits(operations) == [100, 5]
 
 
 def test_silence_within_and_before_the_answer_are_two_errors() -> None:
@@ -102,9 +117,13 @@ def test_silence_within_and_before_the_answer_are_two_errors() -> None:
     ],
 )
 def test_a_finished_volume_is_kept_when_the_time_is_over(
-    monkeypatch: pytest.MonkeyPatch, limits: dict[str, float], seconds: float, ends: list[Any]
+    monkeypatch: pytest.MonkeyPatch,
+    advance: Callable[[float], None],
+    limits: dict[str, float],
+    seconds: float,
+    ends: list[Any],
 ) -> None:
-    monkeypatch.setattr("maisi_client._answer.progress", lambda result: time.sleep(seconds))
+    monkeypatch.setattr("maisi_client._answer.progress", lambda result: advance(seconds))
     operations, error = perform(session(**limits).volume(request()), part("a"), "volume", *ends)
     assert error is None and operations[-1] == Emit("volume")
 
