@@ -104,7 +104,7 @@ def test_ten_times_what_the_queue_holds(server, pause):
 
 
 def starves_nobody(client: Client, alone: str) -> bool:
-    """Return whether short requests, with the digest `alone`, pass a long one and it goes on."""
+    """Return whether short requests, with the digest `alone`, pass a long one and it continues."""
     long = {**SMALL, "size": [96, 96, 96], "steps": 20}
     passing = []
     with contextlib.closing(client.stream(**long)) as events:

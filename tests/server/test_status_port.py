@@ -193,7 +193,7 @@ def test_a_client_that_does_not_read_the_metrics_is_cut_off(server, eventually):
 
 
 def metrics_while_triton_is_stopped(server):
-    """Return the answers to requests for metrics; [] if some came before it went on."""
+    """Return the answers to requests for metrics; [] if some came before it continued."""
     triton = server.triton
     with contextlib.ExitStack() as stack:
         requests = [stack.enter_context(connect(server.status)) for _ in range(20)]

@@ -31,7 +31,7 @@ def keep_waiting() -> None:
 
 
 def never_waits() -> None:
-    """Fail: the request should go on at once."""
+    """Fail: the request should not wait."""
     pytest.fail("the request waits")
 
 
@@ -88,7 +88,7 @@ class Request(threading.Thread):
 
 
 class Requests:
-    """A queue and its requests, in threads, which do nothing more until the test goes on."""
+    """A queue and its requests, in threads, which do nothing more until the test continues."""
 
     def __init__(self, waiting: int = 16, devices: int = 1) -> None:
         self.counts: list[tuple[int, int]] = []
@@ -123,7 +123,7 @@ class Requests:
         return "".join(sorted(n for n, state in self.states().items() if state is State.WORKING))
 
     def states(self) -> dict[str, State | None]:
-        """Return the states that the requests have when none of them can go on."""
+        """Return the states that the requests have when none of them can continue."""
         until(self.are_settled)
         return {name: request.state for name, request in self.requests.items()}
 
