@@ -71,17 +71,17 @@ def _differences(x: torch.Tensor) -> list[torch.Tensor]:
     return [x.diff(dim=axis) for axis in (2, 3, 4)]
 
 
-def _gradient(x: torch.Tensor) -> torch.Tensor:
-    """Return the root of the mean squared difference of neighbours in each cube of 4 voxels."""
+def _gradient(x: torch.Tensor, side: int) -> torch.Tensor:
+    """Return the root of the mean squared difference of neighbours in cubes of `side` voxels."""
     squares = torch.zeros_like(x)
     for axis, difference in zip((2, 3, 4), _differences(x), strict=True):
         squares.narrow(axis, 0, difference.shape[axis]).add_(difference.square())
-    return (nn.functional.avg_pool3d(squares, 4) + 1e-6).sqrt()
+    return (nn.functional.avg_pool3d(squares, side) + 1e-6).sqrt()
 
 
-def gradient_error(output: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-    """Return the mean absolute error of the local gradient, see `_gradient`."""
-    return (_gradient(output) - _gradient(image)).abs().mean()
+def gradient_error(output: torch.Tensor, image: torch.Tensor, side: int = 4) -> torch.Tensor:
+    """Return the mean absolute error of the local gradient in cubes of `side` voxels."""
+    return (_gradient(output, side) - _gradient(image, side)).abs().mean()
 
 
 def sharpness(output: torch.Tensor, image: torch.Tensor) -> float:

@@ -26,8 +26,12 @@ from .synthesis import MODALITIES
 NOISE = (0.4, 1.0)  # range of the timestep / 1000 from which a latent is generated again
 NOISE_STEPS = 8
 MODALITIES_A_SUBJECT = 4
-ADVERSARIAL = 0.04  # weight of the discriminator in the decoder's gradient
+ADVERSARIAL = 0.08  # weight of the discriminator in the decoder's gradient
 SHARPNESS = 1.25  # weight of the local gradient
+# Weight of the local gradient in cubes of COARSE voxels. In the small cubes of the term above, the
+# decoder cannot predict the gradient exactly, and learns less than its mean.
+COARSE_SHARPNESS = 4.0
+COARSE = 16
 LESION = 4.0  # additional weight of the voxels of lesions
 
 
@@ -121,10 +125,12 @@ def train(cache: Path, steps: int, device: str, network: Any) -> None:
         error = output - image
         voxels = ((1 + LESION * lesion) * (error.abs() + 5 * error.square())).mean()
         gradient = gradient_error(output, image)
+        coarse = gradient_error(output, image, COARSE)
         real = nn.functional.softplus(-critic(image)).mean()
         unreal = nn.functional.softplus(critic(_reversed(output.clamp_min(0)))).mean()
-        recent.append([x.item() for x in (voxels, gradient, real, unreal)])
-        return torch.as_tensor(voxels + SHARPNESS * gradient + real + unreal)
+        recent.append([x.item() for x in (voxels, gradient, coarse, real, unreal)])
+        sharp = SHARPNESS * gradient + COARSE_SHARPNESS * coarse
+        return torch.as_tensor(voxels + sharp + real + unreal)
 
     def report() -> str:
         quality = held_out_quality(trainer.average.get_submodule("autoencoder"), cache, 1)
