@@ -37,9 +37,9 @@ def test_same_seed_same_bytes_after_a_restart(start_server):
 def test_sigterm_lets_requests_finish_that_run_and_that_wait(start_server, eventually):
     server = start_server()
     before = answers(server.grpc, "mini.flow_masked")
-    unary = later(volume, server, steps=400, masked=True)
+    unary = later(volume, server, steps=300, masked=True)
     until_sampling(server, before=before)
-    streams = [stream(server, steps=60, masked=True) for _ in range(3)]
+    streams = [stream(server, steps=20, masked=True) for _ in range(3)]
     for messages, _ in streams:  # the first one comes when a stream runs or waits
         assert isinstance(messages.get(timeout=PATIENCE), grpc.InferResult)
     server.process.send_signal(signal.SIGTERM)
@@ -54,7 +54,7 @@ def test_sigterm_lets_requests_finish_that_run_and_that_wait(start_server, event
     assert not unary.done()  # so the refusals did not wait for it
     image, report = unary.result(PATIENCE)
     assert image.shape == (40, 33, 35)
-    assert report["steps"] == 400
+    assert report["steps"] == 300
     streamed = [last(messages) for messages, _ in streams]
     assert streamed[0].shape == image.shape
     assert len({image.tobytes() for image in streamed}) == 1
