@@ -118,7 +118,7 @@ def complete(variant: Variant, inputs: Inputs) -> Plan:
     if flag(inputs, "augment") and mask is None:
         raise InvalidRequest("augment: needs a mask to change")
     redraws = whole(inputs, "redraws", 0, 0, _MOST_REDRAWS)
-    if redraws and "latent" in inputs:
+    if "redraws" in inputs and "latent" in inputs:
         raise InvalidRequest("redraws: cannot be combined with a latent, which fixes the noise")
     masked = mask is not None or sizes is not None
     if redraws and not masked:

@@ -289,6 +289,10 @@ def test_a_source_gives_size_and_a_strength(mini: Variant) -> None:
             {"redraws": np.array([1]), "latent": np.zeros((1, 4, 24, 28, 24), np.float32)},
             "redraws: cannot be combined with a latent",
         ),
+        (
+            {"redraws": np.array([0]), "latent": np.zeros((1, 4, 24, 28, 24), np.float32)},
+            "redraws: cannot be combined with a latent",
+        ),
         ({"redraws": np.array([1])}, "redraws: needs a mask or an anatomy"),
         ({"organs": text("brain")}, "organs: needs a mask or an anatomy"),
     ],
