@@ -146,10 +146,9 @@ class Server:
             family = psutil.Process(self.pid).children(recursive=True)
             try:
                 # The second signal stops it at once; signals that come together are one.
-                for pause in (0.1, 1, 5):
-                    self.process.terminate()
+                for timeout in (0.1, 1, 5):
                     with suppress(subprocess.TimeoutExpired):
-                        self.process.wait(pause)
+                        self.stop(timeout)
                         break
                 else:
                     self.stop()

@@ -119,12 +119,15 @@ def _post(
     headers = {**headers, "Content-Type": kind, "Accept": "application/dicom+json"}
     end = f"--{boundary}--\r\n".encode()
     try:
+        if connection.sock is None:
+            connection.connect()
         try:
             response, content = _answer(connection, path, headers, body + end)
         except ConnectionError:
             # The answer of a server that refuses a request, and closes the connection before it
             # has read all of it, may be lost (RFC 9112, 9.6). A request without files is all read.
             connection.close()
+            connection.connect()
             response, content = _answer(connection, path, headers, end)
             if response.status not in _REFUSED:
                 raise
@@ -146,8 +149,6 @@ def _post(
 def _answer(
     connection: http.client.HTTPConnection, path: str, headers: dict[str, str], body: bytes
 ) -> tuple[http.client.HTTPResponse, bytes]:
-    if connection.sock is None:
-        connection.connect()
     # A server that refuses a request may answer before it has read all of it.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         connection.request("POST", path, body, headers)
