@@ -67,8 +67,8 @@ class Engine:
 
     It is compiled for each set of shapes, in another thread, so that `prepare` can compile for the
     next call during a call. The models of the sets that were used last are kept: as many as
-    `_WEIGHTS` allows. If Winograd's convolutions make the engine faster, it is compiled with them,
-    in channels last. In bfloat16 their sums would lose too many digits.
+    `_WEIGHTS` allows. Where Winograd's convolutions are faster, it is compiled with them, in
+    channels last. In bfloat16 their sums would lose too many digits.
     """
 
     def __init__(
@@ -89,13 +89,11 @@ class Engine:
         self.announced: dict[Shapes, int] = {}
         self.request_shapes: Shapes = ()
         self.request: Any = None
-        self.is_converted = innermost or (not bfloat16 and winograd.helps(self.model))
-        if not self.is_converted:
-            group_norm.fuse(self.model)
+        self.wide = not bfloat16 and winograd.helps(self.model)
         self.weights = weight_bytes(self.model)
         self.kept = _kept(self.weights)
-        has_winograd = self.is_converted and not bfloat16
-        self.compiled_bytes = self.weights * (_COMPILED_WINOGRAD if has_winograd else _COMPILED)
+        may_grow = self.wide or (innermost and not bfloat16)
+        self.compiled_bytes = self.weights * (_COMPILED_WINOGRAD if may_grow else _COMPILED)
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs by name, which the next call overwrites.
@@ -193,9 +191,10 @@ class Engine:
 
         model = self.model.clone()
         model.reshape(dict(zip(self.inputs, map(openvino.PartialShape, shapes), strict=True)))
-        if self.is_converted:
+        if self.innermost or (self.wide and winograd.is_large(model)):
             convolve = channels_last.convolve if self.bfloat16 else winograd.convolve
             return channels_last.convert(model, convolve, self.innermost)
+        group_norm.fuse(model)
         return model
 
     def cancel(self) -> None:

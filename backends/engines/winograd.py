@@ -55,11 +55,14 @@ _PRODUCTS = {
 }
 _MIN_CHANNELS = 64  # with fewer, the sums take longer than the products that they save
 _MIN_ROWS = 32  # rows of a matrix product; with fewer, reading the weights takes longer
+# Voxels of the largest convolution; with as many or fewer, the sums of the weights take longer to
+# compile than 30 steps with them save.
+_FEW_VOXELS = 16**3
 _TILE = 4096  # voxels whose sums fit into a core's cache
 
 
 def helps(model: Any) -> bool:
-    """Return whether a model is faster with Winograd, including at its full resolution."""
+    """Return whether a model has the channels to be faster, also at its full resolution."""
     weights = [
         node.get_input_shape(1)
         for node in model.get_ordered_ops()
@@ -68,6 +71,16 @@ def helps(model: Any) -> bool:
     cubes = [w[:2] for w in weights if list(w[2:]) == [3, 3, 3]]
     wide = any(min(channels) >= _MIN_CHANNELS for channels in cubes)
     return wide and all(max(channels) >= _MIN_CHANNELS for channels in cubes)
+
+
+def is_large(model: Any) -> bool:
+    """Return whether a model of fixed shapes has the voxels to be faster."""
+    outputs = [
+        node.get_output_shape(0)[2:]
+        for node in model.get_ordered_ops()
+        if node.get_type_name() == "Convolution"
+    ]
+    return max(map(math.prod, outputs), default=0) > _FEW_VOXELS
 
 
 def factor(sides: Sequence[int], channels: Sequence[int]) -> int:

@@ -180,24 +180,45 @@ def test_bfloat16_has_its_rounding_error(flow: Engine) -> None:
     assert 1e-4 < error < 3e-2  # bfloat16 rounds to 2 ** -9, float32 graphs differ by 1e-6
 
 
-@pytest.mark.skipif(not has_bfloat16(), reason="this processor has no bfloat16")
-def test_bfloat16_is_without_winograd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise AssertionError("Winograd's convolution")
-
+@pytest.fixture
+def wide(tmp_path: Path) -> Path:
+    """Return a file of a convolution of 64 channels, which is a mean."""
     x = op.parameter([1, 64, -1, -1, -1], np.float32, name="x")
     weight = op.constant(np.ones((64, 64, 3, 3, 3), np.float32) / 1728)
     output = op.convolution(x, weight, [1] * 3, [0] * 3, [0] * 3, [1] * 3)
-    model = openvino.Model([output], [x])
-    openvino.save_model(model, tmp_path / "conv.xml")
+    openvino.save_model(
+        openvino.Model([output], [x]), tmp_path / "conv.xml", compress_to_fp16=False
+    )
+    return tmp_path / "conv.xml"
+
+
+@pytest.fixture
+def without_winograd(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("Winograd's convolution")
+
     monkeypatch.setattr("backends.engines.winograd.convolve", refuse)
-    inputs = {"x": np.ones((1, 64, 18, 18, 18), np.float32)}
-    for innermost in (False, True):
-        with pytest.raises(AssertionError):
-            Engine(tmp_path / "conv.xml", innermost=innermost)(inputs)
-        engine = Engine(tmp_path / "conv.xml", innermost=innermost, bfloat16=True)
-        (output,) = engine(inputs).values()
-        np.testing.assert_allclose(output, 1, rtol=1e-2)
+
+
+@pytest.mark.skipif(not has_bfloat16(), reason="this processor has no bfloat16")
+@pytest.mark.parametrize("innermost", [False, True])
+def test_bfloat16_is_without_winograd(wide: Path, without_winograd: None, innermost: bool) -> None:
+    inputs = {"x": np.ones((1, 64, 20, 20, 20), np.float32)}
+    with pytest.raises(AssertionError):
+        Engine(wide, innermost=innermost)(inputs)
+    (output,) = Engine(wide, innermost=innermost, bfloat16=True)(inputs).values()
+    np.testing.assert_allclose(output, 1, rtol=1e-2)
+
+
+def test_a_small_grid_is_without_winograd(wide: Path, without_winograd: None) -> None:
+    engine = Engine(wide)
+    (output,) = engine({"x": np.ones((1, 64, 18, 18, 18), np.float32)}).values()
+    expected = output.copy()
+    np.testing.assert_allclose(output, 1, rtol=1e-5)
+    with pytest.raises(AssertionError):
+        engine({"x": np.ones((1, 64, 19, 18, 18), np.float32)})
+    (again,) = engine({"x": np.ones((1, 64, 18, 18, 18), np.float32)}).values()
+    np.testing.assert_array_equal(again, expected)
 
 
 def test_a_failed_subgraph_does_not_affect_the_next_run() -> None:

@@ -100,6 +100,15 @@ def test_networks_that_are_faster(weights: list[tuple[int, int, int]], helps: bo
     assert winograd.helps(openvino.Model([x], [parameter])) == helps
 
 
+@pytest.mark.parametrize(("sides", "is_large"), [((16, 16, 16), False), ((16, 16, 17), True)])
+def test_graphs_that_are_large_enough(sides: tuple[int, ...], is_large: bool) -> None:
+    parameter = op.parameter([2, 64, *sides], np.float32)
+    weight = op.constant(np.ones((64, 64, 3, 3, 3), np.float32))
+    x = op.convolution(parameter, weight, [1] * 3, [1] * 3, [1] * 3, [1] * 3)
+    x = op.convolution(x, weight, [2] * 3, [1] * 3, [1] * 3, [1] * 3)
+    assert winograd.is_large(openvino.Model([x], [parameter])) == is_large
+
+
 def test_convolutions_with_strides_stay_openvinos() -> None:
     parameter = op.parameter([1, 64, 16, 16, 16], np.float32)
     weight = np.ones((64, 64, 3, 3, 3), np.float32)
