@@ -89,11 +89,11 @@ def module_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
 
 
 @pytest.fixture(scope="session")
-def official_repository() -> Path:
+def official_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with checkpoints and, in `models/`, small variants like the official ones."""
     from tests.export.repository_of_tiny import exported_official
 
-    return Path(exported_official().name)
+    return exported_official(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

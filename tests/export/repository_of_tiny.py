@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import tempfile
+import fcntl
+import os
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from tritonclient.grpc import model_config_pb2 as pb
 
@@ -19,21 +22,14 @@ from tests.export.weights import TINY, random_checkpoint, tiny
 OFFICIAL = ("tiny-ddpm", "tiny-brain")
 
 
-@functools.cache
-def exported() -> tempfile.TemporaryDirectory[str]:
+def exported(factory: pytest.TempPathFactory) -> Path:
     """Return a folder with checkpoints and, in `models/`, the export of `weights.tiny()`."""
-    folder = tempfile.TemporaryDirectory(prefix="tiny-")
-    _export(tiny(), Path(folder.name))
-    return folder
+    return _once(factory, "tiny", [tiny()])
 
 
-@functools.cache
-def exported_official() -> tempfile.TemporaryDirectory[str]:
+def exported_official(factory: pytest.TempPathFactory) -> Path:
     """Return a folder with checkpoints and, in `models/`, the export of all `OFFICIAL`."""
-    folder = tempfile.TemporaryDirectory(prefix="tiny-official-")
-    for name in OFFICIAL:
-        _export(official(name), Path(folder.name))
-    return folder
+    return _once(factory, "official", [official(name) for name in OFFICIAL])
 
 
 def official(name: str) -> Variant:
@@ -46,9 +42,22 @@ def job(variant: Variant, folder: Path) -> Job:
     return Job(variant, folder, folder / "models", folder / "cache")
 
 
-def _export(variant: Variant, folder: Path) -> None:
-    random_checkpoint(variant, folder)
-    build.build(job(variant, folder))
+def _once(factory: pytest.TempPathFactory, name: str, selected: Sequence[Variant]) -> Path:
+    """Return the folder `name`, to which the first process of a test run exports the variants."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # of the folders of all processes
+    folder, complete = base / name, base / f"{name}-complete"
+    with (base / f"{name}-lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not complete.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of an export that failed
+            folder.mkdir()
+            for variant in selected:
+                random_checkpoint(variant, folder)
+                build.build(job(variant, folder))
+            complete.touch()
+    return folder
 
 
 def read_config(folder: Path) -> pb.ModelConfig:

@@ -14,19 +14,16 @@ from export import cache, verify
 from export.__main__ import main
 from export.graphs import NEEDS
 from export.job import checkpoint_digests
-from tests.export.repository_of_tiny import exported_official, official
+from tests.export.repository_of_tiny import official
 from tests.export.weights import TINY
 
 
-@pytest.fixture(scope="module")
-def folder() -> Path:
-    return Path(exported_official().name)
-
-
 @pytest.mark.parametrize("name", ["tiny-brain", pytest.param("tiny-ddpm", marks=pytest.mark.slow)])
-def test_every_graph_and_volume_is_compared_and_holds(folder: Path, name: str) -> None:
+def test_every_graph_and_volume_is_compared_and_holds(official_repository: Path, name: str) -> None:
     variant = official(name)
-    comparisons = verify.verify(variant, folder, folder / "cache", lambda line: None)
+    comparisons = verify.verify(
+        variant, official_repository, official_repository / "cache", lambda line: None
+    )
     graphs = {comparison.what for comparison in comparisons if comparison.size.startswith("latent")}
     assert graphs == {graph for graph, roles in NEEDS.items() if has(name, roles)}
     volumes = ["image alone", "from a mask"] if name == "tiny-ddpm" else ["image alone"]
@@ -43,11 +40,11 @@ def has(name: str, roles: tuple[str, ...]) -> bool:
 
 @pytest.mark.slow
 def test_a_graph_of_other_weights_fails(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    official_repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     variant, copy = official("tiny-brain"), tmp_path / "cache"
-    shutil.copytree(folder / "cache", copy)
-    key = cache.graph_key(variant, "flow", checkpoint_digests(variant, folder), "fp32")
+    shutil.copytree(official_repository / "cache", copy)
+    key = cache.graph_key(variant, "flow", checkpoint_digests(variant, official_repository), "fp32")
     path = copy / key / "model.onnx"
     model = onnx.load(path)
     largest = max(model.graph.initializer, key=lambda weight: len(weight.raw_data))
@@ -55,7 +52,7 @@ def test_a_graph_of_other_weights_fails(
     scaled = (1.01 * weight).astype(weight.dtype)
     largest.CopyFrom(numpy_helper.from_array(scaled, largest.name))
     onnx.save(model, path)
-    words = ["verify", str(TINY / "tiny-brain.toml"), "--checkpoints", str(folder)]
+    words = ["verify", str(TINY / "tiny-brain.toml"), "--checkpoints", str(official_repository)]
     assert main([*words, "--cache", str(copy), "--json", str(tmp_path / "rows.json")]) == 1
     failed = [line for line in capsys.readouterr().out.splitlines() if "FAILS" in line]
     assert failed

@@ -85,9 +85,9 @@ def stream(server: Server, variant: str = "mini", **inputs: Any) -> list[Any]:
 
 
 @pytest.fixture(scope="session")
-def tiny_repository() -> Path:
+def tiny_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the checkpoints and, in `models/`, the export of a small variant."""
-    return Path(exported().name)
+    return exported(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
