@@ -77,7 +77,7 @@ def official_decoder() -> chain.Chain:
     """Return the chain of the official decoder, without weights."""
 
     class Nothing:
-        def __call__(self, feeds: object) -> dict[str, object]:
+        def __call__(self, feeds: object, target: object = None) -> dict[str, object]:
             raise NotImplementedError
 
         def release(self) -> None:

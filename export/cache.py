@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -124,7 +124,8 @@ def build_engines(
     description_fields = [field.name for field in dataclasses.fields(tensorrt_plans.Description)]
     for name, graph_folder in graph_folders.items():
         shapes, chain = _profiles(job, name, graph_folder)
-        words = [graph_folder.name, job.target, builder, shapes, description_fields]
+        innermost = {} if chain is None else tensorrt_plans.innermost_tensors(chain)
+        words = [graph_folder.name, job.target, builder, shapes, innermost, description_fields]
         folders[name] = job.cache / hash_of(words)
         if folders[name].is_dir():
             log(f"{job.variant.name}.{name}: engine kept from an earlier build")
@@ -133,7 +134,7 @@ def build_engines(
             started = time.monotonic()
             for stem, profile in shapes.items():
                 onnx, plan = graph_folder / f"{stem}.onnx", folder / f"{stem}.plan"
-                _build_plan(job, name, onnx, plan, profile, log)
+                _build_plan(job, name, onnx, plan, profile, innermost.get(stem, ()), log)
             if chain is not None:
                 (folder / "chain.json").write_text(json.dumps(chain, indent=1) + "\n")
             size, seconds = _size(folder), time.monotonic() - started
@@ -160,10 +161,20 @@ def _profiles(
     return {"model": profiles.profile(shapes.inputs, sizes)}, None
 
 
-def _build_plan(job: Job, name: str, onnx: Path, plan: Path, profile: Profile, log: Log) -> None:
+def _build_plan(
+    job: Job,
+    name: str,
+    onnx: Path,
+    plan: Path,
+    profile: Profile,
+    innermost: Sequence[str],
+    log: Log,
+) -> None:
     timing, model = job.cache / f"{job.target}.timing", f"{job.variant.name}.{name}"
     try:
-        engine = tensorrt_plans.build(onnx, plan, job.target, profile, job.capabilities, timing)
+        engine = tensorrt_plans.build(
+            onnx, plan, job.target, profile, job.capabilities, timing, innermost
+        )
     except ValueError as error:
         raise ValueError(f"{model}: {error}") from error
     log(f"{model}: {plan.name} of {size_text(plan.stat().st_size, engine.activation_bytes)}")

@@ -25,6 +25,7 @@ import onnxruntime
 from onnx_ir import tape
 from torch import nn
 
+from backends.engines import Target
 from backends.slabs import chain as slabs
 from backends.slabs.arena import Arena
 from export.arrays import Array
@@ -99,8 +100,10 @@ class SubgraphSession:
         self.session = session
         self.names = [output.name for output in session.get_outputs()]
 
-    def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the outputs by name."""
+    def __call__(
+        self, feeds: Mapping[str, Array], target: Target | None = None
+    ) -> dict[str, Array]:
+        """Return the outputs by name, none of them in `target`."""
         return dict(zip(self.names, self.session.run(None, dict(feeds)), strict=True))
 
     def release(self) -> None:

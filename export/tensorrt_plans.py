@@ -81,12 +81,14 @@ def build(
     profile: Profile,
     compute_capabilities: Sequence[str] = (),
     timing_cache: Path | None = None,
+    innermost: Sequence[str] = (),
 ) -> Description:
     """Compile the ONNX file into `plan_path`, and describe it in `plan_path`.json.
 
     `compute_capabilities`, such as 8.9, are for TensorRT-RTX, by default that of the local GPU;
     TensorRT builds for the local GPU only. `timing_cache`: a file that TensorRT reads and extends;
-    TensorRT-RTX uses none. Files of weights beside the ONNX file are read. Each of the two files
+    TensorRT-RTX uses none. `innermost`: inputs and outputs with channels innermost in memory, see
+    `innermost_tensors`. Files of weights beside the ONNX file are read. Each of the two files
     appears whole or not at all.
 
     Raises FileNotFoundError without the ONNX file, and ValueError if the target is not installed or
@@ -110,6 +112,7 @@ def build(
             profile=profile,
             compute_capabilities=list(compute_capabilities),
             timing_cache=None if timing_cache is None else str(timing_cache.resolve()),
+            innermost=list(innermost),
         )
         description = Description(
             target,
@@ -130,6 +133,28 @@ def build(
         os.replace(plan, plan_path)
         os.replace(text, description_path(plan_path))
     return description
+
+
+def innermost_tensors(chain: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return stem -> the inputs and outputs of a subgraph with channels innermost in memory.
+
+    `chain` is the content of `chain.json`. These are the activations between two subgraphs in
+    float16 whose channels are a multiple of eight. TensorRT's kernels for convolutions take this
+    layout, so nothing is copied into another one, and a slab of planes is contiguous.
+    """
+    ends = (chain["input"], chain["output"])
+
+    def is_innermost(activation: str | None) -> bool:
+        if activation is None or activation in ends or chain["itemsize"] != 2:
+            return False
+        channels: int = chain["activations"][activation]["channels"]
+        return channels % 8 == 0
+
+    names = {"x": "input", "skip": "skip", "y": "output", "shortcut": "shortcut"}
+    return {
+        subgraph["file"]: [name for name, key in names.items() if is_innermost(subgraph[key])]
+        for subgraph in chain["subgraphs"]
+    }
 
 
 def _range(shape: tuple[int, ...], shapes: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:

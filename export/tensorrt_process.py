@@ -67,12 +67,14 @@ def build(
     profile: Profile,
     compute_capabilities: list[str],
     timing_cache: str | None,
+    innermost: list[str],
 ) -> dict[str, Any]:
     """Write the plan; return `version`, `compute_capabilities`, `inputs`, `outputs` and
     `activation_bytes`.
 
-    `inputs` and `outputs` map a name to (type, shape), -1 for a dynamic size; `activation_bytes` is
-    None where the builder does not report it. Raises ValueError if the target cannot build it.
+    The inputs and outputs `innermost` get channels innermost in memory. `inputs` and `outputs` map
+    a name to (type, shape), -1 for a dynamic size; `activation_bytes` is None where the builder
+    does not report it. Raises ValueError if the target cannot build it.
     """
     builder_facts = ready(target, compute_capabilities)
     trt = tensorrt(target)
@@ -94,6 +96,9 @@ def build(
     }
     _check({name: shape for name, (_, shape) in tensors_of["inputs"].items()}, profile, onnx)
     element_limit.check(trt, network, profile, onnx)
+    for tensor in (*sides["inputs"], *sides["outputs"]):
+        if tensor.name in innermost:
+            tensor.allowed_formats = 1 << int(trt.TensorFormat.DHWC8)
     if target == "tensorrt-rtx":
         timing_cache = None  # it times nothing
     try:
@@ -116,19 +121,47 @@ def run(target: str, plan: str, feeds: list[str], outputs: list[str]) -> dict[st
     """
     if gpu_capability() is None:
         raise ValueError("engine: a GPU is needed, and this machine has none")
-    tensorrt(target)
+    trt = tensorrt(target)
     backend = importlib.import_module("polygraphy.backend.trt")
     failure = importlib.import_module("polygraphy.exception").PolygraphyException
     try:
         # "runtime": memory for the shapes of this run, not for the largest ones.
         loader = backend.EngineFromPath(plan)
         with backend.TrtRunner(loader, allocation_strategy="runtime") as runner:
+            innermost = {
+                name
+                for name in map(runner.engine.get_tensor_name, range(runner.engine.num_io_tensors))
+                if runner.engine.get_tensor_format(name) == trt.TensorFormat.DHWC8
+            }
             for feed, output in zip(feeds, outputs, strict=True):
                 with np.load(feed) as arrays:
-                    np.savez(output, **runner.infer(dict(arrays)))
+                    inputs = {
+                        name: in_memory(array, name in innermost) for name, array in arrays.items()
+                    }
+                    results = runner.infer(inputs)
+                    np.savez(
+                        output, **{name: from_memory(array) for name, array in results.items()}
+                    )
     except failure as error:
         raise ValueError(f"{plan}: {NAMES[target]} cannot run it: {error}") from error
     return {}
+
+
+def in_memory(array: Any, innermost: bool) -> Any:
+    """Return polygraphy's form of an input [R, C, X, Y, Z], perhaps with C innermost in memory."""
+    if not innermost:
+        return array
+    memory = np.ascontiguousarray(array.transpose(0, 2, 3, 4, 1))
+    return importlib.import_module("polygraphy.common").FormattedArray(memory, array.shape)
+
+
+def from_memory(array: Any) -> Any:
+    """Return an output [R, C, X, Y, Z] of polygraphy; one with C innermost has bytes of float16."""
+    if isinstance(array, np.ndarray):
+        return array
+    rows, channels, *sides = array.shape
+    memory = np.asarray(array.array).view(np.uint8).ravel()[: 2 * int(np.prod(array.shape))]
+    return memory.view(np.float16).reshape(rows, *sides, channels).transpose(0, 4, 1, 2, 3)
 
 
 def gpu_capability() -> str | None:

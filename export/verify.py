@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from backends.engines import Target
 from backends.maisi import conditioning, decoder, sampler
 from backends.maisi.request import Plan, complete
 from export import (
@@ -139,7 +140,9 @@ class _SubgraphPlan:
     def __init__(self, path: Path, target: str) -> None:
         self.path, self.target = path, target
 
-    def __call__(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+    def __call__(
+        self, feeds: Mapping[str, Array], target: Target | None = None
+    ) -> Mapping[str, Array]:
         (outputs,) = tensorrt_plans.run(self.path, self.target, [feeds])
         return outputs
 

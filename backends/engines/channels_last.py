@@ -27,6 +27,30 @@ _ELEMENTWISE = {
 Convolve = Callable[[Any, Array, Any], Any]
 
 
+def in_memory(array: Any, innermost: bool) -> Any:
+    """Return an array [R, C, X, Y, Z] as a view with its axes in the order in memory."""
+    return array.transpose(LAST) if innermost and array.ndim == 5 else array
+
+
+def empty(
+    allocate: Callable[[tuple[int, ...], Any], Any],
+    shape: tuple[int, ...],
+    dtype: Any,
+    innermost: bool,
+) -> Any:
+    """Return an array of `allocate(shape, dtype)`, if `innermost` with C innermost in memory."""
+    if not innermost or len(shape) != 5:
+        return allocate(shape, dtype)
+    return allocate(tuple(shape[axis] for axis in LAST), dtype).transpose(FIRST)
+
+
+def is_innermost(array: Any) -> bool:
+    """Return whether C is innermost in the memory of an array [R, C, X, Y, Z]."""
+    if array.ndim != 5 or array.shape[1] == 1:
+        return False
+    return bool(array.strides[1] == array.dtype.itemsize)
+
+
 def constant(output: Any) -> Array | None:
     """Return the value of an output that is a constant, else None."""
     node = output.get_node()

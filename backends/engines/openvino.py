@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from . import Array, cgroup, channels_last, group_norm, winograd
+from . import Array, Target, cgroup, channels_last, group_norm, winograd
 from .memory import SPARE, expect, is_free, trim
 
 INSTALL = "pip install openvino==2026.4.1"
@@ -89,14 +89,17 @@ class Engine:
         self.announced: dict[Shapes, int] = {}
         self.request_shapes: Shapes = ()
         self.request: Any = None
+        self.redirected: set[str] = set()  # outputs that the request writes to arrays of others
         self.wide = not bfloat16 and winograd.helps(self.model)
         self.weights = weight_bytes(self.model)
         self.kept = _kept(self.weights)
         may_grow = self.wide or (innermost and not bfloat16)
         self.compiled_bytes = self.weights * (_COMPILED_WINOGRAD if may_grow else _COMPILED)
 
-    def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the outputs by name, which the next call overwrites.
+    def __call__(
+        self, feeds: Mapping[str, Array], target: Target | None = None
+    ) -> dict[str, Array]:
+        """Return the outputs by name; the next call overwrites those without an array of `target`.
 
         Raises RuntimeError for inputs that do not fit, and errors that `out_of_memory` recognises.
         An error does not affect the next call.
@@ -112,8 +115,11 @@ class Engine:
         input_bytes = sum(feeds[name].nbytes for name in self.inputs)
         expect(SPARE + _PEAK * (input_bytes + output_bytes(compiled)))
         if self.request is None or self.request_shapes != shapes:
-            self.request_shapes, self.request = shapes, compiled.create_infer_request()
-        inputs = {name: self._transpose(feeds[name], channels_last.LAST) for name in self.inputs}
+            self._new_request(compiled, shapes)
+        arrays = {} if target is None else self._redirect(compiled, shapes, target)
+        inputs = {
+            name: channels_last.in_memory(feeds[name], self.innermost) for name in self.inputs
+        }
         try:
             self.request.infer(inputs, share_inputs=True)
         except Exception:
@@ -122,9 +128,37 @@ class Engine:
             del self.compiled[shapes]
             raise
         return {
-            name: self._transpose(self.request.get_tensor(name).data, channels_last.FIRST)
-            for name in self.outputs
+            name: arrays[name] if name in arrays else self._output(name) for name in self.outputs
         }
+
+    def _new_request(self, compiled: Any, shapes: Shapes) -> None:
+        self.request_shapes, self.request = shapes, compiled.create_infer_request()
+        self.redirected = set()
+
+    def _redirect(self, compiled: Any, shapes: Shapes, target: Target) -> dict[str, Array]:
+        """Let the request write to the arrays of `target`; return them by the outputs' names."""
+        import openvino
+
+        arrays = {}
+        for name in self.outputs:
+            port = compiled.output(name)
+            shape, dtype = tuple(port.get_shape()), port.get_element_type().to_dtype()
+            if self.innermost and len(shape) == 5:
+                shape = tuple(shape[axis] for axis in channels_last.FIRST)
+            array = target(name, shape, dtype, self.innermost)
+            if array is not None:
+                arrays[name] = array
+        if not self.redirected <= arrays.keys():
+            self._new_request(compiled, shapes)
+        for name, array in arrays.items():
+            memory = channels_last.in_memory(array, self.innermost)
+            self.request.set_tensor(name, openvino.Tensor(memory, shared_memory=True))
+        self.redirected = set(arrays)
+        return arrays
+
+    def _output(self, name: str) -> Array:
+        array: Array = self.request.get_tensor(name).data
+        return array.transpose(channels_last.FIRST) if self.innermost and array.ndim == 5 else array
 
     def prepare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Begin to compile for a later call with inputs of these shapes, by their names.
@@ -182,9 +216,6 @@ class Engine:
                 "PERFORMANCE_HINT": "LATENCY",
             },
         )
-
-    def _transpose(self, array: Array, order: tuple[int, ...]) -> Array:
-        return array.transpose(order) if self.innermost and array.ndim == 5 else array
 
     def _with_shapes(self, shapes: Shapes) -> Any:
         import openvino

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from . import cuda
+from . import Target, channels_last, cuda
 
 # The Python module of each target, and the command that installs it.
 MODULES = {
@@ -64,6 +64,7 @@ class Engine:
                     f" load in {trt.__version__}: {self.log.last()}; export it again"
                 )
             self.strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+            self.innermost = self.channels_innermost(trt)
             self.cache: Path | None = None
             if self.name == "tensorrt-rtx":
                 self.kernels = trt.DynamicShapesKernelSpecializationStrategy.EAGER
@@ -73,6 +74,20 @@ class Engine:
             self.context: Any = self.new_context()
         self.compiled_shapes: set[tuple[tuple[str, Shape], ...]] = set()
         self.has_new_kernels = False
+
+    def channels_innermost(self, trt: Any) -> set[str]:
+        """Return the names of the inputs and outputs with C innermost in memory.
+
+        Raises ValueError for another format than this one and the usual one.
+        """
+        names = set()
+        for name in (*self.description["inputs"], *self.description["outputs"]):
+            tensor_format = self.plan.get_tensor_format(name)
+            if tensor_format == trt.TensorFormat.DHWC8:
+                names.add(name)
+            elif tensor_format != trt.TensorFormat.LINEAR:
+                raise ValueError(f"{name}: format {tensor_format}; export the model again")
+        return names
 
     def new_context(self) -> Any:
         """Return an execution context; raises RuntimeError if it cannot be created."""
@@ -112,10 +127,11 @@ class Engine:
         self.save_new_kernels()
         return outputs
 
-    def enqueue(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    def enqueue(self, arrays: Mapping[str, Any], target: Target | None = None) -> dict[str, Any]:
         """Put a run on the stream; return the outputs, CuPy arrays that the run writes.
 
-        Earlier work on the stream may still be writing `arrays`. Raises ValueError for shapes that
+        Earlier work on the stream may still be writing `arrays`. Outputs are those arrays that
+        `target` returns, and new ones where it returns None. Raises ValueError for shapes that
         the engine was not built for, MemoryError if the GPU does not have enough memory, and
         RuntimeError if the engine fails; the next run then uses a new context.
         """
@@ -127,7 +143,13 @@ class Engine:
             context = self.context or self.new_context()
             self.context = None  # set again below, so that a failed context is not reused
             inputs = {
-                name: cuda.on_device(self.cupy, name, array, self.device.id, self.stream)
+                name: cuda.on_device(
+                    self.cupy,
+                    name,
+                    channels_last.in_memory(array, name in self.innermost),
+                    self.device.id,
+                    self.stream,
+                )
                 for name, array in arrays.items()
             }
             for name, array in inputs.items():
@@ -136,7 +158,11 @@ class Engine:
             outputs = {}
             for name, tensor in self.description["outputs"].items():
                 shape = tuple(context.get_tensor_shape(name))
-                outputs[name] = self.cupy.empty(shape, numpy_type(tensor["type"]))
+                dtype, innermost = numpy_type(tensor["type"]), name in self.innermost
+                output = None if target is None else target(name, shape, dtype, innermost)
+                if output is None:
+                    output = channels_last.empty(self.cupy.empty, shape, dtype, innermost)
+                outputs[name] = output
                 context.set_tensor_address(name, outputs[name].data.ptr)
             size = context.update_device_memory_size_for_shapes()
             scratch = self.cupy.cuda.alloc(max(size, 1))

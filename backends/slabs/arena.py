@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engines import Array
+from ..engines import Array, channels_last
 
 Allocate = Callable[[tuple[int, ...], Any], Any]  # shape, dtype -> an uninitialized array
 
@@ -36,9 +36,9 @@ def in_files(folder: Path) -> Allocate:
 class Arena:
     """Allocates arrays: at most `budget` bytes at a time from `near`, the others from `far`.
 
-    At most `far_limit` bytes are far at a time. `near_bytes` and `far_bytes` are the bytes near and
-    far now, `near_peak` is the largest value of `near_bytes`, and `spilled` the sum of all bytes
-    that were allocated far.
+    At most `far_limit` bytes are far at a time. With `innermost`, all arrays [R, C, X, Y, Z] have C
+    innermost in memory. `near_bytes` and `far_bytes` are the bytes near and far now, `near_peak` is
+    the largest value of `near_bytes`, and `spilled` the sum of all bytes that were allocated far.
     """
 
     def __init__(
@@ -47,29 +47,42 @@ class Arena:
         near: Allocate = np.empty,
         far: Allocate = np.empty,
         far_limit: float = math.inf,
+        innermost: bool = False,
     ) -> None:
-        self.budget, self.near, self.far = budget, near, far
+        self.budget, self.near, self.far, self.innermost = budget, near, far, innermost
         self.far_limit = far_limit
         self.near_bytes = self.near_peak = self.far_bytes = self.spilled = 0
         self.near_sizes: dict[int, int] = {}  # id of an array -> its bytes
         self.far_sizes: dict[int, int] = {}
 
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """Return an uninitialized array; raises OSError beyond the limit."""
+    def empty(self, shape: tuple[int, ...], dtype: Any, innermost: bool = False) -> Any:
+        """Return an uninitialized array, if `innermost` with C innermost in memory.
+
+        Raises OSError beyond the limit.
+        """
+        innermost = innermost or self.innermost
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if self.near_bytes + size > self.budget:
             if self.far_bytes + size > self.far_limit:
                 raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
-            array = self.far(shape, dtype)
+            array = channels_last.empty(self.far, shape, dtype, innermost)
             self.far_sizes[id(array)] = size
             self.far_bytes += size
             self.spilled += size
             return array
-        array = self.near(shape, dtype)
+        array = self.new(shape, dtype, innermost)
         self.near_sizes[id(array)] = size
         self.near_bytes += size
         self.near_peak = max(self.near_peak, self.near_bytes)
         return array
+
+    def new(self, shape: tuple[int, ...], dtype: Any, innermost: bool = False) -> Any:
+        """Return an uninitialized array near the engine, which does not count."""
+        return channels_last.empty(self.near, shape, dtype, innermost or self.innermost)
+
+    def is_near(self, array: Any) -> bool:
+        """Return whether an array of `empty` is near the engine."""
+        return id(array) in self.near_sizes
 
     def free(self, array: Any) -> None:
         """Remove an array from the budget; its memory is freed when the caller drops it."""

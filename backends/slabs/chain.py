@@ -19,15 +19,19 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..engines import Array
+from ..engines import Array, Target, channels_last
 from .arena import Arena
 
 
 class SubgraphEngine(Protocol):
     """The engine of a subgraph, with the interface that a chain calls."""
 
-    def __call__(self, feeds: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the outputs by name; the next call may overwrite them."""
+    def __call__(self, feeds: Mapping[str, Any], target: Target | None = None) -> Mapping[str, Any]:
+        """Return the outputs by name.
+
+        The engine may write an output to its array of `target`, and then returns this array. The
+        next call may overwrite the others.
+        """
 
     def release(self) -> None:
         """Free the memory of earlier calls."""
@@ -227,7 +231,14 @@ def _compute(
     arena: Arena,
 ) -> None:
     """Run a subgraph on a slab, and copy its outputs into `outputs`, `shortcuts` and `moments`."""
-    results = subgraph.engine(feeds)
+
+    def target(name: str, shape: tuple[int, ...], dtype: Any, innermost: bool) -> Any:
+        slabs = {"y": outputs, "shortcut": shortcuts}.get(name)
+        if not isinstance(slabs, _Slabs):
+            return None
+        return slabs.target(number, shape, dtype, innermost)
+
+    results = subgraph.engine(feeds, target)
     outputs.put(number, results["y"])
     if "shortcut" in results:
         shortcuts.put(number, results["shortcut"])
@@ -277,22 +288,45 @@ class _Slabs:
     def __init__(self, count: int, haloed: bool, arena: Arena) -> None:
         self.slabs: list[Any] = [None] * count
         self.haloed, self.arena = haloed, arena
+        self.written: Any = None  # the own planes of a slab, if an engine writes to them
+
+    def target(self, number: int, shape: tuple[int, ...], dtype: Any, innermost: bool) -> Any:
+        """Allocate a slab with own planes of `shape` [R, C, p, Y, Z], and return these planes.
+
+        Returns None if they are not near the engine, or not contiguous in memory.
+        """
+        own = self._allocate(number, shape, dtype, innermost)
+        memory = channels_last.in_memory(own, channels_last.is_innermost(own))
+        if not self.arena.is_near(self.slabs[number]) or not memory.flags.c_contiguous:
+            return None
+        self.written = own
+        return own
+
+    def _allocate(self, number: int, shape: tuple[int, ...], dtype: Any, innermost: bool) -> Any:
+        """Allocate a slab, and return its own planes."""
+        rows, channels, planes, *sides = shape
+        full = (rows, channels, planes + 2, *sides) if self.haloed else shape
+        self.slabs[number] = slab = self.arena.empty(full, dtype, innermost)
+        return slab[:, :, 1:-1] if self.haloed else slab
 
     def put(self, number: int, core: Any) -> None:
-        """Copy a slab's own planes [R, C, p, Y, Z]; call this in the order of the slabs."""
-        rows, channels, planes, *sides = core.shape
+        """Copy a slab's own planes [R, C, p, Y, Z], unless they are written already.
+
+        Call this in the order of the slabs.
+        """
+        if self.slabs[number] is None:
+            self._allocate(number, core.shape, core.dtype, channels_last.is_innermost(core))
+        slab = self.slabs[number]
+        if core is not self.written:
+            self.arena.copy(slab[:, :, 1:-1] if self.haloed else slab, core)
+        self.written = None
         if not self.haloed:
-            self.slabs[number] = self.arena.empty(core.shape, core.dtype)
-            self.arena.copy(self.slabs[number], core)
             return
-        slab = self.arena.empty((rows, channels, planes + 2, *sides), core.dtype)
         before = self.slabs[number - 1] if number else None
-        self.arena.copy(slab[:, :, 1:-1], core)
         self.arena.copy(slab[:, :, 0], core[:, :, 0] if before is None else before[:, :, -2])
         self.arena.copy(slab[:, :, -1], core[:, :, -1])
         if before is not None:
             self.arena.copy(before[:, :, -1], core[:, :, 0])
-        self.slabs[number] = slab
 
     def drop(self, number: int) -> None:
         """Free a slab."""
@@ -303,7 +337,9 @@ class _Slabs:
         """Return all slabs in one array, and free each."""
         planes = sum(slab.shape[2] for slab in self.slabs)
         rows, channels, _, *sides = self.slabs[0].shape
-        whole = self.arena.near((rows, channels, planes, *sides), self.slabs[0].dtype)
+        first = self.slabs[0]
+        shape, innermost = (rows, channels, planes, *sides), channels_last.is_innermost(first)
+        whole = self.arena.new(shape, first.dtype, innermost)
         start = 0
         for number, slab in enumerate(self.slabs):
             self.arena.copy(whole[:, :, start : start + slab.shape[2]], slab)

@@ -4,25 +4,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from ..engines import Array, channels_last, memory, onnx_runtime, openvino
+from ..engines import memory, onnx_runtime, openvino
 from . import chain
-from .arena import Allocate, Arena, in_files
+from .arena import Arena, in_files
 from .gpu import OnnxSubgraphEngine
-
-
-def innermost(allocate: Allocate) -> Allocate:
-    """Return an allocator of arrays [R, C, X, Y, Z] with C innermost in memory."""
-
-    def allocate_innermost(shape: tuple[int, ...], dtype: Any) -> Array:
-        rows, channels, *sides = shape
-        array: Array = allocate((rows, *sides, channels), dtype).transpose(channels_last.FIRST)
-        return array
-
-    return allocate_innermost
 
 
 class Cpu:
@@ -78,7 +64,5 @@ class Cpu:
             limit = shutil.disk_usage(self.spill).free / 2
         else:
             limit = self.spill_gigabytes * 1e9
-        near, far = np.empty, in_files(self.spill)
-        if self.by_onnx_runtime:
-            return Arena(size, near, far, far_limit=limit)
-        return Arena(size, innermost(near), innermost(far), far_limit=limit)
+        far = in_files(self.spill)
+        return Arena(size, far=far, far_limit=limit, innermost=not self.by_onnx_runtime)

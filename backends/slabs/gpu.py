@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engines import Array, cuda, onnx_runtime, tensorrt
+from ..engines import Array, Target, channels_last, cuda, onnx_runtime, tensorrt
 from ..engines.memory import out_of_memory
 from . import chain
 from .arena import Arena
@@ -109,8 +109,8 @@ class OnnxSubgraphEngine:
         self.engine = engine
         self.inputs: Mapping[str, Any] = {}
 
-    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """Put a run on the stream; return the outputs, on the device."""
+    def __call__(self, feeds: Mapping[str, Any], target: Target | None = None) -> dict[str, Any]:
+        """Put a run on the stream; return the outputs, on the device, none of them in `target`."""
         self.inputs = feeds
         return self.engine.enqueue(feeds)
 
@@ -128,9 +128,9 @@ class PlanSubgraphEngine:
         """Wrap the engine."""
         self.engine = engine
 
-    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+    def __call__(self, feeds: Mapping[str, Any], target: Target | None = None) -> dict[str, Any]:
         """Put a run on the stream; return the outputs, on the GPU."""
-        return self.engine.enqueue(feeds)
+        return self.engine.enqueue(feeds, target)
 
     def release(self) -> None:
         """Do nothing, because the memory is in CuPy's pool."""
@@ -162,7 +162,7 @@ class GpuArena(Arena):
         """Return an array on the GPU with the values of an array on the GPU or the host."""
         if not isinstance(array, np.ndarray):
             return array
-        copy = self.near(array.shape, array.dtype)
+        copy = self.new(array.shape, array.dtype, channels_last.is_innermost(array))
         self.copy(copy, array)
         return copy
 
@@ -213,9 +213,8 @@ def copy_rows(target: Any, source: Any) -> tuple[int, int, int, int]:
     size = int(target.dtype.itemsize)
     # (length, strides in both arrays), innermost first; contiguous axes are merged.
     axes = [(size, 1, 1)]
-    for length, *steps in list(zip(target.shape, target.strides, source.strides, strict=True))[
-        ::-1
-    ]:
+    by_axis = zip(target.shape, target.strides, source.strides, strict=True)
+    for length, *steps in sorted(by_axis, key=lambda axis: axis[1:]):
         inner, *inner_steps = axes[-1]
         if length == 1:
             continue

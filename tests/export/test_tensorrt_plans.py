@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -112,7 +113,11 @@ def test_subgraphs_of_mini_compile(
         sizes = profiles.subgraph_sizes(variants.load("mini"), chain, graph.inputs)
         profile = profiles.profile(subgraph_onnx.shapes(graph.chain, subgraph)[0], sizes)
         path, plan = tmp_path / name / f"{number:02}.onnx", tmp_path / "one.plan"
-        description = tensorrt_plans.build(path, plan, "tensorrt-rtx", profile, ["8.9"])
+        innermost = tensorrt_plans.innermost_tensors(chain)[path.stem]
+        assert bool(innermost) == (precision == "fp16")
+        description = tensorrt_plans.build(
+            path, plan, "tensorrt-rtx", profile, ["8.9"], innermost=innermost
+        )
         tensors = {**description.inputs, **description.outputs}
         assert {tensor: tensors[tensor].type for tensor in tensors} == types_of(path)
         slab = description.inputs["x"]
@@ -122,6 +127,50 @@ def test_subgraphs_of_mini_compile(
         assert (slab.min[0], slab.max[0]) == (1, rows)
         assert (slab.min[2], slab.max[2]) == (planes + 2, 16 * planes + 2)
         assert (slab.min[3], slab.max[4]) == (8 * planes, 64 * planes)
+
+
+def test_channels_are_innermost_between_subgraphs_of_float16(
+    graphs_of_mini: dict[str, Graph], tmp_path: Path
+) -> None:
+    graph = graphs_of_mini["mask_encoder"]
+    assert graph.chain is not None
+    onnx_export.write(graph, tmp_path, "fp16")
+    chain = subgraph_onnx.describe(graph.chain, "fp16")
+    innermost = tensorrt_plans.innermost_tensors(chain)
+    assert innermost["00"] == ["y"] and innermost["01"] == ["x", "y"] and innermost["05"] == ["x"]
+    decoder = subgraph_onnx.describe(graphs_of_mini["vae_decoder"].chain, "fp16")
+    assert tensorrt_plans.innermost_tensors(decoder)["09"] == ["x", "y", "shortcut"]
+    assert tensorrt_plans.innermost_tensors(decoder)["10"] == ["x", "skip", "y"]
+    for subgraph in decoder["subgraphs"]:
+        if subgraph["file"] == "00":
+            decoder["activations"][subgraph["output"]]["channels"] = 12
+    assert tensorrt_plans.innermost_tensors(decoder)["00"] == []  # it would be padded
+    sizes = profiles.subgraph_sizes(variants.load("mini"), chain, graph.inputs)
+    inputs = subgraph_onnx.shapes(graph.chain, graph.chain.subgraphs[1])[0]
+    activation_bytes = [
+        tensorrt_plans.build(
+            tmp_path / "01.onnx",
+            tmp_path / "one.plan",
+            "tensorrt-rtx",
+            profiles.profile(inputs, sizes),
+            ["8.9"],
+            innermost=names,
+        ).activation_bytes
+        for names in ([], innermost["01"])
+    ]
+    assert None not in activation_bytes
+    # The plan with the usual layout also holds its input and output in the other layout.
+    assert activation_bytes[1] < 0.7 * activation_bytes[0]
+
+
+def test_arrays_with_channels_innermost_are_what_polygraphy_takes() -> None:
+    array = np.arange(2 * 8 * 3 * 4 * 5, dtype=np.float16).reshape(2, 8, 3, 4, 5)
+    assert tensorrt_process.in_memory(array, False) is array
+    formatted = tensorrt_process.in_memory(array, True)
+    assert formatted.shape == array.shape and formatted.array.shape == (2, 3, 4, 5, 8)
+    raw = type(formatted)(formatted.array.view(np.uint8).ravel(), array.shape)  # as an output is
+    np.testing.assert_array_equal(tensorrt_process.from_memory(raw), array)
+    assert tensorrt_process.from_memory(array) is array
 
 
 def test_no_slab_has_a_tensor_that_convolutions_do_not_take(

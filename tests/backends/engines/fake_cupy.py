@@ -54,6 +54,9 @@ class Array:
         self.flags, self.data = view.flags, Pointer(cuda, block, address(view))
         self.device = Device(cuda, self.data.device_id)
 
+    def transpose(self, axes: Sequence[int]) -> Array:
+        return Array(self.cuda, self.block, self.view.transpose(axes))
+
     def __array__(self, *_: Any) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed")
 

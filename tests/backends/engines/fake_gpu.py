@@ -8,15 +8,17 @@ from __future__ import annotations
 import functools
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
-from backends.engines import tensorrt
+from backends.engines import channels_last, tensorrt
 from tests.backends.engines.fake_cuda import CUDARuntimeError, OutOfMemoryError
 from tests.backends.engines.fake_cupy import Cuda
 
@@ -35,9 +37,20 @@ def triton_type(tensor: Any) -> str:
     return _TYPES[tensor.type.removeprefix("tensor(").removesuffix(")")]
 
 
-def write_plan(onnx: Path, path: Path, most: int = 10**6, target: str = "tensorrt") -> None:
-    """Write a plan and its description for an ONNX file; sides are 1 to `most`, or fixed."""
-    path.write_bytes(onnx.read_bytes())
+def write_plan(
+    file: Path,
+    path: Path,
+    most: int = 10**6,
+    target: str = "tensorrt",
+    innermost: Sequence[str] = (),
+) -> None:
+    """Write a plan and its description for an ONNX file; sides are 1 to `most`, or fixed.
+
+    `innermost`: names of inputs and outputs in the format DHWC8.
+    """
+    model = onnx.load(file)
+    onnx.helper.set_model_props(model, dict.fromkeys(innermost, "DHWC8"))
+    path.write_bytes(model.SerializeToString())
     graph = session(path.read_bytes())
 
     def tensors(ports: Any) -> dict[str, Any]:
@@ -76,6 +89,7 @@ class Gpu(Cuda):
             ILogger=type("ILogger", (), {"ERROR": 1}),
             Runtime=lambda log: SimpleNamespace(deserialize_cuda_engine=self.deserialize),
             ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED=0),
+            TensorFormat=SimpleNamespace(LINEAR="LINEAR", DHWC8="DHWC8"),
             DynamicShapesKernelSpecializationStrategy=SimpleNamespace(LAZY=0, EAGER=1),
         )
 
@@ -95,7 +109,9 @@ class Gpu(Cuda):
         return super().empty(shape, dtype)
 
     def deserialize(self, plan: bytes) -> Any:
+        formats = session(plan).get_modelmeta().custom_metadata_map
         return SimpleNamespace(
+            get_tensor_format=lambda name: formats.get(name, "LINEAR"),
             create_runtime_config=RuntimeConfig,
             create_execution_context=lambda config: Context(self, plan, config),
         )
@@ -121,6 +137,7 @@ class Context:
         gpu.contexts += 1
         self.lazy = getattr(config, "dynamic_shapes_kernel_specialization_strategy", 1) == 0
         self.gpu, self.session, self.broken = gpu, session(plan), False
+        self.formats = self.session.get_modelmeta().custom_metadata_map
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
         self.outputs: dict[Any, dict[str, Any]] = {}  # shapes of inputs -> those of outputs
@@ -156,7 +173,12 @@ class Context:
     def tensor(self, tensor: Any, shape: tuple[int, ...]) -> np.ndarray:
         kind = np.dtype(numpy_type(tensor))
         memory = self.gpu.on_device(self.addresses[tensor.name], math.prod(shape) * kind.itemsize)
-        return memory.view(kind).reshape(shape)
+        innermost = tensor.name in self.formats
+        if innermost:
+            assert shape[1] % 8 == 0  # TensorRT would pad the channels
+        return channels_last.empty(
+            lambda axes, kind: memory.view(kind).reshape(axes), shape, kind, innermost
+        )
 
     def execute_async_v3(self, stream: int) -> bool:
         self.broken = self.broken or self.gpu.due("execute")

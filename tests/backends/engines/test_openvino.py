@@ -13,6 +13,7 @@ import openvino
 import pytest
 from openvino import opset13 as op
 
+from backends.engines import channels_last
 from backends.engines.openvino import Engine, has_bfloat16
 from tests.backends.engines import flows
 from tests.conftest import ROOT
@@ -219,6 +220,29 @@ def test_a_small_grid_is_without_winograd(wide: Path, without_winograd: None) ->
         engine({"x": np.ones((1, 64, 19, 18, 18), np.float32)})
     (again,) = engine({"x": np.ones((1, 64, 18, 18, 18), np.float32)}).values()
     np.testing.assert_array_equal(again, expected)
+
+
+@pytest.mark.parametrize("innermost", [False, True])
+def test_outputs_are_written_to_arrays_of_the_target(wide: Path, innermost: bool) -> None:
+    engine = Engine(wide, innermost=innermost)
+    calls: list[tuple[Any, ...]] = []
+
+    def target(name: str, shape: tuple[int, ...], dtype: Any, innermost: bool) -> Any:
+        calls.append((shape, np.dtype(dtype), innermost))
+        slab = channels_last.empty(np.empty, (1, 64, 8, *shape[3:]), dtype, innermost)
+        slab[...] = -1
+        return slab[:, :, 1:-1] if innermost else slab[:, :, :6].copy()
+
+    def inputs(value: float) -> dict[str, Any]:
+        return {"x": np.full((1, 64, 8, 6, 5), value, np.float32)}
+
+    (first,) = engine(inputs(1), target).values()
+    assert calls == [((1, 64, 6, 4, 3), np.dtype(np.float32), innermost)]
+    (second,) = engine(inputs(2), target).values()
+    (third,) = engine(inputs(3), lambda *_: None).values()
+    engine.release()
+    for value, output in enumerate((first, second, third), 1):
+        np.testing.assert_allclose(output, value, rtol=1e-4)
 
 
 def test_a_failed_subgraph_does_not_affect_the_next_run() -> None:

@@ -55,6 +55,17 @@ def test_the_first_run_of_tensorrt_rtx_gives_the_bytes_of_the_next(
     assert "EAGER" in kernels.__members__  # as the fake has it
 
 
+def test_a_plan_of_another_layout_is_refused(
+    gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu.tensorrt.TensorFormat, "DHWC8", "another")
+    write_plan(flows.FLOW, tmp_path / "model.plan", innermost=["latent"])
+    with pytest.raises(ValueError, match=r"^latent: format DHWC8; export the model again$"):
+        tensorrt.Engine(tmp_path, "model.plan", 0, None)
+    formats = pytest.importorskip("tensorrt_rtx").TensorFormat
+    assert {"LINEAR", "DHWC8"} <= formats.__members__.keys()  # as the fake has them
+
+
 def test_shapes_that_the_plan_was_not_built_for_cost_no_context(
     flow: tensorrt.Engine, gpu: Gpu
 ) -> None:

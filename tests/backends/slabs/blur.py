@@ -16,7 +16,7 @@ class Blur:
     def __init__(self, scale: float = 1.0) -> None:
         self.scale, self.calls, self.released = scale, 0, 0
 
-    def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def __call__(self, feeds: Mapping[str, Array], target: Any = None) -> dict[str, Array]:
         self.calls += 1
         x = feeds["x"].astype(np.float64)
         if "mean" in feeds:

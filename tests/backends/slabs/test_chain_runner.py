@@ -6,11 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from backends.slabs import budget
+from backends.slabs import budget, chain
 from backends.slabs.arena import Arena
 from backends.slabs.chain_runner import ChainRunner
 from backends.slabs.cpu import Cpu
@@ -54,6 +55,39 @@ def test_a_prepared_run_compiles_nothing(
     for engine in runner.device.engines:
         monkeypatch.setattr(engine, "_compile", None)  # cannot be called
     assert np.isfinite(runner(np.zeros(shape, np.float32))).all()
+
+
+@pytest.mark.parametrize("network", ["vae_decoder", "vae_encoder", "mask_encoder"])
+def test_engines_write_to_the_slabs_and_only_planes_are_copied(
+    network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = ROOT / "model_repository" / f"mini.{network}" / "1" / "chain.json"
+    device = Cpu(tmp_path, 2)
+    runner = ChainRunner(path, device)
+    side = runner.chain.planes[runner.chain.input]
+    sides = (8 * side, 4 * side, 4 * side)
+    channels = runner.chain.channels[runner.chain.input]
+    x = np.random.default_rng(0).normal(size=(1, channels, *sides)).astype(np.float32)
+    copied: list[tuple[int, ...]] = []
+
+    class Copies(Arena):
+        def copy(self, target: Any, source: Any) -> None:
+            copied.append(source.shape)
+            super().copy(target, source)
+
+    def run(arena: Arena) -> bytes:
+        copied.clear()
+        output: bytes = chain.run(runner.chain, x, 3, arena).tobytes()
+        return output
+
+    output = run(Copies(1 << 30, innermost=True))
+    cut = [(1, channels, planes * side, *sides[1:]) for planes in (3, 3, 2)]
+    slabs = [shape for shape in copied if len(shape) == 5]
+    assert slabs[:3] == cut and len(slabs) == 6  # the input is cut, the output is joined
+    assert any(len(shape) == 4 for shape in copied)
+    assert run(Copies(0, innermost=True)) == output  # far memory, to which all slabs are copied
+    assert sum(len(shape) == 5 for shape in copied) > 20
+    assert run(Copies(1 << 30, innermost=True)) == output
 
 
 def test_slabs_are_thinner_only_if_the_engine_does_not_fit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from backends.slabs import budget, chain
 from backends.slabs.arena import Arena
 from backends.slabs.chain_runner import ChainRunner
 from backends.slabs.gpu import Gpu, GpuArena, copy_rows
+from export import tensorrt_plans
 from tests.backends.engines import fake_gpu
 from tests.backends.engines import fake_onnx_runtime as fake
 from tests.backends.engines.fake_cuda import CUDARuntimeError
@@ -34,7 +36,7 @@ class OnCpu:
     def __init__(self, stem: Path) -> None:
         self.session = fake_gpu.session(stem.with_suffix(".onnx").read_bytes())
 
-    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+    def __call__(self, feeds: Mapping[str, Any], target: Any = None) -> dict[str, Any]:
         names = [output.name for output in self.session.get_outputs()]
         return dict(zip(names, self.session.run(names, dict(feeds)), strict=True))
 
@@ -80,8 +82,13 @@ def load(gpu: fake.Gpu, tmp_path: Path, by_onnx_runtime: bool) -> Callable[..., 
         if by_onnx_runtime:
             return ChainRunner(folder(model) / "chain.json", device, gigabytes, **options)
         shutil.copy(folder(model) / "chain.json", tmp_path)
+        description = json.loads((tmp_path / "chain.json").read_bytes())
+        # The formats of float16; the fake has them for float32, too.
+        innermost = tensorrt_plans.innermost_tensors({**description, "itemsize": 2})
+        assert any(innermost.values())
         for onnx in folder(model).glob("*.onnx"):
-            fake_gpu.write_plan(onnx, tmp_path / f"{onnx.stem}.plan")
+            plan = tmp_path / f"{onnx.stem}.plan"
+            fake_gpu.write_plan(onnx, plan, innermost=innermost[onnx.stem])
         return ChainRunner(tmp_path / "chain.json", device, gigabytes, **options)
 
     return loaded
@@ -108,6 +115,24 @@ def test_in_any_slabs_the_output_is_the_cpus(
     runner = load(model)
     for _ in range(2):  # the second one with used memory
         assert in_slabs(runner, INPUTS[model], thickness, near) == truth(model, thickness)
+
+
+@pytest.mark.parametrize("by_onnx_runtime", [False], ids=["TensorRT"], indirect=True)
+def test_plans_write_to_the_slabs_and_only_planes_are_copied(
+    gpu: fake.Gpu, load: Callable[..., ChainRunner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, shapes = load("vae_decoder"), []
+    copy = GpuArena.copy
+
+    def recorded(arena: GpuArena, target: Any, source: Any) -> None:
+        shapes.append(target.shape)
+        copy(arena, target, source)
+
+    monkeypatch.setattr(GpuArena, "copy", recorded)
+    in_slabs(runner, INPUTS["vae_decoder"], 4)
+    slabs = [shape for shape in shapes if len(shape) == 5 and shape[2] > 3]
+    # The latent is cut and the image joined. Nothing else has the usual layout.
+    assert [shape[1] for shape in slabs] == [4, 4, 1, 1]
 
 
 def test_without_memory_slabs_get_thinner_and_the_next_run_is_not_affected(
@@ -230,6 +255,11 @@ def test_a_copy_is_a_copy_of_rows() -> None:
     assert copy_rows(part[:1, :1], whole[1:, 2:, 2:]) == (6 * 80, 1, 6 * 80, 6 * 80)
     assert copy_rows(whole, whole) == (whole.nbytes, 1, whole.nbytes, whole.nbytes)
     assert copy_rows(whole[0, 0, 0, 0, ::2], part[0, 0, 0, :3, 0]) == (4, 3, 8, 20)
+    last, part_last = (array.transpose(0, 2, 3, 4, 1).copy() for array in (whole, part))
+    last, part_last = (array.transpose(0, 4, 1, 2, 3) for array in (last, part_last))
+    plane = 3 * 4 * 5 * 4
+    assert copy_rows(last[:1, :, 1:-1], part_last[:1]) == (6 * plane, 1, 6 * plane, 6 * plane)
+    assert copy_rows(last[:, :, 0], part_last[:, :, 2]) == (plane, 2, 8 * plane, 6 * plane)
     with pytest.raises(ValueError, match="is not a copy of evenly spaced rows"):
         copy_rows(whole[:, :, :6, :2], part[:, :, :, :2])
     with pytest.raises(ValueError, match=r"needs the same type and shape, not float16 \[2, 3, 8"):
