@@ -116,7 +116,7 @@ class Engine:
         expect(SPARE + _PEAK * (input_bytes + output_bytes(compiled)))
         if self.request is None or self.request_shapes != shapes:
             self._new_request(compiled, shapes)
-        arrays = {} if target is None else self._redirect(compiled, shapes, target)
+        arrays = self._redirect(compiled, shapes, target)
         inputs = {
             name: channels_last.in_memory(feeds[name], self.innermost) for name in self.inputs
         }
@@ -135,17 +135,13 @@ class Engine:
         self.request_shapes, self.request = shapes, compiled.create_infer_request()
         self.redirected = set()
 
-    def _redirect(self, compiled: Any, shapes: Shapes, target: Target) -> dict[str, Array]:
+    def _redirect(self, compiled: Any, shapes: Shapes, target: Target | None) -> dict[str, Array]:
         """Let the request write to the arrays of `target`; return them by the outputs' names."""
         import openvino
 
         arrays = {}
         for name in self.outputs:
-            port = compiled.output(name)
-            shape, dtype = tuple(port.get_shape()), port.get_element_type().to_dtype()
-            if self.innermost and len(shape) == 5:
-                shape = tuple(shape[axis] for axis in channels_last.FIRST)
-            array = target(name, shape, dtype, self.innermost)
+            array = None if target is None else target(name, *self._memory(compiled.output(name)))
             if array is not None:
                 arrays[name] = array
         if not self.redirected <= arrays.keys():
@@ -155,6 +151,13 @@ class Engine:
             self.request.set_tensor(name, openvino.Tensor(memory, shared_memory=True))
         self.redirected = set(arrays)
         return arrays
+
+    def _memory(self, port: Any) -> tuple[tuple[int, ...], Any, bool]:
+        """Return the shape and dtype of an output, and whether C is innermost in memory."""
+        shape, innermost = tuple(port.get_shape()), self.innermost and len(port.get_shape()) == 5
+        if innermost:
+            shape = tuple(shape[axis] for axis in channels_last.FIRST)
+        return shape, port.get_element_type().to_dtype(), innermost
 
     def _output(self, name: str) -> Array:
         array: Array = self.request.get_tensor(name).data

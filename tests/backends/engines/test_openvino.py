@@ -239,9 +239,10 @@ def test_outputs_are_written_to_arrays_of_the_target(wide: Path, innermost: bool
     (first,) = engine(inputs(1), target).values()
     assert calls == [((1, 64, 6, 4, 3), np.dtype(np.float32), innermost)]
     (second,) = engine(inputs(2), target).values()
-    (third,) = engine(inputs(3), lambda *_: None).values()
+    (third,) = (output.copy() for output in engine(inputs(3)).values())
+    (fourth,) = engine(inputs(4), lambda *_: None).values()
     engine.release()
-    for value, output in enumerate((first, second, third), 1):
+    for value, output in enumerate((first, second, third, fourth), 1):
         np.testing.assert_allclose(output, value, rtol=1e-4)
 
 
