@@ -11,6 +11,7 @@ from typing import Any
 from ..engines import Array, openvino
 from ..engines.memory import first_that_fits
 from . import budget, chain
+from .activations import Convert
 from .cpu import Cpu
 from .gpu import Gpu
 
@@ -24,7 +25,7 @@ class ChainRunner:
         device: Cpu | Gpu,
         gigabytes: float = 0,
         warn: Callable[[str], None] = print,
-        convert: chain.Convert | None = None,
+        convert: Convert | None = None,
     ) -> None:
         """Load the `chain.json` at `path`.
 
