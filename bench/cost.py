@@ -184,7 +184,7 @@ its data sheet.
 - *usual layout, outputs copied into slabs*: TensorRT copies an activation into its kernels' layout
   and back, and a further copy puts it into its slab.
 - *channels innermost, outputs written to slabs*: plans in float16 run in this way.
-- *least*: each subgraph reads its input and writes its output once. This is not built: at the
+- *least*: each convolution reads its input and writes its output once. This is not built: at the
   border of a volume, doubling and a convolution with zeros beyond it are no transposed
   convolution."""
 

@@ -18,7 +18,8 @@ SINGLE = 4
 class Traffic:
     """Bytes per voxel of the output: the convolutions, and what copies an activation.
 
-    `convolutions` read their input and what they add, and write their output. `moments` read the
+    `convolutions` read their input and what they add, and write their output. A shortcut is a
+    convolution of its own. `moments` read the
     output for its mean and its variance. `doubling` writes and reads the doubled input. `layout`
     are copies into another layout and back, `slabs` copies of an output into its slab.
     """
@@ -53,6 +54,7 @@ def count(chain: Chain) -> Traffic:
 
     subgraphs, ends = chain.subgraphs, (chain.input, chain.output)
     reads = [name for s in subgraphs for name in (s.input, s.skip) if name is not None]
+    reads += [s.input for s in subgraphs if s.shortcut is not None]
     writes = [name for s in subgraphs for name in (s.output, s.shortcut_to) if name is not None]
     between = [name for name in (*reads, *writes) if name not in ends]
     doubled = sum(8 * size(s.input) for s in subgraphs if s.resize == "up")
@@ -62,7 +64,7 @@ def count(chain: Chain) -> Traffic:
         # The interpolation is in float32, and the convolution takes float16.
         doubling=2 * (SINGLE + HALF) * doubled,
         layout=2 * HALF * sum(map(size, between)),
-        slabs=2 * HALF * sum(map(size, writes)),
+        slabs=2 * HALF * sum(size(name) for name in writes if name != chain.output),
     )
 
 

@@ -121,7 +121,7 @@ class Engine:
             name: channels_last.in_memory(feeds[name], self.innermost) for name in self.inputs
         }
         try:
-            self.request.infer(inputs, share_inputs=True)
+            self.request.infer(inputs, share_inputs=True, share_outputs=True)
         except Exception:
             # OpenVINO 2026.4.1: after an error, all later runs of a compiled model also fail.
             self.request = None

@@ -131,7 +131,8 @@ class Engine:
         """Put a run on the stream; return the outputs, CuPy arrays that the run writes.
 
         Earlier work on the stream may still be writing `arrays`. Outputs are those arrays that
-        `target` returns, and new ones where it returns None. Raises ValueError for shapes that
+        `target` returns, and new ones where it returns None or an array that is not aligned.
+        Raises ValueError for shapes that
         the engine was not built for, MemoryError if the GPU does not have enough memory, and
         RuntimeError if the engine fails; the next run then uses a new context.
         """
@@ -154,16 +155,18 @@ class Engine:
             }
             for name, array in inputs.items():
                 context.set_input_shape(name, shapes[name])
-                context.set_tensor_address(name, array.data.ptr)
+                if not context.set_tensor_address(name, array.data.ptr):
+                    raise RuntimeError(f"{self.name}: {self.log.last()}")
             outputs = {}
             for name, tensor in self.description["outputs"].items():
                 shape = tuple(context.get_tensor_shape(name))
                 dtype, innermost = numpy_type(tensor["type"]), name in self.innermost
                 output = None if target is None else target(name, shape, dtype, innermost)
-                if output is None:
+                if output is None or output.data.ptr % _ALIGNMENT:
                     output = channels_last.empty(self.cupy.empty, shape, dtype, innermost)
                 outputs[name] = output
-                context.set_tensor_address(name, outputs[name].data.ptr)
+                if not context.set_tensor_address(name, output.data.ptr):
+                    raise RuntimeError(f"{self.name}: {self.log.last()}")
             size = context.update_device_memory_size_for_shapes()
             scratch = self.cupy.cuda.alloc(max(size, 1))
             context.set_device_memory(scratch.ptr, size)
@@ -261,6 +264,9 @@ def check(inputs: Mapping[str, Any], shapes: Mapping[str, Shape]) -> None:
         ):
             raise ValueError(f"{name}: {list(shape)} is not within {low} to {high}")
 
+
+# Bytes of which an output's address has to be a multiple (NvInferRuntime.h, setTensorAddress).
+_ALIGNMENT = 256
 
 _TYPES: dict[str, type[Any]] = {
     "FP32": np.float32,

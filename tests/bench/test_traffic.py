@@ -40,11 +40,11 @@ def test_bytes_of_two_subgraphs() -> None:
     )
     # Elements per voxel: 4 / 8 of the latent, 1 of a, 1 of s, 1 of the image.
     assert traffic.count(chain) == traffic.Traffic(
-        convolutions=2 * (0.5 + 1 + 1 + 1 + 1 + 1),
+        convolutions=2 * (0.5 + 0.5 + 1 + 1 + 1 + 1 + 1),
         moments=2 * 2 * 1,
         doubling=2 * 6 * 8,
         layout=2 * 2 * (1 + 1 + 1 + 1),
-        slabs=2 * 2 * (1 + 1 + 1),
+        slabs=2 * 2 * (1 + 1),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from export import build
+from export import build, cache
 from export.files import sha256
 from export.job import limit
 from tests.export.repository_of_tiny import job, official
@@ -54,11 +54,15 @@ def test_what_differs_in_its_configuration_or_lacks_a_file_is_written_again(
     assert last_line(variant=smaller) == f"tiny-ddpm: written to {models}"
 
 
-def test_builds_with_one_cache_wait_for_each_other(official_repository: Path) -> None:
+def test_builds_with_one_cache_wait_for_each_other(
+    tmp_path: Path, official_repository: Path
+) -> None:
     lines: list[str] = []
-    with (official_repository / "cache" / "lock").open("w") as lock:
+    with cache.locked(official_repository / "cache"):  # other processes use it, too
+        shutil.copytree(official_repository, tmp_path / "official")
+    with (tmp_path / "official" / "cache" / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        arguments = job(DDPM, official_repository), lines.append
+        arguments = job(DDPM, tmp_path / "official"), lines.append
         other = threading.Thread(target=build.build, args=arguments)
         other.start()
         other.join(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib
 import json
 import re
 import resource
@@ -11,10 +12,14 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from polygraphy.backend.base import BaseRunner
+from polygraphy.common import FormattedArray, TensorMetadata
 
 from export import (
     graphs,
@@ -163,14 +168,51 @@ def test_channels_are_innermost_between_subgraphs_of_float16(
     assert activation_bytes[1] < 0.7 * activation_bytes[0]
 
 
-def test_arrays_with_channels_innermost_are_what_polygraphy_takes() -> None:
+def test_a_plan_runs_on_arrays_with_channels_innermost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """polygraphy's own runner and checks, over an engine that adds one to its input."""
     array = np.arange(2 * 8 * 3 * 4 * 5, dtype=np.float16).reshape(2, 8, 3, 4, 5)
-    assert tensorrt_process.in_memory(array, False) is array
-    formatted = tensorrt_process.in_memory(array, True)
-    assert formatted.shape == array.shape and formatted.array.shape == (2, 3, 4, 5, 8)
-    raw = type(formatted)(formatted.array.view(np.uint8).ravel(), array.shape)  # as an output is
-    np.testing.assert_array_equal(tensorrt_process.from_memory(raw), array)
-    assert tensorrt_process.from_memory(array) is array
+    names = ("x", "mean", "y")
+
+    class Runner(BaseRunner):  # type: ignore[misc]
+        def __init__(self, loader: Any, allocation_strategy: str) -> None:
+            super().__init__()
+            self.engine = SimpleNamespace(
+                num_io_tensors=len(names),
+                get_tensor_name=lambda index: names[index],
+                get_tensor_format=lambda name: (
+                    trt.TensorFormat.LINEAR if name == "mean" else trt.TensorFormat.DHWC8
+                ),
+            )
+
+        def activate_impl(self) -> None:
+            """Do nothing."""
+
+        def deactivate_impl(self) -> None:
+            """Do nothing."""
+
+        def get_input_metadata_impl(self) -> TensorMetadata:
+            metadata = TensorMetadata().add("x", array.dtype, array.shape)
+            return metadata.add("mean", np.dtype(np.float32), (8,))
+
+        def infer_impl(self, feed_dict: dict[str, Any]) -> dict[str, Any]:
+            assert feed_dict["mean"].shape == (8,)
+            memory = feed_dict["x"].array
+            assert feed_dict["x"].shape == array.shape and memory.shape == (2, 3, 4, 5, 8)
+            raw = (memory + 1).view(np.uint8).ravel()
+            return {"y": FormattedArray(np.append(raw, np.zeros(64, np.uint8)), array.shape)}
+
+    trt = tensorrt_process.tensorrt("tensorrt-rtx")
+    backend = importlib.import_module("polygraphy.backend.trt")
+    monkeypatch.setattr(backend, "TrtRunner", Runner)
+    monkeypatch.setattr(backend, "EngineFromPath", lambda path: None)
+    monkeypatch.setattr(tensorrt_process, "gpu_capability", lambda: "8.9")
+    np.savez(tmp_path / "feed.npz", x=array, mean=np.zeros(8, np.float32))
+    output = str(tmp_path / "output.npz")
+    tensorrt_process.run("tensorrt-rtx", "plan", [str(tmp_path / "feed.npz")], [output])
+    with np.load(output) as arrays:
+        np.testing.assert_array_equal(arrays["y"], array + 1)
 
 
 def test_no_slab_has_a_tensor_that_convolutions_do_not_take(

@@ -43,7 +43,8 @@ def test_a_graph_of_other_weights_fails(
     official_repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     variant, copy = official("tiny-brain"), tmp_path / "cache"
-    shutil.copytree(official_repository / "cache", copy)
+    with cache.locked(official_repository / "cache"):  # other processes use it, too
+        shutil.copytree(official_repository / "cache", copy)
     key = cache.graph_key(variant, "flow", checkpoint_digests(variant, official_repository), "fp32")
     path = copy / key / "model.onnx"
     model = onnx.load(path)

@@ -115,7 +115,9 @@ class Pool:
             self.free_all_blocks()
         if self.total_bytes() + size > self.capacity:
             raise self.full(f"cudaErrorMemoryAllocation: out of memory allocating {size} bytes")
-        segment = np.full(size, 0xFF, np.uint8)  # NaN in every float type
+        memory = np.full(size + UNIT, 0xFF, np.uint8)  # NaN in every float type
+        start = -address(memory) % UNIT  # CUDA's memory is aligned
+        segment = memory[start : start + size]
         self.segments[address(segment)] = segment
         self.allocated += 1
         return segment

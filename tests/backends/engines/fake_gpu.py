@@ -148,8 +148,11 @@ class Context:
             raise RuntimeError("a shape that is not allowed")
         self.shapes[name] = tuple(shape)
 
-    def set_tensor_address(self, name: str, begin: int) -> None:
+    def set_tensor_address(self, name: str, begin: int) -> bool:
+        if begin % 256 and name in {output.name for output in self.session.get_outputs()}:
+            return False
         self.addresses[name] = begin
+        return True
 
     def get_tensor_shape(self, name: str) -> Any:
         key = tuple(self.shapes.items())

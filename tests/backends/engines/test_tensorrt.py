@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from backends.engines import tensorrt
 from backends.engines.memory import out_of_memory
 from tests.backends.engines import flows
+from tests.backends.engines.fake_cupy import Array
 from tests.backends.engines.fake_gpu import Gpu, session, write_plan
 
 
@@ -53,6 +55,27 @@ def test_the_first_run_of_tensorrt_rtx_gives_the_bytes_of_the_next(
     assert run(flow) == run(flow)
     kernels = pytest.importorskip("tensorrt_rtx").DynamicShapesKernelSpecializationStrategy
     assert "EAGER" in kernels.__members__  # as the fake has it
+
+
+@pytest.mark.parametrize("offset", [0, 256, 64])
+def test_outputs_are_written_to_aligned_arrays_of_the_target(
+    flow: tensorrt.Engine, gpu: Gpu, offset: int
+) -> None:
+    targets = []
+
+    def target(name: str, shape: tuple[int, ...], dtype: Any, innermost: bool) -> Array:
+        block = gpu.empty((math.prod(shape) + 64,), dtype).block
+        bytes_of_target = block.segment[offset : offset + 4 * math.prod(shape)]
+        targets.append(Array(gpu, block, bytes_of_target.view(dtype).reshape(shape)))
+        return targets[-1]
+
+    expected = run(flow)
+    with flow.stream:
+        outputs = flow.enqueue(flows.good(), target)
+    flow.stream.synchronize()
+    assert [outputs[name].view.tobytes() for name in flows.OUTPUTS] == expected
+    used = {id(output) for output in outputs.values()} & set(map(id, targets))
+    assert len(used) == (0 if offset == 64 else len(flows.OUTPUTS))
 
 
 def test_a_plan_of_another_layout_is_refused(
