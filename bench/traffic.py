@@ -19,9 +19,9 @@ class Traffic:
     """Bytes per voxel of the output: the convolutions, and what copies an activation.
 
     `convolutions` read their input and what they add, and write their output. A shortcut is a
-    convolution of its own. `moments` read the
-    output for its mean and its variance. `doubling` writes and reads the doubled input. `layout`
-    are copies into another layout and back, `slabs` copies of an output into its slab.
+    convolution of its own. `moments` read the output for its mean and its variance. `doubling`
+    writes and reads the doubled input. `layout` are copies into another layout and back, `slabs`
+    copies of an output into its slab.
     """
 
     convolutions: float

@@ -132,9 +132,9 @@ class Engine:
 
         Earlier work on the stream may still be writing `arrays`. Outputs are those arrays that
         `target` returns, and new ones where it returns None or an array that is not aligned.
-        Raises ValueError for shapes that
-        the engine was not built for, MemoryError if the GPU does not have enough memory, and
-        RuntimeError if the engine fails; the next run then uses a new context.
+        Raises ValueError for shapes that the engine was not built for, MemoryError if the GPU does
+        not have enough memory, and RuntimeError if the engine fails; the next run then uses a new
+        context.
         """
         shapes = {name: tuple(array.shape) for name, array in arrays.items()}
         check(self.description["inputs"], shapes)

@@ -19,7 +19,7 @@ class Slabs:
     """An activation in slabs; `haloed` ones also have one plane of each neighbour.
 
     Beyond the volume, this plane repeats the last one, which interpolation needs. Convolutions
-    multiply it by 0; see `inside`.
+    multiply it by 0; see `chain.inside`.
     """
 
     def __init__(self, count: int, haloed: bool, arena: Arena) -> None:
@@ -43,7 +43,12 @@ class Slabs:
         """Allocate a slab, and return its own planes."""
         rows, channels, planes, *sides = shape
         full = (rows, channels, planes + 2, *sides) if self.haloed else shape
-        self.slabs[number] = slab = self.arena.empty(full, dtype, innermost)
+        self.slabs[number] = self.arena.empty(full, dtype, innermost)
+        return self._own(number)
+
+    def _own(self, number: int) -> Any:
+        """Return a slab without the planes of its neighbours."""
+        slab = self.slabs[number]
         return slab[:, :, 1:-1] if self.haloed else slab
 
     def put(self, number: int, core: Any) -> None:
@@ -53,12 +58,12 @@ class Slabs:
         """
         if self.slabs[number] is None:
             self._allocate(number, core.shape, core.dtype, channels_last.is_innermost(core))
-        slab = self.slabs[number]
         if core is not self.written:
-            self.arena.copy(slab[:, :, 1:-1] if self.haloed else slab, core)
+            self.arena.copy(self._own(number), core)
         self.written = None
         if not self.haloed:
             return
+        slab = self.slabs[number]
         before = self.slabs[number - 1] if number else None
         self.arena.copy(slab[:, :, 0], core[:, :, 0] if before is None else before[:, :, -2])
         self.arena.copy(slab[:, :, -1], core[:, :, -1])

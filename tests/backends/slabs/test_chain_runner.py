@@ -59,11 +59,10 @@ def test_a_prepared_run_compiles_nothing(
 
 @pytest.mark.parametrize("network", ["vae_decoder", "vae_encoder", "mask_encoder"])
 def test_engines_write_to_the_slabs_and_only_planes_are_copied(
-    network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: str, tmp_path: Path
 ) -> None:
     path = ROOT / "model_repository" / f"mini.{network}" / "1" / "chain.json"
-    device = Cpu(tmp_path, 2)
-    runner = ChainRunner(path, device)
+    runner = ChainRunner(path, Cpu(tmp_path, 2))
     side = runner.chain.planes[runner.chain.input]
     sides = (8 * side, 4 * side, 4 * side)
     channels = runner.chain.channels[runner.chain.input]
