@@ -238,6 +238,30 @@ def test_interrupt_cancels_on_the_server_and_leaves_nothing(
     eventually(lambda: cancelled_requests(server) >= before + 1)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("error", ["RuntimeError('release unlocked lock')", "OSError('lost')"])
+def test_an_error_caused_by_a_signal_is_a_cancellation(number: signal.Signals, error: str) -> None:
+    # `queue.Queue.get` can raise such a RuntimeError if a signal interrupts its bookkeeping.
+    code = f"""
+import signal, sys
+from maisi_client import Client
+from maisi_client._cli.entry import main
+
+def info(self):
+    try:
+        signal.raise_signal({int(number)})
+    except KeyboardInterrupt:
+        raise {error}
+
+Client.info = info
+sys.exit(main(["info", "--json"]))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 130
+    assert result.stderr == "maisi: cancelled\n"
+    assert json.loads(result.stdout)["error"]["kind"] == "cancelled"
+
+
 def test_a_picture_that_cannot_be_drawn_loses_no_volume(
     server: Any, mask: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

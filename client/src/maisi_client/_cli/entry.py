@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .._errors import MaisiError
 from .parser import parser
@@ -16,8 +16,15 @@ from .parser import parser
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     _open_streams()
+    interrupted = False
+
+    def interrupt(*_: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
     # SIGTERM ends like Ctrl-C: the request is cancelled on the server, and no draft file remains.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _handle_signals(interrupt)
     as_json = False
     try:
         try:
@@ -25,18 +32,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             as_json = args.json
             args.run(args)
             code = 0
-        except KeyboardInterrupt:
-            # A second signal must not interrupt the report.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            code = _fail(as_json, "Cancelled", MaisiError("cancelled", "cancelled"), 130)
-        except BrokenPipeError:
-            raise
-        except (MaisiError, OSError) as error:
-            nameless = isinstance(error, FileNotFoundError) and error.filename is None
-            message = "the current folder does not exist any more" if nameless else str(error)
-            failure = error if isinstance(error, MaisiError) else MaisiError(message)
-            code = _fail(as_json, type(error).__name__, failure, 1)
+        except BaseException as error:
+            # After a signal any error is a cancellation: `queue` and `threading` can raise
+            # RuntimeError in place of KeyboardInterrupt.
+            if interrupted:
+                _handle_signals(signal.SIG_IGN)  # a second signal must not interrupt the report
+                code = _fail(as_json, "Cancelled", MaisiError("cancelled", "cancelled"), 130)
+            elif isinstance(error, MaisiError | OSError) and not isinstance(error, BrokenPipeError):
+                code = _fail(as_json, type(error).__name__, _failure(error), 1)
+            else:
+                raise
         sys.stdout.flush()  # here, where its error is still reported
     except BrokenPipeError:  # the reader of our output has closed it, as `| head` does
         _discard(sys.stdout)
@@ -45,6 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard(sys.stdout)
         return _fail(False, "", MaisiError(f"the output cannot be written: {error}"), 1)
     return code
+
+
+def _handle_signals(handler: Callable[..., object] | signal.Handlers) -> None:
+    """Set the handler of SIGINT and SIGTERM, unless the caller of the command ignores them."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 class _Messages(io.TextIOWrapper):
@@ -74,6 +86,13 @@ def _discard(stream: object) -> None:
     """Redirect a stream to nothing, since Python flushes its buffer at exit."""
     if isinstance(stream, io.TextIOWrapper):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _failure(error: MaisiError | OSError) -> MaisiError:
+    if isinstance(error, MaisiError):
+        return error
+    nameless = isinstance(error, FileNotFoundError) and error.filename is None
+    return MaisiError("the current folder does not exist any more" if nameless else str(error))
 
 
 def _fail(as_json: bool, name: str, error: MaisiError, code: int) -> int:
