@@ -11,7 +11,7 @@ SCHEDULES = {
     "ddpm": ("train_timesteps", "beta_start", "beta_end"),
     "rflow": ("train_timesteps", "base_numel"),
 }
-SIZE_KEYS = ("name", "default", "label", "tumour", "volume", "within", "meaning")
+SIZE_KEYS = ("name", "default", "label", "tumour", "labels", "volume", "within", "meaning")
 
 Table = Mapping[str, Any]
 
@@ -21,9 +21,10 @@ def check(networks: Mapping[str, Table], serving: Table, file_name: str) -> None
 
     `networks` and `serving` are those of a variant with mask networks. An entry of
     `mask_generation.sizes` has a `name` and a `default`, 0..1 or -1 for absent; that of a lesion
-    has its `label` in the mask. A request may have at most one of the entries with `tumour`.
-    A lesion may have `volume`, the ml of the sizes 0 and 1, and `within`, the labels into which it
-    may grow to that volume, for the cleanup `head`. `meaning` is an optional description.
+    has its `label` in the mask. A request may have at most one of the entries with `tumour`. For
+    the cleanup `head`, a lesion, or an organ with its `labels`, may have `volume`, the ml of the
+    sizes 0 and 1, and `within`, the labels into which it may grow to that volume. `meaning` is an
+    optional description.
     """
     table = serving["mask_generation"]
     _check_networks(networks, serving, file_name)
@@ -88,18 +89,17 @@ def _check_entries(entries: Sequence[Table], mask_labels: Sequence[int], file_na
             raise ValueError(f"{prefix} has the label {entry['label']}, not one of mask_labels")
         if entry.get("tumour") and "label" not in entry:
             raise ValueError(f"{prefix} is a tumour, but has no label")
-        if ("volume" in entry) != ("within" in entry) or (
-            "volume" in entry and "label" not in entry
+        if entry.keys() & {"labels", "volume", "within"} and not (
+            entry.keys() >= {"volume", "within"} and ("label" in entry) != ("labels" in entry)
         ):
-            raise ValueError(
-                f"{prefix} needs label, volume and within if it has one of the last two"
-            )
+            raise ValueError(f"{prefix} needs volume, within, and either label or labels")
         if "volume" in entry and not 0 < entry["volume"][0] < entry["volume"][1]:
             raise ValueError(
                 f"{prefix} has the volumes {entry['volume']}; two increasing are expected"
             )
-        if not set(entry.get("within", ())) <= set(mask_labels):
-            raise ValueError(f"{prefix}: within must be ids out of mask_labels")
+        for key in ("labels", "within"):
+            if not set(entry.get(key, ())) <= set(mask_labels):
+                raise ValueError(f"{prefix}: {key} must be ids out of mask_labels")
         names.append(name)
 
 

@@ -130,7 +130,7 @@ def generate(
     noise = torch.randn(1, 4, *shape, generator=torch.Generator().manual_seed(seed)).numpy()
     sizes = requested.tolist()
     labels = reference.generated_labels(nets, iter([noise]), sizes, steps, LABELS, "rflow")
-    lesions, volumes = anatomy.lesions(serving, sizes), anatomy.lesion_volumes(serving, sizes)
+    lesions, volumes = anatomy.lesions(serving, sizes), anatomy.volumes(serving, sizes)
     return head_cleanup.clean(serving, labels, lesions, volumes, seed)
 
 

@@ -100,18 +100,21 @@ def lesions(variant: Variant, sizes: Sequence[float]) -> tuple[int, ...]:
     return tuple(entry["label"] for entry in present if entry not in tumours[:-1])
 
 
-def lesion_volumes(variant: Variant, sizes: Sequence[float]) -> dict[int, float]:
-    """Return label id -> volume in ml of the lesions in `sizes` whose entries have a `volume`.
+def volumes(variant: Variant, sizes: Sequence[float]) -> dict[str, float]:
+    """Return name -> volume in ml of those of `sizes` whose entries have a `volume`.
 
-    A size is linear in the third root of the volume, between the two volumes of the entry.
+    Between the two volumes of its entry, the size of a lesion is linear in the third root of the
+    volume, and that of an organ in the volume. Absent sizes have no volume.
     """
     present = lesions(variant, sizes)
-    volumes = {}
+    result = {}
     for entry, size in zip(variant["mask_generation"]["sizes"], sizes, strict=True):
-        if "volume" in entry and entry["label"] in present:
-            low, high = (volume ** (1 / 3) for volume in entry["volume"])
-            volumes[entry["label"]] = float((low + size * (high - low)) ** 3)
-    return volumes
+        is_organ = "labels" in entry and size != ABSENT
+        if "volume" in entry and (is_organ or entry.get("label") in present):
+            degree = 1 if is_organ else 3
+            low, high = (volume ** (1 / degree) for volume in entry["volume"])
+            result[entry["name"]] = float((low + size * (high - low)) ** degree)
+    return result
 
 
 def parse_organs(variant: Variant, inputs: Inputs) -> tuple[int, ...] | None:

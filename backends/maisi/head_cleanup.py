@@ -18,19 +18,20 @@ from .morphology import CORNERS, Bits, Mask, largest, piece_sizes
 
 # A smaller piece of an organ, in voxels, is a speck. The value is our choice.
 SPECK = 8
+_SPACE = 16  # voxels by which an organ may grow
 
 
 def clean(
     variant: Variant,
     labels: Mask,
     requested: Collection[int],
-    volumes: Mapping[int, float] = MappingProxyType({}),
+    volumes: Mapping[str, float] = MappingProxyType({}),
     seed: int = 0,
 ) -> Mask:
     """Return a cleaned copy of `labels` [X, Y, Z]; `requested` are the ids of the lesions to keep.
 
-    `volumes` has the requested volumes of some of them, in ml. Voxels that share a corner belong to
-    one piece. The steps are, in this order:
+    `volumes` has requested volumes in ml by the names of sizes. Voxels that share a corner belong
+    to one piece. The steps are, in this order:
 
     - only the largest piece of all labels together is kept;
     - background that it encloses gets the nearest label;
@@ -39,13 +40,15 @@ def clean(
     - a lesion with a requested volume loses its outermost voxels, or grows into the labels in its
       `within`, until it has that volume. One that is missing begins at a random voxel of these
       labels, which `seed` determines, so deep in them that a ball of that volume fits;
+    - an organ with a requested volume shrinks or grows likewise, each of its labels by the same
+      factor;
     - pieces of an organ below 8 voxels get the most frequent label around them. Lesions, and the
       labels in the variant's `mask_generation.scattered`, are not organs.
     """
     data = np.where(largest(labels != 0), labels, np.uint8(0))
     _fill_holes(data)
     _replace_lesions(variant, data, requested)
-    _resize_lesions(variant, data, volumes, seed)
+    _resize(variant, data, volumes, seed)
     others = {0, *variant["mask_generation"]["scattered"]}
     others |= {int(id_) for id_ in (*variant["lesions"], *variant.get("lesion_neighbours", {}))}
     _absorb_specks(data, {int(id_) for id_ in variant["labels"]} - others)
@@ -86,31 +89,67 @@ def _heal(variant: Variant, data: Mask, part: Bits, entry: Mapping[str, Any]) ->
     """
     if not part.any():
         return
-    organs = np.isin(data, [] if entry.get("tumour") else entry.get("within", []))
-    if organs.any():
-        index = ndimage.distance_transform_edt(~organs, return_distances=False, return_indices=True)
-        data[part] = data[tuple(index[:, part])]
-    else:
+    organs = () if entry.get("tumour") else entry.get("within", ())
+    if not _replace_by_nearest(data, part, organs):
         data[part] = organs_of_lesions(variant, data)[entry["label"]]
 
 
-def _resize_lesions(variant: Variant, data: Mask, volumes: Mapping[int, float], seed: int) -> None:
-    """Change lesions in `data`, in place, to `volumes` in ml, as far as they have space."""
+def _replace_by_nearest(data: Mask, part: Bits, labels: Collection[int]) -> bool:
+    """Set `part` of `data` to the nearest of `labels`, in place; return False if there is none."""
+    others = np.isin(data, list(labels)) & ~part
+    if not others.any():
+        return False
+    index = ndimage.distance_transform_edt(~others, return_distances=False, return_indices=True)
+    data[part] = data[tuple(index[:, part])]
+    return True
+
+
+def _resize(variant: Variant, data: Mask, volumes: Mapping[str, float], seed: int) -> None:
+    """Change lesions, then organs, in `data` to `volumes` in ml, in place, if they have space."""
     millilitres = math.prod(variant["mask_generation"]["spacing"]) / 1000
-    for entry in variant["mask_generation"]["sizes"]:
-        if (label := entry.get("label")) not in volumes:
-            continue
-        part, voxels = data == label, max(1, round(volumes[label] / millilitres))
-        allowed = np.isin(data, entry["within"]) | part
-        if part.any():
-            resized = _shrunk(part, voxels)
+    entries = [e for e in variant["mask_generation"]["sizes"] if e["name"] in volumes]
+    for entry in sorted(entries, key=lambda entry: "labels" in entry):
+        voxels = max(1, round(volumes[entry["name"]] / millilitres))
+        if "labels" in entry:
+            _resize_organ(data, voxels, entry)
         else:
-            resized = _planted(allowed, voxels, np.random.default_rng((seed, label)))
-        if entry.get("tumour"):
-            resized = largest(resized)
-        resized = _grown(resized, voxels, allowed)
-        _heal(variant, data, part & ~resized, entry)
+            _resize_lesion(variant, data, voxels, entry, seed)
+
+
+def _resize_lesion(
+    variant: Variant, data: Mask, voxels: int, entry: Mapping[str, Any], seed: int
+) -> None:
+    """Change a lesion in `data`, which may be missing, to `voxels` voxels, in place."""
+    label = entry["label"]
+    part = data == label
+    allowed = np.isin(data, entry["within"]) | part
+    if part.any():
+        resized = _shrunk(part, voxels)
+    else:
+        resized = _planted(allowed, voxels, np.random.default_rng((seed, label)))
+    if entry.get("tumour"):
+        resized = largest(resized)
+    resized = _grown(resized, voxels, allowed)
+    _heal(variant, data, part & ~resized, entry)
+    data[resized] = label
+
+
+def _resize_organ(data: Mask, voxels: int, entry: Mapping[str, Any]) -> None:
+    """Change the labels of an organ in `data` to `voxels` voxels in all, in place."""
+    organ = np.isin(data, entry["labels"])
+    if not organ.any():
+        return
+    (sides,) = ndimage.find_objects(organ.view(np.uint8))
+    data = data[tuple(slice(max(0, side.start - _SPACE), side.stop + _SPACE) for side in sides)]
+    removed = np.zeros_like(data, bool)
+    for label in entry["labels"]:
+        part = data == label
+        wanted = round(np.count_nonzero(part) * voxels / np.count_nonzero(organ))
+        resized = _grown(_shrunk(part, wanted), wanted, np.isin(data, entry["within"]))
+        removed |= part & ~resized
         data[resized] = label
+    if removed.any():
+        _replace_by_nearest(data, removed, entry["within"])
 
 
 def _planted(allowed: Bits, voxels: int, random: np.random.Generator) -> Bits:
@@ -129,14 +168,19 @@ def _planted(allowed: Bits, voxels: int, random: np.random.Generator) -> Bits:
 def _shrunk(part: Bits, voxels: int) -> Bits:
     """Return the `voxels` voxels of `part` [X, Y, Z] that are farthest from its border."""
     inside = np.flatnonzero(part)
+    if inside.size <= voxels:
+        return part
     depth = ndimage.distance_transform_edt(part).flat[inside]
+    order = np.lexsort((_shuffled(inside), -_density(part).flat[inside], -depth))
     shrunk = part.copy()
-    shrunk.flat[inside[np.argsort(-depth, kind="stable")[voxels:]]] = False
+    shrunk.flat[inside[order[voxels:]]] = False
     return shrunk
 
 
 def _grown(part: Bits, voxels: int, allowed: Bits) -> Bits:
     """Return `part` [X, Y, Z] with the nearest voxels of `allowed` around it, `voxels` in all."""
+    if np.count_nonzero(part) >= voxels:
+        return part
     distance = ndimage.distance_transform_edt(~part)
     # Alternating between 6 and 26 neighbours, a part grows like a ball and stays connected.
     for faces in itertools.cycle((True, False)):
@@ -145,10 +189,29 @@ def _grown(part: Bits, voxels: int, allowed: Bits) -> Bits:
         shell = np.flatnonzero(ndimage.binary_dilation(part, structure) & allowed & ~part)
         if missing <= 0 or not part.any() or not shell.size:
             break
-        nearest = shell[np.argsort(distance.flat[shell], kind="stable")[:missing]]
+        order = np.lexsort((_shuffled(shell), -_density(part).flat[shell], distance.flat[shell]))
         part = part.copy()
-        part.flat[nearest] = True
+        part.flat[shell[order[:missing]]] = True
     return part
+
+
+def _density(part: Bits) -> npt.NDArray[np.int32]:
+    """Return the number of voxels of `part` [X, Y, Z] in the 5 x 5 x 5 voxels around each voxel.
+
+    Of voxels at one distance from a border, those in its hollows have the highest number.
+    """
+    count = part.astype(np.int32)
+    for axis in range(3):
+        count = ndimage.convolve1d(count, np.ones(5, np.int32), axis, mode="constant")
+    return count
+
+
+def _shuffled(index: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    """Return a hash of each index, so that voxels of one rank are taken from all sides alike.
+
+    The hash is Knuth's multiplicative one (The Art of Computer Programming, volume 3, 6.4).
+    """
+    return index * 2654435761 % 2**32
 
 
 def _absorb_specks(data: Mask, organs: Collection[int]) -> None:

@@ -95,7 +95,7 @@ def _clean(
     """Return `labels` [X, Y, Z] after the variant's cleanup; `sizes` are the requested ones."""
     lesions = anatomy.lesions(variant, sizes)
     if variant["mask_generation"]["cleanup"] == "head":
-        volumes = anatomy.lesion_volumes(variant, sizes)
+        volumes = anatomy.volumes(variant, sizes)
         return head_cleanup.clean(variant, labels, lesions, volumes, seed)
     return mask_cleanup.clean(labels, lesions[0] if lesions else None)
 

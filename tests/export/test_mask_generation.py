@@ -58,12 +58,28 @@ WMH = '"white matter hyperintensity", default = -1, label = 150'
         (WMH, f"{WMH[:-3]}151", "hyperintensity' has the label 151, not one of mask_labels"),
         (WMH, f"{WMH[:-3]}131", "has the label 131, whose organ is not in `lesions`"),
         ("default = 0.3", "default = 0.3, tumour = true", "'ventricles' is a tumour, but has no"),
-        (WMH, f"{WMH}, volume = [1, 2]", "needs label, volume and within if it has one of the"),
-        (WMH, f"{WMH}, within = [227]", "needs label, volume and within if it has one of the"),
+        (WMH, f"{WMH}, volume = [1, 2]", "needs volume, within, and either label or labels"),
+        (WMH, f"{WMH}, within = [227]", "needs volume, within, and either label or labels"),
+        (WMH, f"{WMH}, labels = [214]", "needs volume, within, and either label or labels"),
+        (
+            WMH,
+            f"{WMH}, labels = [214], volume = [1, 2], within = [227]",
+            "needs volume, within, and either label or labels",
+        ),
         (
             "default = 0.3",
             "default = 0.3, volume = [1, 2], within = [227]",
-            "'ventricles' needs label, volume and within if it has one of the last two",
+            "'ventricles' needs volume, within, and either label or labels",
+        ),
+        (
+            "default = 0.3",
+            "default = 0.3, labels = [214]",
+            "'ventricles' needs volume, within, and either label or labels",
+        ),
+        (
+            "default = 0.3",
+            "default = 0.3, labels = [7], volume = [1, 2], within = [227]",
+            "'ventricles': labels must be ids out of mask_labels",
         ),
         (
             WMH,

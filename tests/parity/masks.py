@@ -41,7 +41,7 @@ def head_of_monai(variant: Variant, checkpoints: Path, sizes: list[float]) -> Ar
 def labels_of_head(variant: Variant, checkpoints: Path, sizes: list[float]) -> Array:
     """Return that mask on the grid of the mask networks."""
     labels = _labels_of_monai(variant, checkpoints, sizes)
-    volumes = anatomy.lesion_volumes(variant.serving, sizes)
+    volumes = anatomy.volumes(variant.serving, sizes)
     return head_cleanup.clean(variant.serving, labels, (176,), volumes)
 
 

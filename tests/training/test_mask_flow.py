@@ -22,16 +22,17 @@ def test_sizes_are_those_of_the_variant_in_its_order() -> None:
     assert [entry["name"] for entry in entries] == [size.name for size in SIZES]
     for entry, size in zip(entries, SIZES, strict=True):
         assert entry.get("label", size.labels[0]) == size.labels[0]
+        assert sorted(entry.get("labels", size.labels)) == sorted(size.labels)
         ends = [f"{ml / 1000:g} l" if ml >= 1000 else f"{ml:g} ml" for ml in (size.low, size.high)]
         assert f"0 is {ends[0]}, 1 is {ends[1]}" in entry["meaning"]
 
 
-def test_lesions_get_the_volume_of_their_size() -> None:
+def test_lesions_and_ventricles_get_the_volume_of_their_size() -> None:
     requested = [0.3, 0.4, 0.9, 0.5]
-    volumes = anatomy.lesion_volumes(variant.load("mini").serving, requested)
-    expected = {SIZES[i].labels[0]: SIZES[i].millilitres(requested[i]) for i in (1, 2)}
+    volumes = anatomy.volumes(variant.load("mini").serving, requested)
+    expected = {SIZES[i].name: SIZES[i].millilitres(requested[i]) for i in (0, 1, 2)}
     assert volumes == pytest.approx(expected)
-    assert anatomy.lesion_volumes(variant.load("mini").serving, [0.3, -1, -1, 0.5]) == {}
+    assert anatomy.volumes(variant.load("mini").serving, [-1, -1, -1, 0.5]) == {}
 
 
 def test_a_step_pairs_each_latent_with_its_sizes_and_weight() -> None:

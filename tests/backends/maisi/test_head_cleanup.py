@@ -26,6 +26,7 @@ FLUID, SKIN, STEM, RIGHT_WHITE, LEFT_WHITE, WMH, TUMOUR, GREY = (
     22,
 )
 CORNERS = np.ones((3, 3, 3))
+WMH_SIZE, TUMOUR_SIZE = "white matter hyperintensity", "brain tumor"
 
 
 def small_head() -> Mask:
@@ -108,7 +109,7 @@ def test_hyperintensities_of_both_hemispheres_become_the_white_matter_around(
     white = np.isin(labels, (RIGHT_WHITE, LEFT_WHITE))
     nearest = ndimage.distance_transform_edt(~white, return_distances=False, return_indices=True)
     expected = labels[tuple(nearest)]
-    for requested, volumes in (((), {}), ((WMH,), {WMH: 0.1})):
+    for requested, volumes in (((), {}), ((WMH,), {WMH_SIZE: 0.1})):
         cleaned = clean(sized, labels, requested, volumes)
         healed = (labels == WMH) & np.isin(cleaned, (RIGHT_WHITE, LEFT_WHITE))
         assert {RIGHT_WHITE, LEFT_WHITE} <= set(np.unique(expected[healed]))
@@ -194,7 +195,7 @@ def test_specks_are_removed_from_a_realistic_head(head: Variant) -> None:
 def sized(head: Variant) -> Variant:
     """Return the variant with volumes of its lesions; a voxel is 0.008 ml."""
     whites = [RIGHT_WHITE, LEFT_WHITE]
-    within = {"white matter hyperintensity": whites, "brain tumor": [GREY, FLUID, *whites]}
+    within = {WMH_SIZE: whites, TUMOUR_SIZE: [GREY, FLUID, *whites]}
     sizes = [
         entry | {"volume": [0.04, 30], "within": within[entry["name"]]}
         if "label" in entry
@@ -208,7 +209,7 @@ def sized(head: Variant) -> Variant:
 def test_a_tumour_gets_its_volume_in_one_piece_like_a_ball(sized: Variant, voxels: int) -> None:
     labels = small_head()
     labels[12:15, 12:15, 12:15], labels[8, 8, 8] = TUMOUR, TUMOUR
-    cleaned = clean(sized, labels, (TUMOUR,), {TUMOUR: voxels * 0.008})
+    cleaned = clean(sized, labels, (TUMOUR,), {TUMOUR_SIZE: voxels * 0.008})
     part = cleaned == TUMOUR
     assert part.sum() == voxels and cleaned[13, 13, 13] == TUMOUR
     assert ndimage.label(part, CORNERS)[1] == 1
@@ -222,7 +223,7 @@ def test_a_tumour_of_two_lobes_keeps_its_volume(sized: Variant) -> None:
     labels = small_head()
     labels[7:13, 8:22, 8:20] = labels[19:25, 8:22, 8:20] = labels[13:19, 15, 14] = TUMOUR
     voxels = (labels == TUMOUR).sum() // 2
-    part = clean(sized, labels, (TUMOUR,), {TUMOUR: voxels * 0.008}) == TUMOUR
+    part = clean(sized, labels, (TUMOUR,), {TUMOUR_SIZE: voxels * 0.008}) == TUMOUR
     assert part.sum() == voxels and ndimage.label(part, CORNERS)[1] == 1
     assert (labels[part] == TUMOUR).mean() > 0.9
 
@@ -231,17 +232,17 @@ def test_a_lesion_grows_only_into_its_labels(sized: Variant) -> None:
     labels = small_head()
     labels[16:26, 6:24, 6:22] = FLUID
     labels[13:15, 13:15, 13:15] = WMH
-    cleaned = clean(sized, labels, (WMH,), {WMH: 600 * 0.008})
+    cleaned = clean(sized, labels, (WMH,), {WMH_SIZE: 600 * 0.008})
     assert (cleaned == WMH).sum() == 600
     assert (cleaned[labels == FLUID] == FLUID).all() and (cleaned[labels == SKIN] == SKIN).all()
-    everything = clean(sized, labels, (WMH,), {WMH: 30.0})
+    everything = clean(sized, labels, (WMH,), {WMH_SIZE: 30.0})
     assert (everything == WMH).sum() == np.isin(labels, (WMH, RIGHT_WHITE)).sum()
 
 
 def test_all_pieces_of_a_lesion_that_is_no_tumour_shrink(sized: Variant) -> None:
     labels = small_head()
     labels[8:13, 8:13, 8:13] = labels[18:23, 15:20, 12:17] = WMH
-    cleaned = clean(sized, labels, (WMH,), {WMH: 54 * 0.008})
+    cleaned = clean(sized, labels, (WMH,), {WMH_SIZE: 54 * 0.008})
     assert (cleaned[9:12, 9:12, 9:12] == WMH).all() and (cleaned[19:22, 16:19, 13:16] == WMH).all()
     assert (cleaned == WMH).sum() == 54
     assert (cleaned[8, 8:13, 8:13] == RIGHT_WHITE).all()
@@ -252,12 +253,12 @@ def test_a_missing_lesion_is_planted_where_the_seed_says(sized: Variant, voxels:
     labels = small_head()
     centres = set()
     for seed in range(4):
-        part = clean(sized, labels, (TUMOUR,), {TUMOUR: voxels * 0.008}, seed) == TUMOUR
+        part = clean(sized, labels, (TUMOUR,), {TUMOUR_SIZE: voxels * 0.008}, seed) == TUMOUR
         assert part.sum() == voxels and (labels[part] == RIGHT_WHITE).all()
         assert ndimage.label(part)[1] == 1
         sides = [np.ptp(axis) + 1 for axis in np.nonzero(part)]
         assert max(sides) <= 1.35 * (6 * voxels / np.pi) ** (1 / 3) + 1  # a ball
-        again = clean(sized, labels, (TUMOUR,), {TUMOUR: voxels * 0.008}, seed)
+        again = clean(sized, labels, (TUMOUR,), {TUMOUR_SIZE: voxels * 0.008}, seed)
         assert ((again == TUMOUR) == part).all()
         centres.add(ndimage.center_of_mass(part))
     assert len(centres) == 4
@@ -267,7 +268,65 @@ def test_a_missing_lesion_is_planted_where_the_seed_says(sized: Variant, voxels:
 def test_a_missing_lesion_fills_its_labels_where_they_are_smaller(sized: Variant) -> None:
     labels = np.where(small_head() == RIGHT_WHITE, np.uint8(SKIN), small_head())
     labels[10:13, 10:13, 10:13] = LEFT_WHITE
-    cleaned = clean(sized, labels, (WMH,), {WMH: 1.0})
+    cleaned = clean(sized, labels, (WMH,), {WMH_SIZE: 1.0})
     assert ((cleaned == WMH) == (labels == LEFT_WHITE)).all()
     labels[labels == LEFT_WHITE] = SKIN
-    assert (clean(sized, labels, (WMH,), {WMH: 1.0}) == labels).all()
+    assert (clean(sized, labels, (WMH,), {WMH_SIZE: 1.0}) == labels).all()
+
+
+VENTRICLES = (214, 215, 233, 234)
+BESIDE = (GREY, STEM, RIGHT_WHITE, LEFT_WHITE, 239, 240)
+CEREBELLUM = (223, 224, 225, 226)
+
+
+@pytest.fixture
+def ventricular(head: Variant) -> Variant:
+    """Return the variant with volumes of its ventricles."""
+    entry = {"labels": list(VENTRICLES), "volume": [5, 50], "within": [*BESIDE, *CEREBELLUM]}
+    first, *others = head["mask_generation"]["sizes"]
+    return head | {"mask_generation": head["mask_generation"] | {"sizes": [first | entry, *others]}}
+
+
+@pytest.mark.parametrize("name", ["tests/training/held_out_100001", "examples/brain_mask"])
+@pytest.mark.parametrize("factor", [0.3, 0.9, 1.0, 1.1, 2.0])
+def test_ventricles_get_their_volume_each_by_the_same_factor(
+    ventricular: Variant, name: str, factor: float
+) -> None:
+    labels = np.asarray(nib.load(ROOT / f"{name}.nii.gz").dataobj).astype(np.uint8)
+    before = clean(ventricular, labels, (WMH, TUMOUR))
+    voxels = np.isin(before, VENTRICLES).sum()
+    volumes = {"ventricles": factor * voxels * 0.008}
+    after = clean(ventricular, before, (WMH, TUMOUR), volumes)
+    for label in VENTRICLES:  # specks of them, and of labels beside them, are absorbed
+        assert (after == label).sum() == pytest.approx(factor * (before == label).sum(), abs=12)
+    changed = after != before
+    allowed = [*VENTRICLES, *BESIDE, *CEREBELLUM]
+    assert np.count_nonzero(~np.isin([before[changed], after[changed]], allowed)) < 8  # of specks
+    if factor < 1:
+        assert np.isin(before[np.isin(after, VENTRICLES)], VENTRICLES).mean() > 0.99
+    else:
+        assert np.isin(after[np.isin(before, VENTRICLES)], VENTRICLES).mean() > 0.99
+
+
+@pytest.mark.parametrize("voxels", [100, 1000, 3000])
+def test_ventricles_change_on_all_sides_alike(ventricular: Variant, voxels: int) -> None:
+    labels = np.zeros((40, 40, 40), np.uint8)
+    labels[2:38, 2:38, 2:38] = SKIN
+    labels[4:36, 4:36, 4:36] = RIGHT_WHITE
+    labels[15:25, 15:25, 15:25] = 214
+    part = clean(ventricular, labels, (), {"ventricles": voxels * 0.008}) == 214
+    assert part.sum() == voxels
+    assert np.abs(np.array(ndimage.center_of_mass(part)) - 19.5).max() < 0.25
+    assert ((labels == 214) & part).sum() == min(voxels, 1000)
+
+
+def test_missing_ventricles_stay_missing(ventricular: Variant) -> None:
+    labels = small_head()
+    assert (clean(ventricular, labels, (), {"ventricles": 1.0}) == labels).all()
+
+
+def test_ventricles_without_labels_around_them_do_not_shrink(ventricular: Variant) -> None:
+    labels = np.where(small_head() == RIGHT_WHITE, np.uint8(SKIN), small_head())
+    labels[10:14, 10:14, 10:14] = 214
+    assert (clean(ventricular, labels, (), {"ventricles": 0.1}) == labels).all()
+    assert (clean(ventricular, labels, (), {"ventricles": 1.0}) == labels).all()
