@@ -32,7 +32,8 @@ class Health:
     at once when a request failed (at most every `PAUSE` seconds). While probes fail, they follow
     one another. From a failed probe to the next successful one, the server is not ready. Successful
     requests do not change this, because they may not need the part that fails. A probe does not
-    count as failed if requests of clients leave it no memory or no time.
+    count as failed if requests of clients leave it no memory or no time. A model that died and was
+    loaded again counts as a failed probe: it can die at every volume.
 
     tritonserver is started again after `FAILING` seconds of failures, and after `SILENT` seconds
     without an answer, because a tritonserver that aborts can hang in its signal handler.
@@ -67,12 +68,18 @@ class Health:
         """Return why the running tritonserver has to be restarted; None if it need not be."""
         return self._problem if self._hanging and not self.loading else None
 
-    def recovered(self) -> None:
-        """Record that the model that was `loading` serves again."""
-        self._problem, self._hanging, self._failure = None, False, None
+    def recovered(self, untested: str | None = None) -> None:
+        """Record that the model that was `loading` serves again.
+
+        `untested` is the reason why the server is not ready before the next successful probe. It is
+        None after a start, which makes the smallest volumes.
+        """
+        self._problem, self._hanging, self._failure = untested, False, untested
         now = time.monotonic()
-        self._ready_at = self._volume_at = self._progress_at = now
-        self._recovery_at = self._answer_at = now
+        self._volume_at = self._progress_at = self._recovery_at = self._answer_at = now
+        self._first_failure = self._last_failure = now
+        if untested is None:
+            self._ready_at = now
         self.loading = ""
 
     def live(self) -> str | None:

@@ -49,7 +49,7 @@ def watch(triton: Triton, stubs: dict[int, str], health: Health, stop: Stop) -> 
             health.restarts[model] += 1
             if not load_again(triton, model, stop):
                 return f"{model} did not load again"
-            health.recovered()
+            health.recovered(f"{model} died, and no volume has been made since")
         stubs = triton.stubs() if dead else alive
         region_modes.close_regions(triton.prefix)
         with suppress(ControlError):  # too busy to answer

@@ -137,6 +137,41 @@ def test_a_tritonserver_that_stays_silent_starts_again(monkeypatch, now, eventua
     silent.stopping = True
 
 
+def test_a_model_that_dies_at_every_volume_is_never_ready(monkeypatch, now, eventually):
+    dies, probes = [True], []
+
+    class Control:
+        probe_id = "probe"
+
+        def activity(self):
+            return Activity(0, 0, 0, 0, 0)
+
+        def probe(self, variant, smallest, seconds):
+            probes.append(now[0])
+            if dies[0]:
+                raise ControlError("the process died")
+
+    monkeypatch.setattr(health, "POLL", 0.01)
+    watched = health.Health(SimpleNamespace(control=Control()), {"mini": None}, 1800)
+    assert watched.ready() is None
+    states = []
+    for _ in range(3):
+        watched.loading = "mini.flow"
+        watched.recovered("mini.flow died")
+        states.append(watched.ready())
+        count = len(probes)
+        eventually(lambda count=count: len(probes) > count + 1)
+        states.append(watched.ready())
+        now[0] += health.FAILING - 1  # a recovery begins this time again
+        assert watched.hang() is None
+    assert None not in states and states[0] == "mini.flow died"
+    now[0] += 1801
+    eventually(watched.live)
+    dies[0] = False
+    eventually(lambda: watched.ready() is None)
+    watched.stopping = True
+
+
 def test_a_long_probe_is_no_silence(monkeypatch, now, eventually):
     probed = threading.Event()
 
@@ -188,7 +223,7 @@ def test_a_dead_process_is_counted_and_a_stopping_server_not_ready(start_server,
     name = 'maisi_model_restarts_total{model="mini.flow"}'
     eventually(lambda: numbers(server.status).get(name) == 1)
     eventually(lambda: "mini.flow serves again" in server.log)
-    assert get(server.status, "ready")[0] == 200
+    eventually(lambda: get(server.status, "ready")[0] == 200)
     messages, client = stream(server, steps=300, masked=True)
     assert isinstance(messages.get(timeout=PATIENCE), grpc.InferResult)
     server.process.send_signal(signal.SIGTERM)
