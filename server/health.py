@@ -159,5 +159,6 @@ class Health:
                 reason = str(error).replace(control.probe_id, "probe")  # /ready is public
                 self._failure, self._last_failure = f"cannot make a volume: {reason}", now
         else:
-            self._failure, self._volume_at = None, time.monotonic()
+            if self._recovery_at < start:
+                self._failure, self._volume_at = None, time.monotonic()
         self._probe_at = self._answer_at = time.monotonic()

@@ -172,6 +172,31 @@ def test_a_model_that_dies_at_every_volume_is_never_ready(monkeypatch, now, even
     watched.stopping = True
 
 
+def test_a_probe_that_began_before_a_reload_does_not_count(monkeypatch, now, eventually):
+    states = []
+
+    class Control:
+        probe_id = "probe"
+
+        def activity(self):
+            return Activity(0, 0, 0, 0, 0)
+
+        def probe(self, variant, smallest, seconds):
+            states.append(watched.ready())
+            now[0] += 1
+            if len(states) == 1:
+                watched.recovered("mini.flow died")
+                now[0] += 1
+
+    monkeypatch.setattr(health, "POLL", 0.01)
+    watched = health.Health(SimpleNamespace(control=Control()), {"mini": None}, 1800)
+    now[0] += health.IDLE
+    eventually(lambda: len(states) > 1)
+    assert states[:2] == [None, "mini.flow died"]
+    eventually(lambda: watched.ready() is None)
+    watched.stopping = True
+
+
 def test_a_long_probe_is_no_silence(monkeypatch, now, eventually):
     probed = threading.Event()
 
