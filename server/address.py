@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 # HTTP listens only here, whatever the host is, because a body in gzip or in tiny chunks makes
@@ -40,10 +40,13 @@ class Address:
             "status": (self.host, self.status),
         }
 
-    def fixed(self) -> Address:
-        """Return the address with a numeric host, and with a free port instead of each 0.
+    @contextmanager
+    def reserved(self) -> Iterator[Address]:
+        """Yield the address with a numeric host, and with a free port instead of each 0.
 
-        Raises ValueError if the server cannot listen there.
+        No other program gets the ports until the end: they are bound by sockets that do not listen.
+        The server can bind them too, because it sets SO_REUSEADDR as these sockets do. Raises
+        ValueError if the server cannot listen there.
         """
         ports = {name: port for name, (_, port) in self.listeners.items()}
         _check(ports)
@@ -52,24 +55,23 @@ class Address:
         with ExitStack() as stack:
             # Choose free ports last, so that none of them is one of the fixed ports.
             for name, (host, port) in sorted(listeners.items(), key=lambda item: not item[1][1]):
-                probe = stack.enter_context(socket.socket(family(host)))
-                if port:
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                reservation = stack.enter_context(socket.socket(family(host)))
+                reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
-                    probe.bind((host, port))
+                    reservation.bind((host, port))
                 except OSError as error:
                     if error.errno != errno.EADDRINUSE:
                         raise ValueError(_refusal(host, port, error)) from None
                     busy.append(f"{host} port {port}")
                 else:
-                    ports[name] = probe.getsockname()[1]
-        if busy:
-            raise ValueError(
-                f"{', '.join(busy)} is in use: stop the program that listens there, or choose"
-                " other ports by --grpc-port, --http-port, --metrics-port, --status-port (0: a free"
-                " one)."
-            )
-        return Address(listeners["grpc"][0], **ports)
+                    ports[name] = reservation.getsockname()[1]
+            if busy:
+                raise ValueError(
+                    f"{', '.join(busy)} is in use: stop the program that listens there, or choose"
+                    " other ports by --grpc-port, --http-port, --metrics-port, --status-port (0: a"
+                    " free one)."
+                )
+            yield Address(listeners["grpc"][0], **ports)
 
 
 def family(host: str) -> socket.AddressFamily:

@@ -39,7 +39,7 @@ def serve(settings: Settings) -> None:
     """
     stop = Stop()
     stop.install()
-    with running(settings) as (triton, address, folder):
+    with settings.address.reserved() as address, running(settings, address) as (triton, folder):
         try:
             variants = wait_until_ready(triton, settings, stop)
             check_networks(triton, variants, settings.start_seconds, stop)
@@ -78,7 +78,7 @@ def stopping_file(folder: Path) -> Path:
 
 
 @contextmanager
-def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
+def running(settings: Settings, address: Address) -> Iterator[tuple[Triton, Path]]:
     """Start tritonserver in a temporary folder; at the end, remove all its files."""
     check_limits(settings.limits)
     service = os.environ.get("OTEL_SERVICE_NAME") or "maisi"
@@ -95,7 +95,6 @@ def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
     shared_memory.sweep_clients()
     if count := shared_memory.sweep_servers():
         log(f"removed {count} shared memory regions of a dead server")
-    address = settings.address.fixed()
     prefix, prefix_lock = shared_memory.claim()
     try:
         if settings.memory_key:
@@ -123,7 +122,7 @@ def running(settings: Settings) -> Iterator[tuple[Triton, Address, Path]]:
                 service,
             )
             state[FILE_VARIABLE] = str(stopping_file(folder))
-            yield Triton(launch, prefix, (prefix_lock, folder_lock), state), address, folder
+            yield Triton(launch, prefix, (prefix_lock, folder_lock), state), folder
     finally:
         shared_memory.remove(prefix)
         shared_memory.sweep_clients()

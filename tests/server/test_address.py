@@ -16,23 +16,33 @@ from tests.conftest import PATIENCE, ROOT
 HERE = "127.0.0.1"
 
 
-def test_free_ports_are_free_and_differ():
-    address = Address(HERE, 0, 0, 0, 0).fixed()
-    ports = [port for _, port in address.listeners.values()]
-    assert len({*ports, 0}) == 5
-    for port in ports:
-        with socket.socket() as listener:
-            listener.bind((HERE, port))
+def reserved(host, *ports):
+    with Address(host, *ports).reserved() as address:
+        return address
+
+
+def test_reserved_ports_differ_and_nobody_else_gets_them():
+    with Address(HERE, 0, 0, 0, 0).reserved() as address:
+        ports = [port for _, port in address.listeners.values()]
+        assert len({*ports, 0}) == 5
+        for port in ports:
+            with socket.socket() as listener, pytest.raises(OSError, match="in use"):
+                listener.bind((HERE, port))
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection((HERE, port), PATIENCE)
+            # A server with SO_REUSEADDR can listen there, once.
+            with socket.create_server((HERE, port)), pytest.raises(OSError, match="in use"):
+                socket.create_server((HERE, port))
 
 
 def test_given_ports_stay():
-    free = Address(HERE, 0, 0, 0, 0).fixed()
-    assert free.fixed() == free
+    free = reserved(HERE, 0, 0, 0, 0)
+    assert reserved(HERE, free.grpc, free.http, free.metrics, free.status) == free
 
 
 def test_names_are_resolved():
-    assert Address("localhost", 0, 0, 0, 0).fixed().host == HERE
-    assert Address("127.1", 0, 0, 0, 0).fixed().host == HERE
+    assert reserved("localhost", 0, 0, 0, 0).host == HERE
+    assert reserved("127.1", 0, 0, 0, 0).host == HERE
 
 
 def test_how_this_computer_reaches_it():
@@ -61,7 +71,7 @@ def test_how_this_computer_reaches_it():
 )
 def test_an_address_that_cannot_be_used_is_named(host, ports, sentence):
     with pytest.raises(ValueError) as error:
-        Address(host, *ports).fixed()
+        reserved(host, *ports)
     assert str(error.value).startswith(sentence)
 
 
@@ -71,12 +81,15 @@ def test_ports_in_use_are_all_named():
         with pytest.raises(
             ValueError, match=f"{HERE} port {port}, {HERE} port {other_port} is in use"
         ):
-            Address(HERE, port, 0, other_port, 0).fixed()
+            reserved(HERE, port, 0, other_port, 0)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give rights away")
 def test_a_port_without_the_right_to_it_is_named():
-    code = "from server.address import Address; Address('127.0.0.1', 0, 80, 0, 0).fixed()"
+    code = (
+        "from server.address import Address\n"
+        "with Address('127.0.0.1', 0, 80, 0, 0).reserved(): pass"
+    )
     limited = ["setpriv", "--bounding-set=-net_bind_service", "--inh-caps=-net_bind_service"]
     process = subprocess.run(
         [*limited, sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True

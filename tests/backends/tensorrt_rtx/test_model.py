@@ -71,7 +71,7 @@ def triton(repository):
     address = Address("127.0.0.1", 0, 0, 0, 0)
     models = repository, ["square"], address, 60, 10
     settings = Settings(host.find_triton(), ROOT / "backends", *models)
-    with running(settings) as (server, address, _):
+    with address.reserved() as address, running(settings, address) as (server, _):
         server.client = grpc.InferenceServerClient(f"127.0.0.1:{address.grpc}")
         try:
             deadline = time.monotonic() + 60
