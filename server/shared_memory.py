@@ -26,10 +26,13 @@ def claim() -> tuple[str, int]:
     The descriptor locks the marker file of the prefix. Processes that inherit it keep the lock. The
     kernel releases the lock when the last of them ends, even if it is killed.
     """
-    prefix = f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}-"
-    descriptor = os.open(SHM / f"{prefix}lock", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return prefix, descriptor
+    while True:
+        prefix = f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}-"
+        descriptor = os.open(SHM / f"{prefix}lock", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return prefix, descriptor
+        os.close(descriptor)  # another server removed it before it was locked
 
 
 def publish_key(prefix: str, port: int, key: str) -> None:

@@ -90,11 +90,12 @@ def folder(name: str) -> Iterator[tuple[Path, int]]:
 def _locked(path: Path) -> tuple[Path, int]:
     while True:
         path.mkdir(mode=0o700)
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if os.fstat(descriptor).st_nlink:
-            return path, descriptor
-        os.close(descriptor)  # another server removed it before it was locked
+        with suppress(FileNotFoundError):  # another server removed it before it was locked
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink:
+                return path, descriptor
+            os.close(descriptor)
 
 
 def sweep(folders: Sequence[Path]) -> int:

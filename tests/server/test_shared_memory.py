@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import tritonclient.grpc as grpc
 from maisi_client import Client
 from maisi_client._transport import dev_shm, shared
 
-from server import region_modes, shared_memory
+from server import region_modes, shared_memory, temporary
 from tests.conftest import PATIENCE, SHM, Server
 
 NAME = "maisi-client-0123456789abcdef"
@@ -74,3 +76,48 @@ def test_files_of_other_users_are_left_alone(
     assert foreign.stat().st_mode & 0o777 == 0o600
     assert shared_memory.sweep_servers() == 1
     assert list(tmp_path.iterdir()) == [odd]
+
+
+def claimed(folder: Path) -> tuple[Path, int]:
+    prefix, descriptor = shared_memory.claim()
+    return folder / f"{prefix}lock", descriptor
+
+
+def made_folder(folder: Path) -> tuple[Path, int]:
+    return temporary._locked(folder / "maisi-serve-1-0123abcd")
+
+
+def client_file(folder: Path) -> tuple[Path, int]:
+    descriptor, memory = dev_shm.create(NAME, 10)
+    memory.close()
+    return folder / NAME, descriptor
+
+
+@pytest.mark.parametrize(
+    ("make", "sweep"),
+    [
+        (claimed, lambda folder: shared_memory.sweep_servers()),
+        (made_folder, lambda folder: temporary.sweep([folder])),
+        (client_file, lambda folder: shared_memory.sweep_clients()),
+    ],
+)
+def test_what_a_server_removes_before_its_lock_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any, sweep: Any
+) -> None:
+    for module in (shared_memory, dev_shm):
+        monkeypatch.setattr(module, "SHM", tmp_path)
+    lock = fcntl.flock
+
+    def sweep_first(descriptor: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        sweep(tmp_path)
+        assert list(tmp_path.iterdir()) == []
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", sweep_first)
+    path, descriptor = make(tmp_path)
+    sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
+    os.close(descriptor)
+    sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -41,9 +41,13 @@ def create(name: str, size: int) -> tuple[int, mmap.mmap]:
 
     if _HEADROOM * size > shutil.disk_usage(SHM).free:
         raise OSError(f"{SHM} has too little space for {size} bytes and the server")
-    descriptor = os.open(SHM / name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+    while True:
+        descriptor = os.open(SHM / name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            break
+        os.close(descriptor)  # a server removed it before it was locked
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.posix_fallocate(descriptor, 0, size)  # raises here; later, an access would be a SIGBUS
         return descriptor, mmap.mmap(descriptor, size)
     except OSError:
