@@ -25,7 +25,7 @@ from backends.maisi.errors import InvalidRequest
 from backends.maisi.request import complete
 from bench import ROOT, charts, comparison, page
 from bench.comparison import ContenderResult
-from bench.contenders import CONTENDERS
+from bench.contenders import CONTENDERS, DEFAULT
 from bench.trial import ContenderFailed, Trial, run_trial
 from bench.workload import SPACING, Workload
 from export import random_weights, variant
@@ -86,6 +86,8 @@ def prepare(options: argparse.Namespace) -> Workload:
     if options.repeat < 1:
         raise ValueError(f"repeat: {options.repeat} is not a whole number from 1")
     device = _device(options.device)
+    if "service-bfloat16" in options.contenders and device != "cpu":
+        raise ValueError(f"contenders: service-bfloat16 needs --device cpu, not {device}")
     subject = variant.load(options.variant)
     if subject.serving["schedule"]["kind"] != "rflow":
         raise ValueError(
@@ -189,9 +191,9 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--contenders",
         type=lambda words: words.split(","),
-        default=list(CONTENDERS),
+        default=list(DEFAULT),
         metavar="A,B",
-        help=f"contenders to run (default: {','.join(CONTENDERS)})",
+        help=f"contenders to run, of {','.join(CONTENDERS)} (default: {','.join(DEFAULT)})",
     )
     add(
         "--checkpoints",

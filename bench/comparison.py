@@ -22,6 +22,7 @@ TITLES = {
     "compile": "torch.compile",
     "engines": "our engines, no Triton",
     "service": "our service",
+    "service-bfloat16": "our service, bfloat16",
 }
 
 
@@ -59,13 +60,13 @@ def result(name: str, trials: Sequence[Trial], steps: int) -> ContenderResult:
     """Return the measurements of one contender from its trials.
 
     The time of the first request is the time to start the process plus the time of the first
-    volume. For the service, which already runs, it is the time of the first volume only.
+    volume. For a service, which already runs, it is the time of the first volume only.
     """
     warm = {stage: _present(trial.warm[stage] for trial in trials) for stage in STAGES}
     first = _present(trial.first["total"] for trial in trials)
     start = [trial.start for trial in trials]
     first_request = (
-        first if name == "service" else [a + b for a, b in zip(start, first, strict=True)]
+        first if name.startswith("service") else [a + b for a, b in zip(start, first, strict=True)]
     )
     seconds = {
         "start": start,

@@ -15,7 +15,8 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,10 +149,16 @@ def open_model(workload: Workload, model: str) -> Callable[[Mapping[str, Any]], 
 
 
 @contextmanager
-def service(workload: Workload) -> Iterator[tuple[Make, str]]:
+def service(workload: Workload, bfloat16: bool = False) -> Iterator[tuple[Make, str]]:
     """Yield the contender that calls our server over gRPC with tritonclient."""
     name, inputs = workload.load().name, workload.request()
-    with tempfile.TemporaryDirectory() as folder, _served(workload, Path(folder, "log")) as server:
+    notes = "over gRPC, including transfers; the times of stages are from the report"
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        models = workload.models
+        if bfloat16:
+            models = in_bfloat16(models, Path(folder, "models"))
+            notes = "as our service, with `openvino-bfloat16` as the engine of every network"
+        server = stack.enter_context(_served(models, name, Path(folder, "log")))
 
         def make() -> TimedVolume:
             begin = time.perf_counter()
@@ -162,26 +169,45 @@ def service(workload: Workload) -> Iterator[tuple[Make, str]]:
             stages = {name: seconds.get(name) for name in ("mask_encoder", "sampler", "decoder")}
             return TimedVolume(image, {**stages, "total": total})
 
-        yield make, "over gRPC, including transfers; the times of stages are from the report"
+        yield make, notes
+
+
+def in_bfloat16(models: Path, folder: Path) -> Path:
+    """Make `folder` a copy of the repository `models` that computes in bfloat16 on a CPU.
+
+    The versions are links to the folders, because OpenVINO refuses links to files of weights.
+    """
+    for config in models.glob("*/config.pbtxt"):
+        copy = folder / config.parent.name
+        copy.mkdir(parents=True)
+        for version in config.parent.glob("[0-9]*"):
+            (copy / version.name).symlink_to(version)
+        text = config.read_text()
+        if 'key: "network"' in text:
+            value = '{ string_value: "openvino-bfloat16" }'
+            text += f'parameters {{ key: "engine" value {value} }}\n'
+        (copy / config.name).write_text(text)
+    return folder
 
 
 @contextmanager
-def _served(workload: Workload, log: Path) -> Iterator[Server]:
-    """Serve the workload's variant; at the end, write the server's log to standard error."""
+def _served(models: Path, variant: str, log: Path) -> Iterator[Server]:
+    """Serve a variant; at the end, write the server's log to standard error."""
     try:
-        with Server(workload.models, log, f"--models={workload.load().name}") as server:
+        with Server(models, log, f"--models={variant}") as server:
             yield server
     finally:
         print(log.read_text(), file=sys.stderr)
 
 
-CONTENDERS: dict[str, Contender] = {
+DEFAULT: dict[str, Contender] = {
     "upstream": upstream,
     "eager": eager,
     "compile": compile,
     "engines": engines,
     "service": service,
 }
+CONTENDERS = DEFAULT | {"service-bfloat16": partial(service, bfloat16=True)}
 
 
 def main() -> int:
