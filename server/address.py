@@ -44,9 +44,9 @@ class Address:
     def reserved(self) -> Iterator[Address]:
         """Yield the address with a numeric host, and with a free port instead of each 0.
 
-        No other program gets the ports until the end: they are bound by sockets that do not listen.
-        The server can bind them too, because it sets SO_REUSEADDR as these sockets do. Raises
-        ValueError if the server cannot listen there.
+        Sockets that do not listen hold the ports until the end, so that no other program gets one
+        as a free port. tritonserver can listen there, because it sets SO_REUSEADDR as these sockets
+        do. Raises ValueError if the server cannot listen there.
         """
         ports = {name: port for name, (_, port) in self.listeners.items()}
         _check(ports)
