@@ -214,16 +214,26 @@ def web(answer: Callable[[Any, int], None]) -> Iterator[str]:
         server.server_close()
 
 
-def reply(handler: Any, status: int, body: Any = (), **headers: str) -> bytes:
-    """Read the request, and answer it; return its body."""
+def received(handler: Any) -> bytes:
+    """Return the body of the request."""
     content: bytes = handler.rfile.read(int(handler.headers["Content-Length"]))
+    return content
+
+
+def reply(handler: Any, status: int, body: Any = (), **headers: str) -> None:
+    """Read the request, and answer it."""
+    received(handler)
+    respond(handler, status, body, **headers)
+
+
+def respond(handler: Any, status: int, body: Any = (), **headers: str) -> None:
+    """Answer a request that was read."""
     text = json.dumps(body).encode()
     handler.send_response(status)
     for name, value in {**headers, "Content-Length": str(len(text))}.items():
         handler.send_header(name, value)
     handler.end_headers()
     handler.wfile.write(text)
-    return content
 
 
 @pytest.mark.parametrize(
@@ -310,8 +320,8 @@ def test_who_sends(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, str | None, bytes]] = []
 
     def answer(handler: Any, _: int) -> None:
-        content = reply(handler, 200)
-        seen.append((handler.path, handler.headers["Authorization"], content))
+        seen.append((handler.path, handler.headers["Authorization"], received(handler)))
+        respond(handler, 200)
 
     with web(answer) as url:
         stow_dicom(files[:2], url)

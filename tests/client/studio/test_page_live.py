@@ -53,6 +53,25 @@ def test_two_tabs_cancel_and_reload(
         assert [(kind, second.pictures(kind)) for kind in ("mask", "volume")] == listed
 
 
+def test_a_volume_that_is_done_before_its_request_is_answered_is_shown(
+    page: Page, browser: Browser
+) -> None:
+    def late(route: Any) -> None:
+        answer = route.fetch()
+        if route.request.method == "POST":
+            browser.wait(answer.json()["id"], lambda job: job["state"] == "done")
+            page.until("document.querySelectorAll('#gallery li').length", (2).__eq__)
+        route.fulfill(response=answer)
+
+    page.open("mask", "brain.nii.gz", nifti(labels()))
+    page.tab.route("**/api/jobs", late)
+    page.tab.fill("#steps", "1")
+    page.tab.click("#generate")
+    kind = "document.querySelector('#gallery [data-role=first]').dataset.kind"
+    page.until(kind, "volume".__eq__)
+    assert page.message.endswith(" is done.")
+
+
 def test_a_server_that_goes_and_comes(chrome: Any, server: Server) -> None:
     with (
         relay(server.grpc) as way,

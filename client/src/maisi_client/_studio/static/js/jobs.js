@@ -18,15 +18,25 @@ const items = new Map() // id -> list item
 
 export function startJobs() {
   on('jobs', update)
+  on('jobs', showDone)
 }
 
 /** Take the new state of a request. */
 export function jobChanged(job) {
   const before = state.jobs.get(job.id)
   state.jobs.set(job.id, job)
-  if (job.state === 'done' && before?.state !== 'done' && state.mine.has(job.id)) finished(job)
   if (job.state === 'failed' && before?.state !== 'failed') say(explain(job.error), 'error')
   changed('jobs')
+}
+
+/** Show the results of this tab's requests, in whatever order their events and answers come. */
+function showDone() {
+  for (const id of state.mine) {
+    const job = state.jobs.get(id)
+    if (job?.state !== 'done') continue
+    state.mine.delete(id)
+    finished(job)
+  }
 }
 
 function finished(job) {

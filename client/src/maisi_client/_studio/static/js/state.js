@@ -4,7 +4,7 @@ export const state = {
   server: { url: '', reachable: false, message: '', variants: {}, colours: {}, version: '' },
   pictures: new Map(), // id -> Picture
   jobs: new Map(), // id -> Job
-  mine: new Set(), // ids of the jobs that this tab asked for
+  mine: new Set(), // ids of the jobs that this tab asked for and whose results it has not shown
   variant: null, // the name of the chosen one
   busy: false, // strokes on some mask are not kept: nothing else is to be shown by itself
   shown: {
