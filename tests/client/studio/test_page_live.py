@@ -56,17 +56,23 @@ def test_two_tabs_cancel_and_reload(
 def test_a_volume_that_is_done_before_its_request_is_answered_is_shown(
     page: Page, browser: Browser
 ) -> None:
-    def late(route: Any) -> None:
-        answer = route.fetch()
+    held: list[tuple[Any, Any]] = []
+
+    def hold(route: Any) -> None:
         if route.request.method == "POST":
-            browser.wait(answer.json()["id"], lambda job: job["state"] == "done")
-            page.until("document.querySelectorAll('#gallery li').length", (2).__eq__)
-        route.fulfill(response=answer)
+            held.append((route, route.fetch()))
+        else:
+            route.continue_()
 
     page.open("mask", "brain.nii.gz", nifti(labels()))
-    page.tab.route("**/api/jobs", late)
+    before = len(page.pictures("volume"))
+    page.tab.route("**/api/jobs", hold)
     page.tab.fill("#steps", "1")
     page.tab.click("#generate")
+    volumes = "document.querySelectorAll('#gallery [data-kind=volume]').length"
+    page.until(volumes, (before + 1).__eq__)
+    ((route, answer),) = held
+    route.fulfill(response=answer)
     kind = "document.querySelector('#gallery [data-role=first]').dataset.kind"
     page.until(kind, "volume".__eq__)
     assert page.message.endswith(" is done.")
