@@ -106,6 +106,7 @@ def test_the_oldest_connection_goes_where_there_are_too_many(tmp_path, eventuall
         assert psutil.Process(server.pid).num_fds() < descriptors
         server.send_signal(signal.SIGTERM)  # a stop does not wait for them
         eventually(lambda: len(closed(connections)) == len(connections))
+        assert server.wait(PATIENCE) == 0
         server.stdout.close()
     assert "Traceback" not in (tmp_path / "log").read_text()
 
