@@ -159,6 +159,6 @@ class Server:
                 raise
         elif self.process.returncode == -signal.SIGKILL:  # it could not remove its shared memory
             for name in self.shared_memory():
-                (SHM / name).unlink()
+                (SHM / name).unlink(missing_ok=True)
         if self.process.stdout is not None:
             self.process.stdout.close()

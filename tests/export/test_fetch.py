@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,11 @@ def parts(folder: Path) -> list[Path]:
 
 
 def grown(folder: Path) -> int:
-    return max((path.stat().st_size for path in parts(folder)), default=0)
+    sizes = [0]
+    for path in parts(folder):
+        with suppress(FileNotFoundError):  # it is complete, and has its final name
+            sizes.append(path.stat().st_size)
+    return max(sizes)
 
 
 def test_files_land_where_export_looks_and_are_recorded(served: Hub, tmp_path: Path) -> None:
@@ -138,7 +143,7 @@ def test_what_came_before_an_interruption_is_not_asked_again(served: Hub, tmp_pa
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as first:
         deadline = time.monotonic() + 60
-        while not grown(tmp_path) and first.poll() is None and time.monotonic() < deadline:
+        while grown(tmp_path) < BLOCK and first.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         first.send_signal(signal.SIGINT)
         out, err = first.communicate(timeout=60)
