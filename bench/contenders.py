@@ -154,11 +154,11 @@ def service(workload: Workload, bfloat16: bool = False) -> Iterator[tuple[Make, 
     name, inputs = workload.load().name, workload.request()
     notes = "over gRPC, including transfers; the times of stages are from the report"
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        models = workload.models
+        options = [f"--models={name}"]
         if bfloat16:
-            models = in_bfloat16(models, Path(folder, "models"))
-            notes = "as our service, with `openvino-bfloat16` as the engine of every network"
-        server = stack.enter_context(_served(models, name, Path(folder, "log")))
+            options.append("--bfloat16")
+            notes = "as our service, started with `--bfloat16`"
+        server = stack.enter_context(_served(workload.models, options, Path(folder, "log")))
 
         def make() -> TimedVolume:
             begin = time.perf_counter()
@@ -172,29 +172,11 @@ def service(workload: Workload, bfloat16: bool = False) -> Iterator[tuple[Make, 
         yield make, notes
 
 
-def in_bfloat16(models: Path, folder: Path) -> Path:
-    """Make `folder` a copy of the repository `models` that computes in bfloat16 on a CPU.
-
-    The versions are links to the folders, because OpenVINO refuses links to files of weights.
-    """
-    for config in models.glob("*/config.pbtxt"):
-        copy = folder / config.parent.name
-        copy.mkdir(parents=True)
-        for version in config.parent.glob("[0-9]*"):
-            (copy / version.name).symlink_to(version)
-        text = config.read_text()
-        if 'key: "network"' in text:
-            value = '{ string_value: "openvino-bfloat16" }'
-            text += f'parameters {{ key: "engine" value {value} }}\n'
-        (copy / config.name).write_text(text)
-    return folder
-
-
 @contextmanager
-def _served(models: Path, variant: str, log: Path) -> Iterator[Server]:
-    """Serve a variant; at the end, write the server's log to standard error."""
+def _served(models: Path, options: Sequence[str], log: Path) -> Iterator[Server]:
+    """Serve with `options`; at the end, write the server's log to standard error."""
     try:
-        with Server(models, log, f"--models={variant}") as server:
+        with Server(models, log, *options) as server:
             yield server
     finally:
         print(log.read_text(), file=sys.stderr)

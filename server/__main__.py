@@ -116,6 +116,12 @@ def parser() -> argparse.ArgumentParser:
         help="numbers of the GPUs, each of which gets every network; none: the CPU; default: all",
     )
     parser.add_argument(
+        "--bfloat16",
+        action="store_true",
+        help="compute in bfloat16 on a CPU that has it: faster, less exact"
+        " (docs/explanation/precision.md)",
+    )
+    parser.add_argument(
         "--trace-endpoint",
         metavar="URL",
         help="http://HOST:PORT of an OTLP/HTTP receiver, which gets the spans of requests that have"
@@ -183,6 +189,7 @@ def main() -> int:
                 options.memory_gb,
                 options.spill_gb,
             ),
+            bfloat16=options.bfloat16,
             gpus=None if options.gpus is None else gpus.parse(options.gpus),
             trace_url=trace_url(options.trace_endpoint),
         )

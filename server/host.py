@@ -95,6 +95,13 @@ def is_wsl(release: Path = Path("/proc/sys/kernel/osrelease")) -> bool:
         return False
 
 
+def has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Return whether the processor computes in bfloat16, as OpenVINO can use it."""
+    lines = cpuinfo.read_text().splitlines()
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
 def find_triton() -> Path | None:
     """Return the folder of Triton in the wheel nvidia-pytriton; None without the wheel."""
     spec = importlib.util.find_spec("pytriton")

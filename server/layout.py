@@ -70,13 +70,15 @@ def lay_out(
     limits: Limits,
     numbers: tuple[int, ...] | None,
     target: Path,
+    bfloat16: bool = False,
 ) -> Folders:
     """Write the folders of tritonserver into the new folder `target`, which has a plain path.
 
     `own_backends` has the packages of our backends; None if `triton` contains them. `numbers` are
-    the GPUs for networks; None lets Triton choose. All other paths are reached by links: Triton
-    does not quote paths for its shell, the interpreters of models accept only ASCII, and the loader
-    splits LD_LIBRARY_PATH at semicolons. Raises ValueError if `numbers` is empty and a network
+    the GPUs for networks; None lets Triton choose. With `bfloat16`, networks compute in it on the
+    CPU. All other paths are reached by links: Triton does not quote paths for its shell, the
+    interpreters of models accept only ASCII, and the loader splits LD_LIBRARY_PATH at semicolons.
+    Raises ValueError if `numbers` is empty and a network
     needs a GPU.
     """
     folders = Folders(*(target / name for name in ("backends", "models", "lib", "python/bin")))
@@ -84,10 +86,10 @@ def lay_out(
         folders.backends.symlink_to((triton / "backends").absolute())
     else:
         write_backends(triton, own_backends, folders.backends)
-    if limits == UNLIMITED and numbers is None:
+    if limits == UNLIMITED and numbers is None and not bfloat16:
         folders.models.symlink_to(repository.absolute())
     else:
-        write_models(repository, limits, numbers, folders.models)
+        write_models(repository, limits, numbers, folders.models, bfloat16)
     folders.libraries.symlink_to(libpython_dir())
     if all(map(str.isascii, [sys.prefix, sys.base_prefix, *sys.path])):
         return replace(folders, programs=Path(sys.executable).parent)
@@ -140,12 +142,17 @@ def write_backends(triton: Path, own_backends: Path, target: Path) -> None:
 
 
 def write_models(
-    repository: Path, limits: Limits, numbers: tuple[int, ...] | None, target: Path
+    repository: Path,
+    limits: Limits,
+    numbers: tuple[int, ...] | None,
+    target: Path,
+    bfloat16: bool = False,
 ) -> None:
     """Write the models of `repository` to the new folder `target`, with lower limits.
 
     The configurations that clients read also have these limits. Networks are placed on the GPUs
-    `numbers`. Files of the models are linked. Raises ValueError for plans without a GPU.
+    `numbers`, or compute in `bfloat16` on the CPU. Files of the models are linked. Raises
+    ValueError for plans without a GPU.
     """
     for source in sorted(repository.glob("*/config.pbtxt")):
         folder = target / source.parent.name
@@ -160,6 +167,8 @@ def write_models(
             target_path.parent.mkdir(exist_ok=True)
             config = text_format.Parse(original.read_text(), pb.ModelConfig())
             _limit(config, limits)
+            if bfloat16:
+                _compute_in_bfloat16(config)
             if numbers is not None:
                 gpus.place(config, numbers)
             target_path.write_text(text_format.MessageToString(config))
@@ -193,6 +202,14 @@ def _limit(config: pb.ModelConfig, limits: Limits) -> None:
         config.parameters["memory_budget_gb"].string_value = f"{limits.memory_gb:g}"
     if limits.spill_gb is not None and config.backend == "slabs":
         config.parameters["spill_limit_gb"].string_value = f"{limits.spill_gb:g}"
+
+
+def _compute_in_bfloat16(config: pb.ModelConfig) -> None:
+    if "network" in config.parameters:
+        config.parameters["engine"].string_value = "openvino-bfloat16"  # backends/engines/choice.py
+    if "variant" in config.parameters:
+        variant = json.loads(config.parameters["variant"].string_value)
+        config.parameters["variant"].string_value = json.dumps({**variant, "bfloat16": True})
 
 
 def model_names(repository: Path, variants: list[str], version: int | None = None) -> list[str]:

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,10 +30,11 @@ class Settings:
     """The settings of a server; paths exist, times are in seconds.
 
     `backends` is the folder of our backends; None if `triton` contains them. `gpus` are the numbers
-    of the GPUs for networks; None means all. `key` is for the protocols in
-    `server.launch.RESTRICTED`; the default is random. `memory_key` gives clients of the same user
-    on this machine, which read it from a file, access to shared memory; if it is empty, shared
-    memory needs `key`. Spans are sent to `trace_url` by OTLP/HTTP; if it is empty, there are none.
+    of the GPUs for networks; None means all. With `bfloat16`, networks compute in it on the CPU.
+    `key` is for the protocols in `server.launch.RESTRICTED`; the default is random. `memory_key`
+    gives clients of the same user on this machine, which read it from a file, access to shared
+    memory; if it is empty, shared memory needs `key`. Spans are sent to `trace_url` by OTLP/HTTP;
+    if it is empty, there are none.
     """
 
     triton: Path
@@ -49,6 +51,7 @@ class Settings:
     version: int | None = None
     limits: Limits = UNLIMITED
     gpus: tuple[int, ...] | None = None
+    bfloat16: bool = False
     trace_url: str = ""
 
 
@@ -70,6 +73,20 @@ def check_limits(limits: Limits) -> None:
         raise CannotServe(f"--memory-gb: {limits.memory_gb:g}, but a number above 0 is expected.")
     if limits.spill_gb is not None and not 0 <= limits.spill_gb < math.inf:
         raise CannotServe(f"--spill-gb: {limits.spill_gb:g}, but a number from 0 on is expected.")
+
+
+def check_bfloat16(gpu_numbers: Collection[int], processor_has_it: bool) -> None:
+    """Raise CannotServe if the networks run on GPUs, or if the processor has no bfloat16."""
+    if gpu_numbers:
+        numbers = ", ".join(map(str, gpu_numbers))
+        raise CannotServe(
+            f"--bfloat16: the networks run on GPU {numbers}; --gpus none is expected with it."
+        )
+    if not processor_has_it:
+        raise CannotServe(
+            "--bfloat16: this processor has neither avx512_bf16 nor amx_bf16, one of which is"
+            " expected."
+        )
 
 
 def trace_url(endpoint: str | None) -> str:

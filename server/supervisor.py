@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from server import engine_report, gpus, layout, recovery, shared_memory, temporary
+from server import engine_report, gpus, host, layout, recovery, shared_memory, temporary
 from server.address import Address, joined
 from server.control import ControlError
 from server.drain import FILE_VARIABLE, Stop, Stopped, drain
@@ -21,6 +21,7 @@ from server.settings import (
     TRACE_VARIABLE,
     CannotServe,
     Settings,
+    check_bfloat16,
     check_limits,
     gpu_tensors,
     token,
@@ -92,6 +93,8 @@ def running(settings: Settings, address: Address) -> Iterator[tuple[Triton, Path
     gpu_numbers = gpus.select(settings.gpus)
     # With a single GPU, let Triton choose: it does not use a GPU that is too old.
     network_gpus = settings.gpus if len(gpu_numbers) < 2 else gpu_numbers
+    if settings.bfloat16:
+        check_bfloat16(gpu_numbers, host.has_bfloat16())
     shared_memory.sweep_clients()
     if count := shared_memory.sweep_servers():
         log(f"removed {count} shared memory regions of a dead server")
@@ -107,6 +110,7 @@ def running(settings: Settings, address: Address) -> Iterator[tuple[Triton, Path
                 settings.limits,
                 network_gpus,
                 folder,
+                settings.bfloat16,
             )
             launch = Launch(
                 settings.triton,

@@ -41,6 +41,7 @@ def report(
             "synthetic": True,
             "variant": variant["name"],
             "weights": variant["weights"],
+            "bfloat16": variant.get("bfloat16", False),
             "seed": plan.seed,
             "modality": plan.modality,
             "class_label": plan.class_label,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import ROOT, compare, contenders
+from bench import compare
 
 SMALL = """
 base = "mini"
@@ -124,18 +124,3 @@ def test_bfloat16_is_not_compared_on_a_gpu(
     status, _, err = run(capsys, "--contenders=service-bfloat16", f"--work={tmp_path}")
     assert status == 1
     assert err == "bench: contenders: service-bfloat16 needs --device cpu, not cuda\n"
-
-
-def test_every_network_of_the_copy_computes_in_bfloat16(tmp_path: Path) -> None:
-    models = ROOT / "model_repository"
-    folder = contenders.in_bfloat16(models, tmp_path / "models")
-    configs = sorted(models.glob("*/config.pbtxt"))
-    assert len(configs) > 10
-    for config in configs:
-        text, copy = config.read_text(), folder / config.parent.name / "config.pbtxt"
-        if any((config.parent / "1").glob("*.onnx")):
-            assert copy.read_text().startswith(text)
-            assert copy.read_text().count('string_value: "openvino-bfloat16"') == 1
-        else:
-            assert copy.read_text() == text
-        assert (copy.parent / "1").resolve() == config.parent / "1"

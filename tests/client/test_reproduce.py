@@ -71,6 +71,14 @@ def test_what_differs_is_named(client: Client, sidecar: Path, part: str, sentenc
         reproduce(client, sidecar)
 
 
+def test_a_volume_in_bfloat16_needs_bfloat16(client: Client, sidecar: Path) -> None:
+    report = json.loads(sidecar.read_text())
+    report |= {"bfloat16": True, "sha256": {**report["sha256"], "image": "0"}}
+    sidecar.write_text(json.dumps(report))
+    with pytest.raises(Mismatch, match=r"not 0; bfloat16 was True and is False$"):
+        reproduce(client, sidecar)
+
+
 def test_an_argument_of_another_version_is_refused(client: Client, sidecar: Path) -> None:
     report = json.loads(sidecar.read_text())
     sidecar.write_text(json.dumps({**report, "request": {**report["request"], "tiles": 3}}))

@@ -149,6 +149,12 @@ def test_limits_of_a_request_are_options_of_the_server(
     assert (options.max_seconds, options.memory_gb, options.spill_gb) == limits
 
 
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_bfloat16_is_an_option_of_the_server(bfloat16: bool) -> None:
+    (pod,) = pods(template(f"--set=server.bfloat16={str(bfloat16).lower()}"))
+    assert serve.arguments(pod["containers"][0]["args"]).bfloat16 == bfloat16
+
+
 @pytest.mark.parametrize(("count", "numbers"), [(0, "none"), (1, "0"), (3, "0,1,2")])
 def test_networks_are_placed_on_the_gpus_of_a_pod(count: int, numbers: str) -> None:
     (pod,) = pods(template(f"--set=gpus={count}"))

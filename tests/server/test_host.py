@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from server.host import Host, inspect, is_wsl, refusal, unfit
+from backends.engines import openvino
+from server.host import Host, has_bfloat16, inspect, is_wsl, refusal, unfit
 from tests.conftest import PATIENCE, ROOT
 
 GOOD = Host("Linux", "x86_64", ("glibc", "2.35"), (3, 10), True, "1.26.4", Path("/t"), 1 << 30)
@@ -69,3 +70,17 @@ def test_the_kernel_of_wsl_is_known_by_its_name(tmp_path, release, is_known):
     if release is not None:
         (tmp_path / "osrelease").write_text(release)
     assert is_wsl(tmp_path / "osrelease") == is_known
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("fpu avx512_bf16", True), ("amx_bf16 fpu", True), ("fpu avx512f avx512_vnni", False)],
+)
+def test_bfloat16_of_a_processor_is_among_its_flags(tmp_path, flags, expected):
+    text = f"processor\t: 0\nvmx flags\t: amx_bf16\nflags\t\t: {flags}\nbugs\t\t: mds\n"
+    (tmp_path / "cpuinfo").write_text(text)
+    assert has_bfloat16(tmp_path / "cpuinfo") == expected
+
+
+def test_openvino_agrees_on_bfloat16():
+    assert has_bfloat16() == openvino.has_bfloat16()

@@ -51,7 +51,7 @@ def reproduce(
         if sha256 != digests.get(name):
             raise Mismatch(
                 f"the {name} has SHA-256 {sha256}, not {digests.get(name)};"
-                f" {_version_changes(report['versions'], volume.report.get('versions', {}))}"
+                f" {_changes(report, volume.report)}"
             )
     return volume
 
@@ -94,10 +94,15 @@ def _check_weights(client: Client, variant: str, expected: Mapping[str, str]) ->
             )
 
 
-def _version_changes(then: Mapping[str, str], now: Mapping[str, str]) -> str:
+def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return what differs between the servers of two reports."""
+    before, after = (
+        {**report.get("versions", {}), "bfloat16": report.get("bfloat16", False)}
+        for report in (then, now)
+    )
     changes = (
-        f"{name} was {then.get(name)} and is {version}"
-        for name, version in now.items()
-        if then.get(name) != version
+        f"{name} was {before.get(name)} and is {value}"
+        for name, value in after.items()
+        if before.get(name) != value
     )
     return ", ".join(changes) or "the versions are the same, so processor or engines differ"

@@ -87,6 +87,9 @@ containers:
       {{- if ne .spillGb nil }}
       - --spill-gb={{ .spillGb }}
       {{- end }}
+      {{- if .bfloat16 }}
+      - --bfloat16
+      {{- end }}
       - --start-seconds={{ int64 .startSeconds }}
       - --drain-seconds={{ int64 .drainSeconds }}
       - --stall-seconds={{ int64 .stallSeconds }}
