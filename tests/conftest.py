@@ -20,6 +20,10 @@ from bench.launcher import PATIENCE, SHM, Server
 # The token of every server here, so that a test can call a network as a stage does.
 TOKEN = os.environ.setdefault("MAISI_TOKEN", secrets.token_hex(16))
 
+# A proxy for other addresses cannot reach the servers here.
+for _name in ("no_proxy", "NO_PROXY"):
+    os.environ[_name] = ",".join(filter(None, (os.environ.get(_name), "127.0.0.1,localhost")))
+
 # A shell's background job ignores SIGINT, and child processes would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

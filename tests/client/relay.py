@@ -7,14 +7,19 @@ import socket
 import threading
 from collections.abc import Iterator
 
+from tests.server.ports import free_ports
+
 
 class Relay:
-    """Passes the bytes of every connection to `target`, HOST:PORT, until `cut`."""
+    """Passes the bytes of every connection to `target`, HOST:PORT, until `cut`.
+
+    Its port stays reserved afterwards, for another relay there.
+    """
 
     def __init__(self, target: str, port: int = 0) -> None:
         host, _, target_port = target.rpartition(":")
         self._target = host, int(target_port)
-        self._listener = socket.create_server(("127.0.0.1", port))
+        self._listener = socket.create_server(("127.0.0.1", port or free_ports(1)[0]))
         self._open: list[socket.socket] = []
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()

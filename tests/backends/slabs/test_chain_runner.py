@@ -43,6 +43,7 @@ def test_without_memory_slabs_get_thinner_and_then_the_request_is_refused() -> N
 def test_a_prepared_run_compiles_nothing(
     network: str, planes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("backends.engines.openvino.is_free", lambda _: True)
     monkeypatch.setattr("backends.slabs.budget.THICKEST", 6 if planes == 16 else 16)
     path = ROOT / "model_repository" / f"mini.{network}" / "1" / "chain.json"
     runner = ChainRunner(path, Cpu(tmp_path, 2), 4)

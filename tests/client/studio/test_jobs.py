@@ -151,6 +151,7 @@ def test_two_run_and_the_others_wait(browser: Browser, monkeypatch: pytest.Monke
 
 
 def test_two_browsers_see_the_same_events(browser: Browser, mask: dict[str, Any]) -> None:
+    browser.get("/api/server")
     with browser.events() as one, Browser(browser.access).events() as other:
         job = browser.finished("volume", mask=mask["id"], arguments=QUICK)
         browser.ask("DELETE", f"/api/jobs/{job['id']}")

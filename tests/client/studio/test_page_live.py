@@ -24,7 +24,7 @@ def test_two_tabs_cancel_and_reload(
 ) -> None:
     before = cancelled_requests(server)
     with open_page(chrome, browser) as first, open_page(chrome, browser) as second:
-        first.open("mask", "brain.nii.gz", nifti(labels(2)))  # large: 1000 steps take long
+        first.open("mask", "brain.nii.gz", nifti(labels(3)))  # large: 1000 steps take long
         second.until("document.querySelectorAll('#gallery li').length", (1).__eq__)
         first.tab.fill("#steps", "1000")
         first.tab.click("#generate")
