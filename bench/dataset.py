@@ -18,8 +18,8 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
@@ -29,13 +29,14 @@ from bench.launcher import Server
 
 _SIDES = (64, 80, 96)  # voxels
 _ORDER = 5  # seed of the random order of the rows in the plan
+# Contenders of this revision, and the options of their server.
+_OPTIONS = {"this": [], "this, bfloat16": ["--bfloat16"]}
 
 
 @dataclass(frozen=True)
 class Run:
-    """A dataset of one revision: the time, and a digest for each row."""
+    """A dataset: the time, and a digest for each row."""
 
-    revision: str
     seconds: float
     digests: dict[str, str]
 
@@ -77,31 +78,30 @@ def checkout(revision: str, folder: Path) -> Path:
     return folder
 
 
-def make(name: str, root: Path, plan: Path, to: Path, log: Path) -> Run:
+def make(root: Path, options: Sequence[str], plan: Path, to: Path, log: Path) -> Run:
     """Make the dataset of a plan with the revision in `root`; return its time and digests.
 
-    The time does not include the start of the server.
+    `options` are those of the server. The time does not include its start.
     """
     env = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{root / 'client' / 'src'}"}
-    with Server(root / "model_repository", log, "--models=mini", cwd=root, env=env) as server:
+    with Server(
+        root / "model_repository", log, "--models=mini", *options, cwd=root, env=env
+    ) as server:
         words = [sys.executable, "-m", "maisi_client", "dataset", plan, "--to", to]
         words += ["--url", server.grpc]
         start = time.monotonic()
         subprocess.run(list(map(str, words)), cwd=root, env=env, check=True)
         seconds = time.monotonic() - start
     reports = (json.loads(path.read_text()) for path in to.rglob("reports/*.json"))
-    return Run(name, seconds, {report["name"]: report["sha256"]["image"] for report in reports})
+    return Run(seconds, {report["name"]: report["sha256"]["image"] for report in reports})
 
 
-def text(options: argparse.Namespace, runs: Sequence[Run]) -> str:
-    """Return the section of the page."""
-    pairs = list(zip(runs[::2], runs[1::2], strict=True))
-    ratios = [_ratio(pair) for pair in pairs]
-    equal = all(first.digests == second.digests for first, second in pairs)
+def text(options: argparse.Namespace, rounds: Sequence[Mapping[str, Run]]) -> str:
+    """Return the section of the page; each round has a run of every contender."""
     rows = [
-        [run.revision, f"{run.seconds:.0f} s", f"{3600 * options.rows / run.seconds:.0f}"]
-        for pair in pairs
-        for run in pair
+        [name, f"{run.seconds:.0f} s", f"{3600 * options.rows / run.seconds:.0f}"]
+        for runs in rounds
+        for name, run in runs.items()
     ]
     return "\n\n".join(
         [
@@ -110,19 +110,19 @@ def text(options: argparse.Namespace, runs: Sequence[Run]) -> str:
             " alternate between this revision and the other one. Each run starts a server of its"
             " revision, so that no size is compiled before the run.",
             page.table(["revision", "time", "volumes/h"], rows),
-            f"Rate of this revision divided by the rate of the other, by pairs of runs:"
-            f" {', '.join(f'{ratio:.2f}' for ratio in ratios)};"
-            f" median {statistics.median(ratios):.2f}. The volumes are"
-            f" {'' if equal else 'not '}the same, byte for byte"
-            f"{'' if equal else '; weights and rounding can differ'}.",
+            *(_ratios(name, options.against, rounds) for name in rounds[0] if name in _OPTIONS),
         ]
     )
 
 
-def _ratio(pair: tuple[Run, Run]) -> float:
-    here = next(run for run in pair if run.revision == "this")
-    other = next(run for run in pair if run.revision != "this")
-    return other.seconds / here.seconds
+def _ratios(name: str, other: str, rounds: Sequence[Mapping[str, Run]]) -> str:
+    ratios = [runs[other].seconds / runs[name].seconds for runs in rounds]
+    equal = all(runs[other].digests == runs[name].digests for runs in rounds)
+    return (
+        f"Rate of *{name}* divided by the rate of *{other}*, by rounds:"
+        f" {', '.join(f'{ratio:.2f}' for ratio in ratios)}; median {statistics.median(ratios):.2f}."
+        f" The volumes are {'' if equal else 'not '}the same, byte for byte."
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -132,17 +132,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="dataset-") as path:
         folder = Path(path)
         plan = write_plan(folder, options.rows, options.sizes, options.steps)
-        roots = {"this": ROOT, options.against: checkout(options.against, folder / "other")}
-        runs: list[Run] = []
+        roots = {name: ROOT for name in _OPTIONS if options.bfloat16 or name == "this"}
+        roots[options.against] = checkout(options.against, folder / "other")
+        rounds: list[dict[str, Run]] = []
         for number in range(options.runs):
+            rounds.append({})
             for name in sorted(roots, reverse=number % 2 == 0):
-                to, log = folder / f"set-{len(runs)}", folder / f"server-{len(runs)}.log"
-                runs.append(make(name, roots[name], plan, to, log))
-                print(f"{name}: {runs[-1].seconds:.0f} s", file=sys.stderr, flush=True)
-    section = text(options, runs)
+                to = folder / f"set-{number}-{len(rounds[-1])}"
+                server = _OPTIONS.get(name, [])
+                run = make(roots[name], server, plan, to, to.with_suffix(".log"))
+                rounds[-1][name] = run
+                print(f"{name}: {run.seconds:.0f} s", file=sys.stderr, flush=True)
+    section = text(options, rounds)
     if options.write:
         page.write("Dataset", shlex.join(["scripts/bench", "dataset", *words]), section)
-    print(section, json.dumps([asdict(run) | {"digests": None} for run in runs]), sep="\n\n")
+    print(section)
     return 0
 
 
@@ -158,6 +162,9 @@ def _parser() -> argparse.ArgumentParser:
         ("runs", 1, "runs of each revision"),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{meaning} [%(default)s]")
+    parser.add_argument(
+        "--bfloat16", action="store_true", help="measure this revision in bfloat16, too"
+    )
     parser.add_argument(
         "--write", action="store_true", help="write the section of docs/reference/benchmarks.md"
     )
