@@ -33,6 +33,18 @@ SHARPNESS = 1.25  # weight of the local gradient
 COARSE_SHARPNESS = 4.0
 COARSE = 16
 LESION = 4.0  # additional weight of the voxels of lesions
+REGENERATED = 2 / 3  # share of the inputs that were generated again
+# Relative frequencies of the modalities: the softest in generated volumes come most often.
+FREQUENCIES = {
+    "mri_t1": 2.0,
+    "mri_t2": 2.0,
+    "mri_flair": 1.0,
+    "mri_swi": 0.5,
+    "mri_t1_skull_stripped": 2.0,
+    "mri_t2_skull_stripped": 1.5,
+    "mri_flair_skull_stripped": 2.0,
+    "mri_swi_skull_stripped": 0.7,
+}
 
 
 @torch.no_grad()
@@ -92,14 +104,17 @@ def discriminator() -> nn.Module:
 def _draw(cache: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return an unscaled latent `[1, 4, x, y, z]`, its image and its lesions `[1, 1, X, Y, Z]`."""
     file = random.choice(list((cache / "regenerated").glob("*.pt")))
-    regenerated = torch.load(file, weights_only=True)
-    index = random.randrange(MODALITIES_A_SUBJECT)
-    modality = regenerated["modalities"][index]
-    latent = regenerated["latents"][index]
-    if random.random() < 0.5:
-        latent = torch.load(cache / "latents" / file.name, weights_only=True)["clean"][modality]
+    if random.random() < REGENERATED:
+        regenerated = torch.load(file, weights_only=True)
+        modalities, latents = regenerated["modalities"], regenerated["latents"]
+    else:
+        modalities = range(len(MODALITIES))
+        latents = torch.load(cache / "latents" / file.name, weights_only=True)["clean"]
+    names = [list(MODALITIES)[modality] for modality in modalities]
+    (index,) = random.choices(range(len(names)), [FREQUENCIES[name] for name in names])
+    latent = latents[index]
     mask, images, _ = data.load(cache / "subjects" / f"{file.stem}.npz")
-    image = data.image(mask, images, list(MODALITIES)[modality])
+    image = data.image(mask, images, names[index])
     lesion = np.isin(mask, (WMH, TUMOUR)).astype(np.float32)
     return latent[None], torch.from_numpy(image)[None, None], torch.from_numpy(lesion)[None, None]
 
