@@ -218,7 +218,7 @@ def open_standard_streams() -> None:
 def operator_key(path: Path) -> str:
     """Return the operator's key from its file; raises ValueError with one sentence."""
     try:
-        text = path.read_text().strip()
+        text = path.read_text(errors="replace").strip()
     except OSError as error:
         raise ValueError(f"--key-file: {path} cannot be read: {error.strerror}.") from None
     if not re.fullmatch(r"[A-Za-z0-9_-]{16,}", text):

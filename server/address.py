@@ -106,8 +106,12 @@ def _resolved(host: str) -> str:
     except UnicodeError:
         raise ValueError(f"--host: {host!r} is not the name of a host.") from None
     address = str(min(entries, key=lambda entry: entry[0] != socket.AF_INET)[4][0])
-    if ":" in address and ipaddress.ip_address(address).is_link_local:
-        raise ValueError(f"--host: {host} is link-local: expected an address without a zone.")
+    if ":" in address:
+        ipv6 = ipaddress.IPv6Address(address)
+        if ipv6.is_link_local:
+            raise ValueError(f"--host: {host} is link-local: expected an address without a zone.")
+        if ipv6.ipv4_mapped:
+            return str(ipv6.ipv4_mapped)
     return address
 
 

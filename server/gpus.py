@@ -89,6 +89,15 @@ def place(config: pb.ModelConfig, numbers: Collection[int]) -> None:
         config.instance_group.add(count=1, kind=kind, gpus=numbers)
 
 
+def read_config(path: Path) -> pb.ModelConfig:
+    """Return the configuration of a model; raises ValueError if it cannot be parsed."""
+    try:
+        return text_format.Parse(path.read_text(), pb.ModelConfig())
+    except text_format.ParseError as error:
+        name = f"{path.parent.name}/{path.name}"
+        raise ValueError(f"{name} is no configuration of a model: {error}.") from None
+
+
 def pool_bytes(repository: Path, models: Collection[str]) -> int:
     """Return the bytes of Triton's memory pool on a GPU for tensors between models.
 
@@ -98,11 +107,13 @@ def pool_bytes(repository: Path, models: Collection[str]) -> int:
     models to load.
     """
     largest = 0
-    for path in repository.glob("*/config.pbtxt"):
-        config = text_format.Parse(path.read_text(), pb.ModelConfig())
+    for model in models:
+        path = repository / model / "config.pbtxt"
+        config = read_config(path)
         # Outputs that the stages do not read (`_READ` in backends/maisi/inner_models.py) stay on
         # the GPU. The output of the mask encoder is an input of the flow.
-        if config.name in models and config.name.endswith((".flow", ".flow_masked", ".mask_flow")):
+        is_flow = model.endswith((".flow", ".flow_masked", ".mask_flow"))
+        if is_flow and "network" in config.parameters:  # else it is of an earlier version
             largest = max(largest, _bytes(config))
     return max(_POOL, _REQUESTS * _COPIES * largest)
 

@@ -50,7 +50,9 @@ def watch(triton: Triton, stubs: dict[int, str], health: Health, stop: Stop) -> 
             if not load_again(triton, model, stop):
                 return f"{model} did not load again"
             health.recovered(f"{model} died, and no volume has been made since")
-        stubs = triton.stubs() if dead else alive
+        # A process that died during the reload of another model has to be missed in the next round.
+        others = {pid: model for pid, model in alive.items() if model not in dead}
+        stubs = others | triton.stubs() if dead else alive
         region_modes.close_regions(triton.prefix)
         with suppress(ControlError):  # too busy to answer
             shared_memory.sweep_clients(triton.control.regions(), triton.control.unregister)

@@ -18,6 +18,7 @@ from server.triton import TOKEN_VARIABLE
 
 TENSORS_VARIABLE = "MAISI_GPU_TENSORS"  # the same as in backends/engines/cuda.py
 TRACE_VARIABLE = "MAISI_TRACE_URL"  # the same as in backends/maisi/tracing.py
+LONGEST = 1e9  # seconds, about 30 years; sockets accept no infinite time
 SHORTEST_TOKEN = 32  # characters, the same as in backends/engines/guard.py
 
 
@@ -73,6 +74,18 @@ def check_limits(limits: Limits) -> None:
         raise CannotServe(f"--memory-gb: {limits.memory_gb:g}, but a number above 0 is expected.")
     if limits.spill_gb is not None and not 0 <= limits.spill_gb < math.inf:
         raise CannotServe(f"--spill-gb: {limits.spill_gb:g}, but a number from 0 on is expected.")
+
+
+def check_times(start: float, drain: float, stall: float) -> None:
+    """Raise CannotServe for times in seconds that cannot be waited for."""
+    times = {"start-seconds": start, "stall-seconds": stall, "drain-seconds": drain}
+    for option, seconds in times.items():
+        # The conditions are negated, so that NaN is refused.
+        if not 0 <= seconds <= LONGEST or (seconds == 0 and option != "drain-seconds"):
+            least = "from 0 on" if option == "drain-seconds" else "above 0"
+            raise CannotServe(
+                f"--{option}: {seconds:g}, but a number {least} and up to {LONGEST:g} is expected."
+            )
 
 
 def check_bfloat16(gpu_numbers: Collection[int], processor_has_it: bool) -> None:

@@ -82,6 +82,8 @@ def make_first(triton: Triton, model: str, smallest: Smallest, seconds: float, s
     start = time.monotonic()
     end = start + seconds
     while True:
+        if stop.requested:
+            raise Stopped
         try:
             triton.control.probe(model, smallest, max(end - time.monotonic(), 1.0))
             return
@@ -95,8 +97,7 @@ def make_first(triton: Triton, model: str, smallest: Smallest, seconds: float, s
             if late:
                 log(f"{model} serves requests, but its first volume failed: {error}")
                 return
-        if stop.wait(RETRY):
-            raise Stopped
+        stop.wait(RETRY)
 
 
 def works(triton: Triton) -> bool:

@@ -23,6 +23,7 @@ from server.settings import (
     Settings,
     check_bfloat16,
     check_limits,
+    check_times,
     gpu_tensors,
     token,
 )
@@ -82,6 +83,7 @@ def stopping_file(folder: Path) -> Path:
 def running(settings: Settings, address: Address) -> Iterator[tuple[Triton, Path]]:
     """Start tritonserver in a temporary folder; at the end, remove all its files."""
     check_limits(settings.limits)
+    check_times(settings.start_seconds, settings.drain_seconds, settings.stall_seconds)
     service = os.environ.get("OTEL_SERVICE_NAME") or "maisi"
     state = {
         TOKEN_VARIABLE: token(),
@@ -107,6 +109,7 @@ def running(settings: Settings, address: Address) -> Iterator[tuple[Triton, Path
                 settings.triton,
                 settings.backends,
                 settings.repository,
+                layout.model_versions(settings.repository, settings.models, settings.version),
                 settings.limits,
                 network_gpus,
                 folder,

@@ -43,6 +43,7 @@ def test_given_ports_stay():
 def test_names_are_resolved():
     assert reserved("localhost", 0, 0, 0, 0).host == HERE
     assert reserved("127.1", 0, 0, 0, 0).host == HERE
+    assert reserved(f"::ffff:{HERE}", 0, 0, 0, 0).host == HERE
 
 
 def test_how_this_computer_reaches_it():

@@ -10,7 +10,9 @@ import tritonclient.grpc as grpc
 
 from bench import processes
 from server import layout
-from tests.conftest import PATIENCE
+from tests.conftest import PATIENCE, ROOT
+
+TIME = "but a number above 0 and up to 1e+09 is expected."
 
 
 @pytest.mark.parametrize(
@@ -25,12 +27,25 @@ from tests.conftest import PATIENCE
         ("--memory-gb=inf", "--memory-gb: inf, but a number above 0 is expected."),
         ("--spill-gb=-2", "--spill-gb: -2, but a number from 0 on is expected."),
         ("--spill-gb=inf", "--spill-gb: inf, but a number from 0 on is expected."),
+        ("--stall-seconds=0", f"--stall-seconds: 0, {TIME}"),
+        ("--start-seconds=inf", f"--start-seconds: inf, {TIME}"),
+        ("--start-seconds=nan", f"--start-seconds: nan, {TIME}"),
+        (
+            "--drain-seconds=-1",
+            "--drain-seconds: -1, but a number from 0 on and up to 1e+09 is expected.",
+        ),
     ],
 )
 def test_a_limit_that_would_be_none_ends_with_a_sentence(start_server, option, sentence):
     server = start_server(None, option, ready=False)
     assert server.process.wait(PATIENCE) == 1
     assert server.log.splitlines() == [f"serve: {sentence}"]
+
+
+def test_an_inner_model_is_not_a_variant():
+    assert "mini.stream" in layout.model_names(ROOT / "model_repository", ["mini"])
+    with pytest.raises(ValueError, match=r"has no model 'mini.stream'; it has \[\"mini\"\]\.$"):
+        layout.model_names(ROOT / "model_repository", ["mini.stream"])
 
 
 def test_the_malloc_of_tritonserver_is_not_the_models(server):

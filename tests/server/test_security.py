@@ -96,9 +96,11 @@ def test_the_key_opens(start_server, tmp_path):
 
 def test_keys_and_certificates_that_cannot_be_used_end_with_a_sentence(start_server, tmp_path):
     (tmp_path / "short").write_text("secret")
+    (tmp_path / "binary").write_bytes(bytes(range(128, 160)))
     for args, sentence in (
         (["--key-file=/nowhere/key"], "--key-file: /nowhere/key cannot be read: No such file"),
         ([f"--key-file={tmp_path / 'short'}"], "must have 16 or more of"),
+        ([f"--key-file={tmp_path / 'binary'}"], f"--key-file: {tmp_path / 'binary'} must have 16"),
         (
             ["--tls-certificate=/nowhere/tls.crt"],
             "--tls-certificate and --tls-key must be given together",

@@ -9,7 +9,7 @@ import pytest
 
 from server import startup
 from server.control import ControlError, Smallest
-from server.drain import Stop
+from server.drain import Stop, Stopped
 from server.settings import CannotServe
 from server.triton import Triton
 
@@ -40,6 +40,22 @@ def test_a_first_volume_is_tried_again_while_a_process_only_seems_dead(
     outcomes[:] = [unhealthy]
     with pytest.raises(CannotServe, match=r"^mini loaded but cannot compute: Stub process"):
         make_first()
+
+
+def test_a_signal_during_a_first_volume_ends_the_start_before_the_next_one() -> None:
+    stop, made = Stop(), []
+
+    class Control:
+        def probe(self, model: str, smallest: Smallest, seconds: float) -> None:
+            made.append(model)
+            stop.handle(signal.SIGTERM, None)
+
+    triton = SimpleNamespace(control=Control())
+    smallest = Smallest((32, 32, 32), None)
+    startup.make_first(triton, "a", smallest, 60, stop)  # type: ignore[arg-type]
+    with pytest.raises(Stopped):
+        startup.make_first(triton, "b", smallest, 60, stop)  # type: ignore[arg-type]
+    assert made == ["a"]
 
 
 @pytest.mark.parametrize(
