@@ -107,7 +107,9 @@ class Control:
     def states(self) -> dict[str, str]:
         """Return the state of each model: READY, UNLOADING, UNAVAILABLE or LOADING."""
         index = self._request_json("/v2/repository/index", {})
-        return {model["name"]: model.get("state", "") for model in index}
+        states = {model["name"]: model.get("state", "") for model in index}
+        # A model has an entry for each version, and one of them may be served.
+        return states | {m["name"]: "READY" for m in index if m.get("state") == "READY"}
 
     def config(self, model: str) -> dict[str, Any]:
         """Return the configuration of a loaded model."""

@@ -140,12 +140,16 @@ class Health:
             self._probe()
 
     def _probe(self) -> None:
-        """Make the smallest volumes."""
+        """Make the smallest volumes; a variant with a model that was unloaded need not make one."""
         start = time.monotonic()
         self._request_failed = False
         try:
             for variant, smallest in self.variants.items():
-                self.triton.control.probe(variant, smallest, PROBE)
+                try:
+                    self.triton.control.probe(variant, smallest, PROBE)
+                except ControlError:
+                    if not self._is_unloaded(variant):
+                        raise
         except ControlError as error:
             now = time.monotonic()
             # The failure does not count if clients' requests left the probe no memory or no time,
@@ -162,3 +166,15 @@ class Health:
             if self._recovery_at < start:
                 self._failure, self._volume_at = None, time.monotonic()
         self._probe_at = self._answer_at = time.monotonic()
+
+    def _is_unloaded(self, variant: str) -> bool:
+        """Return whether an operator has unloaded a model of a variant.
+
+        A model whose process died is still READY for Triton.
+        """
+        try:
+            states = self.triton.control.states()
+        except ControlError:  # too busy to answer
+            return False
+        own = [state for model, state in states.items() if f"{model}.".startswith(f"{variant}.")]
+        return any(state != "READY" for state in own)

@@ -151,6 +151,9 @@ def test_a_model_that_dies_at_every_volume_is_never_ready(monkeypatch, now, even
             if dies[0]:
                 raise ControlError("the process died")
 
+        def states(self):  # Triton does not notice that a process died
+            return {"mini": "READY", "mini.flow": "READY", "other.flow": "UNAVAILABLE"}
+
     monkeypatch.setattr(health, "POLL", 0.01)
     watched = health.Health(SimpleNamespace(control=Control()), {"mini": None}, 1800)
     assert watched.ready() is None
@@ -169,6 +172,38 @@ def test_a_model_that_dies_at_every_volume_is_never_ready(monkeypatch, now, even
     eventually(watched.live)
     dies[0] = False
     eventually(lambda: watched.ready() is None)
+    watched.stopping = True
+
+
+@pytest.mark.parametrize("unloaded", ["mini", "mini.flow"])
+def test_a_variant_that_an_operator_unloads_makes_no_volumes(
+    monkeypatch, now, eventually, unloaded
+):
+    probes = []
+
+    class Control:
+        probe_id = "probe"
+
+        def activity(self):
+            return Activity(0, 0, 0, 0, 0)
+
+        def probe(self, variant, smallest, seconds):
+            probes.append(variant)
+            if variant == "mini":
+                raise ControlError("Request for unknown model")
+
+        def states(self):
+            names = ("mini", "mini.flow", "mini2", "mini2.flow")
+            return dict.fromkeys(names, "READY") | {unloaded: "UNAVAILABLE"}
+
+    monkeypatch.setattr(health, "POLL", 0.01)
+    triton = SimpleNamespace(control=Control())
+    watched = health.Health(triton, {"mini": None, "mini2": None}, 1800)
+    for _ in range(2):
+        count = len(probes)
+        now[0] += health.IDLE + health.FAILING
+        eventually(lambda count=count: probes[count:] == ["mini", "mini2"])
+        assert watched.ready() is None and watched.hang() is None
     watched.stopping = True
 
 
