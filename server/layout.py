@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -68,7 +68,6 @@ def lay_out(
     triton: Path,
     own_backends: Path | None,
     repository: Path,
-    models: Mapping[str, int],
     limits: Limits,
     numbers: tuple[int, ...] | None,
     target: Path,
@@ -76,13 +75,11 @@ def lay_out(
 ) -> Folders:
     """Write the folders of tritonserver into the new folder `target`, which has a plain path.
 
-    `own_backends` has the packages of our backends; None if `triton` contains them. `models` has
-    the models to load and their versions, as `model_versions` returns them. `numbers` are the GPUs
-    for networks; None lets Triton choose. With `bfloat16`, networks compute in it on the
+    `own_backends` has the packages of our backends; None if `triton` contains them. `numbers` are
+    the GPUs for networks; None lets Triton choose. With `bfloat16`, networks compute in it on the
     CPU. All other paths are reached by links: Triton does not quote paths for its shell, the
     interpreters of models accept only ASCII, and the loader splits LD_LIBRARY_PATH at semicolons.
-    Raises ValueError if `numbers` is empty and a network
-    needs a GPU.
+    Raises ValueError for a configuration that cannot be read.
     """
     folders = Folders(*(target / name for name in ("backends", "models", "lib", "python/bin")))
     if own_backends is None:
@@ -92,7 +89,7 @@ def lay_out(
     if limits == UNLIMITED and numbers is None and not bfloat16:
         folders.models.symlink_to(repository.absolute())
     else:
-        write_models(repository, models, limits, numbers, folders.models, bfloat16)
+        write_models(repository, limits, numbers, folders.models, bfloat16)
     folders.libraries.symlink_to(libpython_dir())
     if all(map(str.isascii, [sys.prefix, sys.base_prefix, *sys.path])):
         return replace(folders, programs=Path(sys.executable).parent)
@@ -146,7 +143,6 @@ def write_backends(triton: Path, own_backends: Path, target: Path) -> None:
 
 def write_models(
     repository: Path,
-    models: Mapping[str, int],
     limits: Limits,
     numbers: tuple[int, ...] | None,
     target: Path,
@@ -156,15 +152,11 @@ def write_models(
 
     The configurations that clients read also have these limits. Networks are placed on the GPUs
     `numbers`, or compute in `bfloat16` on the CPU. Files of the models are linked. Raises
-    ValueError for a configuration that cannot be read, and for plans without a GPU in the versions
-    of the models to load, `models`.
+    ValueError for a configuration that cannot be read.
     """
     for source in sorted(repository.glob("*/config.pbtxt")):
         folder = target / source.parent.name
         folder.mkdir(parents=True)
-        version = models.get(folder.name)
-        if numbers == () and any(source.parent.glob(f"{version}/*.plan")):
-            raise ValueError(f"--gpus: none, but {folder.name} has plans, which need a GPU.")
         for path in source.parent.iterdir():
             if path.is_dir() and path.name != "configs":
                 (folder / path.name).symlink_to(path.resolve())
@@ -218,16 +210,13 @@ def _compute_in_bfloat16(config: pb.ModelConfig) -> None:
         config.parameters["variant"].string_value = json.dumps({**variant, "bfloat16": True})
 
 
-def model_versions(repository: Path, names: Iterable[str], version: int | None) -> dict[str, int]:
-    """Return the version of each model that Triton loads: `version`, or the newest of the model.
-
-    A model without a version gets 0.
-    """
-    versions = {}
+def expect_no_plans(repository: Path, names: Iterable[str], version: int | None) -> None:
+    """Raise ValueError if `version` of a model to load, or its newest one, has plans."""
     for name in names:
         folders = (path.name for path in (repository / name).iterdir())
-        versions[name] = version or max(map(int, filter(str.isdecimal, folders)), default=0)
-    return versions
+        served = version or max(map(int, filter(str.isdecimal, folders)), default=0)
+        if any((repository / name / str(served)).glob("*.plan")):
+            raise ValueError(f"--gpus: none, but {name} has plans, which need a GPU.")
 
 
 def model_names(repository: Path, variants: list[str], version: int | None = None) -> list[str]:

@@ -95,6 +95,8 @@ def running(settings: Settings, address: Address) -> Iterator[tuple[Triton, Path
     gpu_numbers = gpus.select(settings.gpus)
     # With a single GPU, let Triton choose: it does not use a GPU that is too old.
     network_gpus = settings.gpus if len(gpu_numbers) < 2 else gpu_numbers
+    if network_gpus == ():
+        layout.expect_no_plans(settings.repository, settings.models, settings.version)
     if settings.bfloat16:
         check_bfloat16(gpu_numbers, host.has_bfloat16())
     shared_memory.sweep_clients()
@@ -109,7 +111,6 @@ def running(settings: Settings, address: Address) -> Iterator[tuple[Triton, Path
                 settings.triton,
                 settings.backends,
                 settings.repository,
-                layout.model_versions(settings.repository, settings.models, settings.version),
                 settings.limits,
                 network_gpus,
                 folder,

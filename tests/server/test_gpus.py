@@ -21,8 +21,8 @@ from server.layout import (
     UNLIMITED,
     Folders,
     Limits,
+    expect_no_plans,
     model_names,
-    model_versions,
     write_models,
 )
 from server.settings import CannotServe, gpu_tensors
@@ -90,7 +90,7 @@ def test_without_a_choice_triton_takes_all() -> None:
 def test_a_network_is_on_each_gpu_and_the_stages_keep_up(
     tmp_path: Path, numbers: tuple[int, ...]
 ) -> None:
-    write_models(MINI, {}, UNLIMITED, numbers, tmp_path)
+    write_models(MINI, UNLIMITED, numbers, tmp_path)
     devices = max(1, len(numbers))
     counts = {"sampler": devices, "decoder": devices, "condition": 1, "stream": 1}
     for path in MINI.glob("*/config.pbtxt"):
@@ -115,23 +115,22 @@ def test_plans_that_are_served_are_not_placed_on_the_cpu(tmp_path: Path) -> None
         (models / "a.flow" / str(number)).mkdir(parents=True)
         (models / "a.flow" / str(number) / file).touch()
     (models / "a.flow" / "config.pbtxt").write_text('name: "a.flow" backend: "tensorrt_rtx"')
-    newest = model_versions(models, ["a.flow"], None)
-    assert newest == {"a.flow": 2}
     sentence = r"^--gpus: none, but a\.flow has plans, which need a GPU\.$"
-    with pytest.raises(ValueError, match=sentence):
-        write_models(models, newest, UNLIMITED, (), tmp_path / "newest")
+    for version in (None, 2):  # the newest
+        with pytest.raises(ValueError, match=sentence):
+            expect_no_plans(models, ["a.flow"], version)
     # Neither another variant nor another version needs the plan.
-    write_models(models, {"b.flow": 1}, UNLIMITED, (), tmp_path / "other")
-    first = model_versions(models, ["a.flow"], 1)
-    write_models(models, first, UNLIMITED, (), tmp_path / "first")
-    assert (tmp_path / "first" / "a.flow" / "1" / "model.onnx").exists()
+    expect_no_plans(models, [], None)
+    expect_no_plans(models, ["a.flow"], 1)
+    write_models(models, UNLIMITED, (), tmp_path / "written")
+    assert (tmp_path / "written" / "a.flow" / "1" / "model.onnx").exists()
 
 
 def test_a_configuration_that_cannot_be_parsed_is_named(tmp_path: Path) -> None:
     (tmp_path / "models" / "a.flow").mkdir(parents=True)
     (tmp_path / "models" / "a.flow" / "config.pbtxt").write_text('name: "a.flow" plat: "x"')
     with pytest.raises(ValueError, match=r"^a\.flow/config\.pbtxt is no configuration .*plat"):
-        write_models(tmp_path / "models", {}, UNLIMITED, (), tmp_path / "written")
+        write_models(tmp_path / "models", UNLIMITED, (), tmp_path / "written")
     with pytest.raises(ValueError, match=r"^a\.flow/config\.pbtxt is no configuration"):
         gpus.pool_bytes(tmp_path / "models", ["a.flow"])
 
@@ -163,7 +162,7 @@ def test_triton_keeps_two_requests_tensors_of_the_largest_call_and_their_copies(
     voxels = variant.load("rflow-ct").serving["size"]["max_voxels"] // 4**3
     # Half of it in float16, the embedding alone.
     assert gpus.pool_bytes(ct, model_names(ct, [])) == 4 * voxels * (2 * 64 * 2 + 4 * 4 * 4)
-    write_models(ct, {}, Limits(voxels=256**3), (0,), tmp_path / "less")
+    write_models(ct, Limits(voxels=256**3), (0,), tmp_path / "less")
     less = tmp_path / "less"
     assert gpus.pool_bytes(less, model_names(less, [])) == 4 * 64**3 * (2 * 64 * 2 + 4 * 4 * 4)
 
